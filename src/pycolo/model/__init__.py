@@ -1,0 +1,28 @@
+"""What the user declares: frozen values that cannot be wrong once they exist.
+
+A declaration names hosts, images and cards; it never says who is primary. Every rule is
+checked when a value is made, so everything right of this package may trust what it gets.
+"""
+
+from pycolo.model.disk import DiskIds, ReplicationDisk
+from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
+from pycolo.model.machine import Machine
+from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
+from pycolo.model.pair import ColoPair, Ports, Timeouts
+
+__all__ = (
+    "ChainIds",
+    "ChainPorts",
+    "ColoPair",
+    "DiskIds",
+    "FilterChain",
+    "Machine",
+    "Monitor",
+    "Netdev",
+    "Node",
+    "Ports",
+    "ReplicationDisk",
+    "TcpMonitor",
+    "Timeouts",
+    "UnixMonitor",
+)

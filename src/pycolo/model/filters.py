@@ -1,0 +1,228 @@
+"""One network card and the chain of filters that COLO puts on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import final
+
+import attrs
+
+from pycolo.errors import DeclarationError
+from pycolo.model import _rules as rules
+
+MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}\Z")
+OPTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-._]*\Z")
+TIMEOUT_MAX_MS = 2**32 - 1
+# Ports of a second chain and so on stand this far from the document's.
+PORT_STRIDE = 10
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Netdev:
+    """The host's end of the card: QEMU's netdev type and its options.
+
+    Args:
+        type: `tap`, `user`, `hubport`, `socket` ...; whatever QEMU offers (qemu-behaviour 3.6).
+        options: The type's options without `id`, in order; vhost and multiqueue are refused,
+            COLO's filters do not see such traffic.
+
+    Raises:
+        DeclarationError: A field breaks its rule; no object is made.
+    """
+
+    type: str = attrs.field(validator=rules.identifier)
+    options: Mapping[str, str] = attrs.field(factory=dict, converter=dict)
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in self.options.items():
+            self._check_option(name, value)
+
+    def _check_option(self, name: str, value: object) -> None:
+        field = f"Netdev.options.{name}"
+        if not OPTION_NAME.match(name) or name in ("id", "type"):
+            raise DeclarationError(field, name, "must be an option of the netdev, not its id or type")
+        if not isinstance(value, str) or not value.isprintable():
+            raise DeclarationError(field, value, "must be a string of printable characters")
+        if name == "vhost" and value != "off":
+            raise DeclarationError(field, value, "must be off: COLO's filters do not see vhost traffic")
+        if name in ("vhostforce", "vhostfd", "vhostfds", "queues", "fds", "ifnames"):
+            raise DeclarationError(field, value, "must not be set: no vhost and no multiqueue with COLO")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ChainIds:
+    """QEMU's names for the parts of one chain; the same on every node, whatever its role.
+
+    Take `ChainIds.numbered(n)` and change single names with `attrs.evolve`.
+    """
+
+    netdev: str = attrs.field(validator=rules.identifier)
+    "The netdev all filters sit on."
+    device: str = attrs.field(validator=rules.identifier)
+    "The guest's card."
+    mirror: str = attrs.field(validator=rules.identifier)
+    "Primary's chardev to which the guest's incoming packets are copied."
+    compare_in: str = attrs.field(validator=rules.identifier)
+    "Primary's chardev on which the secondary's replies arrive."
+    compare_local: str = attrs.field(validator=rules.identifier)
+    "Server end of the loop into compare."
+    compare_local_client: str = attrs.field(validator=rules.identifier)
+    "Client end of the loop into compare."
+    compare_out: str = attrs.field(validator=rules.identifier)
+    "Server end of the loop out of compare."
+    compare_out_client: str = attrs.field(validator=rules.identifier)
+    "Client end of the loop out of compare."
+    filter_mirror: str = attrs.field(validator=rules.identifier)
+    "Primary's filter-mirror."
+    redirector_out: str = attrs.field(validator=rules.identifier)
+    "Primary's filter-redirector that brings compared packets back."
+    redirector_in: str = attrs.field(validator=rules.identifier)
+    "Primary's filter-redirector that takes the guest's packets to compare."
+    iothread: str = attrs.field(validator=rules.identifier)
+    "The thread compare runs in."
+    compare: str = attrs.field(validator=rules.identifier)
+    "Primary's colo-compare."
+    red_in: str = attrs.field(validator=rules.identifier)
+    "Secondary's chardev to the primary's mirror."
+    red_out: str = attrs.field(validator=rules.identifier)
+    "Secondary's chardev to the primary's compare."
+    redirector_from_primary: str = attrs.field(validator=rules.identifier)
+    "Secondary's filter-redirector for incoming packets."
+    redirector_to_primary: str = attrs.field(validator=rules.identifier)
+    "Secondary's filter-redirector for the guest's replies."
+    rewriter: str = attrs.field(validator=rules.identifier)
+    "Secondary's filter-rewriter; it stays after a promotion (qemu-behaviour 6.3)."
+
+    @classmethod
+    def numbered(cls, n: int) -> ChainIds:
+        """The names of the n-th chain, from 0; those of chain 0 are the document's.
+
+        The document's own names end in digits that are no numbers of a chain (`redire0` and
+        `redire1` are two parts of one), so further chains take the name, a dot and the number.
+        """
+        tail = f".{n}" if n else ""
+        return cls(
+            netdev=f"hn{n}",
+            device=f"e{n}",
+            mirror="mirror0" + tail,
+            compare_in="compare1" + tail,
+            compare_local="compare0" + tail,
+            compare_local_client="compare0-0" + tail,
+            compare_out="compare_out" + tail,
+            compare_out_client="compare_out0" + tail,
+            filter_mirror="m0" + tail,
+            redirector_out="redire0" + tail,
+            redirector_in="redire1" + tail,
+            iothread="iothread1" + tail,
+            compare="comp0" + tail,
+            red_in="red0" + tail,
+            red_out="red1" + tail,
+            redirector_from_primary="f1" + tail,
+            redirector_to_primary="f2" + tail,
+            rewriter="rew0" + tail,
+        )
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ChainPorts:
+    """TCP ports of one chain on the primary's host (qemu-behaviour 3.10)."""
+
+    mirror: int = attrs.field(validator=rules.port)
+    "The secondary fetches the guest's incoming packets here."
+    compare_in: int = attrs.field(validator=rules.port)
+    "The secondary brings its guest's replies here."
+    compare_local: int = attrs.field(validator=rules.port)
+    "Loop into compare, on 127.0.0.1; dialect `doc` alone."
+    compare_out: int = attrs.field(validator=rules.port)
+    "Loop out of compare, on 127.0.0.1; dialect `doc` alone."
+
+    @classmethod
+    def numbered(cls, n: int) -> ChainPorts:
+        """The ports of the n-th chain, from 0; those of chain 0 are the document's."""
+        step = PORT_STRIDE * n
+        return cls(
+            mirror=9003 + step,
+            compare_in=9004 + step,
+            compare_local=9001 + step,
+            compare_out=9005 + step,
+        )
+
+
+@final
+@attrs.frozen(kw_only=True)
+class FilterChain:
+    """One network card of the guest, protected by COLO's proxy.
+
+    Args:
+        netdev: The host's end of the card.
+        netdevs: Node name to the host's end there, where it differs from `netdev`.
+        model: QEMU's device model for the card.
+        mac: MAC address, the same on both nodes; None leaves it to QEMU.
+        vnet_hdr: Put virtio's header on every link of the chain; None decides by the card.
+            It must be on for virtio-net (qemu-behaviour 6.5).
+        compare_timeout_ms: How long compare waits for the other side's packet, 1 to 2^32-1.
+        expired_scan_cycle_ms: How often compare looks for expired packets, 1 to 2^32-1.
+        max_queue_size: Packets compare holds per connection, 1 to 2^32-1; one value for all
+            chains (qemu-behaviour 6.11). None leaves these three to QEMU.
+        ids: QEMU's names for its parts; None takes the names of its place in the pair.
+        ports: Ports on the primary's host; None takes those of its place in the pair.
+
+    Raises:
+        DeclarationError: A field breaks its rule; no object is made.
+    """
+
+    netdev: Netdev = attrs.field(validator=rules.instance_of(Netdev))
+    netdevs: Mapping[str, Netdev] = attrs.field(factory=dict, converter=dict)
+    model: str = attrs.field(default="rtl8139", validator=rules.identifier)
+    mac: str | None = attrs.field(default=None)
+    vnet_hdr: bool | None = attrs.field(default=None, validator=rules.optional(rules.boolean))
+    compare_timeout_ms: int | None = attrs.field(
+        default=None, validator=rules.optional(rules.whole(1, TIMEOUT_MAX_MS))
+    )
+    expired_scan_cycle_ms: int | None = attrs.field(
+        default=None, validator=rules.optional(rules.whole(1, TIMEOUT_MAX_MS))
+    )
+    max_queue_size: int | None = attrs.field(
+        default=None, validator=rules.optional(rules.whole(1, TIMEOUT_MAX_MS))
+    )
+    ids: ChainIds | None = attrs.field(
+        default=None, validator=rules.optional(rules.instance_of(ChainIds))
+    )
+    ports: ChainPorts | None = attrs.field(
+        default=None, validator=rules.optional(rules.instance_of(ChainPorts))
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.mac is not None and not MAC.match(str(self.mac)):
+            raise DeclarationError("FilterChain.mac", self.mac, "must be six bytes like 52:54:00:12:34:56")
+        if self.vnet_hdr is False and self.is_virtio:
+            rule = "must not be false for a virtio-net card: after a failover its connections die"
+            raise DeclarationError("FilterChain.vnet_hdr", self.vnet_hdr, rule)
+
+    @property
+    def is_virtio(self) -> bool:
+        """Whether the card hands virtio headers to its netdev."""
+        return self.model.startswith("virtio-net")
+
+    @property
+    def vnet_hdr_support(self) -> bool:
+        """The one fact that all seven objects of the chain share."""
+        return self.is_virtio if self.vnet_hdr is None else self.vnet_hdr
+
+    @property
+    def names(self) -> ChainIds:
+        """QEMU's names for its parts; those of chain 0 for a chain outside a pair."""
+        return self.ids or ChainIds.numbered(0)
+
+    @property
+    def proxy_ports(self) -> ChainPorts:
+        """Its ports; those of chain 0 for a chain outside a pair."""
+        return self.ports or ChainPorts.numbered(0)
+
+    def netdev_on(self, node: str) -> Netdev:
+        """The host's end of the card on one node."""
+        return self.netdevs.get(node, self.netdev)

@@ -1,0 +1,201 @@
+"""A plan: steps in total order, inert data, exactly what runs.
+
+Nothing in here can be called. A plan can be compared, printed, saved and executed, and each of
+these readers sees the same value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias, final
+
+import attrs
+
+from pycolo.conditions import Condition
+from pycolo.errors import DeclarationError
+from pycolo.model.pair import ColoPair
+from pycolo.qmp.commands import Command, Yank
+from pycolo.qmp.replies import Version
+from pycolo.snapshot import Snapshot
+
+Procedure: TypeAlias = Literal[
+    "launch", "start", "set-checkpoint-delay", "failover", "resume", "stop"
+]
+DialectName: TypeAlias = Literal["auto", "doc"]
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Refusal:
+    """A refusal that means the goal is reached already."""
+
+    text: str
+    "Words that QEMU's message contains."
+    error_class: str = "GenericError"
+    "QEMU's error class."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Execute:
+    """Send one command and take its reply."""
+
+    address: str
+    "Unique in the plan: node, command and what it acts on."
+    node: str
+    "The node that gets it."
+    command: Command
+    why: str
+    "The reason, with the fact or section behind it."
+    limit_s: float
+    "How long the reply may take."
+    oob: bool = False
+    "Out of band: past a main loop that may be stuck."
+    accepts: tuple[Refusal, ...] = ()
+    "Refusals that count as done."
+    rescue: tuple[Yank, ...] = ()
+    "Sent out of band, one by one, when the limit passes."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Wait:
+    """Wait until a condition holds."""
+
+    address: str
+    node: str
+    "The node it is mostly about."
+    until: Condition
+    why: str
+    limit_s: float
+    "How long it may take."
+    unless: Condition | None = None
+    "What makes further waiting pointless."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Check:
+    """Refuse to go on unless a condition holds now."""
+
+    address: str
+    node: str
+    condition: Condition
+    why: str
+
+
+@final
+@attrs.frozen(kw_only=True)
+class CreateImage:
+    """Create an image on the node's host; one that exists is checked and never overwritten."""
+
+    path: str
+    image_format: Literal["qcow2", "raw"]
+    size_bytes: int
+    argv: tuple[str, ...]
+    "The command line, derived from the declaration."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class LaunchQemu:
+    """Start a QEMU on the node's host, in a session of its own."""
+
+    role: Literal["primary", "secondary"]
+    "What it is started as; secondaries wait for an incoming state."
+    instance: str
+    "The identity it gets."
+    argv: tuple[str, ...]
+    "The command line, derived from the declaration."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class StopQemu:
+    """End the QEMU that was started for the node on this host, and see it end."""
+
+
+HostAction: TypeAlias = CreateImage | LaunchQemu | StopQemu
+
+
+@final
+@attrs.frozen(kw_only=True)
+class RunHost:
+    """Do something on the node's host; typed, never a free command line."""
+
+    address: str
+    node: str
+    action: HostAction
+    why: str
+    limit_s: float
+
+
+Step: TypeAlias = Execute | Wait | Check | RunHost
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Relief:
+    """What brings the guest back when execution ends inside a range of steps."""
+
+    first: str
+    "Address of the first step of the range."
+    last: str
+    "Address of the last one; when it is done, the range is left."
+    steps: tuple[Execute, ...]
+    "Sent in order, each whatever became of the one before."
+    why: str
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Plan:
+    """An ordered procedure across both nodes.
+
+    Raises:
+        DeclarationError: Two steps have the same address, or a range or `restored_after` names
+            a step that is not there.
+    """
+
+    procedure: Procedure
+    pair: ColoPair
+    "The declaration it was compiled from."
+    qemu: Mapping[str, Version]
+    "Node to the QEMU version it was compiled for."
+    dialect: DialectName
+    origin: Snapshot
+    "What it was compiled from."
+    promise: Snapshot
+    "What is promised after the last step: the fold of the steps' effects over `origin`."
+    steps: tuple[Step, ...]
+    restored_after: str | None = None
+    "Address of the step after which the guest serves again; None where it never stops serving."
+    reliefs: tuple[Relief, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        addresses = {step.address for step in self.steps}
+        if len(addresses) != len(self.steps):
+            seen: set[str] = set()
+            double = [s.address for s in self.steps if s.address in seen or seen.add(s.address)]
+            raise DeclarationError("Plan.steps", double[0], "addresses must be unique in a plan")
+        named = [self.restored_after] if self.restored_after is not None else []
+        for relief in self.reliefs:
+            named += [relief.first, relief.last]
+        for address in named:
+            if address not in addresses:
+                raise DeclarationError("Plan", address, "must be the address of one of its steps")
+
+    def step(self, address: str) -> Step:
+        """The step at an address.
+
+        Raises:
+            DeclarationError: There is none.
+        """
+        for step in self.steps:
+            if step.address == address:
+                return step
+        raise DeclarationError("address", address, "must be the address of a step of the plan")
+
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes its steps act on, each once, in the plan's order."""
+        return tuple(dict.fromkeys(step.node for step in self.steps))

@@ -1,0 +1,235 @@
+"""What is known of each node, as values.
+
+A node is one of four things: `Absent` (no QEMU was started yet), `Live` (QEMU answered, or a plan
+promises that it would), `Unreachable` (no answer, which proves nothing) or `Dead` (proven).
+The same `Live` describes what was read and what a plan promises, so that a promise can be
+compared with what came true, and the compiler starts from either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias, final
+
+import attrs
+
+from pycolo.errors import DeclarationError
+from pycolo.qmp.replies import Version
+
+ColoMode: TypeAlias = Literal["none", "primary", "secondary"]
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Child:
+    """One child of a quorum, by QEMU's name for its place."""
+
+    name: str
+    "QEMU's name of the place, such as `children.1`."
+    node: str
+    "Name of the block node in that place."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Filter:
+    """A network filter, or colo-compare, or an iothread."""
+
+    qom_type: str
+    "QEMU's type, such as `filter-mirror`."
+    on: bool = True
+    "Whether a filter works; always true for what is no filter."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Job:
+    """A block job that has not been dismissed."""
+
+    status: str
+    "QEMU's job status: `running`, `ready`, `concluded` ..."
+    error: str | None = None
+    "Why it failed; None if it did not."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Live:
+    """A QEMU that answers, as far as COLO control needs to know it."""
+
+    version: Version
+    "QEMU's version triple."
+    instance: str = ""
+    "Its identity, set at launch; empty where it was given none."
+    run_state: str = "prelaunch"
+    "QEMU's run state."
+    colo_mode: ColoMode = "none"
+    "Which side of COLO it says it is."
+    last_colo_mode: ColoMode = "none"
+    "Which side it was before a failover."
+    colo_exited: bool = False
+    "COLO_EXIT was seen; latched, QEMU itself forgets it (qemu-behaviour 18.4)."
+    proven: bool | None = None
+    "A whole checkpoint was seen since it entered COLO; None where that is not known."
+    commit_pending: frozenset[str] = frozenset()
+    "Quorums whose overlays a promotion still merges into the image (qemu-behaviour 5.13)."
+    migration: str = "none"
+    "Migration status."
+    incoming: bool = False
+    "A listener for the incoming migration was started."
+    capabilities: frozenset[str] = frozenset()
+    "Migration capabilities that are on."
+    checkpoint_delay_ms: int = 20000
+    "The parameter x-checkpoint-delay."
+    block_nodes: frozenset[str] = frozenset()
+    "Names of the block nodes."
+    children: Mapping[str, tuple[Child, ...]] = attrs.field(factory=dict)
+    "Quorum's node name to its children."
+    sizes_bytes: Mapping[str, int] = attrs.field(factory=dict)
+    "Block node's name to its virtual size, where it is known."
+    nbd_server: bool = False
+    "An NBD server was started; after a restart of the controller known by its exports only."
+    exports: Mapping[str, str] = attrs.field(factory=dict)
+    "Export id to block node."
+    jobs: Mapping[str, Job] = attrs.field(factory=dict)
+    "Job id to job."
+    chardevs: Mapping[str, bool] = attrs.field(factory=dict)
+    "Chardev id to whether its peer is connected."
+    objects: Mapping[str, Filter] = attrs.field(factory=dict)
+    "Object id to what it is; only the types COLO uses."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Absent:
+    """No QEMU was started for this node yet, as far as its starter knows."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Unreachable:
+    """No answer. The guest may well be running there."""
+
+    why: str
+    "What was tried, and what came back."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ProcessExit:
+    """Proof: the kernel reported the end of the very process that was QEMU."""
+
+    pid: int
+    "Its process id on this machine."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class FenceProof:
+    """Proof: somebody made sure, and says so."""
+
+    who: str
+    "Who fenced the node."
+    how: str
+    "How: power switched off, host rebooted ..."
+    when: str
+    "When, ISO 8601."
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("who", "how", "when"):
+            if not getattr(self, name).strip():
+                raise DeclarationError(f"FenceProof.{name}", getattr(self, name), "must not be empty")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class OnPaper:
+    """No proof: a plan compiled on paper supposes the death. Nothing executes on it."""
+
+
+DeathProof: TypeAlias = ProcessExit | FenceProof | OnPaper
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Dead:
+    """A node whose QEMU cannot be running any more."""
+
+    proof: DeathProof
+
+
+NodeState: TypeAlias = Absent | Live | Unreachable | Dead
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Snapshot:
+    """What is known of every node of a pair."""
+
+    nodes: Mapping[str, NodeState]
+
+    def state(self, name: str) -> NodeState:
+        """What is known of one node; `Unreachable` for one nobody looked at."""
+        return self.nodes.get(name, Unreachable(why="not looked at"))
+
+    def live(self, name: str) -> Live | None:
+        """The node as QEMU shows it, or None where no QEMU answers."""
+        state = self.state(name)
+        return state if isinstance(state, Live) else None
+
+    def with_node(self, name: str, state: NodeState) -> Snapshot:
+        """The same snapshot with one node known anew."""
+        return Snapshot(nodes={**self.nodes, name: state})
+
+
+Role: TypeAlias = Literal[
+    "absent",
+    "unreachable",
+    "dead",
+    "fresh secondary",
+    "prepared secondary",
+    "secondary",
+    "broken secondary",
+    "primary",
+    "broken primary",
+    "entering",
+    "unprotected",
+    "used up",
+]
+
+
+def role_of(state: NodeState) -> Role:  # noqa: PLR0911 - one line a role, read as a ladder
+    """What a node is at the moment, derived and never declared.
+
+    Every ambiguous case has its line here: a secondary that never entered COLO is told from a
+    promoted one by its run state, a primary inside its first copy by its migration.
+
+    Args:
+        state: What is known of the node.
+    """
+    match state:
+        case Absent():
+            return "absent"
+        case Unreachable():
+            return "unreachable"
+        case Dead():
+            return "dead"
+        case Live(colo_mode="secondary", colo_exited=True):
+            return "broken secondary"
+        case Live(colo_mode="secondary"):
+            return "secondary"
+        case Live(colo_mode="primary", colo_exited=True):
+            return "broken primary"
+        case Live(colo_mode="primary"):
+            return "primary"
+        case Live(run_state="inmigrate", incoming=True):
+            return "prepared secondary"
+        case Live(run_state="inmigrate"):
+            return "fresh secondary"
+        case Live(incoming=True, last_colo_mode="none"):
+            # It received a state without COLO (qemu-behaviour 4.6): no guest may run from that.
+            return "used up"
+        case Live(migration="setup" | "active" | "pre-switchover" | "device"):
+            return "entering"
+        case Live():
+            return "unprotected"
