@@ -1,0 +1,135 @@
+"""The checks of this repository, one session each: `nox -s NAME`, or all with `nox`.
+
+`pycolo-dev test` runs the same sessions, without environments of their own, in `.venv`.
+Each pytest session leaves its counts in `build/reports/NAME.xml` and its coverage in
+`build/coverage/`, where the session `coverage` adds them up.
+"""
+
+import re
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
+
+TYPED = ("src", "tests", "examples", "benchmarks", "noxfile.py", "pycolo-dev")
+
+
+def _install(session: nox.Session, *groups: str) -> None:
+    chosen = [argument for group in groups for argument in ("--group", group)]
+    session.install("pip>=25.1")
+    session.install("--editable", ".[cli]", *chosen)
+
+
+def _pytest(session: nox.Session, markers: str) -> None:
+    session.run(
+        *("coverage", "run", "-m", "pytest"),
+        *("-m", markers),
+        f"--junit-xml=build/reports/{session.name}.xml",
+        *session.posargs,
+    )
+
+
+def _skip_without_tests(session: nox.Session, marker: str) -> None:
+    """Skip where no test carries the marker; where one does, pytest fails if it selects none."""
+    files = Path("tests").rglob("test_*.py")
+    if not any(f"mark.{marker}" in file.read_text(encoding="utf-8") for file in files):
+        session.skip(f"no test is marked {marker}")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and format of every Python file, and the shape of the change fragments."""
+    _install(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("towncrier", "build", "--draft", "--version", "unreleased", silent=True)
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Types, as strict as mypy can be."""
+    _install(session, "typing")
+    session.run("mypy", *(path for path in TYPED if any(_python_files(Path(path)))))
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Which module may import which."""
+    _install(session, "lint")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything that is quick and needs no QEMU, the examples in docstrings included."""
+    _install(session, "test")
+    _pytest(session, "not property and not qemu and not heavy")
+
+
+@nox.session(name="property")
+def properties(session: nox.Session) -> None:
+    """Searches for counterexamples."""
+    _skip_without_tests(session, "property")
+    _install(session, "test")
+    _pytest(session, "property and not qemu")
+
+
+@nox.session
+def qemu(session: nox.Session) -> None:
+    """Tests on real QEMU, the heavy ones included."""
+    _skip_without_tests(session, "qemu")
+    _install(session, "test")
+    _pytest(session, "qemu or heavy")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """What the pytest sessions before this one have covered together, against the floor."""
+    _install(session, "test")
+    session.run("coverage", "combine", "--keep", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The manual, every warning an error, and the examples in it."""
+    _install(session, "docs")
+    for builder in ("html", "doctest"):
+        session.run(
+            *("sphinx-build", "--nitpicky", "--fail-on-warning", "--keep-going", "--quiet"),
+            *("--builder", builder, "docs", f"build/docs/{builder}"),
+        )
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """The examples of the README, and every script in examples/."""
+    _install(session)
+    session.run("python", "-m", "doctest", "README.md")
+    for script in sorted(Path("examples").glob("*.py")):
+        session.run("python", str(script))
+
+
+@nox.session
+def minimum(session: nox.Session) -> None:
+    """The quick tests again, with the oldest dependencies that pyproject.toml admits."""
+    constraints = Path(session.create_tmp()) / "minimum.txt"
+    constraints.write_text("\n".join(_lowest_versions()) + "\n", encoding="utf-8")
+    session.install("pip>=25.1")
+    session.install("--editable", ".[cli]", "--group", "test", "--constraint", str(constraints))
+    session.run("pytest", "-m", "not property and not qemu and not heavy", *session.posargs)
+
+
+def _lowest_versions() -> list[str]:
+    """Each `name>=version` of the project's own requirements, as `name==version`."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    requirements = project["dependencies"] + project["optional-dependencies"]["cli"]
+    return [re.sub(r">=([0-9.]+).*", r"==\1", requirement) for requirement in requirements]
+
+
+def _python_files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(path.rglob("*.py"))
