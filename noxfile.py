@@ -74,7 +74,7 @@ def properties(session: nox.Session) -> None:
 def qemu(session: nox.Session) -> None:
     """Tests on real QEMU, the heavy ones included."""
     _install(session, "test")
-    _pytest(session, "qemu or heavy")
+    _pytest(session, "qemu or (heavy and not property)")
 
 
 @nox.session
