@@ -1,0 +1,299 @@
+"""Every error that pycolo raises, by whose fault it is and what to do next.
+
+::
+
+    PycoloError
+    ├── DeclarationError    what you declared is wrong: correct it; nothing was sent (also a ValueError)
+    ├── ParseError          a document or a reply is not what it should be: look at the path it names
+    ├── SchemaError         that QEMU does not know such a command: choose another dialect or QEMU
+    ├── RefusedError        pycolo will not do it; nothing was sent
+    │   ├── VersionError        these QEMU versions cannot run COLO, or not together
+    │   └── CompileError        there is no safe way from this state; a person must decide
+    └── RemoteError         a node did not do what it was asked
+        ├── CommandRefused      QEMU answered with an error: the command had no effect
+        ├── CommandUnknown      no answer came: the effect is unknown; probe, then compile again
+        ├── Busy                somebody else holds the node's control monitor
+        ├── Unresponsive        the node is connected and silent
+        └── ConnectionFailed    there is no connection to the node
+
+Every error keeps what it was made from as attributes, and can be pickled.
+"""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+__all__ = [
+    "Busy",
+    "CommandRefused",
+    "CommandUnknown",
+    "CompileError",
+    "ConnectionFailed",
+    "DeclarationError",
+    "ParseError",
+    "PycoloError",
+    "RefusedError",
+    "RemoteError",
+    "SchemaError",
+    "Unresponsive",
+    "VersionError",
+]
+
+_LONGEST_VALUE = 120
+
+
+def _shown(value: object) -> str:
+    """Give ``value`` as a message shows it: its repr, cut where it would hide the rule."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
+
+
+class PycoloError(Exception):
+    """The root of all errors of pycolo. Never raised itself."""
+
+
+class DeclarationError(PycoloError, ValueError):
+    """A value breaks a rule of its field.
+
+    Raised while an object is made, so there is no object and nothing was sent.
+    """
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        """Keep the error's parts.
+
+        Args:
+            field: The field's name, dotted where it is nested (``disks[0].size_bytes``).
+            value: What was given.
+            rule: What the value must be, to be read after the word "must".
+        """
+        super().__init__(field, value, rule)
+        self.field = field
+        self.value = value
+        self.rule = rule
+
+    @override
+    def __str__(self) -> str:
+        """Name the field, the rule and the value."""
+        return f"{self.field} must {self.rule}, not {_shown(self.value)}"
+
+
+class ParseError(PycoloError):
+    """A document or a reply is not what it should be.
+
+    Raised while a value is parsed, so there is no value. What was parsed is unchanged, and a session
+    that received it stays usable.
+    """
+
+    def __init__(self, path: str, rule: str, value: object) -> None:
+        """Keep the error's parts.
+
+        Args:
+            path: Where in the document, such as ``steps[3].command.arguments.addr.data``; empty for
+                the whole of it.
+            rule: What must be there, to be read after the word "must".
+            value: What was there.
+        """
+        super().__init__(path, rule, value)
+        self.path = path
+        self.rule = rule
+        self.value = value
+
+    @override
+    def __str__(self) -> str:
+        """Name the path, the rule and the value."""
+        return f"{self.path or 'the document'} must {self.rule}, not {_shown(self.value)}"
+
+
+class SchemaError(PycoloError):
+    """A command is not one that this QEMU accepts, by its own schema.
+
+    Raised before anything is sent; command and schema stay usable.
+    """
+
+    def __init__(self, command: str, qemu: str, problems: tuple[str, ...]) -> None:
+        """Keep the error's parts.
+
+        Args:
+            command: The command's QMP name.
+            qemu: The QEMU whose schema it is, by version or node.
+            problems: One sentence for each part that is not accepted; at least one.
+        """
+        super().__init__(command, qemu, problems)
+        self.command = command
+        self.qemu = qemu
+        self.problems = problems
+
+    @override
+    def __str__(self) -> str:
+        """Name the command, the QEMU and each problem."""
+        return f"QEMU {self.qemu} does not accept {self.command}: {'; '.join(self.problems)}"
+
+
+class RefusedError(PycoloError):
+    """pycolo refuses to do what was asked. Nothing was sent; every object stays usable."""
+
+
+class VersionError(RefusedError):
+    """A QEMU version cannot run COLO, or two versions cannot run it together.
+
+    Nothing was sent. Source: qemu-behaviour 2.1 to 2.4.
+    """
+
+    def __init__(self, versions: tuple[str, ...], why: str) -> None:
+        """Keep the error's parts.
+
+        Args:
+            versions: The versions in question, as ``10.0.13``.
+            why: What is wrong with them, as a sentence without a full stop.
+        """
+        super().__init__(versions, why)
+        self.versions = versions
+        self.why = why
+
+    @override
+    def __str__(self) -> str:
+        """Name the versions and the reason."""
+        return f"QEMU {' and '.join(self.versions)}: {self.why}"
+
+
+class CompileError(RefusedError):
+    """There is no safe way from this state to what the procedure promises.
+
+    Nothing was sent; declaration and snapshot stay usable.
+    """
+
+    def __init__(self, why: str, decide: str = "") -> None:
+        """Keep the error's parts.
+
+        Args:
+            why: Why there is no way, as a sentence without a full stop.
+            decide: What a person must decide or supply before there is one; empty where nothing can.
+        """
+        super().__init__(why, decide)
+        self.why = why
+        self.decide = decide
+
+    @override
+    def __str__(self) -> str:
+        """Give the reason, then the decision that is missing."""
+        return f"{self.why}; {self.decide}" if self.decide else self.why
+
+
+class RemoteError(PycoloError):
+    """A node did not do what it was asked. Never raised itself."""
+
+    def __init__(self, node: str, *details: object) -> None:
+        """Keep the node's name and, for pickling, whatever else the error was made from."""
+        super().__init__(node, *details)
+        self.node = node
+
+
+class CommandRefused(RemoteError):
+    """QEMU answered a command with an error.
+
+    The command had no effect. The session stays usable.
+    """
+
+    def __init__(self, node: str, command: str, error_class: str, text: str) -> None:
+        """Keep the error's parts.
+
+        Args:
+            node: The node's name.
+            command: The command's QMP name.
+            error_class: QMP's class, such as ``GenericError`` or ``DeviceNotFound``.
+            text: QMP's ``desc``; its wording differs between QEMU versions (qemu-behaviour 11).
+        """
+        super().__init__(node, command, error_class, text)
+        self.command = command
+        self.error_class = error_class
+        self.text = text
+
+    @override
+    def __str__(self) -> str:
+        """Name node, command, class and QEMU's own words."""
+        return f"{self.node} refused {self.command}: {self.text} ({self.error_class})"
+
+
+class CommandUnknown(RemoteError):
+    """A command was sent and its answer never came.
+
+    Its effect is unknown and it may still take place: reconnect, probe and compile again, never
+    repeat it (qemu-behaviour 7.5, 13.2). The session must be closed and opened anew.
+    """
+
+    def __init__(self, node: str, command: str, why: str) -> None:
+        """Keep the error's parts.
+
+        Args:
+            node: The node's name.
+            command: The command's QMP name.
+            why: What ended the wait, as a sentence without a full stop.
+        """
+        super().__init__(node, command, why)
+        self.command = command
+        self.why = why
+
+    @override
+    def __str__(self) -> str:
+        """Name node, command and what ended the wait."""
+        return f"{self.node} did not answer {self.command}, its effect is unknown: {self.why}"
+
+
+class Busy(RemoteError):
+    """Somebody else holds the node's control monitor, and with it the right to change the node.
+
+    A second client of a monitor gets no greeting (qemu-behaviour 7.6). There is no session; nothing was
+    sent.
+    """
+
+    def __init__(self, node: str, address: str) -> None:
+        """Keep the node's name and the monitor's address."""
+        super().__init__(node, address)
+        self.address = address
+
+    @override
+    def __str__(self) -> str:
+        """Name the node and the monitor."""
+        return f"{self.node} is held by another client of the monitor at {self.address}"
+
+
+class Unresponsive(RemoteError):
+    """The node is connected and does not answer.
+
+    Its main loop may be wedged on a dead peer's socket; an out-of-band yank on a connection that is
+    already open can cure that (qemu-behaviour 7.3 to 7.6). It proves nothing about the node's death.
+    """
+
+    def __init__(self, node: str, waited_s: float) -> None:
+        """Keep the node's name and the time waited for it, in seconds."""
+        super().__init__(node, waited_s)
+        self.waited_s = waited_s
+
+    @override
+    def __str__(self) -> str:
+        """Name the node and the time waited."""
+        return f"{self.node} did not answer within {self.waited_s:g} s"
+
+
+class ConnectionFailed(RemoteError):
+    """There is no connection to the node, or it ended.
+
+    It proves nothing about the node's death. A session that raised it is closed.
+    """
+
+    def __init__(self, node: str, address: str, why: str) -> None:
+        """Keep the error's parts.
+
+        Args:
+            node: The node's name.
+            address: The monitor's address.
+            why: The cause, as a sentence without a full stop.
+        """
+        super().__init__(node, address, why)
+        self.address = address
+        self.why = why
+
+    @override
+    def __str__(self) -> str:
+        """Name node, address and cause."""
+        return f"no connection to {self.node} at {self.address}: {self.why}"

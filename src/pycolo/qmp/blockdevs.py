@@ -1,0 +1,169 @@
+"""The nodes of the block graph that COLO needs.
+
+Where a node has children, a child is either the options of a node to make (it then belongs to its parent and
+cannot be deleted by itself, qemu-behaviour 5.6) or the node name of one that exists.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, TypeAlias, final
+
+import attrs
+
+from pycolo.errors import DeclarationError
+from pycolo.qmp._base import Null, QmpRecord
+from pycolo.qmp.chardevs import SocketAddress
+
+__all__ = [
+    "BlockNode",
+    "DetectZeroes",
+    "Discard",
+    "FileNode",
+    "NbdNode",
+    "Qcow2Node",
+    "QuorumNode",
+    "RawNode",
+    "ReplicationMode",
+    "ReplicationNode",
+]
+
+DetectZeroes: TypeAlias = Literal["off", "on", "unmap"]
+"""What a node does with a write of zeroes."""
+
+Discard: TypeAlias = Literal["ignore", "unmap"]
+"""What a node does with a discard."""
+
+ReplicationMode: TypeAlias = Literal["primary", "secondary"]
+"""Which side of a pair a replication node serves."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class FileNode(QmpRecord):
+    """A file on the host."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "file"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    read_only: bool | None = None
+    """Whether it refuses writes."""
+    discard: Discard | None = None
+    """``ignore`` if absent."""
+    filename: str
+    """The file's path, as the QEMU process sees it."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class NbdNode(QmpRecord):
+    """An export of an NBD server: the primary's way to the secondary's disk."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "nbd"),)
+
+    node_name: str | None = None
+    """The node's name; give one, or it cannot be yanked by plan (qemu-behaviour 5.6)."""
+    read_only: bool | None = None
+    """Whether it refuses writes."""
+    detect_zeroes: DetectZeroes | None = None
+    """``on`` for the plain child of a quorum (qemu-behaviour 5.4); ``off`` if absent."""
+    discard: Discard | None = None
+    """``ignore`` if absent."""
+    server: SocketAddress
+    """Where the server listens."""
+    export: str | None = None
+    """The export's name."""
+    tls_creds: str | None = None
+    """The id of TLS credentials for a client endpoint."""
+    tls_hostname: str | None = None
+    """The name to find in the server's certificate, where it is not the host's."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class Qcow2Node(QmpRecord):
+    """An image in the qcow2 format."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "qcow2"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    read_only: bool | None = None
+    """Whether it refuses writes."""
+    detect_zeroes: DetectZeroes | None = None
+    """``off`` if absent."""
+    discard: Discard | None = None
+    """``ignore`` if absent."""
+    file: BlockNode | str
+    """The image's file."""
+    backing: BlockNode | str | Null | None = None
+    """What lies beneath: NULL for nothing; if absent, what the image itself names."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class RawNode(QmpRecord):
+    """An image without a format."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "raw"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    read_only: bool | None = None
+    """Whether it refuses writes."""
+    detect_zeroes: DetectZeroes | None = None
+    """``off`` if absent."""
+    discard: Discard | None = None
+    """``ignore`` if absent."""
+    file: BlockNode | str
+    """The image's file."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class ReplicationNode(QmpRecord):
+    """COLO's replication driver."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "replication"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    mode: ReplicationMode
+    """The side it serves."""
+    top_id: str | None = None
+    """The id or node name of the quorum above it; on a secondary only, and there it must be."""
+    file: BlockNode | str
+    """Primary: the NBD node. Secondary: the active image, over the hidden image, over the disk."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.mode == "secondary" and self.top_id is None:
+            raise DeclarationError("top_id", self.top_id, "be given where mode is secondary")
+        if self.mode == "primary" and self.top_id is not None:
+            raise DeclarationError("top_id", self.top_id, "be absent where mode is primary")
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class QuorumNode(QmpRecord):
+    """The top of a replicated disk: it writes to every child and reads from the first that answers."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "quorum"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    read_pattern: Literal["quorum", "fifo"] | None = None
+    """``fifo`` for COLO (qemu-behaviour 5.1)."""
+    vote_threshold: int
+    """How many children must agree; 1 for COLO."""
+    children: tuple[BlockNode | str, ...]
+    """The local disk, and behind it the way to the peer's."""
+
+    def __attrs_post_init__(self) -> None:
+        if not 1 <= self.vote_threshold <= len(self.children):
+            raise DeclarationError(
+                "vote_threshold", self.vote_threshold, "be 1 to the number of children"
+            )
+
+
+BlockNode: TypeAlias = QuorumNode | ReplicationNode | NbdNode | Qcow2Node | RawNode | FileNode
+"""What blockdev-add can make; a closed union."""

@@ -1,0 +1,274 @@
+"""What QEMU says unasked, as values.
+
+``event_from_qmp`` parses every event: one that pycolo has no use for is an OtherEvent.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import ClassVar, Final, Literal, TypeAlias, final, get_args
+
+import attrs
+from typing_extensions import override
+
+from pycolo.errors import ParseError
+from pycolo.qmp._base import QmpRecord, QmpValue, at, mapping_at, read_json
+from pycolo.qmp.replies import ColoMode, ColoReason
+
+__all__ = [
+    "BlockExportDeletedEvent",
+    "BlockJobCancelledEvent",
+    "BlockJobCompletedEvent",
+    "BlockJobErrorEvent",
+    "BlockJobReadyEvent",
+    "ColoExitEvent",
+    "Event",
+    "JobStatusChangeEvent",
+    "MigrationEvent",
+    "OtherEvent",
+    "QuorumReportBadEvent",
+    "ResetEvent",
+    "ResumeEvent",
+    "ShutdownEvent",
+    "StopEvent",
+    "event_from_qmp",
+]
+
+
+class _EventData(QmpRecord):
+    """An event: QmpRecord's members are its data, its wire form is the whole message."""
+
+    __slots__ = ()
+
+    qmp_name: ClassVar[str]
+    qmp_open: ClassVar[bool] = True
+
+    @override
+    def to_qmp(self) -> dict[str, QmpValue]:
+        """Give the wire form, without a time stamp; without ``data`` where there is none."""
+        data = super().to_qmp()
+        return {"event": self.qmp_name, "data": data} if data else {"event": self.qmp_name}
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class StopEvent(_EventData):
+    """The guest stopped; in COLO, a checkpoint begins."""
+
+    qmp_name: ClassVar[str] = "STOP"
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class ResumeEvent(_EventData):
+    """The guest runs; in COLO, a checkpoint ended."""
+
+    qmp_name: ClassVar[str] = "RESUME"
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class MigrationEvent(_EventData):
+    """The migration's state changed; sent only with the capability ``events`` (qemu-behaviour 4.2)."""
+
+    qmp_name: ClassVar[str] = "MIGRATION"
+
+    status: str
+    """The new state, such as ``active``, ``colo`` or ``failed``."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class ColoExitEvent(_EventData):
+    """COLO ended or broke: the guest is unprotected, whatever the reason (qemu-behaviour 13.8)."""
+
+    qmp_name: ClassVar[str] = "COLO_EXIT"
+
+    mode: ColoMode
+    """The side this QEMU was."""
+    reason: ColoReason
+    """Never to be relied upon (qemu-behaviour 8.5)."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class JobStatusChangeEvent(_EventData):
+    """A job's state changed."""
+
+    qmp_name: ClassVar[str] = "JOB_STATUS_CHANGE"
+
+    id: str
+    """The job's id."""
+    status: str
+    """The new state, such as ``ready`` or ``concluded``."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class BlockJobReadyEvent(_EventData):
+    """A mirror has caught up."""
+
+    qmp_name: ClassVar[str] = "BLOCK_JOB_READY"
+
+    id: str = attrs.field(metadata={"qmp_name": "device"})
+    """The job's id."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class BlockJobCompletedEvent(_EventData):
+    """A block job ended."""
+
+    qmp_name: ClassVar[str] = "BLOCK_JOB_COMPLETED"
+
+    id: str = attrs.field(metadata={"qmp_name": "device"})
+    """The job's id."""
+    error: str | None = None
+    """What went wrong; None for nothing."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class BlockJobCancelledEvent(_EventData):
+    """A block job was aborted; a mirror's copy is useless (qemu-behaviour 5.16)."""
+
+    qmp_name: ClassVar[str] = "BLOCK_JOB_CANCELLED"
+
+    id: str = attrs.field(metadata={"qmp_name": "device"})
+    """The job's id."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class BlockJobErrorEvent(_EventData):
+    """A block job met an error on a disk."""
+
+    qmp_name: ClassVar[str] = "BLOCK_JOB_ERROR"
+
+    id: str = attrs.field(metadata={"qmp_name": "device"})
+    """The job's id."""
+    operation: str
+    """``read`` or ``write``."""
+    action: str
+    """What the job did about it: ``report``, ``ignore`` or ``stop``."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class QuorumReportBadEvent(_EventData):
+    """A quorum's child failed: the way to the peer, or else the local disk (qemu-behaviour 5.11)."""
+
+    qmp_name: ClassVar[str] = "QUORUM_REPORT_BAD"
+
+    node_name: str
+    """The child's node name."""
+    type: Literal["read", "write", "flush"]
+    """What failed."""
+    error: str | None = None
+    """Why; None where the child only disagreed."""
+    sector_num: int
+    """The first sector, in units of 512 bytes."""
+    sectors_count: int
+    """How many sectors; 0 for a flush."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class BlockExportDeletedEvent(_EventData):
+    """An export is gone."""
+
+    qmp_name: ClassVar[str] = "BLOCK_EXPORT_DELETED"
+
+    id: str
+    """The export's id."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class ShutdownEvent(_EventData):
+    """The guest is shut down, or QEMU ends."""
+
+    qmp_name: ClassVar[str] = "SHUTDOWN"
+
+    guest: bool
+    """Whether the guest asked for it."""
+    reason: str
+    """Such as ``guest-shutdown`` or ``host-qmp-quit``."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class ResetEvent(_EventData):
+    """The guest was reset."""
+
+    qmp_name: ClassVar[str] = "RESET"
+
+    guest: bool
+    """Whether the guest asked for it."""
+    reason: str
+    """Such as ``guest-reset`` or ``host-qmp-system-reset``."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class OtherEvent:
+    """An event that pycolo has no use for."""
+
+    name: str
+    """Its name in QMP."""
+    data: Mapping[str, QmpValue] = attrs.field(factory=dict)
+    """Its data as QEMU gave them."""
+
+    def to_qmp(self) -> dict[str, QmpValue]:
+        """Give the wire form, without a time stamp; without ``data`` where there is none."""
+        return {"event": self.name, "data": dict(self.data)} if self.data else {"event": self.name}
+
+
+_Known: TypeAlias = (
+    StopEvent
+    | ResumeEvent
+    | MigrationEvent
+    | ColoExitEvent
+    | JobStatusChangeEvent
+    | BlockJobReadyEvent
+    | BlockJobCompletedEvent
+    | BlockJobCancelledEvent
+    | BlockJobErrorEvent
+    | QuorumReportBadEvent
+    | BlockExportDeletedEvent
+    | ShutdownEvent
+    | ResetEvent
+)
+
+Event: TypeAlias = _Known | OtherEvent
+"""Every event; a closed union."""
+
+_DATA: Final = "data"
+
+
+@functools.cache
+def _events_by_name() -> dict[str, type[_Known]]:
+    kinds: tuple[type[_Known], ...] = get_args(_Known)
+    return {kind.qmp_name: kind for kind in kinds}
+
+
+def event_from_qmp(value: object, path: str = "") -> Event:
+    """Parse an event's wire form; its time stamp is left out.
+
+    Args:
+        value: The decoded JSON: ``{"event": ..., "data": {...}}``.
+        path: Where ``value`` stands in its document, for the error.
+
+    Raises:
+        ParseError: It is not an event, or one that pycolo reads lacks something.
+    """
+    message = mapping_at(value, path)
+    name = message.get("event")
+    if not isinstance(name, str):
+        raise ParseError(at(path, "event"), "be a string", name)
+    data = mapping_at(message.get(_DATA, {}), at(path, _DATA))
+    kind = _events_by_name().get(name)
+    if kind is None:
+        return OtherEvent(name=name, data=read_json(data, at(path, _DATA)))
+    return kind.from_qmp(data, at(path, _DATA))

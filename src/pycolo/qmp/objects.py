@@ -1,0 +1,253 @@
+"""The objects of COLO's network proxy, and the instances that a yank can cut."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, TypeAlias, final
+
+import attrs
+
+from pycolo.errors import DeclarationError
+from pycolo.qmp._base import QmpRecord
+
+__all__ = [
+    "ColoCompare",
+    "FilterInsert",
+    "FilterMirror",
+    "FilterQueue",
+    "FilterRedirector",
+    "FilterRewriter",
+    "FilterStatus",
+    "IoThread",
+    "QomObject",
+    "YankBlockNode",
+    "YankChardev",
+    "YankInstance",
+    "YankMigration",
+]
+
+FilterQueue: TypeAlias = Literal["all", "rx", "tx"]
+"""Which packets a filter sees: ``tx`` towards the guest, ``rx`` from it (qemu-behaviour 6.1)."""
+
+FilterInsert: TypeAlias = Literal["before", "behind"]
+"""On which side of the filter named by ``position`` a new one goes."""
+
+FilterStatus: TypeAlias = Literal["on", "off"]
+"""Whether a filter works."""
+
+
+def _check_position(position: str | None) -> None:
+    """Refuse a position that QEMU does not know (qemu-behaviour 6.4)."""
+    if (
+        position is not None
+        and position not in ("head", "tail")
+        and (position[:3] != "id=" or len(position) == 3)
+    ):
+        raise DeclarationError("position", position, "be 'head', 'tail' or 'id=' and a filter's id")
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class FilterMirror(QmpRecord):
+    """A filter that copies packets into a chardev."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "filter-mirror"),)
+
+    id: str
+    """The object's id."""
+    insert: FilterInsert | None = None
+    """On which side of ``position`` it goes; ``behind`` if absent."""
+    position: str | None = None
+    """``head``, ``tail`` or ``id=`` and the id of a filter on the same netdev; ``tail`` if absent."""
+    netdev: str
+    """The id of the network backend."""
+    queue: FilterQueue | None = None
+    """Which packets it sees; ``all`` if absent."""
+    outdev: str
+    """The id of the chardev it writes to."""
+    status: FilterStatus | None = None
+    """``on`` if absent."""
+    vnet_hdr_support: bool | None = attrs.field(
+        default=None, metadata={"qmp_name": "vnet_hdr_support"}
+    )
+    """Whether packets carry a vnet header; equal on every object of a card (qemu-behaviour 6.5)."""
+
+    def __attrs_post_init__(self) -> None:
+        _check_position(self.position)
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class FilterRedirector(QmpRecord):
+    """A filter that sends packets into a chardev, or takes them from one."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (
+        ("qom-type", "filter-redirector"),
+    )
+
+    id: str
+    """The object's id."""
+    insert: FilterInsert | None = None
+    """On which side of ``position`` it goes; ``behind`` if absent."""
+    position: str | None = None
+    """``head``, ``tail`` or ``id=`` and the id of a filter on the same netdev; ``tail`` if absent."""
+    netdev: str
+    """The id of the network backend."""
+    queue: FilterQueue | None = None
+    """Which packets it sees; ``all`` if absent."""
+    indev: str | None = None
+    """The id of the chardev it reads from."""
+    outdev: str | None = None
+    """The id of the chardev it writes to."""
+    status: FilterStatus | None = None
+    """``on`` if absent."""
+    vnet_hdr_support: bool | None = attrs.field(
+        default=None, metadata={"qmp_name": "vnet_hdr_support"}
+    )
+    """Whether packets carry a vnet header; equal on every object of a card (qemu-behaviour 6.5)."""
+
+    def __attrs_post_init__(self) -> None:
+        _check_position(self.position)
+        if self.indev == self.outdev:
+            raise DeclarationError(
+                "indev", self.indev, "be given or outdev be given, and differ (qemu-behaviour 6.8)"
+            )
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class FilterRewriter(QmpRecord):
+    """A filter that translates the sequence numbers of the secondary's TCP connections."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "filter-rewriter"),)
+
+    id: str
+    """The object's id."""
+    insert: FilterInsert | None = None
+    """On which side of ``position`` it goes; ``behind`` if absent."""
+    position: str | None = None
+    """``head``, ``tail`` or ``id=`` and the id of a filter on the same netdev; ``tail`` if absent."""
+    netdev: str
+    """The id of the network backend."""
+    queue: FilterQueue | None = None
+    """Which packets it sees; ``all`` if absent."""
+    status: FilterStatus | None = None
+    """``on`` if absent."""
+    vnet_hdr_support: bool | None = attrs.field(
+        default=None, metadata={"qmp_name": "vnet_hdr_support"}
+    )
+    """Whether packets carry a vnet header; equal on every object of a card (qemu-behaviour 6.5)."""
+
+    def __attrs_post_init__(self) -> None:
+        _check_position(self.position)
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class ColoCompare(QmpRecord):
+    """The comparison of the two guests' packets.
+
+    A wrong one kills QEMU or hangs it for ever, so what can be checked here is (qemu-behaviour 6.9).
+    """
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "colo-compare"),)
+
+    id: str
+    """The object's id."""
+    primary_in: str = attrs.field(metadata={"qmp_name": "primary_in"})
+    """The id of the chardev that brings the primary guest's packets."""
+    secondary_in: str = attrs.field(metadata={"qmp_name": "secondary_in"})
+    """The id of the chardev that brings the secondary guest's packets."""
+    outdev: str
+    """The id of the chardev that takes what is released."""
+    iothread: str
+    """The id of the IoThread it runs in."""
+    vnet_hdr_support: bool | None = attrs.field(
+        default=None, metadata={"qmp_name": "vnet_hdr_support"}
+    )
+    """Whether packets carry a vnet header; equal on every object of a card (qemu-behaviour 6.5)."""
+    notify_dev: str | None = attrs.field(default=None, metadata={"qmp_name": "notify_dev"})
+    """The id of a chardev to another checkpoint controller; for Xen."""
+    compare_timeout_ms: int | None = attrs.field(
+        default=None, metadata={"qmp_name": "compare_timeout"}
+    )
+    """How long a packet may wait for its twin before a checkpoint is asked for; 3000 if absent."""
+    expired_scan_cycle_ms: int | None = attrs.field(
+        default=None, metadata={"qmp_name": "expired_scan_cycle"}
+    )
+    """How often waiting packets are looked over; 1000 if absent (qemu-behaviour 6.11)."""
+    max_queue_size: int | None = attrs.field(default=None, metadata={"qmp_name": "max_queue_size"})
+    """Packets held per connection; 1024 if absent, and one value for the whole QEMU."""
+
+    def __attrs_post_init__(self) -> None:
+        if len({self.primary_in, self.secondary_in, self.outdev}) < 3:
+            raise DeclarationError(
+                "outdev", self.outdev, "differ from primary_in and secondary_in, and they too"
+            )
+        for field in ("compare_timeout_ms", "expired_scan_cycle_ms", "max_queue_size"):
+            value: int | None = getattr(self, field)
+            if value is not None and value <= 0:
+                raise DeclarationError(field, value, "be above 0")
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class IoThread(QmpRecord):
+    """A thread with an event loop of its own, for ColoCompare."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "iothread"),)
+
+    id: str
+    """The object's id."""
+
+
+QomObject: TypeAlias = FilterMirror | FilterRedirector | FilterRewriter | ColoCompare | IoThread
+"""What object-add can make; a closed union."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class YankBlockNode(QmpRecord):
+    """The connection of an NBD node."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("type", "block-node"),)
+
+    node_name: str
+    """The NBD node's own name; not that of a node above it (qemu-behaviour 5.6)."""
+
+    @property
+    def subject(self) -> str:
+        """The instance as addresses name it."""
+        return f"block-node:{self.node_name}"
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class YankChardev(QmpRecord):
+    """The connection of a socket chardev. Never that of a monitor (qemu-behaviour 7.7)."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("type", "chardev"),)
+
+    id: str
+    """The chardev's id."""
+
+    @property
+    def subject(self) -> str:
+        """The instance as addresses name it."""
+        return f"chardev:{self.id}"
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class YankMigration(QmpRecord):
+    """The migration's connection; gone once COLO has ended (qemu-behaviour 7.7)."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("type", "migration"),)
+
+    @property
+    def subject(self) -> str:
+        """The instance as addresses name it."""
+        return "migration"
+
+
+YankInstance: TypeAlias = YankBlockNode | YankChardev | YankMigration
+"""A connection that a yank can cut; a closed union."""

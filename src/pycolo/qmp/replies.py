@@ -1,0 +1,483 @@
+"""What QEMU answers, parsed where it enters.
+
+Each type reads only what pycolo uses, is strict about that, and ignores every other key, since new versions of
+QEMU add some. Vocabularies that grow with QEMU (run states, migration and job states) are plain strings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Final, Literal, Self, TypeAlias, final
+
+import attrs
+from typing_extensions import override
+
+from pycolo.errors import ParseError
+from pycolo.qmp._base import QmpRecord, at, list_at, mapping_at
+from pycolo.qmp.objects import YankBlockNode, YankChardev, YankInstance, YankMigration
+
+__all__ = [
+    "BlockExport",
+    "BlockGraph",
+    "BlockJob",
+    "Chardev",
+    "ColoMode",
+    "ColoReason",
+    "ColoStatus",
+    "GraphEdge",
+    "GraphNode",
+    "Job",
+    "MigrationCapabilities",
+    "MigrationInfo",
+    "MigrationParameters",
+    "NameInfo",
+    "NamedBlockNode",
+    "NodeChild",
+    "QomProperty",
+    "ReplicationStatus",
+    "SchemaInfo",
+    "StatusInfo",
+    "Version",
+    "VersionInfo",
+    "yank_instances",
+]
+
+ColoMode: TypeAlias = Literal["none", "primary", "secondary"]
+"""Which side of a pair a QEMU is, or was."""
+
+ColoReason: TypeAlias = Literal["none", "request", "error", "processing"]
+"""Why COLO ended; never to be relied upon (qemu-behaviour 8.5)."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class StatusInfo(QmpRecord):
+    """The reply to query-status."""
+
+    qmp_open: ClassVar[bool] = True
+
+    running: bool
+    """Whether the guest runs."""
+    status: str
+    """The run state, such as ``running``, ``paused``, ``colo``, ``inmigrate`` or ``postmigrate``."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class NameInfo(QmpRecord):
+    """The reply to query-name."""
+
+    qmp_open: ClassVar[bool] = True
+
+    name: str | None = None
+    """What ``-name`` gave."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class ColoStatus(QmpRecord):
+    """The reply to query-colo-status. A broken pair can look healthy in it (qemu-behaviour 4.14, 18.4)."""
+
+    qmp_open: ClassVar[bool] = True
+
+    mode: ColoMode
+    """The side this QEMU is now."""
+    last_mode: ColoMode
+    """The side it was in its previous COLO run."""
+    reason: ColoReason
+    """Why that ended."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class ReplicationStatus(QmpRecord):
+    """The reply to query-xen-replication-status, which concerns every replication node (qemu-behaviour 5.10)."""
+
+    qmp_open: ClassVar[bool] = True
+
+    error: bool
+    """Whether one of them failed."""
+    desc: str | None = None
+    """What failed."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class MigrationInfo(QmpRecord):
+    """The reply to query-migrate."""
+
+    qmp_open: ClassVar[bool] = True
+
+    status: str | None = None
+    """Such as ``active``, ``colo``, ``completed`` or ``failed``; None if there never was a migration."""
+    error_desc: str | None = None
+    """Why it failed."""
+    ram_transferred_bytes: int | None = attrs.field(
+        default=None, metadata={"qmp_name": "ram.transferred"}
+    )
+    """What was sent."""
+    ram_remaining_bytes: int | None = attrs.field(
+        default=None, metadata={"qmp_name": "ram.remaining"}
+    )
+    """What is still to send."""
+    ram_total_bytes: int | None = attrs.field(default=None, metadata={"qmp_name": "ram.total"})
+    """All of the guest's memory."""
+    ram_mbps: float | None = attrs.field(default=None, metadata={"qmp_name": "ram.mbps"})
+    """Throughput in megabits per second."""
+    blocked_reasons: tuple[str, ...] = ()
+    """Why a migration is impossible now."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class MigrationCapabilities:
+    """The reply to query-migrate-capabilities."""
+
+    enabled: frozenset[str]
+    """The capabilities that are on."""
+    known: frozenset[str]
+    """All that this QEMU has."""
+
+    @classmethod
+    def from_qmp(cls, value: object, path: str = "return") -> Self:
+        """Parse the reply.
+
+        Raises:
+            ParseError: It is not a list of capabilities with their states.
+        """
+        states = list_at(value, path, _CapabilityState.from_qmp)
+        return cls(
+            enabled=frozenset(s.capability for s in states if s.state),
+            known=frozenset(s.capability for s in states),
+        )
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class _CapabilityState(QmpRecord):
+    qmp_open: ClassVar[bool] = True
+
+    capability: str
+    state: bool
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class MigrationParameters(QmpRecord):
+    """The reply to query-migrate-parameters."""
+
+    qmp_open: ClassVar[bool] = True
+
+    x_checkpoint_delay_ms: int | None = attrs.field(
+        default=None, metadata={"qmp_name": "x-checkpoint-delay"}
+    )
+    """Milliseconds between two checkpoints."""
+    tls_creds: str | None = None
+    """The id of the migration's TLS credentials; empty for none."""
+    tls_hostname: str | None = None
+    """The name expected in the peer's certificate; empty for the host's."""
+    tls_authz: str | None = None
+    """The id of the object that authorises clients; empty for none."""
+    multifd_channels: int | None = None
+    """How many connections multifd makes."""
+    max_bandwidth_bytes_s: int | None = attrs.field(
+        default=None, metadata={"qmp_name": "max-bandwidth"}
+    )
+    """The limit in bytes per second; 0 for none."""
+    downtime_limit_ms: int | None = attrs.field(
+        default=None, metadata={"qmp_name": "downtime-limit"}
+    )
+    """How long the guest may stand still at the end of the copy."""
+
+
+_VERSION: Final = r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})"
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, order=True)
+class Version(QmpRecord):
+    """A QEMU version; versions are ordered."""
+
+    qmp_open: ClassVar[bool] = True
+
+    major: int
+    minor: int
+    micro: int
+
+    @classmethod
+    def parse(cls, text: str, path: str = "") -> Self:
+        """Parse ``10.0.13``.
+
+        Raises:
+            ParseError: ``text`` is not three numbers with dots between them.
+        """
+        match = re.fullmatch(_VERSION, text, re.ASCII)
+        if match is None:
+            raise ParseError(path, "be a version such as 10.0.13", text)
+        major, minor, micro = (int(part) for part in match.groups())
+        return cls(major=major, minor=minor, micro=micro)
+
+    @override
+    def __str__(self) -> str:
+        """Give ``10.0.13``."""
+        return f"{self.major}.{self.minor}.{self.micro}"
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class VersionInfo(QmpRecord):
+    """The reply to query-version, and the ``version`` of QMP's greeting."""
+
+    qmp_open: ClassVar[bool] = True
+
+    version: Version = attrs.field(metadata={"qmp_name": "qemu"})
+    """The version."""
+    package: str
+    """The distribution's own version of it; may be empty."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class NodeChild(QmpRecord):
+    """A child of a block node."""
+
+    qmp_open: ClassVar[bool] = True
+
+    child: str
+    """What it is to its parent: ``file``, ``backing``, ``children.1``."""
+    node_name: str
+    """The child node's name."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class NamedBlockNode(QmpRecord):
+    """One entry of the reply to query-named-block-nodes."""
+
+    qmp_open: ClassVar[bool] = True
+
+    node_name: str = ""
+    """The node's name; ``#block`` and a number where QEMU made it up."""
+    driver: str = attrs.field(metadata={"qmp_name": "drv"})
+    """The node's driver."""
+    filename: str = attrs.field(metadata={"qmp_name": "file"})
+    """What it stands for, as QEMU prints it."""
+    size_bytes: int = attrs.field(metadata={"qmp_name": "image.virtual-size"})
+    """The size that its parents see."""
+    read_only: bool = attrs.field(metadata={"qmp_name": "ro"})
+    """Whether it refuses writes."""
+    children: tuple[NodeChild, ...] | None = None
+    """Its children; None where this QEMU does not tell (before 10.1, qemu-behaviour 2.3)."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class GraphNode(QmpRecord):
+    """A point of the block graph."""
+
+    qmp_open: ClassVar[bool] = True
+
+    id: int
+    """Its number in this reply; not kept from one reply to the next."""
+    type: str
+    """``block-driver`` for a node, ``block-backend`` for a drive or export, ``block-job``."""
+    name: str
+    """The node name, or the drive's or job's id; may be empty."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class GraphEdge(QmpRecord):
+    """A line of the block graph."""
+
+    qmp_open: ClassVar[bool] = True
+
+    parent: int
+    """The upper point's number."""
+    child: int
+    """The lower point's number."""
+    name: str
+    """What the child is to the parent, such as ``root``, ``file`` or ``children.1``."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class BlockGraph(QmpRecord):
+    """The reply to x-debug-query-block-graph: on every version, the names of a quorum's children."""
+
+    qmp_open: ClassVar[bool] = True
+
+    nodes: tuple[GraphNode, ...]
+    """The points."""
+    edges: tuple[GraphEdge, ...]
+    """The lines."""
+
+    def find(self, name: str) -> GraphNode | None:
+        """Find the block node that x-blockdev-change means by ``name``: a drive's id, else a node name."""
+        drive = self._named(name, "block-backend")
+        roots = [] if drive is None else list(self._below(drive))
+        return roots[0][1] if roots else self._named(name, "block-driver")
+
+    def children_of(self, name: str) -> tuple[NodeChild, ...]:
+        """Give the children of the node ``name`` (a node name or a drive's id), sorted; none if it is absent."""
+        node = self.find(name)
+        below = () if node is None else self._below(node)
+        children = (NodeChild(child=edge.name, node_name=child.name) for edge, child in below)
+        return tuple(sorted(children, key=lambda child: (len(child.child), child.child)))
+
+    def has_node(self, node_name: str) -> bool:
+        """Tell whether there is a node of that name."""
+        return self._named(node_name, "block-driver") is not None
+
+    def _named(self, name: str, kind: str) -> GraphNode | None:
+        return next((node for node in self.nodes if node.name == name and node.type == kind), None)
+
+    def _below(self, node: GraphNode) -> Iterator[tuple[GraphEdge, GraphNode]]:
+        by_id = {other.id: other for other in self.nodes}
+        for edge in self.edges:
+            if edge.parent == node.id and edge.child in by_id:
+                yield edge, by_id[edge.child]
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class BlockJob(QmpRecord):
+    """One entry of the reply to query-block-jobs, in its flat and its later form (qemu-behaviour 2.3)."""
+
+    qmp_open: ClassVar[bool] = True
+
+    id: str = attrs.field(metadata={"qmp_name": "device"})
+    """The job's id."""
+    type: str
+    """Such as ``mirror``."""
+    status: str
+    """Such as ``running``, ``ready`` or ``concluded``."""
+    ready: bool
+    """Whether the copy has caught up."""
+    length_bytes: int = attrs.field(metadata={"qmp_name": "len"})
+    """Where it will end."""
+    offset_bytes: int = attrs.field(metadata={"qmp_name": "offset"})
+    """Where it is."""
+    auto_dismiss: bool
+    """Whether it vanishes when it ends."""
+    io_status: str
+    """``ok``, ``failed`` or ``nospace``."""
+    error: str | None = None
+    """Why it ended, where that was an error."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class Job(QmpRecord):
+    """One entry of the reply to query-jobs."""
+
+    qmp_open: ClassVar[bool] = True
+
+    id: str
+    """The job's id."""
+    type: str
+    """Such as ``mirror``."""
+    status: str
+    """Such as ``running``, ``ready`` or ``concluded``."""
+    current_progress: int
+    """Where it is, in a unit of its own."""
+    total_progress: int
+    """Where it will end."""
+    error: str | None = None
+    """Why it ended; on a concluded mirror None means a complete copy (qemu-behaviour 18.5)."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class Chardev(QmpRecord):
+    """One entry of the reply to query-chardev."""
+
+    qmp_open: ClassVar[bool] = True
+
+    label: str
+    """The chardev's id."""
+    filename: str
+    """What it stands for, as QEMU prints it."""
+    frontend_open: bool
+    """Whether an object or a device has opened it."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the socket has a peer."""
+        return not self.filename.startswith("disconnected:")
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class QomProperty(QmpRecord):
+    """One entry of the reply to qom-list."""
+
+    qmp_open: ClassVar[bool] = True
+
+    name: str
+    """The property's name; under ``/objects``, an object's id."""
+    type: str
+    """The property's type; for an object ``child<filter-mirror>``."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False)
+class BlockExport(QmpRecord):
+    """One entry of the reply to query-block-exports."""
+
+    qmp_open: ClassVar[bool] = True
+
+    id: str
+    """The export's id."""
+    type: str
+    """``nbd`` for COLO's."""
+    node_name: str
+    """The node it shows."""
+    shutting_down: bool
+    """Whether it is going away."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class SchemaInfo:
+    """The reply to query-qmp-schema, not yet read; ``Schema.from_reply`` reads it."""
+
+    entries: tuple[Mapping[str, object], ...]
+    """The entries as QEMU gave them."""
+
+    @classmethod
+    def from_qmp(cls, value: object, path: str = "return") -> Self:
+        """Parse the reply.
+
+        Raises:
+            ParseError: It is not a list of objects.
+        """
+        return cls(entries=list_at(value, path, mapping_at))
+
+
+def yank_instances(value: object, path: str = "return") -> tuple[YankInstance, ...]:
+    """Parse the reply to query-yank; instances of a kind that pycolo does not know are left out.
+
+    Raises:
+        ParseError: It is not a list of instances.
+    """
+    found = list_at(value, path, _yank_instance)
+    return tuple(instance for instance in found if instance is not None)
+
+
+def _yank_instance(value: object, path: str) -> YankInstance | None:
+    instance = mapping_at(value, path)
+    match instance.get("type"):
+        case "block-node":
+            return YankBlockNode.from_qmp(
+                {"type": "block-node", "node-name": instance.get("node-name")}, path
+            )
+        case "chardev":
+            return YankChardev.from_qmp({"type": "chardev", "id": instance.get("id")}, path)
+        case "migration":
+            return YankMigration()
+        case str():
+            return None
+        case other:
+            raise ParseError(at(path, "type"), "be a string", other)
