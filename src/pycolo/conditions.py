@@ -8,10 +8,9 @@ asked for a leaf to be judged, `holds` judges, `assume` makes it true on paper.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias, final
+from typing import TypeAlias, assert_never, final
 
 import attrs
-from typing_extensions import assert_never
 
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
@@ -275,7 +274,7 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
             return live is not None and _holds(leaf, live)
 
 
-def _holds(leaf: Leaf, live: Live) -> bool:  # noqa: PLR0911, C901 - one line a leaf
+def _holds(leaf: Leaf, live: Live) -> bool:  # noqa: C901 - one line a leaf
     match leaf:
         case RunStateIs(states=states):
             return live.run_state in states
@@ -336,7 +335,7 @@ def assume(condition: Condition, snapshot: Snapshot) -> Snapshot:
             return snapshot.with_node(leaf.node, _assume(leaf, live))
 
 
-def _assume(leaf: Leaf, live: Live) -> Live:  # noqa: PLR0911, C901 - one line a leaf
+def _assume(leaf: Leaf, live: Live) -> Live:  # noqa: C901 - one line a leaf
     match leaf:
         case RunStateIs(states=states):
             return attrs.evolve(live, run_state=states[0])
@@ -356,7 +355,15 @@ def _assume(leaf: Leaf, live: Live) -> Live:  # noqa: PLR0911, C901 - one line a
             return attrs.evolve(live, commit_pending=live.commit_pending - {quorum})
         case SizeIs(block_node=block_node, size_bytes=size_bytes):
             return attrs.evolve(live, sizes_bytes={**live.sizes_bytes, block_node: size_bytes})
-        case NoColoExit() | JobFailed() | ChildIs() | InstanceIs() | VersionIs() | Gone() | PeerDead():
+        case (
+            NoColoExit()
+            | JobFailed()
+            | ChildIs()
+            | InstanceIs()
+            | VersionIs()
+            | Gone()
+            | PeerDead()
+        ):
             # Facts that no waiting brings about: they hold, or the plan stops here.
             return live
         case _:

@@ -177,13 +177,13 @@ class Plan:
         if len(addresses) != len(self.steps):
             seen: set[str] = set()
             double = [s.address for s in self.steps if s.address in seen or seen.add(s.address)]
-            raise DeclarationError("Plan.steps", double[0], "addresses must be unique in a plan")
+            raise DeclarationError("Plan.steps", double[0], "be unique in a plan")
         named = [self.restored_after] if self.restored_after is not None else []
         for relief in self.reliefs:
             named += [relief.first, relief.last]
         for address in named:
             if address not in addresses:
-                raise DeclarationError("Plan", address, "must be the address of one of its steps")
+                raise DeclarationError("Plan", address, "be the address of one of its steps")
 
     def step(self, address: str) -> Step:
         """The step at an address.
@@ -194,7 +194,7 @@ class Plan:
         for step in self.steps:
             if step.address == address:
                 return step
-        raise DeclarationError("address", address, "must be the address of a step of the plan")
+        raise DeclarationError("address", address, "be the address of a step of the plan")
 
     def nodes(self) -> tuple[str, ...]:
         """The nodes its steps act on, each once, in the plan's order."""

@@ -25,7 +25,7 @@ class Done:
 @final
 @attrs.frozen(kw_only=True)
 class Refused:
-    """QEMU said no, a Check did not hold, or the host could not: nothing was changed by the step."""
+    """QEMU said no, a Check did not hold, or the host could not: the step changed nothing."""
 
     took_s: float
     reason: str

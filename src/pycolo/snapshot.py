@@ -138,7 +138,7 @@ class FenceProof:
     def __attrs_post_init__(self) -> None:
         for name in ("who", "how", "when"):
             if not getattr(self, name).strip():
-                raise DeclarationError(f"FenceProof.{name}", getattr(self, name), "must not be empty")
+                raise DeclarationError(f"FenceProof.{name}", getattr(self, name), "not be empty")
 
 
 @final
@@ -198,7 +198,7 @@ Role: TypeAlias = Literal[
 ]
 
 
-def role_of(state: NodeState) -> Role:  # noqa: PLR0911 - one line a role, read as a ladder
+def role_of(state: NodeState) -> Role:  # noqa: C901 - one line a role, read as a ladder
     """What a node is at the moment, derived and never declared.
 
     Every ambiguous case has its line here: a secondary that never entered COLO is told from a

@@ -18,6 +18,12 @@ TIMEOUT_MAX_MS = 2**32 - 1
 PORT_STRIDE = 10
 
 
+def _options(
+    options: Mapping[str, str | tuple[str, ...] | list[str]],
+) -> dict[str, str | tuple[str, ...]]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+
+
 @final
 @attrs.frozen(kw_only=True)
 class Netdev:
@@ -25,30 +31,31 @@ class Netdev:
 
     Args:
         type: `tap`, `user`, `hubport`, `socket` ...; whatever QEMU offers (qemu-behaviour 3.6).
-        options: The type's options without `id`, in order; vhost and multiqueue are refused,
-            COLO's filters do not see such traffic.
+        options: The type's options without `id`, in order; a list of values repeats the option.
+            vhost and multiqueue are refused, COLO's filters do not see such traffic.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
     """
 
-    type: str = attrs.field(validator=rules.identifier)
-    options: Mapping[str, str] = attrs.field(factory=dict, converter=dict)
+    type: str = attrs.field(validator=rules.valid(rules.identifier))
+    options: Mapping[str, str | tuple[str, ...]] = attrs.field(factory=dict, converter=_options)
 
     def __attrs_post_init__(self) -> None:
         for name, value in self.options.items():
-            self._check_option(name, value)
+            for one in value if isinstance(value, tuple) else (value,):
+                self._check_option(name, one)
 
     def _check_option(self, name: str, value: object) -> None:
         field = f"Netdev.options.{name}"
         if not OPTION_NAME.match(name) or name in ("id", "type"):
-            raise DeclarationError(field, name, "must be an option of the netdev, not its id or type")
+            raise DeclarationError(field, name, "be an option of the netdev, not its id or type")
         if not isinstance(value, str) or not value.isprintable():
-            raise DeclarationError(field, value, "must be a string of printable characters")
+            raise DeclarationError(field, value, "be a string of printable characters")
         if name == "vhost" and value != "off":
-            raise DeclarationError(field, value, "must be off: COLO's filters do not see vhost traffic")
+            raise DeclarationError(field, value, "be off: COLO's filters do not see vhost traffic")
         if name in ("vhostforce", "vhostfd", "vhostfds", "queues", "fds", "ifnames"):
-            raise DeclarationError(field, value, "must not be set: no vhost and no multiqueue with COLO")
+            raise DeclarationError(field, value, "not be set: no vhost and no multiqueue with COLO")
 
 
 @final
@@ -59,41 +66,41 @@ class ChainIds:
     Take `ChainIds.numbered(n)` and change single names with `attrs.evolve`.
     """
 
-    netdev: str = attrs.field(validator=rules.identifier)
+    netdev: str = attrs.field(validator=rules.valid(rules.identifier))
     "The netdev all filters sit on."
-    device: str = attrs.field(validator=rules.identifier)
+    device: str = attrs.field(validator=rules.valid(rules.identifier))
     "The guest's card."
-    mirror: str = attrs.field(validator=rules.identifier)
+    mirror: str = attrs.field(validator=rules.valid(rules.identifier))
     "Primary's chardev to which the guest's incoming packets are copied."
-    compare_in: str = attrs.field(validator=rules.identifier)
+    compare_in: str = attrs.field(validator=rules.valid(rules.identifier))
     "Primary's chardev on which the secondary's replies arrive."
-    compare_local: str = attrs.field(validator=rules.identifier)
+    compare_local: str = attrs.field(validator=rules.valid(rules.identifier))
     "Server end of the loop into compare."
-    compare_local_client: str = attrs.field(validator=rules.identifier)
+    compare_local_client: str = attrs.field(validator=rules.valid(rules.identifier))
     "Client end of the loop into compare."
-    compare_out: str = attrs.field(validator=rules.identifier)
+    compare_out: str = attrs.field(validator=rules.valid(rules.identifier))
     "Server end of the loop out of compare."
-    compare_out_client: str = attrs.field(validator=rules.identifier)
+    compare_out_client: str = attrs.field(validator=rules.valid(rules.identifier))
     "Client end of the loop out of compare."
-    filter_mirror: str = attrs.field(validator=rules.identifier)
+    filter_mirror: str = attrs.field(validator=rules.valid(rules.identifier))
     "Primary's filter-mirror."
-    redirector_out: str = attrs.field(validator=rules.identifier)
+    redirector_out: str = attrs.field(validator=rules.valid(rules.identifier))
     "Primary's filter-redirector that brings compared packets back."
-    redirector_in: str = attrs.field(validator=rules.identifier)
+    redirector_in: str = attrs.field(validator=rules.valid(rules.identifier))
     "Primary's filter-redirector that takes the guest's packets to compare."
-    iothread: str = attrs.field(validator=rules.identifier)
+    iothread: str = attrs.field(validator=rules.valid(rules.identifier))
     "The thread compare runs in."
-    compare: str = attrs.field(validator=rules.identifier)
+    compare: str = attrs.field(validator=rules.valid(rules.identifier))
     "Primary's colo-compare."
-    red_in: str = attrs.field(validator=rules.identifier)
+    red_in: str = attrs.field(validator=rules.valid(rules.identifier))
     "Secondary's chardev to the primary's mirror."
-    red_out: str = attrs.field(validator=rules.identifier)
+    red_out: str = attrs.field(validator=rules.valid(rules.identifier))
     "Secondary's chardev to the primary's compare."
-    redirector_from_primary: str = attrs.field(validator=rules.identifier)
+    redirector_from_primary: str = attrs.field(validator=rules.valid(rules.identifier))
     "Secondary's filter-redirector for incoming packets."
-    redirector_to_primary: str = attrs.field(validator=rules.identifier)
+    redirector_to_primary: str = attrs.field(validator=rules.valid(rules.identifier))
     "Secondary's filter-redirector for the guest's replies."
-    rewriter: str = attrs.field(validator=rules.identifier)
+    rewriter: str = attrs.field(validator=rules.valid(rules.identifier))
     "Secondary's filter-rewriter; it stays after a promotion (qemu-behaviour 6.3)."
 
     @classmethod
@@ -131,13 +138,13 @@ class ChainIds:
 class ChainPorts:
     """TCP ports of one chain on the primary's host (qemu-behaviour 3.10)."""
 
-    mirror: int = attrs.field(validator=rules.port)
+    mirror: int = attrs.field(validator=rules.valid(rules.port))
     "The secondary fetches the guest's incoming packets here."
-    compare_in: int = attrs.field(validator=rules.port)
+    compare_in: int = attrs.field(validator=rules.valid(rules.port))
     "The secondary brings its guest's replies here."
-    compare_local: int = attrs.field(validator=rules.port)
+    compare_local: int = attrs.field(validator=rules.valid(rules.port))
     "Loop into compare, on 127.0.0.1; dialect `doc` alone."
-    compare_out: int = attrs.field(validator=rules.port)
+    compare_out: int = attrs.field(validator=rules.valid(rules.port))
     "Loop out of compare, on 127.0.0.1; dialect `doc` alone."
 
     @classmethod
@@ -150,6 +157,11 @@ class ChainPorts:
             compare_local=9001 + step,
             compare_out=9005 + step,
         )
+
+
+def _mac(field: str, value: object) -> None:
+    if not isinstance(value, str) or not MAC.match(value):
+        raise DeclarationError(field, value, "be six bytes like 52:54:00:12:34:56")
 
 
 @final
@@ -175,32 +187,32 @@ class FilterChain:
         DeclarationError: A field breaks its rule; no object is made.
     """
 
-    netdev: Netdev = attrs.field(validator=rules.instance_of(Netdev))
+    netdev: Netdev = attrs.field(validator=rules.valid(rules.instance_of(Netdev)))
     netdevs: Mapping[str, Netdev] = attrs.field(factory=dict, converter=dict)
-    model: str = attrs.field(default="rtl8139", validator=rules.identifier)
-    mac: str | None = attrs.field(default=None)
-    vnet_hdr: bool | None = attrs.field(default=None, validator=rules.optional(rules.boolean))
+    model: str = attrs.field(default="rtl8139", validator=rules.valid(rules.identifier))
+    mac: str | None = attrs.field(default=None, validator=rules.valid(rules.optional(_mac)))
+    vnet_hdr: bool | None = attrs.field(
+        default=None, validator=rules.valid(rules.optional(rules.boolean))
+    )
     compare_timeout_ms: int | None = attrs.field(
-        default=None, validator=rules.optional(rules.whole(1, TIMEOUT_MAX_MS))
+        default=None, validator=rules.valid(rules.optional(rules.whole(1, TIMEOUT_MAX_MS)))
     )
     expired_scan_cycle_ms: int | None = attrs.field(
-        default=None, validator=rules.optional(rules.whole(1, TIMEOUT_MAX_MS))
+        default=None, validator=rules.valid(rules.optional(rules.whole(1, TIMEOUT_MAX_MS)))
     )
     max_queue_size: int | None = attrs.field(
-        default=None, validator=rules.optional(rules.whole(1, TIMEOUT_MAX_MS))
+        default=None, validator=rules.valid(rules.optional(rules.whole(1, TIMEOUT_MAX_MS)))
     )
     ids: ChainIds | None = attrs.field(
-        default=None, validator=rules.optional(rules.instance_of(ChainIds))
+        default=None, validator=rules.valid(rules.optional(rules.instance_of(ChainIds)))
     )
     ports: ChainPorts | None = attrs.field(
-        default=None, validator=rules.optional(rules.instance_of(ChainPorts))
+        default=None, validator=rules.valid(rules.optional(rules.instance_of(ChainPorts)))
     )
 
     def __attrs_post_init__(self) -> None:
-        if self.mac is not None and not MAC.match(str(self.mac)):
-            raise DeclarationError("FilterChain.mac", self.mac, "must be six bytes like 52:54:00:12:34:56")
         if self.vnet_hdr is False and self.is_virtio:
-            rule = "must not be false for a virtio-net card: after a failover its connections die"
+            rule = "not be false for a virtio-net card: after a failover its connections die"
             raise DeclarationError("FilterChain.vnet_hdr", self.vnet_hdr, rule)
 
     @property

@@ -11,21 +11,19 @@ from pycolo.model import _rules as rules
 
 # What the command line of a node already carries, or what would let a second writer in.
 OWNED_OPTIONS = frozenset(
-    "-S -name -qmp -qmp-pretty -monitor -mon -incoming -loadvm -snapshot -daemonize -pidfile -m -smp"
-    " -cpu -accel -enable-kvm -machine -M -kernel -initrd -append -netdev -nic -net -chardev"
-    " -blockdev -drive -hda -hdb -hdc -hdd -cdrom -device".split()
+    {"-S", "-name", "-qmp", "-qmp-pretty", "-monitor", "-mon", "-incoming", "-loadvm", "-snapshot"}
+    | {"-daemonize", "-pidfile", "-m", "-smp", "-cpu", "-accel", "-enable-kvm", "-machine", "-M"}
+    | {"-kernel", "-initrd", "-append", "-netdev", "-nic", "-net", "-chardev", "-object"}
+    | {"-blockdev", "-drive", "-hda", "-hdb", "-hdc", "-hdd", "-cdrom", "-device"}
 )
 MEMORY_MAX_MIB = 16 * 1024 * 1024
 
 
-def _arguments(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
-    rules.each(rules.text)(instance, attribute, value)
-    assert isinstance(value, tuple)  # noqa: S101 - the line above refuses all else
-    for argument in value:
-        owned = argument.replace("--", "-", 1) if argument.startswith("--") else argument
-        if owned in OWNED_OPTIONS:
-            rule = "must not hold an option that the pair itself sets"
-            raise DeclarationError("Machine.arguments", argument, rule)
+def _argument(field: str, value: object) -> None:
+    rules.text(field, value)
+    # QEMU takes an option with one dash or two.
+    if str(value).replace("--", "-", 1) in OWNED_OPTIONS:
+        raise DeclarationError(field, value, "not be an option that the pair itself sets")
 
 
 @final
@@ -52,26 +50,34 @@ class Machine:
         DeclarationError: A field breaks its rule; no object is made.
     """
 
-    memory_mib: int = attrs.field(default=512, validator=rules.whole(1, MEMORY_MAX_MIB))
-    vcpus: int = attrs.field(default=1, validator=rules.whole(1, 255))
+    memory_mib: int = attrs.field(
+        default=512, validator=rules.valid(rules.whole(1, MEMORY_MAX_MIB))
+    )
+    vcpus: int = attrs.field(default=1, validator=rules.valid(rules.whole(1, 255)))
     accelerator: Literal["kvm", "tcg"] = attrs.field(
-        default="kvm", validator=rules.one_of("kvm", "tcg")
+        default="kvm", validator=rules.valid(rules.one_of("kvm", "tcg"))
     )
-    machine_type: str = attrs.field(default="pc", validator=rules.text)
-    cpu: str | None = attrs.field(default=None, validator=rules.optional(rules.text))
+    machine_type: str = attrs.field(default="pc", validator=rules.valid(rules.text))
+    cpu: str | None = attrs.field(default=None, validator=rules.valid(rules.optional(rules.text)))
     devices: tuple[str, ...] = attrs.field(
-        default=(), converter=rules.as_tuple, validator=rules.each(rules.text)
+        default=(), converter=rules.as_tuple, validator=rules.valid(rules.each(rules.text))
     )
-    kernel: str | None = attrs.field(default=None, validator=rules.optional(rules.absolute_path))
-    initrd: str | None = attrs.field(default=None, validator=rules.optional(rules.absolute_path))
-    append: str | None = attrs.field(default=None, validator=rules.optional(rules.text))
-    serial_log: bool = attrs.field(default=False, validator=rules.boolean)
+    kernel: str | None = attrs.field(
+        default=None, validator=rules.valid(rules.optional(rules.absolute_path))
+    )
+    initrd: str | None = attrs.field(
+        default=None, validator=rules.valid(rules.optional(rules.absolute_path))
+    )
+    append: str | None = attrs.field(
+        default=None, validator=rules.valid(rules.optional(rules.text))
+    )
+    serial_log: bool = attrs.field(default=False, validator=rules.valid(rules.boolean))
     arguments: tuple[str, ...] = attrs.field(
-        default=(), converter=rules.as_tuple, validator=_arguments
+        default=(), converter=rules.as_tuple, validator=rules.valid(rules.each(_argument))
     )
 
     def __attrs_post_init__(self) -> None:
         for name in ("initrd", "append"):
             if getattr(self, name) is not None and self.kernel is None:
-                rule = "needs a kernel to go with"
+                rule = "go with a kernel"
                 raise DeclarationError(f"Machine.{name}", getattr(self, name), rule)

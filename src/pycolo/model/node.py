@@ -16,7 +16,7 @@ from pycolo.model import _rules as rules
 class UnixMonitor:
     """A QMP monitor on a Unix socket."""
 
-    path: str = attrs.field(validator=rules.absolute_path)
+    path: str = attrs.field(validator=rules.valid(rules.absolute_path))
     "Absolute path of the socket, at most 107 bytes."
 
     def __attrs_post_init__(self) -> None:
@@ -28,14 +28,14 @@ class UnixMonitor:
 class TcpMonitor:
     """A QMP monitor on TCP, allowed on loopback only: whoever reaches it owns the guest."""
 
-    host: str = attrs.field(validator=rules.text)
+    host: str = attrs.field(validator=rules.valid(rules.text))
     "A loopback address, or `localhost`."
-    port: int = attrs.field(validator=rules.port)
+    port: int = attrs.field(validator=rules.valid(rules.port))
     "TCP port."
 
     def __attrs_post_init__(self) -> None:
         if not _is_loopback(self.host):
-            rule = "must be a loopback address: QMP off the host needs TLS"
+            rule = "be a loopback address: QMP off the host needs TLS"
             raise DeclarationError("TcpMonitor.host", self.host, rule)
 
 
@@ -49,11 +49,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _host(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
-    rules.text(instance, attribute, value)
+def _host(field: str, value: object) -> None:
+    rules.text(field, value)
     if any(character in str(value) for character in " ,\"'\\"):
-        rule = "must be a host name or an IP address"
-        raise DeclarationError(f"{type(instance).__name__}.{attribute.name}", value, rule)
+        rule = "be a host name or an IP address"
+        raise DeclarationError(field, value, rule)
 
 
 @final
@@ -78,19 +78,21 @@ class Node:
         DeclarationError: A field breaks its rule; no object is made.
     """
 
-    name: str = attrs.field(validator=rules.identifier)
-    address: str = attrs.field(validator=_host)
-    image_folder: str = attrs.field(validator=rules.absolute_path)
-    listen_address: str = attrs.field(validator=_host)
-    run_dir: str = attrs.field(validator=rules.absolute_path)
+    name: str = attrs.field(validator=rules.valid(rules.identifier))
+    address: str = attrs.field(validator=rules.valid(_host))
+    image_folder: str = attrs.field(validator=rules.valid(rules.absolute_path))
+    listen_address: str = attrs.field(validator=rules.valid(_host))
+    run_dir: str = attrs.field(validator=rules.valid(rules.absolute_path))
     control: Monitor | None = attrs.field(
-        default=None, validator=rules.optional(rules.instance_of(UnixMonitor, TcpMonitor))
+        default=None,
+        validator=rules.valid(rules.optional(rules.instance_of(UnixMonitor, TcpMonitor))),
     )
     observer: Monitor | None = attrs.field(
-        default=None, validator=rules.optional(rules.instance_of(UnixMonitor, TcpMonitor))
+        default=None,
+        validator=rules.valid(rules.optional(rules.instance_of(UnixMonitor, TcpMonitor))),
     )
-    qemu_binary: str = attrs.field(default="qemu-system-x86_64", validator=rules.text)
-    qemu_img_binary: str = attrs.field(default="qemu-img", validator=rules.text)
+    qemu_binary: str = attrs.field(default="qemu-system-x86_64", validator=rules.valid(rules.text))
+    qemu_img_binary: str = attrs.field(default="qemu-img", validator=rules.valid(rules.text))
 
     @listen_address.default
     def _listen_where_the_peer_looks(self) -> str:
@@ -102,7 +104,7 @@ class Node:
 
     def __attrs_post_init__(self) -> None:
         if self.control_monitor == self.observer_monitor:
-            rule = "must differ from control: one monitor serves one client"
+            rule = "differ from control: one monitor serves one client"
             raise DeclarationError("Node.observer", self.observer, rule)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, final
 
 import attrs
@@ -10,7 +10,7 @@ import attrs
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
 from pycolo.model.disk import DiskIds, ReplicationDisk
-from pycolo.model.filters import ChainIds, ChainPorts, FilterChain
+from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
 from pycolo.model.node import Node, UnixMonitor
 
@@ -22,9 +22,9 @@ CHECKPOINT_DELAY_MAX_MS = 2**32 - 1
 class Ports:
     """TCP ports on the secondary's host that all disks and the RAM share (qemu-behaviour 3.10)."""
 
-    migration: int = attrs.field(default=9998, validator=rules.port)
+    migration: int = attrs.field(default=9998, validator=rules.valid(rules.port))
     "RAM and device state."
-    nbd: int = attrs.field(default=9999, validator=rules.port)
+    nbd: int = attrs.field(default=9999, validator=rules.valid(rules.port))
     "Disk writes."
 
 
@@ -33,46 +33,42 @@ class Ports:
 class Timeouts:
     """How long the steps of a plan may take, in seconds, each greater than 0."""
 
-    command_s: float = attrs.field(default=10.0, validator=rules.seconds)
+    command_s: float = attrs.field(default=10.0, validator=rules.valid(rules.seconds))
     "One QMP command until its reply."
-    connect_s: float = attrs.field(default=10.0, validator=rules.seconds)
+    connect_s: float = attrs.field(default=10.0, validator=rules.valid(rules.seconds))
     "The chain's sockets, from both ends up to connected."
-    resync_s: float = attrs.field(default=86400.0, validator=rules.seconds)
+    resync_s: float = attrs.field(default=86400.0, validator=rules.valid(rules.seconds))
     "A whole disk copied to the new secondary, or merged after a promotion."
-    migration_s: float = attrs.field(default=3600.0, validator=rules.seconds)
+    migration_s: float = attrs.field(default=3600.0, validator=rules.valid(rules.seconds))
     "The RAM's first copy, while the guest runs."
-    entry_s: float = attrs.field(default=60.0, validator=rules.seconds)
+    entry_s: float = attrs.field(default=60.0, validator=rules.valid(rules.seconds))
     "From switch-over to both guests running in COLO, while the guest stands still."
-    checkpoint_s: float = attrs.field(default=60.0, validator=rules.seconds)
+    checkpoint_s: float = attrs.field(default=60.0, validator=rules.valid(rules.seconds))
     "A forced checkpoint on both sides."
-    failover_s: float = attrs.field(default=30.0, validator=rules.seconds)
+    failover_s: float = attrs.field(default=30.0, validator=rules.valid(rules.seconds))
     "From the order to fail over to the guest running."
 
 
-def _numbered_disks(disks: object) -> object:
-    disks = rules.as_tuple(disks)
-    if not isinstance(disks, tuple):
-        return disks
+def _two(nodes: Iterable[Node]) -> tuple[Node, Node]:
+    both = tuple(nodes)
+    if len(both) != 2:  # noqa: PLR2004 - a pair
+        raise DeclarationError("ColoPair.nodes", [n.name for n in both], "be exactly two nodes")
+    return both[0], both[1]
+
+
+def _numbered_disks(disks: Iterable[ReplicationDisk]) -> tuple[ReplicationDisk, ...]:
     return tuple(
-        attrs.evolve(disk, ids=DiskIds.numbered(n))
-        if isinstance(disk, ReplicationDisk) and disk.ids is None
-        else disk
-        for n, disk in enumerate(disks)
+        attrs.evolve(disk, ids=disk.ids or DiskIds.numbered(n)) for n, disk in enumerate(disks)
     )
 
 
-def _numbered_chains(chains: object) -> object:
-    chains = rules.as_tuple(chains)
-    if not isinstance(chains, tuple):
-        return chains
+def _numbered_chains(chains: Iterable[FilterChain]) -> tuple[FilterChain, ...]:
     return tuple(
         attrs.evolve(
             chain,
             ids=chain.ids or ChainIds.numbered(n),
             ports=chain.ports or ChainPorts.numbered(n),
         )
-        if isinstance(chain, FilterChain)
-        else chain
         for n, chain in enumerate(chains)
     )
 
@@ -94,6 +90,7 @@ class ColoPair:
             4294967295 puts checkpoints off for good (qemu-behaviour 1.7, 4.11).
         ports: Ports that all disks and the RAM share.
         timeouts: Limits of the plan's steps.
+        multifd: Send the RAM over several connections; needs QEMU 11.0 (qemu-behaviour 2.4).
         initial_sync: `full` copies each disk to the secondary at the first start; `identical`
             is the operator's word that the images are equal.
 
@@ -102,36 +99,40 @@ class ColoPair:
     """
 
     nodes: tuple[Node, Node] = attrs.field(
-        converter=rules.as_tuple, validator=rules.each(rules.instance_of(Node))
+        converter=_two, validator=rules.valid(rules.each(rules.instance_of(Node)))
     )
-    machine: Machine = attrs.field(factory=Machine, validator=rules.instance_of(Machine))
+    machine: Machine = attrs.field(
+        factory=Machine, validator=rules.valid(rules.instance_of(Machine))
+    )
     disks: tuple[ReplicationDisk, ...] = attrs.field(
         default=(),
         converter=_numbered_disks,
-        validator=rules.each(rules.instance_of(ReplicationDisk)),
+        validator=rules.valid(rules.each(rules.instance_of(ReplicationDisk))),
     )
     chains: tuple[FilterChain, ...] = attrs.field(
         default=(),
         converter=_numbered_chains,
-        validator=rules.each(rules.instance_of(FilterChain)),
+        validator=rules.valid(rules.each(rules.instance_of(FilterChain))),
     )
     spares: tuple[Node, ...] = attrs.field(
-        default=(), converter=rules.as_tuple, validator=rules.each(rules.instance_of(Node))
+        default=(),
+        converter=rules.as_tuple,
+        validator=rules.valid(rules.each(rules.instance_of(Node))),
     )
-    name: str = attrs.field(default="colo", validator=rules.identifier)
+    name: str = attrs.field(default="colo", validator=rules.valid(rules.identifier))
     checkpoint_delay_ms: int = attrs.field(
-        default=20000, validator=rules.whole(1, CHECKPOINT_DELAY_MAX_MS)
+        default=20000, validator=rules.valid(rules.whole(1, CHECKPOINT_DELAY_MAX_MS))
     )
-    ports: Ports = attrs.field(factory=Ports, validator=rules.instance_of(Ports))
-    timeouts: Timeouts = attrs.field(factory=Timeouts, validator=rules.instance_of(Timeouts))
+    ports: Ports = attrs.field(factory=Ports, validator=rules.valid(rules.instance_of(Ports)))
+    timeouts: Timeouts = attrs.field(
+        factory=Timeouts, validator=rules.valid(rules.instance_of(Timeouts))
+    )
+    multifd: bool = attrs.field(default=False, validator=rules.valid(rules.boolean))
     initial_sync: Literal["full", "identical"] = attrs.field(
-        default="full", validator=rules.one_of("full", "identical")
+        default="full", validator=rules.valid(rules.one_of("full", "identical"))
     )
 
     def __attrs_post_init__(self) -> None:
-        if len(self.nodes) != 2:  # noqa: PLR2004 - a pair
-            names = [node.name for node in self.nodes]
-            raise DeclarationError("ColoPair.nodes", names, "must be exactly two nodes")
         self._check_nodes()
         self._check_ids()
         self._check_ports()
@@ -148,7 +149,7 @@ class ColoPair:
             if node.name == name:
                 return node
         known = ", ".join(node.name for node in (*self.nodes, *self.spares))
-        raise DeclarationError("node", name, f"must be one of {known}")
+        raise DeclarationError("node", name, f"be one of {known}")
 
     def peer_of(self, name: str) -> Node:
         """The other node of the pair.
@@ -161,7 +162,7 @@ class ColoPair:
             return second
         if name == second.name:
             return first
-        raise DeclarationError("node", name, f"must be one of {first.name}, {second.name}")
+        raise DeclarationError("node", name, f"be one of {first.name}, {second.name}")
 
     def replacing(self, old: str, new: Node) -> ColoPair:
         """The same pair with another node in the place of `old`.
@@ -176,22 +177,20 @@ class ColoPair:
         if leaving == new:
             return self
         nodes = tuple(new if node.name == old else node for node in self.nodes)
-        spares = [node for node in self.spares if node.name != new.name]
+        spares = tuple(node for node in self.spares if node.name != new.name)
         return attrs.evolve(self, nodes=nodes, spares=(*spares, leaving))
 
     def _check_nodes(self) -> None:
         everyone = (*self.nodes, *self.spares)
         named = [(f"nodes[{n}]", node.name) for n, node in enumerate(everyone)]
-        rules.distinct("ColoPair.nodes", named, "names must differ")
+        rules.distinct("ColoPair.nodes", named, "not be used twice")
         for chain in self.chains:
             for name, netdev in chain.netdevs.items():
-                rules.instance_of(type(chain.netdev))(
-                    chain, attrs.fields(FilterChain).netdevs, netdev
-                )
+                rules.instance_of(Netdev)(f"FilterChain.netdevs.{name}", netdev)
                 self.node(name)
 
     def _check_ids(self) -> None:
-        rules.distinct("ColoPair.ids", self._ids(), "an id must not be used twice")
+        rules.distinct("ColoPair.ids", self._ids(), "not be used twice")
 
     def _ids(self) -> Iterator[tuple[str, object]]:
         # Block nodes, devices, netdevs, chardevs and objects have name spaces of their own in
@@ -205,7 +204,7 @@ class ColoPair:
         named = list(rules.fields_of(self.ports, "ports"))
         for n, chain in enumerate(self.chains):
             named += rules.fields_of(chain.proxy_ports, f"chains[{n}].ports")
-        rules.distinct("ColoPair.ports", named, "a port must not be used twice on one host")
+        rules.distinct("ColoPair.ports", named, "not be used twice on one host")
 
     def _check_images(self) -> None:
         named = []
@@ -215,7 +214,7 @@ class ColoPair:
                 for kind in ("image", "active_image", "hidden_image"):
                     path = node.image_path(getattr(disk, kind))
                     named.append((f"nodes[{place}] disks[{n}].{kind}", (host, path)))
-        rules.distinct("ColoPair.disks", named, "an image must not be used twice on one host")
+        rules.distinct("ColoPair.disks", named, "not be used twice on one host")
         self._check_one_machine()
 
     def _check_one_machine(self) -> None:
@@ -223,9 +222,7 @@ class ColoPair:
         local = [node for node in (*self.nodes, *self.spares) if node.address.startswith("127.")]
         folders = [(node.name, node.image_folder.rstrip("/")) for node in local]
         if self.disks:
-            rules.distinct(
-                "ColoPair.nodes", folders, "image_folder must differ between nodes of one host"
-            )
+            rules.distinct("ColoPair.nodes", folders, "not be used by two nodes of one host")
 
     def _check_sockets(self) -> None:
         for node in (*self.nodes, *self.spares):
@@ -238,7 +235,7 @@ class ColoPair:
             for kind, monitor in _monitors(node).items()
             if isinstance(monitor, UnixMonitor) and node.address.startswith("127.")
         ]
-        rules.distinct("ColoPair.nodes", local, "a monitor must not be used twice on one host")
+        rules.distinct("ColoPair.nodes", local, "not be used twice on one host")
 
 
 def _monitors(node: Node) -> Mapping[str, object]:

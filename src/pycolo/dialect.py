@@ -1,0 +1,225 @@
+"""Every difference between QEMU versions that a plan depends on, in one table.
+
+`TABLE` is the whole of it: a row a feature, the first version that has it. `KNOWN_BROKEN` lists the
+versions whose COLO does not work at all, with the first good one. Nothing else in the package
+compares versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Literal, final
+
+import attrs
+
+from pycolo.errors import VersionError
+from pycolo.model.machine import Machine
+from pycolo.model.pair import CHECKPOINT_DELAY_MAX_MS, ColoPair
+from pycolo.qmp.replies import Version
+
+Feature = Literal[
+    "reconnect_ms",
+    "pause_before_switchover",
+    "return_path",
+    "tcg",
+    "q35",
+    "multifd",
+]
+
+
+def _version(text: str) -> Version:
+    return Version.parse(text)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Row:
+    """One feature: from which version on a plan uses it, and why."""
+
+    feature: Feature
+    since: Version
+    meaning: str
+    source: str
+    "Entry of docs/qemu-behaviour.md."
+
+
+TABLE: tuple[Row, ...] = (
+    Row(
+        feature="reconnect_ms",
+        since=_version("9.2.0"),
+        meaning="client sockets reconnect after `reconnect-ms`; before, after `reconnect` seconds",
+        source="2.3",
+    ),
+    Row(
+        feature="pause_before_switchover",
+        since=_version("10.0.0"),
+        meaning="COLO entry can pause before the switch-over, so the guest runs during a resync",
+        source="17.6, 18.1",
+    ),
+    Row(
+        feature="return_path",
+        since=_version("11.0.0"),
+        meaning="x-colo needs the capability return-path on both sides; before, it breaks COLO",
+        source="2.3, 4.7",
+    ),
+    Row(
+        feature="tcg",
+        since=_version("11.0.0"),
+        meaning="checkpoints work under TCG; before, the first one deadlocks the primary",
+        source="1.6",
+    ),
+    Row(
+        feature="q35",
+        since=_version("11.0.0"),
+        meaning="machine type q35 survives a checkpoint",
+        source="2.4",
+    ),
+    Row(
+        feature="multifd",
+        since=_version("11.0.0"),
+        meaning="multifd survives a checkpoint",
+        source="2.4",
+    ),
+)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Broken:
+    """A range of versions whose COLO does not work."""
+
+    first: Version
+    last: Version
+    reason: str
+    good: Version
+    "The first version of that series that works."
+
+
+KNOWN_BROKEN: tuple[Broken, ...] = (
+    Broken(
+        first=_version("8.2.0"),
+        last=_version("8.2.3"),
+        reason="the secondary aborts when it enters COLO",
+        good=_version("8.2.4"),
+    ),
+    Broken(
+        first=_version("9.0.0"),
+        last=_version("9.0.0"),
+        reason="the secondary aborts when it enters COLO",
+        good=_version("9.0.1"),
+    ),
+    Broken(
+        first=_version("10.0.0"),
+        last=_version("10.0.6"),
+        reason="COLO is never entered: the migration completes and no guest runs",
+        good=_version("10.0.7"),
+    ),
+    Broken(
+        first=_version("10.1.0"),
+        last=_version("10.1.2"),
+        reason="COLO is never entered: the migration completes and no guest runs",
+        good=_version("10.1.3"),
+    ),
+)
+
+# Series that are proven by running them, and where each begins.
+PROVEN: tuple[tuple[Version, Version | None], ...] = (
+    (_version("7.2.0"), _version("7.3.0")),
+    (_version("10.0.7"), _version("10.1.0")),
+    (_version("11.0.0"), None),
+)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Dialect:
+    """What one QEMU version understands, as far as COLO plans care."""
+
+    version: Version
+    reconnect_ms: bool
+    pause_before_switchover: bool
+    return_path: bool
+    tcg: bool
+    q35: bool
+    multifd: bool
+
+
+def of(version: Version) -> Dialect:
+    """The dialect of a version, whether or not its COLO works."""
+    return Dialect(version=version, **{row.feature: version >= row.since for row in TABLE})
+
+
+def accept(version: Version, *, assume_good: Collection[Version] = ()) -> Dialect:
+    """The dialect of a version that COLO plans may be compiled for.
+
+    Args:
+        version: QEMU's version triple.
+        assume_good: Versions the operator vouches for, because a distribution repaired them
+            without changing the triple.
+
+    Raises:
+        VersionError: COLO is known to be broken there (with the first good version), or the series
+            is not proven and not assumed good. Source: qemu-behaviour 2.1, 2.4, 12.1.
+    """
+    if version in assume_good:
+        return of(version)
+    for broken in KNOWN_BROKEN:
+        if broken.first <= version <= broken.last:
+            broken_in = f"broken from {broken.first} to {broken.last}, good from {broken.good}"
+            why = f"{broken.reason}; {broken_in}"
+            raise VersionError((str(version),), why)
+    if not any(first <= version and (end is None or version < end) for first, end in PROVEN):
+        why = (
+            "not proven: 7.2.x, 10.0.7 and later 10.0.x, and 11.0 and later are; vouch for it with"
+            f" --assume-good {version}"
+        )
+        raise VersionError((str(version),), why)
+    return of(version)
+
+
+def accept_pair(
+    pair: ColoPair, qemu: Mapping[str, Version], *, assume_good: Collection[Version] = ()
+) -> Dialect:
+    """The dialect both nodes of a pair share.
+
+    Args:
+        pair: The declaration; its machine must be one that the version can protect.
+        qemu: Node name to QEMU version, at least one node.
+        assume_good: See `accept`.
+
+    Raises:
+        VersionError: See `accept`; or the versions differ; or the machine needs another version.
+    """
+    versions = dict.fromkeys(qemu.values())
+    if len(versions) != 1:
+        told = ", ".join(f"{node} runs {version}" for node, version in qemu.items())
+        raise VersionError(
+            tuple(map(str, versions)), f"both nodes must run the same version: {told}"
+        )
+    dialect = accept(next(iter(versions)), assume_good=assume_good)
+    _check_machine(pair, pair.machine, dialect)
+    return dialect
+
+
+def _check_machine(pair: ColoPair, machine: Machine, dialect: Dialect) -> None:
+    if machine.accelerator == "tcg" and not dialect.tcg:
+        off = pair.checkpoint_delay_ms == CHECKPOINT_DELAY_MAX_MS
+        if pair.chains or not off:
+            why = (
+                "deadlocks at the first checkpoint under TCG: use KVM or QEMU 11.0, or declare no"
+                f" chains and put checkpoints off (checkpoint_delay_ms = {CHECKPOINT_DELAY_MAX_MS})"
+            )
+            raise VersionError((str(dialect.version),), why)
+    if "q35" in machine.machine_type and not dialect.q35:
+        why = "cannot load a q35's state twice: use machine_type pc or QEMU 11.0"
+        raise VersionError((str(dialect.version),), why)
+    if pair.multifd and not dialect.multifd:
+        why = "breaks a checkpoint with multifd: leave multifd off or use QEMU 11.0"
+        raise VersionError((str(dialect.version),), why)
+
+
+def table_text() -> str:
+    """The table as Markdown, for the documentation."""
+    head = "| feature | from QEMU | meaning | qemu-behaviour |\n|---|---|---|---|\n"
+    rows = (f"| `{row.feature}` | {row.since} | {row.meaning} | {row.source} |\n" for row in TABLE)
+    return head + "".join(rows)

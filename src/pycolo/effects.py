@@ -1,0 +1,239 @@
+"""What a step promises to change: pure, from a snapshot to a snapshot.
+
+A promise is what the compiler counts on when it goes on after a step, and what a report is compared
+with. A command's effect is what QEMU answers for when it says `{}`; what happens afterwards by
+itself is promised by the Wait that looks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar, assert_never
+
+import attrs
+
+from pycolo import faces
+from pycolo.conditions import assume
+from pycolo.dialect import of
+from pycolo.model.pair import ColoPair
+from pycolo.plan import Check, CreateImage, Execute, LaunchQemu, RunHost, Step, StopQemu, Wait
+from pycolo.qmp import commands as qmp
+from pycolo.qmp.chardevs import SocketClient
+from pycolo.qmp.objects import FilterMirror, FilterRedirector, FilterRewriter, QomObject
+from pycolo.qmp.replies import Version
+from pycolo.snapshot import Absent, Child, Filter, Job, Live, Snapshot
+
+_T = TypeVar("_T")
+
+
+def fold(
+    pair: ColoPair, qemu: Mapping[str, Version], snapshot: Snapshot, steps: Iterable[Step]
+) -> Snapshot:
+    """The snapshot that a sequence of steps promises, started from `snapshot`."""
+    for step in steps:
+        snapshot = apply(pair, qemu, snapshot, step)
+    return snapshot
+
+
+def apply(pair: ColoPair, qemu: Mapping[str, Version], snapshot: Snapshot, step: Step) -> Snapshot:
+    """The snapshot that one step promises.
+
+    Args:
+        pair: The declaration, for what a launched QEMU is made of.
+        qemu: Node name to QEMU version.
+        snapshot: What is there before the step.
+        step: The step, taken as done.
+    """
+    match step:
+        case Execute(node=node, command=command):
+            live = snapshot.live(node)
+            return snapshot if live is None else snapshot.with_node(node, after(live, command))
+        case Wait(until=until):
+            return assume(until, snapshot)
+        case Check():
+            return snapshot
+        case RunHost(node=node, action=action):
+            return _host(pair, qemu, snapshot, node, action)
+        case _:
+            assert_never(step)
+
+
+def _host(
+    pair: ColoPair,
+    qemu: Mapping[str, Version],
+    snapshot: Snapshot,
+    node: str,
+    action: CreateImage | LaunchQemu | StopQemu,
+) -> Snapshot:
+    match action:
+        case CreateImage():
+            return snapshot
+        case LaunchQemu():
+            return snapshot.with_node(node, launched(pair, node, action, qemu[node]))
+        case StopQemu():
+            return snapshot.with_node(node, Absent())
+        case _:
+            assert_never(action)
+
+
+def launched(pair: ColoPair, node: str, action: LaunchQemu, version: Version) -> Live:
+    """A QEMU just started from our own command line."""
+    place = pair.node(node)
+    secondary = action.role == "secondary"
+    blocks: set[str] = set()
+    children: dict[str, tuple[Child, ...]] = {}
+    sizes: dict[str, int] = {}
+    objects: dict[str, Filter] = {}
+    chardevs: dict[str, bool] = {}
+    for disk in pair.disks:
+        made = (faces.secondary_blocks if secondary else faces.primary_blocks)(place, disk)
+        names = [block.node_name for block in made if block.node_name is not None]
+        blocks.update(names)
+        ids = disk.names
+        child = ids.replication if secondary else ids.parent
+        children[ids.quorum] = (Child(name="children.0", node=child),)
+        sizes.update(dict.fromkeys(names, disk.size_bytes))
+    if secondary:
+        primary = pair.peer_of(node)
+        for chain in pair.chains:
+            for chardev in faces.secondary_chardevs(primary, chain, of(version)):
+                chardevs[chardev.id] = False
+            for item in faces.secondary_objects(chain):
+                objects[item.id] = _object(item)
+    return Live(
+        version=version,
+        instance=action.instance,
+        run_state="inmigrate" if secondary else "prelaunch",
+        block_nodes=frozenset(blocks),
+        children=children,
+        sizes_bytes=sizes,
+        chardevs=chardevs,
+        objects=objects,
+    )
+
+
+def _object(item: QomObject) -> Filter:
+    kind = dict(item.qmp_constants)["qom-type"]
+    filters = (FilterMirror, FilterRedirector, FilterRewriter)
+    return Filter(qom_type=str(kind), on=not (isinstance(item, filters) and item.status == "off"))
+
+
+def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a command
+    """What a command that QEMU accepted leaves behind on its node."""
+    match command:
+        case qmp.MigrateSetCapabilities(capabilities=changes):
+            on = {c.capability for c in changes if c.state}
+            off = {c.capability for c in changes if not c.state}
+            return attrs.evolve(live, capabilities=(live.capabilities - off) | on)
+        case qmp.MigrateSetParameters(x_checkpoint_delay_ms=delay):
+            return live if delay is None else attrs.evolve(live, checkpoint_delay_ms=delay)
+        case qmp.Migrate():
+            return attrs.evolve(live, migration="setup", colo_exited=False, proven=False)
+        case qmp.MigrateContinue():
+            return attrs.evolve(live, migration="device")
+        case qmp.MigrateIncoming():
+            return attrs.evolve(live, incoming=True, colo_exited=False)
+        case qmp.Stop():
+            return attrs.evolve(live, run_state="paused")
+        case qmp.Cont():
+            return attrs.evolve(live, run_state="running")
+        case qmp.XColoLostHeartbeat():
+            return _lost_heartbeat(live)
+        case qmp.NbdServerStart():
+            return attrs.evolve(live, nbd_server=True)
+        case qmp.NbdServerStop():
+            return attrs.evolve(live, nbd_server=False, exports={})
+        case qmp.NbdServerAdd(device=device):
+            return attrs.evolve(live, exports={**live.exports, device: device})
+        case qmp.BlockExportAdd(id=export, node_name=node):
+            return attrs.evolve(live, exports={**live.exports, export: node})
+        case qmp.BlockExportDel(id=export):
+            return attrs.evolve(live, exports=_without(live.exports, export))
+        case qmp.BlockdevAdd(node=block):
+            name = block.node_name
+            return (
+                live if name is None else attrs.evolve(live, block_nodes=live.block_nodes | {name})
+            )
+        case qmp.BlockdevDel(node_name=node):
+            return attrs.evolve(live, block_nodes=live.block_nodes - {node})
+        case qmp.XBlockdevChange(parent=parent, child=child, node=node):
+            return attrs.evolve(
+                live, children={**live.children, parent: _children(live, parent, child, node)}
+            )
+        case qmp.BlockdevMirror(job_id=job) | qmp.DriveMirror(job_id=job):
+            return attrs.evolve(live, jobs={**live.jobs, str(job): Job(status="running")})
+        case qmp.BlockJobCancel(device=job):
+            return attrs.evolve(live, jobs={**live.jobs, job: Job(status="waiting")})
+        case qmp.JobDismiss(id=job):
+            return attrs.evolve(live, jobs=_without(live.jobs, job))
+        case qmp.ObjectAdd(object=item):
+            return attrs.evolve(live, objects={**live.objects, item.id: _object(item)})
+        case qmp.ObjectDel(id=item):
+            return attrs.evolve(live, objects=_without(live.objects, item))
+        case qmp.QomSet():
+            return _set(live, command)
+        case qmp.ChardevAdd(id=chardev, backend=backend):
+            connected = isinstance(backend, SocketClient)
+            return attrs.evolve(live, chardevs={**live.chardevs, chardev: connected})
+        case qmp.ChardevRemove(id=chardev):
+            return attrs.evolve(live, chardevs=_without(live.chardevs, chardev))
+        case (
+            qmp.Quit()
+            | qmp.Yank()
+            | qmp.HumanMonitorCommand()
+            | qmp.QueryMigrate()
+            | qmp.QueryMigrateCapabilities()
+            | qmp.QueryMigrateParameters()
+            | qmp.QueryColoStatus()
+            | qmp.QueryXenReplicationStatus()
+            | qmp.QueryStatus()
+            | qmp.QueryName()
+            | qmp.QueryVersion()
+            | qmp.QueryQmpSchema()
+            | qmp.QueryYank()
+            | qmp.QueryBlockExports()
+            | qmp.QueryNamedBlockNodes()
+            | qmp.XDebugQueryBlockGraph()
+            | qmp.QueryBlockJobs()
+            | qmp.QueryJobs()
+            | qmp.QomList()
+            | qmp.QomGet()
+            | qmp.QueryChardev()
+        ):
+            # Questions, and orders whose effect a Wait looks for.
+            return live
+        case _:
+            assert_never(command)
+
+
+def _lost_heartbeat(live: Live) -> Live:
+    pending = frozenset(live.children) if live.colo_mode == "secondary" else frozenset[str]()
+    return attrs.evolve(
+        live,
+        colo_mode="none",
+        last_colo_mode=live.colo_mode,
+        commit_pending=pending,
+        migration="completed",
+        proven=None,
+    )
+
+
+def _children(live: Live, parent: str, child: str | None, node: str | None) -> tuple[Child, ...]:
+    now = live.children.get(parent, ())
+    if node is None:
+        return tuple(c for c in now if c.name != child)
+    highest = max((int(c.name.rpartition(".")[2]) for c in now), default=-1)
+    return (*now, Child(name=f"children.{highest + 1}", node=node))
+
+
+def _set(live: Live, command: qmp.QomSet) -> Live:
+    item = command.path.removeprefix("/objects/")
+    known = live.objects.get(item)
+    if known is None or command.property_name != "status":
+        return live
+    changed = attrs.evolve(known, on=command.value == "on")
+    return attrs.evolve(live, objects={**live.objects, item: changed})
+
+
+def _without(mapping: Mapping[str, _T], key: str) -> dict[str, _T]:
+    return {name: value for name, value in mapping.items() if name != key}

@@ -1,0 +1,245 @@
+"""What a node's QEMU is made of in each role, as typed values.
+
+A chain has three faces: the primary's mirror, two redirectors and compare; the secondary's two
+redirectors and rewriter; and a promoted secondary, which keeps the rewriter and gets the primary's
+parts before it. A disk has two. Command lines, QMP commands and promises are all derived from
+the values made here, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pycolo.dialect import Dialect
+from pycolo.model.disk import ReplicationDisk
+from pycolo.model.filters import FilterChain
+from pycolo.model.node import Node
+from pycolo.model.pair import ColoPair
+from pycolo.qmp.blockdevs import (
+    BlockNode,
+    FileNode,
+    NbdNode,
+    Qcow2Node,
+    QuorumNode,
+    RawNode,
+    ReplicationNode,
+)
+from pycolo.qmp.chardevs import InetSocketAddress, SocketClient, SocketServer, UnixSocketAddress
+from pycolo.qmp.commands import ChardevAdd, Yank
+from pycolo.qmp.objects import (
+    ColoCompare,
+    FilterMirror,
+    FilterRedirector,
+    FilterRewriter,
+    IoThread,
+    QomObject,
+    YankBlockNode,
+    YankChardev,
+    YankMigration,
+)
+
+RECONNECT_MS = 1000
+
+
+def primary_chardevs(node: Node, chain: FilterChain) -> tuple[ChardevAdd, ...]:
+    """The primary's sockets of one chain, each server before its client (qemu-behaviour 3.4).
+
+    The two for the secondary listen on the node's replication address; compare's two loops are
+    Unix sockets in the private run directory, out of reach of everyone else.
+    """
+    ids, ports = chain.names, chain.proxy_ports
+    local = UnixSocketAddress(path=node.socket_path(ids.compare_local))
+    out = UnixSocketAddress(path=node.socket_path(ids.compare_out))
+    host = node.listen_address
+    return (
+        ChardevAdd(
+            id=ids.mirror,
+            backend=SocketServer(addr=InetSocketAddress(host=host, port=ports.mirror), wait=False),
+        ),
+        ChardevAdd(
+            id=ids.compare_in,
+            backend=SocketServer(
+                addr=InetSocketAddress(host=host, port=ports.compare_in), wait=False
+            ),
+        ),
+        ChardevAdd(id=ids.compare_local, backend=SocketServer(addr=local, wait=False)),
+        ChardevAdd(id=ids.compare_local_client, backend=SocketClient(addr=local)),
+        ChardevAdd(id=ids.compare_out, backend=SocketServer(addr=out, wait=False)),
+        ChardevAdd(id=ids.compare_out_client, backend=SocketClient(addr=out)),
+    )
+
+
+def primary_objects(chain: FilterChain, *, promoted: bool) -> tuple[QomObject, ...]:
+    """The primary's objects of one chain, in the order they are added (qemu-behaviour 6.1, 6.2).
+
+    The mirror and the redirector that takes packets away from the guest start switched off: the
+    guest keeps its network until COLO is about to run (qemu-behaviour 6.6).
+
+    Args:
+        chain: The chain.
+        promoted: The node was a secondary, so its rewriter is there and stays last.
+    """
+    ids = chain.names
+    insert: Literal["before"] | None = "before" if promoted else None
+    position = f"id={ids.rewriter}" if promoted else None
+    vnet_hdr = chain.vnet_hdr_support or None
+    return (
+        FilterMirror(
+            id=ids.filter_mirror,
+            insert=insert,
+            position=position,
+            netdev=ids.netdev,
+            queue="tx",
+            outdev=ids.mirror,
+            status="off",
+            vnet_hdr_support=vnet_hdr,
+        ),
+        FilterRedirector(
+            id=ids.redirector_out,
+            insert=insert,
+            position=position,
+            netdev=ids.netdev,
+            queue="rx",
+            indev=ids.compare_out,
+            vnet_hdr_support=vnet_hdr,
+        ),
+        FilterRedirector(
+            id=ids.redirector_in,
+            insert=insert,
+            position=position,
+            netdev=ids.netdev,
+            queue="rx",
+            outdev=ids.compare_local,
+            status="off",
+            vnet_hdr_support=vnet_hdr,
+        ),
+        IoThread(id=ids.iothread),
+        ColoCompare(
+            id=ids.compare,
+            primary_in=ids.compare_local_client,
+            secondary_in=ids.compare_in,
+            outdev=ids.compare_out_client,
+            iothread=ids.iothread,
+            vnet_hdr_support=vnet_hdr,
+            compare_timeout_ms=chain.compare_timeout_ms,
+            expired_scan_cycle_ms=chain.expired_scan_cycle_ms,
+            max_queue_size=chain.max_queue_size,
+        ),
+    )
+
+
+def secondary_chardevs(
+    primary: Node, chain: FilterChain, dialect: Dialect
+) -> tuple[ChardevAdd, ...]:
+    """The secondary's sockets of one chain: clients of the primary that keep trying.
+
+    Either side may then start first (qemu-behaviour 3.3).
+    """
+    ids, ports = chain.names, chain.proxy_ports
+    return tuple(
+        ChardevAdd(
+            id=chardev,
+            backend=SocketClient(
+                addr=InetSocketAddress(host=primary.address, port=port),
+                reconnect_ms=RECONNECT_MS if dialect.reconnect_ms else None,
+                reconnect_s=None if dialect.reconnect_ms else RECONNECT_MS // 1000,
+            ),
+        )
+        for chardev, port in ((ids.red_in, ports.mirror), (ids.red_out, ports.compare_in))
+    )
+
+
+def secondary_objects(chain: FilterChain) -> tuple[QomObject, ...]:
+    """The secondary's filters of one chain, in the order they are added (qemu-behaviour 6.1)."""
+    ids = chain.names
+    vnet_hdr = chain.vnet_hdr_support or None
+    return (
+        FilterRedirector(
+            id=ids.redirector_from_primary,
+            netdev=ids.netdev,
+            queue="tx",
+            indev=ids.red_in,
+            vnet_hdr_support=vnet_hdr,
+        ),
+        FilterRedirector(
+            id=ids.redirector_to_primary,
+            netdev=ids.netdev,
+            queue="rx",
+            outdev=ids.red_out,
+            vnet_hdr_support=vnet_hdr,
+        ),
+        FilterRewriter(id=ids.rewriter, netdev=ids.netdev, queue="all", vnet_hdr_support=vnet_hdr),
+    )
+
+
+def primary_blocks(node: Node, disk: ReplicationDisk) -> tuple[BlockNode, ...]:
+    """The primary's block nodes of one disk: the image under a quorum (qemu-behaviour 5.1)."""
+    return (_image(node, disk), _quorum(disk, disk.names.parent))
+
+
+def secondary_blocks(node: Node, disk: ReplicationDisk) -> tuple[BlockNode, ...]:
+    """The secondary's block nodes of one disk: quorum, replication, active, hidden, image."""
+    ids = disk.names
+    return (
+        _image(node, disk),
+        Qcow2Node(
+            node_name=ids.hidden,
+            file=FileNode(filename=node.image_path(disk.hidden_image)),
+            backing=ids.parent,
+        ),
+        Qcow2Node(
+            node_name=ids.active,
+            file=FileNode(filename=node.image_path(disk.active_image)),
+            backing=ids.hidden,
+        ),
+        ReplicationNode(
+            node_name=ids.replication, mode="secondary", top_id=ids.quorum, file=ids.active
+        ),
+        _quorum(disk, ids.replication),
+    )
+
+
+def _image(node: Node, disk: ReplicationDisk) -> BlockNode:
+    file = FileNode(filename=node.image_path(disk.image))
+    if disk.image_format == "raw":
+        return RawNode(node_name=disk.names.parent, file=file)
+    return Qcow2Node(node_name=disk.names.parent, file=file)
+
+
+def _quorum(disk: ReplicationDisk, child: str) -> QuorumNode:
+    return QuorumNode(
+        node_name=disk.names.quorum, vote_threshold=1, read_pattern="fifo", children=(child,)
+    )
+
+
+def nbd_node(pair: ColoPair, secondary: Node, disk: ReplicationDisk) -> NbdNode:
+    """The primary's way to the secondary's disk: plain and named (qemu-behaviour 5.4, 5.6)."""
+    return NbdNode(
+        node_name=disk.names.nbd,
+        detect_zeroes="on",
+        server=InetSocketAddress(host=secondary.address, port=pair.ports.nbd),
+        export=disk.names.parent,
+    )
+
+
+def primary_yanks(pair: ColoPair) -> tuple[Yank, ...]:
+    """What cuts a primary off from its peer: one instance a command (qemu-behaviour 7.7, 7.8)."""
+    disks = (Yank(instances=(YankBlockNode(node_name=d.names.nbd),)) for d in pair.disks)
+    return (*disks, *_yank_chardevs(pair, ("mirror", "compare_in")), _yank_migration())
+
+
+def secondary_yanks(pair: ColoPair) -> tuple[Yank, ...]:
+    """What cuts a secondary off from its peer: one instance a command (qemu-behaviour 7.7, 7.8)."""
+    return (*_yank_chardevs(pair, ("red_in", "red_out")), _yank_migration())
+
+
+def _yank_chardevs(pair: ColoPair, parts: tuple[str, ...]) -> tuple[Yank, ...]:
+    return tuple(
+        Yank(instances=(YankChardev(id=getattr(chain.names, part)),))
+        for chain in pair.chains
+        for part in parts
+    )
+
+
+def _yank_migration() -> Yank:
+    return Yank(instances=(YankMigration(),))
