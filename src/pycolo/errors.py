@@ -3,8 +3,8 @@
 ::
 
     PycoloError
-    ├── DeclarationError    what you declared is wrong: correct it; nothing was sent (also a ValueError)
-    ├── ParseError          a document or a reply is not what it should be: look at the path it names
+    ├── DeclarationError    a value breaks a rule: correct it; nothing was sent (also a ValueError)
+    ├── ParseError          a document or a reply is not what it should be: see the path it names
     ├── SchemaError         that QEMU does not know such a command: choose another dialect or QEMU
     ├── RefusedError        pycolo will not do it; nothing was sent
     │   ├── VersionError        these QEMU versions cannot run COLO, or not together
@@ -80,8 +80,8 @@ class DeclarationError(PycoloError, ValueError):
 class ParseError(PycoloError):
     """A document or a reply is not what it should be.
 
-    Raised while a value is parsed, so there is no value. What was parsed is unchanged, and a session
-    that received it stays usable.
+    Raised while a value is parsed, so there is no value. What was parsed is unchanged, and a
+    session that received it stays usable.
     """
 
     def __init__(self, path: str, rule: str, value: object) -> None:
@@ -167,7 +167,8 @@ class CompileError(RefusedError):
 
         Args:
             why: Why there is no way, as a sentence without a full stop.
-            decide: What a person must decide or supply before there is one; empty where nothing can.
+            decide: What a person must decide or supply before there is one; empty where nothing
+                can.
         """
         super().__init__(why, decide)
         self.why = why
@@ -242,8 +243,8 @@ class CommandUnknown(RemoteError):
 class Busy(RemoteError):
     """Somebody else holds the node's control monitor, and with it the right to change the node.
 
-    A second client of a monitor gets no greeting (qemu-behaviour 7.6). There is no session; nothing was
-    sent.
+    A second client of a monitor gets no greeting (qemu-behaviour 7.6). There is no session; nothing
+    was sent.
     """
 
     def __init__(self, node: str, address: str) -> None:
@@ -261,7 +262,8 @@ class Unresponsive(RemoteError):
     """The node is connected and does not answer.
 
     Its main loop may be wedged on a dead peer's socket; an out-of-band yank on a connection that is
-    already open can cure that (qemu-behaviour 7.3 to 7.6). It proves nothing about the node's death.
+    already open can cure that (qemu-behaviour 7.3 to 7.6). It proves nothing about the node's
+    death.
     """
 
     def __init__(self, node: str, waited_s: float) -> None:

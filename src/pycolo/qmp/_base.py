@@ -1,19 +1,24 @@
 """How typed values become QMP's JSON and come back from it.
 
-A class states its members once, as attrs fields; from them this module derives, once per class and on first
-use, a table for writing and a table for reading. An underscore in a field's name is a hyphen in QMP's, and None
-means "absent". Where that does not hold, the field's metadata says so:
+A class states its members once, as attrs fields; from them this module derives, once per class and
+on first use, a table for writing and a table for reading. An underscore in a field's name is a
+hyphen in QMP's, and None means "absent". Where that does not hold, the field's metadata says so:
 
 ``qmp_name``
-    The member's name, where the rule does not give it. A dot leads into a nested object: ``image.virtual-size``.
+    The member's name, where the rule does not give it. A dot leads into a nested object:
+    ``image.virtual-size``.
 ``qmp_form``
-    ``"wrapped"``: a tagged object in QMP's older nesting, ``{"type": ..., "data": {...}}`` (qemu-behaviour 3.13).
-    ``"text"``: an integer that QMP carries as a string.
-    ``"inline"``: the members of this value are the members of the object itself; it is the class's only field.
+    ``"wrapped"``: a tagged object in QMP's older nesting, ``{"type": ..., "data": {...}}``
+    (qemu-behaviour 3.13).
 
-Reading is strict: an unknown key, a missing one or a value of the wrong type is a ParseError that names the
-path. Classes marked ``qmp_open`` are what QEMU says to us: there unknown keys are ignored, because new
-versions of QEMU add some.
+    ``"text"``: an integer that QMP carries as a string.
+
+    ``"inline"``: the members of this value are the members of the object itself; it is the class's
+    only field.
+
+Reading is strict: an unknown key, a missing one or a value of the wrong type is a ParseError that
+names the path. Classes marked ``qmp_open`` are what QEMU says to us: there unknown keys are
+ignored, because new versions of QEMU add some.
 """
 
 from __future__ import annotations
@@ -42,7 +47,7 @@ from pycolo.errors import DeclarationError, ParseError
 __all__ = ["NULL", "Null", "QmpCommand", "QmpRecord", "QmpValue"]
 
 QmpValue = TypeAliasType(
-    "QmpValue", "None | bool | int | float | str | list[QmpValue] | dict[str, QmpValue]"
+    "QmpValue", "bool | int | float | str | list[QmpValue] | dict[str, QmpValue] | None"
 )
 """What JSON can say, and so what QMP can carry."""
 
@@ -81,7 +86,8 @@ class QmpRecord(_Shown):
     __slots__ = ()
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = ()
-    """Members that are the same in every value of the class; they tell the members of a union apart."""
+    """Members that are the same in every value of the class; they tell the members of a union
+    apart."""
 
     qmp_open: ClassVar[bool] = False
     """Whether keys that the class does not know are ignored when it is read."""
@@ -154,11 +160,14 @@ class QmpCommand(_Shown, Generic[R_co]):
 
     @property
     def subject(self) -> str:
-        """What the command acts on, for the address of a step; empty where that is the node as a whole."""
+        """What the command acts on, for the address of a step.
+
+        Empty where that is the node as a whole.
+        """
         return ""
 
 
-# -- paths and narrowing ---------------------------------------------------------------------------------------
+# -- paths and narrowing ---------------------------------------------------------------------------
 
 
 def at(path: str, key: str) -> str:
@@ -188,14 +197,17 @@ def list_at(value: object, path: str, parse: Callable[[object, str], _T]) -> tup
     return tuple(parse(item, f"{path}[{index}]") for index, item in enumerate(value))
 
 
-# -- the fields of a class -------------------------------------------------------------------------------------
+# -- the fields of a class -------------------------------------------------------------------------
 
 _Form = Literal["plain", "wrapped", "text", "inline"]
 
 
 @attrs.frozen
 class _Writer:
-    """How one field is written: its name, the keys that lead to its place, its last key and its form."""
+    """How one field is written.
+
+    Its name, the keys that lead to its place, its last key and its form.
+    """
 
     name: str
     parents: tuple[str, ...]
@@ -251,13 +263,16 @@ def _reader(writer: _Writer, hint: object) -> _Reader:
     )
 
 
-# -- writing ---------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 _SCALARS: Final = frozenset({str, int, bool, float})
 
 
 def written(record: object, constants: tuple[tuple[str, str | bool], ...]) -> dict[str, QmpValue]:
-    """Write a record's members; the first constant is the tag and comes first, further ones come last."""
+    """Write a record's members.
+
+    The first constant is the tag and comes first, further ones come last.
+    """
     members: dict[str, QmpValue] = dict(constants[:1])
     for writer in _WRITERS.get(type(record)) or _writers(type(record)):
         value: object = getattr(record, writer.name)
@@ -308,7 +323,7 @@ def _encoded(value: object) -> QmpValue:
     raise TypeError(f"{value!r} has no form in QMP")
 
 
-# -- reading ---------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 _ABSENT: Final = object()
 
@@ -392,7 +407,7 @@ def _same(value: object, constant: object) -> bool:
     return type(value) is type(constant) and value == constant
 
 
-# -- a decoder for each type a field can have --------------------------------------------------------------------
+# -- a decoder for each type a field can have ------------------------------------------------------
 
 _Decoder = Callable[[object, str], object]
 
@@ -487,7 +502,10 @@ def _records_in(hint: object) -> tuple[type[QmpRecord], ...]:
 
 
 def _union(kinds: tuple[object, ...]) -> _Decoder:
-    """Tell the members of a union apart: records by their constants, the rest by their JSON type."""
+    """Tell the members of a union apart.
+
+    Records by their constants, the rest by their JSON type.
+    """
     records = tuple(
         kind for kind in kinds if isinstance(kind, type) and issubclass(kind, QmpRecord)
     )

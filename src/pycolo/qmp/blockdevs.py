@@ -1,7 +1,7 @@
 """The nodes of the block graph that COLO needs.
 
-Where a node has children, a child is either the options of a node to make (it then belongs to its parent and
-cannot be deleted by itself, qemu-behaviour 5.6) or the node name of one that exists.
+Where a node has children, a child is either the options of a node to make (it then belongs to its
+parent and cannot be deleted by itself, qemu-behaviour 5.6) or the node name of one that exists.
 """
 
 from __future__ import annotations
@@ -145,7 +145,10 @@ class ReplicationNode(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class QuorumNode(QmpRecord):
-    """The top of a replicated disk: it writes to every child and reads from the first that answers."""
+    """The top of a replicated disk.
+
+    It writes to every child and reads from the first that answers.
+    """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "quorum"),)
 

@@ -24,7 +24,10 @@ _HIGHEST_PORT: Final = 65535
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class InetSocketAddress(QmpRecord):
-    """A TCP address. ``to_qmp`` gives the flat nesting; who needs the older one asks for it (qemu-behaviour 3.13)."""
+    """A TCP address.
+
+    ``to_qmp`` gives the flat nesting; who needs the older one asks for it (qemu-behaviour 3.13).
+    """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("type", "inet"),)
 
@@ -41,7 +44,10 @@ class InetSocketAddress(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class UnixSocketAddress(QmpRecord):
-    """The address of a socket in the file system; every channel of COLO can use one (qemu-behaviour 3.9)."""
+    """The address of a socket in the file system; every channel of COLO can use one.
+
+    Source: qemu-behaviour 3.9.
+    """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("type", "unix"),)
 
@@ -66,7 +72,8 @@ class SocketServer(QmpRecord):
     addr: SocketAddress = attrs.field(metadata={"qmp_form": "wrapped"})
     """Where it listens."""
     wait: Literal[False] | None = None
-    """Whether QEMU waits for a client; it must not, since that wedges its main loop (qemu-behaviour 3.2)."""
+    """Whether QEMU waits for a client; it must not, since that wedges its main loop (qemu-behaviour
+    3.2)."""
     tls_creds: str | None = None
     """The id of TLS credentials for a server endpoint."""
     tls_authz: str | None = None

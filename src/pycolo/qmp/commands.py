@@ -1,7 +1,7 @@
 """The QMP commands that COLO needs, one frozen class each.
 
-Field names are QEMU's argument names with underscores, and carry their unit. ``command_from_qmp`` is the way back
-from the wire form.
+Field names are QEMU's argument names with underscores, and carry their unit. ``command_from_qmp``
+is the way back from the wire form.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _last_part(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-# -- migration and COLO ----------------------------------------------------------------------------------------
+# -- migration and COLO ----------------------------------------------------------------------------
 
 
 @final
@@ -122,7 +122,8 @@ class Migrate(_Acknowledged):
     qmp_name: ClassVar[str] = "migrate"
 
     uri: str
-    """Where the secondary listens, such as ``tcp:127.0.0.2:9998`` or ``unix:/run/pair/migration``."""
+    """Where the secondary listens, such as ``tcp:127.0.0.2:9998`` or
+    ``unix:/run/pair/migration``."""
 
 
 @final
@@ -279,12 +280,15 @@ class QueryXenReplicationStatus(QmpCommand[ReplicationStatus]):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class XColoLostHeartbeat(_Acknowledged):
-    """Let this QEMU go on without its peer. With a living peer that is a split brain (qemu-behaviour 8.6)."""
+    """Let this QEMU go on without its peer.
+
+    With a living peer that is a split brain (qemu-behaviour 8.6).
+    """
 
     qmp_name: ClassVar[str] = "x-colo-lost-heartbeat"
 
 
-# -- the virtual machine ---------------------------------------------------------------------------------------
+# -- the virtual machine ---------------------------------------------------------------------------
 
 
 @final
@@ -364,7 +368,8 @@ class Quit(_Acknowledged):
 class Yank(_Acknowledged):
     """Cut connections, so that nothing waits for a dead peer any more.
 
-    All or nothing: one unknown instance and none is cut, so send one instance a command (qemu-behaviour 7.7).
+    All or nothing: one unknown instance and none is cut, so send one instance a command
+    (qemu-behaviour 7.7).
     """
 
     qmp_name: ClassVar[str] = "yank"
@@ -382,7 +387,10 @@ class Yank(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class QueryYank(QmpCommand[tuple[YankInstance, ...]]):
-    """Ask what a yank could cut; the monitors are in it too, and must never be (qemu-behaviour 7.7)."""
+    """Ask what a yank could cut; the monitors are in it too, and must never be.
+
+    Source: qemu-behaviour 7.7.
+    """
 
     qmp_name: ClassVar[str] = "query-yank"
     oob_capable: ClassVar[bool] = True
@@ -392,7 +400,7 @@ class QueryYank(QmpCommand[tuple[YankInstance, ...]]):
         return yank_instances(value, _RETURN)
 
 
-# -- the secondary's disk server -------------------------------------------------------------------------------
+# -- the secondary's disk server -------------------------------------------------------------------
 
 
 @final
@@ -493,13 +501,16 @@ class QueryBlockExports(QmpCommand[tuple[BlockExport, ...]]):
         return list_at(value, _RETURN, BlockExport.from_qmp)
 
 
-# -- block nodes -----------------------------------------------------------------------------------------------
+# -- block nodes -----------------------------------------------------------------------------------
 
 
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class BlockdevAdd(_Acknowledged):
-    """Make a block node. Towards a silent NBD server it wedges QEMU's main loop (qemu-behaviour 5.19)."""
+    """Make a block node.
+
+    Towards a silent NBD server it wedges QEMU's main loop (qemu-behaviour 5.19).
+    """
 
     qmp_name: ClassVar[str] = "blockdev-add"
 
@@ -538,7 +549,8 @@ class XBlockdevChange(_Acknowledged):
     parent: str
     """The quorum, by its drive's id or node name."""
     child: str | None = None
-    """The child to take away, such as ``children.1``; read from QEMU, never guessed (qemu-behaviour 5.8)."""
+    """The child to take away, such as ``children.1``; read from QEMU, never guessed (qemu-behaviour
+    5.8)."""
     node: str | None = None
     """The name of the node to add."""
 
@@ -579,7 +591,7 @@ class XDebugQueryBlockGraph(QmpCommand[BlockGraph]):
         return BlockGraph.from_qmp(value, _RETURN)
 
 
-# -- jobs ------------------------------------------------------------------------------------------------------
+# -- jobs ------------------------------------------------------------------------------------------
 
 
 @final
@@ -602,7 +614,8 @@ class DriveMirror(_Acknowledged):
     sync: Literal["top", "full", "none"]
     """What to copy at first; ``full`` is everything."""
     auto_dismiss: bool | None = None
-    """Whether the job vanishes when it ends; if not, it stays as ``concluded`` (qemu-behaviour 18.5)."""
+    """Whether the job vanishes when it ends; if not, it stays as ``concluded`` (qemu-behaviour
+    18.5)."""
 
     @property
     @override
@@ -613,7 +626,10 @@ class DriveMirror(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class BlockdevMirror(_Acknowledged):
-    """Copy a disk to a block node, and then every new write; the only mirror with TLS (qemu-behaviour 10.4)."""
+    """Copy a disk to a block node, and then every new write; the only mirror with TLS.
+
+    Source: qemu-behaviour 10.4.
+    """
 
     qmp_name: ClassVar[str] = "blockdev-mirror"
 
@@ -626,7 +642,8 @@ class BlockdevMirror(_Acknowledged):
     sync: Literal["top", "full", "none"]
     """What to copy at first; ``full`` is everything."""
     auto_dismiss: bool | None = None
-    """Whether the job vanishes when it ends; if not, it stays as ``concluded`` (qemu-behaviour 18.5)."""
+    """Whether the job vanishes when it ends; if not, it stays as ``concluded`` (qemu-behaviour
+    18.5)."""
 
     @property
     @override
@@ -637,7 +654,10 @@ class BlockdevMirror(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class BlockJobCancel(_Acknowledged):
-    """End a mirror: complete if it was ready and ``force`` is not set, else useless (qemu-behaviour 5.16)."""
+    """End a mirror: complete if it was ready and ``force`` is not set, else useless.
+
+    Source: qemu-behaviour 5.16.
+    """
 
     qmp_name: ClassVar[str] = "block-job-cancel"
 
@@ -692,7 +712,7 @@ class QueryJobs(QmpCommand[tuple[Job, ...]]):
         return list_at(value, _RETURN, Job.from_qmp)
 
 
-# -- objects and character devices -----------------------------------------------------------------------------
+# -- objects and character devices -----------------------------------------------------------------
 
 
 @final
@@ -835,13 +855,16 @@ class QueryChardev(QmpCommand[tuple[Chardev, ...]]):
         return list_at(value, _RETURN, Chardev.from_qmp)
 
 
-# -- the human monitor -----------------------------------------------------------------------------------------
+# -- the human monitor -----------------------------------------------------------------------------
 
 _UNSAFE_IN_HMP: Final = frozenset(" \t\r\n\"'\\")
 
 
 def _hmp_value(field: str, value: str) -> str:
-    """Write a value into a list of options: a comma is doubled, what would end or quote the word is refused."""
+    """Write a value into a list of options.
+
+    A comma is doubled, what would end or quote the word is refused.
+    """
     if not value or not _UNSAFE_IN_HMP.isdisjoint(value) or not value.isprintable():
         raise DeclarationError(
             field, value, "be printable text without spaces, quotes and backslashes"
@@ -852,9 +875,10 @@ def _hmp_value(field: str, value: str) -> str:
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class HumanMonitorCommand(QmpCommand[str]):
-    """A line for the human monitor, made by ``drive_add`` or ``drive_del`` as the document has them.
+    """A line for the human monitor; ``drive_add`` and ``drive_del`` make the document's own.
 
-    Errors come back as a successful reply with text; judge by the block graph (qemu-behaviour 5.9, 11).
+    Errors come back as a successful reply with text; judge by the block graph (qemu-behaviour 5.9,
+    11).
     """
 
     qmp_name: ClassVar[str] = "human-monitor-command"
@@ -873,8 +897,8 @@ class HumanMonitorCommand(QmpCommand[str]):
             host: Where the secondary's NBD server is.
             port: Its port, 1 to 65535.
             export: The export's name.
-            nbd_node_name: The NBD node's name; the document gives none, and it then cannot be yanked
-                (qemu-behaviour 5.6).
+            nbd_node_name: The NBD node's name; the document gives none, and it then cannot be
+                yanked (qemu-behaviour 5.6).
 
         Raises:
             DeclarationError: A value cannot stand in such a line.
@@ -925,7 +949,7 @@ class HumanMonitorCommand(QmpCommand[str]):
         return f"{verb}:{node_name}" if verb in ("drive_add", "drive_del") else verb
 
 
-# -- all of them -----------------------------------------------------------------------------------------------
+# -- all of them -----------------------------------------------------------------------------------
 
 Command: TypeAlias = (
     Migrate
@@ -992,7 +1016,8 @@ def command_from_qmp(value: object, path: str = "") -> Command:
         path: Where ``value`` stands in its document, for the error.
 
     Raises:
-        ParseError: It is not a command of ``Command``, or an argument is unknown, missing or of the wrong type.
+        ParseError: It is not a command of ``Command``, or an argument is unknown, missing or of the
+            wrong type.
     """
     message = mapping_at(value, path)
     _refuse_other_keys(message, path)

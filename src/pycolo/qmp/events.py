@@ -70,7 +70,10 @@ class ResumeEvent(_EventData):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class MigrationEvent(_EventData):
-    """The migration's state changed; sent only with the capability ``events`` (qemu-behaviour 4.2)."""
+    """The migration's state changed; sent only with the capability ``events``.
+
+    Source: qemu-behaviour 4.2.
+    """
 
     qmp_name: ClassVar[str] = "MIGRATION"
 
@@ -157,7 +160,10 @@ class BlockJobErrorEvent(_EventData):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class QuorumReportBadEvent(_EventData):
-    """A quorum's child failed: the way to the peer, or else the local disk (qemu-behaviour 5.11)."""
+    """A quorum's child failed: the way to the peer, or else the local disk.
+
+    Source: qemu-behaviour 5.11.
+    """
 
     qmp_name: ClassVar[str] = "QUORUM_REPORT_BAD"
 

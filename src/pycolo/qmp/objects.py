@@ -40,7 +40,7 @@ def _check_position(position: str | None) -> None:
     if (
         position is not None
         and position not in ("head", "tail")
-        and (position[:3] != "id=" or len(position) == 3)
+        and (not position.removeprefix("id=") or not position.startswith("id="))
     ):
         raise DeclarationError("position", position, "be 'head', 'tail' or 'id=' and a filter's id")
 
@@ -57,7 +57,8 @@ class FilterMirror(QmpRecord):
     insert: FilterInsert | None = None
     """On which side of ``position`` it goes; ``behind`` if absent."""
     position: str | None = None
-    """``head``, ``tail`` or ``id=`` and the id of a filter on the same netdev; ``tail`` if absent."""
+    """``head``, ``tail`` or ``id=`` and the id of a filter on the same netdev; ``tail`` if
+    absent."""
     netdev: str
     """The id of the network backend."""
     queue: FilterQueue | None = None
@@ -89,7 +90,8 @@ class FilterRedirector(QmpRecord):
     insert: FilterInsert | None = None
     """On which side of ``position`` it goes; ``behind`` if absent."""
     position: str | None = None
-    """``head``, ``tail`` or ``id=`` and the id of a filter on the same netdev; ``tail`` if absent."""
+    """``head``, ``tail`` or ``id=`` and the id of a filter on the same netdev; ``tail`` if
+    absent."""
     netdev: str
     """The id of the network backend."""
     queue: FilterQueue | None = None
@@ -125,7 +127,8 @@ class FilterRewriter(QmpRecord):
     insert: FilterInsert | None = None
     """On which side of ``position`` it goes; ``behind`` if absent."""
     position: str | None = None
-    """``head``, ``tail`` or ``id=`` and the id of a filter on the same netdev; ``tail`` if absent."""
+    """``head``, ``tail`` or ``id=`` and the id of a filter on the same netdev; ``tail`` if
+    absent."""
     netdev: str
     """The id of the network backend."""
     queue: FilterQueue | None = None
@@ -146,7 +149,8 @@ class FilterRewriter(QmpRecord):
 class ColoCompare(QmpRecord):
     """The comparison of the two guests' packets.
 
-    A wrong one kills QEMU or hangs it for ever, so what can be checked here is (qemu-behaviour 6.9).
+    A wrong one kills QEMU or hangs it for ever, so what can be checked here is (qemu-behaviour
+    6.9).
     """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "colo-compare"),)
@@ -179,7 +183,8 @@ class ColoCompare(QmpRecord):
     """Packets held per connection; 1024 if absent, and one value for the whole QEMU."""
 
     def __attrs_post_init__(self) -> None:
-        if len({self.primary_in, self.secondary_in, self.outdev}) < 3:
+        chardevs = (self.primary_in, self.secondary_in, self.outdev)
+        if len(set(chardevs)) != len(chardevs):
             raise DeclarationError(
                 "outdev", self.outdev, "differ from primary_in and secondary_in, and they too"
             )

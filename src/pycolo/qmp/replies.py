@@ -1,7 +1,8 @@
 """What QEMU answers, parsed where it enters.
 
-Each type reads only what pycolo uses, is strict about that, and ignores every other key, since new versions of
-QEMU add some. Vocabularies that grow with QEMU (run states, migration and job states) are plain strings.
+Each type reads only what pycolo uses, is strict about that, and ignores every other key, since new
+versions of QEMU add some. Vocabularies that grow with QEMU (run states, migration and job states)
+are plain strings.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class StatusInfo(QmpRecord):
     running: bool
     """Whether the guest runs."""
     status: str
-    """The run state, such as ``running``, ``paused``, ``colo``, ``inmigrate`` or ``postmigrate``."""
+    """The run state, such as ``running``, ``paused``, ``colo``, ``inmigrate`` or
+    ``postmigrate``."""
 
 
 @final
@@ -77,7 +79,10 @@ class NameInfo(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class ColoStatus(QmpRecord):
-    """The reply to query-colo-status. A broken pair can look healthy in it (qemu-behaviour 4.14, 18.4)."""
+    """The reply to query-colo-status.
+
+    A broken pair can look healthy in it (qemu-behaviour 4.14, 18.4).
+    """
 
     qmp_open: ClassVar[bool] = True
 
@@ -92,7 +97,10 @@ class ColoStatus(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class ReplicationStatus(QmpRecord):
-    """The reply to query-xen-replication-status, which concerns every replication node (qemu-behaviour 5.10)."""
+    """The reply to query-xen-replication-status, which concerns every replication node.
+
+    Source: qemu-behaviour 5.10.
+    """
 
     qmp_open: ClassVar[bool] = True
 
@@ -110,7 +118,8 @@ class MigrationInfo(QmpRecord):
     qmp_open: ClassVar[bool] = True
 
     status: str | None = None
-    """Such as ``active``, ``colo``, ``completed`` or ``failed``; None if there never was a migration."""
+    """Such as ``active``, ``colo``, ``completed`` or ``failed``; None if there never was a
+    migration."""
     error_desc: str | None = None
     """Why it failed."""
     ram_transferred_bytes: int | None = attrs.field(
@@ -304,7 +313,10 @@ class GraphEdge(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class BlockGraph(QmpRecord):
-    """The reply to x-debug-query-block-graph: on every version, the names of a quorum's children."""
+    """The reply to x-debug-query-block-graph.
+
+    On every version, the names of a quorum's children.
+    """
 
     qmp_open: ClassVar[bool] = True
 
@@ -314,13 +326,19 @@ class BlockGraph(QmpRecord):
     """The lines."""
 
     def find(self, name: str) -> GraphNode | None:
-        """Find the block node that x-blockdev-change means by ``name``: a drive's id, else a node name."""
+        """Find the block node that x-blockdev-change means by ``name``.
+
+        A drive's id, else a node name.
+        """
         drive = self._named(name, "block-backend")
         roots = [] if drive is None else list(self._below(drive))
         return roots[0][1] if roots else self._named(name, "block-driver")
 
     def children_of(self, name: str) -> tuple[NodeChild, ...]:
-        """Give the children of the node ``name`` (a node name or a drive's id), sorted; none if it is absent."""
+        """Give the children of the node ``name`` (a node name or a drive's id), sorted.
+
+        None if it is absent.
+        """
         node = self.find(name)
         below = () if node is None else self._below(node)
         children = (NodeChild(child=edge.name, node_name=child.name) for edge, child in below)
@@ -343,7 +361,10 @@ class BlockGraph(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False)
 class BlockJob(QmpRecord):
-    """One entry of the reply to query-block-jobs, in its flat and its later form (qemu-behaviour 2.3)."""
+    """One entry of the reply to query-block-jobs, in its flat and its later form.
+
+    Source: qemu-behaviour 2.3.
+    """
 
     qmp_open: ClassVar[bool] = True
 
