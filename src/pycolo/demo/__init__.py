@@ -1,0 +1,1 @@
+"""Whole lives of a pair on one machine: QEMU builds, guests, and the show that uses them."""
