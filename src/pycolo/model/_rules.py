@@ -1,14 +1,14 @@
 """The rules that several declared values share.
 
 A rule takes a field's name and its value and raises `DeclarationError`, which names the field, the
-value and the rule; `valid` makes an attrs validator of it.
+value and the rule; `Valid` makes an attrs validator of it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, final
 
 import attrs
 
@@ -23,20 +23,16 @@ _T = TypeVar("_T")
 Rule: TypeAlias = Callable[[str, object], None]
 
 
-class Validator(Protocol):
-    """What attrs calls with an object that is being made."""
+@final
+@attrs.frozen
+class Valid:
+    """The attrs validator that holds a field to a rule."""
+
+    rule: Rule
 
     def __call__(self, instance: object, attribute: attrs.Attribute[_T], value: _T, /) -> None:
         """Refuse a wrong value."""
-
-
-def valid(rule: Rule) -> Validator:
-    """The attrs validator that holds a field to a rule."""
-
-    def check(instance: object, attribute: attrs.Attribute[_T], value: _T, /) -> None:
-        rule(f"{type(instance).__name__}.{attribute.name}", value)
-
-    return check
+        self.rule(f"{type(instance).__name__}.{attribute.name}", value)
 
 
 def identifier(field: str, value: object) -> None:
@@ -69,28 +65,32 @@ def absolute_path(field: str, value: object) -> None:
         raise DeclarationError(field, value, rule)
 
 
-def port(field: str, value: object) -> None:
-    """A TCP port, 1 to 65535."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= PORT_MAX:
-        rule = f"be a whole number from 1 to {PORT_MAX}"
-        raise DeclarationError(field, value, rule)
-
-
 def boolean(field: str, value: object) -> None:
     """True or false, and nothing that merely looks like it."""
     if not isinstance(value, bool):
         raise DeclarationError(field, value, "be true or false")
 
 
-def whole(minimum: int, maximum: int) -> Rule:
+@final
+@attrs.frozen
+class Whole:
     """A whole number between two bounds, both included."""
 
-    def check(field: str, value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-            rule = f"be a whole number from {minimum} to {maximum}"
+    minimum: int
+    maximum: int
+
+    def __call__(self, field: str, value: object) -> None:
+        """Refuse any other value."""
+        if not isinstance(value, int) or isinstance(value, bool) or not self._admits(value):
+            rule = f"be a whole number from {self.minimum} to {self.maximum}"
             raise DeclarationError(field, value, rule)
 
-    return check
+    def _admits(self, value: int) -> bool:
+        return self.minimum <= value <= self.maximum
+
+
+port = Whole(1, PORT_MAX)
+"""A TCP port."""
 
 
 def seconds(field: str, value: object) -> None:
@@ -123,26 +123,32 @@ def instance_of(*kinds: type) -> Rule:
     return check
 
 
-def each(rule: Rule) -> Rule:
-    """A tuple, each of whose members obeys `rule`."""
+@final
+@attrs.frozen
+class Each:
+    """A tuple, each of whose members obeys a rule."""
 
-    def check(field: str, value: object) -> None:
+    rule: Rule
+
+    def __call__(self, field: str, value: object) -> None:
+        """Refuse a value that is no tuple, and the first member that breaks the rule."""
         if not isinstance(value, tuple):
             raise DeclarationError(field, value, "be a list")
-        for member in value:
-            rule(field, member)
-
-    return check
+        for place, member in enumerate(value):
+            self.rule(f"{field}[{place}]", member)
 
 
-def optional(rule: Rule) -> Rule:
-    """None, or what `rule` asks for."""
+@final
+@attrs.frozen
+class Optional:
+    """None, or what a rule asks for."""
 
-    def check(field: str, value: object) -> None:
+    rule: Rule
+
+    def __call__(self, field: str, value: object) -> None:
+        """Refuse what the rule refuses."""
         if value is not None:
-            rule(field, value)
-
-    return check
+            self.rule(field, value)
 
 
 def as_tuple(value: tuple[_T, ...] | list[_T]) -> tuple[_T, ...]:
@@ -163,16 +169,23 @@ def socket_path(field: str, path: str) -> None:
         raise DeclarationError(field, path, rule)
 
 
-def distinct(field: str, named: Iterable[tuple[str, object]], rule: str) -> None:
+def distinct(owner: str, named: Iterable[tuple[str, object]], why: str) -> None:
     """No two of the named values may be equal.
 
+    Args:
+        owner: The class whose fields they are.
+        named: Fields, as paths from the owner, with their values; of a tuple, such as a host and
+            a path on it, the last part is the field's own.
+        why: The rule behind it, as a sentence without a full stop.
+
     Raises:
-        DeclarationError: two are; it names both.
+        DeclarationError: Two are; its field is the second, its rule names the first.
     """
     seen: dict[object, str] = {}
     for name, value in named:
         if value in seen:
-            raise DeclarationError(field, value, f"{rule}: {seen[value]} and {name}")
+            own = value[-1] if isinstance(value, tuple) else value
+            raise DeclarationError(f"{owner}.{name}", own, f"differ from {seen[value]} ({why})")
         seen[value] = name
 
 

@@ -21,21 +21,21 @@ class DiskIds:
     Take `DiskIds.numbered(n)` and change single names with `attrs.evolve`.
     """
 
-    quorum: str = attrs.field(validator=rules.valid(rules.block_node_name))
+    quorum: str = attrs.field(validator=rules.Valid(rules.block_node_name))
     "The quorum: the node the guest's device sits on."
-    parent: str = attrs.field(validator=rules.valid(rules.block_node_name))
+    parent: str = attrs.field(validator=rules.Valid(rules.block_node_name))
     "The image's node, and the export a secondary offers."
-    replication: str = attrs.field(validator=rules.valid(rules.block_node_name))
+    replication: str = attrs.field(validator=rules.Valid(rules.block_node_name))
     "The secondary's replication node."
-    active: str = attrs.field(validator=rules.valid(rules.block_node_name))
+    active: str = attrs.field(validator=rules.Valid(rules.block_node_name))
     "The secondary's active overlay."
-    hidden: str = attrs.field(validator=rules.valid(rules.block_node_name))
+    hidden: str = attrs.field(validator=rules.Valid(rules.block_node_name))
     "The secondary's hidden overlay."
-    nbd: str = attrs.field(validator=rules.valid(rules.block_node_name))
+    nbd: str = attrs.field(validator=rules.Valid(rules.block_node_name))
     "The primary's NBD client node."
-    primary_replication: str = attrs.field(validator=rules.valid(rules.block_node_name))
+    primary_replication: str = attrs.field(validator=rules.Valid(rules.block_node_name))
     "The primary's replication node, in dialect `doc` alone."
-    device: str = attrs.field(validator=rules.valid(rules.identifier))
+    device: str = attrs.field(validator=rules.Valid(rules.identifier))
     "The guest's disk device."
 
     @classmethod
@@ -71,33 +71,37 @@ class ReplicationDisk:
         DeclarationError: A field breaks its rule; no object is made.
     """
 
-    size_bytes: int = attrs.field(validator=rules.valid(rules.whole(SECTOR_BYTES, SIZE_MAX_BYTES)))
-    image: str = attrs.field(default="primary.qcow2", validator=rules.valid(rules.text))
+    size_bytes: int = attrs.field(validator=rules.Valid(rules.Whole(SECTOR_BYTES, SIZE_MAX_BYTES)))
+    image: str = attrs.field(default="primary.qcow2", validator=rules.Valid(rules.text))
     image_format: Literal["qcow2", "raw"] = attrs.field(
-        default="qcow2", validator=rules.valid(rules.one_of("qcow2", "raw"))
+        default="qcow2", validator=rules.Valid(rules.one_of("qcow2", "raw"))
     )
     active_image: str = attrs.field(
-        default="secondary-active.qcow2", validator=rules.valid(rules.text)
+        default="secondary-active.qcow2", validator=rules.Valid(rules.text)
     )
     hidden_image: str = attrs.field(
-        default="secondary-hidden.qcow2", validator=rules.valid(rules.text)
+        default="secondary-hidden.qcow2", validator=rules.Valid(rules.text)
     )
-    device: str = attrs.field(default="ide-hd", validator=rules.valid(rules.identifier))
+    device: str = attrs.field(default="ide-hd", validator=rules.Valid(rules.identifier))
     ids: DiskIds | None = attrs.field(
-        default=None, validator=rules.valid(rules.optional(rules.instance_of(DiskIds)))
+        default=None, validator=rules.Valid(rules.Optional(rules.instance_of(DiskIds)))
     )
 
     def __attrs_post_init__(self) -> None:
         if self.size_bytes % SECTOR_BYTES:
             rule = f"be a multiple of {SECTOR_BYTES}"
             raise DeclarationError("ReplicationDisk.size_bytes", self.size_bytes, rule)
-        images = {"image": self.image, "active_image": self.active_image}
-        images["hidden_image"] = self.hidden_image
-        for name, file_name in images.items():
+        for name, file_name in self.images().items():
             if "/" in file_name:
                 rule = "be a file name: the folder is the node's image_folder"
                 raise DeclarationError(f"ReplicationDisk.{name}", file_name, rule)
-        rules.distinct("ReplicationDisk.image", images.items(), "not be used twice")
+        why = "each image is a file of its own"
+        rules.distinct("ReplicationDisk", self.images().items(), why)
+
+    def images(self) -> dict[str, str]:
+        """Its three file names, by field."""
+        names = {"image": self.image, "active_image": self.active_image}
+        return {**names, "hidden_image": self.hidden_image}
 
     @property
     def names(self) -> DiskIds:

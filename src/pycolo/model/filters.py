@@ -38,7 +38,7 @@ class Netdev:
         DeclarationError: A field breaks its rule; no object is made.
     """
 
-    type: str = attrs.field(validator=rules.valid(rules.identifier))
+    type: str = attrs.field(validator=rules.Valid(rules.identifier))
     options: Mapping[str, str | tuple[str, ...]] = attrs.field(factory=dict, converter=_options)
 
     def __attrs_post_init__(self) -> None:
@@ -66,41 +66,41 @@ class ChainIds:
     Take `ChainIds.numbered(n)` and change single names with `attrs.evolve`.
     """
 
-    netdev: str = attrs.field(validator=rules.valid(rules.identifier))
+    netdev: str = attrs.field(validator=rules.Valid(rules.identifier))
     "The netdev all filters sit on."
-    device: str = attrs.field(validator=rules.valid(rules.identifier))
+    device: str = attrs.field(validator=rules.Valid(rules.identifier))
     "The guest's card."
-    mirror: str = attrs.field(validator=rules.valid(rules.identifier))
+    mirror: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Primary's chardev to which the guest's incoming packets are copied."
-    compare_in: str = attrs.field(validator=rules.valid(rules.identifier))
+    compare_in: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Primary's chardev on which the secondary's replies arrive."
-    compare_local: str = attrs.field(validator=rules.valid(rules.identifier))
+    compare_local: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Server end of the loop into compare."
-    compare_local_client: str = attrs.field(validator=rules.valid(rules.identifier))
+    compare_local_client: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Client end of the loop into compare."
-    compare_out: str = attrs.field(validator=rules.valid(rules.identifier))
+    compare_out: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Server end of the loop out of compare."
-    compare_out_client: str = attrs.field(validator=rules.valid(rules.identifier))
+    compare_out_client: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Client end of the loop out of compare."
-    filter_mirror: str = attrs.field(validator=rules.valid(rules.identifier))
+    filter_mirror: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Primary's filter-mirror."
-    redirector_out: str = attrs.field(validator=rules.valid(rules.identifier))
+    redirector_out: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Primary's filter-redirector that brings compared packets back."
-    redirector_in: str = attrs.field(validator=rules.valid(rules.identifier))
+    redirector_in: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Primary's filter-redirector that takes the guest's packets to compare."
-    iothread: str = attrs.field(validator=rules.valid(rules.identifier))
+    iothread: str = attrs.field(validator=rules.Valid(rules.identifier))
     "The thread compare runs in."
-    compare: str = attrs.field(validator=rules.valid(rules.identifier))
+    compare: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Primary's colo-compare."
-    red_in: str = attrs.field(validator=rules.valid(rules.identifier))
+    red_in: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Secondary's chardev to the primary's mirror."
-    red_out: str = attrs.field(validator=rules.valid(rules.identifier))
+    red_out: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Secondary's chardev to the primary's compare."
-    redirector_from_primary: str = attrs.field(validator=rules.valid(rules.identifier))
+    redirector_from_primary: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Secondary's filter-redirector for incoming packets."
-    redirector_to_primary: str = attrs.field(validator=rules.valid(rules.identifier))
+    redirector_to_primary: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Secondary's filter-redirector for the guest's replies."
-    rewriter: str = attrs.field(validator=rules.valid(rules.identifier))
+    rewriter: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Secondary's filter-rewriter; it stays after a promotion (qemu-behaviour 6.3)."
 
     @classmethod
@@ -138,13 +138,13 @@ class ChainIds:
 class ChainPorts:
     """TCP ports of one chain on the primary's host (qemu-behaviour 3.10)."""
 
-    mirror: int = attrs.field(validator=rules.valid(rules.port))
+    mirror: int = attrs.field(validator=rules.Valid(rules.port))
     "The secondary fetches the guest's incoming packets here."
-    compare_in: int = attrs.field(validator=rules.valid(rules.port))
+    compare_in: int = attrs.field(validator=rules.Valid(rules.port))
     "The secondary brings its guest's replies here."
-    compare_local: int = attrs.field(validator=rules.valid(rules.port))
+    compare_local: int = attrs.field(validator=rules.Valid(rules.port))
     "Loop into compare, on 127.0.0.1; dialect `doc` alone."
-    compare_out: int = attrs.field(validator=rules.valid(rules.port))
+    compare_out: int = attrs.field(validator=rules.Valid(rules.port))
     "Loop out of compare, on 127.0.0.1; dialect `doc` alone."
 
     @classmethod
@@ -187,27 +187,27 @@ class FilterChain:
         DeclarationError: A field breaks its rule; no object is made.
     """
 
-    netdev: Netdev = attrs.field(validator=rules.valid(rules.instance_of(Netdev)))
+    netdev: Netdev = attrs.field(validator=rules.Valid(rules.instance_of(Netdev)))
     netdevs: Mapping[str, Netdev] = attrs.field(factory=dict, converter=dict)
-    model: str = attrs.field(default="rtl8139", validator=rules.valid(rules.identifier))
-    mac: str | None = attrs.field(default=None, validator=rules.valid(rules.optional(_mac)))
+    model: str = attrs.field(default="rtl8139", validator=rules.Valid(rules.identifier))
+    mac: str | None = attrs.field(default=None, validator=rules.Valid(rules.Optional(_mac)))
     vnet_hdr: bool | None = attrs.field(
-        default=None, validator=rules.valid(rules.optional(rules.boolean))
+        default=None, validator=rules.Valid(rules.Optional(rules.boolean))
     )
     compare_timeout_ms: int | None = attrs.field(
-        default=None, validator=rules.valid(rules.optional(rules.whole(1, TIMEOUT_MAX_MS)))
+        default=None, validator=rules.Valid(rules.Optional(rules.Whole(1, TIMEOUT_MAX_MS)))
     )
     expired_scan_cycle_ms: int | None = attrs.field(
-        default=None, validator=rules.valid(rules.optional(rules.whole(1, TIMEOUT_MAX_MS)))
+        default=None, validator=rules.Valid(rules.Optional(rules.Whole(1, TIMEOUT_MAX_MS)))
     )
     max_queue_size: int | None = attrs.field(
-        default=None, validator=rules.valid(rules.optional(rules.whole(1, TIMEOUT_MAX_MS)))
+        default=None, validator=rules.Valid(rules.Optional(rules.Whole(1, TIMEOUT_MAX_MS)))
     )
     ids: ChainIds | None = attrs.field(
-        default=None, validator=rules.valid(rules.optional(rules.instance_of(ChainIds)))
+        default=None, validator=rules.Valid(rules.Optional(rules.instance_of(ChainIds)))
     )
     ports: ChainPorts | None = attrs.field(
-        default=None, validator=rules.valid(rules.optional(rules.instance_of(ChainPorts)))
+        default=None, validator=rules.Valid(rules.Optional(rules.instance_of(ChainPorts)))
     )
 
     def __attrs_post_init__(self) -> None:

@@ -51,29 +51,29 @@ class Machine:
     """
 
     memory_mib: int = attrs.field(
-        default=512, validator=rules.valid(rules.whole(1, MEMORY_MAX_MIB))
+        default=512, validator=rules.Valid(rules.Whole(1, MEMORY_MAX_MIB))
     )
-    vcpus: int = attrs.field(default=1, validator=rules.valid(rules.whole(1, 255)))
+    vcpus: int = attrs.field(default=1, validator=rules.Valid(rules.Whole(1, 255)))
     accelerator: Literal["kvm", "tcg"] = attrs.field(
-        default="kvm", validator=rules.valid(rules.one_of("kvm", "tcg"))
+        default="kvm", validator=rules.Valid(rules.one_of("kvm", "tcg"))
     )
-    machine_type: str = attrs.field(default="pc", validator=rules.valid(rules.text))
-    cpu: str | None = attrs.field(default=None, validator=rules.valid(rules.optional(rules.text)))
+    machine_type: str = attrs.field(default="pc", validator=rules.Valid(rules.text))
+    cpu: str | None = attrs.field(default=None, validator=rules.Valid(rules.Optional(rules.text)))
     devices: tuple[str, ...] = attrs.field(
-        default=(), converter=rules.as_tuple, validator=rules.valid(rules.each(rules.text))
+        default=(), converter=rules.as_tuple, validator=rules.Valid(rules.Each(rules.text))
     )
     kernel: str | None = attrs.field(
-        default=None, validator=rules.valid(rules.optional(rules.absolute_path))
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
     )
     initrd: str | None = attrs.field(
-        default=None, validator=rules.valid(rules.optional(rules.absolute_path))
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
     )
     append: str | None = attrs.field(
-        default=None, validator=rules.valid(rules.optional(rules.text))
+        default=None, validator=rules.Valid(rules.Optional(rules.text))
     )
-    serial_log: bool = attrs.field(default=False, validator=rules.valid(rules.boolean))
+    serial_log: bool = attrs.field(default=False, validator=rules.Valid(rules.boolean))
     arguments: tuple[str, ...] = attrs.field(
-        default=(), converter=rules.as_tuple, validator=rules.valid(rules.each(_argument))
+        default=(), converter=rules.as_tuple, validator=rules.Valid(rules.Each(_argument))
     )
 
     def __attrs_post_init__(self) -> None:

@@ -16,7 +16,7 @@ from pycolo.model import _rules as rules
 class UnixMonitor:
     """A QMP monitor on a Unix socket."""
 
-    path: str = attrs.field(validator=rules.valid(rules.absolute_path))
+    path: str = attrs.field(validator=rules.Valid(rules.absolute_path))
     "Absolute path of the socket, at most 107 bytes."
 
     def __attrs_post_init__(self) -> None:
@@ -28,13 +28,13 @@ class UnixMonitor:
 class TcpMonitor:
     """A QMP monitor on TCP, allowed on loopback only: whoever reaches it owns the guest."""
 
-    host: str = attrs.field(validator=rules.valid(rules.text))
+    host: str = attrs.field(validator=rules.Valid(rules.text))
     "A loopback address, or `localhost`."
-    port: int = attrs.field(validator=rules.valid(rules.port))
+    port: int = attrs.field(validator=rules.Valid(rules.port))
     "TCP port."
 
     def __attrs_post_init__(self) -> None:
-        if not _is_loopback(self.host):
+        if not is_loopback(self.host):
             rule = "be a loopback address: QMP off the host needs TLS"
             raise DeclarationError("TcpMonitor.host", self.host, rule)
 
@@ -42,7 +42,8 @@ class TcpMonitor:
 Monitor: TypeAlias = UnixMonitor | TcpMonitor
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is this host's own, whoever reads it."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -78,21 +79,21 @@ class Node:
         DeclarationError: A field breaks its rule; no object is made.
     """
 
-    name: str = attrs.field(validator=rules.valid(rules.identifier))
-    address: str = attrs.field(validator=rules.valid(_host))
-    image_folder: str = attrs.field(validator=rules.valid(rules.absolute_path))
-    listen_address: str = attrs.field(validator=rules.valid(_host))
-    run_dir: str = attrs.field(validator=rules.valid(rules.absolute_path))
+    name: str = attrs.field(validator=rules.Valid(rules.identifier))
+    address: str = attrs.field(validator=rules.Valid(_host))
+    image_folder: str = attrs.field(validator=rules.Valid(rules.absolute_path))
+    listen_address: str = attrs.field(validator=rules.Valid(_host))
+    run_dir: str = attrs.field(validator=rules.Valid(rules.absolute_path))
     control: Monitor | None = attrs.field(
         default=None,
-        validator=rules.valid(rules.optional(rules.instance_of(UnixMonitor, TcpMonitor))),
+        validator=rules.Valid(rules.Optional(rules.instance_of(UnixMonitor, TcpMonitor))),
     )
     observer: Monitor | None = attrs.field(
         default=None,
-        validator=rules.valid(rules.optional(rules.instance_of(UnixMonitor, TcpMonitor))),
+        validator=rules.Valid(rules.Optional(rules.instance_of(UnixMonitor, TcpMonitor))),
     )
-    qemu_binary: str = attrs.field(default="qemu-system-x86_64", validator=rules.valid(rules.text))
-    qemu_img_binary: str = attrs.field(default="qemu-img", validator=rules.valid(rules.text))
+    qemu_binary: str = attrs.field(default="qemu-system-x86_64", validator=rules.Valid(rules.text))
+    qemu_img_binary: str = attrs.field(default="qemu-img", validator=rules.Valid(rules.text))
 
     @listen_address.default
     def _listen_where_the_peer_looks(self) -> str:
@@ -103,6 +104,7 @@ class Node:
         return f"/run/pycolo/{self.name}"
 
     def __attrs_post_init__(self) -> None:
+        rules.socket_path("Node.run_dir", f"{self.run_dir}/observer.qmp")
         if self.control_monitor == self.observer_monitor:
             rule = "differ from control: one monitor serves one client"
             raise DeclarationError("Node.observer", self.observer, rule)
@@ -122,11 +124,5 @@ class Node:
         return f"{self.image_folder.rstrip('/')}/{name}"
 
     def socket_path(self, name: str) -> str:
-        """The path of a socket in this node's run directory.
-
-        Raises:
-            DeclarationError: the path is too long for a socket.
-        """
-        path = f"{self.run_dir.rstrip('/')}/{name}.sock"
-        rules.socket_path("Node.run_dir", path)
-        return path
+        """The path of a socket in this node's run directory; a pair refuses too long ones."""
+        return f"{self.run_dir.rstrip('/')}/{name}.sock"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import posixpath
+from collections.abc import Iterable, Iterator
 from typing import Literal, final
 
 import attrs
@@ -12,7 +13,7 @@ from pycolo.model import _rules as rules
 from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
-from pycolo.model.node import Node, UnixMonitor
+from pycolo.model.node import Monitor, Node, TcpMonitor, is_loopback
 
 CHECKPOINT_DELAY_MAX_MS = 2**32 - 1
 
@@ -22,9 +23,9 @@ CHECKPOINT_DELAY_MAX_MS = 2**32 - 1
 class Ports:
     """TCP ports on the secondary's host that all disks and the RAM share (qemu-behaviour 3.10)."""
 
-    migration: int = attrs.field(default=9998, validator=rules.valid(rules.port))
+    migration: int = attrs.field(default=9998, validator=rules.Valid(rules.port))
     "RAM and device state."
-    nbd: int = attrs.field(default=9999, validator=rules.valid(rules.port))
+    nbd: int = attrs.field(default=9999, validator=rules.Valid(rules.port))
     "Disk writes."
 
 
@@ -33,20 +34,24 @@ class Ports:
 class Timeouts:
     """How long the steps of a plan may take, in seconds, each greater than 0."""
 
-    command_s: float = attrs.field(default=10.0, validator=rules.valid(rules.seconds))
+    command_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     "One QMP command until its reply."
-    connect_s: float = attrs.field(default=10.0, validator=rules.valid(rules.seconds))
+    connect_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     "The chain's sockets, from both ends up to connected."
-    resync_s: float = attrs.field(default=86400.0, validator=rules.valid(rules.seconds))
+    resync_s: float = attrs.field(default=86400.0, validator=rules.Valid(rules.seconds))
     "A whole disk copied to the new secondary, or merged after a promotion."
-    migration_s: float = attrs.field(default=3600.0, validator=rules.valid(rules.seconds))
+    migration_s: float = attrs.field(default=3600.0, validator=rules.Valid(rules.seconds))
     "The RAM's first copy, while the guest runs."
-    entry_s: float = attrs.field(default=60.0, validator=rules.valid(rules.seconds))
+    entry_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
     "From switch-over to both guests running in COLO, while the guest stands still."
-    checkpoint_s: float = attrs.field(default=60.0, validator=rules.valid(rules.seconds))
+    checkpoint_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
     "A forced checkpoint on both sides."
-    failover_s: float = attrs.field(default=30.0, validator=rules.valid(rules.seconds))
+    failover_s: float = attrs.field(default=30.0, validator=rules.Valid(rules.seconds))
     "From the order to fail over to the guest running."
+
+
+def _all(nodes: Iterable[Node]) -> tuple[Node, ...]:
+    return tuple(nodes)
 
 
 def _two(nodes: Iterable[Node]) -> tuple[Node, Node]:
@@ -99,41 +104,42 @@ class ColoPair:
     """
 
     nodes: tuple[Node, Node] = attrs.field(
-        converter=_two, validator=rules.valid(rules.each(rules.instance_of(Node)))
+        converter=_two, validator=rules.Valid(rules.Each(rules.instance_of(Node)))
     )
     machine: Machine = attrs.field(
-        factory=Machine, validator=rules.valid(rules.instance_of(Machine))
+        factory=Machine, validator=rules.Valid(rules.instance_of(Machine))
     )
     disks: tuple[ReplicationDisk, ...] = attrs.field(
         default=(),
         converter=_numbered_disks,
-        validator=rules.valid(rules.each(rules.instance_of(ReplicationDisk))),
+        validator=rules.Valid(rules.Each(rules.instance_of(ReplicationDisk))),
     )
     chains: tuple[FilterChain, ...] = attrs.field(
         default=(),
         converter=_numbered_chains,
-        validator=rules.valid(rules.each(rules.instance_of(FilterChain))),
+        validator=rules.Valid(rules.Each(rules.instance_of(FilterChain))),
     )
     spares: tuple[Node, ...] = attrs.field(
         default=(),
-        converter=rules.as_tuple,
-        validator=rules.valid(rules.each(rules.instance_of(Node))),
+        converter=_all,
+        validator=rules.Valid(rules.Each(rules.instance_of(Node))),
     )
-    name: str = attrs.field(default="colo", validator=rules.valid(rules.identifier))
+    name: str = attrs.field(default="colo", validator=rules.Valid(rules.identifier))
     checkpoint_delay_ms: int = attrs.field(
-        default=20000, validator=rules.valid(rules.whole(1, CHECKPOINT_DELAY_MAX_MS))
+        default=20000, validator=rules.Valid(rules.Whole(1, CHECKPOINT_DELAY_MAX_MS))
     )
-    ports: Ports = attrs.field(factory=Ports, validator=rules.valid(rules.instance_of(Ports)))
+    ports: Ports = attrs.field(factory=Ports, validator=rules.Valid(rules.instance_of(Ports)))
     timeouts: Timeouts = attrs.field(
-        factory=Timeouts, validator=rules.valid(rules.instance_of(Timeouts))
+        factory=Timeouts, validator=rules.Valid(rules.instance_of(Timeouts))
     )
-    multifd: bool = attrs.field(default=False, validator=rules.valid(rules.boolean))
+    multifd: bool = attrs.field(default=False, validator=rules.Valid(rules.boolean))
     initial_sync: Literal["full", "identical"] = attrs.field(
-        default="full", validator=rules.valid(rules.one_of("full", "identical"))
+        default="full", validator=rules.Valid(rules.one_of("full", "identical"))
     )
 
     def __attrs_post_init__(self) -> None:
         self._check_nodes()
+        self._check_chains()
         self._check_ids()
         self._check_ports()
         self._check_images()
@@ -180,17 +186,34 @@ class ColoPair:
         spares = tuple(node for node in self.spares if node.name != new.name)
         return attrs.evolve(self, nodes=nodes, spares=(*spares, leaving))
 
+    def _places(self) -> tuple[tuple[str, Node], ...]:
+        places = [(f"nodes[{n}]", node) for n, node in enumerate(self.nodes)]
+        return (*places, *((f"spares[{n}]", node) for n, node in enumerate(self.spares)))
+
     def _check_nodes(self) -> None:
-        everyone = (*self.nodes, *self.spares)
-        named = [(f"nodes[{n}]", node.name) for n, node in enumerate(everyone)]
-        rules.distinct("ColoPair.nodes", named, "not be used twice")
-        for chain in self.chains:
+        names = [(f"{place}.name", node.name) for place, node in self._places()]
+        rules.distinct("ColoPair", names, "a name is given once")
+        folders = [
+            (f"{place}.image_folder", (_machine(node), posixpath.normpath(node.image_folder)))
+            for place, node in self._places()
+        ]
+        if self.disks:
+            why = "two QEMUs on one host must not open the same image"
+            rules.distinct("ColoPair", folders, why)
+
+    def _check_chains(self) -> None:
+        known = [node.name for _, node in self._places()]
+        for n, chain in enumerate(self.chains):
             for name, netdev in chain.netdevs.items():
-                rules.instance_of(Netdev)(f"FilterChain.netdevs.{name}", netdev)
-                self.node(name)
+                field = f"ColoPair.chains[{n}].netdevs.{name}"
+                rules.instance_of(Netdev)(field, netdev)
+                if name not in known:
+                    raise DeclarationError(field, name, f"be for one of {', '.join(known)}")
+        macs = [(f"chains[{n}].mac", c.mac.lower()) for n, c in enumerate(self.chains) if c.mac]
+        rules.distinct("ColoPair", macs, "each card has an address of its own")
 
     def _check_ids(self) -> None:
-        rules.distinct("ColoPair.ids", self._ids(), "not be used twice")
+        rules.distinct("ColoPair", self._ids(), "an id is used once")
 
     def _ids(self) -> Iterator[tuple[str, object]]:
         # Block nodes, devices, netdevs, chardevs and objects have name spaces of their own in
@@ -204,39 +227,44 @@ class ColoPair:
         named = list(rules.fields_of(self.ports, "ports"))
         for n, chain in enumerate(self.chains):
             named += rules.fields_of(chain.proxy_ports, f"chains[{n}].ports")
-        rules.distinct("ColoPair.ports", named, "not be used twice on one host")
+        rules.distinct("ColoPair", named, "a port is used once on a host")
+        # Either node may come to listen on any of them, so a monitor's port is none of them.
+        for place, node in self._places():
+            monitors = [(k, m) for k, m in _monitors(node) if isinstance(m, TcpMonitor)]
+            for kind, monitor in monitors:
+                with_monitor = [*named, (f"{place}.{kind}.port", monitor.port)]
+                rules.distinct("ColoPair", with_monitor, "a port is used once on a host")
 
     def _check_images(self) -> None:
-        named = []
-        for place, node in enumerate((*self.nodes, *self.spares)):
-            host = node.address
-            for n, disk in enumerate(self.disks):
-                for kind in ("image", "active_image", "hidden_image"):
-                    path = node.image_path(getattr(disk, kind))
-                    named.append((f"nodes[{place}] disks[{n}].{kind}", (host, path)))
-        rules.distinct("ColoPair.disks", named, "not be used twice on one host")
-        self._check_one_machine()
-
-    def _check_one_machine(self) -> None:
-        # Loopback addresses differ and are one host all the same (qemu-behaviour 3.12).
-        local = [node for node in (*self.nodes, *self.spares) if node.address.startswith("127.")]
-        folders = [(node.name, node.image_folder.rstrip("/")) for node in local]
-        if self.disks:
-            rules.distinct("ColoPair.nodes", folders, "not be used by two nodes of one host")
+        named = [
+            (f"disks[{n}].{kind}", name)
+            for n, disk in enumerate(self.disks)
+            for kind, name in disk.images().items()
+        ]
+        rules.distinct("ColoPair", named, "each image is a file of its own")
 
     def _check_sockets(self) -> None:
-        for node in (*self.nodes, *self.spares):
+        for place, node in self._places():
             for chain in self.chains:
-                node.socket_path(chain.names.compare_local)
-                node.socket_path(chain.names.compare_out)
-        local = [
-            (f"{node.name}.{kind}", monitor.path)
-            for node in (*self.nodes, *self.spares)
-            for kind, monitor in _monitors(node).items()
-            if isinstance(monitor, UnixMonitor) and node.address.startswith("127.")
+                for name in (chain.names.compare_local, chain.names.compare_out):
+                    rules.socket_path(f"ColoPair.{place}.run_dir", node.socket_path(name))
+        folders = [
+            (f"{place}.run_dir", (_machine(node), posixpath.normpath(node.run_dir)))
+            for place, node in self._places()
         ]
-        rules.distinct("ColoPair.nodes", local, "not be used twice on one host")
+        rules.distinct("ColoPair", folders, "each QEMU has a run directory of its own")
+        monitors = [
+            (f"{place}.{kind}", (_machine(node), monitor))
+            for place, node in self._places()
+            for kind, monitor in _monitors(node)
+        ]
+        rules.distinct("ColoPair", monitors, "one monitor serves one client of one QEMU")
 
 
-def _monitors(node: Node) -> Mapping[str, object]:
-    return {"control": node.control_monitor, "observer": node.observer_monitor}
+def _machine(node: Node) -> str:
+    # Loopback addresses differ and are one host all the same (qemu-behaviour 3.12).
+    return "this host" if is_loopback(node.address) else node.address
+
+
+def _monitors(node: Node) -> tuple[tuple[str, Monitor], ...]:
+    return (("control", node.control_monitor), ("observer", node.observer_monitor))
