@@ -1,0 +1,321 @@
+"""The file that declares a pair: TOML for people, JSON for programs, one set of keys for both.
+
+Its keys are the fields of `pycolo.model`, with two differences that serve who writes it: `nodes`
+holds two nodes or more, the further ones being spares; and `ids` and `ports` may hold a few parts,
+the others are those of the disk's or the chain's place. Nothing here opens a socket or looks a name
+up.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, TypeAlias, final
+
+import attrs
+
+from pycolo import _json
+from pycolo._json import (
+    Array,
+    Document,
+    Form,
+    Forms,
+    JsonObject,
+    JsonValue,
+    Nullable,
+    Record,
+    Scalar,
+)
+from pycolo.errors import DeclarationError, ParseError
+from pycolo.model import _rules as rules
+from pycolo.model.disk import DiskIds, ReplicationDisk
+from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
+from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
+from pycolo.model.pair import ColoPair
+
+Format: TypeAlias = Literal["toml", "json"]
+_Parts: TypeAlias = Mapping[str, Callable[[int], attrs.AttrsInstance]]
+
+
+def load(path: str | Path) -> ColoPair:
+    """Read a pair file.
+
+    Args:
+        path: The file; one whose name ends in `.json` is JSON, any other is TOML.
+
+    Raises:
+        DeclarationError: It is no pair file or breaks a rule; the error's field is the key's path.
+        OSError: It cannot be read.
+    """
+    path = Path(path)
+    return loads(path.read_text(encoding="utf-8"), "json" if path.suffix == ".json" else "toml")
+
+
+def loads(text: str, file_format: Format = "toml") -> ColoPair:
+    """Read the text of a pair file.
+
+    Args:
+        text: The file's text.
+        file_format: `toml` or `json`.
+
+    Raises:
+        DeclarationError: It is no pair file or breaks a rule; the error's field is the key's path,
+            such as `nodes[1].address`.
+    """
+    try:
+        value = _decoded(text, file_format)
+        return from_json_value(value)
+    except ParseError as error:
+        field = error.path or "the pair file"
+        raise DeclarationError(field, error.value, error.rule) from error
+
+
+def dumps(pair: ColoPair) -> str:
+    """Write a pair as the text of a pair file in JSON; `loads` gives the same pair back."""
+    return json.dumps(to_json_value(pair), indent=2, ensure_ascii=False) + "\n"
+
+
+def to_json_value(pair: ColoPair) -> JsonObject:
+    """The pair as JSON, every default written out, so that it means the same to every version."""
+    return document().write(pair)
+
+
+def from_json_value(value: object, path: str = "") -> ColoPair:
+    """Parse decoded JSON.
+
+    Args:
+        value: The decoded JSON.
+        path: Where it stands in its document.
+
+    Raises:
+        ParseError: It is no pair, or breaks a rule.
+    """
+    pair = document().read(value, path)
+    assert isinstance(pair, ColoPair)  # noqa: S101 - what the document's form makes
+    return pair
+
+
+def json_schema() -> JsonObject:
+    """The JSON Schema of a pair file.
+
+    Rules between several values, such as different ports, cannot be said in it: `loads` knows more.
+    """
+    return document().whole_schema()
+
+
+@functools.cache
+def document() -> Document:
+    """The form of a pair, for documents that hold one."""
+    return Document("pair", _PairForm(_forms().record(ColoPair), _nodes_form()))
+
+
+def _decoded(text: str, file_format: Format) -> object:
+    try:
+        if file_format == "toml":
+            return tomllib.loads(text)
+        return json.loads(text, object_pairs_hook=_without_doubles)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        line = re.search(r"at line (\d+)|: line (\d+)", str(error))
+        lines = text.splitlines()
+        number = int(next(filter(None, line.groups()))) if line else len(lines)
+        value = lines[number - 1] if 0 < number <= len(lines) else ""
+        raise ParseError("", f"be {file_format.upper()}: {error}", value) from error
+
+
+def _without_doubles(members: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(members)
+    if len(found) != len(members):
+        keys = [key for key, _ in members]
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise ParseError(double, "be given once in its object", found[double])
+    return found
+
+
+# -- what the annotations of the model do not say ------------------------------------------------
+
+
+@functools.cache
+def _forms() -> Forms:
+    plain = Forms(narrow=_narrowed)
+    values: Form = _StringOrStrings(Array(_json.SCALARS[str]))
+    options = _json.Table(values, is_ordered=True)
+    known: dict[object, Form] = {
+        frozenset((UnixMonitor, TcpMonitor)): _MonitorForm(
+            plain.record(UnixMonitor), plain.record(TcpMonitor)
+        ),
+        Netdev: plain.record(Netdev, options=options),
+    }
+    forms = attrs.evolve(plain, known=known)
+    disks = _Numbered(forms.record(ReplicationDisk), {"ids": DiskIds.numbered})
+    chain_parts: _Parts = {"ids": ChainIds.numbered, "ports": ChainPorts.numbered}
+    chains = _Numbered(forms.record(FilterChain), chain_parts)
+    parts: dict[object, Form] = {
+        tuple[ReplicationDisk, ...]: disks,
+        tuple[FilterChain, ...]: chains,
+    }
+    return attrs.evolve(forms, known={**known, **parts})
+
+
+def _nodes_form() -> Array:
+    return Array(_forms().record(Node))
+
+
+_KEYWORDS: Mapping[object, JsonObject] = {
+    rules.identifier: {"pattern": f"^{rules.QEMU_ID.pattern.removesuffix(chr(92) + 'Z')}$"},
+    rules.text: {"minLength": 1},
+    rules.absolute_path: {"pattern": "^/"},
+    rules.seconds: {"exclusiveMinimum": 0},
+}
+
+
+def _keywords(rule: object) -> JsonObject:
+    if isinstance(rule, rules.Whole):
+        return {"minimum": rule.minimum, "maximum": rule.maximum}
+    if rule is rules.block_node_name:
+        return {**_KEYWORDS[rules.identifier], "maxLength": rules.BLOCK_NODE_NAME_MAX}
+    return _KEYWORDS.get(rule, {})
+
+
+def _narrowed(form: Form, validator: object) -> Form:
+    """The form with the field's rule in its schema."""
+    rule = (
+        validator.rule
+        if isinstance(validator, rules.Valid | rules.Optional | rules.Each)
+        else validator
+    )
+    if isinstance(rule, rules.Optional) and isinstance(form, Nullable):
+        return Nullable(_narrowed(form.form, rule))
+    if isinstance(rule, rules.Each) and isinstance(form, Array):
+        return attrs.evolve(form, item=_narrowed(form.item, rule))
+    if isinstance(form, Scalar):
+        return attrs.evolve(form, keywords={**form.keywords, **_keywords(rule)})
+    return form
+
+
+@final
+@attrs.frozen
+class _StringOrStrings:
+    """The value of a netdev's option: a string, or several where the option is repeated."""
+
+    several: Array
+
+    def read(self, value: object, path: str) -> object:
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, list):
+            raise ParseError(path, "be a string or an array of strings", value)
+        return self.several.read(value, path)
+
+    def write(self, value: object) -> JsonValue:
+        return value if isinstance(value, str) else self.several.write(value)
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        return {"anyOf": [{"type": "string"}, self.several.schema(definitions)]}
+
+
+@final
+@attrs.frozen
+class _MonitorForm:
+    """A monitor: `path` makes it a Unix socket, `host` and `port` make it TCP."""
+
+    unix: Record[UnixMonitor]
+    tcp: Record[TcpMonitor]
+
+    def read(self, value: object, path: str) -> Monitor:
+        members = _json.object_at(value, path)
+        if "path" in members:
+            return self.unix.read(members, path)
+        if not members.keys() & {"host", "port"}:
+            raise ParseError(path, "have a path, or host and port", dict(members))
+        return self.tcp.read(members, path)
+
+    def write(self, value: object) -> JsonValue:
+        return (self.unix if isinstance(value, UnixMonitor) else self.tcp).write(value)
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        return {"oneOf": [self.unix.schema(definitions), self.tcp.schema(definitions)]}
+
+
+@final
+@attrs.frozen
+class _Numbered:
+    """Disks or chains: ids and ports that are not given are those of the place."""
+
+    item: Record[ReplicationDisk] | Record[FilterChain]
+    numbered: _Parts
+
+    def read(self, value: object, path: str) -> object:
+        return tuple(
+            self.item.read(self._filled(item, n, place), place)
+            for n, (place, item) in enumerate(_json.array_at(value, path))
+        )
+
+    def _filled(self, item: object, n: int, path: str) -> Mapping[str, object]:
+        members = _json.object_at(item, path)
+        filled = {
+            key: {**attrs.asdict(numbered(n)), **given}
+            for key, numbered in self.numbered.items()
+            if isinstance(given := members.get(key), Mapping)
+        }
+        return {**members, **filled}
+
+    def write(self, value: object) -> JsonValue:
+        return [self.item.write(item) for _, item in _json.array_at(value, "")]
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        reference = self.item.schema(definitions)
+        for numbered in self.numbered.values():
+            part = _json.object_of(definitions[type(numbered(0)).__name__])
+            part["required"] = []
+        return {"type": "array", "items": reference}
+
+
+@final
+@attrs.frozen
+class _PairForm:
+    """A pair whose spares stand behind its two nodes."""
+
+    pair: Record[ColoPair]
+    nodes: Array
+
+    def read(self, value: object, path: str) -> ColoPair:
+        members = dict(_json.object_at(value, path))
+        place = _json.at(path, "nodes")
+        if "spares" in members:
+            raise ParseError(_json.at(path, "spares"), "stand in nodes, behind the first two", None)
+        given = self._some(members.get("nodes", ()), place)
+        members["nodes"], members["spares"] = given[:2], given[2:]
+        try:
+            return self.pair.read(members, path)
+        except ParseError as error:
+            raise ParseError(_in_file(error.path), _in_file(error.rule), error.value) from error
+
+    def _some(self, value: object, path: str) -> list[object]:
+        nodes = [item for _, item in _json.array_at(value, path)]
+        if len(nodes) < 2:  # noqa: PLR2004 - a pair
+            raise ParseError(path, "be two nodes or more: the pair, then its spares", value)
+        return nodes
+
+    def write(self, value: object) -> JsonObject:
+        assert isinstance(value, ColoPair)  # noqa: S101 - the type this form is for
+        members = self.pair.write(value)
+        del members["spares"]
+        return {**members, "nodes": self.nodes.write((*value.nodes, *value.spares))}
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        return self.inline_schema(definitions)
+
+    def inline_schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        schema = self.pair.inline_schema(definitions)
+        properties = _json.object_of(schema["properties"])
+        del properties["spares"]
+        properties["nodes"] = {**self.nodes.schema(definitions), "minItems": 2}
+        return schema
+
+
+def _in_file(words: str) -> str:
+    return re.sub(r"\bspares\[(\d+)\]", lambda match: f"nodes[{int(match[1]) + 2}]", words)
