@@ -1,0 +1,197 @@
+"""The QMP client that a rendered script carries with it: Python, standard library only.
+
+It is text here, because it runs on hosts that need not have pycolo. Ends with 0 for done or true,
+1 for refused or false, 3 for unknown.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CLIENT: Final = r"""
+import json, os, select, signal, socket, sys, time
+
+LIMIT_S = 10.0
+
+class Monitor:
+    def __init__(self, address, limit_s, oob=False):
+        self.until = time.monotonic() + limit_s
+        kind, _, place = address.partition(":")
+        if kind == "unix":
+            self.link = socket.socket(socket.AF_UNIX)
+            self.link.settimeout(limit_s)
+            self.link.connect(place)
+        else:
+            host, _, port = place.rpartition(":")
+            self.link = socket.create_connection((host, int(port)), limit_s)
+        self.buffer = b""
+        self.greeting = self.read()
+        self.ask("qmp_capabilities", {"enable": ["oob"]} if oob else {})
+
+    def read(self):
+        while b"\n" not in self.buffer:
+            self.link.settimeout(max(0.001, self.until - time.monotonic()))
+            chunk = self.link.recv(65536)
+            if not chunk:
+                raise ConnectionError("QEMU hung up")
+            self.buffer += chunk
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return json.loads(line)
+
+    def put(self, message, name):
+        self.link.sendall(json.dumps({**message, "id": name}).encode() + b"\n")
+
+    def answer(self, name):
+        while True:
+            message = self.read()
+            if message.get("id") == name:
+                return message
+
+    def ask(self, command, arguments=None):
+        message = {"execute": command}
+        if arguments:
+            message["arguments"] = arguments
+        self.put(message, command)
+        answer = self.answer(command)
+        if "error" in answer:
+            raise ValueError(answer["error"]["desc"])
+        return answer["return"]
+
+def end(code, words=""):
+    if words:
+        print("   " + " ".join(words.split()), file=sys.stderr)
+    raise SystemExit(code)
+
+def answered(monitor, command, rescue, limit_s):
+    try:
+        return monitor.answer("step")
+    except socket.timeout:
+        if not rescue:
+            raise
+        print("   no answer: yank", file=sys.stderr)
+        monitor.until = time.monotonic() + limit_s
+        for number, yank in enumerate(rescue):
+            monitor.put(yank, "rescue%d" % number)
+        return monitor.answer("step")
+
+def send(address, limit_s, line, accepts="[]", rescue="[]"):
+    # An interrupt takes effect between steps.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    command, accepts, rescue = json.loads(line), json.loads(accepts), json.loads(rescue)
+    limit_s = float(limit_s)
+    try:
+        monitor = Monitor(address, limit_s, "exec-oob" in command or bool(rescue))
+    except (OSError, ValueError) as error:
+        end(1, "not sent: %s: %s" % (address, error or "no greeting: the monitor is taken"))
+    try:
+        monitor.until = time.monotonic() + limit_s
+        monitor.put(command, "step")
+        answer = answered(monitor, command, rescue, limit_s)
+    except OSError as error:
+        if command.get("execute") == "quit" and isinstance(error, ConnectionError):
+            end(0)
+        end(3, "no answer, the effect is unknown: %s" % error)
+    judge(command, answer, accepts)
+
+def judge(command, answer, accepts):
+    error = answer.get("error")
+    text = answer.get("return")
+    if isinstance(text, str) and text.strip():
+        # The human monitor refuses by talking; drive_del talks where it succeeds too.
+        if command["arguments"]["command-line"].startswith("drive_del "):
+            end(0, text)
+        error = {"class": "GenericError", "desc": text}
+    if error is None:
+        end(0)
+    for accepted in accepts:
+        if accepted["class"] == error["class"] and accepted["text"] in error["desc"]:
+            end(0, "so already: " + error["desc"])
+    end(1, "refused: %s (%s)" % (error["desc"], error["class"]))
+
+def edges(monitor):
+    graph = monitor.ask("x-debug-query-block-graph")
+    names = {node["id"]: node["name"] for node in graph["nodes"]}
+    for edge in graph["edges"]:
+        yield names.get(edge["parent"]), edge["name"], names.get(edge["child"])
+
+def block_nodes(monitor):
+    return monitor.ask("query-named-block-nodes", {"flat": True})
+
+def job(monitor, name):
+    return next((found for found in monitor.ask("query-jobs") if found["id"] == name), None)
+
+def job_is(monitor, name, *statuses):
+    found = job(monitor, name)
+    return found is not None and "error" not in found and found["status"] in statuses
+
+def job_failed(monitor, name):
+    found = job(monitor, name)
+    return found is None or "error" in found
+
+def chardev(monitor, name):
+    return any(
+        found["label"] == name and not found["filename"].startswith("disconnected:")
+        for found in monitor.ask("query-chardev")
+    )
+
+def size(monitor, name, size_bytes):
+    return any(
+        node.get("node-name") == name and node["image"]["virtual-size"] == int(size_bytes)
+        for node in block_nodes(monitor)
+    )
+
+def committed(monitor, replication, parent):
+    # Merged when the replication node stands on the image itself and no copy is under way.
+    copies = any(node["drv"] == "mirror_top" for node in block_nodes(monitor))
+    return not copies and (replication, "file", parent) in edges(monitor)
+
+def version(monitor, expected):
+    qemu = monitor.greeting["QMP"]["version"]["qemu"]
+    return "%(major)d.%(minor)d.%(micro)d" % qemu == expected
+
+PREDICATES = {
+    "alive": lambda monitor: True,
+    "run-state": lambda monitor, *states: monitor.ask("query-status")["status"] in states,
+    "colo-mode": lambda monitor, mode: monitor.ask("query-colo-status")["mode"] == mode,
+    "migration": lambda monitor, *s: monitor.ask("query-migrate").get("status", "none") in s,
+    "job": job_is,
+    "job-failed": job_failed,
+    "chardev": chardev,
+    "child": lambda monitor, *edge: edge in edges(monitor),
+    "size": size,
+    "committed": committed,
+    "name": lambda monitor, name: monitor.ask("query-name").get("name", "") == name,
+    "version": version,
+}
+
+def holds(address, predicate, *arguments):
+    try:
+        monitor = Monitor(address, LIMIT_S)
+    except (ConnectionError, FileNotFoundError):
+        end(0 if predicate == "gone" else 1)
+    except (OSError, ValueError):
+        end(1)
+    if predicate == "gone":
+        end(1)
+    try:
+        end(0 if PREDICATES[predicate](monitor, *arguments) else 1)
+    except (OSError, ValueError) as error:
+        end(1, "%s: %s" % (predicate, error))
+
+def listen(address):
+    monitor = Monitor(address, LIMIT_S)
+    parent = os.getppid()
+    print("LISTENING", flush=True)
+    # A script that was killed cannot end its listeners.
+    while os.getppid() == parent:
+        if b"\n" in monitor.buffer or select.select([monitor.link], [], [], 1.0)[0]:
+            monitor.until = time.monotonic() + LIMIT_S
+            event = monitor.read().get("event")
+            if event:
+                print(event, flush=True)
+
+try:
+    {"send": send, "holds": holds, "listen": listen}[sys.argv[1]](*sys.argv[2:])
+except OSError as error:
+    end(1, str(error))
+""".lstrip()

@@ -1,0 +1,112 @@
+"""A plan as lines to paste into two monitors."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import assert_never
+
+from pycolo.plan import (
+    Check,
+    CreateImage,
+    Execute,
+    HostAction,
+    LaunchQemu,
+    Plan,
+    Relief,
+    RunHost,
+    Step,
+    StopQemu,
+    Wait,
+)
+from pycolo.render._wire import capabilities_line, step_line, wire_line
+from pycolo.render._words import printable
+from pycolo.render.conditions import describe
+
+
+def render(plan: Plan) -> str:
+    """Show a plan as QMP lines with comments between them.
+
+    Lines that begin with `{` go into the monitor of the node named last, in the order shown; lines
+    that begin with `#` are for whoever pastes them. JSON has no comments.
+
+    Args:
+        plan: Any plan; an empty one gives a comment.
+
+    Returns:
+        Lines, the last one ended as well.
+    """
+    lines = [f"# {plan.procedure} of pair {plan.pair.name}"]
+    lines += list(_body(plan)) if plan.steps else ["# nothing to do"]
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def _body(plan: Plan) -> Iterator[str]:
+    oob = _oob_nodes(plan)
+    begin = {r.first: r for r in plan.reliefs}
+    ends = {r.last for r in plan.reliefs}
+    opened: set[str] = set()
+    node = ""
+    for step in plan.steps:
+        if step.node != node:
+            node = step.node
+            yield from ("", f"# node {node}")
+        if isinstance(step, Execute) and node not in opened:
+            opened.add(node)
+            yield capabilities_line(oob=node in oob)
+        if step.address in begin:
+            yield from _relief(begin[step.address])
+        yield from _step(step)
+        if step.address in ends:
+            yield "# from here on it may be left as it is"
+        if step.address == plan.restored_after:
+            yield "# the guest serves again"
+
+
+def _oob_nodes(plan: Plan) -> frozenset[str]:
+    """The nodes that need out-of-band commands, rescues and reliefs included."""
+    executes = [step for step in plan.steps if isinstance(step, Execute)]
+    executes += [step for relief in plan.reliefs for step in relief.steps]
+    return frozenset(step.node for step in executes if step.oob or step.rescue)
+
+
+def _relief(relief: Relief) -> Iterator[str]:
+    yield f"# if it has to be left before {relief.last} is done, send ({relief.why}):"
+    for step in relief.steps:
+        yield f"#   to {step.node}: {step_line(step)}"
+
+
+def _step(step: Step) -> Iterator[str]:
+    match step:
+        case Execute():
+            yield step_line(step)
+            yield from _answers(step)
+        case Wait():
+            yield f"# wait until {describe(step.until)} (at most {step.limit_s:g} s)"
+            if step.unless is not None:
+                yield f"#   give up as soon as {describe(step.unless)}"
+        case Check():
+            yield f"# go on only if {describe(step.condition)}"
+        case RunHost():
+            yield f"# on {step.node}'s host: {_action(step.action)}"
+        case _:
+            assert_never(step)
+
+
+def _answers(step: Execute) -> Iterator[str]:
+    for refusal in step.accepts:
+        yield f"#   an error {refusal.error_class} with {refusal.text!r} in it is fine here"
+    for yank in step.rescue:
+        yield f"#   no answer after {step.limit_s:g} s? {wire_line(yank, oob=True)}"
+
+
+def _action(action: HostAction) -> str:
+    match action:
+        case CreateImage(argv=argv, path=path):
+            return f"unless {shlex.quote(path)} exists, {shlex.join(argv)}"
+        case LaunchQemu(argv=argv):
+            return shlex.join(argv)
+        case StopQemu():
+            return "end the QEMU that was started for the node"
+        case _:
+            assert_never(action)

@@ -1,0 +1,320 @@
+"""A plan as a script that a careful operator can read, and run.
+
+The script is POSIX shell with a small QMP client in Python. It sends what the plan holds, asks
+again and again where the plan waits, and ends at the first refusal that the plan does not accept.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Final, assert_never
+
+from pycolo import conditions as c
+from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
+from pycolo.plan import (
+    Check,
+    CreateImage,
+    Execute,
+    HostAction,
+    LaunchQemu,
+    Plan,
+    RunHost,
+    Step,
+    StopQemu,
+    Wait,
+)
+from pycolo.render._shell_client import CLIENT
+from pycolo.render._shell_library import LIBRARY
+from pycolo.render._wire import step_line, wire_line
+from pycolo.render._words import command_words, one_line, proof_words
+from pycolo.render.conditions import describe
+from pycolo.snapshot import Dead
+
+_HEAD: Final = """\
+#!/bin/sh
+# {title}
+#
+# It needs sh and python3 on every host, and talks to the control monitors as pycolo does. Between
+# two steps it holds no connection: see that nobody else works on the nodes meanwhile.
+#
+# It ends with 0 when all is done, 1 when it was refused and nothing was changed, 3 when something
+# was or may have been changed, and 4 where a person must decide.
+set -eu
+
+client=$(cat <<'END_OF_CLIENT'
+{client}END_OF_CLIENT
+)
+
+# How a command reaches each node's host, and where its monitors are: correct these if need be.
+{places}
+{library}"""
+
+
+def render(plan: Plan) -> str:
+    """Show a plan as a shell script.
+
+    Args:
+        plan: Any plan; an empty one gives a script that does nothing.
+
+    Returns:
+        The script. Every word that comes from the plan is quoted.
+    """
+    marks = _marks(plan)
+    listening = "".join(f"listen {shlex.quote(node)}\n" for node in _listened(plan))
+    parts = [_head(plan), *_reliefs(plan)]
+    for number, step in enumerate(plan.steps, 1):
+        if listening and not isinstance(step, RunHost):
+            parts.append(listening)
+            listening = ""
+        parts.append("\n".join(_step(plan, number, step, marks)) + "\n")
+    return "\n".join([*parts, f"say {shlex.quote(_title(plan) + ': done')}\n"])
+
+
+def _title(plan: Plan) -> str:
+    versions = ", ".join(f"{node} {version}" for node, version in plan.qemu.items())
+    on = f" for QEMU on {versions}" if versions else ""
+    return one_line(f"{plan.procedure} of pair {plan.pair.name}{on} (dialect {plan.dialect})")
+
+
+def _head(plan: Plan) -> str:
+    everyone = (*plan.pair.nodes, *plan.pair.spares)
+    nodes = [node for node in everyone if node in plan.pair.nodes or node.name in plan.nodes()]
+    places = "\n".join(
+        (
+            _table("on", {node.name: _way(node) for node in nodes}, before="name=$1\n  shift\n  "),
+            _table("control", {n.name: _place(n.control_monitor) for n in nodes}),
+            _table("observer", {n.name: _place(n.observer_monitor) for n in nodes}),
+        )
+    )
+    return _HEAD.format(title=_title(plan), client=CLIENT, places=places, library=LIBRARY)
+
+
+def _table(name: str, rows: Mapping[str, str], before: str = "") -> str:
+    word = "$name" if before else "$1"
+    cases = "".join(f"    {shlex.quote(node)}) {row} ;;\n" for node, row in rows.items())
+    unknown = f'    *) echo "no node {word}" >&2; return 1 ;;\n'
+    return f"{name}() {{\n  {before}case {word} in\n{cases}{unknown}  esac\n}}"
+
+
+def _way(node: Node) -> str:
+    return '"$@"' if _is_here(node) else f'over_ssh {shlex.quote(node.address)} "$@"'
+
+
+def _is_here(node: Node) -> bool:
+    try:
+        return ipaddress.ip_address(node.address).is_loopback
+    except ValueError:
+        return node.address == "localhost"
+
+
+def _place(monitor: Monitor) -> str:
+    match monitor:
+        case UnixMonitor(path=path):
+            place = f"unix:{path}"
+        case TcpMonitor(host=host, port=port):
+            place = f"tcp:{host}:{port}"
+        case _:
+            assert_never(monitor)
+    return f"printf '%s\\n' {shlex.quote(place)}"
+
+
+# -- events, which need a listener and marks ------------------------------------------------------
+
+
+def _conditions(plan: Plan) -> Iterator[c.Leaf]:
+    for step in plan.steps:
+        if isinstance(step, Check):
+            yield from c.leaves(step.condition)
+        if isinstance(step, Wait):
+            yield from c.leaves(step.until)
+            yield from c.leaves(step.unless) if step.unless is not None else ()
+
+
+def _listened(plan: Plan) -> tuple[str, ...]:
+    kinds = (c.NoColoExit, c.ColoExited, c.CheckpointSeen)
+    return tuple(dict.fromkeys(leaf.node for leaf in _conditions(plan) if isinstance(leaf, kinds)))
+
+
+def _marks(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Address of a step to the nodes whose checkpoints are counted from there."""
+    marks: dict[str, tuple[str, ...]] = {}
+    for leaf in _conditions(plan):
+        if isinstance(leaf, c.CheckpointSeen) and leaf.node not in marks.get(leaf.since, ()):
+            marks[leaf.since] = (*marks.get(leaf.since, ()), leaf.node)
+    return marks
+
+
+# -- reliefs ---------------------------------------------------------------------------------------
+
+
+def _reliefs(plan: Plan) -> Iterator[str]:
+    for number, relief in enumerate(plan.reliefs, 1):
+        sends = "".join(f"  {_send('relieve', step)}\n" for step in relief.steps)
+        yield f"# {one_line(relief.why)}\nrelief_{number}() {{\n{sends or '  :' + chr(10)}}}\n"
+
+
+def _entered(plan: Plan, address: str) -> Iterator[str]:
+    for number, relief in enumerate(plan.reliefs, 1):
+        if relief.first == address:
+            yield f"enter relief_{number}"
+
+
+def _left(plan: Plan, address: str) -> Iterator[str]:
+    for number, relief in enumerate(plan.reliefs, 1):
+        if relief.last == address:
+            yield f"leave relief_{number}"
+
+
+def _send(function: str, step: Execute) -> str:
+    accepts = [{"class": refusal.error_class, "text": refusal.text} for refusal in step.accepts]
+    rescue = [json.loads(wire_line(yank, oob=True)) for yank in step.rescue]
+    words = [function, step.node, f"{step.limit_s:g}", step_line(step)]
+    return shlex.join([*words, json.dumps(accepts), json.dumps(rescue)])
+
+
+# -- steps -----------------------------------------------------------------------------------------
+
+
+def _step(
+    plan: Plan, number: int, step: Step, marks: Mapping[str, tuple[str, ...]]
+) -> Iterator[str]:
+    yield f"# {one_line(step.address)}: {one_line(step.why)}"
+    yield f"say {shlex.quote(f'{number}. {_what(step)}')}"
+    yield from _entered(plan, step.address)
+    for node in marks.get(step.address, ()):
+        yield shlex.join(["mark", node, str(number)])
+    numbers = {s.address: n for n, s in enumerate(plan.steps, 1)}
+    match step:
+        case Execute():
+            yield _send("send", step)
+        case Wait():
+            yield from _wait(number, step, numbers)
+        case Check():
+            yield from _check(plan, step, numbers)
+        case RunHost():
+            yield from _run_host(plan, step)
+        case _:
+            assert_never(step)
+    yield from _left(plan, step.address)
+    if step.address == plan.restored_after:
+        yield "say 'the guest serves again'"
+
+
+def _what(step: Step) -> str:
+    match step:
+        case Execute(command=command):
+            return one_line(f"{step.node}: {command_words(command)}")
+        case Wait(until=until, limit_s=limit_s):
+            return one_line(f"wait until {describe(until)}, at most {limit_s:g} s")
+        case Check(condition=condition):
+            return one_line(f"go on only if {describe(condition)}")
+        case RunHost(action=action):
+            return one_line(f"{step.node}: {_action(action)}")
+        case _:
+            assert_never(step)
+
+
+def _action(action: HostAction) -> str:
+    match action:
+        case CreateImage(path=path):
+            return f"create {path}"
+        case LaunchQemu(role=role, instance=instance):
+            return f"launch the {role} {instance}"
+        case StopQemu():
+            return "stop QEMU"
+        case _:
+            assert_never(action)
+
+
+def _wait(number: int, step: Wait, numbers: Mapping[str, int]) -> Iterator[str]:
+    yield f"until_{number}() {{ {_test(step.until, numbers)}; }}"
+    unless = "never"
+    if step.unless is not None:
+        unless = f"unless_{number}"
+        yield f"{unless}() {{ {_test(step.unless, numbers)}; }}"
+    yield f"wait_until {math.ceil(step.limit_s)} until_{number} {unless}"
+
+
+def _check(plan: Plan, step: Check, numbers: Mapping[str, int]) -> Iterator[str]:
+    for leaf in c.leaves(step.condition):
+        state = plan.origin.state(leaf.node)
+        if isinstance(leaf, c.PeerDead) and isinstance(state, Dead):
+            words = one_line(
+                f"   the plan was compiled with {leaf.node} dead: {proof_words(state.proof)}"
+            )
+            yield f"say {shlex.quote(words)}"
+    yield f"if ! {{ {_test(step.condition, numbers)}; }}; then fail 'it does not hold'; fi"
+
+
+def _run_host(plan: Plan, step: RunHost) -> Iterator[str]:
+    node = plan.pair.node(step.node)
+    match step.action:
+        case CreateImage(path=path, size_bytes=size_bytes, argv=argv):
+            yield shlex.join(["create_image", node.name, path, str(size_bytes), *argv])
+        case LaunchQemu(argv=argv):
+            limit_s = str(math.ceil(step.limit_s))
+            yield shlex.join(["launch", node.name, limit_s, node.run_dir, *argv])
+        case StopQemu():
+            yield shlex.join(["stop_qemu", node.name, str(math.ceil(step.limit_s)), node.run_dir])
+        case _:
+            assert_never(step.action)
+
+
+# -- conditions ------------------------------------------------------------------------------------
+
+
+def _test(condition: c.Condition, numbers: Mapping[str, int]) -> str:
+    match condition:
+        case c.AllOf(conditions=()):
+            return "true"
+        case c.AnyOf(conditions=()):
+            return "false"
+        case c.AllOf(conditions=parts):
+            return " && ".join(f"{{ {_test(part, numbers)}; }}" for part in parts)
+        case c.AnyOf(conditions=parts):
+            return " || ".join(f"{{ {_test(part, numbers)}; }}" for part in parts)
+        case leaf:
+            return shlex.join(_words(leaf, numbers))
+
+
+def _words(leaf: c.Leaf, numbers: Mapping[str, int]) -> list[str]:  # noqa: C901 - one line a leaf
+    node = leaf.node
+    match leaf:
+        case c.RunStateIs(states=states):
+            return ["holds", node, "run-state", *states]
+        case c.ColoModeIs(mode=mode):
+            return ["holds", node, "colo-mode", mode]
+        case c.NoColoExit():
+            return ["no_colo_exit", node]
+        case c.ColoExited():
+            return ["colo_exited", node]
+        case c.CheckpointSeen(since=since):
+            return ["checkpoint_seen", node, str(numbers.get(since, 0))]
+        case c.MigrationIs(statuses=statuses):
+            return ["holds", node, "migration", *statuses]
+        case c.JobIs(job=job, statuses=statuses):
+            return ["holds", node, "job", job, *statuses]
+        case c.JobFailed(job=job):
+            return ["holds", node, "job-failed", job]
+        case c.ChardevConnected(chardev=chardev):
+            return ["holds", node, "chardev", chardev]
+        case c.ChildIs(quorum=quorum, child=child, child_node=child_node):
+            return ["holds", node, "child", quorum, child, child_node]
+        case c.SizeIs(block_node=block_node, size_bytes=size_bytes):
+            return ["holds", node, "size", block_node, str(size_bytes)]
+        case c.Committed(replication=replication, parent=parent):
+            return ["holds", node, "committed", replication, parent]
+        case c.InstanceIs(instance=instance):
+            return ["holds", node, "name", instance]
+        case c.VersionIs(version=version):
+            return ["holds", node, "version", str(version)]
+        case c.Gone():
+            return ["holds", node, "gone"]
+        case c.PeerDead():
+            return ["proven_dead", node]
+        case _:
+            assert_never(leaf)

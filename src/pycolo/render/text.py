@@ -1,0 +1,283 @@
+"""Plans, reports, snapshots and differences for people."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Literal, TypeAlias, assert_never, final
+
+import attrs
+
+from pycolo.plan import Check, Execute, Plan, RunHost, Step, Wait
+from pycolo.render._words import (
+    action_words,
+    command_words,
+    one_line,
+    reliefs_at,
+    snapshot_words,
+    state_words,
+)
+from pycolo.render.conditions import describe
+from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
+from pycolo.snapshot import Live, Snapshot, role_of
+
+WIDTH = 100
+
+Style: TypeAlias = Literal["strong", "faint", "good", "bad", "node"]
+_CODES: dict[Style, str] = {"strong": "1", "faint": "2", "good": "32", "bad": "31", "node": "36"}
+
+
+@final
+@attrs.frozen
+class _Pen:
+    """Puts ANSI styles around words, or leaves them bare."""
+
+    colour: bool
+
+    def __call__(self, style: Style, words: str) -> str:
+        return f"\033[{_CODES[style]}m{words}\033[0m" if self.colour else words
+
+
+def render(plan: Plan, *, colour: bool = False) -> str:
+    """Show a plan: a header, then every step with its reason, its limit and its address.
+
+    Steps with a bar before them are a range in which the guest stands still or has no network;
+    what execution does if it ends inside one stands at its beginning.
+
+    Args:
+        plan: Any plan.
+        colour: Use ANSI styles.
+
+    Returns:
+        Lines, the last one ended as well.
+    """
+    pen = _Pen(colour)
+    lines = [*_header(plan, pen), ""]
+    lines += _steps(plan, pen) if plan.steps else ["nothing to do"]
+    return "\n".join(lines) + "\n"
+
+
+def _header(plan: Plan, pen: _Pen) -> Iterator[str]:
+    names = " and ".join(node.name for node in plan.pair.nodes)
+    yield pen("strong", f"{plan.procedure}: pair {plan.pair.name} on {names}")
+    versions = ", ".join(f"{node} {version}" for node, version in plan.qemu.items())
+    yield f"  qemu     {versions or 'not known'}"
+    yield f"  dialect  {plan.dialect}"
+    yield f"  from     {snapshot_words(plan.origin) or 'nothing known'}"
+    yield f"  to       {snapshot_words(plan.promise) or 'nothing known'}"
+
+
+def _steps(plan: Plan, pen: _Pen) -> Iterator[str]:
+    open_until: list[str] = []
+    digits = len(str(len(plan.steps)))
+    for number, step in enumerate(plan.steps, 1):
+        for relief in reliefs_at(plan, step.address):
+            open_until.append(relief.last)
+            yield pen("faint", f"  if execution ends before {one_line(relief.last)} is done:")
+            yield from (
+                f"    {pen('node', r.node)}  {command_words(r.command)}" for r in relief.steps
+            )
+            yield pen("faint", f"    {one_line(relief.why)}")
+        bar = "|" if open_until else " "
+        head, *rest = _step(step, pen)
+        yield f"{bar} {number:>{digits}}. {head}"
+        yield from (f"{bar} {' ' * digits}  {line}" for line in rest)
+        open_until = [last for last in open_until if last != step.address]
+        if step.address == plan.restored_after:
+            yield pen("good", "  -- the guest serves again --")
+
+
+def _step(step: Step, pen: _Pen) -> Iterator[str]:
+    yield f"{pen('node', step.node)}  {_what(step, pen)}"
+    for line in textwrap.wrap(one_line(step.why), WIDTH - 8) or [""]:
+        yield pen("faint", line)
+    yield from _details(step)
+    limit = "" if isinstance(step, Check) else f", at most {step.limit_s:g} s"
+    yield pen("faint", f"[{one_line(step.address)}{limit}]")
+
+
+def _what(step: Step, pen: _Pen) -> str:
+    match step:
+        case Execute(command=command, oob=oob):
+            return pen("strong", command_words(command)) + (" (out of band)" if oob else "")
+        case Wait(until=until):
+            return f"wait until {one_line(describe(until))}"
+        case Check(condition=condition):
+            return f"go on only if {one_line(describe(condition))}"
+        case RunHost(action=action):
+            return f"on its host: {action_words(action)}"
+        case _:
+            assert_never(step)
+
+
+def _details(step: Step) -> Iterator[str]:
+    if isinstance(step, Execute):
+        for refusal in step.accepts:
+            yield f"fine too: {refusal.error_class} with {refusal.text!r}"
+        for yank in step.rescue:
+            yield f"without an answer in time: {command_words(yank)} (out of band)"
+    if isinstance(step, Wait) and step.unless is not None:
+        yield f"give up if {one_line(describe(step.unless))}"
+
+
+def render_report(report: Report, *, colour: bool = False) -> str:
+    """Show what became of a plan: one line a step, and how it ended.
+
+    Args:
+        report: Any report.
+        colour: Use ANSI styles.
+
+    Returns:
+        Lines, the last one ended as well.
+    """
+    pen = _Pen(colour)
+    lines = [_outcome_line(address, outcome, pen) for address, outcome in report.outcomes.items()]
+    if report.relief:
+        lines.append("relief:")
+        lines += ["  " + _outcome_line(a, outcome, pen) for a, outcome in report.relief.items()]
+    lines.append(_ending(report, pen))
+    if report.after is not None:
+        lines.append(f"now: {snapshot_words(report.after)}")
+    return "\n".join(lines) + "\n"
+
+
+def _outcome_line(address: str, outcome: Outcome, pen: _Pen) -> str:
+    return f"{outcome_words(outcome, colour=pen.colour)}  {one_line(address)}{_reason(outcome)}"
+
+
+def outcome_words(outcome: Outcome, *, colour: bool = False) -> str:
+    """An outcome in one word, and how long it took, in columns of equal width."""
+    pen = _Pen(colour)
+    match outcome:
+        case Done(took_s=took_s):
+            return pen("good", "done     ") + f"{took_s:8.3f} s"
+        case Refused(took_s=took_s):
+            return pen("bad", "refused  ") + f"{took_s:8.3f} s"
+        case Unknown(took_s=took_s):
+            return pen("bad", "unknown  ") + f"{took_s:8.3f} s"
+        case TimedOut(took_s=took_s):
+            return pen("bad", "timed out") + f"{took_s:8.3f} s"
+        case NotRun():
+            return pen("faint", "not run  ") + " " * 10
+        case _:
+            assert_never(outcome)
+
+
+def _reason(outcome: Outcome) -> str:
+    match outcome:
+        case Done(reply=""):
+            return ""
+        case Done(reply=reply):
+            return f": so already ({one_line(reply)})"
+        case NotRun():
+            return ""
+        case Refused(reason=reason) | Unknown(reason=reason) | TimedOut(reason=reason):
+            return f": {one_line(reason)}"
+        case _:
+            assert_never(outcome)
+
+
+def _ending(report: Report, pen: _Pen) -> str:
+    words = f"{report.plan.procedure} of pair {report.plan.pair.name}"
+    if report.failed is None:
+        return pen("good", f"{words}: done")
+    changed = "something may have been changed" if report.changed else "nothing was changed"
+    return pen("bad", f"{words}: ended at {one_line(report.failed)}; {changed}")
+
+
+def render_snapshot(snapshot: Snapshot, *, colour: bool = False) -> str:
+    """Show what is known of each node, and what that makes of the pair.
+
+    Args:
+        snapshot: Any snapshot.
+        colour: Use ANSI styles.
+
+    Returns:
+        Lines, the last one ended as well.
+    """
+    pen = _Pen(colour)
+    lines = []
+    for name, state in snapshot.nodes.items():
+        lines.append(f"{pen('node', name)}: {state_words(state)}")
+        if isinstance(state, Live):
+            lines += [f"  {label:<10}  {words}" for label, words in facts(state) if words]
+    return "\n".join([*lines, verdict(snapshot)]) + "\n"
+
+
+def facts(live: Live) -> tuple[tuple[str, str], ...]:
+    """The facts of a QEMU that answers, as pairs of a label and words; the words may be empty."""
+    mode = f"{live.colo_mode}, COLO_EXIT seen" if live.colo_exited else live.colo_mode
+    return (
+        ("qemu", f"{live.version} {one_line(live.instance)}".strip()),
+        ("run state", live.run_state),
+        ("colo", mode),
+        ("migration", live.migration),
+        ("disks", _disks(live)),
+        ("filters", _objects(live)),
+        ("chardevs", _chardevs(live)),
+        ("exports", ", ".join(sorted(live.exports))),
+        ("jobs", _jobs(live)),
+    )
+
+
+def _disks(live: Live) -> str:
+    disks = []
+    for quorum, children in sorted(live.children.items()):
+        pending = ", commit pending" if quorum in live.commit_pending else ""
+        parts = ", ".join(f"{child.name} {child.node}" for child in children)
+        disks.append(f"{quorum} ({parts}{pending})")
+    return ", ".join(disks)
+
+
+def _objects(live: Live) -> str:
+    return ", ".join(name if o.on else f"{name} (off)" for name, o in sorted(live.objects.items()))
+
+
+def _chardevs(live: Live) -> str:
+    named = sorted(live.chardevs.items())
+    return ", ".join(name if connected else f"{name} (not connected)" for name, connected in named)
+
+
+def _jobs(live: Live) -> str:
+    return ", ".join(
+        f"{name} {job.status}" + ("" if job.error is None else f" ({one_line(job.error)})")
+        for name, job in sorted(live.jobs.items())
+    )
+
+
+def verdict(snapshot: Snapshot) -> str:
+    """What a snapshot makes of the pair, in one line.
+
+    QEMU itself forgets that COLO ended with an error, so two nodes that both say COLO are called
+    protected only where a checkpoint was seen (qemu-behaviour 18.4).
+    """
+    roles = {name: role_of(state) for name, state in snapshot.nodes.items()}
+    names = {role: [name for name, r in roles.items() if r == role] for role in roles.values()}
+    running = names.get("unprotected", [])
+    if "broken primary" in names or "broken secondary" in names:
+        return "broken: COLO has ended with an error, and both sides wait for a failover"
+    if "primary" in names and "secondary" in names:
+        return _in_colo(snapshot, names["primary"][0], names["secondary"][0])
+    if "primary" in names or "secondary" in names:
+        alone = (names.get("primary") or names["secondary"])[0]
+        return f"at risk: {alone} is in COLO, and its peer is not seen there"
+    if len(running) > 1:
+        return f"danger: {' and '.join(running)} hold a guest each; a person must decide"
+    if running:
+        return _alone(snapshot, running[0])
+    return "nobody runs the guest, as far as can be seen"
+
+
+def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> str:
+    sides = f"{primary} is primary, {secondary} is secondary"
+    states = [snapshot.live(primary), snapshot.live(secondary)]
+    if all(live is not None and live.proven for live in states):
+        return f"protected: {sides}"
+    return f"in COLO: {sides}; only a checkpoint seen on both proves that it works"
+
+
+def _alone(snapshot: Snapshot, name: str) -> str:
+    live = snapshot.live(name)
+    pending = "" if live is None or not live.commit_pending else ", commit pending"
+    stands = "" if live is None else f" ({live.run_state})"
+    return f"unprotected{pending}: {name} has the guest alone{stands}"

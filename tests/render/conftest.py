@@ -1,0 +1,182 @@
+"""Small plans made by hand, for every reader to show."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pycolo.conditions import Gone, PeerDead, RunStateIs
+from pycolo.demo import builds
+from pycolo.demo._apt import FetchError
+from pycolo.model import (
+    ColoPair,
+    FilterChain,
+    Netdev,
+    Node,
+    ReplicationDisk,
+    UnixMonitor,
+)
+from pycolo.plan import (
+    Check,
+    CreateImage,
+    Execute,
+    Plan,
+    Refusal,
+    Relief,
+    RunHost,
+    Step,
+    Wait,
+)
+from pycolo.qmp.chardevs import SocketServer, UnixSocketAddress
+from pycolo.qmp.commands import ChardevAdd, Command, Cont, Yank
+from pycolo.qmp.objects import YankBlockNode
+from pycolo.qmp.replies import Version
+from pycolo.snapshot import Dead, FenceProof, Live, Snapshot
+
+QEMU = Version(major=11, minor=1, micro=3)
+MakePlan = Callable[..., Plan]
+
+
+@pytest.fixture
+def pair() -> ColoPair:
+    """A pair with one disk and one card, whose folders no shell may take apart."""
+    return ColoPair(
+        nodes=(
+            Node(name="alpha", address="127.0.0.1", image_folder='/vms/al\'pha "1"'),
+            Node(name="beta", address="10.0.0.2", image_folder="/vms/$(beta)"),
+        ),
+        disks=(ReplicationDisk(size_bytes=1048576),),
+        chains=(FilterChain(netdev=Netdev(type="user")),),
+    )
+
+
+@pytest.fixture
+def make_plan(pair: ColoPair) -> MakePlan:
+    """Make a plan of the given steps for a running alpha whose peer was fenced."""
+    proof = FenceProof(who="ops", how="pulled the plug", when="2026-01-02T03:04:05Z")
+    state = Snapshot(
+        nodes={"alpha": Live(version=QEMU, run_state="running"), "beta": Dead(proof=proof)}
+    )
+
+    def make(
+        *steps: Step,
+        reliefs: tuple[Relief, ...] = (),
+        restored_after: str | None = None,
+        of: ColoPair = pair,
+    ) -> Plan:
+        return Plan(
+            procedure="failover",
+            pair=of,
+            qemu={"alpha": QEMU},
+            dialect="auto",
+            origin=state,
+            promise=state,
+            steps=steps,
+            reliefs=reliefs,
+            restored_after=restored_after,
+        )
+
+    return make
+
+
+@pytest.fixture
+def plan(make_plan: MakePlan) -> Plan:
+    """A plan that has a step of each kind, a relief range and a point of restored service."""
+
+    def step(command: Command, *, oob: bool = False, accepts: tuple[Refusal, ...] = ()) -> Execute:
+        return Execute(
+            address=f"alpha/{command.qmp_name}/{command.subject}",
+            node="alpha",
+            command=command,
+            why="the reason why (qemu-behaviour 1.1)",
+            limit_s=10,
+            oob=oob,
+            accepts=accepts,
+            rescue=() if oob else (yank,),
+        )
+
+    yank = Yank(instances=(YankBlockNode(node_name="nbd0"),))
+    gone = Refusal(error_class="DeviceNotFound", text="Instance not found")
+    image = '/vms/al\'pha "1"/primary.qcow2'
+    create = CreateImage(
+        path=image,
+        image_format="qcow2",
+        size_bytes=1048576,
+        argv=("qemu-img", "create", image, "1048576"),
+    )
+    add = ChardevAdd(
+        id="mirror0",
+        backend=SocketServer(addr=UnixSocketAddress(path="/run/a b.sock"), wait=False),
+    )
+    return make_plan(
+        Check(
+            address="beta/dead", node="beta", condition=PeerDead(node="beta"), why="or split brain"
+        ),
+        step(yank, oob=True, accepts=(gone,)),
+        step(add),
+        Wait(
+            address="alpha/wait/running",
+            node="alpha",
+            until=RunStateIs(node="alpha", states=("running",)),
+            unless=Gone(node="alpha"),
+            why="the guest runs",
+            limit_s=2.5,
+        ),
+        RunHost(address="beta/image", node="beta", action=create, why="for later", limit_s=60),
+        reliefs=(
+            Relief(
+                first="alpha/chardev-add/mirror0",
+                last="alpha/wait/running",
+                steps=(step(Cont()),),
+                why="the guest stands still",
+            ),
+        ),
+        restored_after="alpha/wait/running",
+    )
+
+
+@pytest.fixture
+def live_node() -> Iterator[Node]:
+    """A bare QEMU 11.1, stopped, with two monitors in a folder whose name needs quoting."""
+    try:
+        build = builds.fetch("11.1")
+    except FetchError as error:
+        pytest.skip(f"no QEMU: {error}")
+    # A socket's path is short, pytest's folders are not.
+    folder = Path(tempfile.mkdtemp(prefix="it's $HOME "))
+    node = Node(
+        name="alpha",
+        address="127.0.0.1",
+        image_folder=str(folder),
+        run_dir=str(folder),
+        qemu_img_binary=str(build.qemu_img),
+    )
+    monitors = []
+    for monitor in (node.control_monitor, node.observer_monitor):
+        assert isinstance(monitor, UnixMonitor)
+        monitors += ["-qmp", f"unix:{monitor.path},server=on,wait=off"]
+    machine = ["-M", "pc", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none", "-S"]
+    with subprocess.Popen([build.qemu_system, *machine, "-name", "one", *monitors]) as qemu:
+        try:
+            _wait_for_socket(folder / "control.qmp")
+            yield node
+        finally:
+            qemu.kill()
+    shutil.rmtree(folder)
+
+
+def _wait_for_socket(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"QEMU did not open {path}")
