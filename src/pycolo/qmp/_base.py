@@ -65,22 +65,35 @@ NULL: Final = Null.NULL
 """The explicit ``null``."""
 
 
-class _Shown:
-    """A value that shows the fields it was given and leaves out the absent ones."""
+class _Value:
+    """A value compared and shown by its fields.
+
+    attrs would compile these methods anew for each of a hundred classes, each time pycolo is
+    imported; shared, they cost nothing then.
+    """
 
     __slots__ = ()
 
     @override
     def __repr__(self) -> str:
-        parts = [
-            f"{w.name}={value!r}"
-            for w in _writers(type(self))
-            if (value := _value_of(self, w.name)) is not None
-        ]
+        """Show the fields that are given and leave out the absent ones."""
+        names = [writer.name for writer in _writers(type(self))]
+        given = zip(names, _values(self), strict=True)
+        parts = [f"{name}={value!r}" for name, value in given if value is not None]
         return f"{type(self).__name__}({', '.join(parts)})"
 
+    @override
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return _values(self) == _values(other)
 
-class QmpRecord(_Shown):
+    @override
+    def __hash__(self) -> int:
+        return hash((type(self), *_values(self)))
+
+
+class QmpRecord(_Value):
     """A value with a form in QMP that is a part of a command, a reply or an event."""
 
     __slots__ = ()
@@ -110,7 +123,7 @@ class QmpRecord(_Shown):
         return read(cls, value, path, constants=cls.qmp_constants, is_open=cls.qmp_open)
 
 
-class QmpCommand(_Shown, Generic[R_co]):
+class QmpCommand(_Value, Generic[R_co]):
     """One QMP command with its arguments, as a value; R_co is the type of its reply."""
 
     __slots__ = ()
@@ -229,10 +242,9 @@ _WRITERS: dict[type, tuple[_Writer, ...]] = {}
 _READERS: dict[type, tuple[_Reader, ...]] = {}
 
 
-def _value_of(record: object, name: str) -> object:
-    """Read a field that is known by name only."""
-    value: object = getattr(record, name)
-    return value
+def _values(record: object) -> tuple[object, ...]:
+    """Give the values of a record's fields, in order."""
+    return tuple([getattr(record, writer.name) for writer in _writers(type(record))])
 
 
 def _writers(kind: type) -> tuple[_Writer, ...]:

@@ -38,7 +38,7 @@ ReplicationMode: TypeAlias = Literal["primary", "secondary"]
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class FileNode(QmpRecord):
     """A file on the host."""
 
@@ -55,7 +55,7 @@ class FileNode(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class NbdNode(QmpRecord):
     """An export of an NBD server: the primary's way to the secondary's disk."""
 
@@ -80,7 +80,7 @@ class NbdNode(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class Qcow2Node(QmpRecord):
     """An image in the qcow2 format."""
 
@@ -101,7 +101,7 @@ class Qcow2Node(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class RawNode(QmpRecord):
     """An image without a format."""
 
@@ -120,7 +120,7 @@ class RawNode(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ReplicationNode(QmpRecord):
     """COLO's replication driver."""
 
@@ -143,7 +143,7 @@ class ReplicationNode(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QuorumNode(QmpRecord):
     """The top of a replicated disk.
 

@@ -22,7 +22,7 @@ _HIGHEST_PORT: Final = 65535
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class InetSocketAddress(QmpRecord):
     """A TCP address.
 
@@ -42,7 +42,7 @@ class InetSocketAddress(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class UnixSocketAddress(QmpRecord):
     """The address of a socket in the file system; every channel of COLO can use one.
 
@@ -60,7 +60,7 @@ SocketAddress: TypeAlias = InetSocketAddress | UnixSocketAddress
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class SocketServer(QmpRecord):
     """A socket chardev that listens."""
 
@@ -81,7 +81,7 @@ class SocketServer(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class SocketClient(QmpRecord):
     """A socket chardev that connects."""
 

@@ -115,7 +115,7 @@ def _last_part(path: str) -> str:
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class Migrate(_Acknowledged):
     """Start the migration that becomes COLO where x-colo is on."""
 
@@ -127,7 +127,7 @@ class Migrate(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class MigrateIncoming(_Acknowledged):
     """Listen for a migration, on a QEMU started with ``-incoming defer``."""
 
@@ -138,7 +138,7 @@ class MigrateIncoming(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class MigrateContinue(_Acknowledged):
     """Let a migration go on that pauses before the switchover (qemu-behaviour 17.6)."""
 
@@ -155,7 +155,7 @@ CapabilityName: TypeAlias = Literal[
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class MigrationCapability(QmpRecord):
     """A migration capability and whether it is to be on."""
 
@@ -166,7 +166,7 @@ class MigrationCapability(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class MigrateSetCapabilities(_Acknowledged):
     """Turn migration capabilities on or off; a refusal changes nothing (qemu-behaviour 2.6)."""
 
@@ -184,7 +184,7 @@ class MigrateSetCapabilities(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class MigrateSetParameters(_Acknowledged):
     """Set migration parameters; in COLO it forces a checkpoint (qemu-behaviour 4.11)."""
 
@@ -218,7 +218,7 @@ class MigrateSetParameters(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryMigrate(QmpCommand[MigrationInfo]):
     """Ask how the migration stands."""
 
@@ -230,7 +230,7 @@ class QueryMigrate(QmpCommand[MigrationInfo]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryMigrateCapabilities(QmpCommand[MigrationCapabilities]):
     """Ask which migration capabilities there are and which are on."""
 
@@ -242,7 +242,7 @@ class QueryMigrateCapabilities(QmpCommand[MigrationCapabilities]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryMigrateParameters(QmpCommand[MigrationParameters]):
     """Ask for the migration parameters."""
 
@@ -254,7 +254,7 @@ class QueryMigrateParameters(QmpCommand[MigrationParameters]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryColoStatus(QmpCommand[ColoStatus]):
     """Ask which side of a pair this QEMU is."""
 
@@ -266,7 +266,7 @@ class QueryColoStatus(QmpCommand[ColoStatus]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryXenReplicationStatus(QmpCommand[ReplicationStatus]):
     """Ask whether a replication node failed."""
 
@@ -278,7 +278,7 @@ class QueryXenReplicationStatus(QmpCommand[ReplicationStatus]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class XColoLostHeartbeat(_Acknowledged):
     """Let this QEMU go on without its peer.
 
@@ -292,7 +292,7 @@ class XColoLostHeartbeat(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryStatus(QmpCommand[StatusInfo]):
     """Ask whether the guest runs."""
 
@@ -304,7 +304,7 @@ class QueryStatus(QmpCommand[StatusInfo]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryName(QmpCommand[NameInfo]):
     """Ask for the guest's name."""
 
@@ -316,7 +316,7 @@ class QueryName(QmpCommand[NameInfo]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryVersion(QmpCommand[VersionInfo]):
     """Ask for QEMU's version."""
 
@@ -328,7 +328,7 @@ class QueryVersion(QmpCommand[VersionInfo]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryQmpSchema(QmpCommand[SchemaInfo]):
     """Ask which commands, events and types this QEMU has."""
 
@@ -340,7 +340,7 @@ class QueryQmpSchema(QmpCommand[SchemaInfo]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class Stop(_Acknowledged):
     """Stop the guest's processors."""
 
@@ -348,7 +348,7 @@ class Stop(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class Cont(_Acknowledged):
     """Let the guest's processors run."""
 
@@ -356,7 +356,7 @@ class Cont(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class Quit(_Acknowledged):
     """End QEMU."""
 
@@ -364,7 +364,7 @@ class Quit(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class Yank(_Acknowledged):
     """Cut connections, so that nothing waits for a dead peer any more.
 
@@ -385,7 +385,7 @@ class Yank(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryYank(QmpCommand[tuple[YankInstance, ...]]):
     """Ask what a yank could cut; the monitors are in it too, and must never be.
 
@@ -404,7 +404,7 @@ class QueryYank(QmpCommand[tuple[YankInstance, ...]]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class NbdServerStart(_Acknowledged):
     """Start the NBD server; no query shows its address later (qemu-behaviour 18.3)."""
 
@@ -421,7 +421,7 @@ class NbdServerStart(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class NbdServerAdd(_Acknowledged):
     """Export a disk by its drive's id or node name; deprecated in favour of BlockExportAdd."""
 
@@ -441,7 +441,7 @@ class NbdServerAdd(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class NbdServerStop(_Acknowledged):
     """Stop the NBD server with all its exports."""
 
@@ -449,7 +449,7 @@ class NbdServerStop(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockExportAdd(_Acknowledged):
     """Export a node over NBD; it takes a node name only (qemu-behaviour 5.3)."""
 
@@ -472,7 +472,7 @@ class BlockExportAdd(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockExportDel(_Acknowledged):
     """End an export."""
 
@@ -490,7 +490,7 @@ class BlockExportDel(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryBlockExports(QmpCommand[tuple[BlockExport, ...]]):
     """Ask for the exports."""
 
@@ -505,7 +505,7 @@ class QueryBlockExports(QmpCommand[tuple[BlockExport, ...]]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockdevAdd(_Acknowledged):
     """Make a block node.
 
@@ -524,7 +524,7 @@ class BlockdevAdd(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockdevDel(_Acknowledged):
     """Delete a block node that nothing uses."""
 
@@ -540,7 +540,7 @@ class BlockdevDel(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class XBlockdevChange(_Acknowledged):
     """Give a quorum a further child, or take one away."""
 
@@ -565,7 +565,7 @@ class XBlockdevChange(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryNamedBlockNodes(QmpCommand[tuple[NamedBlockNode, ...]]):
     """Ask for the block nodes."""
 
@@ -580,7 +580,7 @@ class QueryNamedBlockNodes(QmpCommand[tuple[NamedBlockNode, ...]]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class XDebugQueryBlockGraph(QmpCommand[BlockGraph]):
     """Ask for the block graph."""
 
@@ -595,7 +595,7 @@ class XDebugQueryBlockGraph(QmpCommand[BlockGraph]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class DriveMirror(_Acknowledged):
     """Copy a disk to a file or an ``nbd://`` address, and then every new write."""
 
@@ -624,7 +624,7 @@ class DriveMirror(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockdevMirror(_Acknowledged):
     """Copy a disk to a block node, and then every new write; the only mirror with TLS.
 
@@ -652,7 +652,7 @@ class BlockdevMirror(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockJobCancel(_Acknowledged):
     """End a mirror: complete if it was ready and ``force`` is not set, else useless.
 
@@ -673,7 +673,7 @@ class BlockJobCancel(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class JobDismiss(_Acknowledged):
     """Forget a concluded job."""
 
@@ -689,7 +689,7 @@ class JobDismiss(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryBlockJobs(QmpCommand[tuple[BlockJob, ...]]):
     """Ask for the block jobs."""
 
@@ -701,7 +701,7 @@ class QueryBlockJobs(QmpCommand[tuple[BlockJob, ...]]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryJobs(QmpCommand[tuple[Job, ...]]):
     """Ask for all jobs; concluded ones too."""
 
@@ -716,7 +716,7 @@ class QueryJobs(QmpCommand[tuple[Job, ...]]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ObjectAdd(_Acknowledged):
     """Make an object."""
 
@@ -732,7 +732,7 @@ class ObjectAdd(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ObjectDel(_Acknowledged):
     """Delete an object; before its chardevs (qemu-behaviour 6.7)."""
 
@@ -748,7 +748,7 @@ class ObjectDel(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QomList(QmpCommand[tuple[QomProperty, ...]]):
     """Ask for an object's properties; of ``/objects``, for the objects that were made."""
 
@@ -768,7 +768,7 @@ class QomList(QmpCommand[tuple[QomProperty, ...]]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QomGet(QmpCommand[object]):
     """Ask for the value of an object's property."""
 
@@ -790,7 +790,7 @@ class QomGet(QmpCommand[object]):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QomSet(_Acknowledged):
     """Set an object's property, such as a filter's ``status``."""
 
@@ -810,7 +810,7 @@ class QomSet(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ChardevAdd(_Acknowledged):
     """Make a socket chardev."""
 
@@ -828,7 +828,7 @@ class ChardevAdd(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ChardevRemove(_Acknowledged):
     """Delete a chardev that no object uses any more."""
 
@@ -844,7 +844,7 @@ class ChardevRemove(_Acknowledged):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryChardev(QmpCommand[tuple[Chardev, ...]]):
     """Ask for the chardevs; the monitors are among them."""
 
@@ -873,7 +873,7 @@ def _hmp_value(field: str, value: str) -> str:
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class HumanMonitorCommand(QmpCommand[str]):
     """A line for the human monitor; ``drive_add`` and ``drive_del`` make the document's own.
 

@@ -52,7 +52,7 @@ class _EventData(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class StopEvent(_EventData):
     """The guest stopped; in COLO, a checkpoint begins."""
 
@@ -60,7 +60,7 @@ class StopEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ResumeEvent(_EventData):
     """The guest runs; in COLO, a checkpoint ended."""
 
@@ -68,7 +68,7 @@ class ResumeEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class MigrationEvent(_EventData):
     """The migration's state changed; sent only with the capability ``events``.
 
@@ -82,7 +82,7 @@ class MigrationEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ColoExitEvent(_EventData):
     """COLO ended or broke: the guest is unprotected, whatever the reason (qemu-behaviour 13.8)."""
 
@@ -95,7 +95,7 @@ class ColoExitEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class JobStatusChangeEvent(_EventData):
     """A job's state changed."""
 
@@ -108,7 +108,7 @@ class JobStatusChangeEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockJobReadyEvent(_EventData):
     """A mirror has caught up."""
 
@@ -119,7 +119,7 @@ class BlockJobReadyEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockJobCompletedEvent(_EventData):
     """A block job ended."""
 
@@ -132,7 +132,7 @@ class BlockJobCompletedEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockJobCancelledEvent(_EventData):
     """A block job was aborted; a mirror's copy is useless (qemu-behaviour 5.16)."""
 
@@ -143,7 +143,7 @@ class BlockJobCancelledEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockJobErrorEvent(_EventData):
     """A block job met an error on a disk."""
 
@@ -158,7 +158,7 @@ class BlockJobErrorEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QuorumReportBadEvent(_EventData):
     """A quorum's child failed: the way to the peer, or else the local disk.
 
@@ -180,7 +180,7 @@ class QuorumReportBadEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockExportDeletedEvent(_EventData):
     """An export is gone."""
 
@@ -191,7 +191,7 @@ class BlockExportDeletedEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ShutdownEvent(_EventData):
     """The guest is shut down, or QEMU ends."""
 
@@ -204,7 +204,7 @@ class ShutdownEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ResetEvent(_EventData):
     """The guest was reset."""
 

@@ -46,7 +46,7 @@ def _check_position(position: str | None) -> None:
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class FilterMirror(QmpRecord):
     """A filter that copies packets into a chardev."""
 
@@ -77,7 +77,7 @@ class FilterMirror(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class FilterRedirector(QmpRecord):
     """A filter that sends packets into a chardev, or takes them from one."""
 
@@ -116,7 +116,7 @@ class FilterRedirector(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class FilterRewriter(QmpRecord):
     """A filter that translates the sequence numbers of the secondary's TCP connections."""
 
@@ -145,7 +145,7 @@ class FilterRewriter(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ColoCompare(QmpRecord):
     """The comparison of the two guests' packets.
 
@@ -195,7 +195,7 @@ class ColoCompare(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class IoThread(QmpRecord):
     """A thread with an event loop of its own, for ColoCompare."""
 
@@ -210,7 +210,7 @@ QomObject: TypeAlias = FilterMirror | FilterRedirector | FilterRewriter | ColoCo
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class YankBlockNode(QmpRecord):
     """The connection of an NBD node."""
 
@@ -226,7 +226,7 @@ class YankBlockNode(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class YankChardev(QmpRecord):
     """The connection of a socket chardev. Never that of a monitor (qemu-behaviour 7.7)."""
 
@@ -242,7 +242,7 @@ class YankChardev(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class YankMigration(QmpRecord):
     """The migration's connection; gone once COLO has ended (qemu-behaviour 7.7)."""
 

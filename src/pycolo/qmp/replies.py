@@ -15,7 +15,7 @@ import attrs
 from typing_extensions import override
 
 from pycolo.errors import ParseError
-from pycolo.qmp._base import QmpRecord, at, list_at, mapping_at
+from pycolo.qmp._base import QmpRecord, QmpValue, at, list_at, mapping_at
 from pycolo.qmp.objects import YankBlockNode, YankChardev, YankInstance, YankMigration
 
 __all__ = [
@@ -52,7 +52,7 @@ ColoReason: TypeAlias = Literal["none", "request", "error", "processing"]
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class StatusInfo(QmpRecord):
     """The reply to query-status."""
 
@@ -66,7 +66,7 @@ class StatusInfo(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class NameInfo(QmpRecord):
     """The reply to query-name."""
 
@@ -77,7 +77,7 @@ class NameInfo(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ColoStatus(QmpRecord):
     """The reply to query-colo-status.
 
@@ -95,7 +95,7 @@ class ColoStatus(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class ReplicationStatus(QmpRecord):
     """The reply to query-xen-replication-status, which concerns every replication node.
 
@@ -111,7 +111,7 @@ class ReplicationStatus(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class MigrationInfo(QmpRecord):
     """The reply to query-migrate."""
 
@@ -134,6 +134,8 @@ class MigrationInfo(QmpRecord):
     """All of the guest's memory."""
     ram_mbps: float | None = attrs.field(default=None, metadata={"qmp_name": "ram.mbps"})
     """Throughput in megabits per second."""
+    socket_address: tuple[QmpValue, ...] | None = None
+    """Where a secondary listens for the incoming migration; None where no listener was started."""
     blocked_reasons: tuple[str, ...] = ()
     """Why a migration is impossible now."""
 
@@ -163,7 +165,7 @@ class MigrationCapabilities:
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class _CapabilityState(QmpRecord):
     qmp_open: ClassVar[bool] = True
 
@@ -172,7 +174,7 @@ class _CapabilityState(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class MigrationParameters(QmpRecord):
     """The reply to query-migrate-parameters."""
 
@@ -234,7 +236,7 @@ class Version(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class VersionInfo(QmpRecord):
     """The reply to query-version, and the ``version`` of QMP's greeting."""
 
@@ -247,7 +249,7 @@ class VersionInfo(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class NodeChild(QmpRecord):
     """A child of a block node."""
 
@@ -260,7 +262,7 @@ class NodeChild(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class NamedBlockNode(QmpRecord):
     """One entry of the reply to query-named-block-nodes."""
 
@@ -281,7 +283,7 @@ class NamedBlockNode(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class GraphNode(QmpRecord):
     """A point of the block graph."""
 
@@ -296,7 +298,7 @@ class GraphNode(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class GraphEdge(QmpRecord):
     """A line of the block graph."""
 
@@ -311,7 +313,7 @@ class GraphEdge(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockGraph(QmpRecord):
     """The reply to x-debug-query-block-graph.
 
@@ -359,7 +361,7 @@ class BlockGraph(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockJob(QmpRecord):
     """One entry of the reply to query-block-jobs, in its flat and its later form.
 
@@ -389,7 +391,7 @@ class BlockJob(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class Job(QmpRecord):
     """One entry of the reply to query-jobs."""
 
@@ -410,7 +412,7 @@ class Job(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class Chardev(QmpRecord):
     """One entry of the reply to query-chardev."""
 
@@ -430,7 +432,7 @@ class Chardev(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class QomProperty(QmpRecord):
     """One entry of the reply to qom-list."""
 
@@ -443,7 +445,7 @@ class QomProperty(QmpRecord):
 
 
 @final
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockExport(QmpRecord):
     """One entry of the reply to query-block-exports."""
 
