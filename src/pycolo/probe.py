@@ -1,0 +1,259 @@
+"""What a node's QEMU shows, read into a `Snapshot`; nothing is changed by it.
+
+A probe asks one question after the other: a QEMU has one main loop, and more in flight would only
+stand in the way of an out-of-band command (qemu-behaviour 7.6). It never asks QEMU about the type
+colo-compare, which aborts some versions (qemu-behaviour 6.10).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeAlias, TypeVar
+
+import attrs
+
+from pycolo.conditions import Query
+from pycolo.errors import CommandRefused, ParseError, RemoteError
+from pycolo.qmp import commands as qmp
+from pycolo.qmp import replies
+from pycolo.qmp._base import QmpCommand
+from pycolo.session import Session
+from pycolo.snapshot import Child, Filter, Job, Live, NodeState, Snapshot, Unreachable
+
+_R = TypeVar("_R")
+
+Question: TypeAlias = (
+    Query
+    | qmp.QueryMigrateCapabilities
+    | qmp.QueryMigrateParameters
+    | qmp.QueryBlockExports
+    | qmp.QomList
+    | qmp.QomGet
+)
+"What a probe asks; the few that a condition needs are among them."
+
+QUESTIONS: Final[tuple[Question, ...]] = (
+    qmp.QueryStatus(),
+    qmp.QueryColoStatus(),
+    qmp.QueryMigrate(),
+    qmp.QueryMigrateCapabilities(),
+    qmp.QueryMigrateParameters(),
+    qmp.QueryName(),
+    qmp.QueryBlockExports(),
+    qmp.QueryNamedBlockNodes(flat=True),
+    qmp.XDebugQueryBlockGraph(),
+    qmp.QueryJobs(),
+    qmp.QueryChardev(),
+    qmp.QomList(path="/objects"),
+)
+"What a probe asks of every node, in this order; then the state of each filter it found."
+
+LIMIT_S: Final = 10.0
+"How long one answer may take unless the caller says otherwise, in seconds."
+
+_FILTERS: Final = frozenset({"filter-mirror", "filter-redirector", "filter-rewriter"})
+_OBJECTS: Final = _FILTERS | {"colo-compare", "iothread"}
+# What QEMU names itself: its own monitors and the machine's ports are no part of COLO.
+_FOREIGN_CHARDEVS: Final = ("compat_monitor", "serial", "parallel")
+
+
+async def probe(nodes: Mapping[str, Session | NodeState], *, limit_s: float = LIMIT_S) -> Snapshot:
+    """Read all nodes at once.
+
+    Args:
+        nodes: Node name to its session, or to what is known of it otherwise.
+        limit_s: How long one answer may take, in seconds.
+
+    Returns:
+        What each node shows. One that does not answer is `Unreachable`; that is no error here.
+    """
+    states = await asyncio.gather(*(_state(known, limit_s) for known in nodes.values()))
+    return Snapshot(nodes=dict(zip(nodes, states, strict=True)))
+
+
+async def _state(known: Session | NodeState, limit_s: float) -> NodeState:
+    return await read(known, limit_s=limit_s) if isinstance(known, Session) else known
+
+
+async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreachable:
+    """Read one node.
+
+    Args:
+        session: A session to it; usable afterwards unless it was closed meanwhile.
+        limit_s: How long one answer may take, in seconds.
+    """
+    try:
+        live = greeted(session)
+        for question in QUESTIONS:
+            live = observe(live, question, await _answer(session, question, limit_s))
+        for item in sorted(live.objects):
+            if live.objects[item].qom_type in _FILTERS:
+                live = await _with_filter(session, live, item, limit_s)
+    except (RemoteError, ParseError) as error:
+        return Unreachable(why=str(error))
+    return _settled(attrs.evolve(live, colo_exited=session.latched.colo_exited))
+
+
+async def _answer(session: Session, question: QmpCommand[_R], limit_s: float) -> _R:
+    return await session.execute(question, limit_s=limit_s)
+
+
+async def _with_filter(session: Session, live: Live, item: str, limit_s: float) -> Live:
+    question = qmp.QomGet(path=f"/objects/{item}", property_name="status")
+    try:
+        return observe(live, question, await session.execute(question, limit_s=limit_s))
+    except CommandRefused:
+        # It went away between the two questions.
+        left = {name: known for name, known in live.objects.items() if name != item}
+        return attrs.evolve(live, objects=left)
+
+
+def greeted(session: Session) -> Live:
+    """What is known of a node without asking: its version, and what its session latched."""
+    return Live(version=session.version, colo_exited=session.latched.colo_exited)
+
+
+def observe(live: Live, question: Question, reply: object) -> Live:  # noqa: C901 - one line a question
+    """Fold one parsed reply into what is known of a node.
+
+    Args:
+        live: What is known so far. A block graph tells the children of those quorums that an
+            earlier reply to query-named-block-nodes has named.
+        question: What was asked.
+        reply: What its `parse_reply` gave.
+
+    Raises:
+        TypeError: The reply is not one to the question.
+    """
+    match question, reply:
+        case qmp.QueryStatus(), replies.StatusInfo(status=status):
+            return attrs.evolve(live, run_state=status)
+        case qmp.QueryColoStatus(), replies.ColoStatus(mode=mode, last_mode=last):
+            return attrs.evolve(live, colo_mode=mode, last_colo_mode=last)
+        case qmp.QueryMigrate(), replies.MigrationInfo() as info:
+            incoming = info.socket_address is not None
+            return attrs.evolve(live, migration=info.status or "none", incoming=incoming)
+        case qmp.QueryMigrateCapabilities(), replies.MigrationCapabilities(enabled=enabled):
+            return attrs.evolve(live, capabilities=enabled)
+        case qmp.QueryMigrateParameters(), replies.MigrationParameters() as parameters:
+            return _with_delay(live, parameters.x_checkpoint_delay_ms)
+        case qmp.QueryName(), replies.NameInfo(name=name):
+            return attrs.evolve(live, instance=name or "")
+        case qmp.QueryBlockExports(), tuple() as found:
+            return _with_exports(live, _each(replies.BlockExport, found))
+        case qmp.QueryNamedBlockNodes(), tuple() as found:
+            return _with_block_nodes(live, _each(replies.NamedBlockNode, found))
+        case qmp.XDebugQueryBlockGraph(), replies.BlockGraph() as graph:
+            return _with_graph(live, graph)
+        case qmp.QueryJobs(), tuple() as found:
+            jobs = _each(replies.Job, found)
+            shown = {job.id: Job(status=job.status, error=job.error) for job in jobs}
+            return attrs.evolve(live, jobs=shown)
+        case qmp.QueryChardev(), tuple() as found:
+            chardevs = {c.label: c.connected for c in _each(replies.Chardev, found)}
+            return attrs.evolve(live, chardevs=_own(chardevs))
+        case qmp.QomList(), tuple() as found:
+            return attrs.evolve(live, objects=_objects(_each(replies.QomProperty, found)))
+        case qmp.QomGet(path=path), str() as status:
+            return _with_status(live, path.rpartition("/")[2], status)
+        case _:
+            raise TypeError(f"{reply!r} is no reply to {question!r}")
+
+
+def _each(kind: type[_R], found: Iterable[object]) -> tuple[_R, ...]:
+    return tuple(item for item in found if isinstance(item, kind))
+
+
+def _with_delay(live: Live, delay_ms: int | None) -> Live:
+    return live if delay_ms is None else attrs.evolve(live, checkpoint_delay_ms=delay_ms)
+
+
+def _with_exports(live: Live, found: Iterable[replies.BlockExport]) -> Live:
+    exports = {export.id: export.node_name for export in found if not export.shutting_down}
+    return attrs.evolve(live, exports=exports, nbd_server=bool(exports))
+
+
+def _with_block_nodes(live: Live, found: Iterable[replies.NamedBlockNode]) -> Live:
+    named = [node for node in found if _is_given(node.node_name)]
+    return attrs.evolve(
+        live,
+        block_nodes=frozenset(node.node_name for node in named),
+        sizes_bytes={node.node_name: node.size_bytes for node in named},
+        children={node.node_name: () for node in named if node.driver == "quorum"},
+    )
+
+
+def _with_graph(live: Live, graph: replies.BlockGraph) -> Live:
+    children = {quorum: _children(graph, quorum) for quorum in live.children}
+    exports = {export: _given_below(graph, node) for export, node in live.exports.items()}
+    pending = frozenset(quorum for quorum in children if _has_overlays(graph, quorum))
+    return attrs.evolve(live, children=children, exports=exports, commit_pending=pending)
+
+
+def _children(graph: replies.BlockGraph, quorum: str) -> tuple[Child, ...]:
+    found = graph.children_of(quorum)
+    return tuple(Child(name=child.child, node=child.node_name) for child in found)
+
+
+def _has_overlays(graph: replies.BlockGraph, quorum: str) -> bool:
+    """Whether a secondary's overlays still stand between a quorum and its image.
+
+    Below the quorum's first child they stand as a chain of backing files that were given names; the
+    job that merges them has a node without one (qemu-behaviour 5.13). An image's own backing files
+    were given none.
+    """
+    local = next((c.node for c in _children(graph, quorum) if c.name == "children.0"), None)
+    files = () if local is None else _chain(graph, local, "file")[:1]
+    chain = [node for file in files for node in (file, *_chain(graph, file, "backing"))]
+    return sum(map(_is_given, chain)) > 1
+
+
+def _chain(graph: replies.BlockGraph, node: str, role: str) -> tuple[str, ...]:
+    below = next((c.node_name for c in graph.children_of(node) if c.child == role), None)
+    return () if below is None else (below, *_chain(graph, below, role))
+
+
+def _given_below(graph: replies.BlockGraph, node: str) -> str:
+    """The node that was given a name at or below this one.
+
+    While COLO runs, the secondary's image has a filter of QEMU's own on it.
+    """
+    if _is_given(node):
+        return node
+    below = next(
+        (c.node_name for c in graph.children_of(node) if c.child in ("file", "backing")), None
+    )
+    return node if below is None else _given_below(graph, below)
+
+
+def _is_given(node: str) -> bool:
+    return bool(node) and not node.startswith("#")
+
+
+def _own(chardevs: Mapping[str, bool]) -> dict[str, bool]:
+    return {
+        label: connected
+        for label, connected in chardevs.items()
+        if label.rstrip("0123456789") not in _FOREIGN_CHARDEVS
+    }
+
+
+def _objects(found: Iterable[replies.QomProperty]) -> dict[str, Filter]:
+    kinds = {item.name: item.type.removeprefix("child<").removesuffix(">") for item in found}
+    return {name: Filter(qom_type=kind) for name, kind in kinds.items() if kind in _OBJECTS}
+
+
+def _with_status(live: Live, item: str, status: str) -> Live:
+    known = live.objects.get(item)
+    if known is None:
+        return live
+    changed = attrs.evolve(known, on=status == "on")
+    return attrs.evolve(live, objects={**live.objects, item: changed})
+
+
+def _settled(live: Live) -> Live:
+    """The whole of it: a secondary's overlays are what it works with, and nothing is pending."""
+    if live.colo_mode == "secondary" or live.run_state == "inmigrate":
+        return attrs.evolve(live, commit_pending=frozenset())
+    return live

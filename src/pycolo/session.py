@@ -1,0 +1,494 @@
+"""The one door to QEMU: a QMP connection to one node, with typed commands and typed events.
+
+What is particular to COLO control, and the reason for each:
+
+- Out-of-band execution is negotiated when the session is opened, since a connection that is opened
+  while QEMU is wedged is useless (qemu-behaviour 7.6).
+- A command whose limit passes stays sent. Its reply still has somebody who takes it, so that it
+  is never mistaken for the reply to another command (qemu-behaviour 7.5, 14.5).
+- Events are parsed as they arrive, handed to subscribers and then forgotten. What must not be
+  missed is latched: COLO_EXIT, which QEMU forgets (qemu-behaviour 18.4), and QUORUM_REPORT_BAD.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, Generic, NoReturn, Self, TypeAlias, TypeVar, assert_never, final
+
+import attrs
+from qemu.qmp import (
+    ConnectError,
+    ExecInterruptedError,
+    ExecuteError,
+    Message,
+    QMPClient,
+    QMPError,
+    Runstate,
+    StateError,
+)
+
+from pycolo.errors import (
+    Busy,
+    CommandRefused,
+    CommandUnknown,
+    ConnectionFailed,
+    ParseError,
+    RemoteError,
+    Unresponsive,
+)
+from pycolo.model.node import Monitor, TcpMonitor, UnixMonitor
+from pycolo.qmp import events
+from pycolo.qmp._base import QmpCommand
+from pycolo.qmp.replies import Version, VersionInfo
+
+_R = TypeVar("_R")
+_LOG: Final = logging.getLogger(__name__)
+# `localhost` is on this machine whatever the resolver says, and needs no thread to find out.
+_LOCALHOST: Final = ("127.0.0.1", "::1")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class HungUp:
+    """The connection ended, which proves nothing about the node's death."""
+
+    why: str
+    "What ended it."
+
+
+Notice: TypeAlias = events.Event | HungUp
+"What a subscriber is told."
+Subscriber: TypeAlias = Callable[[Notice], None]
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Latched:
+    """What was seen and must not be forgotten."""
+
+    colo_exited: bool = False
+    "COLO_EXIT was seen since the session was opened, or since `forget_colo_exit`."
+    quorum_bad: tuple[str, ...] = ()
+    "Block nodes that QUORUM_REPORT_BAD named, each once, in the order they were first named."
+
+
+@final
+class Sent(Generic[_R]):
+    """A command that was sent; its reply can be waited for more than once."""
+
+    def __init__(
+        self, session: Session, command: QmpCommand[_R], task: asyncio.Task[object]
+    ) -> None:
+        self._session = session
+        self._command = command
+        self._task = task
+
+    @property
+    def pending(self) -> bool:
+        """Whether the reply has not come yet; False too once the connection is lost."""
+        return not self._task.done()
+
+    async def reply(self, limit_s: float) -> _R:
+        """Wait for the reply.
+
+        Args:
+            limit_s: How long to wait, in seconds from now.
+
+        Raises:
+            CommandRefused: QEMU answered with an error; the session stays usable.
+            CommandUnknown: The limit passed (`pending` is then true and one may wait again), or the
+                connection was lost. The command may have taken effect.
+            ConnectionFailed: The connection was lost before; the command was not sent.
+            ParseError: The reply is not one to this command; the session stays usable.
+        """
+        task = self._task
+        if not task.done():
+            await asyncio.wait((task,), timeout=limit_s)
+        if not task.done():
+            why = f"there was no reply within {limit_s:g} s"
+            raise CommandUnknown(self._session.node, self._command.qmp_name, why)
+        try:
+            value = task.result()
+        except (QMPError, asyncio.CancelledError) as error:
+            self._fail(error)
+        return self._command.parse_reply(value)
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        node, name = self._session.node, self._command.qmp_name
+        match error:
+            case ExecuteError():
+                raise CommandRefused(node, name, error.error_class, str(error)) from error
+            case StateError():
+                raise ConnectionFailed(node, self._session.address, "it ended before") from error
+            case ExecInterruptedError() | asyncio.CancelledError():
+                raise CommandUnknown(node, name, "the connection was lost") from error
+            case _:
+                raise CommandUnknown(node, name, f"the reply was no QMP: {error}") from error
+
+
+@final
+class Session:
+    """A connection to one node's monitor; `connect` opens it, leaving the context closes it."""
+
+    def __init__(self, node: str, address: str, client: QMPClient, version: Version) -> None:
+        self.node: Final = node
+        "Name of the node at the other end."
+        self.address: Final = address
+        "The monitor's address."
+        self.version: Final = version
+        "QEMU's version, from its greeting."
+        self._client = client
+        self._latched = Latched()
+        self._why_closed: str | None = None
+        self._count = 0
+        self._stop_at = 0
+        self._checkpoint_at = 0
+        self._subscribers: dict[object, Subscriber] = {}
+        self._sent: set[asyncio.Task[object]] = set()
+        self._close_asked = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def connect(cls, node: str, monitor: Monitor, *, limit_s: float) -> Self:
+        """Open a session and negotiate out-of-band execution.
+
+        Args:
+            node: Name of the node, for messages.
+            monitor: Where its QMP server listens.
+            limit_s: How long it may take in all, in seconds.
+
+        Raises:
+            ConnectionFailed: There is no such socket, nobody or no QMP server listens there, or the
+                address does not resolve.
+            Busy: Connected, but no greeting came: another client holds the monitor.
+            Unresponsive: Greeted, but the negotiation was never answered: the main loop is stuck.
+        """
+        address = _address(monitor)
+        client = QMPClient(node)
+        early: list[Message] = []
+        client.events.event_filter = _keep_in(early)
+        try:
+            async with asyncio.timeout(limit_s):
+                await client.connect(await _open(node, monitor))
+        except TimeoutError as error:
+            if client.greeting is None:
+                raise Busy(node, address) from error
+            raise Unresponsive(node, limit_s) from error
+        except ConnectError as error:
+            raise ConnectionFailed(node, address, _no_qmp(error)) from error
+        try:
+            version = _greeted(client, node, address)
+        except RemoteError:
+            await _disconnected(client)
+            raise
+        session = cls(node, address, client, version)
+        session._begin(early)
+        return session
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection; may be called again. QEMU keeps running."""
+        self._closing("it was closed")
+        self._close_asked.set()
+        if self._watcher is not None:
+            await asyncio.wait((self._watcher,))
+
+    # -- commands
+
+    def send(self, command: QmpCommand[_R], *, oob: bool = False) -> Sent[_R]:
+        """Send a command and do not wait for its reply.
+
+        Args:
+            command: What to send.
+            oob: Past a main loop that may be stuck, for the few commands that can
+                (qemu-behaviour 7.6).
+        """
+        call = self._client.execute(command.qmp_name, command.arguments() or None, oob=oob)
+        task = asyncio.get_running_loop().create_task(call)
+        self._sent.add(task)
+        task.add_done_callback(self._take)
+        return Sent(self, command, task)
+
+    async def execute(self, command: QmpCommand[_R], *, limit_s: float, oob: bool = False) -> _R:
+        """Send a command and take its reply.
+
+        Args:
+            command: What to send.
+            limit_s: How long the reply may take, in seconds.
+            oob: Past a main loop that may be stuck, for the few commands that can.
+
+        Raises:
+            CommandRefused: QEMU answered with an error; the session stays usable.
+            CommandUnknown: No reply within the limit, or the connection was lost.
+            ConnectionFailed: The connection was lost before; nothing was sent.
+            ParseError: The reply is not one to this command; the session stays usable.
+        """
+        return await self.send(command, oob=oob).reply(limit_s)
+
+    def _take(self, task: asyncio.Task[object]) -> None:
+        # Whoever waits reads the task itself; this is for the reply nobody waits for any more.
+        self._sent.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    # -- what was seen
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended, by either side."""
+        return self._why_closed is not None
+
+    @property
+    def latched(self) -> Latched:
+        """What was seen and must not be forgotten."""
+        return self._latched
+
+    def forget_colo_exit(self) -> None:
+        """Begin a new generation: a COLO_EXIT of the one before says nothing about it.
+
+        To be called when `migrate` or `migrate-incoming` is sent.
+        """
+        self._latched = attrs.evolve(self._latched, colo_exited=False, quorum_bad=())
+
+    def mark(self) -> int:
+        """A point in the order of events, for `checkpoint_since` and `wait_change`."""
+        return self._count
+
+    def checkpoint_since(self, mark: int) -> bool:
+        """Whether STOP and then RESUME were seen after `mark`.
+
+        Source: qemu-behaviour 4.13.
+        """
+        return self._checkpoint_at > mark
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Have each event and the hang-up handed to `subscriber`, at once and in order.
+
+        Args:
+            subscriber: Called from the event loop; must be quick and must not raise.
+
+        Returns:
+            What ends the subscription; may be called again.
+        """
+        key = object()
+        self._subscribers[key] = subscriber
+
+        def unsubscribe() -> None:
+            self._subscribers.pop(key, None)
+
+        return unsubscribe
+
+    async def wait_change(self, limit_s: float, *, since: int | None = None) -> None:
+        """Wait for any event, the hang-up or the limit, whichever is first.
+
+        Args:
+            limit_s: How long to wait, in seconds.
+            since: A `mark`; returns at once if there was an event after it. None means from now.
+        """
+        await wait_any_change({self: self._count if since is None else since}, limit_s)
+
+    # -- how it is told
+
+    def _begin(self, early: list[Message]) -> None:
+        # From here on each event is used up by its filter: the client would keep it for ever.
+        self._client.events.event_filter = self._on_message
+        for message in early:
+            self._on_message(message)
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        # After a hang-up the client stays half open until somebody disconnects it, once
+        # (qemu-behaviour 14.8).
+        loop = asyncio.get_running_loop()
+        asked = loop.create_task(self._close_asked.wait())
+        while self._client.runstate is Runstate.RUNNING and not asked.done():
+            changed = loop.create_task(_runstate_change(self._client))
+            await asyncio.wait((changed, asked), return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+        asked.cancel()
+        self._closing(await _disconnected(self._client) or "QEMU hung up")
+
+    def _closing(self, why: str) -> None:
+        if self._why_closed is None:
+            self._why_closed = why
+            self._tell(HungUp(why=why))
+
+    def _on_message(self, message: Mapping[str, object]) -> bool:
+        try:
+            event = events.event_from_qmp(message)
+        except ParseError as error:
+            _LOG.warning("%s sent an event that cannot be read: %s", self.node, error)
+            return False
+        self._count += 1
+        self._latch(event)
+        self._tell(event)
+        return False
+
+    def _latch(self, event: events.Event) -> None:
+        match event:
+            case events.StopEvent():
+                self._stop_at = self._count
+            case events.ResumeEvent():
+                self._checkpoint_at = self._stop_at
+            case events.ColoExitEvent():
+                self._latched = attrs.evolve(self._latched, colo_exited=True)
+            case events.QuorumReportBadEvent(node_name=node):
+                if node not in self._latched.quorum_bad:
+                    bad = (*self._latched.quorum_bad, node)
+                    self._latched = attrs.evolve(self._latched, quorum_bad=bad)
+            case _:
+                pass
+
+    def _tell(self, notice: Notice) -> None:
+        for subscriber in tuple(self._subscribers.values()):
+            subscriber(notice)
+
+
+async def wait_any_change(since: Mapping[Session, int], limit_s: float) -> None:
+    """Wait for an event or a hang-up of any of these sessions, or the limit.
+
+    Args:
+        since: Sessions, each with a `mark`; an event after it, or a session that is closed while it
+            is waited for, ends the wait.
+        limit_s: How long to wait, in seconds.
+    """
+    changed = asyncio.Event()
+    if any(session.mark() != mark for session, mark in since.items()):
+        return
+    ends = [session.subscribe(lambda _: changed.set()) for session in since]
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await changed.wait()
+    finally:
+        for end in ends:
+            end()
+
+
+def _keep_in(early: list[Message]) -> Callable[[Message], bool]:
+    def keep(message: Message) -> bool:
+        early.append(message)
+        return False
+
+    return keep
+
+
+def _greeted(client: QMPClient, node: str, address: str) -> Version:
+    greeting = client.greeting
+    if greeting is None or "oob" not in greeting.QMP.capabilities:
+        raise ConnectionFailed(node, address, "it does not offer out-of-band execution")
+    try:
+        return VersionInfo.from_qmp(greeting.QMP.version, "QMP.version").version
+    except ParseError as error:
+        raise ConnectionFailed(node, address, f"its greeting is not QEMU's: {error}") from error
+
+
+async def _runstate_change(client: QMPClient) -> None:
+    # Changes are not kept: one that happened before this runs would be missed.
+    if client.runstate is Runstate.RUNNING:
+        await client.runstate_changed()
+
+
+async def _disconnected(client: QMPClient) -> str:
+    """Bring the client back to idle; what it raises then is why the connection ended."""
+    if client.runstate is Runstate.IDLE:
+        return ""
+    try:
+        await client.disconnect()
+    except (EOFError, OSError, QMPError) as error:
+        return str(error)
+    return ""
+
+
+def _no_qmp(error: ConnectError) -> str:
+    match error.exc:
+        case EOFError():
+            return "it hung up before it was ready"
+        case OSError() as cause:
+            return _os_text(cause)
+        case cause:
+            return f"what listens there does not speak QMP ({cause})"
+
+
+def _os_text(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+# -- reaching the socket
+
+
+def _address(monitor: Monitor) -> str:
+    match monitor:
+        case UnixMonitor(path=path):
+            return path
+        case TcpMonitor(host=host, port=port):
+            return f"{host}:{port}"
+        case _:
+            assert_never(monitor)
+
+
+async def _open(node: str, monitor: Monitor) -> socket.socket:
+    match monitor:
+        case UnixMonitor(path=path):
+            return _open_unix(node, path)
+        case TcpMonitor():
+            return await _open_tcp(node, monitor)
+        case _:
+            assert_never(monitor)
+
+
+def _open_unix(node: str, path: str) -> socket.socket:
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    door.settimeout(0)
+    try:
+        door.connect(path)
+    except BlockingIOError as error:
+        door.close()
+        # So many wait in line already that the kernel takes no more: somebody is being served.
+        raise Busy(node, path) from error
+    except OSError as error:
+        door.close()
+        raise ConnectionFailed(node, path, _why_no_unix(path, error)) from error
+    return door
+
+
+def _why_no_unix(path: str, error: OSError) -> str:
+    if error.errno != errno.ECONNREFUSED:
+        return "there is no such socket" if error.errno == errno.ENOENT else _os_text(error)
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
+            return "it is no socket"
+    return "nobody listens on that socket"
+
+
+async def _open_tcp(node: str, monitor: TcpMonitor) -> socket.socket:
+    hosts = _LOCALHOST if monitor.host == "localhost" else (monitor.host,)
+    why = ""
+    for host in hosts:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        door = socket.socket(family, socket.SOCK_STREAM)
+        door.settimeout(0)
+        try:
+            await asyncio.get_running_loop().sock_connect(door, (host, monitor.port))
+        except OSError as error:
+            door.close()
+            why = why or _os_text(error)
+        except BaseException:
+            door.close()
+            raise
+        else:
+            return door
+    raise ConnectionFailed(node, _address(monitor), why)
