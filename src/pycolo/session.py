@@ -53,6 +53,7 @@ _R = TypeVar("_R")
 _LOG: Final = logging.getLogger(__name__)
 # `localhost` is on this machine whatever the resolver says, and needs no thread to find out.
 _LOCALHOST: Final = ("127.0.0.1", "::1")
+_LINE_S: Final = 0.01
 
 
 @final
@@ -443,26 +444,28 @@ def _address(monitor: Monitor) -> str:
 async def _open(node: str, monitor: Monitor) -> socket.socket:
     match monitor:
         case UnixMonitor(path=path):
-            return _open_unix(node, path)
+            return await _open_unix(node, path)
         case TcpMonitor():
             return await _open_tcp(node, monitor)
         case _:
             assert_never(monitor)
 
 
-def _open_unix(node: str, path: str) -> socket.socket:
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    door.settimeout(0)
-    try:
-        door.connect(path)
-    except BlockingIOError as error:
-        door.close()
-        # So many wait in line already that the kernel takes no more: somebody is being served.
-        raise Busy(node, path) from error
-    except OSError as error:
-        door.close()
-        raise ConnectionFailed(node, path, _why_no_unix(path, error)) from error
-    return door
+async def _open_unix(node: str, path: str) -> socket.socket:
+    while True:
+        door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        door.settimeout(0)
+        try:
+            door.connect(path)
+        except BlockingIOError:
+            # So many stand in line that the kernel takes no more; the line may pass.
+            door.close()
+            await asyncio.sleep(_LINE_S)
+        except OSError as error:
+            door.close()
+            raise ConnectionFailed(node, path, _why_no_unix(path, error)) from error
+        else:
+            return door
 
 
 def _why_no_unix(path: str, error: OSError) -> str:
