@@ -382,6 +382,8 @@ def _configuration_text(folder: Path) -> str:
         # Without this, root's apt downloads as the user _apt, who may not be able to enter our
         # folder.
         "APT::Sandbox::User": "root",
+        # Without this, lists that could not be fetched are only a warning.
+        "APT::Update::Error-Mode": "any",
         "Acquire::Languages": "none",
     }
     cleared = (
@@ -433,7 +435,7 @@ def _stanzas(text: str) -> list[dict[str, str]]:
 
 
 def _parse_line(line: str) -> AptSource | None:
-    kind, _, rest = line.strip().partition(" ")
+    kind, _, rest = line.replace("\t", " ").strip().partition(" ")
     options = ""
     rest = rest.strip()
     if rest.startswith("["):

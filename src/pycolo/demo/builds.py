@@ -30,6 +30,18 @@ from pycolo.demo._apt import (
     unpack,
 )
 
+__all__ = [
+    "CACHE_VARIABLE",
+    "RELEASES",
+    "FetchError",
+    "QemuBuild",
+    "Release",
+    "complete_folder",
+    "default_cache",
+    "fetch",
+    "is_complete",
+]
+
 Release = Literal["7.2", "10.0", "11.1"]
 """A QEMU release that can be fetched."""
 
