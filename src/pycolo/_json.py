@@ -11,6 +11,7 @@ of its class is a ParseError that names the path. Nothing is converted: a string
 
 from __future__ import annotations
 
+import math
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -121,7 +122,7 @@ class Scalar:
 
     def read(self, value: object, path: str) -> object:
         """Parse it."""
-        if type(value) not in self.kinds:
+        if type(value) not in self.kinds or (isinstance(value, float) and not math.isfinite(value)):
             raise ParseError(path, self.rule, value)
         return value
 
@@ -140,7 +141,7 @@ SCALARS: Mapping[object, Scalar] = {
     str: Scalar((str,), "be a string", {"type": "string"}),
     bool: Scalar((bool,), "be true or false", {"type": "boolean"}),
     int: Scalar((int,), "be a whole number", {"type": "integer"}),
-    float: Scalar((float, int), "be a number", {"type": "number"}),
+    float: Scalar((float, int), "be a finite number", {"type": "number"}),
 }
 
 
@@ -261,10 +262,9 @@ class Text:
 
 @final
 @attrs.frozen
-class Named:
-    """A form that is looked up when it is used: what a recursive type refers to itself by."""
+class Lazy:
+    """A form that is looked up when it is used: how a recursive type refers to itself."""
 
-    name: str
     find: Callable[[], Form]
 
     def read(self, value: object, path: str) -> object:
@@ -276,11 +276,8 @@ class Named:
         return self.find().write(value)
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Define it once, and refer to it."""
-        if self.name not in definitions:
-            definitions[self.name] = {}
-            definitions[self.name] = self.find().schema(definitions)
-        return {"$ref": f"#/$defs/{self.name}"}
+        """Describe it as the form does, which defines itself once."""
+        return self.find().schema(definitions)
 
 
 @final
@@ -370,9 +367,9 @@ class Record(Generic[T]):
         if self.tag is None:
             return tuple(self.forms)
         # What a step is and why comes before its details; elsewhere the kind comes first.
-        first = [name for name in ("address", "node") if "why" in self.forms]
-        second = [name for name in ("why",) if name in self.forms]
-        return tuple(dict.fromkeys([*first, self.tag[0], *second, *self.forms]))
+        step = ("address", "node", self.tag[0], "why")
+        first = step if "address" in self.forms else (self.tag[0],)
+        return tuple(dict.fromkeys([*first, *self.forms]))
 
     def _tag_value(self) -> JsonValue:
         return self.tag[1] if self.tag else None
@@ -499,13 +496,15 @@ class Forms:
 
     Args:
         known: Forms that no annotation gives, by type; a union by the frozenset of its members.
-        omits: Class to the fields its records leave out; `none` where it is not listed.
+        sparse: Classes whose records leave out every field that has its default.
+        omits: What the records of the other classes leave out.
         tagged: Classes that carry their kind wherever they stand.
         narrow: Adds to a field's form what its validator says.
     """
 
     known: Mapping[object, Form] = attrs.field(factory=dict)
-    omits: Mapping[type, Omits] = attrs.field(factory=dict)
+    sparse: frozenset[type] = frozenset()
+    omits: Omits = "none"
     tagged: frozenset[type] = frozenset()
     narrow: Narrow = _as_it_is
 
@@ -536,7 +535,7 @@ class Forms:
             form = given.get(field.name) or self.of(hints[field.name])
             forms[field.name] = self.narrow(form, field.validator)
         tag = ("kind", kebab(kind)) if kind in self.tagged else None
-        return Record(kind, forms, self.omits.get(kind, "none"), tag)
+        return Record(kind, forms, "defaults" if kind in self.sparse else self.omits, tag)
 
     def union(self, name: str, hint: object) -> Tagged:
         """The union of some of the tagged classes."""

@@ -13,6 +13,7 @@ import attrs
 
 from pycolo.conditions import Condition
 from pycolo.errors import DeclarationError
+from pycolo.model import _rules as rules
 from pycolo.model.pair import ColoPair
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.replies import Version
@@ -47,7 +48,7 @@ class Execute:
     command: Command
     why: str
     "The reason, with the fact or section behind it."
-    limit_s: float
+    limit_s: float = attrs.field(validator=rules.Valid(rules.seconds))
     "How long the reply may take."
     oob: bool = False
     "Out of band: past a main loop that may be stuck."
@@ -67,7 +68,7 @@ class Wait:
     "The node it is mostly about."
     until: Condition
     why: str
-    limit_s: float
+    limit_s: float = attrs.field(validator=rules.Valid(rules.seconds))
     "How long it may take."
     unless: Condition | None = None
     "What makes further waiting pointless."
@@ -127,7 +128,7 @@ class RunHost:
     node: str
     action: HostAction
     why: str
-    limit_s: float
+    limit_s: float = attrs.field(validator=rules.Valid(rules.seconds))
 
 
 Step: TypeAlias = Execute | Wait | Check | RunHost
@@ -153,8 +154,8 @@ class Plan:
     """An ordered procedure across both nodes.
 
     Raises:
-        DeclarationError: Two steps have the same address, or a range or `restored_after` names
-            a step that is not there.
+        DeclarationError: Two steps have the same address, a step names a node that the pair does
+            not have, or a range or `restored_after` names a step that is not there.
     """
 
     procedure: Procedure
@@ -173,17 +174,34 @@ class Plan:
     reliefs: tuple[Relief, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        addresses = {step.address for step in self.steps}
-        if len(addresses) != len(self.steps):
-            seen: set[str] = set()
-            double = [s.address for s in self.steps if s.address in seen or seen.add(s.address)]
-            raise DeclarationError("Plan.steps", double[0], "be unique in a plan")
-        named = [self.restored_after] if self.restored_after is not None else []
-        for relief in self.reliefs:
-            named += [relief.first, relief.last]
-        for address in named:
+        named = [(f"steps[{n}].address", step.address) for n, step in enumerate(self.steps)]
+        rules.distinct("Plan", named, "an address is given once")
+        self._check_nodes()
+        self._check_ranges([step.address for step in self.steps])
+
+    def _check_nodes(self) -> None:
+        known = [node.name for node in (*self.pair.nodes, *self.pair.spares)]
+        acting = [(f"steps[{n}].node", step.node) for n, step in enumerate(self.steps)]
+        for n, relief in enumerate(self.reliefs):
+            acting += [
+                (f"reliefs[{n}].steps[{k}].node", s.node) for k, s in enumerate(relief.steps)
+            ]
+        for field, name in acting:
+            if name not in known:
+                raise DeclarationError(f"Plan.{field}", name, f"be one of {', '.join(known)}")
+
+    def _check_ranges(self, addresses: list[str]) -> None:
+        named = [] if self.restored_after is None else [("restored_after", self.restored_after)]
+        for n, relief in enumerate(self.reliefs):
+            named += [(f"reliefs[{n}].first", relief.first), (f"reliefs[{n}].last", relief.last)]
+        for field, address in named:
             if address not in addresses:
-                raise DeclarationError("Plan", address, "be the address of one of its steps")
+                rule = "be the address of one of the plan's steps"
+                raise DeclarationError(f"Plan.{field}", address, rule)
+        for n, relief in enumerate(self.reliefs):
+            if addresses.index(relief.first) > addresses.index(relief.last):
+                rule = f"not stand behind {relief.last}, where the range ends"
+                raise DeclarationError(f"Plan.reliefs[{n}].first", relief.first, rule)
 
     def step(self, address: str) -> Step:
         """The step at an address.

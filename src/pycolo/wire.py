@@ -1,0 +1,290 @@
+"""Plans, reports and snapshots as JSON, for files and for other programs.
+
+Every document begins with `format_version`; a pair, a plan or a snapshot inside another document is
+a whole document itself and can be cut out. A step leaves out what has its default: no `oob` is
+false, no `unless` is none. Keys stand in a fixed order, so that equal values give equal text.
+
+Other programs ignore keys they do not know, and so read what a later pycolo writes under the same
+`format_version`. pycolo itself refuses them: it runs no plan that it does not wholly understand.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Literal, TypeAlias, final, get_args
+
+import attrs
+
+from pycolo import _json, pairfile
+from pycolo._json import Document, Forms, JsonObject, JsonValue, Lazy, Record, Table, Tagged
+from pycolo.conditions import Condition
+from pycolo.errors import ParseError
+from pycolo.model.pair import ColoPair
+from pycolo.plan import CreateImage, HostAction, LaunchQemu, Plan, RunHost, Step, StopQemu
+from pycolo.qmp.commands import Command, Yank, command_from_qmp
+from pycolo.qmp.replies import Version
+from pycolo.result import Outcome, Report
+from pycolo.snapshot import DeathProof, NodeState, Snapshot
+
+DocumentName: TypeAlias = Literal["plan", "report", "snapshot"]
+
+
+def plan_to_json(plan: Plan) -> JsonObject:
+    """The plan as JSON."""
+    return _document("plan").write(plan)
+
+
+def plan_from_json(value: object, path: str = "") -> Plan:
+    """Parse a plan.
+
+    Args:
+        value: The decoded JSON.
+        path: Where it stands in its document.
+
+    Raises:
+        ParseError: It has another version, an unknown or missing key, a value of the wrong type, a
+            command that pycolo does not know, or it breaks a rule of `Plan`.
+    """
+    plan = _document("plan").read(value, path)
+    assert isinstance(plan, Plan)  # noqa: S101 - what the document's form makes
+    return plan
+
+
+def report_to_json(report: Report) -> JsonObject:
+    """The report as JSON, with its plan in it."""
+    return _document("report").write(report)
+
+
+def report_from_json(value: object, path: str = "") -> Report:
+    """Parse a report.
+
+    Args:
+        value: The decoded JSON.
+        path: Where it stands in its document.
+
+    Raises:
+        ParseError: As for a plan.
+    """
+    report = _document("report").read(value, path)
+    assert isinstance(report, Report)  # noqa: S101 - what the document's form makes
+    return report
+
+
+def snapshot_to_json(snapshot: Snapshot) -> JsonObject:
+    """The snapshot as JSON, every field written out."""
+    return _document("snapshot").write(snapshot)
+
+
+def snapshot_from_json(value: object, path: str = "") -> Snapshot:
+    """Parse a snapshot.
+
+    Args:
+        value: The decoded JSON.
+        path: Where it stands in its document.
+
+    Raises:
+        ParseError: As for a plan.
+    """
+    snapshot = _document("snapshot").read(value, path)
+    assert isinstance(snapshot, Snapshot)  # noqa: S101 - what the document's form makes
+    return snapshot
+
+
+def dumps(value: JsonValue) -> str:
+    """The text of a document, for a file."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def json_schema(name: DocumentName) -> JsonObject:
+    """The JSON Schema of a document.
+
+    Args:
+        name: `plan`, `report` or `snapshot`; a pair file's is `pairfile.json_schema()`.
+    """
+    return _document(name).whole_schema()
+
+
+# -- the documents -----------------------------------------------------------------------------
+
+
+@functools.cache
+def _document(name: DocumentName) -> Document:
+    forms = _forms()
+    if name == "snapshot":
+        return Document(name, forms.record(Snapshot))
+    known = {**forms.known, Snapshot: _document("snapshot")}
+    if name == "plan":
+        return Document(name, _in_order(attrs.evolve(forms, known=known).record(Plan)))
+    forms = attrs.evolve(forms, known={**known, Plan: _document("plan")})
+    outcomes = Table(forms.union("Outcome", Outcome), is_ordered=True)
+    return Document(name, _ReportForm(forms.record(Report, outcomes=outcomes, relief=outcomes)))
+
+
+def _in_order(plan: Record[Plan]) -> Record[Plan]:
+    """What a reader wants comes first, the long snapshots come last."""
+    first = ("procedure", "pair", "qemu", "dialect", "restored_after", "steps", "reliefs")
+    names = dict.fromkeys([*first, *plan.forms])
+    return attrs.evolve(plan, forms={name: plan.forms[name] for name in names})
+
+
+# -- what the annotations do not say -------------------------------------------------------------
+
+
+@functools.cache
+def _forms() -> Forms:
+    sparse = frozenset((*get_args(Step), *get_args(Condition)))
+    unions = (NodeState, DeathProof, HostAction, Outcome)
+    full = frozenset(kind for union in unions for kind in get_args(union))
+    forms = Forms(
+        known={
+            Version: _json.Text(Version.parse, "be a version such as 10.0.13", r"\d+\.\d+\.\d+"),
+            ColoPair: pairfile.document(),
+            Yank: _CommandForm((Yank,)),
+            frozenset(get_args(Command)): _CommandForm(get_args(Command)),
+            frozenset(get_args(Condition)): Lazy(_condition),
+        },
+        tagged=sparse | full,
+        sparse=sparse,
+        omits="nothing",
+    )
+    forms = _with_union(forms, "DeathProof", DeathProof)
+    forms = _with_union(forms, "NodeState", NodeState)
+    forms = attrs.evolve(forms, known={**forms.known, RunHost: _run_host(forms)})
+    return _with_union(forms, "Step", Step)
+
+
+def _with_union(forms: Forms, name: str, union: object) -> Forms:
+    known = {**forms.known, frozenset(get_args(union)): forms.union(name, union)}
+    return attrs.evolve(forms, known=known)
+
+
+@functools.cache
+def _condition() -> Tagged:
+    return _forms().union("Condition", Condition)
+
+
+def _run_host(forms: Forms) -> _RunHostForm:
+    step = forms.record(RunHost, action=_json.SCALARS[str])
+    own = {name: form for name, form in step.forms.items() if name != "action"}
+    kinds: tuple[type[HostAction], ...] = (CreateImage, LaunchQemu, StopQemu)
+    actions = {
+        _json.kebab(kind): attrs.evolve(forms.record(kind), tag=("action", _json.kebab(kind)))
+        for kind in kinds
+    }
+    return _RunHostForm(attrs.evolve(step, forms=own), actions)
+
+
+@final
+@attrs.frozen
+class _CommandForm:
+    """A command in QMP's own form."""
+
+    kinds: tuple[type[Command], ...]
+
+    def read(self, value: object, path: str) -> object:
+        command = command_from_qmp(value, path)
+        if not isinstance(command, self.kinds):
+            names = ", ".join(self._names())
+            raise ParseError(_json.at(path, "execute"), f"be {names}", command.qmp_name)
+        return command
+
+    def write(self, value: object) -> JsonValue:
+        assert isinstance(value, self.kinds)  # noqa: S101 - the types this form is for
+        return value.to_qmp()
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
+        properties: JsonObject = {
+            "execute": {"enum": list[JsonValue](self._names())},
+            "arguments": {"type": "object"},
+        }
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": ["execute"],
+            "additionalProperties": False,
+        }
+
+    def _names(self) -> list[str]:
+        return sorted(kind.qmp_name for kind in self.kinds)
+
+
+@final
+@attrs.frozen
+class _RunHostForm:
+    """A step whose `action` names what is done; what belongs to the action stands beside it."""
+
+    step: Record[RunHost]
+    "Without the action."
+    actions: Mapping[str, Record[HostAction]]
+
+    def read(self, value: object, path: str) -> RunHost:
+        members = _json.object_at(value, path)
+        own = {key for key in members if key in self.step.forms or key == "kind"}
+        fields = self.step.fields({key: members[key] for key in own}, path)
+        action = {key: members[key] for key in members if key not in own}
+        return self.step.made({**fields, "action": self._tagged().read(action, path)}, path)
+
+    def write(self, value: object) -> JsonValue:
+        assert isinstance(value, RunHost)  # noqa: S101 - the type this form is for
+        return {**self.step.write(value), **_json.object_of(self._tagged().write(value.action))}
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        alternatives = [
+            _beside(self.step.inline_schema(definitions), action.inline_schema(definitions))
+            for action in self.actions.values()
+        ]
+        return {"oneOf": list[JsonValue](alternatives)}
+
+    def _tagged(self) -> Tagged:
+        return Tagged("HostAction", self.actions, key="action")
+
+
+def _beside(schema: JsonObject, other: JsonObject) -> JsonObject:
+    """The schema of an object with the properties of both."""
+    properties = _json.object_of(schema["properties"]) | _json.object_of(other["properties"])
+    required = [*_json.list_of(schema["required"]), *_json.list_of(other["required"])]
+    return {**other, "properties": properties, "required": required}
+
+
+@final
+@attrs.frozen
+class _ReportForm:
+    """A report with what follows from its outcomes written beside them, for other programs."""
+
+    report: Record[Report]
+
+    def read(self, value: object, path: str) -> Report:
+        members = dict(_json.object_at(value, path))
+        derived = {key: members.pop(key, None) for key in ("failed", "changed")}
+        report = self.report.read(members, path)
+        self._refuse_strangers(report, path)
+        for key, given in derived.items():
+            expected: object = getattr(report, key)
+            if given != expected:
+                rule = f"be {expected!r}, which is what the outcomes say"
+                raise ParseError(_json.at(path, key), rule, given)
+        return report
+
+    def _refuse_strangers(self, report: Report, path: str) -> None:
+        addresses = {step.address for step in report.plan.steps}
+        for address in report.outcomes:
+            if address not in addresses:
+                rule = "be the address of a step of the plan"
+                raise ParseError(_json.at(path, "outcomes"), rule, address)
+
+    def write(self, value: object) -> JsonValue:
+        assert isinstance(value, Report)  # noqa: S101 - the type this form is for
+        return {"failed": value.failed, "changed": value.changed, **self.report.write(value)}
+
+    def inline_schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        failed: JsonObject = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+        derived: JsonObject = {
+            "properties": {"failed": failed, "changed": {"type": "boolean"}},
+            "required": ["failed", "changed"],
+        }
+        return _beside(derived, self.report.inline_schema(definitions))
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        return self.inline_schema(definitions)
