@@ -223,3 +223,27 @@ def table_text() -> str:
     head = "| feature | from QEMU | meaning | qemu-behaviour |\n|---|---|---|---|\n"
     rows = (f"| `{row.feature}` | {row.since} | {row.meaning} | {row.source} |\n" for row in TABLE)
     return head + "".join(rows)
+
+
+def refuse_document(pair: ColoPair, version: Version) -> None:
+    """Refuse to run a plan of dialect `doc` where QEMU would not accept the document's commands.
+
+    Args:
+        pair: The declaration.
+        version: QEMU's version triple.
+
+    Raises:
+        VersionError: The version or the accelerator cannot run the document's commands.
+            Source: qemu-behaviour 18.2.
+    """
+    dialect = of(version)
+    if not dialect.reconnect_ms:
+        why = "does not know the document's reconnect-ms: print this plan, or use dialect auto"
+        raise VersionError((str(version),), why)
+    if dialect.return_path:
+        why = "refuses the document's capabilities: print this plan, or use dialect auto"
+        raise VersionError((str(version),), why)
+    accept(version)
+    if pair.machine.accelerator != "kvm":
+        why = "runs the document's plan with KVM alone: print it, or use dialect auto"
+        raise VersionError((str(version),), why)

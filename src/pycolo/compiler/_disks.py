@@ -1,0 +1,230 @@
+"""The steps of one disk: export it, copy it, attach the peer's, take it off again."""
+
+from __future__ import annotations
+
+from pycolo import faces
+from pycolo.compiler._draft import Draft
+from pycolo.conditions import AllOf, AnyOf, ChildIs, Committed, Condition, JobFailed, JobIs
+from pycolo.errors import CompileError
+from pycolo.model.disk import ReplicationDisk
+from pycolo.plan import Refusal
+from pycolo.qmp.commands import (
+    BlockdevAdd,
+    BlockdevDel,
+    BlockdevMirror,
+    BlockExportAdd,
+    BlockJobCancel,
+    JobDismiss,
+    XBlockdevChange,
+)
+from pycolo.snapshot import Live
+
+LOCAL_CHILD = "children.0"
+ENDING = ("waiting", "pending", "aborting")
+
+
+def job_id(draft: Draft, peer: str, disk: ReplicationDisk) -> str:
+    """The mirror's job id, which carries the secondary's identity.
+
+    A copy that concluded says that *this* secondary's disk is complete, and nothing of another's.
+    """
+    return f"{_job_prefix(disk)}{draft.live(peer).instance}"
+
+
+def _job_prefix(disk: ReplicationDisk) -> str:
+    return f"resync-{disk.names.quorum}-"
+
+
+def peer_child(live: Live, disk: ReplicationDisk) -> str | None:
+    """QEMU's name for the place of the peer's disk in the quorum; None while it is not attached."""
+    for child in live.children.get(disk.names.quorum, ()):
+        if child.node == disk.names.nbd and child.name != LOCAL_CHILD:
+            return child.name
+    return None
+
+
+def ensure_export(draft: Draft, node: str, disk: ReplicationDisk) -> None:
+    """The secondary offers its image to the primary's writes."""
+    parent = disk.names.parent
+    if parent not in draft.live(node).exports:
+        command = BlockExportAdd(id=parent, node_name=parent, name=parent, writable=True)
+        why = "the primary writes here; COLO needs the node exported (qemu-behaviour 5.2, 5.3)"
+        draft.execute(node, command, why)
+
+
+def ensure_nbd(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
+    """The primary has a named way to the secondary's image."""
+    command = BlockdevAdd(node=faces.nbd_node(draft.pair, draft.pair.node(peer), disk))
+    if disk.names.nbd not in draft.live(node).block_nodes:
+        why = "plain and named, so that it can be yanked (qemu-behaviour 5.4, 5.6)"
+        draft.execute(node, command, why, rescue=faces.primary_yanks(draft.pair)[:1])
+
+
+def ensure_mirror(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
+    """The copy is under way."""
+    job = draft.live(node).jobs.get(job_id(draft, peer, disk))
+    if job is None and peer_child(draft.live(node), disk) is None:
+        command = BlockdevMirror(
+            device=disk.names.quorum,
+            job_id=job_id(draft, peer, disk),
+            target=disk.names.nbd,
+            sync="full",
+            auto_dismiss=False,
+        )
+        draft.execute(node, command, "the whole disk goes to the secondary (qemu-behaviour 5.15)")
+
+
+def ensure_mirrored(draft: Draft, node: str, peer: str, disks: tuple[ReplicationDisk, ...]) -> None:
+    """Wait until source and target of every copy are equal and kept so."""
+    running = [d for d in disks if _job(draft, node, peer, d) in ("created", "running")]
+    if not running:
+        return
+    until = AllOf(
+        conditions=tuple(
+            JobIs(node=node, job=job_id(draft, peer, d), statuses=("ready",)) for d in running
+        )
+    )
+    draft.wait(
+        node,
+        "mirrored",
+        until,
+        "both disks are equal from here on (qemu-behaviour 5.15)",
+        limit_s=draft.timeouts.resync_s,
+        unless=_failed(draft, node, peer, running),
+    )
+
+
+def ensure_mirror_ended(
+    draft: Draft, node: str, peer: str, disks: tuple[ReplicationDisk, ...]
+) -> str | None:
+    """End the copies at one moment of a guest that stands still; returns the first address."""
+    first: str | None = None
+    for disk in disks:
+        if _job(draft, node, peer, disk) == "ready":
+            why = "ends a ready copy; job-cancel would abort it (qemu-behaviour 5.16)"
+            address = draft.execute(node, BlockJobCancel(device=job_id(draft, peer, disk)), why)
+            first = first or address
+    ending = [d for d in disks if _job(draft, node, peer, d) in ENDING]
+    if ending:
+        until = AllOf(
+            conditions=tuple(
+                JobIs(node=node, job=job_id(draft, peer, d), statuses=("concluded",))
+                for d in ending
+            )
+        )
+        draft.wait(
+            node,
+            "mirror-ended",
+            until,
+            "a copy that concluded without an error is complete (qemu-behaviour 18.5)",
+            limit_s=draft.timeouts.command_s,
+            unless=_failed(draft, node, peer, ending),
+        )
+    return first
+
+
+def ensure_attached(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
+    """From here on every write goes to both disks."""
+    if peer_child(draft.live(node), disk) is not None:
+        return
+    job = draft.live(node).jobs.get(job_id(draft, peer, disk))
+    if job is not None and job.error is not None:
+        why = f"{node}: the copy of {disk.names.quorum} failed: {job.error}"
+        raise CompileError(why, "take the failed resync back with stop, then resume again")
+    command = XBlockdevChange(parent=disk.names.quorum, node=disk.names.nbd)
+    draft.execute(node, command, "writes go to both disks from here on (qemu-behaviour 5.4)")
+
+
+def ensure_dismissed(draft: Draft, node: str, disk: ReplicationDisk) -> None:
+    """Forget the finished copy, last of all: while it is there, the entry is not proven."""
+    for job in resync_jobs(draft.live(node), disk):
+        why = "the copy has served; until here it told that it was complete (qemu-behaviour 18.5)"
+        draft.execute(node, JobDismiss(id=job), why)
+
+
+def resync_jobs(live: Live, disk: ReplicationDisk) -> tuple[str, ...]:
+    """Ids of the copies of a disk that were not dismissed, to whichever secondary."""
+    return tuple(job for job in live.jobs if job.startswith(_job_prefix(disk)))
+
+
+def ensure_no_job(draft: Draft, node: str, disk: ReplicationDisk) -> None:
+    """Take back a copy that no longer has a target."""
+    for job in resync_jobs(draft.live(node), disk):
+        if draft.live(node).jobs[job].status != "concluded":
+            why = "its target is gone (qemu-behaviour 5.17)"
+            gone = (Refusal(text="not found", error_class="DeviceNotActive"),)
+            draft.execute(node, BlockJobCancel(device=job, force=True), why, accepts=gone)
+            ended = JobIs(node=node, job=job, statuses=("concluded",))
+            until = AnyOf(conditions=(ended, JobFailed(node=node, job=job)))
+            why = "a job that still runs keeps its node busy (qemu-behaviour 5.9)"
+            draft.wait(node, f"ended:{job}", until, why, limit_s=draft.timeouts.command_s)
+        why = "the next copy gets a job of its own (qemu-behaviour 18.5)"
+        draft.execute(node, JobDismiss(id=job), why, accepts=(Refusal(text="not found"),))
+
+
+def check_child(draft: Draft, node: str, disk: ReplicationDisk) -> None:
+    """The name the plan was compiled with still names the peer's disk."""
+    child = peer_child(draft.live(node), disk)
+    if child is not None:
+        ids = disk.names
+        condition = ChildIs(node=node, quorum=ids.quorum, child=child, child_node=ids.nbd)
+        why = "removing the wrong child would take the local disk away (qemu-behaviour 5.8)"
+        draft.check(node, f"{ids.quorum}.{child}", condition, why)
+
+
+def detach(draft: Draft, node: str, disk: ReplicationDisk) -> None:
+    """The quorum writes to the local disk alone."""
+    child = peer_child(draft.live(node), disk)
+    if child is None:
+        return
+    draft.execute(
+        node,
+        XBlockdevChange(parent=disk.names.quorum, child=child),
+        "a dead child would block the guest's writes (qemu-behaviour 5.12, 7.3)",
+        accepts=(Refusal(text="does not have child"),),
+        rescue=faces.primary_yanks(draft.pair)[: len(draft.pair.disks)],
+    )
+
+
+def remove_nbd(draft: Draft, node: str, disk: ReplicationDisk) -> None:
+    """The NBD node goes once nothing uses it (qemu-behaviour 5.9)."""
+    if disk.names.nbd in draft.live(node).block_nodes:
+        draft.execute(
+            node,
+            BlockdevDel(node_name=disk.names.nbd),
+            "its name is free for the next generation (qemu-behaviour 5.9)",
+            accepts=(Refusal(text="Failed to find node"),),
+            rescue=faces.primary_yanks(draft.pair)[: len(draft.pair.disks)],
+        )
+
+
+def ensure_committed(draft: Draft, node: str) -> None:
+    """Wait until a promotion has merged its overlays: till then a crash loses them."""
+    pending = [d for d in draft.pair.disks if d.names.quorum in draft.live(node).commit_pending]
+    if not pending:
+        return
+    conditions: tuple[Condition, ...] = tuple(
+        Committed(
+            node=node,
+            quorum=d.names.quorum,
+            replication=d.names.replication,
+            parent=d.names.parent,
+        )
+        for d in pending
+    )
+    draft.wait(
+        node,
+        "committed",
+        AllOf(conditions=conditions),
+        "the overlays are merged; a crash before that loses data (qemu-behaviour 5.13)",
+        limit_s=draft.timeouts.resync_s,
+    )
+
+
+def _job(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> str | None:
+    job = draft.live(node).jobs.get(job_id(draft, peer, disk))
+    return None if job is None or job.error is not None else job.status
+
+
+def _failed(draft: Draft, node: str, peer: str, disks: list[ReplicationDisk]) -> Condition:
+    return AnyOf(conditions=tuple(JobFailed(node=node, job=job_id(draft, peer, d)) for d in disks))

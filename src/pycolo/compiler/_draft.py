@@ -1,0 +1,179 @@
+"""A plan being written: the steps so far, and the snapshot they promise.
+
+Every procedure asks the draft what is there *now*, after its own steps, and emits what is missing.
+That is why a procedure that stopped half-way is finished by compiling it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import final
+
+from pycolo import effects
+from pycolo.conditions import Condition, InstanceIs
+from pycolo.errors import CompileError
+from pycolo.model.pair import ColoPair, Timeouts
+from pycolo.plan import (
+    Check,
+    DialectName,
+    Execute,
+    HostAction,
+    Plan,
+    Procedure,
+    Refusal,
+    Relief,
+    RunHost,
+    Step,
+    Wait,
+)
+from pycolo.qmp.commands import Command, Yank
+from pycolo.qmp.replies import Version
+from pycolo.snapshot import Live, Snapshot
+
+
+@final
+class Draft:
+    """Collects steps; the only thing in the compiler that changes."""
+
+    def __init__(
+        self,
+        procedure: Procedure,
+        pair: ColoPair,
+        snapshot: Snapshot,
+        qemu: Mapping[str, Version],
+        dialect: DialectName,
+    ) -> None:
+        """Begin an empty plan."""
+        self.pair = pair
+        self.now = snapshot
+        self._origin = snapshot
+        self._procedure = procedure
+        self._qemu = qemu
+        self._dialect = dialect
+        self._steps: list[Step] = []
+        self._addresses: dict[str, int] = {}
+        self._reliefs: list[Relief] = []
+        self._restored_after: str | None = None
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The declared limits."""
+        return self.pair.timeouts
+
+    def live(self, node: str) -> Live:
+        """What the node shows now.
+
+        Raises:
+            CompileError: No QEMU answers there.
+        """
+        live = self.now.live(node)
+        if live is None:
+            raise CompileError(f"{node} does not answer")
+        return live
+
+    def execute(
+        self,
+        node: str,
+        command: Command,
+        why: str,
+        *,
+        accepts: tuple[Refusal, ...] = (),
+        rescue: tuple[Yank, ...] = (),
+        oob: bool = False,
+    ) -> str:
+        """Add a command; returns its address."""
+        step = Execute(
+            address=self._address(node, command.qmp_name, command.subject),
+            node=node,
+            command=command,
+            why=why,
+            limit_s=self.timeouts.command_s,
+            oob=oob,
+            accepts=accepts,
+            rescue=rescue,
+        )
+        return self._add(step)
+
+    def wait(
+        self,
+        node: str,
+        what: str,
+        until: Condition,
+        why: str,
+        *,
+        limit_s: float,
+        unless: Condition | None = None,
+    ) -> str:
+        """Add a wait; returns its address."""
+        address = self._address(node, "wait", what)
+        return self._add(
+            Wait(address=address, node=node, until=until, why=why, limit_s=limit_s, unless=unless)
+        )
+
+    def check(self, node: str, what: str, condition: Condition, why: str) -> str:
+        """Add a check; returns its address."""
+        address = self._address(node, "check", what)
+        return self._add(Check(address=address, node=node, condition=condition, why=why))
+
+    def check_instances(self, nodes: Iterable[str]) -> None:
+        """Bind the plan to the very QEMUs it is compiled for."""
+        for node in nodes:
+            instance = self.live(node).instance
+            if instance:
+                why = "a QEMU that was started anew is another one; compile again for it"
+                self.check(node, "instance", InstanceIs(node=node, instance=instance), why)
+
+    def run_host(
+        self, node: str, verb: str, what: str, action: HostAction, *, why: str, limit_s: float
+    ) -> str:
+        """Add something to do on the host; returns its address."""
+        address = self._address(node, verb, what)
+        return self._add(
+            RunHost(address=address, node=node, action=action, why=why, limit_s=limit_s)
+        )
+
+    def relieve(self, first: str | None, last: str, steps: Iterable[Execute], why: str) -> None:
+        """Name what brings the guest back when execution ends between two steps."""
+        kept = tuple(steps)
+        if first is not None and kept:
+            self._reliefs.append(Relief(first=first, last=last, steps=kept, why=why))
+
+    def relief_step(self, node: str, command: Command, why: str, *, oob: bool = False) -> Execute:
+        """A command for a relief; it is no step of the plan."""
+        return Execute(
+            address="/".join(filter(None, (node, "relief", command.qmp_name, command.subject))),
+            node=node,
+            command=command,
+            why=why,
+            limit_s=self.timeouts.command_s,
+            oob=oob,
+        )
+
+    def restored(self, address: str) -> None:
+        """Name the step after which the guest serves again."""
+        self._restored_after = address
+
+    def plan(self) -> Plan:
+        """The finished plan."""
+        return Plan(
+            procedure=self._procedure,
+            pair=self.pair,
+            qemu=self._qemu,
+            dialect=self._dialect,
+            origin=self._origin,
+            promise=self.now,
+            steps=tuple(self._steps),
+            restored_after=self._restored_after,
+            reliefs=tuple(self._reliefs),
+        )
+
+    def _address(self, *parts: str) -> str:
+        address = "/".join(filter(None, parts))
+        times = self._addresses.get(address, 0) + 1
+        self._addresses[address] = times
+        return address if times == 1 else f"{address}/{times}"
+
+    def _add(self, step: Step) -> str:
+        self._steps.append(step)
+        self.now = effects.apply(self.pair, self._qemu, self.now, step)
+        return step.address

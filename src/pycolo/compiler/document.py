@@ -1,0 +1,452 @@
+"""Dialect `doc`: the commands of QEMU's own document, in its order, to the letter.
+
+It looks at who is primary and whether that node was a secondary before, and at nothing else. It is
+for comparing and teaching; where a QEMU would refuse it, it is printed all the same. The checks
+and waits between the commands are ours: the document has them as prose, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pycolo.compiler._draft import Draft
+from pycolo.conditions import (
+    AllOf,
+    AnyOf,
+    ColoExited,
+    ColoModeIs,
+    Condition,
+    JobFailed,
+    JobIs,
+    MigrationIs,
+    PeerDead,
+    RunStateIs,
+)
+from pycolo.model.disk import ReplicationDisk
+from pycolo.model.filters import FilterChain
+from pycolo.model.node import Monitor, Node, UnixMonitor
+from pycolo.model.pair import ColoPair
+from pycolo.qmp.chardevs import InetSocketAddress, SocketClient, SocketServer
+from pycolo.qmp.commands import (
+    BlockJobCancel,
+    ChardevAdd,
+    ChardevRemove,
+    DriveMirror,
+    HumanMonitorCommand,
+    Migrate,
+    MigrateSetCapabilities,
+    MigrateSetParameters,
+    MigrationCapability,
+    NbdServerAdd,
+    NbdServerStart,
+    NbdServerStop,
+    ObjectAdd,
+    ObjectDel,
+    Stop,
+    XBlockdevChange,
+    XColoLostHeartbeat,
+)
+from pycolo.qmp.objects import ColoCompare, FilterMirror, FilterRedirector, IoThread
+
+WHY_START = "document, Test procedure, step 3"
+WHY_PRIMARY = "document, Test procedure, step 4"
+WHY_RESUME = "document, resume replication"
+WHY_FAILOVER = "document, Failover test"
+LOOPBACK = "127.0.0.1"
+JOB = "resync"
+
+
+def start(draft: Draft, primary: str, secondary: str) -> None:
+    """Steps 3 and 4 of the document: the secondary's commands, then the primary's."""
+    _prepare_secondary(draft, secondary)
+    _attach(draft, primary, secondary, WHY_PRIMARY)
+    _migrate(draft, primary, secondary, WHY_PRIMARY)
+
+
+def resume(draft: Draft, primary: str, secondary: str) -> None:
+    """Step 3 on the new secondary, then the document's resume on the survivor."""
+    _prepare_secondary(draft, secondary)
+    peer = draft.pair.node(secondary)
+    for disk in draft.pair.disks:
+        target = f"nbd://{peer.address}:{draft.pair.ports.nbd}/{disk.names.parent}"
+        mirror = DriveMirror(
+            device=disk.names.quorum,
+            job_id=_job(disk),
+            target=target,
+            mode="existing",
+            format="raw",
+            sync="full",
+        )
+        draft.execute(primary, mirror, WHY_RESUME)
+    jobs = [(d, JobIs(node=primary, job=_job(d), statuses=("ready",))) for d in draft.pair.disks]
+    if jobs:
+        draft.wait(
+            primary,
+            "mirrored",
+            AllOf(conditions=tuple(ready for _, ready in jobs)),
+            "document: wait until disk is synced",
+            limit_s=draft.timeouts.resync_s,
+            unless=AnyOf(conditions=tuple(JobFailed(node=primary, job=_job(d)) for d, _ in jobs)),
+        )
+    draft.execute(primary, Stop(), WHY_RESUME)
+    for disk in draft.pair.disks:
+        draft.execute(primary, BlockJobCancel(device=_job(disk)), WHY_RESUME)
+    if jobs:
+        # Without an end in `concluded`: the document's job dismisses itself.
+        draft.wait(
+            primary,
+            "mirror-ended",
+            AllOf(conditions=tuple(JobFailed(node=primary, job=_job(d)) for d, _ in jobs)),
+            "the job is gone before its disk is used anew (qemu-behaviour 5.15)",
+            limit_s=draft.timeouts.command_s,
+        )
+    _attach(draft, primary, secondary, WHY_RESUME)
+    promoted = draft.live(primary).last_colo_mode == "secondary"
+    for chain in draft.pair.chains:
+        for item in _primary_objects(chain, promoted=promoted):
+            draft.execute(primary, ObjectAdd(object=item), WHY_RESUME)
+    _migrate(draft, primary, secondary, WHY_RESUME)
+
+
+def fail_over(draft: Draft, survivor: str, peer: str) -> None:
+    """The document's primary or secondary failover, by what the survivor is."""
+    why = "two guests serving at once is worse than none (qemu-behaviour 8.6)"
+    draft.check(survivor, f"dead:{peer}", PeerDead(node=peer), why)
+    if draft.live(survivor).colo_mode == "secondary":
+        _promote(draft, survivor)
+    else:
+        _go_on_alone(draft, survivor)
+
+
+def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int) -> None:
+    """Step 5 of the document."""
+    command = MigrateSetParameters(x_checkpoint_delay_ms=checkpoint_delay_ms)
+    draft.execute(primary, command, "document, Test procedure, step 5")
+
+
+def _prepare_secondary(draft: Draft, secondary: str) -> None:
+    node = draft.pair.node(secondary)
+    draft.execute(secondary, _x_colo(), WHY_START)
+    address = InetSocketAddress(host=node.listen_address, port=draft.pair.ports.nbd)
+    draft.execute(secondary, NbdServerStart(addr=address), WHY_START)
+    for disk in draft.pair.disks:
+        draft.execute(secondary, NbdServerAdd(device=disk.names.parent, writable=True), WHY_START)
+
+
+def _x_colo() -> MigrateSetCapabilities:
+    return MigrateSetCapabilities(
+        capabilities=(MigrationCapability(capability="x-colo", state=True),)
+    )
+
+
+def _attach(draft: Draft, primary: str, secondary: str, why: str) -> None:
+    peer = draft.pair.node(secondary)
+    for disk in draft.pair.disks:
+        ids = disk.names
+        line = HumanMonitorCommand.drive_add(
+            node_name=ids.primary_replication,
+            host=peer.address,
+            port=draft.pair.ports.nbd,
+            export=ids.parent,
+        )
+        draft.execute(primary, line, why)
+        command = XBlockdevChange(parent=ids.quorum, node=ids.primary_replication)
+        draft.execute(primary, command, why)
+
+
+def _migrate(draft: Draft, primary: str, secondary: str, why: str) -> None:
+    draft.execute(primary, _x_colo(), why)
+    peer = draft.pair.node(secondary)
+    uri = f"tcp:{peer.address}:{draft.pair.ports.migration}"
+    draft.execute(primary, Migrate(uri=uri), why)
+    until: tuple[Condition, ...] = (
+        MigrationIs(node=primary, statuses=("colo",)),
+        ColoModeIs(node=primary, mode="primary"),
+        ColoModeIs(node=secondary, mode="secondary"),
+        RunStateIs(node=primary, states=("running",)),
+        RunStateIs(node=secondary, states=("running",)),
+    )
+    failed = ("failed", "completed", "cancelled")
+    unless = (MigrationIs(node=primary, statuses=failed), ColoExited(node=secondary))
+    entered = draft.wait(
+        primary,
+        "protected",
+        AllOf(conditions=until),
+        "both guests run and both sides say so (qemu-behaviour 4.4)",
+        limit_s=draft.timeouts.migration_s,
+        unless=AnyOf(conditions=unless),
+    )
+    draft.restored(entered)
+
+
+def _go_on_alone(draft: Draft, primary: str) -> None:
+    for disk in draft.pair.disks:
+        ids = disk.names
+        command = XBlockdevChange(parent=ids.quorum, child=_peer_child(draft, primary, disk))
+        draft.execute(primary, command, WHY_FAILOVER)
+        line = HumanMonitorCommand.drive_del(ids.primary_replication)
+        draft.execute(primary, line, WHY_FAILOVER)
+    for chain in draft.pair.chains:
+        ids_ = chain.names
+        for item in (
+            ids_.compare,
+            ids_.iothread,
+            ids_.filter_mirror,
+            ids_.redirector_out,
+            ids_.redirector_in,
+        ):
+            draft.execute(primary, ObjectDel(id=item), WHY_FAILOVER)
+    draft.execute(primary, XColoLostHeartbeat(), WHY_FAILOVER)
+    _restored(draft, primary)
+
+
+def _peer_child(draft: Draft, primary: str, disk: ReplicationDisk) -> str:
+    ids = disk.names
+    for child in draft.live(primary).children.get(ids.quorum, ()):
+        if child.node == ids.primary_replication:
+            return child.name
+    return "children.1"
+
+
+def _promote(draft: Draft, secondary: str) -> None:
+    draft.execute(secondary, NbdServerStop(), WHY_FAILOVER)
+    draft.execute(secondary, XColoLostHeartbeat(), WHY_FAILOVER)
+    _restored(draft, secondary)
+    node = draft.pair.node(secondary)
+    for chain in draft.pair.chains:
+        ids = chain.names
+        for item in (ids.redirector_to_primary, ids.redirector_from_primary):
+            draft.execute(secondary, ObjectDel(id=item), WHY_FAILOVER)
+        for chardev in (ids.red_out, ids.red_in):
+            draft.execute(secondary, ChardevRemove(id=chardev), WHY_FAILOVER)
+        for added in _primary_chardevs(node, chain):
+            draft.execute(secondary, added, WHY_FAILOVER)
+
+
+def _restored(draft: Draft, node: str) -> None:
+    until = AllOf(
+        conditions=(
+            RunStateIs(node=node, states=("running",)),
+            ColoModeIs(node=node, mode="none"),
+        )
+    )
+    why = "the reply comes before the work is done (qemu-behaviour 8.2)"
+    draft.restored(draft.wait(node, "restored", until, why, limit_s=draft.timeouts.failover_s))
+
+
+def _primary_chardevs(node: Node, chain: FilterChain) -> Iterator[ChardevAdd]:
+    ids, ports = chain.names, chain.proxy_ports
+    listening = ((ids.mirror, ports.mirror), (ids.compare_in, ports.compare_in))
+    for chardev, port in listening:
+        addr = InetSocketAddress(host=node.listen_address, port=port)
+        yield ChardevAdd(id=chardev, backend=SocketServer(addr=addr))
+    loops = (
+        (ids.compare_local, ids.compare_local_client, ports.compare_local),
+        (ids.compare_out, ids.compare_out_client, ports.compare_out),
+    )
+    for server, client, port in loops:
+        addr = InetSocketAddress(host=LOOPBACK, port=port)
+        yield ChardevAdd(id=server, backend=SocketServer(addr=addr))
+        yield ChardevAdd(id=client, backend=SocketClient(addr=addr))
+
+
+def _primary_objects(
+    chain: FilterChain, *, promoted: bool
+) -> tuple[FilterMirror, FilterRedirector, FilterRedirector, IoThread, ColoCompare]:
+    ids = chain.names
+    insert: Literal["before"] | None = "before" if promoted else None
+    position = f"id={ids.rewriter}" if promoted else None
+    vnet_hdr = chain.vnet_hdr_support or None
+    return (
+        FilterMirror(
+            id=ids.filter_mirror,
+            insert=insert,
+            position=position,
+            netdev=ids.netdev,
+            queue="tx",
+            outdev=ids.mirror,
+            vnet_hdr_support=vnet_hdr,
+        ),
+        FilterRedirector(
+            id=ids.redirector_out,
+            insert=insert,
+            position=position,
+            netdev=ids.netdev,
+            queue="rx",
+            indev=ids.compare_out,
+            vnet_hdr_support=vnet_hdr,
+        ),
+        FilterRedirector(
+            id=ids.redirector_in,
+            insert=insert,
+            position=position,
+            netdev=ids.netdev,
+            queue="rx",
+            outdev=ids.compare_local,
+            vnet_hdr_support=vnet_hdr,
+        ),
+        IoThread(id=ids.iothread),
+        ColoCompare(
+            id=ids.compare,
+            primary_in=ids.compare_local_client,
+            secondary_in=ids.compare_in,
+            outdev=ids.compare_out_client,
+            iothread=ids.iothread,
+            vnet_hdr_support=vnet_hdr,
+        ),
+    )
+
+
+def _job(disk: ReplicationDisk) -> str:
+    return JOB if disk.names.quorum == "colo-disk0" else f"{JOB}-{disk.names.quorum}"
+
+
+def launch_argv(
+    pair: ColoPair, node: str, role: Literal["primary", "secondary"]
+) -> tuple[str, ...]:
+    """Steps 1 and 2 of the document: a node's command line.
+
+    Where the declaration names a monitor, it takes the place of the document's `stdio`.
+
+    Args:
+        pair: The declaration.
+        node: The node's name.
+        role: What it starts as.
+    """
+    place = pair.node(node)
+    network = _primary_network if role == "primary" else _secondary_network
+    storage = _primary_storage if role == "primary" else _secondary_storage
+    return (
+        place.qemu_binary,
+        *_machine(pair, place, role),
+        *(word for chain in pair.chains for word in network(pair, place, chain)),
+        *(word for disk in pair.disks for word in storage(place, disk)),
+        *pair.machine.arguments,
+        *(("-S",) if role == "primary" else ("-incoming", _incoming(pair, place))),
+    )
+
+
+def _incoming(pair: ColoPair, node: Node) -> str:
+    return f"tcp:{node.listen_address}:{pair.ports.migration}"
+
+
+def _machine(pair: ColoPair, node: Node, role: str) -> Iterator[str]:
+    machine = pair.machine
+    yield from ("-enable-kvm",) if machine.accelerator == "kvm" else ("-accel", machine.accelerator)
+    if machine.machine_type != "pc":
+        yield from ("-machine", machine.machine_type)
+    if machine.cpu is not None:
+        yield from ("-cpu", machine.cpu)
+    yield from ("-m", str(machine.memory_mib), "-smp", str(machine.vcpus))
+    monitors = [m for m in (node.control, node.observer) if m is not None]
+    for argument in [_monitor(m) for m in monitors] or ["stdio"]:
+        yield from ("-qmp", argument)
+    for option in ("kernel", "initrd", "append"):
+        value: str | None = getattr(machine, option)
+        if value is not None:
+            yield from (f"-{option}", value)
+    if machine.serial_log:
+        yield from ("-serial", f"file:{node.run_dir}/serial.log")
+    for device in machine.devices:
+        yield from ("-device", device)
+    yield from ("-name", role)
+
+
+def _monitor(monitor: Monitor) -> str:
+    if isinstance(monitor, UnixMonitor):
+        return f"unix:{_escaped(monitor.path)},server=on,wait=off"
+    return f"tcp:{monitor.host}:{monitor.port},server=on,wait=off"
+
+
+def _card(chain: FilterChain, node: Node) -> Iterator[str]:
+    netdev = chain.netdev_on(node.name)
+    options = [netdev.type, f"id={chain.names.netdev}"]
+    for name, value in netdev.options.items():
+        values = value if isinstance(value, tuple) else (value,)
+        options += [f"{name}={_escaped(one)}" for one in values]
+    yield from ("-netdev", ",".join(options))
+    card = f"{chain.model},id={chain.names.device},netdev={chain.names.netdev}"
+    yield from ("-device", card if chain.mac is None else f"{card},mac={chain.mac}")
+
+
+def _vnet(chain: FilterChain) -> str:
+    return ",vnet_hdr_support=on" if chain.vnet_hdr_support else ""
+
+
+def _primary_network(pair: ColoPair, node: Node, chain: FilterChain) -> Iterator[str]:
+    del pair
+    ids, ports, vnet = chain.names, chain.proxy_ports, _vnet(chain)
+    yield from _card(chain, node)
+    listen = f"host={node.listen_address}"
+    chardevs = (
+        f"id={ids.mirror},{listen},port={ports.mirror},server=on,wait=off",
+        f"id={ids.compare_in},{listen},port={ports.compare_in},server=on,wait=on",
+        f"id={ids.compare_local},host={LOOPBACK},port={ports.compare_local},server=on,wait=off",
+        f"id={ids.compare_local_client},host={LOOPBACK},port={ports.compare_local}",
+        f"id={ids.compare_out},host={LOOPBACK},port={ports.compare_out},server=on,wait=off",
+        f"id={ids.compare_out_client},host={LOOPBACK},port={ports.compare_out}",
+    )
+    for chardev in chardevs:
+        yield from ("-chardev", f"socket,{chardev}")
+    on = f"netdev={ids.netdev}"
+    compare = f"primary_in={ids.compare_local_client},secondary_in={ids.compare_in}"
+    out = f"outdev={ids.compare_out_client}"
+    objects = (
+        f"filter-mirror,id={ids.filter_mirror},{on},queue=tx,outdev={ids.mirror}{vnet}",
+        f"filter-redirector,{on},id={ids.redirector_out},queue=rx,indev={ids.compare_out}{vnet}",
+        f"filter-redirector,{on},id={ids.redirector_in},queue=rx,outdev={ids.compare_local}{vnet}",
+        f"iothread,id={ids.iothread}",
+        f"colo-compare,id={ids.compare},{compare},{out},iothread={ids.iothread}{vnet}",
+    )
+    for item in objects:
+        yield from ("-object", item)
+
+
+def _secondary_network(pair: ColoPair, node: Node, chain: FilterChain) -> Iterator[str]:
+    ids, ports, vnet = chain.names, chain.proxy_ports, _vnet(chain)
+    yield from _card(chain, node)
+    primary = pair.peer_of(node.name).address
+    for chardev, port in ((ids.red_in, ports.mirror), (ids.red_out, ports.compare_in)):
+        yield from ("-chardev", f"socket,id={chardev},host={primary},port={port},reconnect-ms=1000")
+    on = f"netdev={ids.netdev}"
+    objects = (
+        f"filter-redirector,id={ids.redirector_from_primary},{on},queue=tx,indev={ids.red_in}{vnet}",
+        f"filter-redirector,id={ids.redirector_to_primary},{on},queue=rx,outdev={ids.red_out}{vnet}",
+        f"filter-rewriter,id={ids.rewriter},{on},queue=all{vnet}",
+    )
+    for item in objects:
+        yield from ("-object", item)
+
+
+def _quorum(disk: ReplicationDisk) -> str:
+    head = f"if=ide,id={disk.names.quorum},driver=quorum"
+    return f"{head},read-pattern=fifo,vote-threshold=1"
+
+
+def _primary_storage(node: Node, disk: ReplicationDisk) -> Iterator[str]:
+    image = _escaped(node.image_path(disk.image))
+    local = f"children.0.file.filename={image},children.0.driver={disk.image_format}"
+    yield from ("-drive", f"{_quorum(disk)},{local}")
+
+
+def _secondary_storage(node: Node, disk: ReplicationDisk) -> Iterator[str]:
+    ids = disk.names
+    image, active, hidden = (
+        _escaped(node.image_path(name))
+        for name in (disk.image, disk.active_image, disk.hidden_image)
+    )
+    parent = f"if=none,id={ids.parent},file.filename={image},driver={disk.image_format}"
+    yield from ("-drive", parent)
+    replication = (
+        f"if=none,id={ids.replication},driver=replication,mode=secondary,file.driver=qcow2,"
+        f"top-id={ids.quorum},file.file.filename={active},"
+        f"file.backing.driver=qcow2,file.backing.file.filename={hidden},"
+        f"file.backing.backing={ids.parent}"
+    )
+    yield from ("-drive", replication)
+    yield from ("-drive", f"{_quorum(disk)},children.0={ids.replication}")
+
+
+def _escaped(value: str) -> str:
+    return value.replace(",", ",,")

@@ -1,0 +1,159 @@
+"""`failover` and `stop`: one node goes on alone.
+
+What a primary has to do is the same whether its secondary died or was dismissed: cut every
+connection to it, give the guest its network and disk back, end COLO, then clear up. The steps that
+bring the guest back come first (qemu-behaviour 7.9, 7.10).
+"""
+
+from __future__ import annotations
+
+from pycolo import faces
+from pycolo.compiler import _disks, _filters
+from pycolo.compiler._draft import Draft
+from pycolo.conditions import AllOf, ColoModeIs, Gone, PeerDead, RunStateIs
+from pycolo.errors import CompileError
+from pycolo.plan import Refusal
+from pycolo.qmp.commands import Cont, NbdServerStop, Quit, XColoLostHeartbeat, Yank
+
+NO_INSTANCE = (Refusal(text="Instance not found", error_class="DeviceNotFound"),)
+NOT_IN_COLO = (
+    Refusal(text="VM is not in COLO mode"),
+    Refusal(text="The feature 'colo' is not enabled"),
+    Refusal(text="COLO failover is already activated"),
+)
+LOST_HEARTBEAT_WHY = "ends COLO here and runs the guest (qemu-behaviour 8.1); its end is waited for"
+
+
+def fail_over(draft: Draft, survivor: str, peer: str) -> None:
+    """Emit the steps by which `survivor` goes on without `peer`.
+
+    Raises:
+        CompileError: The survivor has no guest that could go on.
+    """
+    role = _survivors_role(draft, survivor)
+    why = "two guests serving at once is worse than none (qemu-behaviour 8.6)"
+    draft.check(survivor, f"dead:{peer}", PeerDead(node=peer), why)
+    draft.check_instances((survivor,))
+    if role == "secondary":
+        promote(draft, survivor)
+    else:
+        go_on_alone(draft, survivor)
+
+
+def stop(draft: Draft, primary: str, secondary: str | None) -> None:
+    """Emit the steps that end protection on purpose: the secondary quits, the guest goes on."""
+    if secondary is not None and draft.now.live(secondary) is not None:
+        why = "first, so that no second guest is left to run on (qemu-behaviour 8.6, 8.8)"
+        draft.execute(secondary, Quit(), why)
+        why = "the secondary has hung up; nobody promotes it (qemu-behaviour 8.8)"
+        draft.wait(secondary, "gone", Gone(node=secondary), why, limit_s=draft.timeouts.command_s)
+    go_on_alone(draft, primary)
+
+
+def _survivors_role(draft: Draft, survivor: str) -> str:
+    live = draft.live(survivor)
+    if live.colo_mode != "none":
+        return live.colo_mode
+    if live.run_state == "inmigrate" or (live.incoming and live.last_colo_mode == "none"):
+        why = (
+            f"{survivor} never ran in COLO, so it has no guest to go on with (qemu-behaviour 4.10)"
+        )
+        raise CompileError(why, "launch the node with the newest data as primary instead")
+    return live.last_colo_mode if live.last_colo_mode == "secondary" else "primary"
+
+
+def go_on_alone(draft: Draft, primary: str) -> None:
+    """A primary without its secondary (qemu-behaviour 7.9)."""
+    pair = draft.pair
+    first = _yank(draft, primary, faces.primary_yanks(pair)) if tied(draft, primary) else None
+    for disk in pair.disks:
+        _disks.check_child(draft, primary, disk)
+    for chain in pair.chains:
+        _filters.switch_off(draft, primary, chain)
+    for disk in pair.disks:
+        _disks.detach(draft, primary, disk)
+    restored = _end_colo(draft, primary, faces.primary_yanks(pair))
+    if restored is not None:
+        off = tuple(s for c in pair.chains for s in _filters.off_relief(draft, primary, c))
+        lost = draft.relief_step(primary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY)
+        why = "the guest stands still or has no network until COLO has ended"
+        draft.relieve(first, restored, (*off, lost), why)
+    for chain in pair.chains:
+        _filters.remove_primary(draft, primary, chain)
+    for disk in pair.disks:
+        _disks.ensure_no_job(draft, primary, disk)
+        _disks.remove_nbd(draft, primary, disk)
+
+
+def tied(draft: Draft, primary: str) -> bool:
+    """Whether anything still leads to a peer."""
+    live = draft.live(primary)
+    ours = {disk.names.nbd for disk in draft.pair.disks}
+    links = {c.names.mirror for c in draft.pair.chains} | {
+        c.names.compare_in for c in draft.pair.chains
+    }
+    moving = live.migration in ("setup", "active", "pre-switchover", "device")
+    return (
+        live.colo_mode != "none"
+        or moving
+        or bool(ours & live.block_nodes)
+        or bool(links & set(live.chardevs))
+    )
+
+
+def promote(draft: Draft, secondary: str) -> None:
+    """A secondary without its primary (qemu-behaviour 7.10)."""
+    pair = draft.pair
+    if draft.live(secondary).colo_mode == "secondary":
+        first = _yank(draft, secondary, faces.secondary_yanks(pair))
+        _stop_nbd(draft, secondary)
+        restored = _end_colo(draft, secondary, faces.secondary_yanks(pair))
+        lost = draft.relief_step(secondary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY)
+        if restored is not None:
+            draft.relieve(first, restored, (lost,), "the guest does not serve until COLO has ended")
+    else:
+        _stop_nbd(draft, secondary)
+    for chain in pair.chains:
+        _filters.remove_secondary(draft, secondary, chain)
+    _disks.ensure_committed(draft, secondary)
+
+
+def _stop_nbd(draft: Draft, secondary: str) -> None:
+    live = draft.live(secondary)
+    if live.nbd_server or live.exports:
+        why = "nobody writes to the image past the guest any more (qemu-behaviour 7.10)"
+        accepts = (Refusal(text="NBD server not running"),)
+        draft.execute(secondary, NbdServerStop(), why, accepts=accepts)
+
+
+def _yank(draft: Draft, node: str, yanks: tuple[Yank, ...]) -> str:
+    why = "nothing blocks on a dead peer; one instance a command (qemu-behaviour 7.3, 7.7)"
+    addresses = [draft.execute(node, yank, why, accepts=NO_INSTANCE, oob=True) for yank in yanks]
+    return addresses[0]
+
+
+def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> str | None:
+    """COLO ends and the guest runs; returns the address after which it serves again."""
+    live = draft.live(node)
+    if live.colo_mode == "none":
+        if live.run_state != "paused":
+            return None
+        draft.execute(node, Cont(), "a resync of ours had stopped the guest (qemu-behaviour 5.18)")
+    else:
+        draft.execute(
+            node,
+            XColoLostHeartbeat(),
+            LOST_HEARTBEAT_WHY,
+            accepts=NOT_IN_COLO,
+            rescue=rescue,
+        )
+    until = AllOf(
+        conditions=(
+            RunStateIs(node=node, states=("running",)),
+            ColoModeIs(node=node, mode="none"),
+        )
+    )
+    why = "the reply comes before the work is done (qemu-behaviour 8.2)"
+    address = draft.wait(node, "restored", until, why, limit_s=draft.timeouts.failover_s)
+    draft.restored(address)
+    return address

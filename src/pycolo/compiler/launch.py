@@ -1,0 +1,212 @@
+"""`launch`: the command lines of both QEMUs, and the images a secondary needs.
+
+Only QEMU's own JSON forms and strings with doubled commas are used, so that no path can become an
+option. The primary starts as a clean, unprotected guest with its plain network; everything that
+COLO adds to it is added later, over QMP, by the same steps at the first start and at every resume.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from typing import Literal
+
+from pycolo import faces
+from pycolo.compiler import document
+from pycolo.compiler._draft import Draft
+from pycolo.dialect import Dialect
+from pycolo.model.disk import ReplicationDisk
+from pycolo.model.filters import FilterChain
+from pycolo.model.node import Monitor, Node, UnixMonitor
+from pycolo.model.pair import ColoPair
+from pycolo.plan import CreateImage, DialectName, LaunchQemu
+from pycolo.qmp._base import QmpRecord
+from pycolo.qmp.chardevs import InetSocketAddress, SocketClient
+from pycolo.qmp.commands import ChardevAdd
+
+Role = Literal["primary", "secondary"]
+
+
+def launch_node(
+    draft: Draft,
+    node: str,
+    role: Role,
+    *,
+    instance: str,
+    dialect: Dialect,
+    dialect_name: DialectName,
+) -> None:
+    """Emit a node's images and its QEMU, unless one runs there already."""
+    if draft.now.live(node) is not None:
+        return
+    place = draft.pair.node(node)
+    for action, what in images(place, draft.pair.disks, role, dialect_name):
+        why = "made once, never overwritten (qemu-behaviour 5.2)"
+        draft.run_host(
+            node, "create-image", what, action, why=why, limit_s=draft.timeouts.command_s
+        )
+    argv = launch_argv(
+        draft.pair, node, role=role, instance=instance, dialect=dialect, dialect_name=dialect_name
+    )
+    started = LaunchQemu(role=role, instance=instance, argv=argv)
+    why = "both machines must be equal but for their role (qemu-behaviour 3.11)"
+    draft.run_host(node, "launch-qemu", role, started, why=why, limit_s=draft.timeouts.command_s)
+
+
+def images(
+    node: Node, disks: Collection[ReplicationDisk], role: Role, dialect_name: DialectName
+) -> Iterator[tuple[CreateImage, str]]:
+    """The images a node must have in a role, each with the name it goes by in addresses.
+
+    A primary's image holds the guest and is the operator's; a secondary's may be empty, since the
+    first copy fills it. The document has it copied by hand and creates the overlays alone.
+    """
+    if role == "primary":
+        return
+    for disk in disks:
+        if dialect_name == "auto":
+            yield _create(node, disk, disk.image, disk.image_format), disk.names.parent
+        yield _create(node, disk, disk.active_image, "qcow2"), disk.names.active
+        yield _create(node, disk, disk.hidden_image, "qcow2"), disk.names.hidden
+
+
+def _create(
+    node: Node, disk: ReplicationDisk, name: str, image_format: Literal["qcow2", "raw"]
+) -> CreateImage:
+    path = node.image_path(name)
+    return CreateImage(
+        path=path,
+        image_format=image_format,
+        size_bytes=disk.size_bytes,
+        argv=(node.qemu_img_binary, "create", "-f", image_format, path, _size(disk.size_bytes)),
+    )
+
+
+def _size(size_bytes: int) -> str:
+    gib = 2**30
+    return f"{size_bytes // gib}G" if size_bytes % gib == 0 else str(size_bytes)
+
+
+def launch_argv(
+    pair: ColoPair,
+    node: str,
+    *,
+    role: Role,
+    instance: str,
+    dialect: Dialect,
+    dialect_name: DialectName = "auto",
+) -> tuple[str, ...]:
+    """The command line that starts a node's QEMU.
+
+    Args:
+        pair: The declaration.
+        node: The node's name.
+        role: What it starts as.
+        instance: The identity it is given and is known by afterwards (query-name).
+        dialect: The QEMU version's dialect.
+        dialect_name: `auto`, or `doc` for the document's own words.
+
+    Returns:
+        The arguments, the binary first.
+
+    Raises:
+        DeclarationError: The pair has no such node.
+    """
+    if dialect_name == "doc":
+        return document.launch_argv(pair, node, role)
+    place = pair.node(node)
+    return (
+        place.qemu_binary,
+        *_machine(pair, place, instance),
+        *_monitor(place.control_monitor),
+        *_monitor(place.observer_monitor),
+        *_network(pair, place, role, dialect),
+        *_storage(pair, place, role),
+        *(("-incoming", "defer") if role == "secondary" else ("-S",)),
+        *pair.machine.arguments,
+    )
+
+
+def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
+    machine = pair.machine
+    yield from ("-name", f"guest={instance}")
+    yield from ("-nodefaults", "-no-user-config", "-display", "none")
+    yield from ("-accel", machine.accelerator, "-machine", machine.machine_type)
+    if machine.cpu is not None:
+        yield from ("-cpu", machine.cpu)
+    yield from ("-m", str(machine.memory_mib), "-smp", str(machine.vcpus))
+    for option in ("kernel", "initrd", "append"):
+        value: str | None = getattr(machine, option)
+        if value is not None:
+            yield from (f"-{option}", value)
+    if machine.serial_log:
+        # QEMU takes all that follows `file:` as the path, commas included.
+        yield from ("-serial", f"file:{node.run_dir}/serial.log")
+    for device in machine.devices:
+        yield from ("-device", device)
+
+
+def _monitor(monitor: Monitor) -> tuple[str, str]:
+    if isinstance(monitor, UnixMonitor):
+        return "-qmp", f"unix:{escaped(monitor.path)},server=on,wait=off"
+    return "-qmp", f"tcp:{monitor.host}:{monitor.port},server=on,wait=off"
+
+
+def _network(pair: ColoPair, node: Node, role: Role, dialect: Dialect) -> Iterator[str]:
+    for chain in pair.chains:
+        yield from ("-netdev", netdev_option(chain, node.name))
+        yield from ("-device", card_option(chain))
+        if role == "secondary":
+            for chardev in faces.secondary_chardevs(pair.peer_of(node.name), chain, dialect):
+                yield from ("-chardev", chardev_option(chardev))
+            for item in faces.secondary_objects(chain):
+                yield from ("-object", _json(item))
+
+
+def _storage(pair: ColoPair, node: Node, role: Role) -> Iterator[str]:
+    for disk in pair.disks:
+        blocks = faces.primary_blocks if role == "primary" else faces.secondary_blocks
+        for block in blocks(node, disk):
+            yield from ("-blockdev", _json(block))
+        yield from ("-device", f"{disk.device},id={disk.names.device},drive={disk.names.quorum}")
+
+
+def netdev_option(chain: FilterChain, node: str) -> str:
+    """The argument of `-netdev` for a chain's card on a node."""
+    netdev = chain.netdev_on(node)
+    parts = [netdev.type, f"id={chain.names.netdev}"]
+    for name, value in netdev.options.items():
+        values = value if isinstance(value, tuple) else (value,)
+        parts += [f"{name}={escaped(one)}" for one in values]
+    if netdev.type == "tap" and "vhost" not in netdev.options:
+        parts.append("vhost=off")
+    return ",".join(parts)
+
+
+def card_option(chain: FilterChain) -> str:
+    """The argument of `-device` for a chain's card."""
+    option = f"{chain.model},id={chain.names.device},netdev={chain.names.netdev}"
+    return option if chain.mac is None else f"{option},mac={chain.mac}"
+
+
+def chardev_option(chardev: ChardevAdd) -> str:
+    """The argument of `-chardev` for a client socket."""
+    backend = chardev.backend
+    assert isinstance(backend, SocketClient)  # noqa: S101 - the secondary's are all clients
+    assert isinstance(backend.addr, InetSocketAddress)  # noqa: S101 - and reach another host
+    parts = [f"socket,id={chardev.id}", f"host={escaped(backend.addr.host)}"]
+    parts.append(f"port={backend.addr.port}")
+    if backend.reconnect_ms is not None:
+        parts.append(f"reconnect-ms={backend.reconnect_ms}")
+    if backend.reconnect_s is not None:
+        parts.append(f"reconnect={backend.reconnect_s}")
+    return ",".join(parts)
+
+
+def escaped(value: str) -> str:
+    """A value inside an option string: QEMU reads a doubled comma as one."""
+    return value.replace(",", ",,")
+
+
+def _json(value: QmpRecord) -> str:
+    return json.dumps(value.to_qmp(), separators=(",", ":"))

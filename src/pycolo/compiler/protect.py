@@ -1,0 +1,316 @@
+"""`start` and `resume`: from a guest on one node to a guest on both.
+
+One procedure serves both. The first start differs in that the guest may not have run yet, and that
+its images may be equal by the operator's word. The order is that of qemu-behaviour 17.6: the
+guest stands still only while the copy ends and while COLO takes over; on a QEMU that cannot pause
+before the switch-over it stands still in between as well (qemu-behaviour 18.1).
+"""
+
+from __future__ import annotations
+
+from pycolo import faces
+from pycolo.compiler import _disks, _filters
+from pycolo.compiler._draft import Draft
+from pycolo.conditions import (
+    AllOf,
+    AnyOf,
+    CheckpointSeen,
+    ColoExited,
+    ColoModeIs,
+    Condition,
+    MigrationIs,
+    NoColoExit,
+    RunStateIs,
+)
+from pycolo.dialect import Dialect
+from pycolo.errors import CompileError
+from pycolo.model.pair import CHECKPOINT_DELAY_MAX_MS
+from pycolo.plan import Execute, Refusal
+from pycolo.qmp.chardevs import InetSocketAddress
+from pycolo.qmp.commands import (
+    CapabilityName,
+    Cont,
+    Migrate,
+    MigrateContinue,
+    MigrateIncoming,
+    MigrateSetCapabilities,
+    MigrateSetParameters,
+    MigrationCapability,
+    NbdServerStart,
+    Stop,
+    Yank,
+)
+from pycolo.qmp.objects import YankMigration
+
+FAILED = ("failed", "completed", "cancelled", "cancelling")
+MIGRATING = ("setup", "active", "pre-switchover", "device", "colo")
+
+
+def protect(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None:
+    """Emit what is missing for the guest of `primary` to be protected by `secondary`.
+
+    Raises:
+        CompileError: The nodes are in a state from which no safe way leads there.
+    """
+    if not _entered(draft, primary, secondary):
+        _check_ground(draft, primary, secondary)
+        if draft.live(primary).migration not in MIGRATING:
+            _prepare_secondary(draft, secondary, dialect)
+            _prepare_primary(draft, primary, secondary)
+        _enter(draft, primary, secondary, dialect)
+    _prove(draft, primary, secondary, dialect)
+    for disk in draft.pair.disks:
+        _disks.ensure_dismissed(draft, primary, disk)
+
+
+def _entered(draft: Draft, primary: str, secondary: str) -> bool:
+    modes = draft.live(primary).colo_mode, draft.live(secondary).colo_mode
+    running = {draft.live(node).run_state for node in (primary, secondary)} == {"running"}
+    return modes == ("primary", "secondary") and running
+
+
+def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
+    live, peer = draft.live(primary), draft.live(secondary)
+    if peer.run_state != "inmigrate":
+        why = f"{secondary} is no fresh secondary: its guest is in state {peer.run_state}"
+        raise CompileError(why, "replace it by a newly launched one (qemu-behaviour 7.12)")
+    for disk in draft.pair.disks:
+        _check_sizes(draft, primary, secondary, disk.names.parent)
+    ours = any(_disks.resync_jobs(live, disk) for disk in draft.pair.disks)
+    if live.run_state == "paused" and not ours:
+        why = f"the guest on {primary} is paused, and not by a resync of ours"
+        raise CompileError(why, "continue it or find out who stopped it, then compile again")
+
+
+def _check_sizes(draft: Draft, primary: str, secondary: str, block_node: str) -> None:
+    here = draft.live(primary).sizes_bytes.get(block_node)
+    there = draft.live(secondary).sizes_bytes.get(block_node)
+    if here is not None and there is not None and here != there:
+        why = (
+            f"{block_node} has {here} bytes on {primary} and {there} bytes on {secondary};"
+            " QEMU would not notice (qemu-behaviour 4.12)"
+        )
+        raise CompileError(why, f"give {secondary} an image of {here} bytes")
+
+
+def capabilities(dialect: Dialect, *, multifd: bool, primary: bool) -> tuple[CapabilityName, ...]:
+    """The capabilities that one side needs on this QEMU (qemu-behaviour 2.3, 4.1, 4.2)."""
+    wanted: list[CapabilityName] = ["x-colo", "events"]
+    if dialect.return_path:
+        wanted.insert(0, "return-path")
+    if multifd:
+        wanted.append("multifd")
+    if primary and dialect.pause_before_switchover:
+        wanted.append("pause-before-switchover")
+    return tuple(wanted)
+
+
+def _ensure_capabilities(draft: Draft, node: str, dialect: Dialect, *, primary: bool) -> None:
+    wanted = capabilities(dialect, multifd=draft.pair.multifd, primary=primary)
+    if not set(wanted) <= draft.live(node).capabilities:
+        changes = tuple(MigrationCapability(capability=name, state=True) for name in wanted)
+        why = "all in one call, and never ignored when refused (qemu-behaviour 2.6, 4.2, 4.6)"
+        draft.execute(node, MigrateSetCapabilities(capabilities=changes), why)
+
+
+def _prepare_secondary(draft: Draft, secondary: str, dialect: Dialect) -> None:
+    _ensure_capabilities(draft, secondary, dialect, primary=False)
+    node = draft.pair.node(secondary)
+    if draft.pair.disks and not draft.live(secondary).nbd_server:
+        address = InetSocketAddress(host=node.listen_address, port=draft.pair.ports.nbd)
+        draft.execute(
+            secondary,
+            NbdServerStart(addr=address),
+            "one server for all disks, before the primary looks for it (qemu-behaviour 4.1, 3.10)",
+            accepts=(Refusal(text="NBD server already running"),),
+        )
+    for disk in draft.pair.disks:
+        _disks.ensure_export(draft, secondary, disk)
+    if not draft.live(secondary).incoming:
+        uri = f"tcp:{_host(node.listen_address)}:{draft.pair.ports.migration}"
+        why = "last of the secondary's, and before any of the primary's (qemu-behaviour 3.8, 4.1)"
+        draft.execute(
+            secondary,
+            MigrateIncoming(uri=uri),
+            why,
+            accepts=(Refusal(text="The incoming migration has already been started"),),
+        )
+
+
+def _prepare_primary(draft: Draft, primary: str, secondary: str) -> None:
+    for chain in draft.pair.chains:
+        _filters.ensure_primary(draft, primary, chain)
+    for disk in draft.pair.disks:
+        _disks.ensure_nbd(draft, primary, secondary, disk)
+    _disks.ensure_committed(draft, primary)
+    if not _identical(draft, primary):
+        for disk in draft.pair.disks:
+            _disks.ensure_mirror(draft, primary, secondary, disk)
+        _disks.ensure_mirrored(draft, primary, secondary, draft.pair.disks)
+
+
+def _identical(draft: Draft, primary: str) -> bool:
+    # The operator's word holds for images as they are before the guest ran.
+    live = draft.live(primary)
+    return draft.pair.initial_sync == "identical" and live.run_state == "prelaunch"
+
+
+def _enter(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None:
+    first: str | None = None
+    moves = draft.live(primary).run_state != "prelaunch"
+    if draft.live(primary).migration not in MIGRATING:
+        first = _attach(draft, primary, secondary, stop=moves)
+        _ensure_delay(draft, primary)
+        if moves and dialect.pause_before_switchover:
+            _go_on(draft, primary, first)
+            first = None
+        _ensure_capabilities(draft, primary, dialect, primary=True)
+        first = _migrate(draft, primary, secondary, dialect, first)
+    if dialect.pause_before_switchover:
+        first = _switch_over(draft, primary, first)
+    entered = _wait_entered(draft, primary, secondary)
+    draft.restored(entered)
+    draft.relieve(first or entered, entered, _back(draft, primary, go_on=moves), _BACK)
+
+
+_BACK = "COLO was not entered: the guest goes on alone, with its plain network and disk"
+
+
+def _attach(draft: Draft, primary: str, secondary: str, *, stop: bool) -> str | None:
+    """Stop the guest, end the copy, attach the peer's disk; returns the first address."""
+    first: str | None = None
+    pending = [d for d in draft.pair.disks if _disks.peer_child(draft.live(primary), d) is None]
+    if stop and pending and draft.live(primary).run_state == "running":
+        why = (
+            "nothing is written between the end of the copy and the attaching (qemu-behaviour 5.15)"
+        )
+        first = draft.execute(primary, Stop(), why)
+    _disks.ensure_mirror_ended(draft, primary, secondary, draft.pair.disks)
+    for disk in draft.pair.disks:
+        _disks.ensure_attached(draft, primary, secondary, disk)
+    return first
+
+
+def _ensure_delay(draft: Draft, primary: str) -> None:
+    if draft.live(primary).checkpoint_delay_ms != draft.pair.checkpoint_delay_ms:
+        command = MigrateSetParameters(x_checkpoint_delay_ms=draft.pair.checkpoint_delay_ms)
+        draft.execute(
+            primary, command, "before migrate: later it forces a checkpoint (qemu-behaviour 4.11)"
+        )
+
+
+def _go_on(draft: Draft, primary: str, stopped: str | None) -> None:
+    if draft.live(primary).run_state == "paused":
+        why = "every write goes to both disks now, so the guest may run (qemu-behaviour 17.6)"
+        address = draft.execute(primary, Cont(), why)
+        relief = (draft.relief_step(primary, Cont(), "the guest goes on (qemu-behaviour 5.18)"),)
+        draft.relieve(stopped, address, relief, "the guest stands still while the copy ends")
+
+
+def _migrate(
+    draft: Draft, primary: str, secondary: str, dialect: Dialect, first: str | None
+) -> str | None:
+    if not dialect.pause_before_switchover:
+        for chain in draft.pair.chains:
+            address = _filters.switch_on(draft, primary, chain)
+            first = first or address
+    host = _host(draft.pair.node(secondary).address)
+    uri = f"tcp:{host}:{draft.pair.ports.migration}"
+    why = "the RAM's first copy; success is judged by COLO's own state (qemu-behaviour 4.4, 4.6)"
+    address = draft.execute(
+        primary, Migrate(uri=uri), why, rescue=(Yank(instances=(YankMigration(),)),)
+    )
+    return first or address
+
+
+def _switch_over(draft: Draft, primary: str, first: str | None) -> str | None:
+    if draft.live(primary).migration in ("setup", "active"):
+        address = draft.wait(
+            primary,
+            "pre-switchover",
+            MigrationIs(node=primary, statuses=("pre-switchover",)),
+            "the RAM is there but for its last pages (qemu-behaviour 17.6)",
+            limit_s=draft.timeouts.migration_s,
+            unless=MigrationIs(node=primary, statuses=FAILED),
+        )
+        first = first or address
+    if draft.live(primary).migration == "pre-switchover":
+        for chain in draft.pair.chains:
+            address_or_none = _filters.switch_on(draft, primary, chain)
+            first = first or address_or_none
+        why = "the guest stands still from here to its RESUME in COLO (qemu-behaviour 17.6)"
+        address = draft.execute(primary, MigrateContinue(state="pre-switchover"), why)
+        first = first or address
+    return first
+
+
+def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
+    until: tuple[Condition, ...] = (
+        MigrationIs(node=primary, statuses=("colo",)),
+        ColoModeIs(node=primary, mode="primary"),
+        ColoModeIs(node=secondary, mode="secondary"),
+        RunStateIs(node=primary, states=("running",)),
+        RunStateIs(node=secondary, states=("running",)),
+        NoColoExit(node=primary),
+        NoColoExit(node=secondary),
+    )
+    unless = (
+        MigrationIs(node=primary, statuses=FAILED),
+        ColoExited(node=primary),
+        ColoExited(node=secondary),
+    )
+    return draft.wait(
+        primary,
+        "protected",
+        AllOf(conditions=until),
+        "both guests run and both sides say so; `colo` alone proves nothing (qemu-behaviour 4.4)",
+        limit_s=draft.timeouts.entry_s,
+        unless=AnyOf(conditions=unless),
+    )
+
+
+def _back(draft: Draft, primary: str, *, go_on: bool) -> tuple[Execute, ...]:
+    """Out of a half-made entry: cut the peer off, plain network, then run (qemu-behaviour 17.6)."""
+    yanks = tuple(
+        draft.relief_step(
+            primary, yank, "nothing waits for the secondary (qemu-behaviour 7.3)", oob=True
+        )
+        for yank in faces.primary_yanks(draft.pair)
+    )
+    off = tuple(
+        step for chain in draft.pair.chains for step in _filters.off_relief(draft, primary, chain)
+    )
+    # A guest that never ran is not started by an accident of its protection.
+    cont = draft.relief_step(primary, Cont(), "the guest goes on alone (qemu-behaviour 5.18)")
+    return (*yanks, *off, *((cont,) if go_on else ()))
+
+
+def _prove(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None:
+    """Force one checkpoint and see it on both sides (qemu-behaviour 4.4, 18.4)."""
+    unproven = draft.live(primary).proven is False or draft.live(secondary).proven is False
+    fresh = any(_disks.resync_jobs(draft.live(primary), disk) for disk in draft.pair.disks)
+    delay = draft.pair.checkpoint_delay_ms
+    if not (unproven or fresh) or not (dialect.tcg or delay != CHECKPOINT_DELAY_MAX_MS):
+        return
+    since = draft.execute(
+        primary,
+        MigrateSetParameters(x_checkpoint_delay_ms=delay),
+        "the same delay again forces a checkpoint (qemu-behaviour 4.11, 18.4)",
+    )
+    until = AllOf(
+        conditions=tuple(CheckpointSeen(node=node, since=since) for node in (primary, secondary))
+    )
+    unless = AnyOf(conditions=tuple(ColoExited(node=node) for node in (primary, secondary)))
+    draft.wait(
+        primary,
+        "checkpoint",
+        until,
+        "a broken pair can look healthy; a checkpoint on both sides is proof (qemu-behaviour 18.4)",
+        limit_s=draft.timeouts.checkpoint_s,
+        unless=unless,
+    )
+
+
+def _host(address: str) -> str:
+    """An address inside a URI: an IPv6 one goes in brackets."""
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,26 @@
+"""`set-checkpoint-delay`: how long two checkpoints may lie apart."""
+
+from __future__ import annotations
+
+from pycolo.compiler._draft import Draft
+from pycolo.dialect import Dialect
+from pycolo.errors import CompileError
+from pycolo.qmp.commands import MigrateSetParameters
+
+
+def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int, dialect: Dialect) -> None:
+    """Emit the one command, unless the delay is that already.
+
+    Raises:
+        CompileError: The change would force a checkpoint that deadlocks this QEMU.
+    """
+    live = draft.live(primary)
+    if draft.pair.machine.accelerator == "tcg" and not dialect.tcg and live.colo_mode != "none":
+        why = (
+            f"QEMU {dialect.version} deadlocks at a checkpoint under TCG, and the change forces one"
+        )
+        raise CompileError(f"{why} (qemu-behaviour 1.6, 4.11)")
+    if live.checkpoint_delay_ms != checkpoint_delay_ms:
+        command = MigrateSetParameters(x_checkpoint_delay_ms=checkpoint_delay_ms)
+        why = "forces a checkpoint at once, then counts anew (qemu-behaviour 4.11)"
+        draft.execute(primary, command, why)
