@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.real_qemu import bare_qemu, build_of
 
 from pycolo.conditions import Gone, PeerDead, RunStateIs
-from pycolo.demo import builds
-from pycolo.demo._apt import FetchError
 from pycolo.model import (
     ColoPair,
     FilterChain,
     Netdev,
     Node,
     ReplicationDisk,
-    UnixMonitor,
 )
 from pycolo.plan import (
     Check,
@@ -145,38 +139,14 @@ def plan(make_plan: MakePlan) -> Plan:
 @pytest.fixture
 def live_node() -> Iterator[Node]:
     """A bare QEMU 11.1, stopped, with two monitors in a folder whose name needs quoting."""
-    try:
-        build = builds.fetch("11.1")
-    except FetchError as error:
-        pytest.skip(f"no QEMU: {error}")
     # A socket's path is short, pytest's folders are not.
-    folder = Path(tempfile.mkdtemp(prefix="it's $HOME "))
-    node = Node(
-        name="alpha",
-        address="127.0.0.1",
-        image_folder=str(folder),
-        run_dir=str(folder),
-        qemu_img_binary=str(build.qemu_img),
-    )
-    monitors = []
-    for monitor in (node.control_monitor, node.observer_monitor):
-        assert isinstance(monitor, UnixMonitor)
-        monitors += ["-qmp", f"unix:{monitor.path},server=on,wait=off"]
-    machine = ["-M", "pc", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none", "-S"]
-    with subprocess.Popen([build.qemu_system, *machine, "-name", "one", *monitors]) as qemu:
-        try:
-            _wait_for_socket(folder / "control.qmp")
-            yield node
-        finally:
-            qemu.kill()
-    shutil.rmtree(folder)
-
-
-def _wait_for_socket(path: Path) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(str(path)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.fail(f"QEMU did not open {path}")
+    with tempfile.TemporaryDirectory(prefix="it's $HOME ") as folder:
+        machine = ("-machine", "pc", "-accel", "tcg", "-m", "32", "-name", "one")
+        with bare_qemu("11.1", Path(folder), *machine):
+            yield Node(
+                name="alpha",
+                address="127.0.0.1",
+                image_folder=folder,
+                run_dir=folder,
+                qemu_img_binary=str(build_of("11.1").qemu_img),
+            )

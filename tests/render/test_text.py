@@ -123,6 +123,7 @@ SECONDARY = attrs.evolve(LIVE, colo_mode="secondary")
         (Unreachable(why="silent"), SECONDARY, "at risk"),
         (LIVE, LIVE, "danger"),
         (LIVE, Absent(), "unprotected"),
+        (Absent(), Unreachable(why="silent"), "unknown"),
         (Absent(), Absent(), "nobody runs the guest, as far as can be seen"),
     ],
 )

@@ -108,11 +108,28 @@ def judge(command, answer, accepts):
             end(0, "so already: " + error["desc"])
     end(1, "refused: %s (%s)" % (error["desc"], error["class"]))
 
-def edges(monitor):
-    graph = monitor.ask("x-debug-query-block-graph")
-    names = {node["id"]: node["name"] for node in graph["nodes"]}
-    for edge in graph["edges"]:
-        yield names.get(edge["parent"]), edge["name"], names.get(edge["child"])
+class Graph:
+    def __init__(self, monitor):
+        graph = monitor.ask("x-debug-query-block-graph")
+        self.nodes = {node["id"]: node for node in graph["nodes"]}
+        self.edges = graph["edges"]
+
+    def find(self, kind, name):
+        return next(
+            (n["id"] for n in self.nodes.values() if (n["type"], n["name"]) == (kind, name)), None
+        )
+
+    def below(self, parent):
+        return {edge["name"]: edge["child"] for edge in self.edges if edge["parent"] == parent}
+
+    def children(self, name):
+        # A drive's id comes before a block node's name, as for x-blockdev-change.
+        drive = self.find("block-backend", name)
+        root = self.below(drive).get("root") if drive is not None else None
+        return self.below(self.find("block-driver", name) if root is None else root)
+
+    def name(self, node):
+        return self.nodes.get(node, {"name": ""})["name"]
 
 def block_nodes(monitor):
     return monitor.ask("query-named-block-nodes", {"flat": True})
@@ -140,10 +157,19 @@ def size(monitor, name, size_bytes):
         for node in block_nodes(monitor)
     )
 
-def committed(monitor, replication, parent):
-    # Merged when the replication node stands on the image itself and no copy is under way.
-    copies = any(node["drv"] == "mirror_top" for node in block_nodes(monitor))
-    return not copies and (replication, "file", parent) in edges(monitor)
+def child(monitor, quorum, place, name):
+    graph = Graph(monitor)
+    return graph.name(graph.children(quorum).get(place)) == name
+
+def committed(monitor, quorum):
+    # Overlays stand below the quorum as a chain of nodes that were given names.
+    graph = Graph(monitor)
+    node = graph.below(graph.children(quorum).get("children.0")).get("file")
+    named = 0
+    while node is not None:
+        named += graph.name(node)[:1] not in ("", "#")
+        node = graph.below(node).get("backing")
+    return named <= 1
 
 def version(monitor, expected):
     qemu = monitor.greeting["QMP"]["version"]["qemu"]
@@ -157,7 +183,7 @@ PREDICATES = {
     "job": job_is,
     "job-failed": job_failed,
     "chardev": chardev,
-    "child": lambda monitor, *edge: edge in edges(monitor),
+    "child": child,
     "size": size,
     "committed": committed,
     "name": lambda monitor, name: monitor.ask("query-name").get("name", "") == name,

@@ -79,6 +79,7 @@ holds() {
 
 # COLO_EXIT and checkpoints are events, which QEMU forgets: the observer monitor is listened to.
 listen() {
+  echo 0 >"$state/begun.$1"
   on "$1" python3 -c "$client" listen "$(observer "$1")" >"$state/events.$1" &
   listeners="$listeners $!"
   tries=0
@@ -88,7 +89,12 @@ listen() {
     sleep 0.1
   done
 }
-colo_exited() { grep -q '^COLO_EXIT$' "$state/events.$1"; }
+colo_exited() {
+  awk -v seen="$(cat "$state/begun.$1")" \
+    'NR > seen && /^COLO_EXIT$/ { found = 1 } END { exit !found }' "$state/events.$1"
+}
+# A COLO_EXIT of the run before says nothing about this one.
+begin_colo() { wc -l <"$state/events.$1" >"$state/begun.$1"; }
 no_colo_exit() { holds "$1" alive && ! colo_exited "$1"; }
 mark() { wc -l <"$state/events.$1" >"$state/mark.$1.$2"; }
 checkpoint_seen() {

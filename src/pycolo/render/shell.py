@@ -27,6 +27,7 @@ from pycolo.plan import (
     StopQemu,
     Wait,
 )
+from pycolo.qmp.commands import Migrate, MigrateIncoming
 from pycolo.render._shell_client import CLIENT
 from pycolo.render._shell_library import LIBRARY
 from pycolo.render._wire import step_line, wire_line
@@ -139,6 +140,10 @@ def _listened(plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(leaf.node for leaf in _conditions(plan) if isinstance(leaf, kinds)))
 
 
+def _begins_colo(step: Step) -> bool:
+    return isinstance(step, Execute) and isinstance(step.command, Migrate | MigrateIncoming)
+
+
 def _marks(plan: Plan) -> dict[str, tuple[str, ...]]:
     """Address of a step to the nodes whose checkpoints are counted from there."""
     marks: dict[str, tuple[str, ...]] = {}
@@ -187,6 +192,8 @@ def _step(
     yield from _entered(plan, step.address)
     for node in marks.get(step.address, ()):
         yield shlex.join(["mark", node, str(number)])
+    if _begins_colo(step) and step.node in _listened(plan):
+        yield shlex.join(["begin_colo", step.node])
     numbers = {s.address: n for n, s in enumerate(plan.steps, 1)}
     match step:
         case Execute():
@@ -306,8 +313,8 @@ def _words(leaf: c.Leaf, numbers: Mapping[str, int]) -> list[str]:  # noqa: C901
             return ["holds", node, "child", quorum, child, child_node]
         case c.SizeIs(block_node=block_node, size_bytes=size_bytes):
             return ["holds", node, "size", block_node, str(size_bytes)]
-        case c.Committed(replication=replication, parent=parent):
-            return ["holds", node, "committed", replication, parent]
+        case c.Committed(quorum=quorum):
+            return ["holds", node, "committed", quorum]
         case c.InstanceIs(instance=instance):
             return ["holds", node, "name", instance]
         case c.VersionIs(version=version):

@@ -74,9 +74,7 @@ def _steps(plan: Plan, pen: _Pen) -> Iterator[str]:
         for relief in reliefs_at(plan, step.address):
             open_until.append(relief.last)
             yield pen("faint", f"  if execution ends before {one_line(relief.last)} is done:")
-            yield from (
-                f"    {pen('node', r.node)}  {command_words(r.command)}" for r in relief.steps
-            )
+            yield from (f"    {pen('node', r.node)}  {_what(r, pen)}" for r in relief.steps)
             yield pen("faint", f"    {one_line(relief.why)}")
         bar = "|" if open_until else " "
         head, *rest = _step(step, pen)
@@ -265,6 +263,8 @@ def verdict(snapshot: Snapshot) -> str:
         return f"danger: {' and '.join(running)} hold a guest each; a person must decide"
     if running:
         return _alone(snapshot, running[0])
+    if "unreachable" in names:
+        return f"unknown: {' and '.join(names['unreachable'])} cannot be reached"
     return "nobody runs the guest, as far as can be seen"
 
 
