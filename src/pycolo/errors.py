@@ -14,7 +14,8 @@
         ├── CommandUnknown      no answer came: the effect is unknown; probe, then compile again
         ├── Busy                somebody else holds the node's control monitor
         ├── Unresponsive        the node is connected and silent
-        └── ConnectionFailed    there is no connection to the node
+        ├── ConnectionFailed    there is no connection to the node
+        └── HostRefused         the node's host could not do it: nothing was changed
 
 Every error keeps what it was made from as attributes, and can be pickled.
 """
@@ -30,6 +31,7 @@ __all__ = [
     "CompileError",
     "ConnectionFailed",
     "DeclarationError",
+    "HostRefused",
     "ParseError",
     "PycoloError",
     "RefusedError",
@@ -299,3 +301,26 @@ class ConnectionFailed(RemoteError):
     def __str__(self) -> str:
         """Name node, address and cause."""
         return f"no connection to {self.node} at {self.address}: {self.why}"
+
+
+class HostRefused(RemoteError):
+    """A node's host could not make an image, start QEMU or end it.
+
+    Nothing was changed on the host that it does not name.
+    """
+
+    def __init__(self, node: str, action: str, why: str) -> None:
+        """Keep the error's parts.
+
+        Args:
+            node: The node's name.
+            action: What was asked: ``create-image``, ``launch-qemu`` or ``stop-qemu``.
+            why: The cause, as a sentence without a full stop.
+        """
+        super().__init__(node, action, why)
+        self.action = action
+        self.why = why
+
+    def __str__(self) -> str:
+        """Name node, action and cause."""
+        return f"{self.action} on {self.node} was refused: {self.why}"

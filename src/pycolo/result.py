@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias, final
 
 import attrs
+from typing_extensions import override
 
-from pycolo.plan import Plan
-from pycolo.snapshot import Snapshot
+from pycolo.conditions import PeerDead, leaves
+from pycolo.errors import PycoloError
+from pycolo.plan import Check, Execute, Plan, RunHost
+from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, role_of
 
 
 @final
@@ -84,8 +87,90 @@ class Report:
     @property
     def changed(self) -> bool:
         """Whether anything may have been changed."""
-        acting = {s.address for s in self.plan.steps if type(s).__name__ in ("Execute", "RunHost")}
+        acting = {s.address for s in self.plan.steps if isinstance(s, Execute | RunHost)}
+        outcomes = [self.outcomes.get(address) for address in acting] + [*self.relief.values()]
+        return any(isinstance(outcome, Done | Unknown) for outcome in outcomes)
+
+    @property
+    def exit_code(self) -> Literal[0, 1, 3, 4]:
+        """What a command line ends with.
+
+        Returns:
+            0 done; 1 refused or failed, nothing changed; 3 changed but unfinished, or unknown; 4 a
+            person must decide, namely whether the peer is dead.
+        """
+        if self.failed is None:
+            return 0
+        if self.changed:
+            return 3
+        return 4 if self._death_unproven() else 1
+
+    @property
+    def advice(self) -> str:
+        """Which step ended it, what was answered, how things stand, and what to do now."""
+        if self.failed is None:
+            return f"{self.plan.procedure} is done"
+        parts = [f"{self.plan.procedure} ended at {self.failed}: {self._reason()}", *self._stand()]
+        return "; ".join([*parts, self._next()])
+
+    def raise_on_failure(self) -> Report:
+        """Give the report itself, for those who prefer errors.
+
+        Raises:
+            PlanFailed: Execution ended before the plan's end.
+        """
+        if self.failed is not None:
+            raise PlanFailed(self)
+        return self
+
+    def _reason(self) -> str:
+        outcome = self.outcomes.get(self.failed or "")
+        reason = "" if outcome is None or isinstance(outcome, Done | NotRun) else outcome.reason
+        return reason or "it was cancelled before this step"
+
+    def _stand(self) -> list[str]:
+        said = [] if self.changed else ["nothing was changed"]
+        if self.relief:
+            done = sum(isinstance(outcome, Done) for outcome in self.relief.values())
+            said.append(f"{done} of {len(self.relief)} relief steps were done")
+        if self.after is not None:
+            said += [f"{name} is {_stands(state)}" for name, state in self.after.nodes.items()]
+        return said
+
+    def _next(self) -> str:
+        if self._death_unproven():
+            return "make sure that the peer is dead, and say who did so and how"
+        if isinstance(self.outcomes.get(self.failed or ""), Unknown):
+            return "the command may still take effect: never repeat it, run the procedure again"
+        return "correct the cause and run the procedure again: it goes on from what is there"
+
+    def _death_unproven(self) -> bool:
         return any(
-            isinstance(outcome, Done | Unknown) and address in acting
-            for address, outcome in self.outcomes.items()
+            isinstance(step, Check)
+            and step.address == self.failed
+            and isinstance(self.outcomes.get(step.address), Refused)
+            and any(isinstance(leaf, PeerDead) for leaf in leaves(step.condition))
+            for step in self.plan.steps
         )
+
+
+def _stands(state: NodeState) -> str:
+    match state:
+        case Live(run_state=run_state):
+            return f"{role_of(state)} ({run_state})"
+        case Unreachable(why=why):
+            return f"unreachable ({why})"
+        case _:
+            return role_of(state)
+
+
+class PlanFailed(PycoloError):
+    """A plan was not executed to its end; `report` says how far it came."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report)
+        self.report = report
+
+    @override
+    def __str__(self) -> str:
+        return self.report.advice
