@@ -1,0 +1,254 @@
+"""Who is told what an execution does, while it does it: the execution itself prints nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Protocol, TextIO, assert_never, final
+
+import attrs
+
+from pycolo.plan import Check, Execute, Plan, Relief, RunHost, Step, Wait
+from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
+
+
+class Observer(Protocol):
+    """What an execution tells, in this order; each call must return quickly."""
+
+    def plan_started(self, plan: Plan) -> None:
+        """The plan is about to begin."""
+
+    def step_started(self, step: Step) -> None:
+        """The step is about to begin; also said of relief steps."""
+
+    def step_progress(
+        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        """A wait for a copy of a disk or of the RAM goes on; `total_bytes` may grow."""
+
+    def step_finished(self, address: str, outcome: Outcome) -> None:
+        """The step ended; also said of relief steps."""
+
+    def relief_started(self, relief: Relief) -> None:
+        """Execution ended inside a range of steps, and what brings the guest back begins."""
+
+    def plan_finished(self, report: Report) -> None:
+        """Nothing more is done."""
+
+
+@final
+@attrs.frozen
+class Silent:
+    """Tells nobody."""
+
+    def plan_started(self, plan: Plan) -> None:
+        """Nothing."""
+
+    def step_started(self, step: Step) -> None:
+        """Nothing."""
+
+    def step_progress(
+        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        """Nothing."""
+
+    def step_finished(self, address: str, outcome: Outcome) -> None:
+        """Nothing."""
+
+    def relief_started(self, relief: Relief) -> None:
+        """Nothing."""
+
+    def plan_finished(self, report: Report) -> None:
+        """Nothing."""
+
+
+@final
+@attrs.frozen
+class Several:
+    """Tells several observers, in order."""
+
+    observers: tuple[Observer, ...]
+    "Whom it tells."
+
+    def plan_started(self, plan: Plan) -> None:
+        """Tell each."""
+        for observer in self.observers:
+            observer.plan_started(plan)
+
+    def step_started(self, step: Step) -> None:
+        """Tell each."""
+        for observer in self.observers:
+            observer.step_started(step)
+
+    def step_progress(
+        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        """Tell each."""
+        for observer in self.observers:
+            observer.step_progress(address, done_bytes, total_bytes, rate_bytes_s)
+
+    def step_finished(self, address: str, outcome: Outcome) -> None:
+        """Tell each."""
+        for observer in self.observers:
+            observer.step_finished(address, outcome)
+
+    def relief_started(self, relief: Relief) -> None:
+        """Tell each."""
+        for observer in self.observers:
+            observer.relief_started(relief)
+
+    def plan_finished(self, report: Report) -> None:
+        """Tell each."""
+        for observer in self.observers:
+            observer.plan_finished(report)
+
+
+@final
+@attrs.frozen
+class LogObserver:
+    """Writes to a logger: a step that failed as a warning, the rest as information."""
+
+    logger: logging.Logger = attrs.field(factory=lambda: logging.getLogger("pycolo.execute"))
+    "Where it writes."
+
+    def plan_started(self, plan: Plan) -> None:
+        """Say how long the plan is."""
+        self.logger.info("%s: %d steps", plan.procedure, len(plan.steps))
+
+    def step_started(self, step: Step) -> None:
+        """Say what begins and why, to those who debug."""
+        self.logger.debug("%s: %s", step.address, step.why)
+
+    def step_progress(
+        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        """Say how far it is, to those who debug."""
+        self.logger.debug(
+            "%s: %d of %d bytes, %.0f bytes/s", address, done_bytes, total_bytes, rate_bytes_s
+        )
+
+    def step_finished(self, address: str, outcome: Outcome) -> None:
+        """Say what became of it."""
+        level = logging.INFO if isinstance(outcome, Done) else logging.WARNING
+        self.logger.log(level, "%s: %s", address, words(outcome))
+
+    def relief_started(self, relief: Relief) -> None:
+        """Warn that the guest has to be brought back."""
+        self.logger.warning("relief: %s", relief.why)
+
+    def plan_finished(self, report: Report) -> None:
+        """Say how it ended."""
+        level = logging.INFO if report.failed is None else logging.ERROR
+        self.logger.log(level, "%s: %s", report.plan.procedure, report.advice)
+
+
+@final
+@attrs.frozen
+class JsonLinesObserver:
+    """Writes one JSON object a line, each at once, for programs that follow an execution."""
+
+    stream: TextIO
+    "Where it writes; not closed by it."
+
+    def plan_started(self, plan: Plan) -> None:
+        """Write `plan-started` with the addresses of all steps."""
+        steps = [step.address for step in plan.steps]
+        self._write("plan-started", procedure=plan.procedure, steps=steps)
+
+    def step_started(self, step: Step) -> None:
+        """Write `step-started`."""
+        self._write(
+            "step-started", address=step.address, node=step.node, kind=kind(step), why=step.why
+        )
+
+    def step_progress(
+        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        """Write `step-progress`."""
+        self._write(
+            "step-progress",
+            address=address,
+            done_bytes=done_bytes,
+            total_bytes=total_bytes,
+            rate_bytes_s=round(rate_bytes_s),
+        )
+
+    def step_finished(self, address: str, outcome: Outcome) -> None:
+        """Write `step-finished`."""
+        took_s = None if isinstance(outcome, NotRun) else round(outcome.took_s, 6)
+        self._write(
+            "step-finished",
+            address=address,
+            outcome=verdict(outcome),
+            took_s=took_s,
+            text=words(outcome),
+        )
+
+    def relief_started(self, relief: Relief) -> None:
+        """Write `relief-started`."""
+        self._write("relief-started", first=relief.first, last=relief.last, why=relief.why)
+
+    def plan_finished(self, report: Report) -> None:
+        """Write `plan-finished`."""
+        self._write(
+            "plan-finished",
+            procedure=report.plan.procedure,
+            failed=report.failed,
+            exit_code=report.exit_code,
+            advice=report.advice,
+        )
+
+    def _write(self, event: str, **members: object) -> None:
+        self.stream.write(json.dumps({"event": event, **members}) + "\n")
+        self.stream.flush()
+
+
+def kind(step: Step) -> str:
+    """What sort of step it is, as plan files call it."""
+    match step:
+        case Execute():
+            return "execute"
+        case Wait():
+            return "wait"
+        case Check():
+            return "check"
+        case RunHost():
+            return "run-host"
+        case _:
+            assert_never(step)
+
+
+def verdict(outcome: Outcome) -> str:
+    """What became of a step, in one word or two."""
+    match outcome:
+        case Done():
+            return "done"
+        case Refused():
+            return "refused"
+        case Unknown():
+            return "unknown"
+        case TimedOut():
+            return "timed-out"
+        case NotRun():
+            return "not-run"
+        case _:
+            assert_never(outcome)
+
+
+def words(outcome: Outcome) -> str:
+    """What became of a step, for a person."""
+    match outcome:
+        case Done(took_s=took_s, reply=""):
+            return f"done in {took_s * 1000:.1f} ms"
+        case Done(took_s=took_s, reply=reply):
+            return f"done in {took_s * 1000:.1f} ms: {reply}"
+        case Refused(reason=reason):
+            return f"refused: {reason}"
+        case Unknown(reason=reason):
+            return f"unknown: {reason}"
+        case TimedOut(reason=reason):
+            return f"timed out: {reason}"
+        case NotRun():
+            return "not run"
+        case _:
+            assert_never(outcome)
