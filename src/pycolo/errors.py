@@ -321,6 +321,7 @@ class HostRefused(RemoteError):
         self.action = action
         self.why = why
 
+    @override
     def __str__(self) -> str:
         """Name node, action and cause."""
         return f"{self.action} on {self.node} was refused: {self.why}"
