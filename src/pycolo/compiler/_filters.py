@@ -19,7 +19,10 @@ from pycolo.qmp.objects import (
     QomObject,
 )
 
-GONE_OBJECT = (Refusal(text="not found"),)
+GONE_OBJECT = (
+    Refusal(text="not found"),
+    Refusal(text="not found", error_class="DeviceNotFound"),
+)
 GONE_CHARDEV = (Refusal(text="not found"),)
 
 

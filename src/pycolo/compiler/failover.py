@@ -15,6 +15,7 @@ from pycolo.errors import CompileError
 from pycolo.plan import Refusal
 from pycolo.qmp.commands import Cont, NbdServerStop, Quit, XColoLostHeartbeat, Yank
 
+STOPPED = ("paused", "postmigrate", "finish-migrate")
 NO_INSTANCE = (Refusal(text="Instance not found", error_class="DeviceNotFound"),)
 NOT_IN_COLO = (
     Refusal(text="VM is not in COLO mode"),
@@ -136,9 +137,10 @@ def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> str | None:
     """COLO ends and the guest runs; returns the address after which it serves again."""
     live = draft.live(node)
     if live.colo_mode == "none":
-        if live.run_state != "paused":
+        if live.run_state not in STOPPED:
             return None
-        draft.execute(node, Cont(), "a resync of ours had stopped the guest (qemu-behaviour 5.18)")
+        why = "an entry or a resync that failed had stopped the guest (qemu-behaviour 5.18)"
+        draft.execute(node, Cont(), why)
     else:
         draft.execute(
             node,

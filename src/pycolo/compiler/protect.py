@@ -43,6 +43,8 @@ from pycolo.qmp.commands import (
 from pycolo.qmp.objects import YankMigration
 
 FAILED = ("failed", "completed", "cancelled", "cancelling")
+# Where a guest may stand before its RAM is copied, and where a copy under way leaves it.
+GROUND = ("prelaunch", "running", "paused", "finish-migrate")
 MIGRATING = ("setup", "active", "pre-switchover", "device", "colo")
 
 
@@ -76,6 +78,9 @@ def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
         raise CompileError(why, "replace it by a newly launched one (qemu-behaviour 7.12)")
     for disk in draft.pair.disks:
         _check_sizes(draft, primary, secondary, disk.names.parent)
+    if live.run_state not in GROUND:
+        why = f"the guest on {primary} is in state {live.run_state}, from which no copy starts"
+        raise CompileError(why, "end the failed attempt with stop, then compile again")
     ours = any(_disks.resync_jobs(live, disk) for disk in draft.pair.disks)
     if live.run_state == "paused" and not ours:
         why = f"the guest on {primary} is paused, and not by a resync of ours"

@@ -1,0 +1,53 @@
+"""A procedure that stopped after any step is finished by compiling again."""
+
+from __future__ import annotations
+
+import pytest
+from tests.compiler.cases import CASES, PAIRS, VERSIONS, compiled
+
+from pycolo import effects
+from pycolo.compiler import compile_plan
+from pycolo.plan import Check, Execute, Plan
+
+RESUMABLE = [name for name in CASES if not name.startswith(("launch", "set-"))]
+
+
+def _again(plan: Plan, done: int) -> Plan:
+    snapshot = effects.fold(plan.pair, plan.qemu, plan.origin, plan.steps[:done])
+    survivor = plan.steps[0].node if plan.procedure == "failover" else None
+    return compile_plan(plan.procedure, plan.pair, snapshot, survivor=survivor)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("case", RESUMABLE)
+def test_going_on_after_any_step_keeps_the_promise(case: str, pair: str, version: str) -> None:
+    """For every k, the plan compiled from the fold of the first k steps promises the same."""
+    plan = compiled(CASES[case], PAIRS[pair], version)
+
+    for done in range(len(plan.steps) + 1):
+        assert plan.promise == _again(plan, done).promise, f"after {done} steps"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("case", RESUMABLE)
+def test_nothing_is_done_twice(case: str, pair: str, version: str) -> None:
+    """Finished after any step, a procedure sends none again but yanks, proofs and quit."""
+    plan = compiled(CASES[case], PAIRS[pair], version)
+    repeatable = ("yank", "migrate-set-parameters", "x-colo-lost-heartbeat", "quit")
+
+    for done in range(len(plan.steps) + 1):
+        sent = {s.address for s in plan.steps[:done] if isinstance(s, Execute)}
+        again = {s.address for s in _again(plan, done).steps if isinstance(s, Execute)}
+        twice = {a for a in sent & again if a.split("/")[1] not in repeatable}
+        assert set() == twice, f"after {done} steps"
+
+
+@pytest.mark.parametrize("case", RESUMABLE)
+def test_a_finished_procedure_compiles_to_no_command(case: str) -> None:
+    """From its own promise a procedure has nothing left to send."""
+    plan = compiled(CASES[case], PAIRS["one"], "11.1.3")
+
+    left = [s.address for s in _again(plan, len(plan.steps)).steps if not isinstance(s, Check)]
+    assert [] == left
