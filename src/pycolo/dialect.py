@@ -14,7 +14,7 @@ import attrs
 
 from pycolo.errors import VersionError
 from pycolo.model.machine import Machine
-from pycolo.model.pair import CHECKPOINT_DELAY_MAX_MS, ColoPair
+from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair
 from pycolo.qmp.replies import Version
 
 Feature = Literal[
@@ -203,11 +203,11 @@ def accept_pair(
 
 def _check_machine(pair: ColoPair, machine: Machine, dialect: Dialect) -> None:
     if machine.accelerator == "tcg" and not dialect.tcg:
-        off = pair.checkpoint_delay_ms == CHECKPOINT_DELAY_MAX_MS
+        off = pair.checkpoint_delay_ms == CHECKPOINTS_OFF_MS
         if pair.chains or not off:
             why = (
                 "deadlocks at the first checkpoint under TCG: use KVM or QEMU 11.0, or declare no"
-                f" chains and put checkpoints off (checkpoint_delay_ms = {CHECKPOINT_DELAY_MAX_MS})"
+                f" chains and put checkpoints off (checkpoint_delay_ms = {CHECKPOINTS_OFF_MS})"
             )
             raise VersionError((str(dialect.version),), why)
     if "q35" in machine.machine_type and not dialect.q35:

@@ -24,7 +24,7 @@ from pycolo.conditions import (
 )
 from pycolo.dialect import Dialect
 from pycolo.errors import CompileError
-from pycolo.model.pair import CHECKPOINT_DELAY_MAX_MS
+from pycolo.model.pair import CHECKPOINTS_OFF_MS
 from pycolo.plan import Execute, Refusal
 from pycolo.qmp.chardevs import InetSocketAddress
 from pycolo.qmp.commands import (
@@ -295,7 +295,7 @@ def _prove(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None
     unproven = draft.live(primary).proven is False or draft.live(secondary).proven is False
     fresh = any(_disks.resync_jobs(draft.live(primary), disk) for disk in draft.pair.disks)
     delay = draft.pair.checkpoint_delay_ms
-    if not (unproven or fresh) or not (dialect.tcg or delay != CHECKPOINT_DELAY_MAX_MS):
+    if not (unproven or fresh) or not (dialect.tcg or delay != CHECKPOINTS_OFF_MS):
         return
     since = draft.execute(
         primary,

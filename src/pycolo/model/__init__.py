@@ -8,9 +8,10 @@ from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
 from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
-from pycolo.model.pair import ColoPair, Ports, Timeouts
+from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair, Ports, Timeouts
 
 __all__ = (
+    "CHECKPOINTS_OFF_MS",
     "ChainIds",
     "ChainPorts",
     "ColoPair",

@@ -15,7 +15,7 @@ from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
 from pycolo.model.node import Monitor, Node, TcpMonitor, is_loopback
 
-CHECKPOINT_DELAY_MAX_MS = 2**32 - 1
+CHECKPOINTS_OFF_MS = 2**32 - 1
 
 
 @final
@@ -126,7 +126,7 @@ class ColoPair:
     )
     name: str = attrs.field(default="colo", validator=rules.Valid(rules.identifier))
     checkpoint_delay_ms: int = attrs.field(
-        default=20000, validator=rules.Valid(rules.Whole(1, CHECKPOINT_DELAY_MAX_MS))
+        default=20000, validator=rules.Valid(rules.Whole(1, CHECKPOINTS_OFF_MS))
     )
     ports: Ports = attrs.field(factory=Ports, validator=rules.Valid(rules.instance_of(Ports)))
     timeouts: Timeouts = attrs.field(

@@ -1,0 +1,186 @@
+"""States from which no safe way leads on: refused, with what a person must decide."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from tests.compiler.cases import CASES, compiled, one_of_each
+
+from pycolo.compiler import compile_plan, failover, launch, on_paper, rederive, resume, start, stop
+from pycolo.errors import CompileError, DeclarationError, ParseError
+from pycolo.plan import LaunchQemu, RunHost
+from pycolo.qmp.replies import Version
+from pycolo.snapshot import Dead, FenceProof, Job, Live, Snapshot, Unreachable, role_of
+
+PAIR = one_of_each()
+VERSION = Version.parse("11.1.3")
+LAUNCHED = compiled(CASES["start/first"], PAIR, "11.1.3").origin
+PROTECTED = compiled(CASES["start/first"], PAIR, "11.1.3").promise
+
+
+def _live(snapshot: Snapshot, node: str) -> Live:
+    live = snapshot.live(node)
+    assert live is not None
+    return live
+
+
+def _with(snapshot: Snapshot, node: str, **changes: object) -> Snapshot:
+    live = attrs.evolve(_live(snapshot, node), **changes)  # type: ignore[arg-type]  # fields by name
+    return snapshot.with_node(node, live)
+
+
+def test_sizes_that_differ_are_refused() -> None:
+    """QEMU does not compare the two disks, so the compiler does; it names both sizes."""
+    smaller = _with(LAUNCHED, "beta", sizes_bytes={"parent0": 4096})
+
+    with pytest.raises(CompileError, match=r"10737418240 bytes on alpha and 4096 bytes on beta"):
+        start(PAIR, smaller)
+
+
+def test_a_guest_that_somebody_paused_is_not_continued() -> None:
+    """Paused without a resync of ours: a person must say why before anything is done."""
+    paused = _with(LAUNCHED, "alpha", run_state="paused")
+
+    with pytest.raises(CompileError, match="paused, and not by a resync of ours"):
+        resume(PAIR, paused)
+
+
+def test_a_guest_that_our_resync_paused_goes_on() -> None:
+    """Paused with our concluded copy: the resync is finished from there."""
+    job = {"resync-colo-disk0-vm0.beta": Job(status="concluded")}
+    paused = _with(LAUNCHED, "alpha", run_state="paused", jobs=job, block_nodes=frozenset({"nbd0"}))
+
+    addresses = [step.address for step in resume(PAIR, paused).steps]
+
+    assert "alpha/blockdev-mirror/resync-colo-disk0-vm0.beta" not in addresses
+    assert addresses.index("alpha/x-blockdev-change/colo-disk0.nbd0") < addresses.index(
+        "alpha/cont"
+    )
+
+
+def test_a_copy_to_another_secondary_proves_nothing() -> None:
+    """A concluded copy carries the identity of its target; a new one gets a copy of its own."""
+    job = {"resync-colo-disk0-vm0.gamma": Job(status="concluded")}
+    left = _with(LAUNCHED, "alpha", jobs=job)
+
+    addresses = [step.address for step in resume(PAIR, left).steps]
+
+    assert "alpha/blockdev-mirror/resync-colo-disk0-vm0.beta" in addresses
+
+
+def test_a_failed_copy_is_not_attached() -> None:
+    """A copy that ended with an error leaves the disks unequal; attaching would hide that."""
+    job = {"resync-colo-disk0-vm0.beta": Job(status="concluded", error="Input/output error")}
+    failed = _with(LAUNCHED, "alpha", jobs=job)
+
+    with pytest.raises(CompileError, match="Input/output error"):
+        resume(PAIR, failed)
+
+
+def test_a_used_up_secondary_is_replaced_never_repaired() -> None:
+    """A secondary that saw COLO end cannot serve again."""
+    used = _with(PROTECTED, "beta", colo_exited=True)
+    used = _with(used, "alpha", colo_mode="none", run_state="running", migration="completed")
+
+    with pytest.raises(CompileError, match="no fresh secondary"):
+        resume(PAIR, used)
+
+
+def test_a_secondary_that_never_ran_in_colo_is_not_promoted() -> None:
+    """There is no guest in it that could go on."""
+    snapshot = LAUNCHED.with_node("alpha", Unreachable(why="no socket"))
+
+    with pytest.raises(CompileError, match="never ran in COLO"):
+        failover(PAIR, snapshot, survivor="beta")
+
+
+def test_who_survives_must_be_clear() -> None:
+    """With both nodes answering, or none, the survivor has to be named."""
+    nobody = Snapshot(nodes={})
+
+    with pytest.raises(CompileError, match="alpha and beta answer"):
+        failover(PAIR, PROTECTED)
+    with pytest.raises(CompileError, match="no node answers"):
+        failover(PAIR, nobody)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [Unreachable(why="no socket"), Dead(proof=FenceProof(who="o", how="off", when="2026-01-01"))],
+)
+def test_start_needs_both_nodes(state: Unreachable | Dead) -> None:
+    """Without a secondary there is nothing to start; the refusal says what each node is."""
+    with pytest.raises(CompileError, match=rf"beta: {role_of(state)}"):
+        start(PAIR, LAUNCHED.with_node("beta", state))
+
+
+def test_two_primaries_are_no_pair() -> None:
+    """Two guests that both serve are refused and named."""
+    both = LAUNCHED.with_node("beta", _live(LAUNCHED, "alpha"))
+
+    with pytest.raises(CompileError, match="alpha: unprotected, beta: unprotected"):
+        start(PAIR, both)
+
+
+def test_stop_without_a_secondary_clears_up_what_is_left() -> None:
+    """With the secondary gone, stop takes the primary out of COLO and leaves nothing of it."""
+    plan = stop(PAIR, PROTECTED.with_node("beta", Unreachable(why="hung up")))
+    after = _live(plan.promise, "alpha")
+
+    assert ("running", "none", {}, {}) == (
+        after.run_state,
+        after.colo_mode,
+        dict(after.chardevs),
+        dict(after.objects),
+    )
+    assert "nbd0" not in after.block_nodes
+
+
+def test_a_delay_out_of_range_is_refused() -> None:
+    """Zero gives checkpoints back to back; the refusal names field, value and rule."""
+    with pytest.raises(DeclarationError, match="checkpoint_delay_ms must be a whole number from 1"):
+        compile_plan("set-checkpoint-delay", PAIR, PROTECTED, checkpoint_delay_ms=0)
+
+
+def test_a_delay_that_is_set_already_needs_no_command() -> None:
+    """The same delay again would force a checkpoint for nothing."""
+    plan = compile_plan("set-checkpoint-delay", PAIR, PROTECTED)
+
+    assert () == plan.steps
+
+
+def test_a_delay_below_11_under_tcg_would_deadlock() -> None:
+    """Changing the delay forces a checkpoint, which QEMU 7.2 under TCG does not survive."""
+    quiet = attrs.evolve(
+        PAIR,
+        machine=attrs.evolve(PAIR.machine, accelerator="tcg"),
+        chains=(),
+        checkpoint_delay_ms=2**32 - 1,
+    )
+    protected = on_paper("start", quiet, version=Version.parse("7.2.22"))
+
+    assert not any("checkpoint" in step.address for step in protected.steps)
+    with pytest.raises(CompileError, match="deadlocks at a checkpoint"):
+        compile_plan("set-checkpoint-delay", quiet, protected.promise, checkpoint_delay_ms=1000)
+
+
+def test_a_changed_command_line_is_refused() -> None:
+    """A plan whose argv is not what its declaration gives never reaches a host."""
+    plan = launch(PAIR, Snapshot(nodes={}), qemu={"alpha": VERSION, "beta": VERSION})
+    step = plan.steps[0]
+    assert isinstance(step, RunHost)
+    assert isinstance(step.action, LaunchQemu)
+    forged = attrs.evolve(step.action, argv=("rm", "-rf", "/"))
+    changed = attrs.evolve(plan, steps=(attrs.evolve(step, action=forged), *plan.steps[1:]))
+
+    rederive(plan)
+    with pytest.raises(ParseError, match=r"steps\[0\]"):
+        rederive(changed)
+
+
+def test_another_node_takes_the_dead_ones_place() -> None:
+    """Resuming on a spare compiles for it, and nothing names the node that died."""
+    plan = on_paper("resume", PAIR, version=VERSION, survivor="beta", peer="gamma")
+
+    assert {"beta", "gamma"} == set(plan.nodes())
+    assert "192.0.2.1:" not in str(plan.steps)
