@@ -8,7 +8,8 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from pycolo.plan import Plan
+from pycolo.diff import diff
+from pycolo.plan import Check, Plan
 from pycolo.qmp.replies import Version
 from pycolo.render import text
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
@@ -66,7 +67,8 @@ def test_a_report_has_a_line_for_each_step_and_says_how_it_ended(plan: Plan) -> 
         },
         after=Snapshot(nodes={"alpha": LIVE, "beta": Unreachable(why="no socket")}),
     )
-    assert """\
+    assert (
+        """\
 done        0.001 s  beta/dead
 done        0.500 s  alpha/yank/block-node:nbd0: so already (Instance not found)
 unknown    10.000 s  alpha/chardev-add/mirror0: the connection ended
@@ -75,9 +77,11 @@ not run              beta/image
 relief:
   refused     1.000 s  relief/cont: no
   timed out   2.000 s  x: late
-failover of pair colo: ended at alpha/chardev-add/mirror0; something may have been changed
-now: alpha unprotected; beta unreachable (no socket)
-""" == text.render_report(report)
+"""
+        + report.advice
+        + "\n"
+        == text.render_report(report)
+    )
 
 
 def test_a_snapshot_shows_the_facts_and_a_verdict() -> None:
@@ -131,3 +135,21 @@ def test_the_verdict_names_the_pairs_state(first: NodeState, second: NodeState, 
     """A pair is called protected only where a checkpoint was seen on both sides."""
     snapshot = Snapshot(nodes={"alpha": first, "beta": second})
     assert word == text.verdict(snapshot).partition(":")[0]
+
+
+def test_a_difference_has_a_line_for_each_step(plan: Plan) -> None:
+    """Steps that are gone, new, moved and changed can be told apart, and counted from 1."""
+    first, _, third, fourth, fifth = plan.steps
+    assert isinstance(first, Check)
+    changed = attrs.evolve(first, why="because\x07")
+    added = attrs.evolve(fifth, address="beta/image2")
+    other = attrs.evolve(plan, steps=(changed, fifth, third, fourth, added))
+    assert """\
+- alpha/yank/block-node:nbd0  alpha  \
+yank instances=[{type=block-node, node-name=nbd0}] (out of band)
++ beta/image2  beta  on its host: create image /vms/al'pha "1"/primary.qcow2: \
+qemu-img create '/vms/al'"'"'pha "1"/primary.qcow2' 1048576
+> beta/image: step 5 -> 2
+~ beta/dead: why: "or split brain" -> "because\\u0007"
+""" == text.render_diff(diff(plan, other))
+    assert "no difference\n" == text.render_diff(diff(plan, plan))

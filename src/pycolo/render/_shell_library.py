@@ -16,6 +16,7 @@ over_ssh() {
 state=$(mktemp -d)
 changed=
 reliefs=
+relieved=
 listeners=
 
 say() { printf '%s\n' "$*" >&2; }
@@ -64,8 +65,11 @@ send() {
   esac
 }
 
-# relieve NODE LIMIT_S LINE ACCEPTS RESCUE: the same, whatever the answer.
+# relieve NUMBER NODE LIMIT_S LINE ACCEPTS RESCUE: the same, once, whatever the answer.
 relieve() {
+  case " $relieved " in *" $1 "*) return 0 ;; esac
+  relieved="$relieved $1"
+  shift
   say "   $1: $3"
   on "$1" python3 -c "$client" send "$(control "$1")" "$2" "$3" "$4" "$5" || :
 }

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, assert_never
 
 from pycolo import conditions as c
@@ -157,13 +157,17 @@ def _marks(plan: Plan) -> dict[str, tuple[str, ...]]:
 
 
 def _reliefs(plan: Plan) -> Iterator[str]:
+    addresses = dict.fromkeys(step.address for relief in plan.reliefs for step in relief.steps)
+    numbers = {address: str(number) for number, address in enumerate(addresses, 1)}
     for number, relief in enumerate(plan.reliefs, 1):
-        sends = "".join(f"  {_send('relieve', step)}\n" for step in relief.steps)
-        yield f"# {one_line(relief.why)}\nrelief_{number}() {{\n{sends or '  :' + chr(10)}}}\n"
+        sends = [f"  {_send(('relieve', numbers[s.address]), s)}\n" for s in relief.steps]
+        body = "".join(sends) or "  :\n"
+        yield f"# {one_line(relief.why)}\nrelief_{number}() {{\n{body}}}\n"
 
 
 def _entered(plan: Plan, address: str) -> Iterator[str]:
-    for number, relief in enumerate(plan.reliefs, 1):
+    # What is entered last is relieved first.
+    for number, relief in reversed(list(enumerate(plan.reliefs, 1))):
         if relief.first == address:
             yield f"enter relief_{number}"
 
@@ -174,10 +178,10 @@ def _left(plan: Plan, address: str) -> Iterator[str]:
             yield f"leave relief_{number}"
 
 
-def _send(function: str, step: Execute) -> str:
+def _send(call: Sequence[str], step: Execute) -> str:
     accepts = [{"class": refusal.error_class, "text": refusal.text} for refusal in step.accepts]
     rescue = [json.loads(wire_line(yank, oob=True)) for yank in step.rescue]
-    words = [function, step.node, f"{step.limit_s:g}", step_line(step)]
+    words = [*call, step.node, f"{step.limit_s:g}", step_line(step)]
     return shlex.join([*words, json.dumps(accepts), json.dumps(rescue)])
 
 
@@ -197,7 +201,7 @@ def _step(
     numbers = {s.address: n for n, s in enumerate(plan.steps, 1)}
     match step:
         case Execute():
-            yield _send("send", step)
+            yield _send(("send",), step)
         case Wait():
             yield from _wait(number, step, numbers)
         case Check():

@@ -8,11 +8,13 @@ from typing import Literal, TypeAlias, assert_never, final
 
 import attrs
 
+from pycolo.diff import Change, Diff
 from pycolo.plan import Check, Execute, Plan, RunHost, Step, Wait
 from pycolo.render._words import (
     action_words,
     command_words,
     one_line,
+    printable,
     reliefs_at,
     snapshot_words,
     state_words,
@@ -133,9 +135,7 @@ def render_report(report: Report, *, colour: bool = False) -> str:
     if report.relief:
         lines.append("relief:")
         lines += ["  " + _outcome_line(a, outcome, pen) for a, outcome in report.relief.items()]
-    lines.append(_ending(report, pen))
-    if report.after is not None:
-        lines.append(f"now: {snapshot_words(report.after)}")
+    lines.append(pen("good" if report.failed is None else "bad", one_line(report.advice)))
     return "\n".join(lines) + "\n"
 
 
@@ -173,14 +173,6 @@ def _reason(outcome: Outcome) -> str:
             return f": {one_line(reason)}"
         case _:
             assert_never(outcome)
-
-
-def _ending(report: Report, pen: _Pen) -> str:
-    words = f"{report.plan.procedure} of pair {report.plan.pair.name}"
-    if report.failed is None:
-        return pen("good", f"{words}: done")
-    changed = "something may have been changed" if report.changed else "nothing was changed"
-    return pen("bad", f"{words}: ended at {one_line(report.failed)}; {changed}")
 
 
 def render_snapshot(snapshot: Snapshot, *, colour: bool = False) -> str:
@@ -281,3 +273,39 @@ def _alone(snapshot: Snapshot, name: str) -> str:
     pending = "" if live is None or not live.commit_pending else ", commit pending"
     stands = "" if live is None else f" ({live.run_state})"
     return f"unprotected{pending}: {name} has the guest alone{stands}"
+
+
+def render_diff(difference: Diff, *, colour: bool = False) -> str:
+    """Show how a second plan differs from a first.
+
+    `-` marks steps that are gone, `+` new ones, `>` those in another place and `~` what differs in
+    a step that both have.
+
+    Args:
+        difference: What `pycolo.diff` found.
+        colour: Use ANSI styles.
+
+    Returns:
+        Lines, the last one ended as well; one line where there is no difference.
+    """
+    pen = _Pen(colour)
+    lines = [_changed("plan", change) for change in difference.header]
+    lines += [pen("bad", f"- {summary(step)}") for step in difference.removed]
+    lines += [pen("good", f"+ {summary(step)}") for step in difference.added]
+    lines += [
+        f"> {one_line(moved.address)}: step {moved.before + 1} -> {moved.after + 1}"
+        for moved in difference.moved
+    ]
+    lines += [
+        _changed(step.address, change) for step in difference.changed for change in step.changes
+    ]
+    return "\n".join(lines or ["no difference"]) + "\n"
+
+
+def summary(step: Step) -> str:
+    """One step on one line: its address, its node and what it does."""
+    return f"{one_line(step.address)}  {step.node}  {_what(step, _Pen(colour=False))}"
+
+
+def _changed(where: str, change: Change) -> str:
+    return printable(f"~ {one_line(where)}: {change}")

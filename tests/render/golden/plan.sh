@@ -1,7 +1,7 @@
 
 # the guest stands still
 relief_1() {
-  relieve alpha 10 '{"execute": "cont"}' '[]' '[{"exec-oob": "yank", "arguments": {"instances": [{"type": "block-node", "node-name": "nbd0"}]}}]'
+  relieve 1 alpha 10 '{"execute": "cont"}' '[]' '[{"exec-oob": "yank", "arguments": {"instances": [{"type": "block-node", "node-name": "nbd0"}]}}]'
 }
 
 # beta/dead: or split brain
