@@ -164,6 +164,10 @@ def _mac(field: str, value: object) -> None:
         raise DeclarationError(field, value, "be six bytes like 52:54:00:12:34:56")
 
 
+def _by_node(netdevs: Mapping[str, Netdev]) -> dict[str, Netdev]:
+    return dict(netdevs)
+
+
 @final
 @attrs.frozen(kw_only=True)
 class FilterChain:
@@ -188,7 +192,7 @@ class FilterChain:
     """
 
     netdev: Netdev = attrs.field(validator=rules.Valid(rules.instance_of(Netdev)))
-    netdevs: Mapping[str, Netdev] = attrs.field(factory=dict, converter=dict)
+    netdevs: Mapping[str, Netdev] = attrs.field(factory=dict, converter=_by_node)
     model: str = attrs.field(default="rtl8139", validator=rules.Valid(rules.identifier))
     mac: str | None = attrs.field(default=None, validator=rules.Valid(rules.Optional(_mac)))
     vnet_hdr: bool | None = attrs.field(
