@@ -1,0 +1,169 @@
+"""The commands: parse, call, print."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, get_args
+
+import click
+
+import pycolo
+from pycolo import compiler, pairfile, wire
+from pycolo._json import JsonObject
+from pycolo.cli import _files, _options, _say, _status
+from pycolo.cli._exits import DIFFERENT
+from pycolo.diff import diff as difference
+from pycolo.plan import DialectName, Plan, Procedure
+from pycolo.qmp.replies import Version
+from pycolo.render import mermaid, qmp, shell, text
+
+_PLAN_FORMS: Final[Mapping[str, Callable[[Plan], str]]] = {
+    "text": lambda plan: text.render(plan, colour=_say.results_in_colour()),
+    "qmp": qmp.render,
+    "json": lambda plan: wire.dumps(wire.plan_to_json(plan)),
+    "shell": shell.render,
+    "mermaid": mermaid.render,
+}
+_SCHEMAS: Final[Mapping[str, Callable[[], JsonObject]]] = {
+    "plan": lambda: wire.json_schema("plan"),
+    "report": lambda: wire.json_schema("report"),
+    "snapshot": lambda: wire.json_schema("snapshot"),
+    "pairfile": pairfile.json_schema,
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(pycolo.__version__, prog_name="pycolo")
+def app() -> None:
+    """Fault-tolerant virtual machines: QEMU COLO pairs, from one declaration.
+
+    Exit codes: 0 done; 1 refused or failed, nothing changed; 2 different; 3 changed but
+    unfinished, or unknown; 4 a person must decide; 64 usage.
+    """
+
+
+@app.command()
+@_options.procedure
+@_options.pair_file
+@_options.survivor
+@_options.peer
+@click.option(
+    "--qemu",
+    metavar="VERSION",
+    type=_options.version,
+    default=str(_options.NEWEST),
+    show_default=True,
+    help="The QEMU version on both nodes.",
+)
+@_options.dialect
+@click.option(
+    "--from",
+    "origin",
+    metavar="FILE",
+    type=_options.FILE,
+    help="Compile from what this plan promises, or from this snapshot.",
+)
+@_options.fenced
+@_options.delay_ms
+@_options.assume_good
+@_options.only_node
+@_options.output("text", "qmp", "json", "shell", "mermaid")
+def plan(
+    *,
+    procedure: Procedure,
+    pair_file: Path,
+    survivor: str | None,
+    peer: str | None,
+    qemu: Version,
+    dialect: DialectName,
+    origin: Path | None,
+    fenced: str | None,
+    ms: int | None,
+    assume_good: tuple[Version, ...],
+    nodes: tuple[str, ...],
+    form: str,
+) -> None:
+    """Show what PROCEDURE would do to the pair of PAIRFILE, on paper: nobody is asked.
+
+    Without --from, `start` begins with two QEMUs just launched, `failover` with what `start`
+    promises and the other node dead, `resume` with what that failover promises.
+    """
+    pair = _files.pair(pair_file)
+    _options.check(pair, procedure, ms, survivor=survivor, peer=peer, node=nodes)
+    made = compiler.on_paper(
+        procedure,
+        pair,
+        version=qemu,
+        origin=None if origin is None else _files.origin(origin),
+        survivor=survivor,
+        peer=peer,
+        proof=_options.proof_of(fenced),
+        checkpoint_delay_ms=ms,
+        nodes=nodes or None,
+        dialect=dialect,
+        assume_good=assume_good,
+    )
+    _say.result(_PLAN_FORMS[form](made))
+
+
+@app.command()
+@click.argument("first", metavar="A", type=_options.FILE)
+@click.argument("second", metavar="B", type=_options.FILE)
+@click.option(
+    "--procedure",
+    type=click.Choice(get_args(Procedure)),
+    help="A and B are pair files: compare what this procedure does to each.",
+)
+@click.option(
+    "--qemu",
+    metavar="VERSION",
+    type=_options.version,
+    default=str(_options.NEWEST),
+    show_default=True,
+    help="With --procedure: the QEMU version on both nodes.",
+)
+@_options.output("text", "json")
+def diff(
+    *, first: Path, second: Path, procedure: Procedure | None, qemu: Version, form: str
+) -> int:
+    """Compare two plan files, or two pair files with --procedure. Ends with 2 if they differ."""
+    found = difference(_plan_of(first, procedure, qemu), _plan_of(second, procedure, qemu))
+    if form == "json":
+        _say.result(wire.dumps(found.to_json()))
+    else:
+        _say.result(text.render_diff(found, colour=_say.results_in_colour()))
+    return DIFFERENT if found else 0
+
+
+def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
+    made = _files.plan_if_one(path)
+    if made is not None and procedure is None:
+        return made
+    if made is not None:
+        raise click.UsageError(f"{path} is a plan: --procedure is for pair files")
+    if procedure is None:
+        raise click.UsageError(f"{path} is no plan; two pair files are compared with --procedure")
+    return compiler.on_paper(procedure, _files.pair(path), version=qemu)
+
+
+@app.command()
+@_options.pair_file
+@_options.output("text", "json")
+def status(*, pair_file: Path, form: str) -> None:
+    """Read both nodes over their observer monitors; nothing is changed."""
+    snapshot = asyncio.run(_status.read(_files.pair(pair_file)))
+    if form == "json":
+        _say.result(wire.dumps(wire.snapshot_to_json(snapshot)))
+        return
+    _say.console().print(_status.table(snapshot))
+    _say.result(text.verdict(snapshot))
+
+
+@app.command()
+@click.argument("document", type=click.Choice(tuple(_SCHEMAS)))
+@_options.output("json")
+def schema(*, document: str, form: str) -> None:  # noqa: ARG001 - there is one form
+    """Print the JSON Schema of a document that pycolo reads or writes."""
+    _say.result(wire.dumps(_SCHEMAS[document]()))

@@ -1,0 +1,31 @@
+"""Exit codes: what a caller can conclude from a command's end."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pycolo.errors import CommandUnknown, CompileError, PycoloError
+from pycolo.result import PlanFailed
+
+DONE: Final = 0
+REFUSED: Final = 1
+"Refused or failed, and nothing was changed."
+DIFFERENT: Final = 2
+UNFINISHED: Final = 3
+"Changed but unfinished, or unknown."
+DECIDE: Final = 4
+"A person must decide."
+USAGE: Final = 64
+
+
+def of_error(error: PycoloError | OSError) -> int:
+    """The code for an error that ended a command."""
+    match error:
+        case PlanFailed(report=report):
+            return report.exit_code
+        case CommandUnknown():
+            return UNFINISHED
+        case CompileError(decide=decide) if decide:
+            return DECIDE
+        case _:
+            return REFUSED

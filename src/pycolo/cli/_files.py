@@ -1,0 +1,88 @@
+"""Files named on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pycolo import pairfile, wire
+from pycolo.errors import DeclarationError, ParseError
+from pycolo.model import ColoPair
+from pycolo.plan import Plan
+from pycolo.snapshot import Snapshot
+
+_T = TypeVar("_T")
+
+
+def pair(path: Path) -> ColoPair:
+    """Read a pair file.
+
+    Raises:
+        DeclarationError: It is none; the error's field begins with the file's name.
+        OSError: It cannot be read.
+    """
+    try:
+        return pairfile.load(path)
+    except DeclarationError as error:
+        raise DeclarationError(f"{path}: {error.field}", error.value, error.rule) from error
+    except UnicodeDecodeError as error:
+        raise DeclarationError(str(path), error.reason, "be text in UTF-8") from error
+
+
+def plan(path: Path) -> Plan:
+    """Read a plan file.
+
+    Raises:
+        ParseError: It is none; the error's path begins with the file's name.
+        OSError: It cannot be read.
+    """
+    return _parsed(path, _decoded(path), wire.plan_from_json)
+
+
+def origin(path: Path) -> Snapshot:
+    """What to compile from: the promise of a plan file, or a snapshot file.
+
+    Raises:
+        ParseError: It is neither.
+        OSError: It cannot be read.
+    """
+    value = _decoded(path)
+    if _is_plan(value):
+        return _parsed(path, value, wire.plan_from_json).promise
+    return _parsed(path, value, wire.snapshot_from_json)
+
+
+def plan_if_one(path: Path) -> Plan | None:
+    """Read a plan file; None for any other, such as a pair file.
+
+    Raises:
+        ParseError: It is a plan, and a broken one.
+        OSError: It cannot be read.
+    """
+    try:
+        value = _decoded(path)
+    except ParseError:
+        return None
+    return _parsed(path, value, wire.plan_from_json) if _is_plan(value) else None
+
+
+def _is_plan(value: object) -> bool:
+    return isinstance(value, Mapping) and "steps" in value
+
+
+def _decoded(path: Path) -> object:
+    try:
+        value: object = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ParseError(str(path), f"be JSON ({error})", path.name) from error
+    return value
+
+
+def _parsed(path: Path, value: object, parse: Callable[[object], _T]) -> _T:
+    try:
+        return parse(value)
+    except ParseError as error:
+        where = f"{path}: {error.path}" if error.path else str(path)
+        raise ParseError(where, error.rule, error.value) from error

@@ -1,0 +1,128 @@
+"""Progress on standard error: bars on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import final
+
+import attrs
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+
+from pycolo.cli import _say
+from pycolo.observers import Observer, words
+from pycolo.plan import Plan, Relief, Step
+from pycolo.render.text import outcome_words, summary
+from pycolo.result import Outcome, Report
+
+PERCENT_A_LINE = 10
+MIB = 1024 * 1024
+
+
+@contextmanager
+def on_stderr() -> Iterator[Observer]:
+    """An observer that fits where standard error goes."""
+    if not _say.in_colour(sys.stderr):
+        yield Lines()
+        return
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(
+        *columns,
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        yield Bars(progress=progress)
+
+
+@final
+@attrs.define
+class Lines:
+    """One line a step, and one for every tenth of a copy."""
+
+    _told: dict[str, int] = attrs.field(factory=dict)
+
+    def plan_started(self, plan: Plan) -> None:
+        """Say how much there is to do."""
+        _say.note(f"{plan.procedure}: {len(plan.steps)} steps")
+
+    def step_started(self, step: Step) -> None:
+        """Say what begins."""
+        _say.note(summary(step))
+
+    def step_progress(
+        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        """Say how far it is, every tenth."""
+        percent = 100 * done_bytes // total_bytes if total_bytes else 0
+        if percent - self._told.get(address, -PERCENT_A_LINE) >= PERCENT_A_LINE:
+            self._told[address] = percent
+            _say.note(
+                f"  {percent} % of {total_bytes / MIB:.1f} MiB, {rate_bytes_s / MIB:.1f} MiB/s"
+            )
+
+    def step_finished(self, address: str, outcome: Outcome) -> None:  # noqa: ARG002 - said last
+        """Say what became of it."""
+        _say.note(f"  {words(outcome)}")
+
+    def relief_started(self, relief: Relief) -> None:
+        """Say that the guest is being brought back."""
+        _say.note(f"relief: {relief.why}")
+
+    def plan_finished(self, report: Report) -> None:
+        """The command itself says how it ended."""
+
+
+@final
+@attrs.define(kw_only=True)
+class Bars:
+    """One line a step that ended, and a bar with percent and rate for a copy under way."""
+
+    progress: Progress
+    _bars: dict[str, TaskID] = attrs.field(factory=dict)
+
+    def plan_started(self, plan: Plan) -> None:
+        """Say how much there is to do."""
+        self.progress.console.print(Text(f"{plan.procedure}: {len(plan.steps)} steps", "bold"))
+
+    def step_started(self, step: Step) -> None:
+        """Show what is under way."""
+        description = Text(summary(step)).plain.replace("[", r"\[")
+        self._bars[step.address] = self.progress.add_task(description, total=None)
+
+    def step_progress(
+        self,
+        address: str,
+        done_bytes: int,
+        total_bytes: int,
+        rate_bytes_s: float,  # noqa: ARG002 - rich works it out
+    ) -> None:
+        """Move the bar."""
+        self.progress.update(self._bars[address], completed=done_bytes, total=total_bytes)
+
+    def step_finished(self, address: str, outcome: Outcome) -> None:
+        """Put a line in the place of the bar."""
+        if address in self._bars:
+            self.progress.remove_task(self._bars.pop(address))
+        line = f"{outcome_words(outcome, colour=True)}  {address}"
+        self.progress.console.print(Text.from_ansi(line))
+
+    def relief_started(self, relief: Relief) -> None:
+        """Say that the guest is being brought back."""
+        self.progress.console.print(Text(f"relief: {relief.why}", "bold red"))
+
+    def plan_finished(self, report: Report) -> None:
+        """The command itself says how it ended."""

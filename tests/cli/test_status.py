@@ -1,0 +1,55 @@
+"""`pycolo status`: what both nodes show."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+from tests.cli.conftest import PAIR, Pycolo
+from tests.real_qemu import bare_qemu
+
+
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    """A folder with a short name, for sockets."""
+    with tempfile.TemporaryDirectory(prefix="pycolo") as folder:
+        yield Path(folder)
+
+
+def test_a_node_that_does_not_answer_has_a_clear_row(pycolo: Pycolo, pair_file: Path) -> None:
+    """Reading is no failure where nobody answers: what was tried stands in the table."""
+    ended = pycolo("status", pair_file)
+    assert (0, "") == (ended.code, ended.err)
+    assert "unreachable" in ended.out
+    assert "there is no such socket" in " ".join(ended.out.replace("│", " ").split())
+    assert "unknown: alpha and beta cannot be reached" == ended.out.splitlines()[-1]
+
+
+def test_what_cannot_be_reached_is_json_too(pycolo: Pycolo, pair_file: Path) -> None:
+    """--as json is a snapshot, by its own schema."""
+    snapshot = json.loads(pycolo("status", pair_file, "--as", "json").out)
+    assert ["alpha", "beta"] == list(snapshot["nodes"])
+    jsonschema.validate(snapshot, json.loads(pycolo("schema", "snapshot").out))
+
+
+@pytest.mark.qemu
+def test_a_node_is_read_over_its_observer_monitor(
+    pycolo: Pycolo, tmp_path: Path, run_dir: Path
+) -> None:
+    """A QEMU shows its version, its run state and what that makes of the pair."""
+    path = tmp_path / "pair.toml"
+    path.write_text(PAIR.format(run_dir=run_dir))
+    (run_dir / "alpha").mkdir()
+    with bare_qemu("11.1", run_dir / "alpha", "-machine", "none", "-name", "colo.alpha"):
+        ended = pycolo("status", path)
+        snapshot = json.loads(pycolo("status", path, "--as", "json").out)
+    assert 0 == ended.code
+    rows = [" ".join(line.replace("│", " ").split()) for line in ended.out.splitlines()]
+    assert "role unprotected unreachable" in rows
+    assert "qemu 11.1.3 colo.alpha" in rows
+    assert "unprotected: alpha has the guest alone (prelaunch)" == rows[-1]
+    assert "colo.alpha" == snapshot["nodes"]["alpha"]["instance"]
