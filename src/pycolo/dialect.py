@@ -7,6 +7,7 @@ compares versions.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Literal, final
 
@@ -144,6 +145,7 @@ class Dialect:
     multifd: bool
 
 
+@functools.cache
 def of(version: Version) -> Dialect:
     """The dialect of a version, whether or not its COLO works."""
     return Dialect(version=version, **{row.feature: version >= row.since for row in TABLE})

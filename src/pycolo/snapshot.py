@@ -9,7 +9,7 @@ compared with what came true, and the compiler starts from either.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final
 
 import attrs
 
@@ -158,6 +158,7 @@ class Dead:
     proof: DeathProof
 
 
+NOT_LOOKED_AT: Final = Unreachable(why="not looked at")
 NodeState: TypeAlias = Absent | Live | Unreachable | Dead
 
 
@@ -170,7 +171,7 @@ class Snapshot:
 
     def state(self, name: str) -> NodeState:
         """What is known of one node; `Unreachable` for one nobody looked at."""
-        return self.nodes.get(name, Unreachable(why="not looked at"))
+        return self.nodes.get(name, NOT_LOOKED_AT)
 
     def live(self, name: str) -> Live | None:
         """The node as QEMU shows it, or None where no QEMU answers."""
