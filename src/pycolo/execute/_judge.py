@@ -1,0 +1,125 @@
+"""Whether a condition holds of what was seen, and in words what was seen instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import assert_never, final
+
+import attrs
+
+from pycolo import conditions as c
+from pycolo.snapshot import Dead, DeathProof, FenceProof, Live, OnPaper, Snapshot
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Sight:
+    """What was seen at one moment, as far as the condition needed it."""
+
+    snapshot: Snapshot
+    "The nodes; one that did not answer is `Unreachable`."
+    gone: frozenset[str] = frozenset()
+    "Nodes whose monitor is closed; silence alone does not close it."
+    dead: frozenset[str] = frozenset()
+    "Nodes whose death is proven."
+
+    def holds(self, condition: c.Condition) -> bool:
+        """Whether the condition is true; of a silent node nothing is."""
+        match condition:
+            case c.AllOf(conditions=parts):
+                return all(self.holds(part) for part in parts)
+            case c.AnyOf(conditions=parts):
+                return any(self.holds(part) for part in parts)
+            case c.Gone(node=node):
+                return node in self.gone
+            case c.PeerDead(node=node):
+                return node in self.dead
+            case leaf:
+                return c.holds(leaf, self.snapshot)
+
+    def missing(self, condition: c.Condition) -> str:
+        """The leaves that are not true, each with what was seen instead."""
+        return ", ".join(
+            f"{_words(leaf)} ({self._seen(leaf)})"
+            for leaf in c.leaves(condition)
+            if not self.holds(leaf)
+        )
+
+    def present(self, condition: c.Condition) -> str:
+        """The leaves that are true."""
+        return ", ".join(_words(leaf) for leaf in c.leaves(condition) if self.holds(leaf))
+
+    def _seen(self, leaf: c.Leaf) -> str:
+        match self.snapshot.state(leaf.node):
+            case _ if isinstance(leaf, c.PeerDead):
+                return "no proof was given"
+            case Live() as live:
+                return _seen(leaf, live)
+            case Dead():
+                return "it is dead"
+            case other:
+                return getattr(other, "why", "it is absent")
+
+
+def proven_dead(origin: Snapshot, proofs: Mapping[str, DeathProof]) -> frozenset[str]:
+    """The nodes whose death may be relied on.
+
+    A proof given for this execution counts; of a plan's own proofs only a fence does, since a
+    process id in a plan that was saved says nothing about now. A supposition on paper never counts.
+    """
+    given = {node for node, proof in proofs.items() if not isinstance(proof, OnPaper)}
+    fenced = {
+        node
+        for node, state in origin.nodes.items()
+        if isinstance(state, Dead) and isinstance(state.proof, FenceProof)
+    }
+    return frozenset(given | fenced)
+
+
+def _words(leaf: c.Leaf) -> str:
+    members = attrs.asdict(leaf, recurse=False)
+    node = members.pop("node")
+    values = " ".join(_value(value) for value in members.values())
+    return f"{type(leaf).__name__} {node} {values}".rstrip()
+
+
+def _value(value: object) -> str:
+    return "|".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _seen(leaf: c.Leaf, live: Live) -> str:  # noqa: C901 - one line a leaf
+    match leaf:
+        case c.RunStateIs():
+            return f"run state {live.run_state}"
+        case c.ColoModeIs():
+            return f"mode {live.colo_mode}"
+        case c.NoColoExit():
+            return "COLO_EXIT was seen"
+        case c.ColoExited():
+            return "COLO_EXIT was not seen"
+        case c.CheckpointSeen():
+            return "no STOP and RESUME since"
+        case c.MigrationIs():
+            return f"migration {live.migration}"
+        case c.JobIs(job=job) | c.JobFailed(job=job):
+            found = live.jobs.get(job)
+            return "no such job" if found is None else f"{found.status}, error {found.error}"
+        case c.ChardevConnected(chardev=chardev):
+            return "disconnected" if chardev in live.chardevs else "no such chardev"
+        case c.ChildIs(quorum=quorum):
+            now = ", ".join(f"{x.name} is {x.node}" for x in live.children.get(quorum, ()))
+            return now or "no children"
+        case c.SizeIs(block_node=block_node):
+            return f"size {live.sizes_bytes.get(block_node)}"
+        case c.Committed():
+            return "the overlays are still being merged"
+        case c.InstanceIs():
+            return f"instance {live.instance!r}"
+        case c.VersionIs():
+            return f"version {live.version}"
+        case c.Gone():
+            return "its monitor is open"
+        case c.PeerDead():
+            return "no proof was given"
+        case _:
+            assert_never(leaf)

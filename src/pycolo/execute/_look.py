@@ -1,0 +1,81 @@
+"""Asking QEMU what a condition needs, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+import attrs
+
+from pycolo.conditions import CheckpointSeen, Condition, Leaf, Query, leaves, queries
+from pycolo.errors import ParseError, RemoteError
+from pycolo.execute._judge import Sight
+from pycolo.probe import greeted, observe
+from pycolo.session import Session
+from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable
+
+Marks: TypeAlias = Mapping[str, Mapping[str, int]]
+"Address of a step to each node's mark at the moment it was sent."
+Hear: TypeAlias = Callable[[object], None]
+"Is told each parsed reply."
+
+
+async def look(
+    condition: Iterable[Condition],
+    sessions: Mapping[str, Session],
+    marks: Marks,
+    limit_s: float,
+    hear: Hear,
+) -> Sight:
+    """Ask each node what the conditions need, all nodes at once, and judge nothing.
+
+    Args:
+        condition: What is to be judged.
+        sessions: Node name to session.
+        marks: When the steps that conditions refer to were sent.
+        limit_s: How long one answer may take, in seconds.
+        hear: Is told each reply, for progress.
+    """
+    needed: dict[str, list[Leaf]] = {}
+    for part in condition:
+        for leaf in leaves(part):
+            needed.setdefault(leaf.node, []).append(leaf)
+    seen = [
+        _node(sessions.get(node), wanted, marks, limit_s, hear) for node, wanted in needed.items()
+    ]
+    # One node is the usual case, and has no need of a task of its own.
+    states = [await seen[0]] if len(seen) == 1 else await asyncio.gather(*seen)
+    gone = (node for node in needed if (known := sessions.get(node)) is None or known.closed)
+    snapshot = Snapshot(nodes=dict(zip(needed, states, strict=True)))
+    return Sight(snapshot=snapshot, gone=frozenset(gone))
+
+
+async def _node(
+    session: Session | None, wanted: list[Leaf], marks: Marks, limit_s: float, hear: Hear
+) -> NodeState:
+    if session is None or session.closed:
+        return Unreachable(why="there is no connection to it")
+    live = greeted(session)
+    asked: tuple[Query, ...] = tuple(
+        dict.fromkeys(query for leaf in wanted for query in queries(leaf))
+    )
+    try:
+        for query in asked:
+            reply: object = await session.execute(query, limit_s=limit_s)
+            live = observe(live, query, reply)
+            hear(reply)
+    except (RemoteError, ParseError) as error:
+        return Unreachable(why=str(error))
+    return _latched(live, session, wanted, marks)
+
+
+def _latched(live: Live, session: Session, wanted: list[Leaf], marks: Marks) -> Live:
+    """Add what events tell, last: while QEMU was asked, more of them may have come."""
+    since = [leaf.since for leaf in wanted if isinstance(leaf, CheckpointSeen)]
+    proven = bool(since) and all(_checkpoint(session, marks.get(address)) for address in since)
+    return attrs.evolve(live, colo_exited=session.latched.colo_exited, proven=proven)
+
+
+def _checkpoint(session: Session, mark: Mapping[str, int] | None) -> bool:
+    return mark is not None and session.checkpoint_since(mark[session.node])

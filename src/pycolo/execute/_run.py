@@ -1,0 +1,428 @@
+"""One execution of one plan."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol, assert_never, final
+
+from pycolo import host
+from pycolo.conditions import CheckpointSeen, Condition, PeerDead, leaves
+from pycolo.errors import (
+    Busy,
+    CommandRefused,
+    CommandUnknown,
+    ConnectionFailed,
+    HostRefused,
+    PycoloError,
+    RemoteError,
+)
+from pycolo.execute import _hmp
+from pycolo.execute._judge import Sight, proven_dead
+from pycolo.execute._look import look
+from pycolo.execute._progress import Progress
+from pycolo.observers import Observer
+from pycolo.plan import Check, Execute, Plan, Relief, RunHost, Step, Wait
+from pycolo.probe import probe
+from pycolo.qmp import commands as qmp
+from pycolo.qmp.replies import NameInfo
+from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
+from pycolo.session import Sent, Session
+from pycolo.snapshot import Dead, DeathProof, NodeState, Snapshot
+
+_LOG: Final = logging.getLogger("pycolo.execute")
+_QUERY_S: Final = 10.0
+_AFTER_S: Final = 5.0
+_YANK_S: Final = 5.0
+_FIRST_POLL_S: Final = 0.005
+_SLOWEST_POLL_S: Final = 0.25
+
+
+class LineageKeeper(Protocol):
+    """Keeps durably which node holds the newest data; an OSError of its refuses the step."""
+
+    def promote(self, survivor: str) -> None:
+        """The survivor is about to go on alone: a new epoch, in which the peer's data is stale."""
+
+    def claim(self, primary: str) -> None:
+        """The primary's data is about to replace the other node's."""
+
+
+class _Ended(Exception):
+    """The step ended with something else than an error of a session."""
+
+    def __init__(self, make: Callable[[float], Outcome]) -> None:
+        super().__init__()
+        self.make = make
+
+
+def _refused(reason: str) -> _Ended:
+    return _Ended(lambda took_s: Refused(took_s=took_s, reason=reason))
+
+
+def _timed_out(reason: str) -> _Ended:
+    return _Ended(lambda took_s: TimedOut(took_s=took_s, reason=reason))
+
+
+@final
+class Run:
+    """The state of one execution; used once."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        sessions: Mapping[str, Session],
+        observer: Observer,
+        lineage: LineageKeeper | None,
+        proofs: Mapping[str, DeathProof],
+    ) -> None:
+        self._plan = plan
+        self._sessions = sessions
+        self._observer = observer
+        self._lineage = lineage
+        self._proofs = proofs
+        self._dead = proven_dead(plan.origin, proofs)
+        self._outcomes: dict[str, Outcome] = {}
+        self._relief: dict[str, Outcome] = {}
+        self._marks: dict[str, dict[str, int]] = {}
+        self._marked = _referred_to(plan)
+        self._place = {step.address: n for n, step in enumerate(plan.steps)}
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._recorded = lineage is None
+
+    def stop(self) -> None:
+        """End execution at the next place where that is safe."""
+        self._stopping = True
+        self._wake.set()
+
+    async def to_the_end(self) -> Report:
+        """Execute the plan and report."""
+        ends = [session.subscribe(self._on_notice) for session in self._sessions.values()]
+        try:
+            self._tell(lambda o: o.plan_started(self._plan))
+            await self._steps()
+            report = await self._report()
+        finally:
+            for end in ends:
+                end()
+        self._tell(lambda o: o.plan_finished(report))
+        return report
+
+    def _on_notice(self, _: object) -> None:
+        self._wake.set()
+
+    # -- the loop
+
+    async def _steps(self) -> None:
+        for position, step in enumerate(self._plan.steps):
+            if self._stopping and not self._inside(position):
+                return
+            outcome = await self._attempt(step, first=position == 0)
+            self._outcomes[step.address] = outcome
+            if not isinstance(outcome, Done):
+                await self._relieve(position)
+                return
+
+    async def _attempt(self, step: Step, *, first: bool = False) -> Outcome:
+        self._tell(lambda o: o.step_started(step))
+        started = time.perf_counter()
+        outcome: Outcome
+        try:
+            if first:
+                await self._fit()
+            reply = await self._do(step)
+            outcome = Done(took_s=time.perf_counter() - started, reply=reply)
+        except _Ended as ended:
+            outcome = ended.make(time.perf_counter() - started)
+        except PycoloError as error:
+            outcome = _outcome_of(error, time.perf_counter() - started)
+        except Exception as error:  # noqa: BLE001 - here errors become outcomes
+            # A fault of ours: what it left undone nobody knows, and the guest needs its relief.
+            _LOG.exception("%s failed", step.address)
+            reason = f"{type(error).__name__}: {error}"
+            outcome = Unknown(took_s=time.perf_counter() - started, reason=reason)
+        self._tell(lambda o: o.step_finished(step.address, outcome))
+        return outcome
+
+    async def _do(self, step: Step) -> str:
+        if not isinstance(step, Check):
+            self._record(step)
+        match step:
+            case Execute():
+                return await self._execute(step)
+            case Wait():
+                await self._wait(step)
+            case Check():
+                await self._check(step)
+            case RunHost(node=node, action=action, limit_s=limit_s):
+                return await host.run_action(self._plan.pair.node(node), action, limit_s=limit_s)
+            case _:
+                assert_never(step)
+        return ""
+
+    def _record(self, step: Step) -> None:
+        """Say durably who holds the newest data, before the first step that acts."""
+        if self._recorded or self._lineage is None:
+            return
+        try:
+            match self._plan.procedure:
+                case "failover":
+                    self._lineage.promote(step.node)
+                case "start" | "resume":
+                    self._claim(self._lineage)
+                case "launch" | "set-checkpoint-delay" | "stop":
+                    pass
+        except OSError as error:
+            raise _refused(f"which node is newest could not be recorded: {error}") from error
+        self._recorded = True
+
+    def _claim(self, lineage: LineageKeeper) -> None:
+        for name in self._plan.promise.nodes:
+            live = self._plan.promise.live(name)
+            if live is not None and live.colo_mode == "primary":
+                lineage.claim(name)
+
+    # -- before the first step
+
+    async def _fit(self) -> None:
+        """Refuse a plan that was made for other QEMUs than these."""
+        for name in _spoken_to(self._plan):
+            session = self._sessions.get(name)
+            if session is None or session.closed:
+                raise _refused(f"there is no connection to {name}")
+            version = self._plan.qemu.get(name)
+            if version is not None and version != session.version:
+                raise _refused(f"the plan is for QEMU {version}, {name} is {session.version}")
+            await self._same_instance(name, session)
+
+    async def _same_instance(self, name: str, session: Session) -> None:
+        origin = self._plan.origin.live(name)
+        if origin is None or not origin.instance:
+            return
+        found: NameInfo = await session.execute(qmp.QueryName(), limit_s=_QUERY_S)
+        if found.name != origin.instance:
+            reason = f"the plan is for the QEMU {origin.instance}, on {name} runs {found.name}"
+            raise _refused(reason)
+
+    # -- commands
+
+    async def _execute(self, step: Execute) -> str:
+        session = self._session(step.node)
+        if step.address in self._marked:
+            self._marks[step.address] = {s.node: s.mark() for s in self._sessions.values()}
+        if isinstance(step.command, qmp.Migrate | qmp.MigrateIncoming):
+            session.forget_colo_exit()
+        sent = session.send(step.command, oob=step.oob)
+        try:
+            reply: object = await self._reply(step, session, sent)
+        except CommandRefused as refusal:
+            if not _accepted(step, refusal.text, refusal.error_class):
+                raise
+            return refusal.text
+        if isinstance(step.command, qmp.HumanMonitorCommand) and isinstance(reply, str):
+            return await self._human(step, step.command, reply, session)
+        return ""
+
+    async def _reply(self, step: Execute, session: Session, sent: Sent[object]) -> object:
+        try:
+            return await sent.reply(step.limit_s)
+        except CommandUnknown:
+            if not step.rescue or not sent.pending:
+                raise
+        _LOG.warning("%s: no answer, its rescue is sent", step.address)
+        for yank in step.rescue:
+            await self._yank(session, yank)
+        # The same command: it was sent once, and whatever held it up is cut (qemu-behaviour 13.3).
+        return await sent.reply(step.limit_s)
+
+    async def _yank(self, session: Session, yank: qmp.Yank) -> None:
+        try:
+            await session.execute(yank, limit_s=_YANK_S, oob=True)
+        except RemoteError as error:
+            # An instance that is gone holds up nothing, and another may still need its yank.
+            _LOG.info("%s", error)
+
+    async def _human(
+        self, step: Execute, command: qmp.HumanMonitorCommand, reply: str, session: Session
+    ) -> str:
+        text = _hmp.refusal(reply)
+        if not text or _accepted(step, text, None):
+            return reply.strip()
+        deleted = _hmp.deleted_node(command)
+        if deleted is not None:
+            found = await session.execute(qmp.QueryNamedBlockNodes(flat=True), limit_s=step.limit_s)
+            if all(node.node_name != deleted for node in found):
+                return reply.strip()
+        raise _refused(f"{step.node} refused {command.command_line!r}: {text}")
+
+    def _session(self, name: str) -> Session:
+        session = self._sessions.get(name)
+        if session is None:
+            raise _refused(f"there is no connection to {name}")
+        return session
+
+    # -- conditions
+
+    async def _wait(self, step: Wait) -> None:
+        end = time.monotonic() + step.limit_s
+        progress = Progress()
+        position = self._place[step.address]
+        poll_s = _FIRST_POLL_S
+        while True:
+            self._wake.clear()
+            left_s = end - time.monotonic()
+            answer_s = max(min(left_s, _QUERY_S), _FIRST_POLL_S)
+            sight = await self._look(_both(step), answer_s, progress.hear)
+            self._tell_progress(step, progress)
+            if sight.holds(step.until):
+                return
+            if step.unless is not None and sight.holds(step.unless):
+                raise _refused(f"waiting is pointless: {sight.present(step.unless)}")
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                reason = f"not so within {step.limit_s:g} s: {sight.missing(step.until)}"
+                raise _timed_out(reason)
+            if self._stopping and not self._inside(position):
+                raise _Ended(lambda _: NotRun())
+            if not await self._woken(min(poll_s, left_s)):
+                poll_s = min(poll_s * 2, _SLOWEST_POLL_S)
+
+    async def _woken(self, limit_s: float) -> bool:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _check(self, step: Check) -> None:
+        sight = await self._look((step.condition,), _QUERY_S, _ignore)
+        if not sight.holds(step.condition):
+            raise _refused(f"it does not hold that {sight.missing(step.condition)}")
+
+    async def _look(
+        self, conditions: tuple[Condition, ...], limit_s: float, hear: Callable[[object], None]
+    ) -> Sight:
+        sight = await look(conditions, self._sessions, self._marks, limit_s, hear)
+        return Sight(snapshot=sight.snapshot, gone=sight.gone, dead=self._dead)
+
+    def _tell_progress(self, step: Wait, progress: Progress) -> None:
+        news = progress.news()
+        if news is not None:
+            self._tell(
+                lambda o: o.step_progress(
+                    step.address, news.done_bytes, news.total_bytes, news.rate_bytes_s
+                )
+            )
+
+    # -- relief
+
+    def _inside(self, position: int) -> bool:
+        """Whether the step at `position` is inside a range that has been entered."""
+        return any(
+            self._place[relief.first] < position <= self._place[relief.last]
+            for relief in self._plan.reliefs
+        )
+
+    async def _relieve(self, position: int) -> None:
+        for relief in self._ranges(position):
+            await self._run_relief(relief)
+
+    async def _run_relief(self, relief: Relief) -> None:
+        self._tell(lambda o: o.relief_started(relief))
+        for step in relief.steps:
+            if step.address not in self._relief:
+                self._relief[step.address] = await self._attempt(step)
+
+    def _ranges(self, position: int) -> list[Relief]:
+        """The ranges that execution ends in, the innermost first."""
+        inside = (
+            relief
+            for relief in self._plan.reliefs
+            if self._place[relief.first] <= position <= self._place[relief.last]
+        )
+        return sorted(inside, key=lambda relief: -self._place[relief.first])
+
+    # -- the report
+
+    async def _report(self) -> Report:
+        outcomes = {
+            step.address: self._outcomes.get(step.address, NotRun()) for step in self._plan.steps
+        }
+        report = Report(plan=self._plan, outcomes=outcomes, relief=self._relief)
+        if report.failed is None:
+            return report
+        return Report(
+            plan=self._plan, outcomes=outcomes, relief=self._relief, after=await self._after()
+        )
+
+    async def _after(self) -> Snapshot | None:
+        known: dict[str, Session | NodeState] = dict(self._sessions)
+        for name, proof in self._proofs.items():
+            if name in self._dead:
+                known[name] = Dead(proof=proof)
+        return await probe(known, limit_s=_AFTER_S) if known else None
+
+    def _tell(self, what: Callable[[Observer], None]) -> None:
+        try:
+            what(self._observer)
+        except Exception:  # noqa: BLE001 - it is somebody else's code
+            # Whoever looks on must not decide what becomes of the guest.
+            _LOG.exception("the observer failed")
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+def _both(step: Wait) -> tuple[Condition, ...]:
+    return (step.until,) if step.unless is None else (step.until, step.unless)
+
+
+def _accepted(step: Execute, text: str, error_class: str | None) -> bool:
+    return any(
+        refusal.text in text and error_class in (None, refusal.error_class)
+        for refusal in step.accepts
+    )
+
+
+def _outcome_of(error: PycoloError, took_s: float) -> Outcome:
+    match error:
+        case CommandRefused() | ConnectionFailed() | Busy() | HostRefused():
+            return Refused(took_s=took_s, reason=str(error))
+        case _:
+            return Unknown(took_s=took_s, reason=str(error))
+
+
+def _conditions(plan: Plan) -> list[Condition]:
+    found: list[Condition] = []
+    for step in plan.steps:
+        match step:
+            case Wait():
+                found += _both(step)
+            case Check():
+                found.append(step.condition)
+            case Execute() | RunHost():
+                pass
+            case _:
+                assert_never(step)
+    return found
+
+
+def _referred_to(plan: Plan) -> frozenset[str]:
+    """Addresses of the steps after which somebody looks for a checkpoint."""
+    found = (leaf for condition in _conditions(plan) for leaf in leaves(condition))
+    return frozenset(leaf.since for leaf in found if isinstance(leaf, CheckpointSeen))
+
+
+def _spoken_to(plan: Plan) -> tuple[str, ...]:
+    """The nodes that the plan needs a session with."""
+    commands = [step for step in plan.steps if isinstance(step, Execute)]
+    commands += [step for relief in plan.reliefs for step in relief.steps]
+    asked = (leaf for condition in _conditions(plan) for leaf in leaves(condition))
+    names = [step.node for step in commands]
+    names += [leaf.node for leaf in asked if not isinstance(leaf, PeerDead)]
+    return tuple(dict.fromkeys(names))
