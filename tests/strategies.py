@@ -1,0 +1,282 @@
+"""Strategies for what users declare and what is made of it: pairs, snapshots, plans, reports."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import attrs
+from hypothesis import strategies as st
+from tests.qmp.strategies import commands
+
+from pycolo.compiler import on_paper
+from pycolo.conditions import AllOf, AnyOf, Condition, Leaf
+from pycolo.errors import RefusedError
+from pycolo.model import (
+    ChainIds,
+    ChainPorts,
+    ColoPair,
+    DiskIds,
+    FilterChain,
+    Machine,
+    Monitor,
+    Netdev,
+    Node,
+    Ports,
+    ReplicationDisk,
+    TcpMonitor,
+    Timeouts,
+    UnixMonitor,
+)
+from pycolo.plan import Check, Execute, Plan, Procedure, Relief, RunHost, Step, Wait
+from pycolo.qmp.commands import Command, Yank
+from pycolo.qmp.replies import Version
+from pycolo.result import Outcome, Report
+from pycolo.snapshot import FenceProof, NodeState, Snapshot
+
+T = TypeVar("T")
+
+ids = st.from_regex(r"[A-Za-z][A-Za-z0-9\-._]{0,11}", fullmatch=True)
+"""What QEMU takes for an id."""
+
+printable = st.text(st.sampled_from("aZ0 ,;'\"\\$%=é漢-_."), min_size=1, max_size=12)
+"""Text for file names and arguments, with the characters that quoting gets wrong."""
+
+versions = st.sampled_from([Version.parse(text) for text in ("7.2.22", "10.0.13", "11.1.3")])
+"""The QEMU versions that pycolo is tested on."""
+
+seconds = st.floats(min_value=0.001, max_value=1e6) | st.integers(1, 10**6).map(float)
+
+
+def _maybe(values: st.SearchStrategy[T]) -> st.SearchStrategy[T | None]:
+    return st.none() | values
+
+
+@st.composite
+def _monitors(draw: st.DrawFn, n: int, kind: str) -> Monitor | None:
+    place = draw(st.sampled_from(["default", "unix", "tcp"]))
+    if place == "unix":
+        return UnixMonitor(path=f"/run/{draw(printable)}/{n}-{kind}")
+    if place == "tcp":
+        port = 40000 + 2 * n + (kind == "observer")
+        return TcpMonitor(host=draw(st.sampled_from(["127.0.0.1", "::1", "localhost"])), port=port)
+    return None
+
+
+@st.composite
+def _nodes(draw: st.DrawFn, n: int, name: str) -> Node:
+    address = draw(st.sampled_from(["192.0.2.{}", "127.0.0.{}", "host{}.example"])).format(n + 1)
+    node = Node(
+        name=name,
+        address=address,
+        image_folder=f"/{draw(printable)}/{n}",
+        run_dir=draw(st.sampled_from([f"/run/pycolo/{n}", f"/var/run/pair one/{n}/"])),
+        control=draw(_monitors(n, "control")),
+        observer=draw(_monitors(n, "observer")),
+        qemu_binary=draw(st.sampled_from(["qemu-system-x86_64", "/opt/qemu/bin/qemu"])),
+    )
+    return attrs.evolve(node, listen_address=draw(st.sampled_from([address, "0.0.0.0"])))  # noqa: S104
+
+
+def _machines() -> st.SearchStrategy[Machine]:
+    return st.builds(
+        Machine,
+        memory_mib=st.integers(1, 2**20),
+        vcpus=st.integers(1, 255),
+        accelerator=st.sampled_from(["kvm", "tcg"]),
+        machine_type=st.sampled_from(["pc", "q35", "pc-i440fx-7.2"]),
+        cpu=_maybe(printable),
+        devices=st.lists(printable, max_size=3),
+        kernel=st.just("/boot/vmlinuz"),
+        initrd=_maybe(printable.map("/boot/{}".format)),
+        append=_maybe(printable),
+        serial_log=st.booleans(),
+        arguments=st.lists(printable, max_size=3),
+    )
+
+
+@st.composite
+def _disks(draw: st.DrawFn, n: int) -> ReplicationDisk:
+    tail = draw(printable)
+    own = attrs.evolve(DiskIds.numbered(n), quorum=f"disk.{n}", device=f"device_{n}")
+    return ReplicationDisk(
+        size_bytes=512 * draw(st.integers(1, 2**40)),
+        image=f"image {n}{tail}",
+        image_format=draw(st.sampled_from(["qcow2", "raw"])),
+        active_image=f"active,{n}{tail}",
+        hidden_image=f"hidden'{n}{tail}",
+        device=draw(st.sampled_from(["ide-hd", "virtio-blk-pci", "scsi-hd"])),
+        ids=draw(_maybe(st.just(own))),
+    )
+
+
+_options = st.dictionaries(
+    st.sampled_from(["ifname", "script", "downscript", "hostfwd", "restrict"]),
+    printable | st.lists(printable, min_size=1, max_size=3).map(tuple),
+    max_size=3,
+)
+_netdevs = st.builds(Netdev, type=st.sampled_from(["tap", "user", "hubport"]), options=_options)
+
+
+@st.composite
+def _chains(draw: st.DrawFn, n: int, nodes: tuple[Node, ...]) -> FilterChain:
+    small = _maybe(st.integers(1, 2**32 - 1))
+    names = st.sampled_from([node.name for node in nodes])
+    return FilterChain(
+        netdev=draw(_netdevs),
+        netdevs=draw(st.dictionaries(names, _netdevs, max_size=2)),
+        model=draw(st.sampled_from(["rtl8139", "e1000", "virtio-net-pci"])),
+        mac=draw(_maybe(st.just(f"52:54:00:12:34:{n:02x}"))),
+        vnet_hdr=draw(_maybe(st.just(value=True))),
+        compare_timeout_ms=draw(small),
+        expired_scan_cycle_ms=draw(small),
+        max_queue_size=draw(small),
+        ids=draw(_maybe(st.just(attrs.evolve(ChainIds.numbered(n), compare=f"compare.{n}")))),
+        ports=draw(_maybe(st.just(attrs.evolve(ChainPorts.numbered(n), mirror=20000 + n)))),
+    )
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> ColoPair:
+    """Pairs of every kind that can be declared."""
+    names = draw(st.lists(ids, min_size=2, max_size=4, unique=True))
+    nodes = tuple(draw(_nodes(n, name)) for n, name in enumerate(names))
+    return ColoPair(
+        nodes=(nodes[0], nodes[1]),
+        spares=nodes[2:],
+        machine=draw(_machines()),
+        disks=[draw(_disks(n)) for n in range(draw(st.integers(0, 3)))],
+        chains=[draw(_chains(n, nodes)) for n in range(draw(st.integers(0, 3)))],
+        name=draw(ids),
+        checkpoint_delay_ms=draw(st.integers(1, 2**32 - 1)),
+        ports=Ports(migration=draw(st.integers(30000, 30009)), nbd=draw(st.integers(30010, 30019))),
+        timeouts=draw(st.builds(Timeouts, command_s=seconds, resync_s=seconds, failover_s=seconds)),
+        multifd=draw(st.booleans()),
+        initial_sync=draw(st.sampled_from(["full", "identical"])),
+    )
+
+
+# -- values by their annotations ---------------------------------------------------------------
+
+
+def values(hint: object) -> st.SearchStrategy[object]:
+    """The values of an annotation: scalars, literals, containers, unions and attrs classes."""
+    simple = _SIMPLE.get(hint)
+    if simple is not None:
+        return simple
+    if hint in (Condition, Command):
+        return conditions if hint == Condition else commands
+    return made(hint) if isinstance(hint, type) and attrs.has(hint) else _composed(hint)
+
+
+def made(kind: type[T], **given: st.SearchStrategy[object]) -> st.SearchStrategy[T]:
+    """The values of an attrs class; a field that has a default may take it."""
+    hints: Mapping[str, object] = get_type_hints(kind)
+    rest = {name: values(hint) for name, hint in hints.items() if name not in given}
+    return st.fixed_dictionaries({**rest, **given}).map(lambda members: kind(**members))
+
+
+def _composed(hint: object) -> st.SearchStrategy[object]:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return st.sampled_from(args)
+    if origin in (Union, types.UnionType):
+        return st.one_of(*(values(arg) for arg in args))
+    if origin is tuple:
+        return st.lists(values(args[0]), min_size=1, max_size=2).map(tuple)
+    if origin is frozenset:
+        return st.frozensets(values(args[0]), max_size=2)
+    return st.dictionaries(ids, values(args[1]), max_size=2)
+
+
+_SIMPLE: dict[object, st.SearchStrategy[object]] = {
+    str: printable,
+    int: st.integers(1, 2**63),
+    float: seconds,
+    bool: st.booleans(),
+    type(None): st.none(),
+    Version: versions,
+    FenceProof: st.builds(FenceProof, who=ids, how=ids, when=ids),
+}
+
+
+def _several(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    parts = st.lists(inner, min_size=1, max_size=2).map(tuple)
+    return made(AllOf, conditions=parts) | made(AnyOf, conditions=parts)
+
+
+conditions: st.SearchStrategy[object] = st.recursive(
+    st.one_of(*(made(leaf) for leaf in get_args(Leaf))), _several, max_leaves=3
+)
+"""Conditions of every kind."""
+
+snapshots: st.SearchStrategy[Snapshot] = made(
+    Snapshot, nodes=st.dictionaries(ids, values(NodeState), max_size=3)
+)
+"""What can be known of nodes, likely or not."""
+
+
+# -- plans -------------------------------------------------------------------------------------
+
+
+_yanks = commands.filter(lambda command: isinstance(command, Yank)).map(lambda yank: (yank,))
+
+
+_executes = made(Execute, rescue=st.just(()) | _yanks)
+_steps: st.SearchStrategy[Step] = st.one_of(_executes, made(Wait), made(Check), made(RunHost))
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Plans with every kind of step, likely or not: for whoever carries plans about."""
+    pair = draw(pairs())
+    addresses = draw(st.lists(printable, min_size=1, max_size=5, unique=True))
+    nodes = st.sampled_from([node.name for node in (*pair.nodes, *pair.spares)])
+    relief = Relief(
+        first=addresses[0],
+        last=addresses[-1],
+        steps=(attrs.evolve(draw(_executes), address="relief", node=draw(nodes)),),
+        why=draw(printable),
+    )
+    return Plan(
+        procedure=draw(st.sampled_from(get_args(Procedure))),
+        pair=pair,
+        qemu=draw(st.dictionaries(nodes, versions)),
+        dialect=draw(st.sampled_from(["auto", "doc"])),
+        origin=draw(snapshots),
+        promise=draw(snapshots),
+        steps=tuple(
+            attrs.evolve(draw(_steps), address=address, node=draw(nodes)) for address in addresses
+        ),
+        restored_after=draw(_maybe(st.sampled_from(addresses))),
+        reliefs=draw(st.sampled_from([(), (relief,)])),
+    )
+
+
+@st.composite
+def paper_plans(draw: st.DrawFn) -> Plan:
+    """Plans as the compiler makes them, of any pair, procedure and version."""
+    pair, version = draw(pairs()), draw(versions)
+    procedure = draw(st.sampled_from(get_args(Procedure)))
+    survivor = draw(st.sampled_from([node.name for node in pair.nodes]))
+    try:
+        return on_paper(procedure, pair, version=version, survivor=survivor, checkpoint_delay_ms=7)
+    except RefusedError:
+        plain = attrs.evolve(pair, machine=Machine(), multifd=False)
+        return on_paper(procedure, plain, version=version, survivor=survivor, checkpoint_delay_ms=7)
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> Report:
+    """Reports of plans, with every kind of outcome."""
+    plan = draw(plans())
+    return Report(
+        plan=plan,
+        outcomes={step.address: draw(_OUTCOMES) for step in plan.steps},
+        relief=draw(st.dictionaries(st.just("relief"), _OUTCOMES)),
+        after=draw(_maybe(snapshots)),
+    )
+
+
+_OUTCOMES: st.SearchStrategy[Outcome] = st.one_of(*(made(kind) for kind in get_args(Outcome)))
