@@ -151,7 +151,7 @@ class Optional:
             self.rule(field, value)
 
 
-def as_tuple(value: tuple[_T, ...] | list[_T]) -> tuple[_T, ...]:
+def as_tuple(value: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     """Lists become tuples, so that declared values stay frozen; the validator judges the rest."""
     return tuple(value) if isinstance(value, list) else value
 
