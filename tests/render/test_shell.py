@@ -291,3 +291,18 @@ def test_a_wait_gives_up_at_its_limit(
         done.returncode,
         done.stderr.splitlines()[-1],
     )
+
+
+@pytest.mark.qemu
+def test_the_human_monitor_refuses_by_talking(
+    make_plan: MakePlan, live_node: Node, pair: ColoPair, tmp_path: Path
+) -> None:
+    """Text in place of an error ends the script; a node that is gone counts as deleted."""
+    of = ColoPair(nodes=(live_node, pair.nodes[1]))
+    add = qmp.HumanMonitorCommand.drive_add(
+        node_name="replication0", host="127.0.0.1", port=1, export="parent0"
+    )
+    refused = run(shell.render(make_plan(execute(add), of=of)), tmp_path)
+    assert (1, True) == (refused.returncode, "Connection refused" in refused.stderr)
+    delete = qmp.HumanMonitorCommand.drive_del("replication0")
+    assert 0 == run(shell.render(make_plan(execute(delete), of=of)), tmp_path).returncode

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import asyncio
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 from tests.real_qemu import build_of
 
+from pycolo import host
 from pycolo.compiler import on_paper
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
-from pycolo.plan import Procedure
+from pycolo.plan import Procedure, RunHost, StopQemu
 from pycolo.qmp.replies import Version
 from pycolo.render import shell
 
@@ -32,14 +33,14 @@ def pair() -> Iterator[ColoPair]:
     with tempfile.TemporaryDirectory(prefix="py colo") as name:
         folder = Path(name)
         nodes = []
-        for number, node in enumerate(("alpha", "beta"), 1):
-            (folder / node).mkdir()
+        for number, called in enumerate(("alpha", "beta"), 1):
+            (folder / called).mkdir()
             nodes.append(
                 Node(
-                    name=node,
+                    name=called,
                     address=f"127.0.0.{number}",
-                    image_folder=str(folder / node),
-                    run_dir=str(folder / node / "run"),
+                    image_folder=str(folder / called),
+                    run_dir=str(folder / called / "run"),
                     qemu_binary=str(build.qemu_system),
                     qemu_img_binary=str(build.qemu_img),
                 )
@@ -50,15 +51,15 @@ def pair() -> Iterator[ColoPair]:
             disks=(ReplicationDisk(size_bytes=SIZE_BYTES),),
             chains=(FilterChain(netdev=Netdev(type="user")),),
         )
-        for pid_file in folder.glob("*/run/qemu.pid"):
-            _kill(int(pid_file.read_text()))
+        for node in nodes:
+            asyncio.run(_end(node))
 
 
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+async def _end(node: Node) -> None:
+    stop = host.watch(node)
+    if stop is not None:
+        stop.close()
+        await host.run_action(node, StopQemu(), limit_s=10)
 
 
 @pytest.mark.qemu
@@ -81,18 +82,24 @@ def test_a_pair_lives_by_scripts_alone(pair: ColoPair, tmp_path: Path) -> None:
         nodes=("alpha",),
     )
     (tmp_path / "again").write_text(shell.render(launch_again))
+    stop = RunHost(
+        address="alpha/stop-qemu", node="alpha", action=StopQemu(), why="a host dies", limit_s=10
+    )
+    launched = on_paper("launch", pair, version=version)
+    dies = attrs.evolve(launched, steps=(stop,))
+    (tmp_path / "stop-qemu").write_text(shell.render(dies))
     life = """
 set -e
 ip link set lo up
 sh launch
 sh start
-kill -9 "$(cat "$1/qemu.pid")"
+sh stop-qemu
 echo yes | sh failover
 sh again
 sh resume
 """
     done = subprocess.run(
-        [*UNSHARE, "sh", "-c", life, "life", alpha.run_dir],
+        [*UNSHARE, "sh", "-c", life],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -100,6 +107,6 @@ sh resume
     )
     assert 0 == done.returncode, done.stderr
     ends = [line.partition(" of pair")[0] for line in done.stderr.splitlines()]
-    assert ["launch", "start", "failover", "launch", "resume"] == [
+    assert ["launch", "start", "launch", "failover", "launch", "resume"] == [
         end for end in ends if end in procedures
     ]

@@ -91,16 +91,22 @@ def send(address, limit_s, line, accepts="[]", rescue="[]"):
         if command.get("execute") == "quit" and isinstance(error, ConnectionError):
             end(0)
         end(3, "no answer, the effect is unknown: %s" % error)
-    judge(command, answer, accepts)
+    judge(monitor, command, answer, accepts)
 
-def judge(command, answer, accepts):
+def talk(monitor, line, reply):
+    # The human monitor refuses by talking, and talks where it succeeds too.
+    lines = (part.strip() for part in reply.splitlines())
+    words = " ".join(w for w in lines if w and w != "OK" and "Failed flush for" not in w)
+    if line.startswith("drive_del ") and words:
+        there = Graph(monitor).find("block-driver", line.split(" ")[1])
+        return words if there is not None else ""
+    return words
+
+def judge(monitor, command, answer, accepts):
     error = answer.get("error")
-    text = answer.get("return")
-    if isinstance(text, str) and text.strip():
-        # The human monitor refuses by talking; drive_del talks where it succeeds too.
-        if command["arguments"]["command-line"].startswith("drive_del "):
-            end(0, text)
-        error = {"class": "GenericError", "desc": text}
+    if isinstance(answer.get("return"), str):
+        words = talk(monitor, command["arguments"]["command-line"], answer["return"])
+        error = {"class": "GenericError", "desc": words} if words else None
     if error is None:
         end(0)
     for accepted in accepts:
@@ -204,6 +210,72 @@ def holds(address, predicate, *arguments):
     except (OSError, ValueError) as error:
         end(1, "%s: %s" % (predicate, error))
 
+def start_time(pid):
+    try:
+        with open("/proc/%d/stat" % pid, errors="replace") as stat:
+            return int(stat.read().rpartition(")")[2].split()[19])
+    except OSError:
+        return None
+
+def text(path):
+    try:
+        with open(path) as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+def here():
+    machine = text("/etc/machine-id")
+    return {
+        "boot_id": text("/proc/sys/kernel/random/boot_id"),
+        "pid_namespace": os.readlink("/proc/self/ns/pid"),
+        "machine": "%s %s" % (machine, socket.gethostname()) if machine else "",
+    }
+
+def running(run_dir):
+    # A pid file tells more than a number, so that another process is never taken for QEMU.
+    try:
+        known = json.loads(text(run_dir + "/qemu.pid"))
+        now = here()
+        if any(known[key] != now[key] for key in ("boot_id", "pid_namespace")):
+            return None
+        pidfd = os.pidfd_open(known["pid"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+    same = start_time(known["pid"]) == known["start_time"]
+    return pidfd if same and not select.select([pidfd], [], [], 0)[0] else None
+
+def launch(run_dir, instance, *argv):
+    os.makedirs(os.path.dirname(run_dir), exist_ok=True)
+    try:
+        os.mkdir(run_dir, 0o700)
+    except FileExistsError:
+        found = os.lstat(run_dir)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            end(1, run_dir + " must be ours and have mode 0700")
+    if running(run_dir) is not None:
+        end(1, "QEMU runs there already")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    pid = os.posix_spawnp(argv[0], argv, os.environ, setsid=True, file_actions=[
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, run_dir + "/qemu.stderr", flags, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ], setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT])
+    known = {"pid": pid, "start_time": start_time(pid), **here(), "instance": instance}
+    with open(run_dir + "/qemu.new", "w") as stream:
+        json.dump(known, stream)
+    os.replace(run_dir + "/qemu.new", run_dir + "/qemu.pid")
+
+def stop(run_dir, limit_s):
+    pidfd = running(run_dir)
+    if pidfd is None:
+        end(0, "it did not run")
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        signal.pidfd_send_signal(pidfd, number)
+        if select.select([pidfd], [], [], float(limit_s) / 2)[0]:
+            end(0)
+    end(3, "it did not end")
+
 def listen(address):
     monitor = Monitor(address, LIMIT_S)
     parent = os.getppid()
@@ -216,8 +288,9 @@ def listen(address):
             if event:
                 print(event, flush=True)
 
+MODES = {"send": send, "holds": holds, "listen": listen, "launch": launch, "stop": stop}
 try:
-    {"send": send, "holds": holds, "listen": listen}[sys.argv[1]](*sys.argv[2:])
+    MODES[sys.argv[1]](*sys.argv[2:])
 except OSError as error:
     end(1, str(error))
 """.lstrip()

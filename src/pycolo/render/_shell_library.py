@@ -148,26 +148,22 @@ create_image() {
   changed=yes
 }
 
-# launch NODE LIMIT_S RUN_DIR ARGUMENT...: starts a QEMU that outlives this script.
+# launch NODE LIMIT_S RUN_DIR INSTANCE ARGUMENT...: starts a QEMU that outlives this script.
 launch() {
-  node=$1 limit=$2 run_dir=$3
-  shift 3
+  node=$1 limit=$2
+  shift 2
   if ! holds "$node" gone; then fail "$node has a QEMU already"; fi
-  on "$node" mkdir -p -m 0700 -- "$run_dir"
+  on "$node" python3 -c "$client" launch "$@" || fail "$node: QEMU was not started"
   changed=yes
-  on "$node" setsid -f sh -c \
-    'echo $$ >"$0/qemu.pid"; exec "$@" </dev/null >>"$0/qemu.log" 2>&1' "$run_dir" "$@"
   answers() { holds "$node" alive; }
   wait_until "$limit" answers never
 }
 
 # stop_qemu NODE LIMIT_S RUN_DIR: ends the QEMU of the pid file, and sees it end.
 stop_qemu() {
-  node=$1 limit=$2 run_dir=$3
-  on "$node" sh -c 'test -e "$0/qemu.pid" && kill "$(cat "$0/qemu.pid")"' "$run_dir" ||
-    fail "no QEMU of $run_dir to stop"
+  code=0
+  on "$1" python3 -c "$client" stop "$3" "$2" || code=$?
   changed=yes
-  ended() { on "$node" sh -c '! kill -0 "$(cat "$0/qemu.pid")" 2>/dev/null' "$run_dir"; }
-  wait_until "$limit" ended never
+  if [ "$code" -ne 0 ]; then fail "$1: its QEMU did not end"; fi
 }
 """.lstrip()

@@ -266,9 +266,9 @@ def _run_host(plan: Plan, step: RunHost) -> Iterator[str]:
     match step.action:
         case CreateImage(path=path, size_bytes=size_bytes, argv=argv):
             yield shlex.join(["create_image", node.name, path, str(size_bytes), *argv])
-        case LaunchQemu(argv=argv):
+        case LaunchQemu(instance=instance, argv=argv):
             limit_s = str(math.ceil(step.limit_s))
-            yield shlex.join(["launch", node.name, limit_s, node.run_dir, *argv])
+            yield shlex.join(["launch", node.name, limit_s, node.run_dir, instance, *argv])
         case StopQemu():
             yield shlex.join(["stop_qemu", node.name, str(math.ceil(step.limit_s)), node.run_dir])
         case _:
