@@ -1,6 +1,11 @@
 """How Sphinx builds the manual."""
 
+import sys
+from pathlib import Path
+
 import pycolo
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "pycolo"
 author = "the pycolo authors"
@@ -8,6 +13,7 @@ release = version = pycolo.__version__
 
 extensions = [
     "myst_parser",
+    "pycolo_pages",
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
     "sphinx.ext.napoleon",
@@ -23,10 +29,13 @@ napoleon_numpy_docstring = False
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "undoc-members": True}
 
 # The manual is built without a network, so other projects' names cannot be looked up.
 _ELSEWHERE = (
-    "argparse asyncio attr attrs collections concurrent contextlib datetime enum ipaddress os"
-    " pathlib qemu types typing typing_extensions"
+    "argparse asyncio attr attrs collections concurrent contextlib datetime enum ipaddress"
+    " logging os pathlib qemu types typing typing_extensions"
 )
 nitpick_ignore_regex = [("py:.*", rf"{name}\..*") for name in _ELSEWHERE.split()]
+# What a module keeps to itself has no entry in the manual.
+nitpick_ignore_regex += [("py:.*", r"pycolo\._json\..*"), ("py:.*", r"pycolo\..*\._[A-Z]\w*")]

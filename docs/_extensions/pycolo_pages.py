@@ -1,0 +1,132 @@
+"""What the manual takes from the code when it is built: help texts, tables, links to facts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import click
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.docutils import SphinxDirective
+from typing_extensions import override
+
+from pycolo import dialect
+from pycolo.cli._app import app as command_line
+
+PAGE = "qemu-behaviour"
+CITATION = re.compile(rf"({PAGE} )(\d+(?:\.\d+)?(?:(?:,| and| to) \d+(?:\.\d+)?)*)")
+NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
+
+
+class CommandLineHelp(SphinxDirective):
+    """The help text of every command of `pycolo`, as it prints it."""
+
+    @override
+    def run(self) -> Sequence[nodes.Node]:
+        return [node for words in _commands() for node in self._one(words)]
+
+    def _one(self, words: tuple[str, ...]) -> Iterator[nodes.Node]:
+        name = " ".join(("pycolo", *words))
+        section = nodes.section(ids=[name.replace(" ", "-")], names=[name])
+        section += nodes.title("", "", nodes.literal(text=name))
+        section += nodes.literal_block(text=_help(words), language="text")
+        yield section
+
+
+def _commands() -> Iterator[tuple[str, ...]]:
+    yield ()
+    for name in command_line.list_commands(click.Context(command_line)):
+        yield (name,)
+
+
+def _help(words: tuple[str, ...]) -> str:
+    context = click.Context(command_line, info_name="pycolo", terminal_width=88)
+    for word in words:
+        command = command_line.get_command(context, word)
+        assert command is not None  # noqa: S101 - the group has just listed it
+        context = click.Context(command, parent=context, info_name=word, terminal_width=88)
+    return context.get_help()
+
+
+class DialectTable(SphinxDirective):
+    """The features that depend on QEMU's version, from `pycolo.dialect`."""
+
+    @override
+    def run(self) -> Sequence[nodes.Node]:
+        return self.parse_text_to_nodes(dialect.table_text())
+
+
+class BrokenVersions(SphinxDirective):
+    """The versions that are refused, from `pycolo.dialect`."""
+
+    @override
+    def run(self) -> Sequence[nodes.Node]:
+        rows = (
+            f"| {b.first} to {b.last} | {b.good} | {b.reason} |\n" for b in dialect.KNOWN_BROKEN
+        )
+        return self.parse_text_to_nodes(
+            "| refused | good from | because |\n|---|---|---|\n" + "".join(rows)
+        )
+
+
+class LinkToFacts(SphinxPostTransform):
+    """Make each citation of docs/qemu-behaviour.md lead to its entry."""
+
+    default_priority = 200
+
+    @override
+    def run(self) -> None:
+        if self.app.builder.format != "html":
+            return
+        for text in list(self.document.findall(nodes.Text)):
+            plain = not isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.title)
+            if plain and text.parent.parent is not None and CITATION.search(text):
+                text.parent.replace(text, list(self._linked(str(text))))
+
+    def _linked(self, text: str) -> Iterator[nodes.Node]:
+        end = 0
+        for found in CITATION.finditer(text):
+            yield nodes.Text(text[end : found.start()] + found[1])
+            for n, part in enumerate(NUMBER.split(found[2])):
+                yield self._link(part) if n % 2 else nodes.Text(part)
+            end = found.end()
+        yield nodes.Text(text[end:])
+
+    def _link(self, number: str) -> nodes.reference:
+        page = self.app.builder.get_relative_uri(self.env.docname, PAGE)
+        return nodes.reference("", number, internal=True, refuri=f"{page}#{_anchor(number)}")
+
+
+def _anchor(number: str) -> str:
+    return f"behaviour-{number.replace('.', '-')}"
+
+
+def _name_entries(app: Sphinx, document: nodes.document) -> None:
+    """Give each part and entry of the page the anchor that citations lead to."""
+    if app.env.docname != PAGE:
+        return
+    for section in document.findall(nodes.section):
+        number = re.match(r"(\d+(?:\.\d+)?)\.? ", section[0].astext())
+        if number:
+            section["ids"].append(_anchor(number[1]))
+
+
+def _keep_first_line(_app: Sphinx, what: str, *rest: object) -> None:
+    """Keep napoleon from reading an attribute's "What: which" as a type and its text."""
+    lines = rest[-1]
+    if isinstance(lines, list) and what in ("attribute", "data"):
+        lines[:1] = [f": {line}" for line in lines[:1]]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register all of it."""
+    app.setup_extension("sphinx.ext.autodoc")
+    app.add_directive("command-line-help", CommandLineHelp)
+    app.add_directive("dialect-table", DialectTable)
+    app.add_directive("broken-versions", BrokenVersions)
+    app.add_post_transform(LinkToFacts)
+    app.connect("doctree-read", _name_entries)
+    app.connect("autodoc-process-docstring", _keep_first_line, priority=100)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
