@@ -1,0 +1,387 @@
+"""The client of the demo: it talks to the guest all the time and says when it had to wait.
+
+Run as a program, `python -m pycolo.demo.client HOST ECHO_PORT DISK_PORT [--ping]`, so that it can
+live in a network namespace of its own. What it sees goes to standard output, as `told` has it; the
+times
+are those of the machine's monotonic clock, in seconds.
+
+It takes lines on standard input: `target HOST ECHO_PORT DISK_PORT` (the guest is reached elsewhere
+from now on), `read` (compare all records on the guest's disk with what was acknowledged before);
+their end ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TextIO, final
+
+import attrs
+
+from pycolo.demo.guests import MAX_SLOTS
+from pycolo.demo.network import Service
+from pycolo.demo.told import Counters, Lost, ReadBack, State, Told, Waited, to_line
+
+NOTABLE_S: Final = 0.02
+"What is answered faster is not told."
+PING_EVERY_S: Final = 0.005
+IDLE_EVERY_S: Final = 0.1
+IDLE: Final = tuple(f"echo-{n}" for n in range(1, 8))
+"Connections with a request now and then."
+BUSY: Final = "echo-busy"
+"The connection that always has a request in flight."
+PING: Final = "ping"
+DISK: Final = "disk"
+NEW: Final = "new"
+"A new connection each time."
+READ: Final = "read"
+"The reading of the whole disk."
+
+_STATE_EVERY_S: Final = 0.2
+_CONNECT_LIMIT_S: Final = 5.0
+_NEW_LIMIT_S: Final = 0.25
+_REPLY_LIMIT_S: Final = 20.0
+_READ_LIMIT_S: Final = 60.0
+_RETRY_S: Final = 0.1
+_ECHO_REQUEST: Final = 8
+_ICMP_HEADER: Final = struct.Struct("!BBHHH")
+_READ_LINE_BYTES: Final = 1 << 16
+
+
+class WrongReplyError(Exception):
+    """The guest answered something else than it was asked for."""
+
+
+@final
+@attrs.define
+class Stream:
+    """One thing the client does over and over."""
+
+    name: str
+    answered: int = 0
+    last_s: float = 0.0
+    connection: int = 0
+
+    def counters(self) -> Counters:
+        """How far it is."""
+        return Counters(answered=self.answered, last_s=self.last_s, connection=self.connection)
+
+
+@final
+class Client:
+    """All streams, and what they tell."""
+
+    def __init__(self, target: Service, out: TextIO) -> None:
+        self.target = target
+        self.acknowledged = 0
+        self.streams: dict[str, Stream] = {}
+        self._out = out
+
+    def stream(self, name: str) -> Stream:
+        """The stream of a name, counted from now on."""
+        return self.streams.setdefault(name, Stream(name))
+
+    def answered(self, stream: Stream, asked_s: float) -> None:
+        """Note an answer, and tell of it when it took long."""
+        stream.last_s = time.monotonic()
+        stream.answered += 1
+        if stream.last_s - asked_s > NOTABLE_S:
+            self.tell(Waited(stream=stream.name, from_s=asked_s, to_s=stream.last_s))
+
+    def lost(self, stream: Stream, error: Exception) -> None:
+        """Note that a connection ended."""
+        self.tell(Lost(stream=stream.name, at_s=time.monotonic(), why=_why(error)))
+        stream.connection += 1
+
+    def state(self) -> None:
+        """Tell all counters."""
+        streams = {name: stream.counters() for name, stream in self.streams.items()}
+        at_s = time.monotonic()
+        self.tell(State(at_s=at_s, acknowledged=self.acknowledged, streams=streams))
+
+    def tell(self, told: Told) -> None:
+        """Write one line."""
+        self._out.write(to_line(told))
+        self._out.flush()
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+# -- connections
+
+
+@final
+class Line:
+    """A connection with its dialogue of lines."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def to(cls, host: str, port: int, limit_s: float) -> Line:
+        """Connect, or raise OSError."""
+        async with asyncio.timeout(limit_s):
+            return cls(*await asyncio.open_connection(host, port, limit=_READ_LINE_BYTES))
+
+    async def ask(self, request: str, limit_s: float = _REPLY_LIMIT_S) -> str:
+        """Send a line and take the next one; raises OSError when the connection ends or rests."""
+        self._writer.write(f"{request}\n".encode())
+        return await self.next(limit_s)
+
+    async def next(self, limit_s: float = _REPLY_LIMIT_S) -> str:
+        """Take the next line."""
+        async with asyncio.timeout(limit_s):
+            line = await self._reader.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError("the guest's end closed the connection")
+        return line.decode("ascii", "replace").rstrip("\n")
+
+    def close(self) -> None:
+        """Forget the connection at once; what is under way is dropped."""
+        self._writer.transport.abort()
+
+
+async def echo(client: Client, name: str, every_s: float) -> None:
+    """Ask for an echo over and over on one connection, and on a new one when that ends."""
+    stream = client.stream(name)
+
+    async def asks(line: Line, asked: Asked) -> None:
+        while True:
+            request = f"{name} {stream.answered}"
+            await _expect(line, request, request)
+            client.answered(stream, asked.since_s)
+            await asyncio.sleep(every_s)
+            asked.now()
+
+    await _for_ever(client, stream, lambda: client.target.echo_port, asks)
+
+
+async def write(client: Client) -> None:
+    """Write one record after the other; each is acknowledged before the next is sent."""
+    stream = client.stream(DISK)
+
+    async def asks(line: Line, asked: Asked) -> None:
+        while client.acknowledged < MAX_SLOTS - 1:
+            number = client.acknowledged + 1
+            await _expect(line, f"w {number}", f"ok {number}")
+            client.acknowledged = number
+            client.answered(stream, asked.since_s)
+            asked.now()
+        # Every slot of the disk has its record; the next would replace the first.
+        await asyncio.Event().wait()
+
+    await _for_ever(client, stream, lambda: client.target.disk_port, asks)
+
+
+@final
+class Asked:
+    """When the request that is not answered yet was first sent."""
+
+    def __init__(self) -> None:
+        self.since_s = time.monotonic()
+
+    def now(self) -> None:
+        """A new request is sent."""
+        self.since_s = time.monotonic()
+
+
+async def _for_ever(
+    client: Client,
+    stream: Stream,
+    port: Callable[[], int],
+    asks: Callable[[Line, Asked], Awaitable[None]],
+) -> None:
+    asked = Asked()
+    while True:
+        line: Line | None = None
+        try:
+            line = await Line.to(client.target.host, port(), _CONNECT_LIMIT_S)
+            await asks(line, asked)
+        except (OSError, WrongReplyError) as error:
+            if line is not None:
+                client.lost(stream, error)
+            await asyncio.sleep(_RETRY_S)
+        finally:
+            if line is not None:
+                line.close()
+
+
+async def _expect(line: Line, request: str, reply: str) -> None:
+    found = await line.ask(request)
+    if found != reply:
+        raise WrongReplyError(f"{request!r} was answered with {found!r}")
+
+
+async def connect(client: Client) -> None:
+    """Make a new connection over and over, with one echo on each."""
+    stream = client.stream(NEW)
+    asked = Asked()
+    while True:
+        with contextlib.suppress(OSError, WrongReplyError):
+            # Given up early and made anew: a lost SYN is repeated only after a second.
+            line = await Line.to(client.target.host, client.target.echo_port, _NEW_LIMIT_S)
+            try:
+                await _expect(line, NEW, NEW)
+            finally:
+                line.close()
+            client.answered(stream, asked.since_s)
+            await asyncio.sleep(IDLE_EVERY_S)
+            asked.now()
+            continue
+        await asyncio.sleep(PING_EVERY_S)
+
+
+async def read_back(client: Client) -> None:
+    """Read the whole disk and tell how many acknowledged records are not on it."""
+    acknowledged = client.acknowledged
+    found: set[str] = set()
+    line = await Line.to(client.target.host, client.target.disk_port, _CONNECT_LIMIT_S)
+    try:
+        answer = await line.ask("r", _READ_LIMIT_S)
+        while answer != "end":
+            found.add(answer)
+            answer = await line.next(_READ_LIMIT_S)
+    finally:
+        line.close()
+    missing = sum(f"record {n}" not in found for n in range(1, acknowledged + 1))
+    client.tell(ReadBack(at_s=time.monotonic(), acknowledged=acknowledged, missing=missing))
+
+
+# -- ping
+
+
+async def ping(client: Client) -> None:
+    """Send an ICMP echo request every 5 ms, whatever becomes of the ones before."""
+    stream = client.stream(PING)
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as door:
+        door.setblocking(False)  # noqa: FBT003 - the name of the method says it
+        loop = asyncio.get_running_loop()
+        loop.add_reader(door, _on_pong, client, stream, door)
+        try:
+            await _pings(client, door)
+        finally:
+            loop.remove_reader(door)
+
+
+async def _pings(client: Client, door: socket.socket) -> None:
+    sequence = 0
+    next_s = time.monotonic()
+    while True:
+        with contextlib.suppress(OSError):  # no way to the guest: not answered
+            door.sendto(echo_request(_identifier(), sequence), (client.target.host, 0))
+        sequence = (sequence + 1) % 65536
+        now_s = time.monotonic()
+        # Kept up late, it goes on from now: a burst would measure nothing.
+        next_s = max(next_s + PING_EVERY_S, now_s)
+        await asyncio.sleep(next_s - now_s)
+
+
+def _on_pong(client: Client, stream: Stream, door: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            if is_echo_reply(door.recv(2048), _identifier()):
+                client.answered(stream, stream.last_s or time.monotonic())
+
+
+def _identifier() -> int:
+    return os.getpid() % 65536
+
+
+def echo_request(identifier: int, sequence: int) -> bytes:
+    """Give an ICMP echo request.
+
+    Args:
+        identifier: 0 to 65535; the reply has the same.
+        sequence: 0 to 65535.
+    """
+    bare = _ICMP_HEADER.pack(_ECHO_REQUEST, 0, 0, identifier, sequence)
+    total = sum(struct.unpack("!4H", bare))
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    return _ICMP_HEADER.pack(_ECHO_REQUEST, 0, checksum, identifier, sequence)
+
+
+def is_echo_reply(packet: bytes, identifier: int) -> bool:
+    """Say whether an IPv4 packet answers one of our echo requests."""
+    header_bytes = (packet[0] & 15) * 4 if packet else 0
+    if len(packet) < header_bytes + _ICMP_HEADER.size:
+        return False
+    kind, code, _, whose, _ = _ICMP_HEADER.unpack_from(packet, header_bytes)
+    return (kind, code, whose) == (0, 0, identifier)
+
+
+# -- the program
+
+
+async def run(client: Client, *, with_ping: bool) -> None:
+    """Do all of it until standard input ends."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(echo(client, BUSY, 0)),
+            group.create_task(write(client)),
+            group.create_task(connect(client)),
+            group.create_task(_states(client)),
+        ]
+        for name in IDLE:
+            task = group.create_task(echo(client, name, IDLE_EVERY_S))
+            tasks.append(task)
+        if with_ping:
+            tasks.append(group.create_task(ping(client)))
+        await _commands(client)
+        for task in tasks:
+            task.cancel()
+
+
+async def _states(client: Client) -> None:
+    while True:
+        client.state()
+        await asyncio.sleep(_STATE_EVERY_S)
+
+
+async def _commands(client: Client) -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        match line.decode().split():
+            case ["target", host, echo_port, disk_port]:
+                client.target = Service(
+                    host=host, echo_port=int(echo_port), disk_port=int(disk_port)
+                )
+            case ["read"]:
+                await _try_to_read(client)
+            case words:
+                raise SystemExit(f"not a command: {' '.join(words)}")
+
+
+async def _try_to_read(client: Client) -> None:
+    try:
+        await read_back(client)
+    except OSError as error:
+        client.tell(Lost(stream=READ, at_s=time.monotonic(), why=_why(error)))
+
+
+def main() -> None:
+    """Be the program."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("host")
+    parser.add_argument("echo_port", type=int)
+    parser.add_argument("disk_port", type=int)
+    parser.add_argument("--ping", action="store_true")
+    options = parser.parse_args()
+    target = Service(host=options.host, echo_port=options.echo_port, disk_port=options.disk_port)
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        asyncio.run(run(Client(target, sys.stdout), with_ping=options.ping))
+
+
+if __name__ == "__main__":
+    main()

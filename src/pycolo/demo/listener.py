@@ -1,0 +1,190 @@
+"""The demo's end of the client: starts it, keeps what it tells, and answers questions about it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, assert_never, final
+
+from pycolo.demo.client import BUSY, DISK, IDLE, READ
+from pycolo.demo.network import Network, Service
+from pycolo.demo.told import Lost, ReadBack, State, Told, Waited, from_line
+from pycolo.errors import ParseError, PycoloError
+
+KEPT: Final = (BUSY, *IDLE, DISK)
+"The connections that shall live on."
+_END_S: Final = 5.0
+_READ_S: Final = 70.0
+
+
+class ClientError(PycoloError):
+    """The client ended, or did not tell in time what it was asked for."""
+
+
+@final
+class Listener:
+    """What the client told so far; grows while the client runs."""
+
+    def __init__(self) -> None:
+        self.state = State(at_s=0.0, acknowledged=0, streams={})
+        self.waits: list[Waited] = []
+        self.lost: list[Lost] = []
+        self.readings: list[ReadBack] = []
+        self._process: Process | None = None
+        self._news = asyncio.Event()
+        self._broken = ""
+
+    def take(self, told: Told) -> None:
+        """Keep what was told."""
+        match told:
+            case State():
+                self.state = told
+            case Waited():
+                self.waits.append(told)
+            case Lost():
+                self.lost.append(told)
+            case ReadBack():
+                self.readings.append(told)
+            case _:
+                assert_never(told)
+        self._news.set()
+
+    # -- questions
+
+    def worst(self, stream: str, from_s: float, to_s: float) -> Waited | None:
+        """The longest wait of a stream that touches a span of time."""
+        touching = [
+            wait
+            for wait in self.waits
+            if wait.stream == stream and wait.to_s > from_s and wait.from_s < to_s
+        ]
+        return max(touching, key=lambda wait: wait.took_s, default=None)
+
+    def connections(self) -> dict[str, int]:
+        """Which connection each kept stream is on, by number."""
+        return {name: self.state.streams[name].connection for name in KEPT}
+
+    def answered_since(self, at_s: float) -> bool:
+        """Whether every stream got an answer after a moment."""
+        streams = self.state.streams
+        return set(KEPT) <= set(streams) and all(s.last_s > at_s for s in streams.values())
+
+    # -- waiting and asking
+
+    async def until(self, come_true: Callable[[], bool], limit_s: float) -> bool:
+        """Wait for something that the client tells; whether it came true in time.
+
+        Raises:
+            ClientError: The client ended.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while not come_true():
+                    self._refuse_if_broken()
+                    self._news.clear()
+                    await self._news.wait()
+        return come_true()
+
+    async def read_back(self) -> ReadBack:
+        """Have the guest's disk read through the guest.
+
+        Raises:
+            ClientError: It could not be read.
+        """
+        count, failed = len(self.readings), self._failed_readings()
+        await self._ask(READ)
+        await self.until(
+            lambda: len(self.readings) > count or self._failed_readings() > failed, _READ_S
+        )
+        if len(self.readings) == count:
+            why = self.lost[-1].why if self._failed_readings() > failed else "no answer in time"
+            raise ClientError(f"the guest's disk could not be read through the guest: {why}")
+        return self.readings[-1]
+
+    def _failed_readings(self) -> int:
+        return sum(lost.stream == READ for lost in self.lost)
+
+    async def go_to(self, service: Service) -> None:
+        """Tell the client that the guest is reached elsewhere."""
+        await self._ask(f"target {service.host} {service.echo_port} {service.disk_port}")
+
+    async def _ask(self, line: str) -> None:
+        self._refuse_if_broken()
+        assert self._process is not None and self._process.stdin is not None  # noqa: PT018, S101 - it runs
+        self._process.stdin.write(f"{line}\n".encode())
+        with contextlib.suppress(ConnectionError):
+            await self._process.stdin.drain()
+
+    def _refuse_if_broken(self) -> None:
+        if self._broken:
+            raise ClientError(self._broken)
+
+    # -- the process
+
+    async def follow(self, process: Process) -> None:
+        """Take what a process tells until it ends."""
+        self._process = process
+        assert process.stdout is not None  # noqa: S101 - it was started with a pipe
+        try:
+            while line := await process.stdout.readline():
+                self.take(from_line(line.decode()))
+            self._broken = "the client ended"
+        except ParseError as error:
+            self._broken = f"the client wrote {error}"
+        finally:
+            self._news.set()
+
+
+@asynccontextmanager
+async def listening(network: Network, service: Service, log: Path) -> AsyncGenerator[Listener]:
+    """Run the client while the block lasts.
+
+    Args:
+        network: Where it lives.
+        service: Where the guest is reached.
+        log: Where its error messages go.
+
+    Raises:
+        ClientError: It could not be started.
+    """
+    listener = Listener()
+    process = await _started(_argv(network, service), log)
+    following = asyncio.create_task(listener.follow(process))
+    try:
+        yield listener
+    finally:
+        await _ended(process)
+        await following
+
+
+def _argv(network: Network, service: Service) -> Sequence[str]:
+    program = (sys.executable, "-m", "pycolo.demo.client")
+    target = (service.host, str(service.echo_port), str(service.disk_port))
+    return (*network.client, *program, *target, *(("--ping",) if network.isolated else ()))
+
+
+async def _started(argv: Sequence[str], log: Path) -> Process:
+    # In a session of its own: an interrupt at the terminal is for the demo, which ends it in order.
+    with log.open("ab") as stderr:
+        try:
+            return await asyncio.create_subprocess_exec(
+                *argv, stdin=PIPE, stdout=PIPE, stderr=stderr, start_new_session=True
+            )
+        except OSError as error:
+            raise ClientError(f"{argv[0]}: {error}") from error
+
+
+async def _ended(process: Process) -> None:
+    assert process.stdin is not None  # noqa: S101 - it was started with a pipe
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(_END_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

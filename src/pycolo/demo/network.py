@@ -1,0 +1,272 @@
+"""Networks for a pair on one machine: two hosts and a client, in network namespaces or without.
+
+With namespaces each QEMU has a host of its own: a bridge with the guest's tap, a cable to the
+client's bridge, and a second cable between the hosts for what COLO replicates. The guest's one MAC
+address moves from host to host at a failover, so connections live on, and the bridges learn of the
+move as they would in a rack.
+
+Without them each QEMU has its own user-mode network: the guest is reached through a port of the
+QEMU it runs on, so connections end with that QEMU.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import socket
+import subprocess
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, final
+
+import attrs
+
+from pycolo.demo.guests import DISK_PORT, ECHO_PORT
+from pycolo.errors import PycoloError
+from pycolo.model import Netdev
+
+GUEST_ADDRESS: Final = "10.77.0.2"
+"Where the client finds the guest in namespaces."
+_CLIENT: Final = "client"
+_CLIENT_ADDRESS: Final = "10.77.0.1/24"
+_HOST_PREFIX: Final = "10.77.1."
+_USER_GUEST_ADDRESS: Final = "10.0.2.15/24"
+_LIMIT_S: Final = 20.0
+_FOLDER_OF_NAMESPACES: Final = Path("/run/netns")
+
+
+class NetworkError(PycoloError):
+    """A network could not be made; what was made of it is gone again."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Service:
+    """Where the client reaches the guest."""
+
+    host: str
+    echo_port: int
+    disk_port: int
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Place:
+    """What one node has of the network."""
+
+    address: str
+    "Where the peer reaches it."
+    netdev: Netdev
+    "The host's end of the guest's card."
+    enter: tuple[str, ...]
+    "What to put before a command so that it runs on that host."
+    service: Service
+    "Where the client reaches the guest while it serves from here."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Network:
+    """Where the nodes and the client are."""
+
+    places: Mapping[str, Place]
+    "Node name to its place."
+    client: tuple[str, ...]
+    "What to put before the client's command."
+    guest_address: str
+    "The guest's address with its prefix length."
+    isolated: bool
+    "Whether each host has a namespace of its own, so that connections outlive a host."
+
+
+def wrapper(path: Path, enter: Sequence[str], program: Path) -> Path:
+    """Write a program that runs another one on a node's host, under the same process id.
+
+    Args:
+        path: Where to write it.
+        enter: `Place.enter`.
+        program: What it runs.
+
+    Returns:
+        `path`.
+    """
+    path.write_text(f'#!/bin/sh\nexec {shlex.join((*enter, str(program)))} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+@contextmanager
+def namespaces(nodes: Sequence[str]) -> Generator[Network]:
+    """Make the network out of namespaces, and delete it when the block is left.
+
+    Blocks for some tenths of a second. Processes that still run inside keep their namespace until
+    they end, without a name.
+
+    Args:
+        nodes: Names of the two nodes.
+
+    Raises:
+        NetworkError: Not root, no `ip`, or the kernel refuses; nothing is left behind.
+    """
+    with ExitStack() as stack:
+        names = {name: f"pycolo-{os.getpid()}-{name}" for name in (_CLIENT, *nodes)}
+        for name in names.values():
+            _ip("netns", "add", name)
+            stack.callback(_delete, name)
+            _without_ipv6(name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _make_bridge(names[_CLIENT], _CLIENT_ADDRESS)
+        for node in nodes:
+            _make_host(names[node], names[_CLIENT], node)
+        _make_cable(*(names[node] for node in nodes))
+        yield _of_namespaces(names, nodes)
+
+
+def _of_namespaces(names: Mapping[str, str], nodes: Sequence[str]) -> Network:
+    options = {"ifname": "tap0", "script": "no", "downscript": "no"}
+    service = Service(host=GUEST_ADDRESS, echo_port=ECHO_PORT, disk_port=DISK_PORT)
+    places = {
+        node: Place(
+            address=f"{_HOST_PREFIX}{n}",
+            netdev=Netdev(type="tap", options=options),
+            enter=_enter(names[node]),
+            service=service,
+        )
+        for n, node in enumerate(nodes, start=1)
+    }
+    return Network(
+        places=places,
+        client=_enter(names[_CLIENT]),
+        guest_address=f"{GUEST_ADDRESS}/24",
+        isolated=True,
+    )
+
+
+def _enter(namespace: str) -> tuple[str, ...]:
+    return ("ip", "netns", "exec", namespace)
+
+
+def _without_ipv6(namespace: str) -> None:
+    # Hosts that greet each other over IPv6 would reach both guests, and COLO does not compare it.
+    script = "for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do [ ! -w $f ] || echo 1 >$f; done"
+    _run(*_enter(namespace), "sh", "-c", script)
+
+
+def _make_bridge(namespace: str, address: str | None = None) -> None:
+    _ip("-n", namespace, "link", "add", "lan", "type", "bridge", "mcast_snooping", "0")
+    _up(namespace, "lan")
+    if address is not None:
+        _ip("-n", namespace, "address", "add", address, "dev", "lan")
+
+
+def _make_host(namespace: str, client: str, node: str) -> None:
+    _make_bridge(namespace)
+    port = f"to-{node}"[:15]
+    _ip(
+        "-n",
+        namespace,
+        "link",
+        "add",
+        "uplink",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        port,
+        "netns",
+        client,
+    )
+    _ip("-n", namespace, "tuntap", "add", "tap0", "mode", "tap")
+    for where, name in ((namespace, "uplink"), (namespace, "tap0"), (client, port)):
+        _ip("-n", where, "link", "set", "dev", name, "master", "lan")
+        _up(where, name)
+
+
+def _make_cable(first: str, second: str) -> None:
+    _ip("-n", first, "link", "add", "colo", "type", "veth", "peer", "name", "colo", "netns", second)
+    for n, namespace in enumerate((first, second), start=1):
+        _ip("-n", namespace, "address", "add", f"{_HOST_PREFIX}{n}/24", "dev", "colo")
+        _up(namespace, "colo")
+
+
+def _up(namespace: str, link: str) -> None:
+    _ip("-n", namespace, "link", "set", "dev", link, "up")
+
+
+def _delete(name: str) -> None:
+    # Whatever happens, the others are deleted too; a name that stays is seen by the caller's `ip`.
+    subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def _ip(*arguments: str) -> None:
+    _run("ip", *arguments)
+
+
+def _run(*argv: str) -> None:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_LIMIT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NetworkError(f"{shlex.join(argv)}: {error}") from error
+    if done.returncode:
+        raise NetworkError(f"{shlex.join(argv)}: {done.stderr.strip()}")
+
+
+@contextmanager
+def user_networks(nodes: Sequence[str]) -> Generator[Network]:
+    """Give each node a user-mode network and loopback addresses of its own.
+
+    Args:
+        nodes: Names of the two nodes.
+
+    Raises:
+        NetworkError: No free loopback address or port was found.
+    """
+    hosts = _free_addresses(len(nodes))
+    yield Network(
+        places={node: _user_place(host) for node, host in zip(nodes, hosts, strict=True)},
+        client=(),
+        guest_address=_USER_GUEST_ADDRESS,
+        isolated=False,
+    )
+
+
+def _user_place(host: str) -> Place:
+    echo_port, disk_port = _free_ports(host, 2)
+    forwarded = ((echo_port, ECHO_PORT), (disk_port, DISK_PORT))
+    options = {"hostfwd": tuple(f"tcp:{host}:{here}-:{there}" for here, there in forwarded)}
+    return Place(
+        address=host,
+        netdev=Netdev(type="user", options=options),
+        enter=(),
+        service=Service(host=host, echo_port=echo_port, disk_port=disk_port),
+    )
+
+
+def _free_addresses(count: int) -> list[str]:
+    # All of 127/8 is this machine's: whoever runs a pair at the same time has other addresses.
+    third, fourth = random.randint(1, 254), random.randint(1, 200)  # noqa: S311 - no secret
+    return [f"127.77.{third}.{fourth + n}" for n in range(count)]
+
+
+def _free_ports(host: str, count: int) -> list[int]:
+    with ExitStack() as stack:
+        doors = [stack.enter_context(socket.socket()) for _ in range(count)]
+        try:
+            for door in doors:
+                door.bind((host, 0))
+        except OSError as error:
+            raise NetworkError(f"a port on {host}: {error}") from error
+        return [_port(door.getsockname()) for door in doors]
+
+
+def _port(name: Iterable[object]) -> int:
+    _, port = name
+    assert isinstance(port, int)  # noqa: S101 - an IPv4 socket's name is an address and a port
+    return port
+
+
+def leftovers() -> list[str]:
+    """The namespaces of this process that are still there."""
+    return sorted(path.name for path in _FOLDER_OF_NAMESPACES.glob(f"pycolo-{os.getpid()}-*"))
