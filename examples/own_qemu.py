@@ -1,0 +1,60 @@
+"""For a controller that owns QEMU's life cycle: it takes command lines and plans, no more.
+
+    python examples/own_qemu.py [PAIRFILE]
+
+Such a controller makes disks, starts QEMU and ends it itself, in its own cgroups and under its own
+user. From pycolo it takes the words: which arguments each QEMU gets, which images must exist with
+which size, and which QMP commands go where in which order.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from pycolo import compiler, pairfile, wire
+from pycolo.plan import CreateImage, LaunchQemu, Plan, RunHost, StopQemu
+from pycolo.qmp.replies import Version
+from pycolo.snapshot import Absent, Snapshot
+
+EXAMPLE = Path(__file__).parent / "pair.toml"
+INSTALLED = Version.parse("11.1.3")
+
+
+def main(pair_file: Path = EXAMPLE) -> None:
+    """Print what the controller has to do on each host, and the plan it then has executed."""
+    pair = pairfile.load(pair_file)
+    nodes = [node.name for node in pair.nodes]
+    launch = compiler.launch(
+        pair,
+        Snapshot(nodes={name: Absent() for name in nodes}),
+        qemu=dict.fromkeys(nodes, INSTALLED),
+        # The identity tells a QEMU from one that was started anew: give each start its own.
+        instances={name: f"{pair.name}.{name}.1" for name in nodes},
+    )
+    for step in launch.steps:
+        if isinstance(step, RunHost):
+            describe(step)
+    # `start` begins with what `launch` promises; a real one is compiled from what is read.
+    start = compiler.start(pair, launch.promise)
+    save(start)
+
+
+def describe(step: RunHost) -> None:
+    """Say what is to be done on a host."""
+    match step.action:
+        case CreateImage(path=path, image_format=image_format, size_bytes=size_bytes):
+            print(f"{step.node}: needs {path}, {image_format}, {size_bytes} bytes")
+        case LaunchQemu(role=role, argv=argv):
+            print(f"{step.node}: starts as {role}: {shlex.join(argv)}")
+        case StopQemu():
+            print(f"{step.node}: is ended")
+
+
+def save(plan: Plan) -> None:
+    """Show that a plan is a document: it can be kept, sent to a worker and read back."""
+    document = wire.dumps(wire.plan_to_json(plan))
+    print(f"{plan.procedure}: {len(plan.steps)} steps in {len(document) // 1024} KiB of JSON")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:2]))
