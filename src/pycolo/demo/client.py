@@ -2,8 +2,7 @@
 
 Run as a program, `python -m pycolo.demo.client HOST ECHO_PORT DISK_PORT [--ping]`, so that it can
 live in a network namespace of its own. What it sees goes to standard output, as `told` has it; the
-times
-are those of the machine's monotonic clock, in seconds.
+times are those of the machine's monotonic clock, in seconds.
 
 It takes lines on standard input: `target HOST ECHO_PORT DISK_PORT` (the guest is reached elsewhere
 from now on), `read` (compare all records on the guest's disk with what was acknowledged before);

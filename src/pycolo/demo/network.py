@@ -110,6 +110,7 @@ def namespaces(nodes: Sequence[str]) -> Generator[Network]:
     Raises:
         NetworkError: Not root, no `ip`, or the kernel refuses; nothing is left behind.
     """
+    _delete_orphans()
     with ExitStack() as stack:
         names = {name: f"pycolo-{os.getpid()}-{name}" for name in (_CLIENT, *nodes)}
         for name in names.values():
@@ -198,6 +199,14 @@ def _up(namespace: str, link: str) -> None:
 def _delete(name: str) -> None:
     # Whatever happens, the others are deleted too; a name that stays is seen by the caller's `ip`.
     subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def _delete_orphans() -> None:
+    """Delete what a demo left that was killed before it could."""
+    for path in _FOLDER_OF_NAMESPACES.glob("pycolo-*-*"):
+        pid = path.name.split("-")[1]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            _delete(path.name)
 
 
 def _ip(*arguments: str) -> None:

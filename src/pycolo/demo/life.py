@@ -1,0 +1,501 @@
+"""The whole life of a pair: a guest that outlives every one of the QEMUs it runs on.
+
+A Linux guest is started on one node and protected by the other. Then QEMU processes are killed, in
+turn the primary's and the secondary's; each time the other one goes on, and a new secondary is put
+beside it. Meanwhile a client talks to the guest and says what it noticed.
+
+Failovers are armed: what the survivor will have to do is compiled while all is well, and executed
+the moment the kernel reports the other process dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, final
+
+import attrs
+
+from pycolo import compiler, host
+from pycolo.demo.client import BUSY, DISK, IDLE, NEW, PING
+from pycolo.demo.guests import READY_LINE, acknowledged_in_image
+from pycolo.demo.listener import KEPT, Listener, listening
+from pycolo.demo.report import Failover, Kill, LifeReport, Moment, Protection, Role, Span
+from pycolo.demo.stage import LifeError, Stage, fetched, staged
+from pycolo.demo.told import Waited
+from pycolo.errors import PycoloError
+from pycolo.execute import execute
+from pycolo.observers import Observer, Silent
+from pycolo.plan import CreateImage, Plan, Relief, Step, StopQemu
+from pycolo.probe import probe
+from pycolo.qmp.commands import Cont
+from pycolo.qmp.events import ResumeEvent, StopEvent
+from pycolo.result import Outcome, Report
+from pycolo.session import Notice, Session
+from pycolo.snapshot import Absent, Dead, NodeState, ProcessExit, Snapshot
+
+Progress: TypeAlias = Callable[[str], None]
+STREAMS: Final = (PING, BUSY, *IDLE, DISK, NEW)
+
+_CONNECT_S: Final = 10.0
+_BOOT_S: Final = 90.0
+_BACK_S: Final = 25.0
+_STOP_S: Final = 10.0
+_POLL_S: Final = 0.05
+
+
+@final
+@attrs.frozen(kw_only=True)
+class LifeOptions:
+    """What shall happen."""
+
+    kills: tuple[Kill, ...] = ("primary", "secondary", "primary")
+    "Whose QEMU is killed, one after the other."
+    protected_s: float = 6.0
+    "How long the guest is left protected before each kill."
+    checkpoint_delay_ms: int = 2000
+    "The longest time between two checkpoints."
+    disk_mib: int = 64
+    "Size of the guest's disk in MiB, at least 16."
+    may_isolate: bool = True
+    "Use network namespaces where this machine lets us."
+    cache: Path | None = None
+    "Where QEMU and the guest are kept; the usual place if None."
+
+
+def run(options: LifeOptions, progress: Progress) -> LifeReport:
+    """Live the whole life, and clear up; blocks for one or two minutes.
+
+    Args:
+        options: What shall happen.
+        progress: Told what is being done.
+
+    Returns:
+        What was found out; a life that ended early says so in its report.
+
+    Raises:
+        FetchError: QEMU or the guest could not be had; nothing was started.
+        NetworkError: No network; nothing was started.
+        KeyboardInterrupt: It was interrupted, or told to end; all is cleared up.
+    """
+    with _terminable():
+        programs = fetched(options.cache, progress)
+        with staged(
+            programs,
+            checkpoint_delay_ms=options.checkpoint_delay_ms,
+            disk_mib=options.disk_mib,
+            may_isolate=options.may_isolate,
+        ) as stage:
+            report = asyncio.run(live(stage, options, progress))
+            return report if report.ok else attrs.evolve(report, logs=str(stage.keep_logs()))
+
+
+async def live(stage: Stage, options: LifeOptions, progress: Progress) -> LifeReport:
+    """Live the whole life on a stage.
+
+    Args:
+        stage: Where; whoever set it clears up the processes that an interrupt leaves.
+        options: What shall happen.
+        progress: Told what is being done.
+    """
+    life = _Life(stage, progress)
+    error: str | None = None
+    try:
+        async with life:
+            await life.live(options)
+    except PycoloError as caught:
+        error = str(caught)
+        progress(f"ended early: {error}")
+    return life.report(options, error)
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    """Make an order to end an interrupt, which asyncio and everything else clears up after."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.signal(n, lambda *_: signal.raise_signal(signal.SIGINT)) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@final
+class _Clockwork:
+    """An observer that notes when each step of a plan ended, and nothing else."""
+
+    def __init__(self) -> None:
+        self.ended_s: dict[str, float] = {}
+
+    def step_finished(self, address: str, outcome: Outcome) -> None:  # noqa: ARG002 - an Observer's
+        """Note it."""
+        self.ended_s[address] = time.monotonic()
+
+    def plan_started(self, plan: Plan) -> None:
+        """Nothing."""
+
+    def step_started(self, step: Step) -> None:
+        """Nothing."""
+
+    def step_progress(
+        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        """Nothing."""
+
+    def relief_started(self, relief: Relief) -> None:
+        """Nothing."""
+
+    def plan_finished(self, report: Report) -> None:
+        """Nothing."""
+
+    def restored_s(self, plan: Plan) -> float:
+        """When the guest served again; for a plan during which it always does, when it ended."""
+        return self.ended_s[plan.restored_after or plan.steps[-1].address]
+
+
+@final
+class _Qemu:
+    """One running QEMU: its process, and the connection to it."""
+
+    def __init__(self, session: Session, watch: host.DeathWatch) -> None:
+        self.session: Final = session
+        self.watch: Final = watch
+        self.stopped_s: list[float] = []
+        self.resumed_s: list[float] = []
+        self._unsubscribe = session.subscribe(self._note)
+
+    def _note(self, notice: Notice) -> None:
+        match notice:
+            case StopEvent():
+                self.stopped_s.append(time.monotonic())
+            case ResumeEvent():
+                self.resumed_s.append(time.monotonic())
+            case _:
+                pass
+
+    def stops(self, from_s: float, to_s: float) -> tuple[float, ...]:
+        """How long each standstill was that began in a span of time."""
+        ends = [
+            (began, next((at for at in self.resumed_s if at > began), to_s))
+            for began in self.stopped_s
+            if from_s <= began < to_s
+        ]
+        return tuple(end - began for began, end in ends)
+
+    async def aclose(self) -> None:
+        """Let go of it; it keeps running if it did."""
+        self._unsubscribe()
+        await self.session.aclose()
+        self.watch.close()
+
+
+@final
+class _Life:
+    """The life while it is lived."""
+
+    def __init__(self, stage: Stage, progress: Progress) -> None:
+        self._stage = stage
+        self._pair = stage.pair
+        self._progress = progress
+        self._begun_s = time.monotonic()
+        self._stack = AsyncExitStack()
+        self._qemus: dict[str, _Qemu] = {}
+        self._others: dict[str, NodeState] = {node.name: Absent() for node in stage.pair.nodes}
+        self._launches = 0
+        self._armed: dict[str, Plan] = {}
+        self._listener = Listener()
+        self._roles: dict[str, tuple[Role, float]] = {}
+        self._spans: list[Span] = []
+        self._moments: list[Moment] = []
+        self._protections: list[Protection] = []
+        self._failovers: list[Failover] = []
+        self._lost_writes: int | None = None
+
+    async def __aenter__(self) -> None:
+        self._stack.push_async_callback(self._let_go)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+        for node in tuple(self._roles):
+            self._becomes(node, None)
+
+    async def _let_go(self) -> None:
+        for qemu in self._qemus.values():
+            await qemu.aclose()
+
+    async def live(self, options: LifeOptions) -> None:
+        """All of it, in order.
+
+        Raises:
+            PycoloError: It cannot go on.
+        """
+        first, second = (node.name for node in self._pair.nodes)
+        await self._boot(first)
+        await self._listen(first)
+        await self._protect(first, second, "start")
+        primary = first
+        for n, killed in enumerate(options.kills):
+            if n:
+                await self._protect(primary, self._pair.peer_of(primary).name, "resume")
+            await self._rest(options.protected_s)
+            primary = await self._kill(primary, killed)
+        await self._end(primary)
+
+    # -- what is told
+
+    def _now_s(self) -> float:
+        return time.monotonic() - self._begun_s
+
+    def _say(self, text: str, *, at_s: float | None = None) -> None:
+        moment = Moment(at_s=self._now_s() if at_s is None else at_s - self._begun_s, text=text)
+        self._moments.append(moment)
+        self._progress(f"{moment.at_s:7.2f} s  {text}")
+
+    def _becomes(self, node: str, role: Role | None, *, at_s: float | None = None) -> None:
+        now_s = self._now_s() if at_s is None else at_s - self._begun_s
+        if node in self._roles:
+            before, since_s = self._roles.pop(node)
+            self._spans.append(Span(node=node, role=before, from_s=since_s, to_s=now_s))
+        if role is not None:
+            self._roles[node] = (role, now_s)
+
+    # -- parts of a life
+
+    async def _boot(self, node: str) -> None:
+        await self._make_disks(node)
+        await self._launch(node)
+        await self._qemus[node].session.execute(Cont(), limit_s=_CONNECT_S)
+        self._becomes(node, "alone")
+        end_s = time.monotonic() + _BOOT_S
+        while READY_LINE not in self._stage.serial_text(node):
+            if time.monotonic() > end_s:
+                raise LifeError(f"the guest on {node} was not up within {_BOOT_S:g} s")
+            await asyncio.sleep(_POLL_S)
+        self._say(f"the guest is up on {node}, alone")
+
+    async def _make_disks(self, name: str) -> None:
+        node = self._pair.node(name)
+        for disk in self._pair.disks:
+            path = node.image_path(disk.image)
+            size = str(disk.size_bytes)
+            argv = (node.qemu_img_binary, "create", "-f", disk.image_format, path, size)
+            action = CreateImage(
+                path=path, image_format=disk.image_format, size_bytes=disk.size_bytes, argv=argv
+            )
+            await host.run_action(node, action, limit_s=self._pair.timeouts.command_s)
+
+    async def _listen(self, node: str) -> None:
+        service = self._stage.network.places[node].service
+        log = self._stage.folder / "client.log"
+        self._listener = await self._stack.enter_async_context(
+            listening(self._stage.network, service, log)
+        )
+        if not await self._listener.until(lambda: self._listener.answered_since(0.0), _BACK_S):
+            raise LifeError(f"the client reached not all of the guest within {_BACK_S:g} s")
+        self._say(f"the client has {len(KEPT)} connections and writes to the disk")
+
+    async def _rest(self, rest_s: float) -> None:
+        await self._listener.until(lambda: False, rest_s)
+
+    async def _launch(self, node: str) -> None:
+        self._launches += 1
+        version = self._stage.programs.version
+        plan = compiler.launch(
+            self._pair,
+            await self._seen(),
+            qemu={name.name: version for name in self._pair.nodes},
+            nodes=(node,),
+            primary=self._pair.nodes[0].name,
+            instances={node: f"demo.{node}.{self._launches}"},
+        )
+        await self._executed(plan)
+        place = self._pair.node(node)
+        watch = host.watch(place)
+        if watch is None:
+            raise LifeError(f"QEMU on {node} ended right after its start")
+        session = await Session.connect(node, place.control_monitor, limit_s=_CONNECT_S)
+        self._qemus[node] = _Qemu(session, watch)
+
+    async def _seen(self) -> Snapshot:
+        sessions = {node: qemu.session for node, qemu in self._qemus.items()}
+        return await probe({**self._others, **sessions})
+
+    async def _executed(
+        self,
+        plan: Plan,
+        observer: Observer | None = None,
+        proofs: Mapping[str, ProcessExit] | None = None,
+    ) -> Report:
+        sessions = {node: qemu.session for node, qemu in self._qemus.items()}
+        report = await execute(plan, sessions, observer=observer or Silent(), proofs=proofs or {})
+        if report.failed is not None:
+            outcome = report.outcomes.get(report.failed)
+            raise LifeError(f"{plan.procedure} ended at {report.failed}: {outcome}")
+        return report
+
+    # -- protection
+
+    async def _protect(
+        self, primary: str, secondary: str, procedure: Literal["start", "resume"]
+    ) -> None:
+        began_s = time.monotonic()
+        await self._launch(secondary)
+        self._becomes(secondary, "joining", at_s=began_s)
+        launched_s = time.monotonic()
+        self._say(f"a fresh QEMU on {secondary} is there; {procedure} begins")
+        snapshot = await self._seen()
+        make = compiler.start if procedure == "start" else compiler.resume
+        plan = make(self._pair, snapshot)
+        clockwork = _Clockwork()
+        await self._executed(plan, clockwork)
+        protected_s = clockwork.restored_s(plan)
+        done_s = time.monotonic()
+        self._becomes(primary, "primary", at_s=protected_s)
+        self._becomes(secondary, "secondary", at_s=protected_s)
+        self._protections.append(
+            Protection(
+                procedure=procedure,
+                primary=primary,
+                secondary=secondary,
+                at_s=began_s - self._begun_s,
+                launched_s=launched_s - began_s,
+                protected_s=protected_s - launched_s,
+                proven_s=done_s - protected_s,
+                stops_s=self._qemus[primary].stops(launched_s, protected_s),
+                waits_s=self._worst(began_s, protected_s),
+                steps=len(plan.steps),
+            )
+        )
+        await self._arm()
+        self._say(f"protected: {primary} with {secondary}, proven by a checkpoint; failovers armed")
+
+    async def _arm(self) -> None:
+        snapshot = await self._seen()
+        self._armed = {
+            node.name: compiler.failover(self._pair, snapshot, survivor=node.name)
+            for node in self._pair.nodes
+        }
+
+    def _worst(self, from_s: float, to_s: float) -> dict[str, float]:
+        found = {stream: self._listener.worst(stream, from_s, to_s) for stream in STREAMS}
+        return {stream: wait.took_s for stream, wait in found.items() if wait is not None}
+
+    # -- failover
+
+    async def _kill(self, primary: str, killed: Kill) -> str:
+        secondary = self._pair.peer_of(primary).name
+        victim, survivor = (primary, secondary) if killed == "primary" else (secondary, primary)
+        before = self._listener.connections()
+        plan = self._armed[survivor]
+        dying = self._qemus.pop(victim)
+        exited = asyncio.create_task(dying.watch.exited())
+        await asyncio.sleep(0)
+        clockwork = _Clockwork()
+        killed_s = time.monotonic()
+        os.kill(dying.watch.pid, signal.SIGKILL)
+        proof = await exited
+        seen_s = time.monotonic()
+        await self._executed(plan, clockwork, {victim: proof})
+        finished_s = time.monotonic()
+        restored_s = clockwork.restored_s(plan)
+        self._others[victim] = Dead(proof=proof)
+        self._becomes(victim, None, at_s=killed_s)
+        self._becomes(survivor, "alone", at_s=restored_s)
+        await dying.aclose()
+        self._say(f"SIGKILL to the {killed}, on {victim}", at_s=killed_s)
+        self._say(f"{survivor} goes on alone", at_s=restored_s)
+        await self._back(survivor, restored_s)
+        survived = self._survived(before)
+        outages_s = self._worst(killed_s, time.monotonic())
+        reading = await self._listener.read_back()
+        self._say(f"{reading.acknowledged} writes acknowledged, {reading.missing} lost")
+        self._failovers.append(
+            Failover(
+                killed=killed,
+                victim=victim,
+                survivor=survivor,
+                at_s=killed_s - self._begun_s,
+                seen_s=seen_s - killed_s,
+                resumed_s=self._resumed(survivor, killed_s, restored_s),
+                restored_s=restored_s - killed_s,
+                finished_s=finished_s - killed_s,
+                outages_s=outages_s,
+                connections=len(before),
+                survived=survived,
+                acknowledged=reading.acknowledged,
+                missing=reading.missing,
+                steps=len(plan.steps),
+            )
+        )
+        return survivor
+
+    def _resumed(self, survivor: str, killed_s: float, restored_s: float) -> float | None:
+        resumes = self._qemus[survivor].resumed_s
+        found = [at_s - killed_s for at_s in resumes if killed_s < at_s <= restored_s]
+        return found[-1] if found else None
+
+    async def _back(self, survivor: str, restored_s: float) -> None:
+        if not self._stage.network.isolated:
+            await self._listener.go_to(self._stage.network.places[survivor].service)
+        if not await self._listener.until(
+            lambda: self._listener.answered_since(restored_s), _BACK_S
+        ):
+            late = sorted(
+                name
+                for name, counters in self._listener.state.streams.items()
+                if counters.last_s <= restored_s
+            )
+            self._say(f"no answer within {_BACK_S:g} s: {', '.join(late)}")
+
+    def _survived(self, before: Mapping[str, int]) -> int:
+        after = self._listener.connections()
+        return sum(after[name] == number for name, number in before.items())
+
+    # -- the end
+
+    async def _end(self, node: str) -> None:
+        """End the guest, and look for every acknowledged write in the image it leaves."""
+        await self._stack.aclose()
+        acknowledged = self._listener.state.acknowledged
+        place = self._pair.node(node)
+        await host.run_action(place, StopQemu(), limit_s=_STOP_S)
+        self._becomes(node, None)
+        found = acknowledged_in_image(
+            Path(place.image_path(self._pair.disks[0].image)), self._stage.programs.build.qemu_img
+        )
+        self._lost_writes = sum(n not in found for n in range(1, acknowledged + 1))
+        self._say(f"the image of {node} lacks {self._lost_writes} of {acknowledged} writes")
+
+    def report(self, options: LifeOptions, error: str | None) -> LifeReport:
+        """What was found out."""
+        waits = tuple(
+            Waited(
+                stream=wait.stream,
+                from_s=wait.from_s - self._begun_s,
+                to_s=wait.to_s - self._begun_s,
+            )
+            for wait in self._listener.waits
+        )
+        return LifeReport(
+            qemu=self._stage.programs.build.version,
+            checkpoint_delay_ms=options.checkpoint_delay_ms,
+            isolated=self._stage.network.isolated,
+            not_shown=self._stage.not_shown,
+            failovers_wanted=len(options.kills),
+            protections=tuple(self._protections),
+            failovers=tuple(self._failovers),
+            spans=tuple(self._spans),
+            moments=tuple(sorted(self._moments, key=lambda moment: moment.at_s)),
+            waits=waits,
+            took_s=self._now_s(),
+            acknowledged=self._listener.state.acknowledged,
+            lost_writes=self._lost_writes,
+            error=error,
+            logs=None,
+        )

@@ -1,0 +1,199 @@
+"""Where the demo takes place: programs, a folder, a network and a declaration.
+
+Everything here blocks and none of it needs an event loop, so that all is cleared up as well when one
+was interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final, final
+
+import attrs
+
+from pycolo import host
+from pycolo.demo.builds import QemuBuild, fetch
+from pycolo.demo.guests import LinuxGuest, linux_guest
+from pycolo.demo.network import Network, NetworkError, Place, namespaces, user_networks, wrapper
+from pycolo.errors import PycoloError
+from pycolo.model import ColoPair, FilterChain, Machine, Node, ReplicationDisk
+from pycolo.qmp.replies import Version
+
+NODES: Final = ("alpha", "beta")
+_MAC: Final = "52:54:00:77:00:02"
+_MEMORY_MIB: Final = 128
+_WAIT_FOR_END_S: Final = 10
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Programs:
+    """What is fetched before anything begins."""
+
+    build: QemuBuild
+    guest: LinuxGuest
+
+    @property
+    def version(self) -> Version:
+        """QEMU's version."""
+        return Version.parse(self.build.version)
+
+
+def fetched(cache: Path | None, progress: Callable[[str], None]) -> Programs:
+    """Find QEMU and the guest, or fetch them.
+
+    Args:
+        cache: Folder that keeps them; the usual one if None.
+        progress: Told what is being done.
+
+    Raises:
+        FetchError: One could not be had.
+    """
+    build = fetch("11.1", cache, on_progress=progress)
+    return Programs(build=build, guest=linux_guest(cache, on_progress=progress))
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Stage:
+    """All that is there before the first QEMU runs."""
+
+    programs: Programs
+    folder: Path
+    network: Network
+    pair: ColoPair
+    not_shown: tuple[str, ...]
+    "What cannot be shown on this machine, and why."
+
+    def serial_text(self, node: str) -> str:
+        """What the guest wrote to its serial port on a node."""
+        path = Path(self.pair.node(node).run_dir, "serial.log")
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def keep_logs(self) -> Path:
+        """Have the logs outlive the stage."""
+        kept = Path(tempfile.mkdtemp(prefix="pycolo-demo-logs-"))
+        for log in [*self.folder.glob("*.log"), *self.folder.glob("*/run/*")]:
+            if log.suffix in (".log", ".stderr"):
+                shutil.copy(log, kept / "-".join(log.relative_to(self.folder).parts))
+        return kept
+
+
+@contextmanager
+def staged(
+    programs: Programs, *, checkpoint_delay_ms: int, disk_mib: int, may_isolate: bool
+) -> Generator[Stage]:
+    """Set the stage, and leave nothing of it behind: no process, no namespace, no folder.
+
+    Args:
+        programs: What runs.
+        checkpoint_delay_ms: The longest time between two checkpoints.
+        disk_mib: Size of the guest's disk, at least 16 for its records.
+        may_isolate: Use network namespaces where this machine lets us.
+
+    Raises:
+        NetworkError: There is no network to be had.
+    """
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="pycolo-demo-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        network, not_shown = _network(stack, may_isolate=may_isolate)
+        nodes = [_node(folder, programs, name, network.places[name]) for name in NODES]
+        pair = _pair(
+            programs, network, nodes, checkpoint_delay_ms=checkpoint_delay_ms, disk_mib=disk_mib
+        )
+        stack.callback(_end_all, nodes)
+        yield Stage(
+            programs=programs, folder=folder, network=network, pair=pair, not_shown=not_shown
+        )
+
+
+def _network(stack: ExitStack, *, may_isolate: bool) -> tuple[Network, tuple[str, ...]]:
+    if not may_isolate:
+        why = "hosts of their own: network namespaces were not asked for"
+    elif os.geteuid() != 0:
+        why = "hosts of their own: network namespaces need root"
+    else:
+        try:
+            return stack.enter_context(namespaces(NODES)), ()
+        except NetworkError as error:
+            why = f"hosts of their own: {error}"
+    user: AbstractContextManager[Network] = user_networks(NODES)
+    lost = (
+        why,
+        "ping: user-mode networks pass no ICMP in",
+        "connections that outlive the primary: each is forwarded by the QEMU that dies",
+    )
+    return stack.enter_context(user), lost
+
+
+def _node(folder: Path, programs: Programs, name: str, place: Place) -> Node:
+    home = folder / name
+    home.mkdir()
+    # Whatever becomes of the demo, its QEMUs end with it.
+    tied = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+    program = wrapper(home / "qemu", (*tied, *place.enter), programs.build.qemu_system)
+    return Node(
+        name=name,
+        address=place.address,
+        image_folder=str(home),
+        run_dir=str(home / "run"),
+        qemu_binary=str(program),
+        qemu_img_binary=str(programs.build.qemu_img),
+    )
+
+
+def _pair(
+    programs: Programs,
+    network: Network,
+    nodes: Sequence[Node],
+    *,
+    checkpoint_delay_ms: int,
+    disk_mib: int,
+) -> ColoPair:
+    first, second = nodes
+    gateway = "" if network.isolated else "10.0.2.2"
+    guest = programs.guest
+    machine = Machine(
+        memory_mib=_MEMORY_MIB,
+        accelerator="tcg",
+        kernel=str(guest.kernel),
+        initrd=str(guest.initrd),
+        append=guest.kernel_arguments(addresses=(network.guest_address,), gateway=gateway),
+        serial_log=True,
+    )
+    chain = FilterChain(
+        netdev=network.places[first.name].netdev,
+        netdevs={name: place.netdev for name, place in network.places.items()},
+        model="rtl8139",
+        mac=_MAC,
+    )
+    return ColoPair(
+        name="demo",
+        nodes=(first, second),
+        machine=machine,
+        disks=(ReplicationDisk(size_bytes=disk_mib << 20),),
+        chains=(chain,),
+        checkpoint_delay_ms=checkpoint_delay_ms,
+    )
+
+
+def _end_all(nodes: Sequence[Node]) -> None:
+    """End what still runs, by the very processes that were started, and see them end."""
+    for node in nodes:
+        running = host.watch(node)
+        if running is not None:
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(running.pid, signal.SIGKILL)
+                os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+            running.close()
+
+
+class LifeError(PycoloError):
+    """The life of the pair could not go on."""
