@@ -11,10 +11,11 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pycolo import compiler, host, pairfile, probe
+from pycolo import compiler, host, pairfile
 from pycolo.execute import execute
 from pycolo.lineage import LineageFiles
 from pycolo.model import ColoPair
+from pycolo.probe import probe
 from pycolo.render import text
 from pycolo.result import Report
 from pycolo.session import Session
@@ -39,7 +40,7 @@ async def fail_over(pair: ColoPair, survivor: str, proof: DeathProof) -> Report:
     peer = pair.peer_of(survivor).name
     control = pair.node(survivor).control_monitor
     async with await Session.connect(survivor, control, limit_s=CONNECT_S) as session:
-        snapshot = await probe.probe({survivor: session, peer: Dead(proof=proof)})
+        snapshot = await probe({survivor: session, peer: Dead(proof=proof)})
         plan = compiler.failover(pair, snapshot, survivor=survivor)
         print(text.render(plan))
         report = await execute(

@@ -1,3 +1,160 @@
-"""Declarative fault tolerance of virtual machines: QEMU COLO pairs, from Python."""
+"""Declarative fault tolerance of virtual machines: QEMU COLO pairs, from Python.
+
+The everyday names, most important first; each says more in its own module. They are loaded when
+they are first used: who only declares pairs does not wait for what speaks to QEMU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
+
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from pycolo.compiler.paper import on_paper
+    from pycolo.compiler.procedures import (
+        failover,
+        launch,
+        resume,
+        set_checkpoint_delay,
+        start,
+        stop,
+    )
+    from pycolo.errors import (
+        Busy,
+        CommandRefused,
+        CommandUnknown,
+        CompileError,
+        ConnectionFailed,
+        DeclarationError,
+        HostRefused,
+        ParseError,
+        PycoloError,
+        Unresponsive,
+        VersionError,
+    )
+    from pycolo.execute import execute
+    from pycolo.model import (
+        ColoPair,
+        FilterChain,
+        Machine,
+        Netdev,
+        Node,
+        Ports,
+        ReplicationDisk,
+        TcpMonitor,
+        Timeouts,
+        UnixMonitor,
+    )
+    from pycolo.pairfile import load
+    from pycolo.plan import Plan
+    from pycolo.probe import probe
+    from pycolo.qmp.replies import Version
+    from pycolo.result import Report
+    from pycolo.session import Session
+    from pycolo.snapshot import Dead, FenceProof, ProcessExit, Snapshot
 
 __version__ = "0.1.0"
+
+__all__ = (  # noqa: RUF022 - most important first
+    "ColoPair",
+    "Node",
+    "FilterChain",
+    "ReplicationDisk",
+    "Machine",
+    "Netdev",
+    "Ports",
+    "Timeouts",
+    "UnixMonitor",
+    "TcpMonitor",
+    "load",
+    "launch",
+    "start",
+    "failover",
+    "resume",
+    "stop",
+    "set_checkpoint_delay",
+    "on_paper",
+    "Plan",
+    "Snapshot",
+    "Version",
+    "Report",
+    "Session",
+    "probe",
+    "execute",
+    "Dead",
+    "ProcessExit",
+    "FenceProof",
+    "PycoloError",
+    "DeclarationError",
+    "ParseError",
+    "CompileError",
+    "VersionError",
+    "CommandRefused",
+    "CommandUnknown",
+    "Busy",
+    "Unresponsive",
+    "ConnectionFailed",
+    "HostRefused",
+)
+
+# Where each of them lives. What type checkers read above says the same; a test holds them together.
+_NAMES: Final = {
+    "pycolo.model": (
+        *("ColoPair", "Node", "FilterChain", "ReplicationDisk", "Machine", "Netdev"),
+        *("Ports", "Timeouts", "UnixMonitor", "TcpMonitor"),
+    ),
+    "pycolo.pairfile": ("load",),
+    "pycolo.compiler.procedures": (
+        *("launch", "start", "failover", "resume", "stop"),
+        "set_checkpoint_delay",
+    ),
+    "pycolo.compiler.paper": ("on_paper",),
+    "pycolo.plan": ("Plan",),
+    "pycolo.snapshot": ("Snapshot", "Dead", "ProcessExit", "FenceProof"),
+    "pycolo.qmp.replies": ("Version",),
+    "pycolo.result": ("Report",),
+    "pycolo.session": ("Session",),
+    "pycolo.probe": ("probe",),
+    "pycolo.execute": ("execute",),
+    "pycolo.errors": (
+        *("PycoloError", "DeclarationError", "ParseError", "CompileError", "VersionError"),
+        *("CommandRefused", "CommandUnknown", "Busy", "Unresponsive", "ConnectionFailed"),
+        "HostRefused",
+    ),
+}
+_HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=_SELF)
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps a function whose module has the same name (`execute`, `probe`).
+
+    Python binds a module in its package when it is imported. Whether `pycolo.execute` is the
+    function must not depend on who has imported the module before.
+    """
+
+    @override
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, ModuleType) and _HOMES.get(name) == value.__name__:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+_SELF: Final = sys.modules[__name__]
+_SELF.__class__ = _Package
