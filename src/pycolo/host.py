@@ -113,7 +113,7 @@ async def _create_image(node: Node, action: CreateImage, limit_s: float) -> str:
     try:
         code, text = await _output(action.argv, limit_s)
         if code != 0:
-            raise HostRefused(node.name, _CREATE, text.strip() or f"qemu-img ended with {code}")
+            raise HostRefused(node.name, _CREATE, text.strip() or f"it ended with {code}")  # noqa: TRY301
     except BaseException:
         os.unlink(action.path)  # noqa: PTH108 - no Path is needed for it
         raise

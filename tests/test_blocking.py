@@ -1,0 +1,163 @@
+"""The runner: from many threads, under eventlet, and through its end."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pycolo.blocking import Runner, RunnerClosed
+
+THREADS = 20
+LIMIT_S = 20.0
+
+
+async def _give(value: int) -> int:
+    await asyncio.sleep(0)
+    return value
+
+
+async def _fail() -> None:
+    await asyncio.sleep(0)
+    raise LookupError("inside")
+
+
+async def _for_ever(began: threading.Event | None = None) -> None:
+    if began is not None:
+        began.set()
+    await asyncio.Event().wait()
+
+
+def test_result_comes_back() -> None:
+    """What a coroutine returns is what `run` returns, again and again."""
+    with Runner() as runner:
+        assert [1, 2] == [runner.run(_give(1)), runner.run(_give(2), LIMIT_S)]
+
+
+def test_error_comes_back() -> None:
+    """What a coroutine raises is what `run` raises, and the runner goes on."""
+    with Runner() as runner:
+        with pytest.raises(LookupError, match="inside"):
+            runner.run(_fail())
+        assert 3 == runner.run(_give(3))
+
+
+def test_limit_cancels() -> None:
+    """When the limit passes the coroutine has been cancelled and has ended."""
+    ended = []
+
+    async def stubborn() -> None:
+        try:
+            await _for_ever()
+        finally:
+            ended.append("cancelled")
+
+    with Runner() as runner:
+        with pytest.raises(TimeoutError):
+            runner.run(stubborn(), 0.01)
+        assert ["cancelled"] == ended
+
+
+def test_many_threads_at_once() -> None:
+    """Twenty threads that need each other's coroutines to go on are served at once."""
+    arrived = 0
+    all_here = asyncio.Event()
+
+    async def meet(value: int) -> int:
+        nonlocal arrived
+        arrived += 1
+        if arrived == THREADS:
+            all_here.set()
+        await all_here.wait()
+        return value
+
+    with Runner() as runner, ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda n: runner.run(meet(n), LIMIT_S), range(THREADS)))
+    assert list(range(THREADS)) == found
+
+
+def test_closing_cancels_what_runs() -> None:
+    """A thread that waits while the runner is closed is told so."""
+    began = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        with Runner() as runner:
+            waiting = pool.submit(runner.run, _for_ever(began))
+            began.wait(LIMIT_S)
+        with pytest.raises(RunnerClosed):
+            waiting.result(LIMIT_S)
+
+
+def test_use_after_close_is_an_error() -> None:
+    """A closed runner refuses, and leaves no coroutine behind that was never awaited."""
+    runner = Runner()
+    with runner:
+        pass
+    runner.close()
+    with pytest.raises(RunnerClosed):
+        runner.run(_give(1))
+
+
+def test_use_before_entering_is_an_error() -> None:
+    """A runner that was not entered has no thread."""
+    with pytest.raises(RunnerClosed):
+        Runner().run(_give(1))
+
+
+def test_runner_does_not_wait_for_itself() -> None:
+    """Called from its own loop it would wait for ever, so it refuses."""
+    with Runner() as runner:
+
+        async def inside() -> int:
+            return runner.run(_give(1))
+
+        with pytest.raises(RuntimeError, match="itself"):
+            runner.run(inside(), LIMIT_S)
+
+
+_EVENTLET = """
+import warnings
+warnings.simplefilter("ignore")
+import eventlet
+eventlet.monkey_patch()
+import asyncio, sys, threading
+sys.path.insert(0, sys.argv[2])
+from pycolo.blocking import Runner
+from pycolo.model import UnixMonitor
+from pycolo.qmp import commands as qmp
+from pycolo.session import Session
+
+ticks = 0
+def tick():
+    global ticks
+    while True:
+        ticks += 1
+        eventlet.sleep(0.001)
+
+async def ask(n):
+    if sys.argv[1]:
+        session = await Session.connect("alpha", UnixMonitor(path=sys.argv[1]), limit_s=20)
+        async with session:
+            await session.execute(qmp.QueryStatus(), limit_s=20)
+    await asyncio.sleep(0.05)
+    return n
+
+eventlet.spawn(tick)
+with Runner() as runner:
+    pool = eventlet.GreenPool(20)
+    found = list(pool.imap(lambda n: runner.run(ask(n), 60), range(20)))
+print(found == list(range(20)), ticks > 10)
+"""
+
+
+def _under_eventlet(monitor: str) -> str:
+    pytest.importorskip("eventlet")
+    argv = [sys.executable, "-c", _EVENTLET, monitor, "src"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=50, check=False)
+    return done.stdout.strip() or done.stderr
+
+
+def test_under_eventlet_others_go_on() -> None:
+    """Patched by eventlet, twenty green threads wait at once and others run meanwhile."""
+    assert "True True" == _under_eventlet("")

@@ -1,0 +1,554 @@
+"""The executor against scripted monitors: steps that QEMU refuses, or leaves open."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from tests.scripted_qmp import SILENCE, Refuse, ScriptedQmp, scripted_qmp
+from typing_extensions import override
+
+from pycolo import conditions as c
+from pycolo.execute import execute
+from pycolo.model import ColoPair, Node, UnixMonitor
+from pycolo.observers import JsonLinesObserver
+from pycolo.plan import Check, Execute, Plan, Refusal, Relief, Step, Wait
+from pycolo.qmp import commands as qmp
+from pycolo.qmp.objects import YankBlockNode
+from pycolo.qmp.replies import Version
+from pycolo.result import Done, NotRun, Outcome, PlanFailed, Refused, Report, TimedOut, Unknown
+from pycolo.session import Session
+from pycolo.snapshot import Dead, FenceProof, Live, OnPaper, ProcessExit, Snapshot
+
+VERSION = Version(major=11, minor=1, micro=3)
+PAIR = ColoPair(
+    nodes=(
+        Node(name="alpha", address="127.0.0.1", image_folder="/a"),
+        Node(name="beta", address="127.0.0.2", image_folder="/b"),
+    )
+)
+LIVE = Snapshot(nodes={"alpha": Live(version=VERSION), "beta": Live(version=VERSION)})
+SHORT_S = 0.1
+LONG_S = 20.0
+RUNNING = {"running": True, "status": "running"}
+PAUSED = {"running": False, "status": "paused"}
+
+
+@pytest.fixture
+async def alpha(tmp_path: Path) -> AsyncGenerator[ScriptedQmp]:
+    """The monitor of one node."""
+    async with scripted_qmp(tmp_path / "alpha") as served:
+        yield served
+
+
+@pytest.fixture
+async def beta(tmp_path: Path) -> AsyncGenerator[ScriptedQmp]:
+    """The monitor of the other node."""
+    async with scripted_qmp(tmp_path / "beta") as served:
+        yield served
+
+
+@pytest.fixture
+async def sessions(alpha: ScriptedQmp, beta: ScriptedQmp) -> AsyncGenerator[dict[str, Session]]:
+    """A session with each."""
+    opened = {}
+    for name, script in (("alpha", alpha), ("beta", beta)):
+        monitor = UnixMonitor(path=str(script.path))
+        opened[name] = await Session.connect(name, monitor, limit_s=5)
+    yield opened
+    for session in opened.values():
+        await session.aclose()
+
+
+def _plan(*steps: Step, reliefs: tuple[Relief, ...] = (), origin: Snapshot = LIVE) -> Plan:
+    return Plan(
+        procedure="start",
+        pair=PAIR,
+        qemu={"alpha": VERSION, "beta": VERSION},
+        dialect="auto",
+        origin=origin,
+        promise=origin,
+        steps=steps,
+        reliefs=reliefs,
+    )
+
+
+def _execute(
+    command: qmp.Command,
+    node: str = "alpha",
+    *,
+    limit_s: float = LONG_S,
+    accepts: tuple[Refusal, ...] = (),
+    rescue: tuple[qmp.Yank, ...] = (),
+) -> Execute:
+    address = f"{node}/{command.qmp_name}/{command.subject}".rstrip("/")
+    return Execute(
+        address=address,
+        node=node,
+        command=command,
+        why="",
+        limit_s=limit_s,
+        accepts=accepts,
+        rescue=rescue,
+    )
+
+
+def _wait(
+    until: c.Condition, *, limit_s: float = LONG_S, unless: c.Condition | None = None
+) -> Wait:
+    return Wait(address="wait", node="alpha", until=until, why="", limit_s=limit_s, unless=unless)
+
+
+def _check(condition: c.Condition) -> Check:
+    return Check(address="check", node="alpha", condition=condition, why="")
+
+
+def _kinds(outcomes: Mapping[str, Outcome]) -> list[object]:
+    return [type(outcome) for outcome in outcomes.values()]
+
+
+def _reason(report: Report) -> str:
+    outcome = report.outcomes[report.failed or ""]
+    assert not isinstance(outcome, Done | NotRun)
+    return outcome.reason
+
+
+STOP = _execute(qmp.Stop())
+CONT = _execute(qmp.Cont())
+YANK = qmp.Yank(instances=(YankBlockNode(node_name="nbd0"),))
+ALPHA_RUNS = c.RunStateIs(node="alpha", states=("running",))
+
+
+async def test_steps_run_in_order_and_the_report_says_so(
+    sessions: dict[str, Session], alpha: ScriptedQmp, beta: ScriptedQmp
+) -> None:
+    """Each step goes to its node, one after the other, and all are done."""
+    report = await execute(_plan(STOP, _execute(qmp.Cont(), "beta"), CONT), sessions)
+    assert [Done, Done, Done] == _kinds(report.outcomes)
+    assert (["stop", "cont"], ["cont"]) == (alpha.commands, beta.commands)
+    assert (None, 0) == (report.failed, report.exit_code)
+    assert report is report.raise_on_failure()
+
+
+async def test_empty_plan_is_done(sessions: dict[str, Session]) -> None:
+    """Nothing to do is done."""
+    assert 0 == (await execute(_plan(), sessions)).exit_code
+
+
+async def test_refusal_ends_it(sessions: dict[str, Session], alpha: ScriptedQmp) -> None:
+    """After a refusal nothing more is sent, and nothing was changed."""
+    alpha.replies["stop"] = Refuse("not now")
+    report = await execute(_plan(STOP, CONT), sessions)
+    assert [Refused, NotRun] == _kinds(report.outcomes)
+    assert ("alpha/stop", 1) == (report.failed, report.exit_code)
+    assert "not now" in report.advice
+    with pytest.raises(PlanFailed, match="not now"):
+        report.raise_on_failure()
+
+
+async def test_change_before_a_refusal_is_unfinished(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """What was done before a refusal stays done: the exit code says changed."""
+    alpha.replies["cont"] = Refuse("no")
+    assert 3 == (await execute(_plan(STOP, CONT), sessions)).exit_code
+
+
+async def test_accepted_refusal_is_done(sessions: dict[str, Session], alpha: ScriptedQmp) -> None:
+    """A refusal that means "so already" is done, with QEMU's words kept."""
+    alpha.replies["object-del"] = Refuse("object 'm0' not found")
+    step = _execute(qmp.ObjectDel(id="m0"), accepts=(Refusal(text="not found"),))
+    report = await execute(_plan(step), sessions)
+    outcome = report.outcomes[step.address]
+    assert isinstance(outcome, Done)
+    assert "object 'm0' not found" == outcome.reply
+
+
+async def test_accepted_words_in_another_class_are_refused(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """The error's class has to be the accepted one too."""
+    alpha.replies["object-del"] = Refuse("object 'm0' not found", "DeviceNotFound")
+    step = _execute(qmp.ObjectDel(id="m0"), accepts=(Refusal(text="not found"),))
+    assert [Refused] == _kinds((await execute(_plan(step), sessions)).outcomes)
+
+
+async def test_silence_is_unknown(sessions: dict[str, Session], alpha: ScriptedQmp) -> None:
+    """A command without an answer may have taken effect."""
+    alpha.replies["stop"] = SILENCE
+    step = _execute(qmp.Stop(), limit_s=SHORT_S)
+    report = await execute(_plan(step, CONT), sessions)
+    assert [Unknown, NotRun] == _kinds(report.outcomes)
+    assert 3 == report.exit_code
+    assert "never repeat" in report.advice
+
+
+async def test_rescue_is_sent_out_of_band_and_the_command_once(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """When the limit passes the rescue goes out of band; the same command's late reply counts."""
+    alpha.replies["x-colo-lost-heartbeat"] = SILENCE
+
+    def cured(_: Mapping[str, object]) -> object:
+        alpha.release("x-colo-lost-heartbeat", {})
+        return Refuse("Instance not found", "DeviceNotFound")
+
+    alpha.replies["yank"] = cured
+    step = _execute(qmp.XColoLostHeartbeat(), limit_s=SHORT_S, rescue=(YANK,))
+    report = await execute(_plan(step), sessions)
+    assert [Done] == _kinds(report.outcomes)
+    assert ["x-colo-lost-heartbeat", "yank"] == alpha.commands
+    assert "yank" == alpha.seen[1]["exec-oob"]
+
+
+async def test_human_monitor_words_are_a_refusal(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """The human monitor refuses in words, in a reply that says success."""
+    alpha.replies["human-monitor-command"] = "Error: Duplicate nodes with node-name='nbd0'\r\n"
+    add = qmp.HumanMonitorCommand.drive_add(
+        node_name="replication0", host="127.0.0.2", port=9999, export="parent0"
+    )
+    report = await execute(_plan(_execute(add)), sessions)
+    assert "Duplicate nodes" in _reason(report)
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes", "expected"),
+    [
+        ("", [], Done),
+        ("Failed flush for 'nbd://h:1/parent0' during close: Input/output error\r\n", [], Done),
+        ("Error: Device 'replication0' not found\r\n", [], Done),
+        ("Error: Block device replication0 is in use\r\n", ["replication0"], Refused),
+    ],
+)
+async def test_drive_del_is_judged_by_the_nodes(
+    sessions: dict[str, Session], alpha: ScriptedQmp, text: str, nodes: list[str], expected: type
+) -> None:
+    """A deletion is done when the node is gone, whatever was said about it."""
+    alpha.replies["human-monitor-command"] = text
+    alpha.replies["query-named-block-nodes"] = [
+        {
+            "node-name": name,
+            "drv": "replication",
+            "file": "x",
+            "image": {"virtual-size": 1},
+            "ro": False,
+        }
+        for name in nodes
+    ]
+    step = _execute(qmp.HumanMonitorCommand.drive_del("replication0"))
+    assert [expected] == _kinds((await execute(_plan(step), sessions)).outcomes)
+
+
+async def test_wait_is_woken_by_an_event(sessions: dict[str, Session], alpha: ScriptedQmp) -> None:
+    """An event makes the condition be looked at again; it is the query that decides."""
+    alpha.replies["query-status"] = PAUSED
+    task = asyncio.create_task(execute(_plan(_wait(ALPHA_RUNS)), sessions))
+    await alpha.until_seen("query-status")
+    alpha.replies["query-status"] = RUNNING
+    alpha.event("RESUME")
+    assert [Done] == _kinds((await task).outcomes)
+
+
+async def test_wait_that_does_not_come_true_names_what_was_seen(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """The report says which part is not true, and what was seen instead."""
+    alpha.replies["query-status"] = PAUSED
+    report = await execute(_plan(_wait(ALPHA_RUNS, limit_s=SHORT_S)), sessions)
+    assert [TimedOut] == _kinds(report.outcomes)
+    assert "RunStateIs alpha running (run state paused)" in _reason(report)
+    assert 1 == report.exit_code
+
+
+async def test_wait_ends_where_it_is_pointless(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """What makes waiting pointless ends it at once, and is named."""
+    alpha.replies["query-status"] = PAUSED
+    alpha.replies["query-migrate"] = {"status": "failed"}
+    failed = c.MigrationIs(node="alpha", statuses=("failed",))
+    report = await execute(_plan(_wait(ALPHA_RUNS, unless=failed)), sessions)
+    assert "MigrationIs alpha failed" in _reason(report)
+
+
+async def test_silent_node_makes_no_condition_true(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """Of a node that is silent nothing holds; its monitor is not even gone."""
+    alpha.replies["query-status"] = SILENCE
+    condition = c.AnyOf(conditions=(ALPHA_RUNS, c.Gone(node="alpha")))
+    report = await execute(_plan(_wait(condition, limit_s=SHORT_S)), sessions)
+    assert [TimedOut] == _kinds(report.outcomes)
+    assert "did not answer query-status" in _reason(report)
+
+
+async def test_hang_up_is_gone(sessions: dict[str, Session], alpha: ScriptedQmp) -> None:
+    """A closed monitor is what `Gone` waits for."""
+    alpha.replies["query-name"] = {}
+    task = asyncio.create_task(execute(_plan(_wait(c.Gone(node="alpha"))), sessions))
+    await asyncio.sleep(0)
+    alpha.hang_up()
+    assert [Done] == _kinds((await task).outcomes)
+
+
+async def test_checkpoint_after_a_step_is_seen_on_the_other_node(
+    sessions: dict[str, Session], alpha: ScriptedQmp, beta: ScriptedQmp
+) -> None:
+    """A checkpoint counts from the sending of the step it names, on whatever node."""
+    beta.event("STOP")
+    beta.event("RESUME")
+    await sessions["beta"].wait_change(LONG_S, since=0)
+    force = _execute(qmp.MigrateSetParameters(x_checkpoint_delay_ms=20000))
+    wait = _wait(c.CheckpointSeen(node="beta", since=force.address))
+    task = asyncio.create_task(execute(_plan(force, wait), sessions))
+    await alpha.until_seen("migrate-set-parameters")
+    assert not (await asyncio.wait((task,), timeout=SHORT_S))[0]
+    beta.event("STOP")
+    beta.event("RESUME")
+    assert [Done, Done] == _kinds((await task).outcomes)
+
+
+async def test_colo_exit_of_the_generation_before_is_forgotten_at_migrate(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """A latched COLO_EXIT refuses, unless a migrate of this plan began a new generation."""
+    alpha.event("COLO_EXIT", mode="secondary", reason="request")
+    await sessions["alpha"].wait_change(LONG_S, since=0)
+    whole = _check(c.NoColoExit(node="alpha"))
+    assert [Refused] == _kinds((await execute(_plan(whole), sessions)).outcomes)
+    migrate = _execute(qmp.Migrate(uri="tcp:127.0.0.2:9998"))
+    assert [Done, Done] == _kinds((await execute(_plan(migrate, whole), sessions)).outcomes)
+
+
+@pytest.mark.parametrize(
+    ("origin", "proofs", "expected"),
+    [
+        (None, {}, Refused),
+        (None, {"beta": OnPaper()}, Refused),
+        (None, {"beta": ProcessExit(pid=7)}, Done),
+        (OnPaper(), {}, Refused),
+        (ProcessExit(pid=7), {}, Refused),
+        (FenceProof(who="me", how="power", when="2026-01-01T00:00:00Z"), {}, Done),
+    ],
+)
+async def test_death_needs_a_proof(
+    sessions: dict[str, Session],
+    origin: FenceProof | ProcessExit | OnPaper | None,
+    proofs: dict[str, ProcessExit | OnPaper],
+    expected: type,
+) -> None:
+    """Only a proof given now, or a fence kept in the plan, lets a promotion begin."""
+    start = LIVE if origin is None else LIVE.with_node("beta", Dead(proof=origin))
+    plan = _plan(_check(c.PeerDead(node="beta")), origin=start)
+    report = await execute(plan, {"alpha": sessions["alpha"]}, proofs=proofs)
+    assert [expected] == _kinds(report.outcomes)
+    assert (0 if expected is Done else 4) == report.exit_code
+
+
+async def test_plan_for_another_version_is_refused(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """A plan made for another QEMU is not begun."""
+    alpha.version["micro"] = 4
+    monitor = UnixMonitor(path=str(alpha.path))
+    await sessions["alpha"].aclose()
+    async with await Session.connect("alpha", monitor, limit_s=5) as newer:
+        report = await execute(_plan(STOP), {"alpha": newer})
+    assert ([Refused], []) == (_kinds(report.outcomes), alpha.commands[:0])
+    assert "stop" not in alpha.commands
+
+
+async def test_plan_for_another_instance_is_refused(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """A QEMU that was started anew is not taken for the old one."""
+    alpha.replies["query-name"] = {"name": "new"}
+    origin = LIVE.with_node("alpha", Live(version=VERSION, instance="old"))
+    report = await execute(_plan(STOP, origin=origin), sessions)
+    assert "the plan is for the QEMU old, on alpha runs new" in _reason(report)
+    assert "stop" not in alpha.commands
+
+
+async def test_missing_session_is_refused() -> None:
+    """A plan that speaks to a node needs a session with it."""
+    report = await execute(_plan(STOP), {})
+    assert "no connection to alpha" in _reason(report)
+
+
+def _relief(first: Step, last: Step) -> Relief:
+    again = Execute(address="relief/cont", node="alpha", command=qmp.Cont(), why="", limit_s=LONG_S)
+    return Relief(first=first.address, last=last.address, steps=(again,), why="the guest stands")
+
+
+async def test_relief_runs_when_execution_ends_inside_the_range(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """A failure inside a range brings the guest back, and the report tells both."""
+    alpha.replies["object-add"] = {}
+    alpha.replies["object-del"] = Refuse("no")
+    fail = _execute(qmp.ObjectDel(id="m0"))
+    plan = _plan(STOP, fail, CONT, reliefs=(_relief(STOP, CONT),))
+    report = await execute(plan, sessions)
+    assert [Done, Refused, NotRun] == _kinds(report.outcomes)
+    assert {"relief/cont": Done} == {a: type(o) for a, o in report.relief.items()}
+    assert ["stop", "object-del", "cont"] == alpha.commands[:3]
+    assert report.after is not None
+
+
+async def test_relief_does_not_run_after_the_range(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """A range that was left is left alone."""
+    alpha.replies["object-del"] = Refuse("no")
+    fail = _execute(qmp.ObjectDel(id="m0"))
+    report = await execute(_plan(STOP, CONT, fail, reliefs=(_relief(STOP, CONT),)), sessions)
+    assert {} == report.relief
+
+
+async def test_cancelling_keeps_the_reply_of_a_command_that_was_sent(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """Cancelled between two steps: the first is finished, the second never sent, all is told."""
+    alpha.replies["stop"] = SILENCE
+    told = StringIO()
+    plan = _plan(STOP, _execute(qmp.Cont()))
+    task = asyncio.create_task(execute(plan, sessions, observer=JsonLinesObserver(told)))
+    await alpha.until_seen("stop")
+    task.cancel()
+    await asyncio.sleep(0)
+    alpha.release("stop", {})
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    lines = [json.loads(line) for line in told.getvalue().splitlines()]
+    outcomes = {line["address"]: line["outcome"] for line in lines if "outcome" in line}
+    assert {"alpha/stop": "done"} == outcomes
+    assert ("plan-finished", 3) == (lines[-1]["event"], lines[-1]["exit_code"])
+    assert "cont" not in alpha.commands
+
+
+async def test_cancelling_inside_a_range_finishes_it(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """A guest that was stopped goes on before a cancellation takes effect."""
+    alpha.replies["object-del"] = SILENCE
+    inside = _execute(qmp.ObjectDel(id="m0"))
+    later = _execute(qmp.ObjectDel(id="m1"))
+    plan = _plan(STOP, inside, CONT, later, reliefs=(_relief(STOP, CONT),))
+    task = asyncio.create_task(execute(plan, sessions))
+    await alpha.until_seen("object-del")
+    task.cancel()
+    await asyncio.sleep(0)
+    alpha.replies["object-del"] = {}
+    alpha.release("object-del", {})
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ["stop", "object-del", "cont"] == alpha.commands[:3]
+    assert 1 == alpha.commands.count("object-del")
+
+
+async def test_cancelling_ends_a_wait_that_changes_nothing(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """A long wait outside of all ranges is left at once."""
+    alpha.replies["query-status"] = PAUSED
+    task = asyncio.create_task(execute(_plan(_wait(ALPHA_RUNS, limit_s=1e6)), sessions))
+    await alpha.until_seen("query-status")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, LONG_S)
+
+
+class _Keeper:
+    """A lineage that remembers, or fails."""
+
+    def __init__(self, error: OSError | None = None) -> None:
+        self.kept: list[tuple[str, str]] = []
+        self._error = error
+
+    def promote(self, survivor: str) -> None:
+        """Remember."""
+        self._keep("promote", survivor)
+
+    def claim(self, primary: str) -> None:
+        """Remember."""
+        self._keep("claim", primary)
+
+    def _keep(self, what: str, node: str) -> None:
+        if self._error is not None:
+            raise self._error
+        self.kept.append((what, node))
+
+
+def _failover() -> Plan:
+    fenced = FenceProof(who="me", how="power", when="2026-01-01T00:00:00Z")
+    return Plan(
+        procedure="failover",
+        pair=PAIR,
+        qemu={"alpha": VERSION},
+        dialect="auto",
+        origin=LIVE.with_node("beta", Dead(proof=fenced)),
+        promise=LIVE,
+        steps=(_check(c.PeerDead(node="beta")), STOP),
+    )
+
+
+async def test_promotion_is_recorded_before_it_happens(sessions: dict[str, Session]) -> None:
+    """The survivor is written down as newest after the checks and before the first command."""
+    keeper = _Keeper()
+    await execute(_failover(), sessions, lineage=keeper)
+    assert [("promote", "alpha")] == keeper.kept
+
+
+async def test_promotion_that_cannot_be_recorded_is_refused(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """Without the record the stale image could be booted later: nothing is sent."""
+    report = await execute(_failover(), sessions, lineage=_Keeper(OSError("disk full")))
+    assert [Done, Refused] == _kinds(report.outcomes)
+    assert "stop" not in alpha.commands
+
+
+async def test_start_claims_the_primary(sessions: dict[str, Session]) -> None:
+    """Before the other image is overwritten, the primary is written down as newest."""
+    keeper = _Keeper()
+    promise = LIVE.with_node("beta", Live(version=VERSION, colo_mode="primary"))
+    plan = Plan(
+        procedure="start",
+        pair=PAIR,
+        qemu={},
+        dialect="auto",
+        origin=LIVE,
+        promise=promise,
+        steps=(STOP,),
+    )
+    await execute(plan, sessions, lineage=keeper)
+    assert [("claim", "beta")] == keeper.kept
+
+
+async def test_copy_is_told_with_its_progress(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """How far a mirror is comes from the replies that the wait needs anyway."""
+    job = {"id": "resync", "type": "mirror", "current-progress": 5, "total-progress": 9}
+    alpha.replies["query-jobs"] = [{**job, "status": "ready"}]
+    told = StringIO()
+    wait = _wait(c.JobIs(node="alpha", job="resync", statuses=("ready",)))
+    await execute(_plan(wait), sessions, observer=JsonLinesObserver(told))
+    progress = [json.loads(x) for x in told.getvalue().splitlines() if "progress" in x]
+    assert [(5, 9)] == [(x["done_bytes"], x["total_bytes"]) for x in progress]
+
+
+class _Rude(StringIO):
+    @override
+    def write(self, _: str) -> int:
+        raise ValueError("closed")
+
+
+async def test_failing_observer_changes_nothing(sessions: dict[str, Session]) -> None:
+    """Whoever looks on cannot end an execution."""
+    report = await execute(_plan(STOP), sessions, observer=JsonLinesObserver(_Rude()))
+    assert 0 == report.exit_code
