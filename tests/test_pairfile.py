@@ -114,17 +114,13 @@ def test_the_documents_pair_is_declared_to_the_letter() -> None:
             cpu="qemu64,kvmclock=on",
             devices=("piix3-usb-uhci", "usb-tablet"),
         ),
-        disks=(
-            ReplicationDisk(size_bytes=10 * 2**30, image="primary.qcow2", ids=DiskIds.numbered(0)),
-        ),
+        disks=(ReplicationDisk(size_bytes=10737418240, image="primary.qcow2", ids=disk_ids),),
         chains=(
             FilterChain(
                 netdev=Netdev(type="tap", options={"vhost": "off", "helper": helper}),
                 model="rtl8139",
                 ids=ChainIds.numbered(0),
-                ports=ChainPorts(
-                    mirror=9003, compare_in=9004, compare_local=9001, compare_out=9005
-                ),
+                ports=ports,
             ),
         ),
         checkpoint_delay_ms=20000,

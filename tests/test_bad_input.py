@@ -1,0 +1,319 @@
+"""Wrong declarations and plan files: refused, by a rule that names the field and the value."""
+
+# ruff: noqa: E501 - one case a line is what makes the tables readable
+from __future__ import annotations
+
+import copy
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import jsonschema
+import pytest
+
+from pycolo import pairfile, wire
+from pycolo._json import JsonObject, JsonValue
+from pycolo.compiler import on_paper
+from pycolo.errors import DeclarationError, ParseError
+from pycolo.qmp.replies import Version
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+GONE = "(gone)"
+"""Stands for a key that is taken out."""
+
+Edits: TypeAlias = Mapping[str, object]
+"""Path in the document to what is put there; a plan's paths may begin with a step's address."""
+
+# A case: what is changed in examples/pair.toml; the field and words of the rule that the refusal
+# must name; whether the JSON Schema refuses it as well.
+# fmt: off
+PAIR_CASES: dict[str, tuple[Edits, str, str, bool]] = {
+    "unknown key": ({"colour": "red"}, "colour", "be absent", True),
+    "unknown key of a netdev": ({"chains[0].netdev.typ": "tap"}, "chains[0].netdev.typ", "be absent", True),
+    "unknown key of a node": ({"nodes[1].adress": "h"}, "nodes[1].adress", "be absent", True),
+    "unknown id": ({"disks[0].ids": {"quorom": "q"}}, "disks[0].ids.quorom", "be absent", True),
+    "spares of its own": ({"spares": []}, "spares", "stand in nodes", True),
+    "no version": ({"format_version": GONE}, "format_version", "be 1", True),
+    "another version": ({"format_version": 2}, "format_version", "be 1", True),
+    "a version in words": ({"format_version": "1"}, "format_version", "be 1", True),
+    "no nodes": ({"nodes": GONE}, "nodes", "be two nodes or more", True),
+    "one node": ({"nodes[2]": GONE, "nodes[1]": GONE}, "nodes", "be two nodes or more", True),
+    "nodes as a word": ({"nodes": "alpha"}, "nodes", "be an array", True),
+    "no address": ({"nodes[0].address": GONE}, "nodes[0].address", "be present", True),
+    "no image folder": ({"nodes[2].image_folder": GONE}, "nodes[2].image_folder", "be present", True),
+    "no size": ({"disks[1].size_bytes": GONE}, "disks[1].size_bytes", "be present", True),
+    "no netdev": ({"chains[0].netdev": GONE}, "chains[0].netdev", "be present", True),
+    "equal node names": ({"nodes[1].name": "alpha"}, "nodes[1].name", "differ from nodes[0].name", False),
+    "a spare of the same name": ({"nodes[2].name": "beta"}, "nodes[2].name", "differ from nodes[1].name", False),
+    "a node's name with a space": ({"nodes[0].name": "al pha"}, "nodes[0].name", "be a letter followed by", True),
+    "a node's name of nothing": ({"nodes[0].name": ""}, "nodes[0].name", "be a letter followed by", True),
+    "an address with a comma": ({"nodes[0].address": "a,server=on"}, "nodes[0].address", "be a host name", False),
+    "a relative image folder": ({"nodes[0].image_folder": "images"}, "nodes[0].image_folder", "be an absolute path", True),
+    "an image folder with a line break": ({"nodes[0].image_folder": "/images\n-S"}, "nodes[0].image_folder", "printable", False),
+    "an image with a line break": ({"disks[0].image": "a\nb"}, "disks[0].image", "printable", False),
+    "an image elsewhere": ({"disks[0].image": "../a"}, "disks[0].image", "be a file name", False),
+    "an image for two disks": ({"disks[1].image": "system.qcow2"}, "disks[1].image", "differ from disks[0].image", False),
+    "an image for two parts": ({"disks[0].hidden_image": "system.qcow2"}, "disks[0].hidden_image", "differ from image", False),
+    "one image for both nodes": ({"nodes[1].address": "192.0.2.11"}, "nodes[1].image_folder", "differ from nodes[0].image_folder", False),
+    "one image for both nodes, in other words": ({"nodes[0].address": "127.0.0.1", "nodes[1].address": "::1", "nodes[1].image_folder": "/var/lib/../lib/pycolo/shop-db/"}, "nodes[1].image_folder", "differ from nodes[0].image_folder", False),
+    "a size that is no sectors": ({"disks[0].size_bytes": 1000}, "disks[0].size_bytes", "be a multiple of 512", False),
+    "a size of nothing": ({"disks[0].size_bytes": 0}, "disks[0].size_bytes", "be a whole number from 512", True),
+    "a size in words": ({"disks[0].size_bytes": "20G"}, "disks[0].size_bytes", "be a whole number", True),
+    "an unknown image format": ({"disks[0].image_format": "vmdk"}, "disks[0].image_format", "be one of qcow2, raw", True),
+    "a port too high": ({"ports.nbd": 65536}, "ports.nbd", "be a whole number from 1 to 65535", True),
+    "a port of nothing": ({"ports.nbd": 0}, "ports.nbd", "be a whole number from 1 to 65535", True),
+    "a port in words": ({"ports.nbd": "9999"}, "ports.nbd", "be a whole number", True),
+    "a port for two": ({"ports.nbd": 9198}, "ports.nbd", "differ from ports.migration", False),
+    "a chain's port for two": ({"chains[0].ports.mirror": 9199}, "chains[0].ports.mirror", "differ from ports.nbd", False),
+    "a monitor's port for two": ({"nodes[2].control": {"host": "::1", "port": 9199}}, "nodes[2].control.port", "differ from ports.nbd", False),
+    "a monitor off the host": ({"nodes[0].control": {"host": "192.0.2.1", "port": 4444}}, "nodes[0].control.host", "be a loopback address", False),
+    "a monitor of two kinds": ({"nodes[0].control": {"path": "/q", "port": 4444}}, "nodes[0].control.port", "be absent", True),
+    "a monitor of no kind": ({"nodes[0].control": {}}, "nodes[0].control", "have a path, or host and port", True),
+    "one monitor for two clients": ({"nodes[2].observer": {"path": "/run/pycolo/shop-db/writer.qmp"}}, "nodes[2].observer", "differ from control", False),
+    "a socket path too long": ({"nodes[0].run_dir": "/" + 100 * "r"}, "nodes[0].run_dir", "107 bytes", False),
+    "an id QEMU does not take": ({"disks[0].ids": {"quorum": "0disk"}}, "disks[0].ids.quorum", "be a letter followed by", True),
+    "an id with a comma": ({"chains[0].ids": {"mirror": "m,x=y"}}, "chains[0].ids.mirror", "be a letter followed by", True),
+    "a node name too long": ({"disks[0].ids": {"nbd": 32 * "n"}}, "disks[0].ids.nbd", "at most 31 characters", True),
+    "an id used twice": ({"disks[1].ids": {"parent": "parent0"}}, "disks[1].ids.parent", "differ from disks[0].ids.parent", False),
+    "an id used by a disk and a chain": ({"chains[0].ids": {"compare": "colo-disk1"}}, "chains[0].ids.compare", "differ from disks[1].ids.quorum", False),
+    "vhost": ({"chains[0].netdev.options.vhost": "on"}, "chains[0].netdev.options.vhost", "be off", False),
+    "vhost by force": ({"chains[0].netdev.options.vhostforce": "on"}, "chains[0].netdev.options.vhostforce", "not be set", False),
+    "several queues": ({"chains[0].netdev.options.queues": "4"}, "chains[0].netdev.options.queues", "not be set", False),
+    "an id among the options": ({"chains[0].netdev.options.id": "x"}, "chains[0].netdev.options.id", "not its id", False),
+    "an option that is no string": ({"chains[0].netdev.options.vhost": False}, "chains[0].netdev.options.vhost", "be a string", True),
+    "a netdev for nobody": ({"chains[0].netdevs.delta": {"type": "user"}}, "chains[0].netdevs.delta", "be for one of alpha, beta, gamma", False),
+    "no vnet headers for virtio": ({"chains[0].vnet_hdr": False}, "chains[0].vnet_hdr", "not be false for a virtio-net", False),
+    "a MAC address too short": ({"chains[0].mac": "52:54:00"}, "chains[0].mac", "be six bytes", False),
+    "a delay of nothing": ({"checkpoint_delay_ms": 0}, "checkpoint_delay_ms", "from 1 to 4294967295", True),
+    "a delay below nothing": ({"checkpoint_delay_ms": -500}, "checkpoint_delay_ms", "from 1 to 4294967295", True),
+    "a delay too long": ({"checkpoint_delay_ms": 2**32}, "checkpoint_delay_ms", "from 1 to 4294967295", True),
+    "a delay of half": ({"checkpoint_delay_ms": 0.5}, "checkpoint_delay_ms", "be a whole number", True),
+    "a delay of truth": ({"checkpoint_delay_ms": True}, "checkpoint_delay_ms", "be a whole number", True),
+    "a timeout of nothing": ({"timeouts.failover_s": 0}, "timeouts.failover_s", "be a positive number of seconds", True),
+    "a timeout below nothing": ({"timeouts.entry_s": -1.5}, "timeouts.entry_s", "be a positive number of seconds", True),
+    "a timeout without end": ({"timeouts.entry_s": float("inf")}, "timeouts.entry_s", "be a finite number", False),
+    "a timeout in words": ({"timeouts.entry_s": "60"}, "timeouts.entry_s", "be a finite number", True),
+    "an unknown way to begin": ({"initial_sync": "none"}, "initial_sync", "be one of full, identical", True),
+    "an option that pycolo sets": ({"machine.arguments": ["-vga", "none", "-incoming", "defer"]}, "machine.arguments[2]", "the pair itself sets", False),
+    "no memory": ({"machine.memory_mib": 0}, "machine.memory_mib", "be a whole number from 1", True),
+    "an initrd without a kernel": ({"machine.initrd": "/initrd"}, "machine.initrd", "go with a kernel", False),
+    "devices as a word": ({"machine.devices": "usb-tablet"}, "machine.devices", "be an array", True),
+}
+# fmt: on
+
+FIRST = "steps[0]"
+# fmt: off
+PLAN_CASES: dict[str, tuple[Edits, str, str, bool]] = {
+    "no version": ({"format_version": GONE}, "format_version", "be 1", True),
+    "another version": ({"format_version": 2}, "format_version", "be 1", True),
+    "an unknown key": ({"dry_run": True}, "dry_run", "be absent", True),
+    "no steps": ({"steps": GONE}, "steps", "be present", True),
+    "steps that are no list": ({"steps": {}}, "steps", "be an array", True),
+    "a step that is no object": ({FIRST: "cont"}, FIRST, "be an object", True),
+    "an unknown kind": ({f"{FIRST}.kind": "shell"}, f"{FIRST}.kind", "be one of execute, wait", True),
+    "no kind": ({f"{FIRST}.kind": GONE}, f"{FIRST}.kind", "be one of execute, wait", True),
+    "an unknown key of a step": ({f"{FIRST}.retry": 3}, f"{FIRST}.retry", "be absent", True),
+    "a step without a reason": ({f"{FIRST}.why": GONE}, f"{FIRST}.why", "be present", True),
+    "an address given twice": ({f"{FIRST}.address": "(last)"}, "steps[-1].address", "differ from", False),
+    "a step on nobody's node": ({f"{FIRST}.node": "delta"}, f"{FIRST}.node", "be one of alpha, beta, gamma", False),
+    "an unknown procedure": ({"procedure": "destroy"}, "procedure", "be one of launch, start", True),
+    "an unknown dialect": ({"dialect": "hmp"}, "dialect", "be one of auto, doc", True),
+    "a version that is none": ({"qemu.alpha": "eleven"}, "qemu.alpha", "be a version such as", True),
+    "restored after nothing": ({"restored_after": "alpha/pray"}, "restored_after", "be the address of", False),
+    "a wrong pair": ({"pair.checkpoint_delay_ms": 0}, "pair.checkpoint_delay_ms", "from 1 to", True),
+    "a pair's further node": ({"pair.nodes[2].name": "beta"}, "pair.nodes[2].name", "differ from nodes[1].name", False),
+    "a pair of another version": ({"pair.format_version": 2}, "pair.format_version", "be 1", True),
+    "an unknown command": ({"@execute.command.execute": "system_reset"}, "@execute.command.execute", "be a command that pycolo knows", True),
+    "an unknown argument": ({"@execute.command.arguments.sudo": True}, "@execute.command.arguments.sudo", "be absent", False),
+    "a command that is a string": ({"@execute.command": "cont"}, "@execute.command", "be an object", True),
+    "arguments that are a list": ({"@execute.command.arguments": []}, "@execute.command.arguments", "be an object", True),
+    "a command with an id": ({"@execute.command.id": 7}, "@execute.command.id", "be absent", True),
+    "oob in words": ({"@execute.oob": "yes"}, "@execute.oob", "be true or false", True),
+    "a limit of nothing": ({"@execute.limit_s": 0}, "@execute.limit_s", "be a positive number of seconds", False),
+    "a limit below nothing": ({"@wait.limit_s": -1}, "@wait.limit_s", "be a positive number of seconds", False),
+    "a limit in words": ({"@wait.limit_s": "1"}, "@wait.limit_s", "be a finite number", True),
+    "a rescue that is no yank": ({"@execute.rescue": [{"execute": "quit"}]}, "@execute.rescue[0].execute", "be yank", True),
+    "a condition of no kind": ({"@wait.until": {}}, "@wait.until.kind", "be one of run-state-is", True),
+    "an unknown condition": ({"@wait.until.kind": "moon-is-full"}, "@wait.until.kind", "be one of run-state-is", True),
+    "an unknown part of a condition": ({"@check.condition.not": True}, "@check.condition.not", "be absent", True),
+    "a wait without end": ({"@wait.until": GONE}, "@wait.until", "be present", True),
+    "a relief outside the plan": ({"reliefs[0].last": "nowhere"}, "reliefs[0].last", "be the address of", False),
+    "a promise of nonsense": ({"promise.nodes.alpha.kind": "happy"}, "promise.nodes.alpha.kind", "be one of absent, live", True),
+    "a promise of an unknown mode": ({"promise.nodes.alpha.colo_mode": "both"}, "promise.nodes.alpha.colo_mode", "be one of none", True),
+}
+# fmt: on
+# fmt: off
+LAUNCH_CASES: dict[str, tuple[Edits, str, str, bool]] = {
+    "an unknown action": ({"@run-host.action": "run-shell"}, "@run-host.action", "be one of create-image", True),
+    "an unknown key of an action": ({"@run-host.shell": "rm"}, "@run-host.shell", "be absent", True),
+    "no command line": ({"@run-host.argv": GONE}, "@run-host.argv", "be present", True),
+    "a command line in one word": ({"@run-host.argv": "qemu-img create"}, "@run-host.argv", "be an array", True),
+}
+# fmt: on
+
+
+def parts(path: str) -> list[str | int]:
+    """The keys and places of a path."""
+    return [
+        int(place) if place else key for key, place in re.findall(r"([\w-]+)|\[(-?\d+)\]", path)
+    ]
+
+
+def edited(document: JsonObject, edits: Edits) -> JsonObject:
+    """A copy of the document with the edits made by hand."""
+    document = copy.deepcopy(document)
+    for path, value in edits.items():
+        *parents, last = parts(path)
+        place: object = document
+        for part in parents:
+            place = child(place, part)
+        if isinstance(place, list) and isinstance(last, int):
+            place[last : last + 1] = [] if value == GONE else [value]
+        elif isinstance(place, dict) and value == GONE:
+            del place[last]
+        elif isinstance(place, dict):
+            place[last] = value
+    return document
+
+
+def child(place: object, part: str | int) -> object:
+    """What stands at a key, made where it is missing, or at a place."""
+    if isinstance(place, list) and isinstance(part, int):
+        return place[part]
+    assert isinstance(place, dict)
+    return place.setdefault(part, {})
+
+
+def assert_says(error: DeclarationError | ParseError, field: str, rule: str) -> None:
+    """The refusal names the field, the rule and the value."""
+    assert field == (error.field if isinstance(error, DeclarationError) else error.path)
+    assert rule in error.rule
+    assert str(error).startswith(f"{field} must {error.rule}, not {repr(error.value)[:100]}")
+
+
+def value_at(document: JsonValue, path: str) -> object:
+    """What stands at a path; None where nothing does."""
+    place: object = document
+    for part in parts(path):
+        if isinstance(place, dict):
+            place = place.get(part)
+        elif isinstance(place, list) and isinstance(part, int) and part < len(place):
+            place = place[part]
+        else:
+            return None
+    return place
+
+
+def pair_document() -> JsonObject:
+    """The example of a pair file, as an editor sees it."""
+    return tomllib.loads((EXAMPLES / "pair.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", PAIR_CASES)
+def test_a_wrong_pair_file_is_refused(case: str) -> None:
+    """The refusal names the key's path, what stands there and the rule that it breaks."""
+    edits, field, rule, in_schema = PAIR_CASES[case]
+    document = edited(pair_document(), edits)
+    with pytest.raises(DeclarationError) as caught:
+        pairfile.loads(json.dumps(document), "json")
+    assert_says(caught.value, field, rule)
+    assert in_schema is not jsonschema.Draft202012Validator(pairfile.json_schema()).is_valid(
+        document
+    )
+
+
+@pytest.fixture(scope="module")
+def saved() -> dict[str, JsonObject]:
+    """Plan files as pycolo writes them, one with every kind of step but run-host, one with that."""
+    pair = pairfile.load(EXAMPLES / "pair.toml")
+    version = Version.parse("11.1.3")
+    made = {
+        "resume": on_paper("resume", pair, version=version, survivor="alpha"),
+        "launch": on_paper("launch", pair, version=version),
+    }
+    return {name: wire.plan_to_json(plan) for name, plan in made.items()}
+
+
+def located(document: JsonObject, path: str) -> str:
+    """The path with `@kind` made the first step of that kind that has arguments or is one."""
+    steps = document["steps"]
+    assert isinstance(steps, list)
+    for kind in ("execute", "wait", "check", "run-host"):
+        places = [n for n, step in enumerate(steps) if kind_of(step) == kind]
+        if path.startswith(f"@{kind}") and places:
+            path = path.replace(f"@{kind}", f"steps[{places[0]}]", 1)
+    return path.replace("[-1]", f"[{len(steps) - 1}]")
+
+
+def kind_of(step: JsonValue) -> JsonValue:
+    """The kind of a step; of an Execute only where it has arguments."""
+    assert isinstance(step, dict)
+    bare = step["kind"] == "execute" and value_at(step, "command.arguments") is None
+    return None if bare else step["kind"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "case"),
+    [*(("resume", case) for case in PLAN_CASES), *(("launch", case) for case in LAUNCH_CASES)],
+)
+def test_a_plan_file_edited_into_nonsense_is_refused(
+    plan: str, case: str, saved: dict[str, JsonObject]
+) -> None:
+    """The refusal names the path, what stands there and the rule: such a plan cannot run."""
+    document = saved[plan]
+    edits, field, rule, in_schema = (PLAN_CASES | LAUNCH_CASES)[case]
+    last = value_at(document, located(document, "steps[-1].address"))
+    edits = {
+        located(document, path): last if value == "(last)" else value
+        for path, value in edits.items()
+    }
+    field = located(document, field)
+    document = edited(document, edits)
+    with pytest.raises(ParseError) as caught:
+        wire.plan_from_json(document)
+    assert_says(caught.value, field, rule)
+    assert in_schema is not jsonschema.Draft202012Validator(wire.json_schema("plan")).is_valid(
+        document
+    )
+
+
+def test_the_unedited_files_are_accepted(saved: dict[str, JsonObject]) -> None:
+    """What the cases edit is right before they do."""
+    pairfile.loads(json.dumps(pair_document()), "json")
+    for document in saved.values():
+        wire.plan_from_json(document)
+
+
+@pytest.mark.parametrize(
+    "name", ["a,b", "a b", "it's", 'the "one"', "back\\slash", "100%", "$HOME", "é"]
+)
+def test_a_file_name_may_have_any_printable_character(name: str) -> None:
+    """Commas, spaces and quotes are escaped where they must be, so they are no reason to refuse."""
+    document = edited(
+        pair_document(), {"disks[0].image": name, "nodes[0].image_folder": f"/{name}"}
+    )
+    pair = pairfile.loads(json.dumps(document), "json")
+    assert f"/{name}/{name}" == pair.nodes[0].image_path(pair.disks[0].image)
+
+
+def test_a_report_that_contradicts_its_outcomes_is_refused() -> None:
+    """Who edits the summary of a report is told what the outcomes say."""
+    pair = pairfile.load(EXAMPLES / "pair.toml")
+    plan = on_paper(
+        "set-checkpoint-delay", pair, version=Version.parse("11.1.3"), checkpoint_delay_ms=9
+    )
+    address = plan.steps[0].address
+    document: JsonObject = {
+        "format_version": 1,
+        "failed": None,
+        "changed": True,
+        "plan": wire.plan_to_json(plan),
+        "outcomes": {address: {"kind": "refused", "took_s": 0.1, "reason": "no"}},
+    }
+    with pytest.raises(ParseError, match=f"failed must be '{address}'"):
+        wire.report_from_json(document)
+    with pytest.raises(ParseError, match="outcomes must be the address of a step"):
+        wire.report_from_json({**document, "outcomes": {"nowhere": {"kind": "not-run"}}})
