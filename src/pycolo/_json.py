@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import (
     Generic,
     Literal,
@@ -143,6 +143,13 @@ SCALARS: Mapping[object, Scalar] = {
     int: Scalar((int,), "be a whole number", {"type": "integer"}),
     float: Scalar((float, int), "be a finite number", {"type": "number"}),
 }
+
+
+def _any_scalar(scalars: Sequence[Scalar]) -> Scalar:
+    """A value of any of some scalar types."""
+    kinds = tuple(kind for scalar in scalars for kind in scalar.kinds)
+    rule = "be " + " or ".join(scalar.rule.removeprefix("be ") for scalar in scalars)
+    return Scalar(kinds, rule, {"type": [scalar.keywords["type"] for scalar in scalars]})
 
 
 @final
@@ -520,6 +527,8 @@ class Forms:
             return Nullable(self.of(rest[0] if len(rest) == 1 else Union[rest]))  # noqa: UP007
         if isinstance(hint, type) and attrs.has(hint):
             return self.record(hint)
+        if members and all(kind in SCALARS for kind in members):
+            return _any_scalar([SCALARS[kind] for kind in get_args(hint)])
         return SCALARS[hint] if hint in SCALARS else self._generic(hint)
 
     def record(self, kind: type[T], **given: Form) -> Record[T]:
