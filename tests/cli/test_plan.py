@@ -204,7 +204,9 @@ def test_schemas_are_json_schemas(pycolo: Pycolo, document: str) -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(ended.out))
 
 
-@pytest.mark.parametrize("words", [(), ("plan",), ("diff",), ("status",), ("schema",)])
+@pytest.mark.parametrize(
+    "words", [(), ("plan",), ("diff",), ("run",), ("apply",), ("status",), ("demo",), ("schema",)]
+)
 def test_every_command_explains_itself(pycolo: Pycolo, words: tuple[str, ...]) -> None:
     """--help says what the command does, on standard output."""
     ended = pycolo(*words, "--help")

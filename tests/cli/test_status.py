@@ -26,7 +26,7 @@ def test_a_node_that_does_not_answer_has_a_clear_row(pycolo: Pycolo, pair_file: 
     assert (0, "") == (ended.code, ended.err)
     assert "unreachable" in ended.out
     assert "there is no such socket" in " ".join(ended.out.replace("│", " ").split())
-    assert "unknown: alpha and beta cannot be reached" == ended.out.splitlines()[-1]
+    assert "unknown: alpha and beta cannot be asked" == ended.out.splitlines()[-1]
 
 
 def test_what_cannot_be_reached_is_json_too(pycolo: Pycolo, pair_file: Path) -> None:

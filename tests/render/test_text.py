@@ -145,9 +145,9 @@ def test_a_difference_has_a_line_for_each_step(plan: Plan) -> None:
     added = attrs.evolve(fifth, address="beta/image2")
     other = attrs.evolve(plan, steps=(changed, fifth, third, fourth, added))
     assert """\
-- alpha/yank/block-node:nbd0  alpha  \
+- alpha/yank/block-node:nbd0: \
 yank instances=[{type=block-node, node-name=nbd0}] (out of band)
-+ beta/image2  beta  on its host: create image /vms/al'pha "1"/primary.qcow2: \
++ beta/image2: on its host: create image /vms/al'pha "1"/primary.qcow2: \
 qemu-img create '/vms/al'"'"'pha "1"/primary.qcow2' 1048576
 > beta/image: step 5 -> 2
 ~ beta/dead: why: "or split brain" -> "because\\u0007"

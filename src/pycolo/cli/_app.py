@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final, get_args
 
@@ -12,12 +12,14 @@ import click
 import pycolo
 from pycolo import compiler, pairfile, wire
 from pycolo._json import JsonObject
-from pycolo.cli import _files, _options, _say, _status
-from pycolo.cli._exits import DIFFERENT
+from pycolo.cli import _files, _live, _options, _progress, _say, _status
+from pycolo.cli._exits import DIFFERENT, UNFINISHED
 from pycolo.diff import diff as difference
+from pycolo.observers import Observer
 from pycolo.plan import DialectName, Plan, Procedure
 from pycolo.qmp.replies import Version
 from pycolo.render import mermaid, qmp, shell, text
+from pycolo.result import Report
 
 _PLAN_FORMS: Final[Mapping[str, Callable[[Plan], str]]] = {
     "text": lambda plan: text.render(plan, colour=_say.results_in_colour()),
@@ -153,12 +155,104 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
 @_options.output("text", "json")
 def status(*, pair_file: Path, form: str) -> None:
     """Read both nodes over their observer monitors; nothing is changed."""
-    snapshot = asyncio.run(_status.read(_files.pair(pair_file)))
+    snapshot = asyncio.run(_live.status(_files.pair(pair_file)))
     if form == "json":
         _say.result(wire.dumps(wire.snapshot_to_json(snapshot)))
         return
     _say.console().print(_status.table(snapshot))
     _say.result(text.verdict(snapshot))
+
+
+@app.command()
+@_options.procedure
+@_options.pair_file
+@_options.survivor
+@_options.peer
+@_options.dialect
+@_options.fenced
+@_options.delay_ms
+@_options.assume_good
+@_options.only_node
+@click.option(
+    "--newest", metavar="NODE", help="launch: who holds the newest data, against what is known."
+)
+@_options.output("text", "json")
+def run(
+    *,
+    procedure: Procedure,
+    pair_file: Path,
+    survivor: str | None,
+    peer: str | None,
+    dialect: DialectName,
+    fenced: str | None,
+    ms: int | None,
+    assume_good: tuple[Version, ...],
+    nodes: tuple[str, ...],
+    newest: str | None,
+    form: str,
+) -> int:
+    """Compile PROCEDURE from what is live, and execute it.
+
+    A procedure that stopped half-way is finished by running it again. A failover needs proof
+    that the other node is dead: the end of a process that was started on this machine, or
+    --fenced.
+    """
+    pair = _files.pair(pair_file)
+    _options.check(pair, procedure, ms, survivor=survivor, peer=peer, node=nodes, newest=newest)
+    order = _live.Order(
+        procedure=procedure,
+        pair=pair,
+        survivor=survivor,
+        peer=peer,
+        fenced=_options.proof_of(fenced),
+        checkpoint_delay_ms=ms,
+        nodes=nodes,
+        newest=newest,
+        dialect=dialect,
+        assume_good=assume_good,
+    )
+    return _reported(lambda observer: _live.run(order, observer), form)
+
+
+@app.command()
+@click.argument("plan_file", metavar="PLANFILE", type=_options.FILE)
+@_options.output("text", "json")
+def apply(*, plan_file: Path, form: str) -> int:
+    """Execute a saved plan, exactly as it is written."""
+    saved = _files.plan(plan_file)
+    return _reported(lambda observer: _live.apply(saved, observer), form)
+
+
+def _reported(act: Callable[[Observer], Coroutine[object, object, Report]], form: str) -> int:
+    with _progress.on_stderr() as progress:
+        try:
+            report = asyncio.run(act(progress))
+        except KeyboardInterrupt:
+            # Execution ended between two steps, and reported before it did.
+            if progress.report is None:
+                raise
+            report = progress.report
+    if form == "json":
+        _say.result(wire.dumps(wire.report_to_json(report)))
+    else:
+        _say.result(text.render_report(report, colour=_say.results_in_colour()))
+    return report.exit_code
+
+
+@app.command()
+@_options.output("text", "json")
+def demo(*, form: str) -> int:
+    """Live the whole life of a pair on this machine: start, kill, fail over, resume, again.
+
+    Takes one or two minutes; QEMU and a small guest are fetched the first time.
+    """
+    # Nothing else needs what the demo needs.
+    from pycolo.cli import _demo  # noqa: PLC0415
+    from pycolo.demo import life  # noqa: PLC0415
+
+    report = life.run(life.LifeOptions(), _say.note)
+    _say.result(wire.dumps(report.to_json()) if form == "json" else _demo.words(report))
+    return 0 if report.ok else UNFINISHED
 
 
 @app.command()

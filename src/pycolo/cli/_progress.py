@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from pycolo.cli import _say
-from pycolo.observers import Observer, words
+from pycolo.observers import words
 from pycolo.plan import Plan, Relief, Step
 from pycolo.render.text import outcome_words, summary
 from pycolo.result import Outcome, Report
@@ -31,7 +31,7 @@ MIB = 1024 * 1024
 
 
 @contextmanager
-def on_stderr() -> Iterator[Observer]:
+def on_stderr() -> Iterator[Lines | Bars]:
     """An observer that fits where standard error goes."""
     if not _say.in_colour(sys.stderr):
         yield Lines()
@@ -53,6 +53,8 @@ def on_stderr() -> Iterator[Observer]:
 class Lines:
     """One line a step, and one for every tenth of a copy."""
 
+    report: Report | None = None
+    "What became of the plan, once it has ended."
     _told: dict[str, int] = attrs.field(factory=dict)
 
     def plan_started(self, plan: Plan) -> None:
@@ -83,7 +85,8 @@ class Lines:
         _say.note(f"relief: {relief.why}")
 
     def plan_finished(self, report: Report) -> None:
-        """The command itself says how it ended."""
+        """Keep it: the command itself says how it ended."""
+        self.report = report
 
 
 @final
@@ -92,6 +95,8 @@ class Bars:
     """One line a step that ended, and a bar with percent and rate for a copy under way."""
 
     progress: Progress
+    report: Report | None = None
+    "What became of the plan, once it has ended."
     _bars: dict[str, TaskID] = attrs.field(factory=dict)
 
     def plan_started(self, plan: Plan) -> None:
@@ -125,4 +130,5 @@ class Bars:
         self.progress.console.print(Text(f"relief: {relief.why}", "bold red"))
 
     def plan_finished(self, report: Report) -> None:
-        """The command itself says how it ended."""
+        """Keep it: the command itself says how it ended."""
+        self.report = report

@@ -1,37 +1,12 @@
-"""`pycolo status`: what both nodes show, as a table."""
+"""`pycolo status` as a table."""
 
 from __future__ import annotations
-
-import asyncio
 
 from rich.table import Table
 from rich.text import Text
 
-from pycolo import probe
-from pycolo.errors import RemoteError
-from pycolo.model import ColoPair, Node
 from pycolo.render.text import facts
-from pycolo.session import Session
-from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, role_of
-
-LIMIT_S = 5.0
-
-
-async def read(pair: ColoPair) -> Snapshot:
-    """Read both nodes over their observer monitors, which leaves the writers' free."""
-    states = await asyncio.gather(*(_read(node) for node in pair.nodes))
-    names = [node.name for node in pair.nodes]
-    return Snapshot(nodes=dict(zip(names, states, strict=True)))
-
-
-async def _read(node: Node) -> NodeState:
-    try:
-        async with await Session.connect(
-            node.name, node.observer_monitor, limit_s=LIMIT_S
-        ) as session:
-            return await probe.read(session, limit_s=LIMIT_S)
-    except RemoteError as error:
-        return Unreachable(why=str(error))
+from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive, role_of
 
 
 def table(snapshot: Snapshot) -> Table:
@@ -54,7 +29,7 @@ def _column(state: NodeState) -> dict[str, str]:
     match state:
         case Live():
             return column | dict(facts(state))
-        case Unreachable(why=why):
+        case Unreachable(why=why) | Unresponsive(why=why):
             return column | {"why": why}
         case _:
             return column

@@ -18,6 +18,7 @@ from pycolo.snapshot import (
     ProcessExit,
     Snapshot,
     Unreachable,
+    Unresponsive,
     role_of,
 )
 
@@ -67,7 +68,7 @@ def state_words(state: NodeState) -> str:
     """What is known of a node, in a few words."""
     role = role_of(state)
     match state:
-        case Unreachable(why=why):
+        case Unreachable(why=why) | Unresponsive(why=why):
             return f"{role} ({one_line(why)})"
         case Dead(proof=proof):
             return f"{role} ({proof_words(proof)})"

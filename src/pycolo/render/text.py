@@ -255,8 +255,9 @@ def verdict(snapshot: Snapshot) -> str:
         return f"danger: {' and '.join(running)} hold a guest each; a person must decide"
     if running:
         return _alone(snapshot, running[0])
-    if "unreachable" in names:
-        return f"unknown: {' and '.join(names['unreachable'])} cannot be reached"
+    silent = [*names.get("unreachable", []), *names.get("unresponsive", [])]
+    if silent:
+        return f"unknown: {' and '.join(silent)} cannot be asked"
     return "nobody runs the guest, as far as can be seen"
 
 
@@ -303,8 +304,8 @@ def render_diff(difference: Diff, *, colour: bool = False) -> str:
 
 
 def summary(step: Step) -> str:
-    """One step on one line: its address, its node and what it does."""
-    return f"{one_line(step.address)}  {step.node}  {_what(step, _Pen(colour=False))}"
+    """One step on one line: its address and what it does."""
+    return f"{one_line(step.address)}: {_what(step, _Pen(colour=False))}"
 
 
 def _changed(where: str, change: Change) -> str:

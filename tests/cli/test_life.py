@@ -1,0 +1,138 @@
+"""`pycolo run`, `apply` and `status` on a real pair, from launch to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.real_qemu import build_of
+
+from pycolo import host, pairfile
+from pycolo.plan import StopQemu
+
+PAIR = """\
+format_version = 1
+
+[[nodes]]
+name = "alpha"
+address = "127.0.0.1"
+image_folder = "{folder}/alpha"
+run_dir = "{folder}/run-alpha"
+qemu_binary = "{qemu}"
+qemu_img_binary = "{qemu_img}"
+
+[[nodes]]
+name = "beta"
+address = "127.0.0.2"
+image_folder = "{folder}/beta"
+run_dir = "{folder}/run-beta"
+qemu_binary = "{qemu}"
+qemu_img_binary = "{qemu_img}"
+
+[machine]
+accelerator = "tcg"
+memory_mib = 32
+
+[[disks]]
+size_bytes = 1048576
+
+[[chains]]
+netdev = {{ type = "user" }}
+"""
+
+# A network of its own, so that ports cannot collide with anybody's.
+UNSHARE = ("unshare", "--map-root-user", "--net")
+
+# What is asked for, and on standard output what each command ended with.
+LIFE = """
+ip link set lo up
+pycolo() { "$python" -c 'from pycolo.cli import main; main()' "$@"; }
+ended() { echo "$1 $2"; }
+pycolo run launch pair.toml >launch.txt; ended launch $?
+pycolo run start pair.toml --as json >start.json; ended start $?
+pycolo status pair.toml --as json >protected.json; ended status $?
+pycolo plan set-checkpoint-delay pair.toml --ms 700 --from protected.json --as json >delay.json
+pycolo apply delay.json >delay.txt; ended apply $?
+sed 's/"x-checkpoint-delay": 700/&, "x-more": 1/' delay.json >more.json
+pycolo apply more.json; ended apply-unknown-key $?
+pycolo run failover pair.toml --survivor beta >unproven.txt; ended unproven $?
+pycolo run failover pair.toml --survivor beta --fenced 'ops: said so'; ended fenced-alive $?
+"$python" -c "
+import json, os, signal
+os.kill(json.load(open('run-alpha/qemu.pid'))['pid'], signal.SIGKILL)"
+pycolo run start pair.toml; ended start-without-peer $?
+pycolo run failover pair.toml --as json >failover.json; ended failover $?
+pycolo run launch pair.toml >again.txt; ended launch $?
+pycolo run resume pair.toml >resume.txt; ended resume $?
+pycolo run resume pair.toml --as json >resumed.json; ended resume-again $?
+pycolo run stop pair.toml >stop.txt; ended stop $?
+pycolo status pair.toml >status.txt; ended status $?
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a pair file and the primary's image; QEMUs are ended afterwards."""
+    build = build_of("11.1")
+    if subprocess.run([*UNSHARE, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no network namespace can be made here")
+    with tempfile.TemporaryDirectory(prefix="pycolo") as name:
+        path = Path(name)
+        text = PAIR.format(folder=name, qemu=build.qemu_system, qemu_img=build.qemu_img)
+        (path / "pair.toml").write_text(text)
+        for node in ("alpha", "beta"):
+            (path / node).mkdir()
+        image = ["create", "-q", "-f", "qcow2", str(path / "alpha/primary.qcow2"), "1048576"]
+        subprocess.run([build.qemu_img, *image], check=True)
+        yield path
+        asyncio.run(_end_all(path / "pair.toml"))
+
+
+async def _end_all(pair_file: Path) -> None:
+    for node in pairfile.load(pair_file).nodes:
+        await host.run_action(node, StopQemu(), limit_s=10)
+
+
+@pytest.mark.qemu
+def test_a_pair_lives_from_launch_to_stop(folder: Path) -> None:
+    """Every command does what its exit code says, and refuses what would lose data."""
+    done = subprocess.run(
+        [*UNSHARE, "env", f"python={sys.executable}", "sh", "-c", LIFE],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (
+        """\
+launch 0
+start 0
+status 0
+apply 0
+apply-unknown-key 1
+unproven 4
+fenced-alive 4
+start-without-peer 4
+failover 0
+launch 0
+resume 0
+resume-again 0
+stop 0
+status 0
+"""
+        == done.stdout
+    ), done.stderr
+    protected = json.loads((folder / "protected.json").read_text())["nodes"]
+    modes = {name: node["colo_mode"] for name, node in protected.items()}
+    assert {"alpha": "primary", "beta": "secondary"} == modes
+    failover = json.loads((folder / "failover.json").read_text())
+    assert "process-exit" == failover["plan"]["origin"]["nodes"]["alpha"]["proof"]["kind"]
+    assert [] == json.loads((folder / "resumed.json").read_text())["plan"]["steps"]
+    last = (folder / "status.txt").read_text().splitlines()[-1]
+    assert "unprotected: beta has the guest alone (running)" == last
