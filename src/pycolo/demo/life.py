@@ -208,6 +208,7 @@ class _Life:
         self._qemus: dict[str, _Qemu] = {}
         self._others: dict[str, NodeState] = {node.name: Absent() for node in stage.pair.nodes}
         self._launches = 0
+        self._protected_s = 0.0
         self._armed: dict[str, Plan] = {}
         self._listener = Listener()
         self._roles: dict[str, tuple[Role, float]] = {}
@@ -355,7 +356,7 @@ class _Life:
         clockwork = _Clockwork()
         await self._executed(plan, clockwork)
         protected_s = clockwork.restored_s(plan)
-        done_s = time.monotonic()
+        done_s = self._protected_s = time.monotonic()
         self._becomes(primary, "primary", at_s=protected_s)
         self._becomes(secondary, "secondary", at_s=protected_s)
         self._protections.append(
@@ -393,6 +394,7 @@ class _Life:
         victim, survivor = (primary, secondary) if killed == "primary" else (secondary, primary)
         before = self._listener.connections()
         plan = self._armed[survivor]
+        served = self._qemus[primary]
         dying = self._qemus.pop(victim)
         exited = asyncio.create_task(dying.watch.exited())
         await asyncio.sleep(0)
@@ -430,6 +432,8 @@ class _Life:
                 survived=survived,
                 acknowledged=reading.acknowledged,
                 missing=reading.missing,
+                checkpoints=len(served.stops(self._protected_s, killed_s)),
+                protected_s=killed_s - self._protected_s,
                 steps=len(plan.steps),
             )
         )

@@ -91,6 +91,10 @@ class Failover:
     "Disk writes acknowledged before the disk was read back, through the guest."
     missing: int
     "How many of these the guest's disk does not hold."
+    checkpoints: int
+    "Checkpoints since the guest was protected."
+    protected_s: float
+    "How long it had been protected."
     steps: int
     "Steps of the plan."
 

@@ -1,7 +1,7 @@
 """Where the demo takes place: programs, a folder, a network and a declaration.
 
-Everything here blocks and none of it needs an event loop, so that all is cleared up as well when one
-was interrupted.
+Everything here blocks and none of it needs an event loop, so that all is cleared up as well when
+one was interrupted.
 """
 
 from __future__ import annotations
