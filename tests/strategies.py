@@ -31,6 +31,7 @@ from pycolo.model import (
 )
 from pycolo.plan import Check, Execute, Plan, Procedure, Relief, RunHost, Step, Wait
 from pycolo.qmp.commands import Command, Yank
+from pycolo.qmp.objects import YankBlockNode, YankChardev
 from pycolo.qmp.replies import Version
 from pycolo.result import Outcome, Report
 from pycolo.snapshot import FenceProof, NodeState, Snapshot
@@ -220,7 +221,10 @@ snapshots: st.SearchStrategy[Snapshot] = made(
 # -- plans -------------------------------------------------------------------------------------
 
 
-_yanks = commands.filter(lambda command: isinstance(command, Yank)).map(lambda yank: (yank,))
+_instances = ids.map(lambda name: YankChardev(id=name)) | ids.map(
+    lambda name: YankBlockNode(node_name=name)
+)
+_yanks = _instances.map(lambda instance: (Yank(instances=(instance,)),))
 
 
 _executes = made(Execute, rescue=st.just(()) | _yanks)

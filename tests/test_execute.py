@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from io import StringIO
 from pathlib import Path
 
+import attrs
 import pytest
 from tests.scripted_qmp import SILENCE, Refuse, ScriptedQmp, scripted_qmp
 from typing_extensions import override
@@ -284,6 +285,19 @@ async def test_silent_node_makes_no_condition_true(
     report = await execute(_plan(_wait(condition, limit_s=SHORT_S)), sessions)
     assert [TimedOut] == _kinds(report.outcomes)
     assert "did not answer query-status" in _reason(report)
+
+
+async def test_waiting_ends_when_a_main_loop_is_stuck(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """A node that leaves a query unanswered for a command's time is not waited for any longer."""
+    alpha.replies["query-status"] = SILENCE
+    plan = _plan(_wait(ALPHA_RUNS))
+    timeouts = attrs.evolve(plan.pair.timeouts, command_s=SHORT_S)
+    impatient = attrs.evolve(plan, pair=attrs.evolve(plan.pair, timeouts=timeouts))
+    report = await execute(impatient, sessions)
+    assert [Unknown] == _kinds(report.outcomes)
+    assert "no answer within" in _reason(report)
 
 
 async def test_hang_up_is_gone(sessions: dict[str, Session], alpha: ScriptedQmp) -> None:

@@ -8,7 +8,7 @@ itself is promised by the Wait that looks for it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar, assert_never
+from typing import Final, TypeVar, assert_never
 
 import attrs
 
@@ -115,7 +115,43 @@ def launched(pair: ColoPair, node: str, action: LaunchQemu, version: Version) ->
 def _object(item: QomObject) -> Filter:
     kind = dict(item.qmp_constants)["qom-type"]
     filters = (FilterMirror, FilterRedirector, FilterRewriter)
-    return Filter(qom_type=str(kind), on=not (isinstance(item, filters) and item.status == "off"))
+    on = not (isinstance(item, filters) and item.status == "off")
+    return Filter(qom_type=str(kind), on=on, settings=settings(item))
+
+
+# What QEMU shows of a property that was not given (qemu-behaviour 6.11).
+_FILTER_DEFAULTS: Final = {
+    "insert": "behind",
+    "position": "tail",
+    "queue": "all",
+    "vnet_hdr_support": "false",
+}
+_DEFAULTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "filter-mirror": _FILTER_DEFAULTS,
+    "filter-redirector": {**_FILTER_DEFAULTS, "indev": "", "outdev": ""},
+    "filter-rewriter": _FILTER_DEFAULTS,
+    "colo-compare": {
+        "vnet_hdr_support": "false",
+        "notify_dev": "",
+        "compare_timeout": "3000",
+        "expired_scan_cycle": "1000",
+        "max_queue_size": "1024",
+    },
+    "iothread": {},
+}
+_NO_SETTINGS: Final = ("qom-type", "id", "status")
+
+
+def settings(item: QomObject) -> Mapping[str, str]:
+    """What QEMU will show of an object's properties, by its own names and with its defaults."""
+    given = item.to_qmp()
+    told = {name: shown(value) for name, value in given.items() if name not in _NO_SETTINGS}
+    return {**_DEFAULTS[str(given["qom-type"])], **told}
+
+
+def shown(value: object) -> str:
+    """A property's value as a snapshot keeps it: a string as it is, all else as JSON writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a command
@@ -229,9 +265,14 @@ def _children(live: Live, parent: str, child: str | None, node: str | None) -> t
 def _set(live: Live, command: qmp.QomSet) -> Live:
     item = command.path.removeprefix("/objects/")
     known = live.objects.get(item)
-    if known is None or command.property_name != "status":
+    if known is None:
         return live
-    changed = attrs.evolve(known, on=command.value == "on")
+    name = command.property_name
+    changed = (
+        attrs.evolve(known, on=command.value == "on")
+        if name == "status"
+        else attrs.evolve(known, settings={**known.settings, name: shown(command.value)})
+    )
     return attrs.evolve(live, objects={**live.objects, item: changed})
 
 

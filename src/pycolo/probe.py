@@ -8,18 +8,20 @@ colo-compare, which aborts some versions (qemu-behaviour 6.10).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeAlias, TypeVar
 
 import attrs
 
 from pycolo.conditions import Query
-from pycolo.errors import CommandRefused, ParseError, RemoteError
+from pycolo.effects import shown
+from pycolo.errors import CommandRefused, CommandUnknown, ParseError, RemoteError
 from pycolo.qmp import commands as qmp
 from pycolo.qmp import replies
 from pycolo.qmp._base import QmpCommand
+from pycolo.qmp.objects import YankBlockNode, YankChardev, YankMigration
 from pycolo.session import Session
-from pycolo.snapshot import Child, Filter, Job, Live, NodeState, Snapshot, Unreachable
+from pycolo.snapshot import Child, Filter, Job, Live, NodeState, Snapshot, Unreachable, Unresponsive
 
 _R = TypeVar("_R")
 
@@ -28,6 +30,8 @@ Question: TypeAlias = (
     | qmp.QueryMigrateCapabilities
     | qmp.QueryMigrateParameters
     | qmp.QueryBlockExports
+    | qmp.QueryYank
+    | qmp.QueryXenReplicationStatus
     | qmp.QomList
     | qmp.QomGet
 )
@@ -45,6 +49,8 @@ QUESTIONS: Final[tuple[Question, ...]] = (
     qmp.XDebugQueryBlockGraph(),
     qmp.QueryJobs(),
     qmp.QueryChardev(),
+    qmp.QueryYank(),
+    qmp.QueryXenReplicationStatus(),
     qmp.QomList(path="/objects"),
 )
 "What a probe asks of every node, in this order; then the state of each filter it found."
@@ -53,7 +59,18 @@ LIMIT_S: Final = 10.0
 "How long one answer may take unless the caller says otherwise, in seconds."
 
 _FILTERS: Final = frozenset({"filter-mirror", "filter-redirector", "filter-rewriter"})
-_OBJECTS: Final = _FILTERS | {"colo-compare", "iothread"}
+_FILTER_SETTINGS: Final = ("netdev", "queue", "insert", "position", "vnet_hdr_support")
+SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
+    "filter-mirror": (*_FILTER_SETTINGS, "outdev"),
+    "filter-redirector": (*_FILTER_SETTINGS, "indev", "outdev"),
+    "filter-rewriter": _FILTER_SETTINGS,
+    "colo-compare": (
+        *("primary_in", "secondary_in", "outdev", "iothread", "notify_dev", "vnet_hdr_support"),
+        *("compare_timeout", "expired_scan_cycle", "max_queue_size"),
+    ),
+    "iothread": (),
+}
+"The properties that are read of each type of object COLO uses."
 # What QEMU names itself: its own monitors and the machine's ports are no part of COLO.
 _FOREIGN_CHARDEVS: Final = ("compat_monitor", "serial", "parallel")
 
@@ -76,7 +93,7 @@ async def _state(known: Session | NodeState, limit_s: float) -> NodeState:
     return await read(known, limit_s=limit_s) if isinstance(known, Session) else known
 
 
-async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreachable:
+async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreachable | Unresponsive:
     """Read one node.
 
     Args:
@@ -88,8 +105,11 @@ async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreacha
         for question in QUESTIONS:
             live = observe(live, question, await _answer(session, question, limit_s))
         for item in sorted(live.objects):
-            if live.objects[item].qom_type in _FILTERS:
-                live = await _with_filter(session, live, item, limit_s)
+            live = await _with_object(session, live, item, limit_s)
+    except CommandUnknown as error:
+        if session.closed:
+            return Unreachable(why=str(error))
+        return Unresponsive(why=str(error), oob=True)
     except (RemoteError, ParseError) as error:
         return Unreachable(why=str(error))
     return _settled(attrs.evolve(live, colo_exited=session.latched.colo_exited))
@@ -99,14 +119,17 @@ async def _answer(session: Session, question: QmpCommand[_R], limit_s: float) ->
     return await session.execute(question, limit_s=limit_s)
 
 
-async def _with_filter(session: Session, live: Live, item: str, limit_s: float) -> Live:
-    question = qmp.QomGet(path=f"/objects/{item}", property_name="status")
+async def _with_object(session: Session, live: Live, item: str, limit_s: float) -> Live:
+    kind = live.objects[item].qom_type
     try:
-        return observe(live, question, await session.execute(question, limit_s=limit_s))
+        for name in (*SETTINGS[kind], *(("status",) if kind in _FILTERS else ())):
+            question = qmp.QomGet(path=f"/objects/{item}", property_name=name)
+            live = observe(live, question, await session.execute(question, limit_s=limit_s))
     except CommandRefused:
         # It went away between the two questions.
         left = {name: known for name, known in live.objects.items() if name != item}
         return attrs.evolve(live, objects=left)
+    return live
 
 
 def greeted(session: Session) -> Live:
@@ -155,14 +178,26 @@ def observe(live: Live, question: Question, reply: object) -> Live:  # noqa: C90
             return attrs.evolve(live, chardevs=_own(chardevs))
         case qmp.QomList(), tuple() as found:
             return attrs.evolve(live, objects=_objects(_each(replies.QomProperty, found)))
-        case qmp.QomGet(path=path), str() as status:
-            return _with_status(live, path.rpartition("/")[2], status)
+        case qmp.QueryYank(), tuple() as found:
+            return attrs.evolve(live, yanks=frozenset(_yankable(found)))
+        case qmp.QueryXenReplicationStatus(), replies.ReplicationStatus(error=error):
+            return attrs.evolve(live, replication_error=error)
+        case qmp.QomGet(path=path, property_name=name), (str() | int()) as value:
+            return _with_setting(live, path.rpartition("/")[2], name, value)
         case _:
             raise TypeError(f"{reply!r} is no reply to {question!r}")
 
 
 def _each(kind: type[_R], found: Iterable[object]) -> tuple[_R, ...]:
     return tuple(item for item in found if isinstance(item, kind))
+
+
+def _yankable(found: Iterable[object]) -> Iterator[str]:
+    for instance in found:
+        if isinstance(instance, YankChardev) and _is_foreign(instance.id):
+            continue
+        if isinstance(instance, YankChardev | YankBlockNode | YankMigration):
+            yield instance.subject
 
 
 def _with_delay(live: Live, delay_ms: int | None) -> Live:
@@ -232,23 +267,28 @@ def _is_given(node: str) -> bool:
 
 
 def _own(chardevs: Mapping[str, bool]) -> dict[str, bool]:
-    return {
-        label: connected
-        for label, connected in chardevs.items()
-        if label.rstrip("0123456789") not in _FOREIGN_CHARDEVS
-    }
+    return {label: connected for label, connected in chardevs.items() if not _is_foreign(label)}
+
+
+def _is_foreign(chardev: str) -> bool:
+    return chardev.rstrip("0123456789") in _FOREIGN_CHARDEVS
 
 
 def _objects(found: Iterable[replies.QomProperty]) -> dict[str, Filter]:
     kinds = {item.name: item.type.removeprefix("child<").removesuffix(">") for item in found}
-    return {name: Filter(qom_type=kind) for name, kind in kinds.items() if kind in _OBJECTS}
+    return {name: Filter(qom_type=kind) for name, kind in kinds.items() if kind in SETTINGS}
 
 
-def _with_status(live: Live, item: str, status: str) -> Live:
+def _with_setting(live: Live, item: str, name: str, value: str | int) -> Live:
     known = live.objects.get(item)
     if known is None:
         return live
-    changed = attrs.evolve(known, on=status == "on")
+    if name == "status":
+        changed = attrs.evolve(known, on=value == "on")
+    else:
+        # A link is shown as the path of its object.
+        setting = shown(value).removeprefix("/objects/")
+        changed = attrs.evolve(known, settings={**known.settings, name: setting})
     return attrs.evolve(live, objects={**live.objects, item: changed})
 
 

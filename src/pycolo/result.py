@@ -11,7 +11,7 @@ from typing_extensions import override
 from pycolo.conditions import PeerDead, leaves
 from pycolo.errors import PycoloError
 from pycolo.plan import Check, Execute, Plan, RunHost
-from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, role_of
+from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive, role_of
 
 
 @final
@@ -158,8 +158,8 @@ def _stands(state: NodeState) -> str:
     match state:
         case Live(run_state=run_state):
             return f"{role_of(state)} ({run_state})"
-        case Unreachable(why=why):
-            return f"unreachable ({why})"
+        case Unreachable(why=why) | Unresponsive(why=why):
+            return f"{role_of(state)} ({why})"
         case _:
             return role_of(state)
 

@@ -1,7 +1,8 @@
 """What is known of each node, as values.
 
-A node is one of four things: `Absent` (no QEMU was started yet), `Live` (QEMU answered, or a plan
-promises that it would), `Unreachable` (no answer, which proves nothing) or `Dead` (proven).
+A node is one of five things: `Absent` (no QEMU was started yet), `Live` (QEMU answered, or a plan
+promises that it would), `Unreachable` (no connection, which proves nothing), `Unresponsive` (a
+connection and no answer) or `Dead` (proven).
 The same `Live` describes what was read and what a plan promises, so that a promise can be
 compared with what came true, and the compiler starts from either.
 """
@@ -39,6 +40,8 @@ class Filter:
     "QEMU's type, such as `filter-mirror`."
     on: bool = True
     "Whether a filter works; always true for what is no filter."
+    settings: Mapping[str, str] = attrs.field(factory=dict)
+    "Its other properties by QEMU's names, as JSON writes them: netdev, queue, timeouts ..."
 
 
 @final
@@ -97,6 +100,10 @@ class Live:
     "Chardev id to whether its peer is connected."
     objects: Mapping[str, Filter] = attrs.field(factory=dict)
     "Object id to what it is; only the types COLO uses."
+    yanks: frozenset[str] = attrs.field(default=frozenset(), eq=False)
+    "What could be yanked, as addresses name it; read, never promised."
+    replication_error: bool | None = attrs.field(default=None, eq=False)
+    "Whether a replication node reports an error; read, never promised (qemu-behaviour 5.10)."
 
 
 @final
@@ -112,6 +119,17 @@ class Unreachable:
 
     why: str
     "What was tried, and what came back."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Unresponsive:
+    """Connected, and no answer: the main loop is stuck. The guest may be running or standing."""
+
+    why: str
+    "What was asked in vain."
+    oob: bool
+    "Whether a session from before is left to send out-of-band commands over (qemu-behaviour 7.6)."
 
 
 @final
@@ -159,7 +177,7 @@ class Dead:
 
 
 NOT_LOOKED_AT: Final = Unreachable(why="not looked at")
-NodeState: TypeAlias = Absent | Live | Unreachable | Dead
+NodeState: TypeAlias = Absent | Live | Unreachable | Unresponsive | Dead
 
 
 @final
@@ -186,6 +204,7 @@ class Snapshot:
 Role: TypeAlias = Literal[
     "absent",
     "unreachable",
+    "unresponsive",
     "dead",
     "fresh secondary",
     "prepared secondary",
@@ -213,6 +232,8 @@ def role_of(state: NodeState) -> Role:  # noqa: C901 - one line a role, read as 
             return "absent"
         case Unreachable():
             return "unreachable"
+        case Unresponsive():
+            return "unresponsive"
         case Dead():
             return "dead"
         case Live(colo_mode="secondary", colo_exited=True):

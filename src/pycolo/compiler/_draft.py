@@ -138,7 +138,15 @@ class Draft:
         if first is not None and kept:
             self._reliefs.append(Relief(first=first, last=last, steps=kept, why=why))
 
-    def relief_step(self, node: str, command: Command, why: str, *, oob: bool = False) -> Execute:
+    def relief_step(
+        self,
+        node: str,
+        command: Command,
+        why: str,
+        *,
+        oob: bool = False,
+        accepts: tuple[Refusal, ...] = (),
+    ) -> Execute:
         """A command for a relief; it is no step of the plan."""
         return Execute(
             address="/".join(filter(None, (node, "relief", command.qmp_name, command.subject))),
@@ -147,6 +155,7 @@ class Draft:
             why=why,
             limit_s=self.timeouts.command_s,
             oob=oob,
+            accepts=accepts,
         )
 
     def restored(self, address: str) -> None:

@@ -94,7 +94,10 @@ def off_relief(draft: Draft, node: str, chain: FilterChain) -> tuple[Execute, ..
     """The same as relief: sent whatever state execution ended in."""
     return tuple(
         draft.relief_step(
-            node, _status(item, on=False), "the guest gets its network back (qemu-behaviour 6.6)"
+            node,
+            _status(item, on=False),
+            "the guest gets its network back (qemu-behaviour 6.6)",
+            accepts=GONE_OBJECT,
         )
         for item in (chain.names.redirector_in, chain.names.filter_mirror)
     )

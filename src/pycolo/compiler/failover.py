@@ -76,7 +76,9 @@ def go_on_alone(draft: Draft, primary: str) -> None:
     restored = _end_colo(draft, primary, faces.primary_yanks(pair))
     if restored is not None:
         off = tuple(s for c in pair.chains for s in _filters.off_relief(draft, primary, c))
-        lost = draft.relief_step(primary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY)
+        lost = draft.relief_step(
+            primary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
+        )
         why = "the guest stands still or has no network until COLO has ended"
         draft.relieve(first, restored, (*off, lost), why)
     for chain in pair.chains:
@@ -109,7 +111,9 @@ def promote(draft: Draft, secondary: str) -> None:
         first = _yank(draft, secondary, faces.secondary_yanks(pair))
         _stop_nbd(draft, secondary)
         restored = _end_colo(draft, secondary, faces.secondary_yanks(pair))
-        lost = draft.relief_step(secondary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY)
+        lost = draft.relief_step(
+            secondary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
+        )
         if restored is not None:
             draft.relieve(first, restored, (lost,), "the guest does not serve until COLO has ended")
     else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pycolo import faces
 from pycolo.compiler import _disks, _filters
 from pycolo.compiler._draft import Draft
+from pycolo.compiler.failover import NO_INSTANCE, NOT_IN_COLO
 from pycolo.conditions import (
     AllOf,
     AnyOf,
@@ -38,6 +39,7 @@ from pycolo.qmp.commands import (
     MigrationCapability,
     NbdServerStart,
     Stop,
+    XColoLostHeartbeat,
     Yank,
 )
 from pycolo.qmp.objects import YankMigration
@@ -175,7 +177,7 @@ def _enter(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None
         first = _switch_over(draft, primary, first)
     entered = _wait_entered(draft, primary, secondary)
     draft.restored(entered)
-    draft.relieve(first or entered, entered, _back(draft, primary, go_on=moves), _BACK)
+    draft.relieve(first or entered, entered, _back(draft, primary, dialect, go_on=moves), _BACK)
 
 
 _BACK = "COLO was not entered: the guest goes on alone, with its plain network and disk"
@@ -274,20 +276,34 @@ def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
     )
 
 
-def _back(draft: Draft, primary: str, *, go_on: bool) -> tuple[Execute, ...]:
-    """Out of a half-made entry: cut the peer off, plain network, then run (qemu-behaviour 17.6)."""
-    yanks = tuple(
+def _back(draft: Draft, primary: str, dialect: Dialect, *, go_on: bool) -> tuple[Execute, ...]:
+    """Out of a half-made entry, from whichever point of it (qemu-behaviour 17.6, 17.10).
+
+    The yanks let the main loop go; a migration that was paused before its switch-over ends only by
+    going on into the yanked connection; where COLO was entered already, it is ended. The secondary
+    is used up by this and is replaced. A guest that never ran is not started by an accident of
+    its protection.
+    """
+    cut, end = "nothing waits for the secondary any more", "the entry ends here"
+    steps = [
         draft.relief_step(
-            primary, yank, "nothing waits for the secondary (qemu-behaviour 7.3)", oob=True
+            primary, yank, f"{cut} (qemu-behaviour 7.3)", oob=True, accepts=NO_INSTANCE
         )
         for yank in faces.primary_yanks(draft.pair)
-    )
-    off = tuple(
-        step for chain in draft.pair.chains for step in _filters.off_relief(draft, primary, chain)
-    )
-    # A guest that never ran is not started by an accident of its protection.
-    cont = draft.relief_step(primary, Cont(), "the guest goes on alone (qemu-behaviour 5.18)")
-    return (*yanks, *off, *((cont,) if go_on else ()))
+    ]
+    if dialect.pause_before_switchover:
+        command = MigrateContinue(state="pre-switchover")
+        accepts = (Refusal(text="Migration not in expected state"),)
+        why = f"{end} if it was paused (qemu-behaviour 17.10)"
+        steps.append(draft.relief_step(primary, command, why, accepts=accepts))
+    why = f"{end} if COLO was reached (qemu-behaviour 4.9, 4.10)"
+    steps.append(draft.relief_step(primary, XColoLostHeartbeat(), why, accepts=NOT_IN_COLO))
+    for chain in draft.pair.chains:
+        steps += _filters.off_relief(draft, primary, chain)
+    if go_on:
+        why = "the guest goes on alone (qemu-behaviour 5.18)"
+        steps.append(draft.relief_step(primary, Cont(), why))
+    return tuple(steps)
 
 
 def _prove(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None:

@@ -8,7 +8,7 @@ from typing import assert_never, final
 import attrs
 
 from pycolo import conditions as c
-from pycolo.snapshot import Dead, DeathProof, FenceProof, Live, OnPaper, Snapshot
+from pycolo.snapshot import Dead, DeathProof, FenceProof, Live, OnPaper, Snapshot, Unresponsive
 
 
 @final
@@ -22,6 +22,12 @@ class Sight:
     "Nodes whose monitor is closed; silence alone does not close it."
     dead: frozenset[str] = frozenset()
     "Nodes whose death is proven."
+
+    @property
+    def stuck(self) -> tuple[str, ...]:
+        """Nodes that are connected and did not answer."""
+        nodes = self.snapshot.nodes.items()
+        return tuple(name for name, state in nodes if isinstance(state, Unresponsive))
 
     def holds(self, condition: c.Condition) -> bool:
         """Whether the condition is true; of a silent node nothing is."""

@@ -9,11 +9,11 @@ from typing import TypeAlias
 import attrs
 
 from pycolo.conditions import CheckpointSeen, Condition, Leaf, Query, leaves, queries
-from pycolo.errors import ParseError, RemoteError
+from pycolo.errors import CommandUnknown, ParseError, RemoteError
 from pycolo.execute._judge import Sight
 from pycolo.probe import greeted, observe
 from pycolo.session import Session
-from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable
+from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive
 
 Marks: TypeAlias = Mapping[str, Mapping[str, int]]
 "Address of a step to each node's mark at the moment it was sent."
@@ -65,6 +65,10 @@ async def _node(
             reply: object = await session.execute(query, limit_s=limit_s)
             live = observe(live, query, reply)
             hear(reply)
+    except CommandUnknown as error:
+        if session.closed:
+            return Unreachable(why=str(error))
+        return Unresponsive(why=str(error), oob=True)
     except (RemoteError, ParseError) as error:
         return Unreachable(why=str(error))
     return _latched(live, session, wanted, marks)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, assert_never, final
 
+import attrs
+
 from pycolo import host
 from pycolo.conditions import CheckpointSeen, Condition, PeerDead, leaves
 from pycolo.errors import (
@@ -33,7 +35,6 @@ from pycolo.session import Sent, Session
 from pycolo.snapshot import Dead, DeathProof, NodeState, Snapshot
 
 _LOG: Final = logging.getLogger("pycolo.execute")
-_QUERY_S: Final = 10.0
 _AFTER_S: Final = 5.0
 _YANK_S: Final = 5.0
 _FIRST_POLL_S: Final = 0.005
@@ -60,6 +61,10 @@ class _Ended(Exception):
 
 def _refused(reason: str) -> _Ended:
     return _Ended(lambda took_s: Refused(took_s=took_s, reason=reason))
+
+
+def _unknown(reason: str) -> _Ended:
+    return _Ended(lambda took_s: Unknown(took_s=took_s, reason=reason))
 
 
 def _timed_out(reason: str) -> _Ended:
@@ -92,6 +97,8 @@ class Run:
         self._wake = asyncio.Event()
         self._stopping = False
         self._recorded = lineage is None
+        # A main loop that does not answer in a command's time is stuck.
+        self._answer_s = plan.pair.timeouts.command_s
 
     def stop(self) -> None:
         """End execution at the next place where that is safe."""
@@ -202,7 +209,7 @@ class Run:
         origin = self._plan.origin.live(name)
         if origin is None or not origin.instance:
             return
-        found: NameInfo = await session.execute(qmp.QueryName(), limit_s=_QUERY_S)
+        found: NameInfo = await session.execute(qmp.QueryName(), limit_s=self._answer_s)
         if found.name != origin.instance:
             reason = f"the plan is for the QEMU {origin.instance}, on {name} runs {found.name}"
             raise _refused(reason)
@@ -274,13 +281,16 @@ class Run:
         while True:
             self._wake.clear()
             left_s = end - time.monotonic()
-            answer_s = max(min(left_s, _QUERY_S), _FIRST_POLL_S)
+            answer_s = max(min(left_s, self._answer_s), _FIRST_POLL_S)
             sight = await self._look(_both(step), answer_s, progress.hear)
             self._tell_progress(step, progress)
             if sight.holds(step.until):
                 return
             if step.unless is not None and sight.holds(step.unless):
                 raise _refused(f"waiting is pointless: {sight.present(step.unless)}")
+            if sight.stuck and answer_s == self._answer_s:
+                # Waiting on would only prolong what the relief ends (qemu-behaviour 7.3).
+                raise _unknown(f"no answer within {answer_s:g} s from {', '.join(sight.stuck)}")
             left_s = end - time.monotonic()
             if left_s <= 0:
                 reason = f"not so within {step.limit_s:g} s: {sight.missing(step.until)}"
@@ -299,7 +309,7 @@ class Run:
         return True
 
     async def _check(self, step: Check) -> None:
-        sight = await self._look((step.condition,), _QUERY_S, _ignore)
+        sight = await self._look((step.condition,), self._answer_s, _ignore)
         if not sight.holds(step.condition):
             raise _refused(f"it does not hold that {sight.missing(step.condition)}")
 
@@ -307,7 +317,7 @@ class Run:
         self, conditions: tuple[Condition, ...], limit_s: float, hear: Callable[[object], None]
     ) -> Sight:
         sight = await look(conditions, self._sessions, self._marks, limit_s, hear)
-        return Sight(snapshot=sight.snapshot, gone=sight.gone, dead=self._dead)
+        return attrs.evolve(sight, dead=self._dead)
 
     def _tell_progress(self, step: Wait, progress: Progress) -> None:
         news = progress.news()
