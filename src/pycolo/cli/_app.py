@@ -244,14 +244,16 @@ def _reported(act: Callable[[Observer], Coroutine[object, object, Report]], form
 def demo(*, form: str) -> int:
     """Live the whole life of a pair on this machine: start, kill, fail over, resume, again.
 
-    Takes one or two minutes; QEMU and a small guest are fetched the first time.
+    Takes about a minute; QEMU and a small guest are fetched the first time.
     """
     # Nothing else needs what the demo needs.
-    from pycolo.cli import _demo  # noqa: PLC0415
-    from pycolo.demo import life  # noqa: PLC0415
+    from pycolo.demo import life, timeline  # noqa: PLC0415
 
     report = life.run(life.LifeOptions(), _say.note)
-    _say.result(wire.dumps(report.to_json()) if form == "json" else _demo.words(report))
+    if form == "json":
+        _say.result(wire.dumps(report.to_json()))
+    else:
+        timeline.show(report, _say.console())
     return 0 if report.ok else UNFINISHED
 
 

@@ -40,7 +40,8 @@ _HEAD: Final = """\
 # {title}
 #
 # It needs sh and python3 on every host, and talks to the control monitors as pycolo does. Between
-# two steps it holds no connection: see that nobody else works on the nodes meanwhile.
+# two steps it holds no connection: see that nobody else works on the nodes meanwhile. Which node
+# holds the newest data is not recorded: tell a later `pycolo run launch` with --newest.
 #
 # It ends with 0 when all is done, 1 when it was refused and nothing was changed, 3 when something
 # was or may have been changed, and 4 where a person must decide.
