@@ -55,7 +55,7 @@ def test_bars_show_percent_and_rate(plan: Plan) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=200)
     with Progress(console=console, auto_refresh=False) as progress:
-        bars = Bars(progress=progress)
+        bars = Bars(progress=progress, keeps_lines=True)
         wait = plan.step("alpha/wait/mirrored")
         bars.step_started(wait)
         bars.step_progress(wait.address, 25 * MIB, 100 * MIB, MIB)

@@ -45,7 +45,8 @@ def on_stderr() -> Iterator[Lines | Bars]:
         console=console,
         transient=True,
     ) as progress:
-        yield Bars(progress=progress)
+        # Where results are read on the terminal too, the report has a line for each step.
+        yield Bars(progress=progress, keeps_lines=not sys.stdout.isatty())
 
 
 @final
@@ -92,9 +93,11 @@ class Lines:
 @final
 @attrs.define(kw_only=True)
 class Bars:
-    """One line a step that ended, and a bar with percent and rate for a copy under way."""
+    """A bar for what is under way, with percent and rate where it is a copy."""
 
     progress: Progress
+    keeps_lines: bool
+    "Whether a step that ended leaves a line."
     report: Report | None = None
     "What became of the plan, once it has ended."
     _bars: dict[str, TaskID] = attrs.field(factory=dict)
@@ -119,9 +122,11 @@ class Bars:
         self.progress.update(self._bars[address], completed=done_bytes, total=total_bytes)
 
     def step_finished(self, address: str, outcome: Outcome) -> None:
-        """Put a line in the place of the bar."""
+        """Take the bar away."""
         if address in self._bars:
             self.progress.remove_task(self._bars.pop(address))
+        if not self.keeps_lines:
+            return
         line = f"{outcome_words(outcome, colour=True)}  {address}"
         self.progress.console.print(Text.from_ansi(line))
 
