@@ -1,0 +1,1 @@
+"""What pycolo costs, each time beside what does the same without it."""

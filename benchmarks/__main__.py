@@ -1,0 +1,37 @@
+"""`python -m benchmarks NAME ...`: run some benchmarks and print what they found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from benchmarks import compiling, executing, importing
+from benchmarks.measure import Figure, table
+
+BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
+    "import": importing.run,
+    "compile": compiling.run,
+    "execute": executing.run,
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="+", choices=("all", *BENCHMARKS), metavar="NAME")
+    parser.add_argument("--as", dest="form", choices=("table", "json"), default="table")
+    chosen = parser.parse_args(arguments)
+    names = BENCHMARKS if "all" in chosen.names else dict.fromkeys(chosen.names)
+    figures = [figure for name in names for figure in BENCHMARKS[name]()]
+    if chosen.form == "json":
+        print(json.dumps([attrs.asdict(figure) for figure in figures], indent=2))
+    else:
+        print(table(figures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
