@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 if TYPE_CHECKING:
+    from pycolo.blocking import Runner
     from pycolo.compiler.paper import on_paper
     from pycolo.compiler.procedures import (
         failover,
@@ -85,6 +86,7 @@ __all__ = (  # noqa: RUF022 - most important first
     "Session",
     "probe",
     "execute",
+    "Runner",
     "Dead",
     "ProcessExit",
     "FenceProof",
@@ -120,6 +122,7 @@ _NAMES: Final = {
     "pycolo.session": ("Session",),
     "pycolo.probe": ("probe",),
     "pycolo.execute": ("execute",),
+    "pycolo.blocking": ("Runner",),
     "pycolo.errors": (
         *("PycoloError", "DeclarationError", "ParseError", "CompileError", "VersionError"),
         *("CommandRefused", "CommandUnknown", "Busy", "Unresponsive", "ConnectionFailed"),
