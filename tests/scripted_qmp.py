@@ -32,6 +32,7 @@ class ScriptedQmp:
         self.offers: list[str] = ["oob"]
         self.first_bytes: bytes | None = None
         self.negotiates = True
+        self.leaves_after_negotiation = False
         self.replies: dict[str, Reply | Callable[[Mapping[str, object]], Reply]] = {}
         self.seen: list[dict[str, object]] = []
         self.held: dict[str, object] = {}
@@ -108,6 +109,8 @@ class ScriptedQmp:
                 self.say(
                     {"return": {}, "id": message.get("id")} if "id" in message else {"return": {}}
                 )
+            if self.leaves_after_negotiation:
+                writer.close()
             return
         self.seen.append(message)
         self._changed.set()

@@ -88,6 +88,13 @@ async def test_hang_up_before_the_greeting_fails(script: ScriptedQmp) -> None:
         await task
 
 
+async def test_hang_up_right_after_the_negotiation_fails(script: ScriptedQmp) -> None:
+    """A server that closes the moment it is ready fails the connection, not the program."""
+    script.leaves_after_negotiation = True
+    with pytest.raises(errors.ConnectionFailed, match="hung up"):
+        await _connect(script.path)
+
+
 @pytest.mark.usefixtures("session")
 async def test_second_client_is_busy(script: ScriptedQmp) -> None:
     """A monitor that is held by somebody gives no greeting: Busy, which names the address."""

@@ -185,6 +185,10 @@ class Session:
             raise Unresponsive(node, limit_s) from error
         except ConnectError as error:
             raise ConnectionFailed(node, address, _no_qmp(error)) from error
+        except AssertionError as error:
+            # qemu.qmp takes it for granted that nobody hangs up in the moment after negotiation.
+            why = await _disconnected(client) or "it hung up at once"
+            raise ConnectionFailed(node, address, why) from error
         try:
             version = _greeted(client, node, address)
         except RemoteError:
