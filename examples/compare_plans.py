@@ -8,9 +8,8 @@ With one pair file, `start` on QEMU 7.2.22 is compared with `start` on 11.1.3.
 import sys
 from pathlib import Path
 
-from pycolo import compiler, pairfile
+from pycolo import Version, load, on_paper
 from pycolo.diff import diff
-from pycolo.qmp.replies import Version
 from pycolo.render import text
 
 EXAMPLE = Path(__file__).parent / "pair.toml"
@@ -19,13 +18,13 @@ OLD, NEW = Version.parse("7.2.22"), Version.parse("11.1.3")
 
 def main(pair_file: Path = EXAMPLE, other_file: Path | None = None) -> None:
     """Print what differs."""
-    pair = pairfile.load(pair_file)
+    pair = load(pair_file)
     if other_file is None:
-        first = compiler.on_paper("start", pair, version=OLD)
-        second = compiler.on_paper("start", pair, version=NEW)
+        first = on_paper("start", pair, version=OLD)
+        second = on_paper("start", pair, version=NEW)
     else:
-        first = compiler.on_paper("start", pair, version=NEW)
-        second = compiler.on_paper("start", pairfile.load(other_file), version=NEW)
+        first = on_paper("start", pair, version=NEW)
+        second = on_paper("start", load(other_file), version=NEW)
     found = diff(first, second)
     print(text.render_diff(found) if found else "the plans are equal")
 

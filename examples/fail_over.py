@@ -11,22 +11,28 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pycolo import compiler, host, pairfile
-from pycolo.execute import execute
+from pycolo import (
+    ColoPair,
+    Dead,
+    FenceProof,
+    Report,
+    Session,
+    execute,
+    failover,
+    host,
+    load,
+    probe,
+)
 from pycolo.lineage import LineageFiles
-from pycolo.model import ColoPair
-from pycolo.probe import probe
 from pycolo.render import text
-from pycolo.result import Report
-from pycolo.session import Session
-from pycolo.snapshot import Dead, DeathProof, FenceProof
+from pycolo.snapshot import DeathProof
 
 CONNECT_S = 5.0
 
 
 def main(pair_file: Path, survivor: str, fence: FenceProof | None = None) -> Report | None:
     """Have the survivor go on alone; None if the other node is not known to be dead."""
-    pair = pairfile.load(pair_file)
+    pair = load(pair_file)
     peer = pair.peer_of(survivor)
     proof = fence or host.death_proof(peer)
     if proof is None:
@@ -41,7 +47,7 @@ async def fail_over(pair: ColoPair, survivor: str, proof: DeathProof) -> Report:
     control = pair.node(survivor).control_monitor
     async with await Session.connect(survivor, control, limit_s=CONNECT_S) as session:
         snapshot = await probe({survivor: session, peer: Dead(proof=proof)})
-        plan = compiler.failover(pair, snapshot, survivor=survivor)
+        plan = failover(pair, snapshot, survivor=survivor)
         print(text.render(plan))
         report = await execute(
             plan, {survivor: session}, lineage=LineageFiles(pair), proofs={peer: proof}

@@ -11,22 +11,22 @@ import shlex
 import sys
 from pathlib import Path
 
-from pycolo import compiler, pairfile, wire
+import pycolo
+from pycolo import wire
 from pycolo.plan import CreateImage, LaunchQemu, Plan, RunHost, StopQemu
-from pycolo.qmp.replies import Version
-from pycolo.snapshot import Absent, Snapshot
+from pycolo.snapshot import Absent
 
 EXAMPLE = Path(__file__).parent / "pair.toml"
-INSTALLED = Version.parse("11.1.3")
+INSTALLED = pycolo.Version.parse("11.1.3")
 
 
 def main(pair_file: Path = EXAMPLE) -> None:
     """Print what the controller has to do on each host, and the plan it then has executed."""
-    pair = pairfile.load(pair_file)
+    pair = pycolo.load(pair_file)
     nodes = [node.name for node in pair.nodes]
-    launch = compiler.launch(
+    launch = pycolo.launch(
         pair,
-        Snapshot(nodes={name: Absent() for name in nodes}),
+        pycolo.Snapshot(nodes={name: Absent() for name in nodes}),
         qemu=dict.fromkeys(nodes, INSTALLED),
         # The identity tells a QEMU from one that was started anew: give each start its own.
         instances={name: f"{pair.name}.{name}.1" for name in nodes},
@@ -35,7 +35,7 @@ def main(pair_file: Path = EXAMPLE) -> None:
         if isinstance(step, RunHost):
             describe(step)
     # `start` begins with what `launch` promises; a real one is compiled from what is read.
-    start = compiler.start(pair, launch.promise)
+    start = pycolo.start(pair, launch.promise)
     save(start)
 
 

@@ -1,15 +1,16 @@
 """Compile a procedure on paper and print it: nobody is asked, nothing is changed.
 
-python examples/print_plan.py [PAIRFILE [PROCEDURE]]
+    python examples/print_plan.py [PAIRFILE [PROCEDURE]]
+
+Without arguments it takes the pair beside it, and `start`.
 """
 
 import sys
 from pathlib import Path
 from typing import get_args
 
-from pycolo import compiler, pairfile
+import pycolo
 from pycolo.plan import Procedure
-from pycolo.qmp.replies import Version
 from pycolo.render import text
 
 EXAMPLE = Path(__file__).parent / "pair.toml"
@@ -18,8 +19,8 @@ PROCEDURES: dict[str, Procedure] = {name: name for name in get_args(Procedure)}
 
 def main(pair_file: Path = EXAMPLE, procedure: Procedure = "start") -> None:
     """Print what the procedure does to the pair, with QEMU 11.1.3 on both nodes."""
-    pair = pairfile.load(pair_file)
-    plan = compiler.on_paper(procedure, pair, version=Version.parse("11.1.3"))
+    pair = pycolo.load(pair_file)
+    plan = pycolo.on_paper(procedure, pair, version=pycolo.Version.parse("11.1.3"))
     print(text.render(plan))
     print("the guest serves again after:", plan.restored_after)
 

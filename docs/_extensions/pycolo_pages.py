@@ -12,11 +12,12 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 from typing_extensions import override
 
-from pycolo import dialect
+from pycolo import dialect, errors
 from pycolo.cli._app import app as command_line
 
 PAGE = "qemu-behaviour"
 CITATION = re.compile(rf"({PAGE} )(\d+(?:\.\d+)?(?:(?:,| and| to) \d+(?:\.\d+)?)*)")
+RAISES = re.compile(rf":raises ({'|'.join(errors.__all__)}):")
 NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 
 
@@ -120,6 +121,13 @@ def _keep_first_line(_app: Sphinx, what: str, *rest: object) -> None:
         lines[:1] = [f": {line}" for line in lines[:1]]
 
 
+def _name_errors(_app: Sphinx, *rest: object) -> None:
+    """Let "Raises" mean the error where a value has the same name."""
+    lines = rest[-1]
+    if isinstance(lines, list):
+        lines[:] = [RAISES.sub(r":raises ~pycolo.errors.\1:", line) for line in lines]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of it."""
     app.setup_extension("sphinx.ext.autodoc")
@@ -129,4 +137,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_post_transform(LinkToFacts)
     app.connect("doctree-read", _name_entries)
     app.connect("autodoc-process-docstring", _keep_first_line, priority=100)
+    app.connect("autodoc-process-docstring", _name_errors, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -357,7 +357,7 @@ def death_proof(node: Node) -> ProcessExit | None:
     speaks against it, whatever the file says.
 
     Returns:
-        The proof, or None: that proves nothing.
+        The proof; None proves nothing.
     """
     known = _PidFile.read(node)
     if known is None or not known.is_over or _serves(node.control_monitor):

@@ -1,0 +1,63 @@
+"""The scripts in examples/, run as a reader would run them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
+DOCUMENT = str(EXAMPLES / "qemu-doc.toml")
+
+
+def run(script: str, *arguments: str) -> str:
+    """What a script prints; it must end well and complain of nothing."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    return done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_without_arguments_shows_what_it_does(script: str) -> None:
+    """Each example prints something, and harms nobody, when it is just started."""
+    assert run(script).strip()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_says_how_it_is_called(script: str) -> None:
+    """Each example begins with what it is and its command line."""
+    text = (EXAMPLES / script).read_text(encoding="utf-8")
+    assert text.startswith('"""')
+    assert f"    python examples/{script}" in text
+
+
+def test_a_plan_of_any_procedure_is_printed() -> None:
+    """The first example takes a pair file and a procedure."""
+    assert run("print_plan.py", DOCUMENT, "stop").startswith("stop: pair colo on primary")
+
+
+def test_equal_declarations_have_equal_plans() -> None:
+    """A pair compared with itself has no difference; with another it has."""
+    assert "the plans are equal\n" == run("compare_plans.py", DOCUMENT, DOCUMENT)
+    other = run("compare_plans.py", DOCUMENT, str(EXAMPLES / "pair.toml"))
+    assert "+ alpha/migrate" in other
+
+
+def test_nobody_fails_over_without_proof() -> None:
+    """A node that is merely not there may be alive elsewhere."""
+    said = run("fail_over.py", str(EXAMPLES / "pair.toml"), "beta")
+    assert "alpha may be alive: fence it first\n" == said
+
+
+def test_nodes_that_are_not_there_are_unreachable() -> None:
+    """Reading pairs from threads ends, and proves nothing about those who did not answer."""
+    said = run("threads.py", DOCUMENT, str(EXAMPLES / "pair.toml"))
+    assert [[DOCUMENT, "unknown"], [str(EXAMPLES / "pair.toml"), "unknown"]] == [
+        line.split(": ")[:2] for line in said.splitlines()
+    ]
