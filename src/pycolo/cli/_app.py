@@ -10,9 +10,9 @@ from typing import Final, get_args
 import click
 
 import pycolo
-from pycolo import compiler, pairfile, wire
+from pycolo import compiler, operate, pairfile, wire
 from pycolo._json import JsonObject
-from pycolo.cli import _files, _live, _options, _progress, _say, _status
+from pycolo.cli import _files, _options, _progress, _say, _status
 from pycolo.cli._exits import DIFFERENT, UNFINISHED
 from pycolo.diff import diff as difference
 from pycolo.observers import Observer
@@ -155,7 +155,7 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
 @_options.output("text", "json")
 def status(*, pair_file: Path, form: str) -> None:
     """Read both nodes over their observer monitors; nothing is changed."""
-    snapshot = asyncio.run(_live.status(_files.pair(pair_file)))
+    snapshot = asyncio.run(operate.status(_files.pair(pair_file)))
     if form == "json":
         _say.result(wire.dumps(wire.snapshot_to_json(snapshot)))
         return
@@ -199,7 +199,7 @@ def run(
     """
     pair = _files.pair(pair_file)
     _options.check(pair, procedure, ms, survivor=survivor, peer=peer, node=nodes, newest=newest)
-    order = _live.Order(
+    order = operate.Order(
         procedure=procedure,
         pair=pair,
         survivor=survivor,
@@ -211,7 +211,7 @@ def run(
         dialect=dialect,
         assume_good=assume_good,
     )
-    return _reported(lambda observer: _live.run(order, observer), form)
+    return _reported(lambda observer: operate.run(order, observer), form)
 
 
 @app.command()
@@ -220,7 +220,7 @@ def run(
 def apply(*, plan_file: Path, form: str) -> int:
     """Execute a saved plan, exactly as it is written."""
     saved = _files.plan(plan_file)
-    return _reported(lambda observer: _live.apply(saved, observer), form)
+    return _reported(lambda observer: operate.apply(saved, observer), form)
 
 
 def _reported(act: Callable[[Observer], Coroutine[object, object, Report]], form: str) -> int:

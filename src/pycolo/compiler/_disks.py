@@ -198,6 +198,15 @@ def remove_nbd(draft: Draft, node: str, disk: ReplicationDisk) -> None:
         )
 
 
+def remove_overlays(draft: Draft, node: str, disk: ReplicationDisk) -> None:
+    """Let go of a promoted secondary's overlays, which hold nothing any more."""
+    for overlay in (disk.names.active, disk.names.hidden):
+        if overlay in draft.live(node).block_nodes:
+            why = "its data is in the image now; its file is free (qemu-behaviour 5.13)"
+            accepts = (Refusal(text="Failed to find node"),)
+            draft.execute(node, BlockdevDel(node_name=overlay), why, accepts=accepts)
+
+
 def ensure_committed(draft: Draft, node: str) -> None:
     """Wait until a promotion has merged its overlays: till then a crash loses them."""
     pending = [d for d in draft.pair.disks if d.names.quorum in draft.live(node).commit_pending]

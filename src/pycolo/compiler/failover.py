@@ -7,14 +7,26 @@ bring the guest back come first (qemu-behaviour 7.9, 7.10).
 
 from __future__ import annotations
 
+from typing import get_args
+
 from pycolo import faces
 from pycolo.compiler import _disks, _filters
 from pycolo.compiler._draft import Draft
 from pycolo.conditions import AllOf, ColoModeIs, Gone, PeerDead, RunStateIs
 from pycolo.errors import CompileError
 from pycolo.plan import Refusal
-from pycolo.qmp.commands import Cont, NbdServerStop, Quit, XColoLostHeartbeat, Yank
+from pycolo.qmp.commands import (
+    CapabilityName,
+    Cont,
+    MigrateSetCapabilities,
+    MigrationCapability,
+    NbdServerStop,
+    Quit,
+    XColoLostHeartbeat,
+    Yank,
+)
 
+CAPABILITIES: tuple[CapabilityName, ...] = get_args(CapabilityName)
 STOPPED = ("paused", "postmigrate", "finish-migrate")
 NO_INSTANCE = (Refusal(text="Instance not found", error_class="DeviceNotFound"),)
 NOT_IN_COLO = (
@@ -86,6 +98,7 @@ def go_on_alone(draft: Draft, primary: str) -> None:
     for disk in pair.disks:
         _disks.ensure_no_job(draft, primary, disk)
         _disks.remove_nbd(draft, primary, disk)
+    _plain_migration(draft, primary)
 
 
 def tied(draft: Draft, primary: str) -> bool:
@@ -120,7 +133,19 @@ def promote(draft: Draft, secondary: str) -> None:
         _stop_nbd(draft, secondary)
     for chain in pair.chains:
         _filters.remove_secondary(draft, secondary, chain)
+    _plain_migration(draft, secondary)
     _disks.ensure_committed(draft, secondary)
+    for disk in pair.disks:
+        _disks.remove_overlays(draft, secondary, disk)
+
+
+def _plain_migration(draft: Draft, node: str) -> None:
+    """Switch COLO's capabilities off: left on, any later migration would enter COLO."""
+    on = [name for name in CAPABILITIES if name in draft.live(node).capabilities]
+    if on:
+        off = tuple(MigrationCapability(capability=name, state=False) for name in on)
+        why = "a migration of the survivor is a plain one again (qemu-behaviour 4.6)"
+        draft.execute(node, MigrateSetCapabilities(capabilities=off), why)
 
 
 def _stop_nbd(draft: Draft, secondary: str) -> None:

@@ -1,4 +1,7 @@
-"""Procedures on what is live: connect, probe, compile, execute."""
+"""Procedures on what is live: connect, probe, compile, execute.
+
+The command line is a thin face of this module, and scripts call it in the same way.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,20 @@ VERSION_S: Final = 10.0
 @final
 @attrs.frozen(kw_only=True)
 class Order:
-    """What was asked for on the command line."""
+    """What is to be done to a pair.
+
+    Args:
+        procedure: Its name.
+        pair: The declaration.
+        survivor: For `failover`: who goes on; None where only one node answers.
+        peer: For `resume`: the spare that takes the missing node's place.
+        fenced: For `failover`: somebody's word that the other node is dead.
+        checkpoint_delay_ms: For `set-checkpoint-delay`; the declared one if None.
+        nodes: For `launch`: which nodes; both if empty.
+        newest: For `launch`: who holds the newest data, against what was recorded.
+        dialect: `auto` or `doc`.
+        assume_good: Versions the operator vouches for.
+    """
 
     procedure: Procedure
     pair: ColoPair
@@ -83,7 +99,7 @@ async def run(order: Order, observer: Observer) -> Report:
             proofs = _proofs(order, known)
         plan = compiler.compile_plan(
             order.procedure,
-            pair,
+            _as_recorded(pair),
             await probe({**known, **{name: Dead(proof=p) for name, p in proofs.items()}}),
             survivor=order.survivor,
             checkpoint_delay_ms=order.checkpoint_delay_ms,
@@ -114,6 +130,13 @@ async def apply(plan: Plan, observer: Observer) -> Report:
         nodes = [plan.pair.node(name) for name in plan.qemu if name not in dead]
         known = await _connected(plan.pair, stack, nodes)
         return await _executed(plan, known, proofs, observer)
+
+
+def _as_recorded(pair: ColoPair) -> ColoPair:
+    """The pair, whose images are equal by the operator's word only until it first ran."""
+    if pair.initial_sync == "identical" and LineageFiles(pair).known() is not None:
+        return attrs.evolve(pair, initial_sync="full")
+    return pair
 
 
 async def _executed(
