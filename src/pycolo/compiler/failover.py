@@ -78,7 +78,7 @@ def _survivors_role(draft: Draft, survivor: str) -> str:
 def go_on_alone(draft: Draft, primary: str) -> None:
     """A primary without its secondary (qemu-behaviour 7.9)."""
     pair = draft.pair
-    first = _yank(draft, primary, faces.primary_yanks(pair)) if tied(draft, primary) else None
+    first = _yank(draft, primary, faces.primary_yanks(pair)) if _linked(draft, primary) else None
     for disk in pair.disks:
         _disks.check_child(draft, primary, disk)
     for chain in pair.chains:
@@ -102,6 +102,14 @@ def go_on_alone(draft: Draft, primary: str) -> None:
 
 
 def tied(draft: Draft, primary: str) -> bool:
+    """Whether anything of COLO is left on a node."""
+    live = draft.live(primary)
+    left = not live.capabilities.isdisjoint(CAPABILITIES)
+    jobs = any(_disks.resync_jobs(live, disk) for disk in draft.pair.disks)
+    return left or jobs or _linked(draft, primary)
+
+
+def _linked(draft: Draft, primary: str) -> bool:
     """Whether anything still leads to a peer."""
     live = draft.live(primary)
     ours = {disk.names.nbd for disk in draft.pair.disks}
