@@ -47,6 +47,8 @@ from pycolo.qmp.objects import YankMigration
 FAILED = ("failed", "completed", "cancelled", "cancelling")
 # Where a guest may stand before its RAM is copied, and where a copy under way leaves it.
 GROUND = ("prelaunch", "running", "paused", "finish-migrate")
+# Inside a checkpoint: of a moment, or for ever where the peer died in it (qemu-behaviour 7.1).
+IN_CHECKPOINT = "colo"
 MIGRATING = ("setup", "active", "pre-switchover", "device", "colo")
 
 
@@ -62,6 +64,8 @@ def protect(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> Non
             _prepare_secondary(draft, secondary, dialect)
             _prepare_primary(draft, primary, secondary)
         _enter(draft, primary, secondary, dialect)
+    elif any(draft.live(node).run_state == IN_CHECKPOINT for node in (primary, secondary)):
+        _wait_entered(draft, primary, secondary)
     _prove(draft, primary, secondary, dialect)
     for disk in draft.pair.disks:
         _disks.ensure_dismissed(draft, primary, disk)
@@ -69,8 +73,8 @@ def protect(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> Non
 
 def _entered(draft: Draft, primary: str, secondary: str) -> bool:
     modes = draft.live(primary).colo_mode, draft.live(secondary).colo_mode
-    running = {draft.live(node).run_state for node in (primary, secondary)} == {"running"}
-    return modes == ("primary", "secondary") and running
+    states = {draft.live(node).run_state for node in (primary, secondary)}
+    return modes == ("primary", "secondary") and states <= {"running", IN_CHECKPOINT}
 
 
 def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
