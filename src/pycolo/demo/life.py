@@ -117,12 +117,16 @@ async def live(stage: Stage, options: LifeOptions, progress: Progress) -> LifeRe
 @contextmanager
 def _terminable() -> Generator[None]:
     """Make an order to end an interrupt, which asyncio and everything else clears up after."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {n: signal.signal(n, lambda *_: signal.raise_signal(signal.SIGINT)) for n in numbers}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # Shells have jobs in the background ignore interrupts; asyncio would not listen for them.
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in (*before.items(), (signal.SIGINT, interrupted)):
             signal.signal(number, handler)
 
 

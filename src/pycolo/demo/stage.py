@@ -28,7 +28,6 @@ from pycolo.qmp.replies import Version
 NODES: Final = ("alpha", "beta")
 _MAC: Final = "52:54:00:77:00:02"
 _MEMORY_MIB: Final = 128
-_WAIT_FOR_END_S: Final = 10
 
 
 @final
@@ -191,7 +190,7 @@ def _end_all(nodes: Sequence[Node]) -> None:
         if running is not None:
             with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(running.pid, signal.SIGKILL)
-                os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+                os.waitid(os.P_PID, running.pid, os.WEXITED)
             running.close()
 
 
