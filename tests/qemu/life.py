@@ -1,0 +1,399 @@
+"""Whole pairs on real QEMUs: declared, launched, protected, killed and read, by the library alone.
+
+Each pair lives in a folder of its own and on loopback addresses of its own, so that tests that run
+at the same time never meet; whatever happens, its QEMUs are ended by their pid files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Literal, TypeAlias, final
+
+import attrs
+from tests.real_qemu import build_of
+
+from pycolo import host
+from pycolo.compiler import compile_plan, launch
+from pycolo.demo.builds import Release
+from pycolo.demo.guests import bios_counter, bios_disk_counter, bios_guest
+from pycolo.execute import execute
+from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
+from pycolo.model.pair import CHECKPOINTS_OFF_MS
+from pycolo.plan import DialectName, Execute, Plan, Procedure
+from pycolo.probe import probe
+from pycolo.qmp import commands as qmp
+from pycolo.qmp.replies import Version
+from pycolo.result import Report
+from pycolo.session import Session
+from pycolo.snapshot import Dead, DeathProof, Live, NodeState, Snapshot
+
+Accelerator: TypeAlias = Literal["kvm", "tcg"]
+LIMIT_S = 10.0
+SIZE_BYTES = 1 << 20
+NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
+HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
+# One port of an address that nothing else uses tells that the block of addresses is taken.
+CLAIM_PORT = 9997
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Loopback:
+    """A block of loopback addresses that is this test's alone while it runs."""
+
+    block: int
+
+    def address(self, n: int) -> str:
+        """The n-th address, from 1."""
+        return f"127.0.{self.block}.{n}"
+
+
+@contextmanager
+def loopback() -> Generator[Loopback]:
+    """Claim a block of loopback addresses: whoever holds its claim socket has it."""
+    for attempt in range(254):
+        block = (os.getpid() + attempt) % 254 + 1
+        with socket.socket() as claim:
+            try:
+                claim.bind((f"127.0.{block}.254", CLAIM_PORT))
+            except OSError:
+                continue
+            yield Loopback(block=block)
+            return
+    raise AssertionError("all blocks of loopback addresses are in use")
+
+
+async def until(holds: Callable[[], bool], what: str, limit_s: float = 30.0) -> None:
+    """Wait for something that nothing announces, such as the growth of a file."""
+    end = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < end, f"not within {limit_s:g} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+def nodes(folder: Path, release: Release, net: Loopback) -> tuple[Node, ...]:
+    """Six hosts that are this machine, each with folders and an address of its own."""
+    build = build_of(release)
+    made = []
+    for number, name in enumerate(NAMES, 1):
+        (folder / name).mkdir()
+        node = Node(
+            name=name,
+            address=net.address(number),
+            image_folder=str(folder / name),
+            run_dir=str(folder / name / "run"),
+            qemu_binary=str(build.qemu_system),
+            qemu_img_binary=str(build.qemu_img),
+        )
+        made.append(node)
+    return tuple(made)
+
+
+def machine(accelerator: Accelerator) -> Machine:
+    """The machine of the BIOS guest."""
+    cpu = "qemu64,kvmclock=on" if accelerator == "kvm" else None
+    return Machine(memory_mib=64, accelerator=accelerator, serial_log=True, cpu=cpu)
+
+
+def bios_pair(hosts: tuple[Node, ...], accelerator: Accelerator) -> ColoPair:
+    """A pair with one disk and one card for the BIOS guest."""
+    disk = ReplicationDisk(size_bytes=SIZE_BYTES, image="disk.raw", image_format="raw")
+    chain = FilterChain(netdev=Netdev(type="hubport", options={"hubid": "0"}))
+    return ColoPair(
+        nodes=hosts[:2],
+        spares=hosts[2:],
+        machine=machine(accelerator),
+        disks=(disk,),
+        chains=(chain,),
+        checkpoint_delay_ms=500,
+    )
+
+
+def without_checkpoints(pair: ColoPair) -> ColoPair:
+    """The only shape in which TCG before 11.0 does not deadlock (qemu-behaviour 1.7)."""
+    return attrs.evolve(pair, chains=(), checkpoint_delay_ms=CHECKPOINTS_OFF_MS)
+
+
+@final
+class LivePair:
+    """A declared pair and whatever of it runs."""
+
+    def __init__(self, pair: ColoPair, version: Version) -> None:
+        self.pair = pair
+        self.version = version
+        self.sessions: dict[str, Session] = {}
+        self.dead: dict[str, DeathProof] = {}
+        self._launches = 0
+
+    # -- what acts
+
+    async def launch(self, *names: str) -> Report:
+        """Start QEMUs by a plan, and connect to them."""
+        report = await self.execute(await self.compile_launch(*names))
+        for name in names:
+            await self.connect(name)
+        return report
+
+    async def compile_launch(self, *names: str, dialect: DialectName = "auto") -> Plan:
+        """The plan that starts these nodes' QEMUs, each with an identity never used before."""
+        self._launches += 1
+        return launch(
+            self.pair,
+            await self.probe(),
+            qemu={node.name: self.version for node in self.pair.nodes},
+            nodes=names,
+            instances={name: f"{name}.{self._launches}" for name in names},
+            dialect=dialect,
+        )
+
+    async def connect(self, name: str) -> Session:
+        """Open the control session of a node whose QEMU runs."""
+        monitor = self.pair.node(name).control_monitor
+        session = await Session.connect(name, monitor, limit_s=LIMIT_S)
+        self.sessions[name] = session
+        self.dead.pop(name, None)
+        return session
+
+    async def kill(self, name: str) -> None:
+        """End a QEMU the hard way and keep the proof."""
+        running = host.watch(self.pair.node(name))
+        assert running is not None, f"{name} does not run"
+        os.kill(running.pid, signal.SIGKILL)
+        self.dead[name] = await running.exited()
+        running.close()
+        session = self.sessions.pop(name, None)
+        if session is not None:
+            await session.aclose()
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a node's QEMU."""
+        running = host.watch(self.pair.node(name))
+        assert running is not None, f"{name} does not run"
+        os.kill(running.pid, number)
+        running.close()
+
+    async def replace(self, name: str, spare: str) -> None:
+        """Put a spare in a dead node's place, and start its QEMU."""
+        self.pair = self.pair.replacing(name, self.pair.node(spare))
+        self.dead.pop(name, None)
+        await self.launch(spare)
+
+    async def compile(
+        self,
+        procedure: Procedure,
+        *,
+        survivor: str | None = None,
+        checkpoint_delay_ms: int | None = None,
+        dialect: DialectName = "auto",
+    ) -> Plan:
+        """A plan from what is there."""
+        return compile_plan(
+            procedure,
+            self.pair,
+            await self.probe(),
+            survivor=survivor,
+            checkpoint_delay_ms=checkpoint_delay_ms,
+            dialect=dialect,
+        )
+
+    async def execute(self, plan: Plan) -> Report:
+        """Execute a plan to its end."""
+        report = await execute(plan, self.sessions, proofs=self.dead)
+        assert None is report.failed, f"{report.advice}\n{self.stderr()}"
+        return report
+
+    async def run(
+        self,
+        procedure: Procedure,
+        *,
+        survivor: str | None = None,
+        checkpoint_delay_ms: int | None = None,
+        dialect: DialectName = "auto",
+    ) -> Plan:
+        """Compile a procedure, execute it to its end, and give the plan."""
+        plan = await self.compile(
+            procedure,
+            survivor=survivor,
+            checkpoint_delay_ms=checkpoint_delay_ms,
+            dialect=dialect,
+        )
+        await self.execute(plan)
+        return plan
+
+    async def cont(self, name: str) -> None:
+        """Let a guest run that was not protected yet."""
+        await self.sessions[name].execute(qmp.Cont(), limit_s=LIMIT_S)
+
+    def create_image(self, name: str) -> None:
+        """Make an empty image for the first disk of a node."""
+        node, disk = self.pair.node(name), self.pair.disks[0]
+        made = [node.qemu_img_binary, "create", "-q", "-f", disk.image_format]
+        subprocess.run([*made, str(self.image(name)), str(disk.size_bytes)], check=True)
+
+    async def aclose(self) -> None:
+        """End whatever runs, by pid."""
+        for session in self.sessions.values():
+            await session.aclose()
+        for node in (*self.pair.nodes, *self.pair.spares):
+            running = host.watch(node)
+            if running is not None:
+                os.kill(running.pid, signal.SIGKILL)
+                await running.exited()
+                running.close()
+
+    # -- what looks
+
+    async def probe(self) -> Snapshot:
+        """What is there."""
+        known: dict[str, Session | NodeState] = {
+            name: session for name, session in self.sessions.items() if not session.closed
+        }
+        known |= {name: Dead(proof=proof) for name, proof in self.dead.items()}
+        return await probe(known)
+
+    async def live(self, name: str) -> Live:
+        """What one node shows."""
+        state = (await self.probe()).state(name)
+        assert isinstance(state, Live), state
+        return state
+
+    def serial(self, name: str) -> str:
+        """What the guest wrote to its serial port on one node."""
+        log = Path(self.pair.node(name).run_dir) / "serial.log"
+        return log.read_text(encoding="ascii", errors="replace") if log.exists() else ""
+
+    def counter(self, name: str) -> int:
+        """How far the BIOS guest counted on one node."""
+        return bios_counter(self.serial(name)) or 0
+
+    async def goes_on(self, *names: str, by: int = 3) -> None:
+        """See the BIOS guest count on, on each of these nodes."""
+        marks = {name: self.counter(name) for name in names}
+        for name, mark in marks.items():
+            what = f"the guest on {name} counts on from {mark}"
+            await until(lambda: self.counter(name) >= mark + by, what)  # noqa: B023 - awaited here
+
+    def image(self, name: str) -> Path:
+        """The image of the first disk on one node."""
+        return Path(self.pair.node(name).image_path(self.pair.disks[0].image))
+
+    async def image_follows(self, name: str) -> None:
+        """See that what the BIOS guest has counted is in the node's image."""
+        await self.goes_on(name)
+        counted = self.counter(name)
+        assert counted <= bios_disk_counter(self.image(name))
+
+    def stderr(self) -> str:
+        """What the QEMUs said, for a failing test."""
+        logs = (Path(n.run_dir) / "qemu.stderr" for n in (*self.pair.nodes, *self.pair.spares))
+        return "\n".join(f"{p}: {p.read_text(errors='replace')}" for p in logs if p.exists())
+
+
+def as_it_is(pair: ColoPair) -> ColoPair:
+    """Leave a pair unchanged."""
+    return pair
+
+
+@asynccontextmanager
+async def bios_life(
+    release: Release,
+    accelerator: Accelerator,
+    *,
+    shape: Callable[[ColoPair], ColoPair] = as_it_is,
+) -> AsyncGenerator[LivePair]:
+    """A pair for the BIOS guest on this machine, nothing of it launched yet.
+
+    Args:
+        release: Which QEMU.
+        accelerator: What runs the guest; TCG before 11.0 goes without cards and checkpoints.
+        shape: Changes the declaration.
+    """
+    version = Version.parse(build_of(release).version)
+    with tempfile.TemporaryDirectory(prefix="colo-") as folder, loopback() as net:
+        pair = shape(bios_pair(nodes(Path(folder), release, net), accelerator))
+        if accelerator == "tcg" and release != "11.1":
+            pair = without_checkpoints(pair)
+        life = LivePair(pair, version)
+        if pair.disks:
+            bios_guest(life.image(pair.nodes[0].name), size_bytes=SIZE_BYTES)
+        try:
+            yield life
+        finally:
+            await life.aclose()
+
+
+# What a probe shows and no plan promises, field by field, and why.
+UNPROMISED: Mapping[str, str] = {
+    "proven": "QEMU does not tell whether a checkpoint was ever made (qemu-behaviour 18.4)",
+    "colo_exited": "the latch of the generation that ended stays until the next migrate",
+    "incoming": "QEMU closes the listener when the secondary is promoted (qemu-behaviour 7.12)",
+}
+
+
+def broken_promises(
+    promised: Snapshot, seen: Snapshot
+) -> Mapping[str, Mapping[str, tuple[object, object]]]:
+    """Node to field to what was promised and what is there instead."""
+    found: dict[str, dict[str, tuple[object, object]]] = {}
+    for name, state in promised.nodes.items():
+        other = seen.state(name)
+        if isinstance(state, Live) and isinstance(other, Live):
+            pairs = _compared(state, other)
+            found[name] = {field: both for field, both in pairs.items() if both[0] != both[1]}
+        elif isinstance(state, Live) or isinstance(other, Live):
+            found[name] = {"state": (state, other)}
+    return {name: fields for name, fields in found.items() if fields}
+
+
+def _compared(promised: Live, seen: Live) -> Mapping[str, tuple[object, object]]:
+    pairs: dict[str, tuple[object, object]] = {
+        field.name: (getattr(promised, field.name), getattr(seen, field.name))
+        for field in attrs.fields(Live)
+        if field.eq and field.name not in UNPROMISED
+    }
+    # In a checkpoint a guest stands still for a moment: it is protected all the same.
+    if promised.colo_mode != "none":
+        pairs["run_state"] = (_settled(promised.run_state), _settled(seen.run_state))
+    # Sizes are promised of images alone; of a node of the peer's nobody knows on paper.
+    pairs["sizes_bytes"] = _common(promised.sizes_bytes, seen.sizes_bytes)
+    # Which sockets there are is promised; a client that keeps trying connects when it can.
+    waited_for = {label for label, connected in promised.chardevs.items() if connected}
+    connected = {label for label in waited_for if seen.chardevs.get(label)}
+    pairs["chardevs"] = (set(promised.chardevs), set(seen.chardevs))
+    pairs["chardevs that are connected"] = (waited_for, connected)
+    if promised.colo_mode == "secondary":
+        # How its incoming migration is called says nothing that its mode does not (4.4).
+        del pairs["migration"]
+    return pairs
+
+
+def _settled(run_state: str) -> str:
+    return "running" if run_state == "colo" else run_state
+
+
+def _common(
+    promised: Mapping[str, int], seen: Mapping[str, int]
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    both = sorted(set(promised) & set(seen))
+    return {name: promised[name] for name in both}, {name: seen[name] for name in both}
+
+
+async def leave(session: Session) -> None:
+    """Have a QEMU quit, flushing its images, and see it hang up."""
+    await session.execute(qmp.Quit(), limit_s=LIMIT_S)
+    while not session.closed:
+        await session.wait_change(LIMIT_S)
+
+
+def commands(plan: Plan) -> list[str]:
+    """What a plan would send."""
+    return [step.address for step in plan.steps if isinstance(step, Execute)]
