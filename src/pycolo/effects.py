@@ -242,6 +242,50 @@ def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a 
             assert_never(command)
 
 
+def took_effect(before: Live, command: qmp.Command, found: Live) -> bool | None:
+    """Whether a command of which no reply came has taken effect, by what is there now.
+
+    Args:
+        before: The node before the command, as read or promised.
+        command: The command.
+        found: The node as read after nothing older is pending.
+
+    Returns:
+        True or False where the two can be told apart; None where the command leaves no trace.
+    """
+    expected = after(before, command)
+    told = [
+        _field_took_effect(getattr(before, name), getattr(expected, name), getattr(found, name))
+        for name in _TRACES
+    ]
+    seen = [answer for answer in told if answer is not None]
+    return all(seen) if seen else None
+
+
+# What a command leaves behind for a reader; the rest is latched or promised by a Wait.
+_TRACES: Final = tuple(
+    field.name
+    for field in attrs.fields(Live)
+    if field.eq is True and field.name not in ("colo_exited", "proven", "last_colo_mode")
+)
+
+
+def _field_took_effect(before: object, expected: object, found: object) -> bool | None:
+    if before == expected:
+        return None
+    match before, expected, found:
+        case dict(), dict(), dict():
+            changed = {k for k in before | expected if before.get(k) != expected.get(k)}
+            return all((k in expected) == (k in found) for k in changed) and all(
+                found[k] == expected[k] for k in changed if k in before and k in expected
+            )
+        case frozenset(), frozenset(), frozenset():
+            return (expected - before) <= found and not (before - expected) & found
+        case _:
+            # QEMU may have gone on since: anything but the old value is the command's doing.
+            return found != before
+
+
 def _lost_heartbeat(live: Live) -> Live:
     pending = frozenset(live.children) if live.colo_mode == "secondary" else frozenset[str]()
     return attrs.evolve(

@@ -42,6 +42,8 @@ class Unknown:
 
     took_s: float
     reason: str
+    happened: bool | None = None
+    "Whether it took effect, as read over a new connection; None where that could not be told."
 
 
 @final
@@ -140,8 +142,15 @@ class Report:
     def _next(self) -> str:
         if self._death_unproven():
             return "make sure that the peer is dead, and say who did so and how"
-        if isinstance(self.outcomes.get(self.failed or ""), Unknown):
-            return "the command may still take effect: never repeat it, run the procedure again"
+        match self.outcomes.get(self.failed or ""):
+            case Unknown(happened=True):
+                return "the command took effect; run the procedure again: it goes on after it"
+            case Unknown(happened=False):
+                return "the command took no effect; run the procedure again: it begins with it"
+            case Unknown():
+                return "the command may still take effect: never repeat it, run the procedure again"
+            case _:
+                pass
         return "correct the cause and run the procedure again: it goes on from what is there"
 
     def _death_unproven(self) -> bool:

@@ -139,13 +139,14 @@ class Sent(Generic[_R]):
 class Session:
     """A connection to one node's monitor; `connect` opens it, leaving the context closes it."""
 
-    def __init__(self, node: str, address: str, client: QMPClient, version: Version) -> None:
+    def __init__(self, node: str, monitor: Monitor, client: QMPClient, version: Version) -> None:
         self.node: Final = node
         "Name of the node at the other end."
-        self.address: Final = address
+        self.address: Final = _address(monitor)
         "The monitor's address."
         self.version: Final = version
         "QEMU's version, from its greeting."
+        self._monitor = monitor
         self._client = client
         self._latched = Latched()
         self._why_closed: str | None = None
@@ -172,31 +173,35 @@ class Session:
             Busy: Connected, but no greeting came: another client holds the monitor.
             Unresponsive: Greeted, but the negotiation was never answered: the main loop is stuck.
         """
-        address = _address(monitor)
-        client = QMPClient(node)
-        early: list[Message] = []
-        client.events.event_filter = _keep_in(early)
-        try:
-            async with asyncio.timeout(limit_s):
-                await client.connect(await _open(node, monitor))
-        except TimeoutError as error:
-            if client.greeting is None:
-                raise Busy(node, address) from error
-            raise Unresponsive(node, limit_s) from error
-        except ConnectError as error:
-            raise ConnectionFailed(node, address, _no_qmp(error)) from error
-        except AssertionError as error:
-            # qemu.qmp takes it for granted that nobody hangs up in the moment after negotiation.
-            why = await _disconnected(client) or "it hung up at once"
-            raise ConnectionFailed(node, address, why) from error
-        try:
-            version = _greeted(client, node, address)
-        except RemoteError:
-            await _disconnected(client)
-            raise
-        session = cls(node, address, client, version)
-        session._begin(early)
+        dialled = await _dial(node, monitor, limit_s)
+        session = cls(node, monitor, dialled.client, dialled.version)
+        session._begin(dialled.early)
         return session
+
+    async def reopen(self, *, limit_s: float) -> None:
+        """Close the connection and open it anew, on the same monitor.
+
+        QEMU answers the new negotiation after it is done with everything that was sent before,
+        so from then on nothing older is pending. Subscribers stay; a COLO_EXIT that came in
+        between was missed, one that came before is still latched.
+
+        Args:
+            limit_s: How long opening may take in all, in seconds.
+
+        Raises:
+            ConnectionFailed: See `connect`; or another QEMU answers there. The session is closed.
+            Busy: See `connect`. The session is closed.
+            Unresponsive: What was sent before still holds up the main loop. The session is closed.
+        """
+        await self.aclose()
+        dialled = await _dial(self.node, self._monitor, limit_s)
+        if dialled.version != self.version:
+            await _disconnected(dialled.client)
+            raise ConnectionFailed(self.node, self.address, f"QEMU {dialled.version} answers there")
+        self._client = dialled.client
+        self._why_closed = None
+        self._close_asked = asyncio.Event()
+        self._begin(dialled.early)
 
     async def __aenter__(self) -> Self:
         return self
@@ -360,6 +365,42 @@ class Session:
     def _tell(self, notice: Notice) -> None:
         for subscriber in tuple(self._subscribers.values()):
             subscriber(notice)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class _Dialled:
+    """A connection that was negotiated."""
+
+    client: QMPClient
+    early: list[Message]
+    version: Version
+
+
+async def _dial(node: str, monitor: Monitor, limit_s: float) -> _Dialled:
+    address = _address(monitor)
+    client = QMPClient(node)
+    early: list[Message] = []
+    client.events.event_filter = _keep_in(early)
+    try:
+        async with asyncio.timeout(limit_s):
+            await client.connect(await _open(node, monitor))
+    except TimeoutError as error:
+        if client.greeting is None:
+            raise Busy(node, address) from error
+        raise Unresponsive(node, limit_s) from error
+    except ConnectError as error:
+        raise ConnectionFailed(node, address, _no_qmp(error)) from error
+    except AssertionError as error:
+        # qemu.qmp takes it for granted that nobody hangs up in the moment after negotiation.
+        why = await _disconnected(client) or "it hung up at once"
+        raise ConnectionFailed(node, address, why) from error
+    try:
+        version = _greeted(client, node, address)
+    except RemoteError:
+        await _disconnected(client)
+        raise
+    return _Dialled(client=client, early=early, version=version)
 
 
 async def wait_any_change(since: Mapping[Session, int], limit_s: float) -> None:

@@ -10,7 +10,7 @@ from typing import Final, Protocol, assert_never, final
 
 import attrs
 
-from pycolo import host
+from pycolo import effects, host
 from pycolo.conditions import CheckpointSeen, Condition, PeerDead, leaves
 from pycolo.errors import (
     Busy,
@@ -28,11 +28,12 @@ from pycolo.execute._progress import Progress
 from pycolo.observers import Observer
 from pycolo.plan import Check, Execute, Plan, Relief, RunHost, Step, Wait
 from pycolo.probe import probe
+from pycolo.probe import read as probe_node
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import NameInfo
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
 from pycolo.session import Sent, Session
-from pycolo.snapshot import Dead, DeathProof, NodeState, Snapshot
+from pycolo.snapshot import Dead, DeathProof, Live, NodeState, Snapshot
 
 _LOG: Final = logging.getLogger("pycolo.execute")
 _AFTER_S: Final = 5.0
@@ -130,7 +131,7 @@ class Run:
             outcome = await self._attempt(step, first=position == 0)
             self._outcomes[step.address] = outcome
             if not isinstance(outcome, Done):
-                await self._relieve(position)
+                await self._end(position, step, outcome)
                 return
 
     async def _attempt(self, step: Step, *, first: bool = False) -> Outcome:
@@ -327,6 +328,42 @@ class Run:
                     step.address, news.done_bytes, news.total_bytes, news.rate_bytes_s
                 )
             )
+
+    # -- what became of a command without an answer
+
+    async def _end(self, position: int, step: Step, outcome: Outcome) -> None:
+        """Relieve the guest, and find out what a command without an answer did.
+
+        Over a connection that was lost nothing can be relieved: it is opened anew first. One that
+        stands may be the only way past a stuck main loop (qemu-behaviour 7.6): it is used up first.
+        """
+        if not isinstance(step, Execute) or not isinstance(outcome, Unknown):
+            await self._relieve(position)
+            return
+        lost = self._sessions[step.node].closed
+        if lost:
+            happened = await self._happened(position, step)
+            await self._relieve(position)
+        else:
+            await self._relieve(position)
+            happened = await self._happened(position, step)
+        # A relief may have undone what the command did: then nothing is told by what is left.
+        told = happened if lost or not self._relief else None
+        self._outcomes[step.address] = attrs.evolve(outcome, happened=told)
+
+    async def _happened(self, position: int, step: Execute) -> bool | None:
+        session = self._sessions[step.node]
+        try:
+            await session.reopen(limit_s=self._answer_s)
+        except RemoteError as error:
+            _LOG.warning("%s could not be reached again: %s", step.node, error)
+            return None
+        plan = self._plan
+        before = effects.fold(plan.pair, plan.qemu, plan.origin, plan.steps[:position])
+        known, found = before.live(step.node), await probe_node(session, limit_s=_AFTER_S)
+        if known is None or not isinstance(found, Live):
+            return None
+        return effects.took_effect(known, step.command, found)
 
     # -- relief
 
