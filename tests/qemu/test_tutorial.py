@@ -1,0 +1,77 @@
+"""docs/tutorial.md, command by command, on a real QEMU."""
+
+import doctest
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.real_qemu import build_of
+
+import pycolo
+from pycolo import host
+
+ROOT = Path(__file__).parent.parent.parent
+FOLDER = "/tmp/pycolo-tutorial"
+PAIR_FILE = "examples/tutorial.toml"
+# A network of its own, so that ports cannot collide with anybody's.
+UNSHARE = ("unshare", "--map-root-user", "--net")
+
+
+def conversation() -> list[tuple[str, str]]:
+    """Each command of the page with what it is said to print."""
+    page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    said: list[tuple[str, str]] = []
+    for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            said.append((command, output))
+    return said
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A place for the page's files, with its pair file; whatever QEMU is left is ended."""
+    if subprocess.run([*UNSHARE, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no network namespace can be made here")
+    with tempfile.TemporaryDirectory(prefix="pycolo-") as name:
+        place = Path(name)
+        pair_file = place / "pair.toml"
+        declared = (ROOT / PAIR_FILE).read_text(encoding="utf-8")
+        pair_file.write_text(declared.replace(FOLDER, name), encoding="utf-8")
+        yield place
+        for node in pycolo.load(pair_file).nodes:
+            running = host.watch(node)
+            if running is not None:
+                os.kill(running.pid, signal.SIGKILL)
+                running.close()
+
+
+@pytest.mark.qemu
+def test_the_tutorial_prints_what_it_says(folder: Path) -> None:
+    """A reader who types the page's commands sees the page's output."""
+    expected = conversation()
+    programs = (str(build_of("11.1").qemu_system.parent), str(Path(sys.executable).parent))
+    script = ["ip link set lo up", "exec 2>>errors"]
+    for command, _ in expected:
+        here = command.replace(FOLDER, str(folder)).replace(PAIR_FILE, "pair.toml")
+        script += ["printf '\\001'", here]
+    done = subprocess.run(
+        [*UNSHARE, "bash", "-c", "\n".join(script)],
+        cwd=folder,
+        env={**os.environ, "PATH": ":".join((*programs, os.environ["PATH"]))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    printed = done.stdout.replace(str(folder), FOLDER).split("\001")[1:]
+    assert len(expected) == len(printed)
+    for (command, output), got in zip(expected, printed, strict=True):
+        flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        same = doctest.OutputChecker().check_output(output, got, flags)
+        assert same, f"$ {command}\n{got}\n{(folder / 'errors').read_text()[-2000:]}"
