@@ -1,0 +1,109 @@
+"""The demo as a whole: a real guest outlives the QEMUs it runs on."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+
+from pycolo.demo import network
+from pycolo.demo.builds import FetchError
+from pycolo.demo.life import LifeOptions, run
+from pycolo.demo.listener import KEPT
+from pycolo.demo.stage import fetched
+
+pytestmark = [pytest.mark.qemu, pytest.mark.heavy, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs() -> None:
+    """Have QEMU and the guest on this machine, or skip."""
+    try:
+        fetched(None, print)
+    except FetchError as error:
+        pytest.skip(f"needs QEMU and the Linux guest: {error}")
+
+
+@pytest.fixture
+def scratch(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """A folder that demos make theirs in, with a name as short as those of sockets need."""
+    with tempfile.TemporaryDirectory(prefix="pc-") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip"
+)
+def test_a_guest_outlives_both_of_its_hosts(scratch: Path) -> None:
+    """Primary and secondary are killed in turn; no connection ends and no write is lost."""
+    report = run(LifeOptions(kills=("primary", "secondary", "primary"), protected_s=3.0), print)
+    assert None is report.error
+    assert report.ok
+    assert report.isolated
+    assert ["beta", "beta", "alpha"] == [failover.survivor for failover in report.failovers]
+    assert [len(KEPT)] * 3 == [failover.survived for failover in report.failovers]
+    assert [0, 0, 0] == [failover.missing for failover in report.failovers]
+    assert all(failover.restored_s < 1.0 for failover in report.failovers)
+    assert 0 == report.lost_writes
+    assert report.acknowledged > 50
+    assert [] == network.leftovers()
+    assert [] == list(scratch.iterdir())
+
+
+def test_without_namespaces_the_same_life_is_run(scratch: Path) -> None:
+    """Where there is no root the guest still goes on, only its connections do not."""
+    options = LifeOptions(kills=("secondary", "primary"), protected_s=3.0, may_isolate=False)
+    report = run(options, print)
+    assert None is report.error
+    assert report.ok
+    assert not report.isolated
+    assert ["alpha", "beta"] == [failover.survivor for failover in report.failovers]
+    assert [len(KEPT), 0] == [failover.survived for failover in report.failovers]
+    assert report.not_shown
+    assert [] == list(scratch.iterdir())
+
+
+def test_a_life_that_ends_early_is_reported_with_its_logs(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the guest does not come up in time the report says so, and the logs are kept."""
+    monkeypatch.setattr("pycolo.demo.life._BOOT_S", 0.0)
+    report = run(LifeOptions(kills=()), print)
+    assert not report.ok
+    assert report.error is not None
+    assert "the guest on alpha was not up" in report.error
+    assert report.logs is not None
+    assert [report.logs] == [str(path) for path in scratch.iterdir()]
+    kept = {path.name for path in Path(report.logs).iterdir()}
+    assert {"alpha-run-qemu.stderr", "alpha-run-serial.log"} == kept
+
+
+LIVE = """
+from pycolo.demo.life import LifeOptions, run
+run(LifeOptions(), lambda text: print(text, flush=True))
+"""
+
+
+def test_a_demo_that_is_told_to_end_leaves_nothing(scratch: Path) -> None:
+    """In the midst of protection both QEMUs, the client and all that was made are cleared up."""
+    environ = {**os.environ, "TMPDIR": str(scratch)}
+    argv = (sys.executable, "-c", LIVE)
+    with subprocess.Popen(argv, stdout=PIPE, stderr=PIPE, text=True, env=environ) as demo:
+        assert demo.stdout is not None
+        assert any("protected: alpha with beta" in line for line in demo.stdout)
+        files = scratch.glob("*/*/run/qemu.pid")
+        pids = [json.loads(file.read_text())["pid"] for file in files]
+        demo.terminate()
+        _, messages = demo.communicate()
+    assert "KeyboardInterrupt" in messages
+    assert 2 == len(pids)
+    assert [] == [pid for pid in pids if Path("/proc", str(pid)).exists()]
+    assert [] == list(scratch.iterdir())
+    assert [] == list(Path("/run/netns").glob(f"pycolo-{demo.pid}-*"))
