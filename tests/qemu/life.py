@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -132,7 +133,7 @@ class LivePair:
         self.version = version
         self.sessions: dict[str, Session] = {}
         self.dead: dict[str, DeathProof] = {}
-        self._launches = 0
+        self._launches: Counter[str] = Counter()
 
     # -- what acts
 
@@ -145,15 +146,20 @@ class LivePair:
 
     async def compile_launch(self, *names: str, dialect: DialectName = "auto") -> Plan:
         """The plan that starts these nodes' QEMUs, each with an identity never used before."""
-        self._launches += 1
+        self._launches.update(names)
         return launch(
             self.pair,
             await self.probe(),
             qemu={node.name: self.version for node in self.pair.nodes},
             nodes=names,
-            instances={name: f"{name}.{self._launches}" for name in names},
+            instances={name: self._instance(name) for name in names},
             dialect=dialect,
         )
+
+    def _instance(self, name: str) -> str:
+        # The first is the one that plans on paper have.
+        times = self._launches[name]
+        return f"{self.pair.name}.{name}" + (f".{times}" if times > 1 else "")
 
     async def connect(self, name: str) -> Session:
         """Open the control session of a node whose QEMU runs."""
