@@ -7,6 +7,7 @@ epoch; each promotion begins a new epoch. Of the files of two nodes the higher e
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -86,8 +87,13 @@ def read(path: Path) -> Lineage | None:
     return Lineage.from_json(value, str(path))
 
 
-def write(path: Path, lineage: Lineage) -> None:
-    """Replace one file, whole or not at all, and durably: it is on the disk when this returns.
+def write(path: Path, lineage: Lineage, *, durably: bool = True) -> None:
+    """Replace one file, whole or not at all.
+
+    Args:
+        path: The file.
+        lineage: What it shall say.
+        durably: Return only when it is on the disk, which can take some milliseconds.
 
     Raises:
         OSError: It could not be written; the old one is still there.
@@ -96,8 +102,11 @@ def write(path: Path, lineage: Lineage) -> None:
     with fresh.open("w", encoding="utf-8") as stream:
         stream.write(json.dumps(lineage.to_json()) + "\n")
         stream.flush()
-        os.fsync(stream.fileno())
+        if durably:
+            os.fsync(stream.fileno())
     fresh.replace(path)
+    if not durably:
+        return
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
@@ -199,13 +208,11 @@ class LineageFiles:
         paths = self._paths()
         if holder not in paths:
             raise FileNotFoundError(f"the image folder of {holder} is not on this machine")
-        # The holder's own first: it is the one that must not be missed.
-        for name in sorted(paths, key=lambda name: name != holder):
-            try:
-                write(paths[name], lineage)
-            except OSError:
-                if name == holder:
-                    raise
+        # Only the holder's must not be missed, by a power cut even; the guest waits for it.
+        write(paths.pop(holder), lineage)
+        for path in paths.values():
+            with contextlib.suppress(OSError):
+                write(path, lineage, durably=False)
 
     def _highest(self) -> int:
         return max((lineage.epoch for lineage in self._found()), default=0)
