@@ -24,6 +24,7 @@ from pycolo.conditions import (
     Leaf,
     MigrationIs,
     NoColoExit,
+    PartsAre,
     PeerDead,
     RunStateIs,
     SizeIs,
@@ -81,6 +82,10 @@ TRUE_AND_FALSE: list[tuple[Leaf, Leaf]] = [
         Committed(node="a", quorum="colo-disk0", replication="childs0", parent="parent0"),
         Committed(node="a", quorum="colo-disk1", replication="childs1", parent="parent1"),
     ),
+    (
+        PartsAre(node="a", chardevs=("compare1", "mirror0"), jobs=("bad", "good")),
+        PartsAre(node="a", chardevs=("mirror0",), jobs=("bad", "good")),
+    ),
     (InstanceIs(node="a", instance="vm0.a"), InstanceIs(node="a", instance="vm0.b")),
     (VersionIs(node="a", version=V), VersionIs(node="a", version=Version.parse("10.0.13"))),
     (Gone(node="gone"), Gone(node="a")),
@@ -113,7 +118,7 @@ def test_all_and_any_are_what_they_say() -> None:
 @pytest.mark.parametrize("leaf", [leaf for _, leaf in TRUE_AND_FALSE])
 def test_what_waiting_can_bring_about_is_assumed_and_the_rest_is_not(leaf: Leaf) -> None:
     """On paper a wait makes its leaf true; a fact that no waiting changes stays as it was."""
-    facts = ChildIs | InstanceIs | VersionIs | PeerDead | JobFailed
+    facts = ChildIs | PartsAre | InstanceIs | VersionIs | PeerDead | JobFailed
     after = assume(leaf, SNAPSHOT)
 
     if isinstance(leaf, facts) or leaf.node != "a":
@@ -144,7 +149,7 @@ def test_leaves_and_nodes_come_in_the_conditions_order() -> None:
 @pytest.mark.parametrize("leaf", [true for true, _ in TRUE_AND_FALSE])
 def test_each_leaf_says_what_must_be_asked(leaf: Leaf) -> None:
     """What is latched, greeted or proven is not asked for; everything else is."""
-    unasked = NoColoExit | ColoExited | CheckpointSeen | VersionIs | Gone | PeerDead
+    unasked = InstanceIs | NoColoExit | ColoExited | CheckpointSeen | VersionIs | Gone | PeerDead
 
     assert isinstance(leaf, unasked) == (queries(leaf) == ())
     assert all(attrs.has(type(query)) for query in queries(leaf))

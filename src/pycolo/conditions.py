@@ -131,6 +131,34 @@ class Committed:
 
 @final
 @attrs.frozen(kw_only=True)
+class PartsAre:
+    """The node has these parts of COLO and no others, each list in alphabetical order.
+
+    A plan is bound to them: what its compiler found is not made again, and what it did not find is.
+    """
+
+    node: str
+    block_nodes: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+    chardevs: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, node: str, live: Live) -> PartsAre:
+        """The parts that a node has."""
+        return cls(
+            node=node,
+            block_nodes=tuple(sorted(live.block_nodes)),
+            exports=tuple(sorted(live.exports)),
+            jobs=tuple(sorted(live.jobs)),
+            chardevs=tuple(sorted(live.chardevs)),
+            objects=tuple(sorted(live.objects)),
+        )
+
+
+@final
+@attrs.frozen(kw_only=True)
 class InstanceIs:
     """It is still the QEMU that the plan was compiled for."""
 
@@ -176,6 +204,7 @@ Leaf: TypeAlias = (
     | ChildIs
     | SizeIs
     | Committed
+    | PartsAre
     | InstanceIs
     | VersionIs
     | Gone
@@ -208,7 +237,8 @@ Query: TypeAlias = (
     | qmp.QueryChardev
     | qmp.QueryNamedBlockNodes
     | qmp.XDebugQueryBlockGraph
-    | qmp.QueryName
+    | qmp.QueryBlockExports
+    | qmp.QomList
 )
 
 
@@ -243,10 +273,24 @@ def queries(leaf: Leaf) -> tuple[Query, ...]:
             return (qmp.QueryNamedBlockNodes(flat=True), qmp.XDebugQueryBlockGraph())
         case SizeIs():
             return (qmp.QueryNamedBlockNodes(flat=True),)
-        case InstanceIs():
-            return (qmp.QueryName(),)
-        case NoColoExit() | ColoExited() | CheckpointSeen() | VersionIs() | Gone() | PeerDead():
-            # Known without asking: latched events, the greeting, the connection, the proofs.
+        case PartsAre():
+            return (
+                qmp.QueryNamedBlockNodes(flat=True),
+                qmp.QueryBlockExports(),
+                qmp.QueryJobs(),
+                qmp.QueryChardev(),
+                qmp.QomList(path="/objects"),
+            )
+        case (
+            InstanceIs()
+            | NoColoExit()
+            | ColoExited()
+            | CheckpointSeen()
+            | VersionIs()
+            | Gone()
+            | PeerDead()
+        ):
+            # Known by the session: identity, latched events, greeting, connection; and the proofs.
             return ()
         case _:
             assert_never(leaf)
@@ -302,6 +346,8 @@ def _holds(leaf: Leaf, live: Live) -> bool:  # noqa: C901 - one line a leaf
             return live.sizes_bytes.get(block_node) == size_bytes
         case Committed(quorum=quorum):
             return quorum not in live.commit_pending
+        case PartsAre(node=node):
+            return leaf == PartsAre.of(node, live)
         case InstanceIs(instance=instance):
             return live.instance == instance
         case VersionIs(version=version):
@@ -359,6 +405,7 @@ def _assume(leaf: Leaf, live: Live) -> Live:  # noqa: C901 - one line a leaf
             NoColoExit()
             | JobFailed()
             | ChildIs()
+            | PartsAre()
             | InstanceIs()
             | VersionIs()
             | Gone()

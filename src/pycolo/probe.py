@@ -29,10 +29,8 @@ Question: TypeAlias = (
     Query
     | qmp.QueryMigrateCapabilities
     | qmp.QueryMigrateParameters
-    | qmp.QueryBlockExports
     | qmp.QueryYank
     | qmp.QueryXenReplicationStatus
-    | qmp.QomList
     | qmp.QomGet
 )
 "What a probe asks; the few that a condition needs are among them."
@@ -43,7 +41,6 @@ QUESTIONS: Final[tuple[Question, ...]] = (
     qmp.QueryMigrate(),
     qmp.QueryMigrateCapabilities(),
     qmp.QueryMigrateParameters(),
-    qmp.QueryName(),
     qmp.QueryBlockExports(),
     qmp.QueryNamedBlockNodes(flat=True),
     qmp.XDebugQueryBlockGraph(),
@@ -101,7 +98,8 @@ async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreacha
         limit_s: How long one answer may take, in seconds.
     """
     try:
-        live = greeted(session)
+        identity = await session.instance(limit_s=limit_s)
+        live = attrs.evolve(greeted(session), instance=identity)
         for question in QUESTIONS:
             live = observe(live, question, await _answer(session, question, limit_s))
         for item in sorted(live.objects):
@@ -161,8 +159,6 @@ def observe(live: Live, question: Question, reply: object) -> Live:  # noqa: C90
             return attrs.evolve(live, capabilities=enabled)
         case qmp.QueryMigrateParameters(), replies.MigrationParameters() as parameters:
             return _with_delay(live, parameters.x_checkpoint_delay_ms)
-        case qmp.QueryName(), replies.NameInfo(name=name):
-            return attrs.evolve(live, instance=name or "")
         case qmp.QueryBlockExports(), tuple() as found:
             return _with_exports(live, _each(replies.BlockExport, found))
         case qmp.QueryNamedBlockNodes(), tuple() as found:

@@ -34,6 +34,7 @@ from qemu.qmp import (
     Runstate,
     StateError,
 )
+from typing_extensions import override
 
 from pycolo.errors import (
     Busy,
@@ -47,6 +48,7 @@ from pycolo.errors import (
 from pycolo.model.node import Monitor, TcpMonitor, UnixMonitor
 from pycolo.qmp import events
 from pycolo.qmp._base import QmpCommand
+from pycolo.qmp.commands import QueryName
 from pycolo.qmp.replies import Version, VersionInfo
 
 _R = TypeVar("_R")
@@ -79,6 +81,23 @@ class Latched:
     "COLO_EXIT was seen since the session was opened, or since `forget_colo_exit`."
     quorum_bad: tuple[str, ...] = ()
     "Block nodes that QUORUM_REPORT_BAD named, each once, in the order they were first named."
+
+
+@final
+class _Client(QMPClient):
+    """The client, without the pains it takes for a log that nobody reads.
+
+    It indents each message for its debug log before it asks whether there is one, which takes longer
+    than all else it does with a message. These two are its hooks for subclasses.
+    """
+
+    @override
+    def _cb_outbound(self, msg: Message) -> Message:
+        return super()._cb_outbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
+
+    @override
+    def _cb_inbound(self, msg: Message) -> Message:
+        return super()._cb_inbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
 
 
 @final
@@ -150,6 +169,7 @@ class Session:
         self._client = client
         self._latched = Latched()
         self._why_closed: str | None = None
+        self._instance: str | None = None
         self._count = 0
         self._stop_at = 0
         self._checkpoint_at = 0
@@ -200,6 +220,7 @@ class Session:
             raise ConnectionFailed(self.node, self.address, f"QEMU {dialled.version} answers there")
         self._client = dialled.client
         self._why_closed = None
+        self._instance = None
         self._close_asked = asyncio.Event()
         self._begin(dialled.early)
 
@@ -247,6 +268,24 @@ class Session:
             ParseError: The reply is not one to this command; the session stays usable.
         """
         return await self.send(command, oob=oob).reply(limit_s)
+
+    async def instance(self, *, limit_s: float) -> str:
+        """The identity this QEMU was given at launch; empty where it was given none.
+
+        It cannot change over one connection, so it is asked for once: later it is known without
+        a main loop that answers.
+
+        Args:
+            limit_s: How long the reply may take, in seconds, the first time.
+
+        Raises:
+            RemoteError: See `execute`.
+            ParseError: See `execute`.
+        """
+        if self._instance is None:
+            found = await self.execute(QueryName(), limit_s=limit_s)
+            self._instance = found.name or ""
+        return self._instance
 
     def _take(self, task: asyncio.Task[object]) -> None:
         # Whoever waits reads the task itself; this is for the reply nobody waits for any more.
@@ -379,7 +418,7 @@ class _Dialled:
 
 async def _dial(node: str, monitor: Monitor, limit_s: float) -> _Dialled:
     address = _address(monitor)
-    client = QMPClient(node)
+    client = _Client(node)
     early: list[Message] = []
     client.events.event_filter = _keep_in(early)
     try:

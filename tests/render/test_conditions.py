@@ -36,6 +36,11 @@ WORDS: list[tuple[c.Condition, str]] = [
         c.Committed(node="a", quorum="q", replication="childs0", parent="parent0"),
         "a's q has merged its overlays into parent0",
     ),
+    (
+        c.PartsAre(node="a", exports=("parent0",), objects=("f1", "f2")),
+        "a has just these parts: exports parent0; objects f1, f2",
+    ),
+    (c.PartsAre(node="a"), "a has just these parts: none"),
     (c.InstanceIs(node="a", instance="x\ny"), r"a is still the QEMU 'x\ny'"),
     (c.VersionIs(node="a", version=Version.parse("11.1.3")), "a runs QEMU 11.1.3"),
     (c.Gone(node="a"), "a has hung up"),

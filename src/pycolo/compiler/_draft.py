@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import final
 
 from pycolo import effects
-from pycolo.conditions import Condition, InstanceIs
+from pycolo.conditions import Condition, InstanceIs, PartsAre
 from pycolo.errors import CompileError
 from pycolo.model.pair import ColoPair, Timeouts
 from pycolo.plan import (
@@ -122,6 +122,12 @@ class Draft:
             if instance:
                 why = "a QEMU that was started anew is another one; compile again for it"
                 self.check(node, "instance", InstanceIs(node=node, instance=instance), why)
+
+    def check_parts(self, nodes: Iterable[str]) -> None:
+        """Bind the plan to what was found: it makes nothing again, and leaves nothing out."""
+        for node in nodes:
+            why = "the plan was compiled for these; compile again for others"
+            self.check(node, "parts", PartsAre.of(node, self.live(node)), why)
 
     def run_host(
         self, node: str, verb: str, what: str, action: HostAction, *, why: str, limit_s: float

@@ -79,6 +79,7 @@ def go_on_alone(draft: Draft, primary: str) -> None:
     """A primary without its secondary (qemu-behaviour 7.9)."""
     pair = draft.pair
     first = _yank(draft, primary, faces.primary_yanks(pair)) if _linked(draft, primary) else None
+    _check_mode(draft, primary)
     for disk in pair.disks:
         _disks.check_child(draft, primary, disk)
     for chain in pair.chains:
@@ -130,6 +131,7 @@ def promote(draft: Draft, secondary: str) -> None:
     pair = draft.pair
     if draft.live(secondary).colo_mode == "secondary":
         first = _yank(draft, secondary, faces.secondary_yanks(pair))
+        _check_mode(draft, secondary)
         _stop_nbd(draft, secondary)
         restored = _end_colo(draft, secondary, faces.secondary_yanks(pair))
         lost = draft.relief_step(
@@ -154,6 +156,13 @@ def _plain_migration(draft: Draft, node: str) -> None:
         off = tuple(MigrationCapability(capability=name, state=False) for name in on)
         why = "a migration of the survivor is a plain one again (qemu-behaviour 4.6)"
         draft.execute(node, MigrateSetCapabilities(capabilities=off), why)
+
+
+def _check_mode(draft: Draft, node: str) -> None:
+    """The plan is for a node on this side of COLO; asked after the yanks, for it could block."""
+    mode = draft.live(node).colo_mode
+    why = "on the other side, or outside COLO, other steps lead on; compile again"
+    draft.check(node, "colo-mode", ColoModeIs(node=node, mode=mode), why)
 
 
 def _stop_nbd(draft: Draft, secondary: str) -> None:

@@ -130,6 +130,7 @@ def _protected(
         return draft.plan()
     if not _protected_already(snapshot, roles):
         draft.check_instances(roles)
+        draft.check_parts(roles)
     protect(draft, *roles, spoken)
     return draft.plan()
 
@@ -241,7 +242,9 @@ def stop(
     _dialect(pair, qemu, dialect, assume_good)
     draft = Draft("stop", pair, snapshot, qemu, dialect)
     if secondary is not None or tied(draft, primary):
-        draft.check_instances(tuple(filter(None, (primary, secondary))))
+        bound = tuple(filter(None, (primary, secondary)))
+        draft.check_instances(bound)
+        draft.check_parts(bound)
         stop_protection(draft, primary, secondary)
     return draft.plan()
 

@@ -119,6 +119,8 @@ def _seen(leaf: c.Leaf, live: Live) -> str:  # noqa: C901 - one line a leaf
             return f"size {live.sizes_bytes.get(block_node)}"
         case c.Committed():
             return "the overlays are still being merged"
+        case c.PartsAre(node=node):
+            return _other_parts(leaf, c.PartsAre.of(node, live))
         case c.InstanceIs():
             return f"instance {live.instance!r}"
         case c.VersionIs():
@@ -129,3 +131,14 @@ def _seen(leaf: c.Leaf, live: Live) -> str:  # noqa: C901 - one line a leaf
             return "no proof was given"
         case _:
             assert_never(leaf)
+
+
+def _other_parts(expected: c.PartsAre, found: c.PartsAre) -> str:
+    """What is there and was not, and the other way round, by name."""
+    told = []
+    for field in attrs.fields(c.PartsAre):
+        then, now = getattr(expected, field.name), getattr(found, field.name)
+        if field.name != "node" and then != now:
+            told += [f"{name} is new" for name in now if name not in then]
+            told += [f"{name} is gone" for name in then if name not in now]
+    return ", ".join(told)

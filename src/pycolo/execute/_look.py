@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import attrs
 
-from pycolo.conditions import CheckpointSeen, Condition, Leaf, Query, leaves, queries
+from pycolo.conditions import CheckpointSeen, Condition, InstanceIs, Leaf, Query, leaves, queries
 from pycolo.errors import CommandUnknown, ParseError, RemoteError
 from pycolo.execute._judge import Sight
 from pycolo.probe import greeted, observe
@@ -61,6 +61,8 @@ async def _node(
         dict.fromkeys(query for leaf in wanted for query in queries(leaf))
     )
     try:
+        if any(isinstance(leaf, InstanceIs) for leaf in wanted):
+            live = attrs.evolve(live, instance=await session.instance(limit_s=limit_s))
         for query in asked:
             reply: object = await session.execute(query, limit_s=limit_s)
             live = observe(live, query, reply)

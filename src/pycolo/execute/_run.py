@@ -30,7 +30,6 @@ from pycolo.plan import Check, Execute, Plan, Relief, RunHost, Step, Wait
 from pycolo.probe import probe
 from pycolo.probe import read as probe_node
 from pycolo.qmp import commands as qmp
-from pycolo.qmp.replies import NameInfo
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
 from pycolo.session import Sent, Session
 from pycolo.snapshot import Dead, DeathProof, Live, NodeState, Snapshot
@@ -210,9 +209,9 @@ class Run:
         origin = self._plan.origin.live(name)
         if origin is None or not origin.instance:
             return
-        found: NameInfo = await session.execute(qmp.QueryName(), limit_s=self._answer_s)
-        if found.name != origin.instance:
-            reason = f"the plan is for the QEMU {origin.instance}, on {name} runs {found.name}"
+        found = await session.instance(limit_s=self._answer_s)
+        if found != origin.instance:
+            reason = f"the plan is for the QEMU {origin.instance}, on {name} runs {found}"
             raise _refused(reason)
 
     # -- commands

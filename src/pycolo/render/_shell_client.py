@@ -177,6 +177,22 @@ def committed(monitor, quorum):
         node = graph.below(node).get("backing")
     return named <= 1
 
+KINDS = ("filter-mirror", "filter-redirector", "filter-rewriter", "colo-compare", "iothread")
+FOREIGN = ("compat_monitor", "serial", "parallel")
+
+def parts(monitor, expected):
+    objects = monitor.ask("qom-list", {"path": "/objects"})
+    found = {
+        "block_nodes": [n.get("node-name", "#") for n in block_nodes(monitor)],
+        "exports": [e["id"] for e in monitor.ask("query-block-exports")],
+        "jobs": [found["id"] for found in monitor.ask("query-jobs")],
+        "chardevs": [c["label"] for c in monitor.ask("query-chardev")],
+        "objects": [o["name"] for o in objects if o["type"][6:-1] in KINDS],
+    }
+    found["block_nodes"] = [name for name in found["block_nodes"] if not name.startswith("#")]
+    found["chardevs"] = [c for c in found["chardevs"] if c.rstrip("0123456789") not in FOREIGN]
+    return {kind: sorted(names) for kind, names in found.items()} == json.loads(expected)
+
 def version(monitor, expected):
     qemu = monitor.greeting["QMP"]["version"]["qemu"]
     return "%(major)d.%(minor)d.%(micro)d" % qemu == expected
@@ -192,6 +208,7 @@ PREDICATES = {
     "child": child,
     "size": size,
     "committed": committed,
+    "parts": parts,
     "name": lambda monitor, name: monitor.ask("query-name").get("name", "") == name,
     "version": version,
 }

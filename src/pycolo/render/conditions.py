@@ -65,6 +65,8 @@ def _leaf(leaf: c.Leaf) -> str:  # noqa: C901 - one line a leaf
             return f"{node}'s {block_node} has {size_bytes} bytes"
         case c.Committed(quorum=quorum, parent=parent):
             return f"{node}'s {quorum} has merged its overlays into {parent}"
+        case c.PartsAre():
+            return f"{node} has just these parts: {_parts(leaf)}"
         case c.InstanceIs(instance=instance):
             return f"{node} is still the QEMU {instance!r}"
         case c.VersionIs(version=version):
@@ -79,3 +81,15 @@ def _leaf(leaf: c.Leaf) -> str:  # noqa: C901 - one line a leaf
 
 def _either(words: tuple[str, ...]) -> str:
     return " or ".join(words)
+
+
+def _parts(leaf: c.PartsAre) -> str:
+    kinds = {
+        "block nodes": leaf.block_nodes,
+        "exports": leaf.exports,
+        "jobs": leaf.jobs,
+        "chardevs": leaf.chardevs,
+        "objects": leaf.objects,
+    }
+    told = [f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names]
+    return "; ".join(told) or "none"

@@ -13,6 +13,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, assert_never
 
+import attrs
+
 from pycolo import conditions as c
 from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
 from pycolo.plan import (
@@ -320,6 +322,9 @@ def _words(leaf: c.Leaf, numbers: Mapping[str, int]) -> list[str]:  # noqa: C901
             return ["holds", node, "size", block_node, str(size_bytes)]
         case c.Committed(quorum=quorum):
             return ["holds", node, "committed", quorum]
+        case c.PartsAre():
+            listed = attrs.asdict(leaf, filter=lambda field, _: field.name != "node")
+            return ["holds", node, "parts", json.dumps(listed, separators=(",", ":"))]
         case c.InstanceIs(instance=instance):
             return ["holds", node, "name", instance]
         case c.VersionIs(version=version):
