@@ -1,7 +1,9 @@
 """The scripts in examples/, run as a reader would run them."""
 
+import doctest
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,13 @@ def test_nodes_that_are_not_there_are_unreachable() -> None:
     assert [[DOCUMENT, "unknown"], [str(EXAMPLES / "pair.toml"), "unknown"]] == [
         line.split(": ")[:2] for line in said.splitlines()
     ]
+
+
+def test_the_readme_shows_a_real_plan() -> None:
+    """What the README says that `pycolo plan` prints is what the example prints."""
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    _, _, behind = readme.partition("    $ pycolo plan failover examples/pair.toml\n")
+    shown = textwrap.dedent(behind.partition("\n\n`pycolo run")[0]) + "\n"
+    printed = run("print_plan.py", str(EXAMPLES / "pair.toml"), "failover")
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.OutputChecker().check_output(shown, printed, flags), printed

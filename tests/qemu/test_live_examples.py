@@ -1,0 +1,44 @@
+"""The examples that talk to QEMU, on a real pair."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from tests.qemu.life import bios_life
+
+from pycolo import pairfile
+
+pytestmark = pytest.mark.qemu
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+
+async def run(script: str, *arguments: str) -> str:
+    """What a script prints; it must end well."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(EXAMPLES / script), *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    printed, complained = await process.communicate()
+    assert 0 == process.returncode, complained.decode()
+    return printed.decode()
+
+
+async def test_a_pair_is_read_and_failed_over_by_the_examples(tmp_path: Path) -> None:
+    """Threads read a protected pair; nobody fails over while both live; after a death one does."""
+    async with bios_life("11.1", "tcg") as life:
+        pair_file = tmp_path / "pair.json"
+        pair_file.write_text(pairfile.dumps(life.pair), encoding="utf-8")
+        await life.launch("alpha", "beta")
+        await life.run("start")
+        read = await run("threads.py", str(pair_file))
+        assert "in COLO: alpha is primary, beta is secondary" in read
+        refused = await run("fail_over.py", str(pair_file), "beta")
+        assert "alpha may be alive: fence it first\n" == refused
+        await life.kill("alpha")
+        # One client a monitor: the example needs the one that the life holds.
+        await life.sessions.pop("beta").aclose()
+        told = await run("fail_over.py", str(pair_file), "beta")
+        assert told.endswith("failover is done\n")
+        await life.goes_on("beta")
