@@ -270,7 +270,7 @@ def queries(leaf: Leaf) -> tuple[Query, ...]:
         case ChardevConnected():
             return (qmp.QueryChardev(),)
         case ChildIs() | Committed():
-            return (qmp.QueryNamedBlockNodes(flat=True), qmp.XDebugQueryBlockGraph())
+            return (qmp.XDebugQueryBlockGraph(),)
         case SizeIs():
             return (qmp.QueryNamedBlockNodes(flat=True),)
         case PartsAre():

@@ -139,8 +139,8 @@ def observe(live: Live, question: Question, reply: object) -> Live:  # noqa: C90
     """Fold one parsed reply into what is known of a node.
 
     Args:
-        live: What is known so far. A block graph tells the children of those quorums that an
-            earlier reply to query-named-block-nodes has named.
+        live: What is known so far. A block graph tells the children of those quorums that are
+            named in here: by an earlier reply to query-named-block-nodes, or by the caller.
         question: What was asked.
         reply: What its `parse_reply` gave.
 
@@ -211,7 +211,11 @@ def _with_block_nodes(live: Live, found: Iterable[replies.NamedBlockNode]) -> Li
         live,
         block_nodes=frozenset(node.node_name for node in named),
         sizes_bytes={node.node_name: node.size_bytes for node in named},
-        children={node.node_name: () for node in named if node.driver == "quorum"},
+        children={
+            node.node_name: live.children.get(node.node_name, ())
+            for node in named
+            if node.driver == "quorum"
+        },
     )
 
 

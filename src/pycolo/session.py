@@ -87,8 +87,8 @@ class Latched:
 class _Client(QMPClient):
     """The client, without the pains it takes for a log that nobody reads.
 
-    It indents each message for its debug log before it asks whether there is one, which takes longer
-    than all else it does with a message. These two are its hooks for subclasses.
+    It indents each message for its debug log before it asks whether anybody reads that, which takes
+    longer than most of what it does. These two are its hooks for subclasses.
     """
 
     @override

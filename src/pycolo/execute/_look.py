@@ -8,7 +8,17 @@ from typing import TypeAlias
 
 import attrs
 
-from pycolo.conditions import CheckpointSeen, Condition, InstanceIs, Leaf, Query, leaves, queries
+from pycolo.conditions import (
+    CheckpointSeen,
+    ChildIs,
+    Committed,
+    Condition,
+    InstanceIs,
+    Leaf,
+    Query,
+    leaves,
+    queries,
+)
 from pycolo.errors import CommandUnknown, ParseError, RemoteError
 from pycolo.execute._judge import Sight
 from pycolo.probe import greeted, observe
@@ -56,7 +66,7 @@ async def _node(
 ) -> NodeState:
     if session is None or session.closed:
         return Unreachable(why="there is no connection to it")
-    live = greeted(session)
+    live = _with_quorums(greeted(session), wanted)
     asked: tuple[Query, ...] = tuple(
         dict.fromkeys(query for leaf in wanted for query in queries(leaf))
     )
@@ -74,6 +84,12 @@ async def _node(
     except (RemoteError, ParseError) as error:
         return Unreachable(why=str(error))
     return _latched(live, session, wanted, marks)
+
+
+def _with_quorums(live: Live, wanted: list[Leaf]) -> Live:
+    """Name the quorums whose children are wanted: a block graph alone does not tell them apart."""
+    named = {leaf.quorum: () for leaf in wanted if isinstance(leaf, ChildIs | Committed)}
+    return attrs.evolve(live, children=named) if named else live
 
 
 def _latched(live: Live, session: Session, wanted: list[Leaf], marks: Marks) -> Live:
