@@ -43,7 +43,8 @@ def _commands() -> Iterator[tuple[str, ...]]:
 
 
 def _help(words: tuple[str, ...]) -> str:
-    context = click.Context(command_line, info_name="pycolo", terminal_width=88)
+    settings = command_line.context_settings
+    context = click.Context(command_line, info_name="pycolo", terminal_width=88, **settings)
     for word in words:
         command = command_line.get_command(context, word)
         assert command is not None  # noqa: S101 - the group has just listed it
