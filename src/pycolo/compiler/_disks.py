@@ -21,6 +21,9 @@ from pycolo.snapshot import Live
 
 LOCAL_CHILD = "children.0"
 ENDING = ("waiting", "pending", "aborting")
+# A job ends in its own time: one that was told to end may have ended since it was looked at. How
+# it ended is what the wait behind the command looks for.
+ENDED = (Refusal(text="cannot accept command verb 'cancel'"),)
 
 
 def job_id(draft: Draft, peer: str, disk: ReplicationDisk) -> str:
@@ -102,7 +105,8 @@ def ensure_mirror_ended(
     for disk in disks:
         if _job(draft, node, peer, disk) == "ready":
             why = "ends a ready copy; job-cancel would abort it (qemu-behaviour 5.16)"
-            address = draft.execute(node, BlockJobCancel(device=job_id(draft, peer, disk)), why)
+            command = BlockJobCancel(device=job_id(draft, peer, disk))
+            address = draft.execute(node, command, why, accepts=ENDED)
             first = first or address
     ending = [d for d in disks if _job(draft, node, peer, d) in ENDING]
     if ending:
@@ -152,7 +156,7 @@ def ensure_no_job(draft: Draft, node: str, disk: ReplicationDisk) -> None:
     for job in resync_jobs(draft.live(node), disk):
         if draft.live(node).jobs[job].status != "concluded":
             why = "its target is gone (qemu-behaviour 5.17)"
-            gone = (Refusal(text="not found", error_class="DeviceNotActive"),)
+            gone = (Refusal(text="not found", error_class="DeviceNotActive"), *ENDED)
             draft.execute(node, BlockJobCancel(device=job, force=True), why, accepts=gone)
             ended = JobIs(node=node, job=job, statuses=("concluded",))
             until = AnyOf(conditions=(ended, JobFailed(node=node, job=job)))
