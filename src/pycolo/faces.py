@@ -40,6 +40,8 @@ from pycolo.qmp.objects import (
 
 # QEMU before 9.2 counts in whole seconds; a secondary that connects late makes the guest wait.
 RECONNECT_MS = 200
+# Long enough for any network that could carry COLO; a silent server blocks the guest so long.
+NBD_OPEN_TIMEOUT_S = 3
 
 
 def primary_chardevs(node: Node, chain: FilterChain) -> tuple[ChardevAdd, ...]:
@@ -214,12 +216,13 @@ def _quorum(disk: ReplicationDisk, child: str) -> QuorumNode:
 
 
 def nbd_node(pair: ColoPair, secondary: Node, disk: ReplicationDisk) -> NbdNode:
-    """The primary's way to the secondary's disk: plain and named (qemu-behaviour 5.4, 5.6)."""
+    """The way to the secondary's disk: named, soon given up (qemu-behaviour 5.4, 5.6, 5.22)."""
     return NbdNode(
         node_name=disk.names.nbd,
         detect_zeroes="on",
         server=InetSocketAddress(host=secondary.address, port=pair.ports.nbd),
         export=disk.names.parent,
+        open_timeout_s=NBD_OPEN_TIMEOUT_S,
     )
 
 

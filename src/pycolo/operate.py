@@ -97,10 +97,15 @@ async def run(order: Order, observer: Observer) -> Report:
         proofs: dict[str, DeathProof] = {}
         if order.procedure == "failover":
             proofs = _proofs(order, known)
+        dead = {name: Dead(proof=proof) for name, proof in proofs.items()}
+        snapshot = await probe({**known, **dead})
+        if order.procedure == "converge":
+            plan = compiler.converge(pair, snapshot, assume_good=order.assume_good)
+            return await _executed(plan, known, proofs, observer)
         plan = compiler.compile_plan(
             order.procedure,
             _as_recorded(pair),
-            await probe({**known, **{name: Dead(proof=p) for name, p in proofs.items()}}),
+            snapshot,
             survivor=order.survivor,
             checkpoint_delay_ms=order.checkpoint_delay_ms,
             dialect=order.dialect,

@@ -20,7 +20,7 @@ from pycolo.qmp.replies import Version
 from pycolo.snapshot import Snapshot
 
 Procedure: TypeAlias = Literal[
-    "launch", "start", "set-checkpoint-delay", "failover", "resume", "stop"
+    "launch", "start", "set-checkpoint-delay", "failover", "resume", "stop", "converge"
 ]
 DialectName: TypeAlias = Literal["auto", "doc"]
 

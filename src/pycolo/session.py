@@ -308,7 +308,7 @@ class Session:
     def forget_colo_exit(self) -> None:
         """Begin a new generation: a COLO_EXIT of the one before says nothing about it.
 
-        To be called when `migrate` or `migrate-incoming` is sent.
+        To be called when `migrate` or `migrate-incoming` is sent (qemu-behaviour 4.17).
         """
         self._latched = attrs.evolve(self._latched, colo_exited=False, quorum_bad=())
 

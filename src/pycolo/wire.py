@@ -19,6 +19,7 @@ import attrs
 
 from pycolo import _json, pairfile
 from pycolo._json import Document, Forms, JsonObject, JsonValue, Lazy, Record, Table, Tagged
+from pycolo.compiler.drift import Drift
 from pycolo.conditions import Condition
 from pycolo.errors import ParseError
 from pycolo.model.pair import ColoPair
@@ -28,7 +29,7 @@ from pycolo.qmp.replies import Version
 from pycolo.result import Outcome, Report
 from pycolo.snapshot import DeathProof, NodeState, Snapshot
 
-DocumentName: TypeAlias = Literal["plan", "report", "snapshot"]
+DocumentName: TypeAlias = Literal["plan", "report", "snapshot", "drift"]
 
 
 def plan_to_json(plan: Plan) -> JsonObject:
@@ -92,6 +93,11 @@ def snapshot_from_json(value: object, path: str = "") -> Snapshot:
     return snapshot
 
 
+def drift_to_json(drift: Drift) -> JsonObject:
+    """A drift as JSON."""
+    return _document("drift").write(drift)
+
+
 def dumps(value: JsonValue) -> str:
     """The text of a document, for a file."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
@@ -101,7 +107,7 @@ def json_schema(name: DocumentName) -> JsonObject:
     """The JSON Schema of a document.
 
     Args:
-        name: `plan`, `report` or `snapshot`; a pair file's is `pairfile.json_schema()`.
+        name: `plan`, `report`, `snapshot` or `drift`; a pair file's is `pairfile.json_schema()`.
     """
     return _document(name).whole_schema()
 
@@ -114,6 +120,8 @@ def _document(name: DocumentName) -> Document:
     forms = _forms()
     if name == "snapshot":
         return Document(name, forms.record(Snapshot))
+    if name == "drift":
+        return Document(name, forms.record(Drift))
     known = {**forms.known, Snapshot: _document("snapshot")}
     if name == "plan":
         return Document(name, _in_order(attrs.evolve(forms, known=known).record(Plan)))

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
+import attrs
 import pytest
 from tests.real_qemu import RELEASES, BareQemu, bare_qemu
 
@@ -18,7 +19,7 @@ from pycolo.qmp import commands as qmp
 from pycolo.qmp.blockdevs import NbdNode
 from pycolo.qmp.chardevs import InetSocketAddress, UnixSocketAddress
 from pycolo.qmp.objects import IoThread, YankBlockNode
-from pycolo.result import Done, Report, Unknown
+from pycolo.result import Done, Refused, Report, Unknown
 from pycolo.session import Session
 from pycolo.snapshot import Live, Snapshot
 
@@ -202,6 +203,19 @@ async def test_wedge_in_a_negotiation_is_unknown(session: Session) -> None:
     report = await task
     assert 3 == report.exit_code
     assert isinstance(report.outcomes[step.address], Unknown)
+
+
+async def test_an_nbd_node_gives_up_on_a_silent_server(session: Session) -> None:
+    """With an open timeout the command is refused in time, and the main loop is free again."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        host, port = silent.getsockname()
+        node = attrs.evolve(_nbd(InetSocketAddress(host=host, port=port)), open_timeout_s=1)
+        step = _execute(qmp.BlockdevAdd(node=node))
+        report = await _executed(session, step)
+    assert isinstance(report.outcomes[step.address], Refused)
+    assert "prelaunch" == (await session.execute(qmp.QueryStatus(), limit_s=LIMIT_S)).status
 
 
 async def test_quit_is_done_and_then_gone(session: Session, qemu: BareQemu) -> None:

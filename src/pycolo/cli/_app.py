@@ -15,6 +15,7 @@ from pycolo._json import JsonObject
 from pycolo.cli import _files, _options, _progress, _say, _status
 from pycolo.cli._exits import DIFFERENT, UNFINISHED
 from pycolo.diff import diff as difference
+from pycolo.model import ColoPair
 from pycolo.observers import Observer
 from pycolo.plan import DialectName, Plan, Procedure
 from pycolo.qmp.replies import Version
@@ -94,6 +95,12 @@ def plan(
     """
     pair = _files.pair(pair_file)
     _options.check(pair, procedure, ms, survivor=survivor, peer=peer, node=nodes)
+    if procedure == "converge":
+        if origin is None:
+            raise click.UsageError("converge needs --from: on paper every pair is as declared")
+        known = _files.origin(origin)
+        _say.result(_PLAN_FORMS[form](compiler.converge(pair, known, assume_good=assume_good)))
+        return
     made = compiler.on_paper(
         procedure,
         pair,
@@ -112,7 +119,8 @@ def plan(
 
 @app.command()
 @click.argument("first", metavar="A", type=_options.FILE)
-@click.argument("second", metavar="B", type=_options.FILE)
+@click.argument("second", metavar="[B]", type=_options.FILE, required=False)
+@click.option("--live", is_flag=True, help="A is a pair file: compare it with what is live.")
 @click.option(
     "--procedure",
     type=click.Choice(get_args(Procedure)),
@@ -128,14 +136,36 @@ def plan(
 )
 @_options.output("text", "json")
 def diff(
-    *, first: Path, second: Path, procedure: Procedure | None, qemu: Version, form: str
+    *,
+    first: Path,
+    second: Path | None,
+    live: bool,
+    procedure: Procedure | None,
+    qemu: Version,
+    form: str,
 ) -> int:
-    """Compare two plan files, or two pair files with --procedure. Ends with 2 if they differ."""
+    """Compare two plan files, two pair files with --procedure, or a pair file with --live.
+
+    Ends with 2 if they differ.
+    """
+    if live == (second is not None):
+        raise click.UsageError("give either a second file or --live")
+    if second is None:
+        return _drift(_files.pair(first), form)
     found = difference(_plan_of(first, procedure, qemu), _plan_of(second, procedure, qemu))
     if form == "json":
         _say.result(wire.dumps(found.to_json()))
     else:
         _say.result(text.render_diff(found, colour=_say.results_in_colour()))
+    return DIFFERENT if found else 0
+
+
+def _drift(pair: ColoPair, form: str) -> int:
+    found = compiler.drift(pair, asyncio.run(operate.status(pair)))
+    if form == "json":
+        _say.result(wire.dumps(wire.drift_to_json(found)))
+    else:
+        _say.result(text.render_drift(found, colour=_say.results_in_colour()))
     return DIFFERENT if found else 0
 
 

@@ -5,6 +5,8 @@ emits what is missing, so that compiling again after a half-finished run finishe
 a finished one gives an empty plan.
 """
 
+from pycolo.compiler.converge import converge
+from pycolo.compiler.drift import Difference, Drift, drift
 from pycolo.compiler.launch import launch_argv
 from pycolo.compiler.paper import on_paper
 from pycolo.compiler.procedures import (
@@ -19,7 +21,11 @@ from pycolo.compiler.procedures import (
 )
 
 __all__ = (
+    "Difference",
+    "Drift",
     "compile_plan",
+    "converge",
+    "drift",
     "failover",
     "launch",
     "launch_argv",

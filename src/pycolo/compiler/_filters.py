@@ -52,7 +52,7 @@ def wait_connected(draft: Draft, node: str, chain: FilterChain) -> None:
         node,
         f"connected:{ids.netdev}",
         until,
-        "the secondary's clients reach the primary's sockets (qemu-behaviour 3.3, 3.4)",
+        "the secondary's clients reach the primary's sockets (qemu-behaviour 3.3, 3.14)",
         limit_s=draft.timeouts.connect_s,
     )
 

@@ -61,6 +61,9 @@ def on_paper(
         return paper.failover(name, origin)
     if procedure == "resume":
         return paper.resume(name, peer, origin)
+    if procedure == "converge":
+        why = "on paper every pair is as declared"
+        raise CompileError(why, "compile it from a snapshot of what is live")
     return compile_plan(
         procedure,
         pair,

@@ -86,8 +86,8 @@ def start(
         VersionError: A version cannot run COLO, or the two differ.
         CompileError: No safe way leads there from the snapshot.
     """
-    roles = _roles(pair, snapshot)
-    return _protected("start", pair, snapshot, roles, dialect=dialect, assume_good=assume_good)
+    both = roles(pair, snapshot)
+    return _protected("start", pair, snapshot, both, dialect=dialect, assume_good=assume_good)
 
 
 def resume(
@@ -109,8 +109,8 @@ def resume(
         VersionError: A version cannot run COLO, or the two differ.
         CompileError: No safe way leads there from the snapshot.
     """
-    roles = _roles(pair, snapshot)
-    return _protected("resume", pair, snapshot, roles, dialect=dialect, assume_good=assume_good)
+    both = roles(pair, snapshot)
+    return _protected("resume", pair, snapshot, both, dialect=dialect, assume_good=assume_good)
 
 
 def _protected(
@@ -166,7 +166,7 @@ def set_checkpoint_delay(
         CompileError: Nobody is primary, or the change would wedge it.
     """
     attrs.evolve(pair, checkpoint_delay_ms=checkpoint_delay_ms)
-    primary, _ = _roles(pair, snapshot)
+    primary, _ = roles(pair, snapshot)
     qemu = _versions(snapshot, (primary,))
     spoken = _dialect(pair, qemu, dialect, assume_good)
     draft = Draft("set-checkpoint-delay", pair, snapshot, qemu, dialect)
@@ -235,7 +235,7 @@ def stop(
         raise CompileError(why, "use dialect auto")
     live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
     if len(live) == 2:  # noqa: PLR2004 - both nodes
-        primary, secondary = _roles(pair, snapshot)
+        primary, secondary = roles(pair, snapshot)
     else:
         primary, secondary = _only_live(pair, snapshot), None
     qemu = _versions(snapshot, tuple(live))
@@ -259,7 +259,7 @@ def compile_plan(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """Any procedure but `launch`, by its name.
+    """Any procedure but `launch` and `converge`, by its name.
 
     Args:
         procedure: Its name, as on the command line.
@@ -271,7 +271,7 @@ def compile_plan(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        DeclarationError: `launch` was asked for: it needs versions instead of a snapshot.
+        DeclarationError: `launch` or `converge` was asked for: they have functions of their own.
         RefusedError: See the procedure.
     """
     match procedure:
@@ -290,8 +290,9 @@ def compile_plan(
             return set_checkpoint_delay(
                 pair, snapshot, delay, dialect=dialect, assume_good=assume_good
             )
-        case "launch":
-            raise DeclarationError("procedure", procedure, "be compiled with compiler.launch")
+        case "launch" | "converge":
+            rule = f"be compiled with compiler.{procedure}"
+            raise DeclarationError("procedure", procedure, rule)
         case _:
             assert_never(procedure)
 
@@ -361,7 +362,7 @@ def _only_live(pair: ColoPair, snapshot: Snapshot) -> str:
     raise CompileError(f"it is not clear who goes on: {told}", "name the survivor")
 
 
-def _roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
+def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
     """Who is primary and who is secondary, or a refusal that names what each node is."""
     roles = {node.name: role_of(snapshot.state(node.name)) for node in pair.nodes}
     first, second = roles

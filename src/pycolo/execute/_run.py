@@ -178,7 +178,7 @@ class Run:
             match self._plan.procedure:
                 case "failover":
                     self._lineage.promote(step.node)
-                case "start" | "resume":
+                case "start" | "resume" | "converge":
                     self._claim(self._lineage)
                 case "launch" | "set-checkpoint-delay" | "stop":
                     pass
@@ -334,7 +334,7 @@ class Run:
         """Relieve the guest, and find out what a command without an answer did.
 
         Over a connection that was lost nothing can be relieved: it is opened anew first. One that
-        stands may be the only way past a stuck main loop (qemu-behaviour 7.6): it is used up first.
+        stands may be the only way past a stuck main loop (qemu-behaviour 7.6): it is kept.
         """
         if not isinstance(step, Execute) or not isinstance(outcome, Unknown):
             await self._relieve(position)
@@ -351,12 +351,15 @@ class Run:
         self._outcomes[step.address] = attrs.evolve(outcome, happened=told)
 
     async def _happened(self, position: int, step: Execute) -> bool | None:
+        # An answer is the barrier: on one connection QEMU answers in order, and a new one's
+        # negotiation after all that was sent before.
         session = self._sessions[step.node]
-        try:
-            await session.reopen(limit_s=self._answer_s)
-        except RemoteError as error:
-            _LOG.warning("%s could not be reached again: %s", step.node, error)
-            return None
+        if session.closed:
+            try:
+                await session.reopen(limit_s=self._answer_s)
+            except RemoteError as error:
+                _LOG.warning("%s could not be reached again: %s", step.node, error)
+                return None
         plan = self._plan
         before = effects.fold(plan.pair, plan.qemu, plan.origin, plan.steps[:position])
         known, found = before.live(step.node), await probe_node(session, limit_s=_AFTER_S)

@@ -73,6 +73,9 @@ class NbdNode(QmpRecord):
     """Where the server listens."""
     export: str | None = None
     """The export's name."""
+    open_timeout_s: int | None = attrs.field(default=None, metadata={"qmp_name": "open-timeout"})
+    """Seconds to connect and negotiate within; without it a silent server wedges QEMU's main loop
+    for good (qemu-behaviour 5.19, 5.22)."""
     tls_creds: str | None = None
     """The id of TLS credentials for a client endpoint."""
     tls_hostname: str | None = None

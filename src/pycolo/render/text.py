@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, assert_never, final
 
 import attrs
 
+from pycolo.compiler.drift import Difference, Drift
 from pycolo.diff import Change, Diff
 from pycolo.plan import Check, Execute, Plan, RunHost, Step, Wait
 from pycolo.render._words import (
@@ -274,6 +275,29 @@ def _alone(snapshot: Snapshot, name: str) -> str:
     pending = "" if live is None or not live.commit_pending else ", commit pending"
     stands = "" if live is None else f" ({live.run_state})"
     return f"unprotected{pending}: {name} has the guest alone{stands}"
+
+
+def render_drift(drift: Drift, *, colour: bool = False) -> str:
+    """Show how a live pair differs from its declaration.
+
+    `-` marks what is missing, `+` what is there and not declared, `~` what is not as declared.
+
+    Args:
+        drift: What `pycolo.compiler.drift` found.
+        colour: Use ANSI styles.
+
+    Returns:
+        Lines, the last one ended as well; one line where there is no difference.
+    """
+    pen = _Pen(colour)
+    lines = [pen("bad", f"- {_part(d)}") for d in drift.missing]
+    lines += [pen("good", f"+ {_part(d)}") for d in drift.stray]
+    lines += [f"~ {_part(d)}: {d.declared} declared, {d.live} live" for d in drift.changed]
+    return "\n".join(lines or ["as declared"]) + "\n"
+
+
+def _part(difference: Difference) -> str:
+    return one_line(f"{difference.node}: {difference.kind} {difference.name}")
 
 
 def render_diff(difference: Diff, *, colour: bool = False) -> str:

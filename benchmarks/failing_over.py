@@ -1,0 +1,180 @@
+"""From the order to fail over until the guest runs again, beside a script that does only that.
+
+Both begin when the peer has ended, with everything made ready before: the plan compiled and the
+sessions open, the script's socket connected. What pycolo does more is to make sure: of the peer's
+death, of the QEMU it speaks to, of the disk's child that it removes, and one yank a command, since
+in a list an unknown instance keeps the others from being yanked (qemu-behaviour 7.7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from benchmarks.measure import Figure, compared
+from benchmarks.pairs import LivePair, bios_pair
+from pycolo.compiler import failover
+from pycolo.faces import primary_yanks, secondary_yanks
+from pycolo.model import ColoPair, UnixMonitor
+from pycolo.qmp.commands import (
+    Command,
+    NbdServerStop,
+    QomSet,
+    XBlockdevChange,
+    XColoLostHeartbeat,
+    Yank,
+)
+from pycolo.qmp.events import ResumeEvent
+from pycolo.session import Notice
+
+RUNS = 12
+AT_MOST = 1.3
+KINDS = ("primary", "secondary")
+LIMIT_S = 10.0
+
+
+def run() -> list[Figure]:
+    """Kill and fail over, in turns with the plan and with the script, for each kind of survivor."""
+    return asyncio.run(_measured())
+
+
+async def _measured() -> list[Figure]:
+    planned_s: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    script_s: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    async with bios_pair() as living:
+        primary, secondary = (node.name for node in living.pair.nodes)
+        await living.launch(primary, secondary)
+        await living.run("start")
+        for turn in range(2 * RUNS):
+            way, found = (_planned, planned_s) if turn % 2 else (_scripted, script_s)
+            found["primary"].append(await way(living, primary, secondary, "primary"))
+            await _whole_again(living, primary, secondary)
+            found["secondary"].append(await way(living, secondary, primary, "secondary"))
+            await _whole_again(living, secondary, primary)
+            primary, secondary = secondary, primary
+    figures: list[Figure] = []
+    for kind in KINDS:
+        ours = (f"plan, {kind} survives", planned_s[kind])
+        theirs = (f"script, {kind} survives", script_s[kind])
+        figures += compared("failover", ours, theirs, at_most=AT_MOST)
+    return figures
+
+
+async def _whole_again(living: LivePair, survivor: str, peer: str) -> None:
+    """Finish what the script left undone, and protect the guest anew."""
+    await living.run("failover", survivor=survivor)
+    await living.launch(peer)
+    await living.run("resume")
+
+
+# -- the plan
+
+
+async def _planned(living: LivePair, survivor: str, peer: str, _: str) -> float:
+    plan = failover(living.pair, await living.snapshot(), survivor=survivor)
+    running_at: list[float] = []
+
+    def note(notice: Notice) -> None:
+        if isinstance(notice, ResumeEvent):
+            running_at.append(time.perf_counter())
+
+    await living.kill(peer)
+    end = living.sessions[survivor].subscribe(note)
+    started = time.perf_counter()
+    await living.execute(plan)
+    end()
+    return running_at[0] - started
+
+
+# -- the script
+
+
+async def _scripted(living: LivePair, survivor: str, peer: str, kind: str) -> float:
+    child = await _child(living, survivor)
+    commands = _primary(living.pair, child) if kind == "primary" else _secondary(living.pair)
+    monitor = living.pair.node(survivor).observer_monitor
+    if not isinstance(monitor, UnixMonitor):
+        raise TypeError("the script speaks to unix sockets")
+    with _Script(monitor.path) as script:
+        await living.kill(peer)
+        return script.run(commands)
+
+
+async def _child(living: LivePair, survivor: str) -> str:
+    """The disk's place that the peer's image has, looked up while nothing is wrong."""
+    live = (await living.snapshot()).live(survivor)
+    children = () if live is None else live.children[living.pair.disks[0].names.quorum]
+    return children[-1].name
+
+
+class _Script:
+    """Blocking sockets and JSON."""
+
+    def __init__(self, path: str) -> None:
+        self._door = socket.socket(socket.AF_UNIX)
+        self._door.settimeout(LIMIT_S)
+        self._door.connect(path)
+        self._lines = self._door.makefile("rb")
+
+    def __enter__(self) -> Self:
+        self._lines.readline()
+        self._send({"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}})
+        self._lines.readline()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self._door.close()
+
+    def run(self, commands: Sequence[Command]) -> float:
+        """Send the commands one after the other; how long it takes to RESUME, in seconds."""
+        wire = [_oob(c.to_qmp()) if isinstance(c, Yank) else c.to_qmp() for c in commands]
+        resumed = False
+        started = time.perf_counter()
+        for members in wire:
+            self._send(members)
+            resumed = self._read_until("return") or resumed
+        if not resumed:
+            self._read_until("event")
+        return time.perf_counter() - started
+
+    def _send(self, members: object) -> None:
+        self._door.sendall(json.dumps(members).encode() + b"\n")
+
+    def _read_until(self, key: str) -> bool:
+        """Read up to a reply, or up to the event RESUME; whether RESUME came."""
+        resumed = False
+        while True:
+            members = json.loads(self._lines.readline())
+            if "error" in members:
+                raise RuntimeError(members["error"])
+            resumed = resumed or members.get("event") == "RESUME"
+            if key in members and (key != "event" or resumed):
+                return resumed
+
+
+def _oob(members: Mapping[str, object]) -> dict[str, object]:
+    return {"exec-oob": members["execute"], "arguments": members["arguments"]}
+
+
+def _all_at_once(yanks: Sequence[Yank]) -> Yank:
+    return Yank(instances=tuple(instance for yank in yanks for instance in yank.instances))
+
+
+def _primary(pair: ColoPair, child: str) -> list[Command]:
+    (disk,), (chain,) = pair.disks, pair.chains
+    filters = (chain.names.redirector_in, chain.names.filter_mirror)
+    return [
+        _all_at_once(primary_yanks(pair)),
+        *(QomSet(path=f"/objects/{f}", property_name="status", value="off") for f in filters),
+        XBlockdevChange(parent=disk.names.quorum, child=child),
+        XColoLostHeartbeat(),
+    ]
+
+
+def _secondary(pair: ColoPair) -> list[Command]:
+    return [_all_at_once(secondary_yanks(pair)), NbdServerStop(), XColoLostHeartbeat()]

@@ -1,0 +1,155 @@
+"""A real pair on this machine, that is killed and made whole again as often as one likes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, final
+
+from pycolo import host
+from pycolo.compiler import compile_plan, launch
+from pycolo.demo.builds import QemuBuild, Release, fetch
+from pycolo.demo.guests import bios_guest, linux_guest
+from pycolo.execute import execute
+from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
+from pycolo.plan import Plan, Procedure
+from pycolo.probe import probe
+from pycolo.qmp.replies import Version
+from pycolo.session import Session
+from pycolo.snapshot import Dead, DeathProof, NodeState, Snapshot
+
+NODES = ("alpha", "beta")
+RELEASE: Final[Release] = "11.1"
+DISK = "disk.raw"
+DISK_BYTES = 1 << 20
+LIMIT_S = 10.0
+
+
+@final
+class LivePair:
+    """The pair, and the sessions with whatever of it runs."""
+
+    def __init__(self, pair: ColoPair, version: Version) -> None:
+        self.pair = pair
+        self.sessions: dict[str, Session] = {}
+        self.dead: dict[str, DeathProof] = {}
+        self._version = version
+        self._launches = 0
+
+    async def launch(self, *names: str) -> None:
+        """Start QEMUs and connect to them."""
+        self._launches += 1
+        plan = launch(
+            self.pair,
+            await self.snapshot(),
+            qemu=dict.fromkeys(NODES, self._version),
+            nodes=names,
+            instances={name: f"{name}.{self._launches}" for name in names},
+        )
+        await self.execute(plan)
+        for name in names:
+            monitor = self.pair.node(name).control_monitor
+            self.sessions[name] = await Session.connect(name, monitor, limit_s=LIMIT_S)
+            self.dead.pop(name, None)
+
+    async def kill(self, name: str) -> None:
+        """End a QEMU with SIGKILL and keep the proof."""
+        running = host.watch(self.pair.node(name))
+        if running is None:
+            raise RuntimeError(f"{name} does not run")
+        os.kill(running.pid, signal.SIGKILL)
+        self.dead[name] = await running.exited()
+        running.close()
+        session = self.sessions.pop(name, None)
+        if session is not None:
+            await session.aclose()
+
+    async def snapshot(self) -> Snapshot:
+        """What is there."""
+        known: dict[str, Session | NodeState] = dict(self.sessions)
+        known |= {name: Dead(proof=proof) for name, proof in self.dead.items()}
+        return await probe(known)
+
+    async def execute(self, plan: Plan) -> None:
+        """Execute a plan to its end."""
+        report = await execute(plan, self.sessions, proofs=self.dead)
+        if report.failed is not None:
+            raise RuntimeError(f"{report.failed}: {report.outcomes[report.failed]}")
+
+    async def run(self, procedure: Procedure, *, survivor: str | None = None) -> None:
+        """Compile a procedure from what is there and execute it to its end."""
+        snapshot = await self.snapshot()
+        await self.execute(compile_plan(procedure, self.pair, snapshot, survivor=survivor))
+
+    async def aclose(self) -> None:
+        """End whatever runs."""
+        for node in self.pair.nodes:
+            running = host.watch(node)
+            if running is not None:
+                running.close()
+                await self.kill(node.name)
+
+
+@asynccontextmanager
+async def bios_pair() -> AsyncGenerator[LivePair]:
+    """A pair with the guest that counts, on KVM; nothing runs yet."""
+    machine = Machine(memory_mib=64, cpu="qemu64,kvmclock=on", serial_log=True)
+    async with _pair(machine) as living:
+        bios_guest(Path(living.pair.node(NODES[0]).image_path(DISK)), size_bytes=DISK_BYTES)
+        yield living
+
+
+@asynccontextmanager
+async def linux_pair(memory_mib: int) -> AsyncGenerator[LivePair]:
+    """A pair with the Linux guest, on TCG; nothing runs yet."""
+    guest = linux_guest()
+    machine = Machine(
+        memory_mib=memory_mib,
+        accelerator="tcg",
+        kernel=str(guest.kernel),
+        initrd=str(guest.initrd),
+        append=guest.kernel_arguments(),
+        serial_log=True,
+    )
+    async with _pair(machine) as living:
+        Path(living.pair.node(NODES[0]).image_path(DISK)).write_bytes(bytes(DISK_BYTES))
+        yield living
+
+
+@asynccontextmanager
+async def _pair(machine: Machine) -> AsyncGenerator[LivePair]:
+    build = fetch(RELEASE)
+    with tempfile.TemporaryDirectory(prefix="pycolo-") as folder:
+        living = LivePair(
+            ColoPair(
+                nodes=[_node(Path(folder), build, n, name) for n, name in enumerate(NODES, 1)],
+                machine=machine,
+                disks=(ReplicationDisk(size_bytes=DISK_BYTES, image=DISK, image_format="raw"),),
+                chains=(FilterChain(netdev=Netdev(type="hubport", options={"hubid": "0"})),),
+                checkpoint_delay_ms=500,
+            ),
+            Version.parse(build.version),
+        )
+        try:
+            yield living
+        finally:
+            await living.aclose()
+
+
+def _node(folder: Path, build: QemuBuild, n: int, name: str) -> Node:
+    home = folder / name
+    home.mkdir()
+    # Loopback addresses of this process's own, so that two runs never meet on a port.
+    high, low = divmod(os.getpid() % 65000, 250)
+    return Node(
+        name=name,
+        address=f"127.{n}.{high % 250 + 1}.{low + 1}",
+        image_folder=str(home),
+        run_dir=str(home / "run"),
+        qemu_binary=str(build.qemu_system),
+        qemu_img_binary=str(build.qemu_img),
+    )

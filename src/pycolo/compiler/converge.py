@@ -1,0 +1,127 @@
+"""`converge`: the smallest plan that makes a live pair what its declaration says.
+
+Where QEMU lets a part be changed in place, replication runs on. A part that is missing from a pair
+in COLO cannot be put back under it: that is refused, with the way that leads there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pycolo.compiler import _disks
+from pycolo.compiler._draft import Draft
+from pycolo.compiler.drift import Difference, drift
+from pycolo.compiler.procedures import roles
+from pycolo.compiler.protect import protect
+from pycolo.dialect import accept_pair
+from pycolo.errors import CompileError
+from pycolo.model.pair import ColoPair
+from pycolo.plan import Plan, Refusal
+from pycolo.qmp.commands import (
+    BlockdevDel,
+    BlockExportDel,
+    ChardevRemove,
+    Command,
+    MigrateSetParameters,
+    ObjectDel,
+    QomSet,
+)
+from pycolo.qmp.replies import Version
+from pycolo.snapshot import Snapshot
+
+# What QEMU changes while the object works; the rest is fixed when it is made.
+NUMBERS = ("compare_timeout", "expired_scan_cycle", "max_queue_size")
+GONE = (
+    Refusal(text="not found"),
+    Refusal(text="not found", error_class="DeviceNotFound"),
+    Refusal(text="Failed to find node"),
+)
+# Objects before the chardevs they hold, and both before what is under nothing.
+ORDER = ("setting", "parameter", "object", "chardev", "export", "block node")
+
+
+def _repair(draft: Draft, primary: str) -> None:
+    """Emit what takes back every difference of a protected pair.
+
+    Raises:
+        CompileError: A difference cannot be taken back while replication runs.
+    """
+    for disk in draft.pair.disks:
+        _disks.ensure_dismissed(draft, primary, disk)
+    found = drift(draft.pair, draft.now)
+    if found.missing:
+        told = ", ".join(f"{d.kind} {d.name} of {d.node}" for d in found.missing)
+        why = f"what is missing cannot be put back while COLO runs: {told}"
+        raise CompileError(why, "end protection with stop, launch a new secondary, then resume")
+    differences = (*found.changed, *found.stray)
+    for difference in sorted(differences, key=_place):
+        command = _command(draft, difference)
+        why = "not as declared, and changed in place"
+        draft.execute(difference.node, command, why, accepts=GONE if _is_stray(difference) else ())
+
+
+def _place(difference: Difference) -> tuple[int, str, str]:
+    known = difference.kind in ORDER
+    place = ORDER.index(difference.kind) if known else len(ORDER)
+    return place, difference.node, difference.name
+
+
+def _is_stray(difference: Difference) -> bool:
+    return difference.declared is None
+
+
+def _command(draft: Draft, difference: Difference) -> Command:
+    name, declared = difference.name, difference.declared
+    match difference.kind:
+        case "setting" if declared is not None and name.endswith(".status"):
+            item = name.removesuffix(".status")
+            return QomSet(path=f"/objects/{item}", property_name="status", value=declared)
+        case "setting" if declared is not None and name.endswith(NUMBERS):
+            item, _, key = name.rpartition(".")
+            return QomSet(path=f"/objects/{item}", property_name=key, value=int(declared))
+        case "parameter" if name == "x-checkpoint-delay":
+            return MigrateSetParameters(x_checkpoint_delay_ms=draft.pair.checkpoint_delay_ms)
+        case "object" if _is_stray(difference):
+            return ObjectDel(id=name)
+        case "chardev" if _is_stray(difference):
+            return ChardevRemove(id=name)
+        case "export" if _is_stray(difference):
+            return BlockExportDel(id=name)
+        case "block node" if _is_stray(difference):
+            return BlockdevDel(node_name=name)
+        case _:
+            told = f"{difference.kind} {name} of {difference.node} is {difference.live}"
+            why = f"{told} instead of {declared or 'absent'}, which cannot be changed in place"
+            raise CompileError(why, "find out who did that; a new secondary puts it right")
+
+
+def converge(pair: ColoPair, snapshot: Snapshot, *, assume_good: Collection[Version] = ()) -> Plan:
+    """The smallest plan that makes what is live what is declared.
+
+    A pair in COLO is repaired in place, while replication runs; an unprotected guest with a fresh
+    secondary is protected. There is nothing to do where nothing differs.
+
+    Args:
+        pair: The declaration.
+        snapshot: What both nodes show.
+        assume_good: Versions the operator vouches for.
+
+    Raises:
+        VersionError: A version cannot run COLO, or the two differ.
+        CompileError: A difference cannot be taken back, or a node is missing.
+    """
+    primary, secondary = roles(pair, snapshot)
+    live = {name: snapshot.live(name) for name in (primary, secondary)}
+    versions = {name: state.version for name, state in live.items() if state is not None}
+    dialect = accept_pair(pair, versions, assume_good=assume_good)
+    draft = Draft("converge", pair, snapshot, versions, "auto")
+    if {state.colo_mode for state in live.values() if state is not None} == {
+        "primary",
+        "secondary",
+    }:
+        _repair(draft, primary)
+        return draft.plan()
+    draft.check_instances((primary, secondary))
+    draft.check_parts((primary, secondary))
+    protect(draft, primary, secondary, dialect)
+    return draft.plan()

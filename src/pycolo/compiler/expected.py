@@ -1,0 +1,51 @@
+"""What a pair should look like in the roles it is in: the promise of a plan on paper."""
+
+from __future__ import annotations
+
+import attrs
+
+from pycolo.compiler.paper import on_paper
+from pycolo.model.pair import ColoPair
+from pycolo.snapshot import Live, Snapshot, role_of
+
+SECONDARIES = ("secondary", "broken secondary", "fresh secondary", "prepared secondary")
+
+
+def expected(pair: ColoPair, snapshot: Snapshot) -> Snapshot:
+    """What the declaration promises for these nodes, with the history they have.
+
+    A node that was promoted keeps its rewriter and its replication node for good (qemu-behaviour
+    5.14, 6.3): which one it is, is read from what it shows.
+
+    Args:
+        pair: The declaration.
+        snapshot: What both nodes show; where none answers, nothing is expected of anyone.
+    """
+    live = {n.name: s for n in pair.nodes if (s := snapshot.live(n.name)) is not None}
+    if not live:
+        return Snapshot(nodes={})
+    primary = next(
+        (name for name, state in live.items() if role_of(state) not in SECONDARIES), None
+    )
+    if primary is None:
+        return Snapshot(nodes={})
+    version = live[primary].version
+    promoted = _was_promoted(pair, live[primary])
+    ordered = _with_first(pair, pair.peer_of(primary).name if promoted else primary)
+    anyone = frozenset({version})
+    if promoted:
+        plan = on_paper("resume", ordered, version=version, survivor=primary, assume_good=anyone)
+    else:
+        plan = on_paper("start", ordered, version=version, assume_good=anyone)
+    return plan.promise
+
+
+def _was_promoted(pair: ColoPair, live: Live) -> bool:
+    chains = any(chain.names.rewriter in live.objects for chain in pair.chains)
+    return chains or any(disk.names.replication in live.block_nodes for disk in pair.disks)
+
+
+def _with_first(pair: ColoPair, first: str) -> ColoPair:
+    if pair.nodes[0].name == first:
+        return pair
+    return attrs.evolve(pair, nodes=(pair.nodes[1], pair.nodes[0]))

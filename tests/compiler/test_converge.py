@@ -1,0 +1,136 @@
+"""Drift, and the smallest plan that takes it back."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from pycolo.compiler import converge, drift
+from pycolo.errors import CompileError
+from pycolo.snapshot import Filter, Job, Live, Snapshot
+from tests.compiler.cases import CASES, PAIRS, VERSIONS, compiled, one_of_each
+
+PAIR = one_of_each()
+PROTECTED = compiled(CASES["start/first"], PAIR, "11.1.3").promise
+
+
+def _changed(node: str, **changes: object) -> Snapshot:
+    live = PROTECTED.live(node)
+    assert live is not None
+    return PROTECTED.with_node(node, attrs.evolve(live, **changes))  # type: ignore[arg-type]  # fields by name
+
+
+def _alpha() -> Live:
+    live = PROTECTED.live("alpha")
+    assert live is not None
+    return live
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("case", ["start/first", "resume/on-the-primary", "resume/on-the-promoted"])
+def test_a_protected_pair_is_as_declared(case: str, pair: str, version: str) -> None:
+    """What start and resume promise differs in nothing from the declaration."""
+    promise = compiled(CASES[case], PAIRS[pair], version).promise
+
+    assert not drift(PAIRS[pair], promise)
+    assert () == converge(PAIRS[pair], promise).steps
+
+
+def test_what_was_set_by_hand_is_named_and_set_back() -> None:
+    """A compare timeout and a delay set by hand: both named with both values, both set back."""
+    comp = attrs.evolve(
+        _alpha().objects["comp0"],
+        settings={**_alpha().objects["comp0"].settings, "compare_timeout": "1234"},
+    )
+    objects = {**_alpha().objects, "comp0": comp}
+    snapshot = _changed("alpha", objects=objects, checkpoint_delay_ms=9)
+
+    found = [(d.name, d.declared, d.live) for d in drift(PAIR, snapshot).changed]
+    plan = converge(PAIR, snapshot)
+
+    assert [("comp0.compare_timeout", "3000", "1234"), ("x-checkpoint-delay", "1000", "9")] == found
+    assert [
+        "alpha/qom-set/comp0.compare_timeout",
+        "alpha/migrate-set-parameters",
+    ] == [step.address for step in plan.steps]
+    assert not drift(PAIR, plan.promise)
+
+
+def test_a_filter_that_is_off_is_switched_on() -> None:
+    """A mirror that is off leaves the secondary blind; converge turns it on and nothing else."""
+    off = attrs.evolve(_alpha().objects["m0"], on=False)
+    snapshot = _changed("alpha", objects={**_alpha().objects, "m0": off})
+
+    plan = converge(PAIR, snapshot)
+
+    assert ["alpha/qom-set/m0.status"] == [step.address for step in plan.steps]
+    assert not drift(PAIR, plan.promise)
+
+
+def test_strays_go_objects_before_chardevs() -> None:
+    """What is there and not declared is taken away in an order that QEMU accepts."""
+    snapshot = _changed(
+        "alpha",
+        objects={**_alpha().objects, "odd": Filter(qom_type="iothread")},
+        chardevs={**_alpha().chardevs, "extra": True},
+        block_nodes=_alpha().block_nodes | {"left"},
+    )
+
+    plan = converge(PAIR, snapshot)
+
+    assert [
+        "alpha/object-del/odd",
+        "alpha/chardev-remove/extra",
+        "alpha/blockdev-del/left",
+    ] == [step.address for step in plan.steps]
+    assert not drift(PAIR, plan.promise)
+
+
+def test_a_copy_that_was_not_dismissed_is() -> None:
+    """A concluded copy of ours is all that is left of an unfinished start."""
+    job = {"resync-colo-disk0-vm0.beta": Job(status="concluded")}
+
+    plan = converge(PAIR, _changed("alpha", jobs=job))
+
+    assert "alpha/job-dismiss/resync-colo-disk0-vm0.beta" in [s.address for s in plan.steps]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"objects": {}}, "missing cannot be put back while COLO runs: object comp0 of alpha"),
+        ({"jobs": {"mine": Job(status="running")}}, "job mine of alpha"),
+        ({"capabilities": frozenset({"x-colo"})}, "capabilities of alpha"),
+    ],
+)
+def test_what_cannot_be_taken_back_under_colo_is_refused(
+    changes: dict[str, object], why: str
+) -> None:
+    """The refusal names the part and says what leads there."""
+    with pytest.raises(CompileError, match=why):
+        converge(PAIR, _changed("alpha", **changes))
+
+
+def test_an_unprotected_guest_with_a_fresh_secondary_is_protected() -> None:
+    """Converge goes the whole way when nothing is protected yet."""
+    launched = compiled(CASES["start/first"], PAIR, "11.1.3").origin
+
+    plan = converge(PAIR, launched)
+
+    assert drift(PAIR, launched).missing
+    assert not drift(PAIR, plan.promise)
+
+
+def test_a_missing_node_is_missing() -> None:
+    """With the secondary gone, the drift says so first of all."""
+    alone = compiled(CASES["failover/primary-survives"], PAIR, "11.1.3").promise
+
+    missing = drift(PAIR, alone).missing
+
+    assert ("beta", "node", "role") in [(d.node, d.kind, d.name) for d in missing]
+
+
+def test_of_a_pair_nobody_answers_for_nothing_is_said() -> None:
+    """Without any answer there is nothing to compare with."""
+    assert not drift(PAIR, Snapshot(nodes={}))
