@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from benchmarks import compiling, executing, importing
+from benchmarks import compiling, executing, failing_over, importing, resuming
 from benchmarks.measure import Figure, table
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "import": importing.run,
     "compile": compiling.run,
     "execute": executing.run,
+    "failover": failing_over.run,
+    "resume": resuming.run,
 }
 
 

@@ -116,7 +116,7 @@ async def linux_pair(memory_mib: int) -> AsyncGenerator[LivePair]:
         serial_log=True,
     )
     async with _pair(machine) as living:
-        Path(living.pair.node(NODES[0]).image_path(DISK)).write_bytes(bytes(DISK_BYTES))
+        _empty(Path(living.pair.node(NODES[0]).image_path(DISK)))
         yield living
 
 
@@ -153,3 +153,7 @@ def _node(folder: Path, build: QemuBuild, n: int, name: str) -> Node:
         qemu_binary=str(build.qemu_system),
         qemu_img_binary=str(build.qemu_img),
     )
+
+
+def _empty(image: Path) -> None:
+    image.write_bytes(bytes(DISK_BYTES))

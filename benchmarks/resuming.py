@@ -1,0 +1,104 @@
+"""How long the guest stands still while its survivor gets a new secondary."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import final
+
+from benchmarks.measure import Figure, milliseconds
+from benchmarks.pairs import LIMIT_S, LivePair, linux_pair
+from pycolo.compiler import compile_plan
+from pycolo.demo.guests import READY_LINE
+from pycolo.execute import execute
+from pycolo.plan import Plan
+from pycolo.qmp.commands import Cont
+from pycolo.qmp.events import ResumeEvent, StopEvent
+from pycolo.result import Done
+from pycolo.session import Notice
+
+RUNS = 5
+MEMORIES_MIB = (128, 1024)
+BOOT_S = 120.0
+
+
+def run() -> list[Figure]:
+    """Protect a running Linux guest again and again, with little RAM and with much."""
+    return [figure for memory in MEMORIES_MIB for figure in asyncio.run(_measured(memory))]
+
+
+async def _measured(memory_mib: int) -> list[Figure]:
+    still_s: list[float] = []
+    whole_s: list[float] = []
+    async with linux_pair(memory_mib) as living:
+        primary, secondary = (node.name for node in living.pair.nodes)
+        await living.launch(primary)
+        await living.sessions[primary].execute(Cont(), limit_s=LIMIT_S)
+        log = Path(living.pair.node(primary).run_dir, "serial.log")
+        await asyncio.to_thread(_wait_booted, log)
+        for _ in range(RUNS):
+            await living.launch(secondary)
+            started = time.perf_counter()
+            still_s.append(await _resumed(living, primary))
+            whole_s.append(time.perf_counter() - started)
+            await living.kill(secondary)
+            await living.run("failover", survivor=primary)
+    return [
+        milliseconds("resume", f"the guest stands still, {memory_mib} MiB", still_s),
+        milliseconds("resume", f"the whole plan, {memory_mib} MiB", whole_s),
+    ]
+
+
+async def _resumed(living: LivePair, primary: str) -> float:
+    """Execute `resume`; how long the guest stood still until COLO was entered, in seconds."""
+    plan = compile_plan("resume", living.pair, await living.snapshot())
+    clock = _Clock()
+    started = time.perf_counter()
+    end = living.sessions[primary].subscribe(clock.note)
+    entered_s = await _entered_after_s(living, plan)
+    end()
+    return clock.still_s(started + entered_s)
+
+
+async def _entered_after_s(living: LivePair, plan: Plan) -> float:
+    """Execute a plan; after how long it had brought both guests into COLO."""
+    report = await execute(plan, living.sessions)
+    if report.failed is not None or plan.restored_after is None:
+        raise RuntimeError(report.advice)
+    taken_s = 0.0
+    for address, outcome in report.outcomes.items():
+        taken_s += outcome.took_s if isinstance(outcome, Done) else 0.0
+        if address == plan.restored_after:
+            break
+    return taken_s
+
+
+@final
+class _Clock:
+    """Remembers from when to when the guest stood still."""
+
+    def __init__(self) -> None:
+        self._stopped_at: float | None = None
+        self._stops: list[tuple[float, float]] = []
+
+    def note(self, notice: Notice) -> None:
+        """Take an event."""
+        now = time.perf_counter()
+        if isinstance(notice, StopEvent) and self._stopped_at is None:
+            self._stopped_at = now
+        if isinstance(notice, ResumeEvent) and self._stopped_at is not None:
+            self._stops.append((self._stopped_at, now))
+            self._stopped_at = None
+
+    def still_s(self, entered: float) -> float:
+        """The time it stood still in stops that began before COLO was entered, in seconds."""
+        return sum(to - since for since, to in self._stops if since < entered)
+
+
+def _wait_booted(log: Path) -> None:
+    end = time.monotonic() + BOOT_S
+    while READY_LINE not in log.read_text(errors="replace"):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the guest did not boot within {BOOT_S:g} s")
+        time.sleep(0.2)
