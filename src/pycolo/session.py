@@ -19,7 +19,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, Generic, NoReturn, Self, TypeAlias, TypeVar, assert_never, final
 
@@ -69,6 +69,8 @@ class HungUp:
 
 Notice: TypeAlias = events.Event | HungUp
 "What a subscriber is told."
+Reach: TypeAlias = Callable[[str, Monitor], Awaitable[socket.socket]]
+"Opens a connected, non-blocking socket to a node's monitor; raises ConnectionFailed."
 Subscriber: TypeAlias = Callable[[Notice], None]
 
 
@@ -158,7 +160,9 @@ class Sent(Generic[_R]):
 class Session:
     """A connection to one node's monitor; `connect` opens it, leaving the context closes it."""
 
-    def __init__(self, node: str, monitor: Monitor, client: QMPClient, version: Version) -> None:
+    def __init__(
+        self, node: str, monitor: Monitor, client: QMPClient, version: Version, reach: Reach
+    ) -> None:
         self.node: Final = node
         "Name of the node at the other end."
         self.address: Final = _address(monitor)
@@ -166,6 +170,7 @@ class Session:
         self.version: Final = version
         "QEMU's version, from its greeting."
         self._monitor = monitor
+        self._reach = reach
         self._client = client
         self._latched = Latched()
         self._why_closed: str | None = None
@@ -179,13 +184,17 @@ class Session:
         self._watcher: asyncio.Task[None] | None = None
 
     @classmethod
-    async def connect(cls, node: str, monitor: Monitor, *, limit_s: float) -> Self:
+    async def connect(
+        cls, node: str, monitor: Monitor, *, limit_s: float, reach: Reach | None = None
+    ) -> Self:
         """Open a session and negotiate out-of-band execution.
 
         Args:
             node: Name of the node, for messages.
             monitor: Where its QMP server listens.
             limit_s: How long it may take in all, in seconds.
+            reach: How the monitor is reached, now and when the session is opened anew; by its
+                address if None.
 
         Raises:
             ConnectionFailed: There is no such socket, nobody or no QMP server listens there, or the
@@ -193,8 +202,9 @@ class Session:
             Busy: Connected, but no greeting came: another client holds the monitor.
             Unresponsive: Greeted, but the negotiation was never answered: the main loop is stuck.
         """
-        dialled = await _dial(node, monitor, limit_s)
-        session = cls(node, monitor, dialled.client, dialled.version)
+        way = reach or _open
+        dialled = await _dial(node, monitor, limit_s, way)
+        session = cls(node, monitor, dialled.client, dialled.version, way)
         session._begin(dialled.early)
         return session
 
@@ -214,7 +224,7 @@ class Session:
             Unresponsive: What was sent before still holds up the main loop. The session is closed.
         """
         await self.aclose()
-        dialled = await _dial(self.node, self._monitor, limit_s)
+        dialled = await _dial(self.node, self._monitor, limit_s, self._reach)
         if dialled.version != self.version:
             await _disconnected(dialled.client)
             raise ConnectionFailed(self.node, self.address, f"QEMU {dialled.version} answers there")
@@ -416,14 +426,14 @@ class _Dialled:
     version: Version
 
 
-async def _dial(node: str, monitor: Monitor, limit_s: float) -> _Dialled:
+async def _dial(node: str, monitor: Monitor, limit_s: float, reach: Reach) -> _Dialled:
     address = _address(monitor)
     client = _Client(node)
     early: list[Message] = []
     client.events.event_filter = _keep_in(early)
     try:
         async with asyncio.timeout(limit_s):
-            await client.connect(await _open(node, monitor))
+            await client.connect(await reach(node, monitor))
     except TimeoutError as error:
         if client.greeting is None:
             raise Busy(node, address) from error
