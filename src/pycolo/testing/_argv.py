@@ -1,0 +1,119 @@
+"""The command lines that pycolo starts QEMU with, read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import attrs
+
+from pycolo.model.node import Monitor, TcpMonitor, UnixMonitor
+from pycolo.qmp.blockdevs import BlockNode
+from pycolo.qmp.chardevs import InetSocketAddress, SocketClient
+from pycolo.qmp.commands import BlockdevAdd, ChardevAdd, ObjectAdd
+from pycolo.qmp.objects import QomObject
+
+
+@final
+@attrs.frozen(kw_only=True)
+class CommandLine:
+    """What a QEMU is told when it is started."""
+
+    name: str
+    accelerator: str
+    incoming: bool
+    monitors: tuple[Monitor, ...]
+    netdevs: tuple[str, ...]
+    drives: Mapping[str, str]
+    "Device id to the block node it sits on."
+    chardevs: tuple[ChardevAdd, ...]
+    blocks: tuple[BlockNode, ...]
+    objects: tuple[QomObject, ...]
+
+
+def read(argv: Sequence[str]) -> CommandLine:
+    """Read a command line of dialect `auto`.
+
+    Args:
+        argv: The arguments, the binary first.
+
+    Raises:
+        ValueError: It has an option in a form that pycolo does not write.
+    """
+    options = list(_options(argv[1:]))
+    return CommandLine(
+        name=_one(options, "name").removeprefix("guest="),
+        accelerator=_one(options, "accel"),
+        incoming="defer" in _all(options, "incoming"),
+        monitors=tuple(_monitor(text) for text in _all(options, "qmp")),
+        netdevs=tuple(_parts(text)["id"] for text in _all(options, "netdev")),
+        drives=dict(_drives(_all(options, "device"))),
+        chardevs=tuple(_chardev(text) for text in _all(options, "chardev")),
+        blocks=tuple(
+            BlockdevAdd.from_arguments(json.loads(text)).node for text in _all(options, "blockdev")
+        ),
+        objects=tuple(
+            ObjectAdd.from_arguments(json.loads(text)).object for text in _all(options, "object")
+        ),
+    )
+
+
+_FLAGS = ("-S", "-nodefaults", "-no-user-config")
+
+
+def _options(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    rest = iter(arguments)
+    for option in rest:
+        if option == "-drive":
+            raise ValueError("FakeQemu plays the command lines of dialect auto: no -drive")
+        if option in _FLAGS or not option.startswith("-"):
+            continue
+        found.append((option.removeprefix("-"), next(rest, "")))
+    return found
+
+
+def _all(options: Sequence[tuple[str, str]], name: str) -> list[str]:
+    return [value for option, value in options if option == name]
+
+
+def _one(options: Sequence[tuple[str, str]], name: str) -> str:
+    return next(iter(_all(options, name)), "")
+
+
+def _split(text: str) -> list[str]:
+    # A doubled comma is one comma inside a value.
+    return [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
+
+
+def _parts(text: str) -> dict[str, str]:
+    pairs = (part.partition("=") for part in _split(text))
+    return {name: value for name, _, value in pairs}
+
+
+def _monitor(text: str) -> Monitor:
+    place = _split(text)[0]
+    kind, _, where = place.partition(":")
+    if kind == "unix":
+        return UnixMonitor(path=where)
+    host, _, port = where.rpartition(":")
+    return TcpMonitor(host=host, port=int(port))
+
+
+def _drives(devices: Sequence[str]) -> list[tuple[str, str]]:
+    parts = [_parts(text) for text in devices]
+    return [(part["id"], part["drive"]) for part in parts if "drive" in part]
+
+
+def _chardev(text: str) -> ChardevAdd:
+    parts = _parts(text)
+    reconnect_s, reconnect_ms = parts.get("reconnect"), parts.get("reconnect-ms")
+    return ChardevAdd(
+        id=parts["id"],
+        backend=SocketClient(
+            addr=InetSocketAddress(host=parts["host"], port=int(parts["port"])),
+            reconnect_s=None if reconnect_s is None else int(reconnect_s),
+            reconnect_ms=None if reconnect_ms is None else int(reconnect_ms),
+        ),
+    )

@@ -1,0 +1,475 @@
+"""The migration, COLO and its end, between two fakes (qemu-behaviour 4, 7, 8, 17.6, 17.10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from pycolo import effects
+from pycolo.model.pair import CHECKPOINTS_OFF_MS
+from pycolo.qmp import commands as qmp
+from pycolo.snapshot import Filter
+from pycolo.testing._links import Channel, Overlay, Refused, Stuck
+
+if TYPE_CHECKING:
+    from pycolo.testing._qemu import FakeQemu
+
+BUSY: Final = ("setup", "active", "pre-switchover", "device", "colo")
+_POLL_S: Final = 0.05
+_STEP_S: Final = 0.002
+_LOAD_S: Final = 0.03
+_RESUME_S: Final = 0.04
+
+
+# -- the way in
+
+
+def migrate(source: FakeQemu, command: qmp.Migrate) -> None:
+    """Begin to migrate."""
+    live = source.live
+    if live.colo_mode != "none" or live.migration in BUSY:
+        _second_migrate(source)
+    if live.run_state == "inmigrate":
+        raise Refused("Guest is waiting for an incoming migration")
+    if live.run_state == "postmigrate":
+        raise Refused("Can't migrate the vm that was paused due to previous migration")
+    target = source.world.incoming_at(command.uri)
+    channel = Channel(source=source, target=target, origin=live.run_state, up=target is not None)
+    source.accept(command)
+    source.error_desc = None
+    source.tell_migration("setup")
+    source.channel = channel
+    if target is None:
+        _, _, address = command.uri.partition(":")
+        why = f"Failed to connect to '{address}': Connection refused"
+        source.later(_STEP_S, lambda: fail(channel, why))
+        return
+    target.channel = channel
+    source.later(_STEP_S, lambda: _begin(channel))
+
+
+def _second_migrate(source: FakeQemu) -> None:
+    if source.live.colo_mode == "secondary" and source.manner.aborts_on_second_migrate:
+        source.end(-6)
+    if source.manner.second_migrate == "refused" and source.live.colo_mode != "secondary":
+        raise Refused("There's a migration process in progress")
+    if source.live.colo_mode == "primary":
+        source.live = attrs.evolve(source.live, colo_mode="none", migration="setup")
+    raise Refused("duplicate yank instance")
+
+
+def _begin(channel: Channel) -> None:
+    source, target = channel.source, _target(channel)
+    if channel.stage != "setup":
+        return
+    if _broken(channel):
+        fail(channel)
+    elif source.world.is_cut(source, target):
+        source.later(_POLL_S, lambda: _begin(channel))
+    else:
+        channel.stage = "active"
+        target.attempt(lambda: target.tell_migration("active"))
+        source.tell_migration("active")
+        source.later(source.world.ram_copy_s, lambda: _copied(channel))
+
+
+def _copied(channel: Channel) -> None:
+    source = channel.source
+    if channel.stage != "active":
+        return
+    if _broken(channel):
+        fail(channel)
+        return
+    source.halt("finish-migrate")
+    if not source.flush():
+        fail(channel)
+    elif "pause-before-switchover" in source.live.capabilities and _pauses(channel):
+        channel.stage = "pre-switchover"
+        source.tell_migration("pre-switchover")
+    else:
+        if source.manner.shows_device:
+            source.tell_migration("device")
+        _switch(channel)
+
+
+def _pauses(channel: Channel) -> bool:
+    manner = channel.source.manner
+    if manner.pause_works or "x-colo" not in channel.source.live.capabilities:
+        return True
+    _complete(channel)
+    target = _target(channel)
+    target.live = attrs.evolve(target.live, migration="colo", run_state="inmigrate")
+    target.colo_exit("error")
+    return False
+
+
+def go_on(source: FakeQemu, command: qmp.MigrateContinue) -> None:
+    """Leave pre-switchover."""
+    if source.live.migration != command.state:
+        raise Refused(f"Migration not in expected state: {source.live.migration}")
+    source.accept(command)
+    source.tell_migration("device")
+    channel = source.channel
+    assert channel is not None  # noqa: S101 - the status says so
+    channel.stage = "device"
+    source.later(_STEP_S, lambda: _switch(channel))
+
+
+def _switch(channel: Channel) -> None:
+    source, target = channel.source, _target(channel)
+    if channel.stage not in ("active", "device"):
+        return
+    channel.stage = "device"
+    if _broken(channel):
+        fail(channel)
+    elif "x-colo" not in source.live.capabilities:
+        _complete(channel)
+    elif "return-path" in source.live.capabilities and not source.manner.needs_return_path:
+        _wrong_path(channel)
+    elif not source.world.talk(source, target):
+        if not source.manner.waits_in_device:
+            _primary_enters(channel)
+        source.later(_POLL_S, lambda: _switch_later(channel))
+    elif "x-colo" in target.live.capabilities or source.manner.secondary_needs_colo == "no":
+        _enter(channel)
+    elif source.manner.secondary_needs_colo == "exits":
+        target.end(1)
+        fail(channel, "Unable to write to socket: Broken pipe")
+    else:
+        _primary_enters(channel)
+        target.tell_migration("completed")
+        target.live = attrs.evolve(target.live, run_state="prelaunch")
+
+
+def _switch_later(channel: Channel) -> None:
+    source, target = channel.source, _target(channel)
+    if channel.stage == "device":
+        _switch(channel)
+    elif channel.stage == "colo" and not channel.entered and not _broken(channel):
+        if source.world.talk(source, target):
+            _secondary_soon(channel)
+        else:
+            source.later(_POLL_S, lambda: _switch_later(channel))
+
+
+def _complete(channel: Channel) -> None:
+    """A plain migration: nobody's guest runs afterwards (qemu-behaviour 4.6)."""
+    source, target = channel.source, _target(channel)
+    channel.stage, channel.up = "over", False
+    source.live = attrs.evolve(source.live, run_state="postmigrate")
+    source.tell_migration("completed")
+    target.live = attrs.evolve(target.live, run_state="prelaunch")
+    target.tell_migration("completed")
+
+
+def _wrong_path(channel: Channel) -> None:
+    """A return path before 11.0: the target runs, and must be killed (qemu-behaviour 4.7)."""
+    target = _target(channel)
+    channel.target = None
+    target.channel = None
+    target.tell_migration("completed")
+    target.go_on()
+    fail(channel, "Received invalid message 0x0000 length 0x0000")
+
+
+def _enter(channel: Channel) -> None:
+    _primary_enters(channel)
+    _secondary_soon(channel)
+
+
+def _primary_enters(channel: Channel) -> None:
+    source = channel.source
+    channel.stage = "colo"
+    source.live = attrs.evolve(source.live, colo_mode="primary", run_state="finish-migrate")
+    source.tell_migration("colo")
+
+
+def _secondary_soon(channel: Channel) -> None:
+    target = _target(channel)
+    target.later(0, lambda: _secondary_enters(channel))
+
+
+def _secondary_enters(channel: Channel) -> None:
+    target = _target(channel)
+    if channel.stage != "colo" or not channel.up:
+        return
+    target.live = attrs.evolve(target.live, colo_mode="secondary")
+    target.tell_migration("colo")
+    if not _replicates(target):
+        target.live = attrs.evolve(target.live, colo_mode="none")
+        target.colo_exit("error")
+        return
+    target.overlays = {quorum: Overlay() for quorum in target.quorums}
+    target.later(_STEP_S, target.go_on)
+    channel.source.later(_RESUME_S, lambda: _primary_resumes(channel))
+
+
+def _replicates(target: FakeQemu) -> bool:
+    """Whether replication can start: equal sizes, and an export (qemu-behaviour 4.10, 5.2)."""
+    exported = set(target.live.exports.values())
+    for quorum in target.quorums:
+        local = target.live.children[quorum][0].node
+        chain = target.below(local)
+        sizes = {target.live.sizes_bytes.get(block) for block in chain}
+        if len(sizes) > 1 or (chain and chain[-1] not in exported):
+            return False
+    return True
+
+
+def _primary_resumes(channel: Channel) -> None:
+    source = channel.source
+    if source.channel is not channel or source.live.colo_mode != "primary":
+        return
+    if _broken(channel):
+        source.colo_exit("error")
+        return
+    if not _talks_or_later(channel, lambda: _primary_resumes(channel)):
+        return
+    channel.entered = True
+    source.go_on()
+    _announce(channel)
+
+
+# -- checkpoints
+
+
+def force_checkpoint(source: FakeQemu) -> None:
+    """What a change of x-checkpoint-delay does in COLO (qemu-behaviour 4.11)."""
+    channel = source.channel
+    if channel is not None and channel.entered and source.live.colo_mode == "primary":
+        channel.turn += 1
+        turn = channel.turn
+        source.later(_STEP_S, lambda: _checkpoint(channel, turn))
+
+
+def _announce(channel: Channel) -> None:
+    source, delay_ms = channel.source, channel.source.live.checkpoint_delay_ms
+    channel.turn += 1
+    turn = channel.turn
+    if delay_ms < CHECKPOINTS_OFF_MS:
+        source.later(max(delay_ms, 1) / 1000, lambda: _checkpoint(channel, turn))
+
+
+def _checkpoint(channel: Channel, turn: int) -> None:
+    source = channel.source
+    if turn != channel.turn or source.live.colo_mode != "primary" or source.live.colo_exited:
+        return
+    if source.line.accelerator == "tcg" and not source.manner.tcg_checkpoints:
+        raise Stuck(())
+    if _broken(channel):
+        source.colo_exit("error")
+    elif _talks_or_later(channel, lambda: _checkpoint(channel, turn)):
+        channel.checkpoint = True
+        target = _target(channel)
+        target.attempt(lambda: target.halt("colo"))
+        source.later(_STEP_S, lambda: _primary_stops(channel, turn))
+
+
+def _primary_stops(channel: Channel, turn: int) -> None:
+    source = channel.source
+    if not _goes_on(channel, turn):
+        return
+    source.halt("colo")
+    source.flush()
+    source.later(_LOAD_S, lambda: _secondary_loads(channel, turn))
+
+
+def _secondary_loads(channel: Channel, turn: int) -> None:
+    if not _goes_on(channel, turn):
+        return
+    if _talks_or_later(channel, lambda: _secondary_loads(channel, turn)):
+        target = _target(channel)
+        target.attempt(lambda: _load(target))
+        channel.source.later(_RESUME_S, lambda: _checkpoint_ends(channel, turn))
+
+
+def _load(target: FakeQemu) -> None:
+    if target.live.colo_mode == "secondary":
+        target.overlays = {quorum: Overlay() for quorum in target.quorums}
+        target.go_on()
+
+
+def _checkpoint_ends(channel: Channel, turn: int) -> None:
+    if not _goes_on(channel, turn):
+        return
+    if _talks_or_later(channel, lambda: _checkpoint_ends(channel, turn)):
+        channel.checkpoint = False
+        channel.source.go_on()
+        _announce(channel)
+
+
+def _goes_on(channel: Channel, turn: int) -> bool:
+    source = channel.source
+    if turn != channel.turn or source.live.colo_mode != "primary":
+        return False
+    if _broken(channel):
+        source.colo_exit("error")
+        return False
+    return True
+
+
+# -- the ways out
+
+
+def lost_heartbeat(qemu: FakeQemu, command: qmp.XColoLostHeartbeat) -> None:
+    """End COLO here, whatever the peer thinks (qemu-behaviour 8)."""
+    mode = qemu.live.colo_mode
+    if mode == "none":
+        raise Refused(qemu.manner.no_colo)
+    if qemu.live.run_state == "running":
+        qemu.halt("colo")
+        qemu.flush()
+    else:
+        qemu.need(*(link for name, link in qemu.disk_links.items() if qemu.hangs_on(name)))
+    channel = qemu.channel
+    qemu.accept(command)
+    qemu.tell_migration("completed")
+    qemu.colo_exit("request")
+    if mode == "secondary":
+        _promote(qemu)
+    qemu.later(_STEP_S, qemu.go_on)
+    if channel is not None:
+        qemu.channel = None
+        cut(channel)
+
+
+def _promote(qemu: FakeQemu) -> None:
+    """Filters go off but the rewriter, and the overlays begin to be merged (5.13, 6.7)."""
+    objects = {
+        name: attrs.evolve(item, on=False) if _goes_off(item) else item
+        for name, item in qemu.live.objects.items()
+    }
+    qemu.live = attrs.evolve(qemu.live, objects=objects, incoming=False)
+    qemu.promoted = True
+    qemu.later(qemu.world.commit_s, lambda: _committed(qemu))
+
+
+def _goes_off(item: Filter) -> bool:
+    return item.qom_type in ("filter-mirror", "filter-redirector")
+
+
+def _committed(qemu: FakeQemu) -> None:
+    for disk, quorum in enumerate(qemu.quorums):
+        data = qemu.guest_data(disk)
+        image = qemu.quorum_image(quorum)
+        image.records.clear()
+        image.records |= data
+    qemu.overlays = {}
+    qemu.live = attrs.evolve(qemu.live, commit_pending=frozenset())
+
+
+def fail(channel: Channel, why: str | None = None) -> None:
+    """The migration fails before COLO: the source's guest is as before, or nearly so."""
+    source, target = channel.source, channel.target
+    channel.stage, channel.up = "over", False
+    manner = source.manner
+    source.error_desc = why or manner.failed_desc
+    if manner.shows_failing:
+        source.tell_migration("failing")
+        _as_before(channel)
+        source.tell_migration("failed")
+    else:
+        source.tell_migration("failed")
+        _as_before(channel)
+    source.channel = None
+    if target is not None:
+        _used_up(target)
+
+
+def _as_before(channel: Channel) -> None:
+    source = channel.source
+    runs_again = source.manner.runs_after_failure or channel.origin == "prelaunch"
+    source.go_on(channel.origin if runs_again else "postmigrate")
+
+
+def _used_up(target: FakeQemu) -> None:
+    def ends() -> None:
+        if target.live.colo_mode == "none" and target.live.run_state == "inmigrate":
+            target.tell_migration("failed")
+            target.end(1)
+
+    target.later(_STEP_S, ends)
+
+
+def cancel(source: FakeQemu) -> None:
+    """What migrate_cancel does (qemu-behaviour 9.3, 17.10)."""
+    channel = source.channel
+    if channel is None or source.live.migration not in BUSY:
+        return
+    if source.live.colo_mode == "none":
+        channel.stage, channel.up = "over", False
+        source.tell_migration("cancelled")
+        source.go_on(channel.origin)
+        source.channel = None
+        _used_up(_target(channel))
+    elif source.manner.second_migrate == "refused" and source.live.colo_mode == "primary":
+        source.live = attrs.evolve(source.live, colo_mode="none")
+        source.tell_migration("cancelling")
+        cut(channel)
+
+
+def cut(channel: Channel) -> None:
+    """The channel is closed: each side learns of it in its own way (qemu-behaviour 7.1)."""
+    channel.up = False
+    channel.source.attempt(lambda: _source_learns(channel))
+    target = channel.target
+    if target is not None:
+        target.attempt(lambda: _target_learns(channel, target))
+
+
+def _source_learns(channel: Channel) -> None:
+    source = channel.source
+    if source.channel is not channel:
+        return
+    if channel.stage in ("setup", "active", "device"):
+        fail(channel)
+    elif channel.stage == "colo" and (channel.checkpoint or not channel.entered):
+        source.colo_exit("error")
+
+
+def _target_learns(channel: Channel, target: FakeQemu) -> None:
+    if target.channel is not channel:
+        return
+    if target.world.is_cut(target, channel.source):
+        target.later(_POLL_S, lambda: _target_learns(channel, target))
+    elif target.live.colo_mode == "secondary":
+        target.colo_exit("error")
+    elif target.live.run_state == "inmigrate" and not target.live.colo_exited:
+        target.tell_migration("failed")
+        target.later(_STEP_S, lambda: target.end(1))
+
+
+# -- what both sides see of the other
+
+
+def _target(channel: Channel) -> FakeQemu:
+    assert channel.target is not None  # noqa: S101 - whoever gets here has connected
+    return channel.target
+
+
+def _broken(channel: Channel) -> bool:
+    target = channel.target
+    if not channel.up or target is None:
+        return True
+    return not target.alive and not channel.source.world.is_cut(channel.source, target)
+
+
+def _talks_or_later(channel: Channel, action: Callable[[], None]) -> bool:
+    """Whether the two talk; where not, `action` is tried again."""
+    if channel.source.world.talk(channel.source, _target(channel)):
+        return True
+    channel.source.later(_POLL_S, action)
+    return False
+
+
+def capabilities(qemu: FakeQemu, command: qmp.MigrateSetCapabilities) -> None:
+    """Turn capabilities on and off, by the version's rules (qemu-behaviour 2.3)."""
+    busy = qemu.live.migration in BUSY and not qemu.live.incoming
+    if busy and not qemu.manner.capabilities_in_colo:
+        raise Refused("There's a migration process in progress")
+    then = effects.after(qemu.live, command).capabilities
+    if qemu.manner.needs_return_path and "x-colo" in then and "return-path" not in then:
+        raise Refused("Capability 'x-colo' requires capability 'return-path'")
+    qemu.accept(command)

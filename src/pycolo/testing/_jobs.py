@@ -1,0 +1,155 @@
+"""Mirrors: a disk is copied to the secondary, and kept equal until the copy is ended (5.15)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from pycolo.qmp import commands as qmp
+from pycolo.qmp._base import QmpValue
+from pycolo.snapshot import Job
+from pycolo.testing._links import DiskLink, Refused
+
+if TYPE_CHECKING:
+    from pycolo.testing._qemu import FakeQemu
+
+CANCELLED: Final = "Operation canceled"
+_POLL_S: Final = 0.05
+
+
+def mirror(qemu: FakeQemu, command: qmp.BlockdevMirror) -> None:
+    """Begin a copy."""
+    job = command.job_id or command.device
+    if command.device not in qemu.blocks and command.device not in qemu.line.drives:
+        raise Refused(f"Cannot find device='{command.device}' nor node-name='{command.device}'")
+    if job in qemu.live.jobs:
+        raise Refused(f"Job ID '{job}' already in use")
+    link = qemu.disk_links.get(command.target)
+    if link is None:
+        raise Refused(f"Cannot find device='{command.target}' nor node-name='{command.target}'")
+    if command.target in qemu.targets.values():
+        raise Refused("Need a root block node")
+    qemu.accept(command)
+    qemu.targets[job] = command.target
+    qemu.kept[job] = command.auto_dismiss is False
+    qemu.tell_job(job, "created")
+    qemu.tell_job(job, "running")
+    qemu.later(qemu.world.disk_copy_s, lambda: _copied(qemu, job, link))
+
+
+def _copied(qemu: FakeQemu, job: str, link: DiskLink) -> None:
+    if job not in qemu.targets or qemu.live.jobs[job].status != "running":
+        return
+    if not link.up or not link.server.alive:
+        fail(qemu, job, "Input/output error")
+    elif link.silent:
+        qemu.later(_POLL_S, lambda: _copied(qemu, job, link))
+    else:
+        _bring_up(qemu, link)
+        _status(qemu, job, "ready")
+        qemu.event("BLOCK_JOB_READY", _data(qemu, job))
+
+
+def _bring_up(qemu: FakeQemu, link: DiskLink) -> None:
+    records = next(
+        qemu.guest_data(n)
+        for n, quorum in enumerate(qemu.quorums)
+        if _exported_as(qemu, quorum) == link.export or len(qemu.quorums) == 1
+    )
+    link.image.records.clear()
+    link.image.records |= records
+
+
+def _exported_as(qemu: FakeQemu, quorum: str) -> str:
+    return qemu.parent_of(qemu.live.children[quorum][0].node)
+
+
+def cancel(qemu: FakeQemu, command: qmp.BlockJobCancel) -> None:
+    """End a copy: complete if it is ready, else useless (qemu-behaviour 5.16)."""
+    job, known = command.device, qemu.live.jobs.get(command.device)
+    if known is None:
+        raise Refused(f"Block job '{job}' not found", "DeviceNotActive")
+    if known.status not in ("running", "ready"):
+        raise Refused(f"Job '{job}' in state '{known.status}' cannot accept command verb 'cancel'")
+    if known.status == "running" or command.force:
+        abort(qemu, job)
+        return
+    link = qemu.disk_links[qemu.targets[job]]
+    _status(qemu, job, "waiting")
+    qemu.later(0, lambda: _conclude(qemu, job, link))
+
+
+def _conclude(qemu: FakeQemu, job: str, link: DiskLink) -> None:
+    if job not in qemu.targets or qemu.live.jobs[job].status != "waiting":
+        return
+    if not link.up or not link.server.alive:
+        fail(qemu, job, "Input/output error")
+    elif link.silent:
+        qemu.later(_POLL_S, lambda: _conclude(qemu, job, link))
+    else:
+        _bring_up(qemu, link)
+        _status(qemu, job, "pending")
+        qemu.event("BLOCK_JOB_COMPLETED", _data(qemu, job))
+        _over(qemu, job, None)
+
+
+def abort(qemu: FakeQemu, job: str) -> None:
+    """End a copy that is of no use."""
+    _status(qemu, job, "aborting")
+    qemu.event("BLOCK_JOB_CANCELLED", _data(qemu, job))
+    _over(qemu, job, CANCELLED)
+
+
+def fail(qemu: FakeQemu, job: str, why: str) -> None:
+    """A copy finds its target gone (qemu-behaviour 5.17)."""
+    error: dict[str, QmpValue] = {"device": job, "operation": "write", "action": "report"}
+    qemu.event("BLOCK_JOB_ERROR", error)
+    _status(qemu, job, "aborting")
+    qemu.event("BLOCK_JOB_COMPLETED", {**_data(qemu, job), "error": why})
+    _over(qemu, job, why)
+
+
+def pause(qemu: FakeQemu) -> None:
+    """What stopping the guest does to copies that are ready."""
+    for job, known in qemu.live.jobs.items():
+        if known.status == "ready":
+            qemu.tell_job(job, "standby")
+            qemu.tell_job(job, "ready")
+
+
+def dismiss(qemu: FakeQemu, command: qmp.JobDismiss) -> None:
+    """Forget a copy that has ended."""
+    known = qemu.live.jobs.get(command.id)
+    if known is None:
+        raise Refused("Job not found")
+    if known.status != "concluded":
+        verb = f"Job '{command.id}' in state '{known.status}' cannot accept command verb"
+        raise Refused(f"{verb} 'dismiss'")
+    qemu.accept(command)
+    qemu.tell_job(command.id, "null")
+
+
+def _over(qemu: FakeQemu, job: str, error: str | None) -> None:
+    del qemu.targets[job]
+    qemu.tell_job(job, "concluded")
+    jobs = {**qemu.live.jobs, job: Job(status="concluded", error=error)}
+    if not qemu.kept.pop(job):
+        del jobs[job]
+        qemu.tell_job(job, "null")
+    qemu.live = attrs.evolve(qemu.live, jobs=jobs)
+
+
+def _status(qemu: FakeQemu, job: str, status: str) -> None:
+    qemu.live = attrs.evolve(qemu.live, jobs={**qemu.live.jobs, job: Job(status=status)})
+    qemu.tell_job(job, status)
+
+
+def _data(qemu: FakeQemu, job: str) -> dict[str, QmpValue]:
+    size = size_bytes(qemu)
+    return {"device": job, "len": size, "offset": size, "speed": 0, "type": "mirror"}
+
+
+def size_bytes(qemu: FakeQemu) -> int:
+    """How much a copy has to do."""
+    return max((qemu.live.sizes_bytes.get(quorum, 0) for quorum in qemu.quorums), default=0)

@@ -1,0 +1,236 @@
+"""QMP as a monitor speaks it, without a socket: bytes in, bytes out (qemu-behaviour 7.6, 14.1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, final
+
+from pycolo.errors import ParseError
+from pycolo.model import node as model
+from pycolo.qmp import commands as qmp
+from pycolo.qmp._base import QmpValue, mapping_at, read_json
+from pycolo.qmp.schema import Schema, SchemaProblem
+from pycolo.testing import _colo, _jobs
+from pycolo.testing._answers import version
+from pycolo.testing._commands import perform
+from pycolo.testing._links import Refused
+
+if TYPE_CHECKING:
+    from pycolo.testing._qemu import FakeQemu
+
+Message = Mapping[str, object]
+_OUT_OF_BAND: Final = ("yank", "query-yank", "migrate-recover", "migrate-pause")
+_DECODER: Final = json.JSONDecoder()
+_NEGOTIATE: Final = "qmp_capabilities"
+_UINT32: Final = range(2**32)
+
+
+@final
+class Client:
+    """One connection to a monitor."""
+
+    def __init__(self, send: Callable[[bytes], None], close: Callable[[], None]) -> None:
+        """Keep how to reach it."""
+        self.send: Final = send
+        self.close: Final = close
+        self.ready = False
+        "It has negotiated."
+        self.oob = False
+        self.text = ""
+        "What came and is not a whole message yet."
+
+
+@final
+class Monitor:
+    """One monitor of a fake; it serves one client, and others stand in line without a greeting."""
+
+    def __init__(self, qemu: FakeQemu, place: model.Monitor) -> None:
+        """Open it."""
+        self._qemu: Final = qemu
+        self.place: Final = place
+        self._line: list[Client] = []
+        self._greeted: Client | None = None
+
+    @property
+    def filename(self) -> str:
+        """What query-chardev shows."""
+        if isinstance(self.place, model.UnixMonitor):
+            return f"unix:{self.place.path},server=on"
+        return f"tcp:{self.place.host}:{self.place.port},server=on"
+
+    # -- connections
+
+    def join(self, client: Client) -> None:
+        """Somebody connects."""
+        self._line.append(client)
+        self.go_on()
+
+    def leave(self, client: Client) -> None:
+        """Somebody hangs up; the next in line is greeted."""
+        if client in self._line:
+            self._line.remove(client)
+        self.go_on()
+
+    def hang_up(self) -> None:
+        """QEMU has ended."""
+        line, self._line = self._line, []
+        for client in line:
+            client.close()
+
+    def go_on(self) -> None:
+        """Greet and read, unless QEMU is frozen."""
+        qemu = self._qemu
+        if not self._line or not qemu.alive or qemu.frozen:
+            return
+        client = self._line[0]
+        if self._greeted is not client:
+            self._greeted = client
+            self._send(client, {"QMP": {"version": version(qemu), "capabilities": ["oob"]}})
+        self._read(client)
+
+    def receive(self, client: Client, data: bytes) -> None:
+        """Take what a client has sent."""
+        client.text += data.decode()
+        self.go_on()
+
+    def _read(self, client: Client) -> None:
+        while client.text and self._line[:1] == [client]:
+            text = client.text.lstrip()
+            try:
+                found, end = _DECODER.raw_decode(text)
+            except json.JSONDecodeError as error:
+                client.text = text
+                if error.pos < len(text) and "\n" in text:
+                    client.text = ""
+                    self._send(client, _error("JSON parse error, invalid keyword", "GenericError"))
+                return
+            client.text = text[end:]
+            self._take(client, mapping_at(found, ""))
+
+    def _send(self, client: Client, message: Mapping[str, QmpValue]) -> None:
+        client.send(json.dumps(message).encode() + b"\r\n")
+
+    def event(self, name: str, data: Mapping[str, QmpValue] | None) -> None:
+        """Send an event to the client, if it has negotiated."""
+        client = self._line[0] if self._line else None
+        if client is not None and client.ready:
+            seconds, rest = divmod(self._qemu.world.now_s, 1)
+            stamp: dict[str, QmpValue] = {
+                "seconds": int(seconds),
+                "microseconds": int(rest * 1e6),
+            }
+            body: dict[str, QmpValue] = {} if data is None else {"data": dict(data)}
+            self._send(client, {"timestamp": stamp, "event": name, **body})
+
+    # -- messages
+
+    def _take(self, client: Client, message: Message) -> None:
+        name = message.get("exec-oob")
+        if name is not None and client.oob:
+            self._out_of_band(client, message, str(name))
+            return
+        self._qemu.attempt(lambda: self._in_band(client, message))
+
+    def _out_of_band(self, client: Client, message: Message, name: str) -> None:
+        if name not in _OUT_OF_BAND:
+            text = f"The command {name} does not support OOB"
+            self._reply(client, message, _error(text, "GenericError"))
+            return
+        self._reply(client, message, self._answer(name, message))
+        self._qemu.world.settle()
+
+    def _in_band(self, client: Client, message: Message) -> None:
+        if self._line[:1] != [client]:
+            return
+        name = message.get("execute")
+        if not isinstance(name, str):
+            member = next((key for key in message if key not in ("id", "arguments")), "execute")
+            text = f"QMP input member '{member}' is unexpected"
+            self._reply(client, message, _error(text, "GenericError"))
+        elif name == _NEGOTIATE or not client.ready:
+            self._reply(client, message, _negotiate(client, name, message))
+        else:
+            self._reply(client, message, self._answer(name, message))
+            self._qemu.world.settle()
+
+    def _reply(self, client: Client, message: Message, reply: dict[str, QmpValue]) -> None:
+        if "id" in message:
+            reply |= {"id": read_json({"id": message["id"]}, "")["id"]}
+        if client in self._line:
+            self._send(client, reply)
+
+    def _answer(self, name: str, message: Message) -> dict[str, QmpValue]:
+        try:
+            return {"return": self._play(name, message.get("arguments", {}))}
+        except Refused as refused:
+            return _error(refused.text, refused.error_class)
+
+    def _play(self, name: str, arguments: object) -> QmpValue:
+        schema = Schema.packaged(self._qemu.world.version)
+        if not schema.has_command(name):
+            raise Refused(f"The command {name} has not been found", "CommandNotFound")
+        wire: dict[str, object] = {"execute": name, "arguments": arguments}
+        problems = schema.check(wire)
+        if problems:
+            raise Refused(_words(problems[0]))
+        _check_widths(mapping_at(arguments, "arguments"))
+        if name == "migrate_cancel":
+            _colo.cancel(self._qemu)
+            return {}
+        if name == "job-cancel":
+            return _cancel_job(self._qemu, mapping_at(arguments, "arguments"))
+        try:
+            command = qmp.command_from_qmp(wire)
+        except ParseError as error:
+            raise Refused(f"FakeQemu does not play this {name}: {error}") from error
+        return perform(self._qemu, command)
+
+
+def _cancel_job(qemu: FakeQemu, arguments: Message) -> QmpValue:
+    job = str(arguments["id"])
+    known = qemu.live.jobs.get(job)
+    if known is None:
+        raise Refused("Job not found")
+    if known.status not in ("running", "ready"):
+        raise Refused(f"Job '{job}' in state '{known.status}' cannot accept command verb 'cancel'")
+    _jobs.abort(qemu, job)
+    return {}
+
+
+def _negotiate(client: Client, name: str, message: Message) -> dict[str, QmpValue]:
+    if client.ready:
+        text = "Capabilities negotiation is already complete, command ignored"
+        return _error(text, "CommandNotFound")
+    if name != _NEGOTIATE:
+        text = f"Expecting capabilities negotiation with '{_NEGOTIATE}'"
+        return _error(text, "CommandNotFound")
+    enable = mapping_at(message.get("arguments", {}), "arguments").get("enable", [])
+    client.ready = True
+    client.oob = isinstance(enable, list) and "oob" in enable
+    return {"return": {}}
+
+
+def _error(text: str, error_class: str) -> dict[str, QmpValue]:
+    return {"error": {"class": error_class, "desc": text}}
+
+
+def _check_widths(arguments: Message) -> None:
+    # Integer widths are not in the schema (qemu-behaviour 4.11).
+    delay = arguments.get("x-checkpoint-delay")
+    if isinstance(delay, int) and delay not in _UINT32:
+        raise Refused("Parameter 'x-checkpoint-delay' expects uint32_t")
+
+
+def _words(problem: SchemaProblem) -> str:
+    """A problem in QEMU's words."""
+    where = problem.path.removeprefix("arguments").removeprefix(".")
+    if problem.rule == "be absent":
+        return f"Parameter '{where}' is unexpected"
+    if problem.rule == "be present":
+        return f"Parameter '{where}' is missing"
+    if problem.rule.startswith("be one of"):
+        value = problem.rule.rpartition(", not ")[2].strip("'")
+        return f"Parameter '{where.rpartition('.')[2]}' does not accept value '{value}'"
+    kind = problem.rule.removeprefix("be ").partition(",")[0]
+    return f"Invalid parameter type for '{where}', expected: {kind}"

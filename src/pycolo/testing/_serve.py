@@ -1,0 +1,56 @@
+"""Sockets in front of a fake's monitors."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import final
+
+from typing_extensions import override
+
+from pycolo.model.node import UnixMonitor
+from pycolo.testing._monitor import Client, Monitor
+
+
+@final
+class _Connection(asyncio.Protocol):
+    """One client's socket."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._client: Client | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - sockets have no other
+        self._client = Client(transport.write, transport.close)
+        self._monitor.join(self._client)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._client is not None:
+            self._monitor.receive(self._client, data)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._client is not None:
+            self._monitor.leave(self._client)
+
+
+async def connect(monitor: Monitor) -> socket.socket:
+    """Give a client's end of a new connection to a monitor; needs no name in any file system."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(0)
+    ours.settimeout(0)
+    loop = asyncio.get_running_loop()
+    await loop.connect_accepted_socket(lambda: _Connection(monitor), theirs)
+    return ours
+
+
+async def listen(monitor: Monitor) -> asyncio.Server:
+    """Serve a monitor where its command line says."""
+    loop = asyncio.get_running_loop()
+    place = monitor.place
+    if isinstance(place, UnixMonitor):
+        return await loop.create_unix_server(lambda: _Connection(monitor), place.path)
+    return await loop.create_server(lambda: _Connection(monitor), place.host, place.port)
