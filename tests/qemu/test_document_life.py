@@ -6,7 +6,6 @@ instead of a tap, ports, no display and a serial log (qemu-behaviour 18.2).
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -14,7 +13,6 @@ from contextlib import asynccontextmanager
 import attrs
 import pytest
 from tests.qemu.life import HAS_KVM, LivePair, bios_life
-from tests.real_qemu import build_of
 
 from pycolo import errors, host
 from pycolo.demo.builds import Release
@@ -22,8 +20,7 @@ from pycolo.dialect import refuse_document
 from pycolo.execute import execute
 from pycolo.model import ColoPair, Node, UnixMonitor
 from pycolo.model.filters import ChainPorts
-from pycolo.plan import CreateImage, LaunchQemu, Plan, RunHost
-from pycolo.qmp.replies import Version
+from pycolo.plan import Execute, LaunchQemu, RunHost
 
 pytestmark = pytest.mark.qemu
 LOOP_PORTS_FROM = 20000
@@ -53,31 +50,16 @@ async def _document_life(release: Release) -> AsyncGenerator[LivePair]:
 
 
 async def _launch(life: LivePair, *names: str) -> None:
-    """Copy the image by hand, as the document has it done, then start the QEMUs at once.
+    """Copy the image by hand, as the document has it done, then start the QEMUs in turn.
 
-    The primary greets nobody until the secondary connects (qemu-behaviour 3.1).
+    The primary greets nobody until the secondary connects (qemu-behaviour 3.1), so it is last.
     """
-    image = life.image("alpha")
     for name in names:
         if not life.image(name).exists():
-            shutil.copy(image, life.image(name))
-    plan = await life.compile_launch(*names, dialect="doc")
-    for kind in (CreateImage, LaunchQemu):
-        await asyncio.gather(*_runs(life, plan, kind))
+            shutil.copy(life.image("alpha"), life.image(name))
+    await life.execute(await life.compile_launch(*names, dialect="doc"))
     for name in names:
         await life.connect(name)
-
-
-def _runs(
-    life: LivePair, plan: Plan, kind: type[CreateImage | LaunchQemu]
-) -> list[asyncio.Task[str]]:
-    return [
-        asyncio.get_running_loop().create_task(
-            host.run_action(life.pair.node(step.node), step.action, limit_s=step.limit_s)
-        )
-        for step in plan.steps
-        if isinstance(step, RunHost) and isinstance(step.action, kind)
-    ]
 
 
 @pytest.mark.heavy
@@ -87,7 +69,7 @@ async def test_the_document_runs_to_its_end_on_10_0() -> None:
     """Start, delay, either failover, either resume: each of the document's seven procedures."""
     async with _document_life("10.0") as life:
         refuse_document(life.pair, life.version)
-        await _launch(life, "alpha", "beta")
+        await _launch(life, "beta", "alpha")
         await life.run("start", dialect="doc")
         await life.run("set-checkpoint-delay", checkpoint_delay_ms=900, dialect="doc")
         await life.goes_on("alpha", "beta")
@@ -118,10 +100,13 @@ async def _joins(life: LivePair, dead: str, spare: str) -> None:
 
 @pytest.mark.parametrize(("release", "word"), [("7.2", "reconnect-ms"), ("11.1", "capabilities")])
 async def test_elsewhere_the_document_is_refused(release: Release, word: str) -> None:
-    """The plan is refused before anything runs, naming what that QEMU would not take."""
+    """Its plans compile, and are refused before anything runs, naming what QEMU would not take."""
     async with _document_life(release) as life:
         with pytest.raises(errors.VersionError, match=word):
-            refuse_document(life.pair, Version.parse(build_of(release).version))
+            refuse_document(life.pair, life.version)
+        report = await execute(await life.compile_launch("beta", dialect="doc"), {})
+        assert ("beta/create-image/active0", False) == (report.failed, report.changed)
+        assert word in report.advice
 
 
 async def test_7_2_does_not_start_from_the_document_s_command_line() -> None:
@@ -130,17 +115,17 @@ async def test_7_2_does_not_start_from_the_document_s_command_line() -> None:
         # The machine is not reached; without KVM the line would be refused for that.
         machine = attrs.evolve(life.pair.machine, accelerator="tcg", cpu=None)
         life.pair = attrs.evolve(life.pair, machine=machine)
-        life.create_image("beta")
-        with pytest.raises(errors.HostRefused, match="Invalid parameter 'reconnect-ms'"):
-            await _launch(life, "beta")
+        for step in (await life.compile_launch("beta", dialect="doc")).steps:
+            if isinstance(step, RunHost) and isinstance(step.action, LaunchQemu):
+                with pytest.raises(errors.HostRefused, match="Invalid parameter 'reconnect-ms'"):
+                    await host.run_action(life.pair.node("beta"), step.action, limit_s=10)
 
 
 async def test_11_1_refuses_the_document_s_capabilities() -> None:
     """The refusal tells the truth: x-colo is not taken without return-path (2.6, 18.2)."""
-    async with bios_life("11.1", "tcg", shape=_as_the_document_has_it) as life:
-        await _launch(life, "alpha", "beta")
-        plan = await life.compile("start", dialect="doc")
-        report = await execute(plan, life.sessions)
-        assert plan.steps[0].address == report.failed
-        assert "requires capability 'return-path'" in report.advice
-        assert not report.changed
+    async with bios_life("11.1", "tcg") as life:
+        await life.launch("alpha", "beta")
+        first = (await life.compile("start", dialect="doc")).steps[0]
+        assert isinstance(first, Execute)
+        with pytest.raises(errors.CommandRefused, match="requires capability 'return-path'"):
+            await life.sessions["beta"].execute(first.command, limit_s=10)
