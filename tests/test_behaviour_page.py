@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pycolo import dialect
+from pycolo import catalogue, dialect
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "qemu-behaviour.md"
@@ -45,6 +45,8 @@ def cited() -> Iterator[tuple[str, str]]:
     for row in dialect.TABLE:
         for number in row.source.split(", "):
             yield number, "pycolo.dialect.TABLE"
+    for entry in catalogue.ENTRIES:
+        yield entry.source, f"pycolo.catalogue, {entry.name}"
 
 
 def test_what_is_cited_is_on_the_page() -> None:

@@ -12,7 +12,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 from typing_extensions import override
 
-from pycolo import dialect, errors
+from pycolo import catalogue, dialect, errors
 from pycolo.cli._app import app as command_line
 
 PAGE = "qemu-behaviour"
@@ -71,6 +71,53 @@ class BrokenVersions(SphinxDirective):
         return self.parse_text_to_nodes(
             "| refused | good from | because |\n|---|---|---|\n" + "".join(rows)
         )
+
+
+class ErrorCatalogue(SphinxDirective):
+    """What QEMU's refusals mean, by subject, from `pycolo.catalogue`."""
+
+    @override
+    def run(self) -> Sequence[nodes.Node]:
+        return [self._part(title, entries) for title, entries in catalogue.PARTS.items()]
+
+    def _part(self, title: str, entries: Sequence[catalogue.Entry]) -> nodes.section:
+        section = nodes.section(ids=[nodes.make_id(title)], names=[title.lower()])
+        section += nodes.title("", title)
+        for entry in entries:
+            section += self._entry(entry)
+        return section
+
+    def _entry(self, entry: catalogue.Entry) -> nodes.section:
+        section = nodes.section(ids=[f"error-{entry.name}"], names=[entry.name])
+        section += nodes.title("", entry.name)
+        section += nodes.literal_block(text=_wordings(entry), language="text")
+        section += self.parse_text_to_nodes(
+            f"From {_commands_of(entry)}.\n\nIt means: {entry.meaning}.\n\n"
+            f"Goal reached: {catalogue.goal_words(entry)}.\n\nDo: {entry.remedy}"
+            f" (qemu-behaviour {entry.source})."
+        )
+        return section
+
+
+def _wordings(entry: catalogue.Entry) -> str:
+    return "\n".join(f"{wording.text}{_versions(wording)}" for wording in entry.wordings)
+
+
+def _versions(wording: catalogue.Wording) -> str:
+    since = "" if wording.since is None else f" from {wording.since}"
+    until = "" if wording.until is None else f" before {wording.until}"
+    return f"   [{(since + until).strip()}]" if since or until else ""
+
+
+def _commands_of(entry: catalogue.Entry) -> str:
+    if entry.place == "stderr":
+        return "QEMU's standard error"
+    named = (
+        "any command" if name == catalogue.EVERY else f"`{name.removeprefix('hmp:')}`"
+        for name in entry.commands
+    )
+    told = ", as an error that it tells of" if entry.place == "query" else ""
+    return ", ".join(named) + told
 
 
 class LinkToFacts(SphinxPostTransform):
@@ -135,6 +182,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("command-line-help", CommandLineHelp)
     app.add_directive("dialect-table", DialectTable)
     app.add_directive("broken-versions", BrokenVersions)
+    app.add_directive("error-catalogue", ErrorCatalogue)
     app.add_post_transform(LinkToFacts)
     app.connect("doctree-read", _name_entries)
     app.connect("autodoc-process-docstring", _keep_first_line, priority=100)

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, final
 import attrs
 from typing_extensions import override
 
+from pycolo.catalogue import Explanation, explain
 from pycolo.conditions import PeerDead, leaves
 from pycolo.errors import PycoloError
 from pycolo.plan import Check, Execute, Plan, RunHost
@@ -112,8 +113,38 @@ class Report:
         """Which step ended it, what was answered, how things stand, and what to do now."""
         if self.failed is None:
             return f"{self.plan.procedure} is done"
-        parts = [f"{self.plan.procedure} ended at {self.failed}: {self._reason()}", *self._stand()]
+        parts = [f"{self.plan.procedure} ended at {self.failed}: {self._reason()}"]
+        known = self.explanation(self.failed)
+        if known is not None:
+            parts += [f"{known.entry.meaning} ({known.entry.name})"]
+        parts += self._stand()
+        if known is not None:
+            parts += [known.entry.remedy]
         return "; ".join([*parts, self._next()])
+
+    def explanation(self, address: str) -> Explanation | None:
+        """What the refusal of a step means, by the catalogue.
+
+        Args:
+            address: A step's, of the plan or of its relief.
+
+        Returns:
+            The best explanation; None where QEMU refused nothing there, or nothing is known of it.
+        """
+        outcome = self.outcomes.get(address) or self.relief.get(address)
+        step = self._command(address)
+        if step is None or not isinstance(outcome, Refused):
+            return None
+        version = self.plan.qemu.get(step.node)
+        found = explain(outcome.reason, command=step.command.qmp_name, version=version)
+        return found[0] if found and found[0].fits else None
+
+    def _command(self, address: str) -> Execute | None:
+        relief = [step for relief in self.plan.reliefs for step in relief.steps]
+        for step in (*self.plan.steps, *relief):
+            if step.address == address and isinstance(step, Execute):
+                return step
+        return None
 
     def raise_on_failure(self) -> Report:
         """Give the report itself, for those who prefer errors.

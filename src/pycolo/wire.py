@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias, final, get_args
 
 import attrs
 
 from pycolo import _json, pairfile
 from pycolo._json import Document, Forms, JsonObject, JsonValue, Lazy, Record, Table, Tagged
+from pycolo.catalogue import Explanation
 from pycolo.compiler.drift import Drift
 from pycolo.conditions import Condition
 from pycolo.errors import ParseError
@@ -96,6 +97,13 @@ def snapshot_from_json(value: object, path: str = "") -> Snapshot:
 def drift_to_json(drift: Drift) -> JsonObject:
     """A drift as JSON."""
     return _document("drift").write(drift)
+
+
+def explanations_to_json(explanations: Iterable[Explanation]) -> JsonObject:
+    """What the catalogue knows of a message as JSON, best first."""
+    form = _forms().record(Explanation)
+    found = [form.write(one) for one in explanations]
+    return {"format_version": _json.FORMAT_VERSION, "explanations": list[JsonValue](found)}
 
 
 def dumps(value: JsonValue) -> str:

@@ -10,10 +10,10 @@ from typing import Final, get_args
 import click
 
 import pycolo
-from pycolo import compiler, operate, pairfile, wire
+from pycolo import catalogue, compiler, operate, pairfile, wire
 from pycolo._json import JsonObject
 from pycolo.cli import _files, _options, _progress, _say, _status
-from pycolo.cli._exits import DIFFERENT, UNFINISHED
+from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED
 from pycolo.diff import diff as difference
 from pycolo.model import ColoPair
 from pycolo.observers import Observer
@@ -285,6 +285,25 @@ def demo(*, form: str) -> int:
     else:
         timeline.show(report, _say.console())
     return 0 if report.ok else UNFINISHED
+
+
+@app.command()
+@click.argument("message")
+@click.option("--command", metavar="NAME", help="The command that was answered so.")
+@click.option("--qemu", metavar="VERSION", type=_options.version, help="The QEMU that said it.")
+@_options.output("text", "json")
+def explain(*, message: str, command: str | None, qemu: Version | None, form: str) -> int:
+    """Say what MESSAGE, a refusal of QEMU's, means and what to do.
+
+    MESSAGE is what QEMU said, what pycolo quotes of it, or the JSON of the reply. Ends with 1 if
+    nothing is known of it.
+    """
+    found = catalogue.explain(message, command=command, version=qemu)
+    if form == "json":
+        _say.result(wire.dumps(wire.explanations_to_json(found)))
+    else:
+        _say.result(text.render_explanations(found, colour=_say.results_in_colour()))
+    return DONE if found else REFUSED
 
 
 @app.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias, assert_never, final
 
 import attrs
 
+from pycolo.catalogue import EVERY, Entry, Explanation, goal_words
 from pycolo.compiler.drift import Difference, Drift
 from pycolo.diff import Change, Diff
 from pycolo.plan import Check, Execute, Plan, RunHost, Step, Wait
@@ -132,16 +133,62 @@ def render_report(report: Report, *, colour: bool = False) -> str:
         Lines, the last one ended as well.
     """
     pen = _Pen(colour)
-    lines = [_outcome_line(address, outcome, pen) for address, outcome in report.outcomes.items()]
+    lines = [line for address in report.outcomes for line in _outcome(report, address, pen)]
     if report.relief:
         lines.append("relief:")
-        lines += ["  " + _outcome_line(a, outcome, pen) for a, outcome in report.relief.items()]
+        lines += [
+            "  " + line for address in report.relief for line in _outcome(report, address, pen)
+        ]
     lines.append(pen("good" if report.failed is None else "bad", one_line(report.advice)))
     return "\n".join(lines) + "\n"
 
 
-def _outcome_line(address: str, outcome: Outcome, pen: _Pen) -> str:
-    return f"{outcome_words(outcome, colour=pen.colour)}  {one_line(address)}{_reason(outcome)}"
+def _outcome(report: Report, address: str, pen: _Pen) -> Iterator[str]:
+    outcome = report.outcomes.get(address) or report.relief[address]
+    yield f"{outcome_words(outcome, colour=pen.colour)}  {one_line(address)}{_reason(outcome)}"
+    known = report.explanation(address)
+    if known is not None:
+        entry = known.entry
+        yield pen("faint", f"  {entry.name}: {entry.meaning} (qemu-behaviour {entry.source})")
+        yield pen("faint", f"  reached: {goal_words(entry)}; {entry.remedy}")
+
+
+def render_explanations(explanations: Sequence[Explanation], *, colour: bool = False) -> str:
+    """Show what the catalogue knows of a message, best first.
+
+    Args:
+        explanations: What `pycolo.catalogue.explain` found.
+        colour: Use ANSI styles.
+
+    Returns:
+        Lines, the last one ended as well; one line where nothing is known.
+    """
+    pen = _Pen(colour)
+    if not explanations:
+        return "nothing is known of this message\n"
+    return "\n".join("\n".join(_explained(one, pen)) + "\n" for one in explanations)
+
+
+def _explained(known: Explanation, pen: _Pen) -> Iterator[str]:
+    entry = known.entry
+    yield pen("strong", entry.name) + ("" if known.fits else " (not known from there)")
+    yield f"  message  {one_line(known.text)}" + ("" if known.whole else " (a part of it)")
+    yield f"  known    {_known_from(entry)}"
+    yield f"  means    {entry.meaning}"
+    yield f"  reached  {goal_words(entry)}"
+    yield f"  do       {entry.remedy}"
+    yield f"  source   qemu-behaviour {entry.source}"
+
+
+def _known_from(entry: Entry) -> str:
+    commands = ", ".join("any command" if c == EVERY else c for c in entry.commands)
+    match entry.place:
+        case "reply":
+            return f"from {commands}"
+        case "query":
+            return f"from {commands}, as an error that it tells of"
+        case "stderr":
+            return "on QEMU's standard error"
 
 
 def outcome_words(outcome: Outcome, *, colour: bool = False) -> str:

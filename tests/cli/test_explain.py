@@ -1,0 +1,32 @@
+"""`pycolo explain`."""
+
+from __future__ import annotations
+
+import json
+
+from tests.cli.conftest import Pycolo
+
+
+def test_a_known_message_is_explained(pycolo: Pycolo) -> None:
+    """What is known is a result, and the command ends well."""
+    ended = pycolo("explain", "Chardev 'red0' is busy", "--command", "chardev-remove")
+    assert (0, "") == (ended.code, ended.err)
+    assert ended.out.startswith("chardev-busy\n")
+
+
+def test_explanations_are_json(pycolo: Pycolo) -> None:
+    """With `--as json` the best explanation stands first."""
+    ended = pycolo("explain", "VM is not in COLO mode", "--qemu", "7.2.22", "--as", "json")
+    found = json.loads(ended.out)
+    assert 1 == found["format_version"]
+    assert [("not-in-colo", False)] == [
+        (one["entry"]["name"], one["fits"]) for one in found["explanations"]
+    ]
+
+
+def test_an_unknown_message_ends_with_1(pycolo: Pycolo) -> None:
+    """Nothing is guessed, in either form."""
+    ended = pycolo("explain", "oh")
+    assert (1, "nothing is known of this message\n") == (ended.code, ended.out)
+    ended = pycolo("explain", "oh", "--as", "json")
+    assert (1, []) == (ended.code, json.loads(ended.out)["explanations"])
