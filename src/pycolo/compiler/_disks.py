@@ -77,6 +77,17 @@ def ensure_mirror(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> 
         draft.execute(node, command, "the whole disk goes to the secondary (qemu-behaviour 5.15)")
 
 
+def dismiss_outdated(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
+    """Forget a copy that ended while the guest ran on: what was written since is not in it."""
+    if draft.live(node).run_state != "running" or peer_child(draft.live(node), disk) is not None:
+        return
+    if _job(draft, node, peer, disk) in ENDING:
+        _wait_ended(draft, node, peer, [disk])
+    if _job(draft, node, peer, disk) == "concluded":
+        why = "the guest has written since it ended, and not to the secondary (qemu-behaviour 5.15)"
+        draft.execute(node, JobDismiss(id=job_id(draft, peer, disk)), why)
+
+
 def ensure_mirrored(draft: Draft, node: str, peer: str, disks: tuple[ReplicationDisk, ...]) -> None:
     """Wait until source and target of every copy are equal and kept so."""
     running = [d for d in disks if _job(draft, node, peer, d) in ("created", "running")]
@@ -110,21 +121,24 @@ def ensure_mirror_ended(
             first = first or address
     ending = [d for d in disks if _job(draft, node, peer, d) in ENDING]
     if ending:
-        until = AllOf(
-            conditions=tuple(
-                JobIs(node=node, job=job_id(draft, peer, d), statuses=("concluded",))
-                for d in ending
-            )
-        )
-        draft.wait(
-            node,
-            "mirror-ended",
-            until,
-            "a copy that concluded without an error is complete (qemu-behaviour 18.5)",
-            limit_s=draft.timeouts.command_s,
-            unless=_failed(draft, node, peer, ending),
-        )
+        _wait_ended(draft, node, peer, ending)
     return first
+
+
+def _wait_ended(draft: Draft, node: str, peer: str, disks: list[ReplicationDisk]) -> None:
+    until = AllOf(
+        conditions=tuple(
+            JobIs(node=node, job=job_id(draft, peer, d), statuses=("concluded",)) for d in disks
+        )
+    )
+    draft.wait(
+        node,
+        "mirror-ended",
+        until,
+        "a copy that concluded without an error is complete (qemu-behaviour 18.5)",
+        limit_s=draft.timeouts.command_s,
+        unless=_failed(draft, node, peer, disks),
+    )
 
 
 def ensure_attached(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:

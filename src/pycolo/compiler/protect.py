@@ -156,6 +156,7 @@ def _prepare_primary(draft: Draft, primary: str, secondary: str) -> None:
     _disks.ensure_committed(draft, primary)
     if not _identical(draft, primary):
         for disk in draft.pair.disks:
+            _disks.dismiss_outdated(draft, primary, secondary, disk)
             _disks.ensure_mirror(draft, primary, secondary, disk)
         _disks.ensure_mirrored(draft, primary, secondary, draft.pair.disks)
 
