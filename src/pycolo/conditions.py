@@ -386,7 +386,9 @@ def _assume(leaf: Leaf, live: Live) -> Live:  # noqa: C901 - one line a leaf
         case RunStateIs(states=states):
             return attrs.evolve(live, run_state=states[0])
         case ColoModeIs(mode=mode):
-            return attrs.evolve(live, colo_mode=mode, proven=False)
+            # In COLO both sides call their migration so.
+            migration = live.migration if mode == "none" else "colo"
+            return attrs.evolve(live, colo_mode=mode, migration=migration, proven=False)
         case ColoExited():
             return attrs.evolve(live, colo_exited=True)
         case CheckpointSeen():

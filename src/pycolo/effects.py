@@ -191,7 +191,8 @@ def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a 
                 live if name is None else attrs.evolve(live, block_nodes=live.block_nodes | {name})
             )
         case qmp.BlockdevDel(node_name=node):
-            return attrs.evolve(live, block_nodes=live.block_nodes - {node})
+            sizes = _without(live.sizes_bytes, node)
+            return attrs.evolve(live, block_nodes=live.block_nodes - {node}, sizes_bytes=sizes)
         case qmp.XBlockdevChange(parent=parent, child=child, node=node):
             return attrs.evolve(
                 live, children={**live.children, parent: _children(live, parent, child, node)}
@@ -294,6 +295,7 @@ def _lost_heartbeat(live: Live) -> Live:
         last_colo_mode=live.colo_mode,
         commit_pending=pending,
         migration="completed",
+        incoming=False,
         proven=None,
     )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import attrs
 import pytest
+from tests.compiler.cases import CASES, PAIRS, VERSIONS, compiled, one_of_each
 
 from pycolo.compiler import converge, drift
 from pycolo.errors import CompileError
 from pycolo.snapshot import Filter, Job, Live, Snapshot
-from tests.compiler.cases import CASES, PAIRS, VERSIONS, compiled, one_of_each
 
 PAIR = one_of_each()
 PROTECTED = compiled(CASES["start/first"], PAIR, "11.1.3").promise

@@ -341,7 +341,6 @@ async def bios_life(
 UNPROMISED: Mapping[str, str] = {
     "proven": "QEMU does not tell whether a checkpoint was ever made (qemu-behaviour 18.4)",
     "colo_exited": "the latch of the generation that ended stays until the next migrate",
-    "incoming": "QEMU closes the listener when the secondary is promoted (qemu-behaviour 7.12)",
 }
 
 
@@ -370,27 +369,18 @@ def _compared(promised: Live, seen: Live) -> Mapping[str, tuple[object, object]]
     if promised.colo_mode != "none":
         pairs["run_state"] = (_settled(promised.run_state), _settled(seen.run_state))
     # Sizes are promised of images alone; of a node of the peer's nobody knows on paper.
-    pairs["sizes_bytes"] = _common(promised.sizes_bytes, seen.sizes_bytes)
+    told = {name: size for name, size in seen.sizes_bytes.items() if name in promised.sizes_bytes}
+    pairs["sizes_bytes"] = (promised.sizes_bytes, told)
     # Which sockets there are is promised; a client that keeps trying connects when it can.
     waited_for = {label for label, connected in promised.chardevs.items() if connected}
     connected = {label for label in waited_for if seen.chardevs.get(label)}
     pairs["chardevs"] = (set(promised.chardevs), set(seen.chardevs))
     pairs["chardevs that are connected"] = (waited_for, connected)
-    if promised.colo_mode == "secondary":
-        # How its incoming migration is called says nothing that its mode does not (4.4).
-        del pairs["migration"]
     return pairs
 
 
 def _settled(run_state: str) -> str:
     return "running" if run_state == "colo" else run_state
-
-
-def _common(
-    promised: Mapping[str, int], seen: Mapping[str, int]
-) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    both = sorted(set(promised) & set(seen))
-    return {name: promised[name] for name in both}, {name: seen[name] for name in both}
 
 
 async def leave(session: Session) -> None:

@@ -79,15 +79,15 @@ def go_on_alone(draft: Draft, primary: str) -> None:
     """A primary without its secondary (qemu-behaviour 7.9)."""
     pair = draft.pair
     first = _yank(draft, primary, faces.primary_yanks(pair)) if _linked(draft, primary) else None
-    _check_mode(draft, primary)
     for disk in pair.disks:
         _disks.check_child(draft, primary, disk)
-    for chain in pair.chains:
-        _filters.switch_off(draft, primary, chain)
     for disk in pair.disks:
         _disks.detach(draft, primary, disk)
-    restored = _end_colo(draft, primary, faces.primary_yanks(pair))
-    if restored is not None:
+    ended = _end_colo(draft, primary, faces.primary_yanks(pair))
+    for chain in pair.chains:
+        _filters.switch_off(draft, primary, chain)
+    if ended:
+        restored = _wait_restored(draft, primary)
         off = tuple(s for c in pair.chains for s in _filters.off_relief(draft, primary, c))
         lost = draft.relief_step(
             primary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
@@ -131,14 +131,13 @@ def promote(draft: Draft, secondary: str) -> None:
     pair = draft.pair
     if draft.live(secondary).colo_mode == "secondary":
         first = _yank(draft, secondary, faces.secondary_yanks(pair))
-        _check_mode(draft, secondary)
+        _end_colo(draft, secondary, faces.secondary_yanks(pair))
         _stop_nbd(draft, secondary)
-        restored = _end_colo(draft, secondary, faces.secondary_yanks(pair))
+        restored = _wait_restored(draft, secondary)
         lost = draft.relief_step(
             secondary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
         )
-        if restored is not None:
-            draft.relieve(first, restored, (lost,), "the guest does not serve until COLO has ended")
+        draft.relieve(first, restored, (lost,), "the guest does not serve until COLO has ended")
     else:
         _stop_nbd(draft, secondary)
     for chain in pair.chains:
@@ -158,13 +157,6 @@ def _plain_migration(draft: Draft, node: str) -> None:
         draft.execute(node, MigrateSetCapabilities(capabilities=off), why)
 
 
-def _check_mode(draft: Draft, node: str) -> None:
-    """The plan is for a node on this side of COLO; asked after the yanks, for it could block."""
-    mode = draft.live(node).colo_mode
-    why = "on the other side, or outside COLO, other steps lead on; compile again"
-    draft.check(node, "colo-mode", ColoModeIs(node=node, mode=mode), why)
-
-
 def _stop_nbd(draft: Draft, secondary: str) -> None:
     live = draft.live(secondary)
     if live.nbd_server or live.exports:
@@ -179,22 +171,24 @@ def _yank(draft: Draft, node: str, yanks: tuple[Yank, ...]) -> str:
     return addresses[0]
 
 
-def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> str | None:
-    """COLO ends and the guest runs; returns the address after which it serves again."""
+def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> bool:
+    """Emit what ends COLO or lets a stopped guest go on; whether there was anything to end."""
     live = draft.live(node)
-    if live.colo_mode == "none":
-        if live.run_state not in STOPPED:
-            return None
+    if live.colo_mode != "none":
+        draft.execute(
+            node, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO, rescue=rescue
+        )
+    elif live.run_state in STOPPED:
         why = "an entry or a resync that failed had stopped the guest (qemu-behaviour 5.18)"
         draft.execute(node, Cont(), why)
     else:
-        draft.execute(
-            node,
-            XColoLostHeartbeat(),
-            LOST_HEARTBEAT_WHY,
-            accepts=NOT_IN_COLO,
-            rescue=rescue,
-        )
+        # The order was given before; a guest inside its last checkpoint is still waited for.
+        return live.run_state == "colo"
+    return True
+
+
+def _wait_restored(draft: Draft, node: str) -> str:
+    """Wait for the running guest; returns the address after which it serves again."""
     until = AllOf(
         conditions=(
             RunStateIs(node=node, states=("running",)),
@@ -202,6 +196,7 @@ def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> str | None:
         )
     )
     why = "the reply comes before the work is done (qemu-behaviour 8.2)"
-    address = draft.wait(node, "restored", until, why, limit_s=draft.timeouts.failover_s)
+    limit_s = draft.timeouts.failover_s
+    address = draft.wait(node, "restored", until, why, limit_s=limit_s)
     draft.restored(address)
     return address

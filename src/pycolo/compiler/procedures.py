@@ -57,7 +57,7 @@ def launch(
     draft = Draft("launch", pair, snapshot, qemu, dialect)
     first = primary or pair.nodes[0].name
     pair.peer_of(first)
-    for node in nodes or [node.name for node in pair.nodes]:
+    for node in nodes or _in_turn(pair, first, dialect):
         peer = snapshot.live(pair.peer_of(node).name)
         role: Role = "primary" if node == first and peer is None else "secondary"
         if peer is not None and role_of(peer) in SECONDARIES:
@@ -65,6 +65,12 @@ def launch(
         instance = (instances or {}).get(node, f"{pair.name}.{node}")
         launch_node(draft, node, role, instance=instance, dialect=spoken, dialect_name=dialect)
     return draft.plan()
+
+
+def _in_turn(pair: ColoPair, primary: str, dialect: DialectName) -> tuple[str, str]:
+    """Both nodes; in dialect `doc` the primary last, since it waits for its secondary (3.1)."""
+    secondary = pair.peer_of(primary).name
+    return (secondary, primary) if dialect == "doc" else (primary, secondary)
 
 
 def start(

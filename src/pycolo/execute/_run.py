@@ -12,6 +12,7 @@ import attrs
 
 from pycolo import effects, host
 from pycolo.conditions import CheckpointSeen, Condition, PeerDead, leaves
+from pycolo.dialect import refuse_document
 from pycolo.errors import (
     Busy,
     CommandRefused,
@@ -19,6 +20,7 @@ from pycolo.errors import (
     ConnectionFailed,
     HostRefused,
     PycoloError,
+    RefusedError,
     RemoteError,
 )
 from pycolo.execute import _hmp
@@ -195,7 +197,12 @@ class Run:
     # -- before the first step
 
     async def _fit(self) -> None:
-        """Refuse a plan that was made for other QEMUs than these."""
+        """Refuse a plan that was made for other QEMUs than these, or that none of them can run."""
+        if self._plan.dialect == "doc":
+            for name, release in self._plan.qemu.items():
+                refuse_document(self._plan.pair, release)
+                if self._plan.pair.node(name).control is None:
+                    raise _refused(f"the document's monitor is stdio: declare one for {name}")
         for name in _spoken_to(self._plan):
             session = self._sessions.get(name)
             if session is None or session.closed:
@@ -442,7 +449,7 @@ def _accepted(step: Execute, text: str, error_class: str | None) -> bool:
 
 def _outcome_of(error: PycoloError, took_s: float) -> Outcome:
     match error:
-        case CommandRefused() | ConnectionFailed() | Busy() | HostRefused():
+        case CommandRefused() | ConnectionFailed() | Busy() | HostRefused() | RefusedError():
             return Refused(took_s=took_s, reason=str(error))
         case _:
             return Unknown(took_s=took_s, reason=str(error))
