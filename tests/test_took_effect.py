@@ -41,9 +41,25 @@ def test_a_job_that_was_told_to_end_may_have_ended_since(status: str) -> None:
     assert True is took_effect(BEFORE, qmp.BlockJobCancel(device="resync"), found)
 
 
-def test_a_job_that_is_as_it_was_was_told_nothing() -> None:
-    """Nothing has changed, so nothing happened."""
-    assert False is took_effect(BEFORE, qmp.BlockJobCancel(device="resync"), BEFORE)
+@pytest.mark.parametrize(
+    ("before", "command"),
+    [
+        (BEFORE, qmp.BlockJobCancel(device="resync")),
+        (
+            attrs.evolve(BEFORE, migration="pre-switchover"),
+            qmp.MigrateContinue(state="pre-switchover"),
+        ),
+        (SECONDARY, qmp.XColoLostHeartbeat()),
+    ],
+)
+def test_what_was_set_in_motion_may_not_have_begun(before: Live, command: qmp.Command) -> None:
+    """As long as nothing has changed, nobody knows."""
+    assert None is took_effect(before, command, before)
+
+
+def test_what_is_done_at_once_and_left_no_trace_did_not_happen() -> None:
+    """QEMU does most of what it is told before it answers."""
+    assert False is took_effect(BEFORE, qmp.Stop(), BEFORE)
 
 
 def test_an_nbd_server_leaves_no_trace() -> None:
@@ -65,4 +81,3 @@ def test_a_promotion_is_told_from_its_mode(pending: frozenset[str]) -> None:
     """The merge that it begins may be over before anybody looks."""
     found = attrs.evolve(ALONE, commit_pending=pending)
     assert True is took_effect(SECONDARY, qmp.XColoLostHeartbeat(), found)
-    assert False is took_effect(SECONDARY, qmp.XColoLostHeartbeat(), SECONDARY)

@@ -252,7 +252,8 @@ def took_effect(before: Live, command: qmp.Command, found: Live) -> bool | None:
         found: The node as read after nothing older is pending.
 
     Returns:
-        True or False where the two can be told apart; None where the command leaves no trace.
+        True or False where the two can be told apart; None where the command leaves no trace, or
+        none yet: what it sets in motion may not have begun.
     """
     expected = after(before, command)
     told = [
@@ -260,7 +261,13 @@ def took_effect(before: Live, command: qmp.Command, found: Live) -> bool | None:
         for name in _TRACES
     ]
     seen = [answer for answer in told if answer is not None]
+    if isinstance(command, _SETS_IN_MOTION) and not all(seen):
+        return None
     return all(seen) if seen else None
+
+
+# QEMU answers these before it has begun with what they order (qemu-behaviour 5.16, 8.2).
+_SETS_IN_MOTION: Final = (qmp.BlockJobCancel, qmp.MigrateContinue, qmp.XColoLostHeartbeat)
 
 
 # What a command leaves behind for a reader. The rest is latched, promised by a Wait, over before
