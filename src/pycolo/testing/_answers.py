@@ -125,7 +125,9 @@ def yankable(qemu: FakeQemu) -> list[dict[str, str]]:
     """The instances that a yank could cut, the monitors among them (qemu-behaviour 7.7)."""
     chardevs = (*(f"compat_monitor{n}" for n in range(len(qemu.monitors))), *qemu.live.chardevs)
     found = [{"type": "chardev", "id": name} for name in chardevs]
-    found += [{"type": "block-node", "node-name": name} for name in qemu.disk_links]
+    found += [
+        {"type": "block-node", "node-name": name} for name in (*qemu.disk_links, *qemu.opening)
+    ]
     if qemu.live.incoming or qemu.channel is not None:
         found.append({"type": "migration"})
     return found

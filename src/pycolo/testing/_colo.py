@@ -324,9 +324,12 @@ def lost_heartbeat(qemu: FakeQemu, command: qmp.XColoLostHeartbeat) -> None:
     else:
         qemu.need(*(link for name, link in qemu.disk_links.items() if qemu.hangs_on(name)))
     channel = qemu.channel
+    exited = qemu.live.colo_exited
     qemu.accept(command)
     qemu.tell_migration("completed")
-    qemu.colo_exit("request")
+    if not exited:
+        qemu.live = attrs.evolve(qemu.live, colo_exited=True)
+        qemu.event("COLO_EXIT", {"mode": mode, "reason": "request"})
     if mode == "secondary":
         _promote(qemu)
     qemu.later(_STEP_S, qemu.go_on)

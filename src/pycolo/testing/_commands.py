@@ -139,7 +139,8 @@ def _yank(qemu: FakeQemu, command: qmp.Yank) -> None:
     for instance in command.instances:
         match instance:
             case YankBlockNode(node_name=name):
-                qemu.disk_links[name].up = False
+                if name in qemu.disk_links:
+                    qemu.disk_links[name].up = False
             case YankChardev(id=name):
                 qemu.unplug(name)
             case YankMigration():
@@ -230,18 +231,14 @@ def _blockdev_add(qemu: FakeQemu, command: qmp.BlockdevAdd) -> None:
         raise Refused("'node-name' must be specified for the root node")
     if not isinstance(node, NbdNode) or not isinstance(node.server, InetSocketAddress):
         raise Refused(f"FakeQemu does not play blockdev-add of {type(node).__name__}")
-    link = qemu.disk_links.get(name) if name not in qemu.blocks else None
-    if link is None:
-        link = _connect(qemu, name, node, node.server)
-    try:
-        qemu.need(link)
-    except Stuck:
-        # It can be yanked already, and is no node yet (qemu-behaviour 5.19).
-        qemu.disk_links[name] = link
-        raise
-    qemu.disk_links.pop(name, None)
-    if not link.up:
-        raise Refused("Failed to read initial magic: Unexpected end-of-file")
+    link = qemu.opening.get(name) or _connect(qemu, name, node, node.server)
+    # It can be yanked from now on, which does not end it (qemu-behaviour 5.19).
+    qemu.opening[name] = link
+    qemu.need(link)
+    del qemu.opening[name]
+    if not link.server.alive:
+        why = "Unable to read from socket: Connection reset by peer"
+        raise Refused(f"Failed to read initial magic: {why}")
     if node.export not in link.server.live.exports:
         raise Refused("Requested export not available")
     qemu.disk_links[name] = link

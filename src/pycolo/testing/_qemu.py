@@ -59,6 +59,8 @@ class FakeQemu:
         self.backends: dict[str, ChardevBackend] = {c.id: c.backend for c in line.chardevs}
         self.wires: dict[str, Wire] = {}
         self.disk_links: dict[str, DiskLink] = {}
+        self.opening: dict[str, DiskLink] = {}
+        "Disk connections that are being made."
         self.overlays: dict[str, Overlay] = {}
         self.targets: dict[str, str] = {}
         self.kept: dict[str, bool] = {}

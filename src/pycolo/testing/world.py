@@ -107,9 +107,9 @@ class World:
     def run(self, main: Coroutine[object, object, _T]) -> _T:
         """Run a coroutine on an event loop that has the world's clock.
 
-        Time passes only while everybody waits, and then at once: a limit of an hour passes in no
-        time, and the same program always takes the same course. For sessions in memory; a program
-        elsewhere would find its own time passing.
+        While everybody waits time passes at once, so that a limit of an hour takes no time; else
+        it passes by a tenth of a millisecond a turn. The same program takes the same course every
+        time. For sessions in memory: another program would go by another clock.
 
         Args:
             main: What `asyncio.run` would be given.
@@ -297,7 +297,7 @@ class World:
             if not self.is_cut(dead, peer):
                 dead.unplug(name)
         for process in self.processes:
-            for link in process.disk_links.values():
+            for link in (*process.disk_links.values(), *process.opening.values()):
                 if link.server is dead and not self.is_cut(dead, process):
                     link.up = False
         channel = dead.channel

@@ -1,0 +1,267 @@
+"""Where a scenario is played: in a world of fakes, or on real QEMUs, in the same words."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol, TypeAlias, final
+
+import attrs
+import pytest
+from tests.qemu.life import HAS_KVM, bios_life
+
+from pycolo.compiler import compile_plan, launch
+from pycolo.demo.builds import Release
+from pycolo.execute import execute
+from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
+from pycolo.plan import Plan, Procedure
+from pycolo.probe import probe
+from pycolo.qmp.replies import Version
+from pycolo.qmp.schema import PackagedVersion
+from pycolo.result import Report
+from pycolo.session import Session
+from pycolo.snapshot import Dead, DeathProof, Live, NodeState, Snapshot
+from pycolo.testing import World
+
+VERSIONS: tuple[PackagedVersion, ...] = ("7.2.22", "10.0.13", "11.1.3")
+RELEASES: tuple[Release, ...] = ("7.2", "10.0", "11.1")
+NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
+SIZE_BYTES = 1 << 20
+
+
+def declared(*, checkpoint_delay_ms: int = 500, disks: int = 1, chains: int = 1) -> ColoPair:
+    """A pair with four spares."""
+    nodes = tuple(
+        Node(
+            name=name,
+            address=f"127.0.5.{n}",
+            image_folder=f"/images/{name}",
+            run_dir=f"/run/pairs/{name}",
+        )
+        for n, name in enumerate(NAMES, 1)
+    )
+    return ColoPair(
+        nodes=nodes[:2],
+        spares=nodes[2:],
+        machine=Machine(memory_mib=64, accelerator="kvm"),
+        disks=tuple(_disk(n) for n in range(disks)),
+        chains=tuple(
+            FilterChain(netdev=Netdev(type="hubport", options={"hubid": str(n)}))
+            for n in range(chains)
+        ),
+        checkpoint_delay_ms=checkpoint_delay_ms,
+    )
+
+
+def _disk(n: int) -> ReplicationDisk:
+    return ReplicationDisk(
+        size_bytes=SIZE_BYTES,
+        image=f"disk{n}.raw",
+        image_format="raw",
+        active_image=f"active{n}.qcow2",
+        hidden_image=f"hidden{n}.qcow2",
+    )
+
+
+class Pair(Protocol):
+    """A declared pair and whatever of it runs."""
+
+    pair: ColoPair
+    version: Version
+    sessions: dict[str, Session]
+    dead: dict[str, DeathProof]
+
+    async def launch(self, *names: str) -> object:
+        """Start QEMUs by a plan, and connect to them."""
+
+    async def kill(self, name: str) -> None:
+        """End a QEMU the hard way and keep the proof."""
+
+    async def replace(self, name: str, spare: str) -> None:
+        """Put a spare in a dead node's place, and start its QEMU."""
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a node's QEMU."""
+
+    async def probe(self) -> Snapshot:
+        """What is there."""
+
+    async def live(self, name: str) -> Live:
+        """What one node shows."""
+
+    async def run(self, procedure: Procedure) -> Plan:
+        """Compile a procedure, execute it to its end, and give the plan."""
+
+    async def compile(self, procedure: Procedure) -> Plan:
+        """A plan from what is there."""
+
+
+@final
+class FakePair:
+    """A pair in a world of fakes; used inside `World.run`."""
+
+    def __init__(self, world: World, pair: ColoPair) -> None:
+        """Put the guest's images where its first primary is."""
+        self.world = world
+        self.pair = pair
+        self.version = Version.parse(world.version)
+        self.sessions: dict[str, Session] = {}
+        self.dead: dict[str, DeathProof] = {}
+        self._launches = 0
+        world.install(pair, pair.nodes[0].name)
+
+    async def launch(self, *names: str) -> Plan:
+        """Start QEMUs by a plan, and connect to them."""
+        self._launches += 1
+        plan = launch(
+            self.pair,
+            await self.probe(),
+            qemu={node.name: self.version for node in self.pair.nodes},
+            nodes=names,
+            instances={name: f"{name}.{self._launches}" for name in names},
+        )
+        self.world.run_host(self.pair, plan)
+        for name in names:
+            await self.connect(name)
+        return plan
+
+    async def connect(self, name: str) -> Session:
+        """Open the control session of a node whose QEMU runs."""
+        session = await self.world.session(self.pair.node(name))
+        self.sessions[name] = session
+        self.dead.pop(name, None)
+        return session
+
+    async def kill(self, name: str) -> None:
+        """End a QEMU the hard way and keep the proof."""
+        self.world.qemu(name).kill()
+        self.dead[name] = self.world.qemu(name).proof
+        session = self.sessions.pop(name, None)
+        if session is not None:
+            await session.aclose()
+
+    async def replace(self, name: str, spare: str) -> None:
+        """Put a spare in a dead node's place, and start its QEMU."""
+        self.pair = self.pair.replacing(name, self.pair.node(spare))
+        self.dead.pop(name, None)
+        await self.launch(spare)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Freeze a node's QEMU or let it go on."""
+        qemu = self.world.qemu(name)
+        if number is signal.SIGSTOP:
+            qemu.freeze()
+        else:
+            qemu.thaw()
+
+    async def probe(self) -> Snapshot:
+        """What is there."""
+        known: dict[str, Session | NodeState] = {
+            name: session for name, session in self.sessions.items() if not session.closed
+        }
+        known |= {name: Dead(proof=proof) for name, proof in self.dead.items()}
+        return await probe(known)
+
+    async def live(self, name: str) -> Live:
+        """What one node shows."""
+        state = (await self.probe()).state(name)
+        assert isinstance(state, Live), state
+        return state
+
+    async def compile(
+        self,
+        procedure: Procedure,
+        *,
+        survivor: str | None = None,
+        checkpoint_delay_ms: int | None = None,
+    ) -> Plan:
+        """A plan from what is there."""
+        return compile_plan(
+            procedure,
+            self.pair,
+            await self.probe(),
+            survivor=survivor,
+            checkpoint_delay_ms=checkpoint_delay_ms,
+        )
+
+    async def execute(self, plan: Plan) -> Report:
+        """Execute a plan to its end."""
+        report = await execute(plan, self.sessions, proofs=self.dead)
+        assert None is report.failed, report.advice
+        return report
+
+    async def run(
+        self,
+        procedure: Procedure,
+        *,
+        survivor: str | None = None,
+        checkpoint_delay_ms: int | None = None,
+    ) -> Plan:
+        """Compile a procedure, execute it to its end, and give the plan."""
+        plan = await self.compile(
+            procedure, survivor=survivor, checkpoint_delay_ms=checkpoint_delay_ms
+        )
+        await self.execute(plan)
+        return plan
+
+    async def aclose(self) -> None:
+        """Hang up."""
+        for session in self.sessions.values():
+            await session.aclose()
+
+
+def in_world(
+    version: PackagedVersion,
+    scenario: Callable[[FakePair], Awaitable[None]],
+    pair: ColoPair | None = None,
+) -> World:
+    """Play a scenario in a new world, and give the world as it is then."""
+    world = World(version)
+
+    async def main() -> None:
+        life = FakePair(world, pair or declared())
+        try:
+            await scenario(life)
+        finally:
+            await life.aclose()
+
+    world.run(main())
+    return world
+
+
+Scenario: TypeAlias = Callable[[Pair], Awaitable[None]]
+Kind: TypeAlias = Literal["fake", "real"]
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Stage:
+    """One of the six places where a contract is looked at."""
+
+    kind: Kind
+    number: int
+
+    def play(self, scenario: Scenario) -> None:
+        """Play a scenario to its end."""
+        if self.kind == "fake":
+            in_world(VERSIONS[self.number], scenario)
+        else:
+            asyncio.run(self._really(scenario))
+
+    async def _really(self, scenario: Scenario) -> None:
+        accelerator: Literal["kvm", "tcg"] = "kvm" if HAS_KVM else "tcg"
+        async with bios_life(RELEASES[self.number], accelerator) as life:
+            await scenario(life)
+
+
+FAKES = [pytest.param(Stage(kind="fake", number=n), id=f"fake-{VERSIONS[n]}") for n in range(3)]
+REALS = [
+    pytest.param(
+        Stage(kind="real", number=n),
+        id=f"real-{RELEASES[n]}",
+        marks=[pytest.mark.qemu, pytest.mark.timeout(180)],
+    )
+    for n in range(3)
+]
+STAGES = [*FAKES, *REALS]
