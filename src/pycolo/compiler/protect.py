@@ -47,6 +47,8 @@ from pycolo.qmp.objects import YankMigration
 FAILED = ("failed", "completed", "cancelled", "cancelling")
 # Where a guest may stand before its RAM is copied, and where a copy under way leaves it.
 GROUND = ("prelaunch", "running", "paused", "finish-migrate")
+# It was told to go on already, and has left the pause since it was looked at.
+WENT_ON = (Refusal(text="Migration not in expected state"),)
 # Inside a checkpoint: of a moment, or for ever where the peer died in it (qemu-behaviour 7.1).
 IN_CHECKPOINT = "colo"
 MIGRATING = ("setup", "active", "pre-switchover", "device", "colo")
@@ -251,7 +253,8 @@ def _switch_over(draft: Draft, primary: str, first: str | None) -> str | None:
             address_or_none = _filters.switch_on(draft, primary, chain)
             first = first or address_or_none
         why = "the guest stands still from here to its RESUME in COLO (qemu-behaviour 17.6)"
-        address = draft.execute(primary, MigrateContinue(state="pre-switchover"), why)
+        command = MigrateContinue(state="pre-switchover")
+        address = draft.execute(primary, command, why, accepts=WENT_ON)
         first = first or address
     return first
 
@@ -298,9 +301,8 @@ def _back(draft: Draft, primary: str, dialect: Dialect, *, go_on: bool) -> tuple
     ]
     if dialect.pause_before_switchover:
         command = MigrateContinue(state="pre-switchover")
-        accepts = (Refusal(text="Migration not in expected state"),)
         why = f"{end} if it was paused (qemu-behaviour 17.10)"
-        steps.append(draft.relief_step(primary, command, why, accepts=accepts))
+        steps.append(draft.relief_step(primary, command, why, accepts=WENT_ON))
     why = f"{end} if COLO was reached (qemu-behaviour 4.9, 4.10)"
     steps.append(draft.relief_step(primary, XColoLostHeartbeat(), why, accepts=NOT_IN_COLO))
     for chain in draft.pair.chains:
