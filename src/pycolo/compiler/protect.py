@@ -43,6 +43,7 @@ from pycolo.qmp.commands import (
     Yank,
 )
 from pycolo.qmp.objects import YankMigration
+from pycolo.snapshot import Live
 
 FAILED = ("failed", "completed", "cancelled", "cancelling")
 # Where a guest may stand before its RAM is copied, and where a copy under way leaves it.
@@ -81,7 +82,7 @@ def _entered(draft: Draft, primary: str, secondary: str) -> bool:
 
 def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
     live, peer = draft.live(primary), draft.live(secondary)
-    if peer.run_state != "inmigrate":
+    if peer.run_state != "inmigrate" and not _half_in(live, peer):
         why = f"{secondary} is no fresh secondary: its guest is in state {peer.run_state}"
         raise CompileError(why, "replace it by a newly launched one (qemu-behaviour 7.12)")
     for disk in draft.pair.disks:
@@ -93,6 +94,12 @@ def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
     if live.run_state == "paused" and not ours:
         why = f"the guest on {primary} is paused, and not by a resync of ours"
         raise CompileError(why, "continue it or find out who stopped it, then compile again")
+
+
+def _half_in(live: Live, peer: Live) -> bool:
+    """The secondary's guest runs in COLO, the primary's is about to (qemu-behaviour 4.3)."""
+    about_to = live.run_state == "finish-migrate" and live.migration in ("device", "colo")
+    return about_to and peer.colo_mode == "secondary"
 
 
 def _check_sizes(draft: Draft, primary: str, secondary: str, block_node: str) -> None:
