@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+import attrs
+
+from pycolo import faces
 from pycolo.compiler._draft import Draft
+from pycolo.compiler._options import card_option, escaped, monitor_option, netdev_option
 from pycolo.conditions import (
     AllOf,
     AnyOf,
@@ -25,7 +29,7 @@ from pycolo.conditions import (
 )
 from pycolo.model.disk import ReplicationDisk
 from pycolo.model.filters import FilterChain
-from pycolo.model.node import Monitor, Node, UnixMonitor
+from pycolo.model.node import Node
 from pycolo.model.pair import ColoPair
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient, SocketServer
 from pycolo.qmp.commands import (
@@ -47,7 +51,7 @@ from pycolo.qmp.commands import (
     XBlockdevChange,
     XColoLostHeartbeat,
 )
-from pycolo.qmp.objects import ColoCompare, FilterMirror, FilterRedirector, IoThread
+from pycolo.qmp.objects import FilterMirror, FilterRedirector, QomObject
 
 WHY_START = "document, Test procedure, step 3"
 WHY_PRIMARY = "document, Test procedure, step 4"
@@ -251,51 +255,13 @@ def _primary_chardevs(node: Node, chain: FilterChain) -> Iterator[ChardevAdd]:
         yield ChardevAdd(id=client, backend=SocketClient(addr=addr))
 
 
-def _primary_objects(
-    chain: FilterChain, *, promoted: bool
-) -> tuple[FilterMirror, FilterRedirector, FilterRedirector, IoThread, ColoCompare]:
-    ids = chain.names
-    insert: Literal["before"] | None = "before" if promoted else None
-    position = f"id={ids.rewriter}" if promoted else None
-    vnet_hdr = chain.vnet_hdr_support or None
-    return (
-        FilterMirror(
-            id=ids.filter_mirror,
-            insert=insert,
-            position=position,
-            netdev=ids.netdev,
-            queue="tx",
-            outdev=ids.mirror,
-            vnet_hdr_support=vnet_hdr,
-        ),
-        FilterRedirector(
-            id=ids.redirector_out,
-            insert=insert,
-            position=position,
-            netdev=ids.netdev,
-            queue="rx",
-            indev=ids.compare_out,
-            vnet_hdr_support=vnet_hdr,
-        ),
-        FilterRedirector(
-            id=ids.redirector_in,
-            insert=insert,
-            position=position,
-            netdev=ids.netdev,
-            queue="rx",
-            outdev=ids.compare_local,
-            vnet_hdr_support=vnet_hdr,
-        ),
-        IoThread(id=ids.iothread),
-        ColoCompare(
-            id=ids.compare,
-            primary_in=ids.compare_local_client,
-            secondary_in=ids.compare_in,
-            outdev=ids.compare_out_client,
-            iothread=ids.iothread,
-            vnet_hdr_support=vnet_hdr,
-        ),
-    )
+def _primary_objects(chain: FilterChain, *, promoted: bool) -> Iterator[QomObject]:
+    for item in faces.primary_objects(chain, promoted=promoted):
+        if isinstance(item, FilterMirror | FilterRedirector):
+            # The document's filters work from the first moment.
+            yield attrs.evolve(item, status=None)
+        else:
+            yield item
 
 
 def _job(disk: ReplicationDisk) -> str:
@@ -340,7 +306,7 @@ def _machine(pair: ColoPair, node: Node, role: str) -> Iterator[str]:
         yield from ("-cpu", machine.cpu)
     yield from ("-m", str(machine.memory_mib), "-smp", str(machine.vcpus))
     monitors = [m for m in (node.control, node.observer) if m is not None]
-    for argument in [_monitor(m) for m in monitors] or ["stdio"]:
+    for argument in [monitor_option(m) for m in monitors] or ["stdio"]:
         yield from ("-qmp", argument)
     for option in ("kernel", "initrd", "append"):
         value: str | None = getattr(machine, option)
@@ -353,21 +319,9 @@ def _machine(pair: ColoPair, node: Node, role: str) -> Iterator[str]:
     yield from ("-name", role)
 
 
-def _monitor(monitor: Monitor) -> str:
-    if isinstance(monitor, UnixMonitor):
-        return f"unix:{_escaped(monitor.path)},server=on,wait=off"
-    return f"tcp:{monitor.host}:{monitor.port},server=on,wait=off"
-
-
 def _card(chain: FilterChain, node: Node) -> Iterator[str]:
-    netdev = chain.netdev_on(node.name)
-    options = [netdev.type, f"id={chain.names.netdev}"]
-    for name, value in netdev.options.items():
-        values = value if isinstance(value, tuple) else (value,)
-        options += [f"{name}={_escaped(one)}" for one in values]
-    yield from ("-netdev", ",".join(options))
-    card = f"{chain.model},id={chain.names.device},netdev={chain.names.netdev}"
-    yield from ("-device", card if chain.mac is None else f"{card},mac={chain.mac}")
+    yield from ("-netdev", netdev_option(chain, node.name))
+    yield from ("-device", card_option(chain))
 
 
 def _vnet(chain: FilterChain) -> str:
@@ -425,7 +379,7 @@ def _quorum(disk: ReplicationDisk) -> str:
 
 
 def _primary_storage(node: Node, disk: ReplicationDisk) -> Iterator[str]:
-    image = _escaped(node.image_path(disk.image))
+    image = escaped(node.image_path(disk.image))
     local = f"children.0.file.filename={image},children.0.driver={disk.image_format}"
     yield from ("-drive", f"{_quorum(disk)},{local}")
 
@@ -433,7 +387,7 @@ def _primary_storage(node: Node, disk: ReplicationDisk) -> Iterator[str]:
 def _secondary_storage(node: Node, disk: ReplicationDisk) -> Iterator[str]:
     ids = disk.names
     image, active, hidden = (
-        _escaped(node.image_path(name))
+        escaped(node.image_path(name))
         for name in (disk.image, disk.active_image, disk.hidden_image)
     )
     parent = f"if=none,id={ids.parent},file.filename={image},driver={disk.image_format}"
@@ -446,7 +400,3 @@ def _secondary_storage(node: Node, disk: ReplicationDisk) -> Iterator[str]:
     )
     yield from ("-drive", replication)
     yield from ("-drive", f"{_quorum(disk)},children.0={ids.replication}")
-
-
-def _escaped(value: str) -> str:
-    return value.replace(",", ",,")

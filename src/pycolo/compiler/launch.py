@@ -14,15 +14,13 @@ from typing import Literal
 from pycolo import faces
 from pycolo.compiler import document
 from pycolo.compiler._draft import Draft
+from pycolo.compiler._options import card_option, chardev_option, monitor_option, netdev_option
 from pycolo.dialect import Dialect
 from pycolo.model.disk import ReplicationDisk
-from pycolo.model.filters import FilterChain
-from pycolo.model.node import Monitor, Node, UnixMonitor
+from pycolo.model.node import Node
 from pycolo.model.pair import ColoPair
 from pycolo.plan import CreateImage, DialectName, LaunchQemu
 from pycolo.qmp._base import QmpRecord
-from pycolo.qmp.chardevs import InetSocketAddress, SocketClient
-from pycolo.qmp.commands import ChardevAdd
 
 Role = Literal["primary", "secondary"]
 
@@ -118,8 +116,8 @@ def launch_argv(
     return (
         place.qemu_binary,
         *_machine(pair, place, instance),
-        *_monitor(place.control_monitor),
-        *_monitor(place.observer_monitor),
+        *("-qmp", monitor_option(place.control_monitor)),
+        *("-qmp", monitor_option(place.observer_monitor)),
         *_network(pair, place, role, dialect),
         *_storage(pair, place, role),
         *(("-incoming", "defer") if role == "secondary" else ("-S",)),
@@ -146,12 +144,6 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
         yield from ("-device", device)
 
 
-def _monitor(monitor: Monitor) -> tuple[str, str]:
-    if isinstance(monitor, UnixMonitor):
-        return "-qmp", f"unix:{escaped(monitor.path)},server=on,wait=off"
-    return "-qmp", f"tcp:{monitor.host}:{monitor.port},server=on,wait=off"
-
-
 def _network(pair: ColoPair, node: Node, role: Role, dialect: Dialect) -> Iterator[str]:
     for chain in pair.chains:
         yield from ("-netdev", netdev_option(chain, node.name))
@@ -169,43 +161,6 @@ def _storage(pair: ColoPair, node: Node, role: Role) -> Iterator[str]:
         for block in blocks(node, disk):
             yield from ("-blockdev", _json(block))
         yield from ("-device", f"{disk.device},id={disk.names.device},drive={disk.names.quorum}")
-
-
-def netdev_option(chain: FilterChain, node: str) -> str:
-    """The argument of `-netdev` for a chain's card on a node."""
-    netdev = chain.netdev_on(node)
-    parts = [netdev.type, f"id={chain.names.netdev}"]
-    for name, value in netdev.options.items():
-        values = value if isinstance(value, tuple) else (value,)
-        parts += [f"{name}={escaped(one)}" for one in values]
-    if netdev.type == "tap" and "vhost" not in netdev.options:
-        parts.append("vhost=off")
-    return ",".join(parts)
-
-
-def card_option(chain: FilterChain) -> str:
-    """The argument of `-device` for a chain's card."""
-    option = f"{chain.model},id={chain.names.device},netdev={chain.names.netdev}"
-    return option if chain.mac is None else f"{option},mac={chain.mac}"
-
-
-def chardev_option(chardev: ChardevAdd) -> str:
-    """The argument of `-chardev` for a client socket."""
-    backend = chardev.backend
-    assert isinstance(backend, SocketClient)  # noqa: S101 - the secondary's are all clients
-    assert isinstance(backend.addr, InetSocketAddress)  # noqa: S101 - and reach another host
-    parts = [f"socket,id={chardev.id}", f"host={escaped(backend.addr.host)}"]
-    parts.append(f"port={backend.addr.port}")
-    if backend.reconnect_ms is not None:
-        parts.append(f"reconnect-ms={backend.reconnect_ms}")
-    if backend.reconnect_s is not None:
-        parts.append(f"reconnect={backend.reconnect_s}")
-    return ",".join(parts)
-
-
-def escaped(value: str) -> str:
-    """A value inside an option string: QEMU reads a doubled comma as one."""
-    return value.replace(",", ",,")
 
 
 def _json(value: QmpRecord) -> str:

@@ -1,0 +1,52 @@
+"""Parts of a command line that have no JSON form: strings in which a comma is doubled."""
+
+from __future__ import annotations
+
+from pycolo.model.filters import FilterChain
+from pycolo.model.node import Monitor, UnixMonitor
+from pycolo.qmp.chardevs import InetSocketAddress, SocketClient
+from pycolo.qmp.commands import ChardevAdd
+
+
+def monitor_option(monitor: Monitor) -> str:
+    """The argument of `-qmp` for a monitor."""
+    if isinstance(monitor, UnixMonitor):
+        return f"unix:{escaped(monitor.path)},server=on,wait=off"
+    return f"tcp:{monitor.host}:{monitor.port},server=on,wait=off"
+
+
+def netdev_option(chain: FilterChain, node: str) -> str:
+    """The argument of `-netdev` for a chain's card on a node."""
+    netdev = chain.netdev_on(node)
+    parts = [netdev.type, f"id={chain.names.netdev}"]
+    for name, value in netdev.options.items():
+        values = value if isinstance(value, tuple) else (value,)
+        parts += [f"{name}={escaped(one)}" for one in values]
+    if netdev.type == "tap" and "vhost" not in netdev.options:
+        parts.append("vhost=off")
+    return ",".join(parts)
+
+
+def card_option(chain: FilterChain) -> str:
+    """The argument of `-device` for a chain's card."""
+    option = f"{chain.model},id={chain.names.device},netdev={chain.names.netdev}"
+    return option if chain.mac is None else f"{option},mac={chain.mac}"
+
+
+def chardev_option(chardev: ChardevAdd) -> str:
+    """The argument of `-chardev` for a client socket."""
+    backend = chardev.backend
+    assert isinstance(backend, SocketClient)  # noqa: S101 - the secondary's are all clients
+    assert isinstance(backend.addr, InetSocketAddress)  # noqa: S101 - and reach another host
+    parts = [f"socket,id={chardev.id}", f"host={escaped(backend.addr.host)}"]
+    parts.append(f"port={backend.addr.port}")
+    if backend.reconnect_ms is not None:
+        parts.append(f"reconnect-ms={backend.reconnect_ms}")
+    if backend.reconnect_s is not None:
+        parts.append(f"reconnect={backend.reconnect_s}")
+    return ",".join(parts)
+
+
+def escaped(value: str) -> str:
+    """A value inside an option string: QEMU reads a doubled comma as one."""
+    return value.replace(",", ",,")
