@@ -153,6 +153,33 @@ def test_whoever_stands_still_has_a_way_back(case: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("case", ["failover/primary-survives", "stop/protected", "start/first"])
+def test_a_relief_cuts_the_peer_off_before_it_ends_colo(case: str, version: str) -> None:
+    """It may be all that was ever sent: without the yanks a silent peer would wedge it."""
+    (relief,) = (
+        r for r in compiled(CASES[case], PAIRS["one"], version).reliefs if len(r.steps) > 1
+    )
+    sent = [step.address for step in relief.steps]
+
+    assert ["alpha/relief/yank/block-node:nbd0"] == sent[:1]
+    assert _in_order(sent, "alpha/relief/yank/migration", "alpha/relief/x-colo-lost-heartbeat")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_half_made_entry_leaves_no_disk_that_could_be_taken_for_a_copy(version: str) -> None:
+    """The secondary's disk goes with the relief: what it misses would never be noticed."""
+    reliefs = compiled(CASES["resume/on-the-primary"], PAIRS["two"], version).reliefs
+    sent = [step.address for step in reliefs[-1].steps]
+
+    assert [
+        "alpha/relief/x-blockdev-change/colo-disk0.children.1",
+        "alpha/relief/blockdev-del/nbd0",
+        "alpha/relief/x-blockdev-change/colo-disk1.children.1",
+        "alpha/relief/blockdev-del/nbd1",
+    ] == sent[-4:]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_wait_true_is_never_sent(version: str) -> None:
     """A chardev that waits for its client would wedge the main loop."""
     plan = compiled(CASES["resume/on-the-promoted"], PAIRS["two"], version)

@@ -7,8 +7,9 @@ import pytest
 from tests.compiler.cases import CASES, compiled, one_of_each
 
 from pycolo.compiler import compile_plan, failover, launch, on_paper, rederive, resume, start, stop
+from pycolo.effects import fold
 from pycolo.errors import CompileError, DeclarationError, ParseError
-from pycolo.plan import LaunchQemu, RunHost
+from pycolo.plan import Execute, LaunchQemu, RunHost, Step
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Dead, FenceProof, Job, Live, Snapshot, Unreachable, role_of
 
@@ -66,6 +67,30 @@ def test_a_copy_to_another_secondary_proves_nothing() -> None:
     addresses = [step.address for step in resume(PAIR, left).steps]
 
     assert "alpha/blockdev-mirror/resync-colo-disk0-vm0.beta" in addresses
+
+
+def test_a_disk_that_was_attached_for_another_secondary_is_refused() -> None:
+    """An attempt was left with its disk attached: a new secondary would get nothing of the data."""
+    other = _with(fold(PAIR, {}, LAUNCHED, _until("x-blockdev-change")), "beta", instance="another")
+
+    with pytest.raises(CompileError, match="not known to hold a copy for beta"):
+        start(PAIR, other)
+
+
+def test_an_nbd_node_that_nothing_was_copied_over_is_made_anew() -> None:
+    """It may lead to a secondary that is gone; only a copy vouches for where it leads."""
+    half = fold(PAIR, {}, LAUNCHED, _until("blockdev-add"))
+
+    sent = [s.address for s in start(PAIR, half).steps if isinstance(s, Execute)]
+
+    assert ["alpha/blockdev-del/nbd0", "alpha/blockdev-add/nbd0"] == sent[:2]
+
+
+def _until(qmp_name: str) -> tuple[Step, ...]:
+    """The steps of a start up to and with the one that sends this."""
+    steps = start(PAIR, LAUNCHED).steps
+    names = [s.command.qmp_name if isinstance(s, Execute) else "" for s in steps]
+    return steps[: names.index(qmp_name) + 1]
 
 
 def test_a_failed_copy_is_not_attached() -> None:

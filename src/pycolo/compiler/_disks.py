@@ -7,7 +7,7 @@ from pycolo.compiler._draft import Draft
 from pycolo.conditions import AllOf, AnyOf, ChildIs, Committed, Condition, JobFailed, JobIs
 from pycolo.errors import CompileError
 from pycolo.model.disk import ReplicationDisk
-from pycolo.plan import Refusal
+from pycolo.plan import Execute, Refusal
 from pycolo.qmp.commands import (
     BlockdevAdd,
     BlockdevDel,
@@ -58,9 +58,27 @@ def ensure_export(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 def ensure_nbd(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
     """The primary has a named way to the secondary's image."""
     command = BlockdevAdd(node=faces.nbd_node(draft.pair, draft.pair.node(peer), disk))
+    if peer_child(draft.live(node), disk) is None and not resync_jobs(draft.live(node), disk):
+        # Nothing vouches for where it leads: it may have been made for another secondary.
+        remove_nbd(draft, node, disk)
     if disk.names.nbd not in draft.live(node).block_nodes:
         why = "named for the yank, and gives up on a silent server (qemu-behaviour 5.4, 5.6, 5.22)"
         draft.execute(node, command, why)
+
+
+def check_ours(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
+    """Only a copy to this very secondary vouches for the disk that is attached or about to be.
+
+    Raises:
+        CompileError: What is there belongs to an attempt with another secondary.
+    """
+    live, ours = draft.live(node), job_id(draft, peer, disk)
+    others = [job for job in resync_jobs(live, disk) if job != ours]
+    vouched = ours in live.jobs or draft.pair.initial_sync == "identical"
+    unvouched = peer_child(live, disk) is not None and not vouched
+    if unvouched or (others and disk.names.nbd in live.block_nodes):
+        why = f"{node}: {disk.names.nbd} is not known to hold a copy for {peer}"
+        raise CompileError(why, "take the attempt that left it back with stop, then compile again")
 
 
 def ensure_mirror(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
@@ -201,6 +219,22 @@ def detach(draft: Draft, node: str, disk: ReplicationDisk) -> None:
         "a dead child would block the guest's writes (qemu-behaviour 5.12, 7.3)",
         accepts=(Refusal(text="does not have child"),),
         rescue=faces.primary_yanks(draft.pair)[: len(draft.pair.disks)],
+    )
+
+
+def detach_relief(draft: Draft, node: str, disk: ReplicationDisk) -> tuple[Execute, ...]:
+    """The same as relief, once the way to the peer was yanked."""
+    child = peer_child(draft.live(node), disk)
+    if child is None:
+        return ()
+    detach = XBlockdevChange(parent=disk.names.quorum, child=child)
+    remove = BlockdevDel(node_name=disk.names.nbd)
+    why = "what it misses from here on is not taken for copied (qemu-behaviour 5.10)"
+    no_child = (Refusal(text="does not have child"),)
+    no_node = (Refusal(text="Failed to find node"),)
+    return (
+        draft.relief_step(node, detach, why, accepts=no_child),
+        draft.relief_step(node, remove, why, accepts=no_node),
     )
 
 

@@ -14,7 +14,7 @@ from pycolo.compiler import _disks, _filters
 from pycolo.compiler._draft import Draft
 from pycolo.conditions import AllOf, ColoModeIs, Gone, PeerDead, RunStateIs
 from pycolo.errors import CompileError
-from pycolo.plan import Refusal
+from pycolo.plan import Execute, Refusal
 from pycolo.qmp.commands import (
     CapabilityName,
     Cont,
@@ -88,12 +88,13 @@ def go_on_alone(draft: Draft, primary: str) -> None:
         _filters.switch_off(draft, primary, chain)
     if ended:
         restored = _wait_restored(draft, primary)
+        cut = cut_relief(draft, primary)
         off = tuple(s for c in pair.chains for s in _filters.off_relief(draft, primary, c))
         lost = draft.relief_step(
             primary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
         )
         why = "the guest stands still or has no network until COLO has ended"
-        draft.relieve(first, restored, (*off, lost), why)
+        draft.relieve(first, restored, (*cut, *off, lost), why)
     for chain in pair.chains:
         _filters.remove_primary(draft, primary, chain)
     for disk in pair.disks:
@@ -169,6 +170,15 @@ def _yank(draft: Draft, node: str, yanks: tuple[Yank, ...]) -> str:
     why = "nothing blocks on a dead peer; one instance a command (qemu-behaviour 7.3, 7.7)"
     addresses = [draft.execute(node, yank, why, accepts=NO_INSTANCE, oob=True) for yank in yanks]
     return addresses[0]
+
+
+def cut_relief(draft: Draft, primary: str) -> tuple[Execute, ...]:
+    """The yanks as relief: whoever is relieved may have been left before they were sent."""
+    why = "nothing waits for the secondary any more (qemu-behaviour 7.3)"
+    return tuple(
+        draft.relief_step(primary, yank, why, oob=True, accepts=NO_INSTANCE)
+        for yank in faces.primary_yanks(draft.pair)
+    )
 
 
 def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> bool:

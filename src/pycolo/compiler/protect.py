@@ -8,10 +8,9 @@ before the switch-over it stands still in between as well (qemu-behaviour 18.1).
 
 from __future__ import annotations
 
-from pycolo import faces
 from pycolo.compiler import _disks, _filters
 from pycolo.compiler._draft import Draft
-from pycolo.compiler.failover import NO_INSTANCE, NOT_IN_COLO
+from pycolo.compiler.failover import NOT_IN_COLO, cut_relief
 from pycolo.conditions import (
     AllOf,
     AnyOf,
@@ -87,6 +86,7 @@ def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
         raise CompileError(why, "replace it by a newly launched one (qemu-behaviour 7.12)")
     for disk in draft.pair.disks:
         _check_sizes(draft, primary, secondary, disk.names.parent)
+        _disks.check_ours(draft, primary, secondary, disk)
     if live.run_state not in GROUND:
         why = f"the guest on {primary} is in state {live.run_state}, from which no copy starts"
         raise CompileError(why, "end the failed attempt with stop, then compile again")
@@ -296,16 +296,12 @@ def _back(draft: Draft, primary: str, dialect: Dialect, *, go_on: bool) -> tuple
 
     The yanks let the main loop go; a migration that was paused before its switch-over ends only by
     going on into the yanked connection; where COLO was entered already, it is ended. The secondary
-    is used up by this and is replaced. A guest that never ran is not started by an accident of
-    its protection.
+    is used up by this and is replaced, and its disk is taken off the guest's: writes that it misses
+    would not be noticed by an entry that is tried again. A guest that never ran is not started by
+    an accident of its protection.
     """
-    cut, end = "nothing waits for the secondary any more", "the entry ends here"
-    steps = [
-        draft.relief_step(
-            primary, yank, f"{cut} (qemu-behaviour 7.3)", oob=True, accepts=NO_INSTANCE
-        )
-        for yank in faces.primary_yanks(draft.pair)
-    ]
+    end = "the entry ends here"
+    steps = [*cut_relief(draft, primary)]
     if dialect.pause_before_switchover:
         command = MigrateContinue(state="pre-switchover")
         why = f"{end} if it was paused (qemu-behaviour 17.10)"
@@ -317,6 +313,8 @@ def _back(draft: Draft, primary: str, dialect: Dialect, *, go_on: bool) -> tuple
     if go_on:
         why = "the guest goes on alone (qemu-behaviour 5.18)"
         steps.append(draft.relief_step(primary, Cont(), why))
+    for disk in draft.pair.disks:
+        steps += _disks.detach_relief(draft, primary, disk)
     return tuple(steps)
 
 
