@@ -9,6 +9,8 @@ from typing import Protocol, TextIO, assert_never, final
 import attrs
 
 from pycolo.plan import Check, Execute, Plan, Relief, RunHost, Step, Wait
+from pycolo.qmp.commands import Command
+from pycolo.qmp.events import Event
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
 
 
@@ -34,6 +36,24 @@ class Observer(Protocol):
 
     def plan_finished(self, report: Report) -> None:
         """Nothing more is done."""
+
+
+class Recorder(Observer, Protocol):
+    """An observer that is told the conversation with QEMU as well."""
+
+    def command_sent(
+        self, number: int, address: str, node: str, command: Command, *, oob: bool
+    ) -> None:
+        """A command of the step is about to be sent; returns when it may be."""
+
+    def command_answered(self, number: int, answer: object) -> None:
+        """The command was answered, however late: a `CommandRefused`, or what was returned."""
+
+    def event_seen(self, node: str, event: Event) -> None:
+        """QEMU said something unasked."""
+
+    def connection_ended(self, node: str, why: str) -> None:
+        """The connection to the node's monitor ended."""
 
 
 @final

@@ -27,7 +27,7 @@ from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.execute import execute
 from pycolo.lineage import LineageFiles
 from pycolo.model import ColoPair, Node
-from pycolo.observers import Observer
+from pycolo.observers import Observer, Recorder
 from pycolo.plan import Check, DialectName, Plan, Procedure
 from pycolo.probe import probe
 from pycolo.qmp.replies import Version
@@ -78,7 +78,7 @@ class Order:
     assume_good: Collection[Version] = ()
 
 
-async def run(order: Order, observer: Observer) -> Report:
+async def run(order: Order, observer: Observer, *, recorder: Recorder | None = None) -> Report:
     """Compile a procedure from what is live, and execute it.
 
     Raises:
@@ -89,7 +89,7 @@ async def run(order: Order, observer: Observer) -> Report:
     async with AsyncExitStack() as stack:
         known = await _connected(order.pair, stack)
         if order.procedure == "launch":
-            return await _executed(await _launch(order, known), known, {}, observer)
+            return await _executed(await _launch(order, known), known, {}, observer, recorder)
         pair = order.pair
         if order.procedure == "resume" and order.peer is not None:
             pair = _with_peer(order, known)
@@ -101,7 +101,7 @@ async def run(order: Order, observer: Observer) -> Report:
         snapshot = await probe({**known, **dead})
         if order.procedure == "converge":
             plan = compiler.converge(pair, snapshot, assume_good=order.assume_good)
-            return await _executed(plan, known, proofs, observer)
+            return await _executed(plan, known, proofs, observer, recorder)
         plan = compiler.compile_plan(
             order.procedure,
             _as_recorded(pair),
@@ -111,10 +111,10 @@ async def run(order: Order, observer: Observer) -> Report:
             dialect=order.dialect,
             assume_good=order.assume_good,
         )
-        return await _executed(plan, known, proofs, observer)
+        return await _executed(plan, known, proofs, observer, recorder)
 
 
-async def apply(plan: Plan, observer: Observer) -> Report:
+async def apply(plan: Plan, observer: Observer, *, recorder: Recorder | None = None) -> Report:
     """Execute a saved plan, exactly as it is.
 
     Raises:
@@ -134,7 +134,7 @@ async def apply(plan: Plan, observer: Observer) -> Report:
     async with AsyncExitStack() as stack:
         nodes = [plan.pair.node(name) for name in plan.qemu if name not in dead]
         known = await _connected(plan.pair, stack, nodes)
-        return await _executed(plan, known, proofs, observer)
+        return await _executed(plan, known, proofs, observer, recorder)
 
 
 def _as_recorded(pair: ColoPair) -> ColoPair:
@@ -149,6 +149,7 @@ async def _executed(
     known: Mapping[str, Session | NodeState],
     proofs: Mapping[str, DeathProof],
     observer: Observer,
+    recorder: Recorder | None,
 ) -> Report:
     sessions = {name: state for name, state in known.items() if isinstance(state, Session)}
     lineage = LineageFiles(plan.pair)
@@ -157,6 +158,7 @@ async def _executed(
         plan,
         sessions,
         observer=observer,
+        recorder=recorder,
         # On another host the files are another pycolo's to keep.
         lineage=lineage if all(map(lineage.keeps, holders)) else None,
         proofs=proofs,

@@ -118,6 +118,27 @@ class Sent(Generic[_R]):
         """Whether the reply has not come yet; False too once the connection is lost."""
         return not self._task.done()
 
+    def when_answered(self, hear: Callable[[object], None]) -> None:
+        """Have the answer handed on as it came, however late; nothing if none comes.
+
+        Args:
+            hear: Is given what was returned, unparsed, or a CommandRefused; called from the event
+                loop, must be quick and must not raise.
+        """
+        self._task.add_done_callback(lambda _: self._hand_on(hear))
+
+    def _hand_on(self, hear: Callable[[object], None]) -> None:
+        if self._task.cancelled():
+            return
+        match self._task.exception():
+            case None:
+                hear(self._task.result())
+            case ExecuteError() as error:
+                name = self._command.qmp_name
+                hear(CommandRefused(self._session.node, name, error.error_class, str(error)))
+            case _:
+                pass
+
     async def reply(self, limit_s: float) -> _R:
         """Wait for the reply.
 

@@ -120,6 +120,13 @@ def json_schema(name: DocumentName) -> JsonObject:
     return _document(name).whole_schema()
 
 
+def forms() -> Forms:
+    """How plans, outcomes, commands and what they hold look in JSON, for other documents."""
+    forms = _forms()
+    known = {**forms.known, Plan: _document("plan"), Snapshot: _document("snapshot")}
+    return _with_union(attrs.evolve(forms, known=known), "Outcome", Outcome)
+
+
 # -- the documents -----------------------------------------------------------------------------
 
 

@@ -9,12 +9,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 from tests.real_qemu import build_of
 
-from pycolo import host, pairfile
+from pycolo import host, journal, pairfile
 from pycolo.plan import StopQemu
+from pycolo.render import html, timeline
 
 PAIR = """\
 format_version = 1
@@ -55,7 +57,7 @@ ip link set lo up
 pycolo() { "$python" -c 'from pycolo.cli import main; main()' "$@"; }
 ended() { echo "$1 $2"; }
 pycolo run launch pair.toml >launch.txt; ended launch $?
-pycolo run start pair.toml --as json >start.json; ended start $?
+pycolo run start pair.toml --journal start.jsonl --as json >start.json; ended start $?
 pycolo status pair.toml --as json >protected.json; ended status $?
 pycolo plan set-checkpoint-delay pair.toml --ms 700 --from protected.json --as json >delay.json
 pycolo apply delay.json >delay.txt; ended apply $?
@@ -67,7 +69,8 @@ pycolo run failover pair.toml --survivor beta --fenced 'ops: said so'; ended fen
 import json, os, signal
 os.kill(json.load(open('run-alpha/qemu.pid'))['pid'], signal.SIGKILL)"
 pycolo run start pair.toml; ended start-without-peer $?
-pycolo run failover pair.toml --as json >failover.json; ended failover $?
+pycolo run failover pair.toml --journal failover.jsonl --as json >failover.json; ended failover $?
+pycolo report failover.jsonl --as html >failover.html; ended report $?
 pycolo run launch pair.toml >again.txt; ended launch $?
 pycolo run resume pair.toml >resume.txt; ended resume $?
 pycolo run resume pair.toml --as json >resumed.json; ended resume-again $?
@@ -120,6 +123,7 @@ unproven 4
 fenced-alive 4
 start-without-peer 4
 failover 0
+report 0
 launch 0
 resume 0
 resume-again 0
@@ -136,3 +140,17 @@ status 0
     assert [] == json.loads((folder / "resumed.json").read_text())["plan"]["steps"]
     last = (folder / "status.txt").read_text().splitlines()[-1]
     assert "unprotected: beta has the guest alone (running)" == last
+    start, recording = (journal.load(folder / f"{name}.jsonl") for name in ("start", "failover"))
+    assert start.ended is not None
+    assert (None, 0) == (start.ended.failed, start.ended.exit_code)
+    assert {"alpha", "beta"} == {line.node for line in start.lines if _is_resume(line)}
+    drawn = timeline.timeline(recording)
+    answers = [call.answer for step in drawn.steps for call in step.calls]
+    assert {"returned"} == set(answers)
+    assert len([s for s in drawn.steps if s.kind == "execute"]) == len(answers)
+    assert drawn.restored_s is not None
+    assert (folder / "failover.html").read_text() == html.render(drawn)
+
+
+def _is_resume(line: journal.Line) -> TypeGuard[journal.EventSeen]:
+    return isinstance(line, journal.EventSeen) and line.event == "RESUME"

@@ -205,7 +205,19 @@ def test_schemas_are_json_schemas(pycolo: Pycolo, document: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("plan",), ("diff",), ("run",), ("apply",), ("status",), ("demo",), ("schema",)]
+    "words",
+    [
+        (),
+        ("plan",),
+        ("diff",),
+        ("run",),
+        ("apply",),
+        ("status",),
+        ("demo",),
+        ("schema",),
+        ("report",),
+        ("explain",),
+    ],
 )
 def test_every_command_explains_itself(pycolo: Pycolo, words: tuple[str, ...]) -> None:
     """--help says what the command does, on standard output."""

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import functools
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, Protocol, get_args
 
 import click
 
 import pycolo
 from pycolo import catalogue, compiler, operate, pairfile, wire
 from pycolo._json import JsonObject
-from pycolo.cli import _files, _options, _progress, _say, _status
+from pycolo.cli import _files, _options, _progress, _say, _status, _timeline
 from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED
 from pycolo.diff import diff as difference
+from pycolo.journal import Journal, json_schema, line_to_json
 from pycolo.model import ColoPair
-from pycolo.observers import Observer
+from pycolo.observers import Observer, Recorder
 from pycolo.plan import DialectName, Plan, Procedure
 from pycolo.qmp.replies import Version
-from pycolo.render import mermaid, qmp, shell, text
+from pycolo.render import html, mermaid, qmp, shell, text, timeline
 from pycolo.result import Report
 
 _PLAN_FORMS: Final[Mapping[str, Callable[[Plan], str]]] = {
@@ -34,6 +37,7 @@ _SCHEMAS: Final[Mapping[str, Callable[[], JsonObject]]] = {
     "report": lambda: wire.json_schema("report"),
     "snapshot": lambda: wire.json_schema("snapshot"),
     "pairfile": pairfile.json_schema,
+    "journal": json_schema,
 }
 
 
@@ -206,6 +210,7 @@ def status(*, pair_file: Path, form: str) -> None:
 @click.option(
     "--newest", metavar="NODE", help="launch: who holds the newest data, against what is known."
 )
+@_options.journal
 @_options.output("text", "json")
 def run(
     *,
@@ -219,6 +224,7 @@ def run(
     assume_good: tuple[Version, ...],
     nodes: tuple[str, ...],
     newest: str | None,
+    journal: Path | None,
     form: str,
 ) -> int:
     """Compile PROCEDURE from what is live, and execute it.
@@ -241,22 +247,31 @@ def run(
         dialect=dialect,
         assume_good=assume_good,
     )
-    return _reported(lambda observer: operate.run(order, observer), form)
+    return _reported(functools.partial(operate.run, order), journal, form)
 
 
 @app.command()
 @click.argument("plan_file", metavar="PLANFILE", type=_options.FILE)
+@_options.journal
 @_options.output("text", "json")
-def apply(*, plan_file: Path, form: str) -> int:
+def apply(*, plan_file: Path, journal: Path | None, form: str) -> int:
     """Execute a saved plan, exactly as it is written."""
     saved = _files.plan(plan_file)
-    return _reported(lambda observer: operate.apply(saved, observer), form)
+    return _reported(functools.partial(operate.apply, saved), journal, form)
 
 
-def _reported(act: Callable[[Observer], Coroutine[object, object, Report]], form: str) -> int:
-    with _progress.on_stderr() as progress:
+class _Act(Protocol):
+    """What executes a plan and tells of it."""
+
+    def __call__(
+        self, observer: Observer, *, recorder: Recorder | None
+    ) -> Coroutine[object, object, Report]: ...
+
+
+def _reported(act: _Act, journal_file: Path | None, form: str) -> int:
+    with _journal(journal_file) as recorder, _progress.on_stderr() as progress:
         try:
-            report = asyncio.run(act(progress))
+            report = asyncio.run(act(progress, recorder=recorder))
         except KeyboardInterrupt:
             # Execution ended between two steps, and reported before it did.
             if progress.report is None:
@@ -269,6 +284,41 @@ def _reported(act: Callable[[Observer], Coroutine[object, object, Report]], form
     return report.exit_code
 
 
+@contextmanager
+def _journal(path: Path | None) -> Iterator[Journal | None]:
+    if path is None:
+        yield None
+        return
+    with Journal(path) as made:
+        yield made
+    if made.failure is not None:
+        _say.note(f"the journal is not whole: {made.failure}")
+
+
+@app.command()
+@click.argument("journal_file", metavar="FILE", type=_options.FILE)
+@_options.output("text", "html", "json")
+def report(*, journal_file: Path, form: str) -> None:
+    """Draw the journal in FILE, which `run` or `apply` wrote, on a time axis.
+
+    `--as html` gives one page that needs nothing else. A journal that ends in the middle, as after
+    a crash, is read as far as it goes.
+    """
+    recording = _files.recording(journal_file)
+    made = timeline.timeline(recording)
+    match form:
+        case "html":
+            _say.result(html.render(made))
+        case "json":
+            lines = [line_to_json(line) for line in (recording.began, *recording.lines)]
+            cut = recording.cut is not None
+            _say.result(wire.dumps({"format_version": 1, "lines": [*lines], "cut": cut}))
+        case _:
+            console = _say.console()
+            for line in _timeline.lines(made, console.width):
+                console.print(line, soft_wrap=True)
+
+
 @app.command()
 @_options.output("text", "json")
 def demo(*, form: str) -> int:
@@ -277,13 +327,14 @@ def demo(*, form: str) -> int:
     Takes about a minute; QEMU and a small guest are fetched the first time.
     """
     # Nothing else needs what the demo needs.
-    from pycolo.demo import life, timeline  # noqa: PLC0415
+    from pycolo.demo import life  # noqa: PLC0415
+    from pycolo.demo import timeline as drawing  # noqa: PLC0415
 
     report = life.run(life.LifeOptions(), _say.note)
     if form == "json":
         _say.result(wire.dumps(report.to_json()))
     else:
-        timeline.show(report, _say.console())
+        drawing.show(report, _say.console())
     return 0 if report.ok else UNFINISHED
 
 

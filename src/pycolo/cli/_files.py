@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from pycolo import pairfile, wire
+from pycolo import journal, pairfile, wire
 from pycolo.errors import DeclarationError, ParseError
 from pycolo.model import ColoPair
 from pycolo.plan import Plan
 from pycolo.snapshot import Snapshot
 
 _T = TypeVar("_T")
+_V = TypeVar("_V")
 
 
 def pair(path: Path) -> ColoPair:
@@ -54,6 +55,16 @@ def origin(path: Path) -> Snapshot:
     return _parsed(path, value, wire.snapshot_from_json)
 
 
+def recording(path: Path) -> journal.Recording:
+    """Read a journal.
+
+    Raises:
+        ParseError: It is none; the error's path begins with the file's name.
+        OSError: It cannot be read.
+    """
+    return _parsed(path, path.read_text(encoding="utf-8", errors="replace"), journal.loads)
+
+
 def plan_if_one(path: Path) -> Plan | None:
     """Read a plan file; None for any other, such as a pair file.
 
@@ -80,7 +91,7 @@ def _decoded(path: Path) -> object:
     return value
 
 
-def _parsed(path: Path, value: object, parse: Callable[[object], _T]) -> _T:
+def _parsed(path: Path, value: _V, parse: Callable[[_V], _T]) -> _T:
     try:
         return parse(value)
     except ParseError as error:

@@ -67,6 +67,14 @@ only_node = click.option(
 )
 
 
+journal = click.option(
+    "--journal",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write down, in a new file, what is sent and answered; see `pycolo report`.",
+)
+
+
 def output(*forms: str) -> Callable[[_F], _F]:
     """The option `--as`, with the first form as its default."""
     return click.option(

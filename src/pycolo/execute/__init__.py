@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 
 from pycolo.execute._run import LineageKeeper, Run
-from pycolo.observers import Observer, Silent
+from pycolo.observers import Observer, Recorder, Several, Silent
 from pycolo.plan import Plan
 from pycolo.result import Report
 from pycolo.session import Session
@@ -24,6 +24,7 @@ async def execute(
     sessions: Mapping[str, Session],
     *,
     observer: Observer | None = None,
+    recorder: Recorder | None = None,
     lineage: LineageKeeper | None = None,
     proofs: Mapping[str, DeathProof] | None = None,
 ) -> Report:
@@ -38,6 +39,7 @@ async def execute(
         sessions: Node name to a session on its control monitor, for each node that the plan speaks
             to; they are not closed.
         observer: Is told what happens; an error it raises is logged and changes nothing.
+        recorder: Is told the same after the observer, and the conversation with QEMU: a `Journal`.
         lineage: Is told durably which node holds the newest data, before anything that makes it so.
         proofs: Node name to the proof of its death; a supposition on paper is none.
 
@@ -47,7 +49,10 @@ async def execute(
     Raises:
         asyncio.CancelledError: It was cancelled; the observer was given the report before.
     """
-    run = Run(plan, sessions, observer or Silent(), lineage, proofs or {})
+    watching: Observer = observer or Silent()
+    if recorder is not None:
+        watching = Several((watching, recorder))
+    run = Run(plan, sessions, watching, lineage, proofs or {}, recorder=recorder)
     task = asyncio.get_running_loop().create_task(run.to_the_end())
     cancelled = False
     while not task.done():

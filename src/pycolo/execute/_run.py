@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -27,13 +29,14 @@ from pycolo.execute import _hmp
 from pycolo.execute._judge import Sight, proven_dead
 from pycolo.execute._look import look
 from pycolo.execute._progress import Progress
-from pycolo.observers import Observer
+from pycolo.observers import Observer, Recorder
 from pycolo.plan import Check, Execute, Plan, Relief, RunHost, Step, Wait
 from pycolo.probe import probe
 from pycolo.probe import read as probe_node
 from pycolo.qmp import commands as qmp
+from pycolo.qmp.commands import Command
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
-from pycolo.session import Sent, Session
+from pycolo.session import HungUp, Notice, Sent, Session
 from pycolo.snapshot import Dead, DeathProof, Live, NodeState, Snapshot
 
 _LOG: Final = logging.getLogger("pycolo.execute")
@@ -84,12 +87,16 @@ class Run:
         observer: Observer,
         lineage: LineageKeeper | None,
         proofs: Mapping[str, DeathProof],
+        *,
+        recorder: Recorder | None,
     ) -> None:
         self._plan = plan
         self._sessions = sessions
         self._observer = observer
         self._lineage = lineage
         self._proofs = proofs
+        self._recorder = recorder
+        self._numbers = itertools.count(1)
         self._dead = proven_dead(plan.origin, proofs)
         self._outcomes: dict[str, Outcome] = {}
         self._relief: dict[str, Outcome] = {}
@@ -110,6 +117,11 @@ class Run:
     async def to_the_end(self) -> Report:
         """Execute the plan and report."""
         ends = [session.subscribe(self._on_notice) for session in self._sessions.values()]
+        if self._recorder is not None:
+            ends += [
+                session.subscribe(functools.partial(self._record_notice, self._recorder, name))
+                for name, session in self._sessions.items()
+            ]
         try:
             self._tell(lambda o: o.plan_started(self._plan))
             await self._steps()
@@ -122,6 +134,25 @@ class Run:
 
     def _on_notice(self, _: object) -> None:
         self._wake.set()
+
+    def _record_notice(self, recorder: Recorder, node: str, notice: Notice) -> None:
+        match notice:
+            case HungUp(why=why):
+                _shielded(lambda: recorder.connection_ended(node, why))
+            case event:
+                _shielded(lambda: recorder.event_seen(node, event))
+
+    def _send(self, address: str, session: Session, command: Command, *, oob: bool) -> Sent[object]:
+        recorder, number = self._recorder, next(self._numbers)
+        if recorder is None:
+            return session.send(command, oob=oob)
+        node = session.node
+        _shielded(lambda: recorder.command_sent(number, address, node, command, oob=oob))
+        sent = session.send(command, oob=oob)
+        sent.when_answered(
+            lambda answer: _shielded(lambda: recorder.command_answered(number, answer))
+        )
+        return sent
 
     # -- the loop
 
@@ -229,7 +260,7 @@ class Run:
             self._marks[step.address] = {s.node: s.mark() for s in self._sessions.values()}
         if isinstance(step.command, qmp.Migrate | qmp.MigrateIncoming):
             session.forget_colo_exit()
-        sent = session.send(step.command, oob=step.oob)
+        sent = self._send(step.address, session, step.command, oob=step.oob)
         try:
             reply: object = await self._reply(step, session, sent)
         except CommandRefused as refusal:
@@ -248,13 +279,13 @@ class Run:
                 raise
         _LOG.warning("%s: no answer, its rescue is sent", step.address)
         for yank in step.rescue:
-            await self._yank(session, yank)
+            await self._yank(step.address, session, yank)
         # The same command: it was sent once, and whatever held it up is cut (qemu-behaviour 13.3).
         return await sent.reply(step.limit_s)
 
-    async def _yank(self, session: Session, yank: qmp.Yank) -> None:
+    async def _yank(self, address: str, session: Session, yank: qmp.Yank) -> None:
         try:
-            await session.execute(yank, limit_s=_YANK_S, oob=True)
+            await self._send(address, session, yank, oob=True).reply(_YANK_S)
         except RemoteError as error:
             # An instance that is gone holds up nothing, and another may still need its yank.
             _LOG.info("%s", error)
@@ -425,11 +456,15 @@ class Run:
         return await probe(known, limit_s=_AFTER_S) if known else None
 
     def _tell(self, what: Callable[[Observer], None]) -> None:
-        try:
-            what(self._observer)
-        except Exception:  # noqa: BLE001 - it is somebody else's code
-            # Whoever looks on must not decide what becomes of the guest.
-            _LOG.exception("the observer failed")
+        _shielded(lambda: what(self._observer))
+
+
+def _shielded(tell: Callable[[], None]) -> None:
+    try:
+        tell()
+    except Exception:  # noqa: BLE001 - it is somebody else's code
+        # Whoever looks on must not decide what becomes of the guest.
+        _LOG.exception("the observer failed")
 
 
 def _ignore(_: object) -> None:

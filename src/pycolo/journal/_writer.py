@@ -1,0 +1,183 @@
+"""Writing a journal while a plan is executed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Self, TypedDict, final
+
+from pycolo.errors import CommandRefused
+from pycolo.journal._lines import (
+    CommandAnswered,
+    CommandSent,
+    ConnectionEnded,
+    EventSeen,
+    Line,
+    PlanBegan,
+    PlanEnded,
+    ProgressSeen,
+    ReliefBegan,
+    StepBegan,
+    StepEnded,
+    json_of,
+    line_to_json,
+)
+from pycolo.plan import Plan, Relief, Step
+from pycolo.qmp.commands import Command
+from pycolo.qmp.events import Event
+from pycolo.result import Outcome, Report
+
+_LOG: Final = logging.getLogger(__name__)
+_MODE: Final = 0o600
+
+
+@final
+class Journal:
+    """Writes what an execution does to a new file, one JSON object a line; a context manager.
+
+    To be given to `execute` as its recorder. A command's line is on disk before the command is
+    sent; the other lines are with the kernel when they are written, so that the end of this process
+    loses none of them. Only commands of the plan are written, not the questions that a wait asks.
+
+    A file that cannot be written any more ends the journal, not the execution: see `failure`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Make the file.
+
+        Args:
+            path: Its name.
+
+        Raises:
+            OSError: It cannot be made; FileExistsError where it is there already.
+        """
+        self.path: Final = path
+        "The file."
+        self.failure: str | None = None
+        "Why nothing more is written, if that is so."
+        self._file: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
+        self._began = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; may be called again. One without a plan is taken away."""
+        if self._file is None:
+            return
+        if self._began and self.failure is None:
+            self._attempt(os.fdatasync)
+        os.close(self._file)
+        self._file = None
+        if not self._began:
+            self.path.unlink(missing_ok=True)
+
+    # -- what an execution tells
+
+    def plan_started(self, plan: Plan) -> None:
+        """Write the plan."""
+        self._began = True
+        self._write(PlanBegan(**_now(), plan=plan))
+
+    def step_started(self, step: Step) -> None:
+        """Write that it begins."""
+        self._write(StepBegan(**_now(), address=step.address))
+
+    def step_progress(
+        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        """Write how far it is."""
+        self._write(
+            ProgressSeen(
+                **_now(),
+                address=address,
+                done_bytes=done_bytes,
+                total_bytes=total_bytes,
+                rate_bytes_s=rate_bytes_s,
+            )
+        )
+
+    def step_finished(self, address: str, outcome: Outcome) -> None:
+        """Write what became of it."""
+        self._write(StepEnded(**_now(), address=address, outcome=outcome))
+
+    def relief_started(self, relief: Relief) -> None:
+        """Write why."""
+        first, last, why = relief.first, relief.last, relief.why
+        self._write(ReliefBegan(**_now(), first=first, last=last, why=why))
+
+    def plan_finished(self, report: Report) -> None:
+        """Write how it ended, to the disk."""
+        failed, code, advice = report.failed, report.exit_code, report.advice
+        self._write(PlanEnded(**_now(), failed=failed, exit_code=code, advice=advice))
+        self._attempt(os.fdatasync)
+
+    def command_sent(
+        self, number: int, address: str, node: str, command: Command, *, oob: bool
+    ) -> None:
+        """Write the command, to the disk."""
+        self._write(
+            CommandSent(
+                **_now(), number=number, address=address, node=node, command=command, oob=oob
+            )
+        )
+        self._attempt(os.fdatasync)
+
+    def command_answered(self, number: int, answer: object) -> None:
+        """Write the answer."""
+        if isinstance(answer, CommandRefused):
+            kind, text = answer.error_class, answer.text
+            self._write(CommandAnswered(**_now(), number=number, error_class=kind, text=text))
+        else:
+            self._write(CommandAnswered(**_now(), number=number, value=json_of(answer)))
+
+    def event_seen(self, node: str, event: Event) -> None:
+        """Write the event."""
+        message = event.to_qmp()
+        data = json_of(message.get("data"))
+        self._write(EventSeen(**_now(), node=node, event=str(message["event"]), data=data))
+
+    def connection_ended(self, node: str, why: str) -> None:
+        """Write the end."""
+        self._write(ConnectionEnded(**_now(), node=node, why=why))
+
+    # -- the file
+
+    def _write(self, line: Line) -> None:
+        text = json.dumps(line_to_json(line), ensure_ascii=False, separators=(",", ":"))
+        self._attempt(lambda file: _write_all(file, f"{text}\n".encode()))
+
+    def _attempt(self, act: Callable[[int], None]) -> None:
+        if self._file is None or self.failure is not None:
+            return
+        try:
+            act(self._file)
+        except OSError as error:
+            # Behind a line that was cut off no other may follow.
+            self.failure = f"{self.path}: {error.strerror}"
+            _LOG.exception("the journal ends here")
+
+
+class _Now(TypedDict):
+    """When a line was written, by both clocks."""
+
+    at: str
+    monotonic_s: float
+
+
+def _now() -> _Now:
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return {"at": at, "monotonic_s": time.monotonic()}
+
+
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
