@@ -37,7 +37,7 @@ def test_a_journal_is_drawn_on_the_terminal(pycolo: Pycolo, journal_file: Path) 
     assert (0, "") == (ended.code, ended.err)
     assert "done      beta/check/dead:alpha" in ended.out
     assert "not now" in ended.out
-    assert "steps were not reached" in ended.out
+    assert "not reached: " in ended.out
     assert "failover ended at" in ended.out.splitlines()[-1]
 
 

@@ -39,10 +39,11 @@ def lines(timeline: Timeline, width: int) -> Iterator[Text]:
         yield from _shown(one, timeline, columns)
     left = sum(step.from_s is None for step in timeline.steps)
     if left:
-        yield Text(f"{'':22}{'':{columns}}  {left} steps were not reached", style="dim")
+        whole = len(timeline.steps)
+        yield Text(f"{'':22}{'':{columns}}  not reached: {left} of {whole} steps", style="dim")
     if timeline.restored_s is not None:
         yield Text(f"the guest serves again after {duration(timeline.restored_s)}", style="green")
-    yield Text(timeline.verdict, style="bold red" if timeline.failed else "bold green")
+    yield Text(timeline.verdict, style="bold green" if timeline.end == "done" else "bold red")
 
 
 def _at(one: StepLine | Moment) -> float | None:

@@ -36,7 +36,7 @@ border:1px solid var(--line);border-radius:6px}
 .verdict{padding:12px 14px;border-radius:8px;margin:14px 0;border-left:5px solid var(--good);
 background:var(--goodbg);overflow-wrap:anywhere}
 .verdict.failed{border-color:var(--bad);background:var(--badbg)}
-.verdict.open{border-color:var(--warn);background:var(--warnbg)}
+.verdict.not-seen{border-color:var(--warn);background:var(--warnbg)}
 dl.facts{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;margin:12px 0}
 dl.facts dt{color:var(--soft)}dl.facts dd{margin:0;overflow-wrap:anywhere}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;
@@ -108,10 +108,7 @@ def _page(t: Timeline) -> Iterator[str]:
 
 
 def _head(t: Timeline) -> Iterator[str]:
-    kind = (
-        "" if not t.failed else " open" if t.verdict.startswith("the journal ends") else " failed"
-    )
-    yield f'<p class="verdict{kind}" role="status">{escape(t.verdict)}</p>'
+    yield f'<p class="verdict {t.end}" role="status">{escape(t.verdict)}</p>'
     done = sum(step.state == "done" for step in t.steps)
     versions = ", ".join(f"{node} {version}" for node, version in t.plan.qemu.items())
     facts = [

@@ -92,8 +92,8 @@ class Timeline:
     moments: tuple[Moment, ...]
     restored_s: float | None
     "When the guest served again; None where it never stopped, or where that was not reached."
-    failed: bool
-    "Whether it ended before the plan's end, or was not seen to end."
+    end: Literal["done", "failed", "not-seen"]
+    "How it ended; `not-seen` where the journal ends before."
     verdict: str
     "How it ended, for people."
     cut: bool
@@ -165,7 +165,7 @@ class _Made:
             relief=tuple(self._step(step, None) for step in relief.values()),
             moments=tuple(self._moments),
             restored_s=restored[0] if restored and isinstance(restored[1], Done) else None,
-            failed=ended is None or ended.failed is not None,
+            end="not-seen" if ended is None else "failed" if ended.failed else "done",
             verdict=self._verdict() if ended is None else one_line(ended.advice),
             cut=self._recording.cut is not None,
         )
