@@ -159,6 +159,7 @@ def test_nothing_is_guessed(message: str) -> None:
     assert () == explain(message)
 
 
+@pytest.mark.property
 @given(st.text())
 def test_no_text_is_too_strange(message: str) -> None:
     """Any text is read to its end, and what is found of it stands in it."""

@@ -407,6 +407,7 @@ def test_a_duration_has_a_unit_that_fits(took_s: float, words: str) -> None:
     assert words == duration(took_s)
 
 
+@pytest.mark.property
 @given(st.floats(0, 1e6), st.integers(1, 20))
 def test_ticks_are_few_and_evenly_spread(took_s: float, most: int) -> None:
     """A time axis begins with 0, ends within the time and is never crowded."""
