@@ -45,6 +45,8 @@ from pycolo.snapshot import (
 )
 
 CONNECT_S: Final = 5.0
+# Nodes reach each other by these; nothing that ends a pair may depend on a resolver.
+CONNECTING: Final = ("launch", "start", "resume", "converge")
 VERSION_S: Final = 10.0
 
 
@@ -84,8 +86,10 @@ async def run(order: Order, observer: Observer, *, recorder: Recorder | None = N
     Raises:
         Busy: Somebody else holds a node's control monitor.
         RefusedError: No safe way leads on, or a person must decide.
-        DeclarationError: A name is none of the pair's.
+        DeclarationError: A name is none of the pair's, or an address does not resolve.
     """
+    if order.procedure in CONNECTING:
+        await asyncio.to_thread(host.resolve, order.pair)
     async with AsyncExitStack() as stack:
         known = await _connected(order.pair, stack)
         if order.procedure == "launch":

@@ -18,7 +18,7 @@ from pycolo.errors import CompileError, DeclarationError, ParseError
 from pycolo.model.pair import ColoPair
 from pycolo.plan import CreateImage, DialectName, LaunchQemu, Plan, Procedure, RunHost, StopQemu
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import Snapshot, role_of
+from pycolo.snapshot import NodeState, Snapshot, Unreachable, Unresponsive, role_of
 
 SECONDARIES = ("fresh secondary", "prepared secondary", "secondary", "broken secondary")
 PRIMARIES = ("unprotected", "entering", "primary", "broken primary")
@@ -355,7 +355,7 @@ def _versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:
     for node in nodes:
         live = snapshot.live(node)
         if live is None:
-            raise CompileError(f"{node} does not answer: {snapshot.state(node)}")
+            raise CompileError(f"{node} does not answer: {_stands(snapshot.state(node))}")
         versions[node] = live.version
     return versions
 
@@ -375,6 +375,12 @@ def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
     for primary, secondary in ((first, second), (second, first)):
         if roles[primary] in PRIMARIES and roles[secondary] in SECONDARIES:
             return primary, secondary
-    told = ", ".join(f"{name}: {role}" for name, role in roles.items())
+    told = ", ".join(f"{name}: {_stands(snapshot.state(name))}" for name in roles)
     why = f"there is no primary with a secondary here ({told})"
     raise CompileError(why, "launch what is missing, or fail over first")
+
+
+def _stands(state: NodeState) -> str:
+    if isinstance(state, Unreachable | Unresponsive):
+        return f"{role_of(state)}, {state.why}"
+    return role_of(state)
