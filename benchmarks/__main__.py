@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from benchmarks import compiling, executing, failing_over, importing, resuming
+from benchmarks import answering, compiling, executing, failing_over, importing, resuming
 from benchmarks.measure import Figure, table
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
@@ -17,6 +17,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "compile": compiling.run,
     "execute": executing.run,
     "failover": failing_over.run,
+    "failover-ping": answering.run,
     "resume": resuming.run,
 }
 

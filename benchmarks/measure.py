@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import final
 
 import attrs
@@ -39,6 +41,19 @@ async def async_timed_s(work: Callable[[], Awaitable[object]]) -> float:
     started = time.perf_counter()
     await work()
     return time.perf_counter() - started
+
+
+@contextmanager
+def undisturbed() -> Generator[None]:
+    """Keep the collector of garbage out of what is timed, whoever does it."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def compared(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import tempfile
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,11 +15,13 @@ from typing import Final, final
 from pycolo import host
 from pycolo.compiler import compile_plan, launch
 from pycolo.demo.builds import QemuBuild, Release, fetch
-from pycolo.demo.guests import bios_guest, linux_guest
+from pycolo.demo.guests import READY_LINE, bios_guest, linux_guest
+from pycolo.demo.stage import Stage, fetched, staged
 from pycolo.execute import execute
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
-from pycolo.plan import Plan, Procedure
+from pycolo.plan import CreateImage, Plan, Procedure
 from pycolo.probe import probe
+from pycolo.qmp.commands import Cont
 from pycolo.qmp.replies import Version
 from pycolo.session import Session
 from pycolo.snapshot import Dead, DeathProof, NodeState, Snapshot
@@ -27,6 +31,7 @@ RELEASE: Final[Release] = "11.1"
 DISK = "disk.raw"
 DISK_BYTES = 1 << 20
 LIMIT_S = 10.0
+BOOT_S = 120.0
 
 
 @final
@@ -80,10 +85,22 @@ class LivePair:
         if report.failed is not None:
             raise RuntimeError(f"{report.failed}: {report.outcomes[report.failed]}")
 
+    async def boot(self, name: str) -> None:
+        """Run the Linux guest of a QEMU that was launched, alone, until its services listen."""
+        await self.sessions[name].execute(Cont(), limit_s=LIMIT_S)
+        log = Path(self.pair.node(name).run_dir, "serial.log")
+        await asyncio.to_thread(_wait_booted, log)
+
     async def run(self, procedure: Procedure, *, survivor: str | None = None) -> None:
         """Compile a procedure from what is there and execute it to its end."""
         snapshot = await self.snapshot()
         await self.execute(compile_plan(procedure, self.pair, snapshot, survivor=survivor))
+
+    async def whole_again(self, survivor: str, peer: str) -> None:
+        """Finish what a script left undone, and protect the guest anew."""
+        await self.run("failover", survivor=survivor)
+        await self.launch(peer)
+        await self.run("resume")
 
     async def aclose(self) -> None:
         """End whatever runs."""
@@ -118,6 +135,29 @@ async def linux_pair(memory_mib: int) -> AsyncGenerator[LivePair]:
     async with _pair(machine) as living:
         _empty(Path(living.pair.node(NODES[0]).image_path(DISK)))
         yield living
+
+
+@asynccontextmanager
+async def networked_pair() -> AsyncGenerator[tuple[LivePair, Stage]]:
+    """A pair with the Linux guest, on TCG, on two hosts in a network; nothing runs yet.
+
+    Raises:
+        RuntimeError: This machine has no network namespaces for us.
+    """
+    programs = fetched(None, lambda _: None)
+    with staged(programs, checkpoint_delay_ms=2000, disk_mib=16, may_isolate=True) as stage:
+        if stage.not_shown:
+            raise RuntimeError(f"cannot be measured here: {stage.not_shown[0]}")
+        living = LivePair(stage.pair, programs.version)
+        node, (disk,) = stage.pair.node(NODES[0]), stage.pair.disks
+        path, form, size_bytes = node.image_path(disk.image), disk.image_format, disk.size_bytes
+        argv = (node.qemu_img_binary, "create", "-f", form, path, str(size_bytes))
+        empty = CreateImage(path=path, image_format=form, size_bytes=size_bytes, argv=argv)
+        await host.run_action(node, empty, limit_s=LIMIT_S)
+        try:
+            yield living, stage
+        finally:
+            await living.aclose()
 
 
 @asynccontextmanager
@@ -157,3 +197,11 @@ def _node(folder: Path, build: QemuBuild, n: int, name: str) -> Node:
 
 def _empty(image: Path) -> None:
     image.write_bytes(bytes(DISK_BYTES))
+
+
+def _wait_booted(log: Path) -> None:
+    end = time.monotonic() + BOOT_S
+    while READY_LINE not in log.read_text(errors="replace"):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the guest did not boot within {BOOT_S:g} s")
+        time.sleep(0.2)

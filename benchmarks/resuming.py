@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import final
 
 from benchmarks.measure import Figure, milliseconds
-from benchmarks.pairs import LIMIT_S, LivePair, linux_pair
+from benchmarks.pairs import LivePair, linux_pair
 from pycolo.compiler import compile_plan
-from pycolo.demo.guests import READY_LINE
 from pycolo.execute import execute
 from pycolo.plan import Plan
-from pycolo.qmp.commands import Cont
 from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.result import Done
 from pycolo.session import Notice
 
 RUNS = 5
 MEMORIES_MIB = (128, 1024)
-BOOT_S = 120.0
 
 
 def run() -> list[Figure]:
@@ -34,9 +30,7 @@ async def _measured(memory_mib: int) -> list[Figure]:
     async with linux_pair(memory_mib) as living:
         primary, secondary = (node.name for node in living.pair.nodes)
         await living.launch(primary)
-        await living.sessions[primary].execute(Cont(), limit_s=LIMIT_S)
-        log = Path(living.pair.node(primary).run_dir, "serial.log")
-        await asyncio.to_thread(_wait_booted, log)
+        await living.boot(primary)
         for _ in range(RUNS):
             await living.launch(secondary)
             started = time.perf_counter()
@@ -94,11 +88,3 @@ class _Clock:
     def still_s(self, entered: float) -> float:
         """The time it stood still in stops that began before COLO was entered, in seconds."""
         return sum(to - since for since, to in self._stops if since < entered)
-
-
-def _wait_booted(log: Path) -> None:
-    end = time.monotonic() + BOOT_S
-    while READY_LINE not in log.read_text(errors="replace"):
-        if time.monotonic() > end:
-            raise TimeoutError(f"the guest did not boot within {BOOT_S:g} s")
-        time.sleep(0.2)
