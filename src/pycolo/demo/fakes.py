@@ -1,0 +1,186 @@
+"""The same life where QEMU cannot be had: on fakes, and it says so.
+
+Plans, compiler, executor and sessions are the real ones; only QEMU is not. Times are the fakes' own
+and are left out: they would say nothing about any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, final
+
+import attrs
+
+from pycolo._json import JsonObject
+from pycolo.compiler import compile_plan, launch
+from pycolo.execute import execute
+from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
+from pycolo.plan import Procedure
+from pycolo.probe import probe
+from pycolo.qmp.replies import Version
+from pycolo.session import Session
+from pycolo.snapshot import Dead, DeathProof
+from pycolo.testing import World
+
+Progress: TypeAlias = Callable[[str], None]
+KILLS = ("primary", "secondary", "primary")
+WRITES = 20
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Chapter:
+    """One thing that happened to the pair."""
+
+    what: str
+    "`start`, `failover` or `resume`."
+    who: str
+    "The node that has the guest now."
+    steps: int
+    "Steps of the plan that did it."
+    acknowledged: int
+    "Writes acknowledged to clients so far."
+    lost: int
+    "Of these, those that the guest does not have."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class FakeLife:
+    """What came of a life on fakes."""
+
+    why: str
+    "Why it is no real one."
+    version: str
+    "The QEMU version that the fakes play."
+    chapters: tuple[Chapter, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no acknowledged write was ever missing."""
+        return all(chapter.lost == 0 for chapter in self.chapters)
+
+    def to_json(self) -> JsonObject:
+        """The same as JSON."""
+        return {"fake": True, "ok": self.ok, **attrs.asdict(self)}
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        told = (
+            f"{c.what:9} {c.who} has the guest after {c.steps} steps;"
+            f" {c.acknowledged} writes acknowledged, {c.lost} lost"
+            for c in self.chapters
+        )
+        return [f"FakeQemu {self.version}, not a real QEMU: {self.why}", "", *told]
+
+
+def run(why: str, progress: Progress) -> FakeLife:
+    """Live the life on fakes; takes about a second.
+
+    Args:
+        why: Why there is no QEMU.
+        progress: Told what is being done.
+    """
+    world = World()
+    return FakeLife(
+        why=why, version=world.version, chapters=tuple(world.run(_life(world, progress)))
+    )
+
+
+def _declared() -> ColoPair:
+    nodes = tuple(
+        Node(
+            name=name,
+            address=f"192.0.2.{n}",
+            image_folder=f"/images/{name}",
+            run_dir=f"/run/pycolo/{name}",
+        )
+        for n, name in enumerate(("alpha", "beta"), 1)
+    )
+    return ColoPair(
+        nodes=(nodes[0], nodes[1]),
+        machine=Machine(memory_mib=128),
+        disks=(ReplicationDisk(size_bytes=1 << 26),),
+        chains=(FilterChain(netdev=Netdev(type="tap")),),
+        checkpoint_delay_ms=2000,
+    )
+
+
+@final
+class _Life:
+    """A pair in a world of fakes, and what happened to it."""
+
+    def __init__(self, world: World, progress: Progress) -> None:
+        self.world = world
+        self.pair = _declared()
+        self.progress = progress
+        self.sessions: dict[str, Session] = {}
+        self.dead: dict[str, DeathProof] = {}
+        self.chapters: list[Chapter] = []
+        self._launches = 0
+        self._written = 0
+
+    async def launch(self, *names: str) -> None:
+        self._launches += 1
+        plan = launch(
+            self.pair,
+            await probe(self.sessions),
+            qemu={node.name: Version.parse(self.world.version) for node in self.pair.nodes},
+            nodes=names,
+            instances={name: f"{self.pair.name}.{name}.{self._launches}" for name in names},
+        )
+        self.world.run_host(self.pair, plan)
+        for name in names:
+            self.dead.pop(name, None)
+            self.sessions[name] = await self.world.session(self.pair.node(name))
+
+    async def kill(self, name: str) -> None:
+        self.progress(f"the fake QEMU on {name} is killed")
+        self.world.qemu(name).kill()
+        self.dead[name] = self.world.qemu(name).proof
+        await self.sessions.pop(name).aclose()
+
+    async def procedure(self, procedure: Procedure, holder: str) -> None:
+        dead = {name: Dead(proof=proof) for name, proof in self.dead.items()}
+        snapshot = await probe({**self.sessions, **dead})
+        survivor = holder if procedure == "failover" else None
+        plan = compile_plan(procedure, self.pair, snapshot, survivor=survivor)
+        (await execute(plan, self.sessions, proofs=self.dead)).raise_on_failure()
+        self.progress(f"{procedure} is done: {holder} has the guest")
+        self.write(holder)
+        world = self.world
+        lost = world.acknowledged - world.qemu(holder).guest_data()
+        self.chapters.append(
+            Chapter(
+                what=procedure,
+                who=holder,
+                steps=len(plan.steps),
+                acknowledged=len(world.acknowledged),
+                lost=len(lost),
+            )
+        )
+
+    def write(self, holder: str) -> None:
+        for _ in range(WRITES):
+            self._written += 1
+            self.world.qemu(holder).guest_write(self._written)
+            self.world.advance(0.01)
+
+
+async def _life(world: World, progress: Progress) -> list[Chapter]:
+    life = _Life(world, progress)
+    holder, other = (node.name for node in life.pair.nodes)
+    world.install(life.pair, holder)
+    await life.launch(holder, other)
+    await life.procedure("start", holder)
+    for number, kill in enumerate(KILLS):
+        victim, survivor = (holder, other) if kill == "primary" else (other, holder)
+        await life.kill(victim)
+        await life.procedure("failover", survivor)
+        holder, other = survivor, victim
+        if number < len(KILLS) - 1:
+            await life.launch(other)
+            await life.procedure("resume", holder)
+    for session in life.sessions.values():
+        await session.aclose()
+    return life.chapters
