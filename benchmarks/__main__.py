@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from benchmarks import answering, compiling, executing, failing_over, importing, resuming
+from benchmarks import answering, compiling, executing, failing_over, importing, probing, resuming
 from benchmarks.measure import Figure, table
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
@@ -19,6 +19,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "failover": failing_over.run,
     "failover-ping": answering.run,
     "resume": resuming.run,
+    "probe": probing.run,
 }
 
 

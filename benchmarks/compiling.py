@@ -20,7 +20,7 @@ GOAL_PLANS_S = 2000
 
 def run() -> list[Figure]:
     """Compile `start` from two QEMUs just launched, in turns with writing the same commands."""
-    paper = on_paper("start", _pair(), version=VERSION)
+    paper = on_paper("start", declared(), version=VERSION)
     commands = [step.command.to_qmp() for step in paper.steps if isinstance(step, Execute)]
 
     def compile_start() -> object:
@@ -54,7 +54,8 @@ def _each_s(work: Callable[[], object]) -> float:
     return (time.process_time() - started) / BATCH
 
 
-def _pair() -> ColoPair:
+def declared() -> ColoPair:
+    """A pair with one disk and one card."""
     nodes = [
         Node(
             name=name,
