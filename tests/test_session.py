@@ -10,6 +10,7 @@ from tests.scripted_qmp import HANG_UP, SILENCE, Refuse, ScriptedQmp, scripted_q
 
 from pycolo import errors
 from pycolo.model import TcpMonitor, UnixMonitor
+from pycolo.model.node import Monitor
 from pycolo.qmp import commands as qmp
 from pycolo.qmp import events
 from pycolo.qmp.replies import Version
@@ -69,6 +70,25 @@ async def test_other_protocol_is_named(script: ScriptedQmp) -> None:
     script.first_bytes = b"220 mail.example.org ESMTP\r\n"
     with pytest.raises(errors.ConnectionFailed, match="does not speak QMP"):
         await _connect(script.path)
+
+
+async def test_reply_to_a_client_before_us_is_passed_over(script: ScriptedQmp) -> None:
+    """Somebody hung up on a command, and QEMU answers whoever comes next before it greets."""
+    script.first_bytes = b'{"return": {}, "id": "__qmp#00007"}\r\n'
+    reached = []
+
+    async def reach(node: str, _: Monitor) -> socket.socket:
+        reached.append(node)
+        if len(reached) > 1:
+            script.first_bytes = None
+        door = socket.socket(socket.AF_UNIX)
+        door.settimeout(0)
+        door.connect(str(script.path))
+        return door
+
+    monitor = UnixMonitor(path=str(script.path))
+    async with await Session.connect("alpha", monitor, limit_s=LIMIT_S, reach=reach) as session:
+        assert (False, ["alpha", "alpha"]) == (session.closed, reached)
 
 
 async def test_monitor_without_out_of_band_is_refused(script: ScriptedQmp) -> None:

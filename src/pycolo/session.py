@@ -34,6 +34,7 @@ from qemu.qmp import (
     Runstate,
     StateError,
 )
+from qemu.qmp.qmp_client import GreetingError, NegotiationError
 from typing_extensions import override
 
 from pycolo.errors import (
@@ -454,7 +455,7 @@ async def _dial(node: str, monitor: Monitor, limit_s: float, reach: Reach) -> _D
     client.events.event_filter = _keep_in(early)
     try:
         async with asyncio.timeout(limit_s):
-            await client.connect(await reach(node, monitor))
+            await _greet(client, node, monitor, reach)
     except TimeoutError as error:
         if client.greeting is None:
             raise Busy(node, address) from error
@@ -471,6 +472,21 @@ async def _dial(node: str, monitor: Monitor, limit_s: float, reach: Reach) -> _D
         await _disconnected(client)
         raise
     return _Dialled(client=client, early=early, version=version)
+
+
+async def _greet(client: QMPClient, node: str, monitor: Monitor, reach: Reach) -> None:
+    """Connect until nothing but the greeting and the negotiation's reply comes.
+
+    A reply that a client before us did not wait for may come in between (qemu-behaviour 14.10).
+    """
+    for last in (False, False, True):
+        try:
+            await client.connect(await reach(node, monitor))
+        except ConnectError as error:
+            if last or not isinstance(error.exc, GreetingError | NegotiationError):
+                raise
+        else:
+            return
 
 
 async def wait_any_change(since: Mapping[Session, int], limit_s: float) -> None:
