@@ -108,6 +108,8 @@ class FakePair:
         self.version = Version.parse(world.version)
         self.sessions: dict[str, Session] = {}
         self.dead: dict[str, DeathProof] = {}
+        self.broken: list[str] = []
+        "Rules that were seen broken where nobody could be told."
         self._launches = 0
         world.install(pair, pair.nodes[0].name)
 
@@ -128,6 +130,9 @@ class FakePair:
 
     async def connect(self, name: str) -> Session:
         """Open the control session of a node whose QEMU runs."""
+        before = self.sessions.pop(name, None)
+        if before is not None:
+            await before.aclose()
         session = await self.world.session(self.pair.node(name))
         self.sessions[name] = session
         self.dead.pop(name, None)

@@ -47,10 +47,15 @@ def fail_over(draft: Draft, survivor: str, peer: str) -> None:
     why = "two guests serving at once is worse than none (qemu-behaviour 8.6)"
     draft.check(survivor, f"dead:{peer}", PeerDead(node=peer), why)
     draft.check_instances((survivor,))
+    if role == "primary" or _was_promoted(draft, survivor):
+        go_on_alone(draft, survivor)
     if role == "secondary":
         promote(draft, survivor)
-    else:
-        go_on_alone(draft, survivor)
+
+
+def _was_promoted(draft: Draft, survivor: str) -> bool:
+    """Whether it goes on alone already, and something leads to a peer of its own by now."""
+    return draft.live(survivor).colo_mode == "none" and _linked(draft, survivor)
 
 
 def stop(draft: Draft, primary: str, secondary: str | None) -> None:

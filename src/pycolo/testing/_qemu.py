@@ -307,6 +307,7 @@ class FakeQemu:
         """
         if not self.runs or self.live.colo_mode == "secondary":
             return False
+        self.world.written.add(number)
         quorum = self.quorums[disk]
         self._write_locally(quorum, number)
         # Every child gets the write, whatever became of it on the one before.

@@ -69,6 +69,8 @@ class World:
         "Every QEMU that was ever launched, the dead ones too, in the order of their launches."
         self.acknowledged: set[int] = set()
         "The numbers of the writes that some client was told are done."
+        self.written: set[int] = set()
+        "The numbers of all writes that guests were told to make."
         self._images: dict[tuple[str, str], Image] = {}
         self._cuts: set[frozenset[str]] = set()
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []

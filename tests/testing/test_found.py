@@ -1,0 +1,47 @@
+"""What random lives have found, each as its shortest life."""
+
+from __future__ import annotations
+
+import attrs
+from tests.testing.stage import FakePair, in_world
+
+from pycolo.execute import execute
+from pycolo.result import Unknown
+
+
+def test_a_wait_ends_when_its_node_hangs_up() -> None:
+    """A primary that dies in the middle of a copy is not waited for as long as a copy may take."""
+
+    async def scenario(life: FakePair) -> None:
+        await life.launch("alpha", "beta")
+        plan = await life.compile("start")
+        life.world.later(0.3, life.world.qemu("alpha").kill)
+        report = await execute(plan, life.sessions)
+        assert isinstance(report.outcomes[str(report.failed)], Unknown)
+        assert life.world.now_s < 60
+
+    in_world("11.1.3", scenario)
+
+
+def test_a_promoted_primary_that_was_left_in_a_resync_fails_over_as_a_primary() -> None:
+    """It was a secondary once; what it has to get rid of now is a primary's."""
+
+    async def scenario(life: FakePair) -> None:
+        await life.launch("alpha", "beta")
+        await life.run("start")
+        await life.kill("alpha")
+        await life.run("failover")
+        await life.replace("alpha", "gamma")
+        plan = await life.compile("resume")
+        addresses = [step.address for step in plan.steps]
+        part = plan.steps[: addresses.index("beta/stop") + 1]
+        await execute(
+            attrs.evolve(plan, steps=part, reliefs=(), restored_after=None), life.sessions
+        )
+        await life.kill("gamma")
+        await life.run("failover")
+        live = await life.live("beta")
+        assert ("running", {}, {}) == (live.run_state, live.chardevs, live.jobs)
+        assert ("beta",) == tuple(qemu.node.name for qemu in life.world.serving)
+
+    in_world("11.1.3", scenario)
