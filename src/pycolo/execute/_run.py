@@ -13,7 +13,7 @@ from typing import Final, Protocol, assert_never, final
 import attrs
 
 from pycolo import effects, host
-from pycolo.conditions import CheckpointSeen, Condition, PeerDead, leaves
+from pycolo.conditions import CheckpointSeen, Condition, Gone, PeerDead, leaves
 from pycolo.dialect import refuse_document
 from pycolo.errors import (
     Busy,
@@ -328,6 +328,10 @@ class Run:
                 return
             if step.unless is not None and sight.holds(step.unless):
                 raise _refused(f"waiting is pointless: {sight.present(step.unless)}")
+            lost = _lost(step.until, sight)
+            if lost:
+                # Nothing that is waited for can be seen any more; the limit may be a day.
+                raise _unknown(f"there is no connection to {', '.join(lost)} any more")
             if sight.stuck and answer_s == self._answer_s:
                 # Waiting on would only prolong what the relief ends (qemu-behaviour 7.3).
                 raise _unknown(f"no answer within {answer_s:g} s from {', '.join(sight.stuck)}")
@@ -469,6 +473,12 @@ def _shielded(tell: Callable[[], None]) -> None:
 
 def _ignore(_: object) -> None:
     pass
+
+
+def _lost(until: Condition, sight: Sight) -> tuple[str, ...]:
+    """The nodes that hung up, of those that a condition asks something else of than that."""
+    asked = (leaf.node for leaf in leaves(until) if not isinstance(leaf, Gone | PeerDead))
+    return tuple(dict.fromkeys(node for node in asked if node in sight.gone))
 
 
 def _both(step: Wait) -> tuple[Condition, ...]:
