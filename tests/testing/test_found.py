@@ -45,3 +45,22 @@ def test_a_promoted_primary_that_was_left_in_a_resync_fails_over_as_a_primary() 
         assert ("beta",) == tuple(qemu.node.name for qemu in life.world.serving)
 
     in_world("11.1.3", scenario)
+
+
+def test_a_primary_whose_secondary_dies_while_it_pauses_fails_over() -> None:
+    """Between the copy of the RAM and the switch-over a yank alone does not let the guest go."""
+
+    async def scenario(life: FakePair) -> None:
+        await life.launch("alpha", "beta")
+        plan = await life.compile("start")
+        addresses = [step.address for step in plan.steps]
+        part = plan.steps[: addresses.index("alpha/wait/pre-switchover") + 1]
+        await execute(
+            attrs.evolve(plan, steps=part, reliefs=(), restored_after=None), life.sessions
+        )
+        await life.kill("beta")
+        await life.run("failover")
+        assert ("alpha",) == tuple(qemu.node.name for qemu in life.world.serving)
+        assert () == (await life.compile("failover")).steps[2:]
+
+    in_world("11.1.3", scenario)
