@@ -70,6 +70,14 @@ def properties(session: nox.Session) -> None:
     _pytest(session, "property and not qemu")
 
 
+@nox.session(default=False)
+def nightly(session: nox.Session) -> None:
+    """Ten thousand random lives of pairs of fakes: minutes, so not for every change."""
+    _install(session, "test")
+    session.env["PYCOLO_LIVES"] = "10000"
+    session.run("pytest", "-m", "property", "tests/testing/test_lives.py", *session.posargs)
+
+
 @nox.session
 def qemu(session: nox.Session) -> None:
     """Tests on real QEMU, the heavy ones included."""

@@ -1,0 +1,267 @@
+"""An operator who keeps a pair of fakes protected, whatever happens to it and to himself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import final
+
+import attrs
+from tests.testing.stage import FakePair
+
+from pycolo.compiler import compile_plan
+from pycolo.errors import RemoteError
+from pycolo.execute import execute
+from pycolo.plan import Plan, Procedure
+from pycolo.probe import probe
+from pycolo.result import Outcome, Report
+from pycolo.session import Session
+from pycolo.snapshot import (
+    Absent,
+    Dead,
+    Live,
+    NodeState,
+    OnPaper,
+    Snapshot,
+    Unreachable,
+    Unresponsive,
+    role_of,
+)
+from pycolo.testing import FakeQemu
+
+ROUNDS = 12
+NEVER_IN_COLO = ("fresh secondary", "prepared secondary", "used up")
+
+
+class GoneHome(Exception):
+    """The controller died between two steps."""
+
+
+@final
+@attrs.define
+class Operator:
+    """Probes, fences, fails over, replaces and resumes; may die after any of his steps."""
+
+    life: FakePair
+    steps_left: int | None = None
+    "How many steps he still does before he dies; None for as many as there are."
+    armed: dict[str, Plan] = attrs.field(factory=dict)
+    "Survivor's name to its failover plan, compiled when protection was reached."
+    newest: str = "alpha"
+    "Who served last."
+
+    async def protect(self) -> None:
+        """Bring the pair under protection, from whatever there is.
+
+        Raises:
+            GoneHome: He died before he was done.
+        """
+        for _ in range(ROUNDS):
+            self.judge()
+            if await self._round():
+                self.judge()
+                return
+        raise AssertionError(f"not protected after {ROUNDS} rounds: {await self._known()}")
+
+    # -- what he sees
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The pair's two nodes."""
+        first, second = self.life.pair.nodes
+        return first.name, second.name
+
+    def judge(self) -> None:
+        """See that no two guests serve, and that who serves has every acknowledged write."""
+        serving = self.life.world.serving
+        assert len(serving) <= 1, [qemu.node.name for qemu in serving]
+        for qemu in serving:
+            self.newest = qemu.node.name
+            lost = self.life.world.acknowledged - qemu.guest_data()
+            assert not lost, f"{qemu.node.name} lost {sorted(lost)}"
+
+    def _running(self, name: str) -> FakeQemu | None:
+        return self.life.world.find(name)
+
+    def _suspects(self) -> list[str]:
+        """Nodes that do not answer, by another way than QMP: frozen, or cut off from the other."""
+        first, second = (self._running(name) for name in self.names)
+        suspects = [q for q in (first, second) if q is not None and q.frozen]
+        if first and second and self.life.world.is_cut(first, second) and not suspects:
+            # Either would do; he keeps the one that has served.
+            suspects = [first if second.node.name == self.newest else second]
+        return [qemu.node.name for qemu in suspects]
+
+    async def _known(self) -> Snapshot:
+        known: dict[str, Session | NodeState] = {}
+        for name in self.names:
+            known[name] = await self._one(name)
+        return await probe(known, limit_s=1.0)
+
+    async def _one(self, name: str) -> Session | NodeState:
+        if name in self.life.dead:
+            return Dead(proof=self.life.dead[name])
+        if self._running(name) is None:
+            return Absent()
+        session = self.life.sessions.get(name)
+        if session is None or session.closed:
+            try:
+                session = await self.life.connect(name)
+            except RemoteError as error:
+                return Unreachable(why=str(error))
+        return session
+
+    # -- what he does
+
+    async def _round(self) -> bool:
+        for name in self._suspects():
+            await self._fence(name)
+        for name in self.names:
+            gone = self._running(name) is None and name not in self.life.dead
+            if gone and any(q.node.name == name for q in self.life.world.processes):
+                # It is dead already; this keeps the proof and hangs up.
+                await self.life.kill(name)
+        snapshot = await self._known()
+        alive = [n for n in self.names if not isinstance(snapshot.state(n), Dead | Absent)]
+        if len(alive) == 2:
+            return await self._two(snapshot)
+        if len(alive) == 1:
+            await self._one_left(alive[0], snapshot)
+        else:
+            await self._none_left()
+        return False
+
+    async def _fence(self, name: str) -> None:
+        await self.life.kill(name)
+
+    async def _two(self, snapshot: Snapshot) -> bool:
+        roles = {name: role_of(snapshot.state(name)) for name in self.names}
+        bad = [n for n, role in roles.items() if role in ("used up", "broken secondary")]
+        bad += [n for n, role in roles.items() if role in ("unresponsive", "unreachable")]
+        if "broken primary" in roles.values() or "unprotected" in roles.values():
+            bad += [n for n, role in roles.items() if role == "secondary"]
+        spare = [n for n in bad if n != self.newest] or bad
+        if spare:
+            await self._fence(spare[0])
+            return False
+        report = await self._run("resume", snapshot)
+        if report.failed is not None:
+            # A secondary of an entry that failed is used up.
+            await self._fence(next(n for n in self.names if n != self.newest))
+            return False
+        await self._arm()
+        self._serves()
+        return True
+
+    async def _one_left(self, name: str, snapshot: Snapshot) -> None:
+        state = snapshot.state(name)
+        peer = next(n for n in self.names if n != name)
+        if isinstance(state, Unresponsive | Unreachable):
+            if not await self._armed(name):
+                return
+        elif role_of(state) in NEVER_IN_COLO:
+            await self._fence(name)
+            return
+        else:
+            report = await self._run("failover", snapshot, survivor=name)
+            if report.failed is not None:
+                return
+            if isinstance(state, Live) and state.run_state != "prelaunch":
+                self._serves()
+        self.newest = name
+        await self._replace(peer)
+
+    async def _none_left(self) -> None:
+        for name in self.names:
+            self.life.dead.pop(name, None)
+        await self._launch(self.newest)
+
+    async def _armed(self, name: str) -> bool:
+        plan = self.armed.pop(name, None)
+        if plan is None:
+            # Nothing was ready for it: its guest begins again from its image.
+            await self._fence(name)
+            return False
+        report = await self._execute(plan)
+        return report.failed is None
+
+    async def _replace(self, dead: str) -> None:
+        pair = self.life.pair
+        spare = next(s.name for s in pair.spares if self._running(s.name) is None)
+        self.life.pair = pair.replacing(dead, pair.node(spare))
+        self.life.dead.pop(dead, None)
+        await self._launch(spare)
+
+    async def _launch(self, name: str) -> None:
+        await self.life.launch(name)
+
+    async def _arm(self) -> None:
+        snapshot = await self._known()
+        for survivor, peer in (self.names, self.names[::-1]):
+            dead = snapshot.with_node(peer, Dead(proof=OnPaper()))
+            self.armed[survivor] = compile_plan("failover", self.life.pair, dead, survivor=survivor)
+
+    # -- procedures
+
+    async def _run(
+        self, procedure: Procedure, snapshot: Snapshot, *, survivor: str | None = None
+    ) -> Report:
+        plan = compile_plan(procedure, self.life.pair, snapshot, survivor=survivor)
+        return await self._execute(plan)
+
+    async def _execute(self, plan: Plan) -> Report:
+        left = self.steps_left
+        if left is not None and left < len(plan.steps):
+            part = attrs.evolve(plan, steps=plan.steps[:left], reliefs=(), restored_after=None)
+            await execute(part, self.life.sessions, proofs=self.life.dead, observer=_Watch(self))
+            raise GoneHome
+        if left is not None:
+            self.steps_left = left - len(plan.steps)
+        return await execute(plan, self.life.sessions, proofs=self.life.dead, observer=_Watch(self))
+
+    def _serves(self) -> None:
+        """After a procedure the guest runs and has its network, but for a checkpoint's moment."""
+        for _ in range(20):
+            if self.life.world.serving:
+                return
+            self.life.world.advance(0.02)
+        qemus = [q for q in self.life.world.processes if q.alive]
+        raise AssertionError([(q.node.name, q.live, q.reachable) for q in qemus])
+
+
+@final
+@attrs.frozen
+class _Watch:
+    """Has every step judged."""
+
+    operator: Operator
+
+    def plan_started(self, plan: Plan) -> None:
+        """Nothing to judge yet."""
+
+    def step_started(self, step: object) -> None:
+        """Nothing to judge yet."""
+
+    def step_progress(
+        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        """Nothing to judge yet."""
+
+    def step_finished(self, address: str, _: Outcome) -> None:
+        """Judge; an observer's error would only be logged, so it is kept."""
+        try:
+            self.operator.judge()
+        except AssertionError as error:
+            self.operator.life.broken.append(f"{address}: {error}")
+
+    def relief_started(self, relief: object) -> None:
+        """Nothing to judge yet."""
+
+    def plan_finished(self, report: Report) -> None:
+        """Nothing to judge yet."""
+
+
+async def hang_up(life: FakePair) -> None:
+    """What becomes of a controller's sessions when it dies."""
+    for name in tuple(life.sessions):
+        await life.sessions.pop(name).aclose()
+    await asyncio.sleep(0)
