@@ -34,7 +34,7 @@ autodoc_default_options = {"members": True, "undoc-members": True}
 # The manual is built without a network, so other projects' names cannot be looked up.
 _ELSEWHERE = (
     "argparse asyncio attr attrs collections concurrent contextlib datetime enum ipaddress"
-    " logging os pathlib qemu types typing typing_extensions"
+    " logging os pathlib qemu socket types typing typing_extensions"
 )
 nitpick_ignore_regex = [("py:.*", rf"{name}\..*") for name in _ELSEWHERE.split()]
 # What a module keeps to itself has no entry in the manual.

@@ -99,9 +99,9 @@ def explain(
         version: The version of that QEMU.
 
     Returns:
-        The entries that it is, best first: those that fit command, version and class before those
-        that do not, the whole message before a cause that it names, the more exact words before
-        the less exact ones. Empty where nothing is known.
+        What it may be, best first. What fits command, version and class comes before what does
+        not, the whole message before a cause that it names, exact words before less exact ones.
+        Empty where nothing is known.
 
     >>> from pycolo.catalogue import explain
     >>> for found in explain("Chardev 'red0' is busy", command="chardev-remove"):
