@@ -125,6 +125,8 @@ def _cont(qemu: FakeQemu) -> None:
 def _quit(qemu: FakeQemu) -> None:
     qemu.need(*qemu.disk_links.values())
     qemu.event("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
+    for export in qemu.live.exports:
+        qemu.event("BLOCK_EXPORT_DELETED", {"id": export})
     # Its reply goes out before it ends.
     qemu.later(0, lambda: qemu.end(0))
 
@@ -388,5 +390,6 @@ def _chardev_remove(qemu: FakeQemu, command: qmp.ChardevRemove) -> None:
     if command.id in _in_use(qemu):
         raise Refused(f"Chardev '{command.id}' is busy")
     qemu.unplug(command.id)
+    qemu.unnoticed.discard(command.id)
     del qemu.backends[command.id]
     qemu.accept(command)

@@ -58,6 +58,8 @@ class FakeQemu:
         self.blocks: dict[str, BlockNode] = dict(self._first)
         self.backends: dict[str, ChardevBackend] = {c.id: c.backend for c in line.chardevs}
         self.wires: dict[str, Wire] = {}
+        self.unnoticed: set[str] = set()
+        "Chardevs that show a peer that has gone."
         self.disk_links: dict[str, DiskLink] = {}
         self.opening: dict[str, DiskLink] = {}
         "Disk connections that are being made."
@@ -436,15 +438,29 @@ class FakeQemu:
     def unplug(self, chardev: str) -> None:
         """End a chardev's connection; a client that was told to will connect again."""
         wire = self.wires.pop(chardev, None)
+        if chardev in self.unnoticed:
+            self.unnoticed.discard(chardev)
+            self.connected(chardev, now=False)
         if wire is None:
             return
         for end, name in ((wire.server, wire.server_id), (wire.client, wire.client_id)):
             end.wires.pop(name, None)
-            end.connected(name, now=False)
+            if end is not self and end.only_writes(name):
+                # Who never reads does not learn that nobody is there any more.
+                end.unnoticed.add(name)
+            else:
+                end.connected(name, now=False)
         backend = wire.client.backends.get(wire.client_id)
         again_s = _reconnect_s(backend) if isinstance(backend, SocketClient) else None
         if again_s is not None:
             wire.client.later(again_s, lambda: wire.client.connect(wire.client_id))
+
+    def only_writes(self, chardev: str) -> bool:
+        """Whether no object reads from a chardev."""
+        used = [
+            n for o in self.live.objects.values() for n, v in o.settings.items() if v == chardev
+        ]
+        return bool(used) and set(used) == {"outdev"}
 
     # -- names QEMU makes up
 

@@ -345,6 +345,7 @@ class World:
                 if (
                     isinstance(backend, SocketServer)
                     and name not in process.wires
+                    and name not in process.unnoticed
                     and _reaches(process, backend.addr, seeker, place)
                 ):
                     return process, name
