@@ -304,8 +304,8 @@ class FakeQemu:
             disk: Which of the guest's disks, from 0.
 
         Returns:
-            Whether the acknowledgement reached the client: the guest runs here, the write came to
-            an end, and COLO's proxy let the answer out (qemu-behaviour 5.12, 17.1).
+            Whether the acknowledgement reached the client, that is, the guest runs here, the write
+            came to an end, and COLO's proxy let the answer out (qemu-behaviour 5.12, 17.1).
         """
         if not self.runs or self.live.colo_mode == "secondary":
             return False
@@ -389,7 +389,7 @@ class FakeQemu:
 
     @property
     def reachable(self) -> bool:
-        """Whether what the guest sends gets out: to clients, not to the other QEMU.
+        """Whether what the guest sends gets out to clients.
 
         A redirector that takes packets away from the guest and is on holds them until COLO's proxy
         has compared them (qemu-behaviour 6.6, 17.1).
