@@ -16,10 +16,13 @@ from pycolo.qmp.commands import (
     BlockJobCancel,
     JobDismiss,
     XBlockdevChange,
+    Yank,
 )
+from pycolo.qmp.objects import YankBlockNode
 from pycolo.snapshot import Live
 
 LOCAL_CHILD = "children.0"
+NO_INSTANCE = (Refusal(text="Instance not found", error_class="DeviceNotFound"),)
 ENDING = ("waiting", "pending", "aborting")
 # A job ends in its own time: one that was told to end may have ended since it was looked at. How
 # it ended is what the wait behind the command looks for.
@@ -95,15 +98,20 @@ def ensure_mirror(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> 
         draft.execute(node, command, "the whole disk goes to the secondary (qemu-behaviour 5.15)")
 
 
-def dismiss_outdated(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
-    """Forget a copy that ended while the guest ran on: what was written since is not in it."""
-    if draft.live(node).run_state != "running" or peer_child(draft.live(node), disk) is not None:
+def dismiss_useless(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
+    """Forget a copy that failed, or that ended while the guest ran on; another one is made."""
+    job = draft.live(node).jobs.get(job_id(draft, peer, disk))
+    if job is None or peer_child(draft.live(node), disk) is not None:
         return
-    if _job(draft, node, peer, disk) in ENDING:
-        _wait_ended(draft, node, peer, [disk])
-    if _job(draft, node, peer, disk) == "concluded":
+    if job.error is not None:
+        why = "it failed, and what it copied is not known to be complete (qemu-behaviour 18.5)"
+    elif draft.live(node).run_state != "running" or job.status not in (*ENDING, "concluded"):
+        return
+    else:
         why = "the guest has written since it ended, and not to the secondary (qemu-behaviour 5.15)"
-        draft.execute(node, JobDismiss(id=job_id(draft, peer, disk)), why)
+        if job.status in ENDING:
+            _wait_ended(draft, node, peer, [disk])
+    draft.execute(node, JobDismiss(id=job_id(draft, peer, disk)), why)
 
 
 def ensure_mirrored(draft: Draft, node: str, peer: str, disks: tuple[ReplicationDisk, ...]) -> None:
@@ -159,14 +167,10 @@ def _wait_ended(draft: Draft, node: str, peer: str, disks: list[ReplicationDisk]
     )
 
 
-def ensure_attached(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
+def ensure_attached(draft: Draft, node: str, disk: ReplicationDisk) -> None:
     """From here on every write goes to both disks."""
     if peer_child(draft.live(node), disk) is not None:
         return
-    job = draft.live(node).jobs.get(job_id(draft, peer, disk))
-    if job is not None and job.error is not None:
-        why = f"{node}: the copy of {disk.names.quorum} failed: {job.error}"
-        raise CompileError(why, "take the failed resync back with stop, then resume again")
     command = XBlockdevChange(parent=disk.names.quorum, node=disk.names.nbd)
     draft.execute(node, command, "writes go to both disks from here on (qemu-behaviour 5.4)")
 
@@ -220,6 +224,24 @@ def detach(draft: Draft, node: str, disk: ReplicationDisk) -> None:
         accepts=(Refusal(text="does not have child"),),
         rescue=faces.primary_yanks(draft.pair)[: len(draft.pair.disks)],
     )
+
+
+def copy_relief(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> tuple[Execute, ...]:
+    """Let a guest go on that stands still while its copy ends, however silent the peer is.
+
+    The copy is lost by it, and is made to look so.
+    """
+    why = "a write of the copy that nobody confirms holds everything up (qemu-behaviour 5.23)"
+    yank = draft.relief_step(
+        node,
+        Yank(instances=(YankBlockNode(node_name=disk.names.nbd),)),
+        why,
+        oob=True,
+        accepts=NO_INSTANCE,
+    )
+    gone = (Refusal(text="not found", error_class="DeviceNotActive"), *ENDED)
+    command = BlockJobCancel(device=job_id(draft, peer, disk), force=True)
+    return (yank, draft.relief_step(node, command, "it has no way to end well", accepts=gone))
 
 
 def detach_relief(draft: Draft, node: str, disk: ReplicationDisk) -> tuple[Execute, ...]:

@@ -30,7 +30,6 @@ from pycolo.qmp.commands import (
 CAPABILITIES: tuple[CapabilityName, ...] = get_args(CapabilityName)
 MOVING = ("setup", "active", "pre-switchover", "device")
 STOPPED = ("paused", "postmigrate", "finish-migrate")
-NO_INSTANCE = (Refusal(text="Instance not found", error_class="DeviceNotFound"),)
 NOT_IN_COLO = (
     Refusal(text="VM is not in COLO mode"),
     Refusal(text="The feature 'colo' is not enabled"),
@@ -175,7 +174,9 @@ def _stop_nbd(draft: Draft, secondary: str) -> None:
 
 def _yank(draft: Draft, node: str, yanks: tuple[Yank, ...]) -> str:
     why = "nothing blocks on a dead peer; one instance a command (qemu-behaviour 7.3, 7.7)"
-    addresses = [draft.execute(node, yank, why, accepts=NO_INSTANCE, oob=True) for yank in yanks]
+    addresses = [
+        draft.execute(node, yank, why, accepts=_disks.NO_INSTANCE, oob=True) for yank in yanks
+    ]
     return addresses[0]
 
 
@@ -183,7 +184,7 @@ def cut_relief(draft: Draft, primary: str) -> tuple[Execute, ...]:
     """The yanks as relief: whoever is relieved may have been left before they were sent."""
     why = "nothing waits for the secondary any more (qemu-behaviour 7.3)"
     return tuple(
-        draft.relief_step(primary, yank, why, oob=True, accepts=NO_INSTANCE)
+        draft.relief_step(primary, yank, why, oob=True, accepts=_disks.NO_INSTANCE)
         for yank in faces.primary_yanks(draft.pair)
     )
 

@@ -160,11 +160,11 @@ def _prepare_primary(draft: Draft, primary: str, secondary: str) -> None:
     for chain in draft.pair.chains:
         _filters.ensure_primary(draft, primary, chain)
     for disk in draft.pair.disks:
+        _disks.dismiss_useless(draft, primary, secondary, disk)
         _disks.ensure_nbd(draft, primary, secondary, disk)
     _disks.ensure_committed(draft, primary)
     if not _identical(draft, primary):
         for disk in draft.pair.disks:
-            _disks.dismiss_outdated(draft, primary, secondary, disk)
             _disks.ensure_mirror(draft, primary, secondary, disk)
         _disks.ensure_mirrored(draft, primary, secondary, draft.pair.disks)
 
@@ -182,7 +182,7 @@ def _enter(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None
         first = _attach(draft, primary, secondary, stop=moves)
         _ensure_delay(draft, primary)
         if moves and dialect.pause_before_switchover:
-            _go_on(draft, primary, first)
+            _go_on(draft, primary, secondary, first)
             first = None
         _ensure_capabilities(draft, primary, dialect, primary=True)
         first = _migrate(draft, primary, secondary, dialect, first)
@@ -207,7 +207,7 @@ def _attach(draft: Draft, primary: str, secondary: str, *, stop: bool) -> str | 
         first = draft.execute(primary, Stop(), why)
     _disks.ensure_mirror_ended(draft, primary, secondary, draft.pair.disks)
     for disk in draft.pair.disks:
-        _disks.ensure_attached(draft, primary, secondary, disk)
+        _disks.ensure_attached(draft, primary, disk)
     return first
 
 
@@ -219,11 +219,16 @@ def _ensure_delay(draft: Draft, primary: str) -> None:
         )
 
 
-def _go_on(draft: Draft, primary: str, stopped: str | None) -> None:
+def _go_on(draft: Draft, primary: str, secondary: str, stopped: str | None) -> None:
     if draft.live(primary).run_state == "paused":
         why = "every write goes to both disks now, so the guest may run (qemu-behaviour 17.6)"
         address = draft.execute(primary, Cont(), why)
-        relief = (draft.relief_step(primary, Cont(), "the guest goes on (qemu-behaviour 5.18)"),)
+        relief: list[Execute] = []
+        for disk in draft.pair.disks:
+            relief += _disks.copy_relief(draft, primary, secondary, disk)
+        relief.append(draft.relief_step(primary, Cont(), "the guest goes on (qemu-behaviour 5.18)"))
+        for disk in draft.pair.disks:
+            relief += _disks.detach_relief(draft, primary, disk)
         draft.relieve(stopped, address, relief, "the guest stands still while the copy ends")
 
 
