@@ -12,7 +12,7 @@ from tests.testing.stage import STAGES, Pair, Stage
 
 from pycolo.errors import Busy, CommandRefused, CommandUnknown, Unresponsive
 from pycolo.model.node import Node
-from pycolo.plan import Plan
+from pycolo.plan import Plan, Wait
 from pycolo.probe import read
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient, SocketServer, UnixSocketAddress
@@ -51,6 +51,11 @@ async def expect(session: Session, answers: Sequence[tuple[Command, Answer]]) ->
     """Send commands in order and see each answered as it should be."""
     found = [(command, await told(session, command)) for command, _ in answers]
     assert list(answers) == found
+
+
+def acting(plan: Plan) -> list[str]:
+    """The steps that act; a checkpoint in which a plan is compiled is waited for."""
+    return [step.address for step in plan.steps if not isinstance(step, Wait)]
 
 
 async def colo_exit(session: Session) -> None:
@@ -367,7 +372,7 @@ def test_start_keeps_its_promise(stage: Stage) -> None:
         await life.launch("alpha", "beta")
         plan = await life.run("start")
         assert {} == broken_promises(plan.promise, await at_rest(life))
-        assert () == (await life.compile("start")).steps
+        assert [] == acting(await life.compile("start"))
 
     stage.play(scenario)
 
@@ -422,7 +427,7 @@ def test_a_dead_secondary_is_outlived(stage: Stage) -> None:
         await life.replace("beta", "gamma")
         plan = await life.run("resume")
         assert {} == broken_promises(plan.promise, await at_rest(life))
-        assert () == (await life.compile("resume")).steps
+        assert [] == acting(await life.compile("resume"))
 
     stage.play(scenario)
 
@@ -441,7 +446,7 @@ def test_a_dead_primary_is_outlived(stage: Stage) -> None:
         await life.replace("alpha", "gamma")
         plan = await life.run("resume")
         assert {} == broken_promises(plan.promise, await at_rest(life))
-        assert () == (await life.compile("resume")).steps
+        assert [] == acting(await life.compile("resume"))
 
     stage.play(scenario)
 
