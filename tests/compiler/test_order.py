@@ -29,7 +29,7 @@ def test_every_failover_begins_with_the_proof_of_death(case: str, version: str) 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_primary_is_cut_off_before_anything_that_could_block(version: str) -> None:
-    """Yanks come first, then the disk, then the end of COLO, and at once the plain network."""
+    """Yanks come first, then the disk, then the plain network, and only then the end of COLO."""
     addresses = _addresses("failover/primary-survives", version)
 
     assert _in_order(
@@ -38,9 +38,9 @@ def test_a_primary_is_cut_off_before_anything_that_could_block(version: str) -> 
         "alpha/yank/migration",
         "alpha/check/colo-disk0.children.1",
         "alpha/x-blockdev-change/colo-disk0.children.1",
-        "alpha/x-colo-lost-heartbeat",
         "alpha/qom-set/redire1.status",
         "alpha/qom-set/m0.status",
+        "alpha/x-colo-lost-heartbeat",
         "alpha/wait/restored",
         "alpha/object-del/comp0",
         "alpha/chardev-remove/mirror0",
