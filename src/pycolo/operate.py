@@ -295,6 +295,8 @@ async def status(pair: ColoPair) -> Snapshot:
                 known[node.name] = await stack.enter_async_context(
                     await Session.connect(node.name, node.observer_monitor, limit_s=CONNECT_S)
                 )
+            except UnresponsiveError as error:
+                known[node.name] = Unresponsive(why=str(error), oob=False)
             except RemoteError as error:
                 known[node.name] = Unreachable(why=str(error))
         return await probe(known, limit_s=CONNECT_S)

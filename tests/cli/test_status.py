@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jsonschema
 import pytest
 from tests.cli.conftest import PAIR, Pycolo
-from tests.real_qemu import bare_qemu
+from tests.real_qemu import BareQemu, bare_qemu
+
+from pycolo.qmp import commands as qmp
+from pycolo.qmp.blockdevs import NbdNode
+from pycolo.qmp.chardevs import InetSocketAddress
 
 
 @pytest.fixture
@@ -53,3 +59,37 @@ def test_a_node_is_read_over_its_observer_monitor(
     assert "qemu 11.1.3 colo.alpha" in rows
     assert "unprotected: alpha has the guest alone (prelaunch)" == rows[-1]
     assert "colo.alpha" == snapshot["nodes"]["alpha"]["instance"]
+
+
+@pytest.mark.qemu
+def test_a_stuck_node_is_told_from_a_gone_one(
+    pycolo: Pycolo, tmp_path: Path, run_dir: Path
+) -> None:
+    """It takes connections and answers nothing: the table says so, and what there is to do."""
+    path = tmp_path / "pair.toml"
+    path.write_text(PAIR.format(run_dir=run_dir))
+    (run_dir / "alpha").mkdir()
+    with bare_qemu("11.1", run_dir / "alpha", "-machine", "none") as qemu, wedged(qemu):
+        ended = pycolo("status", path)
+    words = " ".join(ended.out.replace("│", " ").split())
+    assert 0 == ended.code
+    assert "role unresponsive unreachable" in words
+    assert "kill this QEMU" in words
+
+
+@contextmanager
+def wedged(qemu: BareQemu) -> Iterator[None]:
+    """Have its main loop wait for a server that says nothing (qemu-behaviour 5.19)."""
+    with socket.socket() as silent, socket.socket(socket.AF_UNIX) as door:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        host, port = silent.getsockname()
+        node = NbdNode(
+            node_name="nbd0", server=InetSocketAddress(host=host, port=port), export="parent0"
+        )
+        door.connect(qemu.control.path)
+        for command in ({"execute": "qmp_capabilities"}, qmp.BlockdevAdd(node=node).to_qmp()):
+            door.sendall(json.dumps(command).encode())
+        connected, _ = silent.accept()
+        with connected:
+            yield

@@ -29,7 +29,17 @@ def _column(state: NodeState) -> dict[str, str]:
     match state:
         case Live():
             return column | dict(facts(state))
-        case Unreachable(why=why) | Unresponsive(why=why):
+        case Unreachable(why=why):
             return column | {"why": why}
+        case Unresponsive(why=why, oob=oob):
+            return column | {"why": why, "remedy": _remedy(oob=oob)}
         case _:
             return column
+
+
+def _remedy(*, oob: bool) -> str:
+    """What gets past a main loop that is stuck (qemu-behaviour 7.5, 7.6)."""
+    kill = "kill this QEMU and fail over to the other node"
+    if oob:
+        return f"yank the dead peer's connections over the session that is open, or {kill}"
+    return f"let the controller whose session was open before fail over, or {kill}"
