@@ -9,7 +9,7 @@ import attrs
 from tests.testing.stage import FakePair
 
 from pycolo.compiler import compile_plan
-from pycolo.errors import RemoteError
+from pycolo.errors import CompileError, RemoteError
 from pycolo.execute import execute
 from pycolo.plan import Plan, Procedure
 from pycolo.probe import probe
@@ -82,6 +82,12 @@ class Operator:
     def _running(self, name: str) -> FakeQemu | None:
         return self.life.world.find(name)
 
+    def _struck(self) -> bool:
+        """Whether something has gone wrong since he looked."""
+        known = [name for name in self.names if name not in self.life.dead]
+        died = any(self._running(n) is None for n in known if n in self.life.sessions)
+        return died or bool(self._suspects())
+
     def _suspects(self) -> list[str]:
         """Nodes that do not answer, by another way than QMP: frozen, or cut off from the other."""
         first, second = (self._running(name) for name in self.names)
@@ -148,7 +154,11 @@ class Operator:
             # A secondary of an entry that failed is used up.
             await self._fence(next(n for n in self.names if n != self.newest))
             return False
-        await self._arm()
+        try:
+            await self._arm()
+        except CompileError:
+            assert self._struck()
+            return False
         self._serves()
         return True
 
@@ -173,7 +183,7 @@ class Operator:
     async def _none_left(self) -> None:
         for name in self.names:
             self.life.dead.pop(name, None)
-        await self._launch(self.newest)
+        await self.life.launch(self.newest, primary=self.newest)
 
     async def _armed(self, name: str) -> bool:
         plan = self.armed.pop(name, None)
@@ -189,10 +199,7 @@ class Operator:
         spare = next(s.name for s in pair.spares if self._running(s.name) is None)
         self.life.pair = pair.replacing(dead, pair.node(spare))
         self.life.dead.pop(dead, None)
-        await self._launch(spare)
-
-    async def _launch(self, name: str) -> None:
-        await self.life.launch(name)
+        await self.life.launch(spare)
 
     async def _arm(self) -> None:
         snapshot = await self._known()
@@ -221,7 +228,7 @@ class Operator:
     def _serves(self) -> None:
         """After a procedure the guest runs and has its network, but for a checkpoint's moment."""
         for _ in range(20):
-            if self.life.world.serving:
+            if self.life.world.serving or self._struck():
                 return
             self.life.world.advance(0.02)
         qemus = [q for q in self.life.world.processes if q.alive]

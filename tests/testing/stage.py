@@ -113,7 +113,7 @@ class FakePair:
         self._launches = 0
         world.install(pair, pair.nodes[0].name)
 
-    async def launch(self, *names: str) -> Plan:
+    async def launch(self, *names: str, primary: str | None = None) -> Plan:
         """Start QEMUs by a plan, and connect to them."""
         self._launches += 1
         plan = launch(
@@ -121,6 +121,7 @@ class FakePair:
             await self.probe(),
             qemu={node.name: self.version for node in self.pair.nodes},
             nodes=names,
+            primary=primary,
             instances={name: f"{name}.{self._launches}" for name in names},
         )
         self.world.run_host(self.pair, plan)

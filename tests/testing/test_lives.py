@@ -18,11 +18,14 @@ from hypothesis import strategies as st
 from tests.testing.operator import GoneHome, Operator, hang_up
 from tests.testing.stage import VERSIONS, FakePair, declared
 
+from pycolo.model.pair import Timeouts
 from pycolo.qmp.schema import PackagedVersion
 from pycolo.testing import FakeQemu, World
 
 EXAMPLES = int(os.environ.get("PYCOLO_LIVES", "60"))
 WRITE_S = 0.05
+# Copies take a fraction of a second here; one to a host that was cut off would take for ever.
+LIMITS = Timeouts(resync_s=20, migration_s=20)
 Who: TypeAlias = Literal["serving", "other"]
 
 
@@ -214,7 +217,7 @@ def test_no_life_breaks_a_rule(version: PackagedVersion, happenings: list[Happen
     world = World(version)
 
     async def main() -> None:
-        life = FakePair(world, declared())
+        life = FakePair(world, attrs.evolve(declared(), timeouts=LIMITS))
         try:
             await live(life, happenings)
         finally:
