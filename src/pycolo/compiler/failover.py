@@ -29,6 +29,8 @@ from pycolo.qmp.commands import (
 
 CAPABILITIES: tuple[CapabilityName, ...] = get_args(CapabilityName)
 MOVING = ("setup", "active", "pre-switchover", "device")
+MOVING = ("setup", "active", "pre-switchover", "device")
+OVER = ("failed", "cancelled", "completed")
 STOPPED = ("paused", "postmigrate", "finish-migrate")
 NOT_IN_COLO = (
     Refusal(text="VM is not in COLO mode"),
@@ -89,9 +91,12 @@ def go_on_alone(draft: Draft, primary: str) -> None:
         _disks.check_child(draft, primary, disk)
     for disk in pair.disks:
         _disks.detach(draft, primary, disk)
-    ended = _end_colo(draft, primary, faces.primary_yanks(pair))
     for chain in pair.chains:
         _filters.switch_off(draft, primary, chain)
+    moving = draft.live(primary).colo_mode == "none" and draft.live(primary).migration in MOVING
+    if moving:
+        _end_entry(draft, primary)
+    ended = moving or _end_colo(draft, primary, faces.primary_yanks(pair))
     if ended:
         restored = _wait_restored(draft, primary)
         cut = cut_relief(draft, primary)
@@ -186,6 +191,25 @@ def cut_relief(draft: Draft, primary: str) -> tuple[Execute, ...]:
     return tuple(
         draft.relief_step(primary, yank, why, oob=True, accepts=_disks.NO_INSTANCE)
         for yank in faces.primary_yanks(draft.pair)
+    )
+
+
+def _end_entry(draft: Draft, primary: str) -> None:
+    """End an entry under way, whichever way it takes once its connection is yanked."""
+    settled = MigrationIs(node=primary, statuses=("pre-switchover", "colo", *OVER))
+    why = "what the yank has ended shows first (qemu-behaviour 17.10)"
+    limit_s = draft.timeouts.command_s
+    draft.wait(primary, "settled", settled, why, limit_s=limit_s)
+    why = "one that was paused ends only by going on (qemu-behaviour 17.10)"
+    accepts = (Refusal(text="Migration not in expected state"),)
+    draft.execute(primary, MigrateContinue(state="pre-switchover"), why, accepts=accepts)
+    why = "one that had reached COLO ends like that (qemu-behaviour 4.9, 4.10)"
+    draft.execute(primary, XColoLostHeartbeat(), why, accepts=NOT_IN_COLO)
+    over = MigrationIs(node=primary, statuses=OVER)
+    why = "till then the guest can neither be continued nor forget COLO (qemu-behaviour 17.10)"
+    draft.wait(primary, "entry-over", over, why, limit_s=limit_s)
+    draft.execute(
+        primary, Cont(), "QEMU before 8.0 leaves the guest standing (qemu-behaviour 4.15)"
     )
 
 
