@@ -29,7 +29,6 @@ from pycolo.qmp.commands import (
 
 CAPABILITIES: tuple[CapabilityName, ...] = get_args(CapabilityName)
 MOVING = ("setup", "active", "pre-switchover", "device")
-MOVING = ("setup", "active", "pre-switchover", "device")
 OVER = ("failed", "cancelled", "completed")
 STOPPED = ("paused", "postmigrate", "finish-migrate")
 NOT_IN_COLO = (
@@ -221,27 +220,12 @@ def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> bool:
             node, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO, rescue=rescue
         )
     elif live.run_state in STOPPED:
-        _end_migration(draft, node)
         why = "an entry or a resync that failed had stopped the guest (qemu-behaviour 5.18)"
         draft.execute(node, Cont(), why)
     else:
         # The order was given before; a guest inside its last checkpoint is still waited for.
         return live.run_state == "colo"
     return True
-
-
-def _end_migration(draft: Draft, node: str) -> None:
-    """A yank does not end a migration that pauses; going on into the yanked connection does."""
-    migration = draft.live(node).migration
-    if migration not in MOVING:
-        return
-    if migration == "pre-switchover":
-        why = "it ends by going on into the cut connection (qemu-behaviour 17.10)"
-        accepts = (Refusal(text="Migration not in expected state"),)
-        draft.execute(node, MigrateContinue(state="pre-switchover"), why, accepts=accepts)
-    until = MigrationIs(node=node, statuses=("failed", "cancelled", "completed"))
-    why = "until then the guest must not go on (qemu-behaviour 17.10)"
-    draft.wait(node, "migration-ended", until, why, limit_s=draft.timeouts.failover_s)
 
 
 def _wait_restored(draft: Draft, node: str) -> str:
