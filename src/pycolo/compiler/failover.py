@@ -202,14 +202,16 @@ def _end_entry(draft: Draft, primary: str) -> None:
     why = "one that was paused ends only by going on (qemu-behaviour 17.10)"
     accepts = (Refusal(text="Migration not in expected state"),)
     draft.execute(primary, MigrateContinue(state="pre-switchover"), why, accepts=accepts)
+    decided = MigrationIs(node=primary, statuses=("colo", *OVER))
+    why = "it fails on the cut connection, unless it was past it (qemu-behaviour 17.10)"
+    draft.wait(primary, "decided", decided, why, limit_s=limit_s)
     why = "one that had reached COLO ends like that (qemu-behaviour 4.9, 4.10)"
     draft.execute(primary, XColoLostHeartbeat(), why, accepts=NOT_IN_COLO)
     over = MigrationIs(node=primary, statuses=OVER)
     why = "till then the guest can neither be continued nor forget COLO (qemu-behaviour 17.10)"
     draft.wait(primary, "entry-over", over, why, limit_s=limit_s)
-    draft.execute(
-        primary, Cont(), "QEMU before 8.0 leaves the guest standing (qemu-behaviour 4.15)"
-    )
+    why = "7.2 leaves the guest standing (qemu-behaviour 17.10)"
+    draft.execute(primary, Cont(), why)
 
 
 def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> bool:
