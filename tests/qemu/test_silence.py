@@ -9,15 +9,19 @@ stays behind, and the next secondary protects the guest again.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Literal, TypeAlias, final
 
 import attrs
 import pytest
 from tests.qemu.aftermath import renew
 from tests.qemu.life import (
+    HAS_KVM,
     Accelerator,
     LivePair,
     bios_life,
@@ -29,8 +33,9 @@ from tests.watching import Watching
 
 from pycolo import host
 from pycolo.demo.builds import Release
+from pycolo.demo.network import Network, NetworkError, Place, namespaces, wrapper
 from pycolo.execute import execute
-from pycolo.model import ColoPair
+from pycolo.model import ColoPair, Node
 from pycolo.plan import Plan
 from pycolo.qmp.events import StopEvent
 from pycolo.result import Report
@@ -195,6 +200,98 @@ async def test_a_secondary_outlives_its_primary(how: Silence, when: str) -> None
         else:
             silenced.silence("alpha", how)
         await _outlived(silenced, armed, "beta", "alpha")
+
+
+@pytest.mark.skipif(not HAS_KVM, reason="QEMU before 11.0 takes checkpoints with KVM only")
+@pytest.mark.heavy
+@pytest.mark.parametrize("when", ["between checkpoints", "inside a checkpoint"])
+@pytest.mark.parametrize("how", ["killed", "stopped", "nbd silent"])
+@pytest.mark.parametrize("release", ["7.2", "10.0"])
+async def test_older_primaries_outlive_their_secondary(
+    release: Release, how: Silence, when: str
+) -> None:
+    """The same armed failover brings the guest back on QEMU before 11.0."""
+    async with _silenced(release) as silenced:
+        await _protected(silenced)
+        armed = await silenced.life.compile("failover", survivor="alpha")
+        if when == "inside a checkpoint":
+            await silenced.at_stop("alpha", lambda: silenced.silence("beta", how))
+        else:
+            silenced.silence("beta", how)
+        if how != "killed":
+            await silenced.stalls("alpha")
+        await _outlived(silenced, armed, "alpha", "beta")
+
+
+# -- a real network, cut between two hosts
+
+
+def _in_namespaces(network: Network) -> Callable[[ColoPair], ColoPair]:
+    """Move a pair's nodes into the hosts of a network."""
+
+    def moved(pair: ColoPair) -> ColoPair:
+        nodes = tuple(_moved(node, network.places[node.name]) for node in pair.nodes)
+        (chain,) = pair.chains
+        netdevs = {name: place.netdev for name, place in network.places.items()}
+        chain = attrs.evolve(chain, netdev=netdevs["alpha"], netdevs=netdevs)
+        return attrs.evolve(pair, nodes=nodes, spares=(), chains=(chain,))
+
+    return moved
+
+
+def _moved(node: Node, place: Place) -> Node:
+    program = Path(node.image_folder) / "qemu"
+    wrapper(program, place.enter, Path(node.qemu_binary))
+    address = place.address
+    return attrs.evolve(node, address=address, listen_address=address, qemu_binary=str(program))
+
+
+def _cable(network: Network, name: str, state: str) -> None:
+    """Plug a host's cable to the other one in or out."""
+    link = ("ip", "link", "set", "dev", "colo", state)
+    subprocess.run((*network.places[name].enter, *link), check=True)
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """Two hosts, which are namespaces of this kernel."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make network namespaces")
+    try:
+        with namespaces(("alpha", "beta")) as made:
+            yield made
+    except NetworkError as error:
+        pytest.skip(f"no network namespaces here: {error}")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("when", ["between checkpoints", "inside a checkpoint"])
+@pytest.mark.parametrize("survivor", ["alpha", "beta"])
+async def test_either_node_outlives_a_cut_network(
+    network: Network, survivor: str, when: str
+) -> None:
+    """Nothing is refused and nothing answers; fenced, the other one is outlived all the same."""
+    async with bios_life("11.1", "tcg", shape=_in_namespaces(network)) as life:
+        silenced = Silenced(life, ())
+        await _protected(silenced)
+        armed = await life.compile("failover", survivor=survivor)
+        peer = life.pair.peer_of(survivor).name
+        if when == "inside a checkpoint":
+            await silenced.at_stop(survivor, lambda: _cable(network, "alpha", "down"))
+        else:
+            _cable(network, "alpha", "down")
+        if survivor == "alpha":
+            await silenced.stalls("alpha")
+        report = await execute(armed, life.sessions, proofs={peer: FENCED})
+        assert None is report.failed, report.advice
+        await life.goes_on(survivor)
+        await silenced.fence(peer)
+        _cable(network, "alpha", "up")
+        assert {} == broken_promises(armed.promise, await life.probe()).get(survivor, {})
+        await renew(life, peer)
+        plan = await life.run("resume")
+        assert {} == broken_promises(plan.promise, await life.probe())
+        await life.goes_on("alpha", "beta")
 
 
 # -- on the way into COLO
