@@ -60,7 +60,7 @@ def layers(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Everything that is quick and needs no QEMU, the examples in docstrings included."""
     _install(session, "test")
-    _pytest(session, "not property and not qemu and not heavy")
+    _pytest(session, "not property and not qemu and not heavy and not nightly")
 
 
 @nox.session(name="property")
@@ -72,17 +72,18 @@ def properties(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def nightly(session: nox.Session) -> None:
-    """Ten thousand random lives of pairs of fakes: minutes, so not for every change."""
+    """Every case of the long matrices on real QEMUs, and ten thousand random lives of fakes."""
     _install(session, "test")
+    session.run("pytest", "-m", "nightly", *session.posargs)
     session.env["PYCOLO_LIVES"] = "10000"
     session.run("pytest", "-m", "property", "tests/testing/test_lives.py", *session.posargs)
 
 
 @nox.session
 def qemu(session: nox.Session) -> None:
-    """Tests on real QEMU, the heavy ones included."""
+    """Tests on real QEMU, the heavy ones included; of the long matrices a part of each."""
     _install(session, "test")
-    _pytest(session, "qemu or (heavy and not property)")
+    _pytest(session, "(qemu or (heavy and not property)) and not nightly")
 
 
 @nox.session
@@ -120,7 +121,7 @@ def minimum(session: nox.Session) -> None:
     constraints.write_text("\n".join(_lowest_versions()) + "\n", encoding="utf-8")
     session.install("pip>=25.1")
     session.install("--editable", ".[cli]", "--group", "test", "--constraint", str(constraints))
-    session.run("pytest", "-m", "not property and not qemu and not heavy", *session.posargs)
+    session.run("pytest", "-m", "not property and not qemu and not heavy and not nightly", *session.posargs)
 
 
 def _lowest_versions() -> list[str]:

@@ -47,6 +47,7 @@ Silence: TypeAlias = Literal["killed", "stopped", "links silent", "nbd silent"]
 SILENCES: tuple[Silence, ...] = ("killed", "stopped", "links silent", "nbd silent")
 FENCED = FenceProof(who="the test", how="it ends the process afterwards", when="2026-01-01T00:00Z")
 STALL_S = 1.0
+GONE_ON_S = 5.0
 
 
 def _impatient(pair: ColoPair) -> ColoPair:
@@ -203,7 +204,7 @@ async def test_a_secondary_outlives_its_primary(how: Silence, when: str) -> None
 
 
 @pytest.mark.skipif(not HAS_KVM, reason="QEMU before 11.0 takes checkpoints with KVM only")
-@pytest.mark.heavy
+@pytest.mark.nightly
 @pytest.mark.parametrize("when", ["between checkpoints", "inside a checkpoint"])
 @pytest.mark.parametrize("how", ["killed", "stopped", "nbd silent"])
 @pytest.mark.parametrize("release", ["7.2", "10.0"])
@@ -264,7 +265,7 @@ def network() -> Iterator[Network]:
         pytest.skip(f"no network namespaces here: {error}")
 
 
-@pytest.mark.heavy
+@pytest.mark.nightly
 @pytest.mark.parametrize("when", ["between checkpoints", "inside a checkpoint"])
 @pytest.mark.parametrize("survivor", ["alpha", "beta"])
 async def test_either_node_outlives_a_cut_network(
@@ -315,7 +316,7 @@ def _places() -> Iterator[object]:
     for how in SILENCES:
         for n, point in enumerate(POINTS):
             few = SILENCES.index(how) == n % len(SILENCES)
-            marks = () if few else (pytest.mark.heavy,)
+            marks = () if few else (pytest.mark.nightly,)
             yield pytest.param(how, point, marks=marks, id=f"{how}-{point.replace('/', ':')}")
 
 
@@ -329,6 +330,9 @@ async def test_a_primary_outlives_its_start(how: Silence, point: str) -> None:
         await life.goes_on("alpha")
         plan = await life.compile("start")
         await _fall_silent_at(silenced, plan, point, how)
+        mark = life.counter("alpha")
+        # Soon, and not because its BIOS gave up on the disk, which it does after half a minute.
+        await until(lambda: life.counter("alpha") > mark, "the guest goes on", GONE_ON_S)
         await life.goes_on("alpha")
         await silenced.fence("beta")
         undone = await life.run("stop")

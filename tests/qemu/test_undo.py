@@ -100,7 +100,7 @@ def _cases() -> Iterator[object]:
     for n, point in enumerate(POINTS):
         for fate in ("lives", "is killed"):
             few = (fate == "lives") == bool(n % 2)
-            marks = () if few else (pytest.mark.heavy,)
+            marks = () if few else (pytest.mark.nightly,)
             yield pytest.param(point, fate, marks=marks, id=f"{point.replace('/', ':')}-{fate}")
 
 
@@ -116,7 +116,7 @@ async def test_a_start_that_is_given_up_leaves_nothing(point: str, fate: Fate) -
         assert {} == differences(await life.live("alpha"), clean)
 
 
-@pytest.mark.heavy
+@pytest.mark.nightly
 @pytest.mark.parametrize(("point", "fate"), list(_cases()))
 async def test_a_resume_that_is_given_up_leaves_nothing(point: str, fate: Fate) -> None:
     """After any step a promoted node becomes one that was just promoted, its guest running."""

@@ -226,7 +226,7 @@ def _relieved_cases() -> Iterator[object]:
         for n, step in enumerate(_relieved(plan)):
             for moment in MOMENTS:
                 few = name in ("start/fresh", "stop", "failover/secondary")
-                marks = () if few and moment == MOMENTS[n % 3] else (pytest.mark.heavy,)
+                marks = () if few and moment == MOMENTS[n % 3] else (pytest.mark.nightly,)
                 at = step.address.replace("/", ":")
                 yield pytest.param(name, n, moment, marks=marks, id=f"{name}-{at}-{moment}")
 
@@ -290,7 +290,7 @@ FROZEN = ("beta/block-export-add", "alpha/object-add/m0", "alpha/blockdev-mirror
 
 @pytest.mark.parametrize("address", FROZEN)
 @pytest.mark.parametrize(
-    "wakes", ["in time to be asked", pytest.param("when all is over", marks=pytest.mark.heavy)]
+    "wakes", ["in time to be asked", pytest.param("when all is over", marks=pytest.mark.nightly)]
 )
 async def test_a_reply_that_comes_late_is_no_other_commands(address: str, wakes: str) -> None:
     """A QEMU that stands still over a command is `Unknown`, and answers later what it was asked."""
@@ -326,7 +326,7 @@ async def test_a_reply_that_comes_late_is_no_other_commands(address: str, wakes:
 
 
 @pytest.mark.skipif(not HAS_KVM, reason="QEMU before 11.0 takes checkpoints with KVM only")
-@pytest.mark.heavy
+@pytest.mark.nightly
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("command", [qmp.BlockJobCancel, qmp.Migrate, qmp.XColoLostHeartbeat])
 @pytest.mark.parametrize("release", ["7.2", "10.0"])
