@@ -121,7 +121,9 @@ def minimum(session: nox.Session) -> None:
     constraints.write_text("\n".join(_lowest_versions()) + "\n", encoding="utf-8")
     session.install("pip>=25.1")
     session.install("--editable", ".[cli]", "--group", "test", "--constraint", str(constraints))
-    session.run("pytest", "-m", "not property and not qemu and not heavy and not nightly", *session.posargs)
+    session.run(
+        "pytest", "-m", "not property and not qemu and not heavy and not nightly", *session.posargs
+    )
 
 
 def _lowest_versions() -> list[str]:

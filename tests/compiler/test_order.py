@@ -156,13 +156,10 @@ def test_whoever_stands_still_has_a_way_back(case: str) -> None:
 @pytest.mark.parametrize("case", ["failover/primary-survives", "stop/protected", "start/first"])
 def test_a_relief_cuts_the_peer_off_before_it_ends_colo(case: str, version: str) -> None:
     """It may be all that was ever sent: without the yanks a silent peer would wedge it."""
-    (relief,) = (
-        r for r in compiled(CASES[case], PAIRS["one"], version).reliefs if len(r.steps) > 1
-    )
-    sent = [step.address for step in relief.steps]
-
-    assert ["alpha/relief/yank/block-node:nbd0"] == sent[:1]
-    assert _in_order(sent, "alpha/relief/yank/migration", "alpha/relief/x-colo-lost-heartbeat")
+    reliefs = compiled(CASES[case], PAIRS["one"], version).reliefs
+    for sent in ([step.address for step in relief.steps] for relief in reliefs):
+        assert ["alpha/relief/yank/block-node:nbd0"] == sent[:1]
+        assert _in_order(sent, "alpha/relief/yank/migration", "alpha/relief/x-colo-lost-heartbeat")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
