@@ -63,7 +63,6 @@ class NotRun:
 
 
 Outcome: TypeAlias = Done | Refused | Unknown | TimedOut | NotRun
-Verdict: TypeAlias = Literal["done", "refused", "unfinished", "unknown"]
 
 
 @final

@@ -20,7 +20,7 @@ from pycolo.qmp.objects import ColoCompare, FilterMirror, FilterRedirector, Filt
 from pycolo.snapshot import Filter, Job
 from pycolo.testing._jobs import size_bytes
 from pycolo.testing._links import Refused
-from pycolo.testing._qemu import block_file, is_unix
+from pycolo.testing._qemu import block_file
 
 if TYPE_CHECKING:
     from pycolo.testing._qemu import FakeQemu
@@ -266,11 +266,6 @@ def _filename(qemu: FakeQemu, name: str) -> str:
     else:
         place = f"unix:{backend.addr.path}"
     return f"{place}{end}" if connected else f"disconnected:{place}{end}"
-
-
-def is_local(qemu: FakeQemu, name: str) -> bool:
-    """Whether a chardev's socket is in the file system."""
-    return is_unix(qemu.backends[name])
 
 
 # -- the block graph -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import attrs
 from pycolo import effects
 from pycolo.model.node import Node
 from pycolo.qmp._base import QmpValue
-from pycolo.qmp.blockdevs import BlockNode, NbdNode, QuorumNode
+from pycolo.qmp.blockdevs import BlockNode, QuorumNode
 from pycolo.qmp.chardevs import ChardevBackend, SocketClient, UnixSocketAddress
 from pycolo.qmp.commands import ChardevAdd, Command
 from pycolo.qmp.replies import Version
@@ -75,7 +75,6 @@ class FakeQemu:
         self._stuck: tuple[Stuck, Callable[[], None]] | None = None
         self._late: list[Callable[[], None]] = []
         self._hung: list[tuple[str, int]] = []
-        self._block_number = 900
 
     # -- its process
 
@@ -464,11 +463,6 @@ class FakeQemu:
 
     # -- names QEMU makes up
 
-    def made_up(self) -> str:
-        """A block node's name of QEMU's own."""
-        self._block_number += 1
-        return f"#block{self._block_number}"
-
 
 def _takes_away(item: Filter) -> bool:
     redirects = item.qom_type == "filter-redirector" and bool(item.settings.get("outdev"))
@@ -523,8 +517,3 @@ def _quorums(line: CommandLine) -> Iterator[tuple[str, tuple[Child, ...]]]:
             names = [child for child in block.children if isinstance(child, str)]
             children = (Child(name=f"children.{n}", node=name) for n, name in enumerate(names))
             yield block.node_name, tuple(children)
-
-
-def is_nbd(block: BlockNode) -> bool:
-    """Whether a block node is a connection to another QEMU."""
-    return isinstance(block, NbdNode)
