@@ -11,7 +11,7 @@ from pycolo import effects
 from pycolo.model.node import Node
 from pycolo.qmp._base import QmpValue
 from pycolo.qmp.blockdevs import BlockNode, QuorumNode
-from pycolo.qmp.chardevs import ChardevBackend, SocketClient, UnixSocketAddress
+from pycolo.qmp.chardevs import ChardevBackend, SocketClient
 from pycolo.qmp.commands import ChardevAdd, Command
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Child, Filter, Live, ProcessExit
@@ -484,11 +484,6 @@ def block_file(node: BlockNode) -> str:
             return name
         below = getattr(below, "file", None)
     return ""
-
-
-def is_unix(backend: ChardevBackend) -> bool:
-    """Whether a chardev's socket is in the file system."""
-    return isinstance(backend.addr, UnixSocketAddress)
 
 
 def _started(line: CommandLine, version: Version) -> Live:
