@@ -54,8 +54,11 @@ TABLE: tuple[Row, ...] = (
     Row(
         feature="pause_before_switchover",
         since=_version("10.0.0"),
-        meaning="COLO entry can pause before the switch-over, so the guest runs during a resync",
-        source="17.6, 18.1",
+        meaning=(
+            "COLO entry can pause before the switch-over, so the guest runs during a resync; with"
+            " KVM only"
+        ),
+        source="17.6, 17.11, 18.1",
     ),
     Row(
         feature="return_path",
@@ -182,7 +185,7 @@ def accept(version: Version, *, assume_good: Collection[Version] = ()) -> Dialec
 def accept_pair(
     pair: ColoPair, qemu: Mapping[str, Version], *, assume_good: Collection[Version] = ()
 ) -> Dialect:
-    """The dialect both nodes of a pair share.
+    """The dialect both nodes of a pair share, with their accelerator.
 
     Args:
         pair: The declaration; its machine must be one that the version can protect.
@@ -200,6 +203,9 @@ def accept_pair(
         )
     dialect = accept(next(iter(versions)), assume_good=assume_good)
     _check_machine(pair, pair.machine, dialect)
+    if pair.machine.accelerator == "tcg":
+        # Pages that a running guest writes go missing on the secondary (qemu-behaviour 17.11).
+        return attrs.evolve(dialect, pause_before_switchover=False)
     return dialect
 
 

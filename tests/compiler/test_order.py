@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from tests.compiler.cases import CASES, PAIRS, VERSIONS, compiled
 
+from pycolo.model import Machine
 from pycolo.plan import Check, Execute, Plan
 
 
@@ -112,6 +114,17 @@ def test_on_7_2_the_guest_stands_still_until_colo_runs() -> None:
         "beta/migrate",
         "beta/wait/protected",
     )
+
+
+def test_under_tcg_the_guest_stands_still_from_the_mirror_to_colo() -> None:
+    """TCG would lose pages that a running guest writes, so there it runs again in COLO only."""
+    pair = attrs.evolve(PAIRS["one"], machine=Machine(accelerator="tcg"))
+    plan = compiled(CASES["resume/on-the-promoted"], pair, "11.1.3")
+    addresses = [step.address for step in plan.steps]
+
+    assert "beta/cont" not in addresses
+    assert "beta/wait/pre-switchover" not in addresses
+    assert _in_order(addresses, "beta/stop", "beta/migrate", "beta/wait/protected")
 
 
 def test_a_promoted_nodes_filters_go_before_its_rewriter() -> None:
