@@ -33,12 +33,24 @@ def ensure_primary(draft: Draft, node: str, chain: FilterChain) -> None:
         if chardev.id not in draft.live(node).chardevs:
             draft.execute(node, chardev, _why_chardev(chardev, chain))
     promoted = chain.names.rewriter in draft.live(node).objects
+    _clear_behind(draft, node, chain)
     for item in faces.primary_objects(chain, promoted=promoted):
         if isinstance(item, ColoCompare) and item.id not in draft.live(node).objects:
             # A compare whose sockets are not there kills QEMU (qemu-behaviour 6.9).
             wait_connected(draft, node, chain)
         if item.id not in draft.live(node).objects:
             draft.execute(node, ObjectAdd(object=item), _why_object(item))
+
+
+def _clear_behind(draft: Draft, node: str, chain: FilterChain) -> None:
+    """Take away the filters that one which is missing would come to stand behind."""
+    ids = chain.names
+    order = (ids.filter_mirror, ids.redirector_out, ids.redirector_in)
+    there = [item for item in order if item in draft.live(node).objects]
+    kept = sum(1 for known, item in zip(there, order, strict=False) if known == item)
+    for item in there[kept:]:
+        why = "one that belongs before it is missing, and the order decides (qemu-behaviour 6.1)"
+        draft.execute(node, ObjectDel(id=item), why, accepts=GONE_OBJECT)
 
 
 def wait_connected(draft: Draft, node: str, chain: FilterChain) -> None:
