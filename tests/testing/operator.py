@@ -199,7 +199,8 @@ class Operator:
         spare = next(s.name for s in pair.spares if self._running(s.name) is None)
         self.life.pair = pair.replacing(dead, pair.node(spare))
         self.life.dead.pop(dead, None)
-        await self.life.launch(spare)
+        # The survivor may have died since: the spare's empty image is not what follows on its data.
+        await self.life.launch(spare, primary=self.newest)
 
     async def _arm(self) -> None:
         snapshot = await self._known()
