@@ -8,7 +8,7 @@ from tests.compiler.cases import CASES, PAIRS, VERSIONS, compiled, one_of_each
 
 from pycolo.compiler import converge, drift
 from pycolo.errors import CompileError
-from pycolo.snapshot import Filter, Job, Live, Snapshot
+from pycolo.snapshot import Child, Filter, Job, Live, Snapshot
 
 PAIR = one_of_each()
 PROTECTED = compiled(CASES["start/first"], PAIR, "11.1.3").promise
@@ -87,6 +87,38 @@ def test_strays_go_objects_before_chardevs() -> None:
     assert not drift(PAIR, plan.promise)
 
 
+@pytest.mark.parametrize(("extra", "place"), [("first", "children.1"), ("last", "children.9")])
+def test_a_stray_child_is_detached_wherever_it_is(extra: str, place: str) -> None:
+    """A child that nobody declared goes by its own place, then its block node; the peer's stays."""
+    quorum = PAIR.disks[0].names.quorum
+    stray = Child(name=place, node="extra")
+    local, peer = _alpha().children[quorum]
+    found = (local, stray, attrs.evolve(peer, name="children.2"))
+    if extra == "last":
+        found = (local, peer, stray)
+    children = {**_alpha().children, quorum: found}
+    snapshot = _changed("alpha", children=children, block_nodes=_alpha().block_nodes | {"extra"})
+
+    plan = converge(PAIR, snapshot)
+
+    assert [
+        f"alpha/check/{quorum}.{place}",
+        f"alpha/x-blockdev-change/{quorum}.{place}",
+        "alpha/blockdev-del/extra",
+    ] == [step.address for step in plan.steps]
+    assert not drift(PAIR, plan.promise)
+
+
+def test_a_stray_child_that_is_read_from_is_refused() -> None:
+    """The first place of a quorum is never emptied: the guest's disk is read from there."""
+    quorum = PAIR.disks[0].names.quorum
+    local, peer = _alpha().children[quorum]
+    found = (attrs.evolve(local, node="extra"), attrs.evolve(local, name="children.2"), peer)
+
+    with pytest.raises(CompileError, match=rf"{quorum}\.extra of alpha, which .* is read from"):
+        converge(PAIR, _changed("alpha", children={**_alpha().children, quorum: found}))
+
+
 def test_a_copy_that_was_not_dismissed_is() -> None:
     """A concluded copy of ours is all that is left of an unfinished start."""
     job = {"resync-colo-disk0-vm0.beta": Job(status="concluded")}
@@ -100,7 +132,7 @@ def test_a_copy_that_was_not_dismissed_is() -> None:
     ("changes", "why"),
     [
         ({"objects": {}}, "missing cannot be put back while COLO runs: object comp0 of alpha"),
-        ({"jobs": {"mine": Job(status="running")}}, "job mine of alpha"),
+        ({"jobs": {"mine": Job(status="running")}}, "job mine of alpha .* cancel and dismiss it"),
         ({"capabilities": frozenset({"x-colo"})}, "capabilities of alpha"),
     ],
 )

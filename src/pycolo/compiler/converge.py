@@ -13,6 +13,7 @@ from pycolo.compiler._draft import Draft
 from pycolo.compiler.drift import Difference, drift
 from pycolo.compiler.procedures import roles
 from pycolo.compiler.protect import protect
+from pycolo.conditions import ChildIs
 from pycolo.dialect import accept_pair
 from pycolo.errors import CompileError
 from pycolo.model.pair import ColoPair
@@ -25,6 +26,7 @@ from pycolo.qmp.commands import (
     MigrateSetParameters,
     ObjectDel,
     QomSet,
+    XBlockdevChange,
 )
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Snapshot
@@ -36,8 +38,8 @@ GONE = (
     Refusal(text="not found", error_class="DeviceNotFound"),
     Refusal(text="Failed to find node"),
 )
-# Objects before the chardevs they hold, and both before what is under nothing.
-ORDER = ("setting", "parameter", "object", "chardev", "export", "block node")
+# What holds another goes first: objects before their chardevs, children before their block nodes.
+ORDER = ("setting", "parameter", "object", "chardev", "export", "child", "block node")
 
 
 def _repair(draft: Draft, primary: str) -> None:
@@ -81,6 +83,8 @@ def _command(draft: Draft, difference: Difference) -> Command:
             return QomSet(path=f"/objects/{item}", property_name=key, value=int(declared))
         case "parameter" if name == "x-checkpoint-delay":
             return MigrateSetParameters(x_checkpoint_delay_ms=draft.pair.checkpoint_delay_ms)
+        case "child" if _is_stray(difference):
+            return _detach(draft, difference)
         case "object" if _is_stray(difference):
             return ObjectDel(id=name)
         case "chardev" if _is_stray(difference):
@@ -92,7 +96,29 @@ def _command(draft: Draft, difference: Difference) -> Command:
         case _:
             told = f"{difference.kind} {name} of {difference.node} is {difference.live}"
             why = f"{told} instead of {declared or 'absent'}, which cannot be changed in place"
-            raise CompileError(why, "find out who did that; a new secondary puts it right")
+            raise CompileError(why, _remedy(difference))
+
+
+def _detach(draft: Draft, difference: Difference) -> Command:
+    node = difference.node
+    for quorum, children in draft.live(node).children.items():
+        for child in children:
+            name = f"{quorum}.{child.node}"
+            if name == difference.name and child.name != _disks.LOCAL_CHILD:
+                condition = ChildIs(
+                    node=node, quorum=quorum, child=child.name, child_node=child.node
+                )
+                why = "removing the wrong child would take a disk away (qemu-behaviour 5.8)"
+                draft.check(node, f"{quorum}.{child.name}", condition, why)
+                return XBlockdevChange(parent=quorum, child=child.name)
+    why = f"{difference.name} of {node}, which the guest's disk is read from, is not declared"
+    raise CompileError(why, _remedy(difference))
+
+
+def _remedy(difference: Difference) -> str:
+    if difference.kind == "job":
+        return "wait for that job, or cancel and dismiss it; then compile again"
+    return "find out who did that; a new secondary puts it right"
 
 
 def converge(pair: ColoPair, snapshot: Snapshot, *, assume_good: Collection[Version] = ()) -> Plan:

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, final
 
 import attrs
 
+from pycolo.compiler._disks import LOCAL_CHILD
 from pycolo.compiler.expected import expected
 from pycolo.model.pair import ColoPair
 from pycolo.snapshot import Live, Snapshot, role_of
@@ -103,8 +104,9 @@ def _named(names: frozenset[str] | Mapping[str, object]) -> dict[str, str]:
 
 
 def _children(live: Live) -> dict[str, str]:
+    # The first is read from; behind it QEMU numbers the places as it likes.
     return {
-        f"{quorum}.{child.name}": child.node
+        f"{quorum}.{child.node}": "first" if child.name == LOCAL_CHILD else "behind the first"
         for quorum, children in live.children.items()
         for child in children
     }
