@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import pytest
 from tests.compiler.cases import CASES, compiled, one_of_each
@@ -9,7 +11,8 @@ from tests.compiler.cases import CASES, compiled, one_of_each
 from pycolo.compiler import compile_plan, failover, launch, on_paper, rederive, resume, start, stop
 from pycolo.effects import fold
 from pycolo.errors import CompileError, DeclarationError, ParseError
-from pycolo.plan import Execute, LaunchQemu, RunHost, Step
+from pycolo.model import ColoPair
+from pycolo.plan import Execute, LaunchQemu, Plan, RunHost, Step
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Dead, FenceProof, Job, Live, Snapshot, Unreachable, role_of
 
@@ -139,6 +142,19 @@ def test_start_needs_both_nodes(state: Unreachable | Dead) -> None:
     """Without a secondary there is nothing to start; the refusal says what each node is."""
     with pytest.raises(CompileError, match=rf"beta: {role_of(state)}"):
         start(PAIR, LAUNCHED.with_node("beta", state))
+
+
+@pytest.mark.parametrize("compile_", [start, resume, stop])
+@pytest.mark.parametrize("exited", [False, True])
+def test_a_secondary_is_not_given_up_for_a_primary_that_was_started_anew(
+    compile_: Callable[[ColoPair, Snapshot], Plan], *, exited: bool
+) -> None:
+    """The secondary runs the only guest there is: a person fails over to it first."""
+    anew = PROTECTED.with_node("alpha", _live(LAUNCHED, "alpha"))
+    orphaned = _with(anew, "beta", colo_exited=exited)
+
+    with pytest.raises(CompileError, match="end the QEMU of alpha, then fail over to beta"):
+        compile_(PAIR, orphaned)
 
 
 def test_two_primaries_are_no_pair() -> None:

@@ -374,10 +374,24 @@ def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
     first, second = roles
     for primary, secondary in ((first, second), (second, first)):
         if roles[primary] in PRIMARIES and roles[secondary] in SECONDARIES:
+            _check_no_orphan(snapshot, primary, secondary)
             return primary, secondary
     told = ", ".join(f"{name}: {_stands(snapshot.state(name))}" for name in roles)
     why = f"there is no primary with a secondary here ({told})"
     raise CompileError(why, "launch what is missing, or fail over first")
+
+
+def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:
+    """A secondary that lost its primary runs the only guest: a new QEMU there has none yet.
+
+    Raises:
+        CompileError: The primary is such a new QEMU.
+    """
+    live, peer = snapshot.live(primary), snapshot.live(secondary)
+    anew = live is not None and (live.run_state, live.migration) == ("prelaunch", "none")
+    if anew and peer is not None and peer.colo_mode == "secondary":
+        why = f"{primary} was started anew, and the guest of {secondary} is the one that runs"
+        raise CompileError(why, f"end the QEMU of {primary}, then fail over to {secondary}")
 
 
 def _stands(state: NodeState) -> str:
