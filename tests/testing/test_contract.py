@@ -6,12 +6,14 @@ import asyncio
 import signal
 from collections.abc import Sequence
 
+import attrs
 import pytest
 from tests.qemu.life import broken_promises
 from tests.testing.stage import STAGES, Pair, Stage
 
 from pycolo.errors import Busy, CommandRefused, CommandUnknown, Unresponsive
 from pycolo.model.node import Node
+from pycolo.model.pair import CHECKPOINTS_OFF_MS
 from pycolo.plan import Plan, Wait
 from pycolo.probe import read
 from pycolo.qmp import commands as qmp
@@ -107,6 +109,16 @@ async def protected(life: Pair) -> None:
     """Bring alpha and beta under protection."""
     await life.launch("alpha", "beta")
     await life.run("start")
+
+
+async def protected_at_rest(life: Pair) -> None:
+    """The same with no checkpoint after the start's own.
+
+    Silence inside a checkpoint is another matter: a primary whose guest stands has flushed its disk
+    already, and the main loops hang elsewhere (qemu-behaviour 7.3, 17.7).
+    """
+    life.pair = attrs.evolve(life.pair, checkpoint_delay_ms=CHECKPOINTS_OFF_MS)
+    await protected(life)
 
 
 # -- connections
@@ -507,9 +519,8 @@ def test_a_silent_secondary_hangs_its_primary_until_the_disk_is_yanked(stage: St
     """Yanking the migration does not help; yanking the disk does, and the late reply comes."""
 
     async def scenario(life: Pair) -> None:
-        await protected(life)
+        await protected_at_rest(life)
         session = life.sessions["alpha"]
-        await at_rest(life)
         life.signal("beta", signal.SIGSTOP)
         sent = session.send(qmp.XColoLostHeartbeat())
         with pytest.raises(CommandUnknown):
@@ -535,7 +546,7 @@ def test_a_failover_does_not_hang_on_a_silent_secondary(stage: Stage) -> None:
     """The plan's yanks come before anything that would hang."""
 
     async def scenario(life: Pair) -> None:
-        await protected(life)
+        await protected_at_rest(life)
         life.signal("beta", signal.SIGSTOP)
         life.dead["beta"] = FenceProof(who="the test", how="stopped", when="now")
         silent = life.sessions.pop("beta")
@@ -552,9 +563,8 @@ def test_a_silent_primary_does_not_hang_its_secondary(stage: Stage) -> None:
     """The secondary goes on alone at once, without a yank (qemu-behaviour 7.4)."""
 
     async def scenario(life: Pair) -> None:
-        await protected(life)
+        await protected_at_rest(life)
         session = life.sessions["beta"]
-        await at_rest(life)
         life.signal("alpha", signal.SIGSTOP)
         await expect(session, [(qmp.NbdServerStop(), None), (qmp.XColoLostHeartbeat(), None)])
         live = await becomes(life, "beta", "running")
