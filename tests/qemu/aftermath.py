@@ -9,6 +9,7 @@ import attrs
 from tests.qemu.life import LIMIT_S, LivePair
 
 from pycolo import host
+from pycolo.model import ColoPair
 from pycolo.qmp import commands as qmp
 from pycolo.snapshot import Live
 
@@ -62,3 +63,13 @@ def differences(live: Live, clean: Live) -> Mapping[str, tuple[object, object]]:
     }
     pairs["yanks"] = (live.yanks, clean.yanks)
     return {name: both for name, both in pairs.items() if both[0] != both[1]}
+
+
+def stands_alone(pair: ColoPair, live: Live) -> bool:
+    """Whether a guest has its plain network and disk: nothing of it waits for a peer."""
+    nbd = {disk.names.nbd for disk in pair.disks}
+    disks = {child.node for children in live.children.values() for child in children}
+    between = {i for c in pair.chains for i in (c.names.filter_mirror, c.names.redirector_in)}
+    on = {name for name in between if name in live.objects and live.objects[name].on}
+    alone = live.run_state == "running" and live.colo_mode == "none"
+    return alone and not on and nbd.isdisjoint(disks)

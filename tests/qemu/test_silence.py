@@ -12,7 +12,7 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias, final
@@ -22,9 +22,11 @@ import pytest
 from tests.qemu.aftermath import renew
 from tests.qemu.life import (
     HAS_KVM,
+    NAMES,
     Accelerator,
     LivePair,
     bios_life,
+    bios_pair,
     broken_promises,
     until,
 )
@@ -32,12 +34,14 @@ from tests.relay import Relay, relays
 from tests.watching import Watching
 
 from pycolo import host
+from pycolo.compiler import on_paper
 from pycolo.demo.builds import Release
 from pycolo.demo.network import Network, NetworkError, Place, namespaces, wrapper
 from pycolo.execute import execute
 from pycolo.model import ColoPair, Node
 from pycolo.plan import Plan
 from pycolo.qmp.events import StopEvent
+from pycolo.qmp.replies import Version
 from pycolo.result import Report
 from pycolo.session import Notice
 from pycolo.snapshot import FenceProof
@@ -46,12 +50,15 @@ pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
 Silence: TypeAlias = Literal["killed", "stopped", "links silent", "nbd silent"]
 SILENCES: tuple[Silence, ...] = ("killed", "stopped", "links silent", "nbd silent")
 FENCED = FenceProof(who="the test", how="it ends the process afterwards", when="2026-01-01T00:00Z")
+NEEDS_KVM = pytest.mark.skipif(
+    not HAS_KVM, reason="QEMU before 11.0 takes checkpoints with KVM only"
+)
 STALL_S = 1.0
 GONE_ON_S = 5.0
 
 
 def _impatient(pair: ColoPair) -> ColoPair:
-    """The pair with its secondary behind relays, and with limits that pass within a test."""
+    """The pair with limits that pass within a test."""
     limits = attrs.evolve(
         pair.timeouts,
         command_s=3.0,
@@ -62,9 +69,20 @@ def _impatient(pair: ColoPair) -> ColoPair:
         checkpoint_s=4.0,
         failover_s=10.0,
     )
-    first, second = pair.nodes
-    front = attrs.evolve(second, address=f"{second.address}1")
-    return attrs.evolve(pair, timeouts=limits, nodes=(first, front))
+    return attrs.evolve(pair, timeouts=limits)
+
+
+def _behind_relays(name: str) -> Callable[[ColoPair], ColoPair]:
+    """Let others reach one node at an address where it does not listen itself."""
+
+    def fronted(node: Node) -> Node:
+        return attrs.evolve(node, address=f"{node.address}1") if node.name == name else node
+
+    def shaped(pair: ColoPair) -> ColoPair:
+        nodes, spares = (tuple(map(fronted, part)) for part in (pair.nodes, pair.spares))
+        return attrs.evolve(_impatient(pair), nodes=nodes, spares=spares)
+
+    return shaped
 
 
 @final
@@ -89,6 +107,22 @@ class Silenced:
                 for relay in self._fronts:
                     if relay.port == self.life.pair.ports.nbd:
                         relay.fall_silent()
+
+    async def fall_silent_at(self, plan: Plan, at: str, name: str, how: Silence) -> Report:
+        """Execute a plan in which a peer falls silent as a step begins."""
+
+        def begins(address: str) -> None:
+            if address == at:
+                self.silence(name, how)
+
+        watching = Watching(begins)
+        return await execute(plan, self.life.sessions, observer=watching, proofs=self.life.dead)
+
+    async def goes_on_soon(self, name: str) -> None:
+        """See the guest count on, and not because its BIOS gave the disk up after half a minute."""
+        mark = self.life.counter(name)
+        await until(lambda: self.life.counter(name) > mark, "the guest goes on", GONE_ON_S)
+        await self.life.goes_on(name)
 
     async def fence(self, name: str) -> None:
         """End a peer for good, and the network is whole again."""
@@ -134,28 +168,37 @@ class Silenced:
 
 
 @asynccontextmanager
-async def _silenced(release: Release = "11.1") -> AsyncGenerator[Silenced]:
-    accelerator: Accelerator = "tcg" if release == "11.1" else "kvm"
+async def silenced_life(
+    release: Release = "11.1", accelerator: Accelerator = "tcg", *, front: str = "beta"
+) -> AsyncGenerator[Silenced]:
+    """A pair, nothing of it launched yet, of which one node is reached over relays.
+
+    Args:
+        release: Which QEMU.
+        accelerator: What runs the guest.
+        front: The node that falls silent as a secondary.
+    """
     async with (
-        bios_life(release, accelerator, shape=_impatient) as life,
+        bios_life(release, accelerator, shape=_behind_relays(front)) as life,
         AsyncExitStack() as stack,
     ):
-        second, ports = life.pair.nodes[1], life.pair.ports
+        node, ports = life.pair.node(front), life.pair.ports
         both = (ports.nbd, ports.migration)
-        fronts = await stack.enter_async_context(
-            relays(second.address, both, second.listen_address)
-        )
+        fronts = await stack.enter_async_context(relays(node.address, both, node.listen_address))
         yield Silenced(life, fronts)
 
 
-async def _protected(silenced: Silenced) -> None:
+async def protected(silenced: Silenced) -> None:
+    """Launch the pair and start its protection."""
     await silenced.life.launch("alpha", "beta")
     await silenced.life.run("start")
     await silenced.life.goes_on("alpha", "beta")
 
 
-async def _outlived(silenced: Silenced, armed: Plan, survivor: str, peer: str) -> None:
-    """Execute an armed failover; the guest goes on, clean, and is protected again."""
+async def outlived(
+    silenced: Silenced, armed: Plan, survivor: str, peer: str, spare: str = "gamma"
+) -> None:
+    """Execute an armed failover; the guest goes on, clean, and a spare protects it again."""
     life = silenced.life
     report = await execute(armed, life.sessions, proofs={peer: FENCED})
     assert None is report.failed, report.advice
@@ -167,18 +210,18 @@ async def _outlived(silenced: Silenced, armed: Plan, survivor: str, peer: str) -
     # Others reach the survivor itself: the relays stood for the replication to it.
     nodes = (attrs.evolve(node, address=node.listen_address) for node in life.pair.nodes)
     life.pair = attrs.evolve(life.pair, nodes=tuple(nodes))
-    await life.replace(peer, "gamma")
+    await life.replace(peer, spare)
     plan = await life.run("resume")
     assert {} == broken_promises(plan.promise, await life.probe())
-    await life.goes_on(survivor, "gamma")
+    await life.goes_on(survivor, spare)
 
 
 @pytest.mark.parametrize("when", ["between checkpoints", "inside a checkpoint"])
 @pytest.mark.parametrize("how", SILENCES)
 async def test_a_primary_outlives_its_secondary(how: Silence, when: str) -> None:
     """The armed failover brings its guest back, whatever hangs on the secondary's silence."""
-    async with _silenced() as silenced:
-        await _protected(silenced)
+    async with silenced_life() as silenced:
+        await protected(silenced)
         armed = await silenced.life.compile("failover", survivor="alpha")
         if when == "inside a checkpoint":
             await silenced.at_stop("alpha", lambda: silenced.silence("beta", how))
@@ -186,34 +229,51 @@ async def test_a_primary_outlives_its_secondary(how: Silence, when: str) -> None
             silenced.silence("beta", how)
         if how != "killed":
             await silenced.stalls("alpha")
-        await _outlived(silenced, armed, "alpha", "beta")
+        await outlived(silenced, armed, "alpha", "beta")
 
 
 @pytest.mark.parametrize("when", ["between checkpoints", "inside a checkpoint"])
 @pytest.mark.parametrize("how", ["killed", "stopped", "links silent"])
 async def test_a_secondary_outlives_its_primary(how: Silence, when: str) -> None:
     """The armed failover promotes it; a silent primary holds up nothing."""
-    async with _silenced() as silenced:
-        await _protected(silenced)
+    async with silenced_life() as silenced:
+        await protected(silenced)
         armed = await silenced.life.compile("failover", survivor="beta")
         if when == "inside a checkpoint":
             await silenced.at_stop("beta", lambda: silenced.silence("alpha", how))
         else:
             silenced.silence("alpha", how)
-        await _outlived(silenced, armed, "beta", "alpha")
+        await outlived(silenced, armed, "beta", "alpha")
 
 
-@pytest.mark.skipif(not HAS_KVM, reason="QEMU before 11.0 takes checkpoints with KVM only")
-@pytest.mark.nightly
-@pytest.mark.parametrize("when", ["between checkpoints", "inside a checkpoint"])
-@pytest.mark.parametrize("how", ["killed", "stopped", "nbd silent"])
-@pytest.mark.parametrize("release", ["7.2", "10.0"])
+def _older(regular: Mapping[Release, tuple[Silence, str]], *hows: Silence) -> list[object]:
+    """Each older QEMU, each silence and each moment; of every QEMU one case runs every time."""
+    cases: list[object] = []
+    for release, every_time in regular.items():
+        for how in hows:
+            for when in ("between checkpoints", "inside a checkpoint"):
+                marks = () if every_time == (how, when) else (pytest.mark.nightly,)
+                cases.append(pytest.param(release, how, when, marks=marks))
+    return cases
+
+
+@NEEDS_KVM
+@pytest.mark.parametrize(
+    ("release", "how", "when"),
+    _older(
+        {
+            "7.2": ("stopped", "inside a checkpoint"),
+            "10.0": ("nbd silent", "between checkpoints"),
+        },
+        *SILENCES,
+    ),
+)
 async def test_older_primaries_outlive_their_secondary(
     release: Release, how: Silence, when: str
 ) -> None:
     """The same armed failover brings the guest back on QEMU before 11.0."""
-    async with _silenced(release) as silenced:
-        await _protected(silenced)
+    async with silenced_life(release, "kvm") as silenced:
+        await protected(silenced)
         armed = await silenced.life.compile("failover", survivor="alpha")
         if when == "inside a checkpoint":
             await silenced.at_stop("alpha", lambda: silenced.silence("beta", how))
@@ -221,7 +281,34 @@ async def test_older_primaries_outlive_their_secondary(
             silenced.silence("beta", how)
         if how != "killed":
             await silenced.stalls("alpha")
-        await _outlived(silenced, armed, "alpha", "beta")
+        await outlived(silenced, armed, "alpha", "beta")
+
+
+@NEEDS_KVM
+@pytest.mark.parametrize(
+    ("release", "how", "when"),
+    _older(
+        {
+            "7.2": ("stopped", "between checkpoints"),
+            "10.0": ("killed", "between checkpoints"),
+        },
+        "killed",
+        "stopped",
+        "links silent",
+    ),
+)
+async def test_older_secondaries_outlive_their_primary(
+    release: Release, how: Silence, when: str
+) -> None:
+    """The same armed failover promotes them on QEMU before 11.0."""
+    async with silenced_life(release, "kvm") as silenced:
+        await protected(silenced)
+        armed = await silenced.life.compile("failover", survivor="beta")
+        if when == "inside a checkpoint":
+            await silenced.at_stop("beta", lambda: silenced.silence("alpha", how))
+        else:
+            silenced.silence("alpha", how)
+        await outlived(silenced, armed, "beta", "alpha")
 
 
 # -- a real network, cut between two hosts
@@ -253,6 +340,17 @@ def _cable(network: Network, name: str, state: str) -> None:
     subprocess.run((*network.places[name].enter, *link), check=True)
 
 
+# Where a cable is pulled on the way into COLO.
+CUT_AT = (
+    "blockdev-add",
+    "blockdev-mirror",
+    "block-job-cancel",
+    "migrate",
+    "wait/protected",
+    "wait/checkpoint",
+)
+
+
 @pytest.fixture
 def network() -> Iterator[Network]:
     """Two hosts, which are namespaces of this kernel."""
@@ -274,7 +372,7 @@ async def test_either_node_outlives_a_cut_network(
     """Nothing is refused and nothing answers; fenced, the other one is outlived all the same."""
     async with bios_life("11.1", "tcg", shape=_in_namespaces(network)) as life:
         silenced = Silenced(life, ())
-        await _protected(silenced)
+        await protected(silenced)
         armed = await life.compile("failover", survivor=survivor)
         peer = life.pair.peer_of(survivor).name
         if when == "inside a checkpoint":
@@ -295,45 +393,137 @@ async def test_either_node_outlives_a_cut_network(
         await life.goes_on("alpha", "beta")
 
 
+def _hasty(network: Network) -> Callable[[ColoPair], ColoPair]:
+    move = _in_namespaces(network)
+    return lambda pair: _impatient(move(pair))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("point", CUT_AT)
+@pytest.mark.parametrize("primary", ["alpha", "beta"])
+async def test_a_primary_outlives_a_cut_network_on_its_way(
+    network: Network, primary: str, point: str
+) -> None:
+    """During `start`, and as a promoted node during `resume`, its guest goes on alone."""
+    async with bios_life("11.1", "tcg", shape=_hasty(network)) as life:
+        silenced = Silenced(life, ())
+        await life.launch("alpha", "beta")
+        peer = life.pair.peer_of(primary).name
+        if primary == "beta":
+            await life.run("start")
+            await life.goes_on("beta")
+            await life.kill("alpha")
+            await life.run("failover", survivor="beta")
+            await renew(life, "alpha")
+        else:
+            await life.cont("alpha")
+        await life.goes_on(primary)
+        plan = await life.compile("resume" if primary == "beta" else "start")
+        at = step_at(plan, primary, point)
+        assert at is not None
+        cut = Watching(lambda address: _cable(network, peer, "down") if address == at else None)
+        report = await execute(plan, life.sessions, observer=cut, proofs=life.dead)
+        assert None is not report.failed
+        await silenced.goes_on_soon(primary)
+        await silenced.fence(peer)
+        _cable(network, peer, "up")
+        undone = await life.run("stop")
+        assert {} == broken_promises(undone.promise, await life.probe())
+        await renew(life, peer)
+        plan = await life.run("resume")
+        assert {} == broken_promises(plan.promise, await life.probe())
+        await life.goes_on("alpha", "beta")
+
+
 # -- on the way into COLO
 
+# Micro versions for plans on paper: they tell which steps each QEMU's plan has.
+VERSIONS: Mapping[Release, str] = {"7.2": "7.2.22", "10.0": "10.0.13", "11.1": "11.1.3"}
+# A peer falls silent as one of these begins; which of them there are depends on the QEMU.
 POINTS = (
-    "alpha/blockdev-add",
-    "alpha/blockdev-mirror",
-    "alpha/stop",
-    "alpha/block-job-cancel",
-    "alpha/x-blockdev-change",
-    "alpha/cont",
-    "alpha/migrate",
-    "alpha/wait/pre-switchover",
-    "alpha/migrate-continue",
-    "alpha/wait/protected",
-    "alpha/wait/checkpoint",
+    "blockdev-add",
+    "blockdev-mirror",
+    "wait/mirrored",
+    "stop",
+    "block-job-cancel",
+    "x-blockdev-change",
+    "cont",
+    "migrate",
+    "wait/pre-switchover",
+    "migrate-continue",
+    "wait/protected",
+    "wait/checkpoint",
 )
+Regular: TypeAlias = Mapping[tuple[Release, Accelerator], Mapping[str, Silence]]
+# Each QEMU; of its points those that run every time, and by which silence.
+REGULAR: Regular = {
+    ("11.1", "tcg"): {
+        "blockdev-add": "killed",
+        "blockdev-mirror": "stopped",
+        "stop": "links silent",
+        "block-job-cancel": "nbd silent",
+        "x-blockdev-change": "killed",
+        "migrate": "links silent",
+        "wait/protected": "stopped",
+        "wait/checkpoint": "links silent",
+    },
+    ("11.1", "kvm"): {
+        "cont": "stopped",
+        "wait/pre-switchover": "nbd silent",
+        "migrate-continue": "killed",
+    },
+    ("10.0", "kvm"): {"cont": "links silent", "wait/protected": "killed"},
+    ("7.2", "kvm"): {"block-job-cancel": "stopped", "migrate": "nbd silent"},
+}
 
 
-def _places() -> Iterator[object]:
-    for how in SILENCES:
-        for n, point in enumerate(POINTS):
-            few = SILENCES.index(how) == n % len(SILENCES)
-            marks = () if few else (pytest.mark.nightly,)
-            yield pytest.param(how, point, marks=marks, id=f"{how}-{point.replace('/', ':')}")
+def step_at(plan: Plan, primary: str, point: str) -> str | None:
+    """The address of a plan's first step of a kind on a node, if it has one."""
+    name = f"{primary}/{point}"
+    found = (s.address for s in plan.steps if s.address == name or s.address.startswith(f"{name}/"))
+    return next(found, None)
 
 
-@pytest.mark.parametrize(("how", "point"), list(_places()))
-async def test_a_primary_outlives_its_start(how: Silence, point: str) -> None:
+def places(regular: Regular) -> Iterator[object]:
+    """Each QEMU, each silence and each point of its plan; all but the regular ones at night."""
+    for (release, accelerator), every_time in regular.items():
+        there = _points(release, accelerator)
+        assert set() == set(every_time) - set(there)
+        for how in SILENCES:
+            for point in there:
+                night = [] if every_time.get(point) == how else [pytest.mark.nightly]
+                marks = [NEEDS_KVM, *night] if accelerator == "kvm" else night
+                name = f"{release}-{accelerator}-{how}-{point.replace('/', ':')}"
+                yield pytest.param(release, accelerator, how, point, marks=marks, id=name)
+
+
+def _points(release: Release, accelerator: Accelerator) -> list[str]:
+    """The points of a plan by which a running guest is protected."""
+    hosts = (
+        Node(name=name, address=f"127.0.0.{n}", image_folder=f"/images/{name}")
+        for n, name in enumerate(NAMES, 1)
+    )
+    pair = bios_pair(tuple(hosts), accelerator)
+    version = Version.parse(VERSIONS[release])
+    plan = on_paper("resume", pair, version=version, survivor="alpha")
+    return [point for point in POINTS if step_at(plan, "alpha", point) is not None]
+
+
+@pytest.mark.parametrize(("release", "accelerator", "how", "point"), list(places(REGULAR)))
+async def test_a_primary_outlives_its_start(
+    release: Release, accelerator: Accelerator, how: Silence, point: str
+) -> None:
     """The guest that ran before it goes on; with `stop` nothing stays of the attempt."""
-    async with _silenced() as silenced:
+    async with silenced_life(release, accelerator) as silenced:
         life = silenced.life
         await life.launch("alpha", "beta")
         await life.cont("alpha")
         await life.goes_on("alpha")
         plan = await life.compile("start")
-        await _fall_silent_at(silenced, plan, point, how)
-        mark = life.counter("alpha")
-        # Soon, and not because its BIOS gave up on the disk, which it does after half a minute.
-        await until(lambda: life.counter("alpha") > mark, "the guest goes on", GONE_ON_S)
-        await life.goes_on("alpha")
+        at = step_at(plan, "alpha", point)
+        assert at is not None
+        await silenced.fall_silent_at(plan, at, "beta", how)
+        await silenced.goes_on_soon("alpha")
         await silenced.fence("beta")
         undone = await life.run("stop")
         await life.goes_on("alpha")
@@ -344,12 +534,36 @@ async def test_a_primary_outlives_its_start(how: Silence, point: str) -> None:
         await life.goes_on("alpha", "beta")
 
 
-async def _fall_silent_at(silenced: Silenced, plan: Plan, point: str, how: Silence) -> Report:
-    place = next(s.address for s in plan.steps if s.address.startswith(point))
-
-    def begins(address: str) -> None:
-        if address == place:
-            silenced.silence("beta", how)
-
-    sessions = silenced.life.sessions
-    return await execute(plan, sessions, observer=Watching(begins), proofs=silenced.life.dead)
+@pytest.mark.parametrize(
+    ("release", "accelerator", "how"),
+    [
+        ("11.1", "tcg", "killed"),
+        pytest.param("11.1", "tcg", "stopped", marks=pytest.mark.nightly),
+        pytest.param("10.0", "kvm", "killed", marks=[NEEDS_KVM, pytest.mark.nightly]),
+        pytest.param("10.0", "kvm", "stopped", marks=[NEEDS_KVM, pytest.mark.nightly]),
+        pytest.param("7.2", "kvm", "killed", marks=[NEEDS_KVM, pytest.mark.nightly]),
+        pytest.param("7.2", "kvm", "stopped", marks=[NEEDS_KVM, pytest.mark.nightly]),
+    ],
+)
+async def test_a_secondary_outlives_the_start_that_took_it_in(
+    release: Release, accelerator: Accelerator, how: Silence
+) -> None:
+    """Once in COLO it has a whole guest, although no checkpoint has proven that yet."""
+    async with silenced_life(release, accelerator, front="gamma") as silenced:
+        life = silenced.life
+        await life.launch("alpha", "beta")
+        await life.cont("alpha")
+        await life.goes_on("alpha")
+        plan = await life.compile("start")
+        at = step_at(plan, "alpha", "wait/checkpoint")
+        assert at is not None
+        report = await silenced.fall_silent_at(plan, at, "alpha", how)
+        assert at == report.failed
+        await silenced.fence("alpha")
+        promoted = await life.run("failover", survivor="beta")
+        assert {} == broken_promises(promoted.promise, await life.probe())
+        await life.image_follows("beta")
+        await life.replace("alpha", "gamma")
+        plan = await life.run("resume")
+        assert {} == broken_promises(plan.promise, await life.probe())
+        await life.goes_on("beta", "gamma")
