@@ -1,11 +1,32 @@
 """Rules that every test is held to."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
 
 _ON_CI = os.environ.get("CI") == "true"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take SIGTERM as Ctrl-C: what tests have started runs in sessions of its own, and is ended."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, before)
+
+    config.add_cleanup(restore)
+
+
+def _interrupt(*_: object) -> None:
+    # A second one would cut short the clearing up that the first one has begun.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    if not callable(signal.getsignal(signal.SIGINT)):
+        # A shell has its background jobs ignore Ctrl-C.
+        raise KeyboardInterrupt
+    # An event loop that runs cancels its main task on it, so that what is awaited is closed too.
+    signal.raise_signal(signal.SIGINT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

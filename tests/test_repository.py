@@ -44,6 +44,24 @@ def test_elsewhere():
     pytest.skip("not on this machine")
 '''
 
+TEST_THAT_IS_ENDED = '''
+import asyncio
+import os
+import signal
+
+def test_ended():
+    """Is ended while it waits."""
+    async def main():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)  # what it awaits on its way out is done
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("cleared up")
+    asyncio.run(main())
+'''
+
 
 def tracked_files(under: Path = ROOT) -> list[Path]:
     """Give the files that git knows, or that it would if they were added."""
@@ -170,3 +188,15 @@ def test_a_test_without_a_docstring_is_refused(under_our_rules: pytest.Pytester)
     result = under_our_rules.runpytest_subprocess()
     assert pytest.ExitCode.USAGE_ERROR == result.ret
     result.stderr.fnmatch_lines(["*without a docstring*test_silent*"])
+
+
+@pytest.mark.parametrize("ctrl_c", ["taken", "ignored"])
+def test_a_run_that_is_ended_clears_up(under_our_rules: pytest.Pytester, ctrl_c: str) -> None:
+    """SIGTERM lets a test end what it has started, in a background job of a shell too."""
+    under_our_rules.makepyfile(TEST_THAT_IS_ENDED)
+    run = (sys.executable, "-m", "pytest", "-s")
+    # What is ignored stays so in the program that takes a shell's place.
+    trap = "trap '' INT; " if ctrl_c == "ignored" else ""
+    result = under_our_rules.run("sh", "-c", f'{trap}exec "$@"', "sh", *run)
+    assert pytest.ExitCode.INTERRUPTED == result.ret
+    result.stdout.fnmatch_lines(["*cleared up*"])
