@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pycolo.errors import CompileError, ParseError
-from pycolo.lineage import Lineage, LineageFiles, newest, path_of, read, refuse_stale, write
+from pycolo.lineage import Lineage, LineageFiles, newest, path_of, read, write
 from pycolo.model import ColoPair, Node, ReplicationDisk
 
 
@@ -77,21 +77,6 @@ def test_contradiction_is_for_a_person() -> None:
 def test_nothing_known_is_none() -> None:
     """A pair that was never started has no newest node."""
     assert newest([None, None]) is None
-
-
-def test_stale_node_is_refused_as_primary() -> None:
-    """The node that is not newest would lose acknowledged writes."""
-    with pytest.raises(CompileError, match="beta holds the newest data since epoch 2"):
-        refuse_stale(_lineage("beta", 2), "alpha")
-    refuse_stale(_lineage("beta", 2), "beta")
-    refuse_stale(None, "alpha")
-
-
-def test_person_may_choose() -> None:
-    """Who says which node is newest is believed, and held to it."""
-    refuse_stale(_lineage("beta", 2), "alpha", chosen="alpha")
-    with pytest.raises(CompileError):
-        refuse_stale(None, "beta", chosen="alpha")
 
 
 def test_life_of_a_pair(pair: ColoPair) -> None:

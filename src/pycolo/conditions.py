@@ -251,11 +251,6 @@ def leaves(condition: Condition) -> Iterator[Leaf]:
         yield condition
 
 
-def nodes_of(condition: Condition) -> tuple[str, ...]:
-    """The nodes a condition speaks of, each once, in its order."""
-    return tuple(dict.fromkeys(leaf.node for leaf in leaves(condition)))
-
-
 def queries(leaf: Leaf) -> tuple[Query, ...]:
     """What has to be asked of the leaf's node before it can be judged."""
     match leaf:

@@ -131,24 +131,6 @@ def newest(found: Iterable[Lineage | None]) -> Lineage | None:
     return top
 
 
-def refuse_stale(known: Lineage | None, primary: str, *, chosen: str | None = None) -> None:
-    """Refuse to launch a node as primary that does not hold the newest data.
-
-    Args:
-        known: What `newest` gave.
-        primary: The node to be launched as primary.
-        chosen: The node that a person says is newest, against what is known.
-
-    Raises:
-        CompileError: Another node is newest.
-    """
-    holder = chosen or (None if known is None else known.newest)
-    if holder is not None and holder != primary:
-        epoch = "" if known is None or chosen else f" since epoch {known.epoch}"
-        why = f"{holder} holds the newest data{epoch}, {primary} would lose what was written there"
-        raise CompileError(why, f"launch {holder} as primary, or say --newest {primary}")
-
-
 @final
 class LineageFiles:
     """Keeps the files of all nodes whose image folder is on this machine."""
