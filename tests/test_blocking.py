@@ -15,12 +15,12 @@ LIMIT_S = 20.0
 
 
 async def _give(value: int) -> int:
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the loop has to come round
     return value
 
 
 async def _fail() -> None:
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the loop has to come round
     raise LookupError("inside")
 
 
@@ -133,14 +133,14 @@ def tick():
     global ticks
     while True:
         ticks += 1
-        eventlet.sleep(0.001)
+        eventlet.sleep(0.001)  # what other green threads would do
 
 async def ask(n):
     if sys.argv[1]:
         session = await Session.connect("alpha", UnixMonitor(path=sys.argv[1]), limit_s=20)
         async with session:
             await session.execute(qmp.QueryStatus(), limit_s=20)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # long enough for the others to tick
     return n
 
 eventlet.spawn(tick)

@@ -304,7 +304,7 @@ async def test_hang_up_is_gone(sessions: dict[str, Session], alpha: ScriptedQmp)
     """A closed monitor is what `Gone` waits for."""
     alpha.replies["query-name"] = {}
     task = asyncio.create_task(execute(_plan(_wait(c.Gone(node="alpha"))), sessions))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the plan begins
     alpha.hang_up()
     assert [Done] == _kinds((await task).outcomes)
 
@@ -433,7 +433,7 @@ async def test_cancelling_keeps_the_reply_of_a_command_that_was_sent(
     task = asyncio.create_task(execute(plan, sessions, observer=JsonLinesObserver(told)))
     await alpha.until_seen("stop")
     task.cancel()
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the cancellation arrives before the reply does
     alpha.release("stop", {})
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -455,7 +455,7 @@ async def test_cancelling_inside_a_range_finishes_it(
     task = asyncio.create_task(execute(plan, sessions))
     await alpha.until_seen("object-del")
     task.cancel()
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the cancellation arrives before the reply does
     alpha.replies["object-del"] = {}
     alpha.release("object-del", {})
     with pytest.raises(asyncio.CancelledError):

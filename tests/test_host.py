@@ -175,7 +175,7 @@ async def test_death_is_proven_by_the_kernel(node: Node) -> None:
     assert watch is not None
     assert host.death_proof(node) is None
     both = asyncio.gather(watch.exited(), watch.exited())
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # both begin to wait before there is anything to tell
     os.kill(watch.pid, signal.SIGKILL)
     first, second = await both
     assert ProcessExit(pid=watch.pid) == first == second

@@ -430,6 +430,6 @@ async def test_nothing_is_written_after_the_end(alpha: ScriptedQmp, tmp_path: Pa
         alpha.release("stop", {})
         alpha.event("RESUME")
         await session.wait_change(5)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # whoever heard of the reply has its turn
     assert size == (tmp_path / "j").stat().st_size
     assert None is journal.failure

@@ -56,7 +56,7 @@ class Guest:
             while line := await reader.readline():
                 if self.slow_s:
                     slow_s, self.slow_s = self.slow_s, 0.0
-                    await asyncio.sleep(slow_s)
+                    await asyncio.sleep(slow_s)  # the slowness that the test asks for
                 writer.write(f"{answer(line.decode().rstrip())}\n".encode())
         except ConnectionError:
             pass

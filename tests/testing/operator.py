@@ -272,4 +272,4 @@ async def hang_up(life: FakePair) -> None:
     """What becomes of a controller's sessions when it dies."""
     for name in tuple(life.sessions):
         await life.sessions.pop(name).aclose()
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the monitors see that they are free

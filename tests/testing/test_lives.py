@@ -130,7 +130,7 @@ async def happen(life: FakePair, operator: Operator, happening: Happening) -> No
             for _ in range(count):
                 write(world)
         case Pass(seconds=seconds):
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(seconds)  # of the world's clock: no time at all
         case Soon(seconds=seconds, what=what):
             world.later(seconds, lambda: strike(life, operator, what))
         case Kill() | Freeze() | Thaw() | Cut() | Heal():
