@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import attrs
 import pytest
 
 from pycolo.errors import CompileError, ParseError
 from pycolo.lineage import Lineage, LineageFiles, newest, path_of, read, write
 from pycolo.model import ColoPair, Node, ReplicationDisk
+from pycolo.observers import Silent
+from pycolo.operate import Order, run
+from pycolo.plan import LaunchQemu, RunHost
 
 
 def _pair(tmp_path: Path, name: str = "colo") -> ColoPair:
@@ -116,3 +120,46 @@ def test_image_of_another_pair_is_refused(pair: ColoPair, tmp_path: Path) -> Non
     LineageFiles(pair).claim("alpha")
     with pytest.raises(CompileError, match="colo"):
         LineageFiles(_pair(tmp_path, "other")).known()
+
+
+@pytest.fixture
+def startable(pair: ColoPair, tmp_path: Path) -> ColoPair:
+    """The pair with QEMUs that tell their version and end."""
+    binary = tmp_path / "qemu"
+    binary.write_text("#!/bin/sh\necho QEMU emulator version 10.0.13\n")
+    binary.chmod(0o755)
+    nodes = [
+        attrs.evolve(
+            node,
+            run_dir=str(tmp_path / node.name / "run"),
+            qemu_binary=str(binary),
+            qemu_img_binary=str(binary),
+        )
+        for node in pair.nodes
+    ]
+    return attrs.evolve(pair, nodes=nodes)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (None, {"alpha": "secondary", "beta": "primary"}),
+        ("alpha", {"alpha": "primary", "beta": "secondary"}),
+    ],
+)
+async def test_who_is_newest_is_launched_as_primary(
+    startable: ColoPair, said: str | None, expected: dict[str, str]
+) -> None:
+    """A stale image is never the guest's, unless a person says that it is not stale."""
+    LineageFiles(startable).promote("beta")
+    report = await run(Order(procedure="launch", pair=startable, newest=said), Silent())
+    actions = [(s.node, s.action) for s in report.plan.steps if isinstance(s, RunHost)]
+    assert expected == {node: a.role for node, a in actions if isinstance(a, LaunchQemu)}
+
+
+async def test_a_pair_without_its_newest_node_is_not_launched(startable: ColoPair) -> None:
+    """Neither node may begin the guest anew while a third one has what it wrote."""
+    for node in startable.nodes:
+        write(path_of(startable, node), _lineage("gamma", 1))
+    with pytest.raises(CompileError, match="gamma holds the newest data"):
+        await run(Order(procedure="launch", pair=startable), Silent())
