@@ -33,6 +33,7 @@ from pycolo.plan import Check, Execute, Plan, Procedure, Relief, RunHost, Step, 
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.objects import YankBlockNode, YankChardev
 from pycolo.qmp.replies import Version
+from pycolo.qmp.schema import Schema
 from pycolo.result import Outcome, Report
 from pycolo.snapshot import FenceProof, NodeState, Snapshot
 
@@ -198,6 +199,7 @@ _SIMPLE: dict[object, st.SearchStrategy[object]] = {
     bool: st.booleans(),
     type(None): st.none(),
     Version: versions,
+    Schema: st.from_regex("[0-9a-f]{64}", fullmatch=True).map(Schema.from_digest),
     FenceProof: st.builds(FenceProof, who=ids, how=ids, when=ids),
 }
 

@@ -10,6 +10,7 @@ from pycolo.model import UnixMonitor
 from pycolo.probe import QUESTIONS, Question, observe, probe, read
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
+from pycolo.qmp.schema import Schema
 from pycolo.session import Session
 from pycolo.snapshot import Child, Dead, Filter, Job, Live, ProcessExit, Unreachable, Unresponsive
 
@@ -26,6 +27,7 @@ BARE: Mapping[str, object] = {
     "query-migrate-capabilities": [],
     "query-migrate-parameters": {"x-checkpoint-delay": 20000},
     "query-name": {"name": "token"},
+    "query-qmp-schema": [],
     "query-block-exports": [],
     "query-named-block-nodes": [],
     "x-debug-query-block-graph": {"nodes": [], "edges": []},
@@ -224,8 +226,17 @@ async def test_probe_only_asks(script: ScriptedQmp, session: Session) -> None:
     """Every command of a probe is a question, and each is asked once."""
     live = await read(session)
     assert Live(version=VERSION, instance="token") == live
-    asked = {question.qmp_name for question in QUESTIONS} | {"query-name"}
-    assert sorted(asked) == sorted(script.commands)
+    once = {"query-name", "query-qmp-schema"}
+    assert sorted({question.qmp_name for question in QUESTIONS} | once) == sorted(script.commands)
+
+
+async def test_what_cannot_change_is_asked_once(script: ScriptedQmp, session: Session) -> None:
+    """A second probe over the same connection knows the name and the schema already."""
+    first, second = await read(session), await read(session)
+    assert isinstance(first, Live)
+    assert isinstance(second, Live)
+    assert Schema.from_reply([]) == first.schema == second.schema
+    assert (1, 1) == tuple(script.commands.count(q) for q in ("query-name", "query-qmp-schema"))
 
 
 async def test_silent_node_is_unresponsive(script: ScriptedQmp, session: Session) -> None:

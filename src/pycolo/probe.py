@@ -50,7 +50,10 @@ QUESTIONS: Final[tuple[Question, ...]] = (
     qmp.QueryXenReplicationStatus(),
     qmp.QomList(path="/objects"),
 )
-"What a probe asks of every node, in this order; then the state of each filter it found."
+"""What a probe asks of every node, in this order; then the state of each filter it found.
+
+Before these, once over a connection, it asks for the name and the schema.
+"""
 
 LIMIT_S: Final = 10.0
 "How long one answer may take unless the caller says otherwise, in seconds."
@@ -99,7 +102,8 @@ async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreacha
     """
     try:
         identity = await session.instance(limit_s=limit_s)
-        live = attrs.evolve(greeted(session), instance=identity)
+        schema = await session.schema(limit_s=limit_s)
+        live = attrs.evolve(greeted(session), instance=identity, schema=schema)
         for question in QUESTIONS:
             live = observe(live, question, await _answer(session, question, limit_s))
         for item in sorted(live.objects):

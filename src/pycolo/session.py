@@ -49,8 +49,9 @@ from pycolo.errors import (
 from pycolo.model.node import Monitor, TcpMonitor, UnixMonitor
 from pycolo.qmp import events
 from pycolo.qmp._base import QmpCommand
-from pycolo.qmp.commands import QueryName
+from pycolo.qmp.commands import QueryName, QueryQmpSchema
 from pycolo.qmp.replies import Version, VersionInfo
+from pycolo.qmp.schema import Schema
 
 _R = TypeVar("_R")
 _LOG: Final = logging.getLogger(__name__)
@@ -197,6 +198,7 @@ class Session:
         self._latched = Latched()
         self._why_closed: str | None = None
         self._instance: str | None = None
+        self._schema: Schema | None = None
         self._count = 0
         self._stop_at = 0
         self._checkpoint_at = 0
@@ -253,6 +255,7 @@ class Session:
         self._client = dialled.client
         self._why_closed = None
         self._instance = None
+        self._schema = None
         self._close_asked = asyncio.Event()
         self._begin(dialled.early)
 
@@ -318,6 +321,23 @@ class Session:
             found = await self.execute(QueryName(), limit_s=limit_s)
             self._instance = found.name or ""
         return self._instance
+
+    async def schema(self, *, limit_s: float) -> Schema:
+        """The commands, events and types of this QEMU.
+
+        They cannot change over one connection, so they are asked for once, as is `instance`.
+
+        Args:
+            limit_s: How long the reply may take, in seconds, the first time.
+
+        Raises:
+            RemoteError: See `execute`.
+            ParseError: See `execute`.
+        """
+        if self._schema is None:
+            found = await self.execute(QueryQmpSchema(), limit_s=limit_s)
+            self._schema = Schema.from_reply(found.entries)
+        return self._schema
 
     def _take(self, task: asyncio.Task[object]) -> None:
         # Whoever waits reads the task itself; this is for the reply nobody waits for any more.

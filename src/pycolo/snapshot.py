@@ -16,6 +16,7 @@ import attrs
 
 from pycolo.errors import DeclarationError
 from pycolo.qmp.replies import Version
+from pycolo.qmp.schema import Schema
 
 ColoMode: TypeAlias = Literal["none", "primary", "secondary"]
 
@@ -104,6 +105,8 @@ class Live:
     "What could be yanked, as addresses name it; read, never promised."
     replication_error: bool | None = attrs.field(default=None, eq=False)
     "Whether a replication node reports an error; read, never promised (qemu-behaviour 5.10)."
+    schema: Schema | None = attrs.field(default=None, eq=False)
+    "What commands this QEMU accepts; None where it was not read. Read, never promised."
 
 
 @final

@@ -27,6 +27,7 @@ from pycolo.model.pair import ColoPair
 from pycolo.plan import CreateImage, HostAction, LaunchQemu, Plan, RunHost, Step, StopQemu
 from pycolo.qmp.commands import Command, Yank, command_from_qmp
 from pycolo.qmp.replies import Version
+from pycolo.qmp.schema import Schema
 from pycolo.result import Outcome, Report
 from pycolo.snapshot import DeathProof, NodeState, Snapshot
 
@@ -163,6 +164,7 @@ def _forms() -> Forms:
     forms = Forms(
         known={
             Version: _json.Text(Version.parse, "be a version such as 10.0.13", r"\d+\.\d+\.\d+"),
+            Schema: _json.Text(Schema.from_digest, "be a SHA-256 digest", "[0-9a-f]{64}"),
             ColoPair: pairfile.document(),
             Yank: _CommandForm((Yank,)),
             frozenset(get_args(Command)): _CommandForm(get_args(Command)),

@@ -32,6 +32,7 @@ from pycolo.qmp import (
     Yank,
     YankMigration,
 )
+from pycolo.qmp.schema import packaged_entries
 
 DOCUMENT = Path(__file__).parents[1] / "golden" / "document" / "doc-procedures.json"
 VERSIONS: tuple[PackagedVersion, ...] = get_args(PackagedVersion)
@@ -267,3 +268,25 @@ def test_a_schema_with_a_hole_is_refused_when_it_is_met() -> None:
         schema.check(Stop())
     with pytest.raises(ParseError):
         Schema.from_reply([{"name": "stop", "meta-type": "command"}]).check(Stop())
+
+
+@pytest.mark.parametrize("version", ["7.2.22", "10.0.13", "11.1.3"])
+def test_a_packaged_schema_is_found_by_its_digest(version: PackagedVersion) -> None:
+    """A document names a schema by its digest, which is that of what QEMU answers."""
+    packaged = Schema.packaged(version)
+
+    assert packaged.is_packaged
+    assert packaged is Schema.from_digest(packaged.digest)
+    assert packaged is Schema.from_reply(packaged_entries(version))
+    assert 64 == len(str(packaged))
+
+
+def test_one_command_less_is_another_schema() -> None:
+    """A build that differs is told from the packaged one of its version."""
+    entries = packaged_entries("11.1.3")
+    assert isinstance(entries, list)
+
+    other = Schema.from_reply(entries[1:])
+
+    assert other != Schema.packaged("11.1.3")
+    assert not other.is_packaged

@@ -81,7 +81,12 @@ class Draft:
         rescue: tuple[Yank, ...] = (),
         oob: bool = False,
     ) -> str:
-        """Add a command; returns its address."""
+        """Add a command; returns its address.
+
+        Raises:
+            CompileError: The node's QEMU does not accept it.
+        """
+        self._check_accepted(node, command, oob=oob)
         step = Execute(
             address=self._address(node, command.qmp_name, command.subject),
             node=node,
@@ -153,7 +158,12 @@ class Draft:
         oob: bool = False,
         accepts: tuple[Refusal, ...] = (),
     ) -> Execute:
-        """A command for a relief; it is no step of the plan."""
+        """A command for a relief; it is no step of the plan.
+
+        Raises:
+            CompileError: The node's QEMU does not accept it.
+        """
+        self._check_accepted(node, command, oob=oob)
         return Execute(
             address="/".join(filter(None, (node, "relief", command.qmp_name, command.subject))),
             node=node,
@@ -181,6 +191,18 @@ class Draft:
             restored_after=self._restored_after,
             reliefs=tuple(self._reliefs),
         )
+
+    def _check_accepted(self, node: str, command: Command, *, oob: bool) -> None:
+        live = self.now.live(node)
+        # The document's words are what they are, whoever understands them.
+        if live is None or live.schema is None or self._dialect == "doc":
+            return
+        # All plans are tested against the packaged ones; a check takes longer than the compiling.
+        if live.schema.is_packaged:
+            return
+        for problem in live.schema.check(command, oob=oob):
+            why = f"QEMU {live.version} on {node} does not accept {command.qmp_name}: {problem}"
+            raise CompileError(why, "run a build of QEMU there that has the command")
 
     def _address(self, *parts: str) -> str:
         address = "/".join(filter(None, parts))

@@ -2,8 +2,9 @@
 
 One procedure serves both. The first start differs in that the guest may not have run yet, and that
 its images may be equal by the operator's word. The order is that of qemu-behaviour 17.6: the
-guest stands still only while the copy ends and while COLO takes over; on a QEMU that cannot pause
-before the switch-over, and under TCG, it stands still in between as well (qemu-behaviour 17.11, 18.1).
+guest stands still only while the copy ends and while COLO takes over; under TCG, and on a QEMU
+that cannot pause before the switch-over, it stands still in between as well (qemu-behaviour 17.11,
+18.1).
 """
 
 from __future__ import annotations

@@ -9,16 +9,19 @@ section "Client JSON Protocol introspection".
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+import weakref
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Final, Literal, Self, TypeAlias, final
 
 import attrs
 from typing_extensions import override
 
 from pycolo.errors import ParseError
-from pycolo.qmp._base import QmpCommand, at, list_at, mapping_at
+from pycolo.qmp._base import QmpCommand, QmpValue, at, list_at, mapping_at
 
-__all__ = ["PackagedVersion", "Schema", "SchemaFeature", "SchemaProblem"]
+__all__ = ["PackagedVersion", "Schema", "SchemaFeature", "SchemaProblem", "packaged_entries"]
 
 PackagedVersion: TypeAlias = Literal["7.2.22", "10.0.13", "11.1.3"]
 """The QEMU versions whose schema is in the package."""
@@ -68,15 +71,24 @@ _Found: TypeAlias = SchemaProblem | SchemaFeature
 @final
 @attrs.frozen
 class Schema:
-    """What one QEMU accepts."""
+    """What one QEMU accepts; the same for every QEMU of one build."""
 
-    _commands: Mapping[str, Mapping[str, object]] = attrs.field(repr=False)
-    _events: frozenset[str] = attrs.field(repr=False)
-    _types: Mapping[str, Mapping[str, object]] = attrs.field(repr=False)
+    digest: str
+    """SHA-256 of the schema, as hexadecimal digits: what stands for it in a document."""
+    _commands: Mapping[str, Mapping[str, object]] | None = attrs.field(repr=False, eq=False)
+    _events: frozenset[str] = attrs.field(repr=False, eq=False)
+    _types: Mapping[str, Mapping[str, object]] = attrs.field(repr=False, eq=False)
+
+    @override
+    def __str__(self) -> str:
+        """Give the digest."""
+        return self.digest
 
     @classmethod
-    def from_reply(cls, value: object, path: str = "return") -> Self:
+    def from_reply(cls, value: object, path: str = "return") -> Schema:
         """Read the reply to query-qmp-schema.
+
+        The nodes of a build share one value, however many are read.
 
         Args:
             value: The decoded JSON: a list of entries, as in ``SchemaInfo.entries``.
@@ -86,20 +98,49 @@ class Schema:
             ParseError: It is not such a reply.
         """
         entries = list_at(value, path, _Entry.from_qmp)
-        return cls(
-            commands={e.name: e.content for e in entries if e.meta_type == "command"},
-            events=frozenset(e.name for e in entries if e.meta_type == "event"),
-            types={e.name: e.content for e in entries if e.meta_type not in ("command", "event")},
-        )
+        text = json.dumps([entry.content for entry in entries], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        known = _READ.get(digest)
+        if known is None:
+            known = _READ[digest] = cls(
+                digest=digest,
+                commands={e.name: e.content for e in entries if e.meta_type == "command"},
+                events=frozenset(e.name for e in entries if e.meta_type == "event"),
+                types={
+                    e.name: e.content for e in entries if e.meta_type not in ("command", "event")
+                },
+            )
+        return known
 
     @classmethod
     def packaged(cls, version: PackagedVersion) -> Schema:
         """Give the schema of a version that pycolo is tested with."""
         return _packaged(version)
 
+    @classmethod
+    def from_digest(cls, digest: str) -> Schema:
+        """Give the schema that a document names.
+
+        Args:
+            digest: As in `digest`.
+
+        Returns:
+            The packaged schema of that digest. Any other is known by its digest alone: nothing can
+            be found wrong with a command by it.
+        """
+        for version, packaged in _PACKAGED_DIGESTS.items():
+            if digest == packaged:
+                return _packaged(version)
+        return cls(digest=digest, commands=None, events=frozenset(), types={})
+
+    @property
+    def is_packaged(self) -> bool:
+        """Whether it is one of those in the package, against which all plans are tested."""
+        return self.digest in _PACKAGED_DIGESTS.values()
+
     def has_command(self, name: str) -> bool:
         """Tell whether there is a command of that name."""
-        return name in self._commands
+        return self._commands is not None and name in self._commands
 
     def has_event(self, name: str) -> bool:
         """Tell whether there is an event of that name."""
@@ -114,6 +155,8 @@ class Schema:
             command: A command, or its wire form.
             oob: Whether it is to be sent out of band.
         """
+        if self._commands is None:
+            return ()
         problems = tuple(found for found in self._walk(command) if type(found) is SchemaProblem)
         name = _wire(command).get("execute")
         entry = self._commands.get(name) if isinstance(name, str) else None
@@ -136,7 +179,8 @@ class Schema:
             if key not in ("execute", "arguments"):
                 yield SchemaProblem(key, "be absent")
         name = wire.get("execute")
-        entry = self._commands.get(name) if isinstance(name, str) else None
+        commands = self._commands or {}
+        entry = commands.get(name) if isinstance(name, str) else None
         if entry is None:
             yield SchemaProblem("execute", f"be a command of this QEMU, not {name!r}")
             return
@@ -222,16 +266,31 @@ class Schema:
                 yield from self._members(self._type(_text(variant, "type")), value)
 
 
+# Lets a document be read without reading every schema of the package.
+_PACKAGED_DIGESTS: Final[Mapping[PackagedVersion, str]] = {
+    "7.2.22": "0d7fb804908eaca89a78741aca7f3ef072a2c235ae648d0882449e10bab57d8b",
+    "10.0.13": "f8c9d6ca32717dfb4505e657be1718bf2d104cc3067bbd45ab81cc8059ce61a4",
+    "11.1.3": "c5be8d7dd31a7e952b97568158a0c41df8809a430a459e25448d55696b124bca",
+}
+# A schema is megabytes of small values, and a controller reads that of one build from many nodes.
+_READ: Final[MutableMapping[str, Schema]] = weakref.WeakValueDictionary()
+
+
 @functools.cache
 def _packaged(version: PackagedVersion) -> Schema:
+    return Schema.from_reply(packaged_entries(version), f"schemas/qemu-{version}.json.gz")
+
+
+@functools.cache
+def packaged_entries(version: PackagedVersion) -> QmpValue:
+    """Give the reply to query-qmp-schema of a version that pycolo is tested with."""
     # Reading the package is rare, and its tools are slow to import.
     import gzip  # noqa: PLC0415
-    import json  # noqa: PLC0415
     from importlib import resources  # noqa: PLC0415
 
     source = resources.files("pycolo.qmp") / "schemas" / f"qemu-{version}.json.gz"
-    reply: object = json.loads(gzip.decompress(source.read_bytes()))
-    return Schema.from_reply(reply, f"schemas/qemu-{version}.json.gz")
+    entries: QmpValue = json.loads(gzip.decompress(source.read_bytes()))
+    return entries
 
 
 # -- narrowing the entries ---------------------------------------------------------------------

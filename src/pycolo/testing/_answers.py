@@ -17,6 +17,7 @@ from pycolo.qmp.blockdevs import (
 )
 from pycolo.qmp.chardevs import InetSocketAddress, SocketServer
 from pycolo.qmp.objects import ColoCompare, FilterMirror, FilterRedirector, FilterRewriter, IoThread
+from pycolo.qmp.schema import packaged_entries
 from pycolo.snapshot import Filter, Job
 from pycolo.testing._jobs import size_bytes
 from pycolo.testing._links import Refused
@@ -43,6 +44,7 @@ Question = (
     | qmp.QomList
     | qmp.QomGet
     | qmp.QueryChardev
+    | qmp.QueryQmpSchema
 )
 Object = dict[str, QmpValue]
 
@@ -110,6 +112,8 @@ def answer(qemu: FakeQemu, question: Question) -> QmpValue:  # noqa: C901 - one 
             return _qom_get(qemu, question)
         case qmp.QueryChardev():
             return _chardevs(qemu)
+        case qmp.QueryQmpSchema():
+            return packaged_entries(qemu.world.version)
         case _:
             assert_never(question)
 

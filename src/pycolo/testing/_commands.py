@@ -93,7 +93,7 @@ def perform(qemu: FakeQemu, command: qmp.Command) -> QmpValue:  # noqa: C901, PL
         case qmp.HumanMonitorCommand():
             verb = command.command_line.partition(" ")[0]
             return f"{qemu.manner.error_prefix}unknown command: '{verb}'\r\n"
-        case qmp.DriveMirror() | qmp.QueryQmpSchema():
+        case qmp.DriveMirror():
             raise Refused(f"FakeQemu does not play {command.qmp_name}")
         case _:
             question: Question = command
