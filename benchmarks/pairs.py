@@ -15,7 +15,7 @@ from typing import Final, final
 from pycolo import host
 from pycolo.compiler import compile_plan, launch
 from pycolo.demo.builds import QemuBuild, Release, fetch
-from pycolo.demo.guests import READY_LINE, bios_guest, linux_guest
+from pycolo.demo.guests import READY_LINE, bios_counter, bios_guest, linux_guest
 from pycolo.demo.stage import Stage, fetched, staged
 from pycolo.execute import execute
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
@@ -86,7 +86,7 @@ class LivePair:
             raise RuntimeError(f"{report.failed}: {report.outcomes[report.failed]}")
 
     async def boot(self, name: str) -> None:
-        """Run the Linux guest of a QEMU that was launched, alone, until its services listen."""
+        """Run the guest of a QEMU that was launched, alone, until it counts or serves."""
         await self.sessions[name].execute(Cont(), limit_s=LIMIT_S)
         log = Path(self.pair.node(name).run_dir, "serial.log")
         await asyncio.to_thread(_wait_booted, log)
@@ -112,9 +112,9 @@ class LivePair:
 
 
 @asynccontextmanager
-async def bios_pair() -> AsyncGenerator[LivePair]:
+async def bios_pair(memory_mib: int = 64) -> AsyncGenerator[LivePair]:
     """A pair with the guest that counts, on KVM; nothing runs yet."""
-    machine = Machine(memory_mib=64, cpu="qemu64,kvmclock=on", serial_log=True)
+    machine = Machine(memory_mib=memory_mib, cpu="qemu64,kvmclock=on", serial_log=True)
     async with _pair(machine) as living:
         bios_guest(Path(living.pair.node(NODES[0]).image_path(DISK)), size_bytes=DISK_BYTES)
         yield living
@@ -201,7 +201,10 @@ def _empty(image: Path) -> None:
 
 def _wait_booted(log: Path) -> None:
     end = time.monotonic() + BOOT_S
-    while READY_LINE not in log.read_text(errors="replace"):
+    while True:
+        said = log.read_text(errors="replace")
+        if READY_LINE in said or bios_counter(said) is not None:
+            return
         if time.monotonic() > end:
             raise TimeoutError(f"the guest did not boot within {BOOT_S:g} s")
         time.sleep(0.2)
