@@ -9,7 +9,8 @@ import attrs
 from tests.testing.stage import FakePair
 
 from pycolo.compiler import compile_plan
-from pycolo.errors import CompileError, RemoteError
+from pycolo.errors import Busy, CompileError, ConnectionFailed, RemoteError
+from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.execute import execute
 from pycolo.plan import Plan, Procedure
 from pycolo.probe import probe
@@ -183,7 +184,15 @@ class Operator:
     async def _none_left(self) -> None:
         for name in self.names:
             self.life.dead.pop(name, None)
-        await self.life.launch(self.newest, primary=self.newest)
+        await self._launch(self.newest)
+
+    async def _launch(self, name: str) -> None:
+        try:
+            # Said even of a spare, since its survivor may have died: it would begin a guest anew.
+            await self.life.launch(name, primary=self.newest)
+        except (Busy, ConnectionFailed, UnresponsiveError):
+            # What died or fell silent at its first moment is found so in the next round.
+            return
 
     async def _armed(self, name: str) -> bool:
         plan = self.armed.pop(name, None)
@@ -199,8 +208,7 @@ class Operator:
         spare = next(s.name for s in pair.spares if self._running(s.name) is None)
         self.life.pair = pair.replacing(dead, pair.node(spare))
         self.life.dead.pop(dead, None)
-        # The survivor may have died since: the spare's empty image is not what follows on its data.
-        await self.life.launch(spare, primary=self.newest)
+        await self._launch(spare)
 
     async def _arm(self) -> None:
         snapshot = await self._known()

@@ -214,6 +214,11 @@ def mend(world: World) -> None:
 @given(version=st.sampled_from(VERSIONS), happenings=st.lists(HAPPENINGS, max_size=10))
 # The survivor dies between its failover and the launch of the spare.
 @example(version="7.2.22", happenings=[Mend(None), Kill("serving"), Soon(0.375, Kill("serving"))])
+# A QEMU dies before anybody has spoken to it.
+@example(
+    version="7.2.22",
+    happenings=[Soon(0.5, Kill("serving")), Mend(0), Soon(0.5, Kill("serving"))],
+)
 def test_no_life_breaks_a_rule(version: PackagedVersion, happenings: list[Happening]) -> None:
     """Every life ends with one protected guest that has all that was acknowledged."""
     world = World(version)
