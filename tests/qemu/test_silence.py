@@ -467,13 +467,9 @@ REGULAR: Regular = {
         "wait/protected": "stopped",
         "wait/checkpoint": "links silent",
     },
-    ("11.1", "kvm"): {
-        "cont": "stopped",
-        "wait/pre-switchover": "nbd silent",
-        "migrate-continue": "killed",
-    },
-    ("10.0", "kvm"): {"cont": "links silent", "wait/protected": "killed"},
-    ("7.2", "kvm"): {"block-job-cancel": "stopped", "migrate": "nbd silent"},
+    ("11.1", "kvm"): {"migrate-continue": "killed"},
+    ("10.0", "kvm"): {"cont": "stopped"},
+    ("7.2", "kvm"): {"migrate": "nbd silent"},
 }
 
 

@@ -33,8 +33,8 @@ REGULAR: Regular = {
         "migrate": "stopped",
         "wait/checkpoint": "nbd silent",
     },
-    ("11.1", "kvm"): {"wait/pre-switchover": "links silent", "migrate-continue": "killed"},
-    ("10.0", "kvm"): {"cont": "stopped"},
+    ("11.1", "kvm"): {"wait/pre-switchover": "links silent"},
+    ("10.0", "kvm"): {"migrate-continue": "killed"},
     ("7.2", "kvm"): {"wait/protected": "killed"},
 }
 
