@@ -115,7 +115,7 @@ async def protected_at_rest(life: Pair) -> None:
     """The same with no checkpoint after the start's own.
 
     Silence inside a checkpoint is another matter: a primary whose guest stands has flushed its disk
-    already, and the main loops hang elsewhere (qemu-behaviour 7.3, 17.7).
+    already, and the main loops hang elsewhere (qemu-behaviour 7.3).
     """
     life.pair = attrs.evolve(life.pair, checkpoint_delay_ms=CHECKPOINTS_OFF_MS)
     await protected(life)

@@ -125,8 +125,8 @@ class Schema:
             digest: As in `digest`.
 
         Returns:
-            The packaged schema of that digest. Any other is known by its digest alone: nothing can
-            be found wrong with a command by it.
+            The packaged schema of that digest, or one that is known by its digest alone and finds
+            nothing wrong with any command.
         """
         for version, packaged in _PACKAGED_DIGESTS.items():
             if digest == packaged:
