@@ -227,3 +227,37 @@ def test_another_node_takes_the_dead_ones_place() -> None:
 
     assert {"beta", "gamma"} == set(plan.nodes())
     assert "192.0.2.1:" not in str(plan.steps)
+
+
+@pytest.mark.parametrize("node", ["alpha", "beta"])
+def test_a_guest_paused_inside_colo_is_told_from_an_entry(node: str) -> None:
+    """Neither node is replaced for it: the pair is whole, and somebody typed `stop`."""
+    with pytest.raises(CompileError, match=rf"guest on {node} was paused inside COLO.*continue it"):
+        start(PAIR, _with(PROTECTED, node, run_state="paused"))
+
+
+@pytest.mark.parametrize("node", ["alpha", "beta"])
+def test_a_protected_pair_without_a_filter_does_not_count_as_finished(node: str) -> None:
+    """The refusal names what is missing and the way to have it again."""
+    objects = dict(_live(PROTECTED, node).objects)
+    lost = "comp0" if node == "alpha" else "f2"
+    del objects[lost]
+
+    with pytest.raises(CompileError, match=rf"{node} lacks {lost}; end protection with stop"):
+        start(PAIR, _with(PROTECTED, node, objects=objects))
+
+
+def test_a_new_secondary_does_not_take_a_lost_ones_place_by_itself() -> None:
+    """A primary still in COLO waits for a failover, with or without disks."""
+    anew = PROTECTED.with_node("beta", _live(LAUNCHED, "beta"))
+
+    with pytest.raises(CompileError, match=r"secondary of alpha is gone.*fail over to alpha"):
+        start(PAIR, anew)
+
+
+def test_a_guest_that_stands_still_for_its_copy_is_relieved_of_it() -> None:
+    """Where the guest waits for COLO, a failure at any point ends the copy too."""
+    plan = compiled(CASES["resume/on-the-promoted"], PAIR, "7.2.22")
+    relief = next(one for one in plan.reliefs if one.first == "beta/stop")
+
+    assert "block-job-cancel" in [step.command.qmp_name for step in relief.steps]

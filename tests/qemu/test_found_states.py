@@ -288,7 +288,7 @@ async def test_a_checkpoint_continues_what_somebody_paused(node: str) -> None:
     async with bios_life("11.1", ACCELERATOR, shape=seldom) as life:
         await _protected(life)
         await life.sessions[node].execute(qmp.Stop(), limit_s=LIMIT_S)
-        with pytest.raises(CompileError):
+        with pytest.raises(CompileError, match=f"guest on {node} was paused inside COLO"):
             await life.compile("start")
         again = qmp.MigrateSetParameters(x_checkpoint_delay_ms=life.pair.checkpoint_delay_ms)
         await life.sessions["alpha"].execute(again, limit_s=LIMIT_S)

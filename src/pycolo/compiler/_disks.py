@@ -81,7 +81,8 @@ def check_ours(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Non
     unvouched = peer_child(live, disk) is not None and not vouched
     if unvouched or (others and disk.names.nbd in live.block_nodes):
         why = f"{node}: {disk.names.nbd} is not known to hold a copy for {peer}"
-        raise CompileError(why, "take the attempt that left it back with stop, then compile again")
+        advice = f"take that attempt back with stop, which ends {peer}, and launch {peer} anew"
+        raise CompileError(why, advice)
 
 
 def ensure_mirror(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
@@ -239,9 +240,14 @@ def copy_relief(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> tu
         oob=True,
         accepts=NO_INSTANCE,
     )
+    return (yank, copy_end_relief(draft, node, peer, disk))
+
+
+def copy_end_relief(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Execute:
+    """End a copy as relief, once the way to the peer was yanked; else no other can be begun."""
     gone = (Refusal(text="not found", error_class="DeviceNotActive"), *ENDED)
     command = BlockJobCancel(device=job_id(draft, peer, disk), force=True)
-    return (yank, draft.relief_step(node, command, "it has no way to end well", accepts=gone))
+    return draft.relief_step(node, command, "it has no way to end well", accepts=gone)
 
 
 def detach_relief(draft: Draft, node: str, disk: ReplicationDisk) -> tuple[Execute, ...]:

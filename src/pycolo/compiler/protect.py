@@ -9,6 +9,9 @@ that cannot pause before the switch-over, it stands still in between as well (qe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from pycolo import faces
 from pycolo.compiler import _disks, _filters
 from pycolo.compiler._draft import Draft
 from pycolo.compiler.failover import NOT_IN_COLO, cut_relief
@@ -42,7 +45,7 @@ from pycolo.qmp.commands import (
     Yank,
 )
 from pycolo.qmp.objects import YankMigration
-from pycolo.snapshot import Live
+from pycolo.snapshot import Live, role_of
 
 FAILED = ("failed", "completed", "cancelled", "cancelling")
 # Where a guest may stand before its RAM is copied, and where a copy under way leaves it.
@@ -51,6 +54,7 @@ GROUND = ("prelaunch", "running", "paused", "finish-migrate")
 WENT_ON = (Refusal(text="Migration not in expected state"),)
 # Inside a checkpoint: of a moment, or for ever where the peer died in it (qemu-behaviour 7.1).
 IN_CHECKPOINT = "colo"
+FRESH = ("fresh secondary", "prepared secondary")
 MIGRATING = ("setup", "active", "pre-switchover", "device", "colo")
 
 
@@ -60,14 +64,16 @@ def protect(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> Non
     Raises:
         CompileError: The nodes are in a state from which no safe way leads there.
     """
-    if not _entered(draft, primary, secondary):
+    if _entered(draft, primary, secondary):
+        _check_filters(draft, primary, secondary)
+        if any(draft.live(node).run_state == IN_CHECKPOINT for node in (primary, secondary)):
+            _wait_entered(draft, primary, secondary)
+    else:
         _check_ground(draft, primary, secondary)
         if draft.live(primary).migration not in MIGRATING:
             _prepare_secondary(draft, secondary, dialect)
             _prepare_primary(draft, primary, secondary)
         _enter(draft, primary, secondary, dialect)
-    elif any(draft.live(node).run_state == IN_CHECKPOINT for node in (primary, secondary)):
-        _wait_entered(draft, primary, secondary)
     _prove(draft, primary, secondary, dialect)
     for disk in draft.pair.disks:
         _disks.ensure_dismissed(draft, primary, disk)
@@ -79,8 +85,21 @@ def _entered(draft: Draft, primary: str, secondary: str) -> bool:
     return modes == ("primary", "secondary") and states <= {"running", IN_CHECKPOINT}
 
 
+def _check_filters(draft: Draft, primary: str, secondary: str) -> None:
+    chains = draft.pair.chains
+    mirroring = [o for chain in chains for o in faces.primary_objects(chain, promoted=False)]
+    rewriting = [o for chain in chains for o in faces.secondary_objects(chain)]
+    for node, objects in ((primary, mirroring), (secondary, rewriting)):
+        missing = [o.id for o in objects if o.id not in draft.live(node).objects]
+        if missing:
+            told = f"{node} lacks {', '.join(missing)}"
+            why = f"what is missing cannot be put back while COLO runs: {told}"
+            raise CompileError(why, "end protection with stop, launch a new secondary, then resume")
+
+
 def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
     live, peer = draft.live(primary), draft.live(secondary)
+    _check_colo(draft, primary, secondary)
     if peer.run_state != "inmigrate" and not _half_in(live, peer):
         why = f"{secondary} is no fresh secondary: its guest is in state {peer.run_state}"
         raise CompileError(why, "replace it by a newly launched one (qemu-behaviour 7.12)")
@@ -94,6 +113,20 @@ def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
     if live.run_state == "paused" and not ours:
         why = f"the guest on {primary} is paused, and not by a resync of ours"
         raise CompileError(why, "continue it or find out who stopped it, then compile again")
+
+
+def _check_colo(draft: Draft, primary: str, secondary: str) -> None:
+    """Refuse what looks like an entry under way, and is none."""
+    live, peer = draft.live(primary), draft.live(secondary)
+    if (live.colo_mode, peer.colo_mode) == ("primary", "secondary"):
+        for node in (primary, secondary):
+            if draft.live(node).run_state == "paused":
+                why = f"the guest on {node} was paused inside COLO, which a checkpoint undoes"
+                raise CompileError(why, "continue it, or wait for a checkpoint, then compile again")
+    # Its RESUME comes after its secondary's: that one was there, and is gone (qemu-behaviour 4.13).
+    if live.colo_mode == "primary" and live.run_state == "running" and role_of(peer) in FRESH:
+        why = f"the secondary of {primary} is gone, and {secondary} was launched anew"
+        raise CompileError(why, f"fail over to {primary}, then resume with {secondary}")
 
 
 def _half_in(live: Live, peer: Live) -> bool:
@@ -179,19 +212,24 @@ def _identical(draft: Draft, primary: str) -> bool:
 def _enter(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None:
     first: str | None = None
     moves = draft.live(primary).run_state != "prelaunch"
+    copied: list[Execute] = []
     if draft.live(primary).migration not in MIGRATING:
         first = _attach(draft, primary, secondary, stop=moves)
         _ensure_delay(draft, primary)
         if moves and dialect.pause_before_switchover:
             _go_on(draft, primary, secondary, first)
             first = None
+        elif first is not None:
+            disks = draft.pair.disks
+            copied = [_disks.copy_end_relief(draft, primary, secondary, disk) for disk in disks]
         _ensure_capabilities(draft, primary, dialect, primary=True)
         first = _migrate(draft, primary, secondary, dialect, first)
     if dialect.pause_before_switchover:
         first = _switch_over(draft, primary, first)
     entered = _wait_entered(draft, primary, secondary)
     draft.restored(entered)
-    draft.relieve(first or entered, entered, _back(draft, primary, dialect, go_on=moves), _BACK)
+    back = _back(draft, primary, dialect, copied, go_on=moves)
+    draft.relieve(first or entered, entered, back, _BACK)
 
 
 _BACK = "COLO was not entered: the guest goes on alone, with its plain network and disk"
@@ -296,7 +334,9 @@ def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
     )
 
 
-def _back(draft: Draft, primary: str, dialect: Dialect, *, go_on: bool) -> tuple[Execute, ...]:
+def _back(
+    draft: Draft, primary: str, dialect: Dialect, copied: Iterable[Execute] = (), *, go_on: bool
+) -> tuple[Execute, ...]:
     """Out of a half-made entry, from whichever point of it (qemu-behaviour 17.6, 17.10).
 
     The yanks let the main loop go; a migration that was paused before its switch-over ends only by
@@ -306,7 +346,7 @@ def _back(draft: Draft, primary: str, dialect: Dialect, *, go_on: bool) -> tuple
     an accident of its protection.
     """
     end = "the entry ends here"
-    steps = [*cut_relief(draft, primary)]
+    steps = [*cut_relief(draft, primary), *copied]
     if dialect.pause_before_switchover:
         command = MigrateContinue(state="pre-switchover")
         why = f"{end} if it was paused (qemu-behaviour 17.10)"
