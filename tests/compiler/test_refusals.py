@@ -248,10 +248,10 @@ def test_a_protected_pair_without_a_filter_does_not_count_as_finished(node: str)
 
 
 def test_a_new_secondary_does_not_take_a_lost_ones_place_by_itself() -> None:
-    """A primary still in COLO waits for a failover, with or without disks."""
+    """A primary still in COLO is taken out of it first, with or without disks."""
     anew = PROTECTED.with_node("beta", _live(LAUNCHED, "beta"))
 
-    with pytest.raises(CompileError, match=r"secondary of alpha is gone.*fail over to alpha"):
+    with pytest.raises(CompileError, match=r"secondary of alpha is gone.* with stop"):
         start(PAIR, anew)
 
 

@@ -342,12 +342,12 @@ async def test_a_primary_that_was_started_anew_does_not_cost_the_guest() -> None
 
 
 async def test_a_secondary_that_was_started_anew_is_not_taken_for_the_old_one() -> None:
-    """Nobody failed over yet: it holds no copy; the stop that the refusal names leads out."""
+    """Nobody failed over yet: it is refused, and the stop that the refusal names leads out."""
     async with bios_life("11.1", ACCELERATOR) as life:
         await _protected(life)
         await life.kill("beta")
         await life.launch("beta")
-        with pytest.raises(CompileError, match=r"nbd0 is not known to hold a copy for beta.* stop"):
+        with pytest.raises(CompileError, match=r"secondary of alpha is gone.* with stop, which"):
             await life.compile("resume")
         await life.run("stop")
         await life.goes_on("alpha")

@@ -126,7 +126,8 @@ def _check_colo(draft: Draft, primary: str, secondary: str) -> None:
     # Its RESUME comes after its secondary's: that one was there, and is gone (qemu-behaviour 4.13).
     if live.colo_mode == "primary" and live.run_state == "running" and role_of(peer) in FRESH:
         why = f"the secondary of {primary} is gone, and {secondary} was launched anew"
-        raise CompileError(why, f"fail over to {primary}, then resume with {secondary}")
+        advice = f"end protection with stop, which ends {secondary}, and launch {secondary} anew"
+        raise CompileError(why, advice)
 
 
 def _half_in(live: Live, peer: Live) -> bool:
