@@ -21,6 +21,9 @@ from pycolo.snapshot import Live
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(120)]
 Fate: TypeAlias = Literal["lives", "is killed"]
+# With KVM a guest runs while its RAM is copied; under TCG it stands still (qemu-behaviour 17.11).
+ACCELERATOR: Accelerator = "kvm" if HAS_KVM else "tcg"
+RUNNING = ("cont", "wait/pre-switchover", "migrate-continue")
 # The last step that was done.
 POINTS = (
     "migrate-incoming",
@@ -97,7 +100,7 @@ async def _forget(life: LivePair, name: str) -> None:
 
 
 def _cases() -> Iterator[object]:
-    for n, point in enumerate(POINTS):
+    for n, point in enumerate(p for p in POINTS if HAS_KVM or p not in RUNNING):
         for fate in ("lives", "is killed"):
             few = (fate == "lives") == bool(n % 2)
             marks = () if few else (pytest.mark.nightly,)
@@ -107,7 +110,7 @@ def _cases() -> Iterator[object]:
 @pytest.mark.parametrize(("point", "fate"), list(_cases()))
 async def test_a_start_that_is_given_up_leaves_nothing(point: str, fate: Fate) -> None:
     """After any step the primary becomes one that was never protected, its guest running."""
-    async with bios_life("11.1", "tcg") as life:
+    async with bios_life("11.1", ACCELERATOR) as life:
         clean = await _never_protected(life)
         await life.launch("beta")
         plan = await life.compile("start")
@@ -120,7 +123,7 @@ async def test_a_start_that_is_given_up_leaves_nothing(point: str, fate: Fate) -
 @pytest.mark.parametrize(("point", "fate"), list(_cases()))
 async def test_a_resume_that_is_given_up_leaves_nothing(point: str, fate: Fate) -> None:
     """After any step a promoted node becomes one that was just promoted, its guest running."""
-    async with bios_life("11.1", "tcg") as life:
+    async with bios_life("11.1", ACCELERATOR) as life:
         clean = await _promoted(life)
         await life.replace("alpha", "gamma")
         plan = await life.compile("resume")
