@@ -166,6 +166,13 @@ class Silenced:
             await done.wait()
         end()
 
+    async def strike(self, survivor: str, peer: str, how: Silence, when: str) -> None:
+        """Make a peer silent, at once or as the survivor's guest stops for a checkpoint."""
+        if when == "inside a checkpoint":
+            await self.at_stop(survivor, lambda: self.silence(peer, how))
+        else:
+            self.silence(peer, how)
+
 
 @asynccontextmanager
 async def silenced_life(
@@ -223,10 +230,7 @@ async def test_a_primary_outlives_its_secondary(how: Silence, when: str) -> None
     async with silenced_life() as silenced:
         await protected(silenced)
         armed = await silenced.life.compile("failover", survivor="alpha")
-        if when == "inside a checkpoint":
-            await silenced.at_stop("alpha", lambda: silenced.silence("beta", how))
-        else:
-            silenced.silence("beta", how)
+        await silenced.strike("alpha", "beta", how, when)
         if how != "killed":
             await silenced.stalls("alpha")
         await outlived(silenced, armed, "alpha", "beta")
@@ -239,10 +243,7 @@ async def test_a_secondary_outlives_its_primary(how: Silence, when: str) -> None
     async with silenced_life() as silenced:
         await protected(silenced)
         armed = await silenced.life.compile("failover", survivor="beta")
-        if when == "inside a checkpoint":
-            await silenced.at_stop("beta", lambda: silenced.silence("alpha", how))
-        else:
-            silenced.silence("alpha", how)
+        await silenced.strike("beta", "alpha", how, when)
         await outlived(silenced, armed, "beta", "alpha")
 
 
@@ -275,10 +276,7 @@ async def test_older_primaries_outlive_their_secondary(
     async with silenced_life(release, "kvm") as silenced:
         await protected(silenced)
         armed = await silenced.life.compile("failover", survivor="alpha")
-        if when == "inside a checkpoint":
-            await silenced.at_stop("alpha", lambda: silenced.silence("beta", how))
-        else:
-            silenced.silence("beta", how)
+        await silenced.strike("alpha", "beta", how, when)
         if how != "killed":
             await silenced.stalls("alpha")
         await outlived(silenced, armed, "alpha", "beta")
@@ -304,10 +302,7 @@ async def test_older_secondaries_outlive_their_primary(
     async with silenced_life(release, "kvm") as silenced:
         await protected(silenced)
         armed = await silenced.life.compile("failover", survivor="beta")
-        if when == "inside a checkpoint":
-            await silenced.at_stop("beta", lambda: silenced.silence("alpha", how))
-        else:
-            silenced.silence("alpha", how)
+        await silenced.strike("beta", "alpha", how, when)
         await outlived(silenced, armed, "beta", "alpha")
 
 

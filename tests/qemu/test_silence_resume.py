@@ -99,10 +99,7 @@ async def test_a_promoted_node_outlives_its_next_secondary(how: Silence, when: s
         await life.run("resume")
         await life.goes_on("beta", "gamma")
         armed = await life.compile("failover", survivor="beta")
-        if when == "inside a checkpoint":
-            await silenced.at_stop("beta", lambda: silenced.silence("gamma", how))
-        else:
-            silenced.silence("gamma", how)
+        await silenced.strike("beta", "gamma", how, when)
         if how != "killed":
             await silenced.stalls("beta")
         await outlived(silenced, armed, "beta", "gamma", "delta")
@@ -119,8 +116,5 @@ async def test_a_next_secondary_outlives_the_promoted_node(how: Silence, when: s
         await life.run("resume")
         await life.goes_on("beta", "gamma")
         armed = await life.compile("failover", survivor="gamma")
-        if when == "inside a checkpoint":
-            await silenced.at_stop("gamma", lambda: silenced.silence("beta", how))
-        else:
-            silenced.silence("beta", how)
+        await silenced.strike("gamma", "beta", how, when)
         await outlived(silenced, armed, "gamma", "beta", "delta")

@@ -12,7 +12,7 @@ from pycolo.compiler import _disks
 from pycolo.compiler._draft import Draft
 from pycolo.compiler.drift import Difference, drift
 from pycolo.compiler.procedures import roles
-from pycolo.compiler.protect import protect
+from pycolo.compiler.protect import lost_in_colo, protect
 from pycolo.conditions import ChildIs
 from pycolo.dialect import accept_pair
 from pycolo.errors import CompileError
@@ -53,8 +53,7 @@ def _repair(draft: Draft, primary: str) -> None:
     found = drift(draft.pair, draft.now)
     if found.missing:
         told = ", ".join(f"{d.kind} {d.name} of {d.node}" for d in found.missing)
-        why = f"what is missing cannot be put back while COLO runs: {told}"
-        raise CompileError(why, "end protection with stop, launch a new secondary, then resume")
+        raise lost_in_colo(told)
     differences = (*found.changed, *found.stray)
     for difference in sorted(differences, key=_place):
         command = _command(draft, difference)

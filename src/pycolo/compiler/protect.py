@@ -92,9 +92,13 @@ def _check_filters(draft: Draft, primary: str, secondary: str) -> None:
     for node, objects in ((primary, mirroring), (secondary, rewriting)):
         missing = [o.id for o in objects if o.id not in draft.live(node).objects]
         if missing:
-            told = f"{node} lacks {', '.join(missing)}"
-            why = f"what is missing cannot be put back while COLO runs: {told}"
-            raise CompileError(why, "end protection with stop, launch a new secondary, then resume")
+            raise lost_in_colo(f"{node} lacks {', '.join(missing)}")
+
+
+def lost_in_colo(told: str) -> CompileError:
+    """The refusal of what only a new entry brings back."""
+    why = f"what is missing cannot be put back while COLO runs: {told}"
+    return CompileError(why, "end protection with stop, launch a new secondary, then resume")
 
 
 def _check_ground(draft: Draft, primary: str, secondary: str) -> None:

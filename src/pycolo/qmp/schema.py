@@ -140,7 +140,7 @@ class Schema:
 
     def has_command(self, name: str) -> bool:
         """Tell whether there is a command of that name."""
-        return self._commands is not None and name in self._commands
+        return self._command(name) is not None
 
     def has_event(self, name: str) -> bool:
         """Tell whether there is an event of that name."""
@@ -158,8 +158,7 @@ class Schema:
         if self._commands is None:
             return ()
         problems = tuple(found for found in self._walk(command) if type(found) is SchemaProblem)
-        name = _wire(command).get("execute")
-        entry = self._commands.get(name) if isinstance(name, str) else None
+        entry = self._command(_wire(command).get("execute"))
         if oob and entry is not None and entry.get("allow-oob") is not True:
             return (
                 SchemaProblem("execute", "be in band: QEMU cannot run it out of band"),
@@ -173,14 +172,18 @@ class Schema:
         """Find what is unstable or deprecated of exactly the parts that ``command`` uses."""
         return tuple(found for found in self._walk(command) if type(found) is SchemaFeature)
 
+    def _command(self, name: object) -> Mapping[str, object] | None:
+        if self._commands is None or not isinstance(name, str):
+            return None
+        return self._commands.get(name)
+
     def _walk(self, command: QmpCommand[object] | Mapping[str, object]) -> Iterator[_Found]:
         wire = _wire(command)
         for key in wire:
             if key not in ("execute", "arguments"):
                 yield SchemaProblem(key, "be absent")
         name = wire.get("execute")
-        commands = self._commands or {}
-        entry = commands.get(name) if isinstance(name, str) else None
+        entry = self._command(name)
         if entry is None:
             yield SchemaProblem("execute", f"be a command of this QEMU, not {name!r}")
             return

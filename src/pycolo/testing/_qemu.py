@@ -461,8 +461,6 @@ class FakeQemu:
         ]
         return bool(used) and set(used) == {"outdev"}
 
-    # -- names QEMU makes up
-
 
 def _takes_away(item: Filter) -> bool:
     redirects = item.qom_type == "filter-redirector" and bool(item.settings.get("outdev"))
