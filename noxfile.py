@@ -21,7 +21,7 @@ TYPED = ("src", "tests", "examples", "benchmarks", "noxfile.py", "pycolo-dev")
 def _install(session: nox.Session, *groups: str) -> None:
     chosen = [argument for group in groups for argument in ("--group", group)]
     session.install("pip>=25.1")
-    session.install("--editable", ".[cli]", *chosen)
+    session.install("--editable", ".[cli,ssh]", *chosen)
 
 
 def _pytest(session: nox.Session, markers: str) -> None:
@@ -120,7 +120,9 @@ def minimum(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "minimum.txt"
     constraints.write_text("\n".join(_lowest_versions()) + "\n", encoding="utf-8")
     session.install("pip>=25.1")
-    session.install("--editable", ".[cli]", "--group", "test", "--constraint", str(constraints))
+    session.install(
+        *("--editable", ".[cli,ssh]", "--group", "test", "--constraint", str(constraints))
+    )
     session.run(
         "pytest", "-m", "not property and not qemu and not heavy and not nightly", *session.posargs
     )
@@ -129,7 +131,8 @@ def minimum(session: nox.Session) -> None:
 def _lowest_versions() -> list[str]:
     """Each `name>=version` of the project's own requirements, as `name==version`."""
     project = nox.project.load_toml("pyproject.toml")["project"]
-    requirements = project["dependencies"] + project["optional-dependencies"]["cli"]
+    extras = project["optional-dependencies"]
+    requirements = [*project["dependencies"], *extras["cli"], *extras["ssh"]]
     return [re.sub(r">=([0-9.]+).*", r"==\1", requirement) for requirement in requirements]
 
 

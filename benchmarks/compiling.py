@@ -66,6 +66,7 @@ def declared() -> ColoPair:
         for n, name in enumerate(("alpha", "beta"), 1)
     ]
     return ColoPair(
+        name="colo",
         nodes=nodes,
         disks=(ReplicationDisk(size_bytes=1 << 30),),
         chains=(FilterChain(netdev=Netdev(type="user")),),

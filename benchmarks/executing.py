@@ -83,10 +83,11 @@ def _plan() -> Plan:
     return Plan(
         procedure="start",
         pair=ColoPair(
+            name="colo",
             nodes=[
                 Node(name=name, address="127.0.0.1", run_dir=f"/run/{name}", image_folder="/srv")
                 for name in (NODE, "beta")
-            ]
+            ],
         ),
         qemu={},
         dialect="auto",

@@ -12,19 +12,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, final
 
-from pycolo import host
 from pycolo.compiler import compile_plan, launch
 from pycolo.demo.builds import QemuBuild, Release, fetch
 from pycolo.demo.guests import READY_LINE, bios_counter, bios_guest, linux_guest
 from pycolo.demo.stage import Stage, fetched, staged
+from pycolo.evidence import instance_of
 from pycolo.execute import execute
+from pycolo.hosts.local import LocalHost
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
-from pycolo.plan import CreateImage, Plan, Procedure
+from pycolo.plan import CreateImage, Options, Plan, Procedure
 from pycolo.probe import probe
 from pycolo.qmp.commands import Cont
 from pycolo.qmp.replies import Version
 from pycolo.session import Session
-from pycolo.snapshot import Dead, DeathProof, NodeState, Snapshot
+from pycolo.snapshot import Snapshot
 
 NODES = ("alpha", "beta")
 RELEASE: Final[Release] = "11.1"
@@ -41,7 +42,8 @@ class LivePair:
     def __init__(self, pair: ColoPair, version: Version) -> None:
         self.pair = pair
         self.sessions: dict[str, Session] = {}
-        self.dead: dict[str, DeathProof] = {}
+        self.host = LocalHost()
+        self.hosts = {node.name: self.host for node in pair.nodes}
         self._version = version
         self._launches = 0
 
@@ -53,21 +55,21 @@ class LivePair:
             await self.snapshot(),
             qemu=dict.fromkeys(NODES, self._version),
             nodes=names,
-            instances={name: f"{name}.{self._launches}" for name in names},
+            instances={n: instance_of(self.pair.name, n, self._launches) for n in names},
+            birth="00000001",
         )
         await self.execute(plan)
         for name in names:
             monitor = self.pair.node(name).control_monitor
             self.sessions[name] = await Session.connect(name, monitor, limit_s=LIMIT_S)
-            self.dead.pop(name, None)
 
     async def kill(self, name: str) -> None:
-        """End a QEMU with SIGKILL and keep the proof."""
-        running = host.watch(self.pair.node(name))
+        """End a QEMU with SIGKILL, and see it end."""
+        running = self.host.watch(self.pair, name)
         if running is None:
             raise RuntimeError(f"{name} does not run")
         os.kill(running.pid, signal.SIGKILL)
-        self.dead[name] = await running.exited()
+        await running.wait_ended()
         running.close()
         session = self.sessions.pop(name, None)
         if session is not None:
@@ -75,26 +77,24 @@ class LivePair:
 
     async def snapshot(self) -> Snapshot:
         """What is there."""
-        known: dict[str, Session | NodeState] = dict(self.sessions)
-        known |= {name: Dead(proof=proof) for name, proof in self.dead.items()}
-        return await probe(known)
+        return await probe(self.sessions, pair=self.pair, hosts=self.hosts)
 
     async def execute(self, plan: Plan) -> None:
         """Execute a plan to its end."""
-        report = await execute(plan, self.sessions, proofs=self.dead)
+        report = await execute(plan, self.sessions, self.hosts)
         if report.failed is not None:
             raise RuntimeError(f"{report.failed}: {report.outcomes[report.failed]}")
 
     async def boot(self, name: str) -> None:
         """Run the guest of a QEMU that was launched, alone, until it counts or serves."""
         await self.sessions[name].execute(Cont(), limit_s=LIMIT_S)
-        log = Path(self.pair.node(name).run_dir, "serial.log")
+        log = Path(self.pair.node(name).run_path("serial.log"))
         await asyncio.to_thread(_wait_booted, log)
 
     async def run(self, procedure: Procedure, *, survivor: str | None = None) -> None:
         """Compile a procedure from what is there and execute it to its end."""
-        snapshot = await self.snapshot()
-        await self.execute(compile_plan(procedure, self.pair, snapshot, survivor=survivor))
+        options = Options(survivor=survivor)
+        await self.execute(compile_plan(procedure, self.pair, await self.snapshot(), options))
 
     async def whole_again(self, survivor: str, peer: str) -> None:
         """Finish what a script left undone, and protect the guest anew."""
@@ -105,7 +105,7 @@ class LivePair:
     async def aclose(self) -> None:
         """End whatever runs."""
         for node in self.pair.nodes:
-            running = host.watch(node)
+            running = self.host.watch(self.pair, node.name)
             if running is not None:
                 running.close()
                 await self.kill(node.name)
@@ -153,7 +153,7 @@ async def networked_pair() -> AsyncGenerator[tuple[LivePair, Stage]]:
         path, form, size_bytes = node.image_path(disk.image), disk.image_format, disk.size_bytes
         argv = (node.qemu_img_binary, "create", "-f", form, path, str(size_bytes))
         empty = CreateImage(path=path, image_format=form, size_bytes=size_bytes, argv=argv)
-        await host.run_action(node, empty, limit_s=LIMIT_S)
+        await living.host.run(stage.pair, node.name, empty, limit_s=LIMIT_S)
         try:
             yield living, stage
         finally:
@@ -163,9 +163,10 @@ async def networked_pair() -> AsyncGenerator[tuple[LivePair, Stage]]:
 @asynccontextmanager
 async def _pair(machine: Machine) -> AsyncGenerator[LivePair]:
     build = fetch(RELEASE)
-    with tempfile.TemporaryDirectory(prefix="pycolo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pycolo-", dir="/var/tmp") as folder:
         living = LivePair(
             ColoPair(
+                name="colo",
                 nodes=[_node(Path(folder), build, n, name) for n, name in enumerate(NODES, 1)],
                 machine=machine,
                 disks=(ReplicationDisk(size_bytes=DISK_BYTES, image=DISK, image_format="raw"),),

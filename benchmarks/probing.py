@@ -9,10 +9,11 @@ from benchmarks.compiling import VERSION, declared
 from benchmarks.measure import Figure, async_timed_s, milliseconds, timed_s
 from benchmarks.pairs import NODES, bios_pair
 from pycolo.compiler import launch, start
+from pycolo.evidence import instance_of
+from pycolo.execute import execute
 from pycolo.model import ColoPair
 from pycolo.probe import probe
 from pycolo.session import Session
-from pycolo.snapshot import Snapshot
 from pycolo.testing import World
 
 FAKES = 1000
@@ -39,7 +40,7 @@ async def _one_real_node() -> list[Figure]:
 
 
 async def _many_fakes() -> list[Figure]:
-    worlds = [_launched(declared()) for _ in range(FAKES // 2)]
+    worlds = [await _launched(declared()) for _ in range(FAKES // 2)]
     places = [(world, node) for world, pair in worlds for node in pair.nodes]
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
@@ -63,9 +64,17 @@ async def _many_fakes() -> list[Figure]:
     ]
 
 
-def _launched(pair: ColoPair) -> tuple[World, ColoPair]:
+async def _launched(pair: ColoPair) -> tuple[World, ColoPair]:
     world = World()
     world.install(pair, pair.nodes[0].name)
-    qemu = {node.name: VERSION for node in pair.nodes}
-    world.run_host(pair, launch(pair, Snapshot(nodes={}), qemu=qemu))
+    await _launch(world, pair)
     return world, pair
+
+
+async def _launch(world: World, pair: ColoPair) -> None:
+    hosts = world.hosts(pair)
+    found = await probe({}, pair=pair, hosts=hosts)
+    qemu = {node.name: VERSION for node in pair.nodes}
+    instances = {node.name: instance_of(pair.name, node.name, 1) for node in pair.nodes}
+    plan = launch(pair, found, qemu=qemu, instances=instances, birth="00000001")
+    (await execute(plan, {}, hosts)).raise_on_failure()

@@ -2,7 +2,7 @@
 
     python examples/fail_over.py PAIRFILE SURVIVOR [FENCED_BY HOW]
 
-The dead node's QEMU is proven dead by its process, if it ran on this machine, or by the word of
+Evidence that the other node's QEMU has ended comes from the host on which it ran, or is the word of
 whoever fenced it. Without either, nothing is done. Without arguments it prints this text.
 """
 
@@ -13,52 +13,59 @@ from pathlib import Path
 
 from pycolo import (
     ColoPair,
-    Dead,
-    FenceProof,
+    Evidence,
+    PycoloError,
     Report,
     Session,
     execute,
     failover,
-    host,
+    hosts_of,
     load,
     probe,
 )
-from pycolo.lineage import LineageFiles
+from pycolo.plan import Plan
 from pycolo.render import text
-from pycolo.snapshot import DeathProof
 
 CONNECT_S = 5.0
 
 
-def main(pair_file: Path, survivor: str, fence: FenceProof | None = None) -> Report | None:
-    """Have the survivor go on alone; None if the other node is not known to be dead."""
-    pair = load(pair_file)
-    peer = pair.peer_of(survivor)
-    proof = fence or host.death_proof(peer)
-    if proof is None:
-        print(f"{peer.name} may be alive: fence it first")
-        return None
-    return asyncio.run(fail_over(pair, survivor, proof))
-
-
-async def fail_over(pair: ColoPair, survivor: str, proof: DeathProof) -> Report:
-    """Read the survivor, compile the failover from what is there, and execute it."""
-    peer = pair.peer_of(survivor).name
+async def fail_over(pair: ColoPair, survivor: str, fence: tuple[str, str] | None = None) -> Report:
+    """Read the survivor and the records, compile the failover from that, and execute it."""
     control = pair.node(survivor).control_monitor
-    async with await Session.connect(survivor, control, limit_s=CONNECT_S) as session:
-        snapshot = await probe({survivor: session, peer: Dead(proof=proof)})
-        plan = failover(pair, snapshot, survivor=survivor)
-        print(text.render(plan))
-        report = await execute(
-            plan, {survivor: session}, lineage=LineageFiles(pair), proofs={peer: proof}
+    async with hosts_of(pair) as hosts:
+        reach = hosts[survivor].connect
+        session = await Session.connect(survivor, control, limit_s=CONNECT_S, reach=reach)
+        async with session:
+            snapshot = await probe({survivor: session}, pair=pair, hosts=hosts)
+            plan = failover(pair, snapshot, survivor=survivor)
+            print(text.render(plan))
+            given = {} if fence is None else evidence_for(plan, *fence)
+            return await execute(plan, {survivor: session}, hosts, evidence=given)
+
+
+def evidence_for(plan: Plan, who: str, how: str) -> dict[str, Evidence]:
+    """What a fencing agent says, of the very QEMU that the plan asks about."""
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        victim.node: Evidence(
+            kind="fence",
+            node=victim.node,
+            instance=victim.instance,
+            epoch=victim.epoch,
+            who=who,
+            how=how,
+            when=when,
         )
-    print(report.advice)
-    return report
+        for victim in plan.victims()
+    }
 
 
-def fence_proof(who: str, how: str) -> FenceProof:
-    """What a fencing agent says, with the time."""
-    return FenceProof(who=who, how=how, when=datetime.now(UTC).isoformat(timespec="seconds"))
+def main(pair_file: Path, survivor: str, fence: tuple[str, str] | None = None) -> None:
+    """Have the survivor go on alone, and say what came of it."""
+    try:
+        print(asyncio.run(fail_over(load(pair_file), survivor, fence)).advice)
+    except PycoloError as error:
+        print(error)
 
 
 if __name__ == "__main__":
@@ -66,6 +73,6 @@ if __name__ == "__main__":
         case [file, node]:
             main(Path(file), node)
         case [file, node, who, how]:
-            main(Path(file), node, fence_proof(who, how))
+            main(Path(file), node, (who, how))
         case _:
             print(__doc__)

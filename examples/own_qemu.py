@@ -4,16 +4,20 @@
 
 Such a controller makes disks, starts QEMU and ends it itself, in its own cgroups and under its own
 user. From pycolo it takes the words: which arguments each QEMU gets, which images must exist with
-which size, and which QMP commands go where in which order.
+which size, which record each host keeps of who has the newest data, and which QMP commands go where
+in which order.
 """
 
+import secrets
 import shlex
 import sys
 from pathlib import Path
 
 import pycolo
 from pycolo import wire
-from pycolo.plan import CreateImage, LaunchQemu, Plan, RunHost, StopQemu
+from pycolo.evidence import instance_of
+from pycolo.plan import CreateImage, LaunchQemu, Plan, Record, RunHost, StopQemu
+from pycolo.record import NoRecord, dumps
 from pycolo.snapshot import Absent
 
 EXAMPLE = Path(__file__).parent / "pair.toml"
@@ -24,16 +28,23 @@ def main(pair_file: Path = EXAMPLE) -> None:
     """Print what the controller has to do on each host, and the plan it then has executed."""
     pair = pycolo.load(pair_file)
     nodes = [node.name for node in pair.nodes]
+    everybody = [node.name for node in (*pair.nodes, *pair.spares)]
     launch = pycolo.launch(
         pair,
-        pycolo.Snapshot(nodes={name: Absent() for name in nodes}),
+        pycolo.Snapshot(
+            nodes={name: Absent() for name in nodes}, records=dict.fromkeys(everybody, NoRecord())
+        ),
         qemu=dict.fromkeys(nodes, INSTALLED),
         # The identity tells a QEMU from one that was started anew: give each start its own.
-        instances={name: f"{pair.name}.{name}.1" for name in nodes},
+        instances={name: instance_of(pair.name, name, secrets.randbits(32)) for name in nodes},
+        # It tells this pair from another one of its name; drawn once, at the first launch.
+        birth=secrets.token_hex(4),
     )
     for step in launch.steps:
         if isinstance(step, RunHost):
             describe(step)
+        if isinstance(step, Record):
+            print(f"{step.node}: keeps {dumps(step.change.becomes).strip()}")
     # `start` begins with what `launch` promises; a real one is compiled from what is read.
     start = pycolo.start(pair, launch.promise)
     save(start)

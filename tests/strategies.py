@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Mapping
 from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -13,6 +14,7 @@ from tests.qmp.strategies import commands
 from pycolo.compiler import on_paper
 from pycolo.conditions import AllOf, AnyOf, Condition, Leaf
 from pycolo.errors import RefusedError
+from pycolo.evidence import Evidence
 from pycolo.model import (
     ChainIds,
     ChainPorts,
@@ -29,13 +31,13 @@ from pycolo.model import (
     Timeouts,
     UnixMonitor,
 )
-from pycolo.plan import Check, Execute, Plan, Procedure, Relief, RunHost, Step, Wait
+from pycolo.plan import Check, Execute, Plan, Procedure, Record, Relief, RunHost, Step, Wait
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.objects import YankBlockNode, YankChardev
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema
 from pycolo.result import Outcome, Report
-from pycolo.snapshot import FenceProof, NodeState, Snapshot
+from pycolo.snapshot import NodeState, Snapshot
 
 T = TypeVar("T")
 
@@ -73,12 +75,17 @@ def _nodes(draw: st.DrawFn, n: int, name: str) -> Node:
         name=name,
         address=address,
         image_folder=f"/{draw(printable)}/{n}",
-        run_dir=draw(st.sampled_from([f"/run/pycolo/{n}", f"/var/run/pair one/{n}/"])),
+        run_dir=draw(st.sampled_from([None, f"/run/pycolo/{n}", f"/var/run/pair one/{n}/"])),
         control=draw(_monitors(n, "control")),
         observer=draw(_monitors(n, "observer")),
         qemu_binary=draw(st.sampled_from(["qemu-system-x86_64", "/opt/qemu/bin/qemu"])),
     )
     return attrs.evolve(node, listen_address=draw(st.sampled_from([address, "0.0.0.0"])))  # noqa: S104
+
+
+_arguments: st.SearchStrategy[tuple[str, ...]] = st.sampled_from(
+    [("-no-reboot",), ("-vga", "none"), ("--display", "none"), ("-rtc", "base=utc,clock=vm")]
+)
 
 
 def _machines() -> st.SearchStrategy[Machine]:
@@ -94,7 +101,7 @@ def _machines() -> st.SearchStrategy[Machine]:
         initrd=_maybe(printable.map("/boot/{}".format)),
         append=_maybe(printable),
         serial_log=st.booleans(),
-        arguments=st.lists(printable, max_size=3),
+        arguments=st.lists(_arguments, max_size=2).map(lambda some: sum(some, ())),
     )
 
 
@@ -200,7 +207,16 @@ _SIMPLE: dict[object, st.SearchStrategy[object]] = {
     type(None): st.none(),
     Version: versions,
     Schema: st.from_regex("[0-9a-f]{64}", fullmatch=True).map(Schema.from_digest),
-    FenceProof: st.builds(FenceProof, who=ids, how=ids, when=ids),
+    Evidence: st.builds(
+        Evidence,
+        kind=st.sampled_from(["exit", "fence"]),
+        node=ids,
+        instance=ids,
+        epoch=st.integers(1, 2**63),
+        who=ids,
+        how=ids,
+        when=ids,
+    ),
 }
 
 
@@ -230,7 +246,9 @@ _yanks = _instances.map(lambda instance: (Yank(instances=(instance,)),))
 
 
 _executes = made(Execute, rescue=st.just(()) | _yanks)
-_steps: st.SearchStrategy[Step] = st.one_of(_executes, made(Wait), made(Check), made(RunHost))
+_steps: st.SearchStrategy[Step] = st.one_of(
+    _executes, made(Wait), made(Check), made(RunHost), made(Record)
+)
 
 
 @st.composite
@@ -266,11 +284,18 @@ def paper_plans(draw: st.DrawFn) -> Plan:
     pair, version = draw(pairs()), draw(versions)
     procedure = draw(st.sampled_from([name for name in get_args(Procedure) if name != "converge"]))
     survivor = draw(st.sampled_from([node.name for node in pair.nodes]))
+    compiled = functools.partial(
+        on_paper,
+        procedure,
+        version=version,
+        survivor=survivor,
+        checkpoint_delay_ms=7,
+        gone=pair.nodes[1].name,
+    )
     try:
-        return on_paper(procedure, pair, version=version, survivor=survivor, checkpoint_delay_ms=7)
+        return compiled(pair=pair)
     except RefusedError:
-        plain = attrs.evolve(pair, machine=Machine(), multifd=False)
-        return on_paper(procedure, plain, version=version, survivor=survivor, checkpoint_delay_ms=7)
+        return compiled(pair=attrs.evolve(pair, machine=Machine(), multifd=False))
 
 
 @st.composite

@@ -185,6 +185,7 @@ def test_a_goal_that_depends_says_on_what() -> None:
 def refused() -> Report:
     """A report of a failover whose first deletion QEMU refused."""
     pair = ColoPair(
+        name="colo",
         nodes=(
             Node(name="alpha", address="127.0.0.1", image_folder="/a"),
             Node(name="beta", address="127.0.0.2", image_folder="/b"),
@@ -245,3 +246,22 @@ def test_text_shows_every_part_of_an_explanation() -> None:
     assert "from query-migrate, as an error that it tells of" in text.render_explanations(
         explain("Unable to write to socket: Broken pipe")
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        ("Can't receive COLO message: Input/output error", "colo-channel-lost"),
+        ("filter mirror send failed(Operation not permitted)", "mirror-not-permitted"),
+        ('qemu-system-x86_64: -blockdev {"x": 1}: Failed to get "write" lock', "image-in-use"),
+        ("x: 'file' driver requires '/dev/sda' to be a regular file", "no-regular-file"),
+        ("State blocked by non-migratable device '0000:00:04.0/nvme'", "not-migratable"),
+        ("Failed to connect to '192.0.2.12:9998': No route to host", "no-route"),
+        ("Failed to connect to '192.0.2.12:9998': Connection timed out", "no-answer"),
+        ("-device scsi-hd,drive=d: Bus 'scsi0.0' not found", "bus-absent"),
+    ],
+)
+def test_what_operators_met_is_explained(message: str, name: str) -> None:
+    """What QEMU and its log said on real hosts has a meaning and a way on."""
+    found = explain(message)
+    assert name == found[0].entry.name

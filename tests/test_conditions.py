@@ -35,7 +35,7 @@ from pycolo.conditions import (
     queries,
 )
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import Child, Dead, Job, Live, OnPaper, Snapshot, Unreachable
+from pycolo.snapshot import Child, Dead, Job, Live, Snapshot, Unreachable
 
 V = Version.parse("11.1.3")
 LIVE = Live(
@@ -51,7 +51,7 @@ LIVE = Live(
     commit_pending=frozenset({"colo-disk1"}),
     proven=True,
 )
-SNAPSHOT = Snapshot(nodes={"a": LIVE, "gone": Unreachable(why="x"), "dead": Dead(proof=OnPaper())})
+SNAPSHOT = Snapshot(nodes={"a": LIVE, "gone": Unreachable(why="x"), "dead": Dead(evidence=None)})
 
 TRUE_AND_FALSE: list[tuple[Leaf, Leaf]] = [
     (RunStateIs(node="a", states=("paused", "running")), RunStateIs(node="a", states=("colo",))),
@@ -88,7 +88,10 @@ TRUE_AND_FALSE: list[tuple[Leaf, Leaf]] = [
     (InstanceIs(node="a", instance="vm0.a"), InstanceIs(node="a", instance="vm0.b")),
     (VersionIs(node="a", version=V), VersionIs(node="a", version=Version.parse("10.0.13"))),
     (Gone(node="gone"), Gone(node="a")),
-    (PeerDead(node="dead"), PeerDead(node="gone")),
+    (
+        PeerDead(node="dead", instance="p:dead:00000001", epoch=1),
+        PeerDead(node="gone", instance="p:gone:00000001", epoch=1),
+    ),
 ]
 
 
@@ -147,7 +150,7 @@ def test_leaves_come_in_the_conditions_order() -> None:
 @pytest.mark.parametrize("leaf", [true for true, _ in TRUE_AND_FALSE])
 def test_each_leaf_says_what_must_be_asked(leaf: Leaf) -> None:
     """What is latched, greeted or proven is not asked for; everything else is."""
-    unasked = InstanceIs | NoColoExit | ColoExited | CheckpointSeen | VersionIs | Gone | PeerDead
+    unasked = NoColoExit | ColoExited | CheckpointSeen | VersionIs | Gone | PeerDead
 
     assert isinstance(leaf, unasked) == (queries(leaf) == ())
     assert all(attrs.has(type(query)) for query in queries(leaf))

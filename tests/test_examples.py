@@ -51,10 +51,10 @@ def test_equal_declarations_have_equal_plans() -> None:
     assert "+ alpha/migrate" in other
 
 
-def test_nobody_fails_over_without_proof() -> None:
-    """A node that is merely not there may be alive elsewhere."""
-    said = run("fail_over.py", str(EXAMPLES / "pair.toml"), "beta")
-    assert "alpha may be alive: fence it first\n" == said
+def test_nobody_fails_over_to_a_node_that_is_not_there() -> None:
+    """A survivor that cannot be asked is none, whoever was fenced."""
+    said = run("fail_over.py", str(EXAMPLES / "pair.toml"), "beta", "me", "power off")
+    assert said.startswith("no connection to beta")
 
 
 def test_nodes_that_are_not_there_are_unreachable() -> None:

@@ -2,33 +2,39 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+import tempfile
+from collections.abc import AsyncGenerator, Generator, Mapping
 from io import StringIO
 from pathlib import Path
 
 import attrs
 import pytest
-from tests.scripted_qmp import SILENCE, Refuse, ScriptedQmp, scripted_qmp
+from tests.scripted_qmp import HANG_UP, SILENCE, Refuse, ScriptedQmp, scripted_qmp
+from tests.watching import Watching
 from typing_extensions import override
 
 from pycolo import conditions as c
+from pycolo.evidence import Evidence, Victim
 from pycolo.execute import execute
+from pycolo.hosts.local import LocalHost
 from pycolo.model import ColoPair, Node, UnixMonitor
 from pycolo.observers import JsonLinesObserver
-from pycolo.plan import Check, Execute, Plan, Refusal, Relief, Step, Wait
+from pycolo.plan import Check, Execute, Plan, Record, Refusal, Relief, Step, Wait
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.objects import YankBlockNode
 from pycolo.qmp.replies import Version
+from pycolo.record import Change, NoRecord, PairRecord, dumps
 from pycolo.result import Done, NotRun, Outcome, PlanFailed, Refused, Report, TimedOut, Unknown
 from pycolo.session import Session
-from pycolo.snapshot import Dead, FenceProof, Live, OnPaper, ProcessExit, Snapshot
+from pycolo.snapshot import Dead, Live, Snapshot
 
 VERSION = Version(major=11, minor=1, micro=3)
 PAIR = ColoPair(
+    name="colo",
     nodes=(
         Node(name="alpha", address="127.0.0.1", image_folder="/a"),
         Node(name="beta", address="127.0.0.2", image_folder="/b"),
-    )
+    ),
 )
 LIVE = Snapshot(nodes={"alpha": Live(version=VERSION), "beta": Live(version=VERSION)})
 SHORT_S = 0.1
@@ -276,6 +282,18 @@ async def test_wait_ends_where_it_is_pointless(
     assert "MigrationIs alpha failed" in _reason(report)
 
 
+async def test_migration_that_failed_says_why(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """QEMU's own reason stands in the report: a blocked port, a certificate that it refused."""
+    alpha.replies["query-status"] = PAUSED
+    reason = "Failed to connect to '192.0.2.12:9998': No route to host"
+    alpha.replies["query-migrate"] = {"status": "failed", "error-desc": reason}
+    failed = c.MigrationIs(node="alpha", statuses=("failed",))
+    report = await execute(_plan(_wait(ALPHA_RUNS, unless=failed)), sessions)
+    assert reason in _reason(report)
+
+
 async def test_silent_node_makes_no_condition_true(
     sessions: dict[str, Session], alpha: ScriptedQmp
 ) -> None:
@@ -338,27 +356,52 @@ async def test_colo_exit_of_the_generation_before_is_forgotten_at_migrate(
     assert [Done, Done] == _kinds((await execute(_plan(migrate, whole), sessions)).outcomes)
 
 
+VICTIM = Victim(node="beta", instance="colo:beta:0000000b", epoch=4)
+
+
+def _fence(
+    instance: str = VICTIM.instance, epoch: int = VICTIM.epoch, node: str = "beta"
+) -> Evidence:
+    return Evidence(
+        kind="fence",
+        node=node,
+        instance=instance,
+        epoch=epoch,
+        who="me",
+        how="power",
+        when="2026-01-01T00:00:00Z",
+    )
+
+
+def _dead(evidence: Evidence | None) -> Snapshot:
+    return LIVE.with_node("beta", Dead(evidence=evidence))
+
+
 @pytest.mark.parametrize(
-    ("origin", "proofs", "expected"),
+    ("origin", "given", "expected"),
     [
-        (None, {}, Refused),
-        (None, {"beta": OnPaper()}, Refused),
-        (None, {"beta": ProcessExit(pid=7)}, Done),
-        (OnPaper(), {}, Refused),
-        (ProcessExit(pid=7), {}, Refused),
-        (FenceProof(who="me", how="power", when="2026-01-01T00:00:00Z"), {}, Done),
+        (LIVE, {}, Refused),
+        (LIVE, {"beta": _fence()}, Done),
+        (LIVE, {"beta": _fence("colo:beta:0000000c")}, Refused),
+        (LIVE, {"beta": _fence(epoch=3)}, Refused),
+        (LIVE, {"beta": _fence(node="alpha")}, Refused),
+        (_dead(None), {}, Refused),
+        (_dead(attrs.evolve(_fence(), kind="exit")), {}, Refused),
+        (_dead(_fence()), {}, Done),
+        (_dead(_fence("colo:beta:0000000c")), {}, Refused),
+        (_dead(_fence(epoch=3)), {}, Refused),
     ],
 )
-async def test_death_needs_a_proof(
+async def test_death_needs_evidence_of_that_very_qemu(
     sessions: dict[str, Session],
-    origin: FenceProof | ProcessExit | OnPaper | None,
-    proofs: dict[str, ProcessExit | OnPaper],
+    origin: Snapshot,
+    given: dict[str, Evidence],
     expected: type,
 ) -> None:
-    """Only a proof given now, or a fence kept in the plan, lets a promotion begin."""
-    start = LIVE if origin is None else LIVE.with_node("beta", Dead(proof=origin))
-    plan = _plan(_check(c.PeerDead(node="beta")), origin=start)
-    report = await execute(plan, {"alpha": sessions["alpha"]}, proofs=proofs)
+    """Only evidence given now, or a fence kept in the plan, of this instance in this epoch."""
+    dead = c.PeerDead(node=VICTIM.node, instance=VICTIM.instance, epoch=VICTIM.epoch)
+    plan = _plan(_check(dead), origin=origin)
+    report = await execute(plan, {"alpha": sessions["alpha"]}, evidence=given)
     assert [expected] == _kinds(report.outcomes)
     assert (0 if expected is Done else 4) == report.exit_code
 
@@ -476,71 +519,186 @@ async def test_cancelling_ends_a_wait_that_changes_nothing(
         await asyncio.wait_for(task, LONG_S)
 
 
-class _Keeper:
-    """A lineage that remembers, or fails."""
-
-    def __init__(self, error: OSError | None = None) -> None:
-        self.kept: list[tuple[str, str]] = []
-        self._error = error
-
-    def promote(self, survivor: str) -> None:
-        """Remember."""
-        self._keep("promote", survivor)
-
-    def claim(self, primary: str) -> None:
-        """Remember."""
-        self._keep("claim", primary)
-
-    def _keep(self, what: str, node: str) -> None:
-        if self._error is not None:
-            raise self._error
-        self.kept.append((what, node))
+# -- the record
 
 
-def _failover() -> Plan:
-    fenced = FenceProof(who="me", how="power", when="2026-01-01T00:00:00Z")
-    return Plan(
-        procedure="failover",
-        pair=PAIR,
-        qemu={"alpha": VERSION},
-        dialect="auto",
-        origin=LIVE.with_node("beta", Dead(proof=fenced)),
-        promise=LIVE,
-        steps=(_check(c.PeerDead(node="beta")), STOP),
+@pytest.fixture
+def host() -> LocalHost:
+    """This machine."""
+    return LocalHost()
+
+
+@pytest.fixture
+def pair() -> Generator[ColoPair]:
+    """The pair, with a folder on a disk for the record of each node."""
+    with tempfile.TemporaryDirectory(prefix="colo-", dir="/var/tmp") as folder:
+        nodes = []
+        for node in PAIR.nodes:
+            place = Path(folder, node.name)
+            place.mkdir()
+            nodes.append(attrs.evolve(node, image_folder=str(place), state_dir=str(place)))
+        yield attrs.evolve(PAIR, nodes=tuple(nodes))
+
+
+def _sole(node: str, epoch: int, revision: int = 0) -> PairRecord:
+    return PairRecord(
+        pair="colo",
+        birth="00000001",
+        epoch=epoch,
+        revision=revision,
+        holder=node,
+        eligible={node: f"colo:{node}:0000000a"},
+        phase="alone",
     )
 
 
-async def test_promotion_is_recorded_before_it_happens(sessions: dict[str, Session]) -> None:
-    """The survivor is written down as newest after the checks and before the first command."""
-    keeper = _Keeper()
-    await execute(_failover(), sessions, lineage=keeper)
-    assert [("promote", "alpha")] == keeper.kept
+def _record(
+    node: str, change: Change, *, needs: Victim | None = None, batch: str | None = None
+) -> Record:
+    return Record(
+        address=f"{node}/record",
+        node=node,
+        change=change,
+        why="",
+        limit_s=LONG_S,
+        needs=needs,
+        batch=batch,
+    )
 
 
-async def test_promotion_that_cannot_be_recorded_is_refused(
-    sessions: dict[str, Session], alpha: ScriptedQmp
+def _kept(pair: ColoPair) -> str | None:
+    path = Path(pair.record_path("alpha"))
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _keep(pair: ColoPair, text: str) -> None:
+    Path(pair.record_path("alpha")).write_text(text, encoding="utf-8")
+
+
+FIRST = Change(expects=NoRecord(), becomes=_sole("alpha", 1))
+
+
+def _of(pair: ColoPair, *steps: Step, reliefs: tuple[Relief, ...] = ()) -> Plan:
+    return attrs.evolve(_plan(*steps, reliefs=reliefs), pair=pair)
+
+
+async def test_record_is_written_before_the_next_command(
+    sessions: dict[str, Session], alpha: ScriptedQmp, host: LocalHost, pair: ColoPair
 ) -> None:
-    """Without the record the stale image could be booted later: nothing is sent."""
-    report = await execute(_failover(), sessions, lineage=_Keeper(OSError("disk full")))
-    assert isinstance(report.outcomes["alpha/stop"], Refused)
+    """What the next step relies on is on the disk before it is sent."""
+    seen: list[str | None] = []
+
+    def look(_: Mapping[str, object]) -> object:
+        seen.append(_kept(pair))
+        return {}
+
+    alpha.replies["stop"] = look
+    report = await execute(_of(pair, _record("alpha", FIRST), STOP), sessions, {"alpha": host})
+    assert ([Done, Done], [dumps(FIRST.becomes)]) == (_kinds(report.outcomes), seen)
+
+
+async def test_record_that_was_changed_meanwhile_ends_the_plan(
+    sessions: dict[str, Session], alpha: ScriptedQmp, host: LocalHost, pair: ColoPair
+) -> None:
+    """Somebody else was first: nothing is sent and his record stays."""
+    theirs = dumps(_sole("alpha", 9))
+    _keep(pair, theirs)
+    report = await execute(_of(pair, _record("alpha", FIRST), STOP), sessions, {"alpha": host})
+    assert ("alpha/record", 1) == (report.failed, report.exit_code)
+    assert "somebody else has changed it" in report.advice
+    assert (theirs, 0) == (_kept(pair), alpha.commands.count("stop"))
+
+
+async def test_record_without_a_way_to_its_host_ends_the_plan(
+    sessions: dict[str, Session], alpha: ScriptedQmp, pair: ColoPair
+) -> None:
+    """Without the record the stale image could be started later: nothing is sent."""
+    report = await execute(_of(pair, _record("alpha", FIRST), STOP), sessions)
+    assert "no way to the host of alpha" in _reason(report)
     assert "stop" not in alpha.commands
 
 
-async def test_start_claims_the_primary(sessions: dict[str, Session]) -> None:
-    """Before the other image is overwritten, the primary is written down as newest."""
-    keeper = _Keeper()
-    promise = LIVE.with_node("beta", Live(version=VERSION, colo_mode="primary"))
-    plan = Plan(
-        procedure="start",
-        pair=PAIR,
-        qemu={},
-        dialect="auto",
-        origin=LIVE,
-        promise=promise,
-        steps=(STOP,),
-    )
-    await execute(plan, sessions, lineage=keeper)
-    assert [("claim", "beta")] == keeper.kept
+async def test_record_of_a_promotion_needs_evidence_and_keeps_it(
+    sessions: dict[str, Session], host: LocalHost, pair: ColoPair
+) -> None:
+    """Without evidence it is not written; with it the evidence is in the file and the report."""
+    promotion = Change(expects=NoRecord(), becomes=_sole("alpha", 5))
+    plan = _of(pair, _record("alpha", promotion, needs=VICTIM))
+    refused = await execute(plan, sessions, {"alpha": host})
+    assert [Refused] == _kinds(refused.outcomes)
+    assert _kept(pair) is None
+    done = await execute(plan, sessions, {"alpha": host}, evidence={"beta": _fence()})
+    written = attrs.evolve(promotion.becomes, evidence=_fence())
+    assert dumps(written) == _kept(pair)
+    assert ({"beta": _fence()}, 0) == (done.evidence, done.exit_code)
+
+
+async def test_batch_is_sent_together_and_awaited_together(
+    sessions: dict[str, Session], alpha: ScriptedQmp, host: LocalHost, pair: ColoPair
+) -> None:
+    """The record of a failover does not wait for its yank, and what follows waits for both."""
+    alpha.replies["yank"] = SILENCE
+    yank = attrs.evolve(_execute(YANK), batch="together", oob=True)
+    record = _record("alpha", FIRST, batch="together")
+    plan = _of(pair, yank, record, STOP)
+    recorded = asyncio.Event()
+    watching = Watching(ends=lambda address: recorded.set() if address == record.address else None)
+    task = asyncio.create_task(execute(plan, sessions, {"alpha": host}, observer=watching))
+    await asyncio.wait_for(recorded.wait(), LONG_S)
+    await alpha.until_seen("yank")
+    assert (dumps(FIRST.becomes), 0) == (_kept(pair), alpha.commands.count("stop"))
+    alpha.release("yank", {})
+    assert [Done, Done, Done] == _kinds((await task).outcomes)
+    assert ["yank", "stop"] == alpha.commands
+
+
+async def test_step_that_may_fail_ends_nothing_and_is_told(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """The other node's record is best effort after a failover: the report names it."""
+    alpha.replies["stop"] = Refuse("no")
+    report = await execute(_plan(attrs.evolve(STOP, may_fail=True), CONT), sessions)
+    expected: list[object] = [Refused, Done]
+    assert expected == _kinds(report.outcomes)
+    assert (None, (STOP.address,), 0) == (report.failed, report.left, report.exit_code)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+async def test_relief_over_a_new_connection_needs_the_record_to_be_ours(
+    sessions: dict[str, Session],
+    alpha: ScriptedQmp,
+    host: LocalHost,
+    pair: ColoPair,
+    *,
+    changed: bool,
+) -> None:
+    """A session is the lock: after it was lost, somebody else may have gone on from there."""
+
+    def lose(_: Mapping[str, object]) -> object:
+        if changed:
+            _keep(pair, dumps(_sole("alpha", 2)))
+        return HANG_UP
+
+    alpha.replies["object-del"] = lose
+    fail = _execute(qmp.ObjectDel(id="m0"))
+    plan = _of(pair, _record("alpha", FIRST), STOP, fail, CONT, reliefs=(_relief(STOP, CONT),))
+    report = await execute(plan, sessions, {"alpha": host})
+    expected: type = Refused if changed else Done
+    assert [expected] == _kinds(report.relief)
+    assert (0 if changed else 1) == alpha.commands.count("cont")
+
+
+async def test_copy_without_a_byte_in_its_time_is_ended(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """A limit of an hour is not the time in which a black hole is noticed."""
+    moving = {"status": "active", "ram": {"transferred": 5, "remaining": 4, "total": 9}}
+    alpha.replies["query-migrate"] = moving
+    until = c.MigrationIs(node="alpha", statuses=("colo",))
+    wait = attrs.evolve(_wait(until, limit_s=3600.0), stall_s=SHORT_S)
+    report = await execute(_plan(wait), sessions)
+    assert [TimedOut] == _kinds(report.outcomes)
+    assert f"no byte has arrived for {SHORT_S:g} s" in _reason(report)
 
 
 async def test_copy_is_told_with_its_progress(

@@ -49,10 +49,11 @@ VERSION = Version(major=11, minor=1, micro=3)
 LIVE = Snapshot(nodes={"alpha": Live(version=VERSION), "beta": Live(version=VERSION)})
 NASTY = "<script>alert('x')</script>\033[2J & more"
 PAIR = ColoPair(
+    name="colo",
     nodes=(
         Node(name="alpha", address="127.0.0.1", image_folder="/a"),
         Node(name="beta", address="127.0.0.2", image_folder="/b"),
-    )
+    ),
 )
 
 

@@ -27,10 +27,11 @@ STEPS = (
 PLAN = Plan(
     procedure="start",
     pair=ColoPair(
+        name="colo",
         nodes=(
             Node(name="alpha", address="127.0.0.1", image_folder="/a"),
             Node(name="beta", address="127.0.0.2", image_folder="/b"),
-        )
+        ),
     ),
     qemu={},
     dialect="auto",

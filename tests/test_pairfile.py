@@ -37,6 +37,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 SMALLEST = """
 format_version = 1
+name = "colo"
 nodes = [
   {name = "alpha", address = "192.0.2.1", image_folder = "/images"},
   {name = "beta", address = "192.0.2.2", image_folder = "/images"},
@@ -144,7 +145,7 @@ def test_what_is_not_given_has_its_default() -> None:
         Node(name=name, address=address, image_folder="/images")
         for name, address in (("alpha", "192.0.2.1"), ("beta", "192.0.2.2"))
     ]
-    assert ColoPair(nodes=(nodes[0], nodes[1])) == pairfile.loads(SMALLEST)
+    assert ColoPair(name="colo", nodes=(nodes[0], nodes[1])) == pairfile.loads(SMALLEST)
 
 
 def test_a_file_may_name_some_parts() -> None:

@@ -12,7 +12,7 @@ from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema
 from pycolo.session import Session
-from pycolo.snapshot import Child, Dead, Filter, Job, Live, ProcessExit, Unreachable, Unresponsive
+from pycolo.snapshot import Child, Dead, Filter, Job, Live, Unreachable, Unresponsive
 
 VERSION = Version(major=11, minor=1, micro=3)
 EMPTY = Live(version=VERSION)
@@ -268,7 +268,7 @@ async def test_object_that_goes_away_is_left_out(script: ScriptedQmp, session: S
 
 async def test_what_is_known_otherwise_is_taken_over(session: Session) -> None:
     """A dead node is not asked; both stand in the snapshot."""
-    dead = Dead(proof=ProcessExit(pid=7))
+    dead = Dead(evidence=None)
     snapshot = await probe({"alpha": session, "beta": dead})
     assert snapshot.live("alpha") is not None
     assert dead == snapshot.state("beta")

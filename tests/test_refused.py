@@ -35,11 +35,11 @@ async def pair() -> AsyncIterator[ColoPair]:
             address = f"127.0.0.{number}"
             node = Node(name=name, address=address, image_folder=str(run_dir), run_dir=str(run_dir))
             nodes.append(node)
-        yield ColoPair(nodes=(nodes[0], nodes[1]))
+        yield ColoPair(name="colo", nodes=(nodes[0], nodes[1]))
 
 
 def _control(pair: ColoPair, place: int) -> Path:
-    return Path(pair.nodes[place].run_dir) / "control.qmp"
+    return Path(pair.nodes[place].run_path("control.qmp"))
 
 
 async def _no_such_address(pair: ColoPair, _: AsyncExitStack) -> tuple[ColoPair, list[ScriptedQmp]]:
@@ -84,7 +84,7 @@ async def _something_else(
 CASES: dict[str, tuple[Prepare, tuple[str, ...]]] = {
     "an address that does not resolve": (
         _no_such_address,
-        ("nodes[1].address", "no.such.invalid", "resolves on this machine"),
+        ("nodes[1].address", "no.such.invalid", "does not resolve"),
     ),
     "a socket that is not there": (_no_socket, ("alpha", "control.qmp", "no such socket")),
     "a socket that is a file": (_a_file, ("alpha", "control.qmp", "it is no socket")),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pycolo.errors import DeclarationError
+from pycolo.evidence import Evidence
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import (
     Absent,
     Dead,
-    FenceProof,
     Live,
     NodeState,
-    OnPaper,
     Snapshot,
     Unreachable,
     role_of,
@@ -23,7 +22,7 @@ V = Version.parse("11.1.3")
 ROLES: list[tuple[NodeState, str]] = [
     (Absent(), "absent"),
     (Unreachable(why="no socket"), "unreachable"),
-    (Dead(proof=OnPaper()), "dead"),
+    (Dead(evidence=None), "dead"),
     (Live(version=V), "unprotected"),
     (Live(version=V, run_state="running"), "unprotected"),
     (Live(version=V, run_state="inmigrate"), "fresh secondary"),
@@ -58,10 +57,17 @@ def test_a_node_nobody_looked_at_is_unreachable() -> None:
     assert Snapshot(nodes={}).live("alpha") is None
 
 
-@pytest.mark.parametrize("field", ["who", "how", "when"])
-def test_a_proof_of_death_says_who_how_and_when(field: str) -> None:
-    """An empty word in a fencing proof is refused by name."""
-    words = {"who": "operator", "how": "power off", "when": "2026-01-01T00:00:00Z"}
+@pytest.mark.parametrize("field", ["node", "instance", "who", "how", "when"])
+@pytest.mark.parametrize("value", [" ", "", "a\x1b[2Jb"])
+def test_evidence_says_of_whom_by_whom_how_and_when(field: str, value: str) -> None:
+    """An empty word in evidence is refused by name, and so is one that no person can read."""
+    words = {
+        "node": "alpha",
+        "instance": "p:alpha:00000001",
+        "who": "operator",
+        "how": "power off",
+        "when": "2026-01-01T00:00:00Z",
+    }
 
-    with pytest.raises(DeclarationError, match=rf"FenceProof\.{field} must not be empty"):
-        FenceProof(**{**words, field: " "})
+    with pytest.raises(DeclarationError, match=rf"Evidence\.{field} must be a non-empty string"):
+        Evidence(kind="fence", epoch=1, **{**words, field: value})

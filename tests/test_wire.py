@@ -15,13 +15,14 @@ from tests.strategies import paper_plans, plans, reports, snapshots
 from pycolo import pairfile, wire
 from pycolo._json import JsonValue
 from pycolo.conditions import AllOf, PeerDead, RunStateIs
+from pycolo.evidence import Evidence
 from pycolo.model import ColoPair, Node
 from pycolo.plan import CreateImage, Execute, Plan, Refusal, RunHost, Step, StopQemu, Wait
 from pycolo.qmp.commands import Cont, JobDismiss, Yank
 from pycolo.qmp.objects import YankMigration
 from pycolo.qmp.replies import Version
 from pycolo.result import Done, NotRun, Report
-from pycolo.snapshot import Absent, Dead, FenceProof, Live, NodeState, Snapshot, Unreachable
+from pycolo.snapshot import Absent, Dead, Live, NodeState, Snapshot, Unreachable
 from pycolo.wire import DocumentName
 
 QEMU = Version.parse("11.1.3")
@@ -33,7 +34,7 @@ def plan_of(*steps: Step) -> Plan:
     nodes = [Node(name=n, address=f"{n}.example", image_folder="/i") for n in ("alpha", "beta")]
     return Plan(
         procedure="start",
-        pair=ColoPair(nodes=(nodes[0], nodes[1])),
+        pair=ColoPair(name="colo", nodes=(nodes[0], nodes[1])),
         qemu={"beta": QEMU, "alpha": QEMU},
         dialect="auto",
         origin=Snapshot(nodes={}),
@@ -113,7 +114,7 @@ def test_a_plan_has_the_keys_that_other_programs_read() -> None:
     """The head of a plan file has the keys of the contract, in its order, then pycolo's own."""
     value = wire.plan_to_json(plan_of())
     contract = ["format_version", "procedure", "pair", "qemu", "dialect", "restored_after", "steps"]
-    assert [*contract, "reliefs", "origin", "promise"] == list(value)
+    assert [*contract, "reliefs", "origin", "promise", "options"] == list(value)
     assert {"alpha": "11.1.3", "beta": "11.1.3"} == value["qemu"]
     assert value["restored_after"] is None
 
@@ -161,13 +162,20 @@ def test_an_execute_is_written_with_all_that_it_may_do() -> None:
 def test_conditions_are_written_by_kind() -> None:
     """A condition is an object with its kind, the condition's name in small letters."""
     running = RunStateIs(node="alpha", states=("running",))
-    both = AllOf(conditions=(running, PeerDead(node="beta")))
+    both = AllOf(
+        conditions=(running, PeerDead(node="beta", instance="colo:beta:00000001", epoch=4))
+    )
     step = Wait(address="w", node="alpha", until=both, why="So.", limit_s=1.0)
     expected = {
         "kind": "all-of",
         "conditions": [
             {"kind": "run-state-is", "node": "alpha", "states": ["running"]},
-            {"kind": "peer-dead", "node": "beta"},
+            {
+                "kind": "peer-dead",
+                "node": "beta",
+                "instance": "colo:beta:00000001",
+                "epoch": 4,
+            },
         ],
     }
     found = written(step)
@@ -193,8 +201,10 @@ def test_a_host_action_stands_beside_its_step() -> None:
         "argv": ["qemu-img", "x"],
     }
     assert expected == written(step)
-    stop = attrs.evolve(step, action=StopQemu())
-    assert {"address", "node", "kind", "why", "limit_s", "action"} == set(dict_of(written(stop)))
+    stop = attrs.evolve(step, action=StopQemu(instance="x"))
+    assert {"address", "node", "kind", "why", "limit_s", "action", "instance"} == set(
+        dict_of(written(stop))
+    )
 
 
 def dict_of(value: JsonValue) -> dict[str, JsonValue]:
@@ -205,19 +215,20 @@ def dict_of(value: JsonValue) -> dict[str, JsonValue]:
 
 def test_a_snapshot_is_written_in_full() -> None:
     """Other programs need not know a default: every field of a node stands there, sets sorted."""
-    proof = FenceProof(who="ops", how="power off", when="2026-01-02T03:04:05Z")
+    words = {"who": "ops", "how": "power off", "when": "2026-01-02T03:04:05Z"}
+    evidence = Evidence(kind="fence", node="b", instance="colo:b:00000001", epoch=4, **words)
     live = Live(version=QEMU, capabilities=frozenset({"x-colo", "events"}))
     states: dict[str, NodeState] = {
         "c": Unreachable(why="silent"),
-        "b": Dead(proof=proof),
+        "b": Dead(evidence=evidence),
         "a": Absent(),
         "d": live,
     }
     nodes = dict_of(wire.snapshot_to_json(Snapshot(nodes=states))["nodes"])
     assert ["a", "b", "c", "d"] == list(nodes)
     assert {"kind": "absent"} == nodes["a"]
-    expected = {"kind": "fence-proof", "who": "ops", "how": "power off", "when": proof.when}
-    assert {"kind": "dead", "proof": expected} == nodes["b"]
+    said = {"kind": "fence", "node": "b", "instance": "colo:b:00000001", "epoch": 4, **words}
+    assert {"kind": "dead", "evidence": said} == nodes["b"]
     assert {"kind": "unreachable", "why": "silent"} == nodes["c"]
     assert ["events", "x-colo"] == dict_of(nodes["d"])["capabilities"]
     assert {"kind", *attrs.fields_dict(Live)} == set(dict_of(nodes["d"]))

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from pycolo.compiler.paper import on_paper
     from pycolo.compiler.procedures import (
         failover,
+        forget,
         launch,
         resume,
         set_checkpoint_delay,
         start,
         stop,
+        switch_over,
     )
     from pycolo.errors import (
         Busy,
@@ -34,10 +36,15 @@ if TYPE_CHECKING:
         HostRefused,
         ParseError,
         PycoloError,
+        UndecidedError,
         Unresponsive,
         VersionError,
     )
+    from pycolo.evidence import Evidence
     from pycolo.execute import execute
+    from pycolo.hosts import Host
+    from pycolo.hosts.local import LocalHost
+    from pycolo.hosts.ways import hosts_of
     from pycolo.model import (
         ColoPair,
         FilterChain,
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
         Node,
         Ports,
         ReplicationDisk,
+        Ssh,
         TcpMonitor,
         Timeouts,
         UnixMonitor,
@@ -54,9 +62,10 @@ if TYPE_CHECKING:
     from pycolo.plan import Plan
     from pycolo.probe import probe
     from pycolo.qmp.replies import Version
+    from pycolo.record import PairRecord
     from pycolo.result import Report
     from pycolo.session import Session
-    from pycolo.snapshot import Dead, FenceProof, ProcessExit, Snapshot
+    from pycolo.snapshot import Dead, Snapshot
 
 __version__ = "0.1.0"
 
@@ -71,13 +80,16 @@ __all__ = (  # noqa: RUF022 - most important first
     "Timeouts",
     "UnixMonitor",
     "TcpMonitor",
+    "Ssh",
     "load",
     "launch",
     "start",
     "failover",
     "resume",
     "stop",
+    "switch_over",
     "set_checkpoint_delay",
+    "forget",
     "on_paper",
     "Plan",
     "Snapshot",
@@ -87,13 +99,17 @@ __all__ = (  # noqa: RUF022 - most important first
     "probe",
     "execute",
     "Runner",
+    "PairRecord",
+    "Evidence",
     "Dead",
-    "ProcessExit",
-    "FenceProof",
+    "Host",
+    "hosts_of",
+    "LocalHost",
     "PycoloError",
     "DeclarationError",
     "ParseError",
     "CompileError",
+    "UndecidedError",
     "VersionError",
     "CommandRefused",
     "CommandUnknown",
@@ -107,16 +123,21 @@ __all__ = (  # noqa: RUF022 - most important first
 _NAMES: Final = {
     "pycolo.model": (
         *("ColoPair", "Node", "FilterChain", "ReplicationDisk", "Machine", "Netdev"),
-        *("Ports", "Timeouts", "UnixMonitor", "TcpMonitor"),
+        *("Ports", "Timeouts", "UnixMonitor", "TcpMonitor", "Ssh"),
     ),
     "pycolo.pairfile": ("load",),
     "pycolo.compiler.procedures": (
-        *("launch", "start", "failover", "resume", "stop"),
-        "set_checkpoint_delay",
+        *("launch", "start", "failover", "resume", "stop", "switch_over"),
+        *("set_checkpoint_delay", "forget"),
     ),
     "pycolo.compiler.paper": ("on_paper",),
     "pycolo.plan": ("Plan",),
-    "pycolo.snapshot": ("Snapshot", "Dead", "ProcessExit", "FenceProof"),
+    "pycolo.snapshot": ("Snapshot", "Dead"),
+    "pycolo.record": ("PairRecord",),
+    "pycolo.evidence": ("Evidence",),
+    "pycolo.hosts": ("Host",),
+    "pycolo.hosts.local": ("LocalHost",),
+    "pycolo.hosts.ways": ("hosts_of",),
     "pycolo.qmp.replies": ("Version",),
     "pycolo.result": ("Report",),
     "pycolo.session": ("Session",),
@@ -124,7 +145,8 @@ _NAMES: Final = {
     "pycolo.execute": ("execute",),
     "pycolo.blocking": ("Runner",),
     "pycolo.errors": (
-        *("PycoloError", "DeclarationError", "ParseError", "CompileError", "VersionError"),
+        *("PycoloError", "DeclarationError", "ParseError", "CompileError", "UndecidedError"),
+        "VersionError",
         *("CommandRefused", "CommandUnknown", "Busy", "Unresponsive", "ConnectionFailed"),
         "HostRefused",
     ),

@@ -11,6 +11,7 @@ of its class is a ParseError that names the path. Nothing is converted: a string
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import types
@@ -58,6 +59,28 @@ class Form(Protocol):
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
         """Give the schema; what it refers to is put into `definitions`."""
+
+
+# -- text --------------------------------------------------------------------------------------
+
+
+def dumps(value: JsonValue, *, indent: int | None = None) -> str:
+    """JSON that can be shown on a terminal: what is not printable is escaped, nothing is lost.
+
+    Args:
+        value: What to write.
+        indent: Spaces a level; None for one line without spaces.
+    """
+    separators = None if indent else (",", ":")
+    text = json.dumps(value, indent=indent, separators=separators, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[n : n + 4]}" for n in range(0, len(units), 4))
 
 
 # -- paths and narrowing -----------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TypeAlias, assert_never, final
 
 import attrs
 
+from pycolo.evidence import Evidence, Victim
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Absent, Child, ColoMode, Dead, Job, Live, Snapshot
@@ -160,7 +161,10 @@ class PartsAre:
 @final
 @attrs.frozen(kw_only=True)
 class InstanceIs:
-    """It is still the QEMU that the plan was compiled for."""
+    """It is still the QEMU that the plan was compiled for, and it answers now.
+
+    It is asked out of band, so that a main loop that is stuck on a dead peer does not matter.
+    """
 
     node: str
     instance: str
@@ -186,9 +190,18 @@ class Gone:
 @final
 @attrs.frozen(kw_only=True)
 class PeerDead:
-    """The node's death is proven: its process ended, or it was fenced."""
+    """There is evidence that this very QEMU has ended: its process did, or it was fenced."""
 
     node: str
+    instance: str
+    "Its identity."
+    epoch: int
+    "The epoch of the record in which it could have gone on alone."
+
+    @property
+    def victim(self) -> Victim:
+        """The QEMU as evidence names it."""
+        return Victim(node=self.node, instance=self.instance, epoch=self.epoch)
 
 
 Leaf: TypeAlias = (
@@ -238,6 +251,7 @@ Query: TypeAlias = (
     | qmp.QueryNamedBlockNodes
     | qmp.XDebugQueryBlockGraph
     | qmp.QueryBlockExports
+    | qmp.QueryYank
     | qmp.QomList
 )
 
@@ -264,6 +278,19 @@ def queries(leaf: Leaf) -> tuple[Query, ...]:
             return (qmp.QueryJobs(),)
         case ChardevConnected():
             return (qmp.QueryChardev(),)
+        case ChildIs() | Committed() | SizeIs() | PartsAre():
+            return _of_blocks(leaf)
+        case InstanceIs():
+            return (qmp.QueryYank(),)
+        case NoColoExit() | ColoExited() | CheckpointSeen() | VersionIs() | Gone() | PeerDead():
+            # Known by the session: identity, latched events, greeting, connection; and the proofs.
+            return ()
+        case _:
+            assert_never(leaf)
+
+
+def _of_blocks(leaf: ChildIs | Committed | SizeIs | PartsAre) -> tuple[Query, ...]:
+    match leaf:
         case ChildIs() | Committed():
             return (qmp.XDebugQueryBlockGraph(),)
         case SizeIs():
@@ -276,17 +303,6 @@ def queries(leaf: Leaf) -> tuple[Query, ...]:
                 qmp.QueryChardev(),
                 qmp.QomList(path="/objects"),
             )
-        case (
-            InstanceIs()
-            | NoColoExit()
-            | ColoExited()
-            | CheckpointSeen()
-            | VersionIs()
-            | Gone()
-            | PeerDead()
-        ):
-            # Known by the session: identity, latched events, greeting, connection; and the proofs.
-            return ()
         case _:
             assert_never(leaf)
 
@@ -304,8 +320,14 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
             return all(holds(part, snapshot) for part in parts)
         case AnyOf(conditions=parts):
             return any(holds(part, snapshot) for part in parts)
-        case PeerDead(node=node):
-            return isinstance(snapshot.state(node), Dead)
+        case PeerDead(node=node, victim=victim):
+            match snapshot.state(node):
+                case Dead(evidence=Evidence() as evidence):
+                    return evidence.proves(victim)
+                case Dead():
+                    return True
+                case _:
+                    return False
         case Gone(node=node):
             return not isinstance(snapshot.state(node), Live)
         case leaf:

@@ -16,7 +16,17 @@ from pycolo import faces
 from pycolo.conditions import assume
 from pycolo.dialect import of
 from pycolo.model.pair import ColoPair
-from pycolo.plan import Check, CreateImage, Execute, LaunchQemu, RunHost, Step, StopQemu, Wait
+from pycolo.plan import (
+    Check,
+    CreateImage,
+    Execute,
+    LaunchQemu,
+    Record,
+    RunHost,
+    Step,
+    StopQemu,
+    Wait,
+)
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.chardevs import SocketClient
 from pycolo.qmp.objects import FilterMirror, FilterRedirector, FilterRewriter, QomObject
@@ -54,6 +64,8 @@ def apply(pair: ColoPair, qemu: Mapping[str, Version], snapshot: Snapshot, step:
             return snapshot
         case RunHost(node=node, action=action):
             return _host(pair, qemu, snapshot, node, action)
+        case Record(node=node, change=change):
+            return snapshot.with_record(node, change.becomes)
         case _:
             assert_never(step)
 

@@ -8,7 +8,8 @@
     ├── SchemaError         that QEMU does not know such a command: choose another dialect or QEMU
     ├── RefusedError        pycolo will not do it; nothing was sent
     │   ├── VersionError        these QEMU versions cannot run COLO, or not together
-    │   └── CompileError        there is no safe way from this state; a person must decide
+    │   └── CompileError        there is no safe way from this state
+    │       └── UndecidedError      only a person can say whose data is right
     └── RemoteError         a node did not do what it was asked
         ├── CommandRefused      QEMU answered with an error: the command had no effect
         ├── CommandUnknown      no answer came: the effect is unknown; probe, then compile again
@@ -22,7 +23,11 @@ Every error keeps what it was made from as attributes, and can be pickled.
 
 from __future__ import annotations
 
+from typing import final
+
 from typing_extensions import override
+
+from pycolo._printable import brief, cut, shown
 
 __all__ = [
     "Busy",
@@ -37,21 +42,34 @@ __all__ = [
     "RefusedError",
     "RemoteError",
     "SchemaError",
+    "UndecidedError",
     "Unresponsive",
     "VersionError",
 ]
 
-_LONGEST_VALUE = 120
+_LONGEST_PLACE = 400
 
 
-def _shown(value: object) -> str:
-    """Give ``value`` as a message shows it: its repr, cut where it would hide the rule."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
+def _must(place: str, rule: str, value: object) -> str:
+    return f"{cut(place, _LONGEST_PLACE)} must {rule}, not {shown(value)}"
 
 
 class PycoloError(Exception):
-    """The root of all errors of pycolo. Never raised itself."""
+    """The root of all errors of pycolo. Never raised itself.
+
+    Its attributes hold what came from QEMU, a host or a file as it came. As text it is one
+    printable line: it can be shown on a terminal and written to a log.
+    """
+
+    @final
+    @override
+    def __str__(self) -> str:
+        """Give the message; subclasses say in `message` what it is."""
+        return brief(self.message())
+
+    def message(self) -> str:
+        """What happened, in words; may hold what came from outside as it came."""
+        return super().__str__()
 
 
 class DeclarationError(PycoloError, ValueError):
@@ -74,9 +92,9 @@ class DeclarationError(PycoloError, ValueError):
         self.rule = rule
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
         """Name the field, the rule and the value."""
-        return f"{self.field} must {self.rule}, not {_shown(self.value)}"
+        return _must(self.field, self.rule, self.value)
 
 
 class ParseError(PycoloError):
@@ -101,9 +119,9 @@ class ParseError(PycoloError):
         self.value = value
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
         """Name the path, the rule and the value."""
-        return f"{self.path or 'the document'} must {self.rule}, not {_shown(self.value)}"
+        return _must(self.path or "the document", self.rule, self.value)
 
 
 class SchemaError(PycoloError):
@@ -126,7 +144,7 @@ class SchemaError(PycoloError):
         self.problems = problems
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
         """Name the command, the QEMU and each problem."""
         return f"QEMU {self.qemu} does not accept {self.command}: {'; '.join(self.problems)}"
 
@@ -153,7 +171,7 @@ class VersionError(RefusedError):
         self.why = why
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
         """Name the versions and the reason."""
         return f"QEMU {' and '.join(self.versions)}: {self.why}"
 
@@ -177,9 +195,16 @@ class CompileError(RefusedError):
         self.decide = decide
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
         """Give the reason, then the decision that is missing."""
         return f"{self.why}; {self.decide}" if self.decide else self.why
+
+
+class UndecidedError(CompileError):
+    """The records of the pair do not tell whose data is right, or somebody else manages them.
+
+    Nothing was sent or written; declaration and snapshot stay usable. The command line ends with 4.
+    """
 
 
 class RemoteError(PycoloError):
@@ -212,7 +237,7 @@ class CommandRefused(RemoteError):
         self.text = text
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
         """Name node, command, class and QEMU's own words."""
         return f"{self.node} refused {self.command}: {self.text} ({self.error_class})"
 
@@ -237,7 +262,7 @@ class CommandUnknown(RemoteError):
         self.why = why
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
         """Name node, command and what ended the wait."""
         return f"{self.node} did not answer {self.command}, its effect is unknown: {self.why}"
 
@@ -255,7 +280,7 @@ class Busy(RemoteError):
         self.address = address
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
         """Name the node and the monitor."""
         return f"{self.node} is held by another client of the monitor at {self.address}"
 
@@ -274,7 +299,7 @@ class Unresponsive(RemoteError):
         self.waited_s = waited_s
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
         """Name the node and the time waited."""
         return f"{self.node} did not answer within {self.waited_s:g} s"
 
@@ -298,7 +323,7 @@ class ConnectionFailed(RemoteError):
         self.why = why
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
         """Name node, address and cause."""
         return f"no connection to {self.node} at {self.address}: {self.why}"
 
@@ -322,6 +347,6 @@ class HostRefused(RemoteError):
         self.why = why
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
         """Name node, action and cause."""
         return f"{self.action} on {self.node} was refused: {self.why}"

@@ -8,7 +8,8 @@ from typing import Protocol, TextIO, assert_never, final
 
 import attrs
 
-from pycolo.plan import Check, Execute, Plan, Relief, RunHost, Step, Wait
+from pycolo._printable import brief
+from pycolo.plan import Check, Execute, Plan, Record, Relief, RunHost, Step, Wait
 from pycolo.qmp.commands import Command
 from pycolo.qmp.events import Event
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
@@ -137,24 +138,28 @@ class LogObserver:
 
     def step_started(self, step: Step) -> None:
         """Say what begins and why, to those who debug."""
-        self.logger.debug("%s: %s", step.address, step.why)
+        self.logger.debug("%s", brief(f"{step.address}: {step.why}"))
 
     def step_progress(
         self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
         """Say how far it is, to those who debug."""
         self.logger.debug(
-            "%s: %d of %d bytes, %.0f bytes/s", address, done_bytes, total_bytes, rate_bytes_s
+            "%s: %d of %d bytes, %.0f bytes/s",
+            brief(address),
+            done_bytes,
+            total_bytes,
+            rate_bytes_s,
         )
 
     def step_finished(self, address: str, outcome: Outcome) -> None:
         """Say what became of it."""
         level = logging.INFO if isinstance(outcome, Done) else logging.WARNING
-        self.logger.log(level, "%s: %s", address, words(outcome))
+        self.logger.log(level, "%s", brief(f"{address}: {words(outcome)}"))
 
     def relief_started(self, relief: Relief) -> None:
         """Warn that the guest has to be brought back."""
-        self.logger.warning("relief: %s", relief.why)
+        self.logger.warning("%s", brief(f"relief: {relief.why}"))
 
     def plan_finished(self, report: Report) -> None:
         """Say how it ended."""
@@ -234,6 +239,8 @@ def kind(step: Step) -> str:
             return "check"
         case RunHost():
             return "run-host"
+        case Record():
+            return "record"
         case _:
             assert_never(step)
 

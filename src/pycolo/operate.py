@@ -1,12 +1,12 @@
-"""Procedures on what is live: connect, probe, compile, execute.
+"""Procedures on what is live: reach the hosts, read nodes and records, compile, execute.
 
-The command line is a thin face of this module, and scripts call it in the same way.
+It gathers and it calls; what is to be done is decided by the compiler alone. The command line is a
+thin face of this module, and scripts call it in the same way.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
@@ -14,40 +14,41 @@ from typing import Final, final
 
 import attrs
 
-from pycolo import compiler, host
-from pycolo.conditions import PeerDead, leaves
-from pycolo.errors import (
-    Busy,
-    CompileError,
-    ConnectionFailed,
-    HostRefused,
-    RemoteError,
-)
+from pycolo import compiler
+from pycolo.errors import Busy, CompileError, ConnectionFailed, RemoteError
 from pycolo.errors import Unresponsive as UnresponsiveError
+from pycolo.evidence import Evidence, Victim, instance_of
 from pycolo.execute import execute
-from pycolo.lineage import LineageFiles
+from pycolo.hosts import Host
+from pycolo.hosts.requests import now
+from pycolo.hosts.ways import hosts_of
 from pycolo.model import ColoPair, Node
 from pycolo.observers import Observer, Recorder
-from pycolo.plan import Check, DialectName, Plan, Procedure
+from pycolo.plan import DialectName, Execute, Options, Plan, Procedure, Wait
 from pycolo.probe import probe
-from pycolo.qmp.replies import Version
 from pycolo.result import Report
 from pycolo.session import Session
-from pycolo.snapshot import (
-    Dead,
-    DeathProof,
-    FenceProof,
-    NodeState,
-    Snapshot,
-    Unreachable,
-    Unresponsive,
-    role_of,
-)
+from pycolo.snapshot import Dead, NodeState, Snapshot, Unreachable, Unresponsive
 
 CONNECT_S: Final = 5.0
-# Nodes reach each other by these; nothing that ends a pair may depend on a resolver.
-CONNECTING: Final = ("launch", "start", "resume", "converge")
+HOST_S: Final = 5.0
+# How long a node that is said to be fenced may take to show that it is not.
+FENCED_S: Final = 1.0
+SILENT: Final = "it did not answer within a second of the others"
 VERSION_S: Final = 10.0
+# The node that these go on without must not be waited for.
+HASTY: Final[tuple[Procedure, ...]] = ("failover", "forget")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Fenced:
+    """Somebody's word that a node's QEMU has ended."""
+
+    who: str
+    "Who made sure."
+    how: str
+    "How: power switched off, host rebooted ..."
 
 
 @final
@@ -58,64 +59,51 @@ class Order:
     Args:
         procedure: Its name.
         pair: The declaration.
-        survivor: For `failover`: who goes on; None where only one node answers.
-        peer: For `resume`: the spare that takes the missing node's place.
-        fenced: For `failover`: somebody's word that the other node is dead.
-        checkpoint_delay_ms: For `set-checkpoint-delay`; the declared one if None.
-        nodes: For `launch`: which nodes; both if empty.
-        newest: For `launch`: who holds the newest data, against what was recorded.
+        options: What the procedure is asked for besides. Identities, the birth of a new pair and
+            installed versions are filled in here.
+        fenced: For `failover` and `forget`: somebody's word that the other node's QEMU has ended.
         dialect: `auto` or `doc`.
-        assume_good: Versions the operator vouches for.
     """
 
     procedure: Procedure
     pair: ColoPair
-    survivor: str | None = None
-    peer: str | None = None
-    fenced: FenceProof | None = None
-    checkpoint_delay_ms: int | None = None
-    nodes: tuple[str, ...] = ()
-    newest: str | None = None
+    options: Options = attrs.field(factory=Options)
+    fenced: Fenced | None = None
     dialect: DialectName = "auto"
-    assume_good: Collection[Version] = ()
 
 
 async def run(order: Order, observer: Observer, *, recorder: Recorder | None = None) -> Report:
     """Compile a procedure from what is live, and execute it.
 
+    Args:
+        order: What to do.
+        observer: Is told what happens.
+        recorder: Is told the conversation with QEMU as well.
+
     Raises:
         Busy: Somebody else holds a node's control monitor.
         RefusedError: No safe way leads on, or a person must decide.
-        DeclarationError: A name is none of the pair's, or an address does not resolve.
+        DeclarationError: A name is none of the pair's.
+        HostRefused: A host does not tell the version of its QEMU.
     """
-    if order.procedure in CONNECTING:
-        await asyncio.to_thread(host.resolve, order.pair)
     async with AsyncExitStack() as stack:
-        known = await _connected(order.pair, stack)
-        if order.procedure == "launch":
-            return await _executed(await _launch(order, known), known, {}, observer, recorder)
-        pair = order.pair
-        if order.procedure == "resume" and order.peer is not None:
-            pair = _with_peer(order, known)
-            known |= await _connected(pair, stack, [n for n in pair.nodes if n.name not in known])
-        proofs: dict[str, DeathProof] = {}
-        if order.procedure == "failover":
-            proofs = _proofs(order, known)
-        dead = {name: Dead(proof=proof) for name, proof in proofs.items()}
-        snapshot = await probe({**known, **dead})
-        if order.procedure == "converge":
-            plan = compiler.converge(pair, snapshot, assume_good=order.assume_good)
-            return await _executed(plan, known, proofs, observer, recorder)
-        plan = compiler.compile_plan(
-            order.procedure,
-            _as_recorded(pair),
-            snapshot,
-            survivor=order.survivor,
-            checkpoint_delay_ms=order.checkpoint_delay_ms,
-            dialect=order.dialect,
-            assume_good=order.assume_good,
+        reached = await _reached(order.pair, stack, hasty=order.procedure in HASTY)
+        plan = await _compiled(order, reached)
+        return await execute(
+            plan, reached.sessions, reached.hosts, observer=observer, recorder=recorder
         )
-        return await _executed(plan, known, proofs, observer, recorder)
+
+
+async def plan_live(order: Order) -> Plan:
+    """Compile a procedure from what is live, and change nothing; `apply` executes such a plan.
+
+    Raises:
+        RefusedError: See `run`.
+        Busy: See `run`.
+    """
+    async with AsyncExitStack() as stack:
+        reached = await _reached(order.pair, stack, hasty=order.procedure in HASTY)
+        return await _compiled(order, reached)
 
 
 async def apply(plan: Plan, observer: Observer, *, recorder: Recorder | None = None) -> Report:
@@ -123,180 +111,207 @@ async def apply(plan: Plan, observer: Observer, *, recorder: Recorder | None = N
 
     Raises:
         Busy: Somebody else holds a node's control monitor.
-        ParseError: Its host actions are not those of its declaration.
+        ParseError: It is not what its own declaration, snapshot and options compile to.
     """
-    compiler.rederive(plan)
-    dead = [
-        leaf.node
-        for step in plan.steps
-        if isinstance(step, Check)
-        for leaf in leaves(step.condition)
-        if isinstance(leaf, PeerDead)
-    ]
-    found = {name: host.death_proof(plan.pair.node(name)) for name in dead}
-    proofs = {name: proof for name, proof in found.items() if proof is not None}
+    compiler.check_compiled(plan)
     async with AsyncExitStack() as stack:
-        nodes = [plan.pair.node(name) for name in plan.qemu if name not in dead]
-        known = await _connected(plan.pair, stack, nodes)
-        return await _executed(plan, known, proofs, observer, recorder)
+        reached = await _reached(plan.pair, stack, hasty=plan.procedure in HASTY)
+        reached.refuse_busy(plan)
+        return await execute(
+            plan, reached.sessions, reached.hosts, observer=observer, recorder=recorder
+        )
 
 
-def _as_recorded(pair: ColoPair) -> ColoPair:
-    """The pair, whose images are equal by the operator's word only until it first ran."""
-    if pair.initial_sync == "identical" and LineageFiles(pair).known() is not None:
-        return attrs.evolve(pair, initial_sync="full")
-    return pair
+async def status(pair: ColoPair) -> Snapshot:
+    """Read all nodes over their observer monitors, which leaves the writers' free, and records."""
+    async with AsyncExitStack() as stack:
+        hosts = await stack.enter_async_context(hosts_of(pair))
+        nodes = (*pair.nodes, *pair.spares)
+        found = await asyncio.gather(*(_observed(node, hosts[node.name]) for node in nodes))
+        known = dict(zip((node.name for node in nodes), found, strict=True))
+        for state in known.values():
+            if isinstance(state, Session):
+                await stack.enter_async_context(state)
+        return await probe(known, pair=pair, hosts=hosts, limit_s=CONNECT_S)
 
 
-async def _executed(
-    plan: Plan,
-    known: Mapping[str, Session | NodeState],
-    proofs: Mapping[str, DeathProof],
-    observer: Observer,
-    recorder: Recorder | None,
-) -> Report:
-    sessions = {name: state for name, state in known.items() if isinstance(state, Session)}
-    lineage = LineageFiles(plan.pair)
-    holders = [n for n, s in plan.promise.nodes.items() if role_of(s) in ("primary", "unprotected")]
-    return await execute(
-        plan,
-        sessions,
-        observer=observer,
-        recorder=recorder,
-        # On another host the files are another pycolo's to keep.
-        lineage=lineage if all(map(lineage.keeps, holders)) else None,
-        proofs=proofs,
-    )
+async def _observed(node: Node, host: Host) -> Session | NodeState:
+    try:
+        return await Session.connect(
+            node.name, node.observer_monitor, limit_s=CONNECT_S, reach=host.connect
+        )
+    except UnresponsiveError as error:
+        return Unresponsive(why=str(error), oob=False)
+    except RemoteError as error:
+        return Unreachable(why=str(error))
 
 
-# -- connections ---------------------------------------------------------------------------------
+# -- what is there --------------------------------------------------------------------------------
 
 
-async def _connected(
-    pair: ColoPair, stack: AsyncExitStack, nodes: Collection[Node] | None = None
-) -> dict[str, Session | NodeState]:
-    """Sessions with the nodes that answer, and what is known of the others."""
-    wanted = pair.nodes if nodes is None else nodes
-    states = await asyncio.gather(*(_connect(node) for node in wanted), return_exceptions=True)
+@final
+@attrs.frozen(kw_only=True)
+class _Reached:
+    """The hosts, and what answers on them."""
+
+    hosts: Mapping[str, Host]
+    known: Mapping[str, Session | NodeState]
+    busy: Mapping[str, Busy]
+    "Nodes whose control monitor somebody else holds, or keeps silent."
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """The sessions with the nodes that answer."""
+        return {name: state for name, state in self.known.items() if isinstance(state, Session)}
+
+    def refuse_busy(self, plan: Plan) -> None:
+        """Refuse a plan that acts on a node that somebody else holds: the monitor is the lock.
+
+        Raises:
+            Busy: It does.
+        """
+        acting = {s.node for s in plan.steps if isinstance(s, Execute | Wait)}
+        for name in (name for name in self.busy if name in acting):
+            raise self.busy[name]
+
+
+async def _reached(pair: ColoPair, stack: AsyncExitStack, *, hasty: bool) -> _Reached:
+    """Sessions with the nodes that answer, and what is known of the others.
+
+    Args:
+        pair: The declaration.
+        stack: Closes what is opened.
+        hasty: Once one node has answered, the others have a second left.
+    """
+    hosts = await stack.enter_async_context(hosts_of(pair))
+    nodes = (*pair.nodes, *pair.spares)
+    loop = asyncio.get_running_loop()
+    tasks = {n.name: loop.create_task(_connect(n, hosts[n.name])) for n in nodes}
+    try:
+        await _answered(tasks.values(), hasty=hasty)
+    finally:
+        for task in tasks.values():
+            task.cancel()
+    await asyncio.wait(tasks.values())
     known: dict[str, Session | NodeState] = {}
-    failed: list[BaseException] = []
-    for node, state in zip(wanted, states, strict=True):
-        if isinstance(state, BaseException):
-            failed.append(state)
-            continue
+    busy: dict[str, Busy] = {}
+    for name, task in tasks.items():
+        state = Unreachable(why=SILENT) if task.cancelled() else task.result()
+        if isinstance(state, Busy):
+            busy[name], state = state, Unresponsive(why=str(state), oob=False)
         if isinstance(state, Session):
             await stack.enter_async_context(state)
-        known[node.name] = state
-    if failed:
-        raise failed[0]
-    return known
+        known[name] = state
+    return _Reached(hosts=hosts, known=known, busy=busy)
 
 
-async def _connect(node: Node) -> Session | NodeState:
+async def _answered(
+    tasks: Collection[asyncio.Task[Session | NodeState | Busy]], *, hasty: bool
+) -> None:
+    waiting = set(tasks)
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if hasty and any(isinstance(task.result(), Session) for task in done):
+            if waiting:
+                await asyncio.wait(waiting, timeout=FENCED_S)
+            return
+
+
+async def _connect(node: Node, host: Host) -> Session | NodeState | Busy:
     try:
-        return await Session.connect(node.name, node.control_monitor, limit_s=CONNECT_S)
-    except Busy:
-        # The control monitor is the lock: whoever comes second changes nothing.
-        raise
+        return await Session.connect(
+            node.name, node.control_monitor, limit_s=CONNECT_S, reach=host.connect
+        )
+    except Busy as error:
+        return error
     except UnresponsiveError as error:
         return Unresponsive(why=str(error), oob=False)
     except ConnectionFailed as error:
         return Unreachable(why=str(error))
 
 
-def _proofs(order: Order, known: Mapping[str, Session | NodeState]) -> dict[str, DeathProof]:
-    """The proof of the other node's death, as far as there is one."""
-    live = [name for name, state in known.items() if isinstance(state, Session)]
-    survivor = order.survivor or (live[0] if len(live) == 1 else None)
-    if survivor is None:
-        return {}
-    peer = order.pair.peer_of(survivor)
-    if order.fenced is not None and peer.name in live:
-        why = f"{peer.name} was said to be fenced, and its QEMU answers"
-        raise CompileError(why, "end it, or name the right survivor")
-    proof = order.fenced or host.death_proof(peer)
-    return {} if proof is None else {peer.name: proof}
+# -- what is compiled -----------------------------------------------------------------------------
 
 
-def _with_peer(order: Order, known: Mapping[str, Session | NodeState]) -> ColoPair:
-    """The pair with the chosen node in the place of the one that is not there."""
-    pair, peer = order.pair, order.peer
-    if peer is None or peer in known:
-        return pair
-    live = [name for name, state in known.items() if isinstance(state, Session)]
-    survivor = order.survivor or (live[0] if len(live) == 1 else None)
-    if survivor is None:
-        raise CompileError(f"it is not clear whose place {peer} takes", "name the survivor")
-    return pair.replacing(pair.peer_of(survivor).name, pair.node(peer))
+async def _compiled(order: Order, reached: _Reached) -> Plan:
+    snapshot = await probe(reached.known, pair=order.pair, hosts=reached.hosts)
+    options = order.options
+    if order.procedure == "launch":
+        options = await _launching(order.pair, options, snapshot, reached.hosts)
+    plan = _compile(order, snapshot, options)
+    if order.fenced is not None:
+        for victim in plan.victims():
+            await _refuse_living(plan.pair, victim, reached)
+            dead = Dead(evidence=_by_word(order.fenced, victim))
+            snapshot = snapshot.with_node(victim.node, dead)
+        plan = _compile(order, snapshot, options)
+    reached.refuse_busy(plan)
+    return plan
 
 
-# -- launching -----------------------------------------------------------------------------------
-
-
-async def _launch(order: Order, known: Mapping[str, Session | NodeState]) -> Plan:
-    pair = order.pair
-    wanted = order.nodes or tuple(node.name for node in pair.nodes)
-    pair = _taking_in(pair, wanted, known)
-    snapshot = await probe(known)
-    versions = {node.name: await _version(node) for node in pair.nodes if node.name in wanted}
-    answering = {name: live.version for name in known if (live := snapshot.live(name)) is not None}
-    lineage = LineageFiles(pair).known()
-    holder = order.newest or (None if lineage is None else lineage.newest)
-    if holder is not None and holder not in [node.name for node in pair.nodes]:
-        why = f"{holder} holds the newest data and is not one of the two nodes"
-        raise CompileError(why, "launch it, or say who is to be believed with --newest NODE")
-    return compiler.launch(
-        pair,
-        snapshot,
-        qemu=versions | answering,
-        nodes=wanted,
-        primary=holder,
-        instances={name: f"{pair.name}.{name}.{secrets.token_hex(4)}" for name in wanted},
-        dialect=order.dialect,
-        assume_good=order.assume_good,
+def _compile(order: Order, snapshot: Snapshot, options: Options) -> Plan:
+    return compiler.compile_plan(
+        order.procedure, order.pair, snapshot, options, dialect=order.dialect
     )
 
 
-def _taking_in(
-    pair: ColoPair, wanted: Collection[str], known: Mapping[str, Session | NodeState]
-) -> ColoPair:
-    """The pair with a spare that is to be launched in the place of the node that is not there."""
-    for name in wanted:
-        if name not in [node.name for node in pair.nodes]:
-            missing = [n for n, state in known.items() if not isinstance(state, Session)]
-            if len(missing) != 1:
-                raise CompileError(f"it is not clear whose place {name} takes", "stop that node")
-            pair = pair.replacing(missing[0], pair.node(name))
-    return pair
+def _by_word(fenced: Fenced, victim: Victim) -> Evidence:
+    return Evidence(
+        kind="fence",
+        node=victim.node,
+        instance=victim.instance,
+        epoch=victim.epoch,
+        who=fenced.who,
+        how=fenced.how,
+        when=now(),
+    )
 
 
-async def _version(node: Node) -> Version:
-    """The version of the QEMU installed for a node on this machine."""
+async def _refuse_living(pair: ColoPair, victim: Victim, reached: _Reached) -> None:
+    """Refuse a person's word that the QEMU itself contradicts; silence contradicts nothing.
+
+    Raises:
+        CompileError: It answers.
+    """
+    if victim.node not in reached.hosts:
+        return
+    instance = await _answering(pair.node(victim.node), reached)
+    if instance == victim.instance:
+        why = f"{victim.node} was said to be fenced, and its QEMU {instance} answers"
+        raise CompileError(why, "end it, or name the right survivor")
+
+
+async def _answering(node: Node, reached: _Reached) -> str | None:
+    """The identity of the QEMU that answers on one of a node's monitors; None for silence."""
+    session = reached.sessions.get(node.name)
+    if session is not None:
+        return await session.instance(limit_s=FENCED_S)
+    reach = reached.hosts[node.name].connect
     try:
-        process = await asyncio.create_subprocess_exec(
-            node.qemu_binary, "--version", stdout=asyncio.subprocess.PIPE
+        observer = await Session.connect(
+            node.name, node.observer_monitor, limit_s=FENCED_S, reach=reach
         )
-        async with asyncio.timeout(VERSION_S):
-            output, _ = await process.communicate()
-    except (OSError, TimeoutError) as error:
-        raise HostRefused(node.name, "launch-qemu", f"{node.qemu_binary}: {error}") from error
-    found = re.search(r"version (\d+\.\d+\.\d+)", output.decode(errors="replace"))
-    if found is None:
-        raise HostRefused(node.name, "launch-qemu", f"{node.qemu_binary} tells no version")
-    return Version.parse(found[1])
+        async with observer:
+            return await observer.instance(limit_s=FENCED_S)
+    except RemoteError:
+        return None
 
 
-async def status(pair: ColoPair) -> Snapshot:
-    """Read both nodes over their observer monitors, which leaves the writers' free."""
-    async with AsyncExitStack() as stack:
-        known: dict[str, Session | NodeState] = {}
-        for node in pair.nodes:
-            try:
-                known[node.name] = await stack.enter_async_context(
-                    await Session.connect(node.name, node.observer_monitor, limit_s=CONNECT_S)
-                )
-            except UnresponsiveError as error:
-                known[node.name] = Unresponsive(why=str(error), oob=False)
-            except RemoteError as error:
-                known[node.name] = Unreachable(why=str(error))
-        return await probe(known, limit_s=CONNECT_S)
+async def _launching(
+    pair: ColoPair, options: Options, snapshot: Snapshot, hosts: Mapping[str, Host]
+) -> Options:
+    """The options with what only chance and the hosts can tell."""
+    names = options.nodes or tuple(n.name for n in compiler.members(pair, snapshot).nodes)
+    for name in names:
+        pair.node(name)
+    absent = [name for name in names if snapshot.live(name) is None]
+    told = await asyncio.gather(
+        *(hosts[name].version(pair, name, limit_s=VERSION_S) for name in absent)
+    )
+    live = {name: state.version for name in names if (state := snapshot.live(name)) is not None}
+    return attrs.evolve(
+        options,
+        qemu={**dict(zip(absent, told, strict=True)), **live},
+        instances={name: instance_of(pair.name, name, secrets.randbits(32)) for name in absent},
+        birth=secrets.token_hex(4),
+    )

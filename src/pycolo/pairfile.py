@@ -76,7 +76,7 @@ def loads(text: str, file_format: Format = "toml") -> ColoPair:
 
 def dumps(pair: ColoPair) -> str:
     """Write a pair as the text of a pair file in JSON; `loads` gives the same pair back."""
-    return json.dumps(to_json_value(pair), indent=2, ensure_ascii=False) + "\n"
+    return _json.dumps(to_json_value(pair), indent=2) + "\n"
 
 
 def to_json_value(pair: ColoPair) -> JsonObject:

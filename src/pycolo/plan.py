@@ -13,14 +13,24 @@ import attrs
 
 from pycolo.conditions import Condition
 from pycolo.errors import DeclarationError
+from pycolo.evidence import Victim
 from pycolo.model import _rules as rules
 from pycolo.model.pair import ColoPair
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.replies import Version
+from pycolo.record import Change, PairRecord
 from pycolo.snapshot import Snapshot
 
 Procedure: TypeAlias = Literal[
-    "launch", "start", "set-checkpoint-delay", "failover", "resume", "stop", "converge"
+    "launch",
+    "start",
+    "set-checkpoint-delay",
+    "failover",
+    "resume",
+    "stop",
+    "converge",
+    "switch-over",
+    "forget",
 ]
 DialectName: TypeAlias = Literal["auto", "doc"]
 
@@ -56,6 +66,10 @@ class Execute:
     "Refusals that count as done."
     rescue: tuple[Yank, ...] = ()
     "Sent out of band, one by one, when the limit passes."
+    batch: str | None = None
+    "Consecutive steps of one batch are sent together and all awaited before the next step."
+    may_fail: bool = False
+    "Whatever becomes of it, execution goes on."
 
 
 @final
@@ -72,6 +86,12 @@ class Wait:
     "How long it may take."
     unless: Condition | None = None
     "What makes further waiting pointless."
+    stall_s: float | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.seconds))
+    )
+    "How long the copy that it waits for may go on without a byte arriving."
+    may_fail: bool = False
+    "Whatever becomes of it, execution goes on."
 
 
 @final
@@ -83,6 +103,8 @@ class Check:
     node: str
     condition: Condition
     why: str
+    batch: str | None = None
+    "See `Execute.batch`."
 
 
 @final
@@ -100,7 +122,7 @@ class CreateImage:
 @final
 @attrs.frozen(kw_only=True)
 class LaunchQemu:
-    """Start a QEMU on the node's host, in a session of its own."""
+    """Start a QEMU on the node's host, in a session of its own, unless one runs there."""
 
     role: Literal["primary", "secondary"]
     "What it is started as; secondaries wait for an incoming state."
@@ -108,12 +130,17 @@ class LaunchQemu:
     "The identity it gets."
     argv: tuple[str, ...]
     "The command line, derived from the declaration."
+    record: PairRecord | None = None
+    "What the node's own file must still say when the process is made; None for a secondary."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class StopQemu:
-    """End the QEMU that was started for the node on this host, and see it end."""
+    """End one QEMU on the node's host, and see it end; that is evidence of its death."""
+
+    instance: str
+    "Its identity: no other one is ended."
 
 
 HostAction: TypeAlias = CreateImage | LaunchQemu | StopQemu
@@ -129,9 +156,61 @@ class RunHost:
     action: HostAction
     why: str
     limit_s: float = attrs.field(validator=rules.Valid(rules.seconds))
+    may_fail: bool = False
+    "Whatever becomes of it, execution goes on."
 
 
-Step: TypeAlias = Execute | Wait | Check | RunHost
+@final
+@attrs.frozen(kw_only=True)
+class Record:
+    """Write one node's own file of the pair's record, by compare-and-swap, durably."""
+
+    address: str
+    node: str
+    "The node whose file it is."
+    change: Change
+    "What must be there and what replaces it."
+    why: str
+    limit_s: float = attrs.field(validator=rules.Valid(rules.seconds))
+    needs: Victim | None = None
+    "The QEMU whose end must be shown by evidence, which is written into the record."
+    batch: str | None = None
+    "See `Execute.batch`."
+    may_fail: bool = False
+    "Whatever becomes of it, execution goes on."
+
+
+Step: TypeAlias = Execute | Wait | Check | RunHost | Record
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Options:
+    """What a plan was asked for besides its procedure: with it the same plan is compiled again.
+
+    Each procedure uses some of them; the others have their defaults.
+    """
+
+    survivor: str | None = None
+    "Who goes on, in `failover`; None for the one that answers."
+    peer: str | None = None
+    "Who shall protect the guest, in `start`, `resume` and `converge`; None for whom records name."
+    checkpoint_delay_ms: int | None = None
+    "For `set-checkpoint-delay`, 1 to 4294967295; the declared one if None."
+    nodes: tuple[str, ...] = ()
+    "Which nodes `launch` starts; both if empty."
+    newest: str | None = None
+    "Who holds the newest data by a person's word, in `launch`."
+    gone: str | None = None
+    "The node that `forget` takes out of the record."
+    instances: Mapping[str, str] = attrs.field(factory=dict)
+    "Node to the identity its QEMU gets in `launch`."
+    birth: str = ""
+    "What tells a new pair from others of its name, in `launch`."
+    qemu: Mapping[str, Version] = attrs.field(factory=dict)
+    "Node to the version of the QEMU installed there, in `launch`."
+    assume_good: tuple[Version, ...] = ()
+    "Versions the operator vouches for."
 
 
 @final
@@ -146,6 +225,11 @@ class Relief:
     steps: tuple[Execute, ...]
     "Sent in order, each whatever became of the one before."
     why: str
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that its steps act on, each once."""
+        return tuple(dict.fromkeys(step.node for step in self.steps))
 
 
 @final
@@ -169,6 +253,8 @@ class Plan:
     promise: Snapshot
     "What is promised after the last step: the fold of the steps' effects over `origin`."
     steps: tuple[Step, ...]
+    options: Options = attrs.field(factory=Options)
+    "What it was asked for besides its procedure."
     restored_after: str | None = None
     "Address of the step after which the guest serves again; None where it never stops serving."
     reliefs: tuple[Relief, ...] = ()
@@ -217,3 +303,8 @@ class Plan:
     def nodes(self) -> tuple[str, ...]:
         """The nodes its steps act on, each once, in the plan's order."""
         return tuple(dict.fromkeys(step.node for step in self.steps))
+
+    def victims(self) -> tuple[Victim, ...]:
+        """The QEMUs whose end must be shown by evidence before the plan does anything."""
+        needed = [step.needs for step in self.steps if isinstance(step, Record)]
+        return tuple(dict.fromkeys(victim for victim in needed if victim is not None))

@@ -1,14 +1,15 @@
 """What a node's QEMU shows, read into a `Snapshot`; nothing is changed by it.
 
-A probe asks one question after the other: a QEMU has one main loop, and more in flight would only
-stand in the way of an out-of-band command (qemu-behaviour 7.6). It never asks QEMU about the type
-colo-compare, which aborts some versions (qemu-behaviour 6.10).
+A probe has a few questions under way at a time, so that the way to a far host is waited for a few
+times and not eighty; more would stand in the way of an out-of-band command (qemu-behaviour 7.6). It
+never asks QEMU about the type colo-compare, which aborts some versions (qemu-behaviour 6.10).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar
 
 import attrs
@@ -16,11 +17,13 @@ import attrs
 from pycolo.conditions import Query
 from pycolo.effects import shown
 from pycolo.errors import CommandRefused, CommandUnknown, ParseError, RemoteError
+from pycolo.hosts import Host, HostState
+from pycolo.model.pair import ColoPair
 from pycolo.qmp import commands as qmp
 from pycolo.qmp import replies
-from pycolo.qmp._base import QmpCommand
 from pycolo.qmp.objects import YankBlockNode, YankChardev, YankMigration
-from pycolo.session import Session
+from pycolo.record import UnreadRecord
+from pycolo.session import Sent, Session
 from pycolo.snapshot import Child, Filter, Job, Live, NodeState, Snapshot, Unreachable, Unresponsive
 
 _R = TypeVar("_R")
@@ -55,6 +58,9 @@ QUESTIONS: Final[tuple[Question, ...]] = (
 Before these, once over a connection, it asks for the name and the schema.
 """
 
+UNDER_WAY: Final = 7
+"How many questions are under way at once; beyond eight QEMU reads no out-of-band command."
+
 LIMIT_S: Final = 10.0
 "How long one answer may take unless the caller says otherwise, in seconds."
 
@@ -75,18 +81,53 @@ SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
 _FOREIGN_CHARDEVS: Final = ("compat_monitor", "serial", "parallel")
 
 
-async def probe(nodes: Mapping[str, Session | NodeState], *, limit_s: float = LIMIT_S) -> Snapshot:
-    """Read all nodes at once.
+async def probe(
+    nodes: Mapping[str, Session | NodeState],
+    *,
+    pair: ColoPair | None = None,
+    hosts: Mapping[str, Host] | None = None,
+    limit_s: float = LIMIT_S,
+) -> Snapshot:
+    """Read all nodes, and their records, at once.
 
     Args:
         nodes: Node name to its session, or to what is known of it otherwise.
+        pair: The declaration, by which records are found; None where none are read.
+        hosts: Node name to its host: from each of them the node's record is read.
         limit_s: How long one answer may take, in seconds.
 
     Returns:
-        What each node shows. One that does not answer is `Unreachable`; that is no error here.
+        What each node shows and what its file says. One that does not answer is `Unreachable`, a
+        file out of reach is an `UnreadRecord`; neither is an error here.
     """
-    states = await asyncio.gather(*(_state(known, limit_s) for known in nodes.values()))
-    return Snapshot(nodes=dict(zip(nodes, states, strict=True)))
+    states = asyncio.gather(*(_state(known, limit_s) for known in nodes.values()))
+    kept = await records(pair, hosts or {}, limit_s=limit_s) if pair is not None else {}
+    return Snapshot(
+        nodes=dict(zip(nodes, await states, strict=True)),
+        records={name: state.record for name, state in kept.items()},
+        folders={name: state.folder for name, state in kept.items() if state.folder},
+    )
+
+
+async def records(
+    pair: ColoPair, hosts: Mapping[str, Host], *, limit_s: float = LIMIT_S
+) -> Mapping[str, HostState]:
+    """Read the record of every declared node, spares included, at once.
+
+    Args:
+        pair: The declaration.
+        hosts: Node name to its host; a node without one has an `UnreadRecord`.
+        limit_s: How long one host may take, in seconds.
+    """
+    names = [node.name for node in (*pair.nodes, *pair.spares)]
+    found = await asyncio.gather(*(_record(pair, name, hosts.get(name), limit_s) for name in names))
+    return dict(zip(names, found, strict=True))
+
+
+async def _record(pair: ColoPair, name: str, host: Host | None, limit_s: float) -> HostState:
+    if host is None:
+        return HostState(record=UnreadRecord(why="there is no way to its host"))
+    return await host.look(pair, name, limit_s=limit_s)
 
 
 async def _state(known: Session | NodeState, limit_s: float) -> NodeState:
@@ -104,10 +145,11 @@ async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreacha
         identity = await session.instance(limit_s=limit_s)
         schema = await session.schema(limit_s=limit_s)
         live = attrs.evolve(greeted(session), instance=identity, schema=schema)
-        for question in QUESTIONS:
-            live = observe(live, question, await _answer(session, question, limit_s))
-        for item in sorted(live.objects):
-            live = await _with_object(session, live, item, limit_s)
+        for question, reply in await _replies(session, QUESTIONS, limit_s):
+            live = observe(live, question, reply)
+        asked = [question for item in sorted(live.objects) for question in _of_object(live, item)]
+        for question, reply in await _replies(session, asked, limit_s):
+            live = _without(live, question) if reply is None else observe(live, question, reply)
     except CommandUnknown as error:
         if session.closed:
             return Unreachable(why=str(error))
@@ -117,21 +159,42 @@ async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreacha
     return _settled(attrs.evolve(live, colo_exited=session.latched.colo_exited))
 
 
-async def _answer(session: Session, question: QmpCommand[_R], limit_s: float) -> _R:
-    return await session.execute(question, limit_s=limit_s)
+async def _replies(
+    session: Session, questions: Sequence[Question], limit_s: float
+) -> list[tuple[Question, object]]:
+    """Ask several questions, a few at a time; None is the reply about an object that is gone."""
+    found: list[tuple[Question, object]] = []
+    under_way: deque[tuple[Question, Sent[object]]] = deque()
+    for question in questions:
+        if len(under_way) == UNDER_WAY:
+            found.append(await _reply(*under_way.popleft(), limit_s))
+        under_way.append((question, session.send(question)))
+    while under_way:
+        found.append(await _reply(*under_way.popleft(), limit_s))
+    return found
 
 
-async def _with_object(session: Session, live: Live, item: str, limit_s: float) -> Live:
-    kind = live.objects[item].qom_type
+async def _reply(question: Question, sent: Sent[object], limit_s: float) -> tuple[Question, object]:
     try:
-        for name in (*SETTINGS[kind], *(("status",) if kind in _FILTERS else ())):
-            question = qmp.QomGet(path=f"/objects/{item}", property_name=name)
-            live = observe(live, question, await session.execute(question, limit_s=limit_s))
+        return question, await sent.reply(limit_s)
     except CommandRefused:
-        # It went away between the two questions.
-        left = {name: known for name, known in live.objects.items() if name != item}
-        return attrs.evolve(live, objects=left)
-    return live
+        if isinstance(question, qmp.QomGet):
+            # It went away between the two questions.
+            return question, None
+        raise
+
+
+def _of_object(live: Live, item: str) -> Iterator[Question]:
+    kind = live.objects[item].qom_type
+    for name in (*SETTINGS[kind], *(("status",) if kind in _FILTERS else ())):
+        yield qmp.QomGet(path=f"/objects/{item}", property_name=name)
+
+
+def _without(live: Live, question: Question) -> Live:
+    """The node without the object that a question is about."""
+    gone = question.path.rpartition("/")[2] if isinstance(question, qmp.QomGet) else ""
+    left = {name: known for name, known in live.objects.items() if name != gone}
+    return attrs.evolve(live, objects=left)
 
 
 def greeted(session: Session) -> Live:
@@ -158,7 +221,13 @@ def observe(live: Live, question: Question, reply: object) -> Live:  # noqa: C90
             return attrs.evolve(live, colo_mode=mode, last_colo_mode=last)
         case qmp.QueryMigrate(), replies.MigrationInfo() as info:
             incoming = info.socket_address is not None
-            return attrs.evolve(live, migration=info.status or "none", incoming=incoming)
+            return attrs.evolve(
+                live,
+                migration=info.status or "none",
+                migration_error=info.error_desc,
+                migration_blockers=info.blocked_reasons,
+                incoming=incoming,
+            )
         case qmp.QueryMigrateCapabilities(), replies.MigrationCapabilities(enabled=enabled):
             return attrs.evolve(live, capabilities=enabled)
         case qmp.QueryMigrateParameters(), replies.MigrationParameters() as parameters:

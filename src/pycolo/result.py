@@ -1,17 +1,23 @@
-"""What became of a plan: one outcome a step, and a report of them all."""
+"""What became of a plan: one outcome a step, and a report of them all.
+
+What QEMU or a host says becomes one printable line when an outcome is made of it: outcomes are
+shown on terminals, written to logs and read by people in a hurry.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final
 
 import attrs
 from typing_extensions import override
 
+from pycolo._printable import brief
 from pycolo.catalogue import Explanation, explain
 from pycolo.conditions import PeerDead, leaves
 from pycolo.errors import PycoloError
-from pycolo.plan import Check, Execute, Plan, RunHost
+from pycolo.evidence import Evidence
+from pycolo.plan import Check, Execute, Plan, Procedure, Record, RunHost
 from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive, role_of
 
 
@@ -22,7 +28,7 @@ class Done:
 
     took_s: float
     "From sending to the reply, or until the condition held."
-    reply: str = ""
+    reply: str = attrs.field(default="", converter=brief)
     "QEMU's words, where it refused something that was so already."
 
 
@@ -32,7 +38,7 @@ class Refused:
     """QEMU said no, a Check did not hold, or the host could not: the step changed nothing."""
 
     took_s: float
-    reason: str
+    reason: str = attrs.field(converter=brief)
     "Who refused what, with QEMU's own message."
 
 
@@ -42,7 +48,7 @@ class Unknown:
     """No answer: the connection went, or the limit passed. The command may have taken effect."""
 
     took_s: float
-    reason: str
+    reason: str = attrs.field(converter=brief)
     happened: bool | None = None
     "Whether it took effect, as read over a new connection; None where that could not be told."
 
@@ -53,7 +59,7 @@ class TimedOut:
     """A wait that did not come true within its limit."""
 
     took_s: float
-    reason: str
+    reason: str = attrs.field(converter=brief)
 
 
 @final
@@ -61,6 +67,9 @@ class TimedOut:
 class NotRun:
     """Execution ended before this step."""
 
+
+JOINING: Final[tuple[Procedure, ...]] = ("start", "resume", "converge")
+"The procedures that take a secondary in."
 
 Outcome: TypeAlias = Done | Refused | Unknown | TimedOut | NotRun
 
@@ -75,21 +84,37 @@ class Report:
     "Step's address to its outcome, in the plan's order."
     relief: Mapping[str, Outcome] = attrs.field(factory=dict)
     "The same for the relief steps that ran."
+    evidence: Mapping[str, Evidence] = attrs.field(factory=dict)
+    "Node to the evidence of its QEMU's end that execution rested on."
     after: Snapshot | None = None
     "What was read after a failure; None where all was done or nothing could be read."
 
     @property
     def failed(self) -> str | None:
-        """Address of the step that ended execution; None where all is done."""
+        """Address of the step that ended execution; None where all is done that had to be."""
         for address, outcome in self.outcomes.items():
-            if not isinstance(outcome, Done | NotRun):
+            if not isinstance(outcome, Done | NotRun) and address not in self._may_fail:
                 return address
         return next((a for a, o in self.outcomes.items() if isinstance(o, NotRun)), None)
 
     @property
+    def left(self) -> tuple[str, ...]:
+        """Addresses of the steps that were tried and not done, and did not have to be."""
+        return tuple(
+            address
+            for address in self._may_fail
+            if not isinstance(self.outcomes.get(address, NotRun()), Done | NotRun)
+        )
+
+    @property
+    def _may_fail(self) -> frozenset[str]:
+        steps = (s for s in self.plan.steps if not isinstance(s, Check))
+        return frozenset(step.address for step in steps if step.may_fail)
+
+    @property
     def changed(self) -> bool:
         """Whether anything may have been changed."""
-        acting = {s.address for s in self.plan.steps if isinstance(s, Execute | RunHost)}
+        acting = {s.address for s in self.plan.steps if isinstance(s, Execute | RunHost | Record)}
         outcomes = [self.outcomes.get(address) for address in acting] + [*self.relief.values()]
         return any(isinstance(outcome, Done | Unknown) for outcome in outcomes)
 
@@ -119,7 +144,7 @@ class Report:
         parts += self._stand()
         if known is not None:
             parts += [known.entry.remedy]
-        return "; ".join([*parts, self._next()])
+        return brief("; ".join([*parts, self._next()]))
 
     def explanation(self, address: str) -> Explanation | None:
         """What the refusal of a step means, by the catalogue.
@@ -172,6 +197,9 @@ class Report:
     def _next(self) -> str:
         if self._death_unproven():
             return "make sure that the peer is dead, and say who did so and how"
+        spent = self._spent()
+        if spent is not None:
+            return f"correct the cause, then {spent}"
         match self.outcomes.get(self.failed or ""):
             case Unknown(happened=True):
                 return "the command took effect; run the procedure again: it goes on after it"
@@ -182,6 +210,22 @@ class Report:
             case _:
                 pass
         return "correct the cause and run the procedure again: it goes on from what is there"
+
+    def _spent(self) -> str | None:
+        """What comes first where the secondary cannot be taken in any more."""
+        if self.after is None or self.plan.procedure not in JOINING:
+            return None
+        primaries = [node for relief in self.plan.reliefs for node in relief.nodes]
+        peers = [node.name for node in self.plan.pair.nodes if node.name not in primaries]
+        # Of one that is in COLO the procedure goes on from what is there.
+        role = role_of(self.after.state(peers[0])) if len(peers) == 1 else "secondary"
+        if role in ("fresh secondary", "prepared secondary", "secondary"):
+            return None
+        # What was made for the lost one is in the way of the next: `stop` takes it back.
+        again = f"run stop, run launch --node {peers[0]}, and run resume"
+        if role in ("unreachable", "unresponsive"):
+            return f"end the QEMU of {peers[0]} if it still runs, {again}"
+        return again
 
     def _death_unproven(self) -> bool:
         return any(
@@ -211,5 +255,6 @@ class PlanFailed(PycoloError):
         self.report = report
 
     @override
-    def __str__(self) -> str:
+    def message(self) -> str:
+        """Which step ended it, how things stand, and what to do."""
         return self.report.advice

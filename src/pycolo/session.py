@@ -226,7 +226,7 @@ class Session:
             Busy: Connected, but no greeting came: another client holds the monitor.
             Unresponsive: Greeted, but the negotiation was never answered: the main loop is stuck.
         """
-        way = reach or _open
+        way = reach or open_monitor
         dialled = await _dial(node, monitor, limit_s, way)
         session = cls(node, monitor, dialled.client, dialled.version, way)
         session._begin(dialled.early)
@@ -592,7 +592,12 @@ def _address(monitor: Monitor) -> str:
             assert_never(monitor)
 
 
-async def _open(node: str, monitor: Monitor) -> socket.socket:
+async def open_monitor(node: str, monitor: Monitor) -> socket.socket:
+    """Open a connected, non-blocking socket to a monitor on this machine.
+
+    Raises:
+        ConnectionFailed: There is no such socket, or nobody listens there.
+    """
     match monitor:
         case UnixMonitor(path=path):
             return await _open_unix(node, path)

@@ -1,4 +1,4 @@
-"""What is known of each node, as values.
+"""What is known of each node and of the pair's record, as values.
 
 A node is one of five things: `Absent` (no QEMU was started yet), `Live` (QEMU answered, or a plan
 promises that it would), `Unreachable` (no connection, which proves nothing), `Unresponsive` (a
@@ -14,9 +14,11 @@ from typing import Final, Literal, TypeAlias, final
 
 import attrs
 
-from pycolo.errors import DeclarationError
+from pycolo._printable import brief
+from pycolo.evidence import Evidence
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema
+from pycolo.record import RecordState
 
 ColoMode: TypeAlias = Literal["none", "primary", "secondary"]
 
@@ -79,6 +81,10 @@ class Live:
     "Quorums whose overlays a promotion still merges into the image (qemu-behaviour 5.13)."
     migration: str = "none"
     "Migration status."
+    migration_error: str | None = attrs.field(default=None, eq=False)
+    "Why the last migration failed; read, never promised (qemu-behaviour 19.4)."
+    migration_blockers: tuple[str, ...] = attrs.field(default=(), eq=False)
+    "Why no migration is possible; read, never promised (qemu-behaviour 19.4)."
     incoming: bool = False
     "A listener for the incoming migration was started."
     capabilities: frozenset[str] = frozenset()
@@ -120,7 +126,7 @@ class Absent:
 class Unreachable:
     """No answer. The guest may well be running there."""
 
-    why: str
+    why: str = attrs.field(converter=brief)
     "What was tried, and what came back."
 
 
@@ -129,7 +135,7 @@ class Unreachable:
 class Unresponsive:
     """Connected, and no answer: the main loop is stuck. The guest may be running or standing."""
 
-    why: str
+    why: str = attrs.field(converter=brief)
     "What was asked in vain."
     oob: bool
     "Whether a session from before is left to send out-of-band commands over (qemu-behaviour 7.6)."
@@ -137,46 +143,11 @@ class Unresponsive:
 
 @final
 @attrs.frozen(kw_only=True)
-class ProcessExit:
-    """Proof: the kernel reported the end of the very process that was QEMU."""
-
-    pid: int
-    "Its process id on this machine."
-
-
-@final
-@attrs.frozen(kw_only=True)
-class FenceProof:
-    """Proof: somebody made sure, and says so."""
-
-    who: str
-    "Who fenced the node."
-    how: str
-    "How: power switched off, host rebooted ..."
-    when: str
-    "When, ISO 8601."
-
-    def __attrs_post_init__(self) -> None:
-        for name in ("who", "how", "when"):
-            if not getattr(self, name).strip():
-                raise DeclarationError(f"FenceProof.{name}", getattr(self, name), "not be empty")
-
-
-@final
-@attrs.frozen(kw_only=True)
-class OnPaper:
-    """No proof: a plan compiled on paper supposes the death. Nothing executes on it."""
-
-
-DeathProof: TypeAlias = ProcessExit | FenceProof | OnPaper
-
-
-@final
-@attrs.frozen(kw_only=True)
 class Dead:
-    """A node whose QEMU cannot be running any more."""
+    """A node whose QEMU has ended."""
 
-    proof: DeathProof
+    evidence: Evidence | None
+    "Who says so; None where a plan that was compiled offline assumes it: nothing executes on that."
 
 
 NOT_LOOKED_AT: Final = Unreachable(why="not looked at")
@@ -189,6 +160,11 @@ class Snapshot:
     """What is known of every node of a pair."""
 
     nodes: Mapping[str, NodeState]
+    "Node to what is known of its QEMU."
+    records: Mapping[str, RecordState] = attrs.field(factory=dict)
+    "Node to what its own file says of the pair."
+    folders: Mapping[str, str] = attrs.field(factory=dict)
+    "Node to what tells its image folder from every other one: machine, device and inode."
 
     def state(self, name: str) -> NodeState:
         """What is known of one node; `Unreachable` for one nobody looked at."""
@@ -201,7 +177,11 @@ class Snapshot:
 
     def with_node(self, name: str, state: NodeState) -> Snapshot:
         """The same snapshot with one node known anew."""
-        return Snapshot(nodes={**self.nodes, name: state})
+        return attrs.evolve(self, nodes={**self.nodes, name: state})
+
+    def with_record(self, name: str, state: RecordState) -> Snapshot:
+        """The same snapshot with one node's file known anew."""
+        return attrs.evolve(self, records={**self.records, name: state})
 
 
 Role: TypeAlias = Literal[

@@ -11,7 +11,6 @@ Other programs ignore keys they do not know, and so read what a later pycolo wri
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias, final, get_args
 
@@ -28,8 +27,9 @@ from pycolo.plan import CreateImage, HostAction, LaunchQemu, Plan, RunHost, Step
 from pycolo.qmp.commands import Command, Yank, command_from_qmp
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema
+from pycolo.record import ReadState, RecordState
 from pycolo.result import Outcome, Report
-from pycolo.snapshot import DeathProof, NodeState, Snapshot
+from pycolo.snapshot import NodeState, Snapshot
 
 DocumentName: TypeAlias = Literal["plan", "report", "snapshot", "drift"]
 
@@ -109,7 +109,7 @@ def explanations_to_json(explanations: Iterable[Explanation]) -> JsonObject:
 
 def dumps(value: JsonValue) -> str:
     """The text of a document, for a file."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return _json.dumps(value, indent=2) + "\n"
 
 
 def json_schema(name: DocumentName) -> JsonObject:
@@ -159,7 +159,7 @@ def _in_order(plan: Record[Plan]) -> Record[Plan]:
 @functools.cache
 def _forms() -> Forms:
     sparse = frozenset((*get_args(Step), *get_args(Condition)))
-    unions = (NodeState, DeathProof, HostAction, Outcome)
+    unions = (NodeState, RecordState, HostAction, Outcome)
     full = frozenset(kind for union in unions for kind in get_args(union))
     forms = Forms(
         known={
@@ -174,7 +174,8 @@ def _forms() -> Forms:
         sparse=sparse,
         omits="nothing",
     )
-    forms = _with_union(forms, "DeathProof", DeathProof)
+    forms = _with_union(forms, "RecordState", RecordState)
+    forms = _with_union(forms, "ReadState", ReadState)
     forms = _with_union(forms, "NodeState", NodeState)
     forms = attrs.evolve(forms, known={**forms.known, RunHost: _run_host(forms)})
     return _with_union(forms, "Step", Step)

@@ -12,6 +12,7 @@ from pycolo.cli import main
 
 PAIR = """\
 format_version = 1
+name = "colo"
 
 [[nodes]]
 name = "alpha"

@@ -30,3 +30,10 @@ def test_an_unknown_message_ends_with_1(pycolo: Pycolo) -> None:
     assert (1, "nothing is known of this message\n") == (ended.code, ended.out)
     ended = pycolo("explain", "oh", "--as", "json")
     assert (1, []) == (ended.code, json.loads(ended.out)["explanations"])
+
+
+def test_message_may_begin_with_a_dash(pycolo: Pycolo) -> None:
+    """QEMU begins its complaint about an argument with the argument."""
+    ended = pycolo("explain", "-device scsi-hd,drive=d: Bus 'scsi0.0' not found")
+    assert 0 == ended.code, ended.err
+    assert "no controller" in ended.out

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TypeGuard
 
 import pytest
+from tests.ending import end_all
 from tests.real_qemu import build_of
 
-from pycolo import host, journal, pairfile
-from pycolo.plan import StopQemu
+from pycolo import journal, pairfile
 from pycolo.render import html, timeline
 
 PAIR = """\
 format_version = 1
+name = "colo"
 
 [[nodes]]
 name = "alpha"
@@ -67,7 +68,8 @@ pycolo run failover pair.toml --survivor beta >unproven.txt; ended unproven $?
 pycolo run failover pair.toml --survivor beta --fenced 'ops: said so'; ended fenced-alive $?
 "$python" -c "
 import json, os, signal
-os.kill(json.load(open('run-alpha/qemu.pid'))['pid'], signal.SIGKILL)"
+known = json.load(open('alpha/primary.qcow2.process.json'))
+os.kill(known['current']['pid'], signal.SIGKILL)"
 pycolo run start pair.toml; ended start-without-peer $?
 pycolo run failover pair.toml --journal failover.jsonl --as json >failover.json; ended failover $?
 pycolo report failover.jsonl --as html >failover.html; ended report $?
@@ -85,7 +87,7 @@ def folder() -> Iterator[Path]:
     build = build_of("11.1")
     if subprocess.run([*UNSHARE, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no network namespace can be made here")
-    with tempfile.TemporaryDirectory(prefix="pycolo") as name:
+    with tempfile.TemporaryDirectory(prefix="pycolo", dir="/var/tmp") as name:
         path = Path(name)
         text = PAIR.format(folder=name, qemu=build.qemu_system, qemu_img=build.qemu_img)
         (path / "pair.toml").write_text(text)
@@ -94,12 +96,7 @@ def folder() -> Iterator[Path]:
         image = ["create", "-q", "-f", "qcow2", str(path / "alpha/primary.qcow2"), "1048576"]
         subprocess.run([build.qemu_img, *image], check=True)
         yield path
-        asyncio.run(_end_all(path / "pair.toml"))
-
-
-async def _end_all(pair_file: Path) -> None:
-    for node in pairfile.load(pair_file).nodes:
-        await host.run_action(node, StopQemu(), limit_s=10)
+        asyncio.run(end_all(pairfile.load(path / "pair.toml")))
 
 
 @pytest.mark.qemu
@@ -132,11 +129,11 @@ status 0
 """
         == done.stdout
     ), done.stderr
-    protected = json.loads((folder / "protected.json").read_text())["nodes"]
+    protected = json.loads((folder / "protected.json").read_text())["snapshot"]["nodes"]
     modes = {name: node["colo_mode"] for name, node in protected.items()}
     assert {"alpha": "primary", "beta": "secondary"} == modes
     failover = json.loads((folder / "failover.json").read_text())
-    assert "process-exit" == failover["plan"]["origin"]["nodes"]["alpha"]["proof"]["kind"]
+    assert "exit" == failover["evidence"]["alpha"]["kind"]
     assert [] == json.loads((folder / "resumed.json").read_text())["plan"]["steps"]
     last = (folder / "status.txt").read_text().splitlines()[-1]
     assert "unprotected: beta has the guest alone (running)" == last

@@ -32,14 +32,15 @@ def test_a_node_that_does_not_answer_has_a_clear_row(pycolo: Pycolo, pair_file: 
     assert (0, "") == (ended.code, ended.err)
     assert "unreachable" in ended.out
     assert "there is no such socket" in " ".join(ended.out.replace("│", " ").split())
-    assert "unknown: alpha and beta cannot be asked" == ended.out.splitlines()[-1]
+    assert "unknown: alpha and beta and gamma cannot be asked" == ended.out.splitlines()[-1]
 
 
 def test_what_cannot_be_reached_is_json_too(pycolo: Pycolo, pair_file: Path) -> None:
     """--as json is a snapshot, by its own schema."""
-    snapshot = json.loads(pycolo("status", pair_file, "--as", "json").out)
-    assert ["alpha", "beta"] == list(snapshot["nodes"])
-    jsonschema.validate(snapshot, json.loads(pycolo("schema", "snapshot").out))
+    found = json.loads(pycolo("status", pair_file, "--as", "json").out)
+    assert ("unknown", "unreachable") == (found["state"], found["roles"]["alpha"])
+    assert ["alpha", "beta", "gamma"] == list(found["snapshot"]["nodes"])
+    jsonschema.validate(found["snapshot"], json.loads(pycolo("schema", "snapshot").out))
 
 
 @pytest.mark.qemu
@@ -50,15 +51,15 @@ def test_a_node_is_read_over_its_observer_monitor(
     path = tmp_path / "pair.toml"
     path.write_text(PAIR.format(run_dir=run_dir))
     (run_dir / "alpha").mkdir()
-    with bare_qemu("11.1", run_dir / "alpha", "-machine", "none", "-name", "colo.alpha"):
+    with bare_qemu("11.1", run_dir / "alpha", "-machine", "none", "-name", "colo:alpha:00000001"):
         ended = pycolo("status", path)
-        snapshot = json.loads(pycolo("status", path, "--as", "json").out)
+        snapshot = json.loads(pycolo("status", path, "--as", "json").out)["snapshot"]
     assert 0 == ended.code
     rows = [" ".join(line.replace("│", " ").split()) for line in ended.out.splitlines()]
-    assert "role unprotected unreachable" in rows
-    assert "qemu 11.1.3 colo.alpha" in rows
+    assert "role unprotected unreachable unreachable" in rows
+    assert "colo:alpha:00000001" in rows
     assert "unprotected: alpha has the guest alone (prelaunch)" == rows[-1]
-    assert "colo.alpha" == snapshot["nodes"]["alpha"]["instance"]
+    assert "colo:alpha:00000001" == snapshot["nodes"]["alpha"]["instance"]
 
 
 @pytest.mark.qemu

@@ -20,6 +20,8 @@ from pycolo.model import (
 )
 from pycolo.plan import DialectName, Plan, Procedure
 from pycolo.qmp.replies import Version
+from pycolo.record import PairRecord, highest
+from pycolo.snapshot import Snapshot
 from pycolo.wire import plan_to_json
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -35,6 +37,7 @@ CASES: Mapping[str, Case] = {
     "resume/on-the-primary": ("resume", "alpha"),
     "resume/on-the-promoted": ("resume", "beta"),
     "stop/protected": ("stop", None),
+    "switch-over/protected": ("switch-over", None),
 }
 
 
@@ -96,6 +99,21 @@ def golden_plans() -> Iterator[tuple[str, Plan]]:
         for version in VERSIONS:
             yield f"{name}-{version}.json", compiled(case, PAIRS["one"], version)
         yield f"{name}-two-of-each-11.1.3.json", compiled(case, PAIRS["two"], "11.1.3")
+
+
+def settled(plan: Plan) -> Snapshot:
+    """What a plan promises, but for revisions: every change of a record is written again.
+
+    The file of a peer that need not be reached is no promise either.
+    """
+    top = highest(plan.promise.records)
+    alone = plan.procedure in ("failover", "switch-over")
+    records = {
+        name: attrs.evolve(state, revision=0) if isinstance(state, PairRecord) else state
+        for name, state in plan.promise.records.items()
+        if not alone or (top is not None and name == top.holder)
+    }
+    return attrs.evolve(plan.promise, records=records)
 
 
 def as_text(plan: Plan) -> str:

@@ -7,7 +7,9 @@ import pytest
 from tests.compiler.cases import CASES, compiled, one_of_each
 
 from pycolo.compiler import failover
+from pycolo.errors import CompileError
 from pycolo.plan import Step
+from pycolo.record import PairRecord
 from pycolo.snapshot import Child, Live, Snapshot, Unreachable
 
 PAIR = one_of_each()
@@ -52,7 +54,6 @@ def test_an_armed_plan_outlives_the_peer() -> None:
 @pytest.mark.parametrize(
     ("survivor", "changes"),
     [
-        ("alpha", {"instance": "vm0.alpha.2"}),
         ("alpha", {"children": {"colo-disk0": (Child(name="children.2", node="nbd0"),)}}),
         ("alpha", {"objects": {}}),
         ("beta", {"colo_mode": "none", "last_colo_mode": "secondary"}),
@@ -63,5 +64,23 @@ def test_an_armed_plan_outlives_the_peer() -> None:
 def test_what_really_changes_a_failover_arms_it_anew(
     survivor: str, changes: dict[str, object]
 ) -> None:
-    """Another QEMU, another child, other parts, another side: each gives another plan."""
+    """Another child, other parts, another side: each gives another plan."""
     assert _armed(survivor) != _armed(survivor, **changes)
+
+
+@pytest.mark.parametrize("survivor", ["alpha", "beta"])
+def test_a_record_that_changed_arms_it_anew(survivor: str) -> None:
+    """The plan replaces just the record that it was compiled from."""
+    own = PROTECTED.records[survivor]
+    assert isinstance(own, PairRecord)
+    changed = PROTECTED.with_record(survivor, attrs.evolve(own, revision=9))
+
+    armed = failover(PAIR, PROTECTED, survivor=survivor)
+    assert armed.steps != failover(PAIR, changed, survivor=survivor).steps
+
+
+@pytest.mark.parametrize("survivor", ["alpha", "beta"])
+def test_a_qemu_that_the_record_does_not_name_goes_on_for_nobody(survivor: str) -> None:
+    """One that was started since has no part in what the pair has done."""
+    with pytest.raises(CompileError, match=rf"does not let vm0:{survivor}:00000002 go on"):
+        _armed(survivor, instance=f"vm0:{survivor}:00000002")

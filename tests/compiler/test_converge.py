@@ -121,11 +121,13 @@ def test_a_stray_child_that_is_read_from_is_refused() -> None:
 
 def test_a_copy_that_was_not_dismissed_is() -> None:
     """A concluded copy of ours is all that is left of an unfinished start."""
-    job = {"resync-colo-disk0-vm0.beta": Job(status="concluded")}
+    job = {"resync-colo-disk0-vm0.beta.00000001": Job(status="concluded")}
 
     plan = converge(PAIR, _changed("alpha", jobs=job))
 
-    assert "alpha/job-dismiss/resync-colo-disk0-vm0.beta" in [s.address for s in plan.steps]
+    assert "alpha/job-dismiss/resync-colo-disk0-vm0.beta.00000001" in [
+        s.address for s in plan.steps
+    ]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ LAUNCHED = compiled(CASES["start/first"], PAIR, "11.1.3").origin
 def _with_schema(schema: Schema) -> Snapshot:
     """Both nodes as launched, with a schema that was read."""
     lives = {n: s for n, s in LAUNCHED.nodes.items() if isinstance(s, Live)}
-    return Snapshot(nodes={n: attrs.evolve(live, schema=schema) for n, live in lives.items()})
+    nodes = {n: attrs.evolve(live, schema=schema) for n, live in lives.items()}
+    return attrs.evolve(LAUNCHED, nodes=nodes)
 
 
 def _without(command: str) -> Schema:

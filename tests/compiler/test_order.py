@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import attrs
 import pytest
 from tests.compiler.cases import CASES, PAIRS, VERSIONS, compiled
 
+from pycolo.conditions import ChardevConnected, Leaf, leaves
 from pycolo.model import Machine
-from pycolo.plan import Check, Execute, Plan
+from pycolo.plan import Check, Execute, Plan, Wait
 
 
 def _addresses(case: str, version: str = "11.1.3", pair: str = "one") -> list[str]:
@@ -31,17 +34,18 @@ def test_every_failover_begins_with_the_proof_of_death(case: str, version: str) 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_primary_is_cut_off_before_anything_that_could_block(version: str) -> None:
-    """Yanks come first, then the disk, then the plain network, and only then the end of COLO."""
+    """No checkpoint, the record, the other yanks, the plain network, the disk, the end of COLO."""
     addresses = _addresses("failover/primary-survives", version)
 
     assert _in_order(
         addresses,
-        "alpha/yank/block-node:nbd0",
         "alpha/yank/migration",
-        "alpha/check/colo-disk0.children.1",
-        "alpha/x-blockdev-change/colo-disk0.children.1",
+        "alpha/record/sole",
+        "alpha/yank/block-node:nbd0",
         "alpha/qom-set/redire1.status",
         "alpha/qom-set/m0.status",
+        "alpha/check/colo-disk0.children.1",
+        "alpha/x-blockdev-change/colo-disk0.children.1",
         "alpha/x-colo-lost-heartbeat",
         "alpha/wait/restored",
         "alpha/object-del/comp0",
@@ -196,3 +200,18 @@ def test_wait_true_is_never_sent(version: str) -> None:
     sent = [s.command.to_qmp() for s in plan.steps if isinstance(s, Execute)]
 
     assert '"wait": True' not in str(sent).replace("'", '"')
+
+
+def test_links_stand_by_the_word_of_both_ends() -> None:
+    """A link that one end calls connected may be refused at the other: both are waited for."""
+    step = compiled(CASES["start/first"], PAIRS["one"], "11.1.3").step("alpha/wait/connected:hn0")
+    assert isinstance(step, Wait)
+    asked = {(leaf.node, leaf.chardev) for leaf in leaves(step.until) if _is_link(leaf)}
+    far = {("beta", "red0"), ("beta", "red1")}
+    near = {("alpha", "mirror0"), ("alpha", "compare1")}
+    own = {("alpha", f"compare{end}") for end in ("0", "0-0", "_out", "_out0")}
+    assert far | near | own == asked
+
+
+def _is_link(leaf: Leaf) -> TypeGuard[ChardevConnected]:
+    return isinstance(leaf, ChardevConnected)

@@ -6,17 +6,30 @@ import attrs
 import pytest
 
 from pycolo.errors import DeclarationError
-from pycolo.model import Node, TcpMonitor, UnixMonitor
+from pycolo.model import ColoPair, Node, TcpMonitor, UnixMonitor
 
-ALPHA = Node(name="alpha", address="192.0.2.1", image_folder="/images/")
+ALPHA = Node(
+    name="alpha", address="192.0.2.1", image_folder="/images/", run_dir="/run/pycolo/p/alpha"
+)
 
 
 def test_what_is_not_given_follows_from_name_and_address() -> None:
-    """Listeners bind the replication address alone, sockets are in a run directory of its own."""
-    assert "192.0.2.1" == ALPHA.listen_address
-    assert "/run/pycolo/alpha" == ALPHA.run_dir
-    assert UnixMonitor(path="/run/pycolo/alpha/control.qmp") == ALPHA.control_monitor
-    assert UnixMonitor(path="/run/pycolo/alpha/observer.qmp") == ALPHA.observer_monitor
+    """Listeners bind the replication address alone, the record lies beside the images."""
+    assert ("192.0.2.1", "/images/") == (ALPHA.listen_address, ALPHA.state_dir)
+    assert UnixMonitor(path="/run/pycolo/p/alpha/control.qmp") == ALPHA.control_monitor
+    assert UnixMonitor(path="/run/pycolo/p/alpha/observer.qmp") == ALPHA.observer_monitor
+
+
+def test_run_directory_is_the_pairs_own() -> None:
+    """Two pairs may name their nodes alike: no socket of one is taken for the other's."""
+    nodes = (
+        Node(name="alpha", address="192.0.2.1", image_folder="/images"),
+        Node(name="beta", address="192.0.2.2", image_folder="/images"),
+    )
+    folders = [ColoPair(name=name, nodes=nodes).node("alpha").run_dir for name in ("p", "q")]
+    assert ["/run/pycolo/p/alpha", "/run/pycolo/q/alpha"] == folders
+    with pytest.raises(DeclarationError, match="must be given for a node outside a pair"):
+        nodes[0].run_path("m0")
 
 
 def test_monitors_can_be_set_by_hand() -> None:
@@ -29,14 +42,17 @@ def test_monitors_can_be_set_by_hand() -> None:
 def test_paths_are_those_of_its_folders() -> None:
     """A slash at a folder's end makes no double one."""
     assert "/images/primary.qcow2" == ALPHA.image_path("primary.qcow2")
-    assert "/run/pycolo/alpha/m0.sock" == ALPHA.socket_path("m0")
+    assert "/run/pycolo/p/alpha/m0.sock" == ALPHA.socket_path("m0")
 
 
 def test_one_monitor_cannot_serve_two_clients() -> None:
     """The writer's monitor is not the readers', whichever way both are named."""
-    monitor = UnixMonitor(path="/run/pycolo/alpha/observer.qmp")
-    with pytest.raises(DeclarationError, match=r"Node\.observer must differ from control"):
-        attrs.evolve(ALPHA, control=monitor)
+    monitor = UnixMonitor(path="/run/pycolo/p/alpha/observer.qmp")
+    beta = Node(name="beta", address="192.0.2.2", image_folder="/images/")
+    with pytest.raises(
+        DeclarationError, match=r"nodes\[0\]\.observer must differ from nodes\[0\]\.c"
+    ):
+        ColoPair(name="p", nodes=(attrs.evolve(ALPHA, control=monitor), beta))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

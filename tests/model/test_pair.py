@@ -21,13 +21,15 @@ from pycolo.model import (
 )
 
 ALPHA, BETA, GAMMA = (
-    Node(name=name, address=f"192.0.2.{n}", image_folder="/images")
+    Node(name=name, address=f"192.0.2.{n}", image_folder="/images", run_dir=f"/run/{name}")
     for n, name in enumerate(("alpha", "beta", "gamma"), start=1)
 )
 DISK = ReplicationDisk(size_bytes=512)
 OTHER = ReplicationDisk(size_bytes=512, image="b", active_image="b-active", hidden_image="b-hidden")
 CHAIN = FilterChain(netdev=Netdev(type="user"))
-PAIR = ColoPair(nodes=(ALPHA, BETA), spares=(GAMMA,), disks=(DISK, OTHER), chains=(CHAIN, CHAIN))
+PAIR = ColoPair(
+    name="colo", nodes=(ALPHA, BETA), spares=(GAMMA,), disks=(DISK, OTHER), chains=(CHAIN, CHAIN)
+)
 
 
 def test_parts_are_numbered_by_their_place() -> None:
@@ -78,8 +80,11 @@ def test_a_new_node_takes_a_dead_nodes_place() -> None:
 
 
 def test_a_node_replaced_by_itself_changes_nothing() -> None:
-    """A host that came back takes its own place."""
+    """A host that came back takes its own place, also as it was declared without folders."""
     assert PAIR == PAIR.replacing("alpha", ALPHA)
+    alpha = attrs.evolve(ALPHA, run_dir=None)
+    pair = attrs.evolve(PAIR, nodes=(alpha, BETA))
+    assert pair == pair.replacing("alpha", alpha)
 
 
 def test_only_a_node_of_the_pair_can_be_replaced() -> None:

@@ -8,7 +8,6 @@ from typing import Final
 import attrs
 from tests.qemu.life import LIMIT_S, LivePair
 
-from pycolo import host
 from pycolo.model import ColoPair
 from pycolo.qmp import commands as qmp
 from pycolo.snapshot import Live
@@ -28,14 +27,13 @@ UNFORGETTABLE: Final[Mapping[str, str]] = {
 
 async def renew(life: LivePair, name: str) -> None:
     """Put a fresh QEMU in the place of a node's, whether that runs, stands or has ended."""
-    running = host.watch(life.pair.node(name))
+    running = life.host.watch(life.pair, name)
     if running is not None:
         running.close()
         await life.kill(name)
     session = life.sessions.pop(name, None)
     if session is not None:
         await session.aclose()
-    life.dead.pop(name, None)
     await life.launch(name)
 
 

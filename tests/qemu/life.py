@@ -22,23 +22,26 @@ from typing import Literal, TypeAlias, final
 import attrs
 from tests.real_qemu import build_of
 
-from pycolo import host
 from pycolo.compiler import compile_plan, launch
 from pycolo.demo.builds import Release
 from pycolo.demo.guests import bios_counter, bios_disk_counter, bios_guest
+from pycolo.evidence import Victim, instance_of
 from pycolo.execute import execute
+from pycolo.hosts.local import LocalHost, QemuWatch
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
 from pycolo.model.pair import CHECKPOINTS_OFF_MS
-from pycolo.plan import DialectName, Execute, Plan, Procedure
+from pycolo.plan import DialectName, Execute, Options, Plan, Procedure
 from pycolo.probe import probe
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
 from pycolo.result import Report
 from pycolo.session import Session
-from pycolo.snapshot import Dead, DeathProof, Live, NodeState, Snapshot
+from pycolo.snapshot import Live, Snapshot
 
 Accelerator: TypeAlias = Literal["kvm", "tcg"]
 LIMIT_S = 10.0
+GOES_ON_S = 30.0
+BOOT_S = 120.0
 SIZE_BYTES = 1 << 20
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
 HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
@@ -73,12 +76,19 @@ def loopback() -> Generator[Loopback]:
     raise AssertionError("all blocks of loopback addresses are in use")
 
 
-async def until(holds: Callable[[], bool], what: str, limit_s: float = 30.0) -> None:
+async def until(holds: Callable[[], bool], what: str, limit_s: float = GOES_ON_S) -> None:
     """Wait for something that nothing announces, such as the growth of a file."""
     end = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < end, f"not within {limit_s:g} s: {what}"
         await asyncio.sleep(0.02)
+
+
+@contextmanager
+def pair_folder() -> Generator[Path]:
+    """A folder for a pair's files, on a disk: records are refused where a reboot empties them."""
+    with tempfile.TemporaryDirectory(prefix="colo-", dir="/var/tmp") as folder:
+        yield Path(folder)
 
 
 def nodes(folder: Path, release: Release, net: Loopback) -> tuple[Node, ...]:
@@ -110,6 +120,7 @@ def bios_pair(hosts: tuple[Node, ...], accelerator: Accelerator) -> ColoPair:
     disk = ReplicationDisk(size_bytes=SIZE_BYTES, image="disk.raw", image_format="raw")
     chain = FilterChain(netdev=Netdev(type="hubport", options={"hubid": "0"}))
     return ColoPair(
+        name="colo",
         nodes=hosts[:2],
         spares=hosts[2:],
         machine=machine(accelerator),
@@ -132,8 +143,13 @@ class LivePair:
         self.pair = pair
         self.version = version
         self.sessions: dict[str, Session] = {}
-        self.dead: dict[str, DeathProof] = {}
+        self.host = LocalHost()
         self._launches: Counter[str] = Counter()
+
+    @property
+    def hosts(self) -> Mapping[str, LocalHost]:
+        """This machine plays every host."""
+        return {node.name: self.host for node in (*self.pair.nodes, *self.pair.spares)}
 
     # -- what acts
 
@@ -150,31 +166,35 @@ class LivePair:
         return launch(
             self.pair,
             await self.probe(),
-            qemu={node.name: self.version for node in self.pair.nodes},
+            qemu=dict.fromkeys(names, self.version),
             nodes=names,
-            instances={name: self._instance(name) for name in names},
+            # The first is the one that plans on paper have.
+            instances={n: instance_of(self.pair.name, n, self._launches[n]) for n in names},
             dialect=dialect,
         )
-
-    def _instance(self, name: str) -> str:
-        # The first is the one that plans on paper have.
-        times = self._launches[name]
-        return f"{self.pair.name}.{name}" + (f".{times}" if times > 1 else "")
 
     async def connect(self, name: str) -> Session:
         """Open the control session of a node whose QEMU runs."""
         monitor = self.pair.node(name).control_monitor
         session = await Session.connect(name, monitor, limit_s=LIMIT_S)
         self.sessions[name] = session
-        self.dead.pop(name, None)
         return session
 
-    async def kill(self, name: str) -> None:
-        """End a QEMU the hard way and keep the proof."""
-        running = host.watch(self.pair.node(name))
+    async def victim(self, survivor: str) -> Victim:
+        """Whose end has to be shown before a node goes on."""
+        return (await self.compile("failover", survivor=survivor)).victims()[0]
+
+    def watch(self, name: str) -> QemuWatch:
+        """The handle of a node's QEMU, which runs."""
+        running = self.host.watch(self.pair, name)
         assert running is not None, f"{name} does not run"
+        return running
+
+    async def kill(self, name: str) -> None:
+        """End a QEMU the hard way."""
+        running = self.watch(name)
         os.kill(running.pid, signal.SIGKILL)
-        self.dead[name] = await running.exited()
+        await running.wait_ended()
         running.close()
         session = self.sessions.pop(name, None)
         if session is not None:
@@ -182,15 +202,13 @@ class LivePair:
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a node's QEMU."""
-        running = host.watch(self.pair.node(name))
-        assert running is not None, f"{name} does not run"
+        running = self.watch(name)
         os.kill(running.pid, number)
         running.close()
 
     async def replace(self, name: str, spare: str) -> None:
         """Put a spare in a dead node's place, and start its QEMU."""
         self.pair = self.pair.replacing(name, self.pair.node(spare))
-        self.dead.pop(name, None)
         await self.launch(spare)
 
     async def compile(
@@ -202,18 +220,12 @@ class LivePair:
         dialect: DialectName = "auto",
     ) -> Plan:
         """A plan from what is there."""
-        return compile_plan(
-            procedure,
-            self.pair,
-            await self.probe(),
-            survivor=survivor,
-            checkpoint_delay_ms=checkpoint_delay_ms,
-            dialect=dialect,
-        )
+        options = Options(survivor=survivor, checkpoint_delay_ms=checkpoint_delay_ms)
+        return compile_plan(procedure, self.pair, await self.probe(), options, dialect=dialect)
 
     async def execute(self, plan: Plan) -> Report:
         """Execute a plan to its end."""
-        report = await execute(plan, self.sessions, proofs=self.dead)
+        report = await execute(plan, self.sessions, self.hosts)
         assert None is report.failed, f"{report.advice}\n{self.stderr()}"
         return report
 
@@ -250,21 +262,18 @@ class LivePair:
         for session in self.sessions.values():
             await session.aclose()
         for node in (*self.pair.nodes, *self.pair.spares):
-            running = host.watch(node)
+            running = self.host.watch(self.pair, node.name)
             if running is not None:
                 os.kill(running.pid, signal.SIGKILL)
-                await running.exited()
+                await running.wait_ended()
                 running.close()
 
     # -- what looks
 
     async def probe(self) -> Snapshot:
         """What is there."""
-        known: dict[str, Session | NodeState] = {
-            name: session for name, session in self.sessions.items() if not session.closed
-        }
-        known |= {name: Dead(proof=proof) for name, proof in self.dead.items()}
-        return await probe(known)
+        known = {name: session for name, session in self.sessions.items() if not session.closed}
+        return await probe(known, pair=self.pair, hosts=self.hosts)
 
     async def live(self, name: str) -> Live:
         """What one node shows."""
@@ -274,7 +283,7 @@ class LivePair:
 
     def serial(self, name: str) -> str:
         """What the guest wrote to its serial port on one node."""
-        log = Path(self.pair.node(name).run_dir) / "serial.log"
+        log = Path(self.pair.node(name).run_path("serial.log"))
         return log.read_text(encoding="ascii", errors="replace") if log.exists() else ""
 
     def counter(self, name: str) -> int:
@@ -286,7 +295,9 @@ class LivePair:
         marks = {name: self.counter(name) for name in names}
         for name, mark in marks.items():
             what = f"the guest on {name} counts on from {mark}"
-            await until(lambda: self.counter(name) >= mark + by, what)  # noqa: B023 - awaited here
+            # A BIOS whose card has a network asks there first, for as long as that takes.
+            limit_s = BOOT_S if mark == 0 else GOES_ON_S
+            await until(lambda: self.counter(name) >= mark + by, what, limit_s)  # noqa: B023 - awaited here
 
     def image(self, name: str) -> Path:
         """The image of the first disk on one node."""
@@ -300,7 +311,8 @@ class LivePair:
 
     def stderr(self) -> str:
         """What the QEMUs said, for a failing test."""
-        logs = (Path(n.run_dir) / "qemu.stderr" for n in (*self.pair.nodes, *self.pair.spares))
+        nodes = (*self.pair.nodes, *self.pair.spares)
+        logs = (Path(node.run_path("qemu.stderr")) for node in nodes)
         return "\n".join(f"{p}: {p.read_text(errors='replace')}" for p in logs if p.exists())
 
 
@@ -324,8 +336,8 @@ async def bios_life(
         shape: Changes the declaration.
     """
     version = Version.parse(build_of(release).version)
-    with tempfile.TemporaryDirectory(prefix="colo-") as folder, loopback() as net:
-        pair = shape(bios_pair(nodes(Path(folder), release, net), accelerator))
+    with pair_folder() as folder, loopback() as net:
+        pair = shape(bios_pair(nodes(folder, release, net), accelerator))
         if accelerator == "tcg" and release != "11.1":
             pair = without_checkpoints(pair)
         life = LivePair(pair, version)

@@ -14,7 +14,7 @@ import attrs
 import pytest
 from tests.qemu.life import HAS_KVM, LivePair, bios_life
 
-from pycolo import errors, host
+from pycolo import errors
 from pycolo.demo.builds import Release
 from pycolo.dialect import refuse_document
 from pycolo.execute import execute
@@ -93,7 +93,6 @@ async def _dies(life: LivePair, victim: str, survivor: str) -> None:
 
 async def _joins(life: LivePair, dead: str, spare: str) -> None:
     life.pair = life.pair.replacing(dead, life.pair.node(spare))
-    life.dead.pop(dead)
     await _launch(life, spare)
     await life.run("resume", dialect="doc")
 
@@ -104,7 +103,7 @@ async def test_elsewhere_the_document_is_refused(release: Release, word: str) ->
     async with _document_life(release) as life:
         with pytest.raises(errors.VersionError, match=word):
             refuse_document(life.pair, life.version)
-        report = await execute(await life.compile_launch("beta", dialect="doc"), {})
+        report = await execute(await life.compile_launch("beta", dialect="doc"), {}, life.hosts)
         assert ("beta/create-image/active0", False) == (report.failed, report.changed)
         assert word in report.advice
 
@@ -118,14 +117,14 @@ async def test_7_2_does_not_start_from_the_document_s_command_line() -> None:
         for step in (await life.compile_launch("beta", dialect="doc")).steps:
             if isinstance(step, RunHost) and isinstance(step.action, LaunchQemu):
                 with pytest.raises(errors.HostRefused, match="Invalid parameter 'reconnect-ms'"):
-                    await host.run_action(life.pair.node("beta"), step.action, limit_s=10)
+                    await life.host.run(life.pair, "beta", step.action, limit_s=10)
 
 
 async def test_11_1_refuses_the_document_s_capabilities() -> None:
     """The refusal tells the truth: x-colo is not taken without return-path (2.6, 18.2)."""
     async with bios_life("11.1", "tcg") as life:
         await life.launch("alpha", "beta")
-        first = (await life.compile("start", dialect="doc")).steps[0]
-        assert isinstance(first, Execute)
+        steps = (await life.compile("start", dialect="doc")).steps
+        first = next(step for step in steps if isinstance(step, Execute))
         with pytest.raises(errors.CommandRefused, match="requires capability 'return-path'"):
             await life.sessions["beta"].execute(first.command, limit_s=10)

@@ -27,10 +27,11 @@ pytestmark = pytest.mark.qemu
 LIMIT_S = 20.0
 WEDGE_S = 0.5
 PAIR = ColoPair(
+    name="colo",
     nodes=(
         Node(name="alpha", address="127.0.0.1", image_folder="/a"),
         Node(name="beta", address="127.0.0.2", image_folder="/b"),
-    )
+    ),
 )
 
 

@@ -28,7 +28,7 @@ from pycolo.qmp.blockdevs import FileNode, RawNode
 from pycolo.result import Refused, Report
 from pycolo.snapshot import Live
 
-pytestmark = [pytest.mark.qemu, pytest.mark.heavy, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.qemu, pytest.mark.heavy, pytest.mark.timeout(240)]
 ACCELERATOR: Final[Accelerator] = "kvm" if HAS_KVM else "tcg"
 # TCG before 11.0 goes without cards and checkpoints (qemu-behaviour 1.7).
 CHECKPOINTING: Final = tuple(r for r in RELEASES if HAS_KVM or r == "11.1")
@@ -94,7 +94,7 @@ async def _converged(life: LivePair) -> Plan:
 async def _old(life: LivePair, plan: Plan) -> Report:
     """Execute a plan as it comes back from a file."""
     saved = wire.plan_from_json(json.loads(wire.dumps(wire.plan_to_json(plan))))
-    return await execute(saved, life.sessions, proofs=life.dead)
+    return await execute(saved, life.sessions, life.hosts)
 
 
 def _reason(report: Report) -> str:

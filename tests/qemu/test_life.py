@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import final
 
 import pytest
@@ -22,6 +20,7 @@ from tests.qemu.life import (
     leave,
     loopback,
     nodes,
+    pair_folder,
     until,
 )
 from tests.real_qemu import build_of
@@ -206,6 +205,7 @@ def _linux_pair(hosts: tuple[Node, ...]) -> ColoPair:
     )
     netdevs = {node.name: _reached_at(node) for node in hosts}
     return ColoPair(
+        name="colo",
         nodes=hosts[:2],
         spares=hosts[2:],
         machine=machine,
@@ -219,8 +219,8 @@ def _linux_pair(hosts: tuple[Node, ...]) -> ColoPair:
 async def linux_life() -> AsyncGenerator[LivePair]:
     """A pair for the Linux guest on this machine, nothing of it launched yet."""
     build = build_of("11.1")
-    with tempfile.TemporaryDirectory(prefix="colo-") as folder, loopback() as net:
-        life = LivePair(_linux_pair(nodes(Path(folder), "11.1", net)), Version.parse(build.version))
+    with pair_folder() as folder, loopback() as net:
+        life = LivePair(_linux_pair(nodes(folder, "11.1", net)), Version.parse(build.version))
         life.create_image("alpha")
         try:
             yield life

@@ -33,12 +33,12 @@ async def test_a_pair_is_read_and_failed_over_by_the_examples(tmp_path: Path) ->
         await life.launch("alpha", "beta")
         await life.run("start")
         read = await run("threads.py", str(pair_file))
-        assert "in COLO: alpha is primary, beta is secondary" in read
-        refused = await run("fail_over.py", str(pair_file), "beta")
-        assert "alpha may be alive: fence it first\n" == refused
-        await life.kill("alpha")
+        assert "protected: alpha is primary, beta is secondary" in read
         # One client a monitor: the example needs the one that the life holds.
         await life.sessions.pop("beta").aclose()
+        refused = await run("fail_over.py", str(pair_file), "beta")
+        assert "there is no evidence" in refused.splitlines()[-1]
+        await life.kill("alpha")
         told = await run("fail_over.py", str(pair_file), "beta")
         assert told.endswith("failover is done\n")
         await life.goes_on("beta")

@@ -15,10 +15,12 @@ import pytest
 from tests.qemu.life import NAMES, LivePair, bios_life, bios_pair, broken_promises, commands
 
 from pycolo.compiler import compile_plan, failover, launch
+from pycolo.evidence import instance_of
 from pycolo.model import ColoPair, Node
-from pycolo.plan import Plan, Procedure
+from pycolo.plan import Options, Plan, Procedure
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import Dead, OnPaper, Snapshot
+from pycolo.record import NoRecord
+from pycolo.snapshot import Dead, Snapshot
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(120)]
 VERSION = Version.parse("11.1.3")
@@ -87,7 +89,8 @@ def _on_paper(name: str) -> Plan:
     """The plan that each case is expected to compile to."""
     pair = _paper_pair()
     case = CASES[name]
-    launched = _launch(pair, Snapshot(nodes={}), "alpha", "beta")
+    new = Snapshot(nodes={}, records={name: NoRecord() for name in NAMES})
+    launched = _launch(pair, new, "alpha", "beta")
     if name == "start/running":
         alpha = launched.live("alpha")
         assert alpha is not None
@@ -96,9 +99,11 @@ def _on_paper(name: str) -> Plan:
         return compile_plan("start", pair, launched)
     started = compile_plan("start", pair, launched).promise
     if case.procedure in ("stop", "set-checkpoint-delay"):
-        return compile_plan(case.procedure, pair, started, checkpoint_delay_ms=DELAY_MS)
+        delayed = case.procedure == "set-checkpoint-delay"
+        options = Options(checkpoint_delay_ms=DELAY_MS if delayed else None)
+        return compile_plan(case.procedure, pair, started, options)
     dead = "beta" if case.primary == "alpha" else "alpha"
-    over = failover(pair, started.with_node(dead, Dead(proof=OnPaper())), survivor=case.primary)
+    over = failover(pair, started.with_node(dead, Dead(evidence=None)), survivor=case.primary)
     if case.procedure == "failover":
         return over
     pair = pair.replacing(dead, pair.node("gamma"))
@@ -115,7 +120,8 @@ def _paper_pair() -> ColoPair:
 
 def _launch(pair: ColoPair, known: Snapshot, *names: str) -> Snapshot:
     qemu = {node.name: VERSION for node in pair.nodes}
-    return launch(pair, known, qemu=qemu, nodes=names).promise
+    instances = {name: instance_of(pair.name, name, 1) for name in names}
+    return launch(pair, known, qemu=qemu, nodes=names, instances=instances).promise
 
 
 def _places() -> Iterator[object]:

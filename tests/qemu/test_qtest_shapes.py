@@ -17,7 +17,7 @@ import pytest
 from tests.qemu.life import LIMIT_S, LivePair, bios_life, broken_promises
 
 from pycolo.demo.guests import bios_guest
-from pycolo.model import ColoPair
+from pycolo.model import ColoPair, Node
 from pycolo.qmp.events import StopEvent
 from pycolo.session import Notice, Session
 
@@ -34,8 +34,16 @@ def _bare(pair: ColoPair) -> ColoPair:
     floppy = Path(pair.nodes[0].image_folder) / "floppy.img"
     bios_guest(floppy, size_bytes=FLOPPY_BYTES)
     drive = '{"driver":"raw","file":{"driver":"file","locking":"off","filename":"%s"}}'
-    machine = attrs.evolve(pair.machine, arguments=("-fda", "json:" + drive % floppy))
-    return attrs.evolve(_full(pair), disks=(), chains=(), machine=machine)
+    nodes = tuple(_with_floppy(node, "json:" + drive % floppy) for node in pair.nodes)
+    return attrs.evolve(_full(pair), nodes=nodes, disks=(), chains=())
+
+
+def _with_floppy(node: Node, floppy: str) -> Node:
+    """A node whose QEMU has a drive that no pair may declare."""
+    program = Path(node.image_folder) / "qemu"
+    program.write_text(f"#!/bin/sh\nexec {node.qemu_binary} \"$@\" -fda '{floppy}'\n")
+    program.chmod(0o755)
+    return attrs.evolve(node, qemu_binary=str(program))
 
 
 SHAPES = {"bare": _bare, "full": _full}

@@ -1,9 +1,9 @@
 """docs/tutorial.md, command by command, on a real QEMU."""
 
+import asyncio
 import doctest
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.ending import end_all
 from tests.real_qemu import build_of
 
 import pycolo
-from pycolo import host
 
 ROOT = Path(__file__).parent.parent.parent
-FOLDER = "/tmp/pycolo-tutorial"
+FOLDER = "/var/tmp/pycolo-tutorial"
 PAIR_FILE = "examples/tutorial.toml"
 # A network of its own, so that ports cannot collide with anybody's.
 UNSHARE = ("unshare", "--map-root-user", "--net")
@@ -39,17 +39,13 @@ def folder() -> Iterator[Path]:
     """A place for the page's files, with its pair file; whatever QEMU is left is ended."""
     if subprocess.run([*UNSHARE, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no network namespace can be made here")
-    with tempfile.TemporaryDirectory(prefix="pycolo-") as name:
+    with tempfile.TemporaryDirectory(prefix="pycolo-", dir="/var/tmp") as name:
         place = Path(name)
         pair_file = place / "pair.toml"
         declared = (ROOT / PAIR_FILE).read_text(encoding="utf-8")
         pair_file.write_text(declared.replace(FOLDER, name), encoding="utf-8")
         yield place
-        for node in pycolo.load(pair_file).nodes:
-            running = host.watch(node)
-            if running is not None:
-                os.kill(running.pid, signal.SIGKILL)
-                running.close()
+        asyncio.run(end_all(pycolo.load(pair_file)))
 
 
 @pytest.mark.qemu

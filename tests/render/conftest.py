@@ -10,6 +10,7 @@ import pytest
 from tests.real_qemu import bare_qemu, build_of
 
 from pycolo.conditions import Gone, PeerDead, RunStateIs
+from pycolo.evidence import Evidence, Victim
 from pycolo.model import (
     ColoPair,
     FilterChain,
@@ -22,6 +23,7 @@ from pycolo.plan import (
     CreateImage,
     Execute,
     Plan,
+    Record,
     Refusal,
     Relief,
     RunHost,
@@ -32,7 +34,8 @@ from pycolo.qmp.chardevs import SocketServer, UnixSocketAddress
 from pycolo.qmp.commands import ChardevAdd, Command, Cont, Yank
 from pycolo.qmp.objects import YankBlockNode
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import Dead, FenceProof, Live, Snapshot
+from pycolo.record import Change, NoRecord, PairRecord
+from pycolo.snapshot import Dead, Live, Snapshot
 
 QEMU = Version(major=11, minor=1, micro=3)
 MakePlan = Callable[..., Plan]
@@ -42,6 +45,7 @@ MakePlan = Callable[..., Plan]
 def pair() -> ColoPair:
     """A pair with one disk and one card, whose folders no shell may take apart."""
     return ColoPair(
+        name="colo",
         nodes=(
             Node(name="alpha", address="127.0.0.1", image_folder='/vms/al\'pha "1"'),
             Node(name="beta", address="10.0.0.2", image_folder="/vms/$(beta)"),
@@ -54,9 +58,17 @@ def pair() -> ColoPair:
 @pytest.fixture
 def make_plan(pair: ColoPair) -> MakePlan:
     """Make a plan of the given steps for a running alpha whose peer was fenced."""
-    proof = FenceProof(who="ops", how="pulled the plug", when="2026-01-02T03:04:05Z")
+    evidence = Evidence(
+        kind="fence",
+        node="beta",
+        instance="colo:beta:0000000b",
+        epoch=4,
+        who="ops",
+        how="pulled the plug",
+        when="2026-01-02T03:04:05Z",
+    )
     state = Snapshot(
-        nodes={"alpha": Live(version=QEMU, run_state="running"), "beta": Dead(proof=proof)}
+        nodes={"alpha": Live(version=QEMU, run_state="running"), "beta": Dead(evidence=evidence)}
     )
 
     def make(
@@ -105,13 +117,25 @@ def plan(make_plan: MakePlan) -> Plan:
         size_bytes=1048576,
         argv=("qemu-img", "create", image, "1048576"),
     )
+    sole = PairRecord(
+        pair="colo",
+        birth="00000001",
+        epoch=5,
+        revision=0,
+        holder="alpha",
+        eligible={"alpha": "colo:alpha:0000000a"},
+        phase="alone",
+    )
     add = ChardevAdd(
         id="mirror0",
         backend=SocketServer(addr=UnixSocketAddress(path="/run/a b.sock"), wait=False),
     )
     return make_plan(
         Check(
-            address="beta/dead", node="beta", condition=PeerDead(node="beta"), why="or split brain"
+            address="beta/dead",
+            node="beta",
+            condition=PeerDead(node="beta", instance="colo:beta:0000000b", epoch=4),
+            why="or split brain",
         ),
         step(yank, oob=True, accepts=(gone,)),
         step(add),
@@ -124,6 +148,16 @@ def plan(make_plan: MakePlan) -> Plan:
             limit_s=2.5,
         ),
         RunHost(address="beta/image", node="beta", action=create, why="for later", limit_s=60),
+        Record(
+            address="alpha/record/sole",
+            node="alpha",
+            change=Change(expects=NoRecord(), becomes=sole),
+            why="beta may not go on",
+            limit_s=5,
+            needs=Victim(node="beta", instance="colo:beta:0000000b", epoch=4),
+            batch="going on",
+            may_fail=True,
+        ),
         reliefs=(
             Relief(
                 first="alpha/chardev-add/mirror0",

@@ -41,10 +41,13 @@ WORDS: list[tuple[c.Condition, str]] = [
         "a has just these parts: exports parent0; objects f1, f2",
     ),
     (c.PartsAre(node="a"), "a has just these parts: none"),
-    (c.InstanceIs(node="a", instance="x\ny"), r"a is still the QEMU 'x\ny'"),
+    (c.InstanceIs(node="a", instance="x\ny"), r"a is still the QEMU 'x\ny', and answers"),
     (c.VersionIs(node="a", version=Version.parse("11.1.3")), "a runs QEMU 11.1.3"),
     (c.Gone(node="a"), "a has hung up"),
-    (c.PeerDead(node="a"), "a is proven dead"),
+    (
+        c.PeerDead(node="a", instance="p:a:00000001", epoch=4),
+        "there is evidence that p:a:00000001 on a has ended",
+    ),
 ]
 
 
@@ -61,10 +64,10 @@ def test_no_leaf_is_left_out() -> None:
 
 def test_alternatives_inside_a_conjunction_are_bracketed() -> None:
     """Brackets show what belongs together, and only where they are needed."""
-    gone, dead = c.Gone(node="a"), c.PeerDead(node="b")
+    gone, dead = c.Gone(node="a"), c.Gone(node="b")
     either = c.AnyOf(conditions=(gone, dead))
     both = c.AllOf(conditions=(either, dead))
-    assert "(a has hung up or b is proven dead) and b is proven dead" == describe(both)
+    assert "(a has hung up or b has hung up) and b has hung up" == describe(both)
     assert "a has hung up" == describe(c.AllOf(conditions=(c.AnyOf(conditions=(gone,)),)))
     assert "nothing more" == describe(c.AllOf(conditions=()))
     assert "what never comes" == describe(c.AnyOf(conditions=()))

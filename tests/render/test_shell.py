@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
 from pycolo.conditions import (
@@ -124,12 +125,13 @@ def test_images_are_made_with_every_word_quoted(make_plan: MakePlan, tmp_path: P
     path = str(tmp_path / 'it\'s "$(touch pwned)" here.qcow2')
     action = CreateImage(path=path, image_format="qcow2", size_bytes=1048576, argv=("touch", path))
     step = RunHost(address="alpha/image", node="alpha", action=action, why="needed", limit_s=5)
-    done = run(shell.render(make_plan(step)), tmp_path)
+    plan = make_plan(step)
+    kept = attrs.evolve(plan.pair.nodes[0], image_folder=str(tmp_path), state_dir=str(tmp_path))
+    here = attrs.evolve(plan, pair=attrs.evolve(plan.pair, nodes=(kept, plan.pair.nodes[1])))
+    done = run(shell.render(here), tmp_path)
     assert 0 == done.returncode, done.stderr
     assert Path(path).exists()
-    assert ["plan.sh", Path(path).name] == sorted(
-        (entry.name for entry in tmp_path.iterdir()), reverse=True
-    )
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_far_nodes_are_reached_over_ssh(make_plan: MakePlan) -> None:
@@ -153,15 +155,16 @@ def test_a_person_answers_for_a_death(
     make_plan: MakePlan, tmp_path: Path, answer: str, code: int
 ) -> None:
     """The script asks once whether the peer is dead, and only "yes" lets it go on."""
+    dead = PeerDead(node="beta", instance="colo:beta:0000000b", epoch=4)
     check = Check(
         address="alpha/dead",
         node="alpha",
-        condition=AllOf(conditions=(PeerDead(node="beta"), PeerDead(node="beta"))),
+        condition=AllOf(conditions=(dead, dead)),
         why="two primaries lose data",
     )
     done = run(shell.render(make_plan(check)), tmp_path, answer)
     assert code == done.returncode
-    assert 1 == done.stderr.count("proven dead:")
+    assert 1 == done.stderr.count("Type yes to go on")
     assert "fenced by ops, 2026-01-02T03:04:05Z: pulled the plug" in done.stderr
 
 
@@ -244,7 +247,7 @@ def test_a_script_does_on_qemu_what_the_plan_says(
         wait(until, Gone(node="alpha")),
         execute(qmp.Quit()),
         Check(address="alpha/gone", node="alpha", condition=Gone(node="alpha"), why="it has ended"),
-        of=ColoPair(nodes=(live_node, pair.nodes[1])),
+        of=ColoPair(name="colo", nodes=(live_node, pair.nodes[1])),
     )
     done = run(shell.render(plan), tmp_path, sh=sh)
     assert 0 == done.returncode, done.stderr
@@ -257,7 +260,7 @@ def test_a_refusal_ends_the_script_and_brings_the_guest_back(
     make_plan: MakePlan, live_node: Node, pair: ColoPair, tmp_path: Path
 ) -> None:
     """The first refusal ends with 1, one after a change with 3, and the range's relief is sent."""
-    of = ColoPair(nodes=(live_node, pair.nodes[1]))
+    of = ColoPair(name="colo", nodes=(live_node, pair.nodes[1]))
     missing = qmp.ObjectDel(id="comp0")
     refused = run(shell.render(make_plan(execute(missing), of=of)), tmp_path)
     assert (1, True) == (refused.returncode, "refused: " in refused.stderr), refused.stderr
@@ -284,7 +287,7 @@ def test_a_wait_gives_up_at_its_limit(
     make_plan: MakePlan, live_node: Node, pair: ColoPair, tmp_path: Path
 ) -> None:
     """What never comes true ends the script, and nothing was changed."""
-    of = ColoPair(nodes=(live_node, pair.nodes[1]))
+    of = ColoPair(name="colo", nodes=(live_node, pair.nodes[1]))
     never = wait(MigrationIs(node="alpha", statuses=("colo",)), limit_s=0.5)
     done = run(shell.render(make_plan(never, of=of)), tmp_path)
     assert (1, "ended: it did not come true within 1 s") == (
@@ -298,7 +301,7 @@ def test_the_human_monitor_refuses_by_talking(
     make_plan: MakePlan, live_node: Node, pair: ColoPair, tmp_path: Path
 ) -> None:
     """Text in place of an error ends the script; a node that is gone counts as deleted."""
-    of = ColoPair(nodes=(live_node, pair.nodes[1]))
+    of = ColoPair(name="colo", nodes=(live_node, pair.nodes[1]))
     add = qmp.HumanMonitorCommand.drive_add(
         node_name="replication0", host="127.0.0.1", port=1, export="parent0"
     )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
+from tests.ending import end_all
 from tests.real_qemu import build_of
 
-from pycolo import host
+from pycolo import wire
 from pycolo.compiler import on_paper
+from pycolo.evidence import instance_of
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
 from pycolo.plan import Procedure, RunHost, StopQemu
 from pycolo.qmp.replies import Version
@@ -22,6 +25,23 @@ from pycolo.render import shell
 SIZE_BYTES = 1048576
 # A network of its own, so that ports cannot collide with anybody's.
 UNSHARE = ("unshare", "--map-root-user", "--net")
+# The record says now what a person answered: what comes next is compiled from what is there. The
+# old primary comes back as a secondary, with images that are there already.
+AFTER_FAILOVER = """
+import json, attrs
+from pathlib import Path
+from pycolo import record, wire
+from pycolo.compiler import on_paper
+from pycolo.render import shell
+done = wire.plan_from_json(json.loads(Path("failover.json").read_text()))
+pair, version = done.pair, done.qemu["beta"]
+files = {n.name: record.loads(Path(pair.record_path(n.name)).read_bytes()) for n in pair.nodes}
+origin = attrs.evolve(done.promise, records=files)
+again = on_paper("launch", pair, version=version, origin=origin, nodes=("alpha",))
+Path("again").write_text(shell.render(again))
+resume = on_paper("resume", pair, version=version, origin=again.promise)
+Path("resume").write_text(shell.render(resume))
+"""
 
 
 @pytest.fixture
@@ -30,7 +50,7 @@ def pair() -> Iterator[ColoPair]:
     build = build_of("11.1")
     if subprocess.run([*UNSHARE, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no network namespace can be made here")
-    with tempfile.TemporaryDirectory(prefix="py colo") as name:
+    with tempfile.TemporaryDirectory(prefix="py colo", dir="/var/tmp") as name:
         folder = Path(name)
         nodes = []
         for number, called in enumerate(("alpha", "beta"), 1):
@@ -45,21 +65,15 @@ def pair() -> Iterator[ColoPair]:
                     qemu_img_binary=str(build.qemu_img),
                 )
             )
-        yield ColoPair(
+        declared = ColoPair(
+            name="colo",
             nodes=(nodes[0], nodes[1]),
             machine=Machine(accelerator="tcg", memory_mib=32),
             disks=(ReplicationDisk(size_bytes=SIZE_BYTES),),
             chains=(FilterChain(netdev=Netdev(type="user")),),
         )
-        for node in nodes:
-            asyncio.run(_end(node))
-
-
-async def _end(node: Node) -> None:
-    stop = host.watch(node)
-    if stop is not None:
-        stop.close()
-        await host.run_action(node, StopQemu(), limit_s=10)
+        yield declared
+        asyncio.run(end_all(declared))
 
 
 @pytest.mark.qemu
@@ -69,21 +83,18 @@ def test_a_pair_lives_by_scripts_alone(pair: ColoPair, tmp_path: Path) -> None:
     image = ["create", "-q", "-f", "qcow2", alpha.image_path("primary.qcow2"), str(SIZE_BYTES)]
     subprocess.run([alpha.qemu_img_binary, *image], check=True)
     version = Version.parse(build_of("11.1").version)
-    procedures: tuple[Procedure, ...] = ("launch", "start", "failover", "resume")
+    procedures: tuple[Procedure, ...] = ("launch", "start", "failover")
     for procedure in procedures:
         plan = on_paper(procedure, pair, version=version)
         (tmp_path / procedure).write_text(shell.render(plan))
-    # The old primary comes back as a secondary, with images that are there already.
-    launch_again = on_paper(
-        "launch",
-        pair,
-        version=version,
-        origin=on_paper("failover", pair, version=version).promise,
-        nodes=("alpha",),
-    )
-    (tmp_path / "again").write_text(shell.render(launch_again))
+    failed_over = wire.plan_to_json(on_paper("failover", pair, version=version))
+    (tmp_path / "failover.json").write_text(wire.dumps(failed_over))
     stop = RunHost(
-        address="alpha/stop-qemu", node="alpha", action=StopQemu(), why="a host dies", limit_s=10
+        address="alpha/stop-qemu",
+        node="alpha",
+        action=StopQemu(instance=instance_of("colo", "alpha", 1)),
+        why="a host dies",
+        limit_s=10,
     )
     launched = on_paper("launch", pair, version=version)
     dies = attrs.evolve(launched, steps=(stop,))
@@ -95,11 +106,13 @@ sh launch
 sh start
 sh stop-qemu
 echo yes | sh failover
+"$python" -c "$after_failover"
 sh again
 sh resume
 """
+    given = (f"python={sys.executable}", f"after_failover={AFTER_FAILOVER}")
     done = subprocess.run(
-        [*UNSHARE, "sh", "-c", life],
+        [*UNSHARE, "env", *given, "sh", "-c", life],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -108,5 +121,5 @@ sh resume
     assert 0 == done.returncode, done.stderr
     ends = [line.partition(" of pair")[0] for line in done.stderr.splitlines()]
     assert ["launch", "start", "launch", "failover", "launch", "resume"] == [
-        end for end in ends if end in procedures
+        end for end in ends if end in (*procedures, "resume")
     ]

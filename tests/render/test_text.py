@@ -56,6 +56,7 @@ def test_a_report_has_a_line_for_each_step_and_says_how_it_ended(plan: Plan) -> 
         Unknown(took_s=10, reason="the connection ended"),
         NotRun(),
         NotRun(),
+        NotRun(),
     ]
     addresses = [step.address for step in plan.steps]
     report = Report(
@@ -74,6 +75,7 @@ done        0.500 s  alpha/yank/block-node:nbd0: so already (Instance not found)
 unknown    10.000 s  alpha/chardev-add/mirror0: the connection ended
 not run              alpha/wait/running
 not run              beta/image
+not run              alpha/record/sole
 relief:
   refused     1.000 s  relief/cont: no
   timed out   2.000 s  x: late
@@ -125,10 +127,10 @@ SECONDARY = attrs.evolve(LIVE, colo_mode="secondary")
         (attrs.evolve(PRIMARY, colo_exited=True), SECONDARY, "broken"),
         (PRIMARY, Unreachable(why="silent"), "at risk"),
         (Unreachable(why="silent"), SECONDARY, "at risk"),
-        (LIVE, LIVE, "danger"),
+        (LIVE, LIVE, "two guests"),
         (LIVE, Absent(), "unprotected"),
         (Absent(), Unreachable(why="silent"), "unknown"),
-        (Absent(), Absent(), "nobody runs the guest, as far as can be seen"),
+        (Absent(), Absent(), "stopped"),
     ],
 )
 def test_the_verdict_names_the_pairs_state(first: NodeState, second: NodeState, word: str) -> None:
@@ -139,11 +141,11 @@ def test_the_verdict_names_the_pairs_state(first: NodeState, second: NodeState, 
 
 def test_a_difference_has_a_line_for_each_step(plan: Plan) -> None:
     """Steps that are gone, new, moved and changed can be told apart, and counted from 1."""
-    first, _, third, fourth, fifth = plan.steps
+    first, _, third, fourth, fifth, sixth = plan.steps
     assert isinstance(first, Check)
     changed = attrs.evolve(first, why="because\x07")
     added = attrs.evolve(fifth, address="beta/image2")
-    other = attrs.evolve(plan, steps=(changed, fifth, third, fourth, added))
+    other = attrs.evolve(plan, steps=(changed, fifth, third, fourth, added, sixth))
     assert """\
 - alpha/yank/block-node:nbd0: \
 yank instances=[{type=block-node, node-name=nbd0}] (out of band)

@@ -54,7 +54,6 @@ class Recorder:
         monitor = self.life.pair.node(name).control_monitor
         session = await Session.connect(name, monitor, limit_s=LIMIT_S, reach=self._reach)
         self.life.sessions[name] = session
-        self.life.dead.pop(name, None)
         self.lines.append({"connect": name})
         return session
 
@@ -178,7 +177,6 @@ async def record(version: PackagedVersion) -> list[Line]:
             recorder.lines.append({"kill": victim})
             await life.run("failover")
             life.pair = life.pair.replacing(victim, life.pair.node(spare))
-            life.dead.pop(victim)
             await launch(spare)
             await life.run("resume")
         await life.run("stop")

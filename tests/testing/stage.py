@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, Protocol, TypeAlias, final
 
 import attrs
@@ -13,16 +13,18 @@ from tests.qemu.life import HAS_KVM, bios_life
 
 from pycolo.compiler import compile_plan, launch
 from pycolo.demo.builds import Release
+from pycolo.evidence import Victim, instance_of
 from pycolo.execute import execute
+from pycolo.hosts import Host
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
-from pycolo.plan import Plan, Procedure
+from pycolo.plan import Options, Plan, Procedure
 from pycolo.probe import probe
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import PackagedVersion
 from pycolo.result import Report
 from pycolo.session import Session
-from pycolo.snapshot import Dead, DeathProof, Live, NodeState, Snapshot
-from pycolo.testing import World
+from pycolo.snapshot import Live, Snapshot
+from pycolo.testing import FakeHost, World
 
 VERSIONS: tuple[PackagedVersion, ...] = ("7.2.22", "10.0.13", "11.1.3")
 RELEASES: tuple[Release, ...] = ("7.2", "10.0", "11.1")
@@ -37,11 +39,11 @@ def declared(*, checkpoint_delay_ms: int = 500, disks: int = 1, chains: int = 1)
             name=name,
             address=f"127.0.5.{n}",
             image_folder=f"/images/{name}",
-            run_dir=f"/run/pairs/{name}",
         )
         for n, name in enumerate(NAMES, 1)
     )
     return ColoPair(
+        name="colo",
         nodes=nodes[:2],
         spares=nodes[2:],
         machine=Machine(memory_mib=64, accelerator="kvm"),
@@ -70,13 +72,19 @@ class Pair(Protocol):
     pair: ColoPair
     version: Version
     sessions: dict[str, Session]
-    dead: dict[str, DeathProof]
+
+    @property
+    def hosts(self) -> Mapping[str, Host]:
+        """The hosts of all nodes."""
 
     async def launch(self, *names: str) -> object:
         """Start QEMUs by a plan, and connect to them."""
 
     async def kill(self, name: str) -> None:
-        """End a QEMU the hard way and keep the proof."""
+        """End a QEMU the hard way."""
+
+    async def victim(self, survivor: str) -> Victim:
+        """Whose end has to be shown before a node goes on."""
 
     async def replace(self, name: str, spare: str) -> None:
         """Put a spare in a dead node's place, and start its QEMU."""
@@ -107,27 +115,40 @@ class FakePair:
         self.pair = pair
         self.version = Version.parse(world.version)
         self.sessions: dict[str, Session] = {}
-        self.dead: dict[str, DeathProof] = {}
         self.broken: list[str] = []
         "Rules that were seen broken where nobody could be told."
         self._launches = 0
         world.install(pair, pair.nodes[0].name)
 
-    async def launch(self, *names: str, primary: str | None = None) -> Plan:
+    @property
+    def hosts(self) -> Mapping[str, FakeHost]:
+        """The hosts of all nodes."""
+        return self.world.hosts(self.pair)
+
+    def hosts_of(self, pair: ColoPair) -> Mapping[str, FakeHost]:
+        """The hosts of all nodes of a declaration."""
+        return self.world.hosts(pair)
+
+    async def launch(self, *names: str, newest: str | None = None) -> Plan:
         """Start QEMUs by a plan, and connect to them."""
-        self._launches += 1
-        plan = launch(
-            self.pair,
-            await self.probe(),
-            qemu={node.name: self.version for node in self.pair.nodes},
-            nodes=names,
-            primary=primary,
-            instances={name: f"{name}.{self._launches}" for name in names},
-        )
-        self.world.run_host(self.pair, plan)
+        plan = await self.compile_launch(*names, newest=newest)
+        await self.execute(plan)
         for name in names:
             await self.connect(name)
         return plan
+
+    async def compile_launch(self, *names: str, newest: str | None = None) -> Plan:
+        """The plan that starts these nodes' QEMUs, each with an identity never used before."""
+        self._launches += 1
+        return launch(
+            self.pair,
+            await self.probe(),
+            qemu=dict.fromkeys(names, self.version),
+            nodes=names,
+            newest=newest,
+            instances={n: instance_of(self.pair.name, n, self._launches) for n in names},
+            birth=f"{self._launches:08x}",
+        )
 
     async def connect(self, name: str) -> Session:
         """Open the control session of a node whose QEMU runs."""
@@ -136,13 +157,15 @@ class FakePair:
             await before.aclose()
         session = await self.world.session(self.pair.node(name))
         self.sessions[name] = session
-        self.dead.pop(name, None)
         return session
 
+    async def victim(self, survivor: str) -> Victim:
+        """Whose end has to be shown before a node goes on."""
+        return (await self.compile("failover", survivor=survivor)).victims()[0]
+
     async def kill(self, name: str) -> None:
-        """End a QEMU the hard way and keep the proof."""
+        """End a QEMU the hard way."""
         self.world.qemu(name).kill()
-        self.dead[name] = self.world.qemu(name).proof
         session = self.sessions.pop(name, None)
         if session is not None:
             await session.aclose()
@@ -150,7 +173,6 @@ class FakePair:
     async def replace(self, name: str, spare: str) -> None:
         """Put a spare in a dead node's place, and start its QEMU."""
         self.pair = self.pair.replacing(name, self.pair.node(spare))
-        self.dead.pop(name, None)
         await self.launch(spare)
 
     def signal(self, name: str, number: signal.Signals) -> None:
@@ -163,11 +185,8 @@ class FakePair:
 
     async def probe(self) -> Snapshot:
         """What is there."""
-        known: dict[str, Session | NodeState] = {
-            name: session for name, session in self.sessions.items() if not session.closed
-        }
-        known |= {name: Dead(proof=proof) for name, proof in self.dead.items()}
-        return await probe(known)
+        known = {name: session for name, session in self.sessions.items() if not session.closed}
+        return await probe(known, pair=self.pair, hosts=self.hosts)
 
     async def live(self, name: str) -> Live:
         """What one node shows."""
@@ -183,17 +202,12 @@ class FakePair:
         checkpoint_delay_ms: int | None = None,
     ) -> Plan:
         """A plan from what is there."""
-        return compile_plan(
-            procedure,
-            self.pair,
-            await self.probe(),
-            survivor=survivor,
-            checkpoint_delay_ms=checkpoint_delay_ms,
-        )
+        options = Options(survivor=survivor, checkpoint_delay_ms=checkpoint_delay_ms)
+        return compile_plan(procedure, self.pair, await self.probe(), options)
 
     async def execute(self, plan: Plan) -> Report:
         """Execute a plan to its end."""
-        report = await execute(plan, self.sessions, proofs=self.dead)
+        report = await execute(plan, self.sessions, self.hosts)
         assert None is report.failed, report.advice
         return report
 

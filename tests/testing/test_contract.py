@@ -12,6 +12,8 @@ from tests.qemu.life import broken_promises
 from tests.testing.stage import STAGES, Pair, Stage
 
 from pycolo.errors import Busy, CommandRefused, CommandUnknown, Unresponsive
+from pycolo.evidence import Evidence
+from pycolo.execute import execute
 from pycolo.model.node import Node
 from pycolo.model.pair import CHECKPOINTS_OFF_MS
 from pycolo.plan import Plan, Wait
@@ -29,7 +31,7 @@ from pycolo.qmp.objects import (
 )
 from pycolo.result import Report
 from pycolo.session import Session
-from pycolo.snapshot import FenceProof, Live, Snapshot, role_of
+from pycolo.snapshot import Live, Snapshot, role_of
 from pycolo.testing import World
 
 LIMIT_S = 10.0
@@ -548,9 +550,20 @@ def test_a_failover_does_not_hang_on_a_silent_secondary(stage: Stage) -> None:
     async def scenario(life: Pair) -> None:
         await protected_at_rest(life)
         life.signal("beta", signal.SIGSTOP)
-        life.dead["beta"] = FenceProof(who="the test", how="stopped", when="now")
         silent = life.sessions.pop("beta")
-        plan = await life.run("failover")
+        plan = await life.compile("failover")
+        victim = plan.victims()[0]
+        fence = Evidence(
+            kind="fence",
+            node="beta",
+            instance=victim.instance,
+            epoch=victim.epoch,
+            who="the test",
+            how="stopped",
+            when="now",
+        )
+        report = await execute(plan, life.sessions, life.hosts, evidence={"beta": fence})
+        assert None is report.failed, report.advice
         assert {} == broken_promises(plan.promise, await life.probe())
         life.signal("beta", signal.SIGCONT)
         await silent.aclose()

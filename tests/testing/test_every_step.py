@@ -96,7 +96,7 @@ async def ends_after(
     await way(life)
     plan = await life.compile(procedure, checkpoint_delay_ms=DELAY_MS)
     if count is not None:
-        report = await execute(first(plan, count), life.sessions, proofs=life.dead)
+        report = await execute(first(plan, count), life.sessions, life.hosts)
         assert None is report.failed, report.advice
         await another_controller(life)
         if procedure != "stop" or "beta" in life.sessions:
@@ -125,6 +125,7 @@ def judged(life: FakePair) -> bool:
     # 10.0.13 plans as 11.1.3 does, but for a capability.
     [pytest.param(v, marks=[pytest.mark.property] * (v == "10.0.13")) for v in VERSIONS],
 )
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("case", CASES)
 def test_a_procedure_left_after_any_step_is_finished_by_another_controller(
     case: str, version: PackagedVersion

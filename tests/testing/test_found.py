@@ -16,7 +16,7 @@ def test_a_wait_ends_when_its_node_hangs_up() -> None:
         await life.launch("alpha", "beta")
         plan = await life.compile("start")
         life.world.later(0.3, life.world.qemu("alpha").kill)
-        report = await execute(plan, life.sessions)
+        report = await execute(plan, life.sessions, life.hosts)
         assert isinstance(report.outcomes[str(report.failed)], Unknown)
         assert life.world.now_s < 60
 
@@ -35,9 +35,8 @@ def test_a_promoted_primary_that_was_left_in_a_resync_fails_over_as_a_primary() 
         plan = await life.compile("resume")
         addresses = [step.address for step in plan.steps]
         part = plan.steps[: addresses.index("beta/stop") + 1]
-        await execute(
-            attrs.evolve(plan, steps=part, reliefs=(), restored_after=None), life.sessions
-        )
+        left = attrs.evolve(plan, steps=part, reliefs=(), restored_after=None)
+        await execute(left, life.sessions, life.hosts)
         await life.kill("gamma")
         await life.run("failover")
         live = await life.live("beta")
@@ -55,9 +54,8 @@ def test_a_primary_whose_secondary_dies_while_it_pauses_fails_over() -> None:
         plan = await life.compile("start")
         addresses = [step.address for step in plan.steps]
         part = plan.steps[: addresses.index("alpha/wait/pre-switchover") + 1]
-        await execute(
-            attrs.evolve(plan, steps=part, reliefs=(), restored_after=None), life.sessions
-        )
+        left = attrs.evolve(plan, steps=part, reliefs=(), restored_after=None)
+        await execute(left, life.sessions, life.hosts)
         await life.kill("beta")
         await life.run("failover")
         assert ("alpha",) == tuple(qemu.node.name for qemu in life.world.serving)

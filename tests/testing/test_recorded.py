@@ -144,7 +144,10 @@ class Player:
             known = observe(known, command, command.parse_reply(value))
             self._seen[node, kind] = known
         # The numbers in names that QEMU makes up are not the same twice.
-        exports = {name: node.rstrip("0123456789") for name, node in known.exports.items()}
+        exports = {
+            name: node.rstrip("0123456789") if node.startswith("#") else node
+            for name, node in known.exports.items()
+        }
         return attrs.asdict(attrs.evolve(known, exports=exports), recurse=False)
 
 

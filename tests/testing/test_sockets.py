@@ -13,7 +13,6 @@ from pycolo.execute import execute
 from pycolo.probe import probe
 from pycolo.qmp.replies import Version
 from pycolo.session import Session
-from pycolo.snapshot import Snapshot
 from pycolo.testing import World
 
 
@@ -27,15 +26,19 @@ async def test_a_pair_is_protected_over_sockets() -> None:
         version = Version.parse(world.version)
         world.install(pair, "alpha")
         qemu = {node.name: version for node in nodes}
-        world.run_host(pair, launch(pair, Snapshot(nodes={}), qemu=qemu))
+        hosts = world.hosts(pair)
+        started = await execute(
+            launch(pair, await probe({}, pair=pair, hosts=hosts), qemu=qemu), {}, hosts
+        )
+        assert None is started.failed, started.advice
         servers = await world.listen()
         clock = asyncio.get_running_loop().create_task(world.autorun())
         sessions = {
             node.name: await Session.connect(node.name, node.control_monitor, limit_s=5)
             for node in nodes
         }
-        plan = compile_plan("start", pair, await probe(sessions))
-        report = await execute(plan, sessions)
+        plan = compile_plan("start", pair, await probe(sessions, pair=pair, hosts=hosts))
+        report = await execute(plan, sessions, hosts)
         assert None is report.failed, report.advice
         assert ("alpha",) == tuple(qemu.node.name for qemu in world.serving)
         clock.cancel()

@@ -4,9 +4,48 @@ from __future__ import annotations
 
 from typing import Final
 
-from pycolo.catalogue._entry import Entry, words
+from pycolo.catalogue._entry import EVERY, Entry, words
 
 ENTRIES: Final = (
+    Entry(
+        name="image-in-use",
+        wordings=(
+            words('Failed to get "write" lock'),
+            words('{CAUSE}: Failed to get "write" lock'),
+        ),
+        commands=(EVERY,),
+        meaning="another QEMU writes to that image",
+        goal="missed",
+        remedy="find it with lslocks and end it if its data is of no use: never force the lock",
+        source="3.15",
+        place="stderr",
+    ),
+    Entry(
+        name="no-regular-file",
+        wordings=(
+            words("'file' driver requires '{PATH}' to be a regular file"),
+            words("{CAUSE}: 'file' driver requires '{PATH}' to be a regular file"),
+        ),
+        commands=(EVERY,),
+        meaning="the image's path leads to a device or a folder",
+        goal="missed",
+        remedy="declare a file; a block device has no place for the overlays",
+        source="3.15",
+        place="stderr",
+    ),
+    Entry(
+        name="bus-absent",
+        wordings=(
+            words("Bus '{BUS}' not found"),
+            words("{CAUSE}: Bus '{BUS}' not found"),
+        ),
+        commands=(EVERY,),
+        meaning="the machine has no controller for that device",
+        goal="missed",
+        remedy="add the controller to machine.devices, such as virtio-scsi-pci for scsi-hd",
+        source="3.15",
+        place="stderr",
+    ),
     Entry(
         name="nbd-server-runs",
         wordings=(words("NBD server already running"),),

@@ -4,9 +4,35 @@ from __future__ import annotations
 
 from typing import Final
 
-from pycolo.catalogue._entry import Entry, words
+from pycolo.catalogue._entry import EVERY, Entry, words
 
 ENTRIES: Final = (
+    Entry(
+        name="colo-channel-lost",
+        wordings=(
+            words("Can't receive COLO message: Input/output error"),
+            words("Can't send COLO message: Input/output error"),
+        ),
+        commands=(EVERY,),
+        meaning="the connection to the other node ended while both were in COLO",
+        goal="missed",
+        remedy="fail over to the node that shall go on, once the other one's end is shown",
+        source="7.1",
+        place="stderr",
+    ),
+    Entry(
+        name="not-migratable",
+        wordings=(
+            words("State blocked by non-migratable device '{DEVICE}'"),
+            words("{CAUSE}: State blocked by non-migratable device '{DEVICE}'"),
+        ),
+        commands=("migrate", "query-migrate"),
+        meaning="a device of the guest cannot be moved to the other node by this version",
+        goal="missed",
+        remedy="take the device out of the declaration, or use a version that can move it",
+        source="19.4",
+        place="query",
+    ),
     Entry(
         name="not-in-colo",
         wordings=(

@@ -4,9 +4,47 @@ from __future__ import annotations
 
 from typing import Final
 
-from pycolo.catalogue._entry import Entry, words
+from pycolo.catalogue._entry import EVERY, Entry, words
 
 ENTRIES: Final = (
+    Entry(
+        name="no-route",
+        wordings=(
+            words("Failed to connect to '{ADDRESS}': No route to host"),
+            words("No route to host"),
+            words("{CAUSE}: No route to host"),
+        ),
+        commands=(EVERY,),
+        meaning="no host answers at that address, or a firewall rejects what comes for the port",
+        goal="missed",
+        remedy="see that the replication network stands and lets the pair's ports through",
+        source="19.4",
+        place="query",
+    ),
+    Entry(
+        name="no-answer",
+        wordings=(
+            words("Failed to connect to '{ADDRESS}': Connection timed out"),
+            words("Connection timed out"),
+            words("{CAUSE}: Connection timed out"),
+        ),
+        commands=(EVERY,),
+        meaning="nothing came back: a firewall drops the port, a cable is cut, or the host is off",
+        goal="missed",
+        remedy="let the pair's ports through on both hosts; a dropped port costs minutes",
+        source="19.4",
+        place="query",
+    ),
+    Entry(
+        name="mirror-not-permitted",
+        wordings=(words("filter mirror send failed(Operation not permitted)"),),
+        commands=(EVERY,),
+        meaning="this host's own firewall keeps the guest's packets from the secondary",
+        goal="missed",
+        remedy="let the mirror's port out and in on both hosts",
+        source="19.4",
+        place="stderr",
+    ),
     Entry(
         name="nobody-listens",
         wordings=(words("Failed to connect to '{ADDRESS}': Connection refused"),),

@@ -5,15 +5,19 @@ It needs the extra `cli` (click and rich).
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import click
 
-from pycolo.cli import _exits
+from pycolo import _json
+from pycolo._json import JsonObject, kebab
+from pycolo._printable import brief
+from pycolo.cli import _exits, _say
 from pycolo.cli._app import app
+from pycolo.cli._options import FORM
 from pycolo.errors import PycoloError
 
 __all__ = ("main",)
@@ -28,24 +32,46 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Raises:
         SystemExit: Always, with one of the documented exit codes.
     """
-    sys.exit(_run(arguments))
+    code = _run(arguments)
+    _say.let_go()
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        words = None if arguments is None else list(arguments)
-        code: object = app.main(args=words, prog_name="pycolo", standalone_mode=False)
+        return _invoked(words)
     except click.UsageError as error:
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        _say.note(told.getvalue())
         return _exits.USAGE
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        _say.note("interrupted")
         return _exits.UNFINISHED
     except BrokenPipeError:
-        # Whoever read the result has gone; nothing can be written, not even at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the result has gone.
         return _exits.REFUSED
-    except (PycoloError, OSError) as error:
-        click.echo(f"pycolo: {error}", err=True)
-        return _exits.of_error(error)
+
+
+def _invoked(words: list[str]) -> int:
+    with app.make_context("pycolo", words) as context:
+        try:
+            code: object = app.invoke(context)
+        except (PycoloError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            found = _exits.of_error(error)
+            if context.meta.get(FORM) == "json":
+                _say.result(_json.dumps(_refusal(error, found), indent=2))
+            _say.note(brief(f"pycolo: {error}"))
+            return found
     return code if isinstance(code, int) else _exits.DONE
+
+
+def _refusal(error: PycoloError | OSError, code: int) -> JsonObject:
+    """A refusal for programs that asked for JSON."""
+    told: JsonObject = {"kind": kebab(type(error)), "message": brief(str(error)), "exit_code": code}
+    return {"format_version": 1, "refused": told}

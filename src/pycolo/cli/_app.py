@@ -16,14 +16,16 @@ from pycolo import catalogue, compiler, operate, pairfile, wire
 from pycolo._json import JsonObject
 from pycolo.cli import _files, _options, _progress, _say, _status, _timeline
 from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED
+from pycolo.compiler import check_members
 from pycolo.diff import diff as difference
 from pycolo.journal import Journal, json_schema, line_to_json
 from pycolo.model import ColoPair
 from pycolo.observers import Observer, Recorder
-from pycolo.plan import DialectName, Plan, Procedure
+from pycolo.plan import DialectName, Options, Plan, Procedure
 from pycolo.qmp.replies import Version
 from pycolo.render import html, mermaid, qmp, shell, text, timeline
 from pycolo.result import Report
+from pycolo.standing import standing
 
 _PLAN_FORMS: Final[Mapping[str, Callable[[Plan], str]]] = {
     "text": lambda plan: text.render(plan, colour=_say.results_in_colour()),
@@ -60,9 +62,7 @@ def app() -> None:
     "--qemu",
     metavar="VERSION",
     type=_options.version,
-    default=str(_options.NEWEST),
-    show_default=True,
-    help="The QEMU version on both nodes.",
+    help=f"The QEMU version on both nodes; {_options.NEWEST} if not given.",
 )
 @_options.dialect
 @click.option(
@@ -72,10 +72,12 @@ def app() -> None:
     type=_options.FILE,
     help="Compile from what this plan promises, or from this snapshot.",
 )
+@click.option("--live", is_flag=True, help="Compile from what is live: what `apply` executes.")
 @_options.fenced
 @_options.delay_ms
 @_options.assume_good
 @_options.only_node
+@_options.newest
 @_options.output("text", "qmp", "json", "shell", "mermaid")
 def plan(
     *,
@@ -83,42 +85,88 @@ def plan(
     pair_file: Path,
     survivor: str | None,
     peer: str | None,
-    qemu: Version,
+    qemu: Version | None,
     dialect: DialectName,
     origin: Path | None,
+    live: bool,
     fenced: str | None,
     ms: int | None,
     assume_good: tuple[Version, ...],
     nodes: tuple[str, ...],
+    newest: str | None,
     form: str,
 ) -> None:
-    """Show what PROCEDURE would do to the pair of PAIRFILE, on paper: nobody is asked.
+    """Show what PROCEDURE would do to the pair of PAIRFILE, and change nothing.
 
-    Without --from, `start` begins with two QEMUs just launched, `failover` with what `start`
-    promises and the other node dead, `resume` with what that failover promises.
+    With --live nodes and records are read, and the plan as JSON is what `apply` executes. Else
+    nobody is asked: without --from, `launch` begins with a new pair, `start` with two QEMUs just
+    launched, `failover` with what `start` promises and the other node dead, `resume` with what that
+    failover promises.
     """
     pair = _files.pair(pair_file)
-    _options.check(pair, procedure, ms, survivor=survivor, peer=peer, node=nodes)
-    if procedure == "converge":
-        if origin is None:
-            raise click.UsageError("converge needs --from: on paper every pair is as declared")
-        known = _files.origin(origin)
-        _say.result(_PLAN_FORMS[form](compiler.converge(pair, known, assume_good=assume_good)))
+    given: dict[str, object] = {"survivor": survivor, "peer": peer, "dialect": dialect}
+    given |= {"fenced": fenced, "ms": ms, "node": nodes, "newest": newest}
+    _options.check(pair, procedure, given, offline=not live)
+    if live and (origin is not None or qemu is not None):
+        raise click.UsageError("--live reads what is there: give neither --from nor --qemu")
+    if live:
+        order = _order(procedure, pair, given, assume_good)
+        _say.result(_PLAN_FORMS[form](asyncio.run(operate.plan_live(order))))
         return
+    if procedure == "converge" and origin is None:
+        raise click.UsageError(
+            "converge needs --live or --from: on paper every pair is as declared"
+        )
+    if fenced is not None:
+        raise click.UsageError("--fenced needs --live: offline the death is assumed")
     made = compiler.on_paper(
         procedure,
         pair,
-        version=qemu,
+        version=qemu or _options.NEWEST,
         origin=None if origin is None else _files.origin(origin),
         survivor=survivor,
         peer=peer,
-        proof=_options.proof_of(fenced),
         checkpoint_delay_ms=ms,
-        nodes=nodes or None,
+        nodes=() if procedure == "forget" else nodes,
+        newest=newest,
+        gone=nodes[0] if procedure == "forget" else None,
         dialect=dialect,
         assume_good=assume_good,
     )
     _say.result(_PLAN_FORMS[form](made))
+
+
+def _order(
+    procedure: Procedure,
+    pair: ColoPair,
+    given: Mapping[str, object],
+    assume_good: tuple[Version, ...],
+) -> operate.Order:
+    nodes, forget = _tuple(given["node"]), procedure == "forget"
+    options = Options(
+        survivor=_text(given["survivor"]),
+        peer=_text(given["peer"]),
+        checkpoint_delay_ms=given["ms"] if isinstance(given["ms"], int) else None,
+        nodes=() if forget else nodes,
+        newest=_text(given["newest"]),
+        gone=nodes[0] if forget else None,
+        assume_good=assume_good,
+    )
+    return operate.Order(
+        procedure=procedure,
+        pair=pair,
+        options=options,
+        fenced=_options.fenced_by(_text(given["fenced"])),
+        dialect="doc" if given["dialect"] == "doc" else "auto",
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _tuple(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, tuple) else ()
 
 
 @app.command()
@@ -186,15 +234,28 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
 
 @app.command()
 @_options.pair_file
+@click.option(
+    "--check",
+    "is_check",
+    is_flag=True,
+    help="One line, and the exit codes of a monitoring plugin: 0 protected, 1 joining or"
+    " unprotected, 2 at risk, 3 unknown.",
+)
 @_options.output("text", "json")
-def status(*, pair_file: Path, form: str) -> None:
-    """Read both nodes over their observer monitors; nothing is changed."""
-    snapshot = asyncio.run(operate.status(_files.pair(pair_file)))
+def status(*, pair_file: Path, is_check: bool, form: str) -> int:
+    """Read nodes and records, over the observer monitors; nothing is changed."""
+    pair = _files.pair(pair_file)
+    snapshot = asyncio.run(operate.status(pair))
+    check_members(pair, snapshot)
+    found = standing(snapshot)
     if form == "json":
-        _say.result(wire.dumps(wire.snapshot_to_json(snapshot)))
-        return
-    _say.console().print(_status.table(snapshot))
-    _say.result(text.verdict(snapshot))
+        _say.result(wire.dumps(_status.to_json(snapshot, found)))
+    elif is_check:
+        _say.result(f"{pair.name}: {text.verdict(snapshot)}\n")
+    else:
+        _say.console().print(_status.table(snapshot))
+        _say.result(text.verdict(snapshot))
+    return found.code if is_check else DONE
 
 
 @app.command()
@@ -207,9 +268,7 @@ def status(*, pair_file: Path, form: str) -> None:
 @_options.delay_ms
 @_options.assume_good
 @_options.only_node
-@click.option(
-    "--newest", metavar="NODE", help="launch: who holds the newest data, against what is known."
-)
+@_options.newest
 @_options.journal
 @_options.output("text", "json")
 def run(
@@ -229,24 +288,14 @@ def run(
 ) -> int:
     """Compile PROCEDURE from what is live, and execute it.
 
-    A procedure that stopped half-way is finished by running it again. A failover needs proof
-    that the other node is dead: the end of a process that was started on this machine, or
-    --fenced.
+    A procedure that stopped half-way is finished by running it again. A failover needs evidence
+    that the other node's QEMU has ended: its host is asked, or you give your word with --fenced.
     """
     pair = _files.pair(pair_file)
-    _options.check(pair, procedure, ms, survivor=survivor, peer=peer, node=nodes, newest=newest)
-    order = operate.Order(
-        procedure=procedure,
-        pair=pair,
-        survivor=survivor,
-        peer=peer,
-        fenced=_options.proof_of(fenced),
-        checkpoint_delay_ms=ms,
-        nodes=nodes,
-        newest=newest,
-        dialect=dialect,
-        assume_good=assume_good,
-    )
+    given: dict[str, object] = {"survivor": survivor, "peer": peer, "dialect": dialect}
+    given |= {"fenced": fenced, "ms": ms, "node": nodes, "newest": newest}
+    _options.check(pair, procedure, given)
+    order = _order(procedure, pair, given, assume_good)
     return _reported(functools.partial(operate.run, order), journal, form)
 
 
@@ -255,7 +304,10 @@ def run(
 @_options.journal
 @_options.output("text", "json")
 def apply(*, plan_file: Path, journal: Path | None, form: str) -> int:
-    """Execute a saved plan, exactly as it is written."""
+    """Execute a saved plan, exactly as it is written.
+
+    It is compiled again from what it holds; a plan that differs is refused.
+    """
     saved = _files.plan(plan_file)
     return _reported(functools.partial(operate.apply, saved), journal, form)
 
@@ -277,10 +329,14 @@ def _reported(act: _Act, journal_file: Path | None, form: str) -> int:
             if progress.report is None:
                 raise
             report = progress.report
-    if form == "json":
-        _say.result(wire.dumps(wire.report_to_json(report)))
-    else:
-        _say.result(text.render_report(report, colour=_say.results_in_colour()))
+    try:
+        if form == "json":
+            _say.result(wire.dumps(wire.report_to_json(report)))
+        else:
+            _say.result(text.render_report(report, colour=_say.results_in_colour()))
+    except OSError as error:
+        # What was done is done: the exit code says so where words cannot.
+        _say.note(f"the report cannot be written: {error.strerror}")
     return report.exit_code
 
 
@@ -345,7 +401,7 @@ def demo(*, form: str) -> int:
     return 0 if report.ok else UNFINISHED
 
 
-@app.command()
+@app.command(cls=_options.TakesMessage)
 @click.argument("message")
 @click.option("--command", metavar="NAME", help="The command that was answered so.")
 @click.option("--qemu", metavar="VERSION", type=_options.version, help="The QEMU that said it.")

@@ -43,7 +43,7 @@ def plan(path: Path) -> Plan:
 
 
 def origin(path: Path) -> Snapshot:
-    """What to compile from: the promise of a plan file, or a snapshot file.
+    """What to compile from: the promise of a plan file, or a snapshot as `status` writes it.
 
     Raises:
         ParseError: It is neither.
@@ -52,6 +52,8 @@ def origin(path: Path) -> Snapshot:
     value = _decoded(path)
     if _is_plan(value):
         return _parsed(path, value, wire.plan_from_json).promise
+    if isinstance(value, Mapping) and "snapshot" in value:
+        value = value["snapshot"]
     return _parsed(path, value, wire.snapshot_from_json)
 
 

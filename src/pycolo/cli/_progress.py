@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from pycolo._printable import one_line
 from pycolo.cli import _say
 from pycolo.observers import words
 from pycolo.plan import Plan, Relief, Step
@@ -83,7 +84,7 @@ class Lines:
 
     def relief_started(self, relief: Relief) -> None:
         """Say that the guest is being brought back."""
-        _say.note(f"relief: {relief.why}")
+        _say.note(one_line(f"relief: {relief.why}"))
 
     def plan_finished(self, report: Report) -> None:
         """Keep it: the command itself says how it ended."""
@@ -127,12 +128,12 @@ class Bars:
             self.progress.remove_task(self._bars.pop(address))
         if not self.keeps_lines:
             return
-        line = f"{outcome_words(outcome, colour=True)}  {address}"
+        line = f"{outcome_words(outcome, colour=True)}  {one_line(address)}"
         self.progress.console.print(Text.from_ansi(line))
 
     def relief_started(self, relief: Relief) -> None:
         """Say that the guest is being brought back."""
-        self.progress.console.print(Text(f"relief: {relief.why}", "bold red"))
+        self.progress.console.print(Text(one_line(f"relief: {relief.why}"), "bold red"))
 
     def plan_finished(self, report: Report) -> None:
         """Keep it: the command itself says how it ended."""

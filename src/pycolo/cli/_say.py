@@ -1,7 +1,11 @@
-"""What goes where: results to standard output, all else to standard error."""
+"""What goes where: results to standard output, all else to standard error.
+
+All that the command line writes goes through here, so that nothing in it can move a cursor.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TextIO
@@ -9,15 +13,32 @@ from typing import TextIO
 import click
 from rich.console import Console
 
+from pycolo._printable import page
+
 
 def result(text: str) -> None:
     """Write a command's result."""
-    click.echo(text, nl=not text.endswith("\n"))
+    click.echo(_page(text, colour=results_in_colour()), nl=False)
 
 
 def note(text: str) -> None:
-    """Tell the person at the terminal something."""
-    click.echo(text, err=True)
+    """Tell the person at the terminal something; where nobody can be told, go on."""
+    with contextlib.suppress(OSError):
+        click.echo(_page(text, colour=in_colour(sys.stderr)), err=True, nl=False)
+
+
+def let_go() -> None:
+    """Write what is left; what cannot be written does not change how the command ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            # Python would try once more at its end, and end with a code of its own.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _page(text: str, *, colour: bool) -> str:
+    return page(text.removesuffix("\n").split("\n"), colour=colour)
 
 
 def in_colour(stream: TextIO) -> bool:

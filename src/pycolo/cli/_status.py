@@ -5,8 +5,13 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from pycolo import wire
+from pycolo._json import JsonObject
+from pycolo._printable import one_line
+from pycolo.render._words import record_words
 from pycolo.render.text import facts
 from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive, role_of
+from pycolo.standing import Standing
 
 
 def table(snapshot: Snapshot) -> Table:
@@ -14,14 +19,27 @@ def table(snapshot: Snapshot) -> Table:
     shown = Table(show_header=True, header_style="bold")
     shown.add_column("node")
     columns = {name: _column(state) for name, state in snapshot.nodes.items()}
+    for name, record in snapshot.records.items():
+        columns[name] = columns.get(name, {}) | {"record": record_words(record)}
     for name in columns:
-        shown.add_column(Text(name), overflow="fold")
+        shown.add_column(Text(one_line(name)), overflow="fold")
     labels = dict.fromkeys(label for column in columns.values() for label in column)
     for label in labels:
         cells = [column.get(label, "") for column in columns.values()]
         if any(cells):
-            shown.add_row(label, *map(Text, cells))
+            shown.add_row(label, *(Text(one_line(cell)) for cell in cells))
     return shown
+
+
+def to_json(snapshot: Snapshot, found: Standing) -> JsonObject:
+    """The same for programs, with what it makes of the pair; a plan can be compiled from it."""
+    return {
+        "format_version": 1,
+        "state": found.state,
+        "text": found.text,
+        "roles": {name: role_of(state) for name, state in snapshot.nodes.items()},
+        "snapshot": wire.snapshot_to_json(snapshot),
+    }
 
 
 def _column(state: NodeState) -> dict[str, str]:

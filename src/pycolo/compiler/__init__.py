@@ -1,38 +1,45 @@
 """From a declaration and what is known of its nodes to a plan: pure.
 
-Six procedures, each a function from `(pair, snapshot)` to a `Plan`. Each looks at what is there and
-emits what is missing, so that compiling again after a half-finished run finishes it, and after
-a finished one gives an empty plan.
+Each procedure is a function from `(pair, snapshot)` to a `Plan`. It looks at what is there, the
+records included, and emits what is missing, so that compiling again after a half-finished run
+finishes it.
 """
 
 from pycolo.compiler.converge import converge
+from pycolo.compiler.dispatch import check_compiled, compile_plan
 from pycolo.compiler.drift import Difference, Drift, drift
 from pycolo.compiler.launch import launch_argv
+from pycolo.compiler.members import check as check_members
+from pycolo.compiler.members import members
 from pycolo.compiler.paper import on_paper
 from pycolo.compiler.procedures import (
-    compile_plan,
     failover,
+    forget,
     launch,
-    rederive,
     resume,
     set_checkpoint_delay,
     start,
     stop,
+    switch_over,
 )
 
 __all__ = (
     "Difference",
     "Drift",
+    "check_compiled",
+    "check_members",
     "compile_plan",
     "converge",
     "drift",
     "failover",
+    "forget",
     "launch",
     "launch_argv",
+    "members",
     "on_paper",
-    "rederive",
     "resume",
     "set_checkpoint_delay",
     "start",
     "stop",
+    "switch_over",
 )

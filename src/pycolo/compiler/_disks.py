@@ -19,6 +19,7 @@ from pycolo.qmp.commands import (
     Yank,
 )
 from pycolo.qmp.objects import YankBlockNode
+from pycolo.record import PairRecord
 from pycolo.snapshot import Live
 
 LOCAL_CHILD = "children.0"
@@ -34,7 +35,8 @@ def job_id(draft: Draft, peer: str, disk: ReplicationDisk) -> str:
 
     A copy that concluded says that *this* secondary's disk is complete, and nothing of another's.
     """
-    return f"{_job_prefix(disk)}{draft.live(peer).instance}"
+    # QEMU takes no colon in a job's id.
+    return f"{_job_prefix(disk)}{draft.live(peer).instance.replace(':', '.')}"
 
 
 def _job_prefix(disk: ReplicationDisk) -> str:
@@ -77,12 +79,24 @@ def check_ours(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Non
     """
     live, ours = draft.live(node), job_id(draft, peer, disk)
     others = [job for job in resync_jobs(live, disk) if job != ours]
-    vouched = ours in live.jobs or draft.pair.initial_sync == "identical"
+    vouched = ours in live.jobs or is_identical(draft, node)
     unvouched = peer_child(live, disk) is not None and not vouched
     if unvouched or (others and disk.names.nbd in live.block_nodes):
         why = f"{node}: {disk.names.nbd} is not known to hold a copy for {peer}"
         advice = f"take that attempt back with stop, which ends {peer}, and launch {peer} anew"
         raise CompileError(why, advice)
+
+
+def is_identical(draft: Draft, primary: str) -> bool:
+    """Whether the operator's word that the images are equal still holds.
+
+    It speaks of the images before the guest ever ran: in the pair's first epoch, on a QEMU whose
+    guest has not been started.
+    """
+    live, own = draft.live(primary), draft.now.records.get(primary)
+    first = isinstance(own, PairRecord) and own.epoch == 1
+    asked = draft.pair.initial_sync == "identical"
+    return asked and first and live.run_state == "prelaunch"
 
 
 def ensure_mirror(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
@@ -131,6 +145,7 @@ def ensure_mirrored(draft: Draft, node: str, peer: str, disks: tuple[Replication
         until,
         "both disks are equal from here on (qemu-behaviour 5.15)",
         limit_s=draft.timeouts.resync_s,
+        stall_s=draft.timeouts.stall_s,
         unless=_failed(draft, node, peer, running),
     )
 

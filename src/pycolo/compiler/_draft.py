@@ -6,20 +6,24 @@ That is why a procedure that stopped half-way is finished by compiling it again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import final
 
 from pycolo import effects
 from pycolo.conditions import Condition, InstanceIs, PartsAre
 from pycolo.errors import CompileError
+from pycolo.evidence import Victim
 from pycolo.model.pair import ColoPair, Timeouts
 from pycolo.plan import (
     Check,
     DialectName,
     Execute,
     HostAction,
+    Options,
     Plan,
     Procedure,
+    Record,
     Refusal,
     Relief,
     RunHost,
@@ -28,6 +32,7 @@ from pycolo.plan import (
 )
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.replies import Version
+from pycolo.record import NOT_LOOKED_AT, Change, PairRecord, UnreadRecord
 from pycolo.snapshot import Live, Snapshot
 
 
@@ -40,6 +45,8 @@ class Draft:
         procedure: Procedure,
         pair: ColoPair,
         snapshot: Snapshot,
+        options: Options,
+        *,
         qemu: Mapping[str, Version],
         dialect: DialectName,
     ) -> None:
@@ -47,9 +54,11 @@ class Draft:
         self.pair = pair
         self.now = snapshot
         self._origin = snapshot
-        self._procedure = procedure
+        self.procedure = procedure
         self._qemu = qemu
-        self._dialect = dialect
+        self._dialect: DialectName = dialect
+        self._options = options
+        self._batch: str | None = None
         self._steps: list[Step] = []
         self._addresses: dict[str, int] = {}
         self._reliefs: list[Relief] = []
@@ -59,6 +68,11 @@ class Draft:
     def timeouts(self) -> Timeouts:
         """The declared limits."""
         return self.pair.timeouts
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses of the steps so far."""
+        return tuple(step.address for step in self._steps)
 
     def live(self, node: str) -> Live:
         """What the node shows now.
@@ -80,6 +94,7 @@ class Draft:
         accepts: tuple[Refusal, ...] = (),
         rescue: tuple[Yank, ...] = (),
         oob: bool = False,
+        may_fail: bool = False,
     ) -> str:
         """Add a command; returns its address.
 
@@ -96,6 +111,8 @@ class Draft:
             oob=oob,
             accepts=accepts,
             rescue=rescue,
+            batch=self._batch,
+            may_fail=may_fail,
         )
         return self._add(step)
 
@@ -108,17 +125,27 @@ class Draft:
         *,
         limit_s: float,
         unless: Condition | None = None,
+        stall_s: float | None = None,
+        may_fail: bool = False,
     ) -> str:
         """Add a wait; returns its address."""
-        address = self._address(node, "wait", what)
-        return self._add(
-            Wait(address=address, node=node, until=until, why=why, limit_s=limit_s, unless=unless)
+        step = Wait(
+            address=self._address(node, "wait", what),
+            node=node,
+            until=until,
+            why=why,
+            limit_s=limit_s,
+            unless=unless,
+            stall_s=stall_s,
+            may_fail=may_fail,
         )
+        return self._add(step)
 
     def check(self, node: str, what: str, condition: Condition, why: str) -> str:
         """Add a check; returns its address."""
         address = self._address(node, "check", what)
-        return self._add(Check(address=address, node=node, condition=condition, why=why))
+        step = Check(address=address, node=node, condition=condition, why=why, batch=self._batch)
+        return self._add(step)
 
     def check_instances(self, nodes: Iterable[str]) -> None:
         """Bind the plan to the very QEMUs it is compiled for."""
@@ -135,13 +162,65 @@ class Draft:
             self.check(node, "parts", PartsAre.of(node, self.live(node)), why)
 
     def run_host(
-        self, node: str, verb: str, what: str, action: HostAction, *, why: str, limit_s: float
+        self,
+        node: str,
+        verb: str,
+        what: str,
+        action: HostAction,
+        *,
+        why: str,
+        limit_s: float,
+        may_fail: bool = False,
     ) -> str:
         """Add something to do on the host; returns its address."""
-        address = self._address(node, verb, what)
-        return self._add(
-            RunHost(address=address, node=node, action=action, why=why, limit_s=limit_s)
+        step = RunHost(
+            address=self._address(node, verb, what),
+            node=node,
+            action=action,
+            why=why,
+            limit_s=limit_s,
+            may_fail=may_fail,
         )
+        return self._add(step)
+
+    def record(
+        self,
+        node: str,
+        what: str,
+        becomes: PairRecord,
+        why: str,
+        *,
+        needs: Victim | None = None,
+        may_fail: bool = False,
+    ) -> str:
+        """Add the writing of a node's own record; returns its address.
+
+        Raises:
+            CompileError: The file was not read, so it cannot be written.
+        """
+        found = self.now.records.get(node, NOT_LOOKED_AT)
+        if isinstance(found, UnreadRecord):
+            raise CompileError(f"the record of {node} cannot be written: {found.why}")
+        step = Record(
+            address=self._address(node, "record", what),
+            node=node,
+            change=Change(expects=found, becomes=becomes),
+            why=why,
+            limit_s=self.timeouts.command_s,
+            needs=needs,
+            batch=self._batch,
+            may_fail=may_fail,
+        )
+        return self._add(step)
+
+    @contextmanager
+    def batch(self, name: str) -> Iterator[None]:
+        """Send the steps that are added inside together."""
+        self._batch = name
+        try:
+            yield
+        finally:
+            self._batch = None
 
     def relieve(self, first: str | None, last: str, steps: Iterable[Execute], why: str) -> None:
         """Name what brings the guest back when execution ends between two steps."""
@@ -181,10 +260,11 @@ class Draft:
     def plan(self) -> Plan:
         """The finished plan."""
         return Plan(
-            procedure=self._procedure,
+            procedure=self.procedure,
             pair=self.pair,
             qemu=self._qemu,
             dialect=self._dialect,
+            options=self._options,
             origin=self._origin,
             promise=self.now,
             steps=tuple(self._steps),

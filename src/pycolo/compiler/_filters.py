@@ -26,7 +26,7 @@ GONE_OBJECT = (
 GONE_CHARDEV = (Refusal(text="not found"),)
 
 
-def ensure_primary(draft: Draft, node: str, chain: FilterChain) -> None:
+def ensure_primary(draft: Draft, node: str, secondary: str, chain: FilterChain) -> None:
     """Chardevs, then filters, iothread and compare; the guest keeps its plain network."""
     place = draft.pair.node(node)
     for chardev in faces.primary_chardevs(place, chain):
@@ -37,7 +37,7 @@ def ensure_primary(draft: Draft, node: str, chain: FilterChain) -> None:
     for item in faces.primary_objects(chain, promoted=promoted):
         if isinstance(item, ColoCompare) and item.id not in draft.live(node).objects:
             # A compare whose sockets are not there kills QEMU (qemu-behaviour 6.9).
-            wait_connected(draft, node, chain)
+            wait_connected(draft, node, secondary, chain)
         if item.id not in draft.live(node).objects:
             draft.execute(node, ObjectAdd(object=item), _why_object(item))
 
@@ -53,18 +53,26 @@ def _clear_behind(draft: Draft, node: str, chain: FilterChain) -> None:
         draft.execute(node, ObjectDel(id=item), why, accepts=GONE_OBJECT)
 
 
-def wait_connected(draft: Draft, node: str, chain: FilterChain) -> None:
-    """Both links to the secondary and both of compare's loops stand."""
+def wait_connected(draft: Draft, node: str, secondary: str, chain: FilterChain) -> None:
+    """Both links to the secondary and both of compare's loops stand, by the word of both ends.
+
+    A TLS handshake that one end refused leaves the other end connected, without a message
+    (qemu-behaviour 19.7).
+    """
     ids = chain.names
-    ends = (ids.mirror, ids.compare_in, ids.compare_local, ids.compare_out)
-    until = AllOf(conditions=tuple(ChardevConnected(node=node, chardev=end) for end in ends))
-    if all(draft.live(node).chardevs.get(end) for end in ends):
+    here = (
+        *(ids.mirror, ids.compare_in, ids.compare_local, ids.compare_local_client),
+        *(ids.compare_out, ids.compare_out_client),
+    )
+    ends = [*((node, end) for end in here), (secondary, ids.red_in), (secondary, ids.red_out)]
+    if all(draft.live(name).chardevs.get(end) for name, end in ends):
         return
+    until = AllOf(conditions=tuple(ChardevConnected(node=n, chardev=end) for n, end in ends))
     draft.wait(
         node,
         f"connected:{ids.netdev}",
         until,
-        "the secondary's clients reach the primary's sockets (qemu-behaviour 3.3, 3.14)",
+        "each end of each link says that it stands (qemu-behaviour 3.3, 3.14)",
         limit_s=draft.timeouts.connect_s,
     )
 

@@ -11,13 +11,14 @@ from collections.abc import Collection
 from pycolo.compiler import _disks
 from pycolo.compiler._draft import Draft
 from pycolo.compiler.drift import Difference, drift
-from pycolo.compiler.procedures import roles
-from pycolo.compiler.protect import lost_in_colo, protect
+from pycolo.compiler.members import check, members
+from pycolo.compiler.protect import is_recorded, lost_in_colo, protect
+from pycolo.compiler.roles import roles, versions
 from pycolo.conditions import ChildIs
 from pycolo.dialect import accept_pair
 from pycolo.errors import CompileError
 from pycolo.model.pair import ColoPair
-from pycolo.plan import Plan, Refusal
+from pycolo.plan import Options, Plan, Refusal
 from pycolo.qmp.commands import (
     BlockdevDel,
     BlockExportDel,
@@ -120,7 +121,13 @@ def _remedy(difference: Difference) -> str:
     return "find out who did that; a new secondary puts it right"
 
 
-def converge(pair: ColoPair, snapshot: Snapshot, *, assume_good: Collection[Version] = ()) -> Plan:
+def converge(
+    pair: ColoPair,
+    snapshot: Snapshot,
+    *,
+    peer: str | None = None,
+    assume_good: Collection[Version] = (),
+) -> Plan:
     """The smallest plan that makes what is live what is declared.
 
     A pair in COLO is repaired in place, while replication runs; an unprotected guest with a fresh
@@ -128,25 +135,29 @@ def converge(pair: ColoPair, snapshot: Snapshot, *, assume_good: Collection[Vers
 
     Args:
         pair: The declaration.
-        snapshot: What both nodes show.
+        snapshot: What both nodes and their records show.
+        peer: Who shall protect the guest; if None, the node that the record names.
         assume_good: Versions the operator vouches for.
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
         CompileError: A difference cannot be taken back, or a node is missing.
     """
+    check(pair, snapshot)
+    pair = members(pair, snapshot, peer=peer)
     primary, secondary = roles(pair, snapshot)
-    live = {name: snapshot.live(name) for name in (primary, secondary)}
-    versions = {name: state.version for name, state in live.items() if state is not None}
-    dialect = accept_pair(pair, versions, assume_good=assume_good)
-    draft = Draft("converge", pair, snapshot, versions, "auto")
-    if {state.colo_mode for state in live.values() if state is not None} == {
+    qemu = versions(snapshot, (primary, secondary))
+    features = accept_pair(pair, qemu, assume_good=assume_good)
+    options = Options(peer=peer, assume_good=tuple(assume_good))
+    draft = Draft("converge", pair, snapshot, options, qemu=qemu, dialect="auto")
+    in_colo = {draft.live(node).colo_mode for node in (primary, secondary)} == {
         "primary",
         "secondary",
-    }:
+    }
+    if not in_colo or not is_recorded(draft, primary, secondary):
+        draft.check_instances((primary, secondary))
+        draft.check_parts((primary, secondary))
+        protect(draft, primary, secondary, features)
+    if in_colo:
         _repair(draft, primary)
-        return draft.plan()
-    draft.check_instances((primary, secondary))
-    draft.check_parts((primary, secondary))
-    protect(draft, primary, secondary, dialect)
     return draft.plan()

@@ -15,22 +15,24 @@ import attrs
 from pycolo import faces
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import card_option, escaped, monitor_option, netdev_option
+from pycolo.compiler.failover import claim_alone
+from pycolo.compiler.protect import join, widen
 from pycolo.conditions import (
     AllOf,
     AnyOf,
+    CheckpointSeen,
     ColoExited,
     ColoModeIs,
     Condition,
     JobFailed,
     JobIs,
     MigrationIs,
-    PeerDead,
     RunStateIs,
 )
 from pycolo.model.disk import ReplicationDisk
 from pycolo.model.filters import FilterChain
 from pycolo.model.node import Node
-from pycolo.model.pair import ColoPair
+from pycolo.model.pair import SERIAL_LOG, ColoPair
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient, SocketServer
 from pycolo.qmp.commands import (
     BlockJobCancel,
@@ -63,6 +65,7 @@ JOB = "resync"
 
 def start(draft: Draft, primary: str, secondary: str) -> None:
     """Steps 3 and 4 of the document: the secondary's commands, then the primary's."""
+    join(draft, primary, secondary, alone=True)
     _prepare_secondary(draft, secondary)
     _attach(draft, primary, secondary, WHY_PRIMARY)
     _migrate(draft, primary, secondary, WHY_PRIMARY)
@@ -70,6 +73,7 @@ def start(draft: Draft, primary: str, secondary: str) -> None:
 
 def resume(draft: Draft, primary: str, secondary: str) -> None:
     """Step 3 on the new secondary, then the document's resume on the survivor."""
+    join(draft, primary, secondary, alone=True)
     _prepare_secondary(draft, secondary)
     peer = draft.pair.node(secondary)
     for disk in draft.pair.disks:
@@ -113,10 +117,13 @@ def resume(draft: Draft, primary: str, secondary: str) -> None:
     _migrate(draft, primary, secondary, WHY_RESUME)
 
 
-def fail_over(draft: Draft, survivor: str, peer: str) -> None:
-    """The document's primary or secondary failover, by what the survivor is."""
-    why = "two guests serving at once is worse than none (qemu-behaviour 8.6)"
-    draft.check(survivor, f"dead:{peer}", PeerDead(node=peer), why)
+def fail_over(draft: Draft, survivor: str) -> None:
+    """The document's primary or secondary failover, by what the survivor is.
+
+    Raises:
+        CompileError: The record does not let it go on.
+    """
+    claim_alone(draft, survivor)
     if draft.live(survivor).colo_mode == "secondary":
         _promote(draft, survivor)
     else:
@@ -182,6 +189,18 @@ def _migrate(draft: Draft, primary: str, secondary: str, why: str) -> None:
         unless=AnyOf(conditions=unless),
     )
     draft.restored(entered)
+    seen = AllOf(
+        conditions=tuple(CheckpointSeen(node=node, since=entered) for node in (primary, secondary))
+    )
+    draft.wait(
+        primary,
+        "checkpoint",
+        seen,
+        "the document forces none: the next one is the proof (qemu-behaviour 18.4)",
+        limit_s=draft.timeouts.checkpoint_s,
+        unless=AnyOf(conditions=tuple(ColoExited(node=node) for node in (primary, secondary))),
+    )
+    widen(draft, primary, secondary)
 
 
 def _go_on_alone(draft: Draft, primary: str) -> None:
@@ -269,23 +288,25 @@ def _job(disk: ReplicationDisk) -> str:
 
 
 def launch_argv(
-    pair: ColoPair, node: str, role: Literal["primary", "secondary"]
+    pair: ColoPair, node: str, role: Literal["primary", "secondary"], instance: str
 ) -> tuple[str, ...]:
     """Steps 1 and 2 of the document: a node's command line.
 
-    Where the declaration names a monitor, it takes the place of the document's `stdio`.
+    Where the declaration names a monitor, it takes the place of the document's `stdio`. The name is
+    the QEMU's identity, where the document has its role: records and evidence speak of that.
 
     Args:
         pair: The declaration.
         node: The node's name.
         role: What it starts as.
+        instance: The identity it is given.
     """
     place = pair.node(node)
     network = _primary_network if role == "primary" else _secondary_network
     storage = _primary_storage if role == "primary" else _secondary_storage
     return (
         place.qemu_binary,
-        *_machine(pair, place, role),
+        *_machine(pair, place, instance),
         *(word for chain in pair.chains for word in network(pair, place, chain)),
         *(word for disk in pair.disks for word in storage(place, disk)),
         *pair.machine.arguments,
@@ -297,7 +318,7 @@ def _incoming(pair: ColoPair, node: Node) -> str:
     return f"tcp:{node.listen_address}:{pair.ports.migration}"
 
 
-def _machine(pair: ColoPair, node: Node, role: str) -> Iterator[str]:
+def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
     machine = pair.machine
     yield from ("-enable-kvm",) if machine.accelerator == "kvm" else ("-accel", machine.accelerator)
     if machine.machine_type != "pc":
@@ -313,10 +334,10 @@ def _machine(pair: ColoPair, node: Node, role: str) -> Iterator[str]:
         if value is not None:
             yield from (f"-{option}", value)
     if machine.serial_log:
-        yield from ("-serial", f"file:{node.run_dir}/serial.log")
+        yield from ("-serial", f"file:{node.run_path(SERIAL_LOG)}")
     for device in machine.devices:
         yield from ("-device", device)
-    yield from ("-name", role)
+    yield from ("-name", instance)
 
 
 def _card(chain: FilterChain, node: Node) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from pycolo.compiler.paper import on_paper
+from pycolo.compiler._assumed import AssumedLife
 from pycolo.model.pair import ColoPair
 from pycolo.snapshot import Live, Snapshot, role_of
 
@@ -32,12 +32,8 @@ def expected(pair: ColoPair, snapshot: Snapshot) -> Snapshot:
     version = live[primary].version
     promoted = _was_promoted(pair, live[primary])
     ordered = _with_first(pair, pair.peer_of(primary).name if promoted else primary)
-    anyone = frozenset({version})
-    if promoted:
-        plan = on_paper("resume", ordered, version=version, survivor=primary, assume_good=anyone)
-    else:
-        plan = on_paper("start", ordered, version=version, assume_good=anyone)
-    return plan.promise
+    life = AssumedLife(ordered, version, "auto", (version,), None)
+    return life.resume(primary, None, None).promise if promoted else life.started()
 
 
 def _was_promoted(pair: ColoPair, live: Live) -> bool:

@@ -1,31 +1,44 @@
-"""`failover` and `stop`: one node goes on alone.
+"""`failover`, `stop` and `switch-over`: one node goes on alone.
 
-What a primary has to do is the same whether its secondary died or was dismissed: cut every
-connection to it, give the guest its network and disk back, end COLO, then clear up. The steps that
-bring the guest back come first (qemu-behaviour 7.9, 7.10).
+What a primary has to do is the same whether its secondary died or was dismissed: write its record,
+cut every connection to it, give the guest its network and disk back, end COLO, then clear up. The
+steps that bring the guest back come first (qemu-behaviour 7.9, 7.10).
 """
 
 from __future__ import annotations
 
 from typing import get_args
 
-from pycolo import faces
+from pycolo import faces, record
 from pycolo.compiler import _disks, _filters
 from pycolo.compiler._draft import Draft
-from pycolo.conditions import AllOf, ColoModeIs, Gone, MigrationIs, PeerDead, RunStateIs
+from pycolo.conditions import (
+    AllOf,
+    AnyOf,
+    CheckpointSeen,
+    ColoExited,
+    ColoModeIs,
+    Gone,
+    MigrationIs,
+    PeerDead,
+    RunStateIs,
+)
 from pycolo.errors import CompileError
-from pycolo.plan import Execute, Refusal
+from pycolo.evidence import Victim, node_of
+from pycolo.plan import Execute, Refusal, StopQemu
 from pycolo.qmp.commands import (
     CapabilityName,
     Cont,
     MigrateContinue,
     MigrateSetCapabilities,
+    MigrateSetParameters,
     MigrationCapability,
     NbdServerStop,
     Quit,
     XColoLostHeartbeat,
     Yank,
 )
+from pycolo.record import PairRecord, UnreadRecord
 
 CAPABILITIES: tuple[CapabilityName, ...] = get_args(CapabilityName)
 MOVING = ("setup", "active", "pre-switchover", "device")
@@ -39,20 +52,119 @@ NOT_IN_COLO = (
 LOST_HEARTBEAT_WHY = "ends COLO here and runs the guest (qemu-behaviour 8.1); its end is waited for"
 
 
-def fail_over(draft: Draft, survivor: str, peer: str) -> None:
-    """Emit the steps by which `survivor` goes on without `peer`.
+def fail_over(draft: Draft, survivor: str) -> None:
+    """Emit the steps by which `survivor` goes on without its peer.
 
     Raises:
-        CompileError: The survivor has no guest that could go on.
+        CompileError: The survivor has no guest that could go on, or its record does not let it.
     """
-    role = _survivors_role(draft, survivor)
-    why = "two guests serving at once is worse than none (qemu-behaviour 8.6)"
-    draft.check(survivor, f"dead:{peer}", PeerDead(node=peer), why)
+    live, role = draft.live(survivor), _survivors_role(draft, survivor)
+    victim = _check_may(draft, survivor)
+    if victim is None and not _is_unfinished(draft, survivor):
+        return
+    commit = _commit_after(draft, survivor)
+    claim = record.went_on(draft.now.records, survivor, live.instance, commit=commit)
+    promoted = role == "secondary"
+    if not promoted or _was_promoted(draft, survivor):
+        # No checkpoint can finish from here on; the rest must wait until the record is written:
+        # a yanked disk lets hanging writes end without the secondary.
+        *others, migration = faces.primary_yanks(draft.pair)
+        with draft.batch("claim"):
+            if _linked(draft, survivor):
+                _yank(draft, survivor, (migration,))
+            _claim(draft, survivor, claim, victim)
+        go_on_alone(draft, survivor, tuple(others))
+        if promoted:
+            clear_promoted(draft, survivor)
+    else:
+        promote(draft, survivor, claim, victim)
+    peer = draft.pair.peer_of(survivor).name
+    _tell_peer(draft, survivor, peer)
+    if promoted or commit == "pending":
+        settle(draft, survivor)
+
+
+def claim_alone(draft: Draft, survivor: str) -> None:
+    """Emit what a survivor writes before it goes on: evidence, its own answer, its record.
+
+    Raises:
+        CompileError: Its record does not let it.
+    """
+    live = draft.live(survivor)
+    victim = _check_may(draft, survivor)
+    commit = _commit_after(draft, survivor)
+    claim = record.went_on(draft.now.records, survivor, live.instance, commit=commit)
+    _claim(draft, survivor, claim, victim)
+
+
+def _check_may(draft: Draft, survivor: str) -> Victim | None:
+    """Emit the look at the evidence, and then at the survivor; the order matters."""
+    live = draft.live(survivor)
+    leads = live.colo_mode != "secondary"
+    victim = record.may_go_on(draft.now.records, survivor, live.instance, leads=leads)
+    if victim is not None:
+        evidence = PeerDead(node=victim.node, instance=victim.instance, epoch=victim.epoch)
+        why = "two guests serving at once is worse than none (qemu-behaviour 8.6)"
+        draft.check(survivor, f"dead:{victim.node}", evidence, why)
     draft.check_instances((survivor,))
-    if role == "primary" or _was_promoted(draft, survivor):
-        go_on_alone(draft, survivor)
-    if role == "secondary":
-        promote(draft, survivor)
+    return victim
+
+
+def _claim(draft: Draft, node: str, claim: PairRecord, victim: Victim | None) -> None:
+    why = f"whoever goes on has said so before: {node} alone is eligible (record, rule 3)"
+    draft.record(node, "sole", claim, why, needs=victim)
+
+
+def _tell_peer(draft: Draft, survivor: str, peer: str) -> None:
+    """Have the peer's own file know as well, where it is within reach; it only denies."""
+    own, other = (draft.now.records.get(name) for name in (survivor, peer))
+    if not isinstance(own, PairRecord) or own == other or isinstance(other, UnreadRecord | None):
+        return
+    why = f"{peer} learns that {survivor} went on; its host may be gone (record, rule 1)"
+    draft.record(peer, "out", own, why, may_fail=True)
+
+
+def settle(draft: Draft, node: str) -> None:
+    """Wait for a promotion's merge, write it down, and only then let go of the overlays."""
+    _disks.ensure_committed(draft, node)
+    ensure_clean(draft, node)
+    for disk in draft.pair.disks:
+        _disks.remove_overlays(draft, node, disk)
+
+
+def ensure_clean(draft: Draft, node: str) -> None:
+    """Write down that the image holds everything by itself, after QEMU has shown it."""
+    own = draft.now.records.get(node)
+    if isinstance(own, PairRecord) and own.commit == "pending":
+        why = "the image holds everything by itself now: it may be booted (qemu-behaviour 5.13)"
+        draft.record(node, "clean", record.merged(draft.now.records, node), why)
+
+
+def _commit_after(draft: Draft, survivor: str) -> record.Commit:
+    """Whether the survivor's image lacks writes once it goes on."""
+    live, own = draft.live(survivor), draft.now.records.get(survivor)
+    if live.colo_mode == "secondary":
+        return "pending" if draft.pair.disks else "clean"
+    written = own.commit if isinstance(own, PairRecord) else "clean"
+    return "pending" if live.commit_pending else written
+
+
+def _is_unfinished(draft: Draft, survivor: str) -> bool:
+    """Whether anything is left of a pair that this node went on from."""
+    live, own = draft.live(survivor), draft.now.records.get(survivor)
+    pending = isinstance(own, PairRecord) and own.commit == "pending"
+    stands = live.run_state in (*STOPPED, "colo")
+    return tied(draft, survivor) or pending or stands or _has_secondary_parts(draft, survivor)
+
+
+def _has_secondary_parts(draft: Draft, node: str) -> bool:
+    pair, live = draft.pair, draft.live(node)
+    names = [c.names for c in pair.chains]
+    filters = {i for n in names for i in (n.redirector_from_primary, n.redirector_to_primary)}
+    links = {i for n in names for i in (n.red_in, n.red_out)}
+    overlays = {i for d in pair.disks for i in (d.names.active, d.names.hidden)}
+    parts = (filters & set(live.objects)) | (links & set(live.chardevs))
+    return bool(parts or overlays & live.block_nodes or live.exports or live.nbd_server)
 
 
 def _was_promoted(draft: Draft, survivor: str) -> bool:
@@ -61,13 +173,103 @@ def _was_promoted(draft: Draft, survivor: str) -> bool:
 
 
 def stop(draft: Draft, primary: str, secondary: str | None) -> None:
-    """Emit the steps that end protection on purpose: the secondary quits, the guest goes on."""
-    if secondary is not None and draft.now.live(secondary) is not None:
-        why = "first, so that no second guest is left to run on (qemu-behaviour 8.6, 8.8)"
-        draft.execute(secondary, Quit(), why)
-        why = "the secondary has hung up; nobody promotes it (qemu-behaviour 8.8)"
-        draft.wait(secondary, "gone", Gone(node=secondary), why, limit_s=draft.timeouts.command_s)
-    go_on_alone(draft, primary)
+    """Emit the steps that end protection on purpose: the secondary ends, the guest goes on.
+
+    Raises:
+        CompileError: The records do not let the primary, or the secondary's cannot be written.
+    """
+    records, instance = draft.now.records, draft.live(primary).instance
+    record.may_lead(records, primary, instance, secondary)
+    named = _instances_on(draft, secondary)
+    narrowed = record.narrowed(records, primary, instance)
+    if secondary is not None:
+        why = f"{secondary} must not go on any more, before {primary} does (record, rule 4)"
+        draft.record(secondary, "out", narrowed, why)
+    why = f"{primary} alone is eligible from here on (record, rule 3)"
+    draft.record(primary, "sole", narrowed, why)
+    if secondary is not None:
+        _end_secondary(draft, secondary, named)
+    go_on_alone(draft, primary, faces.primary_yanks(draft.pair))
+
+
+def _instances_on(draft: Draft, node: str | None) -> tuple[str, ...]:
+    """The QEMUs of a node that may run: the one that answers, and those that records name."""
+    if node is None:
+        return ()
+    live = draft.now.live(node)
+    found = [] if live is None else [live.instance]
+    for state in draft.now.records.values():
+        if isinstance(state, PairRecord):
+            named = (*state.eligible.values(), state.joining or "")
+            found += [instance for instance in named if node_of(instance) == node]
+    return tuple(dict.fromkeys(instance for instance in found if instance))
+
+
+def _end_secondary(draft: Draft, secondary: str, instances: tuple[str, ...]) -> None:
+    limit_s = draft.timeouts.command_s
+    if draft.now.live(secondary) is not None:
+        why = "it has no rights any more; no second guest is left to run on (qemu-behaviour 8.8)"
+        draft.execute(secondary, Quit(), why, may_fail=True)
+        why = "it has hung up, or its host ends it (qemu-behaviour 8.8)"
+        gone = Gone(node=secondary)
+        draft.wait(secondary, "gone", gone, why, limit_s=limit_s, may_fail=True)
+    for instance in instances:
+        why = "whatever it does still, it ends (qemu-behaviour 8.6)"
+        action = StopQemu(instance=instance)
+        draft.run_host(
+            *(secondary, "stop-qemu", instance),
+            action,
+            why=why,
+            limit_s=limit_s,
+            may_fail=True,
+        )
+
+
+def switch_over(draft: Draft, primary: str, secondary: str) -> None:
+    """Emit the steps by which the guest moves to its secondary on purpose, without a loss.
+
+    The primary's QEMU is ended on its host, and that is the evidence for the failover.
+
+    Raises:
+        CompileError: The record does not call the pair protected.
+    """
+    instances = {node: draft.live(node).instance for node in (primary, secondary)}
+    if not record.is_protected(draft.now.records, instances):
+        why = f"{secondary} is not recorded as able to go on for {primary}"
+        raise CompileError(why, "make the pair protected with resume, then switch over")
+    draft.check_instances((primary, secondary))
+    force_checkpoint(draft, primary, secondary)
+    why = f"it ends here, so that {secondary} goes on; its end is the evidence"
+    draft.run_host(
+        *(primary, "stop-qemu", instances[primary]),
+        StopQemu(instance=instances[primary]),
+        why=why,
+        limit_s=draft.timeouts.command_s,
+    )
+    fail_over(draft, secondary)
+
+
+def force_checkpoint(draft: Draft, primary: str, secondary: str) -> str:
+    """Emit a checkpoint that is seen on both sides (qemu-behaviour 4.4, 18.4).
+
+    Returns:
+        The address at which it is seen.
+    """
+    since = draft.execute(
+        primary,
+        MigrateSetParameters(x_checkpoint_delay_ms=draft.live(primary).checkpoint_delay_ms),
+        "the same delay again forces a checkpoint (qemu-behaviour 4.11, 18.4)",
+    )
+    both = (primary, secondary)
+    until = AllOf(conditions=tuple(CheckpointSeen(node=node, since=since) for node in both))
+    return draft.wait(
+        primary,
+        "checkpoint",
+        until,
+        "a broken pair can look healthy; a checkpoint on both sides is proof (qemu-behaviour 18.4)",
+        limit_s=draft.timeouts.checkpoint_s,
+        unless=AnyOf(conditions=tuple(ColoExited(node=node) for node in both)),
+    )
 
 
 def _survivors_role(draft: Draft, survivor: str) -> str:
@@ -82,21 +284,30 @@ def _survivors_role(draft: Draft, survivor: str) -> str:
     return live.last_colo_mode if live.last_colo_mode == "secondary" else "primary"
 
 
-def go_on_alone(draft: Draft, primary: str) -> None:
-    """A primary without its secondary (qemu-behaviour 7.9)."""
-    pair = draft.pair
-    first = _yank(draft, primary, faces.primary_yanks(pair)) if _linked(draft, primary) else None
-    for disk in pair.disks:
-        _disks.check_child(draft, primary, disk)
-    for disk in pair.disks:
-        _disks.detach(draft, primary, disk)
-    for chain in pair.chains:
-        _filters.switch_off(draft, primary, chain)
+def go_on_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
+    """A primary without its secondary, once its record says so (qemu-behaviour 7.9).
+
+    Args:
+        draft: The plan.
+        primary: The node.
+        yanks: What still has to be cut.
+    """
+    pair, first = draft.pair, len(draft.addresses)
+    with draft.batch("cut"):
+        if _linked(draft, primary):
+            _yank(draft, primary, yanks)
+        for chain in pair.chains:
+            _filters.switch_off(draft, primary, chain)
+        for disk in pair.disks:
+            _disks.check_child(draft, primary, disk)
     moving = draft.live(primary).colo_mode == "none" and draft.live(primary).migration in MOVING
+    with draft.batch("end"):
+        for disk in pair.disks:
+            _disks.detach(draft, primary, disk)
+        ended = not moving and _end_colo(draft, primary, faces.primary_yanks(pair))
     if moving:
         _end_entry(draft, primary)
-    ended = moving or _end_colo(draft, primary, faces.primary_yanks(pair))
-    if ended:
+    if ended or moving:
         restored = _wait_restored(draft, primary)
         cut = cut_relief(draft, primary)
         off = tuple(s for c in pair.chains for s in _filters.off_relief(draft, primary, c))
@@ -104,7 +315,7 @@ def go_on_alone(draft: Draft, primary: str) -> None:
             primary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
         )
         why = "the guest stands still or has no network until COLO has ended"
-        draft.relieve(first, restored, (*cut, *off, lost), why)
+        draft.relieve(draft.addresses[first], restored, (*cut, *off, lost), why)
     for chain in pair.chains:
         _filters.remove_primary(draft, primary, chain)
     for disk in pair.disks:
@@ -137,26 +348,36 @@ def _linked(draft: Draft, primary: str) -> bool:
     )
 
 
-def promote(draft: Draft, secondary: str) -> None:
-    """A secondary without its primary (qemu-behaviour 7.10)."""
-    pair = draft.pair
-    if draft.live(secondary).colo_mode == "secondary":
-        first = _yank(draft, secondary, faces.secondary_yanks(pair))
-        _end_colo(draft, secondary, faces.secondary_yanks(pair))
-        _stop_nbd(draft, secondary)
+def promote(draft: Draft, secondary: str, claim: PairRecord, victim: Victim | None) -> None:
+    """A secondary without its primary (qemu-behaviour 7.10).
+
+    The NBD server stops before COLO ends: a late write of the primary must not reach the image past
+    the overlays.
+    """
+    in_colo = draft.live(secondary).colo_mode == "secondary"
+    with draft.batch("claim"):
+        if in_colo:
+            _yank(draft, secondary, faces.secondary_yanks(draft.pair))
+        _claim(draft, secondary, claim, victim)
+    _stop_nbd(draft, secondary)
+    if in_colo:
+        first = len(draft.addresses)
+        _end_colo(draft, secondary, faces.secondary_yanks(draft.pair))
         restored = _wait_restored(draft, secondary)
         lost = draft.relief_step(
             secondary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
         )
-        draft.relieve(first, restored, (lost,), "the guest does not serve until COLO has ended")
-    else:
-        _stop_nbd(draft, secondary)
-    for chain in pair.chains:
-        _filters.remove_secondary(draft, secondary, chain)
-    _plain_migration(draft, secondary)
-    _disks.ensure_committed(draft, secondary)
-    for disk in pair.disks:
-        _disks.remove_overlays(draft, secondary, disk)
+        why = "the guest does not serve until COLO has ended"
+        draft.relieve(draft.addresses[first], restored, (lost,), why)
+    clear_promoted(draft, secondary)
+
+
+def clear_promoted(draft: Draft, node: str) -> None:
+    """Remove what a promoted node needed as a secondary, but its rewriter (qemu-behaviour 6.3)."""
+    _stop_nbd(draft, node)
+    for chain in draft.pair.chains:
+        _filters.remove_secondary(draft, node, chain)
+    _plain_migration(draft, node)
 
 
 def _plain_migration(draft: Draft, node: str) -> None:
@@ -171,17 +392,15 @@ def _plain_migration(draft: Draft, node: str) -> None:
 def _stop_nbd(draft: Draft, secondary: str) -> None:
     live = draft.live(secondary)
     if live.nbd_server or live.exports:
-        why = "nobody writes to the image past the guest any more (qemu-behaviour 7.10)"
+        why = "nobody writes to the image past the guest any more (qemu-behaviour 7.11)"
         accepts = (Refusal(text="NBD server not running"),)
         draft.execute(secondary, NbdServerStop(), why, accepts=accepts)
 
 
-def _yank(draft: Draft, node: str, yanks: tuple[Yank, ...]) -> str:
+def _yank(draft: Draft, node: str, yanks: tuple[Yank, ...]) -> None:
     why = "nothing blocks on a dead peer; one instance a command (qemu-behaviour 7.3, 7.7)"
-    addresses = [
-        draft.execute(node, yank, why, accepts=_disks.NO_INSTANCE, oob=True) for yank in yanks
-    ]
-    return addresses[0]
+    for yank in yanks:
+        draft.execute(node, yank, why, accepts=_disks.NO_INSTANCE, oob=True)
 
 
 def cut_relief(draft: Draft, primary: str) -> tuple[Execute, ...]:

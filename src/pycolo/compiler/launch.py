@@ -11,16 +11,20 @@ import json
 from collections.abc import Collection, Iterator
 from typing import Literal
 
-from pycolo import faces
+from pycolo import faces, record
 from pycolo.compiler import document
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import card_option, chardev_option, monitor_option, netdev_option
+from pycolo.conditions import PeerDead
 from pycolo.dialect import Dialect
+from pycolo.errors import CompileError, UndecidedError
+from pycolo.evidence import Victim
 from pycolo.model.disk import ReplicationDisk
 from pycolo.model.node import Node
-from pycolo.model.pair import ColoPair
+from pycolo.model.pair import SERIAL_LOG, ColoPair
 from pycolo.plan import CreateImage, DialectName, LaunchQemu
 from pycolo.qmp._base import QmpRecord
+from pycolo.record import NOT_LOOKED_AT, PairRecord, UnreadRecord
 
 Role = Literal["primary", "secondary"]
 
@@ -34,9 +38,11 @@ def launch_node(
     dialect: Dialect,
     dialect_name: DialectName,
 ) -> None:
-    """Emit a node's images and its QEMU, unless one runs there already."""
-    if draft.now.live(node) is not None:
-        return
+    """Emit a node's images and its QEMU.
+
+    A primary's own record says already that this instance alone may go on; the process is made only
+    while it still says so.
+    """
     place = draft.pair.node(node)
     for action, what in images(place, draft.pair.disks, role, dialect_name):
         why = "made once, never overwritten (qemu-behaviour 5.2)"
@@ -46,9 +52,75 @@ def launch_node(
     argv = launch_argv(
         draft.pair, node, role=role, instance=instance, dialect=dialect, dialect_name=dialect_name
     )
-    started = LaunchQemu(role=role, instance=instance, argv=argv)
+    own = draft.now.records.get(node)
+    kept = own if role == "primary" and isinstance(own, PairRecord) else None
+    started = LaunchQemu(role=role, instance=instance, argv=argv, record=kept)
     why = "both machines must be equal but for their role (qemu-behaviour 3.11)"
     draft.run_host(node, "launch-qemu", role, started, why=why, limit_s=draft.timeouts.command_s)
+
+
+def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:
+    """Emit what makes a node the one with the newest data, before its QEMU is started.
+
+    Raises:
+        CompileError: Another node holds the newest data, or the records do not tell who does.
+    """
+    pair = draft.pair
+    others = record.may_boot(draft.now.records, node, pair.nodes[0].name)
+    for other in others:
+        why = f"{other} must not go on any more, before {node} is started (record, rule 4)"
+        draft.record(other, "out", record.outlived(draft.now.records, node), why)
+    why = f"{node} is started as the one with the newest data (record, rule 3)"
+    booted = record.booted(draft.now.records, node, instance, birth, pair.name)
+    draft.record(node, "sole", booted, why)
+
+
+def claim_newest(draft: Draft, node: str, instance: str, birth: str) -> None:
+    """Emit a person's decision that a node holds the newest data, in every file within reach.
+
+    Raises:
+        CompileError: Another node's QEMU answers, or the node's own file is out of reach.
+    """
+    pair, records = draft.pair, draft.now.records
+    names = [other.name for other in (*pair.nodes, *pair.spares) if other.name != node]
+    answering = [other for other in names if draft.now.live(other) is not None]
+    if answering:
+        why = f"the QEMU of {', '.join(answering)} answers, so {node} is not to be believed yet"
+        raise CompileError(why, "end it first, if its data is of no use")
+    believed = record.believed(records, node, instance, birth, pair.name)
+    unread = [o for o in names if isinstance(records.get(o, NOT_LOOKED_AT), UnreadRecord)]
+    for other in (other for other in names if other not in unread):
+        why = f"by a person's word {node} holds the newest data, not {other}"
+        draft.record(other, "out", believed, why)
+    left = f"; out of reach and not written: {', '.join(unread)}" if unread else ""
+    draft.record(node, "sole", believed, f"by a person's word {node} holds the newest data{left}")
+
+
+def forget_node(draft: Draft, gone: str) -> None:
+    """Emit what takes a node that is gone for good out of every record within reach.
+
+    Raises:
+        CompileError: The node that holds the newest data has no record that can be read.
+        UndecidedError: That is the node that is gone.
+    """
+    records = draft.now.records
+    top = record.highest(records)
+    if top is None:
+        raise UndecidedError("no record can be read", "there is nothing to forget")
+    becomes = record.forgotten(records, top.holder, gone)
+    own = records[top.holder]
+    assert isinstance(own, PairRecord)  # noqa: S101 - `forgotten` has looked
+    victim = None
+    if gone in own.eligible:
+        victim = Victim(node=gone, instance=own.eligible[gone], epoch=own.epoch)
+        evidence = PeerDead(node=gone, instance=victim.instance, epoch=victim.epoch)
+        why = "a node that may still go on is not gone (record, rule 1)"
+        draft.check(top.holder, f"dead:{gone}", evidence, why)
+    why = f"{gone} is gone for good, by a person's word"
+    draft.record(top.holder, "without", becomes, why, needs=victim)
+    for node, state in records.items():
+        if node not in (top.holder, gone) and isinstance(state, PairRecord):
+            draft.record(node, "without", becomes, why)
 
 
 def images(
@@ -111,7 +183,7 @@ def launch_argv(
         DeclarationError: The pair has no such node.
     """
     if dialect_name == "doc":
-        return document.launch_argv(pair, node, role)
+        return document.launch_argv(pair, node, role, instance)
     place = pair.node(node)
     return (
         place.qemu_binary,
@@ -139,7 +211,7 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
             yield from (f"-{option}", value)
     if machine.serial_log:
         # QEMU takes all that follows `file:` as the path, commas included.
-        yield from ("-serial", f"file:{node.run_dir}/serial.log")
+        yield from ("-serial", f"file:{node.run_path(SERIAL_LOG)}")
     for device in machine.devices:
         yield from ("-device", device)
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import assert_never
 
 import attrs
 
+from pycolo import record
 from pycolo.compiler import document, tune
 from pycolo.compiler._draft import Draft
 from pycolo.compiler.failover import fail_over, tied
 from pycolo.compiler.failover import stop as stop_protection
-from pycolo.compiler.launch import Role, images, launch_argv, launch_node
-from pycolo.compiler.protect import protect
-from pycolo.dialect import Dialect, accept_pair, of
-from pycolo.errors import CompileError, DeclarationError, ParseError
+from pycolo.compiler.failover import switch_over as switch
+from pycolo.compiler.launch import Role, claim_boot, claim_newest, forget_node, launch_node
+from pycolo.compiler.members import check, members
+from pycolo.compiler.protect import is_recorded, protect
+from pycolo.compiler.roles import IN_COLO, PRIMARIES, accepted, leader, only_live, roles, versions
+from pycolo.errors import CompileError, DeclarationError
+from pycolo.evidence import instance_of
 from pycolo.model.pair import ColoPair
-from pycolo.plan import CreateImage, DialectName, LaunchQemu, Plan, Procedure, RunHost, StopQemu
+from pycolo.plan import DialectName, Options, Plan, Procedure
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import NodeState, Snapshot, Unreachable, Unresponsive, role_of
+from pycolo.snapshot import Snapshot, role_of
 
-SECONDARIES = ("fresh secondary", "prepared secondary", "secondary", "broken secondary")
-PRIMARIES = ("unprotected", "entering", "primary", "broken primary")
+# A pair that was never launched has no birth yet; offline any one will do.
+_OFFLINE_BIRTH = "00000000"
+_BOTH = 2
 
 
 def launch(
@@ -29,62 +33,164 @@ def launch(
     snapshot: Snapshot,
     *,
     qemu: Mapping[str, Version],
-    nodes: Sequence[str] | None = None,
-    primary: str | None = None,
+    nodes: Sequence[str] = (),
+    newest: str | None = None,
     instances: Mapping[str, str] | None = None,
+    birth: str = _OFFLINE_BIRTH,
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
     """Images and QEMUs, for both nodes or for some.
 
+    A node whose peer has a guest becomes its secondary. Where nobody has, the node that holds the
+    newest data by the record becomes primary; for a new pair that is the pair's first node, and
+    the others are secondaries, whichever is launched first.
+
     Args:
         pair: The declaration.
-        snapshot: What is known; a node that answers is left alone.
+        snapshot: What is known, the records of all nodes included; a node that answers is left
+            alone.
         qemu: Node name to the version of the QEMU installed there.
-        nodes: The nodes to launch; both if None.
-        primary: Who becomes primary where nobody is yet; the pair's first node if None. A node
-            whose peer answers and serves becomes its secondary.
-        instances: Node name to the identity its QEMU gets; a plain one from the names if not given,
-            which two launches share.
+        nodes: The nodes to launch; the pair's two if empty. A spare takes the place of the node
+            that does not hold the newest data.
+        newest: Who holds the newest data by a person's word, against what the records say; its QEMU
+            may run already.
+        instances: Node name to the identity its QEMU gets, `PAIR:NODE:HEX`, never used before; a
+            counted one where none is given, which serves for plans that are not executed.
+        birth: Random text that tells a new pair from others of its name; not used for one that has
+            a record.
         dialect: `auto`, or `doc` for the document's own command lines.
         assume_good: Versions the operator vouches for.
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
         DeclarationError: A name is none of the pair's.
+        CompileError: Another node holds the newest data, or one is in the way.
+        UndecidedError: The records do not tell who holds the newest data.
     """
-    spoken = _dialect(pair, qemu, dialect, assume_good)
-    draft = Draft("launch", pair, snapshot, qemu, dialect)
-    first = primary or pair.nodes[0].name
-    pair.peer_of(first)
-    for node in nodes or _in_turn(pair, first, dialect):
-        peer = snapshot.live(pair.peer_of(node).name)
-        role: Role = "primary" if node == first and peer is None else "secondary"
-        if peer is not None and role_of(peer) in SECONDARIES:
-            role = "primary"
-        instance = (instances or {}).get(node, f"{pair.name}.{node}")
-        launch_node(draft, node, role, instance=instance, dialect=spoken, dialect_name=dialect)
+    check(pair, snapshot)
+    wanted = tuple(nodes) or tuple(node.name for node in members(pair, snapshot).nodes)
+    if newest is not None and newest not in wanted:
+        raise CompileError(f"{newest} is not launched by this", f"launch {newest} itself")
+    pair = _taking_in(members(pair, snapshot), wanted, snapshot, newest)
+    given = _identities(pair, snapshot, wanted, instances or {})
+    options = Options(
+        nodes=tuple(nodes),
+        newest=newest,
+        instances=given,
+        birth=birth,
+        qemu=dict(qemu),
+        assume_good=tuple(assume_good),
+    )
+    features = accepted(pair, qemu, dialect, assume_good)
+    draft = Draft("launch", pair, snapshot, options, qemu=qemu, dialect=dialect)
+    missing = [name for name in wanted if snapshot.live(name) is None]
+    primary = newest or _new_primary(draft, missing)
+    if newest is not None:
+        running = snapshot.live(newest)
+        claim_newest(draft, newest, given[newest] if running is None else running.instance, birth)
+    elif primary is not None:
+        claim_boot(draft, primary, given[primary], birth)
+    for name in _in_turn(missing, primary, dialect):
+        role: Role = "primary" if name == primary else "secondary"
+        launch_node(draft, name, role, instance=given[name], dialect=features, dialect_name=dialect)
     return draft.plan()
 
 
-def _in_turn(pair: ColoPair, primary: str, dialect: DialectName) -> tuple[str, str]:
-    """Both nodes; in dialect `doc` the primary last, since it waits for its secondary (3.1)."""
-    secondary = pair.peer_of(primary).name
-    return (secondary, primary) if dialect == "doc" else (primary, secondary)
+def _taking_in(
+    pair: ColoPair, wanted: Sequence[str], snapshot: Snapshot, newest: str | None
+) -> ColoPair:
+    """The pair with a spare that is wanted in the place of the one that does not hold the data."""
+    top = record.highest(snapshot.records)
+    for name in wanted:
+        pair.node(name)
+        if name in [node.name for node in pair.nodes]:
+            continue
+        if top is None and newest is None:
+            first = " and ".join(node.name for node in pair.nodes)
+            raise CompileError(f"{name} is a spare: a new pair begins on {first}")
+        holder = newest or (top.holder if top is not None else name)
+        leaving = [n.name for n in pair.nodes if n.name != holder and n.name not in wanted]
+        if not leaving:
+            raise CompileError(f"it is not clear whose place {name} takes", "launch fewer nodes")
+        pair = pair.replacing(leaving[0], pair.node(name))
+    return pair
+
+
+def _identities(
+    pair: ColoPair, snapshot: Snapshot, wanted: Sequence[str], given: Mapping[str, str]
+) -> dict[str, str]:
+    for name, instance in given.items():
+        if name not in wanted or not instance.startswith(f"{pair.name}:{name}:"):
+            rule = f"be an identity {pair.name}:NODE:HEX of a node that is launched"
+            raise DeclarationError(f"instances.{name}", instance, rule)
+    missing = [name for name in wanted if snapshot.live(name) is None]
+    return {name: given.get(name) or _counted(pair, snapshot, name) for name in missing}
+
+
+def _counted(pair: ColoPair, snapshot: Snapshot, name: str) -> str:
+    known = [instance for state in snapshot.records.values() for instance in _named(state)]
+    live = snapshot.live(name)
+    known += [] if live is None else [live.instance]
+    prefix = f"{pair.name}:{name}:"
+    numbers = [_number(i.removeprefix(prefix)) for i in known if i.startswith(prefix)]
+    return instance_of(pair.name, name, 1 + max(numbers, default=0))
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        return 0
+
+
+def _named(state: record.RecordState) -> tuple[str, ...]:
+    if not isinstance(state, record.PairRecord):
+        return ()
+    return (*state.eligible.values(), *(() if state.joining is None else (state.joining,)))
+
+
+def _new_primary(draft: Draft, missing: Sequence[str]) -> str | None:
+    """Who becomes primary; None where somebody has the guest, or nobody is launched."""
+    if not missing:
+        return None
+    for node in draft.pair.nodes:
+        state = draft.now.state(node.name)
+        if role_of(state) in PRIMARIES:
+            return None
+        if role_of(state) in IN_COLO:
+            why = f"{node.name} has the guest, as COLO's secondary, and its primary is missing"
+            raise CompileError(why, f"fail over to {node.name}")
+    records = draft.now.records
+    top = record.highest(records)
+    holder = draft.pair.nodes[0].name if top is None else top.holder
+    is_new = all(isinstance(state, record.NoRecord) for state in records.values())
+    if is_new and holder not in missing:
+        # Its first node begins a new pair, also where the others are started before it.
+        return None
+    return holder if holder in missing else missing[0]
+
+
+def _in_turn(missing: Sequence[str], primary: str | None, dialect: DialectName) -> list[str]:
+    """The primary first; in dialect `doc` last, since it waits for its secondary (3.1)."""
+    ordered = sorted(missing, key=lambda name: name != primary)
+    return ordered[::-1] if dialect == "doc" else ordered
 
 
 def start(
     pair: ColoPair,
     snapshot: Snapshot,
     *,
+    peer: str | None = None,
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """From a primary that was never protected and a fresh secondary to a protected pair.
+    """From a guest that runs, or was just launched, and a fresh secondary to a protected pair.
 
     Args:
         pair: The declaration.
-        snapshot: What both nodes show. The primary's guest may run already.
+        snapshot: What both nodes and their records show. The primary's guest may run already.
+        peer: Who shall protect the guest; if None, the node that the record names.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
 
@@ -92,22 +198,25 @@ def start(
         VersionError: A version cannot run COLO, or the two differ.
         CompileError: No safe way leads there from the snapshot.
     """
-    both = roles(pair, snapshot)
-    return _protected("start", pair, snapshot, both, dialect=dialect, assume_good=assume_good)
+    options = Options(peer=peer, assume_good=tuple(assume_good))
+    return _protected("start", pair, snapshot, options, dialect)
 
 
 def resume(
     pair: ColoPair,
     snapshot: Snapshot,
     *,
+    peer: str | None = None,
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
     """From a survivor and a fresh secondary back to a protected pair.
 
     Args:
-        pair: The declaration; for another peer take `pair.replacing(old, new)` first.
-        snapshot: What both nodes show.
+        pair: The declaration.
+        snapshot: What both nodes and their records show.
+        peer: Who shall protect the guest; if None, the node that the record names, or the only
+            fresh secondary.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
 
@@ -115,38 +224,37 @@ def resume(
         VersionError: A version cannot run COLO, or the two differ.
         CompileError: No safe way leads there from the snapshot.
     """
-    both = roles(pair, snapshot)
-    return _protected("resume", pair, snapshot, both, dialect=dialect, assume_good=assume_good)
+    options = Options(peer=peer, assume_good=tuple(assume_good))
+    return _protected("resume", pair, snapshot, options, dialect)
 
 
 def _protected(
     procedure: Procedure,
     pair: ColoPair,
     snapshot: Snapshot,
-    roles: tuple[str, str],
-    *,
+    options: Options,
     dialect: DialectName,
-    assume_good: Collection[Version],
 ) -> Plan:
-    qemu = _versions(snapshot, roles)
-    spoken = _dialect(pair, qemu, dialect, assume_good)
-    draft = Draft(procedure, pair, snapshot, qemu, dialect)
+    check(pair, snapshot)
+    pair = members(pair, snapshot, peer=options.peer)
+    primary, secondary = roles(pair, snapshot)
+    qemu = versions(snapshot, (primary, secondary))
+    features = accepted(pair, qemu, dialect, options.assume_good)
+    draft = Draft(procedure, pair, snapshot, options, qemu=qemu, dialect=dialect)
     if dialect == "doc":
-        (document.start if procedure == "start" else document.resume)(draft, *roles)
+        (document.start if procedure == "start" else document.resume)(draft, primary, secondary)
         return draft.plan()
-    if not _protected_already(snapshot, roles):
-        draft.check_instances(roles)
-        draft.check_parts(roles)
-    protect(draft, *roles, spoken)
+    if not _protected_already(draft, primary, secondary):
+        draft.check_instances((primary, secondary))
+        draft.check_parts((primary, secondary))
+    protect(draft, primary, secondary, features)
     return draft.plan()
 
 
-def _protected_already(snapshot: Snapshot, roles: tuple[str, str]) -> bool:
-    states = [snapshot.live(node) for node in roles]
-    return all(
-        live is not None and live.colo_mode != "none" and live.proven is not False and not live.jobs
-        for live in states
-    )
+def _protected_already(draft: Draft, primary: str, secondary: str) -> bool:
+    states = [draft.live(node) for node in (primary, secondary)]
+    in_colo = all(live.colo_mode != "none" and not live.jobs for live in states)
+    return in_colo and is_recorded(draft, primary, secondary)
 
 
 def set_checkpoint_delay(
@@ -172,14 +280,17 @@ def set_checkpoint_delay(
         CompileError: Nobody is primary, or the change would wedge it.
     """
     attrs.evolve(pair, checkpoint_delay_ms=checkpoint_delay_ms)
+    check(pair, snapshot)
+    pair = members(pair, snapshot)
     primary, _ = roles(pair, snapshot)
-    qemu = _versions(snapshot, (primary,))
-    spoken = _dialect(pair, qemu, dialect, assume_good)
-    draft = Draft("set-checkpoint-delay", pair, snapshot, qemu, dialect)
+    qemu = versions(snapshot, (primary,))
+    features = accepted(pair, qemu, dialect, assume_good)
+    options = Options(checkpoint_delay_ms=checkpoint_delay_ms, assume_good=tuple(assume_good))
+    draft = Draft("set-checkpoint-delay", pair, snapshot, options, qemu=qemu, dialect=dialect)
     if dialect == "doc":
         document.set_delay(draft, primary, checkpoint_delay_ms)
     else:
-        tune.set_delay(draft, primary, checkpoint_delay_ms, spoken)
+        tune.set_delay(draft, primary, checkpoint_delay_ms, features)
     return draft.plan()
 
 
@@ -191,29 +302,37 @@ def failover(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """One node goes on alone after the other's death. Its first step checks that death.
+    """One node goes on alone after the other's death. Its first step looks for evidence of that.
+
+    The plan can be compiled while all is well and kept ready: it is *armed*. Whatever changes the
+    record makes another one due.
 
     Args:
         pair: The declaration.
-        snapshot: What the survivor shows; of the other node only its death counts, and only when
-            the plan is executed.
+        snapshot: What the survivor and the records show; of the other node only its death counts,
+            and only when the plan is executed.
         survivor: Who goes on; if None, the only node that answers.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
 
     Raises:
         VersionError: The version cannot run COLO.
-        CompileError: It is not clear who survives, or the survivor has no guest to go on with.
+        CompileError: It is not clear who survives, the survivor has no guest to go on with, or the
+            record does not let it.
+        UndecidedError: Only a person can say whether it may.
     """
-    name = survivor or _only_live(pair, snapshot)
-    peer = pair.peer_of(name).name
-    qemu = _versions(snapshot, (name,))
-    _dialect(pair, qemu, dialect, assume_good)
-    draft = Draft("failover", pair, snapshot, qemu, dialect)
-    if dialect == "doc":
-        document.fail_over(draft, name, peer)
-        return draft.plan()
-    fail_over(draft, name, peer)
+    check(pair, snapshot)
+    pair = members(pair, snapshot)
+    name = survivor or only_live(pair, snapshot)
+    pair.node(name)
+    if name not in [node.name for node in pair.nodes]:
+        told = " and ".join(node.name for node in pair.nodes)
+        raise CompileError(f"{name} is none of the two nodes of the record, which are {told}")
+    qemu = versions(snapshot, (name,))
+    accepted(pair, qemu, dialect, assume_good)
+    options = Options(survivor=survivor, assume_good=tuple(assume_good))
+    draft = Draft("failover", pair, snapshot, options, qemu=qemu, dialect=dialect)
+    (document.fail_over if dialect == "doc" else fail_over)(draft, name)
     return draft.plan()
 
 
@@ -224,177 +343,100 @@ def stop(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """Ends protection on purpose: the secondary quits, the primary's guest goes on alone.
+    """Ends protection on purpose: the secondary ends, the primary's guest goes on alone.
+
+    The secondary's record must be within reach; its QEMU need not answer.
 
     Args:
         pair: The declaration.
-        snapshot: What both nodes show; the secondary may be gone already.
+        snapshot: What both nodes and their records show.
         dialect: `auto`; the document has no such procedure.
         assume_good: Versions the operator vouches for.
 
     Raises:
         VersionError: The version cannot run COLO.
-        CompileError: Nobody is primary, or the dialect is `doc`.
+        CompileError: No primary answers, the secondary's record cannot be written, or the dialect
+            is `doc`.
     """
-    if dialect == "doc":
-        why = "QEMU's document does not say how to end protection"
-        raise CompileError(why, "use dialect auto")
-    live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
-    if len(live) == 2:  # noqa: PLR2004 - both nodes
-        primary, secondary = roles(pair, snapshot)
-    else:
-        primary, secondary = _only_live(pair, snapshot), None
-    qemu = _versions(snapshot, tuple(live))
-    _dialect(pair, qemu, dialect, assume_good)
-    draft = Draft("stop", pair, snapshot, qemu, dialect)
+    _refuse_document(dialect, "end protection")
+    check(pair, snapshot)
+    pair = members(pair, snapshot)
+    primary = leader(pair, snapshot)
+    peer = pair.peer_of(primary).name
+    live = [node for node in (primary, peer) if snapshot.live(node) is not None]
+    qemu = versions(snapshot, live)
+    accepted(pair, qemu, dialect, assume_good)
+    options = Options(assume_good=tuple(assume_good))
+    draft = Draft("stop", pair, snapshot, options, qemu=qemu, dialect=dialect)
+    top = record.highest(snapshot.records)
+    named = top is not None and top.partner == peer
+    secondary = peer if named or len(live) == _BOTH else None
     if secondary is not None or tied(draft, primary):
-        bound = tuple(filter(None, (primary, secondary)))
-        draft.check_instances(bound)
-        draft.check_parts(bound)
+        draft.check_instances(live)
+        draft.check_parts(live)
         stop_protection(draft, primary, secondary)
     return draft.plan()
 
 
-def compile_plan(
-    procedure: Procedure,
+def switch_over(
     pair: ColoPair,
     snapshot: Snapshot,
     *,
-    survivor: str | None = None,
-    checkpoint_delay_ms: int | None = None,
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """Any procedure but `launch` and `converge`, by its name.
+    """Moves the guest to its secondary on purpose; the primary's QEMU ends. Nothing is lost.
+
+    Compiled again after the primary has ended, it is the failover that is left.
 
     Args:
-        procedure: Its name, as on the command line.
         pair: The declaration.
-        snapshot: What is known.
-        survivor: For `failover`.
-        checkpoint_delay_ms: For `set-checkpoint-delay`; the declared one if None.
-        dialect: `auto` or `doc`.
+        snapshot: What both nodes and their records show.
+        dialect: `auto`; the document has no such procedure.
         assume_good: Versions the operator vouches for.
 
     Raises:
-        DeclarationError: `launch` or `converge` was asked for: they have functions of their own.
-        RefusedError: See the procedure.
+        VersionError: The version cannot run COLO, or deadlocks at a checkpoint.
+        CompileError: The pair is not protected, or the dialect is `doc`.
     """
-    match procedure:
-        case "start":
-            return start(pair, snapshot, dialect=dialect, assume_good=assume_good)
-        case "resume":
-            return resume(pair, snapshot, dialect=dialect, assume_good=assume_good)
-        case "stop":
-            return stop(pair, snapshot, dialect=dialect, assume_good=assume_good)
-        case "failover":
-            return failover(
-                pair, snapshot, survivor=survivor, dialect=dialect, assume_good=assume_good
-            )
-        case "set-checkpoint-delay":
-            delay = pair.checkpoint_delay_ms if checkpoint_delay_ms is None else checkpoint_delay_ms
-            return set_checkpoint_delay(
-                pair, snapshot, delay, dialect=dialect, assume_good=assume_good
-            )
-        case "launch" | "converge":
-            rule = f"be compiled with compiler.{procedure}"
-            raise DeclarationError("procedure", procedure, rule)
-        case _:
-            assert_never(procedure)
-
-
-def rederive(plan: Plan) -> None:
-    """Refuse a plan whose host actions are not those of its declaration.
-
-    A plan file is not a shell: its command lines are for readers, and what runs is derived anew.
-
-    Raises:
-        ParseError: A step's command line or image differs from what the declaration gives.
-    """
-    for n, step in enumerate(plan.steps):
-        if isinstance(step, RunHost) and not _derived(plan, step):
-            rule = "be what the plan's own declaration gives"
-            raise ParseError(f"steps[{n}]", rule, step.address)
-
-
-def _derived(plan: Plan, step: RunHost) -> bool:
-    node = plan.pair.node(step.node)
-    match step.action:
-        case LaunchQemu(role=role, instance=instance, argv=argv):
-            return argv == launch_argv(
-                plan.pair,
-                step.node,
-                role=role,
-                instance=instance,
-                dialect=of(plan.qemu[step.node]),
-                dialect_name=plan.dialect,
-            )
-        case CreateImage() as action:
-            made = images(node, plan.pair.disks, "secondary", plan.dialect)
-            return action in [image for image, _ in made]
-        case StopQemu():
-            return True
-        case _:
-            assert_never(step.action)
-
-
-def _dialect(
-    pair: ColoPair,
-    qemu: Mapping[str, Version],
-    dialect: DialectName,
-    assume_good: Collection[Version],
-) -> Dialect:
-    if dialect == "doc":
-        # The document's words are the same on every version; running them is another matter.
-        return of(next(iter(qemu.values())))
-    return accept_pair(pair, qemu, assume_good=assume_good)
-
-
-def _versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:
-    versions: dict[str, Version] = {}
-    for node in nodes:
-        live = snapshot.live(node)
-        if live is None:
-            raise CompileError(f"{node} does not answer: {_stands(snapshot.state(node))}")
-        versions[node] = live.version
-    return versions
-
-
-def _only_live(pair: ColoPair, snapshot: Snapshot) -> str:
+    _refuse_document(dialect, "switch over")
+    check(pair, snapshot)
+    pair = members(pair, snapshot)
     live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
-    if len(live) == 1:
-        return live[0]
-    told = f"{' and '.join(live)} answer" if live else "no node answers"
-    raise CompileError(f"it is not clear who goes on: {told}", "name the survivor")
+    both = roles(pair, snapshot) if len(live) == _BOTH else (only_live(pair, snapshot),)
+    qemu = versions(snapshot, both)
+    features = accepted(pair, qemu, dialect, assume_good)
+    options = Options(assume_good=tuple(assume_good))
+    draft = Draft("switch-over", pair, snapshot, options, qemu=qemu, dialect=dialect)
+    if len(live) == _BOTH:
+        tune.refuse_deadlock(draft, features)
+        switch(draft, *both)
+    else:
+        fail_over(draft, *both)
+    return draft.plan()
 
 
-def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
-    """Who is primary and who is secondary, or a refusal that names what each node is."""
-    roles = {node.name: role_of(snapshot.state(node.name)) for node in pair.nodes}
-    first, second = roles
-    for primary, secondary in ((first, second), (second, first)):
-        if roles[primary] in PRIMARIES and roles[secondary] in SECONDARIES:
-            _check_no_orphan(snapshot, primary, secondary)
-            return primary, secondary
-    told = ", ".join(f"{name}: {_stands(snapshot.state(name))}" for name in roles)
-    why = f"there is no primary with a secondary here ({told})"
-    raise CompileError(why, "launch what is missing, or fail over first")
+def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:
+    """Takes a node that is gone for good out of the records, by a person's word.
 
+    Afterwards the others can be started without its host. Evidence that its QEMU has ended is
+    needed where it could still go on.
 
-def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:
-    """A secondary that lost its primary runs the only guest: a new QEMU there has none yet.
+    Args:
+        pair: The declaration; it need not name that node any more.
+        snapshot: What is known, the records of all other nodes included.
+        gone: The node's name.
 
     Raises:
-        CompileError: The primary is such a new QEMU.
+        CompileError: The record of the node with the newest data cannot be read.
+        UndecidedError: The node that is gone holds the newest data.
     """
-    live, peer = snapshot.live(primary), snapshot.live(secondary)
-    anew = live is not None and (live.run_state, live.migration) == ("prelaunch", "none")
-    if anew and peer is not None and peer.colo_mode == "secondary":
-        why = f"{primary} was started anew, and the guest of {secondary} is the one that runs"
-        raise CompileError(why, f"end the QEMU of {primary}, then fail over to {secondary}")
+    check(pair, snapshot, without=gone)
+    draft = Draft("forget", pair, snapshot, Options(gone=gone), qemu={}, dialect="auto")
+    forget_node(draft, gone)
+    return draft.plan()
 
 
-def _stands(state: NodeState) -> str:
-    if isinstance(state, Unreachable | Unresponsive):
-        return f"{role_of(state)}, {state.why}"
-    return role_of(state)
+def _refuse_document(dialect: DialectName, what: str) -> None:
+    if dialect == "doc":
+        raise CompileError(f"QEMU's document does not say how to {what}", "use dialect auto")

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pycolo import faces
+from pycolo import faces, record
 from pycolo.compiler import _disks, _filters
 from pycolo.compiler._draft import Draft
-from pycolo.compiler.failover import NOT_IN_COLO, cut_relief
+from pycolo.compiler.failover import NOT_IN_COLO, cut_relief, ensure_clean, force_checkpoint
 from pycolo.conditions import (
     AllOf,
     AnyOf,
-    CheckpointSeen,
     ColoExited,
     ColoModeIs,
     Condition,
@@ -45,6 +44,7 @@ from pycolo.qmp.commands import (
     Yank,
 )
 from pycolo.qmp.objects import YankMigration
+from pycolo.record import PairRecord
 from pycolo.snapshot import Live, role_of
 
 FAILED = ("failed", "completed", "cancelled", "cancelling")
@@ -64,19 +64,64 @@ def protect(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> Non
     Raises:
         CompileError: The nodes are in a state from which no safe way leads there.
     """
-    if _entered(draft, primary, secondary):
+    entered = _entered(draft, primary, secondary)
+    if entered:
         _check_filters(draft, primary, secondary)
         if any(draft.live(node).run_state == IN_CHECKPOINT for node in (primary, secondary)):
             _wait_entered(draft, primary, secondary)
     else:
         _check_ground(draft, primary, secondary)
-        if draft.live(primary).migration not in MIGRATING:
-            _prepare_secondary(draft, secondary, dialect)
-            _prepare_primary(draft, primary, secondary)
-        _enter(draft, primary, secondary, dialect)
-    _prove(draft, primary, secondary, dialect)
+    if not entered or not is_recorded(draft, primary, secondary):
+        join(draft, primary, secondary, alone=not entered)
+        if not entered:
+            if draft.live(primary).migration not in MIGRATING:
+                _prepare_secondary(draft, secondary, dialect)
+                _prepare_primary(draft, primary, secondary)
+            _enter(draft, primary, secondary, dialect)
+        for chain in draft.pair.chains:
+            _filters.wait_connected(draft, primary, secondary, chain)
+        _prove(draft, primary, secondary, dialect)
+        widen(draft, primary, secondary)
     for disk in draft.pair.disks:
         _disks.ensure_dismissed(draft, primary, disk)
+
+
+def is_recorded(draft: Draft, primary: str, secondary: str) -> bool:
+    """Whether both files say that these two QEMUs protect each other."""
+    both = {node: draft.live(node).instance for node in (primary, secondary)}
+    return record.is_protected(draft.now.records, both)
+
+
+def join(draft: Draft, primary: str, secondary: str, *, alone: bool) -> None:
+    """Write down that the secondary joins: until it is proven, only the primary may go on.
+
+    Every way out of an attempt is safe after that, without reaching the secondary.
+    """
+    records = draft.now.records
+    instance, joins = draft.live(primary).instance, draft.live(secondary).instance
+    record.may_lead(records, primary, instance, secondary)
+    own = records.get(primary)
+    if alone and isinstance(own, PairRecord) and not own.is_sole:
+        why = f"the record of {primary} still lets {own.partner} go on for it"
+        raise CompileError(why, f"fail over to {primary} first, or stop")
+    written = own.commit if isinstance(own, PairRecord) else "clean"
+    commit: record.Commit = "pending" if draft.live(primary).commit_pending else written
+    joining = record.joined(records, primary, instance, joins, commit=commit)
+    why = f"{secondary} has no rights until it is proven to follow (record, rule 4)"
+    draft.record(secondary, "joining", joining, why)
+    why = f"whatever ends this attempt, {primary} alone goes on (record, rule 3)"
+    draft.record(primary, "joining", joining, why)
+    _disks.ensure_committed(draft, primary)
+    ensure_clean(draft, primary)
+
+
+def widen(draft: Draft, primary: str, secondary: str) -> None:
+    """Make the secondary eligible, its primary's file first: from here on no way leads out."""
+    joins = draft.live(secondary).instance
+    protected = record.protected(draft.now.records, primary, secondary, joins)
+    why = f"{secondary} has what {primary} has: either may go on for the other (record, rule 4)"
+    draft.record(primary, "protected", protected, why)
+    draft.record(secondary, "protected", protected, why)
 
 
 def _entered(draft: Draft, primary: str, secondary: str) -> bool:
@@ -107,6 +152,9 @@ def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
     if peer.run_state != "inmigrate" and not _half_in(live, peer):
         why = f"{secondary} is no fresh secondary: its guest is in state {peer.run_state}"
         raise CompileError(why, "replace it by a newly launched one (qemu-behaviour 7.12)")
+    if live.migration_blockers:
+        why = f"QEMU cannot move the guest on {primary}: {'; '.join(live.migration_blockers)}"
+        raise CompileError(why, "take the device out of the declaration (qemu-behaviour 19.4)")
     for disk in draft.pair.disks:
         _check_sizes(draft, primary, secondary, disk.names.parent)
         _disks.check_ours(draft, primary, secondary, disk)
@@ -197,21 +245,14 @@ def _prepare_secondary(draft: Draft, secondary: str, dialect: Dialect) -> None:
 
 def _prepare_primary(draft: Draft, primary: str, secondary: str) -> None:
     for chain in draft.pair.chains:
-        _filters.ensure_primary(draft, primary, chain)
+        _filters.ensure_primary(draft, primary, secondary, chain)
     for disk in draft.pair.disks:
         _disks.dismiss_useless(draft, primary, secondary, disk)
         _disks.ensure_nbd(draft, primary, secondary, disk)
-    _disks.ensure_committed(draft, primary)
-    if not _identical(draft, primary):
+    if not _disks.is_identical(draft, primary):
         for disk in draft.pair.disks:
             _disks.ensure_mirror(draft, primary, secondary, disk)
         _disks.ensure_mirrored(draft, primary, secondary, draft.pair.disks)
-
-
-def _identical(draft: Draft, primary: str) -> bool:
-    # The operator's word holds for images as they are before the guest ran.
-    live = draft.live(primary)
-    return draft.pair.initial_sync == "identical" and live.run_state == "prelaunch"
 
 
 def _enter(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None:
@@ -300,6 +341,7 @@ def _switch_over(draft: Draft, primary: str, first: str | None) -> str | None:
             MigrationIs(node=primary, statuses=("pre-switchover",)),
             "the RAM is there but for its last pages (qemu-behaviour 17.6)",
             limit_s=draft.timeouts.migration_s,
+            stall_s=draft.timeouts.stall_s,
             unless=MigrationIs(node=primary, statuses=FAILED),
         )
         first = first or address
@@ -369,34 +411,15 @@ def _back(
 
 
 def _prove(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None:
-    """Force one checkpoint and see it on both sides (qemu-behaviour 4.4, 18.4)."""
-    unproven = draft.live(primary).proven is False or draft.live(secondary).proven is False
-    fresh = any(_disks.resync_jobs(draft.live(primary), disk) for disk in draft.pair.disks)
+    """See one checkpoint on both sides, or leave COLO again."""
     # A checkpoint there would be the deadlock that putting them off avoids (qemu-behaviour 1.6).
-    deadly = draft.pair.machine.accelerator == "tcg" and not dialect.tcg
-    if deadly or not (unproven or fresh):
+    if draft.pair.machine.accelerator == "tcg" and not dialect.tcg:
         return
-    delay = draft.pair.checkpoint_delay_ms
-    since = draft.execute(
-        primary,
-        MigrateSetParameters(x_checkpoint_delay_ms=delay),
-        "the same delay again forces a checkpoint (qemu-behaviour 4.11, 18.4)",
-    )
-    until = AllOf(
-        conditions=tuple(CheckpointSeen(node=node, since=since) for node in (primary, secondary))
-    )
-    unless = AnyOf(conditions=tuple(ColoExited(node=node) for node in (primary, secondary)))
-    seen = draft.wait(
-        primary,
-        "checkpoint",
-        until,
-        "a broken pair can look healthy; a checkpoint on both sides is proof (qemu-behaviour 18.4)",
-        limit_s=draft.timeouts.checkpoint_s,
-        unless=unless,
-    )
+    first = len(draft.addresses)
+    seen = force_checkpoint(draft, primary, secondary)
     # A secondary that fell silent holds up the guest's writes, and soon the main loop.
     why = "the pair is not known to work: the guest goes on alone, with its plain network and disk"
-    draft.relieve(seen, seen, _back(draft, primary, dialect, go_on=False), why)
+    draft.relieve(draft.addresses[first], seen, _back(draft, primary, dialect, go_on=False), why)
 
 
 def _host(address: str) -> str:

@@ -15,12 +15,20 @@ def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int, dialect: Dia
         CompileError: The change would force a checkpoint that deadlocks this QEMU.
     """
     live = draft.live(primary)
-    if draft.pair.machine.accelerator == "tcg" and not dialect.tcg and live.colo_mode != "none":
-        why = (
-            f"QEMU {dialect.version} deadlocks at a checkpoint under TCG, and the change forces one"
-        )
-        raise CompileError(f"{why} (qemu-behaviour 1.6, 4.11)")
+    if live.colo_mode != "none":
+        refuse_deadlock(draft, dialect)
     if live.checkpoint_delay_ms != checkpoint_delay_ms:
         command = MigrateSetParameters(x_checkpoint_delay_ms=checkpoint_delay_ms)
         why = "forces a checkpoint at once, then counts anew (qemu-behaviour 4.11)"
         draft.execute(primary, command, why)
+
+
+def refuse_deadlock(draft: Draft, dialect: Dialect) -> None:
+    """Refuse what forces a checkpoint where that deadlocks.
+
+    Raises:
+        CompileError: The accelerator is TCG, on a QEMU before 11.0.
+    """
+    if draft.pair.machine.accelerator == "tcg" and not dialect.tcg:
+        why = f"QEMU {dialect.version} deadlocks at a checkpoint under TCG, and this forces one"
+        raise CompileError(f"{why} (qemu-behaviour 1.6, 4.11)", "use KVM or QEMU 11.0")

@@ -15,11 +15,11 @@ from pycolo._json import JsonObject
 from pycolo.compiler import compile_plan, launch
 from pycolo.execute import execute
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
-from pycolo.plan import Procedure
+from pycolo.plan import Options, Plan, Procedure
 from pycolo.probe import probe
 from pycolo.qmp.replies import Version
 from pycolo.session import Session
-from pycolo.snapshot import Dead, DeathProof
+from pycolo.snapshot import Snapshot
 from pycolo.testing import World
 
 Progress: TypeAlias = Callable[[str], None]
@@ -93,11 +93,11 @@ def _declared() -> ColoPair:
             name=name,
             address=f"192.0.2.{n}",
             image_folder=f"/images/{name}",
-            run_dir=f"/run/pycolo/{name}",
         )
         for n, name in enumerate(("alpha", "beta"), 1)
     )
     return ColoPair(
+        name="demo",
         nodes=(nodes[0], nodes[1]),
         machine=Machine(memory_mib=128),
         disks=(ReplicationDisk(size_bytes=1 << 26),),
@@ -115,37 +115,33 @@ class _Life:
         self.pair = _declared()
         self.progress = progress
         self.sessions: dict[str, Session] = {}
-        self.dead: dict[str, DeathProof] = {}
         self.chapters: list[Chapter] = []
-        self._launches = 0
         self._written = 0
 
+    async def seen(self) -> Snapshot:
+        return await probe(self.sessions, pair=self.pair, hosts=self.world.hosts(self.pair))
+
+    async def execute(self, plan: Plan) -> None:
+        hosts = self.world.hosts(self.pair)
+        (await execute(plan, self.sessions, hosts)).raise_on_failure()
+
     async def launch(self, *names: str) -> None:
-        self._launches += 1
-        plan = launch(
-            self.pair,
-            await probe(self.sessions),
-            qemu={node.name: Version.parse(self.world.version) for node in self.pair.nodes},
-            nodes=names,
-            instances={name: f"{self.pair.name}.{name}.{self._launches}" for name in names},
-        )
-        self.world.run_host(self.pair, plan)
+        version = Version.parse(self.world.version)
+        qemu = dict.fromkeys(names, version)
+        await self.execute(launch(self.pair, await self.seen(), qemu=qemu, nodes=names))
         for name in names:
-            self.dead.pop(name, None)
             self.sessions[name] = await self.world.session(self.pair.node(name))
 
     async def kill(self, name: str) -> None:
         self.progress(f"the fake QEMU on {name} is killed")
         self.world.qemu(name).kill()
-        self.dead[name] = self.world.qemu(name).proof
         await self.sessions.pop(name).aclose()
 
     async def procedure(self, procedure: Procedure, holder: str) -> None:
-        dead = {name: Dead(proof=proof) for name, proof in self.dead.items()}
-        snapshot = await probe({**self.sessions, **dead})
         survivor = holder if procedure == "failover" else None
-        plan = compile_plan(procedure, self.pair, snapshot, survivor=survivor)
-        (await execute(plan, self.sessions, proofs=self.dead)).raise_on_failure()
+        options = Options(survivor=survivor)
+        plan = compile_plan(procedure, self.pair, await self.seen(), options)
+        await self.execute(plan)
         self.progress(f"{procedure} is done: {holder} has the guest")
         self.write(holder)
         world = self.world

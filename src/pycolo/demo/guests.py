@@ -57,6 +57,8 @@ _COUNTER_LINE: Final = re.compile(r"^([0-9A-F]{8})[ !]\r?\n", re.MULTILINE)
 _MODULE_DEPENDS: Final = re.compile(rb"\0depends=([^\0]*)\0")
 _MODULES: Final = (
     *("virtio_pci", "virtio_net", "e1000", "8139cp", "8139too"),
+    *("e1000e", "igb", "vmxnet3", "tulip", "e100", "pcnet32", "ne2k_pci"),
+    *("xhci_pci", "cdc_ether"),
     *("ata_piix", "ahci", "sd_mod", "virtio_blk"),
 )
 

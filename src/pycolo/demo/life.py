@@ -21,7 +21,7 @@ from typing import Final, Literal, TypeAlias, final
 
 import attrs
 
-from pycolo import compiler, host
+from pycolo import compiler
 from pycolo.demo.client import BUSY, DISK, IDLE, NEW, PING
 from pycolo.demo.guests import READY_LINE, acknowledged_in_image
 from pycolo.demo.listener import KEPT, Listener, listening
@@ -29,7 +29,9 @@ from pycolo.demo.report import Failover, Kill, LifeReport, Moment, Protection, R
 from pycolo.demo.stage import LifeError, Stage, fetched, staged
 from pycolo.demo.told import Waited
 from pycolo.errors import PycoloError
+from pycolo.evidence import Evidence
 from pycolo.execute import execute
+from pycolo.hosts.local import LocalHost, QemuWatch
 from pycolo.observers import Observer, Silent
 from pycolo.plan import CreateImage, Plan, Relief, Step, StopQemu
 from pycolo.probe import probe
@@ -37,7 +39,7 @@ from pycolo.qmp.commands import Cont
 from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.result import Outcome, Report
 from pycolo.session import Notice, Session
-from pycolo.snapshot import Absent, Dead, NodeState, ProcessExit, Snapshot
+from pycolo.snapshot import Absent, Dead, NodeState, Snapshot
 
 Progress: TypeAlias = Callable[[str], None]
 STREAMS: Final = (PING, BUSY, *IDLE, DISK, NEW)
@@ -64,6 +66,8 @@ class LifeOptions:
     "Size of the guest's disk in MiB, at least 16."
     may_isolate: bool = True
     "Use network namespaces where this machine lets us."
+    card: str = "rtl8139"
+    "QEMU's model of the guest's network card; one that `linux_guest` drives."
     cache: Path | None = None
     "Where QEMU and the guest are kept; the usual place if None."
 
@@ -80,6 +84,7 @@ def run(options: LifeOptions, progress: Progress) -> LifeReport:
 
     Raises:
         FetchError: QEMU or the guest could not be had; nothing was started.
+        DeclarationError: pycolo does not take the card; nothing was started.
         NetworkError: No network; nothing was started.
         KeyboardInterrupt: It was interrupted, or told to end; all is cleared up.
     """
@@ -90,6 +95,7 @@ def run(options: LifeOptions, progress: Progress) -> LifeReport:
             checkpoint_delay_ms=options.checkpoint_delay_ms,
             disk_mib=options.disk_mib,
             may_isolate=options.may_isolate,
+            card=options.card,
         ) as stage:
             report = asyncio.run(live(stage, options, progress))
             return report if report.ok else attrs.evolve(report, logs=str(stage.keep_logs()))
@@ -167,7 +173,7 @@ class _Clockwork:
 class _Qemu:
     """One running QEMU: its process, and the connection to it."""
 
-    def __init__(self, session: Session, watch: host.DeathWatch) -> None:
+    def __init__(self, session: Session, watch: QemuWatch) -> None:
         self.session: Final = session
         self.watch: Final = watch
         self.stopped_s: list[float] = []
@@ -206,12 +212,14 @@ class _Life:
     def __init__(self, stage: Stage, progress: Progress) -> None:
         self._stage = stage
         self._pair = stage.pair
+        # One machine plays both hosts, whatever addresses they have in their name spaces.
+        self._host = LocalHost()
+        self._hosts = {node.name: self._host for node in stage.pair.nodes}
         self._progress = progress
         self._begun_s = time.monotonic()
         self._stack = AsyncExitStack()
         self._qemus: dict[str, _Qemu] = {}
         self._others: dict[str, NodeState] = {node.name: Absent() for node in stage.pair.nodes}
-        self._launches = 0
         self._protected_s = 0.0
         self._armed: dict[str, Plan] = {}
         self._listener = Listener()
@@ -293,7 +301,8 @@ class _Life:
             action = CreateImage(
                 path=path, image_format=disk.image_format, size_bytes=disk.size_bytes, argv=argv
             )
-            await host.run_action(node, action, limit_s=self._pair.timeouts.command_s)
+            limit_s = self._pair.timeouts.command_s
+            await self._host.run(self._pair, name, action, limit_s=limit_s)
 
     async def _listen(self, node: str) -> None:
         service = self._stage.network.places[node].service
@@ -309,19 +318,16 @@ class _Life:
         await self._listener.until(lambda: False, rest_s)
 
     async def _launch(self, node: str) -> None:
-        self._launches += 1
         version = self._stage.programs.version
         plan = compiler.launch(
             self._pair,
             await self._seen(),
             qemu={name.name: version for name in self._pair.nodes},
             nodes=(node,),
-            primary=self._pair.nodes[0].name,
-            instances={node: f"demo.{node}.{self._launches}"},
         )
         await self._executed(plan)
         place = self._pair.node(node)
-        watch = host.watch(place)
+        watch = self._host.watch(self._pair, node)
         if watch is None:
             raise LifeError(f"QEMU on {node} ended right after its start")
         session = await Session.connect(node, place.control_monitor, limit_s=_CONNECT_S)
@@ -329,16 +335,19 @@ class _Life:
 
     async def _seen(self) -> Snapshot:
         sessions = {node: qemu.session for node, qemu in self._qemus.items()}
-        return await probe({**self._others, **sessions})
+        known = {**self._others, **sessions}
+        return await probe(known, pair=self._pair, hosts=self._hosts)
 
     async def _executed(
         self,
         plan: Plan,
         observer: Observer | None = None,
-        proofs: Mapping[str, ProcessExit] | None = None,
+        evidence: Mapping[str, Evidence] | None = None,
     ) -> Report:
         sessions = {node: qemu.session for node, qemu in self._qemus.items()}
-        report = await execute(plan, sessions, observer=observer or Silent(), proofs=proofs or {})
+        report = await execute(
+            plan, sessions, self._hosts, evidence=evidence, observer=observer or Silent()
+        )
         if report.failed is not None:
             outcome = report.outcomes.get(report.failed)
             raise LifeError(f"{plan.procedure} ended at {report.failed}: {outcome}")
@@ -400,17 +409,20 @@ class _Life:
         plan = self._armed[survivor]
         served = self._qemus[primary]
         dying = self._qemus.pop(victim)
-        exited = asyncio.create_task(dying.watch.exited())
+        ended = asyncio.create_task(dying.watch.wait_ended())
         await asyncio.sleep(0)
         clockwork = _Clockwork()
         killed_s = time.monotonic()
         os.kill(dying.watch.pid, signal.SIGKILL)
-        proof = await exited
+        await ended
         seen_s = time.monotonic()
-        await self._executed(plan, clockwork, {victim: proof})
+        evidence = dying.watch.evidence(plan.victims()[0].epoch)
+        if evidence is None:
+            raise LifeError(f"the end of QEMU on {victim} cannot be shown")
+        await self._executed(plan, clockwork, {victim: evidence})
         finished_s = time.monotonic()
         restored_s = clockwork.restored_s(plan)
-        self._others[victim] = Dead(proof=proof)
+        self._others[victim] = Dead(evidence=evidence)
         self._becomes(victim, None, at_s=killed_s)
         self._becomes(survivor, "alone", at_s=restored_s)
         await dying.aclose()
@@ -472,7 +484,11 @@ class _Life:
         await self._stack.aclose()
         acknowledged = self._listener.state.acknowledged
         place = self._pair.node(node)
-        await host.run_action(place, StopQemu(), limit_s=_STOP_S)
+        running = self._host.watch(self._pair, node)
+        if running is not None:
+            action = StopQemu(instance=running.instance)
+            await self._host.run(self._pair, node, action, limit_s=_STOP_S)
+            running.close()
         self._becomes(node, None)
         found = acknowledged_in_image(
             Path(place.image_path(self._pair.disks[0].image)), self._stage.programs.build.qemu_img

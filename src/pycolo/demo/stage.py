@@ -17,17 +17,20 @@ from typing import Final, final
 
 import attrs
 
-from pycolo import host
 from pycolo.demo.builds import QemuBuild, fetch
 from pycolo.demo.guests import LinuxGuest, linux_guest
 from pycolo.demo.network import Network, NetworkError, Place, namespaces, user_networks, wrapper
 from pycolo.errors import PycoloError
+from pycolo.hosts.local import LocalHost
 from pycolo.model import ColoPair, FilterChain, Machine, Node, ReplicationDisk
+from pycolo.model.pair import SERIAL_LOG
 from pycolo.qmp.replies import Version
 
 NODES: Final = ("alpha", "beta")
 _MAC: Final = "52:54:00:77:00:02"
 _MEMORY_MIB: Final = 128
+# Records are kept on a disk; /tmp may be in memory.
+STATE_ROOT: Final = "/var/tmp"  # noqa: S108 - a folder with a random name is made in it
 
 
 @final
@@ -72,7 +75,7 @@ class Stage:
 
     def serial_text(self, node: str) -> str:
         """What the guest wrote to its serial port on a node."""
-        path = Path(self.pair.node(node).run_dir, "serial.log")
+        path = Path(self.pair.node(node).run_path(SERIAL_LOG))
         return path.read_text(errors="replace") if path.exists() else ""
 
     def keep_logs(self) -> Path:
@@ -86,7 +89,12 @@ class Stage:
 
 @contextmanager
 def staged(
-    programs: Programs, *, checkpoint_delay_ms: int, disk_mib: int, may_isolate: bool
+    programs: Programs,
+    *,
+    checkpoint_delay_ms: int,
+    disk_mib: int,
+    may_isolate: bool,
+    card: str = "rtl8139",
 ) -> Generator[Stage]:
     """Set the stage, and leave nothing of it behind: no process, no namespace, no folder.
 
@@ -95,19 +103,26 @@ def staged(
         checkpoint_delay_ms: The longest time between two checkpoints.
         disk_mib: Size of the guest's disk, at least 16 for its records.
         may_isolate: Use network namespaces where this machine lets us.
+        card: QEMU's model of the guest's network card; one that `linux_guest` drives.
 
     Raises:
+        DeclarationError: The card's name cannot be QEMU's, or pycolo does not know the card.
         NetworkError: There is no network to be had.
     """
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="pycolo-demo-"))
+        folder = Path(tempfile.mkdtemp(prefix="pycolo-demo-", dir=STATE_ROOT))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         network, not_shown = _network(stack, may_isolate=may_isolate)
         nodes = [_node(folder, programs, name, network.places[name]) for name in NODES]
         pair = _pair(
-            programs, network, nodes, checkpoint_delay_ms=checkpoint_delay_ms, disk_mib=disk_mib
+            programs,
+            network,
+            nodes,
+            checkpoint_delay_ms=checkpoint_delay_ms,
+            disk_mib=disk_mib,
+            card=card,
         )
-        stack.callback(_end_all, nodes)
+        stack.callback(_end_all, pair)
         yield Stage(
             programs=programs, folder=folder, network=network, pair=pair, not_shown=not_shown
         )
@@ -155,6 +170,7 @@ def _pair(
     *,
     checkpoint_delay_ms: int,
     disk_mib: int,
+    card: str,
 ) -> ColoPair:
     first, second = nodes
     gateway = "" if network.isolated else "10.0.2.2"
@@ -170,7 +186,7 @@ def _pair(
     chain = FilterChain(
         netdev=network.places[first.name].netdev,
         netdevs={name: place.netdev for name, place in network.places.items()},
-        model="rtl8139",
+        model=card,
         mac=_MAC,
     )
     return ColoPair(
@@ -183,10 +199,10 @@ def _pair(
     )
 
 
-def _end_all(nodes: Sequence[Node]) -> None:
+def _end_all(pair: ColoPair) -> None:
     """End what still runs, by the very processes that were started, and see them end."""
-    for node in nodes:
-        running = host.watch(node)
+    for node in pair.nodes:
+        running = LocalHost().watch(pair, node.name)
         if running is not None:
             with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(running.pid, signal.SIGKILL)

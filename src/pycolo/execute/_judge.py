@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import assert_never, final
+from typing import Final, assert_never, final
 
 import attrs
 
 from pycolo import conditions as c
-from pycolo.snapshot import Dead, DeathProof, FenceProof, Live, OnPaper, Snapshot, Unresponsive
+from pycolo.evidence import Victim
+from pycolo.snapshot import Dead, Live, Snapshot, Unresponsive
+
+NO_EVIDENCE: Final = "there is no evidence"
 
 
 @final
@@ -20,8 +22,8 @@ class Sight:
     "The nodes; one that did not answer is `Unreachable`."
     gone: frozenset[str] = frozenset()
     "Nodes whose monitor is closed; silence alone does not close it."
-    dead: frozenset[str] = frozenset()
-    "Nodes whose death is proven."
+    dead: frozenset[Victim] = frozenset()
+    "QEMUs for whose end there is evidence."
 
     @property
     def stuck(self) -> tuple[str, ...]:
@@ -38,8 +40,8 @@ class Sight:
                 return any(self.holds(part) for part in parts)
             case c.Gone(node=node):
                 return node in self.gone
-            case c.PeerDead(node=node):
-                return node in self.dead
+            case c.PeerDead(victim=victim):
+                return victim in self.dead
             case leaf:
                 return c.holds(leaf, self.snapshot)
 
@@ -52,13 +54,20 @@ class Sight:
         )
 
     def present(self, condition: c.Condition) -> str:
-        """The leaves that are true."""
-        return ", ".join(_words(leaf) for leaf in c.leaves(condition) if self.holds(leaf))
+        """The leaves that are true, with QEMU's own reason where it gives one."""
+        found = (leaf for leaf in c.leaves(condition) if self.holds(leaf))
+        return ", ".join(f"{_words(leaf)}{self._reason(leaf)}" for leaf in found)
+
+    def _reason(self, leaf: c.Leaf) -> str:
+        live = self.snapshot.live(leaf.node)
+        if not isinstance(leaf, c.MigrationIs) or live is None or live.migration_error is None:
+            return ""
+        return f" ({live.migration_error})"
 
     def _seen(self, leaf: c.Leaf) -> str:
         match self.snapshot.state(leaf.node):
             case _ if isinstance(leaf, c.PeerDead):
-                return "no proof was given"
+                return NO_EVIDENCE
             case Live() as live:
                 return _seen(leaf, live)
             case Dead():
@@ -67,22 +76,9 @@ class Sight:
                 return getattr(other, "why", "it is absent")
 
 
-def proven_dead(origin: Snapshot, proofs: Mapping[str, DeathProof]) -> frozenset[str]:
-    """The nodes whose death may be relied on.
-
-    A proof given for this execution counts; of a plan's own proofs only a fence does, since a
-    process id in a plan that was saved says nothing about now. A supposition on paper never counts.
-    """
-    given = {node for node, proof in proofs.items() if not isinstance(proof, OnPaper)}
-    fenced = {
-        node
-        for node, state in origin.nodes.items()
-        if isinstance(state, Dead) and isinstance(state.proof, FenceProof)
-    }
-    return frozenset(given | fenced)
-
-
 def _words(leaf: c.Leaf) -> str:
+    if isinstance(leaf, c.PeerDead):
+        return f"the QEMU {leaf.instance} on {leaf.node} has ended"
     members = attrs.asdict(leaf, recurse=False)
     node = members.pop("node")
     values = " ".join(_value(value) for value in members.values())
@@ -106,7 +102,8 @@ def _seen(leaf: c.Leaf, live: Live) -> str:  # noqa: C901 - one line a leaf
         case c.CheckpointSeen():
             return "no STOP and RESUME since"
         case c.MigrationIs():
-            return f"migration {live.migration}"
+            error = "" if live.migration_error is None else f", {live.migration_error}"
+            return f"migration {live.migration}{error}"
         case c.JobIs(job=job) | c.JobFailed(job=job):
             found = live.jobs.get(job)
             return "no such job" if found is None else f"{found.status}, error {found.error}"
@@ -128,7 +125,7 @@ def _seen(leaf: c.Leaf, live: Live) -> str:  # noqa: C901 - one line a leaf
         case c.Gone():
             return "its monitor is open"
         case c.PeerDead():
-            return "no proof was given"
+            return NO_EVIDENCE
         case _:
             assert_never(leaf)
 

@@ -22,6 +22,7 @@ from pycolo.conditions import (
 from pycolo.errors import CommandUnknown, ParseError, RemoteError
 from pycolo.execute._judge import Sight
 from pycolo.probe import greeted, observe
+from pycolo.qmp.commands import QueryYank
 from pycolo.session import Session
 from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive
 
@@ -73,8 +74,7 @@ async def _node(
     try:
         if any(isinstance(leaf, InstanceIs) for leaf in wanted):
             live = attrs.evolve(live, instance=await session.instance(limit_s=limit_s))
-        for query in asked:
-            reply: object = await session.execute(query, limit_s=limit_s)
+        for query, reply in zip(asked, await _answers(session, asked, limit_s), strict=True):
             live = observe(live, query, reply)
             hear(reply)
     except CommandUnknown as error:
@@ -84,6 +84,12 @@ async def _node(
     except (RemoteError, ParseError) as error:
         return Unreachable(why=str(error))
     return _latched(live, session, wanted, marks)
+
+
+async def _answers(session: Session, asked: tuple[Query, ...], limit_s: float) -> list[object]:
+    """Ask all at once; out of band what only has to show that QEMU is there."""
+    sent = [session.send(query, oob=isinstance(query, QueryYank)) for query in asked]
+    return [await one.reply(limit_s) for one in sent]
 
 
 def _with_quorums(live: Live, wanted: list[Leaf]) -> Live:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from typing import final
 
 import attrs
@@ -23,19 +23,34 @@ class News:
 
 @final
 class Progress:
-    """Listens to replies and tells what is new in them."""
+    """Listens to replies and tells what is new in them.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Gives the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._started: tuple[float, int] | None = None
         self._now: tuple[int, int] | None = None
         self._told: tuple[int, int] | None = None
+        self._sign: object = None
+        self._moved_s = clock()
 
     def hear(self, reply: object) -> None:
         """Take a reply; those that are about no copy are ignored."""
+        sign = _sign(reply)
+        if sign is not None and (sign != self._sign or _is_past(reply)):
+            self._sign, self._moved_s = sign, self._clock()
         found = _copied(reply)
         if found is not None:
             self._now = found
-            self._started = self._started or (time.monotonic(), found[0])
+            self._started = self._started or (self._clock(), found[0])
+
+    @property
+    def stands_s(self) -> float:
+        """How long no byte of a copy has arrived, in seconds."""
+        return self._clock() - self._moved_s
 
     def news(self) -> News | None:
         """How far it is, if that changed since it was last told."""
@@ -43,9 +58,26 @@ class Progress:
             return None
         self._told = self._now
         since, first = self._started
-        passed_s = time.monotonic() - since
+        passed_s = self._clock() - since
         rate = (self._now[0] - first) / passed_s if passed_s > 0 else 0.0
         return News(done_bytes=self._now[0], total_bytes=self._now[1], rate_bytes_s=max(rate, 0.0))
+
+
+def _sign(reply: object) -> object:
+    """What changes while a copy moves; None for a reply that is about no copy."""
+    match reply:
+        case MigrationInfo(status=status, ram_remaining_bytes=remaining):
+            return status, remaining
+        case tuple() if any(isinstance(job, Job) for job in reply):
+            jobs = [job for job in reply if isinstance(job, Job)]
+            return [(job.id, job.status, job.current_progress) for job in jobs]
+        case _:
+            return None
+
+
+def _is_past(reply: object) -> bool:
+    """The RAM's copy is over: what comes then moves no bytes that are counted."""
+    return isinstance(reply, MigrationInfo) and reply.status not in ("setup", "active")
 
 
 def _copied(reply: object) -> tuple[int, int] | None:

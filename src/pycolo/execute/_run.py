@@ -6,13 +6,12 @@ import asyncio
 import functools
 import itertools
 import logging
-import time
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol, assert_never, final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, assert_never, final
 
 import attrs
 
-from pycolo import effects, host
+from pycolo import effects
 from pycolo.conditions import CheckpointSeen, Condition, Gone, PeerDead, leaves
 from pycolo.dialect import refuse_document
 from pycolo.errors import (
@@ -25,35 +24,38 @@ from pycolo.errors import (
     RefusedError,
     RemoteError,
 )
+from pycolo.evidence import Evidence, Victim
 from pycolo.execute import _hmp
-from pycolo.execute._judge import Sight, proven_dead
+from pycolo.execute._judge import NO_EVIDENCE, Sight
 from pycolo.execute._look import look
 from pycolo.execute._progress import Progress
+from pycolo.hosts import Host
 from pycolo.observers import Observer, Recorder
-from pycolo.plan import Check, Execute, Plan, Relief, RunHost, Step, Wait
+from pycolo.plan import (
+    Check,
+    Execute,
+    Plan,
+    Record,
+    Relief,
+    RunHost,
+    Step,
+    StopQemu,
+    Wait,
+)
 from pycolo.probe import probe
 from pycolo.probe import read as probe_node
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.commands import Command
+from pycolo.record import Change, PairRecord, ReadState
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
 from pycolo.session import HungUp, Notice, Sent, Session
-from pycolo.snapshot import Dead, DeathProof, Live, NodeState, Snapshot
+from pycolo.snapshot import Dead, Live, NodeState, Snapshot
 
 _LOG: Final = logging.getLogger("pycolo.execute")
 _AFTER_S: Final = 5.0
 _YANK_S: Final = 5.0
 _FIRST_POLL_S: Final = 0.005
 _SLOWEST_POLL_S: Final = 0.25
-
-
-class LineageKeeper(Protocol):
-    """Keeps durably which node holds the newest data; an OSError of its refuses the step."""
-
-    def promote(self, survivor: str) -> None:
-        """The survivor is about to go on alone: a new epoch, in which the peer's data is stale."""
-
-    def claim(self, primary: str) -> None:
-        """The primary's data is about to replace the other node's."""
 
 
 class _Ended(Exception):
@@ -85,19 +87,21 @@ class Run:
         plan: Plan,
         sessions: Mapping[str, Session],
         observer: Observer,
-        lineage: LineageKeeper | None,
-        proofs: Mapping[str, DeathProof],
+        hosts: Mapping[str, Host],
+        evidence: Mapping[str, Evidence],
         *,
         recorder: Recorder | None,
     ) -> None:
         self._plan = plan
         self._sessions = sessions
         self._observer = observer
-        self._lineage = lineage
-        self._proofs = proofs
+        self._hosts = hosts
         self._recorder = recorder
         self._numbers = itertools.count(1)
-        self._dead = proven_dead(plan.origin, proofs)
+        self._evidence = {**_saved(plan), **evidence}
+        self._promoted_by: Evidence | None = None
+        self._own: dict[str, ReadState] = {}
+        self._lost: set[str] = set()
         self._outcomes: dict[str, Outcome] = {}
         self._relief: dict[str, Outcome] = {}
         self._marks: dict[str, dict[str, int]] = {}
@@ -105,7 +109,6 @@ class Run:
         self._place = {step.address: n for n, step in enumerate(plan.steps)}
         self._wake = asyncio.Event()
         self._stopping = False
-        self._recorded = lineage is None
         # A main loop that does not answer in a command's time is stuck.
         self._answer_s = plan.pair.timeouts.command_s
 
@@ -157,39 +160,73 @@ class Run:
     # -- the loop
 
     async def _steps(self) -> None:
-        for position, step in enumerate(self._plan.steps):
+        position = 0
+        for batch in _batches(self._plan.steps):
             if self._stopping and not self._inside(position):
                 return
-            outcome = await self._attempt(step, first=position == 0)
-            self._outcomes[step.address] = outcome
-            if not isinstance(outcome, Done):
-                await self._end(position, step, outcome)
+            if await self._is_stale(batch):
                 return
+            outcomes = await self._attempt_all(batch, first=position == 0)
+            for step, outcome in zip(batch, outcomes, strict=True):
+                self._outcomes[step.address] = outcome
+            for step, outcome in zip(batch, outcomes, strict=True):
+                if not isinstance(outcome, Done) and not _may_fail(step):
+                    await self._end(self._place[step.address], step, outcome)
+                    return
+            position += len(batch)
+
+    async def _is_stale(self, batch: tuple[Step, ...]) -> bool:
+        """See that a promotion's record is still the one that it was compiled from.
+
+        Its first yanks go out beside the record: a plan that was saved must not break, by them, a
+        pair that was made whole since.
+        """
+        for step in batch:
+            if not isinstance(step, Record) or step.needs is None or step.node not in self._hosts:
+                continue
+            host, pair = self._hosts[step.node], self._plan.pair
+            found = await host.look(pair, step.node, limit_s=self._answer_s)
+            if found.record != step.change.expects:
+                reason = f"the record of {step.node} is not the one that it was compiled from"
+                self._refuse(step, reason)
+                return True
+        return False
+
+    def _refuse(self, step: Step, reason: str) -> None:
+        outcome = Refused(took_s=0.0, reason=reason)
+        self._outcomes[step.address] = outcome
+        self._tell(lambda o: o.step_started(step))
+        self._tell(lambda o: o.step_finished(step.address, outcome))
+
+    async def _attempt_all(self, batch: tuple[Step, ...], *, first: bool) -> list[Outcome]:
+        if len(batch) == 1:
+            return [await self._attempt(batch[0], first=first)]
+        # Each is sent before any is awaited: tasks begin in the order in which they are made.
+        return list(await asyncio.gather(*(self._attempt(step) for step in batch)))
 
     async def _attempt(self, step: Step, *, first: bool = False) -> Outcome:
         self._tell(lambda o: o.step_started(step))
-        started = time.perf_counter()
+        clock = asyncio.get_running_loop().time
+        started = clock()
         outcome: Outcome
         try:
             if first:
                 await self._fit()
             reply = await self._do(step)
-            outcome = Done(took_s=time.perf_counter() - started, reply=reply)
+            outcome = Done(took_s=clock() - started, reply=reply)
         except _Ended as ended:
-            outcome = ended.make(time.perf_counter() - started)
+            outcome = ended.make(clock() - started)
         except PycoloError as error:
-            outcome = _outcome_of(error, time.perf_counter() - started)
+            outcome = _outcome_of(error, clock() - started)
         except Exception as error:  # noqa: BLE001 - here errors become outcomes
             # A fault of ours: what it left undone nobody knows, and the guest needs its relief.
             _LOG.exception("%s failed", step.address)
             reason = f"{type(error).__name__}: {error}"
-            outcome = Unknown(took_s=time.perf_counter() - started, reason=reason)
+            outcome = Unknown(took_s=clock() - started, reason=reason)
         self._tell(lambda o: o.step_finished(step.address, outcome))
         return outcome
 
     async def _do(self, step: Step) -> str:
-        if not isinstance(step, Check):
-            self._record(step)
         match step:
             case Execute():
                 return await self._execute(step)
@@ -197,33 +234,64 @@ class Run:
                 await self._wait(step)
             case Check():
                 await self._check(step)
-            case RunHost(node=node, action=action, limit_s=limit_s):
-                return await host.run_action(self._plan.pair.node(node), action, limit_s=limit_s)
+            case RunHost():
+                return await self._run_host(step)
+            case Record():
+                await self._record(step)
             case _:
                 assert_never(step)
         return ""
 
-    def _record(self, step: Step) -> None:
-        """Say durably who holds the newest data, before the first step that acts."""
-        if self._recorded or self._lineage is None:
-            return
-        try:
-            match self._plan.procedure:
-                case "failover":
-                    self._lineage.promote(step.node)
-                case "start" | "resume" | "converge":
-                    self._claim(self._lineage)
-                case "launch" | "set-checkpoint-delay" | "stop":
-                    pass
-        except OSError as error:
-            raise _refused(f"which node is newest could not be recorded: {error}") from error
-        self._recorded = True
+    # -- hosts, the record and evidence
 
-    def _claim(self, lineage: LineageKeeper) -> None:
-        for name in self._plan.promise.nodes:
-            live = self._plan.promise.live(name)
-            if live is not None and live.colo_mode == "primary":
-                lineage.claim(name)
+    def _host(self, node: str) -> Host:
+        host = self._hosts.get(node)
+        if host is None:
+            raise _refused(f"there is no way to the host of {node}")
+        return host
+
+    async def _run_host(self, step: RunHost) -> str:
+        pair, action, limit_s = self._plan.pair, step.action, step.limit_s
+        host = self._host(step.node)
+        told = await host.run(pair, step.node, action, limit_s=limit_s)
+        if isinstance(action, StopQemu):
+            for victim in self._plan.victims():
+                if victim.instance == action.instance:
+                    await self._find(victim)
+        return told
+
+    async def _record(self, step: Record) -> None:
+        if step.needs is not None:
+            evidence = await self._find(step.needs)
+            if evidence is None:
+                raise _refused(f"{NO_EVIDENCE} that {step.needs.instance} has ended")
+            self._promoted_by = evidence
+        expects = step.change.expects
+        if isinstance(expects, PairRecord):
+            expects = self._filled(expects)
+        change = Change(expects=expects, becomes=self._filled(step.change.becomes))
+        host = self._host(step.node)
+        await host.write(self._plan.pair, step.node, change, limit_s=step.limit_s)
+        self._own[step.node] = change.becomes
+
+    def _filled(self, record: PairRecord) -> PairRecord:
+        """The record with the evidence in it that this execution's promotion rests on."""
+        if self._promoted_by is None or record.epoch <= self._promoted_by.epoch:
+            return record
+        return attrs.evolve(record, evidence=self._promoted_by)
+
+    async def _find(self, victim: Victim) -> Evidence | None:
+        """Evidence that was given or saved, or what the host on which it ran says now."""
+        known = self._evidence.get(victim.node)
+        if known is not None and known.proves(victim):
+            return known
+        host = self._hosts.get(victim.node)
+        found = None
+        if host is not None:
+            found = await host.death(self._plan.pair, victim, limit_s=self._answer_s)
+        if found is not None:
+            self._evidence[victim.node] = found
+        return found
 
     # -- before the first step
 
@@ -256,8 +324,7 @@ class Run:
 
     async def _execute(self, step: Execute) -> str:
         session = self._session(step.node)
-        if step.address in self._marked:
-            self._marks[step.address] = {s.node: s.mark() for s in self._sessions.values()}
+        self._mark(step.address)
         if isinstance(step.command, qmp.Migrate | qmp.MigrateIncoming):
             session.forget_colo_exit()
         sent = self._send(step.address, session, step.command, oob=step.oob)
@@ -270,6 +337,11 @@ class Run:
         if isinstance(step.command, qmp.HumanMonitorCommand) and isinstance(reply, str):
             return await self._human(step, step.command, reply, session)
         return ""
+
+    def _mark(self, address: str) -> None:
+        """Remember how far events were, where somebody looks for a checkpoint since this step."""
+        if address in self._marked:
+            self._marks[address] = {s.node: s.mark() for s in self._sessions.values()}
 
     async def _reply(self, step: Execute, session: Session, sent: Sent[object]) -> object:
         try:
@@ -315,7 +387,7 @@ class Run:
         # The clock of the loop, like every other limit here: whoever runs the loop decides on it.
         clock = asyncio.get_running_loop().time
         end = clock() + step.limit_s
-        progress = Progress()
+        progress = Progress(clock)
         position = self._place[step.address]
         poll_s = _FIRST_POLL_S
         while True:
@@ -325,6 +397,7 @@ class Run:
             sight = await self._look(_both(step), answer_s, progress.hear)
             self._tell_progress(step, progress)
             if sight.holds(step.until):
+                self._mark(step.address)
                 return
             if step.unless is not None and sight.holds(step.unless):
                 raise _refused(f"waiting is pointless: {sight.present(step.unless)}")
@@ -335,6 +408,8 @@ class Run:
             if sight.stuck and answer_s == self._answer_s:
                 # Waiting on would only prolong what the relief ends (qemu-behaviour 7.3).
                 raise _unknown(f"no answer within {answer_s:g} s from {', '.join(sight.stuck)}")
+            if step.stall_s is not None and progress.stands_s > step.stall_s:
+                raise _timed_out(f"no byte has arrived for {step.stall_s:g} s")
             left_s = end - clock()
             if left_s <= 0:
                 reason = f"not so within {step.limit_s:g} s: {sight.missing(step.until)}"
@@ -360,8 +435,12 @@ class Run:
     async def _look(
         self, conditions: tuple[Condition, ...], limit_s: float, hear: Callable[[object], None]
     ) -> Sight:
+        asked = [leaf for part in conditions for leaf in leaves(part)]
+        victims = [leaf.victim for leaf in asked if isinstance(leaf, PeerDead)]
+        found = {victim: await self._find(victim) for victim in victims}
         sight = await look(conditions, self._sessions, self._marks, limit_s, hear)
-        return attrs.evolve(sight, dead=self._dead)
+        dead = frozenset(victim for victim, evidence in found.items() if evidence is not None)
+        return attrs.evolve(sight, dead=dead)
 
     def _tell_progress(self, step: Wait, progress: Progress) -> None:
         news = progress.news()
@@ -377,39 +456,43 @@ class Run:
     async def _end(self, position: int, step: Step, outcome: Outcome) -> None:
         """Relieve the guest, and find out what a command without an answer did.
 
-        Over a connection that was lost nothing can be relieved: it is opened anew first. One that
-        stands may be the only way past a stuck main loop (qemu-behaviour 7.6): it is kept.
+        One connection that stands may be the only way past a stuck main loop (qemu-behaviour 7.6):
+        it is kept, and the guest is relieved before anything is asked over it.
         """
-        if not isinstance(step, Execute) or not isinstance(outcome, Unknown):
-            await self._relieve(position)
-            return
-        lost = self._sessions[step.node].closed
-        if lost:
+        unknown = isinstance(step, Execute) and isinstance(outcome, Unknown)
+        lost = unknown and isinstance(step, Execute) and self._sessions[step.node].closed
+        told = None
+        if unknown and lost and isinstance(step, Execute):
+            told = await self._happened(position, step)
+        await self._relieve(position)
+        if unknown and not lost and isinstance(step, Execute):
             happened = await self._happened(position, step)
-            await self._relieve(position)
-        else:
-            await self._relieve(position)
-            happened = await self._happened(position, step)
-        # A relief may have undone what the command did: then nothing is told by what is left.
-        told = happened if lost or not self._relief else None
-        self._outcomes[step.address] = attrs.evolve(outcome, happened=told)
+            # A relief may have undone what the command did: then nothing is told by what is left.
+            told = None if self._relief else happened
+        if isinstance(outcome, Unknown):
+            self._outcomes[step.address] = attrs.evolve(outcome, happened=told)
 
     async def _happened(self, position: int, step: Execute) -> bool | None:
         # An answer is the barrier: on one connection QEMU answers in order, and a new one's
         # negotiation after all that was sent before.
         session = self._sessions[step.node]
-        if session.closed:
-            try:
-                await session.reopen(limit_s=self._answer_s)
-            except RemoteError as error:
-                _LOG.warning("%s could not be reached again: %s", step.node, error)
-                return None
+        if session.closed and not await self._reopened(session):
+            return None
         plan = self._plan
         before = effects.fold(plan.pair, plan.qemu, plan.origin, plan.steps[:position])
         known, found = before.live(step.node), await probe_node(session, limit_s=_AFTER_S)
         if known is None or not isinstance(found, Live):
             return None
         return effects.took_effect(known, step.command, found)
+
+    async def _reopened(self, session: Session) -> bool:
+        self._lost.add(session.node)
+        try:
+            await session.reopen(limit_s=self._answer_s)
+        except RemoteError as error:
+            _LOG.warning("%s could not be reached again: %s", session.node, error)
+            return False
+        return True
 
     # -- relief
 
@@ -422,7 +505,30 @@ class Run:
 
     async def _relieve(self, position: int) -> None:
         for relief in self._ranges(position):
-            await self._run_relief(relief)
+            why = await self._may_not(relief)
+            if why is None:
+                await self._run_relief(relief)
+            else:
+                _LOG.warning("the relief is not sent: %s", why)
+                refused = Refused(took_s=0.0, reason=why)
+                self._relief |= {step.address: refused for step in relief.steps[:1]}
+
+    async def _may_not(self, relief: Relief) -> str | None:
+        """Why a relief must not be sent; None where it may.
+
+        A session that was lost was the lock as well: somebody else may have gone on from there. So
+        it is opened again, and then the record must be what this execution last wrote.
+        """
+        for node in relief.nodes:
+            session = self._sessions.get(node)
+            if session is None or (session.closed and not await self._reopened(session)):
+                return f"there is no connection to {node}"
+            if node not in self._lost:
+                continue
+            found = await self._host(node).look(self._plan.pair, node, limit_s=self._answer_s)
+            if node not in self._own or found.record != self._own[node]:
+                return f"the connection to {node} was lost, and its record is not ours any more"
+        return None
 
     async def _run_relief(self, relief: Relief) -> None:
         self._tell(lambda o: o.relief_started(relief))
@@ -445,18 +551,21 @@ class Run:
         outcomes = {
             step.address: self._outcomes.get(step.address, NotRun()) for step in self._plan.steps
         }
-        report = Report(plan=self._plan, outcomes=outcomes, relief=self._relief)
-        if report.failed is None:
-            return report
-        return Report(
-            plan=self._plan, outcomes=outcomes, relief=self._relief, after=await self._after()
+        needed = {victim.node for victim in self._plan.victims()}
+        report = Report(
+            plan=self._plan,
+            outcomes=outcomes,
+            relief=self._relief,
+            evidence={node: e for node, e in self._evidence.items() if node in needed},
         )
+        return report if report.failed is None else attrs.evolve(report, after=await self._after())
 
     async def _after(self) -> Snapshot | None:
         known: dict[str, Session | NodeState] = dict(self._sessions)
-        for name, proof in self._proofs.items():
-            if name in self._dead:
-                known[name] = Dead(proof=proof)
+        for victim in self._plan.victims():
+            evidence = self._evidence.get(victim.node)
+            if evidence is not None and evidence.proves(victim):
+                known[victim.node] = Dead(evidence=evidence)
         return await probe(known, limit_s=_AFTER_S) if known else None
 
     def _tell(self, what: Callable[[Observer], None]) -> None:
@@ -469,6 +578,34 @@ def _shielded(tell: Callable[[], None]) -> None:
     except Exception:  # noqa: BLE001 - it is somebody else's code
         # Whoever looks on must not decide what becomes of the guest.
         _LOG.exception("the observer failed")
+
+
+def _saved(plan: Plan) -> dict[str, Evidence]:
+    """The fences that a plan was compiled with; of a process its host is asked again."""
+    dead = {n: s.evidence for n, s in plan.origin.nodes.items() if isinstance(s, Dead)}
+    return {n: e for n, e in dead.items() if isinstance(e, Evidence) and e.kind == "fence"}
+
+
+def _batches(steps: Iterable[Step]) -> Iterator[tuple[Step, ...]]:
+    """Steps that are sent together, and each of the others by itself."""
+    batch: list[Step] = []
+    for step in steps:
+        if batch and _batch(step) is not None and _batch(step) == _batch(batch[-1]):
+            batch.append(step)
+            continue
+        if batch:
+            yield tuple(batch)
+        batch = [step]
+    if batch:
+        yield tuple(batch)
+
+
+def _batch(step: Step) -> str | None:
+    return step.batch if isinstance(step, Execute | Check | Record) else None
+
+
+def _may_fail(step: Step) -> bool:
+    return not isinstance(step, Check) and step.may_fail
 
 
 def _ignore(_: object) -> None:
@@ -508,7 +645,7 @@ def _conditions(plan: Plan) -> list[Condition]:
                 found += _both(step)
             case Check():
                 found.append(step.condition)
-            case Execute() | RunHost():
+            case Execute() | RunHost() | Record():
                 pass
             case _:
                 assert_never(step)

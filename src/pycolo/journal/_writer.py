@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self, TypedDict, final
 
+from pycolo import _json
 from pycolo.errors import CommandRefused
 from pycolo.journal._lines import (
     CommandAnswered,
@@ -152,7 +152,7 @@ class Journal:
     # -- the file
 
     def _write(self, line: Line) -> None:
-        text = json.dumps(line_to_json(line), ensure_ascii=False, separators=(",", ":"))
+        text = _json.dumps(line_to_json(line))
         self._attempt(lambda file: _write_all(file, f"{text}\n".encode()))
 
     def _attempt(self, act: Callable[[int], None]) -> None:

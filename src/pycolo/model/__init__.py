@@ -7,7 +7,7 @@ checked when a value is made, so everything right of this package may trust what
 from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
-from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
+from pycolo.model.node import Monitor, Node, Ssh, TcpMonitor, UnixMonitor
 from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair, Ports, Timeouts
 
 __all__ = (
@@ -23,6 +23,7 @@ __all__ = (
     "Node",
     "Ports",
     "ReplicationDisk",
+    "Ssh",
     "TcpMonitor",
     "Timeouts",
     "UnixMonitor",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import final
+from typing import Final, final
 
 import attrs
 
@@ -168,6 +168,22 @@ def _by_node(netdevs: Mapping[str, Netdev]) -> dict[str, Netdev]:
     return dict(netdevs)
 
 
+# Which cards put virtio's header before each packet where the host's end takes it, as a tap does.
+VNET_CARDS: Final = ("virtio-net", "e1000e", "igb", "vmxnet3")
+PLAIN_CARDS: Final = ("e1000", "rtl8139", "ne2k", "pcnet", "tulip", "i825", "usb-net")
+
+
+def writes_vnet_headers(model: str) -> bool | None:
+    """Whether a card writes virtio headers to its netdev; None where that is not known.
+
+    Args:
+        model: QEMU's device model.
+    """
+    if model.startswith(VNET_CARDS):
+        return True
+    return False if model.startswith(PLAIN_CARDS) else None
+
+
 @final
 @attrs.frozen(kw_only=True)
 class FilterChain:
@@ -178,8 +194,9 @@ class FilterChain:
         netdevs: Node name to the host's end there, where it differs from `netdev`.
         model: QEMU's device model for the card.
         mac: MAC address, the same on both nodes; None leaves it to QEMU.
-        vnet_hdr: Put virtio's header on every link of the chain; None decides by the card.
-            It must be on for virtio-net (qemu-behaviour 6.5).
+        vnet_hdr: Have every link of the chain carry the header that virtio puts before a packet;
+            None decides by the card. It must be on for each card that writes such headers to a
+            tap, and be given for one that pycolo does not know (qemu-behaviour 6.5).
         compare_timeout_ms: How long compare waits for the other side's packet, 1 to 2^32-1.
         expired_scan_cycle_ms: How often compare looks for expired packets, 1 to 2^32-1.
         max_queue_size: Packets compare holds per connection, 1 to 2^32-1; one value for all
@@ -215,19 +232,20 @@ class FilterChain:
     )
 
     def __attrs_post_init__(self) -> None:
-        if self.vnet_hdr is False and self.is_virtio:
-            rule = "not be false for a virtio-net card: after a failover its connections die"
+        writes = writes_vnet_headers(self.model)
+        if writes is True and self.vnet_hdr is False:
+            rule = f"not be false for {self.model}: a failover would lose acknowledged writes"
             raise DeclarationError("FilterChain.vnet_hdr", self.vnet_hdr, rule)
-
-    @property
-    def is_virtio(self) -> bool:
-        """Whether the card hands virtio headers to its netdev."""
-        return self.model.startswith("virtio-net")
+        if writes is None and self.vnet_hdr is None:
+            rule = f"say whether {self.model} writes virtio headers to a tap: pycolo does not know"
+            raise DeclarationError("FilterChain.vnet_hdr", self.vnet_hdr, rule)
 
     @property
     def vnet_hdr_support(self) -> bool:
         """The one fact that all seven objects of the chain share."""
-        return self.is_virtio if self.vnet_hdr is None else self.vnet_hdr
+        if self.vnet_hdr is not None:
+            return self.vnet_hdr
+        return writes_vnet_headers(self.model) is True
 
     @property
     def names(self) -> ChainIds:

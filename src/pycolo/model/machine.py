@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, final
 
 import attrs
@@ -9,21 +10,44 @@ import attrs
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
 
-# What the command line of a node already carries, or what would let a second writer in.
-OWNED_OPTIONS = frozenset(
-    {"-S", "-name", "-qmp", "-qmp-pretty", "-monitor", "-mon", "-incoming", "-loadvm", "-snapshot"}
-    | {"-daemonize", "-pidfile", "-m", "-smp", "-cpu", "-accel", "-enable-kvm", "-machine", "-M"}
-    | {"-kernel", "-initrd", "-append", "-netdev", "-nic", "-net", "-chardev", "-object"}
-    | {"-blockdev", "-drive", "-hda", "-hdb", "-hdc", "-hdd", "-cdrom", "-device"}
-)
 MEMORY_MAX_MIB = 16 * 1024 * 1024
 
+# What may be added to a node's command line, and what must not stand in its value. Nothing in here
+# opens a monitor, a file or a disk, waits for a client, or gives one side hardware of its own.
+OPTIONS: Mapping[str, tuple[str, ...] | None] = {
+    "-action": ("shutdown=pause", "panic=pause"),
+    "-bios": (),
+    "-boot": (),
+    "-display": ("p2p=", "unix:", "vc"),
+    "-fw_cfg": ("file=",),
+    "-global": ("filename",),
+    "-k": (),
+    "-mem-prealloc": None,
+    "-no-reboot": None,
+    "-nodefaults": None,
+    "-numa": (),
+    "-overcommit": (),
+    "-rtc": (),
+    "-sandbox": (),
+    "-serial": ("mon:", "tcp:", "udp:", "telnet:", "unix:", "file:", "pipe:", "/dev/", "chardev:"),
+    "-smbios": ("file=",),
+    "-usb": None,
+    "-uuid": (),
+    "-vga": (),
+    "-vnc": ("reverse", "unix:"),
+    "-watchdog-action": ("pause",),
+}
+"Option to what its value must not contain; None for an option without a value."
 
-def _argument(field: str, value: object) -> None:
+# Devices of the host on which a QEMU runs: the other side has others, and no state moves.
+HOST_DEVICES = ("vfio", "usb-host", "vhost", "ivshmem", "pci-assign", "scsi-generic", "scsi-block")
+
+
+def _device(field: str, value: object) -> None:
     rules.text(field, value)
-    # QEMU takes an option with one dash or two.
-    if str(value).replace("--", "-", 1) in OWNED_OPTIONS:
-        raise DeclarationError(field, value, "not be an option that the pair itself sets")
+    if str(value).startswith(HOST_DEVICES):
+        rule = "be a device that QEMU emulates: one of the host is not on the other side"
+        raise DeclarationError(field, value, rule)
 
 
 @final
@@ -43,8 +67,10 @@ class Machine:
         initrd: Absolute path of its initial RAM disk.
         append: The kernel's command line.
         serial_log: Write the first serial port to `serial.log` in the run directory.
-        arguments: Further arguments, word by word, for what has no field here (display, RTC);
-            options that the pair itself sets are refused.
+        arguments: Further arguments, word by word, for what has no field here (display, RTC):
+            options of `OPTIONS` with their values. What opens a monitor, a file or a disk is
+            refused, and so is `-no-shutdown`: with it a guest that was powered off looks
+            protected, and the next checkpoint runs it again (qemu-behaviour 19.3).
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -60,7 +86,7 @@ class Machine:
     machine_type: str = attrs.field(default="pc", validator=rules.Valid(rules.text))
     cpu: str | None = attrs.field(default=None, validator=rules.Valid(rules.Optional(rules.text)))
     devices: tuple[str, ...] = attrs.field(
-        default=(), converter=rules.as_tuple, validator=rules.Valid(rules.Each(rules.text))
+        default=(), converter=rules.as_tuple, validator=rules.Valid(rules.Each(_device))
     )
     kernel: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
@@ -73,11 +99,32 @@ class Machine:
     )
     serial_log: bool = attrs.field(default=False, validator=rules.Valid(rules.boolean))
     arguments: tuple[str, ...] = attrs.field(
-        default=(), converter=rules.as_tuple, validator=rules.Valid(rules.Each(_argument))
+        default=(), converter=rules.as_tuple, validator=rules.Valid(rules.Each(rules.text))
     )
 
     def __attrs_post_init__(self) -> None:
+        self._check_arguments()
         for name in ("initrd", "append"):
             if getattr(self, name) is not None and self.kernel is None:
                 rule = "go with a kernel"
                 raise DeclarationError(f"Machine.{name}", getattr(self, name), rule)
+
+    def _check_arguments(self) -> None:
+        words = iter(enumerate(self.arguments))
+        for place, word in words:
+            field = f"Machine.arguments[{place}]"
+            # QEMU takes an option with one dash or two.
+            option = word.replace("--", "-", 1) if word.startswith("--") else word
+            if option not in OPTIONS:
+                rule = f"be one of {', '.join(OPTIONS)}: the rest is the pair's, or not safe"
+                raise DeclarationError(field, word, rule)
+            refused = OPTIONS[option]
+            if refused is None:
+                continue
+            after, value = next(words, (place, ""))
+            if not value or value.startswith("-"):
+                raise DeclarationError(field, word, "be followed by its value")
+            for part in refused:
+                if part in value:
+                    rule = f"not contain {part!r}"
+                    raise DeclarationError(f"Machine.arguments[{after}]", value, rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TypeAlias, final
 
 import attrs
@@ -57,10 +58,54 @@ def _host(field: str, value: object) -> None:
         raise DeclarationError(field, value, rule)
 
 
+def _user(field: str, value: object) -> None:
+    rules.text(field, value)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", str(value)):
+        raise DeclarationError(field, value, "be a user's name")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Ssh:
+    """The way to a node's host for whoever does not run on it.
+
+    The server's key must be known beforehand, and only keys are offered: no password is ever asked
+    for. Nothing in here becomes an argument of a program.
+
+    Args:
+        address: Host name or IP address of its sshd; None for the node's own `address`.
+        port: TCP port of its sshd.
+        user: Who logs in: the owner of the node's folders, who starts QEMU.
+        key_file: Absolute path of a private key, on the machine of the controller; None takes what
+            ssh would: the agent's, then the user's own.
+        known_hosts_file: Absolute path of a file with the server's key, on the machine of the
+            controller; None for the user's own.
+        python: Python 3.9 or later on that host.
+
+    Raises:
+        DeclarationError: A field breaks its rule; no object is made.
+    """
+
+    address: str | None = attrs.field(default=None, validator=rules.Valid(rules.Optional(_host)))
+    port: int = attrs.field(default=22, validator=rules.Valid(rules.port))
+    user: str = attrs.field(default="root", validator=rules.Valid(_user))
+    key_file: str | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
+    )
+    known_hosts_file: str | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
+    )
+    python: str = attrs.field(
+        default="/usr/bin/python3", validator=rules.Valid(rules.absolute_path)
+    )
+
+
 @final
 @attrs.frozen(kw_only=True)
 class Node:
     """A host that can run one of the two QEMUs; its name is no role.
+
+    Its paths are paths on that host.
 
     Args:
         name: What plans, reports and the command line call it; an id in QEMU's sense.
@@ -69,7 +114,11 @@ class Node:
         listen_address: Address its listeners bind; by default `address`, so that nothing
             listens on networks other than the replication one.
         run_dir: Absolute path of this node's private run directory (made with mode 0700): monitor
-            and compare sockets, pid file, log. By default `/run/pycolo/NAME`.
+            and compare sockets, log. A pair gives it the default `/run/pycolo/PAIR/NAME`.
+        state_dir: Absolute path of the folder that keeps this node's record of the pair and the
+            identity of its QEMU's process. It must outlive a reboot, and nobody but its owner may
+            write to it. By default the image folder.
+        ssh: The way to its host; None where the controller runs on it.
         control: Monitor for the one writer; by default a socket in `run_dir`.
         observer: Monitor for readers; by default a socket in `run_dir`.
         qemu_binary: QEMU on that host, a name on its PATH or an absolute path.
@@ -83,7 +132,13 @@ class Node:
     address: str = attrs.field(validator=rules.Valid(_host))
     image_folder: str = attrs.field(validator=rules.Valid(rules.absolute_path))
     listen_address: str = attrs.field(validator=rules.Valid(_host))
-    run_dir: str = attrs.field(validator=rules.Valid(rules.absolute_path))
+    run_dir: str | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
+    )
+    state_dir: str = attrs.field(validator=rules.Valid(rules.absolute_path))
+    ssh: Ssh | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.instance_of(Ssh)))
+    )
     control: Monitor | None = attrs.field(
         default=None,
         validator=rules.Valid(rules.Optional(rules.instance_of(UnixMonitor, TcpMonitor))),
@@ -99,30 +154,50 @@ class Node:
     def _listen_where_the_peer_looks(self) -> str:
         return self.address
 
-    @run_dir.default
-    def _run_dir_by_name(self) -> str:
-        return f"/run/pycolo/{self.name}"
+    @state_dir.default
+    def _state_beside_the_images(self) -> str:
+        return self.image_folder
 
     def __attrs_post_init__(self) -> None:
-        rules.socket_path("Node.run_dir", f"{self.run_dir}/observer.qmp")
-        if self.control_monitor == self.observer_monitor:
+        if self.run_dir is not None:
+            rules.socket_path("Node.run_dir", self.run_path("observer.qmp"))
+        if self.control is not None and self.control == self.observer:
             rule = "differ from control: one monitor serves one client"
             raise DeclarationError("Node.observer", self.observer, rule)
 
     @property
     def control_monitor(self) -> Monitor:
         """Where the one writer connects."""
-        return self.control or UnixMonitor(path=f"{self.run_dir}/control.qmp")
+        return self.control or UnixMonitor(path=self.run_path("control.qmp"))
 
     @property
     def observer_monitor(self) -> Monitor:
         """Where readers connect, one at a time."""
-        return self.observer or UnixMonitor(path=f"{self.run_dir}/observer.qmp")
+        return self.observer or UnixMonitor(path=self.run_path("observer.qmp"))
+
+    @property
+    def monitors(self) -> tuple[tuple[str, Monitor], ...]:
+        """Both monitors, each with the name of its field."""
+        return (("control", self.control_monitor), ("observer", self.observer_monitor))
 
     def image_path(self, name: str) -> str:
         """The path of one of this node's images."""
         return f"{self.image_folder.rstrip('/')}/{name}"
 
+    def run_path(self, name: str) -> str:
+        """The path of something in this node's run directory.
+
+        Raises:
+            DeclarationError: It has none yet: a node gets the default from its pair.
+        """
+        if self.run_dir is None:
+            raise DeclarationError("Node.run_dir", None, "be given for a node outside a pair")
+        return f"{self.run_dir.rstrip('/')}/{name}"
+
+    def state_path(self, name: str) -> str:
+        """The path of something in this node's state directory."""
+        return f"{self.state_dir.rstrip('/')}/{name}"
+
     def socket_path(self, name: str) -> str:
         """The path of a socket in this node's run directory; a pair refuses too long ones."""
-        return f"{self.run_dir.rstrip('/')}/{name}.sock"
+        return self.run_path(f"{name}.sock")

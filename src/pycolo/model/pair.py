@@ -13,9 +13,14 @@ from pycolo.model import _rules as rules
 from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
-from pycolo.model.node import Monitor, Node, TcpMonitor, is_loopback
+from pycolo.model.node import Node, TcpMonitor, UnixMonitor, is_loopback
 
 CHECKPOINTS_OFF_MS = 2**32 - 1
+RUN_ROOT = "/run/pycolo"
+SERIAL_LOG = "serial.log"
+QEMU_LOG = "qemu.stderr"
+# What a host keeps beside a file that it replaces as a whole.
+BESIDE = (".lock", ".spare")
 
 
 @final
@@ -42,6 +47,8 @@ class Timeouts:
     "A whole disk copied to the new secondary, or merged after a promotion."
     migration_s: float = attrs.field(default=3600.0, validator=rules.Valid(rules.seconds))
     "The RAM's first copy, while the guest runs."
+    stall_s: float = attrs.field(default=30.0, validator=rules.Valid(rules.seconds))
+    "How long a copy of a disk or of the RAM may go on without a byte arriving."
     entry_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
     "From switch-over to both guests running in COLO, while the guest stands still."
     checkpoint_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
@@ -84,13 +91,13 @@ class ColoPair:
     """One guest, run twice in lock-step on two nodes.
 
     Args:
+        name: What the pair is called, an id; part of the identity of each QEMU and of its record.
         nodes: The two nodes. The first is primary at the very first launch; afterwards who is
-            primary is read from QEMU, never from here.
+            primary is read from QEMU and from the record, never from here.
         machine: The guest's hardware.
         disks: Replicated disks, in the guest's order; the first is number 0.
         chains: Network cards, in the guest's order; the first is number 0.
         spares: Further nodes that can take a dead one's place (`replacing`).
-        name: What the pair is called, an id; part of each QEMU's identity.
         checkpoint_delay_ms: The longest time between two checkpoints, 1 to 4294967295.
             4294967295 puts checkpoints off for good (qemu-behaviour 1.7, 4.11).
         ports: Ports that all disks and the RAM share.
@@ -103,6 +110,7 @@ class ColoPair:
         DeclarationError: A field breaks its rule; no object is made.
     """
 
+    name: str = attrs.field(validator=rules.Valid(rules.identifier))
     nodes: tuple[Node, Node] = attrs.field(
         converter=_two, validator=rules.Valid(rules.Each(rules.instance_of(Node)))
     )
@@ -124,7 +132,6 @@ class ColoPair:
         converter=_all,
         validator=rules.Valid(rules.Each(rules.instance_of(Node))),
     )
-    name: str = attrs.field(default="colo", validator=rules.Valid(rules.identifier))
     checkpoint_delay_ms: int = attrs.field(
         default=20000, validator=rules.Valid(rules.Whole(1, CHECKPOINTS_OFF_MS))
     )
@@ -138,12 +145,24 @@ class ColoPair:
     )
 
     def __attrs_post_init__(self) -> None:
+        self._place_nodes()
         self._check_nodes()
         self._check_chains()
         self._check_ids()
         self._check_ports()
-        self._check_images()
         self._check_sockets()
+        self._check_paths()
+
+    def _place_nodes(self) -> None:
+        """Give each node without a run directory the one that only this pair uses."""
+        for field in ("nodes", "spares"):
+            nodes: tuple[Node, ...] = getattr(self, field)
+            object.__setattr__(self, field, tuple(self._placed(node) for node in nodes))
+
+    def _placed(self, node: Node) -> Node:
+        if node.run_dir is not None:
+            return node
+        return attrs.evolve(node, run_dir=f"{RUN_ROOT}/{self.name}/{node.name}")
 
     def node(self, name: str) -> Node:
         """The node of that name, spares included.
@@ -156,6 +175,29 @@ class ColoPair:
                 return node
         known = ", ".join(node.name for node in (*self.nodes, *self.spares))
         raise DeclarationError("node", name, f"be one of {known}")
+
+    def record_path(self, name: str) -> str:
+        """Where a node keeps its record of the pair, on its host.
+
+        It is named after the first image, so that two pairs that take the same image for theirs
+        find each other's record.
+
+        Raises:
+            DeclarationError: There is no such node.
+        """
+        return self._state_path(name, "record.json")
+
+    def process_path(self, name: str) -> str:
+        """Where a node keeps the identity of its QEMU's process, on its host.
+
+        Raises:
+            DeclarationError: There is no such node.
+        """
+        return self._state_path(name, "process.json")
+
+    def _state_path(self, name: str, what: str) -> str:
+        stem = self.disks[0].image if self.disks else f"{self.name}.{name}"
+        return self.node(name).state_path(f"{stem}.{what}")
 
     def peer_of(self, name: str) -> Node:
         """The other node of the pair.
@@ -180,11 +222,11 @@ class ColoPair:
         """
         leaving = self.node(old)
         self.peer_of(old)
-        if leaving == new:
-            return self
         nodes = tuple(new if node.name == old else node for node in self.nodes)
-        spares = tuple(node for node in self.spares if node.name != new.name)
-        return attrs.evolve(self, nodes=nodes, spares=(*spares, leaving))
+        spares = [node for node in self.spares if node.name != new.name]
+        if leaving.name != new.name:
+            spares.append(leaving)
+        return attrs.evolve(self, nodes=nodes, spares=spares)
 
     def _places(self) -> tuple[tuple[str, Node], ...]:
         places = [(f"nodes[{n}]", node) for n, node in enumerate(self.nodes)]
@@ -194,7 +236,7 @@ class ColoPair:
         names = [(f"{place}.name", node.name) for place, node in self._places()]
         rules.distinct("ColoPair", names, "a name is given once")
         folders = [
-            (f"{place}.image_folder", (_machine(node), posixpath.normpath(node.image_folder)))
+            (f"{place}.image_folder", (_machine(node), normal(node.image_folder)))
             for place, node in self._places()
         ]
         if self.disks:
@@ -230,41 +272,85 @@ class ColoPair:
         rules.distinct("ColoPair", named, "a port is used once on a host")
         # Either node may come to listen on any of them, so a monitor's port is none of them.
         for place, node in self._places():
-            monitors = [(k, m) for k, m in _monitors(node) if isinstance(m, TcpMonitor)]
+            monitors = [(k, m) for k, m in node.monitors if isinstance(m, TcpMonitor)]
             for kind, monitor in monitors:
                 with_monitor = [*named, (f"{place}.{kind}.port", monitor.port)]
                 rules.distinct("ColoPair", with_monitor, "a port is used once on a host")
 
-    def _check_images(self) -> None:
-        named = [
-            (f"disks[{n}].{kind}", name)
-            for n, disk in enumerate(self.disks)
-            for kind, name in disk.images().items()
-        ]
-        rules.distinct("ColoPair", named, "each image is a file of its own")
-
     def _check_sockets(self) -> None:
         for place, node in self._places():
+            field = f"ColoPair.{place}.run_dir"
+            rules.socket_path(field, node.run_path("observer.qmp"))
             for chain in self.chains:
                 for name in (chain.names.compare_local, chain.names.compare_out):
-                    rules.socket_path(f"ColoPair.{place}.run_dir", node.socket_path(name))
+                    rules.socket_path(field, node.socket_path(name))
         folders = [
-            (f"{place}.run_dir", (_machine(node), posixpath.normpath(node.run_dir)))
+            (f"{place}.run_dir", (_machine(node), normal(node.run_path(""))))
             for place, node in self._places()
         ]
         rules.distinct("ColoPair", folders, "each QEMU has a run directory of its own")
         monitors = [
             (f"{place}.{kind}", (_machine(node), monitor))
             for place, node in self._places()
-            for kind, monitor in _monitors(node)
+            for kind, monitor in node.monitors
+            if isinstance(monitor, TcpMonitor)
         ]
         rules.distinct("ColoPair", monitors, "one monitor serves one client of one QEMU")
+
+    def _check_paths(self) -> None:
+        """No two things that QEMU or pycolo writes may be one file: the second destroys the first.
+
+        Links are not seen here; a host looks at them before it writes.
+        """
+        why = "each is a file of its own"
+        images = [
+            (f"disks[{n}].{kind}", file_name)
+            for n, disk in enumerate(self.disks)
+            for kind, file_name in disk.images().items()
+        ]
+        rules.distinct("ColoPair", images, why)
+        used = [
+            (f"{place}.{what}", (_machine(node), normal(path)))
+            for place, node in self._places()
+            for what, path in self.paths(node.name)
+        ]
+        rules.distinct("ColoPair", used, why)
+
+    def paths(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Every path that a QEMU of the pair, or pycolo itself, writes to on a node's host.
+
+        Args:
+            name: The node's name.
+
+        Returns:
+            What it is, as a path from the node, and the path itself.
+
+        Raises:
+            DeclarationError: There is no such node.
+        """
+        node = self.node(name)
+        images = [
+            (f"disks[{n}].{kind}", node.image_path(file_name))
+            for n, disk in enumerate(self.disks)
+            for kind, file_name in disk.images().items()
+        ]
+        monitors = [(kind, m.path) for kind, m in node.monitors if isinstance(m, UnixMonitor)]
+        sockets = [
+            (f"chains[{n}].ids.{part}", node.socket_path(getattr(chain.names, part)))
+            for n, chain in enumerate(self.chains)
+            for part in ("compare_local", "compare_out")
+        ]
+        logs = [(f"run_dir ({log})", node.run_path(log)) for log in (SERIAL_LOG, QEMU_LOG)]
+        kept = [("record", self.record_path(name)), ("process", self.process_path(name))]
+        kept += [(f"{what} {extra}", path + extra) for what, path in kept for extra in BESIDE]
+        return (*images, *monitors, *sockets, *logs, *kept)
+
+
+def normal(path: str) -> str:
+    """A path without `//`, `.` and `..`: the same for every spelling of one place."""
+    return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def _machine(node: Node) -> str:
     # Loopback addresses differ and are one host all the same (qemu-behaviour 3.12).
     return "this host" if is_loopback(node.address) else node.address
-
-
-def _monitors(node: Node) -> tuple[tuple[str, Monitor], ...]:
-    return (("control", node.control_monitor), ("observer", node.observer_monitor))

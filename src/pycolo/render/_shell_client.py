@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 CLIENT: Final = r"""
-import json, os, select, signal, socket, sys, time
+import base64, hashlib, json, os, select, signal, socket, sys, time
 
 LIMIT_S = 10.0
 
@@ -227,71 +227,27 @@ def holds(address, predicate, *arguments):
     except (OSError, ValueError) as error:
         end(1, "%s: %s" % (predicate, error))
 
-def start_time(pid):
-    try:
-        with open("/proc/%d/stat" % pid, errors="replace") as stat:
-            return int(stat.read().rpartition(")")[2].split()[19])
-    except OSError:
-        return None
+def fill(state, evidence):
+    # Whoever goes on writes down what that rests on; until then nobody knows it.
+    if state is None or evidence is None or state["epoch"] <= evidence["epoch"]:
+        return state
+    return {**state, "evidence": evidence}
 
-def text(path):
-    try:
-        with open(path) as stream:
-            return stream.read().strip()
-    except OSError:
-        return ""
+def request(path, limit_s, expects, becomes, evidence):
+    # The record as the helper takes it: what must be there, by its digest, and what replaces it.
+    expects, becomes, evidence = (json.loads(text) for text in (expects, becomes, evidence))
+    texts = [
+        json.dumps(fill(state, evidence), ensure_ascii=False) + "\n" for state in (expects, becomes)
+    ]
+    digest = None if expects is None else hashlib.sha256(texts[0].encode()).hexdigest()
+    data = base64.b64encode(texts[1].encode()).decode()
+    found = {"record": path, "expects": digest, "data": data, "limit_s": float(limit_s)}
+    print(json.dumps(found))
 
-def here():
-    machine = text("/etc/machine-id")
-    return {
-        "boot_id": text("/proc/sys/kernel/random/boot_id"),
-        "pid_namespace": os.readlink("/proc/self/ns/pid"),
-        "machine": "%s %s" % (machine, socket.gethostname()) if machine else "",
-    }
-
-def running(run_dir):
-    # A pid file tells more than a number, so that another process is never taken for QEMU.
-    try:
-        known = json.loads(text(run_dir + "/qemu.pid"))
-        now = here()
-        if any(known[key] != now[key] for key in ("boot_id", "pid_namespace")):
-            return None
-        pidfd = os.pidfd_open(known["pid"])
-    except (ValueError, KeyError, TypeError, OSError):
-        return None
-    same = start_time(known["pid"]) == known["start_time"]
-    return pidfd if same and not select.select([pidfd], [], [], 0)[0] else None
-
-def launch(run_dir, instance, *argv):
-    os.makedirs(os.path.dirname(run_dir), exist_ok=True)
-    try:
-        os.mkdir(run_dir, 0o700)
-    except FileExistsError:
-        found = os.lstat(run_dir)
-        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            end(1, run_dir + " must be ours and have mode 0700")
-    if running(run_dir) is not None:
-        end(1, "QEMU runs there already")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    pid = os.posix_spawnp(argv[0], argv, os.environ, setsid=True, file_actions=[
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, run_dir + "/qemu.stderr", flags, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ], setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT])
-    known = {"pid": pid, "start_time": start_time(pid), **here(), "instance": instance}
-    with open(run_dir + "/qemu.new", "w") as stream:
-        json.dump(known, stream)
-    os.replace(run_dir + "/qemu.new", run_dir + "/qemu.pid")
-
-def stop(run_dir, limit_s):
-    pidfd = running(run_dir)
-    if pidfd is None:
-        end(0, "it did not run")
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        signal.pidfd_send_signal(pidfd, number)
-        if select.select([pidfd], [], [], float(limit_s) / 2)[0]:
-            end(0)
-    end(3, "it did not end")
+def told(kind, node, instance, epoch, who, when):
+    how = "a person said so when this script asked"
+    print(json.dumps({"kind": kind, "node": node, "instance": instance, "epoch": int(epoch),
+                      "who": who, "how": how, "when": when}))
 
 def listen(address):
     monitor = Monitor(address, LIMIT_S)
@@ -305,7 +261,7 @@ def listen(address):
             if event:
                 print(event, flush=True)
 
-MODES = {"send": send, "holds": holds, "listen": listen, "launch": launch, "stop": stop}
+MODES = {"send": send, "holds": holds, "listen": listen, "request": request, "told": told}
 try:
     MODES[sys.argv[1]](*sys.argv[2:])
 except OSError as error:

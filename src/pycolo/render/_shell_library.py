@@ -118,11 +118,11 @@ wait_until() {
 }
 never() { false; }
 
-# proven_dead NODE: only a person can answer that; the answer is kept.
+# proven_dead NODE INSTANCE EPOCH: only a person can answer that; the answer is kept.
 proven_dead() {
   if [ -e "$state/dead.$1" ]; then return 0; fi
-  say "Is the QEMU of node $1 proven dead: its process ended, or its host fenced?"
-  say "Silence is no proof. If it runs on, the guest runs twice and its data are lost."
+  say "Has the QEMU $2 of node $1 ended, or was its host fenced?"
+  say "Silence is no evidence. If it runs on, the guest runs twice and its data are lost."
   printf 'Type yes to go on: ' >&2
   answer=
   read -r answer || :
@@ -130,40 +130,48 @@ proven_dead() {
     say "ended: a person must decide"
     exit 4
   fi
+  python3 -c "$client" told fence "$1" "$2" "$3" "$(id -un)" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
+    >"$state/evidence"
   : >"$state/dead.$1"
 }
 
-# create_image NODE PATH SIZE_BYTES QEMU_IMG ARGUMENT...: one that exists is checked and kept.
-create_image() {
-  node=$1 path=$2 size=$3
-  shift 3
-  if on "$node" test -e "$path"; then
-    found=$(on "$node" "$1" info -U --output=json -- "$path" |
-      python3 -c 'import json, sys; print(json.load(sys.stdin)["virtual-size"])')
-    if [ "$found" != "$size" ]; then fail "$path has $found bytes, not $size"; fi
-    say "   it exists: kept"
-    return 0
-  fi
-  on "$node" "$@" >&2 || fail "the image was not made"
-  changed=yes
-}
-
-# launch NODE LIMIT_S RUN_DIR INSTANCE ARGUMENT...: starts a QEMU that outlives this script.
-launch() {
-  node=$1 limit=$2
-  shift 2
-  if ! holds "$node" gone; then fail "$node has a QEMU already"; fi
-  on "$node" python3 -c "$client" launch "$@" || fail "$node: QEMU was not started"
-  changed=yes
-  answers() { holds "$node" alive; }
-  wait_until "$limit" answers never
-}
-
-# stop_qemu NODE LIMIT_S RUN_DIR: ends the QEMU of the pid file, and sees it end.
-stop_qemu() {
+# at_host NODE NAME JSON: what is done with files and processes, in one step of the host's own.
+at_host() {
   code=0
-  on "$1" python3 -c "$client" stop "$3" "$2" || code=$?
-  changed=yes
-  if [ "$code" -ne 0 ]; then fail "$1: its QEMU did not end"; fi
+  on "$1" python3 -c "$helper
+raise SystemExit(main(sys.argv[1:]))" "$2" "$3" "$helper" >"$state/told" || code=$?
+  return "$code"
 }
+
+# record NODE PATH LIMIT_S EXPECTS BECOMES: the node's own file, if it still is what was read.
+record() {
+  evidence=null
+  if [ -e "$state/evidence" ]; then evidence=$(cat "$state/evidence"); fi
+  request=$(python3 -c "$client" request "$2" "$3" "$4" "$5" "$evidence")
+  code=0
+  at_host "$1" swap "$request" || code=$?
+  case $code in
+    0) ;;
+    1) fail "$1: its record was not written" ;;
+    *) changed=yes; fail "$1: it is not known whether its record was written" ;;
+  esac
+  if ! grep -q '"written": true' "$state/told"; then
+    fail "$1: its record is not what it was: somebody else has changed it"
+  fi
+  changed=yes
+}
+
+# host NODE NAME JSON: makes an image, starts a QEMU that outlives this script, or ends one.
+host() {
+  code=0
+  at_host "$@" || code=$?
+  case $code in
+    0) changed=yes ;;
+    1) fail "$1: it was not done" ;;
+    *) changed=yes; fail "$1: it is not known whether it was done" ;;
+  esac
+}
+
+# maybe COMMAND...: what may fail; the script goes on.
+maybe() { ( reliefs=; listeners=; "$@" ) || say "   it was not done, and need not be"; }
 """.lstrip()

@@ -7,15 +7,21 @@ import re
 import shlex
 from typing import assert_never
 
+from pycolo._printable import one_line, printable
+from pycolo.evidence import Evidence
 from pycolo.plan import CreateImage, HostAction, LaunchQemu, Plan, Relief, StopQemu
 from pycolo.qmp.commands import Command
+from pycolo.record import (
+    Change,
+    DamagedRecord,
+    NoRecord,
+    PairRecord,
+    RecordState,
+    UnreadRecord,
+)
 from pycolo.snapshot import (
     Dead,
-    DeathProof,
-    FenceProof,
     NodeState,
-    OnPaper,
-    ProcessExit,
     Snapshot,
     Unreachable,
     Unresponsive,
@@ -23,16 +29,6 @@ from pycolo.snapshot import (
 )
 
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+\-]+\Z")
-
-
-def printable(text: str) -> str:
-    """The text with a space for each line end and whatever else moves a cursor."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-def one_line(text: str) -> str:
-    """The printable text with single spaces between its words."""
-    return " ".join(printable(text).split())
 
 
 def command_words(command: Command) -> str:
@@ -58,8 +54,8 @@ def action_words(action: HostAction) -> str:
             return printable(f"create image {path}: {shlex.join(argv)}")
         case LaunchQemu(role=role, instance=instance, argv=argv):
             return printable(f"launch {role} {instance}: {shlex.join(argv)}")
-        case StopQemu():
-            return "stop QEMU"
+        case StopQemu(instance=instance):
+            return printable(f"stop {instance}")
         case _:
             assert_never(action)
 
@@ -70,23 +66,49 @@ def state_words(state: NodeState) -> str:
     match state:
         case Unreachable(why=why) | Unresponsive(why=why):
             return f"{role} ({one_line(why)})"
-        case Dead(proof=proof):
-            return f"{role} ({proof_words(proof)})"
+        case Dead(evidence=evidence):
+            return f"{role} ({evidence_words(evidence)})"
         case _:
             return role
 
 
-def proof_words(proof: DeathProof) -> str:
-    """What proves a death."""
-    match proof:
-        case ProcessExit(pid=pid):
-            return f"process {pid} ended"
-        case FenceProof(who=who, how=how, when=when):
+def evidence_words(evidence: Evidence | None) -> str:
+    """Who says that a QEMU has ended, and how."""
+    match evidence:
+        case Evidence(kind="exit", who=who, how=how):
+            return one_line(f"seen by {who}: {how}")
+        case Evidence(who=who, how=how, when=when):
             return one_line(f"fenced by {who}, {when}: {how}")
-        case OnPaper():
-            return "supposed, on paper"
+        case None:
+            return "assumed, on paper"
         case _:
-            assert_never(proof)
+            assert_never(evidence)
+
+
+def change_words(change: Change) -> str:
+    """What a node's record is changed to."""
+    becomes = change.becomes
+    may = " or ".join(becomes.eligible) or "nobody"
+    pending = ", commit pending" if becomes.commit == "pending" else ""
+    place = f"epoch {becomes.epoch}.{becomes.revision}"
+    return f"record {place}: {becomes.holder} is {becomes.phase}, {may} may go on{pending}"
+
+
+def record_words(state: RecordState) -> str:
+    """What a node's record says, in a few words."""
+    match state:
+        case PairRecord(epoch=epoch, revision=revision, holder=holder, phase=phase):
+            may = ", ".join(state.eligible) or "nobody"
+            pending = ", commit pending" if state.commit == "pending" else ""
+            return f"{epoch}.{revision}: {holder} {phase}, may go on: {may}{pending}"
+        case NoRecord():
+            return "none"
+        case DamagedRecord(why=why):
+            return one_line(f"damaged: {why}")
+        case UnreadRecord(why=why):
+            return one_line(f"not read: {why}")
+        case _:
+            assert_never(state)
 
 
 def snapshot_words(snapshot: Snapshot) -> str:

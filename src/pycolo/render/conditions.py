@@ -68,13 +68,13 @@ def _leaf(leaf: c.Leaf) -> str:  # noqa: C901 - one line a leaf
         case c.PartsAre():
             return f"{node} has just these parts: {_parts(leaf)}"
         case c.InstanceIs(instance=instance):
-            return f"{node} is still the QEMU {instance!r}"
+            return f"{node} is still the QEMU {instance!r}, and answers"
         case c.VersionIs(version=version):
             return f"{node} runs QEMU {version}"
         case c.Gone():
             return f"{node} has hung up"
-        case c.PeerDead():
-            return f"{node} is proven dead"
+        case c.PeerDead(instance=instance):
+            return f"there is evidence that {instance} on {node} has ended"
         case _:
             assert_never(leaf)
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import assert_never
 
+from pycolo._printable import page
 from pycolo.plan import (
     Check,
     CreateImage,
@@ -13,6 +14,7 @@ from pycolo.plan import (
     HostAction,
     LaunchQemu,
     Plan,
+    Record,
     Relief,
     RunHost,
     Step,
@@ -20,7 +22,7 @@ from pycolo.plan import (
     Wait,
 )
 from pycolo.render._wire import capabilities_line, step_line, wire_line
-from pycolo.render._words import printable
+from pycolo.render._words import change_words
 from pycolo.render.conditions import describe
 
 
@@ -38,7 +40,7 @@ def render(plan: Plan) -> str:
     """
     lines = [f"# {plan.procedure} of pair {plan.pair.name}"]
     lines += list(_body(plan)) if plan.steps else ["# nothing to do"]
-    return "".join(f"{printable(line)}\n" for line in lines)
+    return page(lines)
 
 
 def _body(plan: Plan) -> Iterator[str]:
@@ -89,6 +91,8 @@ def _step(step: Step) -> Iterator[str]:
             yield f"# go on only if {describe(step.condition)}"
         case RunHost():
             yield f"# on {step.node}'s host: {_action(step.action)}"
+        case Record():
+            yield f"# {step.node}'s own file of the pair: {change_words(step.change)}"
         case _:
             assert_never(step)
 
@@ -106,7 +110,7 @@ def _action(action: HostAction) -> str:
             return f"unless {shlex.quote(path)} exists, {shlex.join(argv)}"
         case LaunchQemu(argv=argv):
             return shlex.join(argv)
-        case StopQemu():
-            return "end the QEMU that was started for the node"
+        case StopQemu(instance=instance):
+            return f"end the QEMU {instance}"
         case _:
             assert_never(action)

@@ -16,6 +16,8 @@ from typing import Final, assert_never
 import attrs
 
 from pycolo import conditions as c
+from pycolo import helper, record
+from pycolo._printable import one_line
 from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
 from pycolo.plan import (
     Check,
@@ -24,16 +26,18 @@ from pycolo.plan import (
     HostAction,
     LaunchQemu,
     Plan,
+    Record,
     RunHost,
     Step,
     StopQemu,
     Wait,
 )
 from pycolo.qmp.commands import Migrate, MigrateIncoming
+from pycolo.record import DamagedRecord, NoRecord
 from pycolo.render._shell_client import CLIENT
 from pycolo.render._shell_library import LIBRARY
 from pycolo.render._wire import step_line, wire_line
-from pycolo.render._words import command_words, one_line, proof_words
+from pycolo.render._words import change_words, command_words, evidence_words
 from pycolo.render.conditions import describe
 from pycolo.snapshot import Dead
 
@@ -42,8 +46,7 @@ _HEAD: Final = """\
 # {title}
 #
 # It needs sh and python3 on every host, and talks to the control monitors as pycolo does. Between
-# two steps it holds no connection: see that nobody else works on the nodes meanwhile. Which node
-# holds the newest data is not recorded: tell a later `pycolo run launch` with --newest.
+# two steps it holds no connection: see that nobody else works on the nodes meanwhile.
 #
 # It ends with 0 when all is done, 1 when it was refused and nothing was changed, 3 when something
 # was or may have been changed, and 4 where a person must decide.
@@ -51,6 +54,11 @@ set -eu
 
 client=$(cat <<'END_OF_CLIENT'
 {client}END_OF_CLIENT
+)
+
+# What is done with a host's own files and processes; it runs there.
+helper=$(cat <<'END_OF_HELPER'
+{helper}END_OF_HELPER
 )
 
 # How a command reaches each node's host, and where its monitors are: correct these if need be.
@@ -71,7 +79,7 @@ def render(plan: Plan) -> str:
     listening = "".join(f"listen {shlex.quote(node)}\n" for node in _listened(plan))
     parts = [_head(plan), *_reliefs(plan)]
     for number, step in enumerate(plan.steps, 1):
-        if listening and not isinstance(step, RunHost):
+        if listening and not isinstance(step, RunHost | Record):
             parts.append(listening)
             listening = ""
         parts.append("\n".join(_step(plan, number, step, marks)) + "\n")
@@ -94,7 +102,9 @@ def _head(plan: Plan) -> str:
             _table("observer", {n.name: _place(n.observer_monitor) for n in nodes}),
         )
     )
-    return _HEAD.format(title=_title(plan), client=CLIENT, places=places, library=LIBRARY)
+    return _HEAD.format(
+        title=_title(plan), client=CLIENT, helper=helper.text(), places=places, library=LIBRARY
+    )
 
 
 def _table(name: str, rows: Mapping[str, str], before: str = "") -> str:
@@ -204,13 +214,15 @@ def _step(
     numbers = {s.address: n for n, s in enumerate(plan.steps, 1)}
     match step:
         case Execute():
-            yield _send(("send",), step)
+            yield _maybe(step, _send(("send",), step))
         case Wait():
             yield from _wait(number, step, numbers)
         case Check():
             yield from _check(plan, step, numbers)
         case RunHost():
-            yield from _run_host(plan, step)
+            yield _maybe(step, _run_host(plan, step))
+        case Record():
+            yield _maybe(step, _record(plan, step))
         case _:
             assert_never(step)
     yield from _left(plan, step.address)
@@ -228,8 +240,14 @@ def _what(step: Step) -> str:
             return one_line(f"go on only if {describe(condition)}")
         case RunHost(action=action):
             return one_line(f"{step.node}: {_action(action)}")
+        case Record(change=change):
+            return one_line(f"{step.node}: {change_words(change)}")
         case _:
             assert_never(step)
+
+
+def _maybe(step: Execute | RunHost | Record, line: str) -> str:
+    return f"maybe {line}" if step.may_fail else line
 
 
 def _action(action: HostAction) -> str:
@@ -238,8 +256,8 @@ def _action(action: HostAction) -> str:
             return f"create {path}"
         case LaunchQemu(role=role, instance=instance):
             return f"launch the {role} {instance}"
-        case StopQemu():
-            return "stop QEMU"
+        case StopQemu(instance=instance):
+            return f"stop {instance}"
         case _:
             assert_never(action)
 
@@ -250,7 +268,8 @@ def _wait(number: int, step: Wait, numbers: Mapping[str, int]) -> Iterator[str]:
     if step.unless is not None:
         unless = f"unless_{number}"
         yield f"{unless}() {{ {_test(step.unless, numbers)}; }}"
-    yield f"wait_until {math.ceil(step.limit_s)} until_{number} {unless}"
+    line = f"wait_until {math.ceil(step.limit_s)} until_{number} {unless}"
+    yield f"maybe {line}" if step.may_fail else line
 
 
 def _check(plan: Plan, step: Check, numbers: Mapping[str, int]) -> Iterator[str]:
@@ -258,24 +277,24 @@ def _check(plan: Plan, step: Check, numbers: Mapping[str, int]) -> Iterator[str]
         state = plan.origin.state(leaf.node)
         if isinstance(leaf, c.PeerDead) and isinstance(state, Dead):
             words = one_line(
-                f"   the plan was compiled with {leaf.node} dead: {proof_words(state.proof)}"
+                f"   the plan was compiled with {leaf.node} dead: {evidence_words(state.evidence)}"
             )
             yield f"say {shlex.quote(words)}"
     yield f"if ! {{ {_test(step.condition, numbers)}; }}; then fail 'it does not hold'; fi"
 
 
-def _run_host(plan: Plan, step: RunHost) -> Iterator[str]:
-    node = plan.pair.node(step.node)
-    match step.action:
-        case CreateImage(path=path, size_bytes=size_bytes, argv=argv):
-            yield shlex.join(["create_image", node.name, path, str(size_bytes), *argv])
-        case LaunchQemu(instance=instance, argv=argv):
-            limit_s = str(math.ceil(step.limit_s))
-            yield shlex.join(["launch", node.name, limit_s, node.run_dir, instance, *argv])
-        case StopQemu():
-            yield shlex.join(["stop_qemu", node.name, str(math.ceil(step.limit_s)), node.run_dir])
-        case _:
-            assert_never(step.action)
+def _run_host(plan: Plan, step: RunHost) -> str:
+    name, request = helper.request_of(plan.pair, step.node, step.action, step.limit_s)
+    return shlex.join(["host", step.node, name, json.dumps(request)])
+
+
+def _record(plan: Plan, step: Record) -> str:
+    expects, becomes = step.change.expects, step.change.becomes
+    if isinstance(expects, DamagedRecord):
+        return shlex.join(["fail", f"the record of {step.node} is damaged: {expects.why}"])
+    there = "null" if isinstance(expects, NoRecord) else record.dumps(expects).strip()
+    words = [step.node, plan.pair.record_path(step.node), f"{step.limit_s:g}", there]
+    return shlex.join(["record", *words, record.dumps(becomes).strip()])
 
 
 # -- conditions ------------------------------------------------------------------------------------
@@ -331,7 +350,7 @@ def _words(leaf: c.Leaf, numbers: Mapping[str, int]) -> list[str]:  # noqa: C901
             return ["holds", node, "version", str(version)]
         case c.Gone():
             return ["holds", node, "gone"]
-        case c.PeerDead():
-            return ["proven_dead", node]
+        case c.PeerDead(instance=instance, epoch=epoch):
+            return ["proven_dead", node, instance, str(epoch)]
         case _:
             assert_never(leaf)

@@ -8,22 +8,24 @@ from typing import Literal, TypeAlias, assert_never, final
 
 import attrs
 
+from pycolo._printable import one_line, page, printable
 from pycolo.catalogue import EVERY, Entry, Explanation, goal_words
 from pycolo.compiler.drift import Difference, Drift
 from pycolo.diff import Change, Diff
-from pycolo.plan import Check, Execute, Plan, RunHost, Step, Wait
+from pycolo.plan import Check, Execute, Plan, Record, RunHost, Step, Wait
 from pycolo.render._words import (
     action_words,
+    change_words,
     command_words,
-    one_line,
-    printable,
+    record_words,
     reliefs_at,
     snapshot_words,
     state_words,
 )
 from pycolo.render.conditions import describe
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
-from pycolo.snapshot import Live, Snapshot, role_of
+from pycolo.snapshot import Live, Snapshot
+from pycolo.standing import standing
 
 WIDTH = 100
 
@@ -58,7 +60,7 @@ def render(plan: Plan, *, colour: bool = False) -> str:
     pen = _Pen(colour)
     lines = [*_header(plan, pen), ""]
     lines += _steps(plan, pen) if plan.steps else ["nothing to do"]
-    return "\n".join(lines) + "\n"
+    return page(lines, colour=colour)
 
 
 def _header(plan: Plan, pen: _Pen) -> Iterator[str]:
@@ -95,7 +97,10 @@ def _step(step: Step, pen: _Pen) -> Iterator[str]:
         yield pen("faint", line)
     yield from _details(step)
     limit = "" if isinstance(step, Check) else f", at most {step.limit_s:g} s"
-    yield pen("faint", f"[{one_line(step.address)}{limit}]")
+    # Neighbours of one batch are sent together.
+    batch = None if isinstance(step, Wait | RunHost) else step.batch
+    together = "" if batch is None else f", batch {one_line(batch)}"
+    yield pen("faint", f"[{one_line(step.address)}{limit}{together}]")
 
 
 def _what(step: Step, pen: _Pen) -> str:
@@ -108,6 +113,8 @@ def _what(step: Step, pen: _Pen) -> str:
             return f"go on only if {one_line(describe(condition))}"
         case RunHost(action=action):
             return f"on its host: {action_words(action)}"
+        case Record(change=change):
+            return pen("strong", one_line(change_words(change)))
         case _:
             assert_never(step)
 
@@ -120,6 +127,12 @@ def _details(step: Step) -> Iterator[str]:
             yield f"without an answer in time: {command_words(yank)} (out of band)"
     if isinstance(step, Wait) and step.unless is not None:
         yield f"give up if {one_line(describe(step.unless))}"
+    if isinstance(step, Wait) and step.stall_s is not None:
+        yield f"give up if no byte arrives for {step.stall_s:g} s"
+    if isinstance(step, Record) and step.needs is not None:
+        yield one_line(f"with evidence that {step.needs.instance} has ended")
+    if not isinstance(step, Check) and step.may_fail:
+        yield "execution goes on, whatever becomes of it"
 
 
 def render_report(report: Report, *, colour: bool = False) -> str:
@@ -140,7 +153,7 @@ def render_report(report: Report, *, colour: bool = False) -> str:
             "  " + line for address in report.relief for line in _outcome(report, address, pen)
         ]
     lines.append(pen("good" if report.failed is None else "bad", one_line(report.advice)))
-    return "\n".join(lines) + "\n"
+    return page(lines, colour=colour)
 
 
 def _outcome(report: Report, address: str, pen: _Pen) -> Iterator[str]:
@@ -166,7 +179,7 @@ def render_explanations(explanations: Sequence[Explanation], *, colour: bool = F
     pen = _Pen(colour)
     if not explanations:
         return "nothing is known of this message\n"
-    return "\n".join("\n".join(_explained(one, pen)) + "\n" for one in explanations)
+    return "\n".join(page(_explained(one, pen), colour=colour) for one in explanations)
 
 
 def _explained(known: Explanation, pen: _Pen) -> Iterator[str]:
@@ -234,12 +247,14 @@ def render_snapshot(snapshot: Snapshot, *, colour: bool = False) -> str:
         Lines, the last one ended as well.
     """
     pen = _Pen(colour)
-    lines = []
+    lines: list[str] = []
     for name, state in snapshot.nodes.items():
         lines.append(f"{pen('node', name)}: {state_words(state)}")
         if isinstance(state, Live):
             lines += [f"  {label:<10}  {words}" for label, words in facts(state) if words]
-    return "\n".join([*lines, verdict(snapshot)]) + "\n"
+        if name in snapshot.records:
+            lines.append(f"  {'record':<10}  {record_words(snapshot.records[name])}")
+    return page([*lines, verdict(snapshot)], colour=colour)
 
 
 def facts(live: Live) -> tuple[tuple[str, str], ...]:
@@ -249,7 +264,7 @@ def facts(live: Live) -> tuple[tuple[str, str], ...]:
         ("qemu", f"{live.version} {one_line(live.instance)}".strip()),
         ("run state", live.run_state),
         ("colo", mode),
-        ("migration", live.migration),
+        ("migration", _migration(live)),
         ("disks", _disks(live)),
         ("filters", _objects(live)),
         ("chardevs", _chardevs(live)),
@@ -283,45 +298,17 @@ def _jobs(live: Live) -> str:
     )
 
 
+def _migration(live: Live) -> str:
+    """Its status, with what QEMU says of it."""
+    said = [live.migration_error or "", *live.migration_blockers]
+    return one_line(": ".join([live.migration, *filter(None, said)]))
+
+
 def verdict(snapshot: Snapshot) -> str:
-    """What a snapshot makes of the pair, in one line.
-
-    QEMU itself forgets that COLO ended with an error, so two nodes that both say COLO are called
-    protected only where a checkpoint was seen (qemu-behaviour 18.4).
-    """
-    roles = {name: role_of(state) for name, state in snapshot.nodes.items()}
-    names = {role: [name for name, r in roles.items() if r == role] for role in roles.values()}
-    running = names.get("unprotected", [])
-    if "broken primary" in names or "broken secondary" in names:
-        return "broken: COLO has ended with an error, and both sides wait for a failover"
-    if "primary" in names and "secondary" in names:
-        return _in_colo(snapshot, names["primary"][0], names["secondary"][0])
-    if "primary" in names or "secondary" in names:
-        alone = (names.get("primary") or names["secondary"])[0]
-        return f"at risk: {alone} is in COLO, and its peer is not seen there"
-    if len(running) > 1:
-        return f"danger: {' and '.join(running)} hold a guest each; a person must decide"
-    if running:
-        return _alone(snapshot, running[0])
-    silent = [*names.get("unreachable", []), *names.get("unresponsive", [])]
-    if silent:
-        return f"unknown: {' and '.join(silent)} cannot be asked"
-    return "nobody runs the guest, as far as can be seen"
-
-
-def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> str:
-    sides = f"{primary} is primary, {secondary} is secondary"
-    states = [snapshot.live(primary), snapshot.live(secondary)]
-    if all(live is not None and live.proven for live in states):
-        return f"protected: {sides}"
-    return f"in COLO: {sides}; only a checkpoint seen on both proves that it works"
-
-
-def _alone(snapshot: Snapshot, name: str) -> str:
-    live = snapshot.live(name)
-    pending = "" if live is None or not live.commit_pending else ", commit pending"
-    stands = "" if live is None else f" ({live.run_state})"
-    return f"unprotected{pending}: {name} has the guest alone{stands}"
+    """What a snapshot makes of the pair, in one line."""
+    found = standing(snapshot)
+    own = found.text.startswith(("in COLO", "unprotected", "broken"))
+    return one_line(found.text if own else f"{found.state}: {found.text}")
 
 
 def render_drift(drift: Drift, *, colour: bool = False) -> str:
@@ -340,7 +327,7 @@ def render_drift(drift: Drift, *, colour: bool = False) -> str:
     lines = [pen("bad", f"- {_part(d)}") for d in drift.missing]
     lines += [pen("good", f"+ {_part(d)}") for d in drift.stray]
     lines += [f"~ {_part(d)}: {d.declared} declared, {d.live} live" for d in drift.changed]
-    return "\n".join(lines or ["as declared"]) + "\n"
+    return page(lines or ["as declared"], colour=colour)
 
 
 def _part(difference: Difference) -> str:
@@ -371,12 +358,12 @@ def render_diff(difference: Diff, *, colour: bool = False) -> str:
     lines += [
         _changed(step.address, change) for step in difference.changed for change in step.changes
     ]
-    return "\n".join(lines or ["no difference"]) + "\n"
+    return page(lines or ["no difference"], colour=colour)
 
 
 def summary(step: Step) -> str:
     """One step on one line: its address and what it does."""
-    return f"{one_line(step.address)}: {_what(step, _Pen(colour=False))}"
+    return one_line(f"{step.address}: {_what(step, _Pen(colour=False))}")
 
 
 def _changed(where: str, change: Change) -> str:

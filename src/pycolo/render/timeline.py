@@ -9,11 +9,12 @@ from typing import Final, Literal, TypeAlias, final
 import attrs
 
 from pycolo import journal
+from pycolo._printable import one_line, printable
 from pycolo.catalogue import Explanation, explain
 from pycolo.observers import kind, verdict
 from pycolo.plan import Execute, Plan, Step
 from pycolo.qmp.commands import Command
-from pycolo.render._words import command_words, one_line, printable
+from pycolo.render._words import command_words
 from pycolo.render.text import summary
 from pycolo.result import Done, NotRun, Outcome
 

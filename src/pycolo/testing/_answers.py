@@ -59,7 +59,8 @@ _CAPABILITIES: Final = (
 _RAM_BYTES: Final = 67641344
 _FILE_SIZE_BYTES: Final = 262144
 _CLIENT_PORT: Final = 40000
-_TOP: Final = "#block800"
+_TOP: Final = "#block80"
+"What QEMU's own node above a disk's image is called, before the disk's place."
 
 
 def answer(qemu: FakeQemu, question: Question) -> QmpValue:  # noqa: C901 - one line a question
@@ -166,8 +167,15 @@ def _replication(qemu: FakeQemu) -> Object:
 
 
 def _export(qemu: FakeQemu, name: str, node: str) -> Object:
-    shown = _TOP if qemu.overlays and qemu.live.colo_mode == "secondary" else node
+    secondary = qemu.overlays and qemu.live.colo_mode == "secondary"
+    shown = _top(qemu, node) if secondary else node
     return {"node-name": shown, "shutting-down": False, "type": "nbd", "id": name}
+
+
+def _top(qemu: FakeQemu, image: str) -> str:
+    """The node that QEMU itself has put above a disk's image."""
+    images = [qemu.parent_of(qemu.live.children[quorum][0].node) for quorum in qemu.quorums]
+    return f"{_TOP}{images.index(image)}"
 
 
 def _job(qemu: FakeQemu, name: str, job: Job) -> Object:
@@ -326,14 +334,15 @@ class _Graph:
     def _replication(self, name: str) -> None:
         live = self.qemu.live
         active, hidden, parent = self.qemu.below(name)
+        top = _top(self.qemu, parent)
         if live.colo_mode == "secondary" and self.qemu.overlays:
-            self.drivers[_TOP] = "copy-before-write"
-            self.edges += [(_TOP, "file", parent), (_TOP, "target", hidden)]
+            self.drivers[top] = "copy-before-write"
+            self.edges += [(top, "file", parent), (top, "target", hidden)]
             self.edges += [(name, "file", active), (name, "hidden disk", hidden)]
-            self.edges.append((name, "secondary disk", _TOP))
+            self.edges.append((name, "secondary disk", top))
         elif live.commit_pending:
-            self.drivers[_TOP] = "mirror_top"
-            self.edges += [(_TOP, "backing", active), (name, "file", _TOP)]
+            self.drivers[top] = "mirror_top"
+            self.edges += [(top, "backing", active), (name, "file", top)]
             self.edges += [(name, "hidden disk", hidden), (name, "secondary disk", parent)]
         elif self.qemu.promoted:
             self.edges.append((name, "file", parent))

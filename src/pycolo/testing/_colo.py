@@ -254,7 +254,7 @@ def _announce(channel: Channel) -> None:
 
 def _checkpoint(channel: Channel, turn: int) -> None:
     source = channel.source
-    if turn != channel.turn or source.live.colo_mode != "primary" or source.live.colo_exited:
+    if not _is_due(channel, turn) or source.live.colo_exited:
         return
     if source.line.accelerator == "tcg" and not source.manner.tcg_checkpoints:
         raise Stuck(())
@@ -301,13 +301,19 @@ def _checkpoint_ends(channel: Channel, turn: int) -> None:
 
 
 def _goes_on(channel: Channel, turn: int) -> bool:
-    source = channel.source
-    if turn != channel.turn or source.live.colo_mode != "primary":
+    if not _is_due(channel, turn):
         return False
     if _broken(channel):
-        source.colo_exit("error")
+        channel.source.colo_exit("error")
         return False
     return True
+
+
+def _is_due(channel: Channel, turn: int) -> bool:
+    """Whether a timer still speaks of the channel and the checkpoint that it was set for."""
+    source = channel.source
+    same = source.channel is channel and turn == channel.turn
+    return same and source.live.colo_mode == "primary"
 
 
 # -- the ways out

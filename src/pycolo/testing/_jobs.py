@@ -38,8 +38,15 @@ def mirror(qemu: FakeQemu, command: qmp.BlockdevMirror) -> None:
     qemu.later(qemu.world.disk_copy_s, lambda: _copied(qemu, job, link))
 
 
+def _is(qemu: FakeQemu, job: str, link: DiskLink, status: str) -> bool:
+    """Whether a job is still the one over this connection: its name may be used again."""
+    target = qemu.targets.get(job)
+    same = target is not None and qemu.disk_links.get(target) is link
+    return same and qemu.live.jobs[job].status == status
+
+
 def _copied(qemu: FakeQemu, job: str, link: DiskLink) -> None:
-    if job not in qemu.targets or qemu.live.jobs[job].status != "running":
+    if not _is(qemu, job, link, "running"):
         return
     if not link.up or not link.server.alive:
         fail(qemu, job, "Input/output error")
@@ -81,7 +88,7 @@ def cancel(qemu: FakeQemu, command: qmp.BlockJobCancel) -> None:
 
 
 def _conclude(qemu: FakeQemu, job: str, link: DiskLink) -> None:
-    if job not in qemu.targets or qemu.live.jobs[job].status != "waiting":
+    if not _is(qemu, job, link, "waiting"):
         return
     if not link.up or not link.server.alive:
         fail(qemu, job, "Input/output error")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import attrs
 
 if TYPE_CHECKING:
     from pycolo.testing._qemu import FakeQemu
+
+Family: TypeAlias = Literal["ipv4", "ipv6"]
+"What a guest and a client speak to each other over."
 
 
 class Refused(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from pycolo.errors import ParseError
 from pycolo.model import node as model
@@ -24,6 +24,13 @@ _OUT_OF_BAND: Final = ("yank", "query-yank", "migrate-recover", "migrate-pause")
 _DECODER: Final = json.JSONDecoder()
 _NEGOTIATE: Final = "qmp_capabilities"
 _UINT32: Final = range(2**32)
+
+
+class Server(Protocol):
+    """What serves a monitor to other programs."""
+
+    def close(self) -> None:
+        """Serve nobody any more."""
 
 
 @final
@@ -49,6 +56,8 @@ class Monitor:
         """Open it."""
         self._qemu: Final = qemu
         self.place: Final = place
+        self.server: Server | None = None
+        "What serves it to other programs."
         self._line: list[Client] = []
         self._greeted: Client | None = None
 
@@ -75,6 +84,8 @@ class Monitor:
     def hang_up(self) -> None:
         """QEMU has ended."""
         line, self._line = self._line, []
+        if self.server is not None:
+            self.server.close()
         for client in line:
             client.close()
 

@@ -14,9 +14,9 @@ from pycolo.qmp.blockdevs import BlockNode, QuorumNode
 from pycolo.qmp.chardevs import ChardevBackend, SocketClient
 from pycolo.qmp.commands import ChardevAdd, Command
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import Child, Filter, Live, ProcessExit
+from pycolo.snapshot import Child, Filter, Live
 from pycolo.testing._argv import CommandLine
-from pycolo.testing._links import Channel, DiskLink, Image, Overlay, Stuck, Wire
+from pycolo.testing._links import Channel, DiskLink, Family, Image, Overlay, Stuck, Wire
 from pycolo.testing._manners import MANNERS
 
 if TYPE_CHECKING:
@@ -93,17 +93,6 @@ class FakeQemu:
         """Whether it exists, is not frozen and its main loop does not hang."""
         return self.alive and not self.frozen and not self.stuck
 
-    @property
-    def proof(self) -> ProcessExit:
-        """The proof of its death.
-
-        Raises:
-            ValueError: It runs.
-        """
-        if self.alive:
-            raise ValueError(f"the QEMU on {self.node.name} runs")
-        return ProcessExit(pid=self.pid)
-
     def kill(self) -> None:
         """End it as SIGKILL does; nothing happens where it has ended."""
         self.end(-9)
@@ -116,8 +105,7 @@ class FakeQemu:
         self._late.clear()
         for monitor in self.monitors:
             monitor.hang_up()
-        self.world.lost(self)
-        self.world.settle()
+        self.world.ended(self)
 
     def freeze(self) -> None:
         """Stop it as SIGSTOP does: silent, with all its connections."""
@@ -144,6 +132,7 @@ class FakeQemu:
             action()
         except Stuck as stuck:
             self._stuck = (stuck, action)
+            self.world.waiting[self] = None
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Do something in its main loop after a time of the world's."""
@@ -152,6 +141,8 @@ class FakeQemu:
     def settle(self) -> bool:
         """Go on if what the main loop hung on is over; returns whether anything happened."""
         self._deliver()
+        if self._stuck is None and not self._hung:
+            self.world.waiting.pop(self, None)
         if self._stuck is None or not self.alive or self.frozen:
             return False
         stuck, action = self._stuck
@@ -295,12 +286,13 @@ class FakeQemu:
         """The guest's disks, in its order."""
         return tuple(self.line.drives.values())
 
-    def guest_write(self, number: int, disk: int = 0) -> bool:
+    def guest_write(self, number: int, disk: int = 0, family: Family = "ipv4") -> bool:
         """Have the guest write a record, and have it acknowledge that to its client.
 
         Args:
             number: What tells this write from others.
             disk: Which of the guest's disks, from 0.
+            family: Over what the client hears of it.
 
         Returns:
             Whether the acknowledgement reached the client, that is, the guest runs here, the write
@@ -316,9 +308,10 @@ class FakeQemu:
         twin = self._twin()
         if twin is not None:
             twin.overlays[quorum].active.add(number)
-        if not all(ended) or not self.reachable:
+        if not all(ended) or not self.reaches(family):
             return False
-        self.world.acknowledged.add(number)
+        world = self.world
+        (world.acknowledged if family == "ipv4" else world.acknowledged_over_ipv6).add(number)
         return True
 
     def _write_locally(self, quorum: str, number: int) -> None:
@@ -335,6 +328,7 @@ class FakeQemu:
         link = self.disk_links[block]
         if link.silent:
             self._hung.append((block, number))
+            self.world.waiting[self] = None
             return False
         self._arrive(block, link, number)
         return True
@@ -388,16 +382,20 @@ class FakeQemu:
 
     @property
     def reachable(self) -> bool:
+        """Whether what the guest sends over IPv4 gets out to clients."""
+        return self.reaches("ipv4")
+
+    def reaches(self, family: Family) -> bool:
         """Whether what the guest sends gets out to clients.
 
         A redirector that takes packets away from the guest and is on holds them until COLO's proxy
-        has compared them (qemu-behaviour 6.6, 17.1).
+        has compared them, or lets through at once what is not IPv4 (qemu-behaviour 6.6, 17.2).
         """
         taken = [f for f in self.live.objects.values() if _takes_away(f)]
         if not taken:
             return True
         compares = any(f.qom_type == "colo-compare" for f in self.live.objects.values())
-        return compares and self._twin() is not None
+        return compares and (family == "ipv6" or self._twin() is not None)
 
     @property
     def serving(self) -> bool:

@@ -6,8 +6,8 @@ import asyncio
 import heapq
 import itertools
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Final, TypeVar, assert_never, final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Final, TypeVar, final
 
 import attrs
 
@@ -15,7 +15,7 @@ from pycolo.errors import ConnectionFailed, HostRefused
 from pycolo.model.node import Monitor as MonitorPlace
 from pycolo.model.node import Node
 from pycolo.model.pair import ColoPair
-from pycolo.plan import CreateImage, HostAction, LaunchQemu, Plan, RunHost, StopQemu
+from pycolo.plan import LaunchQemu
 from pycolo.qmp.chardevs import (
     InetSocketAddress,
     SocketAddress,
@@ -28,7 +28,8 @@ from pycolo.session import Session
 from pycolo.testing import _jobs, _serve
 from pycolo.testing._argv import CommandLine, read
 from pycolo.testing._clock import WorldLoop
-from pycolo.testing._links import Image
+from pycolo.testing._host import FakeHost
+from pycolo.testing._links import Family, Image
 from pycolo.testing._monitor import Monitor
 from pycolo.testing._qemu import FakeQemu, block_file
 
@@ -68,10 +69,17 @@ class World:
         self.processes: list[FakeQemu] = []
         "Every QEMU that was ever launched, the dead ones too, in the order of their launches."
         self.acknowledged: set[int] = set()
-        "The numbers of the writes that some client was told are done."
+        "The numbers of the writes that some client was told over IPv4 are done."
+        self.acknowledged_over_ipv6: set[int] = set()
+        "The same over IPv6, which COLO does not hold back: they may be lost (qemu-behaviour 17.2)."
         self.written: set[int] = set()
         "The numbers of all writes that guests were told to make."
+        self.waiting: dict[FakeQemu, None] = {}
+        "Those that hang on somebody else, in the order in which they began to."
+        self._running: dict[str, FakeQemu] = {}
+        self._at: dict[str, list[FakeQemu]] = {}
         self._images: dict[tuple[str, str], Image] = {}
+        self._hosts: dict[str, FakeHost] = {}
         self._cuts: set[frozenset[str]] = set()
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -161,37 +169,13 @@ class World:
             raise HostRefused(node.name, _LAUNCH, why)
         return found
 
-    def run_host(self, pair: ColoPair, steps: Plan | Iterable[RunHost]) -> None:
-        """Do the steps of a plan that concern hosts, such as all of a launch.
+    def host(self, node: str) -> FakeHost:
+        """The host of a node."""
+        return self._hosts.setdefault(node, FakeHost(self, node))
 
-        Args:
-            pair: The declaration.
-            steps: A plan, or some of its steps.
-
-        Raises:
-            HostRefused: One could not be done; those before it were.
-        """
-        for step in steps.steps if isinstance(steps, Plan) else steps:
-            if isinstance(step, RunHost):
-                self.act(pair.node(step.node), step.action)
-
-    def act(self, node: Node, action: HostAction) -> None:
-        """Do on a node's host what a plan says.
-
-        Raises:
-            HostRefused: It could not be done.
-        """
-        match action:
-            case CreateImage(path=path, size_bytes=size_bytes):
-                self.create_image(node, path, size_bytes)
-            case LaunchQemu():
-                self.launch(action, node)
-            case StopQemu():
-                running = self.find(node.name)
-                if running is not None:
-                    running.end(0)
-            case _:
-                assert_never(action)
+    def hosts(self, pair: ColoPair) -> Mapping[str, FakeHost]:
+        """Node name to host, for `execute` and `probe`, spares included."""
+        return {node.name: self.host(node.name) for node in (*pair.nodes, *pair.spares)}
 
     def launch(self, what: LaunchQemu | Sequence[str], node: Node) -> FakeQemu:
         """Start a QEMU.
@@ -212,6 +196,9 @@ class World:
         qemu.monitors = [Monitor(qemu, place) for place in line.monitors]
         qemu.live = attrs.evolve(qemu.live, sizes_bytes=self._sizes(node, line))
         self.processes.append(qemu)
+        self._running[node.name] = qemu
+        for address in _addresses(node):
+            self._at.setdefault(address, []).append(qemu)
         for chardev in line.chardevs:
             qemu.chardev(chardev)
         return qemu
@@ -227,8 +214,8 @@ class World:
                     why = f"QEMU ended: Invalid parameter '{unknown}'"
                     raise HostRefused(node.name, _LAUNCH, why)
         opened = [self._file(node, path) for path in _files(line)]
-        for other in self.processes:
-            if other.alive and any(other.opens(image) for image in opened):
+        for other in self._running.values():
+            if any(other.opens(image) for image in opened):
                 why = 'QEMU ended: Failed to get "write" lock'
                 raise HostRefused(node.name, _LAUNCH, why)
 
@@ -249,7 +236,7 @@ class World:
 
     def find(self, node: str) -> FakeQemu | None:
         """The QEMU that runs on a node, frozen or not; None if none does."""
-        return next((q for q in self.processes if q.alive and q.node.name == node), None)
+        return self._running.get(node)
 
     def qemu(self, node: str) -> FakeQemu:
         """The QEMU that runs on a node, or the last that ran there.
@@ -272,7 +259,7 @@ class World:
         """Carry packets again."""
         self._cuts.discard(frozenset((first, second)))
         for process in self.processes:
-            if not process.alive:
+            if not process.alive and process.node.name in (first, second):
                 self.lost(process)
         self.settle()
 
@@ -287,18 +274,27 @@ class World:
     def settle(self) -> None:
         """Let go on whoever hung on something that is over."""
         # Who goes on may set another one free, before it in the list or behind.
-        while [process for process in self.processes if process.settle()]:
+        while [process for process in tuple(self.waiting) if process.settle()]:
             pass
 
+    def ended(self, dead: FakeQemu) -> None:
+        """A process has ended: it is found nowhere any more."""
+        self.waiting.pop(dead, None)
+        self._running.pop(dead.node.name, None)
+        for address in _addresses(dead.node):
+            self._at[address].remove(dead)
+        self.lost(dead)
+        self.settle()
+
     def lost(self, dead: FakeQemu) -> None:
-        """A process has ended: whom its host can reach learns of it."""
+        """Whom the host of one that has ended can reach learns of it."""
         from pycolo.testing import _colo  # noqa: PLC0415 - it needs what is above
 
         for name, wire in tuple(dead.wires.items()):
             peer = wire.client if wire.server is dead else wire.server
             if not self.is_cut(dead, peer):
                 dead.unplug(name)
-        for process in self.processes:
+        for process in self._running.values():
             for link in (*process.disk_links.values(), *process.opening.values()):
                 if link.server is dead and not self.is_cut(dead, process):
                     link.up = False
@@ -311,16 +307,16 @@ class World:
     def unserve(self, server: FakeQemu, exports: Iterable[str]) -> None:
         """Exports are gone: their clients' connections end."""
         gone = set(exports)
-        for process in self.processes:
+        for process in self._running.values():
             for link in process.disk_links.values():
                 if link.server is server and link.export in gone:
                     link.up = False
 
     def listener(self, what: str, host: str, port: int) -> FakeQemu | None:
         """Who listens there, a silent one too; None where a connection would be refused."""
-        for process in self.processes:
+        for process in self._at.get(host, ()):
             place = process.listens.get(what)
-            if place is None or not process.alive or place[1] != port:
+            if place is None or place[1] != port:
                 continue
             if host in (process.node.address, place[0]):
                 return process
@@ -336,10 +332,11 @@ class World:
 
     def chardev_at(self, seeker: FakeQemu, place: SocketAddress) -> tuple[FakeQemu, str] | None:
         """The server chardev there that has no client yet."""
-        for process in self.processes:
+        far = () if isinstance(place, UnixSocketAddress) else self._at.get(place.host, ())
+        for process in far or (seeker,):
             if not process.works and process is not seeker:
                 continue
-            if self.is_cut(seeker, process) or not process.alive:
+            if self.is_cut(seeker, process):
                 continue
             for name, backend in process.backends.items():
                 if (
@@ -353,8 +350,8 @@ class World:
 
     def taken(self, qemu: FakeQemu, port: int) -> bool:
         """Whether somebody listens already where a node wants to."""
-        for process in self.processes:
-            if process.alive and process.node.address == qemu.node.address:
+        for process in self._at[qemu.node.address]:
+            if process.node.address == qemu.node.address:
                 places = [*process.listens.values(), *_ports(process)]
                 if any(port == other for _, other in places):
                     return True
@@ -369,7 +366,15 @@ class World:
     @property
     def serving(self) -> tuple[FakeQemu, ...]:
         """The QEMUs whose guest serves clients; two at once are a split brain."""
-        return tuple(process for process in self.processes if process.serving)
+        return self.answering("ipv4")
+
+    def answering(self, family: Family) -> tuple[FakeQemu, ...]:
+        """The QEMUs whose guest a client reaches over IPv4 or IPv6 now.
+
+        COLO holds back untagged IPv4 and nothing else (qemu-behaviour 17.2): a guest that is fenced
+        by that answers IPv6 all the same, beside one that was promoted.
+        """
+        return tuple(q for q in self._running.values() if q.runs and q.reaches(family))
 
     # -- the way in for controllers
 
@@ -392,20 +397,30 @@ class World:
         return self._reach
 
     async def _reach(self, node: str, place: MonitorPlace) -> socket.socket:
-        for process in self.processes:
-            for monitor in process.monitors:
-                if process.alive and process.node.name == node and monitor.place == place:
-                    return await _serve.connect(monitor)
+        process = self._running.get(node)
+        for monitor in () if process is None else process.monitors:
+            if monitor.place == place:
+                return await _serve.connect(monitor)
         raise ConnectionFailed(node, str(place), "nobody listens on that socket")
 
     async def listen(self) -> tuple[asyncio.Server, ...]:
         """Serve the monitors of all that run, where their command lines say, for other programs.
 
+        May be called again, after more were launched. A monitor is served until its QEMU ends.
+
         Returns:
-            The servers, to be closed by the caller; their sockets' folders must be there.
+            The servers that are new, to be closed by the caller; their sockets' folders must be
+            there.
         """
-        monitors = [m for process in self.processes if process.alive for m in process.monitors]
-        return tuple([await _serve.listen(monitor) for monitor in monitors])
+        new = [m for process in self._running.values() for m in process.monitors if not m.server]
+        servers = [await _serve.listen(monitor) for monitor in new]
+        for monitor, server in zip(new, servers, strict=True):
+            monitor.server = server
+        return tuple(servers)
+
+
+def _addresses(node: Node) -> frozenset[str]:
+    return frozenset((node.address, node.listen_address or node.address))
 
 
 def _files(line: CommandLine) -> tuple[str, ...]:

@@ -5,9 +5,9 @@ relief_1() {
 }
 
 # beta/dead: or split brain
-say '1. go on only if beta is proven dead'
+say '1. go on only if there is evidence that colo:beta:0000000b on beta has ended'
 say 'the plan was compiled with beta dead: fenced by ops, 2026-01-02T03:04:05Z: pulled the plug'
-if ! { proven_dead beta; }; then fail 'it does not hold'; fi
+if ! { proven_dead beta colo:beta:0000000b 4; }; then fail 'it does not hold'; fi
 
 # alpha/yank/block-node:nbd0: the reason why (qemu-behaviour 1.1)
 say '2. alpha: yank instances=[{type=block-node, node-name=nbd0}]'
@@ -28,6 +28,10 @@ say 'the guest serves again'
 
 # beta/image: for later
 say '5. beta: create /vms/al'"'"'pha "1"/primary.qcow2'
-create_image beta '/vms/al'"'"'pha "1"/primary.qcow2' 1048576 qemu-img create '/vms/al'"'"'pha "1"/primary.qcow2' 1048576
+host beta create_image '{"record": "/vms/$(beta)/primary.qcow2.record.json", "path": "/vms/al'"'"'pha \"1\"/primary.qcow2", "argv": ["qemu-img", "create", "/vms/al'"'"'pha \"1\"/primary.qcow2", "1048576"], "image_format": "qcow2", "size_bytes": 1048576, "qemu_img": "qemu-img", "limit_s": 60}'
+
+# alpha/record/sole: beta may not go on
+say '6. alpha: record epoch 5.0: alpha is alone, alpha may go on'
+maybe record alpha '/vms/al'"'"'pha "1"/primary.qcow2.record.json' 5 null '{"format_version": 1, "pair": "colo", "birth": "00000001", "epoch": 5, "revision": 0, "holder": "alpha", "eligible": {"alpha": "colo:alpha:0000000a"}, "phase": "alone", "joining": null, "commit": "clean", "evidence": null, "managed_by": null}'
 
 say 'failover of pair colo for QEMU on alpha 11.1.3 (dialect auto): done'

@@ -1,0 +1,101 @@
+"""A pair's life on paper: what each procedure promises, the one after the other."""
+
+from __future__ import annotations
+
+from typing import final
+
+from pycolo import record
+from pycolo.compiler.procedures import failover, launch, resume, start
+from pycolo.errors import CompileError
+from pycolo.evidence import Evidence
+from pycolo.model.pair import ColoPair
+from pycolo.plan import DialectName, Plan
+from pycolo.qmp.replies import Version
+from pycolo.record import NoRecord
+from pycolo.snapshot import Absent, Dead, Snapshot
+
+
+def new_pair(pair: ColoPair) -> Snapshot:
+    """What is known of a pair that was never launched."""
+    nodes = (*pair.nodes, *pair.spares)
+    return Snapshot(
+        nodes={node.name: Absent() for node in pair.nodes},
+        records={node.name: NoRecord() for node in nodes},
+    )
+
+
+@final
+class AssumedLife:
+    """One pair on paper, each procedure begun where the one before it ends."""
+
+    def __init__(
+        self,
+        pair: ColoPair,
+        version: Version,
+        dialect: DialectName,
+        assume_good: tuple[Version, ...],
+        evidence: Evidence | None,
+    ) -> None:
+        self._pair = pair
+        self._version = version
+        self._dialect = dialect
+        self._assume_good = assume_good
+        self._evidence = evidence
+
+    def launch(
+        self, known: Snapshot, nodes: tuple[str, ...] = (), newest: str | None = None
+    ) -> Plan:
+        """Launch some nodes, or both."""
+        names = [node.name for node in (*self._pair.nodes, *self._pair.spares)]
+        return launch(
+            self._pair,
+            known,
+            qemu=dict.fromkeys(names, self._version),
+            nodes=nodes,
+            newest=newest,
+            dialect=self._dialect,
+            assume_good=self._assume_good,
+        )
+
+    def launched(self) -> Snapshot:
+        """A new pair, both QEMUs just launched."""
+        return self.launch(new_pair(self._pair)).promise
+
+    def started(self) -> Snapshot:
+        """A new pair, protected."""
+        plan = start(
+            self._pair, self.launched(), dialect=self._dialect, assume_good=self._assume_good
+        )
+        return plan.promise
+
+    def failover(self, survivor: str, known: Snapshot | None) -> Plan:
+        """One node goes on, from what is known or from a protected pair."""
+        known = known or self.started()
+        dead = _partner(self._pair, known, survivor)
+        return failover(
+            self._pair,
+            known.with_node(dead, Dead(evidence=self._evidence)),
+            survivor=survivor,
+            dialect=self._dialect,
+            assume_good=self._assume_good,
+        )
+
+    def resume(self, survivor: str, peer: str | None, known: Snapshot | None) -> Plan:
+        """The survivor is protected again, from what is known or after its failover."""
+        known = known or self.failover(survivor, None).promise
+        if known.live(survivor) is None:
+            raise CompileError(f"{survivor} does not answer, so it cannot resume")
+        second = peer or _partner(self._pair, known, survivor)
+        if known.live(second) is None:
+            known = self.launch(known.with_node(second, Absent()), (second,)).promise
+        return resume(
+            self._pair, known, peer=peer, dialect=self._dialect, assume_good=self._assume_good
+        )
+
+
+def _partner(pair: ColoPair, known: Snapshot, survivor: str) -> str:
+    top = record.highest(known.records)
+    if top is not None and top.partner is not None and survivor in top.eligible:
+        others = [node for node in (top.holder, top.partner) if node != survivor]
+        return others[0]
+    return pair.peer_of(survivor).name

@@ -1,0 +1,108 @@
+"""Any procedure by its name, and a plan compiled again from what it holds."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from pycolo.compiler import procedures
+from pycolo.compiler.converge import converge
+from pycolo.errors import DeclarationError, ParseError
+from pycolo.model.pair import ColoPair
+from pycolo.plan import DialectName, Options, Plan, Procedure
+from pycolo.snapshot import Snapshot
+
+
+def compile_plan(
+    procedure: Procedure,
+    pair: ColoPair,
+    snapshot: Snapshot,
+    options: Options | None = None,
+    *,
+    dialect: DialectName = "auto",
+) -> Plan:
+    """Compile a procedure.
+
+    Args:
+        procedure: Its name, as on the command line.
+        pair: The declaration.
+        snapshot: What is known.
+        options: What the procedure is asked for besides; its defaults if None.
+        dialect: `auto` or `doc`.
+
+    Raises:
+        DeclarationError: A name is none of the pair's, or `forget` is not told whom.
+        RefusedError: See the procedure.
+    """
+    asked = options or Options()
+    good = asked.assume_good
+    match procedure:
+        case "launch":
+            return procedures.launch(
+                pair,
+                snapshot,
+                qemu=asked.qemu,
+                nodes=asked.nodes,
+                newest=asked.newest,
+                instances=asked.instances,
+                birth=asked.birth,
+                dialect=dialect,
+                assume_good=good,
+            )
+        case "start":
+            return procedures.start(
+                pair, snapshot, peer=asked.peer, dialect=dialect, assume_good=good
+            )
+        case "resume":
+            return procedures.resume(
+                pair, snapshot, peer=asked.peer, dialect=dialect, assume_good=good
+            )
+        case "stop":
+            return procedures.stop(pair, snapshot, dialect=dialect, assume_good=good)
+        case "failover":
+            return procedures.failover(
+                pair, snapshot, survivor=asked.survivor, dialect=dialect, assume_good=good
+            )
+        case "switch-over":
+            return procedures.switch_over(pair, snapshot, dialect=dialect, assume_good=good)
+        case "set-checkpoint-delay":
+            delay = _delay_ms(pair, asked)
+            return procedures.set_checkpoint_delay(
+                pair, snapshot, delay, dialect=dialect, assume_good=good
+            )
+        case "converge":
+            return converge(pair, snapshot, peer=asked.peer, assume_good=good)
+        case "forget":
+            return procedures.forget(pair, snapshot, _gone(asked))
+        case _:
+            assert_never(procedure)
+
+
+def _delay_ms(pair: ColoPair, asked: Options) -> int:
+    given = asked.checkpoint_delay_ms
+    return pair.checkpoint_delay_ms if given is None else given
+
+
+def _gone(asked: Options) -> str:
+    if asked.gone is None:
+        raise DeclarationError("options.gone", None, "name the node that is gone for good")
+    return asked.gone
+
+
+def check_compiled(plan: Plan) -> None:
+    """Refuse a plan that is not what its own declaration, snapshot and options compile to.
+
+    A plan file is not a shell: compiling is pure, so this one look covers every command, command
+    line and record in it.
+
+    Raises:
+        ParseError: It differs; the error names the first step that does.
+        RefusedError: Nothing can be compiled from them.
+    """
+    again = compile_plan(plan.procedure, plan.pair, plan.origin, plan.options, dialect=plan.dialect)
+    if again == plan:
+        return
+    rule = "be what the plan's own declaration, snapshot and options compile to"
+    for n, step in enumerate(plan.steps):
+        if n >= len(again.steps) or step != again.steps[n]:
+            raise ParseError(f"steps[{n}]", rule, step.address)
+    raise ParseError("", rule, plan.procedure)

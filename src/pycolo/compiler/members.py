@@ -1,0 +1,95 @@
+"""Which two nodes are the pair now, and whether what answers is theirs: before anything else."""
+
+from __future__ import annotations
+
+from pycolo import record
+from pycolo.errors import CompileError
+from pycolo.evidence import node_of, pair_of
+from pycolo.model.pair import ColoPair
+from pycolo.snapshot import Snapshot, role_of
+
+JOINABLE = ("fresh secondary", "prepared secondary")
+
+
+def check(pair: ColoPair, snapshot: Snapshot, *, without: str | None = None) -> None:
+    """Refuse QEMUs, records and folders that are not this pair's.
+
+    Args:
+        pair: The declaration.
+        snapshot: What is known.
+        without: A node that records may name although it is not declared any more.
+
+    Raises:
+        CompileError: A QEMU or a record belongs to another pair or node, or two nodes have one
+            image folder.
+        UndecidedError: The records come from two births, or an arbiter manages them.
+    """
+    names = [node.name for node in (*pair.nodes, *pair.spares)]
+    for name in names:
+        _check_identity(pair, name, snapshot)
+    record.check(pair.name, (*names, without or ""), snapshot.records)
+    seen: dict[str, str] = {}
+    for name, folder in snapshot.folders.items():
+        if folder in seen and pair.disks:
+            why = f"{seen[folder]} and {name} have one image folder, under two names"
+            raise CompileError(why, f"give {name} an image_folder of its own")
+        seen[folder] = name
+
+
+def _check_identity(pair: ColoPair, name: str, snapshot: Snapshot) -> None:
+    live = snapshot.live(name)
+    if live is None:
+        return
+    owner, node = pair_of(live.instance), node_of(live.instance)
+    if not owner:
+        why = f"the QEMU on {name} has no identity: it calls itself {live.instance!r}"
+        raise CompileError(why, f"start it with -name guest={pair.name}:{name}:HEX, as launch does")
+    if owner != pair.name:
+        why = f"the QEMU that answers for {name} belongs to the pair {owner}, not to {pair.name}"
+        raise CompileError(why, f"give {name} a run_dir, or monitors, that only this pair uses")
+    if node != name:
+        why = f"the QEMU that answers for {name} is that of {node}"
+        raise CompileError(why, f"give {name} a run_dir, or monitors, of its own")
+
+
+def members(pair: ColoPair, snapshot: Snapshot, *, peer: str | None = None) -> ColoPair:
+    """The pair whose two nodes are those that the record names.
+
+    A spare that protects the holder, or is about to, stands in the place of the node that it
+    replaced.
+
+    Args:
+        pair: The declaration.
+        snapshot: What is known.
+        peer: Who shall protect the holder; if None, the one that the record names, or the only
+            fresh secondary where that one does not answer.
+
+    Raises:
+        DeclarationError: `peer` is none of the pair's nodes.
+    """
+    top = record.highest(snapshot.records)
+    if top is None:
+        return pair
+    pair = _with(pair, top.holder, keeping=top.partner)
+    partner = peer or _partner(pair, snapshot, top)
+    if partner is None or partner == top.holder:
+        return pair
+    return _with(pair, partner, keeping=top.holder)
+
+
+def _partner(pair: ColoPair, snapshot: Snapshot, top: record.PairRecord) -> str | None:
+    known = top.partner or pair.peer_of(top.holder).name
+    if snapshot.live(known) is not None:
+        return known
+    names = [node.name for node in (*pair.nodes, *pair.spares)]
+    fresh = [name for name in names if role_of(snapshot.state(name)) in JOINABLE]
+    return fresh[0] if len(fresh) == 1 else top.partner
+
+
+def _with(pair: ColoPair, name: str, *, keeping: str | None) -> ColoPair:
+    """The pair with a node in it, in the place of the one that is not kept."""
+    first, second = (node.name for node in pair.nodes)
+    if name in (first, second):
+        return pair
+    leaving = first if second == keeping else second
+    return pair.replacing(leaving, pair.node(name))

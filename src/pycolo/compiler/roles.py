@@ -1,0 +1,115 @@
+"""Who is primary and who is secondary, and which QEMU a plan is for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from pycolo.dialect import Dialect, accept_pair, of
+from pycolo.errors import CompileError
+from pycolo.model.pair import ColoPair
+from pycolo.plan import DialectName
+from pycolo.qmp.replies import Version
+from pycolo.snapshot import NodeState, Snapshot, Unreachable, Unresponsive, role_of
+
+SECONDARIES = ("fresh secondary", "prepared secondary", "secondary", "broken secondary")
+PRIMARIES = ("unprotected", "entering", "primary", "broken primary")
+IN_COLO = ("secondary", "broken secondary")
+
+
+def accepted(
+    pair: ColoPair,
+    qemu: Mapping[str, Version],
+    dialect: DialectName,
+    assume_good: Collection[Version],
+) -> Dialect:
+    """What the nodes' QEMU understands.
+
+    Raises:
+        VersionError: A version cannot run COLO, or two differ.
+    """
+    if dialect == "doc":
+        # The document's words are the same on every version; running them is another matter.
+        return of(next(iter(qemu.values())))
+    return accept_pair(pair, qemu, assume_good=assume_good)
+
+
+def versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:
+    """The versions of nodes that must answer.
+
+    Raises:
+        CompileError: One does not.
+    """
+    found: dict[str, Version] = {}
+    for node in nodes:
+        live = snapshot.live(node)
+        if live is None:
+            raise CompileError(f"{node} does not answer: {stands(snapshot.state(node))}")
+        found[node] = live.version
+    return found
+
+
+def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
+    """The only node of the pair that answers.
+
+    Raises:
+        CompileError: None does, or both do.
+    """
+    live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
+    if len(live) == 1:
+        return live[0]
+    told = f"{' and '.join(live)} answer" if live else "no node answers"
+    raise CompileError(f"it is not clear who goes on: {told}", "name the survivor")
+
+
+def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
+    """Who is primary and who is secondary.
+
+    Raises:
+        CompileError: There is no such pair; it names what each node is.
+    """
+    found = {node.name: role_of(snapshot.state(node.name)) for node in pair.nodes}
+    first, second = found
+    for primary, secondary in ((first, second), (second, first)):
+        if found[primary] in PRIMARIES and found[secondary] in SECONDARIES:
+            _check_no_orphan(snapshot, primary, secondary)
+            return primary, secondary
+    told = ", ".join(f"{name}: {stands(snapshot.state(name))}" for name in found)
+    why = f"there is no primary with a secondary here ({told})"
+    raise CompileError(why, "launch what is missing, or fail over first")
+
+
+def leader(pair: ColoPair, snapshot: Snapshot) -> str:
+    """The node whose guest would go on if protection were ended.
+
+    Raises:
+        CompileError: There is none, or two, or the secondary has the only guest.
+    """
+    leading = [n.name for n in pair.nodes if role_of(snapshot.state(n.name)) in PRIMARIES]
+    if len(leading) == 1:
+        _check_no_orphan(snapshot, leading[0], pair.peer_of(leading[0]).name)
+        return leading[0]
+    told = ", ".join(f"{n.name}: {stands(snapshot.state(n.name))}" for n in pair.nodes)
+    if leading:
+        raise CompileError(f"two nodes hold a guest each ({told})", "a person must end one")
+    why = f"no primary answers ({told})"
+    raise CompileError(why, "a secondary goes on by failover alone, with evidence of the death")
+
+
+def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:
+    """A secondary that lost its primary runs the only guest: a new QEMU there has none yet.
+
+    Raises:
+        CompileError: The primary is such a new QEMU.
+    """
+    live, peer = snapshot.live(primary), snapshot.live(secondary)
+    anew = live is not None and (live.run_state, live.migration) == ("prelaunch", "none")
+    if anew and peer is not None and peer.colo_mode == "secondary":
+        why = f"{primary} was started anew, and the guest of {secondary} is the one that runs"
+        raise CompileError(why, f"end the QEMU of {primary}, then fail over to {secondary}")
+
+
+def stands(state: NodeState) -> str:
+    """What a node is, and why it is not more than that."""
+    if isinstance(state, Unreachable | Unresponsive):
+        return f"{role_of(state)}, {state.why}"
+    return role_of(state)

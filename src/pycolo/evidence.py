@@ -1,0 +1,97 @@
+"""Evidence of a death: which QEMU it speaks of, and who says so.
+
+Evidence names an instance, that is one QEMU process, and the epoch of the record under which that
+instance could have gone on. So it says nothing about a QEMU that was started later, and a plan that
+was saved with it proves nothing once the record has moved on.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, final
+
+import attrs
+
+from pycolo.errors import DeclarationError
+from pycolo.model import _rules as rules
+
+Kind: TypeAlias = Literal["exit", "fence"]
+INSTANCE_PARTS = 3
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Victim:
+    """The QEMU whose end has to be shown before another node goes on."""
+
+    node: str
+    "The node on which it ran."
+    instance: str
+    "Its identity, `PAIR:NODE:HEX`."
+    epoch: int
+    "The epoch of the record that lets this instance go on alone."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Evidence:
+    """Somebody who can know says that one QEMU has ended.
+
+    Args:
+        kind: `exit`: the kernel of its host saw the process end. `fence`: somebody made sure, with
+            success.
+        node: The node on which it ran.
+        instance: The identity of the QEMU, `PAIR:NODE:HEX`.
+        epoch: The epoch of the record in which it could have gone on alone.
+        who: The host that saw it, or who fenced it.
+        how: What was seen, or how it was fenced.
+        when: When, ISO 8601.
+
+    Raises:
+        DeclarationError: A field is empty; no object is made.
+    """
+
+    kind: Kind = attrs.field(validator=rules.Valid(rules.one_of("exit", "fence")))
+    node: str
+    instance: str
+    epoch: int
+    who: str
+    how: str
+    when: str
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("node", "instance", "who", "how", "when"):
+            value: str = getattr(self, name)
+            if not value.strip() or not value.isprintable():
+                rule = "be a non-empty string of printable characters"
+                raise DeclarationError(f"Evidence.{name}", value, rule)
+
+    def proves(self, victim: Victim) -> bool:
+        """Whether it speaks of this very QEMU, in this epoch."""
+        named = (self.node, self.instance, self.epoch)
+        return named == (victim.node, victim.instance, victim.epoch)
+
+
+def instance_of(pair: str, node: str, number: int) -> str:
+    """The identity of one QEMU: `PAIR:NODE:HEX`.
+
+    Args:
+        pair: The pair's name.
+        node: The node's name.
+        number: What tells it from every other QEMU of that node, 0 to 2^32-1.
+    """
+    return f"{pair}:{node}:{number:08x}"
+
+
+def pair_of(instance: str) -> str:
+    """The pair that an identity names; empty where it is no identity of pycolo's."""
+    return _parts(instance)[0]
+
+
+def node_of(instance: str) -> str:
+    """The node that an identity names; empty where it is no identity of pycolo's."""
+    return _parts(instance)[1]
+
+
+def _parts(instance: str) -> tuple[str, str]:
+    parts = instance.split(":")
+    return (parts[0], parts[1]) if len(parts) == INSTANCE_PARTS and all(parts) else ("", "")

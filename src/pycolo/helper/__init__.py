@@ -1,0 +1,89 @@
+"""What is done on a node's host, as requests to a small program that runs there.
+
+`far` is that program: one file that needs Python 3.9 and nothing else. It is called in threads on
+this machine, sent over ssh to another one, and written into the scripts that plans are shown as.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+from typing import assert_never
+
+from pycolo import record
+from pycolo._json import JsonObject
+from pycolo.model.node import Monitor, UnixMonitor
+from pycolo.model.pair import QEMU_LOG, ColoPair
+from pycolo.plan import CreateImage, HostAction, LaunchQemu, StopQemu
+
+__all__ = ("monitor_json", "request_of", "text")
+
+
+@functools.cache
+def text() -> str:
+    """The text of the program."""
+    return resources.files("pycolo.helper").joinpath("far.py").read_text(encoding="utf-8")
+
+
+def request_of(
+    pair: ColoPair, node: str, action: HostAction, limit_s: float
+) -> tuple[str, JsonObject]:
+    """The operation that does an action, and its request.
+
+    Args:
+        pair: The declaration.
+        node: The node's name.
+        action: What to do.
+        limit_s: How long it may take, in seconds.
+    """
+    match action:
+        case CreateImage():
+            return "create_image", _create(pair, node, action, limit_s)
+        case LaunchQemu():
+            return "launch", _launch(pair, node, action, limit_s)
+        case StopQemu(instance=instance):
+            process = pair.process_path(node)
+            return "stop", {"process": process, "instance": instance, "limit_s": limit_s}
+        case _:
+            assert_never(action)
+
+
+def _create(pair: ColoPair, node: str, action: CreateImage, limit_s: float) -> JsonObject:
+    return {
+        "record": pair.record_path(node),
+        "path": action.path,
+        "argv": list(action.argv),
+        "image_format": action.image_format,
+        "size_bytes": action.size_bytes,
+        "qemu_img": pair.node(node).qemu_img_binary,
+        "limit_s": limit_s,
+    }
+
+
+def _launch(pair: ColoPair, node: str, action: LaunchQemu, limit_s: float) -> JsonObject:
+    place = pair.node(node)
+    images = [path for what, path in pair.paths(node) if what.startswith("disks[")]
+    written = [path for what, path in pair.paths(node) if not what.startswith("disks[")]
+    own = [m.path for _, m in place.monitors if isinstance(m, UnixMonitor)]
+    sockets = [path for path in written if path.endswith(".sock") or path in own]
+    return {
+        "record": pair.record_path(node),
+        "process": pair.process_path(node),
+        "expects": None if action.record is None else record.digest(action.record),
+        "instance": action.instance,
+        "argv": list(action.argv),
+        "run_dir": place.run_path("").rstrip("/"),
+        "log": place.run_path(QEMU_LOG),
+        "monitors": [monitor_json(monitor) for _, monitor in place.monitors],
+        "sockets": list(sockets),
+        "images": list(images),
+        "written": list(written),
+        "limit_s": limit_s,
+    }
+
+
+def monitor_json(monitor: Monitor) -> JsonObject:
+    """A monitor as the program takes it."""
+    if isinstance(monitor, UnixMonitor):
+        return {"path": monitor.path}
+    return {"host": monitor.host, "port": monitor.port}

@@ -1,0 +1,874 @@
+"""What is done on a node's host: files, locks and processes. Needs Python 3.9 and nothing else.
+
+`LocalHost` calls these functions in threads. `SshHost` sends this very file to the far side, where
+it answers requests line by line. Each function takes and gives plain JSON values.
+
+A process is known by a small file that it writes itself before it becomes QEMU: its number, when it
+started, in which boot and in which name spaces. So nobody has to live on for that to be known, and
+a number that was given to another process is never taken for QEMU. Whatever is read as evidence may
+be written by its owner alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import selectors
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Dict, NamedTuple, Union
+
+POLL_S = 0.005
+GREETING_S = 1.0
+KILL_S = 10.0
+LIMIT_S = 10.0
+TAIL_LINES = 5
+# Most records and identities are shorter; a block that is there already needs no free space.
+BLOCK_BYTES = 4096
+READ_MAX_BYTES = 1 << 20
+ENDED_KEPT = 32
+OTHERS_MAY_WRITE = 0o022
+WIDER_THAN_OWNER = 0o077
+RAM_FILE_SYSTEMS = ("tmpfs", "ramfs", "devtmpfs")
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
+
+# Run as it stands by Python 3.9, which knows no `|` between types outside annotations.
+Answer = Dict[str, object]
+Monitor = Mapping[str, Union[str, int]]
+
+
+class Refused(Exception):
+    """It was not done, and nothing was changed."""
+
+
+class Uncertain(Exception):
+    """It is not known whether it was done."""
+
+
+# -- what may be believed ------------------------------------------------------------------------
+
+
+def _distrust(path: str) -> str | None:
+    """Why what a path holds may not be believed; None where only root and we can write to it."""
+    for candidate in dict.fromkeys((path, os.path.realpath(path))):
+        found = os.lstat(candidate)
+        if not stat.S_ISLNK(found.st_mode):
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                return f"{candidate} is no file of its own"
+            if _is_writable_by_others(found):
+                return f"{candidate} may be written by others than its owner"
+        why = _distrust_parents(candidate)
+        if why is not None:
+            return why
+    return None
+
+
+def _distrust_parents(path: str) -> str | None:
+    for parent in Path(path).parents:
+        found = os.stat(parent)
+        sticky = found.st_mode & stat.S_ISVTX and found.st_uid == 0
+        if _is_writable_by_others(found) and not sticky:
+            return f"{parent} may be written by others than its owner"
+    return None
+
+
+def _is_writable_by_others(found: os.stat_result) -> bool:
+    return found.st_uid not in (0, os.geteuid()) or bool(found.st_mode & OTHERS_MAY_WRITE)
+
+
+def _check_state_dir(path: str) -> None:
+    """Refuse a folder that cannot keep a record."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise Refused(f"there is no folder {folder}")
+    for candidate in dict.fromkeys((path, os.path.join(os.path.realpath(folder), "x"))):
+        why = _distrust_parents(candidate)
+        if why is not None:
+            raise Refused(f"{why}: name a state_dir that is not")
+    kind = _file_system(folder)
+    if kind in RAM_FILE_SYSTEMS:
+        why = f"{folder} is on {kind}, which a reboot empties: name a state_dir on a disk"
+        raise Refused(why)
+
+
+def _file_system(folder: str) -> str:
+    """The type of the file system a folder is on; empty where it cannot be told."""
+    found = os.stat(folder)
+    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        for line in mounts:
+            before, _, after = line.partition(" - ")
+            if before.split()[2] == device:
+                return after.split()[0]
+    return ""
+
+
+# -- one file that is replaced as a whole --------------------------------------------------------
+
+
+def _read(path: str) -> bytes | None:
+    """The bytes of a file; None where there is none.
+
+    Raises:
+        OSError: It is something else than a file, or longer than any that is written here.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        data = b""
+        while chunk := os.read(descriptor, READ_MAX_BYTES):
+            data += chunk
+            if len(data) > READ_MAX_BYTES:
+                raise OSError(errno.EFBIG, "it is longer than any that pycolo writes", path)
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def _digest(data: bytes | None) -> str | None:
+    return None if data is None else hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(path: str, limit_s: float) -> Iterator[int]:
+    """Hold the lock of a node's files; gives its descriptor."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(f"{path}.lock", flags, 0o600)
+    try:
+        end = time.monotonic() + limit_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    why = f"somebody else has held {path}.lock for {limit_s:g} s"
+                    raise Refused(why) from None
+                time.sleep(POLL_S)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: str, data: bytes) -> None:
+    """Replace a file durably, whole or not at all; needs no free space where it exists.
+
+    The new content goes into a spare file whose block is there already; then the two change names.
+    """
+    spare = f"{path}.spare"
+    _write_spare(spare, data)
+    try:
+        if not os.path.exists(path):
+            os.rename(spare, path)
+            # The next change finds its block there; it is made without one where the disk is full.
+            with contextlib.suppress(OSError):
+                _write_spare(spare, b"")
+        elif not _exchange(spare, path):
+            os.rename(spare, path)
+        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise Uncertain(f"{path} may have been written: {error}") from error
+
+
+def _write_spare(spare: str, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(spare, flags, 0o600)
+    try:
+        if os.fstat(descriptor).st_blocks == 0:
+            os.posix_fallocate(descriptor, 0, BLOCK_BYTES)
+        view = memoryview(data)
+        written = 0
+        while written < len(data):
+            written += os.pwrite(descriptor, view[written:], written)
+        os.ftruncate(descriptor, len(data) or BLOCK_BYTES)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(first: str, second: str) -> bool:
+    """Have two files change names at once; false where this system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    names = os.fsencode(first), os.fsencode(second)
+    if rename(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), second)
+
+
+# -- the record ----------------------------------------------------------------------------------
+
+
+def look(*, record: str, image_folder: str) -> Answer:
+    """A node's record as it lies there, and what tells its image folder from others."""
+    answer: Answer = {"record": None, "unread": None, "folder": ""}
+    try:
+        found = os.stat(image_folder)
+        answer["folder"] = f"{_machine()} {found.st_dev}:{found.st_ino}"
+        # A folder that is not there may be one whose disk was not mounted.
+        os.stat(os.path.dirname(record))
+        data = _read(record)
+        why = None if data is None else _distrust(record)
+    except OSError as error:
+        return {**answer, "unread": str(error)}
+    if why is not None:
+        return {**answer, "unread": why}
+    return {**answer, "record": None if data is None else base64.b64encode(data).decode()}
+
+
+def swap(*, record: str, expects: str | None, data: str, limit_s: float) -> Answer:
+    """Replace a node's record if it still is what was read."""
+    _check_state_dir(record)
+    with _locked(record, limit_s):
+        if _digest(_read(record)) != expects:
+            return {"written": False}
+        _replace(record, base64.b64decode(data))
+    return {"written": True}
+
+
+# -- processes -----------------------------------------------------------------------------------
+
+
+class _Boot(NamedTuple):
+    """In which boot of which machine, and in which name spaces, process numbers are given."""
+
+    machine: str
+    boot_id: str
+    init_start: int | None
+    pid_namespace: str
+    time_namespace: str
+
+
+def _boot() -> _Boot:
+    return _Boot(
+        machine=_machine(),
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        init_start=_start_time(1),
+        pid_namespace=os.readlink("/proc/self/ns/pid"),
+        time_namespace=_namespace("time"),
+    )
+
+
+def _namespace(kind: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/ns/{kind}")
+    except OSError:
+        return ""
+
+
+def _machine() -> str:
+    """What tells this machine from others; empty where nothing does."""
+    try:
+        machine_id = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return f"{machine_id} {os.uname().nodename}" if machine_id else ""
+
+
+def _start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks after the boot; None where that cannot be seen."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The second field is the program's name in parentheses, and may hold anything. Field 22.
+    return int(text.rpartition(")")[2].split()[19])
+
+
+class _Process(NamedTuple):
+    """What identifies the process of a QEMU."""
+
+    instance: str
+    pid: int
+    start_time: int
+    boot: _Boot
+
+
+class _Known(NamedTuple):
+    """What a node's process file says."""
+
+    current: _Process | None
+    ended: list[str]
+    "Instances whose processes had ended when the next one was started, the latest last."
+
+
+def _known(path: str) -> _Known:
+    """What a node's process file says.
+
+    Raises:
+        Refused: It is damaged, or others than its owner may have written it.
+    """
+    data = _read(path)
+    if data is None:
+        return _Known(None, [])
+    why = _distrust(path)
+    if why is not None:
+        raise Refused(why)
+    try:
+        found = json.loads(data)
+        ended = [str(one) for one in found["ended"]]
+        current = found["current"]
+        if current is None:
+            return _Known(None, ended)
+        boot = _Boot(*(current["boot"][name] for name in _Boot._fields))
+        pid, start_time = int(current["pid"]), int(current["start_time"])
+        return _Known(_Process(str(current["instance"]), pid, start_time, boot), ended)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        why = f"{path} is damaged; remove it once no QEMU of the node runs any more: {error}"
+        raise Refused(why) from error
+
+
+def _over(process: _Process) -> str | None:
+    """How a process is known to have ended; None where it may run."""
+    then, now = process.boot, _boot()
+    if then.machine != now.machine:
+        return None
+    if then.boot_id != now.boot_id:
+        # Another boot of this very machine has ended it.
+        return "its host has booted since" if now.machine else None
+    spaces = (now.pid_namespace, now.time_namespace)
+    if (then.pid_namespace, then.time_namespace) != spaces:
+        return None
+    if then.init_start != now.init_start:
+        # The number of a name space is given again only when all of its processes have ended.
+        return "its container has been started since"
+    descriptor = _open(process)
+    if descriptor is None:
+        return f"process {process.pid} has ended"
+    with contextlib.closing(_Pidfd(descriptor)) as pidfd:
+        return f"process {process.pid} has ended" if pidfd.ended(0) else None
+
+
+def _open(process: _Process) -> int | None:
+    """A descriptor of the process; None where it has ended."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    started = _start_time(process.pid)
+    if started is not None and started != process.start_time:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+class _Pidfd:
+    """The kernel's own handle of a process: it never means another one."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        """Let go of it; the process keeps running."""
+        os.close(self._descriptor)
+
+    def send(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    def ended(self, limit_s: float) -> bool:
+        """Whether all of its threads have ended, now or within the limit; a zombie's have."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._descriptor, selectors.EVENT_READ)
+            if not selector.select(limit_s):
+                return False
+        # Only a child of ours can be a zombie of ours; a child of another process is reaped there.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED | os.WNOHANG)
+        return True
+
+
+def _dead(how: str) -> Answer:
+    return {"dead": True, "how": how, "who": os.uname().nodename or "its host"}
+
+
+def death(*, process: str, instance: str, limit_s: float) -> Answer:  # noqa: ARG001 - as `watch`
+    """Whether one QEMU, named by its identity, has ended on this host."""
+    known = _known(process)
+    if instance in known.ended:
+        return _dead("its process had ended before the next one was started")
+    how = None
+    if known.current is not None and known.current.instance == instance:
+        how = _over(known.current)
+    return {"dead": False, "how": "", "who": ""} if how is None else _dead(how)
+
+
+def watch(*, process: str, instance: str, limit_s: float) -> Answer:
+    """Wait for the end of one QEMU; the answer is that of `death`."""
+    current = _known(process).current
+    if current is not None and current.instance == instance and _over(current) is None:
+        descriptor = _open(current)
+        if descriptor is not None and current.boot == _boot():
+            with contextlib.closing(_Pidfd(descriptor)) as pidfd:
+                pidfd.ended(limit_s)
+    return death(process=process, instance=instance, limit_s=limit_s)
+
+
+def running(*, process: str) -> Answer:
+    """The process that runs for a node here; none where none is known to run."""
+    current = _known(process).current
+    if current is None or _over(current) is not None or current.boot != _boot():
+        return {"pid": None, "instance": ""}
+    return {"pid": current.pid, "instance": current.instance}
+
+
+def stop(*, process: str, instance: str, limit_s: float) -> Answer:
+    """End one QEMU, and no other, and see it end."""
+    found = death(process=process, instance=instance, limit_s=limit_s)
+    if found["dead"]:
+        return found
+    current = _known(process).current
+    if current is None or current.instance != instance:
+        raise Refused(f"no process here is known to be {instance}")
+    if current.boot != _boot():
+        raise Refused(f"the process of {instance} cannot be seen from here")
+    descriptor = _open(current)
+    if descriptor is not None:
+        with contextlib.closing(_Pidfd(descriptor)) as pidfd:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                pidfd.send(number)
+                if pidfd.ended(limit_s / 2):
+                    break
+    found = death(process=process, instance=instance, limit_s=limit_s)
+    if not found["dead"]:
+        raise Uncertain(f"process {current.pid} did not end in {limit_s:g} s")
+    return found
+
+
+# -- launching -----------------------------------------------------------------------------------
+
+# Becomes QEMU after it has written down what process it is; whoever started it may be gone by then.
+# The lock that it inherits is let go at that moment, so that nobody starts a second one meanwhile.
+LAUNCHER = """
+import json, os, signal, sys
+helper, path, instance, ended, lock, status, *argv = sys.argv[1:]
+scope = {"__name__": "pycolo_helper"}
+exec(helper, scope)
+lock, status = int(lock), int(status)
+for descriptor in (lock, status):
+    os.set_inheritable(descriptor, False)
+try:
+    pid = os.getpid()
+    current = {"instance": instance, "pid": pid, "start_time": scope["_start_time"](pid),
+               "boot": scope["_boot"]()._asdict()}
+    scope["_write_process"](path, current, json.loads(ended))
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    os.execvp(argv[0], argv)
+except BaseException as error:
+    os.write(status, str(error).encode()[:1000] or b"?")
+    os._exit(127)
+"""
+LOCK_FD = 200
+STATUS_FD = 201
+
+
+def _write_process(path: str, current: Mapping[str, object] | None, ended: Sequence[str]) -> None:
+    kept = list(ended[-ENDED_KEPT:])
+    text = json.dumps({"format_version": 1, "current": current, "ended": kept})
+    _replace(path, text.encode() + b"\n")
+
+
+def launch(
+    *,
+    record: str,
+    process: str,
+    expects: str | None,
+    instance: str,
+    argv: Sequence[str],
+    run_dir: str,
+    log: str,
+    monitors: Sequence[Monitor],
+    sockets: Sequence[str],
+    images: Sequence[str],
+    written: Sequence[str],
+    helper: str,
+    limit_s: float,
+) -> Answer:
+    """Start a QEMU in a session of its own and wait for its greeting.
+
+    Args:
+        record: The node's record; its lock is held until the process is QEMU.
+        process: The node's process file.
+        expects: SHA-256 of what the record must still be; None for no matter what.
+        instance: The identity of the QEMU.
+        argv: Its command line.
+        run_dir: Its run directory, made if it is not there.
+        log: Where it writes what it has to say.
+        monitors: Its monitors, the first of which must greet.
+        sockets: What may be left of an earlier one, and is removed.
+        images: Its images.
+        written: What else is written by it or for it.
+        helper: The text of this file.
+        limit_s: How long the lock may take, and then the greeting.
+    """
+    _check_state_dir(record)
+    _check_images(images, written)
+    _make_run_dir(run_dir)
+    with _locked(record, limit_s) as lock:
+        ended = _refuse_second(process)
+        if instance in ended:
+            # The end of the first would be taken for evidence that the second has ended.
+            raise Refused(f"{instance} has run here before: each start has an identity of its own")
+        if expects is not None and _digest(_read(record)) != expects:
+            raise Refused("the record has changed: another start or failover came first")
+        _clear(monitors, sockets)
+        before = os.stat(log).st_size if os.path.exists(log) else 0
+        _write_process(process, None, ended)
+        words = (helper, process, instance, json.dumps(ended))
+        pid = _spawn(words, argv, log, lock)
+    with contextlib.closing(_Pidfd(os.pidfd_open(pid))) as pidfd:
+        why = _await_greeting(monitors[0], pidfd, limit_s)
+        if why is None:
+            return {"pid": pid}
+        # A QEMU that nobody can speak to is of no use, and nobody else knows of it.
+        pidfd.send(signal.SIGKILL)
+        pidfd.ended(KILL_S)
+    raise Refused(f"{why}: {_tail(log, before) or 'it said nothing'}")
+
+
+def _refuse_second(process: str) -> list[str]:
+    """See that no QEMU runs for the node here; gives the instances that have ended."""
+    known = _known(process)
+    if known.current is None:
+        return known.ended
+    over = _over(known.current)
+    if over is None and known.current.boot == _boot():
+        raise Refused(f"QEMU runs there already, as process {known.current.pid}")
+    return [*known.ended, known.current.instance] if over is not None else known.ended
+
+
+def _clear(monitors: Sequence[Monitor], sockets: Sequence[str]) -> None:
+    """Remove the sockets that an earlier QEMU has left: one that is there proves nothing."""
+    for monitor in monitors:
+        if _serves(monitor):
+            raise Refused(f"something serves its monitor {_place(monitor)} already")
+    for path in sockets:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)
+
+
+def _same(path: str) -> str:
+    """What is equal for two names of one file, whatever links lead to it."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return f"{found.st_dev}:{found.st_ino}"
+
+
+def _check_images(images: Sequence[str], written: Sequence[str]) -> None:
+    """Refuse to write a log, a socket or a record over an image, whatever link leads there."""
+    real = {_same(path): path for path in images}
+    if len(real) < len(images):
+        raise Refused(f"two of the images are one file: {', '.join(images)}")
+    for path in written:
+        image = real.get(_same(path))
+        if image is not None:
+            raise Refused(f"{path} and the image {image} are one file")
+
+
+def _make_run_dir(path: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        found = os.lstat(path)
+        mode = stat.S_IMODE(found.st_mode)
+        if not stat.S_ISDIR(found.st_mode):
+            raise Refused(f"run_dir {path} is no directory") from None
+        if found.st_uid != os.geteuid():
+            why = f"run_dir {path} belongs to user {found.st_uid}, not to {os.geteuid()}"
+            raise Refused(why) from None
+        if mode & WIDER_THAN_OWNER:
+            raise Refused(f"run_dir {path} has mode {mode:04o}, it must be 0700") from None
+
+
+def _spawn(words: Sequence[str], argv: Sequence[str], log: str, lock: int) -> int:
+    """Start the launcher and see it become QEMU."""
+    heard, told = os.pipe2(os.O_CLOEXEC)
+    python = sys.executable or "/usr/bin/python3"
+    line = [python, "-I", "-S", "-c", LAUNCHER, *words, str(LOCK_FD), str(STATUS_FD), *argv]
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    try:
+        pid = os.posix_spawn(
+            python,
+            line,
+            os.environ,
+            file_actions=(
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, log, flags, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+                (os.POSIX_SPAWN_DUP2, lock, LOCK_FD),
+                (os.POSIX_SPAWN_DUP2, told, STATUS_FD),
+            ),
+            # Signals to us are not for QEMU.
+            setsid=True,
+            setsigmask=(),
+        )
+    finally:
+        os.close(told)
+    with os.fdopen(heard, "rb") as stream:
+        text = stream.read().decode(errors="replace")
+    if text:
+        os.waitpid(pid, 0)
+        raise Refused(f"{argv[0]}: {text}")
+    return pid
+
+
+def _place(monitor: Monitor) -> str:
+    return str(monitor.get("path") or f"{monitor['host']}:{monitor['port']}")
+
+
+def _connected(monitor: Monitor) -> socket.socket:
+    if "path" in monitor:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(GREETING_S)
+        try:
+            client.connect(str(monitor["path"]))
+        except OSError:
+            client.close()
+            raise
+        return client
+    place = str(monitor["host"]), int(monitor["port"])
+    return socket.create_connection(place, timeout=GREETING_S)
+
+
+def _serves(monitor: Monitor) -> bool:
+    try:
+        _connected(monitor).close()
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _await_greeting(monitor: Monitor, pidfd: _Pidfd, limit_s: float) -> str | None:
+    """Why the monitor never greeted; None where it did."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), contextlib.closing(_connected(monitor)) as client:
+            if b'"QMP"' in client.recv(BLOCK_BYTES):
+                return None
+        if pidfd.ended(POLL_S):
+            return "QEMU ended"
+    return f"no greeting within {limit_s:g} s"
+
+
+def _tail(log: str, offset: int) -> str:
+    with open(log, "rb") as stream:
+        stream.seek(offset)
+        lines = stream.read(READ_MAX_BYTES).decode(errors="replace").strip().splitlines()
+    return " | ".join(lines[-TAIL_LINES:])
+
+
+# -- images and programs -------------------------------------------------------------------------
+
+
+def create_image(
+    *,
+    record: str,
+    path: str,
+    argv: Sequence[str],
+    image_format: str,
+    size_bytes: int,
+    qemu_img: str,
+    limit_s: float,
+) -> Answer:
+    """Make an image under another name, and give it its name when it is whole.
+
+    Args:
+        record: The node's record, whose lock is held.
+        path: Where the image shall be; one that is there is compared and never written to.
+        argv: The command line that makes it at `path`.
+        image_format: Its format.
+        size_bytes: Its virtual size.
+        qemu_img: The program that tells what one that is there is like.
+        limit_s: How long the lock may take, and then the program.
+    """
+    _check_state_dir(record)
+    with _locked(record, limit_s):
+        if os.path.lexists(path):
+            _compare([qemu_img, "info", "--output=json", "-U", path], image_format, size_bytes)
+            return {"there": True}
+        partial = f"{path}.partial"
+        # Left by somebody who was killed: it never had its name.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        os.close(os.open(partial, flags, 0o600))
+        try:
+            line = [partial if word == path else word for word in argv]
+            code, text = _output(line, limit_s)
+            if code != 0:
+                raise Refused(text.strip() or f"{argv[0]} ended with {code}")
+            os.link(partial, path)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+    return {"there": False}
+
+
+def _compare(argv: Sequence[str], image_format: str, size_bytes: int) -> None:
+    """Refuse an image that is not as declared."""
+    path = argv[-1]
+    code, text = _output(argv, LIMIT_S)
+    try:
+        found = json.loads(text) if code == 0 else {}
+        there = (found["format"], found["virtual-size"])
+    except (ValueError, TypeError, KeyError):
+        raise Refused(f"{path} exists and is no image: {text.strip()}") from None
+    if there != (image_format, size_bytes):
+        why = (
+            f"{path} exists with format {there[0]} and {there[1]} bytes, declared are"
+            f" {image_format} and {size_bytes}; it is not overwritten"
+        )
+        raise Refused(why)
+
+
+def version(*, binary: str, limit_s: float) -> Answer:
+    """What QEMU says of its version."""
+    code, text = _output([binary, "--version"], limit_s)
+    if code != 0:
+        raise Refused(f"{binary}: {text.strip() or code}")
+    return {"text": text}
+
+
+def _output(argv: Sequence[str], limit_s: float) -> tuple[int, str]:
+    """Run a program that ends by itself; gives its exit code and what it said."""
+    done = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        text, _ = done.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        done.kill()
+        done.communicate()
+        return -1, f"it did not end within {limit_s:g} s"
+    return done.returncode, text.decode(errors="replace")
+
+
+def connect(*, monitor: Monitor) -> Answer:
+    """See whether a monitor of this host takes connections; refused with the system's words."""
+    try:
+        _connected(monitor).close()
+    except BlockingIOError:
+        return {"in_line": True}
+    return {"in_line": False}
+
+
+def is_here(*, address: str) -> Answer:
+    """Whether an address is one of this host's."""
+    try:
+        found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise Refused(f"{address} does not resolve: {error}") from error
+    for family, kind, protocol, _, place in found:
+        with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as tried:
+            tried.bind((place[0], 0, *place[2:]))
+            return {"here": True}
+    return {"here": False}
+
+
+OPERATIONS: Dict[str, Callable[..., Answer]] = {
+    "look": look,
+    "swap": swap,
+    "death": death,
+    "watch": watch,
+    "running": running,
+    "stop": stop,
+    "create_image": create_image,
+    "version": version,
+    "is_here": is_here,
+    "connect": connect,
+}
+
+
+def perform(name: str, request: Mapping[str, object], helper: str = "") -> Answer:
+    """Do one thing; what the system refuses is refused.
+
+    Args:
+        name: One of `OPERATIONS`.
+        request: Its arguments.
+        helper: The text of this file: a launch hands it on to the process that becomes QEMU.
+
+    Raises:
+        Refused: It was not done, and nothing was changed.
+        Uncertain: It is not known whether it was done.
+    """
+    try:
+        if name == "launch":
+            return launch(helper=helper, **request)  # type: ignore[arg-type]  # JSON, as declared
+        return OPERATIONS[name](**request)
+    except OSError as error:
+        raise Refused(str(error)) from error
+
+
+# -- on the far side of an ssh connection --------------------------------------------------------
+
+
+def serve(helper: str) -> None:
+    """Answer requests from standard input, each in a thread of its own, until it ends.
+
+    Args:
+        helper: The text of this file.
+    """
+    lock = threading.Lock()
+
+    def answer(line: bytes) -> None:
+        message = {"id": None}
+        try:
+            message = json.loads(line)
+            outcome: Answer = {"ok": perform(message["name"], message["request"], helper)}
+        except Refused as refused:
+            outcome = {"refused": str(refused)}
+        except Exception as error:  # noqa: BLE001 - the other side waits for an answer
+            outcome = {"uncertain": f"{type(error).__name__}: {error}"}
+        text = json.dumps({"id": message["id"], **outcome}) + "\n"
+        with lock:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    for line in sys.stdin.buffer:
+        threading.Thread(target=answer, args=(line,), daemon=True).start()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do one thing for a script: `NAME JSON [HELPER]`; gives 0, 1 where refused, 3 if uncertain."""
+    name, request = arguments[0], json.loads(arguments[1])
+    try:
+        found = perform(name, request, "".join(arguments[2:3]))
+    except (Refused, Uncertain) as error:
+        sys.stderr.write(f"   {error}\n")
+        return 1 if isinstance(error, Refused) else 3
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0

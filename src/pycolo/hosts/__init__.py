@@ -1,0 +1,79 @@
+"""The hosts that nodes run on: what can be asked of them, and done there.
+
+A `Host` is a protocol: this machine (`LocalHost`), a machine over ssh (`SshHost`, extra `ssh`), the
+hosts of fakes (`pycolo.testing`), or an embedder's own. Everything that proves a death or says who
+has the newest data comes from the host on which it happened.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol, final
+
+import attrs
+
+from pycolo.evidence import Evidence, Victim
+from pycolo.model.node import Monitor
+from pycolo.model.pair import ColoPair
+from pycolo.plan import HostAction
+from pycolo.qmp.replies import Version
+from pycolo.record import Change, RecordState
+
+__all__ = ("Host", "HostState")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class HostState:
+    """What a node's host has of the pair."""
+
+    record: RecordState
+    "What the node's own file says."
+    folder: str = ""
+    "What tells its image folder from every other one; empty where that is not known."
+
+
+class Host(Protocol):
+    """What pycolo needs of the host of a node. Every path is a path on that host."""
+
+    async def connect(self, node: str, monitor: Monitor) -> socket.socket:
+        """Open a connected, non-blocking socket to a monitor.
+
+        Raises:
+            ConnectionFailed: There is no such socket, or the host is out of reach.
+        """
+
+    async def look(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+        """Read a node's record; one that is out of reach is an `UnreadRecord`."""
+
+    async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
+        """Replace a node's record if it still is what the change expects, durably.
+
+        Raises:
+            HostRefused: It is another one, or could not be written; nothing was changed.
+            CommandUnknown: It is not known whether it was written.
+        """
+
+    async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
+        """Make an image, start a QEMU or end one.
+
+        Returns:
+            What there is to say about it; mostly nothing. For `StopQemu`, how it ended.
+
+        Raises:
+            HostRefused: It was not done, and nothing was changed.
+            CommandUnknown: It is not known whether it was done.
+        """
+
+    async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """Evidence that this very QEMU has ended on its host; None proves nothing."""
+
+    async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
+        """The version of the QEMU that is installed for a node.
+
+        Raises:
+            HostRefused: It cannot be told.
+        """
+
+    async def aclose(self) -> None:
+        """Let go of the host; may be called again. QEMUs keep running."""

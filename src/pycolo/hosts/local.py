@@ -1,0 +1,141 @@
+"""The host on which this very process runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, final
+
+from pycolo import helper
+from pycolo._json import JsonObject
+from pycolo.evidence import Evidence, Victim
+from pycolo.helper import far
+from pycolo.hosts import HostState, requests
+from pycolo.model.node import Monitor
+from pycolo.model.pair import ColoPair
+from pycolo.plan import HostAction
+from pycolo.qmp.replies import Version
+from pycolo.record import Change
+from pycolo.session import open_monitor
+
+# What a failover waits for must not stand behind a launch that waits for its greeting.
+_QUICK: Final = ThreadPoolExecutor(16, "pycolo-record")
+_QUICKLY: Final = ("look", "swap", "death")
+
+
+@final
+class LocalHost:
+    """This machine: its files, its processes and its sockets."""
+
+    async def connect(self, node: str, monitor: Monitor) -> socket.socket:
+        """See `Host`."""
+        return await open_monitor(node, monitor)
+
+    async def look(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+        """See `Host`."""
+        return await requests.look(_ask, pair, node, limit_s)
+
+    async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
+        """See `Host`."""
+        await requests.write(_ask, pair, node, change, limit_s)
+
+    async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
+        """See `Host`."""
+        return await requests.run(_ask, pair, node, action, limit_s)
+
+    async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """See `Host`."""
+        return await requests.death(_ask, pair, victim, limit_s)
+
+    async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
+        """See `Host`."""
+        return await requests.version(_ask, pair, node, limit_s)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+    def watch(self, pair: ColoPair, node: str) -> QemuWatch | None:
+        """Take hold of the QEMU that runs for a node here; None if none is known to run."""
+        try:
+            found = far.perform("running", {"process": pair.process_path(node)})
+        except far.Refused:
+            return None
+        pid, instance = found["pid"], found["instance"]
+        if not isinstance(pid, int):
+            return None
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return None
+        return QemuWatch(pair, node, pid, str(instance), descriptor)
+
+
+@final
+class QemuWatch:
+    """Holds the handle of a running QEMU: its end can be waited for, and is evidence."""
+
+    def __init__(self, pair: ColoPair, node: str, pid: int, instance: str, descriptor: int) -> None:
+        """Take the handle; used by `LocalHost.watch` alone."""
+        self._pair = pair
+        self.node: Final = node
+        "The node it runs for."
+        self.pid: Final = pid
+        "Its process id."
+        self.instance: Final = instance
+        "Its identity."
+        self._descriptor = descriptor
+
+    async def wait_ended(self) -> None:
+        """Wait until all of its threads have ended; may be waited for several times at once."""
+        loop = asyncio.get_running_loop()
+        # A loop watches a descriptor once: with one of its own each waiter is told.
+        descriptor = os.dup(self._descriptor)
+        over = asyncio.Event()
+        loop.add_reader(descriptor, over.set)
+        try:
+            await over.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+
+    def evidence(self, epoch: int) -> Evidence | None:
+        """What its end is evidence of; None while it runs.
+
+        Args:
+            epoch: The epoch of the record in which it could have gone on alone.
+        """
+        victim = Victim(node=self.node, instance=self.instance, epoch=epoch)
+        request: JsonObject = {
+            "process": self._pair.process_path(self.node),
+            "instance": self.instance,
+            "limit_s": 0.0,
+        }
+        try:
+            return requests.evidence_of(victim, far.perform("death", request))
+        except far.Refused:
+            return None
+
+    def close(self) -> None:
+        """Let go of the process; it keeps running. May be called again."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+async def _ask(name: str, request: JsonObject, limit_s: float) -> Mapping[str, object]:
+    del limit_s  # the helper keeps it
+    loop = asyncio.get_running_loop()
+    where = _QUICK if name in _QUICKLY else None
+    try:
+        return await loop.run_in_executor(where, _perform, name, request)
+    except far.Refused as error:
+        raise requests.Refused(str(error)) from error
+    except far.Uncertain as error:
+        raise requests.Uncertain(str(error)) from error
+
+
+def _perform(name: str, request: JsonObject) -> Mapping[str, object]:
+    return far.perform(name, request, helper.text())

@@ -1,0 +1,153 @@
+"""A host's protocol in terms of the helper's requests: one translation for every way to it."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, TypeAlias, assert_never
+
+from pycolo import helper, record
+from pycolo._json import JsonObject, kebab
+from pycolo.errors import CommandUnknown, HostRefused
+from pycolo.evidence import Evidence, Victim
+from pycolo.hosts import HostState
+from pycolo.model.pair import ColoPair
+from pycolo.plan import CreateImage, HostAction, LaunchQemu, StopQemu
+from pycolo.qmp.replies import Version
+from pycolo.record import Change, NoRecord, RecordState, UnreadRecord
+
+Ask: TypeAlias = Callable[[str, JsonObject, float], Awaitable[Mapping[str, object]]]
+"Performs one of the helper's operations; raises `Refused`, `Uncertain` or `OutOfReach`."
+
+_RECORD: Final = "write-record"
+
+
+class Refused(Exception):
+    """It was not done, and nothing was changed."""
+
+
+class Uncertain(Exception):
+    """It is not known whether it was done."""
+
+
+class OutOfReach(Exception):
+    """The host cannot be asked; nothing was sent."""
+
+
+async def look(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> HostState:
+    """See `Host.look`."""
+    place = pair.node(node)
+    request: JsonObject = {
+        "record": pair.record_path(node),
+        "image_folder": place.image_folder,
+    }
+    try:
+        found = await ask("look", request, limit_s)
+    except (Refused, Uncertain, OutOfReach) as error:
+        return HostState(record=UnreadRecord(why=str(error)))
+    return HostState(record=_record(found), folder=str(found["folder"]))
+
+
+def _record(found: Mapping[str, object]) -> RecordState:
+    unread, data = found["unread"], found["record"]
+    if isinstance(unread, str):
+        return UnreadRecord(why=unread)
+    return NoRecord() if data is None else record.loads(base64.b64decode(str(data)))
+
+
+async def write(ask: Ask, pair: ColoPair, node: str, change: Change, limit_s: float) -> None:
+    """See `Host.write`."""
+    request: JsonObject = {
+        "record": pair.record_path(node),
+        "expects": record.digest(change.expects),
+        "data": base64.b64encode(record.dumps(change.becomes).encode()).decode(),
+        "limit_s": limit_s,
+    }
+    found = await _asked(ask, node, _RECORD, ("swap", request), limit_s)
+    if found["written"] is not True:
+        why = "the record is not what it was: somebody else has changed it; compile again"
+        raise HostRefused(node, _RECORD, why)
+
+
+async def run(ask: Ask, pair: ColoPair, node: str, action: HostAction, limit_s: float) -> str:
+    """See `Host.run`."""
+    asked = helper.request_of(pair, node, action, limit_s)
+    found = await _asked(ask, node, kebab(type(action)), asked, limit_s)
+    match action:
+        case CreateImage():
+            return "it is there, as declared" if found["there"] is True else ""
+        case LaunchQemu():
+            return ""
+        case StopQemu():
+            return str(found["how"])
+        case _:
+            assert_never(action)
+
+
+async def death(ask: Ask, pair: ColoPair, victim: Victim, limit_s: float) -> Evidence | None:
+    """See `Host.death`."""
+    return await _evidence(ask, pair, victim, "death", limit_s)
+
+
+async def watch(ask: Ask, pair: ColoPair, victim: Victim, limit_s: float) -> Evidence | None:
+    """Wait for the end of one QEMU; None where the limit passed or it is not known here."""
+    return await _evidence(ask, pair, victim, "watch", limit_s)
+
+
+async def _evidence(
+    ask: Ask, pair: ColoPair, victim: Victim, name: str, limit_s: float
+) -> Evidence | None:
+    request: JsonObject = {
+        "process": pair.process_path(victim.node),
+        "instance": victim.instance,
+        "limit_s": limit_s,
+    }
+    try:
+        found = await ask(name, request, limit_s)
+    except (Refused, Uncertain, OutOfReach):
+        return None
+    return evidence_of(victim, found)
+
+
+def evidence_of(victim: Victim, found: Mapping[str, object]) -> Evidence | None:
+    """The helper's answer about a death as evidence; None where it is none."""
+    if found["dead"] is not True:
+        return None
+    return Evidence(
+        kind="exit",
+        node=victim.node,
+        instance=victim.instance,
+        epoch=victim.epoch,
+        who=str(found["who"]),
+        how=str(found["how"]),
+        when=now(),
+    )
+
+
+def now() -> str:
+    """The wall clock, as evidence tells it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+async def version(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> Version:
+    """See `Host.version`."""
+    binary = pair.node(node).qemu_binary
+    request: JsonObject = {"binary": binary, "limit_s": limit_s}
+    found = await _asked(ask, node, "launch-qemu", ("version", request), limit_s)
+    told = re.search(r"version (\d+\.\d+\.\d+)", str(found["text"]))
+    if told is None:
+        raise HostRefused(node, "launch-qemu", f"{binary} tells no version")
+    return Version.parse(told[1])
+
+
+async def _asked(
+    ask: Ask, node: str, action: str, asked: tuple[str, JsonObject], limit_s: float
+) -> Mapping[str, object]:
+    try:
+        return await ask(*asked, limit_s)
+    except (Refused, OutOfReach) as error:
+        raise HostRefused(node, action, str(error)) from error
+    except Uncertain as error:
+        raise CommandUnknown(node, action, str(error)) from error

@@ -1,0 +1,358 @@
+"""A node's host over ssh: one connection, the helper at its far end, and monitors through it.
+
+Every monitor is a channel of that connection, and every request a line to the helper, which the
+login shell starts once and which is sent over its standard input. A loss of the connection ends
+what is under way, and proves nothing about the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import shlex
+import socket
+from collections.abc import Mapping
+from typing import Final, TypeAlias, assert_never, final
+
+import asyncssh
+
+from pycolo import helper
+from pycolo._json import JsonObject
+from pycolo._printable import brief
+from pycolo.errors import ConnectionFailed
+from pycolo.evidence import Evidence, Victim
+from pycolo.hosts import HostState, requests
+from pycolo.model.node import Monitor, Node, Ssh, TcpMonitor, UnixMonitor
+from pycolo.model.pair import ColoPair
+from pycolo.plan import HostAction
+from pycolo.qmp.replies import Version
+from pycolo.record import Change
+
+OPEN_S: Final = 5.0
+KEEPALIVE_S: Final = 0.5
+KEEPALIVES: Final = 2
+# How much later than at its limit an answer may still come.
+GRACE_S: Final = 2.0
+LINE_S: Final = 0.05
+CHUNK_BYTES: Final = 1 << 16
+LINE_MAX_BYTES: Final = 1 << 22
+
+# Standard input is a terminal, and is one no more before the first byte is sent to it: a session
+# with a terminal has the server send what it has at once, where a reply behind an event would else
+# wait for 40 ms.
+BOOTSTRAP: Final = (
+    "import sys,tty;"
+    "tty.setraw(0);"
+    "print('ready',flush=True);"
+    "text=sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode();"
+    "scope={'__name__':'pycolo_helper'};"
+    "exec(text,scope);"
+    "scope['serve'](text)"
+)
+
+_Connection: TypeAlias = asyncssh.SSHClientConnection
+_Process: TypeAlias = asyncssh.SSHClientProcess[bytes]
+_Channel: TypeAlias = tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]
+
+
+@final
+class SshHost:
+    """The host of a node that declares `ssh`: connected at the first use, and anew after a loss."""
+
+    def __init__(self, node: Node) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            node: A node with `ssh`.
+        """
+        assert node.ssh is not None  # noqa: S101 - `hosts_of` asks
+        self._name: Final = node.name
+        self._ssh: Final = node.ssh
+        self._address: Final = node.ssh.address or node.address
+        self._link: _Link | None = None
+        self._opening = asyncio.Lock()
+
+    async def connect(self, node: str, monitor: Monitor) -> socket.socket:
+        """See `Host`."""
+        place = monitor.path if isinstance(monitor, UnixMonitor) else str(monitor)
+        try:
+            link = await self._linked()
+        except requests.OutOfReach as error:
+            raise ConnectionFailed(node, place, str(error)) from error
+        while True:
+            try:
+                return await link.forward(monitor)
+            except asyncssh.ChannelOpenError as error:
+                # All that the server says is that it could not: the helper tries, and learns why.
+                why = await self._why_closed(monitor)
+                if why is not None:
+                    raise ConnectionFailed(node, place, why) from error
+            except (OSError, asyncssh.Error) as error:
+                raise ConnectionFailed(node, place, brief(str(error))) from error
+            await asyncio.sleep(LINE_S)
+
+    async def _why_closed(self, monitor: Monitor) -> str | None:
+        """Why no channel could be opened; None where others stand in line, which may pass."""
+        request: JsonObject = {"monitor": helper.monitor_json(monitor)}
+        try:
+            found = await self._ask("connect", request, OPEN_S)
+        except (requests.Refused, requests.Uncertain, requests.OutOfReach) as error:
+            return str(error)
+        if found["in_line"] is True:
+            return None
+        if isinstance(monitor, UnixMonitor):
+            return f"the sshd of {self._address} forwards no socket: AllowStreamLocalForwarding"
+        return f"the sshd of {self._address} forwards no port: AllowTcpForwarding"
+
+    async def look(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+        """See `Host`."""
+        return await requests.look(self._ask, pair, node, limit_s)
+
+    async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
+        """See `Host`."""
+        await requests.write(self._ask, pair, node, change, limit_s)
+
+    async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
+        """See `Host`."""
+        return await requests.run(self._ask, pair, node, action, limit_s)
+
+    async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """See `Host`."""
+        return await requests.death(self._ask, pair, victim, limit_s)
+
+    async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
+        """See `Host`."""
+        return await requests.version(self._ask, pair, node, limit_s)
+
+    async def aclose(self) -> None:
+        """See `Host`."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.aclose()
+
+    async def _ask(self, name: str, request: JsonObject, limit_s: float) -> Mapping[str, object]:
+        link = await self._linked()
+        return await link.ask(name, request, limit_s + GRACE_S)
+
+    async def _linked(self) -> _Link:
+        async with self._opening:
+            if self._link is None or self._link.lost is not None:
+                await self.aclose()
+                self._link = await self._open()
+            return self._link
+
+    async def _open(self) -> _Link:
+        where = f"{self._ssh.user}@{self._address}, port {self._ssh.port}"
+        try:
+            async with asyncio.timeout(OPEN_S):
+                return await _Link.open(self._address, self._ssh)
+        except TimeoutError as error:
+            raise requests.OutOfReach(f"{where}: no answer within {OPEN_S:g} s") from error
+        except asyncssh.HostKeyNotVerifiable as error:
+            known = self._ssh.known_hosts_file or "the user's known_hosts"
+            why = f"{where}: its key is not in {known}; compare it on the host, then add it"
+            raise requests.OutOfReach(why) from error
+        except asyncssh.PermissionDenied as error:
+            key = self._ssh.key_file or "the user's keys and agent"
+            why = f"{where}: it does not take {key} for {self._ssh.user}"
+            raise requests.OutOfReach(why) from error
+        except (OSError, asyncssh.Error, asyncssh.KeyImportError, _NoHelper) as error:
+            raise requests.OutOfReach(f"{where}: {brief(str(error))}") from error
+
+
+class _NoHelper(Exception):
+    """The helper does not run on the far side."""
+
+
+@final
+class _Link:
+    """One connection, the helper at its end, and what is under way over it."""
+
+    def __init__(self, connection: _Connection, process: _Process) -> None:
+        """Made by `open`."""
+        self._connection = connection
+        self._process = process
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Mapping[str, object]]] = {}
+        self._pumps: set[asyncio.Task[None]] = set()
+        self.lost: str | None = None
+        "Why nothing goes over it any more."
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def open(cls, address: str, ssh: Ssh) -> _Link:
+        """Connect, log in, and start the helper.
+
+        Raises:
+            OSError: The host does not answer.
+            asyncssh.Error: It is not who it should be, or does not let us in.
+            _NoHelper: Its Python does not run the helper.
+        """
+        connection = await asyncssh.connect(
+            address,
+            ssh.port,
+            username=ssh.user,
+            # Nothing but what is declared counts, whatever a configuration file says.
+            config=None,
+            client_keys=() if ssh.key_file is None else [ssh.key_file],
+            agent_path=() if ssh.key_file is None else None,
+            known_hosts=() if ssh.known_hosts_file is None else ssh.known_hosts_file,
+            preferred_auth=("publickey",),
+            keepalive_interval=KEEPALIVE_S,
+            keepalive_count_max=KEEPALIVES,
+        )
+        try:
+            _bound_silence(connection)
+            return cls(connection, await _start_helper(connection, ssh.python))
+        except BaseException:
+            connection.abort()
+            raise
+
+    # -- requests
+
+    async def ask(self, name: str, request: JsonObject, limit_s: float) -> Mapping[str, object]:
+        """Have the helper do one thing."""
+        if self.lost is not None:
+            raise requests.OutOfReach(self.lost)
+        number = next(self._numbers)
+        answer: asyncio.Future[Mapping[str, object]]
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        line = json.dumps({"id": number, "name": name, "request": request})
+        self._process.stdin.write(line.encode() + b"\n")
+        try:
+            async with asyncio.timeout(limit_s):
+                return await answer
+        except TimeoutError:
+            why = f"no answer of the host within {limit_s:g} s"
+            raise requests.Uncertain(why) from None
+        finally:
+            del self._waiting[number]
+
+    async def _read(self) -> None:
+        why = "the connection to the host was lost"
+        try:
+            while True:
+                line = await self._process.stdout.readuntil(b"\n")
+                self._answered(line)
+        except asyncio.IncompleteReadError as ended:
+            if ended.partial.strip():
+                why = f"the helper ended: {brief(ended.partial.decode(errors='replace'))}"
+        except (OSError, asyncssh.Error) as error:
+            why = f"{why}: {brief(str(error))}"
+        finally:
+            self._lose(why)
+
+    def _answered(self, line: bytes) -> None:
+        try:
+            found = json.loads(line)
+            answer = self._waiting[found["id"]]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            # Words of a login shell, or an answer that nobody waits for any more.
+            return
+        if answer.done():
+            return
+        match found:
+            case {"ok": dict() as done}:
+                answer.set_result(done)
+            case {"refused": str(why)}:
+                answer.set_exception(requests.Refused(brief(why)))
+            case _:
+                answer.set_exception(requests.Uncertain(brief(str(found.get("uncertain")))))
+
+    def _lose(self, why: str) -> None:
+        self.lost = self.lost or why
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(requests.Uncertain(why))
+        for pump in self._pumps:
+            pump.cancel()
+        self._connection.abort()
+
+    # -- monitors
+
+    async def forward(self, monitor: Monitor) -> socket.socket:
+        """Open a channel to a monitor; gives an end of a socket pair that it is tied to.
+
+        Raises:
+            asyncssh.ChannelOpenError: The server could not connect to it.
+        """
+        channel = await self._channel(monitor)
+        ours, theirs = socket.socketpair()
+        ours.settimeout(0)
+        theirs.settimeout(0)
+        pump = asyncio.create_task(_pump(channel, theirs))
+        self._pumps.add(pump)
+        pump.add_done_callback(self._pumps.discard)
+        return ours
+
+    async def _channel(self, monitor: Monitor) -> _Channel:
+        match monitor:
+            case UnixMonitor(path=path):
+                return await self._connection.open_unix_connection(path, encoding=None)
+            case TcpMonitor(host=host, port=port):
+                return await self._connection.open_connection(host, port, encoding=None)
+            case _:
+                assert_never(monitor)
+
+    async def aclose(self) -> None:
+        """End everything; may be called again."""
+        self._reader.cancel()
+        self._lose("it was closed")
+        tasks = (self._reader, *self._pumps)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._connection.wait_closed()
+
+
+def _bound_silence(connection: _Connection) -> None:
+    """Have the kernel end a connection whose bytes are not acknowledged in the keepalives' time."""
+    door = connection.get_extra_info("socket")
+    limit_ms = round(KEEPALIVE_S * (KEEPALIVES + 1) * 1000)
+    if isinstance(door, socket.socket) or hasattr(door, "setsockopt"):
+        door.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
+
+
+async def _start_helper(connection: _Connection, python: str) -> _Process:
+    command = shlex.join((python, "-I", "-S", "-c", BOOTSTRAP))
+    process = await connection.create_process(
+        command, encoding=None, term_type="dumb", request_pty="force", bufsize=LINE_MAX_BYTES
+    )
+    said: list[str] = []
+    while True:
+        line = (await process.stdout.readline()).decode(errors="replace").strip()
+        if line == "ready":
+            break
+        if not line and process.stdout.at_eof():
+            raise _NoHelper(f"{python} does not run: {' '.join(said) or 'it said nothing'}")
+        said.append(line)
+    text = helper.text().encode()
+    process.stdin.write(f"{len(text)}\n".encode() + text)
+    return process
+
+
+async def _pump(channel: _Channel, door: socket.socket) -> None:
+    """Carry bytes both ways until either side has ended."""
+    reader, writer = channel
+    loop = asyncio.get_running_loop()
+
+    async def inward() -> None:
+        while data := await reader.read(CHUNK_BYTES):
+            await loop.sock_sendall(door, data)
+
+    async def outward() -> None:
+        while data := await loop.sock_recv(door, CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
+
+    tasks = (asyncio.create_task(inward()), asyncio.create_task(outward()))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(OSError, asyncssh.Error):
+            writer.close()
+        door.close()

@@ -1,0 +1,105 @@
+"""The way to each node's host, as the declaration gives it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import final
+
+import attrs
+
+from pycolo.errors import ConnectionFailed, HostRefused
+from pycolo.evidence import Evidence, Victim
+from pycolo.helper import far
+from pycolo.hosts import Host, HostState
+from pycolo.hosts.local import LocalHost
+from pycolo.model.node import Monitor, Node
+from pycolo.model.pair import ColoPair
+from pycolo.plan import HostAction
+from pycolo.qmp.replies import Version
+from pycolo.record import Change, UnreadRecord
+from pycolo.session import open_monitor
+
+
+@asynccontextmanager
+async def hosts_of(pair: ColoPair) -> AsyncGenerator[Mapping[str, Host]]:
+    """The hosts of all nodes, spares included, each by its declared way.
+
+    A node with `ssh` is reached over that, any other one is on this machine. One whose address is
+    not this machine's is refused for whatever is done on a host.
+
+    Args:
+        pair: The declaration.
+
+    Yields:
+        Node name to its host; let go of when the block is left.
+
+    Raises:
+        ModuleNotFoundError: A node has `ssh`, and the extra of that name is not installed.
+    """
+    async with AsyncExitStack() as stack:
+        hosts: dict[str, Host] = {}
+        for index, node in enumerate((*pair.nodes, *pair.spares)):
+            hosts[node.name] = host = await _host(node, f"nodes[{index}]")
+            stack.push_async_callback(host.aclose)
+        yield hosts
+
+
+async def _host(node: Node, field: str) -> Host:
+    if node.ssh is not None:
+        from pycolo.hosts.ssh import SshHost  # noqa: PLC0415 - an extra, imported where it is used
+
+        return SshHost(node)
+    why = await asyncio.to_thread(_why_elsewhere, node, field)
+    return LocalHost() if why is None else NoWay(why=why)
+
+
+def _why_elsewhere(node: Node, field: str) -> str | None:
+    try:
+        here = far.is_here(address=node.address)["here"]
+    except far.Refused as error:
+        return f"{field}.address: {error}"
+    if here:
+        return None
+    return f"{node.address} is no address of this machine: set {field}.ssh, the way to its host"
+
+
+@final
+@attrs.frozen(kw_only=True)
+class NoWay:
+    """A host that nobody knows the way to; monitors that were brought here can be used."""
+
+    why: str
+    "What is missing."
+
+    async def connect(self, node: str, monitor: Monitor) -> socket.socket:
+        """See `Host`; the monitor may be a forwarded socket on this machine."""
+        try:
+            return await open_monitor(node, monitor)
+        except ConnectionFailed as error:
+            raise ConnectionFailed(node, error.address, f"{error.why}; {self.why}") from error
+
+    async def look(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:  # noqa: ARG002 - a Host's
+        """Nothing can be read."""
+        return HostState(record=UnreadRecord(why=self.why))
+
+    async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:  # noqa: ARG002 - a Host's
+        """Refuse."""
+        raise HostRefused(node, "write-record", self.why)
+
+    async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:  # noqa: ARG002 - a Host's
+        """Refuse."""
+        raise HostRefused(node, "run", self.why)
+
+    async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:  # noqa: ARG002 - a Host's
+        """Nothing is known."""
+        return None
+
+    async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:  # noqa: ARG002 - a Host's
+        """Refuse."""
+        raise HostRefused(node, "launch-qemu", self.why)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,552 @@
+"""The record of a pair: who holds the newest data, and who may go on alone.
+
+QEMU does not know whose data is newest. So each node keeps one small file on its own host, and
+these rules say what it allows. They were searched exhaustively, with two controllers that may die
+or pause between any two steps: no two guests serve, no acknowledged write is lost, and no pair is
+stuck. `tests/record_search` repeats that search on the steps that the compiler emits.
+
+1. A node's rights come from its own file. Other files can only deny.
+2. Records are ordered by epoch, then revision. A change takes the highest that was read and adds
+   one to its revision, or begins a new epoch. It is written by compare-and-swap, durably.
+3. A node leaves COLO alone only after its own file was written for that.
+4. A secondary becomes eligible after a proven checkpoint, its primary's file first. It stops being
+   eligible, its own file first, before anything that lets its primary go on without it.
+5. What was not read is not written. A file that is absent counts as unread where any record exists.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypeAlias, final
+
+import attrs
+
+from pycolo._json import Document, Forms
+from pycolo.errors import CompileError, ParseError, UndecidedError
+from pycolo.evidence import Evidence, Victim, node_of
+
+Phase: TypeAlias = Literal["alone", "joining", "protected"]
+Commit: TypeAlias = Literal["clean", "pending"]
+SIZE_MAX_BYTES = 65536
+# A decision of a person outranks every file that was out of reach when it was made.
+NEWEST_EPOCHS = 1000
+
+
+@final
+@attrs.frozen(kw_only=True)
+class PairRecord:
+    """What one file says of the pair."""
+
+    pair: str
+    "The pair's name."
+    birth: str
+    "Random, drawn at the pair's first launch: two pairs of one name are not the same pair."
+    epoch: int
+    "Begins anew whenever a node goes on alone or is started as primary; higher is later."
+    revision: int
+    "Counts the changes within an epoch, from 0."
+    holder: str
+    "The node with the newest data."
+    eligible: Mapping[str, str]
+    "Node to the instance of its QEMU, for each that may go on alone."
+    phase: Phase
+    "Whether the holder is alone, is being joined by a secondary, or is protected by it."
+    joining: str | None = None
+    "The instance of the secondary that joins."
+    commit: Commit = "clean"
+    "`pending` until a promoted node's overlays are merged into its image (qemu-behaviour 5.13)."
+    evidence: Evidence | None = None
+    "What the last promotion rested on."
+    managed_by: str | None = None
+    "The arbiter that this record was handed to; its files give no rights then."
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What later records have more of."""
+        return self.epoch, self.revision
+
+    @property
+    def is_sole(self) -> bool:
+        """Whether the holder alone is eligible."""
+        return tuple(self.eligible) == (self.holder,)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Every node that it names."""
+        joining = () if self.joining is None else (node_of(self.joining),)
+        return frozenset((self.holder, *self.eligible, *joining))
+
+    @property
+    def partner(self) -> str | None:
+        """The node that protects the holder, or is about to; None where none is named."""
+        others = [node for node in self.eligible if node != self.holder]
+        if not others and self.joining is not None:
+            return node_of(self.joining)
+        return others[0] if others else None
+
+
+@final
+@attrs.frozen(kw_only=True)
+class NoRecord:
+    """The host was asked, and there is no file."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class DamagedRecord:
+    """There is a file that pycolo did not write like that; it gives no rights."""
+
+    why: str
+    "What is wrong with it."
+    digest: str
+    "SHA-256 of its bytes, by which it can be replaced."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class UnreadRecord:
+    """The file was not looked at, or its host was out of reach."""
+
+    why: str
+
+
+RecordState: TypeAlias = PairRecord | NoRecord | DamagedRecord | UnreadRecord
+ReadState: TypeAlias = PairRecord | NoRecord | DamagedRecord
+Files: TypeAlias = Mapping[str, RecordState]
+"Node to what its own file says."
+
+NOT_LOOKED_AT = UnreadRecord(why="not looked at")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Change:
+    """One file's change: what must be there, byte for byte, and what replaces it."""
+
+    expects: ReadState
+    becomes: PairRecord
+
+
+@functools.cache
+def document() -> Document:
+    """The form of a record's file."""
+    return Document("record", Forms(omits="nothing").record(PairRecord))
+
+
+def dumps(record: PairRecord) -> str:
+    """The text of a file: one line of JSON with its keys in a fixed order."""
+    return json.dumps(document().write(record), ensure_ascii=False) + "\n"
+
+
+def loads(data: bytes) -> PairRecord | DamagedRecord:
+    """What a file says; one that pycolo would not write like that is damaged."""
+    why = "it is longer than any record"
+    if len(data) <= SIZE_MAX_BYTES:
+        try:
+            record = document().read(json.loads(data), "")
+        except (ParseError, ValueError, RecursionError) as error:
+            why = str(error).partition("\n")[0]
+        else:
+            assert isinstance(record, PairRecord)  # noqa: S101 - what the document's form makes
+            if dumps(record).encode() == data:
+                return record
+            why = "it was edited"
+    return DamagedRecord(why=why, digest=hashlib.sha256(data).hexdigest())
+
+
+def digest(state: ReadState) -> str | None:
+    """SHA-256 of the bytes of a file in this state; None where there is none."""
+    match state:
+        case PairRecord():
+            return hashlib.sha256(dumps(state).encode()).hexdigest()
+        case DamagedRecord(digest=known):
+            return known
+        case NoRecord():
+            return None
+
+
+def highest(files: Files) -> PairRecord | None:
+    """The latest record that was read; None where none was."""
+    return max(_read(files.values()), key=lambda record: record.order, default=None)
+
+
+def _read(states: Iterable[RecordState]) -> list[PairRecord]:
+    return [state for state in states if isinstance(state, PairRecord)]
+
+
+# -- what is refused, whatever is wanted ---------------------------------------------------------
+
+
+def check(pair: str, nodes: Iterable[str], files: Files) -> None:
+    """Refuse files that are not this pair's, or not ours to follow.
+
+    Args:
+        pair: The pair's name.
+        nodes: Every node that the declaration knows, spares included.
+        files: What was read.
+
+    Raises:
+        CompileError: A file belongs to another pair, or names a node that is not declared.
+        UndecidedError: Two births, or an arbiter manages the pair.
+    """
+    known = frozenset(nodes)
+    births: dict[str, str] = {}
+    for node, record in files.items():
+        if not isinstance(record, PairRecord):
+            continue
+        if record.pair != pair:
+            why = f"the record of {node} belongs to the pair {record.pair}, not to {pair}"
+            raise CompileError(why, f"give {node} images, or a state_dir, of its own")
+        if record.managed_by is not None:
+            why = f"the record of {node} is managed by {record.managed_by}"
+            raise UndecidedError(why, "ask that supervisor, or have it release the pair")
+        strangers = sorted(record.named - known)
+        if strangers:
+            why = f"the record of {node} names {', '.join(strangers)}, which is not declared"
+            raise CompileError(why, f"declare it, or take it out with forget {strangers[0]}")
+        births.setdefault(record.birth, node)
+    if len(births) > 1:
+        first, second = list(births.values())[:2]
+        why = f"the records of {first} and {second} come from two pairs of the same name"
+        raise UndecidedError(why, "remove the record of the node whose data is of no use")
+
+
+# -- who may go on alone -------------------------------------------------------------------------
+
+
+def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim | None:
+    """Whether a node in COLO may go on alone, and whose end must be shown first.
+
+    Args:
+        files: What was read.
+        node: The node.
+        instance: The identity of its QEMU.
+        leads: It is COLO's primary, or its guest runs unprotected: it may vouch for itself where
+            its own file is absent or damaged.
+
+    Returns:
+        The QEMU that has to have ended; None where the node's own file names nobody else.
+
+    Raises:
+        CompileError: It may not.
+        UndecidedError: Only a person can say so.
+    """
+    own, top = files.get(node, NOT_LOOKED_AT), highest(files)
+    if isinstance(own, UnreadRecord):
+        why = f"the record of {node} cannot be read: {own.why}"
+        raise CompileError(why, f"{node} may go on only by its own record")
+    if not isinstance(own, PairRecord):
+        return _vouched(top, node, own, leads=leads)
+    if own.eligible.get(node) != instance:
+        why = f"the record of {node} does not let {instance} go on alone"
+        raise CompileError(why, _who_may(own))
+    if top is not None and top.epoch > own.epoch and top.eligible.get(node) != instance:
+        why = f"{top.holder} went on without {node} in epoch {top.epoch}"
+        raise CompileError(why, _who_may(top))
+    others = [(name, other) for name, other in own.eligible.items() if name != node]
+    if not others:
+        return None
+    return Victim(node=others[0][0], instance=others[0][1], epoch=own.epoch)
+
+
+def _vouched(
+    top: PairRecord | None, node: str, own: NoRecord | DamagedRecord, *, leads: bool
+) -> Victim | None:
+    what = "is absent" if isinstance(own, NoRecord) else f"is damaged ({own.why})"
+    if not leads or top is None or top.holder != node:
+        why = f"the record of {node} {what}, and no other one speaks for it"
+        raise UndecidedError(why, f"end its QEMU, then launch {node} or its peer with --newest")
+    partner = top.partner
+    if partner is None:
+        return None
+    instance = top.eligible.get(partner, top.joining or "")
+    return Victim(node=partner, instance=instance, epoch=top.epoch)
+
+
+def _who_may(record: PairRecord) -> str:
+    names = " or ".join(f"{node} ({instance})" for node, instance in record.eligible.items())
+    return f"only {names} may"
+
+
+def went_on(
+    files: Files,
+    node: str,
+    instance: str,
+    *,
+    commit: Commit,
+) -> PairRecord:
+    """The record of a node that goes on alone.
+
+    A new epoch where it leaves somebody behind or replaces a file that cannot be read; else its own
+    file has named it alone before, and only the revision moves.
+    """
+    own = files.get(node)
+    repeated = isinstance(own, PairRecord) and own.is_sole and own.holder == node
+    top = _top(files)
+    epoch, revision = _next(top, promote=not repeated)
+    return attrs.evolve(
+        top,
+        epoch=epoch,
+        revision=revision,
+        holder=node,
+        eligible={node: instance},
+        phase="alone",
+        joining=None,
+        commit=commit,
+        evidence=top.evidence if repeated else None,
+    )
+
+
+# -- who may be started as primary ---------------------------------------------------------------
+
+
+def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
+    """Whether a node may be started as primary, and whose rights must end first.
+
+    Args:
+        files: What was read of every declared node, spares included.
+        node: The node.
+        first: The node that begins a new pair.
+
+    Returns:
+        The nodes whose own files must be written before, in order.
+
+    Raises:
+        CompileError: Another node holds the newest data.
+        UndecidedError: The files that were read do not tell who does.
+    """
+    own, top = files.get(node, NOT_LOOKED_AT), highest(files)
+    if all(isinstance(state, NoRecord) for state in files.values()):
+        if node == first:
+            return ()
+        raise CompileError(f"{first} begins a new pair, not {node}", f"launch {first}")
+    if top is None:
+        raise UndecidedError(f"no record can be read: {_unread(files)}", _newest(node))
+    if top.commit == "pending":
+        why = f"{top.holder} ended before its overlays were merged: its image lacks writes"
+        raise UndecidedError(why, "recover its overlays by hand, or take another node's --newest")
+    if isinstance(own, PairRecord) and own.holder == node and own.is_sole:
+        rivals = [r for r in _read(files.values()) if r.epoch >= own.epoch and r.holder != node]
+        if not rivals:
+            return ()
+    _check_holder(files, node, top)
+    named = {name for record in _read(files.values()) for name in record.eligible}
+    for name in sorted(named):
+        state = files.get(name, NOT_LOOKED_AT)
+        if not isinstance(state, PairRecord):
+            why = f"{name} may have gone on without {node}, and its record cannot be read: "
+            advice = f"bring the host of {name} back; if it is gone for good, forget {name}"
+            raise UndecidedError(why + _why(state), advice)
+    return tuple(sorted(named - {node}))
+
+
+def _check_holder(files: Files, node: str, top: PairRecord) -> None:
+    """Check that the node's own record and the newest one name it, and no other one, as holder."""
+    if any(r.epoch == top.epoch and r.holder != top.holder for r in _read(files.values())):
+        why = f"two nodes are called the holder of epoch {top.epoch}"
+        raise UndecidedError(why, _newest(node))
+    if top.holder != node:
+        raise CompileError(f"{top.holder} holds the newest data, not {node}", _other(top.holder))
+    own = files.get(node, NOT_LOOKED_AT)
+    if not isinstance(own, PairRecord):
+        raise UndecidedError(f"the record of {node} cannot be read: {_why(own)}", _newest(node))
+
+
+def _other(holder: str) -> str:
+    return f"launch {holder} as primary, or say who is to be believed with --newest NODE"
+
+
+def _newest(node: str) -> str:
+    return f"find out whose data is right, then launch it with --newest, such as --newest {node}"
+
+
+def _why(state: RecordState) -> str:
+    match state:
+        case UnreadRecord(why=why) | DamagedRecord(why=why):
+            return why
+        case NoRecord():
+            return "it is absent"
+        case PairRecord():
+            return "it was read"
+
+
+def _unread(files: Files) -> str:
+    return ", ".join(f"{node}: {_why(state)}" for node, state in files.items())
+
+
+def booted(files: Files, node: str, instance: str, birth: str, pair: str) -> PairRecord:
+    """The record of a node that is about to be started as primary."""
+    top = highest(files)
+    epoch = 1 if top is None else top.epoch + 1
+    known = birth if top is None else top.birth
+    return _sole(pair, known, epoch, node, instance)
+
+
+def believed(files: Files, node: str, instance: str, birth: str, pair: str) -> PairRecord:
+    """The record by which a person says that this node holds the newest data."""
+    top = highest(files)
+    epoch = NEWEST_EPOCHS if top is None else top.epoch + NEWEST_EPOCHS
+    known = birth if top is None else top.birth
+    return _sole(pair, known, epoch, node, instance)
+
+
+def _sole(pair: str, birth: str, epoch: int, node: str, instance: str) -> PairRecord:
+    return PairRecord(
+        pair=pair,
+        birth=birth,
+        epoch=epoch,
+        revision=0,
+        holder=node,
+        eligible={node: instance},
+        phase="alone",
+    )
+
+
+def outlived(files: Files, node: str) -> PairRecord:
+    """The record that ends the others' rights before a node is started as primary."""
+    top = _top(files)
+    _, revision = _next(top, promote=False)
+    eligible = {name: instance for name, instance in top.eligible.items() if name == node}
+    return attrs.evolve(
+        top, revision=revision, holder=node, eligible=eligible, phase="alone", joining=None
+    )
+
+
+# -- joining, protected, and the way back --------------------------------------------------------
+
+
+def may_lead(files: Files, primary: str, instance: str, secondary: str | None) -> None:
+    """Whether a running guest may be protected by a secondary, or give one up.
+
+    Args:
+        files: What was read.
+        primary: The node with the guest.
+        instance: The identity of its QEMU.
+        secondary: The other node, whose own file is going to be written; None for none.
+
+    Raises:
+        CompileError: Its own file names another QEMU, another node holds newer data, or the
+            secondary's file is out of reach.
+        UndecidedError: No record that can be read speaks for it.
+    """
+    own, top = files.get(primary, NOT_LOOKED_AT), highest(files)
+    if isinstance(own, UnreadRecord):
+        raise CompileError(f"the record of {primary} cannot be read: {own.why}")
+    if secondary is not None:
+        other = files.get(secondary, NOT_LOOKED_AT)
+        if isinstance(other, UnreadRecord):
+            why = f"the record of {secondary} cannot be written: {other.why}"
+            advice = f"bring its host back; if {secondary} is dead, fail over to {primary}"
+            raise CompileError(why, advice)
+    if not isinstance(own, PairRecord):
+        speaks = top is not None and (
+            top.holder == primary or top.eligible.get(primary) == instance
+        )
+        if not speaks:
+            why = f"the record of {primary} cannot be read ({_why(own)}), nor one that names it"
+            raise UndecidedError(why, _newest(primary))
+        return
+    # A sole record may name an instance that was never started: another start came first.
+    names_it = own.is_sole or own.eligible.get(primary) == instance
+    if own.holder != primary or not names_it:
+        why = f"the record of {primary} does not name {instance} as the one with the newest data"
+        raise CompileError(why, _who_may(own))
+    rivals = [r for r in _read(files.values()) if r.epoch > own.epoch and r.holder != primary]
+    if own.is_sole:
+        rivals += [r for r in _read(files.values()) if r.epoch == own.epoch and r.holder != primary]
+    if rivals:
+        why = f"{rivals[0].holder} went on in epoch {rivals[0].epoch}, without {primary}"
+        raise CompileError(why, _other(rivals[0].holder))
+
+
+def joined(
+    files: Files, primary: str, instance: str, secondary_instance: str, *, commit: Commit
+) -> PairRecord:
+    """The record while a secondary joins: the primary alone is eligible."""
+    top = _top(files)
+    promote = not isinstance(files.get(primary), PairRecord)
+    epoch, revision = _next(top, promote=promote)
+    return attrs.evolve(
+        top,
+        epoch=epoch,
+        revision=revision,
+        holder=primary,
+        eligible={primary: instance},
+        phase="joining",
+        joining=secondary_instance,
+        commit=commit,
+    )
+
+
+def protected(files: Files, primary: str, secondary: str, secondary_instance: str) -> PairRecord:
+    """The record of a pair that is proven to work: both may go on alone."""
+    top = _top(files)
+    _, revision = _next(top, promote=False)
+    both = {primary: top.eligible[primary], secondary: secondary_instance}
+    return attrs.evolve(top, revision=revision, eligible=both, phase="protected", joining=None)
+
+
+def narrowed(files: Files, primary: str, instance: str) -> PairRecord:
+    """The record of a primary that is about to go on without its secondary, by choice."""
+    top = _top(files)
+    promote = not isinstance(files.get(primary), PairRecord)
+    epoch, revision = _next(top, promote=promote)
+    return attrs.evolve(
+        top,
+        epoch=epoch,
+        revision=revision,
+        holder=primary,
+        eligible={primary: instance},
+        phase="alone",
+        joining=None,
+    )
+
+
+def merged(files: Files, node: str) -> PairRecord:
+    """The same record after QEMU has shown that a promotion's overlays are merged."""
+    own = files[node]
+    assert isinstance(own, PairRecord)  # noqa: S101 - the plan has written it before
+    _, revision = _next(_top(files), promote=False)
+    return attrs.evolve(own, revision=revision, commit="clean")
+
+
+def is_protected(files: Files, both: Mapping[str, str]) -> bool:
+    """Whether the files of both nodes say that both instances may go on alone."""
+    states = [files.get(node) for node in both]
+    return all(isinstance(s, PairRecord) and dict(s.eligible) == dict(both) for s in states)
+
+
+def forgotten(files: Files, node: str, gone: str) -> PairRecord:
+    """The record without a node that is gone for good, by a person's word.
+
+    Raises:
+        CompileError: The node that remains has no record, or the one that is gone holds the newest
+            data.
+    """
+    own, top = files.get(node, NOT_LOOKED_AT), highest(files)
+    if not isinstance(own, PairRecord) or top is None:
+        raise CompileError(f"the record of {node} cannot be read: {_why(own)}")
+    if own.holder == gone:
+        why = f"{gone} holds the newest data, by the record of {node}"
+        raise UndecidedError(why, f"to go on with older data, launch with --newest {node}")
+    epoch, revision = _next(top, promote=True)
+    left = {name: instance for name, instance in own.eligible.items() if name != gone}
+    joining = None if own.joining is None or node_of(own.joining) == gone else own.joining
+    phase: Phase = "alone" if len(left) == 1 and joining is None else own.phase
+    return attrs.evolve(
+        own, epoch=epoch, revision=revision, eligible=left, joining=joining, phase=phase
+    )
+
+
+def _top(files: Files) -> PairRecord:
+    top = highest(files)
+    if top is None:
+        raise UndecidedError(f"no record can be read: {_unread(files)}")
+    return top
+
+
+def _next(top: PairRecord, *, promote: bool) -> tuple[int, int]:
+    return (top.epoch + 1, 0) if promote else (top.epoch, top.revision + 1)

@@ -1,0 +1,107 @@
+"""How a pair stands: what a snapshot, records included, makes of it."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, final
+
+import attrs
+
+from pycolo import record
+from pycolo.record import PairRecord
+from pycolo.snapshot import Live, Snapshot, role_of
+
+State: TypeAlias = Literal[
+    "protected", "joining", "unprotected", "stopped", "at risk", "two guests", "unknown"
+]
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Standing:
+    """How a pair stands."""
+
+    state: State
+    "In one word or two."
+    text: str
+    "In a sentence without a full stop."
+
+    @property
+    def code(self) -> Literal[0, 1, 2, 3]:
+        """The exit code of a monitoring plugin.
+
+        Returns:
+            0 protected; 1 joining, or unprotected on purpose; 2 at risk, or no guest runs;
+            3 unknown.
+        """
+        match self.state:
+            case "protected":
+                return 0
+            case "joining" | "unprotected":
+                return 1
+            case "stopped" | "at risk" | "two guests":
+                return 2
+            case "unknown":
+                return 3
+
+
+def standing(snapshot: Snapshot) -> Standing:
+    """What a snapshot makes of the pair.
+
+    QEMU forgets that COLO ended with an error, so two nodes that both say COLO are called protected
+    only where a checkpoint was seen, or the records say so of these very QEMUs (qemu-behaviour
+    18.4).
+    """
+    roles = {name: role_of(state) for name, state in snapshot.nodes.items()}
+    names = {role: [name for name, r in roles.items() if r == role] for role in roles.values()}
+    running = names.get("unprotected", []) + names.get("entering", [])
+    if "broken primary" in names or "broken secondary" in names:
+        why = "COLO has ended with an error, and both sides wait for a failover"
+        return Standing(state="at risk", text=f"broken: {why}")
+    if "primary" in names and "secondary" in names:
+        return _in_colo(snapshot, names["primary"][0], names["secondary"][0])
+    if "primary" in names or "secondary" in names:
+        alone = (names.get("primary") or names["secondary"])[0]
+        return Standing(state="at risk", text=f"{alone} is in COLO, and its peer is not seen there")
+    if len(running) > 1:
+        told = f"{' and '.join(running)} hold a guest each; a person must decide"
+        return Standing(state="two guests", text=told)
+    if running:
+        return _alone(snapshot, running[0])
+    silent = [*names.get("unreachable", []), *names.get("unresponsive", [])]
+    if silent and not _all_read(snapshot):
+        return Standing(state="unknown", text=f"{' and '.join(silent)} cannot be asked")
+    return Standing(state="stopped", text="nobody runs the guest, as far as can be seen")
+
+
+def _all_read(snapshot: Snapshot) -> bool:
+    """Whether every host was reached, so that no QEMU is where no monitor answers."""
+    stuck = any(role_of(state) == "unresponsive" for state in snapshot.nodes.values())
+    unread = any(isinstance(s, record.UnreadRecord) for s in snapshot.records.values())
+    return bool(snapshot.records) and not unread and not stuck
+
+
+def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> Standing:
+    sides = f"{primary} is primary, {secondary} is secondary"
+    both = {n: live for n in (primary, secondary) if (live := snapshot.live(n)) is not None}
+    instances = {name: live.instance for name, live in both.items()}
+    recorded = record.is_protected(snapshot.records, instances)
+    if any(live.replication_error for live in both.values()):
+        why = "replication of a disk has failed: a failover would lose writes"
+        return Standing(state="at risk", text=f"{sides}; {why}")
+    if recorded or all(live.proven for live in both.values()):
+        return Standing(state="protected", text=sides)
+    told = f"in COLO: {sides}; not proven, so {secondary} may not go on: run resume"
+    return Standing(state="joining", text=told)
+
+
+def _alone(snapshot: Snapshot, name: str) -> Standing:
+    live, own = snapshot.live(name), snapshot.records.get(name)
+    pending = live is not None and bool(live.commit_pending)
+    pending = pending or (isinstance(own, PairRecord) and own.commit == "pending")
+    stands = f" ({live.run_state})" if isinstance(live, Live) else ""
+    merging = ", commit pending" if pending else ""
+    text = f"unprotected{merging}: {name} has the guest alone{stands}"
+    if isinstance(own, PairRecord) and own.phase == "joining":
+        return Standing(state="joining", text=f"{text}, and {own.joining} joins")
+    # Its image alone lacks writes until the merge is over.
+    return Standing(state="at risk" if pending else "unprotected", text=text)

@@ -1,0 +1,121 @@
+"""The hosts of a world, as controllers reach them."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Final, assert_never, final
+
+from pycolo.errors import ConnectionFailed, HostRefused
+from pycolo.evidence import Evidence, Victim
+from pycolo.hosts import HostState
+from pycolo.model.node import Monitor
+from pycolo.model.pair import ColoPair
+from pycolo.plan import CreateImage, HostAction, LaunchQemu, StopQemu
+from pycolo.qmp.replies import Version
+from pycolo.record import Change, NoRecord, UnreadRecord, digest, dumps, loads
+
+if TYPE_CHECKING:
+    from pycolo.testing.world import World
+
+_AWAY: Final = "the host does not answer"
+
+
+@final
+class FakeHost:
+    """The host of a node in a world: a `pycolo.hosts.Host`; made by `World.host`."""
+
+    def __init__(self, world: World, name: str) -> None:
+        """Used by `World.host` alone."""
+        self._world: Final = world
+        self.name: Final = name
+        "The node it is the host of."
+        self.away = False
+        "Nobody reaches it: what runs on it runs on, and its files stay."
+        self.files: dict[str, bytes] = {}
+        "The records on its disk, by path; a test may damage or remove one."
+
+    async def connect(self, node: str, monitor: Monitor) -> socket.socket:
+        """See `Host`."""
+        if self.away:
+            raise ConnectionFailed(node, str(monitor), _AWAY)
+        return await self._world.reach(node, monitor)
+
+    async def look(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:  # noqa: ARG002 - a Host's
+        """See `Host`."""
+        if self.away:
+            return HostState(record=UnreadRecord(why=_AWAY))
+        data = self.files.get(pair.record_path(node))
+        record = NoRecord() if data is None else loads(data)
+        return HostState(record=record, folder=f"{self.name} {pair.node(node).image_folder}")
+
+    async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:  # noqa: ARG002 - a Host's
+        """See `Host`."""
+        self._reached(node, "write-record")
+        path = pair.record_path(node)
+        data = self.files.get(path)
+        found = NoRecord() if data is None else loads(data)
+        if digest(found) != digest(change.expects):
+            why = "the record is not what it was: somebody else has changed it; compile again"
+            raise HostRefused(node, "write-record", why)
+        self.files[path] = dumps(change.becomes).encode()
+
+    async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:  # noqa: ARG002 - a Host's
+        """See `Host`."""
+        match action:
+            case CreateImage(path=path, size_bytes=size_bytes):
+                self._reached(node, "create-image")
+                self._world.create_image(pair.node(node), path, size_bytes)
+                return ""
+            case LaunchQemu(record=record):
+                self._reached(node, "launch-qemu")
+                data = self.files.get(pair.record_path(node))
+                if record is not None and data != dumps(record).encode():
+                    why = "the record has changed: another start or failover came first"
+                    raise HostRefused(node, "launch-qemu", why)
+                self._world.launch(action, pair.node(node))
+                return ""
+            case StopQemu(instance=instance):
+                self._reached(node, "stop-qemu")
+                return self._stop(node, instance)
+            case _:
+                assert_never(action)
+
+    def _stop(self, node: str, instance: str) -> str:
+        ours = [q for q in self._world.processes if q.node.name == node and q.line.name == instance]
+        if not ours:
+            raise HostRefused(node, "stop-qemu", f"no process here is known to be {instance}")
+        # A frozen one does not end by SIGTERM; a real host sends SIGKILL after that.
+        ours[-1].end(0 if ours[-1].works else -9)
+        return f"process {ours[-1].pid} has ended"
+
+    async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:  # noqa: ARG002 - a Host's
+        """See `Host`."""
+        return None if self.away else self.evidence(victim)
+
+    def evidence(self, victim: Victim) -> Evidence | None:
+        """What the end of a process on it is evidence of, whoever reaches it."""
+        for process in self._world.processes:
+            named = (process.node.name, process.line.name)
+            if named == (victim.node, victim.instance) and not process.alive:
+                return Evidence(
+                    kind="exit",
+                    node=victim.node,
+                    instance=victim.instance,
+                    epoch=victim.epoch,
+                    who=self.name,
+                    how=f"process {process.pid} has ended",
+                    when=f"{self._world.now_s:.3f} s",
+                )
+        return None
+
+    async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:  # noqa: ARG002 - a Host's
+        """See `Host`."""
+        self._reached(node, "launch-qemu")
+        return Version.parse(self._world.version)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+    def _reached(self, node: str, action: str) -> None:
+        if self.away:
+            raise HostRefused(node, action, _AWAY)

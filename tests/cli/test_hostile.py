@@ -1,0 +1,105 @@
+"""What stands in a file, or on the command line itself, never reaches the terminal as it came."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+from tests.cli.conftest import Pycolo
+from tests.test_observers import PLAN
+from tests.test_printable import HOSTILE, assert_harmless
+
+from pycolo import wire
+from pycolo.cli import _exits
+
+
+@pytest.fixture
+def hostile_file(tmp_path: Path) -> Path:
+    """A pair file with a key that no terminal should see, in a file with such a name."""
+    path = tmp_path / "a\x1b[2J\u202eb.json"
+    path.write_text(json.dumps({"format_version": 1, HOSTILE: HOSTILE, "nodes": [{}, {}]}))
+    return path
+
+
+def test_a_refusal_of_a_file_is_harmless(pycolo: Pycolo, hostile_file: Path) -> None:
+    """The message names key and value, and neither moves the cursor."""
+    ended = pycolo("plan", "start", hostile_file)
+    assert _exits.REFUSED == ended.code
+    assert "evil" in ended.err
+    assert_harmless(ended.err, lines=True)
+
+
+def test_a_refusal_as_json_is_harmless(pycolo: Pycolo, hostile_file: Path) -> None:
+    """The JSON for programs can be read on a terminal, too."""
+    ended = pycolo("plan", "start", hostile_file, "--as", "json")
+    assert "parse-error" != json.loads(ended.out)["refused"]["kind"]
+    assert_harmless(ended.out + ended.err, lines=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("explain", f"Device '{HOSTILE}' not found", "--command", "object-del"),
+        ("explain", f"Device '{HOSTILE}' not found", "--command", "object-del", "--as", "json"),
+        ("explain", "x", "--qemu", HOSTILE),
+        (HOSTILE,),
+        ("plan", "start", HOSTILE),
+        ("plan", HOSTILE, "x"),
+    ],
+)
+def test_words_of_the_command_line_are_harmless(words: tuple[str, ...], pycolo: Pycolo) -> None:
+    """A message that was pasted from a log, or a file name from a wildcard, is shown safely."""
+    ended = pycolo(*(word.replace("\0", "") for word in words))
+    assert ended.out or ended.err
+    assert_harmless(ended.out + ended.err, lines=True)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_difference_of_plans_is_harmless(form: str, pycolo: Pycolo, tmp_path: Path) -> None:
+    """Two plan files of somebody else's are compared safely."""
+    step = attrs.evolve(PLAN.steps[0], why=HOSTILE, address=f"alpha/{HOSTILE}")
+    for name, plan in (("a", PLAN), ("b", attrs.evolve(PLAN, steps=(step,)))):
+        (tmp_path / name).write_text(wire.dumps(wire.plan_to_json(plan)))
+    ended = pycolo("diff", tmp_path / "a", tmp_path / "b", "--as", form)
+    assert _exits.DIFFERENT == ended.code
+    assert "evil" in ended.out
+    assert_harmless(ended.out + ended.err, lines=True)
+
+
+TELLS = """
+import sys
+from pycolo import cli
+from pycolo.cli import _app, _progress, _say
+from tests.test_observers import PLAN, REPORT
+
+async def act(observer, *, recorder):
+    observer.plan_started(PLAN)
+    observer.step_started(PLAN.steps[0])
+    observer.step_finished(PLAN.steps[0].address, REPORT.outcomes[PLAN.steps[0].address])
+    return REPORT
+
+cli._run = lambda words: 40 + _app._reported(act, None, "text")
+cli.main([])
+"""
+
+
+@pytest.mark.parametrize("full", ["stdout", "stderr", "both"])
+def test_what_cannot_be_written_changes_nothing(full: str) -> None:
+    """Output on a full disk ends no execution, and does not hide how it ended."""
+    with Path("/dev/full").open("w") as disk:
+        ended = subprocess.run(
+            [sys.executable, "-c", TELLS],
+            check=False,
+            cwd=Path(__file__).parents[2],
+            stdout=disk if full != "stderr" else subprocess.PIPE,
+            stderr=disk if full != "stdout" else subprocess.PIPE,
+            text=True,
+        )
+    assert 41 == ended.returncode
+    assert "Traceback" not in f"{ended.stdout}{ended.stderr}"
+    if full == "stdout":
+        assert "the report cannot be written: No space left on device\n" in ended.stderr

@@ -1,0 +1,647 @@
+"""Files, locks and processes of this machine, without QEMU: small programs stand for it."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from pycolo.errors import HostRefused
+from pycolo.evidence import Evidence, Victim
+from pycolo.helper import request_of, text
+from pycolo.hosts.local import LocalHost
+from pycolo.hosts.ways import NoWay, hosts_of
+from pycolo.model import ColoPair, Node, ReplicationDisk
+from pycolo.plan import CreateImage, LaunchQemu, StopQemu
+from pycolo.record import Change, DamagedRecord, NoRecord, PairRecord, UnreadRecord
+
+LIMIT_S = 20.0
+FIRST, SECOND = "p:alpha:00000001", "p:alpha:00000002"
+# A monitor that greets each client in turn, for as long as it is let.
+SERVER = """
+import json, socket, sys
+door = socket.socket(socket.AF_UNIX)
+door.bind(sys.argv[1])
+door.listen()
+version = {"qemu": {"major": 11, "minor": 1, "micro": 3}, "package": ""}
+greeting = json.dumps({"QMP": {"version": version, "capabilities": ["oob"]}}) + "\\n"
+while True:
+    client, _ = door.accept()
+    client.send(greeting.encode())
+    client.recv(4096)
+    client.send(b'{"return": {}}\\n')
+    while client.recv(4096):
+        pass
+    client.close()
+"""
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVER
+HOST = LocalHost()
+
+
+@pytest.fixture
+def folder() -> Generator[Path]:
+    """A folder on a disk: what is kept in memory alone is refused for records."""
+    with tempfile.TemporaryDirectory(prefix="colo-", dir="/var/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def pair(folder: Path) -> Generator[ColoPair]:
+    """A pair of this machine; what runs there at the end is killed."""
+    nodes = []
+    for name, address in (("alpha", "127.0.0.1"), ("beta", "127.0.0.2")):
+        (folder / name).mkdir()
+        run_dir = str(folder / f"run-{name}")
+        node = Node(name=name, address=address, image_folder=str(folder / name), run_dir=run_dir)
+        nodes.append(node)
+    declared = ColoPair(name="p", nodes=nodes, disks=(ReplicationDisk(size_bytes=1 << 20),))
+    yield declared
+    pid = _pid(declared)
+    if pid is not None and HOST.watch(declared, "alpha") is not None:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _process(pair: ColoPair) -> Path:
+    return Path(pair.process_path("alpha"))
+
+
+def _known(pair: ColoPair) -> dict[str, object]:
+    found: dict[str, object] = json.loads(_process(pair).read_text(encoding="utf-8"))["current"]
+    return found
+
+
+def _pid(pair: ColoPair) -> int | None:
+    if not _process(pair).exists() or not _known(pair):
+        return None
+    return int(str(_known(pair)["pid"]))
+
+
+def _monitor(pair: ColoPair) -> str:
+    return pair.node("alpha").run_path("control.qmp")
+
+
+def _program(pair: ColoPair, program: str = SERVER, instance: str = FIRST) -> LaunchQemu:
+    argv = (sys.executable, "-c", program, _monitor(pair))
+    return LaunchQemu(role="secondary", instance=instance, argv=argv)
+
+
+async def _launch(
+    pair: ColoPair, program: str = SERVER, limit_s: float = LIMIT_S, *, instance: str = FIRST
+) -> str:
+    action = _program(pair, program, instance)
+    return await HOST.run(pair, "alpha", action, limit_s=limit_s)
+
+
+async def _stop(pair: ColoPair, instance: str = FIRST) -> str:
+    return await HOST.run(pair, "alpha", StopQemu(instance=instance), limit_s=2)
+
+
+async def _death(pair: ColoPair, instance: str = FIRST) -> Evidence | None:
+    victim = Victim(node="alpha", instance=instance, epoch=4)
+    return await HOST.death(pair, victim, limit_s=LIMIT_S)
+
+
+def _kill(pair: ColoPair) -> int:
+    """Kill what runs, and see it end."""
+    pid = _pid(pair)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return pid
+
+
+# -- starting and ending -------------------------------------------------------------------------
+
+
+async def test_launch_writes_who_it_is(pair: ColoPair) -> None:
+    """The process itself says which QEMU it is, in which boot; its run directory is private."""
+    await _launch(pair)
+    known = _known(pair)
+    boot = known["boot"]
+    assert isinstance(boot, dict)
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    assert (FIRST, boot_id) == (known["instance"], boot["boot_id"])
+    assert 0o700 == stat.S_IMODE(Path(pair.node("alpha").run_path("")).stat().st_mode)
+    pid = _pid(pair)
+    assert pid is not None
+    assert pid == os.getsid(pid)
+
+
+async def test_second_launch_is_refused(pair: ColoPair) -> None:
+    """While the first lives there is no second, and the first is left alone."""
+    await _launch(pair)
+    with pytest.raises(HostRefused, match="runs there already"):
+        await _launch(pair, instance=SECOND)
+    assert await _death(pair) is None
+
+
+async def test_one_of_many_launches_wins(pair: ColoPair) -> None:
+    """However many start at once, one QEMU runs, and its death can be proven."""
+    names = [f"p:alpha:{n:08x}" for n in range(1, 9)]
+    tries = (_launch(pair, instance=name) for name in names)
+    found = await asyncio.gather(*tries, return_exceptions=True)
+    assert [HostRefused] * 7 == [type(one) for one in found if one != ""]
+    winner = names[found.index("")]
+    assert winner == _known(pair)["instance"]
+    assert await _death(pair, winner) is None
+    _kill(pair)
+    assert await _death(pair, winner) is not None
+
+
+async def test_launch_beside_a_foreign_monitor_is_refused(pair: ColoPair) -> None:
+    """A monitor that somebody serves is not taken over."""
+    Path(pair.node("alpha").run_path("")).mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(_monitor(pair))
+        foreign.listen()
+        with pytest.raises(HostRefused, match="something serves its monitor"):
+            await _launch(pair)
+
+
+async def test_failing_start_tells_why(pair: ColoPair) -> None:
+    """A program that ends at once is refused with its last words, and those of no earlier one."""
+    for words, instance in (("first reason", FIRST), ("second reason", SECOND)):
+        with pytest.raises(HostRefused, match=words) as caught:
+            await _launch(pair, f"raise SystemExit({words!r})", instance=instance)
+    assert "first" not in str(caught.value)
+    assert HOST.watch(pair, "alpha") is None
+
+
+async def test_start_without_greeting_is_ended(pair: ColoPair) -> None:
+    """A program that never serves its monitor is killed when the limit passes."""
+    with pytest.raises(HostRefused, match="no greeting"):
+        await _launch(pair, "import time; time.sleep(600)", 0.3)
+    assert HOST.watch(pair, "alpha") is None
+    assert await _death(pair) is not None
+
+
+async def test_missing_program_is_refused(pair: ColoPair) -> None:
+    """A program that is not there is named, with the system's own words."""
+    action = LaunchQemu(role="secondary", instance=FIRST, argv=("/nonexistent/qemu",))
+    with pytest.raises(HostRefused, match=r"/nonexistent/qemu: .*No such file"):
+        await HOST.run(pair, "alpha", action, limit_s=LIMIT_S)
+
+
+async def test_wide_run_dir_is_refused(pair: ColoPair) -> None:
+    """Others could reach the monitor through a folder that is open to them."""
+    run_dir = Path(pair.node("alpha").run_path(""))
+    run_dir.mkdir()
+    run_dir.chmod(0o755)
+    with pytest.raises(HostRefused, match="0755"):
+        await _launch(pair)
+
+
+async def test_linked_run_dir_is_refused(pair: ColoPair, folder: Path) -> None:
+    """A link leads to where somebody else wants the sockets to be."""
+    (folder / "elsewhere").mkdir(mode=0o700)
+    Path(pair.node("alpha").run_path("").rstrip("/")).symlink_to(folder / "elsewhere")
+    with pytest.raises(HostRefused, match="no directory"):
+        await _launch(pair)
+
+
+@pytest.mark.parametrize("program", [SERVER, STUBBORN])
+async def test_stop_ends_it(pair: ColoPair, program: str) -> None:
+    """What was stopped has ended, however stubborn it is, and that is evidence."""
+    await _launch(pair, program)
+    assert "has ended" in await _stop(pair)
+    assert await _death(pair) is not None
+
+
+async def test_stop_ends_no_other_one(pair: ColoPair) -> None:
+    """A plan that was made for an earlier QEMU does not end this one."""
+    await _launch(pair)
+    with pytest.raises(HostRefused, match=f"no process here is known to be {SECOND}"):
+        await _stop(pair, SECOND)
+    assert await _death(pair) is None
+
+
+# -- proof of death ------------------------------------------------------------------------------
+
+
+async def test_death_is_told_by_the_kernel(pair: ColoPair) -> None:
+    """A watch tells of the end of a process to all who wait, and the evidence names it."""
+    await _launch(pair)
+    watch = HOST.watch(pair, "alpha")
+    assert watch is not None
+    assert (FIRST, None) == (watch.instance, watch.evidence(4))
+    both = asyncio.gather(watch.wait_ended(), watch.wait_ended())
+    await asyncio.sleep(0)  # both begin to wait before there is anything to tell
+    os.kill(watch.pid, signal.SIGKILL)
+    await asyncio.wait_for(both, LIMIT_S)
+    found = watch.evidence(4)
+    watch.close()
+    assert found is not None
+    assert found.proves(Victim(node="alpha", instance=FIRST, epoch=4))
+    assert ("exit", f"process {watch.pid} has ended") == (found.kind, found.how)
+
+
+async def test_stopped_process_is_not_dead(pair: ColoPair) -> None:
+    """Silence is no proof."""
+    await _launch(pair)
+    pid = _pid(pair)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    assert await _death(pair) is None
+
+
+async def test_nothing_is_known_of_what_was_not_started_here(pair: ColoPair) -> None:
+    """Without a file there is no proof, and nothing to watch."""
+    assert (None, None) == (await _death(pair), HOST.watch(pair, "alpha"))
+
+
+async def test_old_file_proves_no_new_qemu_dead(pair: ColoPair) -> None:
+    """The end of one QEMU says nothing of one that was started later, by whatever means."""
+    await _launch(pair)
+    _kill(pair)
+    assert await _death(pair) is not None
+    assert await _death(pair, SECOND) is None
+
+
+async def test_end_of_an_earlier_qemu_stays_proven(pair: ColoPair) -> None:
+    """What ended before the next start has ended, whatever runs now."""
+    await _launch(pair)
+    _kill(pair)
+    await _launch(pair, instance=SECOND)
+    assert await _death(pair) is not None
+    assert await _death(pair, SECOND) is None
+
+
+async def test_identity_is_used_once(pair: ColoPair) -> None:
+    """A plan that was saved and is applied again would start a QEMU that counts as dead."""
+    await _launch(pair)
+    _kill(pair)
+    with pytest.raises(HostRefused, match=f"{FIRST} has run here before"):
+        await _launch(pair)
+    assert HOST.watch(pair, "alpha") is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "is_proof"),
+    [
+        ("machine", "another machine", False),
+        ("boot_id", "another boot", True),
+        ("pid_namespace", "pid:[1]", False),
+        ("time_namespace", "time:[1]", False),
+        ("init_start", -1, True),
+    ],
+)
+async def test_process_of_elsewhere(
+    pair: ColoPair, field: str, value: object, *, is_proof: bool
+) -> None:
+    """A reboot ended it, and so did a restart of its container; elsewhere nothing can be seen."""
+    await _launch(pair)
+    pid = _kill(pair)
+    kept = json.loads(_process(pair).read_text(encoding="utf-8"))
+    kept["current"]["boot"][field] = value
+    # The number was given to somebody else, who lives.
+    kept["current"] |= {"pid": os.getpid(), "start_time": _start_time(os.getpid())}
+    _process(pair).write_text(json.dumps(kept), encoding="utf-8")
+    assert pid != os.getpid()
+    assert is_proof == (await _death(pair) is not None)
+
+
+def _start_time(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "link"])
+async def test_file_that_others_may_write_proves_nothing(
+    pair: ColoPair, folder: Path, what: str
+) -> None:
+    """Whoever may write a proof may forge one: the file, the folders above it, a second name."""
+    await _launch(pair)
+    _kill(pair)
+    match what:
+        case "file":
+            _process(pair).chmod(0o666)
+        case "folder":
+            (folder / "alpha").chmod(0o777)
+        case _:
+            os.link(_process(pair), folder / "second-name")
+    assert await _death(pair) is None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "long", "deep", "number", "text"])
+async def test_file_that_is_none_of_ours_is_never_followed(pair: ColoPair, kind: str) -> None:
+    """Whatever lies in its place proves nothing, starts nothing, and nothing waits for it."""
+    path = _process(pair)
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.symlink_to("/dev/zero")
+        case "long":
+            path.write_bytes(b" " * (2 << 20))
+        case "deep":
+            path.write_text("[" * 100_000, encoding="utf-8")
+        case "number":
+            path.write_text('{"current": {"pid": 1e999}, "ended": []}', encoding="utf-8")
+        case _:
+            path.write_bytes(b"\xff")
+    assert await _death(pair) is None
+    with pytest.raises(HostRefused):
+        await _launch(pair)
+    record = Path(pair.record_path("alpha"))
+    path.rename(record)
+    assert isinstance(await _look(pair), UnreadRecord | DamagedRecord)
+
+
+CONTROLLER = """
+import json, os, sys
+scope = {"__name__": "helper"}
+exec(sys.argv[1], scope)
+spawn = os.posix_spawn
+def spawn_and_die(*args, **options):
+    spawn(*args, **options)
+    os.kill(os.getpid(), 9)
+os.posix_spawn = spawn_and_die
+scope["perform"](sys.argv[2], json.loads(sys.argv[3]), sys.argv[1])
+"""
+
+
+async def test_controller_that_is_killed_at_the_start_leaves_nothing_unknown(
+    pair: ColoPair,
+) -> None:
+    """The process says itself who it is: its end can be proven although nobody saw its start."""
+    name, request = request_of(pair, "alpha", _program(pair), LIMIT_S)
+    words = (text(), name, json.dumps(request))
+    killed = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", CONTROLLER, *words], check=False
+    )
+    assert -signal.SIGKILL == killed.returncode
+    # The lock is held until the process is QEMU: whoever comes next finds it.
+    with pytest.raises(HostRefused, match="runs there already"):
+        await _launch(pair, instance=SECOND)
+    watch = HOST.watch(pair, "alpha")
+    assert watch is not None
+    os.kill(watch.pid, signal.SIGKILL)
+    await asyncio.wait_for(watch.wait_ended(), LIMIT_S)
+    watch.close()
+    assert await _death(pair) is not None
+
+
+# -- the record ----------------------------------------------------------------------------------
+
+
+def _record(epoch: int) -> PairRecord:
+    return PairRecord(
+        pair="p",
+        birth="00000001",
+        epoch=epoch,
+        revision=0,
+        holder="alpha",
+        eligible={"alpha": FIRST},
+        phase="alone",
+    )
+
+
+async def _write(pair: ColoPair, change: Change) -> None:
+    await HOST.write(pair, "alpha", change, limit_s=LIMIT_S)
+
+
+async def _look(pair: ColoPair) -> object:
+    return (await HOST.look(pair, "alpha", limit_s=LIMIT_S)).record
+
+
+async def test_record_is_written_and_read(pair: ColoPair) -> None:
+    """What was written is read; before that it is absent."""
+    assert NoRecord() == await _look(pair)
+    await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
+    assert _record(1) == await _look(pair)
+    await _write(pair, Change(expects=_record(1), becomes=_record(2)))
+    assert _record(2) == await _look(pair)
+    assert 0o600 == stat.S_IMODE(Path(pair.record_path("alpha")).stat().st_mode)
+
+
+async def test_one_of_many_writers_wins(pair: ColoPair) -> None:
+    """Several compared the same record: one of them replaces it, the others are told."""
+    await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
+    changes = [Change(expects=_record(1), becomes=_record(n)) for n in range(2, 10)]
+    found = await asyncio.gather(*(_write(pair, c) for c in changes), return_exceptions=True)
+    assert 7 == sum(isinstance(one, HostRefused) for one in found)
+    assert _record(found.index(None) + 2) == await _look(pair)
+
+
+async def test_damaged_record_can_be_replaced(pair: ColoPair) -> None:
+    """By the bytes that were read, and by none else."""
+    path = Path(pair.record_path("alpha"))
+    path.write_bytes(b"\xff")
+    damaged = await _look(pair)
+    assert isinstance(damaged, DamagedRecord)
+    path.write_bytes(b"\xfe")
+    with pytest.raises(HostRefused, match="somebody else has changed it"):
+        await _write(pair, Change(expects=damaged, becomes=_record(2)))
+    path.write_bytes(b"\xff")
+    await _write(pair, Change(expects=damaged, becomes=_record(2)))
+    assert _record(2) == await _look(pair)
+
+
+async def test_record_that_others_may_write_is_not_read(pair: ColoPair, folder: Path) -> None:
+    """Rights come from a file that its owner alone may write."""
+    await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
+    (folder / "alpha").chmod(0o777)
+    assert isinstance(await _look(pair), UnreadRecord)
+
+
+async def test_folder_that_is_not_there_is_not_read(pair: ColoPair, folder: Path) -> None:
+    """Its disk may not be mounted: that is no new pair."""
+    (folder / "alpha").rmdir()
+    assert isinstance(await _look(pair), UnreadRecord)
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no tmpfs at /dev/shm")
+async def test_memory_is_no_place_for_a_record(pair: ColoPair) -> None:
+    """After a reboot the old primary would not know that another one went on."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        node = attrs.evolve(pair.node("alpha"), state_dir=name)
+        moved = attrs.evolve(pair, nodes=(node, pair.nodes[1]))
+        with pytest.raises(HostRefused, match="which a reboot empties: name a state_dir"):
+            await _write(moved, Change(expects=NoRecord(), becomes=_record(1)))
+
+
+async def test_primary_starts_only_while_its_record_says_so(pair: ColoPair) -> None:
+    """Another start or failover came between the record and the process: nothing is started."""
+    await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
+    action = attrs.evolve(_program(pair), role="primary", record=_record(2))
+    with pytest.raises(HostRefused, match="another start or failover came first"):
+        await HOST.run(pair, "alpha", action, limit_s=LIMIT_S)
+    assert HOST.watch(pair, "alpha") is None
+    await HOST.run(pair, "alpha", attrs.evolve(action, record=_record(1)), limit_s=LIMIT_S)
+
+
+async def test_folders_are_told_apart_by_the_host(pair: ColoPair, folder: Path) -> None:
+    """A link, a doubled slash or another spelling leads to the same folder, and it is seen."""
+    (folder / "link").symlink_to(folder / "alpha")
+    spellings = (f"{folder}/alpha", f"/{folder}/./alpha", f"{folder}/link", f"{folder}")
+    seen = []
+    for spelling in spellings:
+        node = attrs.evolve(pair.node("alpha"), image_folder=spelling, state_dir=f"{folder}/alpha")
+        other = attrs.evolve(pair, nodes=(node, pair.nodes[1]))
+        seen.append((await HOST.look(other, "alpha", limit_s=LIMIT_S)).folder)
+    assert (1, 2) == (len(set(seen[:3])), len(set(seen)))
+
+
+# -- images --------------------------------------------------------------------------------------
+
+IMAGE_TOOL = """#!/bin/sh
+# Stands for qemu-img: makes the image, tells what it is like, or never ends.
+case "$1" in
+info) printf '{"format": "qcow2", "virtual-size": 1048576}' ;;
+*) for last; do :; done; printf x >"$last"; [ -e "$0.slow" ] && sleep 600; exit 0 ;;
+esac
+"""
+
+
+@pytest.fixture
+def tool(folder: Path) -> Path:
+    """A small program that makes images."""
+    path = folder / "qemu-img"
+    path.write_text(IMAGE_TOOL, encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def _creation(pair: ColoPair, tool: Path) -> tuple[ColoPair, CreateImage]:
+    node = attrs.evolve(pair.node("alpha"), qemu_img_binary=str(tool))
+    path = f"{node.image_folder}/primary.qcow2"
+    action = CreateImage(
+        path=path, image_format="qcow2", size_bytes=1 << 20, argv=(str(tool), "create", path)
+    )
+    return attrs.evolve(pair, nodes=(node, pair.nodes[1])), action
+
+
+async def test_image_is_its_owners_alone(pair: ColoPair, tool: Path) -> None:
+    """Nobody else may read a guest's disk; one that is there is kept."""
+    declared, action = _creation(pair, tool)
+    assert "" == await HOST.run(declared, "alpha", action, limit_s=LIMIT_S)
+    assert 0o600 == stat.S_IMODE(Path(action.path).stat().st_mode)
+    there = await HOST.run(declared, "alpha", action, limit_s=LIMIT_S)
+    assert "it is there, as declared" == there
+
+
+async def test_image_that_is_another_one_is_refused(pair: ColoPair, tool: Path) -> None:
+    """An image of another size is never overwritten."""
+    declared, action = _creation(pair, tool)
+    await HOST.run(declared, "alpha", action, limit_s=LIMIT_S)
+    with pytest.raises(HostRefused, match="it is not overwritten"):
+        await HOST.run(declared, "alpha", attrs.evolve(action, size_bytes=2 << 20), limit_s=LIMIT_S)
+
+
+async def test_half_made_image_blocks_nothing(pair: ColoPair, tool: Path) -> None:
+    """A controller that is killed meanwhile leaves no image of that name, and the next makes it."""
+    declared, action = _creation(pair, tool)
+    slow = tool.with_name(tool.name + ".slow")
+    slow.touch()
+    name, request = request_of(declared, "alpha", action, LIMIT_S)
+    program = "import sys; exec(sys.argv[1], s := {'__name__': 'helper'}); s['main'](sys.argv[2:])"
+    words = (text(), name, json.dumps(request))
+    controller = subprocess.Popen([sys.executable, "-c", program, *words], start_new_session=True)
+    partial = Path(f"{action.path}.partial")
+    while not partial.exists() or not partial.read_bytes():
+        await asyncio.sleep(0)
+    os.killpg(controller.pid, signal.SIGKILL)
+    await asyncio.to_thread(controller.wait)
+    assert (False, True) == (Path(action.path).exists(), partial.exists())
+    slow.unlink()
+    assert "" == await HOST.run(declared, "alpha", action, limit_s=LIMIT_S)
+    assert (True, False) == (Path(action.path).exists(), partial.exists())
+
+
+# -- a full disk ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(folder: Path) -> Generator[Path]:
+    """A folder on a small disk of its own, to be filled."""
+    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
+        pytest.skip("only root can mount a small disk, and mkfs.ext4 makes one")
+    image, place = folder / "disk", folder / "small"
+    image.write_bytes(b"")
+    os.truncate(image, 4 << 20)
+    place.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True)
+    mounted = subprocess.run(
+        ["mount", "-o", "loop", str(image), str(place)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def _fill(place: Path) -> None:
+    with (place / "filler").open("wb", buffering=0) as stream:
+        try:
+            while True:
+                stream.write(b"x" * 4096)
+        except OSError:
+            return
+
+
+async def test_full_disk_delays_no_failover(pair: ColoPair, full: Path) -> None:
+    """A record that is there is replaced although no block is free; a new one says what is full."""
+    node = attrs.evolve(pair.node("alpha"), state_dir=str(full))
+    declared = attrs.evolve(pair, nodes=(node, pair.nodes[1]))
+    await _write(declared, Change(expects=NoRecord(), becomes=_record(1)))
+    _fill(full)
+    for n in range(1, 5):
+        await _write(declared, Change(expects=_record(n), becomes=_record(n + 1)))
+    assert _record(5) == await _look(declared)
+
+
+async def test_full_disk_is_named(pair: ColoPair, full: Path) -> None:
+    """Where nothing can be written the system's own reason is told."""
+    node = attrs.evolve(pair.node("alpha"), state_dir=str(full), image_folder=str(full))
+    declared = attrs.evolve(pair, nodes=(node, pair.nodes[1]))
+    _fill(full)
+    with pytest.raises(HostRefused, match="No space left on device"):
+        await _write(declared, Change(expects=NoRecord(), becomes=_record(1)))
+    assert NoRecord() == await _look(declared)
+    program = "import sys; sys.exit('qemu-img: No space left on device')"
+    path = f"{full}/primary.qcow2"
+    action = CreateImage(
+        path=path,
+        image_format="qcow2",
+        size_bytes=1 << 20,
+        argv=(sys.executable, "-c", program, path),
+    )
+    with pytest.raises(HostRefused, match="No space left on device"):
+        await HOST.run(declared, "alpha", action, limit_s=LIMIT_S)
+    assert not Path(path).exists()
+
+
+# -- the way to a host ---------------------------------------------------------------------------
+
+
+async def test_node_of_another_machine_needs_a_way(pair: ColoPair) -> None:
+    """What is asked of the host of an address that is not this machine's names what to set."""
+    away = attrs.evolve(pair.nodes[1], address="192.0.2.7")
+    declared = attrs.evolve(pair, nodes=(pair.nodes[0], away))
+    rule = r"192\.0\.2\.7 is no address of this machine: set nodes\[1\]\.ssh"
+    async with hosts_of(declared) as hosts:
+        assert (LocalHost, NoWay) == (type(hosts["alpha"]), type(hosts["beta"]))
+        with pytest.raises(HostRefused, match=rule):
+            await hosts["beta"].run(declared, "beta", StopQemu(instance=SECOND), limit_s=LIMIT_S)
+        change = Change(expects=NoRecord(), becomes=_record(1))
+        with pytest.raises(HostRefused, match=rule):
+            await hosts["beta"].write(declared, "beta", change, limit_s=LIMIT_S)
+        found = await hosts["beta"].look(declared, "beta", limit_s=LIMIT_S)
+        assert isinstance(found.record, UnreadRecord)
+        assert (
+            await hosts["beta"].death(
+                declared, Victim(node="beta", instance=SECOND, epoch=1), limit_s=LIMIT_S
+            )
+            is None
+        )
