@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import final
 
 import attrs
 from tests.testing.stage import FakePair
 
 from pycolo.compiler import compile_plan
-from pycolo.errors import Busy, CompileError, ConnectionFailed, RemoteError
+from pycolo.errors import Busy, CompileError, ConnectionFailed, RemoteError, UndecidedError
 from pycolo.errors import Unresponsive as UnresponsiveError
+from pycolo.evidence import Evidence
 from pycolo.execute import execute
-from pycolo.plan import Plan, Procedure
+from pycolo.plan import Options, Plan, Procedure
 from pycolo.probe import probe
 from pycolo.result import Outcome, Report
 from pycolo.session import Session
 from pycolo.snapshot import (
     Absent,
-    Dead,
     Live,
     NodeState,
-    OnPaper,
     Snapshot,
     Unreachable,
     Unresponsive,
@@ -47,8 +47,12 @@ class Operator:
     "How many steps he still does before he dies; None for as many as there are."
     armed: dict[str, Plan] = attrs.field(factory=dict)
     "Survivor's name to its failover plan, compiled when protection was reached."
+    seen: Counter[str] = attrs.field(factory=Counter)
+    "What happened, and how often: procedures, refusals, reliefs."
+    stale: list[Plan] = attrs.field(factory=list)
+    "Plans that a controller compiled before it paused."
     newest: str = "alpha"
-    "Who served last."
+    "Who served last, as clients have seen it; asked where no record tells."
 
     async def protect(self) -> None:
         """Bring the pair under protection, from whatever there is.
@@ -85,8 +89,7 @@ class Operator:
 
     def _struck(self) -> bool:
         """Whether something has gone wrong since he looked."""
-        known = [name for name in self.names if name not in self.life.dead]
-        died = any(self._running(n) is None for n in known if n in self.life.sessions)
+        died = any(self._running(name) is None for name in self.life.sessions)
         return died or bool(self._suspects())
 
     def _suspects(self) -> list[str]:
@@ -102,11 +105,10 @@ class Operator:
         known: dict[str, Session | NodeState] = {}
         for name in self.names:
             known[name] = await self._one(name)
-        return await probe(known, limit_s=1.0)
+        life = self.life
+        return await probe(known, pair=life.pair, hosts=life.hosts, limit_s=1.0)
 
     async def _one(self, name: str) -> Session | NodeState:
-        if name in self.life.dead:
-            return Dead(proof=self.life.dead[name])
         if self._running(name) is None:
             return Absent()
         session = self.life.sessions.get(name)
@@ -123,12 +125,10 @@ class Operator:
         for name in self._suspects():
             await self._fence(name)
         for name in self.names:
-            gone = self._running(name) is None and name not in self.life.dead
-            if gone and any(q.node.name == name for q in self.life.world.processes):
-                # It is dead already; this keeps the proof and hangs up.
-                await self.life.kill(name)
+            if self._running(name) is None and name in self.life.sessions:
+                await self.life.sessions.pop(name).aclose()
         snapshot = await self._known()
-        alive = [n for n in self.names if not isinstance(snapshot.state(n), Dead | Absent)]
+        alive = [n for n in self.names if not isinstance(snapshot.state(n), Absent)]
         if len(alive) == 2:
             return await self._two(snapshot)
         if len(alive) == 1:
@@ -138,7 +138,41 @@ class Operator:
         return False
 
     async def _fence(self, name: str) -> None:
+        self.seen["fence"] += 1
         await self.life.kill(name)
+
+    # -- controllers that pause
+
+    async def stash(self) -> None:
+        """Compile whatever can be compiled now, for a controller that goes on later."""
+        snapshot = await self._known()
+        asked: list[tuple[Procedure, Options]] = [
+            ("failover", Options(survivor=name)) for name in self.names
+        ]
+        asked += [("resume", Options()), ("stop", Options()), ("switch-over", Options())]
+        for procedure, options in asked:
+            try:
+                plan = compile_plan(procedure, self.life.pair, snapshot, options)
+            except CompileError:
+                continue
+            if plan.steps:
+                self.stale.append(plan)
+
+    async def replay(self, number: int) -> None:
+        """Execute a plan that was compiled before, over sessions of its own."""
+        if not self.stale:
+            return
+        plan = self.stale.pop(number % len(self.stale))
+        await hang_up(self.life)
+        for name in self.names:
+            await self._one(name)
+        self.armed.clear()
+        # The commutation of these nodes may be another one by now; the plan has its own pair.
+        report = await execute(
+            plan, self.life.sessions, self.life.hosts_of(plan.pair), observer=_Watch(self)
+        )
+        ended = "ended" if report.failed else "done"
+        self.seen[f"stale {plan.procedure} {ended}"] += 1
 
     async def _two(self, snapshot: Snapshot) -> bool:
         roles = {name: role_of(snapshot.state(name)) for name in self.names}
@@ -182,14 +216,23 @@ class Operator:
         await self._replace(peer)
 
     async def _none_left(self) -> None:
-        for name in self.names:
-            self.life.dead.pop(name, None)
-        await self._launch(self.newest)
+        for name in sorted(self.names, key=lambda name: name != self.newest):
+            if self.life.world.host(name).away:
+                continue
+            try:
+                await self._launch(name)
+            except UndecidedError:
+                # No record tells, so a person does, who has seen which one served.
+                self.seen["newest"] += 1
+                await self._launch(self.newest, newest=self.newest)
+            except CompileError:
+                self.seen["launch refused"] += 1
+                continue
+            return
 
-    async def _launch(self, name: str) -> None:
+    async def _launch(self, name: str, newest: str | None = None) -> None:
         try:
-            # Said even of a spare, since its survivor may have died: it would begin a guest anew.
-            await self.life.launch(name, primary=self.newest)
+            await self.life.launch(name, newest=newest)
         except (Busy, ConnectionFailed, UnresponsiveError):
             # What died or fell silent at its first moment is found so in the next round.
             return
@@ -205,34 +248,70 @@ class Operator:
 
     async def _replace(self, dead: str) -> None:
         pair = self.life.pair
-        spare = next(s.name for s in pair.spares if self._running(s.name) is None)
+        spare = next(
+            s.name
+            for s in pair.spares
+            if self._running(s.name) is None and not self.life.world.host(s.name).away
+        )
+        self.seen["replace"] += 1
         self.life.pair = pair.replacing(dead, pair.node(spare))
-        self.life.dead.pop(dead, None)
         await self._launch(spare)
 
     async def _arm(self) -> None:
         snapshot = await self._known()
-        for survivor, peer in (self.names, self.names[::-1]):
-            dead = snapshot.with_node(peer, Dead(proof=OnPaper()))
-            self.armed[survivor] = compile_plan("failover", self.life.pair, dead, survivor=survivor)
+        for survivor in self.names:
+            options = Options(survivor=survivor)
+            self.armed[survivor] = compile_plan("failover", self.life.pair, snapshot, options)
 
     # -- procedures
 
     async def _run(
         self, procedure: Procedure, snapshot: Snapshot, *, survivor: str | None = None
     ) -> Report:
-        plan = compile_plan(procedure, self.life.pair, snapshot, survivor=survivor)
+        plan = compile_plan(procedure, self.life.pair, snapshot, Options(survivor=survivor))
+        self.seen[procedure] += 1
         return await self._execute(plan)
 
     async def _execute(self, plan: Plan) -> Report:
         left = self.steps_left
         if left is not None and left < len(plan.steps):
             part = attrs.evolve(plan, steps=plan.steps[:left], reliefs=(), restored_after=None)
-            await execute(part, self.life.sessions, proofs=self.life.dead, observer=_Watch(self))
+            await execute(part, self.life.sessions, self.life.hosts, observer=_Watch(self))
             raise GoneHome
         if left is not None:
             self.steps_left = left - len(plan.steps)
-        return await execute(plan, self.life.sessions, proofs=self.life.dead, observer=_Watch(self))
+        report = await execute(
+            plan,
+            self.life.sessions,
+            self.life.hosts,
+            evidence=self._fences(plan),
+            observer=_Watch(self),
+        )
+        self._count(report)
+        return report
+
+    def _count(self, report: Report) -> None:
+        if report.relief:
+            self.seen["relief"] += 1
+        if report.failed is not None:
+            outcome = report.outcomes[report.failed]
+            self.seen[f"{type(outcome).__name__} in {report.plan.procedure}"] += 1
+
+    def _fences(self, plan: Plan) -> dict[str, Evidence]:
+        """The word of whoever switched a host off, for those that nobody can ask."""
+        away = [v for v in plan.victims() if self.life.world.host(v.node).away]
+        return {
+            victim.node: Evidence(
+                kind="fence",
+                node=victim.node,
+                instance=victim.instance,
+                epoch=victim.epoch,
+                who="the operator",
+                how="its power is off",
+                when="now",
+            )
+            for victim in away
+        }
 
     def _serves(self) -> None:
         """After a procedure the guest runs and has its network, but for a checkpoint's moment."""

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import attrs
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.testing import operator as operator_module
 from tests.testing.operator import GoneHome, Operator, hang_up
-from tests.testing.stage import VERSIONS, FakePair, declared
+from tests.testing.stage import VERSIONS, FakePair, declared, in_world
 
-from pycolo.model.pair import Timeouts
+from pycolo.compiler import compile_plan
+from pycolo.errors import CompileError
+from pycolo.evidence import Evidence, Victim
+from pycolo.execute._run import Run
+from pycolo.model.pair import ColoPair, Timeouts
+from pycolo.plan import Plan
 from pycolo.qmp.schema import PackagedVersion
-from pycolo.testing import FakeQemu, World
+from pycolo.record import Change, dumps
+from pycolo.testing import FakeHost, FakeQemu, World
 
 EXAMPLES = int(os.environ.get("PYCOLO_LIVES", "60"))
 WRITE_S = 0.05
@@ -73,6 +81,30 @@ class Heal:
 
 
 @attrs.frozen
+class PowerOff:
+    """A whole host dies: its QEMU ends, and nobody reaches its record."""
+
+    who: Who
+
+
+@attrs.frozen
+class PowerOn:
+    """Every host is back, with its disk."""
+
+
+@attrs.frozen
+class Stash:
+    """A controller compiles, and pauses."""
+
+
+@attrs.frozen
+class Replay:
+    """It goes on with one of its plans."""
+
+    number: int
+
+
+@attrs.frozen
 class Mend:
     """The operator sets to work, and dies after so many steps."""
 
@@ -87,7 +119,21 @@ class Soon:
     what: Kill | Freeze | Thaw | Cut | Heal
 
 
-Happening: TypeAlias = Write | Pass | Kill | Freeze | Thaw | Cut | Heal | Mend | Soon
+Happening: TypeAlias = (
+    Write
+    | Pass
+    | Kill
+    | Freeze
+    | Thaw
+    | Cut
+    | Heal
+    | Mend
+    | Soon
+    | PowerOff
+    | PowerOn
+    | Stash
+    | Replay
+)
 WHO: st.SearchStrategy[Who] = st.sampled_from(("serving", "other"))
 BLOWS: st.SearchStrategy[Kill | Freeze | Thaw | Cut | Heal] = st.one_of(
     st.builds(Kill, WHO),
@@ -100,6 +146,10 @@ HAPPENINGS: st.SearchStrategy[Happening] = st.one_of(
     st.builds(Write, st.integers(1, 3)),
     st.builds(Pass, st.sampled_from((0.0, 0.001, 0.035, 0.1, 0.6, 2.0))),
     st.builds(Mend, st.none() | st.integers(0, 80)),
+    st.builds(PowerOff, WHO),
+    st.builds(PowerOn),
+    st.builds(Stash),
+    st.builds(Replay, st.integers(0, 9)),
     BLOWS,
     st.builds(Soon, st.floats(0, 0.5) | st.floats(0, 2.5), BLOWS),
 )
@@ -115,6 +165,8 @@ async def live(life: FakePair, happenings: Sequence[Happening]) -> None:
         operator.judge()
         assert [] == life.broken
     mend(life.world)
+    for node in (*life.pair.nodes, *life.pair.spares):
+        life.world.host(node.name).away = False
     operator.steps_left = None
     await operator.protect()
     assert [] == life.broken
@@ -135,12 +187,39 @@ async def happen(life: FakePair, operator: Operator, happening: Happening) -> No
             world.later(seconds, lambda: strike(life, operator, what))
         case Kill() | Freeze() | Thaw() | Cut() | Heal():
             strike(life, operator, happening)
+        case PowerOff() | PowerOn():
+            switch(life, happening)
+        case Stash() | Replay() | Mend():
+            await control(life, operator, happening)
+
+
+async def control(life: FakePair, operator: Operator, what: Stash | Replay | Mend) -> None:
+    """Have a controller do something."""
+    match what:
+        case Stash():
+            await operator.stash()
+        case Replay(number=number):
+            await operator.replay(number)
         case Mend(steps=steps):
             operator.steps_left = steps
             try:
                 await operator.protect()
             except GoneHome:
                 await hang_up(life)
+
+
+def switch(life: FakePair, what: PowerOff | PowerOn) -> None:
+    """Switch a host off, one at a time, or all on."""
+    world = life.world
+    hosts = [world.host(node.name) for node in (*life.pair.nodes, *life.pair.spares)]
+    if isinstance(what, PowerOn):
+        for host in hosts:
+            host.away = False
+        return
+    victim = find(life, what.who)
+    if victim is not None and may_die(victim) and not any(host.away for host in hosts):
+        world.host(victim.node.name).away = True
+        victim.kill()
 
 
 def strike(life: FakePair, operator: Operator, what: Kill | Freeze | Thaw | Cut | Heal) -> None:
@@ -231,3 +310,144 @@ def test_no_life_breaks_a_rule(version: PackagedVersion, happenings: list[Happen
             await hang_up(life)
 
     world.run(main())
+
+
+# -- what happens in them, and faults that are put in on purpose -----------------------------------
+
+
+async def _lived(life: FakePair, happenings: Sequence[Happening], seen: Counter[str]) -> None:
+    operator = Operator(life, seen=seen)
+    await life.launch("alpha", "beta")
+    keep_writing(life.world)
+    for happening in happenings:
+        await happen(life, operator, happening)
+        operator.judge()
+        assert [] == life.broken
+    operator.steps_left = None
+    await operator.protect()
+    operator.judge()
+    assert [] == life.broken
+
+
+def play(*happenings: Happening, seen: Counter[str] | None = None) -> None:
+    """Play one life to its end, and judge it."""
+
+    async def scenario(life: FakePair) -> None:
+        life.pair = attrs.evolve(life.pair, timeouts=LIMITS)
+        await _lived(life, happenings, Counter() if seen is None else seen)
+
+    in_world("11.1.3", scenario)
+
+
+# A controller dies after each step of a failover, the survivor serves and dies, and who is started
+# then must have all that it said.
+DIES_IN_A_FAILOVER = [
+    (Mend(None), Kill("serving"), Mend(k), Write(3), Pass(3.0), Kill("serving"))
+    for k in range(0, 24, 2)
+]
+GOES_ON_LATER = [
+    (
+        *(Mend(None), Stash(), Kill("other"), Mend(None), Write(2)),
+        *(Replay(n), Write(3), Pass(0.3), Kill("serving")),
+    )
+    for n in range(6)
+]
+LOSES_A_HOST = [
+    (Mend(None), PowerOff(who), Mend(k), PowerOn(), Write(2), Kill("serving"))
+    for who in ("serving", "other")
+    for k in (None, 2, 5, 8, 13)
+]
+NOBODY_DIED = [(Mend(None), Stash(), Replay(n), Write(2), Pass(0.5), Write(2)) for n in range(4)]
+FALLS_SILENT = [
+    (Mend(None), Kill("other"), Soon(seconds, Freeze("other")), Mend(None), Write(2))
+    for seconds in (0.05, 0.15, 0.25, 0.3, 0.35, 0.4)
+]
+DIRECTED: tuple[tuple[Happening, ...], ...] = (
+    *DIES_IN_A_FAILOVER,
+    *GOES_ON_LATER,
+    *LOSES_A_HOST,
+    *NOBODY_DIED,
+    *FALLS_SILENT,
+)
+
+
+@pytest.mark.property
+@pytest.mark.timeout(300)
+def test_every_kind_of_thing_happens_in_directed_lives() -> None:
+    """Procedures, refusals, recoveries and words of a person are all met, and no rule is broken."""
+    seen: Counter[str] = Counter()
+    for happenings in DIRECTED:
+        play(*happenings, seen=seen)
+    met = {"failover", "resume", "replace", "newest", "fence", "TimedOut in resume"}
+    assert set() == met - set(seen), seen
+    assert any(name.startswith("stale") and name.endswith("ended") for name in seen), seen
+
+
+def _recorded_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The survivor's record is written after it has left COLO."""
+    compiled = compile_plan
+
+    def late(*args: object, **options: object) -> Plan:
+        plan: Plan = compiled(*args, **options)  # type: ignore[arg-type]  # as they came
+        places = [n for n, s in enumerate(plan.steps) if s.address.endswith("/record/sole")]
+        ends = [n for n, s in enumerate(plan.steps) if s.address.endswith("/wait/restored")]
+        if not places or not ends:
+            return plan
+        steps = list(plan.steps)
+        steps.insert(ends[0], steps.pop(places[0]))
+        return attrs.evolve(plan, steps=tuple(steps), reliefs=())
+
+    monkeypatch.setattr(operator_module, "compile_plan", late)
+
+
+def _written_blindly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record is replaced whatever it says, and nobody looks at it before."""
+
+    async def unseen(_: Run, __: object) -> bool:
+        return False
+
+    async def write_over(
+        self: FakeHost, pair: ColoPair, node: str, change: Change, *, limit_s: float
+    ) -> None:
+        del limit_s
+        self.files[pair.record_path(node)] = dumps(change.becomes).encode()
+
+    monkeypatch.setattr(FakeHost, "write", write_over)
+    monkeypatch.setattr(Run, "_is_stale", unseen)
+
+
+def _believed_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is asked for is called dead."""
+
+    async def dead(
+        self: FakeHost, pair: ColoPair, victim: Victim, *, limit_s: float
+    ) -> Evidence | None:
+        del pair, limit_s
+        return Evidence(
+            kind="exit",
+            node=victim.node,
+            instance=victim.instance,
+            epoch=victim.epoch,
+            who=self.name,
+            how="so it is said",
+            when="now",
+        )
+
+    monkeypatch.setattr(FakeHost, "death", dead)
+
+
+@pytest.mark.property
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("fault", [_recorded_too_late, _written_blindly, _believed_dead])
+def test_fault_that_is_put_in_is_found(
+    fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lives that no fault of the library would disturb could not find one either."""
+    fault(monkeypatch)
+    found = 0
+    for happenings in DIRECTED:
+        try:
+            play(*happenings)
+        except (AssertionError, CompileError):
+            found += 1
+    assert found > 0
