@@ -12,7 +12,7 @@ from subprocess import PIPE
 
 import pytest
 
-from pycolo.demo import network
+from pycolo.demo import network, stage
 from pycolo.demo.builds import FetchError
 from pycolo.demo.life import LifeOptions, run
 from pycolo.demo.listener import KEPT
@@ -33,8 +33,9 @@ def programs() -> None:
 @pytest.fixture
 def scratch(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     """A folder that demos make theirs in, with a name as short as those of sockets need."""
-    with tempfile.TemporaryDirectory(prefix="pc-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pc-", dir="/var/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setattr(stage, "STATE_ROOT", folder)
         yield Path(folder)
 
 
@@ -111,6 +112,9 @@ def test_a_life_that_ends_early_is_reported_with_its_logs(
 
 
 LIVE = """
+import sys
+from pycolo.demo import stage
+stage.STATE_ROOT = sys.argv[1]
 from pycolo.demo.life import LifeOptions, run
 run(LifeOptions(), lambda text: print(text, flush=True))
 """
@@ -119,7 +123,7 @@ run(LifeOptions(), lambda text: print(text, flush=True))
 def test_a_demo_that_is_told_to_end_leaves_nothing(scratch: Path) -> None:
     """In the midst of protection both QEMUs, the client and all that was made are cleared up."""
     environ = {**os.environ, "TMPDIR": str(scratch)}
-    argv = (sys.executable, "-c", LIVE)
+    argv = (sys.executable, "-c", LIVE, str(scratch))
     with subprocess.Popen(argv, stdout=PIPE, stderr=PIPE, text=True, env=environ) as demo:
         assert demo.stdout is not None
         assert any("protected: alpha with beta" in line for line in demo.stdout)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -29,7 +30,7 @@ from pycolo.demo.report import Failover, Kill, LifeReport, Moment, Protection, R
 from pycolo.demo.stage import LifeError, Stage, fetched, staged
 from pycolo.demo.told import Waited
 from pycolo.errors import PycoloError
-from pycolo.evidence import Evidence
+from pycolo.evidence import Evidence, instance_of
 from pycolo.execute import execute
 from pycolo.hosts.local import LocalHost, QemuWatch
 from pycolo.observers import Observer, Silent
@@ -324,6 +325,8 @@ class _Life:
             await self._seen(),
             qemu={name.name: version for name in self._pair.nodes},
             nodes=(node,),
+            instances={node: instance_of(self._pair.name, node, secrets.randbits(32))},
+            birth=secrets.token_hex(4),
         )
         await self._executed(plan)
         place = self._pair.node(node)
