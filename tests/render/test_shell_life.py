@@ -31,13 +31,16 @@ AFTER_FAILOVER = """
 import json, attrs
 from pathlib import Path
 from pycolo import record, wire
-from pycolo.compiler import on_paper
+from pycolo.compiler import launch, on_paper
+from pycolo.evidence import instance_of
 from pycolo.render import shell
 done = wire.plan_from_json(json.loads(Path("failover.json").read_text()))
 pair, version = done.pair, done.qemu["beta"]
 files = {n.name: record.loads(Path(pair.record_path(n.name)).read_bytes()) for n in pair.nodes}
 origin = attrs.evolve(done.promise, records=files)
-again = on_paper("launch", pair, version=version, origin=origin, nodes=("alpha",))
+# Each start has an identity of its own: the end of the first one is on record.
+again = launch(pair, origin, qemu={"alpha": version}, nodes=("alpha",),
+               instances={"alpha": instance_of("colo", "alpha", 2)})
 Path("again").write_text(shell.render(again))
 resume = on_paper("resume", pair, version=version, origin=again.promise)
 Path("resume").write_text(shell.render(resume))
