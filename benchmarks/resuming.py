@@ -67,7 +67,7 @@ async def _resumed(living: LivePair, primary: str) -> float:
 
 async def _entered_after_s(living: LivePair, plan: Plan) -> float:
     """Execute a plan; after how long it had brought both guests into COLO."""
-    report = await execute(plan, living.sessions)
+    report = await execute(plan, living.sessions, living.hosts)
     if report.failed is not None or plan.restored_after is None:
         raise RuntimeError(report.advice)
     taken_s = 0.0

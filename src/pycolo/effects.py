@@ -20,7 +20,9 @@ from pycolo.plan import (
     Check,
     CreateImage,
     Execute,
+    HostAction,
     LaunchQemu,
+    ReachPorts,
     Record,
     RunHost,
     Step,
@@ -75,10 +77,10 @@ def _host(
     qemu: Mapping[str, Version],
     snapshot: Snapshot,
     node: str,
-    action: CreateImage | LaunchQemu | StopQemu,
+    action: HostAction,
 ) -> Snapshot:
     match action:
-        case CreateImage():
+        case CreateImage() | ReachPorts():
             return snapshot
         case LaunchQemu():
             return snapshot.with_node(node, launched(pair, node, action, qemu[node]))

@@ -339,7 +339,8 @@ class HostRefused(RemoteError):
 
         Args:
             node: The node's name.
-            action: What was asked: ``create-image``, ``launch-qemu`` or ``stop-qemu``.
+            action: What was asked: ``create-image``, ``launch-qemu``,
+                ``stop-qemu`` or ``reach-ports``.
             why: The cause, as a sentence without a full stop.
         """
         super().__init__(node, action, why)

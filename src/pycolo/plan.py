@@ -143,7 +143,22 @@ class StopQemu:
     "Its identity: no other one is ended."
 
 
-HostAction: TypeAlias = CreateImage | LaunchQemu | StopQemu
+@final
+@attrs.frozen(kw_only=True)
+class ReachPorts:
+    """See from the node's host that TCP ports of another host are let through; changes nothing.
+
+    One that is closed is let through: the other host says so. Nothing may listen there for a
+    connection that only looks.
+    """
+
+    host: str
+    "The other host's address."
+    ports: tuple[int, ...]
+    "What will be connected to, or is."
+
+
+HostAction: TypeAlias = CreateImage | LaunchQemu | StopQemu | ReachPorts
 
 
 @final

@@ -7,7 +7,7 @@ shown on terminals, written to logs and read by people in a hurry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, assert_never, final
 
 import attrs
 from typing_extensions import override
@@ -17,7 +17,17 @@ from pycolo.catalogue import Explanation, explain
 from pycolo.conditions import PeerDead, leaves
 from pycolo.errors import PycoloError
 from pycolo.evidence import Evidence
-from pycolo.plan import Check, Execute, Plan, Procedure, Record, RunHost
+from pycolo.plan import (
+    Check,
+    Execute,
+    Plan,
+    Procedure,
+    ReachPorts,
+    Record,
+    RunHost,
+    Step,
+    Wait,
+)
 from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive, role_of
 
 
@@ -114,7 +124,7 @@ class Report:
     @property
     def changed(self) -> bool:
         """Whether anything may have been changed."""
-        acting = {s.address for s in self.plan.steps if isinstance(s, Execute | RunHost | Record)}
+        acting = {step.address for step in self.plan.steps if _acts(step)}
         outcomes = [self.outcomes.get(address) for address in acting] + [*self.relief.values()]
         return any(isinstance(outcome, Done | Unknown) for outcome in outcomes)
 
@@ -235,6 +245,18 @@ class Report:
             and any(isinstance(leaf, PeerDead) for leaf in leaves(step.condition))
             for step in self.plan.steps
         )
+
+
+def _acts(step: Step) -> bool:
+    match step:
+        case Execute() | Record():
+            return True
+        case RunHost(action=action):
+            return not isinstance(action, ReachPorts)
+        case Check() | Wait():
+            return False
+        case _:
+            assert_never(step)
 
 
 def _stands(state: NodeState) -> str:

@@ -23,7 +23,7 @@ from pycolo.compiler.drift import Drift
 from pycolo.conditions import Condition
 from pycolo.errors import ParseError
 from pycolo.model.pair import ColoPair
-from pycolo.plan import CreateImage, HostAction, LaunchQemu, Plan, RunHost, Step, StopQemu
+from pycolo.plan import HostAction, Plan, RunHost, Step
 from pycolo.qmp.commands import Command, Yank, command_from_qmp
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema
@@ -194,7 +194,7 @@ def _condition() -> Tagged:
 def _run_host(forms: Forms) -> _RunHostForm:
     step = forms.record(RunHost, action=_json.SCALARS[str])
     own = {name: form for name, form in step.forms.items() if name != "action"}
-    kinds: tuple[type[HostAction], ...] = (CreateImage, LaunchQemu, StopQemu)
+    kinds: tuple[type[HostAction], ...] = get_args(HostAction)
     actions = {
         _json.kebab(kind): attrs.evolve(forms.record(kind), tag=("action", _json.kebab(kind)))
         for kind in kinds

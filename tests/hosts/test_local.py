@@ -22,7 +22,7 @@ from pycolo.helper import request_of, text
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.ways import NoWay, hosts_of
 from pycolo.model import ColoPair, Node, ReplicationDisk
-from pycolo.plan import CreateImage, LaunchQemu, StopQemu
+from pycolo.plan import CreateImage, LaunchQemu, ReachPorts, StopQemu
 from pycolo.record import Change, DamagedRecord, NoRecord, PairRecord, UnreadRecord
 
 LIMIT_S = 20.0
@@ -38,10 +38,11 @@ greeting = json.dumps({"QMP": {"version": version, "capabilities": ["oob"]}}) + 
 while True:
     client, _ = door.accept()
     client.send(greeting.encode())
-    client.recv(4096)
-    client.send(b'{"return": {}}\\n')
-    while client.recv(4096):
-        pass
+    # Who came only for the greeting has gone by now, and sending to it would end this program.
+    if client.recv(4096):
+        client.send(b'{"return": {}}\\n')
+        while client.recv(4096):
+            pass
     client.close()
 """
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVER
@@ -223,6 +224,49 @@ async def test_stop_ends_no_other_one(pair: ColoPair) -> None:
     with pytest.raises(HostRefused, match=f"no process here is known to be {SECOND}"):
         await _stop(pair, SECOND)
     assert await _death(pair) is None
+
+
+# -- ports of other hosts ------------------------------------------------------------------------
+
+
+async def _reach(pair: ColoPair, host: str, *ports: int, limit_s: float = LIMIT_S) -> str:
+    action = ReachPorts(host=host, ports=ports)
+    return await HOST.run(pair, "alpha", action, limit_s=limit_s)
+
+
+async def test_open_and_closed_ports_are_let_through(pair: ColoPair) -> None:
+    """A host that says no has been reached."""
+    with socket.create_server(("127.0.0.3", 0)) as door, socket.socket() as closed:
+        closed.bind(("127.0.0.3", 0))
+        ports = (door.getsockname()[1], closed.getsockname()[1])
+        assert "" == await _reach(pair, "127.0.0.3", *ports)
+
+
+async def test_port_that_never_answers_is_blocked(pair: ColoPair) -> None:
+    """Others on the same host do not hide it, and the limit is kept."""
+    with socket.socket() as door, socket.socket() as waiting, socket.socket() as closed:
+        door.bind(("127.0.0.3", 0))
+        closed.bind(("127.0.0.3", 0))
+        # A server whose queue is full loses what comes, as a firewall does.
+        door.listen(0)
+        waiting.connect(door.getsockname())
+        port, other = door.getsockname()[1], closed.getsockname()[1]
+        why = rf"127\.0\.0\.3 cannot be reached from .*, TCP port {port}: no answer within 0\.2 s$"
+        with pytest.raises(HostRefused, match=why):
+            await _reach(pair, "127.0.0.3", other, port, limit_s=0.2)
+
+
+async def test_host_without_a_way_to_it_is_blocked(pair: ColoPair) -> None:
+    """The system's own words tell why."""
+    # Addresses of this kind belong to no network: nothing is routed there.
+    with pytest.raises(HostRefused, match="TCP port 9: "):
+        await _reach(pair, "255.255.255.255", 9, limit_s=0.2)
+
+
+async def test_host_without_an_address_is_blocked(pair: ColoPair) -> None:
+    """A name that does not resolve is said to be one."""
+    with pytest.raises(HostRefused, match=r"host\.invalid does not resolve"):
+        await _reach(pair, "host.invalid", 9, limit_s=0.2)
 
 
 # -- proof of death ------------------------------------------------------------------------------

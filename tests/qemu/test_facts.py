@@ -6,6 +6,7 @@ The numbers are those of docs/qemu-behaviour.md.
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from pathlib import Path
@@ -229,6 +230,18 @@ async def test_without_x_colo_it_is_a_plain_migration(
     assert "completed" == await _migrated(session, waiting, tmp_path, ("events",))
     for node in (session, waiting):
         assert "none" == (await node.execute(qmp.QueryColoStatus(), limit_s=LIMIT_S)).mode
+
+
+async def test_a_look_at_the_incoming_port_is_taken_for_the_migration(
+    waiting: Session, tmp_path: Path
+) -> None:
+    """A connection that is opened and closed again uses the secondary up (19.8)."""
+    await waiting.execute(qmp.MigrateIncoming(uri=f"unix:{tmp_path}/ram"), limit_s=LIMIT_S)
+    with socket.socket(socket.AF_UNIX) as looking:
+        looking.connect(f"{tmp_path}/ram")
+    async with asyncio.timeout(LIMIT_S):
+        while not waiting.closed:
+            await waiting.wait_change(0.05)
 
 
 async def test_the_capabilities_of_the_release_enter_colo(

@@ -221,7 +221,7 @@ async def test_a_start_ends_before_a_job_that_is_not_ours(release: Release) -> N
     async with bios_life(release, ACCELERATOR) as life:
         await _launched(life, "unprotected")
         await _stray_mirror(life)
-        report = await execute(await life.compile("start"), life.sessions)
+        report = await execute(await life.compile("start"), life.sessions, life.hosts)
         assert "alpha/blockdev-mirror/resync-colo-disk0-colo.beta" == report.failed
         assert "cancel and dismiss it" in report.advice
         await life.goes_on("alpha")

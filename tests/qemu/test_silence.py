@@ -9,12 +9,9 @@ stays behind, and the next secondary protects the guest again.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Literal, TypeAlias, final
 
 import attrs
@@ -30,12 +27,13 @@ from tests.qemu.life import (
     broken_promises,
     until,
 )
+from tests.qemu.namespaces import in_namespaces, plug
 from tests.relay import Relay, relays
 from tests.watching import Watching
 
 from pycolo.compiler import on_paper
 from pycolo.demo.builds import Release
-from pycolo.demo.network import Network, NetworkError, Place, namespaces, wrapper
+from pycolo.demo.network import Network
 from pycolo.errors import CompileError
 from pycolo.evidence import Evidence
 from pycolo.execute import execute
@@ -321,32 +319,6 @@ async def test_older_secondaries_outlive_their_primary(
 # -- a real network, cut between two hosts
 
 
-def _in_namespaces(network: Network) -> Callable[[ColoPair], ColoPair]:
-    """Move a pair's nodes into the hosts of a network."""
-
-    def moved(pair: ColoPair) -> ColoPair:
-        nodes = tuple(_moved(node, network.places[node.name]) for node in pair.nodes)
-        (chain,) = pair.chains
-        netdevs = {name: place.netdev for name, place in network.places.items()}
-        chain = attrs.evolve(chain, netdev=netdevs["alpha"], netdevs=netdevs)
-        return attrs.evolve(pair, nodes=nodes, spares=(), chains=(chain,))
-
-    return moved
-
-
-def _moved(node: Node, place: Place) -> Node:
-    program = Path(node.image_folder) / "qemu"
-    wrapper(program, place.enter, Path(node.qemu_binary))
-    address = place.address
-    return attrs.evolve(node, address=address, listen_address=address, qemu_binary=str(program))
-
-
-def _cable(network: Network, name: str, state: str) -> None:
-    """Plug a host's cable to the other one in or out."""
-    link = ("ip", "link", "set", "dev", "colo", state)
-    subprocess.run((*network.places[name].enter, *link), check=True)
-
-
 # Where a cable is pulled on the way into COLO.
 CUT_AT = (
     "blockdev-add",
@@ -358,18 +330,6 @@ CUT_AT = (
 )
 
 
-@pytest.fixture
-def network() -> Iterator[Network]:
-    """Two hosts, which are namespaces of this kernel."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make network namespaces")
-    try:
-        with namespaces(("alpha", "beta")) as made:
-            yield made
-    except NetworkError as error:
-        pytest.skip(f"no network namespaces here: {error}")
-
-
 @pytest.mark.nightly
 @pytest.mark.parametrize("when", ["between checkpoints", "inside a checkpoint"])
 @pytest.mark.parametrize("survivor", ["alpha", "beta"])
@@ -377,22 +337,22 @@ async def test_either_node_outlives_a_cut_network(
     network: Network, survivor: str, when: str
 ) -> None:
     """Nothing is refused and nothing answers; fenced, the other one is outlived all the same."""
-    async with bios_life("11.1", "tcg", shape=_in_namespaces(network)) as life:
+    async with bios_life("11.1", "tcg", shape=in_namespaces(network)) as life:
         silenced = Silenced(life, ())
         await protected(silenced)
         armed = await life.compile("failover", survivor=survivor)
         peer = life.pair.peer_of(survivor).name
         if when == "inside a checkpoint":
-            await silenced.at_stop(survivor, lambda: _cable(network, "alpha", "down"))
+            await silenced.at_stop(survivor, lambda: plug(network, "alpha", "down"))
         else:
-            _cable(network, "alpha", "down")
+            plug(network, "alpha", "down")
         if survivor == "alpha":
             await silenced.stalls("alpha")
         report = await execute(armed, life.sessions, life.hosts, evidence=fenced(armed))
         assert None is report.failed, report.advice
         await life.goes_on(survivor)
         await silenced.fence(peer)
-        _cable(network, "alpha", "up")
+        plug(network, "alpha", "up")
         assert {} == broken_promises(armed.promise, await life.probe()).get(survivor, {})
         await renew(life, peer)
         plan = await life.run("resume")
@@ -401,7 +361,7 @@ async def test_either_node_outlives_a_cut_network(
 
 
 def _hasty(network: Network) -> Callable[[ColoPair], ColoPair]:
-    move = _in_namespaces(network)
+    move = in_namespaces(network)
     return lambda pair: _impatient(move(pair))
 
 
@@ -428,12 +388,12 @@ async def test_a_primary_outlives_a_cut_network_on_its_way(
         plan = await life.compile("resume" if primary == "beta" else "start")
         at = step_at(plan, primary, point)
         assert at is not None
-        cut = Watching(lambda address: _cable(network, peer, "down") if address == at else None)
+        cut = Watching(lambda address: plug(network, peer, "down") if address == at else None)
         report = await execute(plan, life.sessions, life.hosts, observer=cut)
         assert None is not report.failed
         await silenced.goes_on_soon(primary)
         await silenced.fence(peer)
-        _cable(network, peer, "up")
+        plug(network, peer, "up")
         undone = await life.run("stop")
         assert {} == broken_promises(undone.promise, await life.probe())
         await renew(life, peer)

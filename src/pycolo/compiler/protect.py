@@ -27,7 +27,7 @@ from pycolo.conditions import (
 )
 from pycolo.dialect import Dialect
 from pycolo.errors import CompileError
-from pycolo.plan import Execute, Refusal
+from pycolo.plan import Execute, ReachPorts, Refusal
 from pycolo.qmp.chardevs import InetSocketAddress
 from pycolo.qmp.commands import (
     CapabilityName,
@@ -55,6 +55,8 @@ WENT_ON = (Refusal(text="Migration not in expected state"),)
 # Inside a checkpoint: of a moment, or for ever where the peer died in it (qemu-behaviour 7.1).
 IN_CHECKPOINT = "colo"
 FRESH = ("fresh secondary", "prepared secondary")
+# Time for one packet to be lost and sent again: Linux repeats a SYN after one second.
+REACH_S = 2.0
 MIGRATING = ("setup", "active", "pre-switchover", "device", "colo")
 
 
@@ -71,6 +73,7 @@ def protect(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> Non
             _wait_entered(draft, primary, secondary)
     else:
         _check_ground(draft, primary, secondary)
+        _ask_ports(draft, primary, secondary)
     if not entered or not is_recorded(draft, primary, secondary):
         join(draft, primary, secondary, alone=not entered)
         if not entered:
@@ -186,6 +189,38 @@ def _half_in(live: Live, peer: Live) -> bool:
     """The secondary's guest runs in COLO, the primary's is about to (qemu-behaviour 4.3)."""
     about_to = live.run_state == "finish-migrate" and live.migration in ("device", "colo")
     return about_to and peer.colo_mode == "secondary"
+
+
+def _ask_ports(draft: Draft, primary: str, secondary: str) -> None:
+    """See, before anything is changed, that each host lets through what the other will open.
+
+    A port on which QEMU listens already is not asked: it would take the look for its peer.
+    """
+    live, peer, pair = draft.live(primary), draft.live(secondary), draft.pair
+    there: list[int] = []
+    if not peer.incoming:
+        there.append(pair.ports.migration)
+    if pair.disks and not peer.nbd_server:
+        there.append(pair.ports.nbd)
+    here = [
+        port
+        for chain in pair.chains
+        for chardev, port in (
+            (chain.names.mirror, chain.proxy_ports.mirror),
+            (chain.names.compare_in, chain.proxy_ports.compare_in),
+        )
+        if chardev not in live.chardevs
+    ]
+    for node, other, ports in ((primary, secondary, there), (secondary, primary, here)):
+        if ports:
+            draft.run_host(
+                node,
+                "reach-ports",
+                other,
+                ReachPorts(host=pair.node(other).address, ports=tuple(ports)),
+                why="behind a port that is blocked QEMU waits for minutes (qemu-behaviour 19.8)",
+                limit_s=REACH_S,
+            )
 
 
 def _check_sizes(draft: Draft, primary: str, secondary: str, block_node: str) -> None:
@@ -377,6 +412,8 @@ def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
         AllOf(conditions=until),
         "both guests run and both sides say so; `colo` alone proves nothing (qemu-behaviour 4.4)",
         limit_s=draft.timeouts.entry_s,
+        # The RAM is copied meanwhile where QEMU cannot pause before the switch-over.
+        stall_s=draft.timeouts.stall_s,
         unless=AnyOf(conditions=unless),
     )
 

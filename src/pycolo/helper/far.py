@@ -45,6 +45,9 @@ WIDER_THAN_OWNER = 0o077
 RAM_FILE_SYSTEMS = ("tmpfs", "ramfs", "devtmpfs")
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
+CLONE_NEWNET = 0x40000000
+# A port that is closed answers: nothing between the hosts takes the question away.
+LET_THROUGH = (0, errno.ECONNREFUSED)
 
 # Run as it stands by Python 3.9, which knows no `|` between types outside annotations.
 Answer = Dict[str, object]
@@ -786,6 +789,105 @@ def connect(*, monitor: Monitor) -> Answer:
     return {"in_line": False}
 
 
+def reach(*, process: str, address: str, ports: Sequence[int], limit_s: float) -> Answer:
+    """See that another host lets connections to its ports through; a closed one is let through.
+
+    Args:
+        process: The node's process file: the look is from the network in which its QEMU runs.
+        address: The other host's address.
+        ports: Its TCP ports.
+        limit_s: How long the answers may take.
+    """
+    try:
+        found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise Refused(f"{address} does not resolve: {error}") from error
+    family, _, _, _, at = found[0]
+    places = {port: (at[0], port, *at[2:]) for port in ports}
+    network = _network(process)
+    if network is None:
+        blocked = _blocked(family, places, limit_s)
+    else:
+        try:
+            blocked = _inside(network, lambda: _blocked(family, places, limit_s))
+        except PermissionError as error:
+            return {"note": f"not looked at: the QEMU has a network of its own ({error})"}
+    if blocked:
+        told = ", ".join(f"port {port}: {why}" for port, why in sorted(blocked.items()))
+        raise Refused(f"{address} cannot be reached from {os.uname().nodename}, TCP {told}")
+    return {"note": ""}
+
+
+def _network(process: str) -> str | None:
+    """The name space of the network in which a node's QEMU runs, where it is not ours."""
+    pid = running(process=process)["pid"]
+    if pid is None:
+        return None
+    theirs, ours = f"/proc/{pid}/ns/net", "/proc/self/ns/net"
+    try:
+        return None if os.readlink(theirs) == os.readlink(ours) else theirs
+    except OSError:
+        return None
+
+
+def _inside(network: str, look: Callable[[], Dict[int, str]]) -> Dict[int, str]:
+    """Look from another network, by a thread that ends with it."""
+    found: Dict[int, str] = {}
+    failed = []
+
+    def work() -> None:
+        try:
+            with open(network, "rb") as space:
+                _enter(space.fileno())
+            found.update(look())
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found
+
+
+def _enter(network: int) -> None:
+    """Have this thread alone use another network."""
+    if ctypes.CDLL(None, use_errno=True).setns(network, CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _blocked(
+    family: int, places: Mapping[int, tuple[object, ...]], limit_s: float
+) -> Dict[int, str]:
+    """Each port that is not let through, and why."""
+    blocked: Dict[int, str] = {}
+    with contextlib.ExitStack() as held, selectors.DefaultSelector() as selector:
+        for port, place in places.items():
+            tried = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            tried.settimeout(0)
+            number = tried.connect_ex(place)
+            if number == errno.EINPROGRESS:
+                selector.register(tried, selectors.EVENT_WRITE, (port, tried))
+                blocked[port] = f"no answer within {limit_s:g} s"
+            elif number not in LET_THROUGH:
+                blocked[port] = os.strerror(number)
+        end = time.monotonic() + limit_s
+        while selector.get_map():
+            ready = selector.select(max(0.0, end - time.monotonic()))
+            if not ready:
+                break
+            for key, _ in ready:
+                selector.unregister(key.fileobj)
+                port, tried = key.data
+                number = tried.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                del blocked[port]
+                if number not in LET_THROUGH:
+                    blocked[port] = os.strerror(number)
+    return blocked
+
+
 def is_here(*, address: str) -> Answer:
     """Whether an address is one of this host's."""
     try:
@@ -810,6 +912,7 @@ OPERATIONS: Dict[str, Callable[..., Answer]] = {
     "version": version,
     "is_here": is_here,
     "connect": connect,
+    "reach": reach,
 }
 
 

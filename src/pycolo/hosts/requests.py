@@ -14,7 +14,7 @@ from pycolo.errors import CommandUnknown, HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.hosts import HostState
 from pycolo.model.pair import ColoPair
-from pycolo.plan import CreateImage, HostAction, LaunchQemu, StopQemu
+from pycolo.plan import CreateImage, HostAction, LaunchQemu, ReachPorts, StopQemu
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, NoRecord, RecordState, UnreadRecord
 
@@ -80,6 +80,8 @@ async def run(ask: Ask, pair: ColoPair, node: str, action: HostAction, limit_s: 
             return "it is there, as declared" if found["there"] is True else ""
         case LaunchQemu():
             return ""
+        case ReachPorts():
+            return str(found["note"])
         case StopQemu():
             return str(found["how"])
         case _:

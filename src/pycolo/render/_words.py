@@ -9,7 +9,7 @@ from typing import assert_never
 
 from pycolo._printable import one_line, printable
 from pycolo.evidence import Evidence
-from pycolo.plan import CreateImage, HostAction, LaunchQemu, Plan, Relief, StopQemu
+from pycolo.plan import CreateImage, HostAction, LaunchQemu, Plan, ReachPorts, Relief, StopQemu
 from pycolo.qmp.commands import Command
 from pycolo.record import (
     Change,
@@ -56,8 +56,15 @@ def action_words(action: HostAction) -> str:
             return printable(f"launch {role} {instance}: {shlex.join(argv)}")
         case StopQemu(instance=instance):
             return printable(f"stop {instance}")
+        case ReachPorts(host=host, ports=ports):
+            return printable(f"reach {host}, TCP {ports_words(ports)}")
         case _:
             assert_never(action)
+
+
+def ports_words(ports: tuple[int, ...]) -> str:
+    """Ports, for people."""
+    return f"port{'s' * (len(ports) > 1)} {', '.join(map(str, ports))}"
 
 
 def state_words(state: NodeState) -> str:

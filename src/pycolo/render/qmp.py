@@ -14,6 +14,7 @@ from pycolo.plan import (
     HostAction,
     LaunchQemu,
     Plan,
+    ReachPorts,
     Record,
     Relief,
     RunHost,
@@ -22,7 +23,7 @@ from pycolo.plan import (
     Wait,
 )
 from pycolo.render._wire import capabilities_line, step_line, wire_line
-from pycolo.render._words import change_words
+from pycolo.render._words import change_words, ports_words
 from pycolo.render.conditions import describe
 
 
@@ -112,5 +113,7 @@ def _action(action: HostAction) -> str:
             return shlex.join(argv)
         case StopQemu(instance=instance):
             return f"end the QEMU {instance}"
+        case ReachPorts(host=host, ports=ports):
+            return f"see that {host} lets TCP {ports_words(ports)} through"
         case _:
             assert_never(action)

@@ -26,6 +26,7 @@ from pycolo.plan import (
     HostAction,
     LaunchQemu,
     Plan,
+    ReachPorts,
     Record,
     RunHost,
     Step,
@@ -37,7 +38,7 @@ from pycolo.record import DamagedRecord, NoRecord
 from pycolo.render._shell_client import CLIENT
 from pycolo.render._shell_library import LIBRARY
 from pycolo.render._wire import step_line, wire_line
-from pycolo.render._words import change_words, command_words, evidence_words
+from pycolo.render._words import change_words, command_words, evidence_words, ports_words
 from pycolo.render.conditions import describe
 from pycolo.snapshot import Dead
 
@@ -258,6 +259,8 @@ def _action(action: HostAction) -> str:
             return f"launch the {role} {instance}"
         case StopQemu(instance=instance):
             return f"stop {instance}"
+        case ReachPorts(host=host, ports=ports):
+            return f"reach {host}, TCP {ports_words(ports)}"
         case _:
             assert_never(action)
 

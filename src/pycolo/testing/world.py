@@ -263,9 +263,13 @@ class World:
                 self.lost(process)
         self.settle()
 
+    def carries(self, first: str, second: str) -> bool:
+        """Whether packets go between two nodes' hosts."""
+        return frozenset((first, second)) not in self._cuts
+
     def is_cut(self, a: FakeQemu, b: FakeQemu) -> bool:
         """Whether no packet goes between two QEMUs."""
-        return frozenset((a.node.name, b.node.name)) in self._cuts
+        return not self.carries(a.node.name, b.node.name)
 
     def talk(self, a: FakeQemu, b: FakeQemu) -> bool:
         """Whether `b` would answer `a`."""
