@@ -1,8 +1,8 @@
 """The checks of this repository, one session each: `nox -s NAME`, or all with `nox`.
 
 `pycolo-dev test` runs the same sessions, without environments of their own, in `.venv`.
-Each pytest session leaves its counts in `build/reports/NAME.xml` and its coverage in
-`build/coverage/`, where the session `coverage` adds them up.
+Each pytest session leaves its counts in `build/reports/NAME.xml`. Those but the searches leave
+their coverage in `build/coverage/`, where the session `coverage` adds it up.
 """
 
 import re
@@ -18,15 +18,18 @@ nox.options.error_on_missing_interpreters = True
 TYPED = ("src", "tests", "examples", "benchmarks", "noxfile.py", "pycolo-dev")
 
 
+COVERED = ("coverage", "run", "-m", "pytest")
+
+
 def _install(session: nox.Session, *groups: str) -> None:
     chosen = [argument for group in groups for argument in ("--group", group)]
     session.install("pip>=25.1")
     session.install("--editable", ".[cli,ssh]", *chosen)
 
 
-def _pytest(session: nox.Session, markers: str) -> None:
+def _pytest(session: nox.Session, markers: str, *runner: str) -> None:
     session.run(
-        *("coverage", "run", "-m", "pytest"),
+        *(runner or COVERED),
         *("-m", markers),
         f"--junit-xml=build/reports/{session.name}.xml",
         *session.posargs,
@@ -65,9 +68,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(name="property")
 def properties(session: nox.Session) -> None:
-    """Searches for counterexamples."""
+    """Searches for counterexamples, on every core; they cover nothing that the others do not."""
     _install(session, "test")
-    _pytest(session, "property and not qemu")
+    _pytest(session, "property and not nightly", "pytest", "--numprocesses=auto")
 
 
 @nox.session(default=False)
@@ -83,7 +86,7 @@ def nightly(session: nox.Session) -> None:
 def qemu(session: nox.Session) -> None:
     """Tests on real QEMU, the heavy ones included; of the long matrices a part of each."""
     _install(session, "test")
-    _pytest(session, "(qemu or (heavy and not property)) and not nightly")
+    _pytest(session, "(qemu or heavy) and not nightly")
 
 
 @nox.session

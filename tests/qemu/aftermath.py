@@ -19,6 +19,7 @@ UNFORGETTABLE: Final[Mapping[str, str]] = {
     "instance": "each QEMU has its own",
     "last_colo_mode": "QEMU tells which side it was for as long as it runs (qemu-behaviour 4.14)",
     "migration": "QEMU tells how its last migration ended",
+    "migration_error": "and why it failed",
     "checkpoint_delay_ms": "a parameter without meaning outside COLO",
     "colo_exited": "the latch of the generation that ended stays until the next migrate",
     "proven": "nothing is to be proven outside COLO",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, final
 
 import attrs
+import pytest
 from tests.real_qemu import build_of
 
 from pycolo.compiler import compile_plan, launch
@@ -45,6 +46,14 @@ BOOT_S = 120.0
 SIZE_BYTES = 1 << 20
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
 HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
+NEEDS_KVM = pytest.mark.skipif(
+    not HAS_KVM, reason="QEMU before 11.0 takes checkpoints with KVM only"
+)
+# What takes checkpoints here; where releases hardly differ, the middle one is for the night.
+CHECKPOINTING = (
+    "11.1",
+    *(("7.2", pytest.param("10.0", marks=pytest.mark.nightly)) if HAS_KVM else ()),
+)
 # One port of an address that nothing else uses tells that the block of addresses is taken.
 CLAIM_PORT = 9997
 
@@ -107,6 +116,11 @@ def nodes(folder: Path, release: Release, net: Loopback) -> tuple[Node, ...]:
         )
         made.append(node)
     return tuple(made)
+
+
+def accelerator_of(release: Release) -> Accelerator:
+    """What takes checkpoints: TCG from 11.0 on, and KVM (qemu-behaviour 1.6)."""
+    return "tcg" if release == "11.1" else "kvm"
 
 
 def machine(accelerator: Accelerator) -> Machine:

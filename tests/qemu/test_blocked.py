@@ -10,7 +10,7 @@ import time
 import attrs
 import pytest
 from tests.qemu.aftermath import differences, renew
-from tests.qemu.life import HAS_KVM, Accelerator, LivePair, bios_life, broken_promises
+from tests.qemu.life import NEEDS_KVM, LivePair, accelerator_of, bios_life, broken_promises
 from tests.qemu.namespaces import in_namespaces, let_through, swallow
 from tests.watching import Watching
 
@@ -21,15 +21,6 @@ from pycolo.model import ColoPair
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
 STALL_S = 2.0
-# A guest that counts ten times a second has stood still for a moment, and no longer.
-STOOD_S = 5.0
-NEEDS_KVM = pytest.mark.skipif(
-    not HAS_KVM, reason="QEMU before 11.0 takes checkpoints with KVM only"
-)
-
-
-def _accelerator(release: Release) -> Accelerator:
-    return "tcg" if release == "11.1" else "kvm"
 
 
 def _port(pair: ColoPair, what: str) -> int:
@@ -62,7 +53,7 @@ async def test_a_blocked_port_is_told_before_anything_changes(
     network: Network, release: Release, host: str, what: str
 ) -> None:
     """The guest counts on, both QEMUs and both records are as they were; let through, it starts."""
-    async with bios_life(release, _accelerator(release), shape=in_namespaces(network)) as life:
+    async with bios_life(release, accelerator_of(release), shape=in_namespaces(network)) as life:
         await _alone(life)
         port = _port(life.pair, what)
         swallow(network, host, port)
@@ -103,7 +94,7 @@ async def test_a_black_hole_on_the_way_is_a_stall(
 ) -> None:
     """A copy that no byte arrives of ends within its stall limit; the guest goes on alone."""
     move = in_namespaces(network)
-    async with bios_life(release, _accelerator(release), shape=lambda p: _hasty(move(p))) as life:
+    async with bios_life(release, accelerator_of(release), shape=lambda p: _hasty(move(p))) as life:
         await _alone(life)
         port = _port(life.pair, what)
         plan = await life.compile("start")

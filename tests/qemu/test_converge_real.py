@@ -11,11 +11,11 @@ from typing import Final
 
 import attrs
 import pytest
-from tests.qemu.life import HAS_KVM, LIMIT_S, Accelerator, LivePair, bios_life, commands
+from tests.qemu.life import CHECKPOINTING, LIMIT_S, LivePair, accelerator_of, bios_life, commands
 
 from pycolo import pairfile
 from pycolo.compiler import converge, drift
-from pycolo.demo.builds import RELEASES, Release
+from pycolo.demo.builds import Release
 from pycolo.errors import CompileError
 from pycolo.model import ColoPair
 from pycolo.qmp import commands as qmp
@@ -25,9 +25,6 @@ from pycolo.qmp.commands import Command
 from pycolo.qmp.objects import ColoCompare, IoThread
 
 pytestmark = [pytest.mark.qemu, pytest.mark.heavy, pytest.mark.timeout(120)]
-ACCELERATOR: Final[Accelerator] = "kvm" if HAS_KVM else "tcg"
-# TCG before 11.0 goes without cards and checkpoints (qemu-behaviour 1.7).
-CHECKPOINTING: Final = tuple(r for r in RELEASES if HAS_KVM or r == "11.1")
 DONE, DIFFERENT, DECIDE = 0, 2, 4
 TIMEOUT: Final = qmp.QomSet(path="/objects/comp0", property_name="compare_timeout", value=1234)
 QUEUE: Final = qmp.QomSet(path="/objects/comp0", property_name="max_queue_size", value=64)
@@ -79,7 +76,7 @@ async def _still_replicated(life: LivePair) -> None:
 @pytest.mark.parametrize("release", CHECKPOINTING)
 async def test_what_hands_changed_is_named_and_taken_back_under_colo(release: Release) -> None:
     """Settings go back and strays go away, on both nodes, while replication runs on."""
-    async with bios_life(release, ACCELERATOR) as life:
+    async with bios_life(release, accelerator_of(release)) as life:
         await _protected(life)
         stray = qmp.ObjectAdd(object=IoThread(id="odd-thread"))
         await _by_hand(life, "alpha", TIMEOUT, MIRROR_OFF, SLOWER, stray, _chardev(life))
@@ -118,7 +115,7 @@ async def test_a_compare_that_was_made_anew_by_hand_is_set_as_declared() -> None
         )
         return attrs.evolve(pair, chains=(chain,))
 
-    async with bios_life("11.1", ACCELERATOR, shape=strict) as life:
+    async with bios_life("11.1", "tcg", shape=strict) as life:
         await _protected(life)
         compare = ColoCompare(
             id="comp0",
@@ -143,7 +140,7 @@ async def test_a_compare_that_was_made_anew_by_hand_is_set_as_declared() -> None
 @pytest.mark.parametrize("gone", ["m0", "comp0"])
 async def test_a_filter_that_is_missing_under_colo_is_named_and_refused(gone: str) -> None:
     """It cannot come back unnoticed by the guest: nothing is sent, and the way out is told."""
-    async with bios_life("11.1", ACCELERATOR) as life:
+    async with bios_life("11.1", "tcg") as life:
         await _protected(life)
         await _by_hand(life, "alpha", TIMEOUT, qmp.ObjectDel(id=gone))
         snapshot = await life.probe()
@@ -189,7 +186,7 @@ async def test_a_pair_file_is_compared_with_what_is_live_and_converged(
 ) -> None:
     """`diff --live` ends with 2 and names what differs; after `run converge` it ends with 0."""
     pair_file = tmp_path / "pair.json"
-    async with bios_life(release, ACCELERATOR) as life:
+    async with bios_life(release, accelerator_of(release)) as life:
         pair_file.write_text(pairfile.dumps(life.pair), encoding="utf-8")
         await _protected(life)
         diff = ("diff", str(pair_file), "--live")
@@ -219,7 +216,7 @@ async def test_a_pair_file_is_compared_with_what_is_live_and_converged(
 async def test_a_pair_file_that_was_edited_is_what_the_pair_becomes(tmp_path: Path) -> None:
     """A declaration that changed is the truth: the live pair follows it, without a new start."""
     pair_file = tmp_path / "pair.json"
-    async with bios_life("11.1", ACCELERATOR) as life:
+    async with bios_life("11.1", "tcg") as life:
         await _protected(life)
         chain = attrs.evolve(life.pair.chains[0], compare_timeout_ms=1500)
         life.pair = attrs.evolve(life.pair, chains=(chain,), checkpoint_delay_ms=900)
@@ -238,7 +235,7 @@ async def test_a_pair_file_that_was_edited_is_what_the_pair_becomes(tmp_path: Pa
 async def test_the_command_line_refuses_to_converge_what_is_missing(tmp_path: Path) -> None:
     """It says what and ends with the code of a decision; nothing was changed."""
     pair_file = tmp_path / "pair.json"
-    async with bios_life("11.1", ACCELERATOR) as life:
+    async with bios_life("11.1", "tcg") as life:
         pair_file.write_text(pairfile.dumps(life.pair), encoding="utf-8")
         await _protected(life)
         await _by_hand(life, "alpha", SLOWER, qmp.ObjectDel(id="m0"))

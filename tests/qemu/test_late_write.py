@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from tests.qemu.aftermath import WRITTEN_AT, WRITTEN_BYTES, written
-from tests.qemu.life import HAS_KVM, LIMIT_S, LivePair, bios_life
+from tests.qemu.life import LIMIT_S, NEEDS_KVM, LivePair, bios_life
 
 from pycolo.demo.builds import Release
 from pycolo.qmp import commands as qmp
@@ -15,9 +15,6 @@ from pycolo.qmp import commands as qmp
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(120)]
 PATTERN = 0xA7
 OPTION, REQUEST, EXPORT_NAME, WRITE = b"IHAVEOPT", 0x25609513, 1, 1
-NEEDS_KVM = pytest.mark.skipif(
-    not HAS_KVM, reason="QEMU before 11.0 takes checkpoints with KVM only"
-)
 
 
 class NbdClient:

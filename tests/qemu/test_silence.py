@@ -18,8 +18,8 @@ import attrs
 import pytest
 from tests.qemu.aftermath import renew
 from tests.qemu.life import (
-    HAS_KVM,
     NAMES,
+    NEEDS_KVM,
     Accelerator,
     LivePair,
     bios_life,
@@ -47,9 +47,6 @@ from pycolo.session import Notice
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
 Silence: TypeAlias = Literal["killed", "stopped", "links silent", "nbd silent"]
 SILENCES: tuple[Silence, ...] = ("killed", "stopped", "links silent", "nbd silent")
-NEEDS_KVM = pytest.mark.skipif(
-    not HAS_KVM, reason="QEMU before 11.0 takes checkpoints with KVM only"
-)
 STALL_S = 1.0
 GONE_ON_S = 5.0
 

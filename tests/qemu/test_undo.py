@@ -13,16 +13,23 @@ from typing import Literal, TypeAlias
 import attrs
 import pytest
 from tests.qemu.aftermath import differences, renew
-from tests.qemu.life import HAS_KVM, Accelerator, LivePair, bios_life, broken_promises
+from tests.qemu.life import (
+    CHECKPOINTING,
+    HAS_KVM,
+    Accelerator,
+    LivePair,
+    accelerator_of,
+    bios_life,
+    broken_promises,
+)
 
-from pycolo.demo.builds import RELEASES, Release
+from pycolo.demo.builds import Release
 from pycolo.plan import Plan
 from pycolo.snapshot import Live
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(120)]
 Fate: TypeAlias = Literal["lives", "is killed"]
 # With KVM a guest runs while its RAM is copied; under TCG it stands still (qemu-behaviour 17.11).
-ACCELERATOR: Accelerator = "kvm" if HAS_KVM else "tcg"
 RUNNING = ("cont", "wait/pre-switchover", "migrate-continue")
 # The last step that was done.
 POINTS = (
@@ -45,6 +52,10 @@ POINTS = (
     "wait/protected",
     "job-dismiss",
 )
+
+
+def _accelerator(point: str) -> Accelerator:
+    return "kvm" if point in RUNNING else "tcg"
 
 
 async def _never_protected(life: LivePair) -> Live:
@@ -110,7 +121,7 @@ def _cases() -> Iterator[object]:
 @pytest.mark.parametrize(("point", "fate"), list(_cases()))
 async def test_a_start_that_is_given_up_leaves_nothing(point: str, fate: Fate) -> None:
     """After any step the primary becomes one that was never protected, its guest running."""
-    async with bios_life("11.1", ACCELERATOR) as life:
+    async with bios_life("11.1", _accelerator(point)) as life:
         clean = await _never_protected(life)
         await life.launch("beta")
         plan = await life.compile("start")
@@ -123,7 +134,7 @@ async def test_a_start_that_is_given_up_leaves_nothing(point: str, fate: Fate) -
 @pytest.mark.parametrize(("point", "fate"), list(_cases()))
 async def test_a_resume_that_is_given_up_leaves_nothing(point: str, fate: Fate) -> None:
     """After any step a promoted node becomes one that was just promoted, its guest running."""
-    async with bios_life("11.1", ACCELERATOR) as life:
+    async with bios_life("11.1", _accelerator(point)) as life:
         clean = await _promoted(life)
         await life.replace("alpha", "gamma")
         plan = await life.compile("resume")
@@ -132,11 +143,10 @@ async def test_a_resume_that_is_given_up_leaves_nothing(point: str, fate: Fate) 
         assert {} == differences(await life.live("beta"), clean)
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", CHECKPOINTING)
 async def test_stop_leaves_nothing(release: Release) -> None:
     """Once protected and stopped, twice over, a node is what it was before, on every QEMU."""
-    accelerator: Accelerator = "kvm" if HAS_KVM and release != "11.1" else "tcg"
-    async with bios_life(release, accelerator) as life:
+    async with bios_life(release, accelerator_of(release)) as life:
         clean = await _never_protected(life)
         for _ in range(2):
             await renew(life, "beta")
@@ -145,11 +155,10 @@ async def test_stop_leaves_nothing(release: Release) -> None:
             assert {} == differences(await life.live("alpha"), clean)
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", CHECKPOINTING)
 async def test_stop_leaves_a_promoted_node_as_it_was_promoted(release: Release) -> None:
     """It keeps its rewriter and its replication node, and nothing else."""
-    accelerator: Accelerator = "kvm" if HAS_KVM and release != "11.1" else "tcg"
-    async with bios_life(release, accelerator) as life:
+    async with bios_life(release, accelerator_of(release)) as life:
         clean = await _promoted(life)
         kept = {chain.names.rewriter for chain in life.pair.chains}
         assert (kept, {}, {}, {}) == (set(clean.objects), clean.chardevs, clean.exports, clean.jobs)

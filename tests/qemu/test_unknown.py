@@ -25,11 +25,11 @@ import pytest
 from tests.cut import MOMENTS, CutWire, Moment, cut_wire
 from tests.qemu.aftermath import renew, write, written
 from tests.qemu.life import (
-    HAS_KVM,
     LIMIT_S,
     NAMES,
-    Accelerator,
+    NEEDS_KVM,
     LivePair,
+    accelerator_of,
     bios_life,
     bios_pair,
     broken_promises,
@@ -134,8 +134,10 @@ async def _compiled(life: LivePair, case: Case) -> Plan:
 
 @asynccontextmanager
 async def _life(name: str, release: Release = "11.1") -> AsyncGenerator[Wired]:
-    accelerator: Accelerator = "tcg" if release == "11.1" else "kvm"
-    async with bios_life(release, accelerator) as life, AsyncExitStack() as stack:
+    async with (
+        bios_life(release, accelerator_of(release)) as life,
+        AsyncExitStack() as stack,
+    ):
         await CASES[name].before(life)
         wired = Wired(life, stack)
         await wired.wire()
@@ -334,7 +336,7 @@ async def test_a_reply_that_comes_late_is_no_other_commands(address: str, wakes:
 # -- older QEMUs
 
 
-@pytest.mark.skipif(not HAS_KVM, reason="QEMU before 11.0 takes checkpoints with KVM only")
+@NEEDS_KVM
 @pytest.mark.nightly
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("command", [qmp.BlockJobCancel, qmp.Migrate, qmp.XColoLostHeartbeat])

@@ -21,7 +21,7 @@ from tests.record_search.weakened import (
 from pycolo.compiler._draft import Draft
 from pycolo.record import PairRecord
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.property, pytest.mark.timeout(600)]
 EVERY_TIME = {
     "a protected pair": Limits(),
     "a new pair": Limits(begin="new", faults=1, procedures=5),

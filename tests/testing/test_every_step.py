@@ -123,8 +123,9 @@ def judged(life: FakePair) -> bool:
 @pytest.mark.parametrize(
     "version",
     # 10.0.13 plans as 11.1.3 does, but for a capability.
-    [pytest.param(v, marks=[pytest.mark.property] * (v == "10.0.13")) for v in VERSIONS],
+    [pytest.param(v, marks=[pytest.mark.nightly] * (v == "10.0.13")) for v in VERSIONS],
 )
+@pytest.mark.property
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("case", CASES)
 def test_a_procedure_left_after_any_step_is_finished_by_another_controller(
