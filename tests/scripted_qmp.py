@@ -53,8 +53,12 @@ class ScriptedQmp:
 
     def say(self, message: Mapping[str, object]) -> None:
         """Send one message now."""
+        self.say_raw(json.dumps(message).encode() + b"\r\n")
+
+    def say_raw(self, sent: bytes) -> None:
+        """Send these very bytes now."""
         assert self._writer is not None
-        self._writer.write(json.dumps(message).encode() + b"\r\n")
+        self._writer.write(sent)
 
     def event(self, name: str, **data: object) -> None:
         """Send an event now."""

@@ -236,7 +236,7 @@ def test_a_wrong_pair_file_is_refused(case: str) -> None:
 
 @pytest.fixture(scope="module")
 def saved() -> dict[str, JsonObject]:
-    """Plan files as pycolo writes them, one with every kind of step but run-host, one with that."""
+    """Plan files as pycolo writes them, one with every kind of step, one of a launch."""
     pair = pairfile.load(EXAMPLES / "pair.toml")
     version = Version.parse("11.1.3")
     made = {

@@ -174,6 +174,33 @@ async def test_lost_connection_leaves_the_effect_unknown(
     assert ["migrate"] == script.commands
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b'{"return": {"name": "' + b"x" * 20_000_000 + b'"}}', id="20 MB"),
+        pytest.param(b'{"return": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", id="deep"),
+        pytest.param(b'{"return": ' + b"9" * 5_000 + b"}", id="a huge number"),
+        pytest.param(b'{"return": "\xff"}', id="no text"),
+        pytest.param(b"[1, 2]", id="no message"),
+    ],
+)
+async def test_what_no_client_can_take_in_ends_the_connection(
+    script: ScriptedQmp, session: Session, sent: bytes
+) -> None:
+    """The command's effect is unknown at once, and whoever listens is told of the end."""
+    told: list[Notice] = []
+    session.subscribe(told.append)
+    script.replies["query-name"] = SILENCE
+    asked = session.send(qmp.QueryName())
+    await script.until_seen("query-name")
+    script.say_raw(sent + b"\r\n")
+    with pytest.raises(errors.CommandUnknown, match="the connection was lost"):
+        await asked.reply(LIMIT_S)
+    await session.wait_change(LIMIT_S, since=0)
+    assert session.closed
+    assert [True] == [isinstance(notice, HungUp) for notice in told]
+
+
 async def test_reply_of_another_kind_is_a_parse_error(
     script: ScriptedQmp, session: Session
 ) -> None:

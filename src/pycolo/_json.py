@@ -32,6 +32,7 @@ from typing import (
 import attrs
 from typing_extensions import TypeAliasType
 
+from pycolo._decode import check_depth
 from pycolo.errors import DeclarationError, ParseError
 
 JsonValue = TypeAliasType(
@@ -465,6 +466,7 @@ class Document:
         Raises:
             ParseError: It has another version, or is wrong.
         """
+        check_depth(value, path)
         members = object_at(value, path)
         version = members.get("format_version")
         if type(version) is not int or version != FORMAT_VERSION:

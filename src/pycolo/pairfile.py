@@ -9,16 +9,14 @@ up.
 from __future__ import annotations
 
 import functools
-import json
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final
 
 import attrs
 
-from pycolo import _json
+from pycolo import _decode, _json
 from pycolo._json import (
     Array,
     Document,
@@ -38,6 +36,8 @@ from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
 from pycolo.model.pair import ColoPair
 
 Format: TypeAlias = Literal["toml", "json"]
+SIZE_MAX_BYTES: Final = 1 << 18
+"A pair with a hundred disks takes a tenth of it."
 _Parts: TypeAlias = Mapping[str, Callable[[int], attrs.AttrsInstance]]
 
 
@@ -52,7 +52,11 @@ def load(path: str | Path) -> ColoPair:
         OSError: It cannot be read.
     """
     path = Path(path)
-    return loads(path.read_text(encoding="utf-8"), "json" if path.suffix == ".json" else "toml")
+    try:
+        text = _decode.file_text(path, size_max_bytes=SIZE_MAX_BYTES)
+    except ParseError as error:
+        raise DeclarationError("the pair file", error.value, error.rule) from error
+    return loads(text, "json" if path.suffix == ".json" else "toml")
 
 
 def loads(text: str, file_format: Format = "toml") -> ColoPair:
@@ -114,16 +118,9 @@ def document() -> Document:
 
 
 def _decoded(text: str, file_format: Format) -> object:
-    try:
-        if file_format == "toml":
-            return tomllib.loads(text)
-        return json.loads(text, object_pairs_hook=_without_doubles)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
-        line = re.search(r"at line (\d+)|: line (\d+)", str(error))
-        lines = text.splitlines()
-        number = int(next(filter(None, line.groups()))) if line else len(lines)
-        value = lines[number - 1] if 0 < number <= len(lines) else ""
-        raise ParseError("", f"be {file_format.upper()}: {error}", value) from error
+    if file_format == "toml":
+        return _decode.toml_value(text)
+    return _decode.json_value(text, members=_without_doubles)
 
 
 def _without_doubles(members: list[tuple[str, object]]) -> dict[str, object]:

@@ -24,6 +24,7 @@ from typing import Literal, TypeAlias, final
 
 import attrs
 
+from pycolo import _decode
 from pycolo._json import Document, Forms
 from pycolo.errors import CompileError, ParseError, UndecidedError
 from pycolo.evidence import Evidence, Victim, node_of
@@ -146,8 +147,8 @@ def loads(data: bytes) -> PairRecord | DamagedRecord:
     why = "it is longer than any record"
     if len(data) <= SIZE_MAX_BYTES:
         try:
-            record = document().read(json.loads(data), "")
-        except (ParseError, ValueError, RecursionError) as error:
+            record = document().read(_decode.json_value(data), "")
+        except ParseError as error:
             why = str(error).partition("\n")[0]
         else:
             assert isinstance(record, PairRecord)  # noqa: S101 - what the document's form makes

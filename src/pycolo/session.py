@@ -562,6 +562,9 @@ async def _disconnected(client: QMPClient) -> str:
         await client.disconnect()
     except (EOFError, OSError, QMPError) as error:
         return str(error)
+    except (ValueError, RecursionError) as error:
+        # What the client's reader could not take in: a line without end, a number, a deep nest.
+        return f"it sent what is no QMP ({error})"
     return ""
 
 

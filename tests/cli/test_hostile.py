@@ -40,6 +40,44 @@ def test_a_refusal_as_json_is_harmless(pycolo: Pycolo, hostile_file: Path) -> No
     assert_harmless(ended.out + ended.err, lines=True)
 
 
+DEEP = "[" * 50_000 + "]" * 50_000
+ENDLESS = "x" * 20_000_000
+NINES = "9" * 5_000
+CONDITION = '{"kind": "all-of", "conditions": [' * 200 + "]}" * 200
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "rule"),
+    [
+        ("pair.toml", f"name = {DEEP}", "be TOML: maximum recursion depth"),
+        ("pair.toml", f"checkpoint_delay_ms = {NINES}", "be TOML: Exceeds the limit (4300 digits)"),
+        ("pair.toml", f'name = "{ENDLESS}"', "have at most 262144 bytes"),
+        ("pair.toml", "a.b = 1\na.b.c = 2", "be TOML: "),
+        ("pair.json", DEEP, "be JSON: maximum recursion depth"),
+        ("pair.json", f'{{"checkpoint_delay_ms": {NINES}}}', "be JSON: Exceeds the limit"),
+        ("plan.json", DEEP, "be JSON: maximum recursion depth"),
+        ("plan.json", f'{{"format_version": {NINES}}}', "be JSON: Exceeds the limit"),
+        ("plan.json", f'{{"procedure": "{ENDLESS}"}}', "have at most 16777216 bytes"),
+        ("plan.json", f'{{"steps": [{CONDITION}]}}', "be nested at most 64 levels deep"),
+        ("plan.json", '{"format_version": 1, "steps": []}', "be present"),
+        ("plan.json", "\udcff", "be text in UTF-8"),
+    ],
+)
+def test_a_file_that_nobody_could_mean_is_refused_in_one_line(
+    pycolo: Pycolo, tmp_path: Path, name: str, text: str, rule: str
+) -> None:
+    """Neither its depth nor its length nor its numbers end in a traceback."""
+    path = tmp_path / name
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    words = ("apply", path) if name == "plan.json" else ("plan", "start", path)
+    ended = pycolo(*words)
+    assert _exits.REFUSED == ended.code
+    assert rule in ended.err
+    assert str(path) in ended.err
+    assert 1 == len(ended.err.splitlines())
+    assert len(ended.err) < 600
+
+
 @pytest.mark.parametrize(
     "words",
     [

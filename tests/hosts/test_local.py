@@ -226,6 +226,20 @@ async def test_stop_ends_no_other_one(pair: ColoPair) -> None:
     assert await _death(pair) is None
 
 
+async def test_pipe_in_the_place_of_a_file_holds_nobody_up(pair: ColoPair) -> None:
+    """It is refused at once, whether somebody reads from it or not."""
+    os.mkfifo(pair.record_path("alpha") + ".spare")
+    change = Change(expects=NoRecord(), becomes=_record(1))
+    with pytest.raises(HostRefused):
+        await HOST.write(pair, "alpha", change, limit_s=LIMIT_S)
+    reader = os.open(pair.record_path("alpha") + ".spare", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(HostRefused, match="no regular file"):
+            await HOST.write(pair, "alpha", change, limit_s=LIMIT_S)
+    finally:
+        os.close(reader)
+
+
 # -- ports of other hosts ------------------------------------------------------------------------
 
 

@@ -7,13 +7,13 @@ not in the table is not guessed at.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final, final
 
 import attrs
 
+from pycolo import _decode
 from pycolo.catalogue import _block, _general, _migration, _network
 from pycolo.catalogue._entry import (
     EVERY,
@@ -24,6 +24,7 @@ from pycolo.catalogue._entry import (
     Place,
     Wording,
 )
+from pycolo.errors import ParseError
 from pycolo.qmp.replies import Version
 
 __all__ = [
@@ -161,8 +162,8 @@ def _from_json(text: str) -> _Message | None:
     if not text.startswith("{"):
         return None
     try:
-        value: object = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+        value = _decode.json_value(text)
+    except ParseError:
         return None
     error: object = value.get("error", value) if isinstance(value, dict) else None
     if not isinstance(error, dict) or not isinstance(error.get("desc"), str):

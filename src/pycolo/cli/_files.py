@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from pycolo import journal, pairfile, wire
+from pycolo import _decode, journal, pairfile, wire
 from pycolo.errors import DeclarationError, ParseError
 from pycolo.model import ColoPair
 from pycolo.plan import Plan
@@ -28,8 +27,6 @@ def pair(path: Path) -> ColoPair:
         return pairfile.load(path)
     except DeclarationError as error:
         raise DeclarationError(f"{path}: {error.field}", error.value, error.rule) from error
-    except UnicodeDecodeError as error:
-        raise DeclarationError(str(path), error.reason, "be text in UTF-8") from error
 
 
 def plan(path: Path) -> Plan:
@@ -86,11 +83,7 @@ def _is_plan(value: object) -> bool:
 
 
 def _decoded(path: Path) -> object:
-    try:
-        value: object = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ParseError(str(path), f"be JSON ({error})", path.name) from error
-    return value
+    return _parsed(path, path, lambda path: _decode.json_value(_decode.file_text(path)))
 
 
 def _parsed(path: Path, value: _V, parse: Callable[[_V], _T]) -> _T:

@@ -196,9 +196,12 @@ def _replace(path: str, data: bytes) -> None:
 
 
 def _write_spare(spare: str, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    # Somebody's pipe of that name would have us wait for a reader.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(spare, flags, 0o600)
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", spare)
         if os.fstat(descriptor).st_blocks == 0:
             os.posix_fallocate(descriptor, 0, BLOCK_BYTES)
         view = memoryview(data)
@@ -748,7 +751,7 @@ def _compare(argv: Sequence[str], image_format: str, size_bytes: int) -> None:
     try:
         found = json.loads(text) if code == 0 else {}
         there = (found["format"], found["virtual-size"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise Refused(f"{path} exists and is no image: {text.strip()}") from None
     if there != (image_format, size_bytes):
         why = (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import final
 
 import attrs
 
+from pycolo import _decode
 from pycolo.errors import ParseError
 from pycolo.journal._lines import Line, PlanBegan, PlanEnded, line_from_json
 
@@ -69,7 +69,7 @@ def loads(text: str) -> Recording:
 
 def _line(text: str, path: str) -> Line:
     try:
-        value: object = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ParseError(path, f"be JSON ({error})", text) from error
+        value = _decode.json_value(text)
+    except ParseError as error:
+        raise ParseError(path, error.rule, error.value) from error
     return line_from_json(value, path)

@@ -1,0 +1,101 @@
+"""From a file to plain values: whatever it holds, the error is one of ours."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from pycolo.errors import ParseError
+
+SIZE_MAX_BYTES: Final = 16 << 20
+"Far more than the plan of any pair takes; a file that is longer is none of ours."
+DEPTH_MAX: Final = 64
+"Far deeper than any document; what is deeper would exhaust the stack of whoever reads it."
+_SHOWN_CHARS: Final = 80
+
+
+def file_text(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> str:
+    """The text of a file.
+
+    Raises:
+        ParseError: It is too long, or no text.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(size_max_bytes + 1)
+    if len(data) > size_max_bytes:
+        raise ParseError("", f"have at most {size_max_bytes} bytes", path.name)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ParseError("", f"be text in UTF-8 ({error.reason})", path.name) from error
+
+
+def json_value(
+    text: str | bytes, *, members: Callable[[list[tuple[str, object]]], object] | None = None
+) -> object:
+    """The value of a JSON text.
+
+    Args:
+        text: The text.
+        members: Makes an object of its members; a dict if None.
+
+    Raises:
+        ParseError: It is no JSON, is nested too deeply, or has a number that is too long.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=members)
+    except (ValueError, RecursionError) as error:
+        raise ParseError("", f"be JSON: {_brief(error)}", _line_of(text, error)) from error
+
+
+def toml_value(text: str) -> object:
+    """The value of a TOML text.
+
+    Raises:
+        ParseError: It is no TOML, is nested too deeply, or has a number that is too long.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ParseError("", f"be TOML: {_brief(error)}", _line_of(text, error)) from error
+
+
+def check_depth(value: object, path: str) -> None:
+    """Refuse what is nested more deeply than any document.
+
+    Raises:
+        ParseError: It is.
+    """
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return
+    raise ParseError(path, f"be nested at most {DEPTH_MAX} levels deep", type(value).__name__)
+
+
+def _inside(value: object) -> Sequence[object]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return value if isinstance(value, list) else ()
+
+
+def _brief(error: Exception) -> str:
+    # Python's hint about its own limit is for programmers.
+    return str(error).partition(";")[0]
+
+
+def _line_of(text: str | bytes, error: Exception) -> str:
+    """The line that an error names; the first one if it names none."""
+    lines = (text if isinstance(text, str) else text.decode(errors="replace")).splitlines()
+    number = 1
+    if isinstance(error, json.JSONDecodeError):
+        number = error.lineno
+    elif isinstance(error, tomllib.TOMLDecodeError):
+        found = [word.strip(",)") for word in str(error).partition("at line ")[2].split()[:1]]
+        number = int(found[0]) if found and found[0].isdecimal() else len(lines)
+    return lines[number - 1][:_SHOWN_CHARS] if 0 < number <= len(lines) else ""
