@@ -157,8 +157,12 @@ class Schema:
         """
         if self._commands is None:
             return ()
-        problems = tuple(found for found in self._walk(command) if type(found) is SchemaProblem)
-        entry = self._command(_wire(command).get("execute"))
+        wire = _wire(command)
+        return _problems(self, json.dumps(wire), oob=oob)
+
+    def _check(self, wire: Mapping[str, object], *, oob: bool) -> tuple[SchemaProblem, ...]:
+        problems = tuple(found for found in self._walk(wire) if type(found) is SchemaProblem)
+        entry = self._command(wire.get("execute"))
         if oob and entry is not None and entry.get("allow-oob") is not True:
             return (
                 SchemaProblem("execute", "be in band: QEMU cannot run it out of band"),
@@ -267,6 +271,13 @@ class Schema:
         for variant in _entries(entry, "variants"):
             if variant.get("case") == chosen:
                 yield from self._members(self._type(_text(variant, "type")), value)
+
+
+@functools.lru_cache(maxsize=4096)
+def _problems(schema: Schema, wire: str, *, oob: bool) -> tuple[SchemaProblem, ...]:
+    # A controller compiles the same commands again and again, and a walk takes far longer than
+    # writing one.
+    return schema._check(json.loads(wire), oob=oob)  # noqa: SLF001 - what it remembers
 
 
 # Lets a document be read without reading every schema of the package.
