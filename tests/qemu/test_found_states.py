@@ -270,7 +270,8 @@ async def test_a_pair_in_a_checkpoint_is_a_protected_one(release: Release) -> No
     async with bios_life(release, accelerator_of(release), shape=often) as life:
         await _protected(life)
         seen = {"running": 0, "colo": 0}
-        async with asyncio.timeout(LIMIT_S * 3):
+        # How often a look falls into a checkpoint is chance.
+        async with asyncio.timeout(LIMIT_S * 12):
             while min(seen.values()) < ENOUGH:
                 plan = await life.compile("start")
                 assert [] == commands(plan)
