@@ -33,7 +33,7 @@ REGULAR: Regular = {
         "migrate": "stopped",
         "wait/checkpoint": "nbd silent",
     },
-    ("11.1", "kvm"): {"wait/pre-switchover": "links silent"},
+    ("11.1", "kvm"): {},
     ("10.0", "kvm"): {"migrate-continue": "killed"},
     ("7.2", "kvm"): {"wait/protected": "killed"},
 }

@@ -161,12 +161,15 @@ record() {
   changed=yes
 }
 
-# host NODE NAME JSON: makes an image, starts a QEMU that outlives this script, or ends one.
+# host NODE NAME JSON: makes an image, starts a QEMU that outlives this script, ends one, or looks
+# at ports.
 host() {
   code=0
   at_host "$@" || code=$?
   case $code in
-    0) changed=yes ;;
+    0)
+      if grep -q '"there": true' "$state/told"; then say '   it exists: kept'
+      elif [ "$2" != reach ]; then changed=yes; fi ;;
     1) fail "$1: it was not done" ;;
     *) changed=yes; fail "$1: it is not known whether it was done" ;;
   esac
