@@ -59,6 +59,24 @@ def test_pair_with_two_disks_does_not_drift(version: PackagedVersion) -> None:
     in_world(version, scenario, declared(disks=2, chains=2))
 
 
+def test_a_cut_between_hosts_is_seen_before_a_start_changes_anything() -> None:
+    """Each host's look at the other's ports goes through the same network as the QEMUs'."""
+
+    async def scenario(life: FakePair) -> None:
+        await life.launch("alpha", "beta")
+        before = await life.probe()
+        life.world.cut("alpha", "beta")
+        plan = await life.compile("start")
+        report = await execute(plan, life.sessions, life.hosts)
+        assert "alpha/reach-ports/beta" == report.failed
+        assert (1, False) == (report.exit_code, report.changed)
+        assert before == await life.probe()
+        life.world.heal("alpha", "beta")
+        await life.run("start")
+
+    in_world("11.1.3", scenario)
+
+
 def test_ipv6_passes_what_holds_ipv4_back() -> None:
     """A primary that is cut off answers no IPv4 any more, and IPv6 as before (17.2)."""
 
