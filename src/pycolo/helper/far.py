@@ -805,14 +805,18 @@ def reach(*, process: str, address: str, ports: Sequence[int], limit_s: float) -
         found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise Refused(f"{address} does not resolve: {error}") from error
-    family, _, _, _, at = found[0]
-    places = {port: (at[0], port, *at[2:]) for port in ports}
+    # QEMU, too, tries each address that a name stands for.
+    ways = [
+        _Way(port, family, (at[0], port, *at[2:]))
+        for family, _, _, _, at in found
+        for port in ports
+    ]
     network = _network(process)
     if network is None:
-        blocked = _blocked(family, places, limit_s)
+        blocked = _blocked(ways, limit_s)
     else:
         try:
-            blocked = _inside(network, lambda: _blocked(family, places, limit_s))
+            blocked = _inside(network, lambda: _blocked(ways, limit_s))
         except PermissionError as error:
             return {"note": f"not looked at: the QEMU has a network of its own ({error})"}
     if blocked:
@@ -823,7 +827,10 @@ def reach(*, process: str, address: str, ports: Sequence[int], limit_s: float) -
 
 def _network(process: str) -> str | None:
     """The name space of the network in which a node's QEMU runs, where it is not ours."""
-    pid = running(process=process)["pid"]
+    try:
+        pid = running(process=process)["pid"]
+    except Refused:
+        return None
     if pid is None:
         return None
     theirs, ours = f"/proc/{pid}/ns/net", "/proc/self/ns/net"
@@ -861,34 +868,45 @@ def _enter(network: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _blocked(
-    family: int, places: Mapping[int, tuple[object, ...]], limit_s: float
-) -> Dict[int, str]:
-    """Each port that is not let through, and why."""
+class _Way(NamedTuple):
+    """One address at which a port may be reached."""
+
+    port: int
+    family: int
+    place: tuple[object, ...]
+
+
+def _blocked(ways: Sequence[_Way], limit_s: float) -> Dict[int, str]:
+    """Each port that is let through at none of its addresses, and why."""
+    passed = set()
     blocked: Dict[int, str] = {}
+
+    def settle(port: int, number: int) -> None:
+        if number in LET_THROUGH:
+            passed.add(port)
+        else:
+            blocked[port] = os.strerror(number)
+
     with contextlib.ExitStack() as held, selectors.DefaultSelector() as selector:
-        for port, place in places.items():
-            tried = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        for way in ways:
+            tried = held.enter_context(socket.socket(way.family, socket.SOCK_STREAM))
             tried.settimeout(0)
-            number = tried.connect_ex(place)
+            number = tried.connect_ex(way.place)
             if number == errno.EINPROGRESS:
-                selector.register(tried, selectors.EVENT_WRITE, (port, tried))
-                blocked[port] = f"no answer within {limit_s:g} s"
-            elif number not in LET_THROUGH:
-                blocked[port] = os.strerror(number)
+                selector.register(tried, selectors.EVENT_WRITE, (way.port, tried))
+                blocked[way.port] = f"no answer within {limit_s:g} s"
+            else:
+                settle(way.port, number)
         end = time.monotonic() + limit_s
-        while selector.get_map():
+        while {key.data[0] for key in selector.get_map().values()} - passed:
             ready = selector.select(max(0.0, end - time.monotonic()))
             if not ready:
                 break
             for key, _ in ready:
                 selector.unregister(key.fileobj)
                 port, tried = key.data
-                number = tried.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                del blocked[port]
-                if number not in LET_THROUGH:
-                    blocked[port] = os.strerror(number)
-    return blocked
+                settle(port, tried.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    return {port: why for port, why in blocked.items() if port not in passed}
 
 
 def is_here(*, address: str) -> Answer:
