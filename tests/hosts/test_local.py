@@ -18,7 +18,7 @@ import pytest
 
 from pycolo.errors import HostRefused
 from pycolo.evidence import Evidence, Victim
-from pycolo.helper import request_of, text
+from pycolo.helper import far, request_of, text
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.ways import NoWay, hosts_of
 from pycolo.model import ColoPair, Node, ReplicationDisk
@@ -268,6 +268,21 @@ async def test_port_that_never_answers_is_blocked(pair: ColoPair) -> None:
         why = rf"127\.0\.0\.3 cannot be reached from .*, TCP port {port}: no answer within 0\.2 s$"
         with pytest.raises(HostRefused, match=why):
             await _reach(pair, "127.0.0.3", other, port, limit_s=0.2)
+
+
+def test_port_is_let_through_if_one_address_is() -> None:
+    """A name may stand for several, and QEMU tries each of them."""
+    with socket.socket() as door, socket.socket() as waiting:
+        door.bind(("127.0.0.3", 0))
+        door.listen(0)
+        waiting.connect(door.getsockname())
+        port = door.getsockname()[1]
+        silent, closed = (
+            far._Way(port, socket.AF_INET, (address, port))  # noqa: SLF001 - no name has both here
+            for address in ("127.0.0.3", "127.0.0.4")
+        )
+        assert {} == far._blocked([silent, closed], LIMIT_S)  # noqa: SLF001
+        assert [port] == list(far._blocked([silent], 0.2))  # noqa: SLF001
 
 
 async def test_host_without_a_way_to_it_is_blocked(pair: ColoPair) -> None:

@@ -889,7 +889,12 @@ def _blocked(ways: Sequence[_Way], limit_s: float) -> Dict[int, str]:
 
     with contextlib.ExitStack() as held, selectors.DefaultSelector() as selector:
         for way in ways:
-            tried = held.enter_context(socket.socket(way.family, socket.SOCK_STREAM))
+            try:
+                tried = held.enter_context(socket.socket(way.family, socket.SOCK_STREAM))
+            except OSError as error:
+                # The system knows nothing of addresses of this kind.
+                settle(way.port, error.errno or errno.EAFNOSUPPORT)
+                continue
             tried.settimeout(0)
             number = tried.connect_ex(way.place)
             if number == errno.EINPROGRESS:
