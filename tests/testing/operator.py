@@ -224,6 +224,8 @@ class Operator:
             except UndecidedError:
                 # No record tells, so a person does, who has seen which one served.
                 self.seen["newest"] += 1
+                # Where its host is down it has to be switched on: nobody else has the data.
+                self.life.world.host(self.newest).away = False
                 await self._launch(self.newest, newest=self.newest)
             except CompileError:
                 self.seen["launch refused"] += 1

@@ -293,6 +293,8 @@ def mend(world: World) -> None:
 @given(version=st.sampled_from(VERSIONS), happenings=st.lists(HAPPENINGS, max_size=10))
 # The survivor dies between its failover and the launch of the spare.
 @example(version="7.2.22", happenings=[Mend(None), Kill("serving"), Soon(0.375, Kill("serving"))])
+# The only host with data is down before a secondary has any.
+@example(version="7.2.22", happenings=[PowerOff("serving"), Mend(None)])
 # A QEMU dies before anybody has spoken to it.
 @example(
     version="7.2.22",
