@@ -231,6 +231,9 @@ class Operator:
                 self.seen["launch refused"] += 1
                 continue
             return
+        # Who is up may not begin while the other one's record cannot be read.
+        for name in self.names:
+            self.life.world.host(name).away = False
 
     async def _launch(self, name: str, newest: str | None = None) -> None:
         try:

@@ -295,6 +295,8 @@ def mend(world: World) -> None:
 @example(version="7.2.22", happenings=[Mend(None), Kill("serving"), Soon(0.375, Kill("serving"))])
 # The only host with data is down before a secondary has any.
 @example(version="7.2.22", happenings=[PowerOff("serving"), Mend(None)])
+# One host of a protected pair is down, and the other one's QEMU has ended.
+@example(version="7.2.22", happenings=[Mend(None), PowerOff("serving"), Kill("other"), Mend(None)])
 # A QEMU dies before anybody has spoken to it.
 @example(
     version="7.2.22",
