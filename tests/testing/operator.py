@@ -207,7 +207,14 @@ class Operator:
             await self._fence(name)
             return
         else:
-            report = await self._run("failover", snapshot, survivor=name)
+            try:
+                report = await self._run("failover", snapshot, survivor=name)
+            except CompileError:
+                # It never came to follow for sure, so that the lost one's image has everything.
+                assert role_of(state) in ("secondary", "broken secondary")
+                self.seen["no right to go on"] += 1
+                await self._fence(name)
+                return
             if report.failed is not None:
                 return
             if isinstance(state, Live) and state.run_state != "prelaunch":

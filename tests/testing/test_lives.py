@@ -297,6 +297,8 @@ def mend(world: World) -> None:
 @example(version="7.2.22", happenings=[PowerOff("serving"), Mend(None)])
 # One host of a protected pair is down, and the other one's QEMU has ended.
 @example(version="7.2.22", happenings=[Mend(None), PowerOff("serving"), Kill("other"), Mend(None)])
+# The primary's host is lost before its secondary was proven.
+@example(version="7.2.22", happenings=[Mend(36), PowerOff("serving")])
 # A QEMU dies before anybody has spoken to it.
 @example(
     version="7.2.22",
