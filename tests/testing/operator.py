@@ -138,6 +138,12 @@ class Operator:
         return False
 
     async def _fence(self, name: str) -> None:
+        running = self._running(name)
+        if running is not None and running.frozen and running.live.commit_pending:
+            # Its image lacks what its overlays hold until they are merged (5.13).
+            self.seen["woken for its merge"] += 1
+            running.thaw()
+            return
         self.seen["fence"] += 1
         await self.life.kill(name)
 

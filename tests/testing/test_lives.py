@@ -299,6 +299,11 @@ def mend(world: World) -> None:
 @example(version="7.2.22", happenings=[Mend(None), PowerOff("serving"), Kill("other"), Mend(None)])
 # The primary's host is lost before its secondary was proven.
 @example(version="7.2.22", happenings=[Mend(36), PowerOff("serving")])
+# A promoted QEMU falls silent before its overlays are merged.
+@example(
+    version="10.0.13",
+    happenings=[Soon(0.875, Freeze("serving")), Mend(None), PowerOff("serving")],
+)
 # A QEMU dies before anybody has spoken to it.
 @example(
     version="7.2.22",
