@@ -15,7 +15,7 @@ import attrs
 from pycolo.evidence import Evidence, Victim
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import Absent, Child, ColoMode, Dead, Job, Live, Snapshot, evolve
+from pycolo.snapshot import Absent, Child, ColoMode, Dead, Job, Live, Snapshot
 
 
 @final
@@ -401,25 +401,25 @@ def assume(condition: Condition, snapshot: Snapshot) -> Snapshot:
 def _assume(leaf: Leaf, live: Live) -> Live:  # noqa: C901 - one line a leaf
     match leaf:
         case RunStateIs(states=states):
-            return evolve(live, run_state=states[0])
+            return attrs.evolve(live, run_state=states[0])
         case ColoModeIs(mode=mode):
             # In COLO both sides call their migration so.
             migration = live.migration if mode == "none" else "colo"
-            return evolve(live, colo_mode=mode, migration=migration, proven=False)
+            return attrs.evolve(live, colo_mode=mode, migration=migration, proven=False)
         case ColoExited():
-            return evolve(live, colo_exited=True)
+            return attrs.evolve(live, colo_exited=True)
         case CheckpointSeen():
-            return evolve(live, proven=True)
+            return attrs.evolve(live, proven=True)
         case MigrationIs(statuses=statuses):
-            return evolve(live, migration=statuses[0])
+            return attrs.evolve(live, migration=statuses[0])
         case JobIs(job=job, statuses=statuses):
-            return evolve(live, jobs={**live.jobs, job: Job(status=statuses[0])})
+            return attrs.evolve(live, jobs={**live.jobs, job: Job(status=statuses[0])})
         case ChardevConnected(chardev=chardev):
-            return evolve(live, chardevs={**live.chardevs, chardev: True})
+            return attrs.evolve(live, chardevs={**live.chardevs, chardev: True})
         case Committed(quorum=quorum):
-            return evolve(live, commit_pending=live.commit_pending - {quorum})
+            return attrs.evolve(live, commit_pending=live.commit_pending - {quorum})
         case SizeIs(block_node=block_node, size_bytes=size_bytes):
-            return evolve(live, sizes_bytes={**live.sizes_bytes, block_node: size_bytes})
+            return attrs.evolve(live, sizes_bytes={**live.sizes_bytes, block_node: size_bytes})
         case (
             NoColoExit()
             | JobFailed()

@@ -149,7 +149,6 @@ class Dialect:
 
 
 @functools.cache
-@functools.cache
 def of(version: Version) -> Dialect:
     """The dialect of a version, whether or not its COLO works."""
     return Dialect(version=version, **{row.feature: version >= row.since for row in TABLE})

@@ -33,7 +33,7 @@ from pycolo.qmp import commands as qmp
 from pycolo.qmp.chardevs import SocketClient
 from pycolo.qmp.objects import FilterMirror, FilterRedirector, FilterRewriter, QomObject
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import Absent, Child, Filter, Job, Live, Snapshot, evolve
+from pycolo.snapshot import Absent, Child, Filter, Job, Live, Snapshot
 
 _T = TypeVar("_T")
 
@@ -174,58 +174,60 @@ def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a 
         case qmp.MigrateSetCapabilities(capabilities=changes):
             on = {c.capability for c in changes if c.state}
             off = {c.capability for c in changes if not c.state}
-            return evolve(live, capabilities=(live.capabilities - off) | on)
+            return attrs.evolve(live, capabilities=(live.capabilities - off) | on)
         case qmp.MigrateSetParameters(x_checkpoint_delay_ms=delay):
-            return live if delay is None else evolve(live, checkpoint_delay_ms=delay)
+            return live if delay is None else attrs.evolve(live, checkpoint_delay_ms=delay)
         case qmp.Migrate():
-            return evolve(live, migration="setup", colo_exited=False, proven=False)
+            return attrs.evolve(live, migration="setup", colo_exited=False, proven=False)
         case qmp.MigrateContinue():
-            return evolve(live, migration="device")
+            return attrs.evolve(live, migration="device")
         case qmp.MigrateIncoming():
-            return evolve(live, incoming=True, colo_exited=False)
+            return attrs.evolve(live, incoming=True, colo_exited=False)
         case qmp.Stop():
-            return evolve(live, run_state="paused")
+            return attrs.evolve(live, run_state="paused")
         case qmp.Cont():
-            return evolve(live, run_state="running")
+            return attrs.evolve(live, run_state="running")
         case qmp.XColoLostHeartbeat():
             return _lost_heartbeat(live)
         case qmp.NbdServerStart():
-            return evolve(live, nbd_server=True)
+            return attrs.evolve(live, nbd_server=True)
         case qmp.NbdServerStop():
-            return evolve(live, nbd_server=False, exports={})
+            return attrs.evolve(live, nbd_server=False, exports={})
         case qmp.NbdServerAdd(device=device):
-            return evolve(live, exports={**live.exports, device: device})
+            return attrs.evolve(live, exports={**live.exports, device: device})
         case qmp.BlockExportAdd(id=export, node_name=node):
-            return evolve(live, exports={**live.exports, export: node})
+            return attrs.evolve(live, exports={**live.exports, export: node})
         case qmp.BlockExportDel(id=export):
-            return evolve(live, exports=_without(live.exports, export))
+            return attrs.evolve(live, exports=_without(live.exports, export))
         case qmp.BlockdevAdd(node=block):
             name = block.node_name
-            return live if name is None else evolve(live, block_nodes=live.block_nodes | {name})
+            return (
+                live if name is None else attrs.evolve(live, block_nodes=live.block_nodes | {name})
+            )
         case qmp.BlockdevDel(node_name=node):
             sizes = _without(live.sizes_bytes, node)
-            return evolve(live, block_nodes=live.block_nodes - {node}, sizes_bytes=sizes)
+            return attrs.evolve(live, block_nodes=live.block_nodes - {node}, sizes_bytes=sizes)
         case qmp.XBlockdevChange(parent=parent, child=child, node=node):
-            return evolve(
+            return attrs.evolve(
                 live, children={**live.children, parent: _children(live, parent, child, node)}
             )
         case qmp.BlockdevMirror(job_id=job) | qmp.DriveMirror(job_id=job):
-            return evolve(live, jobs={**live.jobs, str(job): Job(status="running")})
+            return attrs.evolve(live, jobs={**live.jobs, str(job): Job(status="running")})
         case qmp.BlockJobCancel(device=job):
-            return evolve(live, jobs={**live.jobs, job: Job(status="waiting")})
+            return attrs.evolve(live, jobs={**live.jobs, job: Job(status="waiting")})
         case qmp.JobDismiss(id=job):
-            return evolve(live, jobs=_without(live.jobs, job))
+            return attrs.evolve(live, jobs=_without(live.jobs, job))
         case qmp.ObjectAdd(object=item):
-            return evolve(live, objects={**live.objects, item.id: _object(item)})
+            return attrs.evolve(live, objects={**live.objects, item.id: _object(item)})
         case qmp.ObjectDel(id=item):
-            return evolve(live, objects=_without(live.objects, item))
+            return attrs.evolve(live, objects=_without(live.objects, item))
         case qmp.QomSet():
             return _set(live, command)
         case qmp.ChardevAdd(id=chardev, backend=backend):
             connected = isinstance(backend, SocketClient)
-            return evolve(live, chardevs={**live.chardevs, chardev: connected})
+            return attrs.evolve(live, chardevs={**live.chardevs, chardev: connected})
         case qmp.ChardevRemove(id=chardev):
-            return evolve(live, chardevs=_without(live.chardevs, chardev))
+            return attrs.evolve(live, chardevs=_without(live.chardevs, chardev))
         case (
             qmp.Quit()
             | qmp.Yank()
@@ -295,9 +297,9 @@ def _field_took_effect(before: object, expected: object, found: object) -> bool 
         return None
     match before, expected, found:
         case dict(), dict(), dict():
-            other = {k for k in before | expected if before.get(k) != expected.get(k)}
-            return all((k in expected) == (k in found) for k in other) and all(
-                found[k] != before[k] for k in other if k in before and k in expected
+            changed = {k for k in before | expected if before.get(k) != expected.get(k)}
+            return all((k in expected) == (k in found) for k in changed) and all(
+                found[k] != before[k] for k in changed if k in before and k in expected
             )
         case frozenset(), frozenset(), frozenset():
             return (expected - before) <= found and not (before - expected) & found
@@ -308,7 +310,7 @@ def _field_took_effect(before: object, expected: object, found: object) -> bool 
 
 def _lost_heartbeat(live: Live) -> Live:
     pending = frozenset(live.children) if live.colo_mode == "secondary" else frozenset[str]()
-    return evolve(
+    return attrs.evolve(
         live,
         colo_mode="none",
         last_colo_mode=live.colo_mode,
@@ -333,12 +335,12 @@ def _set(live: Live, command: qmp.QomSet) -> Live:
     if known is None:
         return live
     name = command.property_name
-    becomes = (
+    changed = (
         attrs.evolve(known, on=command.value == "on")
         if name == "status"
         else attrs.evolve(known, settings={**known.settings, name: shown(command.value)})
     )
-    return evolve(live, objects={**live.objects, item: becomes})
+    return attrs.evolve(live, objects={**live.objects, item: changed})
 
 
 def _without(mapping: Mapping[str, _T], key: str) -> dict[str, _T]:

@@ -9,9 +9,8 @@ compared with what came true, and the compiler starts from either.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final
 
 import attrs
 
@@ -116,18 +115,6 @@ class Live:
     "What commands this QEMU accepts; None where it was not read. Read, never promised."
 
 
-if TYPE_CHECKING:
-    # So that the names and types of what is changed are checked.
-    from attrs import evolve as evolve  # noqa: PLC0414 - it is exported
-else:
-    _FIELDS: Final = tuple(field.name for field in attrs.fields(Live))
-    _VALUES: Final = operator.attrgetter(*_FIELDS)
-
-    def evolve(live: Live, **fields: object) -> Live:
-        """A node with other values: `attrs.evolve` for what compiling does most often."""
-        return Live(**{**dict(zip(_FIELDS, _VALUES(live), strict=True)), **fields})
-
-
 @final
 @attrs.frozen(kw_only=True)
 class Absent:
@@ -190,13 +177,11 @@ class Snapshot:
 
     def with_node(self, name: str, state: NodeState) -> Snapshot:
         """The same snapshot with one node known anew."""
-        nodes = {**self.nodes, name: state}
-        return Snapshot(nodes=nodes, records=self.records, folders=self.folders)
+        return attrs.evolve(self, nodes={**self.nodes, name: state})
 
     def with_record(self, name: str, state: RecordState) -> Snapshot:
         """The same snapshot with one node's file known anew."""
-        records = {**self.records, name: state}
-        return Snapshot(nodes=self.nodes, records=records, folders=self.folders)
+        return attrs.evolve(self, records={**self.records, name: state})
 
 
 Role: TypeAlias = Literal[
