@@ -148,14 +148,14 @@ class StopQemu:
 class ReachPorts:
     """See from the node's host that TCP ports of another host are let through; changes nothing.
 
-    One that is closed is let through: the other host says so. Nothing may listen there for a
-    connection that only looks.
+    One that is closed is let through: the other host says so. Name no port on which a QEMU listens
+    already: it takes the connection for its peer's (qemu-behaviour 19.8).
     """
 
     host: str
     "The other host's address."
     ports: tuple[int, ...]
-    "What will be connected to, or is."
+    "What this node's QEMU will connect to there."
 
 
 HostAction: TypeAlias = CreateImage | LaunchQemu | StopQemu | ReachPorts

@@ -278,11 +278,10 @@ def test_port_is_let_through_if_one_address_is() -> None:
         waiting.connect(door.getsockname())
         port = door.getsockname()[1]
         silent, closed = (
-            far._Way(port, socket.AF_INET, (address, port))  # noqa: SLF001 - no name has both here
-            for address in ("127.0.0.3", "127.0.0.4")
+            far.Way(port, socket.AF_INET, (address, port)) for address in ("127.0.0.3", "127.0.0.4")
         )
-        assert {} == far._blocked([silent, closed], LIMIT_S)  # noqa: SLF001
-        assert [port] == list(far._blocked([silent], 0.2))  # noqa: SLF001
+        assert {} == far.blocked_among([silent, closed], LIMIT_S)
+        assert [port] == list(far.blocked_among([silent], 0.2))
 
 
 async def test_host_without_a_way_to_it_is_blocked(pair: ColoPair) -> None:

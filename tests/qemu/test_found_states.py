@@ -43,7 +43,7 @@ from pycolo.snapshot import Live
 pytestmark = [pytest.mark.qemu, pytest.mark.heavy, pytest.mark.timeout(240)]
 FILTERS: Final = ("m0", "redire0", "redire1")
 QUORUM: Final = "colo-disk0"
-ENOUGH: Final = 2
+ENOUGH: Final = 5
 BEGINNING_OR_ENDING: Final[tuple[Procedure, ...]] = ("start", "resume", "stop")
 Moment: TypeAlias = Literal["unprotected", "protected"]
 

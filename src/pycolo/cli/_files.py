@@ -83,7 +83,7 @@ def _is_plan(value: object) -> bool:
 
 
 def _decoded(path: Path) -> object:
-    return _parsed(path, path, lambda path: _decode.json_value(_decode.file_text(path)))
+    return _parsed(path, path, lambda file: _decode.json_value(_decode.file_text(file)))
 
 
 def _parsed(path: Path, value: _V, parse: Callable[[_V], _T]) -> _T:

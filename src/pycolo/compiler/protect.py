@@ -194,7 +194,8 @@ def _half_in(live: Live, peer: Live) -> bool:
 def _ask_ports(draft: Draft, primary: str, secondary: str) -> None:
     """See, before anything is changed, that each host lets through what the other will open.
 
-    A port on which QEMU listens already is not asked: it would take the look for its peer.
+    A port on which QEMU listens already is not asked: it would take the look for its peer
+    (qemu-behaviour 19.8).
     """
     live, peer, pair = draft.live(primary), draft.live(secondary), draft.pair
     there: list[int] = []
@@ -218,7 +219,7 @@ def _ask_ports(draft: Draft, primary: str, secondary: str) -> None:
                 "reach-ports",
                 other,
                 ReachPorts(host=pair.node(other).address, ports=tuple(ports)),
-                why="behind a port that is blocked QEMU waits for minutes (qemu-behaviour 19.8)",
+                why="behind a port that is blocked QEMU waits for minutes (qemu-behaviour 19.4)",
                 limit_s=REACH_S,
             )
 

@@ -200,9 +200,10 @@ def _write_spare(spare: str, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(spare, flags, 0o600)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", spare)
-        if os.fstat(descriptor).st_blocks == 0:
+        if found.st_blocks == 0:
             os.posix_fallocate(descriptor, 0, BLOCK_BYTES)
         view = memoryview(data)
         written = 0
@@ -807,21 +808,19 @@ def reach(*, process: str, address: str, ports: Sequence[int], limit_s: float) -
         raise Refused(f"{address} does not resolve: {error}") from error
     # QEMU, too, tries each address that a name stands for.
     ways = [
-        _Way(port, family, (at[0], port, *at[2:]))
-        for family, _, _, _, at in found
-        for port in ports
+        Way(port, family, (at[0], port, *at[2:])) for family, _, _, _, at in found for port in ports
     ]
     network = _network(process)
     if network is None:
-        blocked = _blocked(ways, limit_s)
+        blocked = blocked_among(ways, limit_s)
     else:
         try:
-            blocked = _inside(network, lambda: _blocked(ways, limit_s))
+            blocked = _inside(network, lambda: blocked_among(ways, limit_s))
         except PermissionError as error:
             return {"note": f"not looked at: the QEMU has a network of its own ({error})"}
     if blocked:
-        told = ", ".join(f"port {port}: {why}" for port, why in sorted(blocked.items()))
-        raise Refused(f"{address} cannot be reached from {os.uname().nodename}, TCP {told}")
+        reasons = ", ".join(f"port {port}: {why}" for port, why in sorted(blocked.items()))
+        raise Refused(f"{address} cannot be reached from {os.uname().nodename}, TCP {reasons}")
     return {"note": ""}
 
 
@@ -843,14 +842,14 @@ def _network(process: str) -> str | None:
 def _inside(network: str, look: Callable[[], Dict[int, str]]) -> Dict[int, str]:
     """Look from another network, by a thread that ends with it."""
     found: Dict[int, str] = {}
-    failed = []
+    failed: list[Exception] = []
 
     def work() -> None:
         try:
             with open(network, "rb") as space:
                 _enter(space.fileno())
             found.update(look())
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - it is raised where the thread is waited for
             failed.append(error)
 
     thread = threading.Thread(target=work)
@@ -868,7 +867,7 @@ def _enter(network: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-class _Way(NamedTuple):
+class Way(NamedTuple):
     """One address at which a port may be reached."""
 
     port: int
@@ -876,7 +875,7 @@ class _Way(NamedTuple):
     place: tuple[object, ...]
 
 
-def _blocked(ways: Sequence[_Way], limit_s: float) -> Dict[int, str]:
+def blocked_among(ways: Sequence[Way], limit_s: float) -> Dict[int, str]:
     """Each port that is let through at none of its addresses, and why."""
     passed = set()
     blocked: Dict[int, str] = {}
