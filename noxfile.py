@@ -75,11 +75,12 @@ def properties(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def nightly(session: nox.Session) -> None:
-    """Every case of the long matrices on real QEMUs, and ten thousand random lives of fakes."""
+    """Every case of the long matrices, ten thousand random lives of fakes, every benchmark."""
     _install(session, "test")
     session.run("pytest", "-m", "nightly", *session.posargs)
     session.env["PYCOLO_LIVES"] = "10000"
     session.run("pytest", "-m", "property", "tests/testing/test_lives.py", *session.posargs)
+    session.run("python", "-m", "benchmarks", "all")
 
 
 @nox.session
