@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.measure import Figure, compared
-from pycolo.compiler import on_paper, start
+from pycolo.compiler import compile_offline, start
 from pycolo.model import ColoPair, FilterChain, Netdev, Node, ReplicationDisk
 from pycolo.plan import Execute
 from pycolo.qmp.replies import Version
@@ -20,11 +20,11 @@ GOAL_PLANS_S = 2000
 
 def run() -> list[Figure]:
     """Compile `start` from two QEMUs just launched, in turns with writing the same commands."""
-    paper = on_paper("start", declared(), version=VERSION)
-    commands = [step.command.to_qmp() for step in paper.steps if isinstance(step, Execute)]
+    offline = compile_offline("start", declared(), version=VERSION)
+    commands = [step.command.to_qmp() for step in offline.steps if isinstance(step, Execute)]
 
     def compile_start() -> object:
-        return start(paper.pair, paper.origin)
+        return start(offline.pair, offline.prior_state)
 
     def dump() -> object:
         return json.dumps(commands)
@@ -37,7 +37,7 @@ def run() -> list[Figure]:
     figures = compared("compile", ("start", ours), ("json.dumps of its commands", theirs))
     plans_s = Figure(
         benchmark="compile",
-        what=f"start, {len(paper.steps)} steps, on one core",
+        what=f"start, {len(offline.steps)} steps, on one core",
         value=1000 / figures[0].value,
         unit="plans/s",
         runs=RUNS,

@@ -91,8 +91,8 @@ def _plan() -> Plan:
         ),
         qemu={},
         dialect="auto",
-        origin=nothing,
-        promise=nothing,
+        prior_state=nothing,
+        planned_state=nothing,
         steps=tuple(steps),
     )
 

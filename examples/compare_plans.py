@@ -8,7 +8,7 @@ With one pair file, `start` on QEMU 7.2.22 is compared with `start` on 11.1.3.
 import sys
 from pathlib import Path
 
-from pycolo import Version, load, on_paper
+from pycolo import Version, compile_offline, load
 from pycolo.diff import diff
 from pycolo.render import text
 
@@ -20,11 +20,11 @@ def main(pair_file: Path = EXAMPLE, other_file: Path | None = None) -> None:
     """Print what differs."""
     pair = load(pair_file)
     if other_file is None:
-        first = on_paper("start", pair, version=OLD)
-        second = on_paper("start", pair, version=NEW)
+        first = compile_offline("start", pair, version=OLD)
+        second = compile_offline("start", pair, version=NEW)
     else:
-        first = on_paper("start", pair, version=NEW)
-        second = on_paper("start", load(other_file), version=NEW)
+        first = compile_offline("start", pair, version=NEW)
+        second = compile_offline("start", load(other_file), version=NEW)
     found = diff(first, second)
     print(text.render_diff(found) if found else "the plans are equal")
 

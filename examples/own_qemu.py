@@ -46,7 +46,7 @@ def main(pair_file: Path = EXAMPLE) -> None:
         if isinstance(step, Record):
             print(f"{step.node}: keeps {dumps(step.change.becomes).strip()}")
     # `start` begins with what `launch` promises; a real one is compiled from what is read.
-    start = pycolo.start(pair, launch.promise)
+    start = pycolo.start(pair, launch.planned_state)
     save(start)
 
 

@@ -1,4 +1,4 @@
-"""Compile a procedure on paper and print it: nobody is asked, nothing is changed.
+"""Compile a procedure offline and print it: no QEMU is asked, nothing is changed.
 
     python examples/print_plan.py [PAIRFILE [PROCEDURE]]
 
@@ -20,7 +20,7 @@ PROCEDURES: dict[str, Procedure] = {name: name for name in get_args(Procedure)}
 def main(pair_file: Path = EXAMPLE, procedure: Procedure = "start") -> None:
     """Print what the procedure does to the pair, with QEMU 11.1.3 on both nodes."""
     pair = pycolo.load(pair_file)
-    plan = pycolo.on_paper(procedure, pair, version=pycolo.Version.parse("11.1.3"))
+    plan = pycolo.compile_offline(procedure, pair, version=pycolo.Version.parse("11.1.3"))
     print(text.render(plan))
     print("the guest serves again after:", plan.restored_after)
 

@@ -11,7 +11,7 @@ import attrs
 from hypothesis import strategies as st
 from tests.qmp.strategies import commands
 
-from pycolo.compiler import on_paper
+from pycolo.compiler import compile_offline
 from pycolo.conditions import AllOf, AnyOf, Condition, Leaf
 from pycolo.errors import RefusedError
 from pycolo.evidence import Evidence
@@ -31,7 +31,7 @@ from pycolo.model import (
     Timeouts,
     UnixMonitor,
 )
-from pycolo.plan import Check, Execute, Plan, Procedure, Record, Relief, RunHost, Step, Wait
+from pycolo.plan import Check, Execute, Plan, Procedure, Record, Recovery, RunHost, Step, Wait
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.objects import YankBlockNode, YankChardev
 from pycolo.qmp.replies import Version
@@ -257,10 +257,10 @@ def plans(draw: st.DrawFn) -> Plan:
     pair = draw(pairs())
     addresses = draw(st.lists(printable, min_size=1, max_size=5, unique=True))
     nodes = st.sampled_from([node.name for node in (*pair.nodes, *pair.spares)])
-    relief = Relief(
+    recovery = Recovery(
         first=addresses[0],
         last=addresses[-1],
-        steps=(attrs.evolve(draw(_executes), address="relief", node=draw(nodes)),),
+        steps=(attrs.evolve(draw(_executes), address="recovery", node=draw(nodes)),),
         why=draw(printable),
     )
     return Plan(
@@ -268,24 +268,24 @@ def plans(draw: st.DrawFn) -> Plan:
         pair=pair,
         qemu=draw(st.dictionaries(nodes, versions)),
         dialect=draw(st.sampled_from(["auto", "doc"])),
-        origin=draw(snapshots),
-        promise=draw(snapshots),
+        prior_state=draw(snapshots),
+        planned_state=draw(snapshots),
         steps=tuple(
             attrs.evolve(draw(_steps), address=address, node=draw(nodes)) for address in addresses
         ),
         restored_after=draw(_maybe(st.sampled_from(addresses))),
-        reliefs=draw(st.sampled_from([(), (relief,)])),
+        recoveries=draw(st.sampled_from([(), (recovery,)])),
     )
 
 
 @st.composite
-def paper_plans(draw: st.DrawFn) -> Plan:
+def offline_plans(draw: st.DrawFn) -> Plan:
     """Plans as the compiler makes them, of any pair, procedure and version."""
     pair, version = draw(pairs()), draw(versions)
     procedure = draw(st.sampled_from([name for name in get_args(Procedure) if name != "converge"]))
     survivor = draw(st.sampled_from([node.name for node in pair.nodes]))
     compiled = functools.partial(
-        on_paper,
+        compile_offline,
         procedure,
         version=version,
         survivor=survivor,
@@ -305,7 +305,7 @@ def reports(draw: st.DrawFn) -> Report:
     return Report(
         plan=plan,
         outcomes={step.address: draw(_OUTCOMES) for step in plan.steps},
-        relief=draw(st.dictionaries(st.just("relief"), _OUTCOMES)),
+        recovery=draw(st.dictionaries(st.just("recovery"), _OUTCOMES)),
         after=draw(_maybe(snapshots)),
     )
 

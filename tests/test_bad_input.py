@@ -16,7 +16,7 @@ import pytest
 
 from pycolo import pairfile, wire
 from pycolo._json import JsonObject, JsonValue
-from pycolo.compiler import on_paper
+from pycolo.compiler import compile_offline
 from pycolo.errors import DeclarationError, ParseError
 from pycolo.qmp.replies import Version
 
@@ -149,9 +149,9 @@ PLAN_CASES: dict[str, tuple[Edits, str, str, bool]] = {
     "an unknown condition": ({"@wait.until.kind": "moon-is-full"}, "@wait.until.kind", "be one of run-state-is", True),
     "an unknown part of a condition": ({"@check.condition.not": True}, "@check.condition.not", "be absent", True),
     "a wait without end": ({"@wait.until": GONE}, "@wait.until", "be present", True),
-    "a relief outside the plan": ({"reliefs[0].last": "nowhere"}, "reliefs[0].last", "be the address of", False),
-    "a promise of nonsense": ({"promise.nodes.alpha.kind": "happy"}, "promise.nodes.alpha.kind", "be one of absent, live", True),
-    "a promise of an unknown mode": ({"promise.nodes.alpha.colo_mode": "both"}, "promise.nodes.alpha.colo_mode", "be one of none", True),
+    "a recovery outside the plan": ({"recoveries[0].last": "nowhere"}, "recoveries[0].last", "be the address of", False),
+    "a planned state of nonsense": ({"planned_state.nodes.alpha.kind": "happy"}, "planned_state.nodes.alpha.kind", "be one of absent, live", True),
+    "a planned state of an unknown mode": ({"planned_state.nodes.alpha.colo_mode": "both"}, "planned_state.nodes.alpha.colo_mode", "be one of none", True),
 }
 # fmt: on
 # fmt: off
@@ -240,8 +240,8 @@ def saved() -> dict[str, JsonObject]:
     pair = pairfile.load(EXAMPLES / "pair.toml")
     version = Version.parse("11.1.3")
     made = {
-        "resume": on_paper("resume", pair, version=version, survivor="alpha"),
-        "launch": on_paper("launch", pair, version=version),
+        "resume": compile_offline("resume", pair, version=version, survivor="alpha"),
+        "launch": compile_offline("launch", pair, version=version),
     }
     return {name: wire.plan_to_json(plan) for name, plan in made.items()}
 
@@ -311,7 +311,7 @@ def test_a_file_name_may_have_any_printable_character(name: str) -> None:
 def test_a_report_that_contradicts_its_outcomes_is_refused() -> None:
     """Who edits the summary of a report is told what the outcomes say."""
     pair = pairfile.load(EXAMPLES / "pair.toml")
-    plan = on_paper(
+    plan = compile_offline(
         "set-checkpoint-delay", pair, version=Version.parse("11.1.3"), checkpoint_delay_ms=9
     )
     address = plan.steps[0].address

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pycolo.catalogue import ENTRIES, HUMAN, Entry, Explanation, explain
-from pycolo.compiler import on_paper
+from pycolo.compiler import compile_offline
 from pycolo.errors import DeclarationError
 from pycolo.model import ColoPair, FilterChain, Netdev, Node, ReplicationDisk
 from pycolo.qmp.commands import ObjectDel
@@ -193,7 +193,7 @@ def refused() -> Report:
         disks=(ReplicationDisk(size_bytes=1048576),),
         chains=(FilterChain(netdev=Netdev(type="user")),),
     )
-    plan = on_paper("failover", pair, version=NEW, survivor="alpha")
+    plan = compile_offline("failover", pair, version=NEW, survivor="alpha")
     outcomes: dict[str, Outcome] = {step.address: NotRun() for step in plan.steps}
     address = next(
         step.address for step in plan.steps if isinstance(getattr(step, "command", None), ObjectDel)

@@ -1,4 +1,4 @@
-"""Conditions: what must be asked, whether they hold, and what they assume on paper."""
+"""Conditions: what must be asked, whether they hold, and what they assume offline."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_all_and_any_are_what_they_say() -> None:
 
 @pytest.mark.parametrize("leaf", [leaf for _, leaf in TRUE_AND_FALSE])
 def test_what_waiting_can_bring_about_is_assumed_and_the_rest_is_not(leaf: Leaf) -> None:
-    """On paper a wait makes its leaf true; a fact that no waiting changes stays as it was."""
+    """Offline a wait makes its leaf true; a fact that no waiting changes stays as it was."""
     facts = ChildIs | PartsAre | InstanceIs | VersionIs | PeerDead | JobFailed
     after = assume(leaf, SNAPSHOT)
 

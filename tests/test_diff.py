@@ -9,10 +9,10 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.strategies import pairs, paper_plans, versions
+from tests.strategies import offline_plans, pairs, versions
 
 from pycolo import pairfile, wire
-from pycolo.compiler import on_paper
+from pycolo.compiler import compile_offline
 from pycolo.diff import Change, ChangedStep, Diff, MovedStep, diff, lines
 from pycolo.errors import RefusedError
 from pycolo.model import ColoPair
@@ -38,15 +38,15 @@ def plan_of(*steps: Step) -> Plan:
         pair=pairfile.load(EXAMPLE),
         qemu={"alpha": Version.parse("11.1.3")},
         dialect="auto",
-        origin=Snapshot(nodes={}),
-        promise=Snapshot(nodes={}),
+        prior_state=Snapshot(nodes={}),
+        planned_state=Snapshot(nodes={}),
         steps=steps,
     )
 
 
 @pytest.mark.property
 @SOME
-@given(paper_plans())
+@given(offline_plans())
 def test_a_plan_does_not_differ_from_itself(plan: Plan) -> None:
     """The same plan, read from its file, is no difference, and so says nothing."""
     found = diff(plan, wire.plan_from_json(json.loads(wire.dumps(wire.plan_to_json(plan)))))
@@ -64,7 +64,7 @@ def test_plans_differ_exactly_where_they_are_not_equal(
     """Whatever makes two plans unequal is found, and nothing else is."""
     try:
         plans = [
-            on_paper("set-checkpoint-delay", pair, version=version, checkpoint_delay_ms=ms)
+            compile_offline("set-checkpoint-delay", pair, version=version, checkpoint_delay_ms=ms)
             for version, ms in ((old, old_ms), (new, new_ms))
         ]
     except RefusedError:
@@ -184,7 +184,9 @@ def test_a_difference_is_json() -> None:
 def test_a_procedure_on_two_versions_differs_where_the_versions_do() -> None:
     """Compiling one pair for two QEMUs and comparing shows what the newer one does otherwise."""
     pair = pairfile.load(EXAMPLE)
-    old, new = (on_paper("start", pair, version=Version.parse(v)) for v in ("7.2.22", "11.1.3"))
+    old, new = (
+        compile_offline("start", pair, version=Version.parse(v)) for v in ("7.2.22", "11.1.3")
+    )
     found = diff(old, new)
     assert {"qemu.alpha", "qemu.beta"} <= {change.path for change in found.header}
     assert found.added or found.changed

@@ -19,7 +19,7 @@ from pycolo.execute import execute
 from pycolo.hosts.local import LocalHost
 from pycolo.model import ColoPair, Node, UnixMonitor
 from pycolo.observers import JsonLinesObserver
-from pycolo.plan import Check, Execute, Plan, Record, Refusal, Relief, Step, Wait
+from pycolo.plan import Check, Execute, Plan, Record, Recovery, Refusal, Step, Wait
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.objects import YankBlockNode
 from pycolo.qmp.replies import Version
@@ -69,16 +69,18 @@ async def sessions(alpha: ScriptedQmp, beta: ScriptedQmp) -> AsyncGenerator[dict
         await session.aclose()
 
 
-def _plan(*steps: Step, reliefs: tuple[Relief, ...] = (), origin: Snapshot = LIVE) -> Plan:
+def _plan(
+    *steps: Step, recoveries: tuple[Recovery, ...] = (), prior_state: Snapshot = LIVE
+) -> Plan:
     return Plan(
         procedure="start",
         pair=PAIR,
         qemu={"alpha": VERSION, "beta": VERSION},
         dialect="auto",
-        origin=origin,
-        promise=origin,
+        prior_state=prior_state,
+        planned_state=prior_state,
         steps=steps,
-        reliefs=reliefs,
+        recoveries=recoveries,
     )
 
 
@@ -378,7 +380,7 @@ def _dead(evidence: Evidence | None) -> Snapshot:
 
 
 @pytest.mark.parametrize(
-    ("origin", "given", "expected"),
+    ("prior_state", "given", "expected"),
     [
         (LIVE, {}, Refused),
         (LIVE, {"beta": _fence()}, Done),
@@ -394,13 +396,13 @@ def _dead(evidence: Evidence | None) -> Snapshot:
 )
 async def test_death_needs_evidence_of_that_very_qemu(
     sessions: dict[str, Session],
-    origin: Snapshot,
+    prior_state: Snapshot,
     given: dict[str, Evidence],
     expected: type,
 ) -> None:
     """Only evidence given now, or a fence kept in the plan, of this instance in this epoch."""
     dead = c.PeerDead(node=VICTIM.node, instance=VICTIM.instance, epoch=VICTIM.epoch)
-    plan = _plan(_check(dead), origin=origin)
+    plan = _plan(_check(dead), prior_state=prior_state)
     report = await execute(plan, {"alpha": sessions["alpha"]}, evidence=given)
     assert [expected] == _kinds(report.outcomes)
     assert (0 if expected is Done else 4) == report.exit_code
@@ -424,8 +426,8 @@ async def test_plan_for_another_instance_is_refused(
 ) -> None:
     """A QEMU that was started anew is not taken for the old one."""
     alpha.replies["query-name"] = {"name": "new"}
-    origin = LIVE.with_node("alpha", Live(version=VERSION, instance="old"))
-    report = await execute(_plan(STOP, origin=origin), sessions)
+    prior_state = LIVE.with_node("alpha", Live(version=VERSION, instance="old"))
+    report = await execute(_plan(STOP, prior_state=prior_state), sessions)
     assert "the plan is for the QEMU old, on alpha runs new" in _reason(report)
     assert "stop" not in alpha.commands
 
@@ -436,34 +438,36 @@ async def test_missing_session_is_refused() -> None:
     assert "no connection to alpha" in _reason(report)
 
 
-def _relief(first: Step, last: Step) -> Relief:
-    again = Execute(address="relief/cont", node="alpha", command=qmp.Cont(), why="", limit_s=LONG_S)
-    return Relief(first=first.address, last=last.address, steps=(again,), why="the guest stands")
+def _recovery(first: Step, last: Step) -> Recovery:
+    again = Execute(
+        address="recovery/cont", node="alpha", command=qmp.Cont(), why="", limit_s=LONG_S
+    )
+    return Recovery(first=first.address, last=last.address, steps=(again,), why="the guest stands")
 
 
-async def test_relief_runs_when_execution_ends_inside_the_range(
+async def test_recovery_runs_when_execution_ends_inside_the_range(
     sessions: dict[str, Session], alpha: ScriptedQmp
 ) -> None:
     """A failure inside a range brings the guest back, and the report tells both."""
     alpha.replies["object-add"] = {}
     alpha.replies["object-del"] = Refuse("no")
     fail = _execute(qmp.ObjectDel(id="m0"))
-    plan = _plan(STOP, fail, CONT, reliefs=(_relief(STOP, CONT),))
+    plan = _plan(STOP, fail, CONT, recoveries=(_recovery(STOP, CONT),))
     report = await execute(plan, sessions)
     assert [Done, Refused, NotRun] == _kinds(report.outcomes)
-    assert {"relief/cont": Done} == {a: type(o) for a, o in report.relief.items()}
+    assert {"recovery/cont": Done} == {a: type(o) for a, o in report.recovery.items()}
     assert ["stop", "object-del", "cont"] == alpha.commands[:3]
     assert report.after is not None
 
 
-async def test_relief_does_not_run_after_the_range(
+async def test_recovery_does_not_run_after_the_range(
     sessions: dict[str, Session], alpha: ScriptedQmp
 ) -> None:
     """A range that was left is left alone."""
     alpha.replies["object-del"] = Refuse("no")
     fail = _execute(qmp.ObjectDel(id="m0"))
-    report = await execute(_plan(STOP, CONT, fail, reliefs=(_relief(STOP, CONT),)), sessions)
-    assert {} == report.relief
+    report = await execute(_plan(STOP, CONT, fail, recoveries=(_recovery(STOP, CONT),)), sessions)
+    assert {} == report.recovery
 
 
 async def test_cancelling_keeps_the_reply_of_a_command_that_was_sent(
@@ -494,7 +498,7 @@ async def test_cancelling_inside_a_range_finishes_it(
     alpha.replies["object-del"] = SILENCE
     inside = _execute(qmp.ObjectDel(id="m0"))
     later = _execute(qmp.ObjectDel(id="m1"))
-    plan = _plan(STOP, inside, CONT, later, reliefs=(_relief(STOP, CONT),))
+    plan = _plan(STOP, inside, CONT, later, recoveries=(_recovery(STOP, CONT),))
     task = asyncio.create_task(execute(plan, sessions))
     await alpha.until_seen("object-del")
     task.cancel()
@@ -578,8 +582,8 @@ def _keep(pair: ColoPair, text: str) -> None:
 FIRST = Change(expects=NoRecord(), becomes=_sole("alpha", 1))
 
 
-def _of(pair: ColoPair, *steps: Step, reliefs: tuple[Relief, ...] = ()) -> Plan:
-    return attrs.evolve(_plan(*steps, reliefs=reliefs), pair=pair)
+def _of(pair: ColoPair, *steps: Step, recoveries: tuple[Recovery, ...] = ()) -> Plan:
+    return attrs.evolve(_plan(*steps, recoveries=recoveries), pair=pair)
 
 
 async def test_record_is_written_before_the_next_command(
@@ -664,7 +668,7 @@ async def test_step_that_may_fail_ends_nothing_and_is_told(
 
 
 @pytest.mark.parametrize("changed", [False, True])
-async def test_relief_over_a_new_connection_needs_the_record_to_be_ours(
+async def test_recovery_over_a_new_connection_needs_the_record_to_be_ours(
     sessions: dict[str, Session],
     alpha: ScriptedQmp,
     host: LocalHost,
@@ -681,10 +685,10 @@ async def test_relief_over_a_new_connection_needs_the_record_to_be_ours(
 
     alpha.replies["object-del"] = lose
     fail = _execute(qmp.ObjectDel(id="m0"))
-    plan = _of(pair, _record("alpha", FIRST), STOP, fail, CONT, reliefs=(_relief(STOP, CONT),))
+    plan = _of(pair, _record("alpha", FIRST), STOP, fail, CONT, recoveries=(_recovery(STOP, CONT),))
     report = await execute(plan, sessions, {"alpha": host})
     expected: type = Refused if changed else Done
-    assert [expected] == _kinds(report.relief)
+    assert [expected] == _kinds(report.recovery)
     assert (0 if changed else 1) == alpha.commands.count("cont")
 
 

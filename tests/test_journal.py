@@ -27,7 +27,7 @@ from pycolo.journal import (
     Line,
     PlanBegan,
     Recording,
-    ReliefBegan,
+    RecoveryBegan,
     StepEnded,
     json_schema,
     line_to_json,
@@ -35,7 +35,7 @@ from pycolo.journal import (
     loads,
 )
 from pycolo.model import ColoPair, Node, UnixMonitor
-from pycolo.plan import Execute, Plan, Refusal, Relief, Step
+from pycolo.plan import Execute, Plan, Recovery, Refusal, Step
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.objects import YankBlockNode
 from pycolo.qmp.replies import Version
@@ -78,24 +78,24 @@ def _execute(command: qmp.Command, why: str = "", limit_s: float = 20.0) -> Exec
 
 STOP, CONT = _execute(qmp.Stop()), _execute(qmp.Cont(), NASTY)
 GONE = _execute(qmp.ChardevRemove(id="red0"))
-RELIEF = Relief(
+RELIEF = Recovery(
     first="alpha/stop",
     last="alpha/cont",
     why="the guest stands",
-    steps=(Execute(address="relief", node="alpha", command=qmp.Cont(), why="", limit_s=5),),
+    steps=(Execute(address="recovery", node="alpha", command=qmp.Cont(), why="", limit_s=5),),
 )
 
 
-def _plan(*steps: Step, reliefs: tuple[Relief, ...] = (), restored: str | None = None) -> Plan:
+def _plan(*steps: Step, recoveries: tuple[Recovery, ...] = (), restored: str | None = None) -> Plan:
     return Plan(
         procedure="start",
         pair=PAIR,
         qemu={"alpha": VERSION},
         dialect="auto",
-        origin=LIVE,
-        promise=LIVE,
+        prior_state=LIVE,
+        planned_state=LIVE,
         steps=steps,
-        reliefs=reliefs,
+        recoveries=recoveries,
         restored_after=restored,
     )
 
@@ -186,7 +186,7 @@ async def test_rescue_and_late_answer_are_written(alpha: ScriptedQmp, tmp_path: 
     assert {line.number for line in sent} == answered
 
 
-async def test_relief_and_hang_up_are_written(alpha: ScriptedQmp, tmp_path: Path) -> None:
+async def test_recovery_and_hang_up_are_written(alpha: ScriptedQmp, tmp_path: Path) -> None:
     """A journal tells why the guest was brought back, and that a monitor went."""
 
     def refuse(_: object) -> object:
@@ -195,15 +195,15 @@ async def test_relief_and_hang_up_are_written(alpha: ScriptedQmp, tmp_path: Path
 
     alpha.replies["chardev-remove"] = refuse
     report, recording = await _recorded(
-        alpha, _plan(STOP, GONE, CONT, reliefs=(RELIEF,)), tmp_path / "j"
+        alpha, _plan(STOP, GONE, CONT, recoveries=(RELIEF,)), tmp_path / "j"
     )
     assert "alpha/chardev-remove/red0" == report.failed
-    assert 1 == len(_of(ReliefBegan, recording))
+    assert 1 == len(_of(RecoveryBegan, recording))
     (event,) = _of(EventSeen, recording)
     assert isinstance(event, EventSeen)
     assert ("alpha", "STOP") == (event.node, event.event)
     drawn = timeline(recording)
-    assert ["relief"] == [step.address for step in drawn.relief]
+    assert ["recovery"] == [step.address for step in drawn.recovery]
     assert ["done", "refused", "not-run"] == [step.state for step in drawn.steps]
     assert "the guest stands" in str([line_to_json(line) for line in recording.lines])
 
@@ -290,7 +290,7 @@ async def written(alpha: ScriptedQmp, tmp_path: Path) -> str:
         return {}
 
     alpha.replies |= {"stop": stop, "chardev-remove": Refuse("Chardev 'red0' is busy")}
-    plan = _plan(STOP, CONT, GONE, reliefs=(RELIEF,), restored="alpha/cont")
+    plan = _plan(STOP, CONT, GONE, recoveries=(RELIEF,), restored="alpha/cont")
     await _recorded(alpha, plan, tmp_path / "written")
     return (tmp_path / "written").read_text()
 
@@ -385,7 +385,7 @@ def test_a_page_stands_alone_and_runs_nothing(drawn: Timeline) -> None:
 def test_a_page_shows_steps_answers_and_what_refusals_mean(drawn: Timeline) -> None:
     """Each step can be opened, those that went wrong are, and the catalogue speaks."""
     page = html.render(drawn)
-    assert page.count("<details") == len(drawn.steps) + len(drawn.relief)
+    assert page.count("<details") == len(drawn.steps) + len(drawn.recovery)
     assert page.count("<details open") == sum(step.state == "refused" for step in drawn.steps)
     assert "prefers-color-scheme:dark" in page
     assert "guest serves again" in page

@@ -9,7 +9,7 @@ import pytest
 from pycolo import conditions as c
 from pycolo.model import ColoPair, Node
 from pycolo.observers import JsonLinesObserver, LogObserver, Observer, Several, Silent, words
-from pycolo.plan import Check, CreateImage, Execute, Plan, Relief, RunHost, Wait
+from pycolo.plan import Check, CreateImage, Execute, Plan, Recovery, RunHost, Wait
 from pycolo.qmp import commands as qmp
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
 from pycolo.snapshot import Snapshot
@@ -35,11 +35,11 @@ PLAN = Plan(
     ),
     qemu={},
     dialect="auto",
-    origin=NOTHING,
-    promise=NOTHING,
+    prior_state=NOTHING,
+    planned_state=NOTHING,
     steps=STEPS,
 )
-RELIEF = Relief(first=CONT.address, last=CONT.address, steps=(), why="the guest stands")
+RELIEF = Recovery(first=CONT.address, last=CONT.address, steps=(), why="the guest stands")
 REPORT = Report(plan=PLAN, outcomes={CONT.address: Refused(took_s=0.1, reason="no")})
 OUTCOMES: tuple[tuple[Outcome, str, str], ...] = (
     (Done(took_s=0.0015), "done", "done in 1.5 ms"),
@@ -59,7 +59,7 @@ def _everything(observer: Observer) -> None:
     observer.step_progress(CONT.address, 1, 2, 3.4)
     for outcome, _, _ in OUTCOMES:
         observer.step_finished(CONT.address, outcome)
-    observer.relief_started(RELIEF)
+    observer.recovery_started(RELIEF)
     observer.plan_finished(REPORT)
 
 
@@ -69,7 +69,7 @@ def test_each_line_is_one_json_object() -> None:
     _everything(JsonLinesObserver(told))
     lines = [json.loads(line) for line in told.getvalue().splitlines()]
     expected = ["plan-started", *["step-started"] * 4, "step-progress", *["step-finished"] * 6]
-    assert [*expected, "relief-started", "plan-finished"] == [line["event"] for line in lines]
+    assert [*expected, "recovery-started", "plan-finished"] == [line["event"] for line in lines]
     kinds = ["execute", "wait", "check", "run-host"]
     assert kinds == [line["kind"] for line in lines if line["event"] == "step-started"]
     found = [line["outcome"] for line in lines if line["event"] == "step-finished"]
@@ -84,12 +84,12 @@ def test_outcome_in_words(outcome: Outcome, text: str) -> None:
 
 
 def test_log_warns_of_what_went_wrong(caplog: pytest.LogCaptureFixture) -> None:
-    """Failures stand out in a log: steps and relief as warnings, the end as an error."""
+    """Failures stand out in a log: steps and recovery as warnings, the end as an error."""
     caplog.set_level(logging.DEBUG, "pycolo.execute")
     _everything(LogObserver())
     loud = [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
     assert "alpha/cont: refused: no" in loud
-    assert "relief: the guest stands" in loud
+    assert "recovery: the guest stands" in loud
     assert f"start: {REPORT.advice}" == loud[-1]
 
 

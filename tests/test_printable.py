@@ -152,7 +152,7 @@ def _hostile_plan() -> Plan:
         accepts=(accepts,),
     )
     prior: dict[str, NodeState] = {"alpha": _hostile_live(), "beta": Unreachable(why=HOSTILE)}
-    return attrs.evolve(PLAN, steps=(step,), origin=Snapshot(nodes=prior))
+    return attrs.evolve(PLAN, steps=(step,), prior_state=Snapshot(nodes=prior))
 
 
 def _hostile_live() -> Live:
@@ -178,7 +178,7 @@ RENDERED: dict[str, Callable[[], str]] = {
     "a plan in colour": lambda: STYLE.sub("", text.render(_hostile_plan(), colour=True)),
     "a plan as QMP": lambda: as_qmp.render(_hostile_plan()),
     "a report": lambda: text.render_report(_hostile_report()),
-    "a snapshot": lambda: text.render_snapshot(_hostile_plan().origin),
+    "a snapshot": lambda: text.render_snapshot(_hostile_plan().prior_state),
     "explanations": lambda: text.render_explanations(
         explain(f"Device '{HOSTILE}' not found", command="object-del")
     ),
@@ -214,7 +214,7 @@ def test_a_log_line_cannot_be_forged(caplog: pytest.LogCaptureFixture) -> None:
         observer.step_started(step)
         observer.step_progress(step.address, 1, 2, 3.0)
         observer.step_finished(step.address, report.outcomes[step.address])
-    observer.relief_started(attrs.evolve(RELIEF, why=HOSTILE))
+    observer.recovery_started(attrs.evolve(RELIEF, why=HOSTILE))
     observer.plan_finished(report)
     assert 6 == len(caplog.messages)
     for message in caplog.messages:

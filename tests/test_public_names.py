@@ -44,7 +44,16 @@ def test_names_are_listed_once_and_are_all_that_type_checkers_see() -> None:
 
 def test_names_stand_in_the_order_in_which_a_user_needs_them() -> None:
     """Declare, compile, read the plan, execute; errors stand last."""
-    landmarks = ("ColoPair", "Node", "load", "start", "on_paper", "Plan", "execute", "PycoloError")
+    landmarks = (
+        "ColoPair",
+        "Node",
+        "load",
+        "start",
+        "compile_offline",
+        "Plan",
+        "execute",
+        "PycoloError",
+    )
     places = [pycolo.__all__.index(name) for name in landmarks]
     assert sorted(places) == places
     errors = pycolo.__all__[pycolo.__all__.index("PycoloError") :]

@@ -10,7 +10,7 @@ import attrs
 import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.strategies import paper_plans, plans, reports, snapshots
+from tests.strategies import offline_plans, plans, reports, snapshots
 
 from pycolo import pairfile, wire
 from pycolo._json import JsonValue
@@ -37,8 +37,8 @@ def plan_of(*steps: Step) -> Plan:
         pair=ColoPair(name="colo", nodes=(nodes[0], nodes[1])),
         qemu={"beta": QEMU, "alpha": QEMU},
         dialect="auto",
-        origin=Snapshot(nodes={}),
-        promise=Snapshot(nodes={}),
+        prior_state=Snapshot(nodes={}),
+        planned_state=Snapshot(nodes={}),
         steps=steps,
     )
 
@@ -69,7 +69,7 @@ def test_a_plan_comes_back_from_its_text(plan: Plan) -> None:
 
 @pytest.mark.property
 @SOME
-@given(paper_plans())
+@given(offline_plans())
 def test_a_compiled_plan_comes_back_from_its_text(plan: Plan) -> None:
     """What the compiler makes of any pair can be saved, read and described by the schema."""
     value = json.loads(wire.dumps(wire.plan_to_json(plan)))
@@ -114,7 +114,7 @@ def test_a_plan_has_the_keys_that_other_programs_read() -> None:
     """The head of a plan file has the keys of the contract, in its order, then pycolo's own."""
     value = wire.plan_to_json(plan_of())
     contract = ["format_version", "procedure", "pair", "qemu", "dialect", "restored_after", "steps"]
-    assert [*contract, "reliefs", "origin", "promise", "options"] == list(value)
+    assert [*contract, "recoveries", "prior_state", "planned_state", "options"] == list(value)
     assert {"alpha": "11.1.3", "beta": "11.1.3"} == value["qemu"]
     assert value["restored_after"] is None
 
@@ -244,7 +244,7 @@ def test_documents_inside_a_document_can_be_cut_out() -> None:
     inner = dict_of(value["plan"])
     assert plan == wire.plan_from_json(inner)
     assert plan.pair == pairfile.loads(json.dumps(inner["pair"]), "json")
-    assert plan.origin == wire.snapshot_from_json(inner["origin"])
+    assert plan.prior_state == wire.snapshot_from_json(inner["prior_state"])
     assert report.after == wire.snapshot_from_json(value["after"])
 
 

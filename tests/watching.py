@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
-from pycolo.plan import Plan, Relief, Step
+from pycolo.plan import Plan, Recovery, Step
 from pycolo.result import Outcome, Report
 
 
@@ -39,7 +39,7 @@ class Watching:
         """Tell that it ended."""
         self._ends(address)
 
-    def relief_started(self, relief: Relief) -> None:
+    def recovery_started(self, recovery: Recovery) -> None:
         """Nothing."""
 
     def plan_finished(self, report: Report) -> None:

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 if TYPE_CHECKING:
     from pycolo.blocking import Runner
-    from pycolo.compiler.paper import on_paper
+    from pycolo.compiler.offline import compile_offline
     from pycolo.compiler.procedures import (
         failover,
         forget,
@@ -90,7 +90,7 @@ __all__ = (  # noqa: RUF022 - most important first
     "switch_over",
     "set_checkpoint_delay",
     "forget",
-    "on_paper",
+    "compile_offline",
     "Plan",
     "Snapshot",
     "Version",
@@ -130,7 +130,7 @@ _NAMES: Final = {
         *("launch", "start", "failover", "resume", "stop", "switch_over"),
         *("set_checkpoint_delay", "forget"),
     ),
-    "pycolo.compiler.paper": ("on_paper",),
+    "pycolo.compiler.offline": ("compile_offline",),
     "pycolo.plan": ("Plan",),
     "pycolo.snapshot": ("Snapshot", "Dead"),
     "pycolo.record": ("PairRecord",),

@@ -2,7 +2,7 @@
 
 A closed union. A leaf names its node and is judged on a `Live` alone, the same way when a compiler
 looks at a snapshot and when an executor has just asked QEMU: `queries` tells what has to be
-asked for a leaf to be judged, `holds` judges, `assume` makes it true on paper.
+asked to evaluate a leaf, `holds` evaluates it, `assume` gives the state after it came true.
 """
 
 from __future__ import annotations
@@ -376,7 +376,7 @@ def _holds(leaf: Leaf, live: Live) -> bool:  # noqa: C901 - one line a leaf
 
 
 def assume(condition: Condition, snapshot: Snapshot) -> Snapshot:
-    """The snapshot after the condition has come true, on paper.
+    """The snapshot after the condition has come true.
 
     Of alternatives the first is assumed: a plan waits for what it hopes, and lists it first.
     """

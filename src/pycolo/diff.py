@@ -68,7 +68,7 @@ class Diff:
     """
 
     header: tuple[Change, ...] = ()
-    "What differs outside the steps: procedure, versions, declaration, snapshots, reliefs."
+    "What differs outside the steps: procedure, versions, declaration, snapshots, recoveries."
     removed: tuple[Step, ...] = ()
     "Steps of the first plan alone, in its order."
     added: tuple[Step, ...] = ()

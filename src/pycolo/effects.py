@@ -1,8 +1,8 @@
-"""What a step promises to change: pure, from a snapshot to a snapshot.
+"""What a step changes: pure, from a snapshot to a snapshot.
 
-A promise is what the compiler counts on when it goes on after a step, and what a report is compared
+An effect is what the compiler counts on when it goes on after a step, and what a report is compared
 with. A command's effect is what QEMU answers for when it says `{}`; what happens afterwards by
-itself is promised by the Wait that looks for it.
+itself is an effect of the Wait that looks for it.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _T = TypeVar("_T")
 def fold(
     pair: ColoPair, qemu: Mapping[str, Version], snapshot: Snapshot, steps: Iterable[Step]
 ) -> Snapshot:
-    """The snapshot that a sequence of steps promises, started from `snapshot`."""
+    """The snapshot after a sequence of steps, started from `snapshot`."""
     for step in steps:
         snapshot = apply(pair, qemu, snapshot, step)
     return snapshot
 
 
 def apply(pair: ColoPair, qemu: Mapping[str, Version], snapshot: Snapshot, step: Step) -> Snapshot:
-    """The snapshot that one step promises.
+    """The snapshot after one step.
 
     Args:
         pair: The declaration, for what a launched QEMU is made of.
@@ -261,7 +261,7 @@ def took_effect(before: Live, command: qmp.Command, found: Live) -> bool | None:
     """Whether a command of which no reply came has taken effect, by what is there now.
 
     Args:
-        before: The node before the command, as read or promised.
+        before: The node before the command, as read or planned.
         command: The command.
         found: The node as read after nothing older is pending.
 
@@ -284,7 +284,7 @@ def took_effect(before: Live, command: qmp.Command, found: Live) -> bool | None:
 _SETS_IN_MOTION: Final = (qmp.BlockJobCancel, qmp.MigrateContinue, qmp.XColoLostHeartbeat)
 
 
-# What a command leaves behind for a reader. The rest is latched, promised by a Wait, over before
+# What a command leaves behind for a reader. The rest is latched, an effect of a Wait, over before
 # anybody looks (a small merge), or shown by nothing (an NBD server; qemu-behaviour 18.3).
 _TRACELESS: Final = ("colo_exited", "proven", "last_colo_mode", "commit_pending", "nbd_server")
 _TRACES: Final = tuple(

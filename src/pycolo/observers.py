@@ -9,7 +9,7 @@ from typing import Protocol, TextIO, assert_never, final
 import attrs
 
 from pycolo._printable import brief
-from pycolo.plan import Check, Execute, Plan, Record, Relief, RunHost, Step, Wait
+from pycolo.plan import Check, Execute, Plan, Record, Recovery, RunHost, Step, Wait
 from pycolo.qmp.commands import Command
 from pycolo.qmp.events import Event
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
@@ -22,7 +22,7 @@ class Observer(Protocol):
         """The plan is about to begin."""
 
     def step_started(self, step: Step) -> None:
-        """The step is about to begin; also said of relief steps."""
+        """The step is about to begin; also said of recovery steps."""
 
     def step_progress(
         self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
@@ -30,9 +30,9 @@ class Observer(Protocol):
         """A wait for a copy of a disk or of the RAM goes on; `total_bytes` may grow."""
 
     def step_finished(self, address: str, outcome: Outcome) -> None:
-        """The step ended; also said of relief steps."""
+        """The step ended; also said of recovery steps."""
 
-    def relief_started(self, relief: Relief) -> None:
+    def recovery_started(self, recovery: Recovery) -> None:
         """Execution ended inside a range of steps, and what brings the guest back begins."""
 
     def plan_finished(self, report: Report) -> None:
@@ -76,7 +76,7 @@ class Silent:
     def step_finished(self, address: str, outcome: Outcome) -> None:
         """Nothing."""
 
-    def relief_started(self, relief: Relief) -> None:
+    def recovery_started(self, recovery: Recovery) -> None:
         """Nothing."""
 
     def plan_finished(self, report: Report) -> None:
@@ -113,10 +113,10 @@ class Several:
         for observer in self.observers:
             observer.step_finished(address, outcome)
 
-    def relief_started(self, relief: Relief) -> None:
+    def recovery_started(self, recovery: Recovery) -> None:
         """Tell each."""
         for observer in self.observers:
-            observer.relief_started(relief)
+            observer.recovery_started(recovery)
 
     def plan_finished(self, report: Report) -> None:
         """Tell each."""
@@ -157,9 +157,9 @@ class LogObserver:
         level = logging.INFO if isinstance(outcome, Done) else logging.WARNING
         self.logger.log(level, "%s", brief(f"{address}: {words(outcome)}"))
 
-    def relief_started(self, relief: Relief) -> None:
+    def recovery_started(self, recovery: Recovery) -> None:
         """Warn that the guest has to be brought back."""
-        self.logger.warning("%s", brief(f"relief: {relief.why}"))
+        self.logger.warning("%s", brief(f"recovery: {recovery.why}"))
 
     def plan_finished(self, report: Report) -> None:
         """Say how it ended."""
@@ -209,9 +209,9 @@ class JsonLinesObserver:
             text=words(outcome),
         )
 
-    def relief_started(self, relief: Relief) -> None:
-        """Write `relief-started`."""
-        self._write("relief-started", first=relief.first, last=relief.last, why=relief.why)
+    def recovery_started(self, recovery: Recovery) -> None:
+        """Write `recovery-started`."""
+        self._write("recovery-started", first=recovery.first, last=recovery.last, why=recovery.why)
 
     def plan_finished(self, report: Report) -> None:
         """Write `plan-finished`."""

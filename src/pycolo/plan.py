@@ -230,7 +230,7 @@ class Options:
 
 @final
 @attrs.frozen(kw_only=True)
-class Relief:
+class Recovery:
     """What brings the guest back when execution ends inside a range of steps."""
 
     first: str
@@ -263,16 +263,16 @@ class Plan:
     qemu: Mapping[str, Version]
     "Node to the QEMU version it was compiled for."
     dialect: DialectName
-    origin: Snapshot
+    prior_state: Snapshot
     "What it was compiled from."
-    promise: Snapshot
-    "What is promised after the last step: the fold of the steps' effects over `origin`."
+    planned_state: Snapshot
+    "What is there after the last step: the fold of the steps' effects over `prior_state`."
     steps: tuple[Step, ...]
     options: Options = attrs.field(factory=Options)
     "What it was asked for besides its procedure."
     restored_after: str | None = None
     "Address of the step after which the guest serves again; None where it never stops serving."
-    reliefs: tuple[Relief, ...] = ()
+    recoveries: tuple[Recovery, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         named = [(f"steps[{n}].address", step.address) for n, step in enumerate(self.steps)]
@@ -283,9 +283,9 @@ class Plan:
     def _check_nodes(self) -> None:
         known = [node.name for node in (*self.pair.nodes, *self.pair.spares)]
         acting = [(f"steps[{n}].node", step.node) for n, step in enumerate(self.steps)]
-        for n, relief in enumerate(self.reliefs):
+        for n, recovery in enumerate(self.recoveries):
             acting += [
-                (f"reliefs[{n}].steps[{k}].node", s.node) for k, s in enumerate(relief.steps)
+                (f"recoveries[{n}].steps[{k}].node", s.node) for k, s in enumerate(recovery.steps)
             ]
         for field, name in acting:
             if name not in known:
@@ -293,16 +293,19 @@ class Plan:
 
     def _check_ranges(self, addresses: list[str]) -> None:
         named = [] if self.restored_after is None else [("restored_after", self.restored_after)]
-        for n, relief in enumerate(self.reliefs):
-            named += [(f"reliefs[{n}].first", relief.first), (f"reliefs[{n}].last", relief.last)]
+        for n, recovery in enumerate(self.recoveries):
+            named += [
+                (f"recoveries[{n}].first", recovery.first),
+                (f"recoveries[{n}].last", recovery.last),
+            ]
         for field, address in named:
             if address not in addresses:
                 rule = "be the address of one of the plan's steps"
                 raise DeclarationError(f"Plan.{field}", address, rule)
-        for n, relief in enumerate(self.reliefs):
-            if addresses.index(relief.first) > addresses.index(relief.last):
-                rule = f"not stand behind {relief.last}, where the range ends"
-                raise DeclarationError(f"Plan.reliefs[{n}].first", relief.first, rule)
+        for n, recovery in enumerate(self.recoveries):
+            if addresses.index(recovery.first) > addresses.index(recovery.last):
+                rule = f"not stand behind {recovery.last}, where the range ends"
+                raise DeclarationError(f"Plan.recoveries[{n}].first", recovery.first, rule)
 
     def step(self, address: str) -> Step:
         """The step at an address.

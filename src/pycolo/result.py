@@ -92,8 +92,8 @@ class Report:
     plan: Plan
     outcomes: Mapping[str, Outcome]
     "Step's address to its outcome, in the plan's order."
-    relief: Mapping[str, Outcome] = attrs.field(factory=dict)
-    "The same for the relief steps that ran."
+    recovery: Mapping[str, Outcome] = attrs.field(factory=dict)
+    "The same for the recovery steps that ran."
     evidence: Mapping[str, Evidence] = attrs.field(factory=dict)
     "Node to the evidence of its QEMU's end that execution rested on."
     after: Snapshot | None = None
@@ -125,7 +125,7 @@ class Report:
     def changed(self) -> bool:
         """Whether anything may have been changed."""
         acting = {step.address for step in self.plan.steps if _acts(step)}
-        outcomes = [self.outcomes.get(address) for address in acting] + [*self.relief.values()]
+        outcomes = [self.outcomes.get(address) for address in acting] + [*self.recovery.values()]
         return any(isinstance(outcome, Done | Unknown) for outcome in outcomes)
 
     @property
@@ -160,12 +160,12 @@ class Report:
         """What the refusal of a step means, by the catalogue.
 
         Args:
-            address: A step's, of the plan or of its relief.
+            address: A step's, of the plan or of its recovery.
 
         Returns:
             The best explanation; None where QEMU refused nothing there, or nothing is known of it.
         """
-        outcome = self.outcomes.get(address) or self.relief.get(address)
+        outcome = self.outcomes.get(address) or self.recovery.get(address)
         step = self._command(address)
         if step is None or not isinstance(outcome, Refused):
             return None
@@ -174,8 +174,8 @@ class Report:
         return found[0] if found and found[0].fits else None
 
     def _command(self, address: str) -> Execute | None:
-        relief = [step for relief in self.plan.reliefs for step in relief.steps]
-        for step in (*self.plan.steps, *relief):
+        recovery = [step for recovery in self.plan.recoveries for step in recovery.steps]
+        for step in (*self.plan.steps, *recovery):
             if step.address == address and isinstance(step, Execute):
                 return step
         return None
@@ -197,9 +197,9 @@ class Report:
 
     def _stand(self) -> list[str]:
         said = [] if self.changed else ["nothing was changed"]
-        if self.relief:
-            done = sum(isinstance(outcome, Done) for outcome in self.relief.values())
-            said.append(f"{done} of {len(self.relief)} relief steps were done")
+        if self.recovery:
+            done = sum(isinstance(outcome, Done) for outcome in self.recovery.values())
+            said.append(f"{done} of {len(self.recovery)} recovery steps were done")
         if self.after is not None:
             said += [f"{name} is {_stands(state)}" for name, state in self.after.nodes.items()]
         return said
@@ -225,7 +225,7 @@ class Report:
         """What comes first where the secondary cannot be taken in any more."""
         if self.after is None or self.plan.procedure not in JOINING:
             return None
-        primaries = [node for relief in self.plan.reliefs for node in relief.nodes]
+        primaries = [node for recovery in self.plan.recoveries for node in recovery.nodes]
         peers = [node.name for node in self.plan.pair.nodes if node.name not in primaries]
         # Of one that is in COLO the procedure goes on from what is there.
         role = role_of(self.after.state(peers[0])) if len(peers) == 1 else "secondary"

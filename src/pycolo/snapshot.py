@@ -3,7 +3,7 @@
 A node is one of five things: `Absent` (no QEMU was started yet), `Live` (QEMU answered, or a plan
 promises that it would), `Unreachable` (no connection, which proves nothing), `Unresponsive` (a
 connection and no answer) or `Dead` (proven).
-The same `Live` describes what was read and what a plan promises, so that a promise can be
+The same `Live` describes what was read and what a plan leads to, so that a planned state can be
 compared with what came true, and the compiler starts from either.
 """
 
@@ -82,9 +82,9 @@ class Live:
     migration: str = "none"
     "Migration status."
     migration_error: str | None = attrs.field(default=None, eq=False)
-    "Why the last migration failed; read, never promised (qemu-behaviour 19.4)."
+    "Why the last migration failed; read, never planned (qemu-behaviour 19.4)."
     migration_blockers: tuple[str, ...] = attrs.field(default=(), eq=False)
-    "Why no migration is possible; read, never promised (qemu-behaviour 19.4)."
+    "Why no migration is possible; read, never planned (qemu-behaviour 19.4)."
     incoming: bool = False
     "A listener for the incoming migration was started."
     capabilities: frozenset[str] = frozenset()
@@ -108,11 +108,11 @@ class Live:
     objects: Mapping[str, Filter] = attrs.field(factory=dict)
     "Object id to what it is; only the types COLO uses."
     yanks: frozenset[str] = attrs.field(default=frozenset(), eq=False)
-    "What could be yanked, as addresses name it; read, never promised."
+    "What could be yanked, as addresses name it; read, never planned."
     replication_error: bool | None = attrs.field(default=None, eq=False)
-    "Whether a replication node reports an error; read, never promised (qemu-behaviour 5.10)."
+    "Whether a replication node reports an error; read, never planned (qemu-behaviour 5.10)."
     schema: Schema | None = attrs.field(default=None, eq=False)
-    "What commands this QEMU accepts; None where it was not read. Read, never promised."
+    "What commands this QEMU accepts; None where it was not read. Read, never planned."
 
 
 @final

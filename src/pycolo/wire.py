@@ -143,12 +143,12 @@ def _document(name: DocumentName) -> Document:
         return Document(name, _in_order(attrs.evolve(forms, known=known).record(Plan)))
     forms = attrs.evolve(forms, known={**known, Plan: _document("plan")})
     outcomes = Table(forms.union("Outcome", Outcome), is_ordered=True)
-    return Document(name, _ReportForm(forms.record(Report, outcomes=outcomes, relief=outcomes)))
+    return Document(name, _ReportForm(forms.record(Report, outcomes=outcomes, recovery=outcomes)))
 
 
 def _in_order(plan: Record[Plan]) -> Record[Plan]:
     """What a reader wants comes first, the long snapshots come last."""
-    first = ("procedure", "pair", "qemu", "dialect", "restored_after", "steps", "reliefs")
+    first = ("procedure", "pair", "qemu", "dialect", "restored_after", "steps", "recoveries")
     names = dict.fromkeys([*first, *plan.forms])
     return attrs.evolve(plan, forms={name: plan.forms[name] for name in names})
 

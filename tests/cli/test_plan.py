@@ -75,10 +75,10 @@ def test_a_plan_goes_on_from_another_or_from_a_snapshot(
     """--from takes what a plan file promises, and a snapshot file alike."""
     start = tmp_path / "start.json"
     start.write_text(pycolo("plan", "start", pair_file, "--as", "json").out)
-    promise = tmp_path / "promise.json"
-    promise.write_text(json.dumps(json.loads(start.read_text())["promise"]))
+    planned_state = tmp_path / "planned.json"
+    planned_state.write_text(json.dumps(json.loads(start.read_text())["planned_state"]))
     words = ("plan", "failover", pair_file, "--survivor", "alpha", "--as", "json", "--from")
-    first, second = pycolo(*words, start), pycolo(*words, promise)
+    first, second = pycolo(*words, start), pycolo(*words, planned_state)
     assert 0 == first.code, first.err
     assert first.out == second.out
     assert {"alpha"} == set(json.loads(first.out)["qemu"])
@@ -148,7 +148,7 @@ def test_a_state_that_needs_a_person_ends_with_4(
     """Where no safe way leads on, a person must decide."""
     snapshot = tmp_path / "snapshot.json"
     plan = json.loads(pycolo("plan", "launch", pair_file, "--as", "json").out)
-    snapshot.write_text(json.dumps(plan["origin"]))
+    snapshot.write_text(json.dumps(plan["prior_state"]))
     ended = pycolo("plan", "start", pair_file, "--from", snapshot)
     assert (4, "") == (ended.code, ended.out)
     assert ended.err.startswith("pycolo: ")

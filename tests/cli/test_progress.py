@@ -21,21 +21,21 @@ from pycolo.result import Done, Refused
 def plan(pair_file: Path) -> Plan:
     """What `start` does."""
     pair = pairfile.load(pair_file)
-    return compiler.on_paper("start", pair, version=Version.parse("11.1.3"))
+    return compiler.compile_offline("start", pair, version=Version.parse("11.1.3"))
 
 
 def tell(observer: Observer, plan: Plan) -> None:
-    """Have an observer see a resync, a refusal and its relief."""
+    """Have an observer see a resync, a refusal and its recovery."""
     wait = plan.step("alpha/wait/mirrored")
     observer.plan_started(plan)
     observer.step_started(wait)
     for done_mib in range(0, 101, 5):
         observer.step_progress(wait.address, done_mib * MIB, 100 * MIB, 2.5 * MIB)
     observer.step_finished(wait.address, Done(took_s=40))
-    relief = plan.reliefs[0]
-    observer.relief_started(relief)
-    observer.step_started(relief.steps[0])
-    observer.step_finished(relief.steps[0].address, Refused(took_s=0, reason="no [such] node"))
+    recovery = plan.recoveries[0]
+    observer.recovery_started(recovery)
+    observer.step_started(recovery.steps[0])
+    observer.step_finished(recovery.steps[0].address, Refused(took_s=0, reason="no [such] node"))
 
 
 def test_lines_tell_every_tenth_of_a_copy(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:

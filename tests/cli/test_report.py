@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Pycolo
 
-from pycolo import on_paper, pairfile
+from pycolo import compile_offline, pairfile
 from pycolo.journal import Journal
 from pycolo.qmp.replies import Version
 from pycolo.result import Done, NotRun, Outcome, Refused, Report
@@ -18,7 +18,7 @@ from pycolo.result import Done, NotRun, Outcome, Refused, Report
 def journal_file(tmp_path: Path, pair_file: Path) -> Path:
     """The journal of a failover that ended at its second step."""
     pair = pairfile.load(pair_file)
-    plan = on_paper("failover", pair, version=Version.parse("11.1.3"), survivor="beta")
+    plan = compile_offline("failover", pair, version=Version.parse("11.1.3"), survivor="beta")
     outcomes: dict[str, Outcome] = {step.address: NotRun() for step in plan.steps}
     with Journal(tmp_path / "journal") as journal:
         journal.plan_started(plan)

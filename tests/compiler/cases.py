@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from pycolo.compiler import on_paper
+from pycolo.compiler import compile_offline
 from pycolo.model import (
     ColoPair,
     FilterChain,
@@ -81,9 +81,9 @@ PAIRS = {"one": one_of_each(), "two": two_of_each()}
 
 
 def compiled(case: Case, pair: ColoPair, version: str, dialect: DialectName = "auto") -> Plan:
-    """The plan of a case, on paper."""
+    """The plan of a case, compiled offline."""
     procedure, survivor = case
-    return on_paper(
+    return compile_offline(
         procedure,
         pair,
         version=Version.parse(version),
@@ -102,18 +102,18 @@ def golden_plans() -> Iterator[tuple[str, Plan]]:
 
 
 def settled(plan: Plan) -> Snapshot:
-    """What a plan promises, but for revisions: every change of a record is written again.
+    """A plan's planned state, but for revisions: every change of a record is written again.
 
-    The file of a peer that need not be reached is no promise either.
+    The file of a peer that need not be reached is no part of that either.
     """
-    top = highest(plan.promise.records)
+    top = highest(plan.planned_state.records)
     alone = plan.procedure in ("failover", "switch-over")
     records = {
         name: attrs.evolve(state, revision=0) if isinstance(state, PairRecord) else state
-        for name, state in plan.promise.records.items()
+        for name, state in plan.planned_state.records.items()
         if not alone or (top is not None and name == top.holder)
     }
-    return attrs.evolve(plan.promise, records=records)
+    return attrs.evolve(plan.planned_state, records=records)
 
 
 def as_text(plan: Plan) -> str:

@@ -13,7 +13,7 @@ from pycolo.record import PairRecord
 from pycolo.snapshot import Child, Live, Snapshot, Unreachable
 
 PAIR = one_of_each()
-PROTECTED = compiled(CASES["start/first"], PAIR, "11.1.3").promise
+PROTECTED = compiled(CASES["start/first"], PAIR, "11.1.3").planned_state
 
 
 def _armed(survivor: str, **changes: object) -> tuple[Step, ...]:

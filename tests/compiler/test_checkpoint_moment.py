@@ -18,7 +18,7 @@ def test_a_moment_in_a_checkpoint_is_waited_out(
 ) -> None:
     """Nothing is sent to guests that stand in a checkpoint; that they run again is waited for."""
     plan = compiled(CASES[case], PAIRS["one"], version)
-    snapshot = plan.promise
+    snapshot = plan.planned_state
     for node in stopped:
         live = snapshot.live(node)
         assert live is not None
@@ -28,4 +28,4 @@ def test_a_moment_in_a_checkpoint_is_waited_out(
 
     assert [] == [step.address for step in again.steps if isinstance(step, Execute)]
     assert ["alpha/wait/protected"] == [s.address for s in again.steps if isinstance(s, Wait)]
-    assert plan.promise == again.promise
+    assert plan.planned_state == again.planned_state

@@ -11,7 +11,7 @@ from pycolo.errors import CompileError
 from pycolo.snapshot import Child, Filter, Job, Live, Snapshot
 
 PAIR = one_of_each()
-PROTECTED = compiled(CASES["start/first"], PAIR, "11.1.3").promise
+PROTECTED = compiled(CASES["start/first"], PAIR, "11.1.3").planned_state
 
 
 def _changed(node: str, **changes: object) -> Snapshot:
@@ -30,11 +30,11 @@ def _alpha() -> Live:
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("case", ["start/first", "resume/on-the-primary", "resume/on-the-promoted"])
 def test_a_protected_pair_is_as_declared(case: str, pair: str, version: str) -> None:
-    """What start and resume promise differs in nothing from the declaration."""
-    promise = compiled(CASES[case], PAIRS[pair], version).promise
+    """What start and resume lead to differs in nothing from the declaration."""
+    planned_state = compiled(CASES[case], PAIRS[pair], version).planned_state
 
-    assert not drift(PAIRS[pair], promise)
-    assert () == converge(PAIRS[pair], promise).steps
+    assert not drift(PAIRS[pair], planned_state)
+    assert () == converge(PAIRS[pair], planned_state).steps
 
 
 def test_what_was_set_by_hand_is_named_and_set_back() -> None:
@@ -54,7 +54,7 @@ def test_what_was_set_by_hand_is_named_and_set_back() -> None:
         "alpha/qom-set/comp0.compare_timeout",
         "alpha/migrate-set-parameters",
     ] == [step.address for step in plan.steps]
-    assert not drift(PAIR, plan.promise)
+    assert not drift(PAIR, plan.planned_state)
 
 
 def test_a_filter_that_is_off_is_switched_on() -> None:
@@ -65,7 +65,7 @@ def test_a_filter_that_is_off_is_switched_on() -> None:
     plan = converge(PAIR, snapshot)
 
     assert ["alpha/qom-set/m0.status"] == [step.address for step in plan.steps]
-    assert not drift(PAIR, plan.promise)
+    assert not drift(PAIR, plan.planned_state)
 
 
 def test_strays_go_objects_before_chardevs() -> None:
@@ -84,7 +84,7 @@ def test_strays_go_objects_before_chardevs() -> None:
         "alpha/chardev-remove/extra",
         "alpha/blockdev-del/left",
     ] == [step.address for step in plan.steps]
-    assert not drift(PAIR, plan.promise)
+    assert not drift(PAIR, plan.planned_state)
 
 
 @pytest.mark.parametrize(("extra", "place"), [("first", "children.1"), ("last", "children.9")])
@@ -106,7 +106,7 @@ def test_a_stray_child_is_detached_wherever_it_is(extra: str, place: str) -> Non
         f"alpha/x-blockdev-change/{quorum}.{place}",
         "alpha/blockdev-del/extra",
     ] == [step.address for step in plan.steps]
-    assert not drift(PAIR, plan.promise)
+    assert not drift(PAIR, plan.planned_state)
 
 
 def test_a_stray_child_that_is_read_from_is_refused() -> None:
@@ -148,17 +148,17 @@ def test_what_cannot_be_taken_back_under_colo_is_refused(
 
 def test_an_unprotected_guest_with_a_fresh_secondary_is_protected() -> None:
     """Converge goes the whole way when nothing is protected yet."""
-    launched = compiled(CASES["start/first"], PAIR, "11.1.3").origin
+    launched = compiled(CASES["start/first"], PAIR, "11.1.3").prior_state
 
     plan = converge(PAIR, launched)
 
     assert drift(PAIR, launched).missing
-    assert not drift(PAIR, plan.promise)
+    assert not drift(PAIR, plan.planned_state)
 
 
 def test_a_missing_node_is_missing() -> None:
     """With the secondary gone, the drift says so first of all."""
-    alone = compiled(CASES["failover/primary-survives"], PAIR, "11.1.3").promise
+    alone = compiled(CASES["failover/primary-survives"], PAIR, "11.1.3").planned_state
 
     missing = drift(PAIR, alone).missing
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import pytest
 
-from pycolo.compiler import on_paper
+from pycolo.compiler import compile_offline
 from pycolo.dialect import refuse_document
 from pycolo.errors import CompileError, VersionError
 from pycolo.model import ColoPair
@@ -30,7 +30,7 @@ def pair() -> ColoPair:
 
 def _plan(pair: ColoPair, procedure: Procedure, survivor: str | None = None) -> Plan:
     delay_ms = 2000 if procedure == "set-checkpoint-delay" else None
-    return on_paper(
+    return compile_offline(
         procedure,
         pair,
         version=RUNS,
@@ -135,7 +135,7 @@ def test_it_is_printed_for_every_version_and_run_on_few(
     pair: ColoPair, version: str, why: str
 ) -> None:
     """The plan compiles for any version; running it is refused where QEMU would refuse it."""
-    plan = on_paper("start", pair, version=Version.parse(version), dialect="doc")
+    plan = compile_offline("start", pair, version=Version.parse(version), dialect="doc")
 
     assert _commands(_plan(pair, "start")) == _commands(plan)
     with pytest.raises(VersionError, match=why):

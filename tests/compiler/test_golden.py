@@ -19,10 +19,10 @@ IDS = [f"{path.parent.name}/{path.stem}" for path in FILES]
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_a_plan_is_what_its_own_declaration_and_origin_compile_to(path: Path) -> None:
-    """A golden plan, read back and compiled again from its pair and origin, is the same plan."""
+    """A golden plan, read and compiled again from its pair and prior state, is the same plan."""
     plan = plan_from_json(json.loads(path.read_text()))
 
-    again = compile_plan(plan.procedure, plan.pair, plan.origin, plan.options)
+    again = compile_plan(plan.procedure, plan.pair, plan.prior_state, plan.options)
     assert as_text(plan) == as_text(again)
     check_compiled(plan)
 
@@ -40,7 +40,7 @@ def test_every_command_is_one_that_its_qemu_accepts(case: str, pair: str, versio
     schema = Schema.packaged(version)  # type: ignore[arg-type]  # the versions are the packaged ones
     plan = compiled(CASES[case], PAIRS[pair], version)
     steps = [s for s in plan.steps if isinstance(s, Execute)]
-    steps += [s for relief in plan.reliefs for s in relief.steps]
+    steps += [s for recovery in plan.recoveries for s in recovery.steps]
     yanks = [yank for s in steps for yank in s.rescue]
     problems = [
         *(p for s in steps for p in schema.check(s.command, oob=s.oob)),

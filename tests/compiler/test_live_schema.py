@@ -13,7 +13,7 @@ from pycolo.qmp.schema import Schema, packaged_entries
 from pycolo.snapshot import Live, Snapshot
 
 PAIR = one_of_each()
-LAUNCHED = compiled(CASES["start/first"], PAIR, "11.1.3").origin
+LAUNCHED = compiled(CASES["start/first"], PAIR, "11.1.3").prior_state
 
 
 def _with_schema(schema: Schema) -> Snapshot:
@@ -29,7 +29,7 @@ def _without(command: str) -> Schema:
     return Schema.from_reply([entry for entry in entries if entry.get("name") != command])
 
 
-def test_a_known_build_gets_the_plan_that_paper_shows() -> None:
+def test_a_known_build_gets_the_plan_that_is_compiled_offline() -> None:
     """Reading the schema of a build that pycolo is tested with changes nothing."""
     plan = start(PAIR, _with_schema(Schema.packaged("11.1.3")))
 

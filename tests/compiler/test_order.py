@@ -156,13 +156,15 @@ def test_nothing_ever_waits_for_ever(case: str, version: str) -> None:
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.startswith(("start", "resume"))])
 def test_whoever_stands_still_has_a_way_back(case: str) -> None:
-    """Every stretch in which the guest stands still or has no network names its relief."""
+    """Every stretch in which the guest stands still or has no network names its recovery."""
     plan = compiled(CASES[case], PAIRS["one"], "11.1.3")
     addresses = [step.address for step in plan.steps]
     covered = {
         address
-        for relief in plan.reliefs
-        for address in addresses[addresses.index(relief.first) : addresses.index(relief.last) + 1]
+        for recovery in plan.recoveries
+        for address in addresses[
+            addresses.index(recovery.first) : addresses.index(recovery.last) + 1
+        ]
     }
     risky = {a for a in addresses if a.endswith(("/stop", ".status", "/migrate-continue"))}
 
@@ -171,25 +173,27 @@ def test_whoever_stands_still_has_a_way_back(case: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("case", ["failover/primary-survives", "stop/protected", "start/first"])
-def test_a_relief_cuts_the_peer_off_before_it_ends_colo(case: str, version: str) -> None:
+def test_a_recovery_cuts_the_peer_off_before_it_ends_colo(case: str, version: str) -> None:
     """It may be all that was ever sent: without the yanks a silent peer would wedge it."""
-    reliefs = compiled(CASES[case], PAIRS["one"], version).reliefs
-    for sent in ([step.address for step in relief.steps] for relief in reliefs):
-        assert ["alpha/relief/yank/block-node:nbd0"] == sent[:1]
-        assert _in_order(sent, "alpha/relief/yank/migration", "alpha/relief/x-colo-lost-heartbeat")
+    recoveries = compiled(CASES[case], PAIRS["one"], version).recoveries
+    for sent in ([step.address for step in recovery.steps] for recovery in recoveries):
+        assert ["alpha/recovery/yank/block-node:nbd0"] == sent[:1]
+        assert _in_order(
+            sent, "alpha/recovery/yank/migration", "alpha/recovery/x-colo-lost-heartbeat"
+        )
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_half_made_entry_leaves_no_disk_that_could_be_taken_for_a_copy(version: str) -> None:
-    """The secondary's disk goes with the relief: what it misses would never be noticed."""
-    reliefs = compiled(CASES["resume/on-the-primary"], PAIRS["two"], version).reliefs
-    sent = [step.address for step in reliefs[-1].steps]
+    """The secondary's disk goes with the recovery: what it misses would never be noticed."""
+    recoveries = compiled(CASES["resume/on-the-primary"], PAIRS["two"], version).recoveries
+    sent = [step.address for step in recoveries[-1].steps]
 
     assert [
-        "alpha/relief/x-blockdev-change/colo-disk0.children.1",
-        "alpha/relief/blockdev-del/nbd0",
-        "alpha/relief/x-blockdev-change/colo-disk1.children.1",
-        "alpha/relief/blockdev-del/nbd1",
+        "alpha/recovery/x-blockdev-change/colo-disk0.children.1",
+        "alpha/recovery/blockdev-del/nbd0",
+        "alpha/recovery/x-blockdev-change/colo-disk1.children.1",
+        "alpha/recovery/blockdev-del/nbd1",
     ] == sent[-4:]
 
 

@@ -21,7 +21,7 @@ def _after_the_copy(plan: Plan, *, run_state: str, status: str) -> Snapshot:
         isinstance(s, Execute) and isinstance(s.command, qmp.BlockJobCancel) for s in plan.steps
     ]
     steps = plan.steps[: ends.index(True) + 1]
-    snapshot = fold(plan.pair, plan.qemu, plan.origin, steps)
+    snapshot = fold(plan.pair, plan.qemu, plan.prior_state, steps)
     live = snapshot.live("alpha")
     assert live is not None
     jobs: Mapping[str, Job] = {job: Job(status=status) for job in live.jobs}

@@ -13,7 +13,7 @@ RESUMABLE = [name for name in CASES if not name.startswith(("launch", "set-"))]
 
 
 def _again(plan: Plan, done: int) -> Plan:
-    snapshot = effects.fold(plan.pair, plan.qemu, plan.origin, plan.steps[:done])
+    snapshot = effects.fold(plan.pair, plan.qemu, plan.prior_state, plan.steps[:done])
     return compile_plan(plan.procedure, plan.pair, snapshot, plan.options)
 
 
@@ -21,7 +21,7 @@ def _again(plan: Plan, done: int) -> Plan:
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("case", RESUMABLE)
 def test_going_on_after_any_step_keeps_the_promise(case: str, pair: str, version: str) -> None:
-    """For every k, the plan compiled from the fold of the first k steps promises the same."""
+    """For every k, the plan compiled from the fold of the first k steps plans the same state."""
     plan = compiled(CASES[case], PAIRS[pair], version)
 
     for done in range(len(plan.steps) + 1):
@@ -49,7 +49,7 @@ def test_nothing_is_done_twice(case: str, pair: str, version: str) -> None:
 
 @pytest.mark.parametrize("case", RESUMABLE)
 def test_a_finished_procedure_compiles_to_no_command(case: str) -> None:
-    """From its own promise a procedure has nothing left to send."""
+    """From its own planned state a procedure has nothing left to send."""
     plan = compiled(CASES[case], PAIRS["one"], "11.1.3")
 
     left = _again(plan, len(plan.steps)).steps

@@ -10,9 +10,9 @@ from tests.compiler.cases import CASES, compiled, one_of_each
 
 from pycolo.compiler import (
     check_compiled,
+    compile_offline,
     compile_plan,
     failover,
-    on_paper,
     resume,
     start,
     stop,
@@ -27,8 +27,8 @@ from pycolo.snapshot import Dead, Job, Live, Snapshot, Unreachable, role_of
 
 PAIR = one_of_each()
 VERSION = Version.parse("11.1.3")
-LAUNCHED = compiled(CASES["start/first"], PAIR, "11.1.3").origin
-PROTECTED = compiled(CASES["start/first"], PAIR, "11.1.3").promise
+LAUNCHED = compiled(CASES["start/first"], PAIR, "11.1.3").prior_state
+PROTECTED = compiled(CASES["start/first"], PAIR, "11.1.3").planned_state
 
 
 def _live(snapshot: Snapshot, node: str) -> Live:
@@ -193,7 +193,7 @@ def test_two_primaries_are_no_pair() -> None:
 def test_stop_without_a_secondary_clears_up_what_is_left() -> None:
     """With the secondary gone, stop takes the primary out of COLO and leaves nothing of it."""
     plan = stop(PAIR, PROTECTED.with_node("beta", Unreachable(why="hung up")))
-    after = _live(plan.promise, "alpha")
+    after = _live(plan.planned_state, "alpha")
 
     assert ("running", "none", {}, {}) == (
         after.run_state,
@@ -225,12 +225,12 @@ def test_a_delay_below_11_under_tcg_would_deadlock() -> None:
         chains=(),
         checkpoint_delay_ms=2**32 - 1,
     )
-    protected = on_paper("start", quiet, version=Version.parse("7.2.22"))
+    protected = compile_offline("start", quiet, version=Version.parse("7.2.22"))
 
     assert not any("checkpoint" in step.address for step in protected.steps)
     asked = Options(checkpoint_delay_ms=1000)
     with pytest.raises(CompileError, match="deadlocks at a checkpoint"):
-        compile_plan("set-checkpoint-delay", quiet, protected.promise, asked)
+        compile_plan("set-checkpoint-delay", quiet, protected.planned_state, asked)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -278,7 +278,7 @@ def test_a_command_that_was_put_in_is_refused() -> None:
 
 def test_another_node_takes_the_dead_ones_place() -> None:
     """Resuming on a spare compiles for it, and nothing names the node that died."""
-    plan = on_paper("resume", PAIR, version=VERSION, survivor="beta", peer="gamma")
+    plan = compile_offline("resume", PAIR, version=VERSION, survivor="beta", peer="gamma")
 
     assert {"beta", "gamma"} == set(plan.nodes())
     assert "192.0.2.1:" not in str(plan.steps)
@@ -310,9 +310,9 @@ def test_a_new_secondary_does_not_take_a_lost_ones_place_by_itself() -> None:
         start(PAIR, anew)
 
 
-def test_a_guest_that_stands_still_for_its_copy_is_relieved_of_it() -> None:
+def test_a_guest_that_stands_still_for_its_copy_is_resumed() -> None:
     """Where the guest waits for COLO, a failure at any point ends the copy too."""
     plan = compiled(CASES["resume/on-the-promoted"], PAIR, "7.2.22")
-    relief = next(one for one in plan.reliefs if one.first == "beta/stop")
+    recovery = next(one for one in plan.recoveries if one.first == "beta/stop")
 
-    assert "block-job-cancel" in [step.command.qmp_name for step in relief.steps]
+    assert "block-job-cancel" in [step.command.qmp_name for step in recovery.steps]

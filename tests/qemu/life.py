@@ -182,7 +182,7 @@ class LivePair:
             await self.probe(),
             qemu=dict.fromkeys(names, self.version),
             nodes=names,
-            # The first is the one that plans on paper have.
+            # The first is the one that plans compiled offline have.
             instances={n: instance_of(self.pair.name, n, self._launches[n]) for n in names},
             dialect=dialect,
         )
@@ -370,7 +370,7 @@ UNPROMISED: Mapping[str, str] = {
 }
 
 
-def broken_promises(
+def off_plan(
     promised: Snapshot, seen: Snapshot
 ) -> Mapping[str, Mapping[str, tuple[object, object]]]:
     """Node to field to what was promised and what is there instead."""
@@ -394,7 +394,7 @@ def _compared(promised: Live, seen: Live) -> Mapping[str, tuple[object, object]]
     # In a checkpoint a guest stands still for a moment: it is protected all the same.
     if promised.colo_mode != "none":
         pairs["run_state"] = (_settled(promised.run_state), _settled(seen.run_state))
-    # Sizes are promised of images alone; of a node of the peer's nobody knows on paper.
+    # Sizes are planned of images alone; offline nobody knows a node of the peer's.
     told = {name: size for name, size in seen.sizes_bytes.items() if name in promised.sizes_bytes}
     pairs["sizes_bytes"] = (promised.sizes_bytes, told)
     # Which sockets there are is promised; a client that keeps trying connects when it can.

@@ -10,7 +10,7 @@ import time
 import attrs
 import pytest
 from tests.qemu.aftermath import differences, renew
-from tests.qemu.life import NEEDS_KVM, LivePair, accelerator_of, bios_life, broken_promises
+from tests.qemu.life import NEEDS_KVM, LivePair, accelerator_of, bios_life, off_plan
 from tests.qemu.namespaces import in_namespaces, let_through, swallow
 from tests.watching import Watching
 
@@ -71,7 +71,7 @@ async def test_a_blocked_port_is_told_before_anything_changes(
         await life.goes_on("alpha")
         let_through(network, host, port)
         plan = await life.run("start")
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         await life.goes_on("alpha", "beta")
 
 
@@ -109,7 +109,7 @@ async def test_a_black_hole_on_the_way_is_a_stall(
         await life.goes_on("alpha")
         let_through(network, "beta", port)
         undone = await life.run("stop")
-        broken = broken_promises(undone.promise, await life.probe()).get("alpha", {})
+        broken = off_plan(undone.planned_state, await life.probe()).get("alpha", {})
         # QEMU tells how the entry that was under way has ended.
         assert set() == set(broken) - {"migration", "last_colo_mode"}
         await renew(life, "beta")

@@ -58,14 +58,14 @@ async def session(qemu: BareQemu) -> AsyncGenerator[Session]:
 
 
 async def _executed(session: Session, *steps: Step) -> Report:
-    origin = Snapshot(nodes={"alpha": Live(version=session.version, instance="token")})
+    prior_state = Snapshot(nodes={"alpha": Live(version=session.version, instance="token")})
     plan = Plan(
         procedure="start",
         pair=PAIR,
         qemu={"alpha": session.version},
         dialect="auto",
-        origin=origin,
-        promise=origin,
+        prior_state=prior_state,
+        planned_state=prior_state,
         steps=steps,
     )
     return await execute(plan, {"alpha": session})

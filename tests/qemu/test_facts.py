@@ -18,10 +18,10 @@ from tests.qemu.life import HAS_KVM, LIMIT_S, Accelerator, LivePair, bios_life, 
 from tests.real_qemu import RELEASES, bare_qemu, build_of
 
 from pycolo import errors
-from pycolo.compiler import on_paper
+from pycolo.compiler import compile_offline
 from pycolo.demo.builds import Release
 from pycolo.model import ColoPair
-from pycolo.plan import Execute, Plan, Refusal, Relief
+from pycolo.plan import Execute, Plan, Recovery, Refusal
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.blockdevs import FileNode, QuorumNode, RawNode
 from pycolo.qmp.chardevs import (
@@ -92,23 +92,23 @@ def _forgiving(release: Release) -> Iterator[tuple[str, Execute]]:
     """All steps of all plans that end something, and that accept its being gone."""
     pair, version = PAIRS["one"], _version(release)
     plans = (
-        on_paper("failover", pair, version=version, survivor="alpha"),
-        on_paper("failover", pair, version=version, survivor="beta"),
-        on_paper("stop", pair, version=version),
-        on_paper("start", pair, version=version),
+        compile_offline("failover", pair, version=version, survivor="alpha"),
+        compile_offline("failover", pair, version=version, survivor="beta"),
+        compile_offline("stop", pair, version=version),
+        compile_offline("start", pair, version=version),
     )
     for plan in plans:
         promoted = plan.procedure == "failover" and plan.steps[0].node == "beta"
-        for step in (*plan.steps, *_relieving(plan)):
+        for step in (*plan.steps, *_recovering(plan)):
             if isinstance(step, Execute) and step.accepts and not _needs_more(step.command):
                 # The overlays that a promoted node deletes are what a fresh one works with.
                 here = "beta" if promoted and not isinstance(step.command, qmp.BlockdevDel) else ""
                 yield here or "alpha", step
 
 
-def _relieving(plan: Plan) -> tuple[Execute, ...]:
-    reliefs: tuple[Relief, ...] = plan.reliefs
-    return tuple(step for relief in reliefs for step in relief.steps)
+def _recovering(plan: Plan) -> tuple[Execute, ...]:
+    recoveries: tuple[Recovery, ...] = plan.recoveries
+    return tuple(step for recovery in recoveries for step in recovery.steps)
 
 
 def _needs_more(command: qmp.Command) -> bool:
@@ -440,7 +440,7 @@ async def test_a_mirror_that_is_not_dismissed_tells_that_it_is_complete(
 
 def _cancelling(release: Release) -> Execute:
     """The step that ends a copy, as plans have it."""
-    plan = on_paper("start", PAIRS["one"], version=_version(release))
+    plan = compile_offline("start", PAIRS["one"], version=_version(release))
     steps = (step for step in plan.steps if isinstance(step, Execute))
     return next(step for step in steps if isinstance(step.command, qmp.BlockJobCancel))
 
@@ -478,7 +478,7 @@ async def test_the_disk_is_copied_while_the_guest_has_not_run(release: Release) 
         plan = await life.compile("start")
         until = [step.address for step in plan.steps].index("alpha/wait/mirrored") + 1
         await life.execute(
-            attrs.evolve(plan, steps=plan.steps[:until], reliefs=(), restored_after=None)
+            attrs.evolve(plan, steps=plan.steps[:until], recoveries=(), restored_after=None)
         )
         alpha, beta = await life.live("alpha"), await life.live("beta")
         graph = await life.sessions["beta"].execute(qmp.XDebugQueryBlockGraph(), limit_s=LIMIT_S)
@@ -613,6 +613,6 @@ async def _forced(life: LivePair) -> None:
 
 
 async def test_going_on_where_nothing_waits(session: Session) -> None:
-    """It is refused in the words that reliefs accept (17.10)."""
+    """It is refused in the words that recoveries accept (17.10)."""
     refusal = await _refusal(session, qmp.MigrateContinue(state="pre-switchover"))
     assert "Migration not in expected state" in refusal.text

@@ -81,7 +81,9 @@ async def _launched(life: LivePair, moment: Moment) -> None:
 async def _do_until(life: LivePair, plan: Plan, last: str) -> None:
     """Do a plan's steps up to one, as a controller does that dies there."""
     done = [step.address for step in plan.steps].index(last) + 1
-    await life.execute(attrs.evolve(plan, steps=plan.steps[:done], reliefs=(), restored_after=None))
+    await life.execute(
+        attrs.evolve(plan, steps=plan.steps[:done], recoveries=(), restored_after=None)
+    )
 
 
 async def _finished(life: LivePair, procedure: Procedure) -> Plan:
@@ -289,9 +291,11 @@ async def test_a_pair_in_a_checkpoint_is_a_protected_one(release: Release) -> No
                 plan = await life.compile("start")
                 assert [] == commands(plan)
                 await life.execute(plan)
-                found = [s.run_state for s in plan.origin.nodes.values() if isinstance(s, Live)]
+                found = [
+                    s.run_state for s in plan.prior_state.nodes.values() if isinstance(s, Live)
+                ]
                 seen["colo" if "colo" in found else "running"] += 1
-                assert () == converge(life.pair, plan.origin).steps
+                assert () == converge(life.pair, plan.prior_state).steps
 
 
 async def test_a_guest_that_somebody_paused_is_not_continued() -> None:

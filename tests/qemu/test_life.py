@@ -15,11 +15,11 @@ from tests.qemu.life import (
     Accelerator,
     LivePair,
     bios_life,
-    broken_promises,
     commands,
     leave,
     loopback,
     nodes,
+    off_plan,
     pair_folder,
     until,
 )
@@ -64,8 +64,8 @@ async def test_the_bios_guest_outlives_four_of_its_hosts(
 ) -> None:
     """Start, four failovers both ways, each resumed on a new node, a new delay, stop.
 
-    The guest counts on through all of it, each plan keeps its promise, nothing of an ended pair
-    stays behind, and the last count is on the survivor's disk.
+    The guest counts on through all of it, each plan reaches its planned state, nothing of an
+    ended pair stays behind, and the last count is on the survivor's disk.
     """
     async with bios_life(release, accelerator) as life:
         if not life.pair.chains:
@@ -101,13 +101,13 @@ async def outlive_all(life: LivePair, primary: str, secondary: str) -> str:
 
 async def kept(life: LivePair, plan: Plan) -> None:
     """See the pair protected, exactly as the plan promised."""
-    assert {} == broken_promises(plan.promise, await life.probe())
+    assert {} == off_plan(plan.planned_state, await life.probe())
 
 
 async def alone(life: LivePair, plan: Plan, survivor: str) -> None:
     """See a guest that goes on alone, with its data, and nothing left of the pair."""
     seen = await life.probe()
-    assert {} == broken_promises(plan.promise, seen)
+    assert {} == off_plan(plan.planned_state, seen)
     live = await life.live(survivor)
     disks, chains = life.pair.disks, life.pair.chains
     left = set(live.objects) - {chain.names.rewriter for chain in chains}
@@ -267,7 +267,7 @@ async def _linux_outlives_all(life: LivePair, writer: Writer) -> str:
         writer.host = life.pair.node(survivor).address
         await answers(writer.host)
         await writer.goes_on()
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         await life.replace(victim, spare)
         await kept(life, await life.run("resume"))
         assert [] == commands(await life.compile("resume"))

@@ -14,7 +14,7 @@ from typing import Literal
 
 import attrs
 import pytest
-from tests.qemu.life import LIMIT_S, LivePair, bios_life, broken_promises
+from tests.qemu.life import LIMIT_S, LivePair, bios_life, off_plan
 
 from pycolo.demo.guests import bios_guest
 from pycolo.model import ColoPair, Node
@@ -86,7 +86,7 @@ async def test_failover_after_three_checkpoints(
     await life.kill(goes)
     plan = await life.run("failover", survivor=stays)
     await life.goes_on(stays)
-    assert {} == broken_promises(plan.promise, await life.probe())
+    assert {} == off_plan(plan.planned_state, await life.probe())
 
 
 async def _checkpoints(session: Session, count: int) -> None:

@@ -2,8 +2,8 @@
 
 A peer is killed, stopped with its connections open, cut off by the network, or its NBD server takes
 what it is sent and never answers. In COLO an armed failover brings the guest back: it was compiled
-before, over sessions that were opened before. During `start` and `resume` the relief does. Nothing
-stays behind, and the next secondary protects the guest again.
+before, over sessions that were opened before. During `start` and `resume` the recovery does.
+Nothing stays behind, and the next secondary protects the guest again.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tests.qemu.life import (
     LivePair,
     bios_life,
     bios_pair,
-    broken_promises,
+    off_plan,
     until,
 )
 from tests.qemu.namespaces import in_namespaces, plug
 from tests.relay import Relay, relays
 from tests.watching import Watching
 
-from pycolo.compiler import on_paper
+from pycolo.compiler import compile_offline
 from pycolo.demo.builds import Release
 from pycolo.demo.network import Network
 from pycolo.errors import CompileError
@@ -219,14 +219,14 @@ async def outlived(
     await life.goes_on(survivor)
     await silenced.fence(peer)
     # The peer was alive when the plan was armed; of the survivor all that was promised is true.
-    assert {} == broken_promises(armed.promise, await life.probe()).get(survivor, {})
+    assert {} == off_plan(armed.planned_state, await life.probe()).get(survivor, {})
     await life.image_follows(survivor)
     # Others reach the survivor itself: the relays stood for the replication to it.
     nodes = (attrs.evolve(node, address=node.listen_address) for node in life.pair.nodes)
     life.pair = attrs.evolve(life.pair, nodes=tuple(nodes))
     await life.replace(peer, spare)
     plan = await life.run("resume")
-    assert {} == broken_promises(plan.promise, await life.probe())
+    assert {} == off_plan(plan.planned_state, await life.probe())
     await life.goes_on(survivor, spare)
 
 
@@ -350,10 +350,10 @@ async def test_either_node_outlives_a_cut_network(
         await life.goes_on(survivor)
         await silenced.fence(peer)
         plug(network, "alpha", "up")
-        assert {} == broken_promises(armed.promise, await life.probe()).get(survivor, {})
+        assert {} == off_plan(armed.planned_state, await life.probe()).get(survivor, {})
         await renew(life, peer)
         plan = await life.run("resume")
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         await life.goes_on("alpha", "beta")
 
 
@@ -392,16 +392,16 @@ async def test_a_primary_outlives_a_cut_network_on_its_way(
         await silenced.fence(peer)
         plug(network, peer, "up")
         undone = await life.run("stop")
-        assert {} == broken_promises(undone.promise, await life.probe())
+        assert {} == off_plan(undone.planned_state, await life.probe())
         await renew(life, peer)
         plan = await life.run("resume")
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         await life.goes_on("alpha", "beta")
 
 
 # -- on the way into COLO
 
-# Micro versions for plans on paper: they tell which steps each QEMU's plan has.
+# Micro versions for plans compiled offline: they tell which steps each QEMU's plan has.
 VERSIONS: Mapping[Release, str] = {"7.2": "7.2.22", "10.0": "10.0.13", "11.1": "11.1.3"}
 # A peer falls silent as one of these begins; which of them there are depends on the QEMU.
 POINTS = (
@@ -465,7 +465,7 @@ def _points(release: Release, accelerator: Accelerator) -> list[str]:
     )
     pair = bios_pair(tuple(hosts), accelerator)
     version = Version.parse(VERSIONS[release])
-    plan = on_paper("resume", pair, version=version, survivor="alpha")
+    plan = compile_offline("resume", pair, version=version, survivor="alpha")
     return [point for point in POINTS if step_at(plan, "alpha", point) is not None]
 
 
@@ -487,10 +487,10 @@ async def test_a_primary_outlives_its_start(
         await silenced.fence("beta")
         undone = await life.run("stop")
         await life.goes_on("alpha")
-        assert {} == broken_promises(undone.promise, await life.probe())
+        assert {} == off_plan(undone.planned_state, await life.probe())
         await renew(life, "beta")
         plan = await life.run("resume")
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         await life.goes_on("alpha", "beta")
 
 
@@ -529,5 +529,5 @@ async def test_a_secondary_that_was_not_proven_does_not_go_on(
         await life.launch("gamma")
         life.pair = life.pair.replacing("beta", life.pair.node("gamma"))
         plan = await life.run("resume")
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         await life.goes_on("alpha", "gamma")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 from tests.qemu.aftermath import differences, stands_alone
-from tests.qemu.life import Accelerator, LivePair, broken_promises
+from tests.qemu.life import Accelerator, LivePair, off_plan
 from tests.qemu.test_silence import (
     SILENCES,
     Regular,
@@ -52,11 +52,11 @@ async def _promoted(silenced: Silenced) -> Live:
 
 
 async def _given_up(life: LivePair) -> None:
-    """Take back with `stop` what the relief left; what it took off needs nothing more."""
+    """Take back with `stop` what the recovery left; what it took off needs nothing more."""
     (disk,) = life.pair.disks
     if disk.names.nbd in (await life.live("beta")).block_nodes:
         undone = await life.run("stop")
-        assert {} == broken_promises(undone.promise, await life.probe())
+        assert {} == off_plan(undone.planned_state, await life.probe())
 
 
 @pytest.mark.parametrize(("release", "accelerator", "how", "point"), list(places(REGULAR)))
@@ -78,7 +78,7 @@ async def test_a_promoted_node_outlives_its_resume(
         await _given_up(life)
         await life.replace("gamma", "delta")
         plan = await life.run("resume")
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         await life.goes_on("beta", "delta")
         await life.run("stop")
         assert {} == differences(await life.live("beta"), clean)

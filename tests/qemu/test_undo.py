@@ -2,7 +2,7 @@
 
 Field by field a node is then what it was before, or, where it was promoted, what it was right
 after that. Attempts are given up at many points, as by a controller that died there: nothing was
-relieved.
+recovered.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.qemu.life import (
     LivePair,
     accelerator_of,
     bios_life,
-    broken_promises,
+    off_plan,
 )
 
 from pycolo.demo.builds import Release
@@ -82,7 +82,7 @@ def _until(plan: Plan, node: str, point: str) -> Plan:
     names = [s.address.removeprefix(f"{s.node}/") for s in plan.steps]
     last = [n for n, name in enumerate(names) if _is(name, point)][-1]
     assert node in (plan.steps[last].node, *plan.nodes())
-    return attrs.evolve(plan, steps=plan.steps[: last + 1], reliefs=(), restored_after=None)
+    return attrs.evolve(plan, steps=plan.steps[: last + 1], recoveries=(), restored_after=None)
 
 
 def _is(name: str, point: str) -> bool:
@@ -97,7 +97,7 @@ async def _undone(life: LivePair, survivor: str, secondary: str, fate: Fate) -> 
     else:
         undone = await life.run("stop")
         await _forget(life, secondary)
-    broken = broken_promises(undone.promise, await life.probe()).get(survivor, {})
+    broken = off_plan(undone.planned_state, await life.probe()).get(survivor, {})
     # An entry that was under way may end by failing or by COLO, and QEMU tells which.
     assert set() == set(broken) - {"migration", "last_colo_mode"}
     await life.goes_on(survivor)

@@ -4,7 +4,7 @@ Each procedure is led to its end over wires that break at every one of its comma
 command of which no answer came is `Unknown`, with what became of it; compiled again, the procedure
 goes on with that command, or with the one behind it.
 
-Where the guest stands still or has no network, execution that ends there is followed by a relief.
+Where the guest stands still or has no network, execution that ends there is followed by a recovery.
 What may follow then differs from command to command, so each of these is cut in a life of its own;
 nightly runs do that with all of them, and others with some.
 """
@@ -32,14 +32,14 @@ from tests.qemu.life import (
     accelerator_of,
     bios_life,
     bios_pair,
-    broken_promises,
     commands,
+    off_plan,
 )
-from tests.qemu.test_promises import CASES, DELAY_MS, Case
+from tests.qemu.test_planned_states import CASES, DELAY_MS, Case
 from tests.real_qemu import RELEASES, bare_qemu
 from tests.watching import Watching
 
-from pycolo.compiler import on_paper
+from pycolo.compiler import compile_offline
 from pycolo.demo.builds import Release
 from pycolo.effects import apply, fold
 from pycolo.execute import execute
@@ -113,10 +113,10 @@ def _from_the_end(plan: Plan) -> Mapping[tuple[str, int], Execute]:
     return dict(reversed(found.items()))
 
 
-def _relieved(plan: Plan) -> list[Execute]:
-    """The commands after which, without an answer, a relief follows."""
+def _recovered(plan: Plan) -> list[Execute]:
+    """The commands after which, without an answer, a recovery follows."""
     place = {step.address: n for n, step in enumerate(plan.steps)}
-    ranges = [range(place[r.first], place[r.last] + 1) for r in plan.reliefs]
+    ranges = [range(place[r.first], place[r.last] + 1) for r in plan.recoveries]
     return [
         step
         for n, step in enumerate(plan.steps)
@@ -146,7 +146,7 @@ async def _life(name: str, release: Release = "11.1") -> AsyncGenerator[Wired]:
 
 def _tell(plan: Plan, step: Execute, moment: Moment) -> set[bool | None]:
     """What may be said of a command of which no answer came."""
-    before = fold(plan.pair, plan.qemu, plan.origin, plan.steps[: plan.steps.index(step)])
+    before = fold(plan.pair, plan.qemu, plan.prior_state, plan.steps[: plan.steps.index(step)])
     # The delay of before, sent again, forces a checkpoint and leaves nothing else.
     proves = isinstance(step.command, qmp.MigrateSetParameters) and (
         before == apply(plan.pair, plan.qemu, before, step)
@@ -185,14 +185,14 @@ async def _cut(wired: Wired, plan: Plan, step: Execute, moment: Moment) -> Repor
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("name", CASES)
 async def test_no_command_without_an_answer_stops_a_procedure(name: str, moment: Moment) -> None:
-    """Cut at every command in turn, it goes on after each, and keeps its promise in the end."""
+    """Cut at every command in turn, it goes on after each, and ends in its planned state."""
     case = CASES[name]
     async with _life(name) as wired:
         life = wired.life
         first = plan = await _compiled(life, case)
-        relieved, went_on = _relieved(first), False
+        recovered, went_on = _recovered(first), False
         for key, planned in _from_the_end(first).items():
-            if planned in relieved:
+            if planned in recovered:
                 continue
             step = _from_the_end(plan).get(key)
             if step is None and went_on:
@@ -209,15 +209,15 @@ async def test_no_command_without_an_answer_stops_a_procedure(name: str, moment:
             if outcome.happened is not None and not isinstance(step.command, qmp.BlockdevAdd):
                 assert outcome.happened == (key not in _from_the_end(plan)), step.address
         await life.execute(plan)
-        assert {} == broken_promises(first.promise, await life.probe())
+        assert {} == off_plan(first.planned_state, await life.probe())
         if name != "start/fresh":
             await life.goes_on(case.primary)
 
 
-# -- where a relief follows
+# -- where a recovery follows
 
 
-def _paper_pair() -> ColoPair:
+def _offline_pair() -> ColoPair:
     hosts = [
         Node(name=name, address=f"127.0.0.{n}", image_folder=f"/images/{name}")
         for n, name in enumerate(NAMES, 1)
@@ -225,7 +225,7 @@ def _paper_pair() -> ColoPair:
     return bios_pair(tuple(hosts), "tcg")
 
 
-def _relieved_cases() -> Iterator[object]:
+def _recovered_cases() -> Iterator[object]:
     version = Version.parse("11.1.3")
     for name in CASES:
         procedure, _, kind = name.partition("/")
@@ -233,8 +233,10 @@ def _relieved_cases() -> Iterator[object]:
         if procedure == "set-checkpoint-delay" or name == "start/running":
             continue
         survivor = "beta" if kind in ("secondary", "promoted") else "alpha"
-        plan = on_paper(CASES[name].procedure, _paper_pair(), version=version, survivor=survivor)
-        for n, step in enumerate(_relieved(plan)):
+        plan = compile_offline(
+            CASES[name].procedure, _offline_pair(), version=version, survivor=survivor
+        )
+        for n, step in enumerate(_recovered(plan)):
             for moment in MOMENTS:
                 few = name in ("start/fresh", "stop", "failover/secondary")
                 marks = () if few and moment == MOMENTS[n % 3] else (pytest.mark.nightly,)
@@ -242,26 +244,26 @@ def _relieved_cases() -> Iterator[object]:
                 yield pytest.param(name, n, moment, marks=marks, id=f"{name}-{at}-{moment}")
 
 
-@pytest.mark.parametrize(("name", "n", "moment"), list(_relieved_cases()))
-async def test_a_command_without_an_answer_is_relieved(name: str, n: int, moment: Moment) -> None:
+@pytest.mark.parametrize(("name", "n", "moment"), list(_recovered_cases()))
+async def test_a_command_without_an_answer_is_recovered(name: str, n: int, moment: Moment) -> None:
     """The guest is brought back, and what was promised is reached by compiling again."""
     case = CASES[name]
     async with _life(name) as wired:
         life = wired.life
         plan = await _compiled(life, case)
-        step = _relieved(plan)[n]
+        step = _recovered(plan)[n]
         report = await _cut(wired, plan, step, moment)
-        assert {} != report.relief
+        assert {} != report.recovery
         if name != "start/fresh":
             await life.goes_on(case.primary)
         plan = await _finish(life, case, plan, report)
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         await life.goes_on(case.primary)
 
 
 async def _finish(life: LivePair, case: Case, plan: Plan, report: Report) -> Plan:
-    """Lead a procedure to its end whose relief used the secondary up, if it did."""
-    used_up = any(address.endswith("/x-colo-lost-heartbeat") for address in report.relief)
+    """Lead a procedure to its end whose recovery used the secondary up, if it did."""
+    used_up = any(address.endswith("/x-colo-lost-heartbeat") for address in report.recovery)
     if plan.procedure not in ("start", "resume") or not used_up:
         await life.execute(await _compiled(life, case))
         return plan
@@ -278,11 +280,11 @@ async def _finish(life: LivePair, case: Case, plan: Plan, report: Report) -> Pla
 async def test_what_the_guest_writes_meanwhile_reaches_the_secondary(
     command: type[qmp.Command], moment: Moment
 ) -> None:
-    """The relief lets it run, and what it writes before one compiles again is copied, too."""
+    """The recovery lets it run, and what it writes before one compiles again is copied, too."""
     async with _life("start/running") as wired:
         life = wired.life
         plan = await _compiled(life, CASES["start/running"])
-        step = next(s for s in _relieved(plan) if isinstance(s.command, command))
+        step = next(s for s in _recovered(plan) if isinstance(s.command, command))
         report = await _cut(wired, plan, step, moment)
         await write(life, "alpha", PATTERN)
         await _finish(life, CASES["start/running"], plan, report)
@@ -325,12 +327,12 @@ async def test_a_reply_that_comes_late_is_no_other_commands(address: str, wakes:
         life.signal(step.node, signal.SIGCONT)
         outcome = report.outcomes[step.address]
         assert isinstance(outcome, Unknown), report.advice
-        # A relief may have undone it, so nothing is said of it then.
-        told = wakes == "in time to be asked" and not report.relief
+        # A recovery may have undone it, so nothing is said of it then.
+        told = wakes == "in time to be asked" and not report.recovery
         assert (True if told else None) == outcome.happened
         await life.goes_on("alpha")
         plan = await _finish(life, CASES["start/running"], plan, report)
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
 
 
 # -- older QEMUs
@@ -341,19 +343,19 @@ async def test_a_reply_that_comes_late_is_no_other_commands(address: str, wakes:
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("command", [qmp.BlockJobCancel, qmp.Migrate, qmp.XColoLostHeartbeat])
 @pytest.mark.parametrize("release", ["7.2", "10.0"])
-async def test_older_qemus_are_relieved_alike(
+async def test_older_qemus_are_recovered_alike(
     release: Release, command: type[qmp.Command], moment: Moment
 ) -> None:
-    """On 7.2 one relief covers the stretch from `stop` to the entry."""
+    """On 7.2 one recovery covers the stretch from `stop` to the entry."""
     name = "failover/primary" if command is qmp.XColoLostHeartbeat else "resume/primary"
     async with _life(name, release) as wired:
         life = wired.life
         plan = await _compiled(life, CASES[name])
-        step = next(s for s in _relieved(plan) if isinstance(s.command, command))
+        step = next(s for s in _recovered(plan) if isinstance(s.command, command))
         report = await _cut(wired, plan, step, moment)
         await life.goes_on("alpha")
         plan = await _finish(life, CASES[name], plan, report)
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         await life.goes_on("alpha")
 
 

@@ -85,7 +85,7 @@ async def session(release: Release, tmp_path: Path) -> AsyncGenerator[Session]:
 
 
 async def test_the_packaged_schema_is_the_real_one(session: Session, release: Release) -> None:
-    """What is checked on paper is what the QEMU itself says, however it is asked."""
+    """What is checked offline is what the QEMU itself says, however it is asked."""
     packaged = Schema.packaged(PACKAGED[release])
     info = await session.execute(QueryQmpSchema(), limit_s=LIMIT_S)
     assert packaged == Schema.from_reply(info.entries)

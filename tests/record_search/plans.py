@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias, assert_never
 
 import attrs
 
-from pycolo.compiler import compile_plan, on_paper
+from pycolo.compiler import compile_offline, compile_plan
 from pycolo.conditions import CheckpointSeen, ColoModeIs, Committed, InstanceIs, PeerDead, leaves
 from pycolo.errors import RefusedError
 from pycolo.evidence import instance_of, node_of
@@ -124,10 +124,10 @@ def pair(count: int) -> ColoPair:
 
 
 class Templates:
-    """What QEMUs in each kind of state show, as plans promise it."""
+    """What QEMUs in each kind of state show, as plans lead to it."""
 
     def __init__(self, declared: ColoPair) -> None:
-        """Compile the plans that promise them."""
+        """Compile the plans that lead to them."""
         self._declared = declared
         names = [node.name for node in (*declared.nodes, *declared.spares)]
         kinds: tuple[tuple[Kind, bool], ...] = (
@@ -152,17 +152,17 @@ class Templates:
         both = attrs.evolve(self._declared, nodes=nodes, spares=())
         match kind:
             case "fresh":
-                plan = on_paper("launch", both, version=VERSION)
+                plan = compile_offline("launch", both, version=VERSION)
             case "alone" if merged:
-                plan = on_paper("failover", both, version=VERSION, survivor=name)
+                plan = compile_offline("failover", both, version=VERSION, survivor=name)
             case "alone":
                 other = attrs.evolve(both, nodes=both.nodes[::-1])
-                plan = on_paper("failover", other, version=VERSION, survivor=name)
+                plan = compile_offline("failover", other, version=VERSION, survivor=name)
                 ends = [isinstance(s, Wait) and "committed" in s.address for s in plan.steps]
                 return self._before(plan, ends.index(True), name)
             case _:
-                plan = on_paper("start", both, version=VERSION)
-        live = plan.promise.live(name)
+                plan = compile_offline("start", both, version=VERSION)
+        live = plan.planned_state.live(name)
         assert live is not None
         return live
 
@@ -170,7 +170,7 @@ class Templates:
     def _before(plan: Plan, position: int, name: str) -> Live:
         from pycolo.effects import fold  # noqa: PLC0415 - used here alone
 
-        live = fold(plan.pair, plan.qemu, plan.origin, plan.steps[:position]).live(name)
+        live = fold(plan.pair, plan.qemu, plan.prior_state, plan.steps[:position]).live(name)
         assert live is not None
         return live
 
@@ -235,16 +235,16 @@ def operations(plan: Plan) -> Ops:
     for step in plan.steps:
         places[step.address] = len(found)
         found += _operations(step, left)
-    recovery = []
-    for relief in plan.reliefs:
-        ends = [s for s in relief.steps if isinstance(s.command, qmp.XColoLostHeartbeat)]
+    ranges = []
+    for recovery in plan.recoveries:
+        ends = [s for s in recovery.steps if isinstance(s.command, qmp.XColoLostHeartbeat)]
         if ends:
-            last = max(places[relief.last], places[relief.first])
+            last = max(places[recovery.last], places[recovery.first])
             node = NAMES.index(ends[0].node)
-            recovery.append((places[relief.first], last, node))
+            ranges.append((places[recovery.first], last, node))
     spoken = {s.node for s in plan.steps if isinstance(s, Execute | Wait | Check)}
-    held = {n for n in spoken if plan.origin.live(n) is not None}
-    return Ops(tuple(found), tuple(recovery), tuple(sorted(NAMES.index(n) for n in held)))
+    held = {n for n in spoken if plan.prior_state.live(n) is not None}
+    return Ops(tuple(found), tuple(ranges), tuple(sorted(NAMES.index(n) for n in held)))
 
 
 def _operations(step: Step, left: set[str]) -> Iterator[Op]:

@@ -24,8 +24,8 @@ from pycolo.plan import (
     Execute,
     Plan,
     Record,
+    Recovery,
     Refusal,
-    Relief,
     RunHost,
     Step,
     Wait,
@@ -73,7 +73,7 @@ def make_plan(pair: ColoPair) -> MakePlan:
 
     def make(
         *steps: Step,
-        reliefs: tuple[Relief, ...] = (),
+        recoveries: tuple[Recovery, ...] = (),
         restored_after: str | None = None,
         of: ColoPair = pair,
     ) -> Plan:
@@ -82,10 +82,10 @@ def make_plan(pair: ColoPair) -> MakePlan:
             pair=of,
             qemu={"alpha": QEMU},
             dialect="auto",
-            origin=state,
-            promise=state,
+            prior_state=state,
+            planned_state=state,
             steps=steps,
-            reliefs=reliefs,
+            recoveries=recoveries,
             restored_after=restored_after,
         )
 
@@ -94,7 +94,7 @@ def make_plan(pair: ColoPair) -> MakePlan:
 
 @pytest.fixture
 def plan(make_plan: MakePlan) -> Plan:
-    """A plan that has a step of each kind, a relief range and a point of restored service."""
+    """A plan that has a step of each kind, a recovery range and a point of restored service."""
 
     def step(command: Command, *, oob: bool = False, accepts: tuple[Refusal, ...] = ()) -> Execute:
         return Execute(
@@ -158,8 +158,8 @@ def plan(make_plan: MakePlan) -> Plan:
             batch="going on",
             may_fail=True,
         ),
-        reliefs=(
-            Relief(
+        recoveries=(
+            Recovery(
                 first="alpha/chardev-add/mirror0",
                 last="alpha/wait/running",
                 steps=(step(Cont()),),

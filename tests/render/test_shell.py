@@ -28,7 +28,7 @@ from pycolo.conditions import (
     VersionIs,
 )
 from pycolo.model import ColoPair, Node
-from pycolo.plan import Check, CreateImage, Execute, Plan, Refusal, Relief, RunHost, Wait
+from pycolo.plan import Check, CreateImage, Execute, Plan, Recovery, Refusal, RunHost, Wait
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.objects import IoThread, YankBlockNode
 from pycolo.qmp.replies import Version
@@ -259,25 +259,25 @@ def test_a_script_does_on_qemu_what_the_plan_says(
 def test_a_refusal_ends_the_script_and_brings_the_guest_back(
     make_plan: MakePlan, live_node: Node, pair: ColoPair, tmp_path: Path
 ) -> None:
-    """The first refusal ends with 1, one after a change with 3, and the range's relief is sent."""
+    """The first refusal ends with 1, one after a change with 3; the range's recovery is sent."""
     of = ColoPair(name="colo", nodes=(live_node, pair.nodes[1]))
     missing = qmp.ObjectDel(id="comp0")
     refused = run(shell.render(make_plan(execute(missing), of=of)), tmp_path)
     assert (1, True) == (refused.returncode, "refused: " in refused.stderr), refused.stderr
-    relief = Relief(
+    recovery = Recovery(
         first="alpha/stop/",
         last="alpha/object-del/comp0",
         steps=(execute(qmp.Cont()),),
         why="the guest stands still",
     )
-    broken = make_plan(execute(qmp.Stop()), execute(missing), reliefs=(relief,), of=of)
+    broken = make_plan(execute(qmp.Stop()), execute(missing), recoveries=(recovery,), of=of)
     done = run(shell.render(broken), tmp_path)
     assert 3 == done.returncode, done.stderr
     runs = Check(
         address="alpha/runs",
         node="alpha",
         condition=RunStateIs(node="alpha", states=("running",)),
-        why="relieved",
+        why="recovered",
     )
     assert 0 == run(shell.render(make_plan(runs, of=of)), tmp_path).returncode
 

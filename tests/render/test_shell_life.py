@@ -15,7 +15,7 @@ from tests.ending import end_all
 from tests.real_qemu import build_of
 
 from pycolo import wire
-from pycolo.compiler import on_paper
+from pycolo.compiler import compile_offline
 from pycolo.evidence import instance_of
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
 from pycolo.plan import Procedure, RunHost, StopQemu
@@ -31,18 +31,18 @@ AFTER_FAILOVER = """
 import json, attrs
 from pathlib import Path
 from pycolo import record, wire
-from pycolo.compiler import launch, on_paper
+from pycolo.compiler import launch, compile_offline
 from pycolo.evidence import instance_of
 from pycolo.render import shell
 done = wire.plan_from_json(json.loads(Path("failover.json").read_text()))
 pair, version = done.pair, done.qemu["beta"]
 files = {n.name: record.loads(Path(pair.record_path(n.name)).read_bytes()) for n in pair.nodes}
-origin = attrs.evolve(done.promise, records=files)
+prior_state = attrs.evolve(done.planned_state, records=files)
 # Each start has an identity of its own: the end of the first one is on record.
-again = launch(pair, origin, qemu={"alpha": version}, nodes=("alpha",),
+again = launch(pair, prior_state, qemu={"alpha": version}, nodes=("alpha",),
                instances={"alpha": instance_of("colo", "alpha", 2)})
 Path("again").write_text(shell.render(again))
-resume = on_paper("resume", pair, version=version, origin=again.promise)
+resume = compile_offline("resume", pair, version=version, prior_state=again.planned_state)
 Path("resume").write_text(shell.render(resume))
 """
 
@@ -88,9 +88,9 @@ def test_a_pair_lives_by_scripts_alone(pair: ColoPair, tmp_path: Path) -> None:
     version = Version.parse(build_of("11.1").version)
     procedures: tuple[Procedure, ...] = ("launch", "start", "failover")
     for procedure in procedures:
-        plan = on_paper(procedure, pair, version=version)
+        plan = compile_offline(procedure, pair, version=version)
         (tmp_path / procedure).write_text(shell.render(plan))
-    failed_over = wire.plan_to_json(on_paper("failover", pair, version=version))
+    failed_over = wire.plan_to_json(compile_offline("failover", pair, version=version))
     (tmp_path / "failover.json").write_text(wire.dumps(failed_over))
     stop = RunHost(
         address="alpha/stop-qemu",
@@ -99,7 +99,7 @@ def test_a_pair_lives_by_scripts_alone(pair: ColoPair, tmp_path: Path) -> None:
         why="a host dies",
         limit_s=10,
     )
-    launched = on_paper("launch", pair, version=version)
+    launched = compile_offline("launch", pair, version=version)
     dies = attrs.evolve(launched, steps=(stop,))
     (tmp_path / "stop-qemu").write_text(shell.render(dies))
     life = """

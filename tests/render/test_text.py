@@ -62,8 +62,8 @@ def test_a_report_has_a_line_for_each_step_and_says_how_it_ended(plan: Plan) -> 
     report = Report(
         plan=plan,
         outcomes=dict(zip(addresses, outcomes, strict=True)),
-        relief={
-            "relief/cont": Refused(took_s=1, reason="no"),
+        recovery={
+            "recovery/cont": Refused(took_s=1, reason="no"),
             "x": TimedOut(took_s=2, reason="late"),
         },
         after=Snapshot(nodes={"alpha": LIVE, "beta": Unreachable(why="no socket")}),
@@ -76,8 +76,8 @@ unknown    10.000 s  alpha/chardev-add/mirror0: the connection ended
 not run              alpha/wait/running
 not run              beta/image
 not run              alpha/record/sole
-relief:
-  refused     1.000 s  relief/cont: no
+recovery:
+  refused     1.000 s  recovery/cont: no
   timed out   2.000 s  x: late
 """
         + report.advice

@@ -48,7 +48,7 @@ class Operator:
     armed: dict[str, Plan] = attrs.field(factory=dict)
     "Survivor's name to its failover plan, compiled when protection was reached."
     seen: Counter[str] = attrs.field(factory=Counter)
-    "What happened, and how often: procedures, refusals, reliefs."
+    "What happened, and how often: procedures, refusals, recoveries."
     stale: list[Plan] = attrs.field(factory=list)
     "Plans that a controller compiled before it paused."
     newest: str = "alpha"
@@ -293,7 +293,7 @@ class Operator:
     async def _execute(self, plan: Plan) -> Report:
         left = self.steps_left
         if left is not None and left < len(plan.steps):
-            part = attrs.evolve(plan, steps=plan.steps[:left], reliefs=(), restored_after=None)
+            part = attrs.evolve(plan, steps=plan.steps[:left], recoveries=(), restored_after=None)
             await execute(part, self.life.sessions, self.life.hosts, observer=_Watch(self))
             raise GoneHome
         if left is not None:
@@ -309,8 +309,8 @@ class Operator:
         return report
 
     def _count(self, report: Report) -> None:
-        if report.relief:
-            self.seen["relief"] += 1
+        if report.recovery:
+            self.seen["recovery"] += 1
         if report.failed is not None:
             outcome = report.outcomes[report.failed]
             self.seen[f"{type(outcome).__name__} in {report.plan.procedure}"] += 1
@@ -366,7 +366,7 @@ class _Watch:
         except AssertionError as error:
             self.operator.life.broken.append(f"{address}: {error}")
 
-    def relief_started(self, relief: object) -> None:
+    def recovery_started(self, recovery: object) -> None:
         """Nothing to judge yet."""
 
     def plan_finished(self, report: Report) -> None:

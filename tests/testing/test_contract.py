@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import attrs
 import pytest
-from tests.qemu.life import broken_promises
+from tests.qemu.life import off_plan
 from tests.testing.stage import STAGES, Pair, Stage
 
 from pycolo.errors import Busy, CommandRefused, CommandUnknown, Unresponsive
@@ -157,7 +157,7 @@ def test_fresh_qemus_are_what_their_launch_promises(stage: Stage) -> None:
         done = await life.launch("alpha", "beta")
         plan = done.plan if isinstance(done, Report) else done
         assert isinstance(plan, Plan)
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         assert "unprotected" == role_of(await life.live("alpha"))
         assert "fresh secondary" == role_of(await life.live("beta"))
 
@@ -385,7 +385,7 @@ def test_start_keeps_its_promise(stage: Stage) -> None:
     async def scenario(life: Pair) -> None:
         await life.launch("alpha", "beta")
         plan = await life.run("start")
-        assert {} == broken_promises(plan.promise, await at_rest(life))
+        assert {} == off_plan(plan.planned_state, await at_rest(life))
         assert [] == acting(await life.compile("start"))
 
     stage.play(scenario)
@@ -437,10 +437,10 @@ def test_a_dead_secondary_is_outlived(stage: Stage) -> None:
         await life.kill("beta")
         assert "primary" == (await life.live("alpha")).colo_mode
         plan = await life.run("failover")
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         await life.replace("beta", "gamma")
         plan = await life.run("resume")
-        assert {} == broken_promises(plan.promise, await at_rest(life))
+        assert {} == off_plan(plan.planned_state, await at_rest(life))
         assert [] == acting(await life.compile("resume"))
 
     stage.play(scenario)
@@ -456,10 +456,10 @@ def test_a_dead_primary_is_outlived(stage: Stage) -> None:
         await colo_exit(life.sessions["beta"])
         assert "secondary" == (await life.live("beta")).colo_mode
         plan = await life.run("failover")
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         await life.replace("alpha", "gamma")
         plan = await life.run("resume")
-        assert {} == broken_promises(plan.promise, await at_rest(life))
+        assert {} == off_plan(plan.planned_state, await at_rest(life))
         assert [] == acting(await life.compile("resume"))
 
     stage.play(scenario)
@@ -489,7 +489,7 @@ def test_a_primary_goes_on_after_its_secondary_quits(stage: Stage) -> None:
     async def scenario(life: Pair) -> None:
         await protected(life)
         plan = await life.run("stop")
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         assert "unprotected" == role_of(await life.live("alpha"))
 
     stage.play(scenario)
@@ -564,7 +564,7 @@ def test_a_failover_does_not_hang_on_a_silent_secondary(stage: Stage) -> None:
         )
         report = await execute(plan, life.sessions, life.hosts, evidence={"beta": fence})
         assert None is report.failed, report.advice
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         life.signal("beta", signal.SIGCONT)
         await silent.aclose()
 

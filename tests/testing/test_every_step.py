@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 import pytest
-from tests.qemu.life import broken_promises
+from tests.qemu.life import off_plan
 from tests.testing.stage import VERSIONS, FakePair, in_world
 
 from pycolo.execute import execute
@@ -70,8 +70,8 @@ DELAY_MS = 900
 
 
 def first(plan: Plan, count: int) -> Plan:
-    """As much of a plan as a controller did that died then: its reliefs died with it."""
-    return attrs.evolve(plan, steps=plan.steps[:count], reliefs=(), restored_after=None)
+    """As much of a plan as a controller did that died then: its recoveries died with it."""
+    return attrs.evolve(plan, steps=plan.steps[:count], recoveries=(), restored_after=None)
 
 
 async def another_controller(life: FakePair) -> None:
@@ -106,7 +106,10 @@ async def ends_after(
             await life.run("stop")
     else:
         await life.execute(plan)
-    assert {} == broken_promises(plan.promise, await life.probe()), (count, plan.steps[count or 0])
+    assert {} == off_plan(plan.planned_state, await life.probe()), (
+        count,
+        plan.steps[count or 0],
+    )
     return len(plan.steps), judged(life)
 
 

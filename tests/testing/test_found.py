@@ -35,7 +35,7 @@ def test_a_promoted_primary_that_was_left_in_a_resync_fails_over_as_a_primary() 
         plan = await life.compile("resume")
         addresses = [step.address for step in plan.steps]
         part = plan.steps[: addresses.index("beta/stop") + 1]
-        left = attrs.evolve(plan, steps=part, reliefs=(), restored_after=None)
+        left = attrs.evolve(plan, steps=part, recoveries=(), restored_after=None)
         await execute(left, life.sessions, life.hosts)
         await life.kill("gamma")
         await life.run("failover")
@@ -54,7 +54,7 @@ def test_a_primary_whose_secondary_dies_while_it_pauses_fails_over() -> None:
         plan = await life.compile("start")
         addresses = [step.address for step in plan.steps]
         part = plan.steps[: addresses.index("alpha/wait/pre-switchover") + 1]
-        left = attrs.evolve(plan, steps=part, reliefs=(), restored_after=None)
+        left = attrs.evolve(plan, steps=part, recoveries=(), restored_after=None)
         await execute(left, life.sessions, life.hosts)
         await life.kill("beta")
         await life.run("failover")

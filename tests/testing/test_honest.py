@@ -138,9 +138,9 @@ async def test_monitors_are_served_once_and_until_the_end() -> None:
         world = World("11.1.3")
         world.install(pair, "alpha")
         hosts = world.hosts(pair)
-        origin = await probe({}, pair=pair, hosts=hosts)
+        prior_state = await probe({}, pair=pair, hosts=hosts)
         version = Version.parse(world.version)
-        plan = launch(pair, origin, qemu={n.name: version for n in nodes})
+        plan = launch(pair, prior_state, qemu={n.name: version for n in nodes})
         assert 0 == (await execute(plan, {}, hosts)).exit_code
         first = await world.listen()
         assert (4, ()) == (len(first), await world.listen())

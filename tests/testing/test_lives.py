@@ -406,7 +406,7 @@ def _recorded_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
             return plan
         steps = list(plan.steps)
         steps.insert(ends[0], steps.pop(places[0]))
-        return attrs.evolve(plan, steps=tuple(steps), reliefs=())
+        return attrs.evolve(plan, steps=tuple(steps), recoveries=())
 
     monkeypatch.setattr(operator_module, "compile_plan", late)
 

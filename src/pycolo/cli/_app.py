@@ -67,7 +67,7 @@ def app() -> None:
 @_options.dialect
 @click.option(
     "--from",
-    "origin",
+    "prior_state",
     metavar="FILE",
     type=_options.FILE,
     help="Compile from what this plan promises, or from this snapshot.",
@@ -87,7 +87,7 @@ def plan(
     peer: str | None,
     qemu: Version | None,
     dialect: DialectName,
-    origin: Path | None,
+    prior_state: Path | None,
     live: bool,
     fenced: str | None,
     ms: int | None,
@@ -107,23 +107,21 @@ def plan(
     given: dict[str, object] = {"survivor": survivor, "peer": peer, "dialect": dialect}
     given |= {"fenced": fenced, "ms": ms, "node": nodes, "newest": newest}
     _options.check(pair, procedure, given, offline=not live)
-    if live and (origin is not None or qemu is not None):
+    if live and (prior_state is not None or qemu is not None):
         raise click.UsageError("--live reads what is there: give neither --from nor --qemu")
     if live:
         order = _order(procedure, pair, given, assume_good)
         _say.result(_PLAN_FORMS[form](asyncio.run(operate.plan_live(order))))
         return
-    if procedure == "converge" and origin is None:
-        raise click.UsageError(
-            "converge needs --live or --from: on paper every pair is as declared"
-        )
+    if procedure == "converge" and prior_state is None:
+        raise click.UsageError("converge needs --live or --from: offline every pair is as declared")
     if fenced is not None:
         raise click.UsageError("--fenced needs --live: offline the death is assumed")
-    made = compiler.on_paper(
+    made = compiler.compile_offline(
         procedure,
         pair,
         version=qemu or _options.NEWEST,
-        origin=None if origin is None else _files.origin(origin),
+        prior_state=None if prior_state is None else _files.prior_state(prior_state),
         survivor=survivor,
         peer=peer,
         checkpoint_delay_ms=ms,
@@ -229,7 +227,7 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
         raise click.UsageError(f"{path} is a plan: --procedure is for pair files")
     if procedure is None:
         raise click.UsageError(f"{path} is no plan; two pair files are compared with --procedure")
-    return compiler.on_paper(procedure, _files.pair(path), version=qemu)
+    return compiler.compile_offline(procedure, _files.pair(path), version=qemu)
 
 
 @app.command()

@@ -39,8 +39,8 @@ def plan(path: Path) -> Plan:
     return _parsed(path, _decoded(path), wire.plan_from_json)
 
 
-def origin(path: Path) -> Snapshot:
-    """What to compile from: the promise of a plan file, or a snapshot as `status` writes it.
+def prior_state(path: Path) -> Snapshot:
+    """What to compile from: the planned state of a plan file, or a snapshot as `status` writes it.
 
     Raises:
         ParseError: It is neither.
@@ -48,7 +48,7 @@ def origin(path: Path) -> Snapshot:
     """
     value = _decoded(path)
     if _is_plan(value):
-        return _parsed(path, value, wire.plan_from_json).promise
+        return _parsed(path, value, wire.plan_from_json).planned_state
     if isinstance(value, Mapping) and "snapshot" in value:
         value = value["snapshot"]
     return _parsed(path, value, wire.snapshot_from_json)

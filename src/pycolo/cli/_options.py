@@ -22,7 +22,7 @@ _F = TypeVar("_F", bound=Callable[..., object])
 FORM: Final = "pycolo.form"
 "Where a command's context keeps how its result is written."
 NEWEST: Final = Version(major=11, minor=1, micro=3)
-"The newest version that pycolo is tested with; on paper nothing else says which one is meant."
+"The newest version that pycolo is tested with; offline nothing else says which one is meant."
 
 
 def version(text: str) -> Version:

@@ -23,7 +23,7 @@ from rich.text import Text
 from pycolo._printable import one_line
 from pycolo.cli import _say
 from pycolo.observers import words
-from pycolo.plan import Plan, Relief, Step
+from pycolo.plan import Plan, Recovery, Step
 from pycolo.render.text import outcome_words, summary
 from pycolo.result import Outcome, Report
 
@@ -82,9 +82,9 @@ class Lines:
         """Say what became of it."""
         _say.note(f"  {words(outcome)}")
 
-    def relief_started(self, relief: Relief) -> None:
+    def recovery_started(self, recovery: Recovery) -> None:
         """Say that the guest is being brought back."""
-        _say.note(one_line(f"relief: {relief.why}"))
+        _say.note(one_line(f"recovery: {recovery.why}"))
 
     def plan_finished(self, report: Report) -> None:
         """Keep it: the command itself says how it ended."""
@@ -131,9 +131,9 @@ class Bars:
         line = f"{outcome_words(outcome, colour=True)}  {one_line(address)}"
         self.progress.console.print(Text.from_ansi(line))
 
-    def relief_started(self, relief: Relief) -> None:
+    def recovery_started(self, recovery: Recovery) -> None:
         """Say that the guest is being brought back."""
-        self.progress.console.print(Text(one_line(f"relief: {relief.why}"), "bold red"))
+        self.progress.console.print(Text(one_line(f"recovery: {recovery.why}"), "bold red"))
 
     def plan_finished(self, report: Report) -> None:
         """Keep it: the command itself says how it ended."""

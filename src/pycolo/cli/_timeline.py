@@ -33,7 +33,7 @@ def lines(timeline: Timeline, width: int) -> Iterator[Text]:
     plan = timeline.plan
     yield Text(f"{plan.procedure}: pair {plan.pair.name}, {timeline.at}", style="bold")
     yield Text(f"{'at':>9}  {'took':>9}  {'':{columns}}", style="dim")
-    shown: list[StepLine | Moment] = [*timeline.steps, *timeline.relief, *timeline.moments]
+    shown: list[StepLine | Moment] = [*timeline.steps, *timeline.recovery, *timeline.moments]
     reached = [one for one in shown if _at(one) is not None]
     for one in sorted(reached, key=lambda one: _at(one) or 0.0):
         yield from _shown(one, timeline, columns)

@@ -11,7 +11,7 @@ from pycolo.compiler.drift import Difference, Drift, drift
 from pycolo.compiler.launch import launch_argv
 from pycolo.compiler.members import check as check_members
 from pycolo.compiler.members import members
-from pycolo.compiler.paper import on_paper
+from pycolo.compiler.offline import compile_offline
 from pycolo.compiler.procedures import (
     failover,
     forget,
@@ -28,6 +28,7 @@ __all__ = (
     "Drift",
     "check_compiled",
     "check_members",
+    "compile_offline",
     "compile_plan",
     "converge",
     "drift",
@@ -36,7 +37,6 @@ __all__ = (
     "launch",
     "launch_argv",
     "members",
-    "on_paper",
     "resume",
     "set_checkpoint_delay",
     "start",

@@ -1,4 +1,4 @@
-"""A pair's life on paper: what each procedure promises, the one after the other."""
+"""A pair's life compiled offline: each procedure begins where the one before ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def new_pair(pair: ColoPair) -> Snapshot:
 
 @final
 class AssumedLife:
-    """One pair on paper, each procedure begun where the one before it ends."""
+    """One pair's life, each procedure compiled from the planned state of the one before."""
 
     def __init__(
         self,
@@ -59,14 +59,14 @@ class AssumedLife:
 
     def launched(self) -> Snapshot:
         """A new pair, both QEMUs just launched."""
-        return self.launch(new_pair(self._pair)).promise
+        return self.launch(new_pair(self._pair)).planned_state
 
     def started(self) -> Snapshot:
         """A new pair, protected."""
         plan = start(
             self._pair, self.launched(), dialect=self._dialect, assume_good=self._assume_good
         )
-        return plan.promise
+        return plan.planned_state
 
     def failover(self, survivor: str, known: Snapshot | None) -> Plan:
         """One node goes on, from what is known or from a protected pair."""
@@ -82,12 +82,12 @@ class AssumedLife:
 
     def resume(self, survivor: str, peer: str | None, known: Snapshot | None) -> Plan:
         """The survivor is protected again, from what is known or after its failover."""
-        known = known or self.failover(survivor, None).promise
+        known = known or self.failover(survivor, None).planned_state
         if known.live(survivor) is None:
             raise CompileError(f"{survivor} does not answer, so it cannot resume")
         second = peer or _partner(self._pair, known, survivor)
         if known.live(second) is None:
-            known = self.launch(known.with_node(second, Absent()), (second,)).promise
+            known = self.launch(known.with_node(second, Absent()), (second,)).planned_state
         return resume(
             self._pair, known, peer=peer, dialect=self._dialect, assume_good=self._assume_good
         )

@@ -242,31 +242,31 @@ def detach(draft: Draft, node: str, disk: ReplicationDisk) -> None:
     )
 
 
-def copy_relief(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> tuple[Execute, ...]:
+def copy_recovery(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> tuple[Execute, ...]:
     """Let a guest go on that stands still while its copy ends, however silent the peer is.
 
     The copy is lost by it, and is made to look so.
     """
     why = "a write of the copy that nobody confirms holds everything up (qemu-behaviour 5.23)"
-    yank = draft.relief_step(
+    yank = draft.recovery_step(
         node,
         Yank(instances=(YankBlockNode(node_name=disk.names.nbd),)),
         why,
         oob=True,
         accepts=NO_INSTANCE,
     )
-    return (yank, copy_end_relief(draft, node, peer, disk))
+    return (yank, copy_end_recovery(draft, node, peer, disk))
 
 
-def copy_end_relief(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Execute:
-    """End a copy as relief, once the way to the peer was yanked; else no other can be begun."""
+def copy_end_recovery(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Execute:
+    """End a copy as recovery, once the way to the peer was yanked; else no other can be begun."""
     gone = (Refusal(text="not found", error_class="DeviceNotActive"), *ENDED)
     command = BlockJobCancel(device=job_id(draft, peer, disk), force=True)
-    return draft.relief_step(node, command, "it has no way to end well", accepts=gone)
+    return draft.recovery_step(node, command, "it has no way to end well", accepts=gone)
 
 
-def detach_relief(draft: Draft, node: str, disk: ReplicationDisk) -> tuple[Execute, ...]:
-    """The same as relief, once the way to the peer was yanked."""
+def detach_recovery(draft: Draft, node: str, disk: ReplicationDisk) -> tuple[Execute, ...]:
+    """The same as recovery, once the way to the peer was yanked."""
     child = peer_child(draft.live(node), disk)
     if child is None:
         return ()
@@ -276,8 +276,8 @@ def detach_relief(draft: Draft, node: str, disk: ReplicationDisk) -> tuple[Execu
     no_child = (Refusal(text="does not have child"),)
     no_node = (Refusal(text="Failed to find node"),)
     return (
-        draft.relief_step(node, detach, why, accepts=no_child),
-        draft.relief_step(node, remove, why, accepts=no_node),
+        draft.recovery_step(node, detach, why, accepts=no_child),
+        draft.recovery_step(node, remove, why, accepts=no_node),
     )
 
 

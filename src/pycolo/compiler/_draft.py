@@ -1,4 +1,4 @@
-"""A plan being written: the steps so far, and the snapshot they promise.
+"""A plan being written: the steps so far, and the snapshot they lead to.
 
 Every procedure asks the draft what is there *now*, after its own steps, and emits what is missing.
 That is why a procedure that stopped half-way is finished by compiling it again.
@@ -24,8 +24,8 @@ from pycolo.plan import (
     Plan,
     Procedure,
     Record,
+    Recovery,
     Refusal,
-    Relief,
     RunHost,
     Step,
     Wait,
@@ -61,7 +61,7 @@ class Draft:
         self._batch: str | None = None
         self._steps: list[Step] = []
         self._addresses: dict[str, int] = {}
-        self._reliefs: list[Relief] = []
+        self._recoveries: list[Recovery] = []
         self._restored_after: str | None = None
 
     @property
@@ -222,13 +222,13 @@ class Draft:
         finally:
             self._batch = None
 
-    def relieve(self, first: str | None, last: str, steps: Iterable[Execute], why: str) -> None:
+    def recover(self, first: str | None, last: str, steps: Iterable[Execute], why: str) -> None:
         """Name what brings the guest back when execution ends between two steps."""
         kept = tuple(steps)
         if first is not None and kept:
-            self._reliefs.append(Relief(first=first, last=last, steps=kept, why=why))
+            self._recoveries.append(Recovery(first=first, last=last, steps=kept, why=why))
 
-    def relief_step(
+    def recovery_step(
         self,
         node: str,
         command: Command,
@@ -237,14 +237,14 @@ class Draft:
         oob: bool = False,
         accepts: tuple[Refusal, ...] = (),
     ) -> Execute:
-        """A command for a relief; it is no step of the plan.
+        """A command for a recovery; it is no step of the plan.
 
         Raises:
             CompileError: The node's QEMU does not accept it.
         """
         self._check_accepted(node, command, oob=oob)
         return Execute(
-            address="/".join(filter(None, (node, "relief", command.qmp_name, command.subject))),
+            address="/".join(filter(None, (node, "recovery", command.qmp_name, command.subject))),
             node=node,
             command=command,
             why=why,
@@ -265,11 +265,11 @@ class Draft:
             qemu=self._qemu,
             dialect=self._dialect,
             options=self._options,
-            origin=self._origin,
-            promise=self.now,
+            prior_state=self._origin,
+            planned_state=self.now,
             steps=tuple(self._steps),
             restored_after=self._restored_after,
-            reliefs=tuple(self._reliefs),
+            recoveries=tuple(self._recoveries),
         )
 
     def _check_accepted(self, node: str, command: Command, *, oob: bool) -> None:

@@ -110,10 +110,10 @@ def switch_off(draft: Draft, node: str, chain: FilterChain) -> None:
             )
 
 
-def off_relief(draft: Draft, node: str, chain: FilterChain) -> tuple[Execute, ...]:
-    """The same as relief: sent whatever state execution ended in."""
+def off_recovery(draft: Draft, node: str, chain: FilterChain) -> tuple[Execute, ...]:
+    """The same as recovery: sent whatever state execution ended in."""
     return tuple(
-        draft.relief_step(
+        draft.recovery_step(
             node,
             _status(item, on=False),
             "the guest gets its network back (qemu-behaviour 6.6)",

@@ -98,7 +98,9 @@ def check_compiled(plan: Plan) -> None:
         ParseError: It differs; the error names the first step that does.
         RefusedError: Nothing can be compiled from them.
     """
-    again = compile_plan(plan.procedure, plan.pair, plan.origin, plan.options, dialect=plan.dialect)
+    again = compile_plan(
+        plan.procedure, plan.pair, plan.prior_state, plan.options, dialect=plan.dialect
+    )
     if again == plan:
         return
     rule = "be what the plan's own declaration, snapshot and options compile to"

@@ -1,6 +1,6 @@
 """Drift: what is declared against what is live, part by part.
 
-What should be there is not written down a second time: it is what the compiler would promise for a
+What should be there is not written down a second time: it is what the compiler would plan for a
 pair in these roles and with this history, so drift and plans cannot disagree.
 """
 

@@ -1,4 +1,4 @@
-"""What a pair should look like in the roles it is in: the promise of a plan on paper."""
+"""What a pair should look like in its roles: the planned state of a plan compiled offline."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def expected(pair: ColoPair, snapshot: Snapshot) -> Snapshot:
     promoted = _was_promoted(pair, live[primary])
     ordered = _with_first(pair, pair.peer_of(primary).name if promoted else primary)
     life = AssumedLife(ordered, version, "auto", (version,), None)
-    return life.resume(primary, None, None).promise if promoted else life.started()
+    return life.resume(primary, None, None).planned_state if promoted else life.started()
 
 
 def _was_promoted(pair: ColoPair, live: Live) -> bool:

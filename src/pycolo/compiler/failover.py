@@ -309,13 +309,13 @@ def go_on_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
         _end_entry(draft, primary)
     if ended or moving:
         restored = _wait_restored(draft, primary)
-        cut = cut_relief(draft, primary)
-        off = tuple(s for c in pair.chains for s in _filters.off_relief(draft, primary, c))
-        lost = draft.relief_step(
+        cut = cut_recovery(draft, primary)
+        off = tuple(s for c in pair.chains for s in _filters.off_recovery(draft, primary, c))
+        lost = draft.recovery_step(
             primary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
         )
         why = "the guest stands still or has no network until COLO has ended"
-        draft.relieve(draft.addresses[first], restored, (*cut, *off, lost), why)
+        draft.recover(draft.addresses[first], restored, (*cut, *off, lost), why)
     for chain in pair.chains:
         _filters.remove_primary(draft, primary, chain)
     for disk in pair.disks:
@@ -364,11 +364,11 @@ def promote(draft: Draft, secondary: str, claim: PairRecord, victim: Victim | No
         first = len(draft.addresses)
         _end_colo(draft, secondary, faces.secondary_yanks(draft.pair))
         restored = _wait_restored(draft, secondary)
-        lost = draft.relief_step(
+        lost = draft.recovery_step(
             secondary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
         )
         why = "the guest does not serve until COLO has ended"
-        draft.relieve(draft.addresses[first], restored, (lost,), why)
+        draft.recover(draft.addresses[first], restored, (lost,), why)
     clear_promoted(draft, secondary)
 
 
@@ -403,11 +403,11 @@ def _yank(draft: Draft, node: str, yanks: tuple[Yank, ...]) -> None:
         draft.execute(node, yank, why, accepts=_disks.NO_INSTANCE, oob=True)
 
 
-def cut_relief(draft: Draft, primary: str) -> tuple[Execute, ...]:
-    """The yanks as relief: whoever is relieved may have been left before they were sent."""
+def cut_recovery(draft: Draft, primary: str) -> tuple[Execute, ...]:
+    """The yanks as recovery: whoever is recovered may have been left before they were sent."""
     why = "nothing waits for the secondary any more (qemu-behaviour 7.3)"
     return tuple(
-        draft.relief_step(primary, yank, why, oob=True, accepts=_disks.NO_INSTANCE)
+        draft.recovery_step(primary, yank, why, oob=True, accepts=_disks.NO_INSTANCE)
         for yank in faces.primary_yanks(draft.pair)
     )
 

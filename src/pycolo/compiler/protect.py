@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pycolo import faces, record
 from pycolo.compiler import _disks, _filters
 from pycolo.compiler._draft import Draft
-from pycolo.compiler.failover import NOT_IN_COLO, cut_relief, ensure_clean, force_checkpoint
+from pycolo.compiler.failover import NOT_IN_COLO, cut_recovery, ensure_clean, force_checkpoint
 from pycolo.conditions import (
     AllOf,
     AnyOf,
@@ -303,7 +303,7 @@ def _enter(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None
             first = None
         elif first is not None:
             disks = draft.pair.disks
-            copied = [_disks.copy_end_relief(draft, primary, secondary, disk) for disk in disks]
+            copied = [_disks.copy_end_recovery(draft, primary, secondary, disk) for disk in disks]
         _ensure_capabilities(draft, primary, dialect, primary=True)
         first = _migrate(draft, primary, secondary, dialect, first)
     if dialect.pause_before_switchover:
@@ -311,7 +311,7 @@ def _enter(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None
     entered = _wait_entered(draft, primary, secondary)
     draft.restored(entered)
     back = _back(draft, primary, dialect, copied, go_on=moves)
-    draft.relieve(first or entered, entered, back, _BACK)
+    draft.recover(first or entered, entered, back, _BACK)
 
 
 _BACK = "COLO was not entered: the guest goes on alone, with its plain network and disk"
@@ -344,13 +344,15 @@ def _go_on(draft: Draft, primary: str, secondary: str, stopped: str | None) -> N
     if draft.live(primary).run_state == "paused":
         why = "every write goes to both disks now, so the guest may run (qemu-behaviour 17.6)"
         address = draft.execute(primary, Cont(), why)
-        relief: list[Execute] = []
+        recovery: list[Execute] = []
         for disk in draft.pair.disks:
-            relief += _disks.copy_relief(draft, primary, secondary, disk)
-        relief.append(draft.relief_step(primary, Cont(), "the guest goes on (qemu-behaviour 5.18)"))
+            recovery += _disks.copy_recovery(draft, primary, secondary, disk)
+        recovery.append(
+            draft.recovery_step(primary, Cont(), "the guest goes on (qemu-behaviour 5.18)")
+        )
         for disk in draft.pair.disks:
-            relief += _disks.detach_relief(draft, primary, disk)
-        draft.relieve(stopped, address, relief, "the guest stands still while the copy ends")
+            recovery += _disks.detach_recovery(draft, primary, disk)
+        draft.recover(stopped, address, recovery, "the guest stands still while the copy ends")
 
 
 def _migrate(
@@ -431,20 +433,20 @@ def _back(
     an accident of its protection.
     """
     end = "the entry ends here"
-    steps = [*cut_relief(draft, primary), *copied]
+    steps = [*cut_recovery(draft, primary), *copied]
     if dialect.pause_before_switchover:
         command = MigrateContinue(state="pre-switchover")
         why = f"{end} if it was paused (qemu-behaviour 17.10)"
-        steps.append(draft.relief_step(primary, command, why, accepts=WENT_ON))
+        steps.append(draft.recovery_step(primary, command, why, accepts=WENT_ON))
     why = f"{end} if COLO was reached (qemu-behaviour 4.9, 4.10)"
-    steps.append(draft.relief_step(primary, XColoLostHeartbeat(), why, accepts=NOT_IN_COLO))
+    steps.append(draft.recovery_step(primary, XColoLostHeartbeat(), why, accepts=NOT_IN_COLO))
     for chain in draft.pair.chains:
-        steps += _filters.off_relief(draft, primary, chain)
+        steps += _filters.off_recovery(draft, primary, chain)
     if go_on:
         why = "the guest goes on alone (qemu-behaviour 5.18)"
-        steps.append(draft.relief_step(primary, Cont(), why))
+        steps.append(draft.recovery_step(primary, Cont(), why))
     for disk in draft.pair.disks:
-        steps += _disks.detach_relief(draft, primary, disk)
+        steps += _disks.detach_recovery(draft, primary, disk)
     return tuple(steps)
 
 
@@ -457,7 +459,7 @@ def _prove(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None
     seen = force_checkpoint(draft, primary, secondary)
     # A secondary that fell silent holds up the guest's writes, and soon the main loop.
     why = "the pair is not known to work: the guest goes on alone, with its plain network and disk"
-    draft.relieve(draft.addresses[first], seen, _back(draft, primary, dialect, go_on=False), why)
+    draft.recover(draft.addresses[first], seen, _back(draft, primary, dialect, go_on=False), why)
 
 
 def _host(address: str) -> str:

@@ -34,7 +34,7 @@ from pycolo.evidence import Evidence, instance_of
 from pycolo.execute import execute
 from pycolo.hosts.local import LocalHost, QemuWatch
 from pycolo.observers import Observer, Silent
-from pycolo.plan import CreateImage, Plan, Relief, Step, StopQemu
+from pycolo.plan import CreateImage, Plan, Recovery, Step, StopQemu
 from pycolo.probe import probe
 from pycolo.qmp.commands import Cont
 from pycolo.qmp.events import ResumeEvent, StopEvent
@@ -159,7 +159,7 @@ class _Clockwork:
     ) -> None:
         """Nothing."""
 
-    def relief_started(self, relief: Relief) -> None:
+    def recovery_started(self, recovery: Recovery) -> None:
         """Nothing."""
 
     def plan_finished(self, report: Report) -> None:

@@ -32,9 +32,9 @@ async def execute(
     """Execute a plan, step by step, as it is written.
 
     Steps of one batch are sent together. At the first step that is not done and had to be,
-    execution ends: the relief of the ranges it ends in is run, and what can be read is read.
+    execution ends: the recovery of the ranges it ends in is run, and what can be read is read.
     Cancelling takes effect between steps: a command that was sent keeps its reply, and a range of
-    steps with a relief is finished first.
+    steps with a recovery is finished first.
 
     Args:
         plan: What to do.

@@ -36,7 +36,7 @@ from pycolo.plan import (
     Execute,
     Plan,
     Record,
-    Relief,
+    Recovery,
     RunHost,
     Step,
     StopQemu,
@@ -103,7 +103,7 @@ class Run:
         self._own: dict[str, ReadState] = {}
         self._lost: set[str] = set()
         self._outcomes: dict[str, Outcome] = {}
-        self._relief: dict[str, Outcome] = {}
+        self._recovery: dict[str, Outcome] = {}
         self._marks: dict[str, dict[str, int]] = {}
         self._marked = _referred_to(plan)
         self._place = {step.address: n for n, step in enumerate(plan.steps)}
@@ -219,7 +219,7 @@ class Run:
         except PycoloError as error:
             outcome = _outcome_of(error, clock() - started)
         except Exception as error:  # noqa: BLE001 - here errors become outcomes
-            # A fault of ours: what it left undone nobody knows, and the guest needs its relief.
+            # A fault of ours: what it left undone nobody knows, and the guest needs its recovery.
             _LOG.exception("%s failed", step.address)
             reason = f"{type(error).__name__}: {error}"
             outcome = Unknown(took_s=clock() - started, reason=reason)
@@ -312,12 +312,12 @@ class Run:
             await self._same_instance(name, session)
 
     async def _same_instance(self, name: str, session: Session) -> None:
-        origin = self._plan.origin.live(name)
-        if origin is None or not origin.instance:
+        prior_state = self._plan.prior_state.live(name)
+        if prior_state is None or not prior_state.instance:
             return
         found = await session.instance(limit_s=self._answer_s)
-        if found != origin.instance:
-            reason = f"the plan is for the QEMU {origin.instance}, on {name} runs {found}"
+        if found != prior_state.instance:
+            reason = f"the plan is for the QEMU {prior_state.instance}, on {name} runs {found}"
             raise _refused(reason)
 
     # -- commands
@@ -406,7 +406,7 @@ class Run:
                 # Nothing that is waited for can be seen any more; the limit may be a day.
                 raise _unknown(f"there is no connection to {', '.join(lost)} any more")
             if sight.stuck and answer_s == self._answer_s:
-                # Waiting on would only prolong what the relief ends (qemu-behaviour 7.3).
+                # Waiting on would only prolong what the recovery ends (qemu-behaviour 7.3).
                 raise _unknown(f"no answer within {answer_s:g} s from {', '.join(sight.stuck)}")
             if step.stall_s is not None and progress.stands_s > step.stall_s:
                 raise _timed_out(f"no byte has arrived for {step.stall_s:g} s")
@@ -454,21 +454,21 @@ class Run:
     # -- what became of a command without an answer
 
     async def _end(self, position: int, step: Step, outcome: Outcome) -> None:
-        """Relieve the guest, and find out what a command without an answer did.
+        """Recover the guest, and find out what a command without an answer did.
 
         One connection that stands may be the only way past a stuck main loop (qemu-behaviour 7.6):
-        it is kept, and the guest is relieved before anything is asked over it.
+        it is kept, and the guest is recovered before anything is asked over it.
         """
         unknown = isinstance(step, Execute) and isinstance(outcome, Unknown)
         lost = unknown and isinstance(step, Execute) and self._sessions[step.node].closed
         told = None
         if unknown and lost and isinstance(step, Execute):
             told = await self._happened(position, step)
-        await self._relieve(position)
+        await self._recover(position)
         if unknown and not lost and isinstance(step, Execute):
             happened = await self._happened(position, step)
-            # A relief may have undone what the command did: then nothing is told by what is left.
-            told = None if self._relief else happened
+            # A recovery may have undone what the command did: then nothing is told by what is left.
+            told = None if self._recovery else happened
         if isinstance(outcome, Unknown):
             self._outcomes[step.address] = attrs.evolve(outcome, happened=told)
 
@@ -479,7 +479,7 @@ class Run:
         if session.closed and not await self._reopened(session):
             return None
         plan = self._plan
-        before = effects.fold(plan.pair, plan.qemu, plan.origin, plan.steps[:position])
+        before = effects.fold(plan.pair, plan.qemu, plan.prior_state, plan.steps[:position])
         known, found = before.live(step.node), await probe_node(session, limit_s=_AFTER_S)
         if known is None or not isinstance(found, Live):
             return None
@@ -494,32 +494,32 @@ class Run:
             return False
         return True
 
-    # -- relief
+    # -- recovery
 
     def _inside(self, position: int) -> bool:
         """Whether the step at `position` is inside a range that has been entered."""
         return any(
-            self._place[relief.first] < position <= self._place[relief.last]
-            for relief in self._plan.reliefs
+            self._place[recovery.first] < position <= self._place[recovery.last]
+            for recovery in self._plan.recoveries
         )
 
-    async def _relieve(self, position: int) -> None:
-        for relief in self._ranges(position):
-            why = await self._may_not(relief)
+    async def _recover(self, position: int) -> None:
+        for recovery in self._ranges(position):
+            why = await self._may_not(recovery)
             if why is None:
-                await self._run_relief(relief)
+                await self._run_recovery(recovery)
             else:
-                _LOG.warning("the relief is not sent: %s", why)
+                _LOG.warning("the recovery is not sent: %s", why)
                 refused = Refused(took_s=0.0, reason=why)
-                self._relief |= {step.address: refused for step in relief.steps[:1]}
+                self._recovery |= {step.address: refused for step in recovery.steps[:1]}
 
-    async def _may_not(self, relief: Relief) -> str | None:
-        """Why a relief must not be sent; None where it may.
+    async def _may_not(self, recovery: Recovery) -> str | None:
+        """Why a recovery must not be sent; None where it may.
 
         A session that was lost was the lock as well: somebody else may have gone on from there. So
         it is opened again, and then the record must be what this execution last wrote.
         """
-        for node in relief.nodes:
+        for node in recovery.nodes:
             session = self._sessions.get(node)
             if session is None or (session.closed and not await self._reopened(session)):
                 return f"there is no connection to {node}"
@@ -530,20 +530,20 @@ class Run:
                 return f"the connection to {node} was lost, and its record is not ours any more"
         return None
 
-    async def _run_relief(self, relief: Relief) -> None:
-        self._tell(lambda o: o.relief_started(relief))
-        for step in relief.steps:
-            if step.address not in self._relief:
-                self._relief[step.address] = await self._attempt(step)
+    async def _run_recovery(self, recovery: Recovery) -> None:
+        self._tell(lambda o: o.recovery_started(recovery))
+        for step in recovery.steps:
+            if step.address not in self._recovery:
+                self._recovery[step.address] = await self._attempt(step)
 
-    def _ranges(self, position: int) -> list[Relief]:
+    def _ranges(self, position: int) -> list[Recovery]:
         """The ranges that execution ends in, the innermost first."""
         inside = (
-            relief
-            for relief in self._plan.reliefs
-            if self._place[relief.first] <= position <= self._place[relief.last]
+            recovery
+            for recovery in self._plan.recoveries
+            if self._place[recovery.first] <= position <= self._place[recovery.last]
         )
-        return sorted(inside, key=lambda relief: -self._place[relief.first])
+        return sorted(inside, key=lambda recovery: -self._place[recovery.first])
 
     # -- the report
 
@@ -555,7 +555,7 @@ class Run:
         report = Report(
             plan=self._plan,
             outcomes=outcomes,
-            relief=self._relief,
+            recovery=self._recovery,
             evidence={node: e for node, e in self._evidence.items() if node in needed},
         )
         return report if report.failed is None else attrs.evolve(report, after=await self._after())
@@ -582,7 +582,7 @@ def _shielded(tell: Callable[[], None]) -> None:
 
 def _saved(plan: Plan) -> dict[str, Evidence]:
     """The fences that a plan was compiled with; of a process its host is asked again."""
-    dead = {n: s.evidence for n, s in plan.origin.nodes.items() if isinstance(s, Dead)}
+    dead = {n: s.evidence for n, s in plan.prior_state.nodes.items() if isinstance(s, Dead)}
     return {n: e for n, e in dead.items() if isinstance(e, Evidence) and e.kind == "fence"}
 
 
@@ -661,7 +661,7 @@ def _referred_to(plan: Plan) -> frozenset[str]:
 def _spoken_to(plan: Plan) -> tuple[str, ...]:
     """The nodes that the plan needs a session with."""
     commands = [step for step in plan.steps if isinstance(step, Execute)]
-    commands += [step for relief in plan.reliefs for step in relief.steps]
+    commands += [step for recovery in plan.recoveries for step in recovery.steps]
     asked = (leaf for condition in _conditions(plan) for leaf in leaves(condition))
     names = [step.node for step in commands]
     names += [leaf.node for leaf in asked if not isinstance(leaf, PeerDead)]

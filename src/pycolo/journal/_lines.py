@@ -30,7 +30,7 @@ class PlanBegan:
 @final
 @attrs.frozen(kw_only=True)
 class StepBegan:
-    """A step, of the plan or of a relief, is about to begin."""
+    """A step, of the plan or of a recovery, is about to begin."""
 
     at: str
     monotonic_s: float
@@ -121,7 +121,7 @@ class StepEnded:
 
 @final
 @attrs.frozen(kw_only=True)
-class ReliefBegan:
+class RecoveryBegan:
     """Execution ended inside a range of steps, and the guest is being brought back."""
 
     at: str
@@ -153,7 +153,7 @@ Line: TypeAlias = (
     | ConnectionEnded
     | ProgressSeen
     | StepEnded
-    | ReliefBegan
+    | RecoveryBegan
     | PlanEnded
 )
 

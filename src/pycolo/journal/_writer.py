@@ -21,13 +21,13 @@ from pycolo.journal._lines import (
     PlanBegan,
     PlanEnded,
     ProgressSeen,
-    ReliefBegan,
+    RecoveryBegan,
     StepBegan,
     StepEnded,
     json_of,
     line_to_json,
 )
-from pycolo.plan import Plan, Relief, Step
+from pycolo.plan import Plan, Recovery, Step
 from pycolo.qmp.commands import Command
 from pycolo.qmp.events import Event
 from pycolo.result import Outcome, Report
@@ -109,10 +109,10 @@ class Journal:
         """Write what became of it."""
         self._write(StepEnded(**_now(), address=address, outcome=outcome))
 
-    def relief_started(self, relief: Relief) -> None:
+    def recovery_started(self, recovery: Recovery) -> None:
         """Write why."""
-        first, last, why = relief.first, relief.last, relief.why
-        self._write(ReliefBegan(**_now(), first=first, last=last, why=why))
+        first, last, why = recovery.first, recovery.last, recovery.why
+        self._write(RecoveryBegan(**_now(), first=first, last=last, why=why))
 
     def plan_finished(self, report: Report) -> None:
         """Write how it ended, to the disk."""

@@ -15,8 +15,8 @@ over_ssh() {
 
 state=$(mktemp -d)
 changed=
-reliefs=
-relieved=
+recoveries=
+recovered=
 listeners=
 
 say() { printf '%s\n' "$*" >&2; }
@@ -33,9 +33,9 @@ finish() {
   trap - EXIT
   trap '' INT TERM HUP
   set +e
-  for relief in $reliefs; do
-    say "relief:"
-    "$relief"
+  for recovery in $recoveries; do
+    say "recovery:"
+    "$recovery"
   done
   for listener in $listeners; do kill "$listener" 2>/dev/null; done
   rm -rf "$state"
@@ -45,13 +45,13 @@ trap finish EXIT
 trap 'say "interrupted"; exit 3' INT TERM HUP
 
 # enter RELIEF, leave RELIEF: between the two, RELIEF runs when the script ends.
-enter() { reliefs="$1 $reliefs"; }
+enter() { recoveries="$1 $recoveries"; }
 leave() {
   kept=
-  for relief in $reliefs; do
-    if [ "$relief" != "$1" ]; then kept="$kept $relief"; fi
+  for recovery in $recoveries; do
+    if [ "$recovery" != "$1" ]; then kept="$kept $recovery"; fi
   done
-  reliefs=$kept
+  recoveries=$kept
 }
 
 # send NODE LIMIT_S LINE ACCEPTS RESCUE: a refusal ends the script, unless ACCEPTS has it.
@@ -65,10 +65,10 @@ send() {
   esac
 }
 
-# relieve NUMBER NODE LIMIT_S LINE ACCEPTS RESCUE: the same, once, whatever the answer.
-relieve() {
-  case " $relieved " in *" $1 "*) return 0 ;; esac
-  relieved="$relieved $1"
+# recover NUMBER NODE LIMIT_S LINE ACCEPTS RESCUE: the same, once, whatever the answer.
+recover() {
+  case " $recovered " in *" $1 "*) return 0 ;; esac
+  recovered="$recovered $1"
   shift
   say "   $1: $3"
   on "$1" python3 -c "$client" send "$(control "$1")" "$2" "$3" "$4" "$5" || :
@@ -176,5 +176,5 @@ host() {
 }
 
 # maybe COMMAND...: what may fail; the script goes on.
-maybe() { ( reliefs=; listeners=; "$@" ) || say "   it was not done, and need not be"; }
+maybe() { ( recoveries=; listeners=; "$@" ) || say "   it was not done, and need not be"; }
 """.lstrip()

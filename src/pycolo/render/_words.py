@@ -9,7 +9,7 @@ from typing import assert_never
 
 from pycolo._printable import one_line, printable
 from pycolo.evidence import Evidence
-from pycolo.plan import CreateImage, HostAction, LaunchQemu, Plan, ReachPorts, Relief, StopQemu
+from pycolo.plan import CreateImage, HostAction, LaunchQemu, Plan, ReachPorts, Recovery, StopQemu
 from pycolo.qmp.commands import Command
 from pycolo.record import (
     Change,
@@ -87,7 +87,7 @@ def evidence_words(evidence: Evidence | None) -> str:
         case Evidence(who=who, how=how, when=when):
             return one_line(f"fenced by {who}, {when}: {how}")
         case None:
-            return "assumed, on paper"
+            return "assumed"
         case _:
             assert_never(evidence)
 
@@ -123,6 +123,6 @@ def snapshot_words(snapshot: Snapshot) -> str:
     return "; ".join(f"{name} {state_words(state)}" for name, state in snapshot.nodes.items())
 
 
-def reliefs_at(plan: Plan, address: str) -> tuple[Relief, ...]:
-    """The relief ranges that begin with a step."""
-    return tuple(relief for relief in plan.reliefs if relief.first == address)
+def recoveries_at(plan: Plan, address: str) -> tuple[Recovery, ...]:
+    """The recovery ranges that begin with a step."""
+    return tuple(recovery for recovery in plan.recoveries if recovery.first == address)

@@ -100,9 +100,9 @@ def _page(t: Timeline) -> Iterator[str]:
     yield from _overview(t)
     yield "<h2>Steps</h2>"
     yield from (part for step in t.steps for part in _step(step, t))
-    if t.relief:
-        yield "<h2>Relief: what brought the guest back</h2>"
-        yield from (part for step in t.relief for part in _step(step, t))
+    if t.recovery:
+        yield "<h2>Recovery: what brought the guest back</h2>"
+        yield from (part for step in t.recovery for part in _step(step, t))
     yield from _moments(t)
     yield "</main></body></html>\n"
 
@@ -117,8 +117,8 @@ def _head(t: Timeline) -> Iterator[str]:
         ("steps", f"{done} of {len(t.steps)} done"),
         ("guest serves again", "" if t.restored_s is None else f"after {duration(t.restored_s)}"),
         ("QEMU", versions),
-        ("from", snapshot_words(t.plan.origin)),
-        ("to", snapshot_words(t.plan.promise)),
+        ("from", snapshot_words(t.plan.prior_state)),
+        ("to", snapshot_words(t.plan.planned_state)),
     ]
     yield '<dl class="facts">'
     yield from (f"<dt>{label}</dt><dd>{escape(words)}</dd>" for label, words in facts if words)
@@ -134,7 +134,7 @@ def _x(at_s: float, t: Timeline) -> float:
 
 def _overview(t: Timeline) -> Iterator[str]:
     nodes = [node.name for node in (*t.plan.pair.nodes, *t.plan.pair.spares)]
-    seen = {c.node for s in (*t.steps, *t.relief) for c in s.calls} | {m.node for m in t.moments}
+    seen = {c.node for s in (*t.steps, *t.recovery) for c in s.calls} | {m.node for m in t.moments}
     lanes = ["steps", *(name for name in nodes if name in seen)]
     height = _TOP + _LANE * len(lanes) + 26
     label = f"Time axis of {duration(t.took_s)}: steps, then the commands and events of each node"
@@ -170,13 +170,13 @@ def _axis(t: Timeline, height: int) -> Iterator[str]:
 
 def _lane(t: Timeline, node: str | None, y: float) -> Iterator[str]:
     if node is None:
-        for step in (*t.steps, *t.relief):
+        for step in (*t.steps, *t.recovery):
             if step.from_s is not None:
                 to_s = t.took_s if step.to_s is None else step.to_s
                 told = f"{step.address}: {step.state}, {duration(to_s - step.from_s)}"
                 yield _bar(t, (step.from_s, to_s), (y + 6, 18), step.state, told)
         return
-    for call in (call for step in (*t.steps, *t.relief) for call in step.calls):
+    for call in (call for step in (*t.steps, *t.recovery) for call in step.calls):
         if call.node == node:
             to_s = t.took_s if call.to_s is None else call.to_s
             told = f"{call.words}: {call.answer}, {duration(to_s - call.from_s)}"

@@ -22,13 +22,13 @@ def render(what: Plan | ColoPair) -> str:
     """Draw a pair.
 
     Args:
-        what: A plan, drawn as it promises the pair to be after its last step; or a declaration,
+        what: A plan, drawn as the pair is to be after its last step; or a declaration,
             drawn as it is with its first node as the primary.
 
     Returns:
         A Mermaid flowchart, the last line ended as well.
     """
-    sides = _promised(what) if isinstance(what, Plan) else _declared(what)
+    sides = _planned(what) if isinstance(what, Plan) else _declared(what)
     pair = what.pair if isinstance(what, Plan) else what
     lines = ["flowchart LR"]
     for side in sides:
@@ -92,13 +92,13 @@ def _secondary_parts(chain: FilterChain) -> tuple[str, ...]:
     return (i.red_in, i.red_out, i.redirector_from_primary, i.redirector_to_primary, i.rewriter)
 
 
-def _promised(plan: Plan) -> tuple[_Side, _Side]:
-    first, second = (_one_promised(plan, n, node.name) for n, node in enumerate(plan.pair.nodes))
+def _planned(plan: Plan) -> tuple[_Side, _Side]:
+    first, second = (_one_planned(plan, n, node.name) for n, node in enumerate(plan.pair.nodes))
     return first, second
 
 
-def _one_promised(plan: Plan, place: int, name: str) -> _Side:
-    state = plan.promise.state(name)
+def _one_planned(plan: Plan, place: int, name: str) -> _Side:
+    state = plan.planned_state.state(name)
     return _Side(place=place, name=name, role=role_of(state), parts=_parts(plan.pair, state))
 
 

@@ -16,7 +16,7 @@ from pycolo.plan import (
     Plan,
     ReachPorts,
     Record,
-    Relief,
+    Recovery,
     RunHost,
     Step,
     StopQemu,
@@ -46,8 +46,8 @@ def render(plan: Plan) -> str:
 
 def _body(plan: Plan) -> Iterator[str]:
     oob = _oob_nodes(plan)
-    begin = {r.first: r for r in plan.reliefs}
-    ends = {r.last for r in plan.reliefs}
+    begin = {r.first: r for r in plan.recoveries}
+    ends = {r.last for r in plan.recoveries}
     opened: set[str] = set()
     node = ""
     for step in plan.steps:
@@ -58,7 +58,7 @@ def _body(plan: Plan) -> Iterator[str]:
             opened.add(node)
             yield capabilities_line(oob=node in oob)
         if step.address in begin:
-            yield from _relief(begin[step.address])
+            yield from _recovery(begin[step.address])
         yield from _step(step)
         if step.address in ends:
             yield "# from here on it may be left as it is"
@@ -67,15 +67,15 @@ def _body(plan: Plan) -> Iterator[str]:
 
 
 def _oob_nodes(plan: Plan) -> frozenset[str]:
-    """The nodes that need out-of-band commands, rescues and reliefs included."""
+    """The nodes that need out-of-band commands, rescues and recoveries included."""
     executes = [step for step in plan.steps if isinstance(step, Execute)]
-    executes += [step for relief in plan.reliefs for step in relief.steps]
+    executes += [step for recovery in plan.recoveries for step in recovery.steps]
     return frozenset(step.node for step in executes if step.oob or step.rescue)
 
 
-def _relief(relief: Relief) -> Iterator[str]:
-    yield f"# if it has to be left before {relief.last} is done, send ({relief.why}):"
-    for step in relief.steps:
+def _recovery(recovery: Recovery) -> Iterator[str]:
+    yield f"# if it has to be left before {recovery.last} is done, send ({recovery.why}):"
+    for step in recovery.steps:
         yield f"#   to {step.node}: {step_line(step)}"
 
 

@@ -78,7 +78,7 @@ def render(plan: Plan) -> str:
     """
     marks = _marks(plan)
     listening = "".join(f"listen {shlex.quote(node)}\n" for node in _listened(plan))
-    parts = [_head(plan), *_reliefs(plan)]
+    parts = [_head(plan), *_recoveries(plan)]
     for number, step in enumerate(plan.steps, 1):
         if listening and not isinstance(step, RunHost | Record):
             parts.append(listening)
@@ -167,29 +167,31 @@ def _marks(plan: Plan) -> dict[str, tuple[str, ...]]:
     return marks
 
 
-# -- reliefs ---------------------------------------------------------------------------------------
+# -- recoveries ------------------------------------------------------------------------------------
 
 
-def _reliefs(plan: Plan) -> Iterator[str]:
-    addresses = dict.fromkeys(step.address for relief in plan.reliefs for step in relief.steps)
+def _recoveries(plan: Plan) -> Iterator[str]:
+    addresses = dict.fromkeys(
+        step.address for recovery in plan.recoveries for step in recovery.steps
+    )
     numbers = {address: str(number) for number, address in enumerate(addresses, 1)}
-    for number, relief in enumerate(plan.reliefs, 1):
-        sends = [f"  {_send(('relieve', numbers[s.address]), s)}\n" for s in relief.steps]
+    for number, recovery in enumerate(plan.recoveries, 1):
+        sends = [f"  {_send(('recover', numbers[s.address]), s)}\n" for s in recovery.steps]
         body = "".join(sends) or "  :\n"
-        yield f"# {one_line(relief.why)}\nrelief_{number}() {{\n{body}}}\n"
+        yield f"# {one_line(recovery.why)}\nrecovery_{number}() {{\n{body}}}\n"
 
 
 def _entered(plan: Plan, address: str) -> Iterator[str]:
-    # What is entered last is relieved first.
-    for number, relief in reversed(list(enumerate(plan.reliefs, 1))):
-        if relief.first == address:
-            yield f"enter relief_{number}"
+    # What is entered last is recovered first.
+    for number, recovery in reversed(list(enumerate(plan.recoveries, 1))):
+        if recovery.first == address:
+            yield f"enter recovery_{number}"
 
 
 def _left(plan: Plan, address: str) -> Iterator[str]:
-    for number, relief in enumerate(plan.reliefs, 1):
-        if relief.last == address:
-            yield f"leave relief_{number}"
+    for number, recovery in enumerate(plan.recoveries, 1):
+        if recovery.last == address:
+            yield f"leave recovery_{number}"
 
 
 def _send(call: Sequence[str], step: Execute) -> str:
@@ -277,7 +279,7 @@ def _wait(number: int, step: Wait, numbers: Mapping[str, int]) -> Iterator[str]:
 
 def _check(plan: Plan, step: Check, numbers: Mapping[str, int]) -> Iterator[str]:
     for leaf in c.leaves(step.condition):
-        state = plan.origin.state(leaf.node)
+        state = plan.prior_state.state(leaf.node)
         if isinstance(leaf, c.PeerDead) and isinstance(state, Dead):
             words = one_line(
                 f"   the plan was compiled with {leaf.node} dead: {evidence_words(state.evidence)}"

@@ -18,7 +18,7 @@ from pycolo.render._words import (
     change_words,
     command_words,
     record_words,
-    reliefs_at,
+    recoveries_at,
     snapshot_words,
     state_words,
 )
@@ -69,19 +69,19 @@ def _header(plan: Plan, pen: _Pen) -> Iterator[str]:
     versions = ", ".join(f"{node} {version}" for node, version in plan.qemu.items())
     yield f"  qemu     {versions or 'not known'}"
     yield f"  dialect  {plan.dialect}"
-    yield f"  from     {snapshot_words(plan.origin) or 'nothing known'}"
-    yield f"  to       {snapshot_words(plan.promise) or 'nothing known'}"
+    yield f"  from     {snapshot_words(plan.prior_state) or 'nothing known'}"
+    yield f"  to       {snapshot_words(plan.planned_state) or 'nothing known'}"
 
 
 def _steps(plan: Plan, pen: _Pen) -> Iterator[str]:
     open_until: list[str] = []
     digits = len(str(len(plan.steps)))
     for number, step in enumerate(plan.steps, 1):
-        for relief in reliefs_at(plan, step.address):
-            open_until.append(relief.last)
-            yield pen("faint", f"  if execution ends before {one_line(relief.last)} is done:")
-            yield from (f"    {pen('node', r.node)}  {_what(r, pen)}" for r in relief.steps)
-            yield pen("faint", f"    {one_line(relief.why)}")
+        for recovery in recoveries_at(plan, step.address):
+            open_until.append(recovery.last)
+            yield pen("faint", f"  if execution ends before {one_line(recovery.last)} is done:")
+            yield from (f"    {pen('node', r.node)}  {_what(r, pen)}" for r in recovery.steps)
+            yield pen("faint", f"    {one_line(recovery.why)}")
         bar = "|" if open_until else " "
         head, *rest = _step(step, pen)
         yield f"{bar} {number:>{digits}}. {head}"
@@ -147,17 +147,17 @@ def render_report(report: Report, *, colour: bool = False) -> str:
     """
     pen = _Pen(colour)
     lines = [line for address in report.outcomes for line in _outcome(report, address, pen)]
-    if report.relief:
-        lines.append("relief:")
+    if report.recovery:
+        lines.append("recovery:")
         lines += [
-            "  " + line for address in report.relief for line in _outcome(report, address, pen)
+            "  " + line for address in report.recovery for line in _outcome(report, address, pen)
         ]
     lines.append(pen("good" if report.failed is None else "bad", one_line(report.advice)))
     return page(lines, colour=colour)
 
 
 def _outcome(report: Report, address: str, pen: _Pen) -> Iterator[str]:
-    outcome = report.outcomes.get(address) or report.relief[address]
+    outcome = report.outcomes.get(address) or report.recovery[address]
     yield f"{outcome_words(outcome, colour=pen.colour)}  {one_line(address)}{_reason(outcome)}"
     known = report.explanation(address)
     if known is not None:

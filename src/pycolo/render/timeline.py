@@ -49,7 +49,7 @@ class StepLine:
     """One step and what became of it."""
 
     number: int | None
-    "Its place in the plan, from 1; None for relief."
+    "Its place in the plan, from 1; None for recovery."
     address: str
     node: str
     kind: str
@@ -89,7 +89,7 @@ class Timeline:
     took_s: float
     "Until the last line that was written."
     steps: tuple[StepLine, ...]
-    relief: tuple[StepLine, ...]
+    recovery: tuple[StepLine, ...]
     moments: tuple[Moment, ...]
     restored_s: float | None
     "When the guest served again; None where it never stopped, or where that was not reached."
@@ -156,14 +156,16 @@ class _Made:
 
     def timeline(self) -> Timeline:
         plan, ended = self._plan, self._recording.ended
-        relief = {s.address: s for r in plan.reliefs for s in r.steps if s.address in self._began}
+        recovery = {
+            s.address: s for r in plan.recoveries for s in r.steps if s.address in self._began
+        }
         restored = self._ended.get(plan.restored_after or "")
         return Timeline(
             plan=plan,
             at=one_line(self._recording.began.at),
             took_s=self._last_s,
             steps=tuple(self._step(step, n) for n, step in enumerate(plan.steps, 1)),
-            relief=tuple(self._step(step, None) for step in relief.values()),
+            recovery=tuple(self._step(step, None) for step in recovery.values()),
             moments=tuple(self._moments),
             restored_s=restored[0] if restored and isinstance(restored[1], Done) else None,
             end="not-seen" if ended is None else "failed" if ended.failed else "done",

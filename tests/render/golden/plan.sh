@@ -1,7 +1,7 @@
 
 # the guest stands still
-relief_1() {
-  relieve 1 alpha 10 '{"execute": "cont"}' '[]' '[{"exec-oob": "yank", "arguments": {"instances": [{"type": "block-node", "node-name": "nbd0"}]}}]'
+recovery_1() {
+  recover 1 alpha 10 '{"execute": "cont"}' '[]' '[{"exec-oob": "yank", "arguments": {"instances": [{"type": "block-node", "node-name": "nbd0"}]}}]'
 }
 
 # beta/dead: or split brain
@@ -15,7 +15,7 @@ send alpha 10 '{"exec-oob": "yank", "arguments": {"instances": [{"type": "block-
 
 # alpha/chardev-add/mirror0: the reason why (qemu-behaviour 1.1)
 say '3. alpha: chardev-add id=mirror0 backend={type=socket, data={addr={type=unix, data={path="/run/a b.sock"}}, wait=false, server=true}}'
-enter relief_1
+enter recovery_1
 send alpha 10 '{"execute": "chardev-add", "arguments": {"id": "mirror0", "backend": {"type": "socket", "data": {"addr": {"type": "unix", "data": {"path": "/run/a b.sock"}}, "wait": false, "server": true}}}}' '[]' '[{"exec-oob": "yank", "arguments": {"instances": [{"type": "block-node", "node-name": "nbd0"}]}}]'
 
 # alpha/wait/running: the guest runs
@@ -23,7 +23,7 @@ say '4. wait until alpha has run state running, at most 2.5 s'
 until_4() { holds alpha run-state running; }
 unless_4() { holds alpha gone; }
 wait_until 3 until_4 unless_4
-leave relief_1
+leave recovery_1
 say 'the guest serves again'
 
 # beta/image: for later

@@ -1,4 +1,4 @@
-"""Plans on paper: without a live node, from what the procedure before promises."""
+"""Plans compiled offline: without a live node, from the planned state of the procedure before."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pycolo.qmp.replies import Version
 from pycolo.snapshot import Snapshot
 
 
-def on_paper(
+def compile_offline(
     procedure: Procedure,
     pair: ColoPair,
     *,
     version: Version,
-    origin: Snapshot | None = None,
+    prior_state: Snapshot | None = None,
     survivor: str | None = None,
     peer: str | None = None,
     evidence: Evidence | None = None,
@@ -38,7 +38,7 @@ def on_paper(
             failover promises and its peer launched anew, the rest with what `start` promises.
         pair: The declaration.
         version: QEMU's version on every node.
-        origin: What to compile from instead: a snapshot, or another plan's promise.
+        prior_state: What to compile from instead: a snapshot, or another plan's planned state.
         survivor: Who survives; the pair's second node if None.
         peer: Who takes the dead one's place in `resume`; the dead node itself, launched
             anew, if None.
@@ -57,25 +57,29 @@ def on_paper(
     """
     good = tuple(assume_good)
     life = AssumedLife(pair, version, dialect, good, evidence)
-    name = survivor or _survivor(pair, origin)
+    name = survivor or _survivor(pair, prior_state)
     match procedure:
         case "launch":
-            return life.launch(origin or new_pair(pair), tuple(nodes), newest)
+            return life.launch(prior_state or new_pair(pair), tuple(nodes), newest)
         case "failover":
-            return life.failover(name, origin)
+            return life.failover(name, prior_state)
         case "resume":
-            return life.resume(name, peer, origin)
-        case "converge" if origin is None:
-            why = "on paper every pair is as declared"
+            return life.resume(name, peer, prior_state)
+        case "converge" if prior_state is None:
+            why = "offline every pair is as declared"
             raise CompileError(why, "compile it from a snapshot of what is live")
         case _:
-            known = origin or (life.launched() if procedure == "start" else life.started())
+            known = prior_state or (life.launched() if procedure == "start" else life.started())
             options = Options(
                 peer=peer, checkpoint_delay_ms=checkpoint_delay_ms, gone=gone, assume_good=good
             )
             return compile_plan(procedure, pair, known, options, dialect=dialect)
 
 
-def _survivor(pair: ColoPair, origin: Snapshot | None) -> str:
-    live = [n.name for n in pair.nodes if origin is not None and origin.live(n.name) is not None]
+def _survivor(pair: ColoPair, prior_state: Snapshot | None) -> str:
+    live = [
+        n.name
+        for n in pair.nodes
+        if prior_state is not None and prior_state.live(n.name) is not None
+    ]
     return live[0] if len(live) == 1 else pair.nodes[1].name

@@ -1,6 +1,6 @@
 """A procedure that a controller left after any step is finished by compiling it again.
 
-Each case runs the first steps of a procedure on a real pair, without their reliefs, as if the
+Each case runs the first steps of a procedure on a real pair, without their recoveries, as if the
 controller had died there; then it is compiled anew from what QEMU shows, and run to its end. What
 was promised at first must be what is there then.
 """
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import attrs
 import pytest
-from tests.qemu.life import NAMES, LivePair, bios_life, bios_pair, broken_promises, commands
+from tests.qemu.life import NAMES, LivePair, bios_life, bios_pair, commands, off_plan
 
 from pycolo.compiler import compile_plan, failover, launch
 from pycolo.evidence import instance_of
@@ -85,9 +85,9 @@ CASES: Mapping[str, Case] = {
 }
 
 
-def _on_paper(name: str) -> Plan:
+def _offline(name: str) -> Plan:
     """The plan that each case is expected to compile to."""
-    pair = _paper_pair()
+    pair = _offline_pair()
     case = CASES[name]
     new = Snapshot(nodes={}, records={name: NoRecord() for name in NAMES})
     launched = _launch(pair, new, "alpha", "beta")
@@ -97,7 +97,7 @@ def _on_paper(name: str) -> Plan:
         launched = launched.with_node("alpha", attrs.evolve(alpha, run_state="running"))
     if case.procedure == "start":
         return compile_plan("start", pair, launched)
-    started = compile_plan("start", pair, launched).promise
+    started = compile_plan("start", pair, launched).planned_state
     if case.procedure in ("stop", "set-checkpoint-delay"):
         delayed = case.procedure == "set-checkpoint-delay"
         options = Options(checkpoint_delay_ms=DELAY_MS if delayed else None)
@@ -107,10 +107,10 @@ def _on_paper(name: str) -> Plan:
     if case.procedure == "failover":
         return over
     pair = pair.replacing(dead, pair.node("gamma"))
-    return compile_plan("resume", pair, _launch(pair, over.promise, "gamma"))
+    return compile_plan("resume", pair, _launch(pair, over.planned_state, "gamma"))
 
 
-def _paper_pair() -> ColoPair:
+def _offline_pair() -> ColoPair:
     hosts = [
         Node(name=name, address=f"127.0.0.{n}", image_folder=f"/images/{name}")
         for n, name in enumerate(NAMES, 1)
@@ -121,12 +121,12 @@ def _paper_pair() -> ColoPair:
 def _launch(pair: ColoPair, known: Snapshot, *names: str) -> Snapshot:
     qemu = {node.name: VERSION for node in pair.nodes}
     instances = {name: instance_of(pair.name, name, 1) for name in names}
-    return launch(pair, known, qemu=qemu, nodes=names, instances=instances).promise
+    return launch(pair, known, qemu=qemu, nodes=names, instances=instances).planned_state
 
 
 def _places() -> Iterator[object]:
     for name in CASES:
-        steps = _on_paper(name).steps
+        steps = _offline(name).steps
         handful = {len(steps) * n // 4 for n in range(1, 4)}
         for done in range(len(steps)):
             # Every place is tried on fakes each time; on QEMU each third one, the others at night.
@@ -152,24 +152,24 @@ async def _compiled(life: LivePair, case: Case) -> Plan:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_what_is_compiled_from_life_is_what_paper_shows(name: str) -> None:
-    """Step by step the plan is the one on paper, and after it nothing is left to send."""
+async def test_what_is_compiled_from_life_is_what_is_compiled_offline(name: str) -> None:
+    """Step by step the plan is the one compiled offline, and after it nothing is left to send."""
     async with _life(name) as (life, plan):
-        assert [s.address for s in _on_paper(name).steps] == [s.address for s in plan.steps]
+        assert [s.address for s in _offline(name).steps] == [s.address for s in plan.steps]
         await life.execute(plan)
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         if CASES[name].procedure != "failover":
             assert [] == commands(await _compiled(life, CASES[name]))
 
 
 @pytest.mark.parametrize(("name", "done"), list(_places()))
 async def test_a_procedure_left_after_any_step_is_finished(name: str, done: int) -> None:
-    """Compiled again, it goes on from what is there, and keeps the first plan's promise."""
+    """Compiled again, it goes on from what is there, and reaches the first plan's planned state."""
     async with _life(name) as (life, plan):
         await life.execute(
-            attrs.evolve(plan, steps=plan.steps[:done], reliefs=(), restored_after=None)
+            attrs.evolve(plan, steps=plan.steps[:done], recoveries=(), restored_after=None)
         )
         await life.execute(await _compiled(life, CASES[name]))
-        assert {} == broken_promises(plan.promise, await life.probe())
+        assert {} == off_plan(plan.planned_state, await life.probe())
         if CASES[name].procedure != "start":
             await life.goes_on(CASES[name].primary)
