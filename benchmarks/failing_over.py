@@ -20,7 +20,6 @@ from benchmarks.measure import Figure, compared, undisturbed
 from benchmarks.pairs import LivePair, bios_pair
 from benchmarks.script import Script, observer_path
 from pycolo.compiler import failover
-from pycolo.faces import primary_yanks, secondary_yanks
 from pycolo.model import ColoPair
 from pycolo.plan import Execute, Plan
 from pycolo.qmp.commands import (
@@ -32,6 +31,7 @@ from pycolo.qmp.commands import (
 )
 from pycolo.qmp.events import ResumeEvent
 from pycolo.session import Notice
+from pycolo.topology import primary_yanks, secondary_yanks
 
 RUNS = 12
 WARM_UPS = 1

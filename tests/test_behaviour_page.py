@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pycolo import catalogue, dialect
+from pycolo import catalogue, features
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "qemu-behaviour.md"
@@ -42,9 +42,9 @@ def cited() -> Iterator[tuple[str, str]]:
                 for found in CITATION.finditer(text):
                     for number in numbers_in(found[1]):
                         yield number, str(path.relative_to(ROOT))
-    for row in dialect.TABLE:
+    for row in features.TABLE:
         for number in row.source.split(", "):
-            yield number, "pycolo.dialect.TABLE"
+            yield number, "pycolo.features.TABLE"
     for entry in catalogue.ENTRIES:
         yield entry.source, f"pycolo.catalogue, {entry.name}"
 

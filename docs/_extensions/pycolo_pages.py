@@ -12,7 +12,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 from typing_extensions import override
 
-from pycolo import catalogue, dialect, errors
+from pycolo import catalogue, errors, features
 from pycolo.cli._app import app as command_line
 
 PAGE = "qemu-behaviour"
@@ -52,21 +52,21 @@ def _help(words: tuple[str, ...]) -> str:
     return context.get_help()
 
 
-class DialectTable(SphinxDirective):
-    """The features that depend on QEMU's version, from `pycolo.dialect`."""
+class FeatureTable(SphinxDirective):
+    """The features that depend on QEMU's version, from `pycolo.features`."""
 
     @override
     def run(self) -> Sequence[nodes.Node]:
-        return self.parse_text_to_nodes(dialect.table_text())
+        return self.parse_text_to_nodes(features.table_text())
 
 
 class BrokenVersions(SphinxDirective):
-    """The versions that are refused, from `pycolo.dialect`."""
+    """The versions that are refused, from `pycolo.features`."""
 
     @override
     def run(self) -> Sequence[nodes.Node]:
         rows = (
-            f"| {b.first} to {b.last} | {b.good} | {b.reason} |\n" for b in dialect.KNOWN_BROKEN
+            f"| {b.first} to {b.last} | {b.good} | {b.reason} |\n" for b in features.KNOWN_BROKEN
         )
         return self.parse_text_to_nodes(
             "| refused | good from | because |\n|---|---|---|\n" + "".join(rows)
@@ -180,7 +180,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of it."""
     app.setup_extension("sphinx.ext.autodoc")
     app.add_directive("command-line-help", CommandLineHelp)
-    app.add_directive("dialect-table", DialectTable)
+    app.add_directive("feature-table", FeatureTable)
     app.add_directive("broken-versions", BrokenVersions)
     app.add_directive("error-catalogue", ErrorCatalogue)
     app.add_post_transform(LinkToFacts)

@@ -12,9 +12,9 @@ from typing import Final, TypeVar, assert_never
 
 import attrs
 
-from pycolo import faces
+from pycolo import topology
 from pycolo.conditions import assume
-from pycolo.dialect import of
+from pycolo.features import of
 from pycolo.model.pair import ColoPair
 from pycolo.plan import (
     Check,
@@ -100,7 +100,7 @@ def launched(pair: ColoPair, node: str, action: LaunchQemu, version: Version) ->
     objects: dict[str, Filter] = {}
     chardevs: dict[str, bool] = {}
     for disk in pair.disks:
-        made = (faces.secondary_blocks if secondary else faces.primary_blocks)(place, disk)
+        made = (topology.secondary_blocks if secondary else topology.primary_blocks)(place, disk)
         names = [block.node_name for block in made if block.node_name is not None]
         blocks.update(names)
         ids = disk.names
@@ -110,9 +110,9 @@ def launched(pair: ColoPair, node: str, action: LaunchQemu, version: Version) ->
     if secondary:
         primary = pair.peer_of(node)
         for chain in pair.chains:
-            for chardev in faces.secondary_chardevs(primary, chain, of(version)):
+            for chardev in topology.secondary_chardevs(primary, chain, of(version)):
                 chardevs[chardev.id] = False
-            for item in faces.secondary_objects(chain):
+            for item in topology.secondary_objects(chain):
                 objects[item.id] = _object(item)
     return Live(
         version=version,

@@ -1,7 +1,7 @@
 """Procedures on what is live: reach the hosts, read nodes and records, compile, execute.
 
 It gathers and it calls; what is to be done is decided by the compiler alone. The command line is a
-thin face of this module, and scripts call it in the same way.
+thin layer over this module, and scripts call it in the same way.
 """
 
 from __future__ import annotations

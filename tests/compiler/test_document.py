@@ -9,8 +9,8 @@ from typing import TypeAlias
 import pytest
 
 from pycolo.compiler import compile_offline
-from pycolo.dialect import refuse_document
 from pycolo.errors import CompileError, VersionError
+from pycolo.features import refuse_document
 from pycolo.model import ColoPair
 from pycolo.pairfile import load
 from pycolo.plan import Check, Execute, Plan, Procedure, RunHost

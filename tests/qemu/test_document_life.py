@@ -16,8 +16,8 @@ from tests.qemu.life import HAS_KVM, LivePair, bios_life
 
 from pycolo import errors
 from pycolo.demo.builds import Release
-from pycolo.dialect import refuse_document
 from pycolo.execute import execute
+from pycolo.features import refuse_document
 from pycolo.model import ColoPair, Node, UnixMonitor
 from pycolo.model.filters import ChainPorts
 from pycolo.plan import Execute, LaunchQemu, RunHost

@@ -24,7 +24,7 @@ from tests.qemu.life import (
     commands,
 )
 
-from pycolo import dialect, wire
+from pycolo import features, wire
 from pycolo.compiler import converge, drift
 from pycolo.compiler.launch import launch_argv
 from pycolo.demo.builds import Release
@@ -362,8 +362,8 @@ async def test_a_rebooted_node_is_the_survivors_next_secondary(rebooted: str) ->
 async def _start_by_hand(life: LivePair, name: str) -> None:
     """Start a primary's QEMU as somebody does who asks no record."""
     instance = instance_of(life.pair.name, name, 0xABC)
-    words = dialect.of(life.version)
-    argv = launch_argv(life.pair, name, role="primary", instance=instance, dialect=words)
+    known = features.of(life.version)
+    argv = launch_argv(life.pair, name, role="primary", instance=instance, features=known)
     action = LaunchQemu(role="primary", instance=instance, argv=argv)
     await life.host.run(life.pair, name, action, limit_s=LIMIT_S)
     await life.connect(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pycolo import faces
+from pycolo import topology
 from pycolo.compiler._draft import Draft
 from pycolo.conditions import AllOf, AnyOf, ChildIs, Committed, Condition, JobFailed, JobIs
 from pycolo.errors import CompileError
@@ -62,7 +62,7 @@ def ensure_export(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 def ensure_nbd(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
     """The primary has a named way to the secondary's image."""
-    command = BlockdevAdd(node=faces.nbd_node(draft.pair, draft.pair.node(peer), disk))
+    command = BlockdevAdd(node=topology.nbd_node(draft.pair, draft.pair.node(peer), disk))
     if peer_child(draft.live(node), disk) is None and not resync_jobs(draft.live(node), disk):
         # Nothing vouches for where it leads: it may have been made for another secondary.
         remove_nbd(draft, node, disk)
@@ -238,7 +238,7 @@ def detach(draft: Draft, node: str, disk: ReplicationDisk) -> None:
         XBlockdevChange(parent=disk.names.quorum, child=child),
         "a dead child would block the guest's writes (qemu-behaviour 5.12, 7.3)",
         accepts=(Refusal(text="does not have child"),),
-        rescue=faces.primary_yanks(draft.pair)[: len(draft.pair.disks)],
+        rescue=topology.primary_yanks(draft.pair)[: len(draft.pair.disks)],
     )
 
 
@@ -289,7 +289,7 @@ def remove_nbd(draft: Draft, node: str, disk: ReplicationDisk) -> None:
             BlockdevDel(node_name=disk.names.nbd),
             "its name is free for the next generation (qemu-behaviour 5.9)",
             accepts=(Refusal(text="Failed to find node"),),
-            rescue=faces.primary_yanks(draft.pair)[: len(draft.pair.disks)],
+            rescue=topology.primary_yanks(draft.pair)[: len(draft.pair.disks)],
         )
 
 

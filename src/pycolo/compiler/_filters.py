@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from pycolo import faces
+from pycolo import topology
 from pycolo.compiler._draft import Draft
 from pycolo.conditions import AllOf, ChardevConnected
 from pycolo.model.filters import FilterChain
@@ -29,12 +29,12 @@ GONE_CHARDEV = (Refusal(text="not found"),)
 def ensure_primary(draft: Draft, node: str, secondary: str, chain: FilterChain) -> None:
     """Chardevs, then filters, iothread and compare; the guest keeps its plain network."""
     place = draft.pair.node(node)
-    for chardev in faces.primary_chardevs(place, chain):
+    for chardev in topology.primary_chardevs(place, chain):
         if chardev.id not in draft.live(node).chardevs:
             draft.execute(node, chardev, _why_chardev(chardev, chain))
     promoted = chain.names.rewriter in draft.live(node).objects
     _clear_behind(draft, node, chain)
-    for item in faces.primary_objects(chain, promoted=promoted):
+    for item in topology.primary_objects(chain, promoted=promoted):
         if isinstance(item, ColoCompare) and item.id not in draft.live(node).objects:
             # A compare whose sockets are not there kills QEMU (qemu-behaviour 6.9).
             wait_connected(draft, node, secondary, chain)

@@ -15,8 +15,8 @@ from pycolo.compiler.members import check, members
 from pycolo.compiler.protect import is_recorded, lost_in_colo, protect
 from pycolo.compiler.roles import roles, versions
 from pycolo.conditions import ChildIs
-from pycolo.dialect import accept_pair
 from pycolo.errors import CompileError
+from pycolo.features import accept_pair
 from pycolo.model.pair import ColoPair
 from pycolo.plan import Options, Plan, Refusal
 from pycolo.qmp.commands import (

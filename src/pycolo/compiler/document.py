@@ -12,7 +12,7 @@ from typing import Literal
 
 import attrs
 
-from pycolo import faces
+from pycolo import topology
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import card_option, escaped, monitor_option, netdev_option
 from pycolo.compiler.failover import claim_alone
@@ -275,7 +275,7 @@ def _primary_chardevs(node: Node, chain: FilterChain) -> Iterator[ChardevAdd]:
 
 
 def _primary_objects(chain: FilterChain, *, promoted: bool) -> Iterator[QomObject]:
-    for item in faces.primary_objects(chain, promoted=promoted):
+    for item in topology.primary_objects(chain, promoted=promoted):
         if isinstance(item, FilterMirror | FilterRedirector):
             # The document's filters work from the first moment.
             yield attrs.evolve(item, status=None)

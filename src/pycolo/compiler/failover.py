@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from pycolo import faces, record
+from pycolo import record, topology
 from pycolo.compiler import _disks, _filters
 from pycolo.compiler._draft import Draft
 from pycolo.conditions import (
@@ -68,7 +68,7 @@ def fail_over(draft: Draft, survivor: str) -> None:
     if not promoted or _was_promoted(draft, survivor):
         # No checkpoint can finish from here on; the rest must wait until the record is written:
         # a yanked disk lets hanging writes end without the secondary.
-        *others, migration = faces.primary_yanks(draft.pair)
+        *others, migration = topology.primary_yanks(draft.pair)
         with draft.batch("claim"):
             if _linked(draft, survivor):
                 _yank(draft, survivor, (migration,))
@@ -189,7 +189,7 @@ def stop(draft: Draft, primary: str, secondary: str | None) -> None:
     draft.record(primary, "sole", narrowed, why)
     if secondary is not None:
         _end_secondary(draft, secondary, named)
-    go_on_alone(draft, primary, faces.primary_yanks(draft.pair))
+    go_on_alone(draft, primary, topology.primary_yanks(draft.pair))
 
 
 def _instances_on(draft: Draft, node: str | None) -> tuple[str, ...]:
@@ -304,7 +304,7 @@ def go_on_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
     with draft.batch("end"):
         for disk in pair.disks:
             _disks.detach(draft, primary, disk)
-        ended = not moving and _end_colo(draft, primary, faces.primary_yanks(pair))
+        ended = not moving and _end_colo(draft, primary, topology.primary_yanks(pair))
     if moving:
         _end_entry(draft, primary)
     if ended or moving:
@@ -357,12 +357,12 @@ def promote(draft: Draft, secondary: str, claim: PairRecord, victim: Victim | No
     in_colo = draft.live(secondary).colo_mode == "secondary"
     with draft.batch("claim"):
         if in_colo:
-            _yank(draft, secondary, faces.secondary_yanks(draft.pair))
+            _yank(draft, secondary, topology.secondary_yanks(draft.pair))
         _claim(draft, secondary, claim, victim)
     _stop_nbd(draft, secondary)
     if in_colo:
         first = len(draft.addresses)
-        _end_colo(draft, secondary, faces.secondary_yanks(draft.pair))
+        _end_colo(draft, secondary, topology.secondary_yanks(draft.pair))
         restored = _wait_restored(draft, secondary)
         lost = draft.recovery_step(
             secondary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
@@ -408,7 +408,7 @@ def cut_recovery(draft: Draft, primary: str) -> tuple[Execute, ...]:
     why = "nothing waits for the secondary any more (qemu-behaviour 7.3)"
     return tuple(
         draft.recovery_step(primary, yank, why, oob=True, accepts=_disks.NO_INSTANCE)
-        for yank in faces.primary_yanks(draft.pair)
+        for yank in topology.primary_yanks(draft.pair)
     )
 
 

@@ -11,14 +11,14 @@ import json
 from collections.abc import Collection, Iterator
 from typing import Literal
 
-from pycolo import faces, record
+from pycolo import record, topology
 from pycolo.compiler import document
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import card_option, chardev_option, monitor_option, netdev_option
 from pycolo.conditions import PeerDead
-from pycolo.dialect import Dialect
 from pycolo.errors import CompileError, UndecidedError
 from pycolo.evidence import Victim
+from pycolo.features import Features
 from pycolo.model.disk import ReplicationDisk
 from pycolo.model.node import Node
 from pycolo.model.pair import SERIAL_LOG, ColoPair
@@ -35,8 +35,8 @@ def launch_node(
     role: Role,
     *,
     instance: str,
-    dialect: Dialect,
-    dialect_name: DialectName,
+    features: Features,
+    dialect: DialectName,
 ) -> None:
     """Emit a node's images and its QEMU.
 
@@ -44,13 +44,13 @@ def launch_node(
     while it still says so.
     """
     place = draft.pair.node(node)
-    for action, what in images(place, draft.pair.disks, role, dialect_name):
+    for action, what in images(place, draft.pair.disks, role, dialect):
         why = "made once, never overwritten (qemu-behaviour 5.2)"
         draft.run_host(
             node, "create-image", what, action, why=why, limit_s=draft.timeouts.command_s
         )
     argv = launch_argv(
-        draft.pair, node, role=role, instance=instance, dialect=dialect, dialect_name=dialect_name
+        draft.pair, node, role=role, instance=instance, features=features, dialect=dialect
     )
     own = draft.now.records.get(node)
     kept = own if role == "primary" and isinstance(own, PairRecord) else None
@@ -124,7 +124,7 @@ def forget_node(draft: Draft, gone: str) -> None:
 
 
 def images(
-    node: Node, disks: Collection[ReplicationDisk], role: Role, dialect_name: DialectName
+    node: Node, disks: Collection[ReplicationDisk], role: Role, dialect: DialectName
 ) -> Iterator[tuple[CreateImage, str]]:
     """The images a node must have in a role, each with the name it goes by in addresses.
 
@@ -134,7 +134,7 @@ def images(
     if role == "primary":
         return
     for disk in disks:
-        if dialect_name == "auto":
+        if dialect == "auto":
             yield _create(node, disk, disk.image, disk.image_format), disk.names.parent
         yield _create(node, disk, disk.active_image, "qcow2"), disk.names.active
         yield _create(node, disk, disk.hidden_image, "qcow2"), disk.names.hidden
@@ -163,8 +163,8 @@ def launch_argv(
     *,
     role: Role,
     instance: str,
-    dialect: Dialect,
-    dialect_name: DialectName = "auto",
+    features: Features,
+    dialect: DialectName = "auto",
 ) -> tuple[str, ...]:
     """The command line that starts a node's QEMU.
 
@@ -173,8 +173,8 @@ def launch_argv(
         node: The node's name.
         role: What it starts as.
         instance: The identity it is given and is known by afterwards (query-name).
-        dialect: The QEMU version's dialect.
-        dialect_name: `auto`, or `doc` for the document's own words.
+        features: What its QEMU's version understands.
+        dialect: `auto`, or `doc` for the document's own command line.
 
     Returns:
         The arguments, the binary first.
@@ -182,7 +182,7 @@ def launch_argv(
     Raises:
         DeclarationError: The pair has no such node.
     """
-    if dialect_name == "doc":
+    if dialect == "doc":
         return document.launch_argv(pair, node, role, instance)
     place = pair.node(node)
     return (
@@ -190,7 +190,7 @@ def launch_argv(
         *_machine(pair, place, instance),
         *("-qmp", monitor_option(place.control_monitor)),
         *("-qmp", monitor_option(place.observer_monitor)),
-        *_network(pair, place, role, dialect),
+        *_network(pair, place, role, features),
         *_storage(pair, place, role),
         *(("-incoming", "defer") if role == "secondary" else ("-S",)),
         *pair.machine.arguments,
@@ -216,20 +216,20 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
         yield from ("-device", device)
 
 
-def _network(pair: ColoPair, node: Node, role: Role, dialect: Dialect) -> Iterator[str]:
+def _network(pair: ColoPair, node: Node, role: Role, features: Features) -> Iterator[str]:
     for chain in pair.chains:
         yield from ("-netdev", netdev_option(chain, node.name))
         yield from ("-device", card_option(chain))
         if role == "secondary":
-            for chardev in faces.secondary_chardevs(pair.peer_of(node.name), chain, dialect):
+            for chardev in topology.secondary_chardevs(pair.peer_of(node.name), chain, features):
                 yield from ("-chardev", chardev_option(chardev))
-            for item in faces.secondary_objects(chain):
+            for item in topology.secondary_objects(chain):
                 yield from ("-object", _json(item))
 
 
 def _storage(pair: ColoPair, node: Node, role: Role) -> Iterator[str]:
     for disk in pair.disks:
-        blocks = faces.primary_blocks if role == "primary" else faces.secondary_blocks
+        blocks = topology.primary_blocks if role == "primary" else topology.secondary_blocks
         for block in blocks(node, disk):
             yield from ("-blockdev", _json(block))
         yield from ("-device", f"{disk.device},id={disk.names.device},drive={disk.names.quorum}")

@@ -93,7 +93,7 @@ def launch(
         claim_boot(draft, primary, given[primary], birth)
     for name in _in_turn(missing, primary, dialect):
         role: Role = "primary" if name == primary else "secondary"
-        launch_node(draft, name, role, instance=given[name], dialect=features, dialect_name=dialect)
+        launch_node(draft, name, role, instance=given[name], features=features, dialect=dialect)
     return draft.plan()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pycolo import faces, record
+from pycolo import record, topology
 from pycolo.compiler import _disks, _filters
 from pycolo.compiler._draft import Draft
 from pycolo.compiler.failover import NOT_IN_COLO, cut_recovery, ensure_clean, force_checkpoint
@@ -25,8 +25,8 @@ from pycolo.conditions import (
     NoColoExit,
     RunStateIs,
 )
-from pycolo.dialect import Dialect
 from pycolo.errors import CompileError
+from pycolo.features import Features
 from pycolo.plan import Execute, ReachPorts, Refusal
 from pycolo.qmp.chardevs import InetSocketAddress
 from pycolo.qmp.commands import (
@@ -60,7 +60,7 @@ REACH_S = 2.0
 MIGRATING = ("setup", "active", "pre-switchover", "device", "colo")
 
 
-def protect(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None:
+def protect(draft: Draft, primary: str, secondary: str, features: Features) -> None:
     """Emit what is missing for the guest of `primary` to be protected by `secondary`.
 
     Raises:
@@ -78,12 +78,12 @@ def protect(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> Non
         join(draft, primary, secondary, alone=not entered)
         if not entered:
             if draft.live(primary).migration not in MIGRATING:
-                _prepare_secondary(draft, secondary, dialect)
+                _prepare_secondary(draft, secondary, features)
                 _prepare_primary(draft, primary, secondary)
-            _enter(draft, primary, secondary, dialect)
+            _enter(draft, primary, secondary, features)
         for chain in draft.pair.chains:
             _filters.wait_connected(draft, primary, secondary, chain)
-        _prove(draft, primary, secondary, dialect)
+        _prove(draft, primary, secondary, features)
         widen(draft, primary, secondary)
     for disk in draft.pair.disks:
         _disks.ensure_dismissed(draft, primary, disk)
@@ -135,8 +135,8 @@ def _entered(draft: Draft, primary: str, secondary: str) -> bool:
 
 def _check_filters(draft: Draft, primary: str, secondary: str) -> None:
     chains = draft.pair.chains
-    mirroring = [o for chain in chains for o in faces.primary_objects(chain, promoted=False)]
-    rewriting = [o for chain in chains for o in faces.secondary_objects(chain)]
+    mirroring = [o for chain in chains for o in topology.primary_objects(chain, promoted=False)]
+    rewriting = [o for chain in chains for o in topology.secondary_objects(chain)]
     for node, objects in ((primary, mirroring), (secondary, rewriting)):
         missing = [o.id for o in objects if o.id not in draft.live(node).objects]
         if missing:
@@ -235,28 +235,28 @@ def _check_sizes(draft: Draft, primary: str, secondary: str, block_node: str) ->
         raise CompileError(why, f"give {secondary} an image of {here} bytes")
 
 
-def capabilities(dialect: Dialect, *, multifd: bool, primary: bool) -> tuple[CapabilityName, ...]:
+def capabilities(features: Features, *, multifd: bool, primary: bool) -> tuple[CapabilityName, ...]:
     """The capabilities that one side needs on this QEMU (qemu-behaviour 2.3, 4.1, 4.2)."""
     wanted: list[CapabilityName] = ["x-colo", "events"]
-    if dialect.return_path:
+    if features.return_path:
         wanted.insert(0, "return-path")
     if multifd:
         wanted.append("multifd")
-    if primary and dialect.pause_before_switchover:
+    if primary and features.pause_before_switchover:
         wanted.append("pause-before-switchover")
     return tuple(wanted)
 
 
-def _ensure_capabilities(draft: Draft, node: str, dialect: Dialect, *, primary: bool) -> None:
-    wanted = capabilities(dialect, multifd=draft.pair.multifd, primary=primary)
+def _ensure_capabilities(draft: Draft, node: str, features: Features, *, primary: bool) -> None:
+    wanted = capabilities(features, multifd=draft.pair.multifd, primary=primary)
     if not set(wanted) <= draft.live(node).capabilities:
         changes = tuple(MigrationCapability(capability=name, state=True) for name in wanted)
         why = "all in one call, and never ignored when refused (qemu-behaviour 2.6, 4.2, 4.6)"
         draft.execute(node, MigrateSetCapabilities(capabilities=changes), why)
 
 
-def _prepare_secondary(draft: Draft, secondary: str, dialect: Dialect) -> None:
-    _ensure_capabilities(draft, secondary, dialect, primary=False)
+def _prepare_secondary(draft: Draft, secondary: str, features: Features) -> None:
+    _ensure_capabilities(draft, secondary, features, primary=False)
     node = draft.pair.node(secondary)
     if draft.pair.disks and not draft.live(secondary).nbd_server:
         address = InetSocketAddress(host=node.listen_address, port=draft.pair.ports.nbd)
@@ -291,26 +291,26 @@ def _prepare_primary(draft: Draft, primary: str, secondary: str) -> None:
         _disks.ensure_mirrored(draft, primary, secondary, draft.pair.disks)
 
 
-def _enter(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None:
+def _enter(draft: Draft, primary: str, secondary: str, features: Features) -> None:
     first: str | None = None
     moves = draft.live(primary).run_state != "prelaunch"
     copied: list[Execute] = []
     if draft.live(primary).migration not in MIGRATING:
         first = _attach(draft, primary, secondary, stop=moves)
         _ensure_delay(draft, primary)
-        if moves and dialect.pause_before_switchover:
+        if moves and features.pause_before_switchover:
             _go_on(draft, primary, secondary, first)
             first = None
         elif first is not None:
             disks = draft.pair.disks
             copied = [_disks.copy_end_recovery(draft, primary, secondary, disk) for disk in disks]
-        _ensure_capabilities(draft, primary, dialect, primary=True)
-        first = _migrate(draft, primary, secondary, dialect, first)
-    if dialect.pause_before_switchover:
+        _ensure_capabilities(draft, primary, features, primary=True)
+        first = _migrate(draft, primary, secondary, features, first)
+    if features.pause_before_switchover:
         first = _switch_over(draft, primary, first)
     entered = _wait_entered(draft, primary, secondary)
     draft.restored(entered)
-    back = _back(draft, primary, dialect, copied, go_on=moves)
+    back = _back(draft, primary, features, copied, go_on=moves)
     draft.recover(first or entered, entered, back, _BACK)
 
 
@@ -356,9 +356,9 @@ def _go_on(draft: Draft, primary: str, secondary: str, stopped: str | None) -> N
 
 
 def _migrate(
-    draft: Draft, primary: str, secondary: str, dialect: Dialect, first: str | None
+    draft: Draft, primary: str, secondary: str, features: Features, first: str | None
 ) -> str | None:
-    if not dialect.pause_before_switchover:
+    if not features.pause_before_switchover:
         for chain in draft.pair.chains:
             address = _filters.switch_on(draft, primary, chain)
             first = first or address
@@ -422,7 +422,7 @@ def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
 
 
 def _back(
-    draft: Draft, primary: str, dialect: Dialect, copied: Iterable[Execute] = (), *, go_on: bool
+    draft: Draft, primary: str, features: Features, copied: Iterable[Execute] = (), *, go_on: bool
 ) -> tuple[Execute, ...]:
     """Out of a half-made entry, from whichever point of it (qemu-behaviour 17.6, 17.10).
 
@@ -434,7 +434,7 @@ def _back(
     """
     end = "the entry ends here"
     steps = [*cut_recovery(draft, primary), *copied]
-    if dialect.pause_before_switchover:
+    if features.pause_before_switchover:
         command = MigrateContinue(state="pre-switchover")
         why = f"{end} if it was paused (qemu-behaviour 17.10)"
         steps.append(draft.recovery_step(primary, command, why, accepts=WENT_ON))
@@ -450,16 +450,16 @@ def _back(
     return tuple(steps)
 
 
-def _prove(draft: Draft, primary: str, secondary: str, dialect: Dialect) -> None:
+def _prove(draft: Draft, primary: str, secondary: str, features: Features) -> None:
     """See one checkpoint on both sides, or leave COLO again."""
     # A checkpoint there would be the deadlock that putting them off avoids (qemu-behaviour 1.6).
-    if draft.pair.machine.accelerator == "tcg" and not dialect.tcg:
+    if draft.pair.machine.accelerator == "tcg" and not features.tcg:
         return
     first = len(draft.addresses)
     seen = force_checkpoint(draft, primary, secondary)
     # A secondary that fell silent holds up the guest's writes, and soon the main loop.
     why = "the pair is not known to work: the guest goes on alone, with its plain network and disk"
-    draft.recover(draft.addresses[first], seen, _back(draft, primary, dialect, go_on=False), why)
+    draft.recover(draft.addresses[first], seen, _back(draft, primary, features, go_on=False), why)
 
 
 def _host(address: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from pycolo.dialect import Dialect, accept_pair, of
 from pycolo.errors import CompileError
+from pycolo.features import Features, accept_pair, of
 from pycolo.model.pair import ColoPair
 from pycolo.plan import DialectName
 from pycolo.qmp.replies import Version
@@ -21,7 +21,7 @@ def accepted(
     qemu: Mapping[str, Version],
     dialect: DialectName,
     assume_good: Collection[Version],
-) -> Dialect:
+) -> Features:
     """What the nodes' QEMU understands.
 
     Raises:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pycolo.compiler._draft import Draft
-from pycolo.dialect import Dialect
 from pycolo.errors import CompileError
+from pycolo.features import Features
 from pycolo.qmp.commands import MigrateSetParameters
 
 
-def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int, dialect: Dialect) -> None:
+def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int, features: Features) -> None:
     """Emit the one command, unless the delay is that already.
 
     Raises:
@@ -16,19 +16,19 @@ def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int, dialect: Dia
     """
     live = draft.live(primary)
     if live.colo_mode != "none":
-        refuse_deadlock(draft, dialect)
+        refuse_deadlock(draft, features)
     if live.checkpoint_delay_ms != checkpoint_delay_ms:
         command = MigrateSetParameters(x_checkpoint_delay_ms=checkpoint_delay_ms)
         why = "forces a checkpoint at once, then counts anew (qemu-behaviour 4.11)"
         draft.execute(primary, command, why)
 
 
-def refuse_deadlock(draft: Draft, dialect: Dialect) -> None:
+def refuse_deadlock(draft: Draft, features: Features) -> None:
     """Refuse what forces a checkpoint where that deadlocks.
 
     Raises:
         CompileError: The accelerator is TCG, on a QEMU before 11.0.
     """
-    if draft.pair.machine.accelerator == "tcg" and not dialect.tcg:
-        why = f"QEMU {dialect.version} deadlocks at a checkpoint under TCG, and this forces one"
+    if draft.pair.machine.accelerator == "tcg" and not features.tcg:
+        why = f"QEMU {features.version} deadlocks at a checkpoint under TCG, and this forces one"
         raise CompileError(f"{why} (qemu-behaviour 1.6, 4.11)", "use KVM or QEMU 11.0")

@@ -13,7 +13,6 @@ import attrs
 
 from pycolo import effects
 from pycolo.conditions import CheckpointSeen, Condition, Gone, PeerDead, leaves
-from pycolo.dialect import refuse_document
 from pycolo.errors import (
     Busy,
     CommandRefused,
@@ -29,6 +28,7 @@ from pycolo.execute import _hmp
 from pycolo.execute._judge import NO_EVIDENCE, Sight
 from pycolo.execute._look import look
 from pycolo.execute._progress import Progress
+from pycolo.features import refuse_document
 from pycolo.hosts import Host
 from pycolo.observers import Observer, Recorder
 from pycolo.plan import (

@@ -1,8 +1,8 @@
 """What a node's QEMU is made of in each role, as typed values.
 
-A chain has three faces: the primary's mirror, two redirectors and compare; the secondary's two
+A chain has three forms: the primary's mirror, two redirectors and compare; the secondary's two
 redirectors and rewriter; and a promoted secondary, which keeps the rewriter and gets the primary's
-parts before it. A disk has two. Command lines, QMP commands and promises are all derived from
+parts before it. A disk has two. Command lines, QMP commands and planned states are all derived from
 the values made here, so that they cannot disagree.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pycolo.dialect import Dialect
+from pycolo.features import Features
 from pycolo.model.disk import ReplicationDisk
 from pycolo.model.filters import FilterChain
 from pycolo.model.node import Node
@@ -132,7 +132,7 @@ def primary_objects(chain: FilterChain, *, promoted: bool) -> tuple[QomObject, .
 
 
 def secondary_chardevs(
-    primary: Node, chain: FilterChain, dialect: Dialect
+    primary: Node, chain: FilterChain, features: Features
 ) -> tuple[ChardevAdd, ...]:
     """The secondary's sockets of one chain: clients of the primary that keep trying.
 
@@ -144,8 +144,8 @@ def secondary_chardevs(
             id=chardev,
             backend=SocketClient(
                 addr=InetSocketAddress(host=primary.address, port=port),
-                reconnect_ms=RECONNECT_MS if dialect.reconnect_ms else None,
-                reconnect_s=None if dialect.reconnect_ms else 1,
+                reconnect_ms=RECONNECT_MS if features.reconnect_ms else None,
+                reconnect_s=None if features.reconnect_ms else 1,
             ),
         )
         for chardev, port in ((ids.red_in, ports.mirror), (ids.red_out, ports.compare_in))

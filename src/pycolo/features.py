@@ -136,7 +136,7 @@ PROVEN: tuple[tuple[Version, Version | None], ...] = (
 
 @final
 @attrs.frozen(kw_only=True)
-class Dialect:
+class Features:
     """What one QEMU version understands, as far as COLO plans care."""
 
     version: Version
@@ -149,13 +149,13 @@ class Dialect:
 
 
 @functools.cache
-def of(version: Version) -> Dialect:
-    """The dialect of a version, whether or not its COLO works."""
-    return Dialect(version=version, **{row.feature: version >= row.since for row in TABLE})
+def of(version: Version) -> Features:
+    """The features of a version, whether or not its COLO works."""
+    return Features(version=version, **{row.feature: version >= row.since for row in TABLE})
 
 
-def accept(version: Version, *, assume_good: Collection[Version] = ()) -> Dialect:
-    """The dialect of a version that COLO plans may be compiled for.
+def accept(version: Version, *, assume_good: Collection[Version] = ()) -> Features:
+    """The features of a version that COLO plans may be compiled for.
 
     Args:
         version: QEMU's version triple.
@@ -184,8 +184,8 @@ def accept(version: Version, *, assume_good: Collection[Version] = ()) -> Dialec
 
 def accept_pair(
     pair: ColoPair, qemu: Mapping[str, Version], *, assume_good: Collection[Version] = ()
-) -> Dialect:
-    """The dialect both nodes of a pair share, with their accelerator.
+) -> Features:
+    """The features that both nodes of a pair share, with their accelerator.
 
     Args:
         pair: The declaration; its machine must be one that the version can protect.
@@ -201,29 +201,29 @@ def accept_pair(
         raise VersionError(
             tuple(map(str, versions)), f"both nodes must run the same version: {told}"
         )
-    dialect = accept(next(iter(versions)), assume_good=assume_good)
-    _check_machine(pair, pair.machine, dialect)
+    features = accept(next(iter(versions)), assume_good=assume_good)
+    _check_machine(pair, pair.machine, features)
     if pair.machine.accelerator == "tcg":
         # Pages that a running guest writes go missing on the secondary (qemu-behaviour 17.11).
-        return attrs.evolve(dialect, pause_before_switchover=False)
-    return dialect
+        return attrs.evolve(features, pause_before_switchover=False)
+    return features
 
 
-def _check_machine(pair: ColoPair, machine: Machine, dialect: Dialect) -> None:
-    if machine.accelerator == "tcg" and not dialect.tcg:
+def _check_machine(pair: ColoPair, machine: Machine, features: Features) -> None:
+    if machine.accelerator == "tcg" and not features.tcg:
         off = pair.checkpoint_delay_ms == CHECKPOINTS_OFF_MS
         if pair.chains or not off:
             why = (
                 "deadlocks at the first checkpoint under TCG: use KVM or QEMU 11.0, or declare no"
                 f" chains and put checkpoints off (checkpoint_delay_ms = {CHECKPOINTS_OFF_MS})"
             )
-            raise VersionError((str(dialect.version),), why)
-    if "q35" in machine.machine_type and not dialect.q35:
+            raise VersionError((str(features.version),), why)
+    if "q35" in machine.machine_type and not features.q35:
         why = "cannot load a q35's state twice: use machine_type pc or QEMU 11.0"
-        raise VersionError((str(dialect.version),), why)
-    if pair.multifd and not dialect.multifd:
+        raise VersionError((str(features.version),), why)
+    if pair.multifd and not features.multifd:
         why = "breaks a checkpoint with multifd: leave multifd off or use QEMU 11.0"
-        raise VersionError((str(dialect.version),), why)
+        raise VersionError((str(features.version),), why)
 
 
 def table_text() -> str:
@@ -244,11 +244,11 @@ def refuse_document(pair: ColoPair, version: Version) -> None:
         VersionError: The version or the accelerator cannot run the document's commands.
             Source: qemu-behaviour 18.2.
     """
-    dialect = of(version)
-    if not dialect.reconnect_ms:
+    features = of(version)
+    if not features.reconnect_ms:
         why = "does not know the document's reconnect-ms: print this plan, or use dialect auto"
         raise VersionError((str(version),), why)
-    if dialect.return_path:
+    if features.return_path:
         why = "refuses the document's capabilities: print this plan, or use dialect auto"
         raise VersionError((str(version),), why)
     accept(version)

@@ -6,7 +6,7 @@ import attrs
 import pytest
 from tests.compiler.cases import one_of_each
 
-from pycolo import dialect
+from pycolo import features
 from pycolo.errors import VersionError
 from pycolo.model import CHECKPOINTS_OFF_MS, Machine
 from pycolo.qmp.replies import Version
@@ -19,7 +19,7 @@ def _v(text: str) -> Version:
 @pytest.mark.parametrize("version", ["7.2.0", "7.2.22", "10.0.7", "10.0.13", "11.0.0", "11.1.3"])
 def test_proven_series_are_accepted(version: str) -> None:
     """7.2.x, 10.0.7 and later, and 11.0 and later need nobody's word."""
-    assert _v(version) == dialect.accept(_v(version)).version
+    assert _v(version) == features.accept(_v(version)).version
 
 
 @pytest.mark.parametrize(
@@ -36,33 +36,33 @@ def test_proven_series_are_accepted(version: str) -> None:
 def test_known_broken_versions_are_refused_with_the_first_good_one(version: str, good: str) -> None:
     """The refusal names the version, the reason and where it is repaired."""
     with pytest.raises(VersionError, match=rf"QEMU {version}: .*good from {good}"):
-        dialect.accept(_v(version))
+        features.accept(_v(version))
 
 
 @pytest.mark.parametrize("version", ["6.2.0", "8.2.4", "9.1.0", "10.1.3", "10.2.0"])
 def test_versions_nobody_ran_are_refused_until_vouched_for(version: str) -> None:
     """An unproven series is refused with the way to vouch for it, and accepted with that word."""
     with pytest.raises(VersionError, match=rf"--assume-good {version}"):
-        dialect.accept(_v(version))
+        features.accept(_v(version))
 
-    assert _v(version) == dialect.accept(_v(version), assume_good={_v(version)}).version
+    assert _v(version) == features.accept(_v(version), assume_good={_v(version)}).version
 
 
 def test_a_repaired_build_of_a_broken_version_can_be_vouched_for() -> None:
     """Distributions repair without changing the triple, so the operator's word counts there too."""
-    assert dialect.accept(_v("10.0.2"), assume_good={_v("10.0.2")}).pause_before_switchover
+    assert features.accept(_v("10.0.2"), assume_good={_v("10.0.2")}).pause_before_switchover
 
 
 def test_the_word_for_one_version_is_none_for_another() -> None:
     """Vouching for 10.0.2 does not open 10.0.3."""
     with pytest.raises(VersionError):
-        dialect.accept(_v("10.0.3"), assume_good={_v("10.0.2")})
+        features.accept(_v("10.0.3"), assume_good={_v("10.0.2")})
 
 
 def test_two_versions_are_refused() -> None:
     """Both sides must run the same triple; the refusal names who runs what."""
     with pytest.raises(VersionError, match=r"a runs 10\.0\.13, b runs 11\.1\.3"):
-        dialect.accept_pair(one_of_each(), {"a": _v("10.0.13"), "b": _v("11.1.3")})
+        features.accept_pair(one_of_each(), {"a": _v("10.0.13"), "b": _v("11.1.3")})
 
 
 @pytest.mark.parametrize("version", ["7.2.22", "10.0.13"])
@@ -74,10 +74,10 @@ def test_tcg_below_11_needs_no_chains_and_no_checkpoints(version: str) -> None:
     qemu = {"alpha": _v(version)}
 
     with pytest.raises(VersionError, match="TCG"):
-        dialect.accept_pair(pair, qemu)
+        features.accept_pair(pair, qemu)
     with pytest.raises(VersionError, match="TCG"):
-        dialect.accept_pair(quiet, qemu)
-    assert _v(version) == dialect.accept_pair(bare, qemu).version
+        features.accept_pair(quiet, qemu)
+    assert _v(version) == features.accept_pair(bare, qemu).version
 
 
 @pytest.mark.parametrize("version", ["7.2.22", "10.0.13"])
@@ -88,17 +88,17 @@ def test_q35_and_multifd_need_11(version: str) -> None:
 
     for pair, word in ((q35, "q35"), (multifd, "multifd")):
         with pytest.raises(VersionError, match=word):
-            dialect.accept_pair(pair, {"alpha": _v(version)})
-        assert dialect.accept_pair(pair, {"alpha": _v("11.1.3")}).q35
+            features.accept_pair(pair, {"alpha": _v(version)})
+        assert features.accept_pair(pair, {"alpha": _v("11.1.3")}).q35
 
 
 def test_the_table_is_what_the_dialects_are_made_from() -> None:
     """Each row is off just below its version and on from it, for every feature there is."""
-    features = {field.name for field in attrs.fields(dialect.Dialect)} - {"version"}
-    assert features == {row.feature for row in dialect.TABLE}
+    named = {field.name for field in attrs.fields(features.Features)} - {"version"}
+    assert named == {row.feature for row in features.TABLE}
 
     below = Version(major=7, minor=2, micro=0)
-    for row in dialect.TABLE:
-        assert getattr(dialect.of(row.since), row.feature)
-        assert not getattr(dialect.of(below), row.feature)
-        assert f"| `{row.feature}` | {row.since} |" in dialect.table_text()
+    for row in features.TABLE:
+        assert getattr(features.of(row.since), row.feature)
+        assert not getattr(features.of(below), row.feature)
+        assert f"| `{row.feature}` | {row.since} |" in features.table_text()
