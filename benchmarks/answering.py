@@ -26,7 +26,7 @@ from benchmarks.pairs import LivePair, networked_pair
 from benchmarks.script import Script, observer_path
 from pycolo.compiler import failover
 from pycolo.demo.network import GUEST_ADDRESS
-from pycolo.demo.stage import Stage
+from pycolo.demo.testbed import Testbed
 from pycolo.model import ColoPair
 from pycolo.qmp.commands import Command, QomSet, XColoLostHeartbeat
 
@@ -49,13 +49,13 @@ async def _measured() -> list[Figure]:
     times_s: dict[_Way, dict[str, list[float]]] = {
         way: {kind: [] for kind in KINDS} for way in (_planned, _scripted)
     }
-    async with networked_pair() as (living, stage):
+    async with networked_pair() as (living, testbed):
         primary, secondary = (node.name for node in living.pair.nodes)
         await living.launch(primary)
         await living.boot(primary)
         await living.launch(secondary)
         await living.run("resume")
-        with _pinging(stage) as pings:
+        with _pinging(testbed) as pings:
             for _ in range(WARM_UPS + RUNS):
                 for way, found in times_s.items():
                     took_s = await _outage(way, living, pings, (primary, secondary, "primary"))
@@ -153,10 +153,10 @@ class _Pings:
 
 
 @contextmanager
-def _pinging(stage: Stage) -> Generator[_Pings]:
+def _pinging(testbed: Testbed) -> Generator[_Pings]:
     """Have the client ping."""
-    path = stage.folder / "pings"
-    argv = [*stage.network.client, sys.executable, "-m", "benchmarks.pinger", GUEST_ADDRESS]
+    path = testbed.folder / "pings"
+    argv = [*testbed.network.client, sys.executable, "-m", "benchmarks.pinger", GUEST_ADDRESS]
     with path.open("w") as file:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file)  # noqa: S603
         try:

@@ -15,7 +15,7 @@ from typing import Final, final
 from pycolo.compiler import compile_plan, launch
 from pycolo.demo.builds import QemuBuild, Release, fetch
 from pycolo.demo.guests import READY_LINE, bios_counter, bios_guest, linux_guest
-from pycolo.demo.stage import Stage, fetched, staged
+from pycolo.demo.testbed import Testbed, fetched, open_testbed
 from pycolo.evidence import instance_of
 from pycolo.execute import execute
 from pycolo.hosts.local import LocalHost
@@ -138,24 +138,24 @@ async def linux_pair(memory_mib: int) -> AsyncGenerator[LivePair]:
 
 
 @asynccontextmanager
-async def networked_pair() -> AsyncGenerator[tuple[LivePair, Stage]]:
+async def networked_pair() -> AsyncGenerator[tuple[LivePair, Testbed]]:
     """A pair with the Linux guest, on TCG, on two hosts in a network; nothing runs yet.
 
     Raises:
         RuntimeError: This machine has no network namespaces for us.
     """
     programs = fetched(None, lambda _: None)
-    with staged(programs, checkpoint_delay_ms=2000, disk_mib=16, may_isolate=True) as stage:
-        if stage.not_shown:
-            raise RuntimeError(f"cannot be measured here: {stage.not_shown[0]}")
-        living = LivePair(stage.pair, programs.version)
-        node, (disk,) = stage.pair.node(NODES[0]), stage.pair.disks
+    with open_testbed(programs, checkpoint_delay_ms=2000, disk_mib=16, may_isolate=True) as testbed:
+        if testbed.not_shown:
+            raise RuntimeError(f"cannot be measured here: {testbed.not_shown[0]}")
+        living = LivePair(testbed.pair, programs.version)
+        node, (disk,) = testbed.pair.node(NODES[0]), testbed.pair.disks
         path, form, size_bytes = node.image_path(disk.image), disk.image_format, disk.size_bytes
         argv = (node.qemu_img_binary, "create", "-f", form, path, str(size_bytes))
         empty = CreateImage(path=path, image_format=form, size_bytes=size_bytes, argv=argv)
-        await living.host.run(stage.pair, node.name, empty, limit_s=LIMIT_S)
+        await living.host.run(testbed.pair, node.name, empty, limit_s=LIMIT_S)
         try:
-            yield living, stage
+            yield living, testbed
         finally:
             await living.aclose()
 

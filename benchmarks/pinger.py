@@ -27,10 +27,10 @@ def main(host: str) -> None:
     sent_s = [0.0] * _SEQUENCES
     count = 0
     next_s = time.monotonic()
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as door:
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
         while True:
-            if _readable(door, next_s - time.monotonic()):
-                packet = door.recv(2048)
+            if _readable(sock, next_s - time.monotonic()):
+                packet = sock.recv(2048)
                 answered_s = time.monotonic()
                 if is_echo_reply(packet, _IDENTIFIER):
                     print(sent_s[_sequence(packet)], answered_s, flush=True)
@@ -39,14 +39,14 @@ def main(host: str) -> None:
                 sequence = count % _SEQUENCES
                 sent_s[sequence] = now_s
                 with contextlib.suppress(OSError):  # no way to the host: not answered
-                    door.sendto(echo_request(_IDENTIFIER, sequence), (host, 0))
+                    sock.sendto(echo_request(_IDENTIFIER, sequence), (host, 0))
                 count += 1
                 # Kept up late, it goes on from now: a burst would measure nothing.
                 next_s = max(next_s + EVERY_S, now_s)
 
 
-def _readable(door: socket.socket, limit_s: float) -> bool:
-    return bool(select.select([door], [], [], max(limit_s, 0.0))[0])
+def _readable(sock: socket.socket, limit_s: float) -> bool:
+    return bool(select.select([sock], [], [], max(limit_s, 0.0))[0])
 
 
 def _sequence(packet: bytes) -> int:

@@ -90,7 +90,7 @@ async def _over_ssh(pair: LivePair, name: str) -> AsyncGenerator[tuple[SshHost, 
         try:
             await _listens(node.address, ssh.port)
             session = await Session.connect(
-                name, node.observer_monitor, limit_s=LIMIT_S, reach=host.connect
+                name, node.observer_monitor, limit_s=LIMIT_S, connector=host.connect
             )
             async with session:
                 yield host, session

@@ -33,8 +33,8 @@ async def fail_over(pair: ColoPair, survivor: str, fence: tuple[str, str] | None
     """Read the survivor and the records, compile the failover from that, and execute it."""
     control = pair.node(survivor).control_monitor
     async with hosts_of(pair) as hosts:
-        reach = hosts[survivor].connect
-        session = await Session.connect(survivor, control, limit_s=CONNECT_S, reach=reach)
+        connector = hosts[survivor].connect
+        session = await Session.connect(survivor, control, limit_s=CONNECT_S, connector=connector)
         async with session:
             snapshot = await probe({survivor: session}, pair=pair, hosts=hosts)
             plan = failover(pair, snapshot, survivor=survivor)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pycolo
 from pycolo import wire
 from pycolo.evidence import instance_of
-from pycolo.plan import CreateImage, LaunchQemu, Plan, ReachPorts, Record, RunHost, StopQemu
+from pycolo.plan import CheckPorts, CreateImage, LaunchQemu, Plan, Record, RunHost, StopQemu
 from pycolo.record import NoRecord, dumps
 from pycolo.snapshot import Absent
 
@@ -59,7 +59,7 @@ def describe(step: RunHost) -> None:
             print(f"{step.node}: starts as {role}: {shlex.join(argv)}")
         case StopQemu():
             print(f"{step.node}: is ended")
-        case ReachPorts(host=host, ports=ports):
+        case CheckPorts(host=host, ports=ports):
             print(f"{step.node}: must reach {host}, TCP {ports}")
 
 

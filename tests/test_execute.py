@@ -592,11 +592,11 @@ async def test_record_is_written_before_the_next_command(
     """What the next step relies on is on the disk before it is sent."""
     seen: list[str | None] = []
 
-    def look(_: Mapping[str, object]) -> object:
+    def observe(_: Mapping[str, object]) -> object:
         seen.append(_kept(pair))
         return {}
 
-    alpha.replies["stop"] = look
+    alpha.replies["stop"] = observe
     report = await execute(_of(pair, _record("alpha", FIRST), STOP), sessions, {"alpha": host})
     assert ([Done, Done], [dumps(FIRST.becomes)]) == (_kinds(report.outcomes), seen)
 

@@ -92,7 +92,7 @@ def test_q35_and_multifd_need_11(version: str) -> None:
         assert features.accept_pair(pair, {"alpha": _v("11.1.3")}).q35
 
 
-def test_the_table_is_what_the_dialects_are_made_from() -> None:
+def test_the_table_is_what_features_are_made_from() -> None:
     """Each row is off just below its version and on from it, for every feature there is."""
     named = {field.name for field in attrs.fields(features.Features)} - {"version"}
     assert named == {row.feature for row in features.TABLE}

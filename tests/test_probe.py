@@ -7,7 +7,7 @@ import pytest
 from tests.scripted_qmp import SILENCE, Refuse, ScriptedQmp, scripted_qmp
 
 from pycolo.model import UnixMonitor
-from pycolo.probe import QUESTIONS, Question, observe, probe, read
+from pycolo.probe import QUESTIONS, Question, probe, read, with_reply
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema
@@ -81,9 +81,9 @@ def _seen(graph: Mapping[str, object], live: Live = EMPTY) -> Live:
     """What is known after the block nodes and this graph."""
     nodes = qmp.QueryNamedBlockNodes(flat=True)
     known = [_node("colo-disk0", "quorum"), _node("#block1", "file")]
-    live = observe(live, nodes, nodes.parse_reply(known))
+    live = with_reply(live, nodes, nodes.parse_reply(known))
     question = qmp.XDebugQueryBlockGraph()
-    return observe(live, question, question.parse_reply(graph))
+    return with_reply(live, question, question.parse_reply(graph))
 
 
 TOP = ("colo-disk0", "children.0", "childs0")
@@ -213,13 +213,13 @@ def test_nodes_that_qemu_named_are_left_out() -> None:
 )
 def test_reply_becomes_what_is_known(question: Question, reply: object, expected: Live) -> None:
     """Each reply changes its own part of what is known, and no other."""
-    assert expected == observe(EMPTY, question, question.parse_reply(reply))
+    assert expected == with_reply(EMPTY, question, question.parse_reply(reply))
 
 
 def test_reply_to_another_question_is_a_mistake() -> None:
     """A reply is folded with the question it answers."""
     with pytest.raises(TypeError):
-        observe(EMPTY, qmp.QueryStatus(), qmp.QueryName().parse_reply({}))
+        with_reply(EMPTY, qmp.QueryStatus(), qmp.QueryName().parse_reply({}))
 
 
 async def test_probe_only_asks(script: ScriptedQmp, session: Session) -> None:

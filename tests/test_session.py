@@ -81,13 +81,13 @@ async def test_reply_to_a_client_before_us_is_passed_over(script: ScriptedQmp) -
         reached.append(node)
         if len(reached) > 1:
             script.first_bytes = None
-        door = socket.socket(socket.AF_UNIX)
-        door.settimeout(0)
-        door.connect(str(script.path))
-        return door
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(0)
+        sock.connect(str(script.path))
+        return sock
 
     monitor = UnixMonitor(path=str(script.path))
-    async with await Session.connect("alpha", monitor, limit_s=LIMIT_S, reach=reach) as session:
+    async with await Session.connect("alpha", monitor, limit_s=LIMIT_S, connector=reach) as session:
         assert (False, ["alpha", "alpha"]) == (session.closed, reached)
 
 

@@ -1,8 +1,8 @@
 """Predicates on what QEMU shows: what a plan waits for and what it refuses to go on without.
 
-A closed union. A leaf names its node and is judged on a `Live` alone, the same way when a compiler
-looks at a snapshot and when an executor has just asked QEMU: `queries` tells what has to be
-asked to evaluate a leaf, `holds` evaluates it, `assume` gives the state after it came true.
+A closed union. A leaf names its node and is evaluated on a `Live` alone, the same way when a
+compiler reads a snapshot and when an executor has just asked QEMU: `queries` tells what has to
+be asked to evaluate a leaf, `holds` evaluates it, `assume` gives the state after it came true.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ def leaves(condition: Condition) -> Iterator[Leaf]:
 
 
 def queries(leaf: Leaf) -> tuple[Query, ...]:
-    """What has to be asked of the leaf's node before it can be judged."""
+    """What has to be asked of the leaf's node before it can be evaluated."""
     match leaf:
         case RunStateIs():
             return (qmp.QueryStatus(),)
@@ -311,7 +311,7 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
     """Whether the condition is true of the snapshot.
 
     Args:
-        condition: What is to be judged.
+        condition: What to evaluate.
         snapshot: What is known; a node that does not answer makes every leaf false but `Gone`
             and `PeerDead`.
     """

@@ -18,11 +18,11 @@ from pycolo.features import of
 from pycolo.model.pair import ColoPair
 from pycolo.plan import (
     Check,
+    CheckPorts,
     CreateImage,
     Execute,
     HostAction,
     LaunchQemu,
-    ReachPorts,
     Record,
     RunHost,
     Step,
@@ -80,7 +80,7 @@ def _host(
     action: HostAction,
 ) -> Snapshot:
     match action:
-        case CreateImage() | ReachPorts():
+        case CreateImage() | CheckPorts():
             return snapshot
         case LaunchQemu():
             return snapshot.with_node(node, launched(pair, node, action, qemu[node]))

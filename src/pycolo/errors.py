@@ -340,7 +340,7 @@ class HostRefused(RemoteError):
         Args:
             node: The node's name.
             action: What was asked: ``create-image``, ``launch-qemu``,
-                ``stop-qemu`` or ``reach-ports``.
+                ``stop-qemu`` or ``check-ports``.
             why: The cause, as a sentence without a full stop.
         """
         super().__init__(node, action, why)

@@ -77,8 +77,8 @@ async def run(order: Order, observer: Observer, *, recorder: Recorder | None = N
 
     Args:
         order: What to do.
-        observer: Is told what happens.
-        recorder: Is told the conversation with QEMU as well.
+        observer: Is called with what happens.
+        recorder: Called with the conversation with QEMU as well.
 
     Raises:
         Busy: Somebody else holds a node's control monitor.
@@ -138,7 +138,7 @@ async def status(pair: ColoPair) -> Snapshot:
 async def _observed(node: Node, host: Host) -> Session | NodeState:
     try:
         return await Session.connect(
-            node.name, node.observer_monitor, limit_s=CONNECT_S, reach=host.connect
+            node.name, node.observer_monitor, limit_s=CONNECT_S, connector=host.connect
         )
     except UnresponsiveError as error:
         return Unresponsive(why=str(error), oob=False)
@@ -220,7 +220,7 @@ async def _answered(
 async def _connect(node: Node, host: Host) -> Session | NodeState | Busy:
     try:
         return await Session.connect(
-            node.name, node.control_monitor, limit_s=CONNECT_S, reach=host.connect
+            node.name, node.control_monitor, limit_s=CONNECT_S, connector=host.connect
         )
     except Busy as error:
         return error
@@ -286,10 +286,10 @@ async def _answering(node: Node, reached: _Reached) -> str | None:
     session = reached.sessions.get(node.name)
     if session is not None:
         return await session.instance(limit_s=FENCED_S)
-    reach = reached.hosts[node.name].connect
+    connector = reached.hosts[node.name].connect
     try:
         observer = await Session.connect(
-            node.name, node.observer_monitor, limit_s=FENCED_S, reach=reach
+            node.name, node.observer_monitor, limit_s=FENCED_S, connector=connector
         )
         async with observer:
             return await observer.instance(limit_s=FENCED_S)

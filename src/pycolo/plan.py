@@ -145,7 +145,7 @@ class StopQemu:
 
 @final
 @attrs.frozen(kw_only=True)
-class ReachPorts:
+class CheckPorts:
     """See from the node's host that TCP ports of another host are let through; changes nothing.
 
     One that is closed is let through: the other host says so. Name no port on which a QEMU listens
@@ -158,7 +158,7 @@ class ReachPorts:
     "What this node's QEMU will connect to there."
 
 
-HostAction: TypeAlias = CreateImage | LaunchQemu | StopQemu | ReachPorts
+HostAction: TypeAlias = CreateImage | LaunchQemu | StopQemu | CheckPorts
 
 
 @final

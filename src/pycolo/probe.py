@@ -127,7 +127,7 @@ async def records(
 async def _record(pair: ColoPair, name: str, host: Host | None, limit_s: float) -> HostState:
     if host is None:
         return HostState(record=UnreadRecord(why="there is no way to its host"))
-    return await host.look(pair, name, limit_s=limit_s)
+    return await host.observe(pair, name, limit_s=limit_s)
 
 
 async def _state(known: Session | NodeState, limit_s: float) -> NodeState:
@@ -146,10 +146,10 @@ async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreacha
         schema = await session.schema(limit_s=limit_s)
         live = attrs.evolve(greeted(session), instance=identity, schema=schema)
         for question, reply in await _replies(session, QUESTIONS, limit_s):
-            live = observe(live, question, reply)
+            live = with_reply(live, question, reply)
         asked = [question for item in sorted(live.objects) for question in _of_object(live, item)]
         for question, reply in await _replies(session, asked, limit_s):
-            live = _without(live, question) if reply is None else observe(live, question, reply)
+            live = _without(live, question) if reply is None else with_reply(live, question, reply)
     except CommandUnknown as error:
         if session.closed:
             return Unreachable(why=str(error))
@@ -202,7 +202,7 @@ def greeted(session: Session) -> Live:
     return Live(version=session.version, colo_exited=session.latched.colo_exited)
 
 
-def observe(live: Live, question: Question, reply: object) -> Live:  # noqa: C901 - one line a question
+def with_reply(live: Live, question: Question, reply: object) -> Live:  # noqa: C901 - one line a question
     """Fold one parsed reply into what is known of a node.
 
     Args:

@@ -119,7 +119,7 @@ ReadState: TypeAlias = PairRecord | NoRecord | DamagedRecord
 Files: TypeAlias = Mapping[str, RecordState]
 "Node to what its own file says."
 
-NOT_LOOKED_AT = UnreadRecord(why="not looked at")
+NOT_READ = UnreadRecord(why="not read")
 
 
 @final
@@ -235,7 +235,7 @@ def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim 
         CompileError: It may not.
         UndecidedError: Only a person can say so.
     """
-    own, top = files.get(node, NOT_LOOKED_AT), highest(files)
+    own, top = files.get(node, NOT_READ), highest(files)
     if isinstance(own, UnreadRecord):
         why = f"the record of {node} cannot be read: {own.why}"
         raise CompileError(why, f"{node} may go on only by its own record")
@@ -319,7 +319,7 @@ def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
         CompileError: Another node holds the newest data.
         UndecidedError: The files that were read do not tell who does.
     """
-    own, top = files.get(node, NOT_LOOKED_AT), highest(files)
+    own, top = files.get(node, NOT_READ), highest(files)
     if all(isinstance(state, NoRecord) for state in files.values()):
         if node == first:
             return ()
@@ -336,7 +336,7 @@ def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
     _check_holder(files, node, top)
     named = {name for record in _read(files.values()) for name in record.eligible}
     for name in sorted(named):
-        state = files.get(name, NOT_LOOKED_AT)
+        state = files.get(name, NOT_READ)
         if not isinstance(state, PairRecord):
             why = f"{name} may have gone on without {node}, and its record cannot be read: "
             advice = f"bring the host of {name} back; if it is gone for good, forget {name}"
@@ -351,7 +351,7 @@ def _check_holder(files: Files, node: str, top: PairRecord) -> None:
         raise UndecidedError(why, _newest(node))
     if top.holder != node:
         raise CompileError(f"{top.holder} holds the newest data, not {node}", _other(top.holder))
-    own = files.get(node, NOT_LOOKED_AT)
+    own = files.get(node, NOT_READ)
     if not isinstance(own, PairRecord):
         raise UndecidedError(f"the record of {node} cannot be read: {_why(own)}", _newest(node))
 
@@ -433,11 +433,11 @@ def may_lead(files: Files, primary: str, instance: str, secondary: str | None) -
             secondary's file is out of reach.
         UndecidedError: No record that can be read speaks for it.
     """
-    own, top = files.get(primary, NOT_LOOKED_AT), highest(files)
+    own, top = files.get(primary, NOT_READ), highest(files)
     if isinstance(own, UnreadRecord):
         raise CompileError(f"the record of {primary} cannot be read: {own.why}")
     if secondary is not None:
-        other = files.get(secondary, NOT_LOOKED_AT)
+        other = files.get(secondary, NOT_READ)
         if isinstance(other, UnreadRecord):
             why = f"the record of {secondary} cannot be written: {other.why}"
             advice = f"bring its host back; if {secondary} is dead, fail over to {primary}"
@@ -527,7 +527,7 @@ def forgotten(files: Files, node: str, gone: str) -> PairRecord:
         CompileError: The node that remains has no record, or the one that is gone holds the newest
             data.
     """
-    own, top = files.get(node, NOT_LOOKED_AT), highest(files)
+    own, top = files.get(node, NOT_READ), highest(files)
     if not isinstance(own, PairRecord) or top is None:
         raise CompileError(f"the record of {node} cannot be read: {_why(own)}")
     if own.holder == gone:

@@ -19,10 +19,10 @@ from pycolo.errors import PycoloError
 from pycolo.evidence import Evidence
 from pycolo.plan import (
     Check,
+    CheckPorts,
     Execute,
     Plan,
     Procedure,
-    ReachPorts,
     Record,
     RunHost,
     Step,
@@ -252,7 +252,7 @@ def _acts(step: Step) -> bool:
         case Execute() | Record():
             return True
         case RunHost(action=action):
-            return not isinstance(action, ReachPorts)
+            return not isinstance(action, CheckPorts)
         case Check() | Wait():
             return False
         case _:

@@ -1,4 +1,4 @@
-"""The one door to QEMU: a QMP connection to one node, with typed commands and typed events.
+"""The only way to QEMU: a QMP connection to one node, with typed commands and typed events.
 
 What is particular to COLO control, and the reason for each:
 
@@ -71,7 +71,7 @@ class HungUp:
 
 Notice: TypeAlias = events.Event | HungUp
 "What a subscriber is told."
-Reach: TypeAlias = Callable[[str, Monitor], Awaitable[socket.socket]]
+Connector: TypeAlias = Callable[[str, Monitor], Awaitable[socket.socket]]
 "Opens a connected, non-blocking socket to a node's monitor; raises ConnectionFailed."
 Subscriber: TypeAlias = Callable[[Notice], None]
 
@@ -184,7 +184,7 @@ class Session:
     """A connection to one node's monitor; `connect` opens it, leaving the context closes it."""
 
     def __init__(
-        self, node: str, monitor: Monitor, client: QMPClient, version: Version, reach: Reach
+        self, node: str, monitor: Monitor, client: QMPClient, version: Version, connector: Connector
     ) -> None:
         self.node: Final = node
         "Name of the node at the other end."
@@ -193,7 +193,7 @@ class Session:
         self.version: Final = version
         "QEMU's version, from its greeting."
         self._monitor = monitor
-        self._reach = reach
+        self._connector = connector
         self._client = client
         self._latched = Latched()
         self._why_closed: str | None = None
@@ -209,7 +209,7 @@ class Session:
 
     @classmethod
     async def connect(
-        cls, node: str, monitor: Monitor, *, limit_s: float, reach: Reach | None = None
+        cls, node: str, monitor: Monitor, *, limit_s: float, connector: Connector | None = None
     ) -> Self:
         """Open a session and negotiate out-of-band execution.
 
@@ -217,7 +217,7 @@ class Session:
             node: Name of the node, for messages.
             monitor: Where its QMP server listens.
             limit_s: How long it may take in all, in seconds.
-            reach: How the monitor is reached, now and when the session is opened anew; by its
+            connector: How the monitor is reached, now and when the session is opened anew; by its
                 address if None.
 
         Raises:
@@ -226,7 +226,7 @@ class Session:
             Busy: Connected, but no greeting came: another client holds the monitor.
             Unresponsive: Greeted, but the negotiation was never answered: the main loop is stuck.
         """
-        way = reach or open_monitor
+        way = connector or open_monitor
         dialled = await _dial(node, monitor, limit_s, way)
         session = cls(node, monitor, dialled.client, dialled.version, way)
         session._begin(dialled.early)
@@ -248,7 +248,7 @@ class Session:
             Unresponsive: What was sent before still holds up the main loop. The session is closed.
         """
         await self.aclose()
-        dialled = await _dial(self.node, self._monitor, limit_s, self._reach)
+        dialled = await _dial(self.node, self._monitor, limit_s, self._connector)
         if dialled.version != self.version:
             await _disconnected(dialled.client)
             raise ConnectionFailed(self.node, self.address, f"QEMU {dialled.version} answers there")
@@ -468,14 +468,14 @@ class _Dialled:
     version: Version
 
 
-async def _dial(node: str, monitor: Monitor, limit_s: float, reach: Reach) -> _Dialled:
+async def _dial(node: str, monitor: Monitor, limit_s: float, connector: Connector) -> _Dialled:
     address = _address(monitor)
     client = _Client(node)
     early: list[Message] = []
     client.events.event_filter = _keep_in(early)
     try:
         async with asyncio.timeout(limit_s):
-            await _greet(client, node, monitor, reach)
+            await _greet(client, node, monitor, connector)
     except TimeoutError as error:
         if client.greeting is None:
             raise Busy(node, address) from error
@@ -494,14 +494,14 @@ async def _dial(node: str, monitor: Monitor, limit_s: float, reach: Reach) -> _D
     return _Dialled(client=client, early=early, version=version)
 
 
-async def _greet(client: QMPClient, node: str, monitor: Monitor, reach: Reach) -> None:
+async def _greet(client: QMPClient, node: str, monitor: Monitor, connector: Connector) -> None:
     """Connect until nothing but the greeting and the negotiation's reply comes.
 
     A reply that a client before us did not wait for may come in between (qemu-behaviour 14.10).
     """
     for last in (False, False, True):
         try:
-            await client.connect(await reach(node, monitor))
+            await client.connect(await connector(node, monitor))
         except ConnectError as error:
             if last or not isinstance(error.exc, GreetingError | NegotiationError):
                 raise
@@ -612,19 +612,19 @@ async def open_monitor(node: str, monitor: Monitor) -> socket.socket:
 
 async def _open_unix(node: str, path: str) -> socket.socket:
     while True:
-        door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        door.settimeout(0)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(0)
         try:
-            door.connect(path)
+            sock.connect(path)
         except BlockingIOError:
             # So many stand in line that the kernel takes no more; the line may pass.
-            door.close()
+            sock.close()
             await asyncio.sleep(_LINE_S)
         except OSError as error:
-            door.close()
+            sock.close()
             raise ConnectionFailed(node, path, _why_no_unix(path, error)) from error
         else:
-            return door
+            return sock
 
 
 def _why_no_unix(path: str, error: OSError) -> str:
@@ -641,16 +641,16 @@ async def _open_tcp(node: str, monitor: TcpMonitor) -> socket.socket:
     why = ""
     for host in hosts:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        door = socket.socket(family, socket.SOCK_STREAM)
-        door.settimeout(0)
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.settimeout(0)
         try:
-            await asyncio.get_running_loop().sock_connect(door, (host, monitor.port))
+            await asyncio.get_running_loop().sock_connect(sock, (host, monitor.port))
         except OSError as error:
-            door.close()
+            sock.close()
             why = why or _os_text(error)
         except BaseException:
-            door.close()
+            sock.close()
             raise
         else:
-            return door
+            return sock
     raise ConnectionFailed(node, _address(monitor), why)

@@ -150,7 +150,7 @@ class Dead:
     "Who says so; None where a plan that was compiled offline assumes it: nothing executes on that."
 
 
-NOT_LOOKED_AT: Final = Unreachable(why="not looked at")
+NOT_READ: Final = Unreachable(why="not read")
 NodeState: TypeAlias = Absent | Live | Unreachable | Unresponsive | Dead
 
 
@@ -168,7 +168,7 @@ class Snapshot:
 
     def state(self, name: str) -> NodeState:
         """What is known of one node; `Unreachable` for one nobody looked at."""
-        return self.nodes.get(name, NOT_LOOKED_AT)
+        return self.nodes.get(name, NOT_READ)
 
     def live(self, name: str) -> Live | None:
         """The node as QEMU shows it, or None where no QEMU answers."""

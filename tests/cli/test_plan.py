@@ -42,7 +42,7 @@ def test_the_json_of_a_plan_keeps_the_contract(
             assert {"execute", "arguments"} >= set(step["command"])
             assert step["command"].get("arguments") != {}
         if step["kind"] == "run-host":
-            assert step["action"] in ("create-image", "launch-qemu", "stop-qemu", "reach-ports")
+            assert step["action"] in ("create-image", "launch-qemu", "stop-qemu", "check-ports")
     jsonschema.validate(plan, json.loads(pycolo("schema", "plan").out))
     assert procedure == wire.plan_from_json(plan).procedure
 

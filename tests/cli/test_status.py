@@ -81,16 +81,16 @@ def test_a_stuck_node_is_told_from_a_gone_one(
 @contextmanager
 def wedged(qemu: BareQemu) -> Iterator[None]:
     """Have its main loop wait for a server that says nothing (qemu-behaviour 5.19)."""
-    with socket.socket() as silent, socket.socket(socket.AF_UNIX) as door:
+    with socket.socket() as silent, socket.socket(socket.AF_UNIX) as sock:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         host, port = silent.getsockname()
         node = NbdNode(
             node_name="nbd0", server=InetSocketAddress(host=host, port=port), export="parent0"
         )
-        door.connect(qemu.control.path)
+        sock.connect(qemu.control.path)
         for command in ({"execute": "qmp_capabilities"}, qmp.BlockdevAdd(node=node).to_qmp()):
-            door.sendall(json.dumps(command).encode())
+            sock.sendall(json.dumps(command).encode())
         connected, _ = silent.accept()
         with connected:
             yield

@@ -11,8 +11,17 @@ import pytest
 
 from pycolo.demo.client import BUSY, DISK, IDLE, NEW, PING, echo_request, is_echo_reply
 from pycolo.demo.listener import KEPT, ClientError, Listener, listening
+from pycolo.demo.messages import (
+    Counters,
+    Lost,
+    Message,
+    ReadBack,
+    State,
+    Waited,
+    from_line,
+    to_line,
+)
 from pycolo.demo.network import Network, Service
-from pycolo.demo.told import Counters, Lost, ReadBack, State, Told, Waited, from_line, to_line
 from pycolo.errors import ParseError
 
 LIMIT_S = 20.0
@@ -216,9 +225,9 @@ def test_only_answers_to_ours_are_pongs() -> None:
         ReadBack(at_s=4.0, acknowledged=7, missing=0),
     ],
 )
-def test_what_is_told_survives_the_pipe(told: Told) -> None:
+def test_messages_survive_the_pipe(message: Message) -> None:
     """A line is read as what was written."""
-    assert told == from_line(to_line(told))
+    assert message == from_line(to_line(message))
 
 
 @pytest.mark.parametrize("line", ["", "{}", '{"kind": "lost"}', "[1]"])

@@ -6,9 +6,9 @@ import json
 import attrs
 from rich.console import Console
 
+from pycolo.demo.messages import Waited
 from pycolo.demo.report import Failover, LifeReport, Moment, Protection, Span
 from pycolo.demo.timeline import lines, show
-from pycolo.demo.told import Waited
 
 START = Protection(
     procedure="start",

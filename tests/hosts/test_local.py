@@ -22,7 +22,7 @@ from pycolo.helper import far, request_of, text
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.ways import NoWay, hosts_of
 from pycolo.model import ColoPair, Node, ReplicationDisk
-from pycolo.plan import CreateImage, LaunchQemu, ReachPorts, StopQemu
+from pycolo.plan import CheckPorts, CreateImage, LaunchQemu, StopQemu
 from pycolo.record import Change, DamagedRecord, NoRecord, PairRecord, UnreadRecord
 
 LIMIT_S = 20.0
@@ -244,27 +244,27 @@ async def test_pipe_in_the_place_of_a_file_holds_nobody_up(pair: ColoPair) -> No
 
 
 async def _reach(pair: ColoPair, host: str, *ports: int, limit_s: float = LIMIT_S) -> str:
-    action = ReachPorts(host=host, ports=ports)
+    action = CheckPorts(host=host, ports=ports)
     return await HOST.run(pair, "alpha", action, limit_s=limit_s)
 
 
 async def test_open_and_closed_ports_are_let_through(pair: ColoPair) -> None:
     """A host that says no has been reached."""
-    with socket.create_server(("127.0.0.3", 0)) as door, socket.socket() as closed:
+    with socket.create_server(("127.0.0.3", 0)) as sock, socket.socket() as closed:
         closed.bind(("127.0.0.3", 0))
-        ports = (door.getsockname()[1], closed.getsockname()[1])
+        ports = (sock.getsockname()[1], closed.getsockname()[1])
         assert "" == await _reach(pair, "127.0.0.3", *ports)
 
 
 async def test_port_that_never_answers_is_blocked(pair: ColoPair) -> None:
     """Others on the same host do not hide it, and the limit is kept."""
-    with socket.socket() as door, socket.socket() as waiting, socket.socket() as closed:
-        door.bind(("127.0.0.3", 0))
+    with socket.socket() as sock, socket.socket() as waiting, socket.socket() as closed:
+        sock.bind(("127.0.0.3", 0))
         closed.bind(("127.0.0.3", 0))
         # A server whose queue is full loses what comes, as a firewall does.
-        door.listen(0)
-        waiting.connect(door.getsockname())
-        port, other = door.getsockname()[1], closed.getsockname()[1]
+        sock.listen(0)
+        waiting.connect(sock.getsockname())
+        port, other = sock.getsockname()[1], closed.getsockname()[1]
         why = rf"127\.0\.0\.3 cannot be reached from .*, TCP port {port}: no answer within 0\.2 s$"
         with pytest.raises(HostRefused, match=why):
             await _reach(pair, "127.0.0.3", other, port, limit_s=0.2)
@@ -272,11 +272,11 @@ async def test_port_that_never_answers_is_blocked(pair: ColoPair) -> None:
 
 def test_port_is_let_through_if_one_address_is() -> None:
     """A name may stand for several, and QEMU tries each of them."""
-    with socket.socket() as door, socket.socket() as waiting:
-        door.bind(("127.0.0.3", 0))
-        door.listen(0)
-        waiting.connect(door.getsockname())
-        port = door.getsockname()[1]
+    with socket.socket() as sock, socket.socket() as waiting:
+        sock.bind(("127.0.0.3", 0))
+        sock.listen(0)
+        waiting.connect(sock.getsockname())
+        port = sock.getsockname()[1]
         silent, closed = (
             far.Way(port, socket.AF_INET, (address, port)) for address in ("127.0.0.3", "127.0.0.4")
         )
@@ -427,7 +427,7 @@ async def test_file_that_is_none_of_ours_is_never_followed(pair: ColoPair, kind:
         await _launch(pair)
     record = Path(pair.record_path("alpha"))
     path.rename(record)
-    assert isinstance(await _look(pair), UnreadRecord | DamagedRecord)
+    assert isinstance(await _observe(pair), UnreadRecord | DamagedRecord)
 
 
 CONTROLLER = """
@@ -483,17 +483,17 @@ async def _write(pair: ColoPair, change: Change) -> None:
     await HOST.write(pair, "alpha", change, limit_s=LIMIT_S)
 
 
-async def _look(pair: ColoPair) -> object:
-    return (await HOST.look(pair, "alpha", limit_s=LIMIT_S)).record
+async def _observe(pair: ColoPair) -> object:
+    return (await HOST.observe(pair, "alpha", limit_s=LIMIT_S)).record
 
 
 async def test_record_is_written_and_read(pair: ColoPair) -> None:
     """What was written is read; before that it is absent."""
-    assert NoRecord() == await _look(pair)
+    assert NoRecord() == await _observe(pair)
     await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
-    assert _record(1) == await _look(pair)
+    assert _record(1) == await _observe(pair)
     await _write(pair, Change(expects=_record(1), becomes=_record(2)))
-    assert _record(2) == await _look(pair)
+    assert _record(2) == await _observe(pair)
     assert 0o600 == stat.S_IMODE(Path(pair.record_path("alpha")).stat().st_mode)
 
 
@@ -503,34 +503,34 @@ async def test_one_of_many_writers_wins(pair: ColoPair) -> None:
     changes = [Change(expects=_record(1), becomes=_record(n)) for n in range(2, 10)]
     found = await asyncio.gather(*(_write(pair, c) for c in changes), return_exceptions=True)
     assert 7 == sum(isinstance(one, HostRefused) for one in found)
-    assert _record(found.index(None) + 2) == await _look(pair)
+    assert _record(found.index(None) + 2) == await _observe(pair)
 
 
 async def test_damaged_record_can_be_replaced(pair: ColoPair) -> None:
     """By the bytes that were read, and by none else."""
     path = Path(pair.record_path("alpha"))
     path.write_bytes(b"\xff")
-    damaged = await _look(pair)
+    damaged = await _observe(pair)
     assert isinstance(damaged, DamagedRecord)
     path.write_bytes(b"\xfe")
     with pytest.raises(HostRefused, match="somebody else has changed it"):
         await _write(pair, Change(expects=damaged, becomes=_record(2)))
     path.write_bytes(b"\xff")
     await _write(pair, Change(expects=damaged, becomes=_record(2)))
-    assert _record(2) == await _look(pair)
+    assert _record(2) == await _observe(pair)
 
 
 async def test_record_that_others_may_write_is_not_read(pair: ColoPair, folder: Path) -> None:
     """Rights come from a file that its owner alone may write."""
     await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
     (folder / "alpha").chmod(0o777)
-    assert isinstance(await _look(pair), UnreadRecord)
+    assert isinstance(await _observe(pair), UnreadRecord)
 
 
 async def test_folder_that_is_not_there_is_not_read(pair: ColoPair, folder: Path) -> None:
     """Its disk may not be mounted: that is no new pair."""
     (folder / "alpha").rmdir()
-    assert isinstance(await _look(pair), UnreadRecord)
+    assert isinstance(await _observe(pair), UnreadRecord)
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no tmpfs at /dev/shm")
@@ -561,7 +561,7 @@ async def test_folders_are_told_apart_by_the_host(pair: ColoPair, folder: Path) 
     for spelling in spellings:
         node = attrs.evolve(pair.node("alpha"), image_folder=spelling, state_dir=f"{folder}/alpha")
         other = attrs.evolve(pair, nodes=(node, pair.nodes[1]))
-        seen.append((await HOST.look(other, "alpha", limit_s=LIMIT_S)).folder)
+        seen.append((await HOST.observe(other, "alpha", limit_s=LIMIT_S)).folder)
     assert (1, 2) == (len(set(seen[:3])), len(set(seen)))
 
 
@@ -670,7 +670,7 @@ async def test_full_disk_delays_no_failover(pair: ColoPair, full: Path) -> None:
     _fill(full)
     for n in range(1, 5):
         await _write(declared, Change(expects=_record(n), becomes=_record(n + 1)))
-    assert _record(5) == await _look(declared)
+    assert _record(5) == await _observe(declared)
 
 
 async def test_full_disk_is_named(pair: ColoPair, full: Path) -> None:
@@ -680,7 +680,7 @@ async def test_full_disk_is_named(pair: ColoPair, full: Path) -> None:
     _fill(full)
     with pytest.raises(HostRefused, match="No space left on device"):
         await _write(declared, Change(expects=NoRecord(), becomes=_record(1)))
-    assert NoRecord() == await _look(declared)
+    assert NoRecord() == await _observe(declared)
     program = "import sys; sys.exit('qemu-img: No space left on device')"
     path = f"{full}/primary.qcow2"
     action = CreateImage(
@@ -709,7 +709,7 @@ async def test_node_of_another_machine_needs_a_way(pair: ColoPair) -> None:
         change = Change(expects=NoRecord(), becomes=_record(1))
         with pytest.raises(HostRefused, match=rule):
             await hosts["beta"].write(declared, "beta", change, limit_s=LIMIT_S)
-        found = await hosts["beta"].look(declared, "beta", limit_s=LIMIT_S)
+        found = await hosts["beta"].observe(declared, "beta", limit_s=LIMIT_S)
         assert isinstance(found.record, UnreadRecord)
         assert (
             await hosts["beta"].death(

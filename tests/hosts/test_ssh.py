@@ -54,8 +54,11 @@ async def why(coroutine):
 def other(**changed):
     return SshHost(attrs.evolve(ALPHA, ssh=attrs.evolve(WAY, **changed)))
 
+async def connected(host, monitor):
+    return await Session.connect("alpha", monitor, limit_s=5, connector=host.connect)
+
 async def look(host):
-    return (await host.look(PAIR, "alpha", limit_s=5)).record
+    return (await host.observe(PAIR, "alpha", limit_s=5)).record
 
 async def main(host):
 {body}
@@ -138,14 +141,14 @@ def test_qemu_lives_and_dies_over_ssh(hosts: Testbed) -> None:
     await host.run(PAIR, "alpha", launch, limit_s=20)
     second = await why(host.run(PAIR, "alpha", launch, limit_s=20))
     control = UnixMonitor(path="/run/a/control.qmp")
-    async with await Session.connect("alpha", control, limit_s=5, reach=host.connect) as session:
+    async with await connected(host, control) as session:
         version = str(session.version)
         status = await session.execute(qmp.QueryStatus(), limit_s=5)
         alive = await host.death(PAIR, Victim(node="alpha", instance=FIRST, epoch=1), limit_s=5)
     await host.run(PAIR, "alpha", StopQemu(instance=FIRST), limit_s=5)
     dead = await host.death(PAIR, Victim(node="alpha", instance=FIRST, epoch=1), limit_s=5)
     unknown = await host.death(PAIR, Victim(node="alpha", instance="x", epoch=1), limit_s=5)
-    closed = await why(Session.connect("alpha", control, limit_s=5, reach=host.connect))
+    closed = await why(connected(host, control))
     return [second, version, status.status, alive, dead.who, unknown, closed]
     """)
     second, version, status, alive, who, unknown, closed = _list(ask(hosts, body))
@@ -176,7 +179,7 @@ def test_reply_behind_an_event_is_not_late(hosts: Testbed) -> None:
     await host.run(PAIR, "alpha", launch, limit_s=20)
     control = UnixMonitor(path="/run/a/control.qmp")
     took = []
-    async with await Session.connect("alpha", control, limit_s=5, reach=host.connect) as session:
+    async with await connected(host, control) as session:
         for command in (qmp.Cont(), qmp.Stop()) * 15:
             started = time.perf_counter()
             await session.execute(command, limit_s=5)

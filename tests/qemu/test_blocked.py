@@ -61,7 +61,7 @@ async def test_a_blocked_port_is_told_before_anything_changes(
         records = (await life.probe()).records
         asking = {"alpha": "beta", "beta": "alpha"}[host]
         report = await execute(await life.compile("start"), life.sessions, life.hosts)
-        assert f"{asking}/reach-ports/{host}" == report.failed
+        assert f"{asking}/check-ports/{host}" == report.failed
         assert f"TCP port {port}: no answer within 2 s" in report.advice
         assert "nothing was changed" in report.advice
         assert 1 == report.exit_code

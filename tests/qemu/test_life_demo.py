@@ -12,11 +12,11 @@ from subprocess import PIPE
 
 import pytest
 
-from pycolo.demo import network, stage
+from pycolo.demo import network, testbed
 from pycolo.demo.builds import FetchError
 from pycolo.demo.life import LifeOptions, run
 from pycolo.demo.listener import KEPT
-from pycolo.demo.stage import fetched
+from pycolo.demo.testbed import fetched
 
 pytestmark = [pytest.mark.qemu, pytest.mark.heavy, pytest.mark.timeout(300)]
 
@@ -35,7 +35,7 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     """A folder that demos make theirs in, with a name as short as those of sockets need."""
     with tempfile.TemporaryDirectory(prefix="pc-", dir="/var/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
-        monkeypatch.setattr(stage, "STATE_ROOT", folder)
+        monkeypatch.setattr(testbed, "STATE_ROOT", folder)
         yield Path(folder)
 
 
@@ -113,8 +113,8 @@ def test_a_life_that_ends_early_is_reported_with_its_logs(
 
 LIVE = """
 import sys
-from pycolo.demo import stage
-stage.STATE_ROOT = sys.argv[1]
+from pycolo.demo import testbed
+testbed.STATE_ROOT = sys.argv[1]
 from pycolo.demo.life import LifeOptions, run
 run(LifeOptions(), lambda text: print(text, flush=True))
 """

@@ -373,11 +373,11 @@ async def test_a_client_that_hung_up_does_not_spoil_the_next_connection(
         host, port = silent.getsockname()
         server = InetSocketAddress(host=host, port=port)
         node = NbdNode(node_name="nbd0", server=server, export="parent0", open_timeout_s=1)
-        with socket.socket(socket.AF_UNIX) as door:
-            door.settimeout(LIMIT_S)
-            door.connect(qemu.control.path)
-            _exchange(door, {"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}})
-            door.sendall(json.dumps(qmp.BlockdevAdd(node=node).to_qmp()).encode())
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(LIMIT_S)
+            sock.connect(qemu.control.path)
+            _exchange(sock, {"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}})
+            sock.sendall(json.dumps(qmp.BlockdevAdd(node=node).to_qmp()).encode())
             # It has begun when somebody is connected to the silent server.
             silent.settimeout(LIMIT_S)
             connected, _ = silent.accept()
@@ -387,9 +387,9 @@ async def test_a_client_that_hung_up_does_not_spoil_the_next_connection(
         assert "prelaunch" == status.status
 
 
-def _exchange(door: socket.socket, message: Mapping[str, object]) -> None:
+def _exchange(sock: socket.socket, message: Mapping[str, object]) -> None:
     """Take the greeting, send a message and take its reply."""
-    with door.makefile("rb") as lines:
+    with sock.makefile("rb") as lines:
         lines.readline()
-        door.sendall(json.dumps(message).encode())
+        sock.sendall(json.dumps(message).encode())
         lines.readline()

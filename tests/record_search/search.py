@@ -188,7 +188,7 @@ def serving(s: State) -> int:
     return sum(qemu.kind in ("alone", "prim") for qemu in s.qemus)
 
 
-def judge(s: State) -> Verdict | None:
+def check_answer(s: State) -> Verdict | None:
     """What is wrong with a state."""
     return s.verdict or ("two serve" if serving(s) > 1 else None)
 
@@ -212,7 +212,7 @@ class Search:
         waiting = collections.deque([begin])
         while waiting:
             state = waiting.popleft()
-            wrong = judge(state)
+            wrong = check_answer(state)
             if wrong is not None:
                 return Found(wrong, len(came), _path(came, state), whole=False)
             if len(came) > self.limits.states:
@@ -475,7 +475,7 @@ class Stuck:
                 self._good.add(begin)
                 return True
             for then in self._moves(s):
-                if then not in seen and judge(then) is None:
+                if then not in seen and check_answer(then) is None:
                     seen.add(then)
                     waiting.append(then)
         return False

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import final
 
 import attrs
-from tests.testing.stage import FakePair
+from tests.testing.testbed import FakePair
 
 from pycolo.compiler import compile_plan
 from pycolo.errors import Busy, CompileError, ConnectionFailed, RemoteError, UndecidedError
@@ -61,9 +61,9 @@ class Operator:
             GoneHome: He died before he was done.
         """
         for _ in range(ROUNDS):
-            self.judge()
+            self.check_answer()
             if await self._round():
-                self.judge()
+                self.check_answer()
                 return
         raise AssertionError(f"not protected after {ROUNDS} rounds: {await self._known()}")
 
@@ -75,7 +75,7 @@ class Operator:
         first, second = self.life.pair.nodes
         return first.name, second.name
 
-    def judge(self) -> None:
+    def check_answer(self) -> None:
         """See that no two guests serve, and that who serves has every acknowledged write."""
         serving = self.life.world.serving
         assert len(serving) <= 1, [qemu.node.name for qemu in serving]
@@ -362,7 +362,7 @@ class _Watch:
     def step_finished(self, address: str, _: Outcome) -> None:
         """Judge; an observer's error would only be logged, so it is kept."""
         try:
-            self.operator.judge()
+            self.operator.check_answer()
         except AssertionError as error:
             self.operator.life.broken.append(f"{address}: {error}")
 

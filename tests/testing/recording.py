@@ -52,7 +52,7 @@ class Recorder:
     async def connect(self, name: str) -> Session:
         """Open the control session of a node through the recorder."""
         monitor = self.life.pair.node(name).control_monitor
-        session = await Session.connect(name, monitor, limit_s=LIMIT_S, reach=self._reach)
+        session = await Session.connect(name, monitor, limit_s=LIMIT_S, connector=self._reach)
         self.life.sessions[name] = session
         self.lines.append({"connect": name})
         return session

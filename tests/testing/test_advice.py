@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.testing.stage import FakePair, in_world
+from tests.testing.testbed import FakePair, in_world
 from tests.watching import Watching
 
 from pycolo.errors import CompileError

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import attrs
 import pytest
 from tests.qemu.life import off_plan
-from tests.testing.stage import STAGES, Pair, Stage
+from tests.testing.testbed import TESTBEDS, Pair, Testbed
 
 from pycolo.errors import Busy, CommandRefused, CommandUnknown, Unresponsive
 from pycolo.evidence import Evidence
@@ -38,7 +38,7 @@ LIMIT_S = 10.0
 SHORT_S = 0.5
 Answer = tuple[str, str] | None
 GENERIC = "GenericError"
-AT_STAGES = pytest.mark.parametrize("stage", STAGES)
+ON_TESTBEDS = pytest.mark.parametrize("testbed", TESTBEDS)
 
 
 async def told(session: Session, command: Command, limit_s: float = LIMIT_S) -> Answer:
@@ -103,8 +103,8 @@ async def reach(life: Pair, node: Node, limit_s: float, *, control: bool = True)
     """Open a session on either monitor."""
     world = getattr(life, "world", None)
     monitor = node.control_monitor if control else node.observer_monitor
-    way = world.reach if isinstance(world, World) else None
-    return await Session.connect(node.name, monitor, limit_s=limit_s, reach=way)
+    way = world.connector if isinstance(world, World) else None
+    return await Session.connect(node.name, monitor, limit_s=limit_s, connector=way)
 
 
 async def protected(life: Pair) -> None:
@@ -126,8 +126,8 @@ async def protected_at_rest(life: Pair) -> None:
 # -- connections
 
 
-@AT_STAGES
-def test_a_monitor_serves_one_client(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_monitor_serves_one_client(testbed: Testbed) -> None:
     """A second client gets no greeting until the first has left; the other monitor is free."""
 
     async def scenario(life: Pair) -> None:
@@ -143,14 +143,14 @@ def test_a_monitor_serves_one_client(stage: Stage) -> None:
         life.sessions["alpha"] = again
         assert (await life.live("alpha")).instance == await again.instance(limit_s=LIMIT_S)
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
 # -- fresh QEMUs
 
 
-@AT_STAGES
-def test_fresh_qemus_are_what_their_launch_promises(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_fresh_qemus_are_what_their_launch_promises(testbed: Testbed) -> None:
     """A probe of both shows what the compiler counts on after a launch."""
 
     async def scenario(life: Pair) -> None:
@@ -161,11 +161,11 @@ def test_fresh_qemus_are_what_their_launch_promises(stage: Stage) -> None:
         assert "unprotected" == role_of(await life.live("alpha"))
         assert "fresh secondary" == role_of(await life.live("beta"))
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_a_fresh_primary_refuses_what_it_lacks(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_fresh_primary_refuses_what_it_lacks(testbed: Testbed) -> None:
     """Each command on a thing that is not there is refused in QEMU's words."""
 
     async def scenario(life: Pair) -> None:
@@ -260,11 +260,11 @@ def test_a_fresh_primary_refuses_what_it_lacks(stage: Stage) -> None:
         await expect(life.sessions["alpha"], answers)
         assert "unprotected" == role_of(await life.live("alpha"))
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_what_is_there_is_not_made_again(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_what_is_there_is_not_made_again(testbed: Testbed) -> None:
     """The second of two equal commands is refused, and the first one's work stays."""
 
     async def scenario(life: Pair) -> None:
@@ -299,11 +299,11 @@ def test_what_is_there_is_not_made_again(stage: Stage) -> None:
             ],
         )
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_a_secondary_is_prepared_once(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_secondary_is_prepared_once(testbed: Testbed) -> None:
     """NBD server, export and listener are made, and made again they are refused."""
 
     async def scenario(life: Pair) -> None:
@@ -333,11 +333,11 @@ def test_a_secondary_is_prepared_once(stage: Stage) -> None:
         await expect(life.sessions["beta"], [(qmp.NbdServerStop(), None)])
         assert {} == (await life.live("beta")).exports
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_capabilities_follow_the_version(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_capabilities_follow_the_version(testbed: Testbed) -> None:
     """x-colo alone is refused from 11.0 on, and a refusal changes nothing."""
 
     async def scenario(life: Pair) -> None:
@@ -351,11 +351,11 @@ def test_capabilities_follow_the_version(stage: Stage) -> None:
         assert (set() if new else {"x-colo", "events"}) == on
         await expect(life.sessions["alpha"], [(both, None)])
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_a_client_socket_reconnects_by_the_versions_word(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_client_socket_reconnects_by_the_versions_word(testbed: Testbed) -> None:
     """The option of the other versions is unexpected."""
 
     async def scenario(life: Pair) -> None:
@@ -372,14 +372,14 @@ def test_a_client_socket_reconnects_by_the_versions_word(stage: Stage) -> None:
         ]
         await expect(life.sessions["alpha"], answers)
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
 # -- protection
 
 
-@AT_STAGES
-def test_start_keeps_its_promise(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_start_keeps_its_promise(testbed: Testbed) -> None:
     """A pair that was started is what the plan promised, and nothing is left to do."""
 
     async def scenario(life: Pair) -> None:
@@ -388,11 +388,11 @@ def test_start_keeps_its_promise(stage: Stage) -> None:
         assert {} == off_plan(plan.planned_state, await at_rest(life))
         assert [] == acting(await life.compile("start"))
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_a_protected_primary_refuses_what_would_break_it(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_protected_primary_refuses_what_would_break_it(testbed: Testbed) -> None:
     """Repeated commands are refused or do nothing, by version."""
 
     async def scenario(life: Pair) -> None:
@@ -422,14 +422,14 @@ def test_a_protected_primary_refuses_what_would_break_it(stage: Stage) -> None:
         await expect(session, answers)
         assert "primary" == role_of(await life.live("alpha"))
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
 # -- deaths
 
 
-@AT_STAGES
-def test_a_dead_secondary_is_outlived(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_dead_secondary_is_outlived(testbed: Testbed) -> None:
     """Its primary shows nothing at first, fails over as promised, and is protected anew."""
 
     async def scenario(life: Pair) -> None:
@@ -443,11 +443,11 @@ def test_a_dead_secondary_is_outlived(stage: Stage) -> None:
         assert {} == off_plan(plan.planned_state, await at_rest(life))
         assert [] == acting(await life.compile("resume"))
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_a_dead_primary_is_outlived(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_dead_primary_is_outlived(testbed: Testbed) -> None:
     """Its secondary says COLO_EXIT at once, is promoted as promised, and is protected anew."""
 
     async def scenario(life: Pair) -> None:
@@ -462,11 +462,11 @@ def test_a_dead_primary_is_outlived(stage: Stage) -> None:
         assert {} == off_plan(plan.planned_state, await at_rest(life))
         assert [] == acting(await life.compile("resume"))
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_a_primary_notices_at_its_next_checkpoint(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_primary_notices_at_its_next_checkpoint(testbed: Testbed) -> None:
     """COLO_EXIT comes when it is told to make one; the guest stays as it is, and mode primary."""
 
     async def scenario(life: Pair) -> None:
@@ -479,11 +479,11 @@ def test_a_primary_notices_at_its_next_checkpoint(stage: Stage) -> None:
         assert ("primary", "colo") == (live.colo_mode, live.migration)
         assert "broken primary" == role_of(live)
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_a_primary_goes_on_after_its_secondary_quits(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_primary_goes_on_after_its_secondary_quits(testbed: Testbed) -> None:
     """`stop` ends protection, and the guest's primary is as it was before."""
 
     async def scenario(life: Pair) -> None:
@@ -492,11 +492,11 @@ def test_a_primary_goes_on_after_its_secondary_quits(stage: Stage) -> None:
         assert {} == off_plan(plan.planned_state, await life.probe())
         assert "unprotected" == role_of(await life.live("alpha"))
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_whoever_ends_colo_does_not_end_it_for_the_other(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_whoever_ends_colo_does_not_end_it_for_the_other(testbed: Testbed) -> None:
     """The peer of a primary that goes on alone exits COLO, and its guest runs on (8.6)."""
 
     async def scenario(life: Pair) -> None:
@@ -510,14 +510,14 @@ def test_whoever_ends_colo_does_not_end_it_for_the_other(stage: Stage) -> None:
         again = await told(life.sessions["alpha"], qmp.XColoLostHeartbeat())
         assert again is not None
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
 # -- silence
 
 
-@AT_STAGES
-def test_a_silent_secondary_hangs_its_primary_until_the_disk_is_yanked(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_silent_secondary_hangs_its_primary_until_the_disk_is_yanked(testbed: Testbed) -> None:
     """Yanking the migration does not help; yanking the disk does, and the late reply comes."""
 
     async def scenario(life: Pair) -> None:
@@ -540,11 +540,11 @@ def test_a_silent_secondary_hangs_its_primary_until_the_disk_is_yanked(stage: St
         assert "none" == live.colo_mode
         life.signal("beta", signal.SIGCONT)
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_a_failover_does_not_hang_on_a_silent_secondary(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_failover_does_not_hang_on_a_silent_secondary(testbed: Testbed) -> None:
     """The plan's yanks come before anything that would hang."""
 
     async def scenario(life: Pair) -> None:
@@ -568,11 +568,11 @@ def test_a_failover_does_not_hang_on_a_silent_secondary(stage: Stage) -> None:
         life.signal("beta", signal.SIGCONT)
         await silent.aclose()
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_a_silent_primary_does_not_hang_its_secondary(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_silent_primary_does_not_hang_its_secondary(testbed: Testbed) -> None:
     """The secondary goes on alone at once, without a yank (qemu-behaviour 7.4)."""
 
     async def scenario(life: Pair) -> None:
@@ -584,11 +584,11 @@ def test_a_silent_primary_does_not_hang_its_secondary(stage: Stage) -> None:
         assert ("none", "secondary") == (live.colo_mode, live.last_colo_mode)
         life.signal("alpha", signal.SIGCONT)
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_making_a_disk_of_a_silent_peer_hangs_until_the_peer_ends(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_making_a_disk_of_a_silent_peer_hangs_until_the_peer_ends(testbed: Testbed) -> None:
     """A yank of the node that is being made does not end the command (qemu-behaviour 5.19)."""
 
     async def scenario(life: Pair) -> None:
@@ -619,11 +619,11 @@ def test_making_a_disk_of_a_silent_peer_hangs_until_the_peer_ends(stage: Stage) 
             await sent.reply(LIMIT_S)
         assert None is await told(session, qmp.QueryStatus())
 
-    stage.play(scenario)
+    testbed.play(scenario)
 
 
-@AT_STAGES
-def test_a_yank_is_all_or_nothing(stage: Stage) -> None:
+@ON_TESTBEDS
+def test_a_yank_is_all_or_nothing(testbed: Testbed) -> None:
     """One unknown instance among several, and none is cut (qemu-behaviour 7.7)."""
 
     async def scenario(life: Pair) -> None:
@@ -635,4 +635,4 @@ def test_a_yank_is_all_or_nothing(stage: Stage) -> None:
         assert ("DeviceNotFound", "Instance not found") == await told(session, both)
         assert (await life.live("alpha")).chardevs["mirror0"]
 
-    stage.play(scenario)
+    testbed.play(scenario)

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import attrs
 import pytest
 from tests.qemu.life import off_plan
-from tests.testing.stage import VERSIONS, FakePair, in_world
+from tests.testing.testbed import VERSIONS, FakePair, in_world
 
 from pycolo.execute import execute
 from pycolo.plan import Plan, Procedure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import attrs
-from tests.testing.stage import FakePair, in_world
+from tests.testing.testbed import FakePair, in_world
 
 from pycolo.execute import execute
 from pycolo.result import Unknown

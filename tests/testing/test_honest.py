@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from tests.testing.stage import VERSIONS, FakePair, declared, in_world
+from tests.testing.testbed import VERSIONS, FakePair, declared, in_world
 
 from pycolo.compiler import launch
 from pycolo.compiler.drift import drift
@@ -68,7 +68,7 @@ def test_a_cut_between_hosts_is_seen_before_a_start_changes_anything() -> None:
         life.world.cut("alpha", "beta")
         plan = await life.compile("start")
         report = await execute(plan, life.sessions, life.hosts)
-        assert "alpha/reach-ports/beta" == report.failed
+        assert "alpha/check-ports/beta" == report.failed
         assert (1, False) == (report.exit_code, report.changed)
         assert before == await life.probe()
         life.world.heal("alpha", "beta")

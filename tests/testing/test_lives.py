@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.testing import operator as operator_module
 from tests.testing.operator import GoneHome, Operator, hang_up
-from tests.testing.stage import VERSIONS, FakePair, declared, in_world
+from tests.testing.testbed import VERSIONS, FakePair, declared, in_world
 
 from pycolo.compiler import compile_plan
 from pycolo.errors import CompileError
@@ -162,7 +162,7 @@ async def live(life: FakePair, happenings: Sequence[Happening]) -> None:
     keep_writing(life.world)
     for happening in happenings:
         await happen(life, operator, happening)
-        operator.judge()
+        operator.check_answer()
         assert [] == life.broken
     mend(life.world)
     for node in (*life.pair.nodes, *life.pair.spares):
@@ -171,7 +171,7 @@ async def live(life: FakePair, happenings: Sequence[Happening]) -> None:
     await operator.protect()
     assert [] == life.broken
     await happen(life, operator, Write(count=2))
-    operator.judge()
+    operator.check_answer()
 
 
 async def happen(life: FakePair, operator: Operator, happening: Happening) -> None:
@@ -332,11 +332,11 @@ async def _lived(life: FakePair, happenings: Sequence[Happening], seen: Counter[
     keep_writing(life.world)
     for happening in happenings:
         await happen(life, operator, happening)
-        operator.judge()
+        operator.check_answer()
         assert [] == life.broken
     operator.steps_left = None
     await operator.protect()
-    operator.judge()
+    operator.check_answer()
     assert [] == life.broken
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.testing.stage import FakePair, in_world
+from tests.testing.testbed import FakePair, in_world
 
 from pycolo import operate
 from pycolo.errors import CompileError

@@ -10,11 +10,11 @@ from typing import Final, final
 import attrs
 import pytest
 from tests.testing.recording import Line, is_query, load, read_part
-from tests.testing.stage import NAMES, SIZE_BYTES, VERSIONS
+from tests.testing.testbed import NAMES, SIZE_BYTES, VERSIONS
 
 from pycolo.errors import ParseError
 from pycolo.model.node import Node
-from pycolo.probe import QUESTIONS, observe
+from pycolo.probe import QUESTIONS, with_reply
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import PackagedVersion
@@ -141,7 +141,7 @@ class Player:
             return read_part(sent, value)
         known = self._seen.get((node, kind), Live(version=Version.parse(self.world.version)))
         if isinstance(command, ASKED):
-            known = observe(known, command, command.parse_reply(value))
+            known = with_reply(known, command, command.parse_reply(value))
             self._seen[node, kind] = known
         # The numbers in names that QEMU makes up are not the same twice.
         exports = {

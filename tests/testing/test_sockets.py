@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 
 import attrs
-from tests.testing.stage import declared
+from tests.testing.testbed import declared
 
 from pycolo.compiler import compile_plan, launch
 from pycolo.execute import execute

@@ -32,7 +32,7 @@ from pycolo.plan import (
 )
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.replies import Version
-from pycolo.record import NOT_LOOKED_AT, Change, PairRecord, UnreadRecord
+from pycolo.record import NOT_READ, Change, PairRecord, UnreadRecord
 from pycolo.snapshot import Live, Snapshot
 
 
@@ -198,7 +198,7 @@ class Draft:
         Raises:
             CompileError: The file was not read, so it cannot be written.
         """
-        found = self.now.records.get(node, NOT_LOOKED_AT)
+        found = self.now.records.get(node, NOT_READ)
         if isinstance(found, UnreadRecord):
             raise CompileError(f"the record of {node} cannot be written: {found.why}")
         step = Record(

@@ -91,7 +91,7 @@ def _gone(asked: Options) -> str:
 def check_compiled(plan: Plan) -> None:
     """Refuse a plan that is not what its own declaration, snapshot and options compile to.
 
-    A plan file is not a shell: compiling is pure, so this one look covers every command, command
+    A plan file is not a shell: compiling is pure, so this comparison covers every command, command
     line and record in it.
 
     Raises:

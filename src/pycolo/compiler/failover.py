@@ -98,7 +98,7 @@ def claim_alone(draft: Draft, survivor: str) -> None:
 
 
 def _check_may(draft: Draft, survivor: str) -> Victim | None:
-    """Emit the look at the evidence, and then at the survivor; the order matters."""
+    """Check the evidence, and then the survivor; the order matters."""
     live = draft.live(survivor)
     leads = live.colo_mode != "secondary"
     victim = record.may_go_on(draft.now.records, survivor, live.instance, leads=leads)

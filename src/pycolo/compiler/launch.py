@@ -24,7 +24,7 @@ from pycolo.model.node import Node
 from pycolo.model.pair import SERIAL_LOG, ColoPair
 from pycolo.plan import CreateImage, DialectName, LaunchQemu
 from pycolo.qmp._base import QmpRecord
-from pycolo.record import NOT_LOOKED_AT, PairRecord, UnreadRecord
+from pycolo.record import NOT_READ, PairRecord, UnreadRecord
 
 Role = Literal["primary", "secondary"]
 
@@ -88,7 +88,7 @@ def claim_newest(draft: Draft, node: str, instance: str, birth: str) -> None:
         why = f"the QEMU of {', '.join(answering)} answers, so {node} is not to be believed yet"
         raise CompileError(why, "end it first, if its data is of no use")
     believed = record.believed(records, node, instance, birth, pair.name)
-    unread = [o for o in names if isinstance(records.get(o, NOT_LOOKED_AT), UnreadRecord)]
+    unread = [o for o in names if isinstance(records.get(o, NOT_READ), UnreadRecord)]
     for other in (other for other in names if other not in unread):
         why = f"by a person's word {node} holds the newest data, not {other}"
         draft.record(other, "out", believed, why)

@@ -27,7 +27,7 @@ from pycolo.conditions import (
 )
 from pycolo.errors import CompileError
 from pycolo.features import Features
-from pycolo.plan import Execute, ReachPorts, Refusal
+from pycolo.plan import CheckPorts, Execute, Refusal
 from pycolo.qmp.chardevs import InetSocketAddress
 from pycolo.qmp.commands import (
     CapabilityName,
@@ -194,7 +194,7 @@ def _half_in(live: Live, peer: Live) -> bool:
 def _ask_ports(draft: Draft, primary: str, secondary: str) -> None:
     """See, before anything is changed, that each host lets through what the other will open.
 
-    A port on which QEMU listens already is not asked: it would take the look for its peer
+    A port on which QEMU listens already is not asked: it would take the check for its peer
     (qemu-behaviour 19.8).
     """
     live, peer, pair = draft.live(primary), draft.live(secondary), draft.pair
@@ -216,9 +216,9 @@ def _ask_ports(draft: Draft, primary: str, secondary: str) -> None:
         if ports:
             draft.run_host(
                 node,
-                "reach-ports",
+                "check-ports",
                 other,
-                ReachPorts(host=pair.node(other).address, ports=tuple(ports)),
+                CheckPorts(host=pair.node(other).address, ports=tuple(ports)),
                 why="behind a port that is blocked QEMU waits for minutes (qemu-behaviour 19.4)",
                 limit_s=REACH_S,
             )
@@ -364,7 +364,7 @@ def _migrate(
             first = first or address
     host = _host(draft.pair.node(secondary).address)
     uri = f"tcp:{host}:{draft.pair.ports.migration}"
-    why = "the RAM's first copy; success is judged by COLO's own state (qemu-behaviour 4.4, 4.6)"
+    why = "the RAM's first copy; success is seen in COLO's own state (qemu-behaviour 4.4, 4.6)"
     address = draft.execute(
         primary, Migrate(uri=uri), why, rescue=(Yank(instances=(YankMigration(),)),)
     )

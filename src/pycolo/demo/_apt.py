@@ -180,7 +180,7 @@ class PrivateApt:
     folder: Path
     """Scratch folder; absolute."""
     on_progress: Progress
-    """Told what is being done."""
+    """Called with what is being done."""
 
     @classmethod
     def create(
@@ -192,7 +192,7 @@ class PrivateApt:
             folder: Scratch folder, absolute; made if missing.
             mirror: URI of a Debian archive.
             suites: Debian suites to read, at least one.
-            on_progress: Told what is being done.
+            on_progress: Called with what is being done.
 
         Returns:
             An apt that knows the packages of these suites.

@@ -144,7 +144,7 @@ def fetch(
         cache: Folder that keeps builds; `default_cache()` when None.
         mirror: URI of a Debian archive; when None, `PYCOLO_DEBIAN_MIRROR` or this machine's own apt
             sources.
-        on_progress: Told what is being done.
+        on_progress: Called with what is being done.
 
     Returns:
         The build, with the version it reports.
@@ -170,7 +170,7 @@ def complete_folder(folder: Path, *, on_progress: Progress) -> Generator[Path | 
 
     Args:
         folder: Where the complete folder shall be; absolute.
-        on_progress: Told when another process has to be waited for.
+        on_progress: Called when another process has to be waited for.
 
     Yields:
         The folder to fill, or None where `folder` is complete already.

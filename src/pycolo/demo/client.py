@@ -25,8 +25,8 @@ from typing import Final, TextIO, final
 import attrs
 
 from pycolo.demo.guests import MAX_SLOTS
+from pycolo.demo.messages import Counters, Lost, Message, ReadBack, State, Waited, to_line
 from pycolo.demo.network import Service
-from pycolo.demo.told import Counters, Lost, ReadBack, State, Told, Waited, to_line
 
 NOTABLE_S: Final = 0.02
 "What is answered faster is not told."
@@ -105,9 +105,9 @@ class Client:
         at_s = time.monotonic()
         self.tell(State(at_s=at_s, acknowledged=self.acknowledged, streams=streams))
 
-    def tell(self, told: Told) -> None:
+    def tell(self, message: Message) -> None:
         """Write one line."""
-        self._out.write(to_line(told))
+        self._out.write(to_line(message))
         self._out.flush()
 
 
@@ -262,22 +262,22 @@ async def read_back(client: Client) -> None:
 async def ping(client: Client) -> None:
     """Send an ICMP echo request every 5 ms, whatever becomes of the ones before."""
     stream = client.stream(PING)
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as door:
-        door.setblocking(False)  # noqa: FBT003 - the name of the method says it
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
+        sock.setblocking(False)  # noqa: FBT003 - the name of the method says it
         loop = asyncio.get_running_loop()
-        loop.add_reader(door, _on_pong, client, stream, door)
+        loop.add_reader(sock, _on_pong, client, stream, sock)
         try:
-            await _pings(client, door)
+            await _pings(client, sock)
         finally:
-            loop.remove_reader(door)
+            loop.remove_reader(sock)
 
 
-async def _pings(client: Client, door: socket.socket) -> None:
+async def _pings(client: Client, sock: socket.socket) -> None:
     sequence = 0
     next_s = time.monotonic()
     while True:
         with contextlib.suppress(OSError):  # no way to the guest: not answered
-            door.sendto(echo_request(_identifier(), sequence), (client.target.host, 0))
+            sock.sendto(echo_request(_identifier(), sequence), (client.target.host, 0))
         sequence = (sequence + 1) % 65536
         now_s = time.monotonic()
         # Kept up late, it goes on from now: a burst would measure nothing.
@@ -285,10 +285,10 @@ async def _pings(client: Client, door: socket.socket) -> None:
         await asyncio.sleep(next_s - now_s)
 
 
-def _on_pong(client: Client, stream: Stream, door: socket.socket) -> None:
+def _on_pong(client: Client, stream: Stream, sock: socket.socket) -> None:
     with contextlib.suppress(BlockingIOError):
         while True:
-            if is_echo_reply(door.recv(2048), _identifier()):
+            if is_echo_reply(sock.recv(2048), _identifier()):
                 client.answered(stream, stream.last_s or time.monotonic())
 
 

@@ -79,7 +79,7 @@ def run(why: str, progress: Progress) -> FakeLife:
 
     Args:
         why: Why there is no QEMU.
-        progress: Told what is being done.
+        progress: Called with what is being done.
     """
     world = World()
     return FakeLife(

@@ -185,7 +185,7 @@ def linux_guest(
         cache: Folder that keeps guests; `default_cache()` when None.
         mirror: URI of a Debian archive; when None, `PYCOLO_DEBIAN_MIRROR` or this machine's own apt
             sources.
-        on_progress: Told what is being done.
+        on_progress: Called with what is being done.
 
     Returns:
         The guest's files.

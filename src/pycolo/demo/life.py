@@ -26,9 +26,9 @@ from pycolo import compiler
 from pycolo.demo.client import BUSY, DISK, IDLE, NEW, PING
 from pycolo.demo.guests import READY_LINE, acknowledged_in_image
 from pycolo.demo.listener import KEPT, Listener, listening
+from pycolo.demo.messages import Waited
 from pycolo.demo.report import Failover, Kill, LifeReport, Moment, Protection, Role, Span
-from pycolo.demo.stage import LifeError, Stage, fetched, staged
-from pycolo.demo.told import Waited
+from pycolo.demo.testbed import LifeError, Testbed, fetched, open_testbed
 from pycolo.errors import PycoloError
 from pycolo.evidence import Evidence, instance_of
 from pycolo.execute import execute
@@ -78,7 +78,7 @@ def run(options: LifeOptions, progress: Progress) -> LifeReport:
 
     Args:
         options: What shall happen.
-        progress: Told what is being done.
+        progress: Called with what is being done.
 
     Returns:
         What was found out; a life that ended early says so in its report.
@@ -91,26 +91,26 @@ def run(options: LifeOptions, progress: Progress) -> LifeReport:
     """
     with _terminable():
         programs = fetched(options.cache, progress)
-        with staged(
+        with open_testbed(
             programs,
             checkpoint_delay_ms=options.checkpoint_delay_ms,
             disk_mib=options.disk_mib,
             may_isolate=options.may_isolate,
             card=options.card,
-        ) as stage:
-            report = asyncio.run(live(stage, options, progress))
-            return report if report.ok else attrs.evolve(report, logs=str(stage.keep_logs()))
+        ) as testbed:
+            report = asyncio.run(live(testbed, options, progress))
+            return report if report.ok else attrs.evolve(report, logs=str(testbed.keep_logs()))
 
 
-async def live(stage: Stage, options: LifeOptions, progress: Progress) -> LifeReport:
-    """Live the whole life on a stage.
+async def live(testbed: Testbed, options: LifeOptions, progress: Progress) -> LifeReport:
+    """Live the whole life on a testbed.
 
     Args:
-        stage: Where; whoever set it clears up the processes that an interrupt leaves.
+        testbed: Where; whoever opened it clears up the processes that an interrupt leaves.
         options: What shall happen.
-        progress: Told what is being done.
+        progress: Called with what is being done.
     """
-    life = _Life(stage, progress)
+    life = _Life(testbed, progress)
     error: str | None = None
     try:
         async with life:
@@ -210,17 +210,17 @@ class _Qemu:
 class _Life:
     """The life while it is lived."""
 
-    def __init__(self, stage: Stage, progress: Progress) -> None:
-        self._stage = stage
-        self._pair = stage.pair
+    def __init__(self, testbed: Testbed, progress: Progress) -> None:
+        self._testbed = testbed
+        self._pair = testbed.pair
         # One machine plays both hosts, whatever addresses they have in their name spaces.
         self._host = LocalHost()
-        self._hosts = {node.name: self._host for node in stage.pair.nodes}
+        self._hosts = {node.name: self._host for node in testbed.pair.nodes}
         self._progress = progress
         self._begun_s = time.monotonic()
         self._stack = AsyncExitStack()
         self._qemus: dict[str, _Qemu] = {}
-        self._others: dict[str, NodeState] = {node.name: Absent() for node in stage.pair.nodes}
+        self._others: dict[str, NodeState] = {node.name: Absent() for node in testbed.pair.nodes}
         self._protected_s = 0.0
         self._armed: dict[str, Plan] = {}
         self._listener = Listener()
@@ -287,7 +287,7 @@ class _Life:
         await self._qemus[node].session.execute(Cont(), limit_s=_CONNECT_S)
         self._becomes(node, "alone")
         end_s = time.monotonic() + _BOOT_S
-        while READY_LINE not in self._stage.serial_text(node):
+        while READY_LINE not in self._testbed.serial_text(node):
             if time.monotonic() > end_s:
                 raise LifeError(f"the guest on {node} was not up within {_BOOT_S:g} s")
             await asyncio.sleep(_POLL_S)
@@ -306,10 +306,10 @@ class _Life:
             await self._host.run(self._pair, name, action, limit_s=limit_s)
 
     async def _listen(self, node: str) -> None:
-        service = self._stage.network.places[node].service
-        log = self._stage.folder / "client.log"
+        service = self._testbed.network.places[node].service
+        log = self._testbed.folder / "client.log"
         self._listener = await self._stack.enter_async_context(
-            listening(self._stage.network, service, log)
+            listening(self._testbed.network, service, log)
         )
         if not await self._listener.until(lambda: self._listener.answered_since(0.0), _BACK_S):
             raise LifeError(f"the client reached not all of the guest within {_BACK_S:g} s")
@@ -319,7 +319,7 @@ class _Life:
         await self._listener.until(lambda: False, rest_s)
 
     async def _launch(self, node: str) -> None:
-        version = self._stage.programs.version
+        version = self._testbed.programs.version
         plan = compiler.launch(
             self._pair,
             await self._seen(),
@@ -464,8 +464,8 @@ class _Life:
         return found[-1] if found else None
 
     async def _back(self, survivor: str, restored_s: float) -> None:
-        if not self._stage.network.isolated:
-            await self._listener.go_to(self._stage.network.places[survivor].service)
+        if not self._testbed.network.isolated:
+            await self._listener.go_to(self._testbed.network.places[survivor].service)
         if not await self._listener.until(
             lambda: self._listener.answered_since(restored_s), _BACK_S
         ):
@@ -494,7 +494,7 @@ class _Life:
             running.close()
         self._becomes(node, None)
         found = acknowledged_in_image(
-            Path(place.image_path(self._pair.disks[0].image)), self._stage.programs.build.qemu_img
+            Path(place.image_path(self._pair.disks[0].image)), self._testbed.programs.build.qemu_img
         )
         self._lost_writes = sum(n not in found for n in range(1, acknowledged + 1))
         self._say(f"the image of {node} lacks {self._lost_writes} of {acknowledged} writes")
@@ -510,10 +510,10 @@ class _Life:
             for wait in self._listener.waits
         )
         return LifeReport(
-            qemu=self._stage.programs.build.version,
+            qemu=self._testbed.programs.build.version,
             checkpoint_delay_ms=options.checkpoint_delay_ms,
-            isolated=self._stage.network.isolated,
-            not_shown=self._stage.not_shown,
+            isolated=self._testbed.network.isolated,
+            not_shown=self._testbed.not_shown,
             failovers_wanted=len(options.kills),
             protections=tuple(self._protections),
             failovers=tuple(self._failovers),

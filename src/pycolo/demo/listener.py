@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final, assert_never, final
 
 from pycolo.demo.client import BUSY, DISK, IDLE, READ
+from pycolo.demo.messages import Lost, Message, ReadBack, State, Waited, from_line
 from pycolo.demo.network import Network, Service
-from pycolo.demo.told import Lost, ReadBack, State, Told, Waited, from_line
 from pycolo.errors import ParseError, PycoloError
 
 KEPT: Final = (BUSY, *IDLE, DISK)
@@ -39,19 +39,19 @@ class Listener:
         self._news = asyncio.Event()
         self._broken = ""
 
-    def take(self, told: Told) -> None:
+    def take(self, message: Message) -> None:
         """Keep what was told."""
-        match told:
+        match message:
             case State():
-                self.state = told
+                self.state = message
             case Waited():
-                self.waits.append(told)
+                self.waits.append(message)
             case Lost():
-                self.lost.append(told)
+                self.lost.append(message)
             case ReadBack():
-                self.readings.append(told)
+                self.readings.append(message)
             case _:
-                assert_never(told)
+                assert_never(message)
         self._news.set()
 
     # -- questions

@@ -261,13 +261,13 @@ def _free_addresses(count: int) -> list[str]:
 
 def _free_ports(host: str, count: int) -> list[int]:
     with ExitStack() as stack:
-        doors = [stack.enter_context(socket.socket()) for _ in range(count)]
+        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
         try:
-            for door in doors:
-                door.bind((host, 0))
+            for sock in socks:
+                sock.bind((host, 0))
         except OSError as error:
             raise NetworkError(f"a port on {host}: {error}") from error
-        return [_port(door.getsockname()) for door in doors]
+        return [_port(sock.getsockname()) for sock in socks]
 
 
 def _port(name: Iterable[object]) -> int:

@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias, final
 import attrs
 
 from pycolo._json import Forms, JsonObject
-from pycolo.demo.told import Waited
+from pycolo.demo.messages import Waited
 
 Role: TypeAlias = Literal["alone", "primary", "secondary", "joining"]
 """What a node is for a while; `joining` is a secondary that is not in lock-step yet."""

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pycolo.demo.client import BUSY, DISK, IDLE, NEW, NOTABLE_S, PING
 from pycolo.demo.report import Failover, LifeReport, Protection, Role
-from pycolo.demo.stage import NODES
+from pycolo.demo.testbed import NODES
 
 MAX_WIDTH: Final = 110
 _LABEL: Final = 14

@@ -44,8 +44,9 @@ async def execute(
             something is done.
         evidence: Node name to evidence that its QEMU has ended; where a plan needs some and none is
             given, the host on which it ran is asked.
-        observer: Is told what happens; an error it raises is logged and changes nothing.
-        recorder: Is told the same after the observer, and the conversation with QEMU: a `Journal`.
+        observer: Is called with what happens; an error it raises is logged and changes nothing.
+        recorder: Called with the same after the observer, and with the conversation with QEMU: a
+            `Journal`.
 
     Returns:
         What became of each step. Commands that QEMU refused, or did not answer, are in it.

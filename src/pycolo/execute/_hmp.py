@@ -22,6 +22,6 @@ def refusal(reply: str) -> str:
 
 
 def deleted_node(command: HumanMonitorCommand) -> str | None:
-    """The node a line deletes, by which it is judged; None for other lines."""
+    """The node a line deletes, by which its effect is seen; None for other lines."""
     subject = command.subject
     return subject.removeprefix(_DELETE) if subject.startswith(_DELETE) else None

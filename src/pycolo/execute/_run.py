@@ -25,8 +25,8 @@ from pycolo.errors import (
 )
 from pycolo.evidence import Evidence, Victim
 from pycolo.execute import _hmp
-from pycolo.execute._judge import NO_EVIDENCE, Sight
-from pycolo.execute._look import look
+from pycolo.execute._observation import NO_EVIDENCE, Observation
+from pycolo.execute._observe import observe
 from pycolo.execute._progress import Progress
 from pycolo.features import refuse_document
 from pycolo.hosts import Host
@@ -185,7 +185,7 @@ class Run:
             if not isinstance(step, Record) or step.needs is None or step.node not in self._hosts:
                 continue
             host, pair = self._hosts[step.node], self._plan.pair
-            found = await host.look(pair, step.node, limit_s=self._answer_s)
+            found = await host.observe(pair, step.node, limit_s=self._answer_s)
             if found.record != step.change.expects:
                 reason = f"the record of {step.node} is not the one that it was compiled from"
                 self._refuse(step, reason)
@@ -394,25 +394,25 @@ class Run:
             self._wake.clear()
             left_s = end - clock()
             answer_s = max(min(left_s, self._answer_s), _FIRST_POLL_S)
-            sight = await self._look(_both(step), answer_s, progress.hear)
+            observed = await self._observe(_both(step), answer_s, progress.hear)
             self._tell_progress(step, progress)
-            if sight.holds(step.until):
+            if observed.holds(step.until):
                 self._mark(step.address)
                 return
-            if step.unless is not None and sight.holds(step.unless):
-                raise _refused(f"waiting is pointless: {sight.present(step.unless)}")
-            lost = _lost(step.until, sight)
+            if step.unless is not None and observed.holds(step.unless):
+                raise _refused(f"waiting is pointless: {observed.present(step.unless)}")
+            lost = _lost(step.until, observed)
             if lost:
                 # Nothing that is waited for can be seen any more; the limit may be a day.
                 raise _unknown(f"there is no connection to {', '.join(lost)} any more")
-            if sight.stuck and answer_s == self._answer_s:
+            if observed.stuck and answer_s == self._answer_s:
                 # Waiting on would only prolong what the recovery ends (qemu-behaviour 7.3).
-                raise _unknown(f"no answer within {answer_s:g} s from {', '.join(sight.stuck)}")
+                raise _unknown(f"no answer within {answer_s:g} s from {', '.join(observed.stuck)}")
             if step.stall_s is not None and progress.stands_s > step.stall_s:
                 raise _timed_out(f"no byte has arrived for {step.stall_s:g} s")
             left_s = end - clock()
             if left_s <= 0:
-                reason = f"not so within {step.limit_s:g} s: {sight.missing(step.until)}"
+                reason = f"not so within {step.limit_s:g} s: {observed.missing(step.until)}"
                 raise _timed_out(reason)
             if self._stopping and not self._inside(position):
                 raise _Ended(lambda _: NotRun())
@@ -428,19 +428,19 @@ class Run:
         return True
 
     async def _check(self, step: Check) -> None:
-        sight = await self._look((step.condition,), self._answer_s, _ignore)
-        if not sight.holds(step.condition):
-            raise _refused(f"it does not hold that {sight.missing(step.condition)}")
+        observed = await self._observe((step.condition,), self._answer_s, _ignore)
+        if not observed.holds(step.condition):
+            raise _refused(f"it does not hold that {observed.missing(step.condition)}")
 
-    async def _look(
+    async def _observe(
         self, conditions: tuple[Condition, ...], limit_s: float, hear: Callable[[object], None]
-    ) -> Sight:
+    ) -> Observation:
         asked = [leaf for part in conditions for leaf in leaves(part)]
         victims = [leaf.victim for leaf in asked if isinstance(leaf, PeerDead)]
         found = {victim: await self._find(victim) for victim in victims}
-        sight = await look(conditions, self._sessions, self._marks, limit_s, hear)
+        observed = await observe(conditions, self._sessions, self._marks, limit_s, hear)
         dead = frozenset(victim for victim, evidence in found.items() if evidence is not None)
-        return attrs.evolve(sight, dead=dead)
+        return attrs.evolve(observed, dead=dead)
 
     def _tell_progress(self, step: Wait, progress: Progress) -> None:
         news = progress.news()
@@ -525,7 +525,7 @@ class Run:
                 return f"there is no connection to {node}"
             if node not in self._lost:
                 continue
-            found = await self._host(node).look(self._plan.pair, node, limit_s=self._answer_s)
+            found = await self._host(node).observe(self._plan.pair, node, limit_s=self._answer_s)
             if node not in self._own or found.record != self._own[node]:
                 return f"the connection to {node} was lost, and its record is not ours any more"
         return None
@@ -612,10 +612,10 @@ def _ignore(_: object) -> None:
     pass
 
 
-def _lost(until: Condition, sight: Sight) -> tuple[str, ...]:
+def _lost(until: Condition, observed: Observation) -> tuple[str, ...]:
     """The nodes that hung up, of those that a condition asks something else of than that."""
     asked = (leaf.node for leaf in leaves(until) if not isinstance(leaf, Gone | PeerDead))
-    return tuple(dict.fromkeys(node for node in asked if node in sight.gone))
+    return tuple(dict.fromkeys(node for node in asked if node in observed.gone))
 
 
 def _both(step: Wait) -> tuple[Condition, ...]:

@@ -14,7 +14,7 @@ from pycolo import record
 from pycolo._json import JsonObject
 from pycolo.model.node import Monitor, UnixMonitor
 from pycolo.model.pair import QEMU_LOG, ColoPair
-from pycolo.plan import CreateImage, HostAction, LaunchQemu, ReachPorts, StopQemu
+from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
 
 __all__ = ("monitor_json", "request_of", "text")
 
@@ -44,8 +44,8 @@ def request_of(
         case StopQemu(instance=instance):
             process = pair.process_path(node)
             return "stop", {"process": process, "instance": instance, "limit_s": limit_s}
-        case ReachPorts(host=host, ports=ports):
-            return "reach", {
+        case CheckPorts(host=host, ports=ports):
+            return "check_ports", {
                 "process": pair.process_path(node),
                 "address": host,
                 "ports": list(ports),

@@ -232,7 +232,7 @@ def _exchange(first: str, second: str) -> bool:
 # -- the record ----------------------------------------------------------------------------------
 
 
-def look(*, record: str, image_folder: str) -> Answer:
+def observe(*, record: str, image_folder: str) -> Answer:
     """A node's record as it lies there, and what tells its image folder from others."""
     answer: Answer = {"record": None, "unread": None, "folder": ""}
     try:
@@ -793,11 +793,11 @@ def connect(*, monitor: Monitor) -> Answer:
     return {"in_line": False}
 
 
-def reach(*, process: str, address: str, ports: Sequence[int], limit_s: float) -> Answer:
+def check_ports(*, process: str, address: str, ports: Sequence[int], limit_s: float) -> Answer:
     """See that another host lets connections to its ports through; a closed one is let through.
 
     Args:
-        process: The node's process file: the look is from the network in which its QEMU runs.
+        process: The node's process file: ports are checked from the network in which its QEMU runs.
         address: The other host's address.
         ports: Its TCP ports.
         limit_s: How long the answers may take.
@@ -839,7 +839,7 @@ def _network(process: str) -> str | None:
         return None
 
 
-def _inside(network: str, look: Callable[[], Dict[int, str]]) -> Dict[int, str]:
+def _inside(network: str, observe: Callable[[], Dict[int, str]]) -> Dict[int, str]:
     """Look from another network, by a thread that ends with it."""
     found: Dict[int, str] = {}
     failed: list[Exception] = []
@@ -848,7 +848,7 @@ def _inside(network: str, look: Callable[[], Dict[int, str]]) -> Dict[int, str]:
         try:
             with open(network, "rb") as space:
                 _enter(space.fileno())
-            found.update(look())
+            found.update(observe())
         except Exception as error:  # noqa: BLE001 - it is raised where the thread is waited for
             failed.append(error)
 
@@ -927,7 +927,7 @@ def is_here(*, address: str) -> Answer:
 
 
 OPERATIONS: Dict[str, Callable[..., Answer]] = {
-    "look": look,
+    "observe": observe,
     "swap": swap,
     "death": death,
     "watch": watch,
@@ -937,7 +937,7 @@ OPERATIONS: Dict[str, Callable[..., Answer]] = {
     "version": version,
     "is_here": is_here,
     "connect": connect,
-    "reach": reach,
+    "check_ports": check_ports,
 }
 
 

@@ -43,7 +43,7 @@ class Host(Protocol):
             ConnectionFailed: There is no such socket, or the host is out of reach.
         """
 
-    async def look(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+    async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
         """Read a node's record; one that is out of reach is an `UnreadRecord`."""
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:

@@ -23,7 +23,7 @@ from pycolo.session import open_monitor
 
 # What a failover waits for must not stand behind a launch that waits for its greeting.
 _QUICK: Final = ThreadPoolExecutor(16, "pycolo-record")
-_QUICKLY: Final = ("look", "swap", "death")
+_QUICKLY: Final = ("observe", "swap", "death")
 
 
 @final
@@ -34,9 +34,9 @@ class LocalHost:
         """See `Host`."""
         return await open_monitor(node, monitor)
 
-    async def look(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+    async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
         """See `Host`."""
-        return await requests.look(_ask, pair, node, limit_s)
+        return await requests.observe(_ask, pair, node, limit_s)
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
         """See `Host`."""

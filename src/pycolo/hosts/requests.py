@@ -14,7 +14,7 @@ from pycolo.errors import CommandUnknown, HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.hosts import HostState
 from pycolo.model.pair import ColoPair
-from pycolo.plan import CreateImage, HostAction, LaunchQemu, ReachPorts, StopQemu
+from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, NoRecord, RecordState, UnreadRecord
 
@@ -36,15 +36,15 @@ class OutOfReach(Exception):
     """The host cannot be asked; nothing was sent."""
 
 
-async def look(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> HostState:
-    """See `Host.look`."""
+async def observe(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> HostState:
+    """See `Host.observe`."""
     place = pair.node(node)
     request: JsonObject = {
         "record": pair.record_path(node),
         "image_folder": place.image_folder,
     }
     try:
-        found = await ask("look", request, limit_s)
+        found = await ask("observe", request, limit_s)
     except (Refused, Uncertain, OutOfReach) as error:
         return HostState(record=UnreadRecord(why=str(error)))
     return HostState(record=_record(found), folder=str(found["folder"]))
@@ -80,7 +80,7 @@ async def run(ask: Ask, pair: ColoPair, node: str, action: HostAction, limit_s: 
             return "it is there, as declared" if found["there"] is True else ""
         case LaunchQemu():
             return ""
-        case ReachPorts():
+        case CheckPorts():
             return str(found["note"])
         case StopQemu():
             return str(found["how"])

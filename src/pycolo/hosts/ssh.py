@@ -106,9 +106,9 @@ class SshHost:
             return f"the sshd of {self._address} forwards no socket: AllowStreamLocalForwarding"
         return f"the sshd of {self._address} forwards no port: AllowTcpForwarding"
 
-    async def look(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+    async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
         """See `Host`."""
-        return await requests.look(self._ask, pair, node, limit_s)
+        return await requests.observe(self._ask, pair, node, limit_s)
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
         """See `Host`."""
@@ -308,10 +308,10 @@ class _Link:
 
 def _bound_silence(connection: _Connection) -> None:
     """Have the kernel end a connection whose bytes are not acknowledged in the keepalives' time."""
-    door = connection.get_extra_info("socket")
+    sock = connection.get_extra_info("socket")
     limit_ms = round(KEEPALIVE_S * (KEEPALIVES + 1) * 1000)
-    if isinstance(door, socket.socket) or hasattr(door, "setsockopt"):
-        door.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
+    if isinstance(sock, socket.socket) or hasattr(sock, "setsockopt"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
 
 
 async def _start_helper(connection: _Connection, python: str) -> _Process:
@@ -332,17 +332,17 @@ async def _start_helper(connection: _Connection, python: str) -> _Process:
     return process
 
 
-async def _pump(channel: _Channel, door: socket.socket) -> None:
+async def _pump(channel: _Channel, sock: socket.socket) -> None:
     """Carry bytes both ways until either side has ended."""
     reader, writer = channel
     loop = asyncio.get_running_loop()
 
     async def inward() -> None:
         while data := await reader.read(CHUNK_BYTES):
-            await loop.sock_sendall(door, data)
+            await loop.sock_sendall(sock, data)
 
     async def outward() -> None:
-        while data := await loop.sock_recv(door, CHUNK_BYTES):
+        while data := await loop.sock_recv(sock, CHUNK_BYTES):
             writer.write(data)
             await writer.drain()
 
@@ -355,4 +355,4 @@ async def _pump(channel: _Channel, door: socket.socket) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(OSError, asyncssh.Error):
             writer.close()
-        door.close()
+        sock.close()

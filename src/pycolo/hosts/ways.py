@@ -81,7 +81,7 @@ class NoWay:
         except ConnectionFailed as error:
             raise ConnectionFailed(node, error.address, f"{error.why}; {self.why}") from error
 
-    async def look(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:  # noqa: ARG002 - a Host's
+    async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:  # noqa: ARG002 - a Host's
         """Nothing can be read."""
         return HostState(record=UnreadRecord(why=self.why))
 

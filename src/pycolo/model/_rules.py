@@ -152,7 +152,7 @@ class Optional:
 
 
 def as_tuple(value: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """Lists become tuples, so that declared values stay frozen; the validator judges the rest."""
+    """Lists become tuples, so that declared values stay frozen; the validator checks the rest."""
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -877,8 +877,8 @@ def _hmp_value(field: str, value: str) -> str:
 class HumanMonitorCommand(QmpCommand[str]):
     """A line for the human monitor; ``drive_add`` and ``drive_del`` make the document's own.
 
-    Errors come back as a successful reply with text; judge by the block graph (qemu-behaviour 5.9,
-    11).
+    Errors come back as a successful reply with text; the block graph shows what happened
+    (qemu-behaviour 5.9, 11).
     """
 
     qmp_name: ClassVar[str] = "human-monitor-command"

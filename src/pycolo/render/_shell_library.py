@@ -169,7 +169,7 @@ host() {
   case $code in
     0)
       if grep -q '"there": true' "$state/told"; then say '   it exists: kept'
-      elif [ "$2" != reach ]; then changed=yes; fi ;;
+      elif [ "$2" != check_ports ]; then changed=yes; fi ;;
     1) fail "$1: it was not done" ;;
     *) changed=yes; fail "$1: it is not known whether it was done" ;;
   esac

@@ -9,7 +9,7 @@ from typing import assert_never
 
 from pycolo._printable import one_line, printable
 from pycolo.evidence import Evidence
-from pycolo.plan import CreateImage, HostAction, LaunchQemu, Plan, ReachPorts, Recovery, StopQemu
+from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, Plan, Recovery, StopQemu
 from pycolo.qmp.commands import Command
 from pycolo.record import (
     Change,
@@ -56,8 +56,8 @@ def action_words(action: HostAction) -> str:
             return printable(f"launch {role} {instance}: {shlex.join(argv)}")
         case StopQemu(instance=instance):
             return printable(f"stop {instance}")
-        case ReachPorts(host=host, ports=ports):
-            return printable(f"reach {host}, TCP {ports_words(ports)}")
+        case CheckPorts(host=host, ports=ports):
+            return printable(f"check that {host} lets through TCP {ports_words(ports)}")
         case _:
             assert_never(action)
 

@@ -9,12 +9,12 @@ from typing import assert_never
 from pycolo._printable import page
 from pycolo.plan import (
     Check,
+    CheckPorts,
     CreateImage,
     Execute,
     HostAction,
     LaunchQemu,
     Plan,
-    ReachPorts,
     Record,
     Recovery,
     RunHost,
@@ -113,7 +113,7 @@ def _action(action: HostAction) -> str:
             return shlex.join(argv)
         case StopQemu(instance=instance):
             return f"end the QEMU {instance}"
-        case ReachPorts(host=host, ports=ports):
+        case CheckPorts(host=host, ports=ports):
             return f"see that {host} lets TCP {ports_words(ports)} through"
         case _:
             assert_never(action)

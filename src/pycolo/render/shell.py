@@ -21,12 +21,12 @@ from pycolo._printable import one_line
 from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
 from pycolo.plan import (
     Check,
+    CheckPorts,
     CreateImage,
     Execute,
     HostAction,
     LaunchQemu,
     Plan,
-    ReachPorts,
     Record,
     RunHost,
     Step,
@@ -261,8 +261,8 @@ def _action(action: HostAction) -> str:
             return f"launch the {role} {instance}"
         case StopQemu(instance=instance):
             return f"stop {instance}"
-        case ReachPorts(host=host, ports=ports):
-            return f"reach {host}, TCP {ports_words(ports)}"
+        case CheckPorts(host=host, ports=ports):
+            return f"check that {host} lets through TCP {ports_words(ports)}"
         case _:
             assert_never(action)
 

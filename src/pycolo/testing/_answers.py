@@ -48,7 +48,7 @@ Question = (
 )
 Object = dict[str, QmpValue]
 
-# In QEMU's order; a version leaves out those of its manner.
+# In QEMU's order; a version leaves out those of its quirks.
 _CAPABILITIES: Final = (
     *("xbzrle", "rdma-pin-all", "auto-converge", "zero-blocks", "compress", "events"),
     *("postcopy-ram", "x-colo", "release-ram", "block", "return-path"),
@@ -69,7 +69,7 @@ def answer(qemu: FakeQemu, question: Question) -> QmpValue:  # noqa: C901 - one 
     match question:
         case qmp.QueryStatus():
             status: Object = {"status": live.run_state, "running": live.run_state == "running"}
-            return {**status, "singlestep": False} if qemu.manner.has_singlestep else status
+            return {**status, "singlestep": False} if qemu.quirks.has_singlestep else status
         case qmp.QueryName():
             return {"name": live.instance} if live.instance else {}
         case qmp.QueryVersion():
@@ -81,7 +81,7 @@ def answer(qemu: FakeQemu, question: Question) -> QmpValue:  # noqa: C901 - one 
         case qmp.QueryMigrate():
             return _migration(qemu)
         case qmp.QueryMigrateCapabilities():
-            known = (c for c in _CAPABILITIES if c not in qemu.manner.gone_capabilities)
+            known = (c for c in _CAPABILITIES if c not in qemu.quirks.gone_capabilities)
             return [{"state": c in live.capabilities, "capability": c} for c in known]
         case qmp.QueryMigrateParameters():
             return {
@@ -123,7 +123,7 @@ def version(qemu: FakeQemu) -> Object:
     """What the greeting and query-version tell."""
     v = qemu.live.version
     triple: Object = {"major": v.major, "minor": v.minor, "micro": v.micro}
-    return {"qemu": triple, "package": qemu.manner.package}
+    return {"qemu": triple, "package": qemu.quirks.package}
 
 
 def yankable(qemu: FakeQemu) -> list[dict[str, str]]:
@@ -360,7 +360,7 @@ class _Graph:
         file = "" if block is None else block_file(block)
         entry: Object = {"node-name": name, "drv": driver, "file": file, "ro": False}
         entry["image"] = {"virtual-size": size, "filename": file, "format": driver}
-        if self.qemu.manner.has_children:
+        if self.qemu.quirks.has_children:
             edges = [(edge, child) for parent, edge, child in self.edges if parent == name]
             entry["children"] = [{"node-name": child, "child": edge} for edge, child in edges]
         return entry

@@ -51,9 +51,9 @@ def migrate(source: FakeQemu, command: qmp.Migrate) -> None:
 
 
 def _second_migrate(source: FakeQemu) -> None:
-    if source.live.colo_mode == "secondary" and source.manner.aborts_on_second_migrate:
+    if source.live.colo_mode == "secondary" and source.quirks.aborts_on_second_migrate:
         source.end(-6)
-    if source.manner.second_migrate == "refused" and source.live.colo_mode != "secondary":
+    if source.quirks.second_migrate == "refused" and source.live.colo_mode != "secondary":
         raise Refused("There's a migration process in progress")
     if source.live.colo_mode == "primary":
         source.live = attrs.evolve(source.live, colo_mode="none", migration="setup")
@@ -89,14 +89,14 @@ def _copied(channel: Channel) -> None:
         channel.stage = "pre-switchover"
         source.tell_migration("pre-switchover")
     else:
-        if source.manner.shows_device:
+        if source.quirks.shows_device:
             source.tell_migration("device")
         _switch(channel)
 
 
 def _pauses(channel: Channel) -> bool:
-    manner = channel.source.manner
-    if manner.pause_works or "x-colo" not in channel.source.live.capabilities:
+    quirks = channel.source.quirks
+    if quirks.pause_works or "x-colo" not in channel.source.live.capabilities:
         return True
     _complete(channel)
     target = _target(channel)
@@ -126,15 +126,15 @@ def _switch(channel: Channel) -> None:
         fail(channel)
     elif "x-colo" not in source.live.capabilities:
         _complete(channel)
-    elif "return-path" in source.live.capabilities and not source.manner.needs_return_path:
+    elif "return-path" in source.live.capabilities and not source.quirks.needs_return_path:
         _wrong_path(channel)
     elif not source.world.talk(source, target):
-        if not source.manner.waits_in_device:
+        if not source.quirks.waits_in_device:
             _primary_enters(channel)
         source.later(_POLL_S, lambda: _switch_later(channel))
-    elif "x-colo" in target.live.capabilities or source.manner.secondary_needs_colo == "no":
+    elif "x-colo" in target.live.capabilities or source.quirks.secondary_needs_colo == "no":
         _enter(channel)
-    elif source.manner.secondary_needs_colo == "exits":
+    elif source.quirks.secondary_needs_colo == "exits":
         target.end(1)
         fail(channel, "Unable to write to socket: Broken pipe")
     else:
@@ -256,7 +256,7 @@ def _checkpoint(channel: Channel, turn: int) -> None:
     source = channel.source
     if not _is_due(channel, turn) or source.live.colo_exited:
         return
-    if source.line.accelerator == "tcg" and not source.manner.tcg_checkpoints:
+    if source.line.accelerator == "tcg" and not source.quirks.tcg_checkpoints:
         raise Stuck(())
     if _broken(channel):
         source.colo_exit("error")
@@ -323,7 +323,7 @@ def lost_heartbeat(qemu: FakeQemu, command: qmp.XColoLostHeartbeat) -> None:
     """End COLO here, whatever the peer thinks (qemu-behaviour 8)."""
     mode = qemu.live.colo_mode
     if mode == "none":
-        raise Refused(qemu.manner.no_colo)
+        raise Refused(qemu.quirks.no_colo)
     if qemu.live.run_state == "running":
         qemu.halt("colo")
         qemu.flush()
@@ -373,9 +373,9 @@ def fail(channel: Channel, why: str | None = None) -> None:
     """The migration fails before COLO: the source's guest is as before, or nearly so."""
     source, target = channel.source, channel.target
     channel.stage, channel.up = "over", False
-    manner = source.manner
-    source.error_desc = why or manner.failed_desc
-    if manner.shows_failing:
+    quirks = source.quirks
+    source.error_desc = why or quirks.failed_desc
+    if quirks.shows_failing:
         source.tell_migration("failing")
         _as_before(channel)
         source.tell_migration("failed")
@@ -389,7 +389,7 @@ def fail(channel: Channel, why: str | None = None) -> None:
 
 def _as_before(channel: Channel) -> None:
     source = channel.source
-    runs_again = source.manner.runs_after_failure or channel.origin == "prelaunch"
+    runs_again = source.quirks.runs_after_failure or channel.origin == "prelaunch"
     source.go_on(channel.origin if runs_again else "postmigrate")
 
 
@@ -413,7 +413,7 @@ def cancel(source: FakeQemu) -> None:
         source.go_on(channel.origin)
         source.channel = None
         _used_up(_target(channel))
-    elif source.manner.second_migrate == "refused" and source.live.colo_mode == "primary":
+    elif source.quirks.second_migrate == "refused" and source.live.colo_mode == "primary":
         source.live = attrs.evolve(source.live, colo_mode="none")
         source.tell_migration("cancelling")
         cut(channel)
@@ -476,9 +476,9 @@ def _talks_or_later(channel: Channel, action: Callable[[], None]) -> bool:
 def capabilities(qemu: FakeQemu, command: qmp.MigrateSetCapabilities) -> None:
     """Turn capabilities on and off, by the version's rules (qemu-behaviour 2.3)."""
     busy = qemu.live.migration in BUSY and not qemu.live.incoming
-    if busy and not qemu.manner.capabilities_in_colo:
+    if busy and not qemu.quirks.capabilities_in_colo:
         raise Refused("There's a migration process in progress")
     then = effects.after(qemu.live, command).capabilities
-    if qemu.manner.needs_return_path and "x-colo" in then and "return-path" not in then:
+    if qemu.quirks.needs_return_path and "x-colo" in then and "return-path" not in then:
         raise Refused("Capability 'x-colo' requires capability 'return-path'")
     qemu.accept(command)

@@ -92,7 +92,7 @@ def perform(qemu: FakeQemu, command: qmp.Command) -> QmpValue:  # noqa: C901, PL
             _chardev_remove(qemu, command)
         case qmp.HumanMonitorCommand():
             verb = command.command_line.partition(" ")[0]
-            return f"{qemu.manner.error_prefix}unknown command: '{verb}'\r\n"
+            return f"{qemu.quirks.error_prefix}unknown command: '{verb}'\r\n"
         case qmp.DriveMirror():
             raise Refused(f"FakeQemu does not play {command.qmp_name}")
         case _:
@@ -116,7 +116,7 @@ def _cont(qemu: FakeQemu) -> None:
     state = qemu.live.run_state
     if state == "finish-migrate":
         raise Refused("Migration is not finalized yet")
-    if state == "colo" and not qemu.manner.cont_in_checkpoint:
+    if state == "colo" and not qemu.quirks.cont_in_checkpoint:
         raise Refused("COLO checkpoint in progress")
     if state != "inmigrate":
         qemu.go_on()
@@ -324,7 +324,7 @@ def _check_compare(qemu: FakeQemu, item: ColoCompare) -> None:
     devices = used_chardevs(item)
     if any(device not in qemu.live.chardevs or device in taken for device in devices):
         # QEMU does not survive it (qemu-behaviour 6.9).
-        if not qemu.manner.bad_compare_hangs:
+        if not qemu.quirks.bad_compare_hangs:
             qemu.end(-6)
         raise Stuck(())
     if item.iothread not in qemu.live.objects:
@@ -345,7 +345,7 @@ def _check_filter(qemu: FakeQemu, item: QomObject) -> None:
             side = "" if isinstance(item, FilterMirror | FilterRewriter) else _side(item, device)
             raise Refused(f"{side}Device '{device}' not found", "DeviceNotFound")
         if device in taken:
-            raise Refused(qemu.manner.taken_twice.format(device))
+            raise Refused(qemu.quirks.taken_twice.format(device))
 
 
 def _side(item: FilterRedirector, device: str) -> str:

@@ -10,7 +10,7 @@ from pycolo.evidence import Evidence, Victim
 from pycolo.hosts import HostState
 from pycolo.model.node import Monitor
 from pycolo.model.pair import ColoPair
-from pycolo.plan import CreateImage, HostAction, LaunchQemu, ReachPorts, StopQemu
+from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, NoRecord, UnreadRecord, digest, dumps, loads
 
@@ -38,9 +38,9 @@ class FakeHost:
         """See `Host`."""
         if self.away:
             raise ConnectionFailed(node, str(monitor), _AWAY)
-        return await self._world.reach(node, monitor)
+        return await self._world.connector(node, monitor)
 
-    async def look(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:  # noqa: ARG002 - a Host's
+    async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:  # noqa: ARG002 - a Host's
         """See `Host`."""
         if self.away:
             return HostState(record=UnreadRecord(why=_AWAY))
@@ -77,9 +77,9 @@ class FakeHost:
             case StopQemu(instance=instance):
                 self._reached(node, "stop-qemu")
                 return self._stop(node, instance)
-            case ReachPorts(host=host):
-                self._reached(node, "reach-ports")
-                return self._reach(pair, node, host)
+            case CheckPorts(host=host):
+                self._reached(node, "check-ports")
+                return self._check_ports(pair, node, host)
             case _:
                 assert_never(action)
 
@@ -91,11 +91,11 @@ class FakeHost:
         ours[-1].end(0 if ours[-1].works else -9)
         return f"process {ours[-1].pid} has ended"
 
-    def _reach(self, pair: ColoPair, node: str, host: str) -> str:
+    def _check_ports(self, pair: ColoPair, node: str, host: str) -> str:
         others = [o.name for o in (*pair.nodes, *pair.spares) if o.address == host]
         if not any(self._world.carries(node, other) for other in others):
             why = f"{host} cannot be reached from {node}: no answer within the limit"
-            raise HostRefused(node, "reach-ports", why)
+            raise HostRefused(node, "check-ports", why)
         return ""
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:  # noqa: ARG002 - a Host's

@@ -17,7 +17,7 @@ from pycolo.qmp.replies import Version
 from pycolo.snapshot import Child, Filter, Live
 from pycolo.testing._argv import CommandLine
 from pycolo.testing._links import Channel, DiskLink, Family, Image, Overlay, Stuck, Wire
-from pycolo.testing._manners import MANNERS
+from pycolo.testing._quirks import QUIRKS
 
 if TYPE_CHECKING:
     from pycolo.testing._monitor import Monitor
@@ -47,7 +47,7 @@ class FakeQemu:
         "A number like a process id, used once in a world."
         self.line: Final = line
         "The command line it was started with."
-        self.manner: Final = MANNERS[world.version]
+        self.quirks: Final = QUIRKS[world.version]
         self.exit_code: int | None = None
         "None while it runs; negative for a signal."
         self.frozen = False

@@ -393,14 +393,14 @@ class World:
             RemoteError: As `Session.connect`.
         """
         place = node.observer_monitor if observer else node.control_monitor
-        return await Session.connect(node.name, place, limit_s=_SESSION_S, reach=self.reach)
+        return await Session.connect(node.name, place, limit_s=_SESSION_S, connector=self.connector)
 
     @property
-    def reach(self) -> Callable[[str, MonitorPlace], Awaitable[socket.socket]]:
+    def connector(self) -> Callable[[str, MonitorPlace], Awaitable[socket.socket]]:
         """How `Session.connect` reaches monitors of this world."""
-        return self._reach
+        return self._connect
 
-    async def _reach(self, node: str, place: MonitorPlace) -> socket.socket:
+    async def _connect(self, node: str, place: MonitorPlace) -> socket.socket:
         process = self._running.get(node)
         for monitor in () if process is None else process.monitors:
             if monitor.place == place:

@@ -52,7 +52,7 @@ def fetched(cache: Path | None, progress: Callable[[str], None]) -> Programs:
 
     Args:
         cache: Folder that keeps them; the usual one if None.
-        progress: Told what is being done.
+        progress: Called with what is being done.
 
     Raises:
         FetchError: One could not be had.
@@ -63,7 +63,7 @@ def fetched(cache: Path | None, progress: Callable[[str], None]) -> Programs:
 
 @final
 @attrs.frozen(kw_only=True)
-class Stage:
+class Testbed:
     """All that is there before the first QEMU runs."""
 
     programs: Programs
@@ -79,7 +79,7 @@ class Stage:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def keep_logs(self) -> Path:
-        """Have the logs outlive the stage."""
+        """Have the logs outlive the testbed."""
         kept = Path(tempfile.mkdtemp(prefix="pycolo-demo-logs-"))
         for log in [*self.folder.glob("*.log"), *self.folder.glob("*/run/*")]:
             if log.suffix in (".log", ".stderr"):
@@ -88,15 +88,15 @@ class Stage:
 
 
 @contextmanager
-def staged(
+def open_testbed(
     programs: Programs,
     *,
     checkpoint_delay_ms: int,
     disk_mib: int,
     may_isolate: bool,
     card: str = "rtl8139",
-) -> Generator[Stage]:
-    """Set the stage, and leave nothing of it behind: no process, no namespace, no folder.
+) -> Generator[Testbed]:
+    """Make a testbed, and leave nothing of it behind: no process, no namespace, no folder.
 
     Args:
         programs: What runs.
@@ -123,7 +123,7 @@ def staged(
             card=card,
         )
         stack.callback(_end_all, pair)
-        yield Stage(
+        yield Testbed(
             programs=programs, folder=folder, network=network, pair=pair, not_shown=not_shown
         )
 

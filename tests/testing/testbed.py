@@ -256,8 +256,10 @@ Kind: TypeAlias = Literal["fake", "real"]
 
 @final
 @attrs.frozen(kw_only=True)
-class Stage:
-    """One of the six places where a contract is looked at."""
+class Testbed:
+    """One of the six places where a contract is checked."""
+
+    __test__ = False
 
     kind: Kind
     number: int
@@ -275,13 +277,13 @@ class Stage:
             await scenario(life)
 
 
-FAKES = [pytest.param(Stage(kind="fake", number=n), id=f"fake-{VERSIONS[n]}") for n in range(3)]
+FAKES = [pytest.param(Testbed(kind="fake", number=n), id=f"fake-{VERSIONS[n]}") for n in range(3)]
 REALS = [
     pytest.param(
-        Stage(kind="real", number=n),
+        Testbed(kind="real", number=n),
         id=f"real-{RELEASES[n]}",
         marks=[pytest.mark.qemu, pytest.mark.timeout(180)],
     )
     for n in range(3)
 ]
-STAGES = [*FAKES, *REALS]
+TESTBEDS = [*FAKES, *REALS]

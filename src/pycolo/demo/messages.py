@@ -1,4 +1,4 @@
-"""What the client tells the demo, one JSON object a line."""
+"""The messages that the client sends to the demo, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -75,17 +75,17 @@ class ReadBack:
     "How many of these are not on the disk."
 
 
-Told: TypeAlias = Waited | Lost | State | ReadBack
+Message: TypeAlias = Waited | Lost | State | ReadBack
 
-_FORM: Final = Forms(tagged=frozenset({Waited, Lost, State, ReadBack})).union("Told", Told)
+_FORM: Final = Forms(tagged=frozenset({Waited, Lost, State, ReadBack})).union("Message", Message)
 
 
-def to_line(told: Told) -> str:
+def to_line(message: Message) -> str:
     """Write one as a line."""
-    return json.dumps(_FORM.write(told)) + "\n"
+    return json.dumps(_FORM.write(message)) + "\n"
 
 
-def from_line(line: str) -> Told:
+def from_line(line: str) -> Message:
     """Parse a line.
 
     Raises:

@@ -20,8 +20,8 @@ from pycolo.conditions import (
     queries,
 )
 from pycolo.errors import CommandUnknown, ParseError, RemoteError
-from pycolo.execute._judge import Sight
-from pycolo.probe import greeted, observe
+from pycolo.execute._observation import Observation
+from pycolo.probe import greeted, with_reply
 from pycolo.qmp.commands import QueryYank
 from pycolo.session import Session
 from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive
@@ -29,24 +29,24 @@ from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive
 Marks: TypeAlias = Mapping[str, Mapping[str, int]]
 "Address of a step to each node's mark at the moment it was sent."
 Hear: TypeAlias = Callable[[object], None]
-"Is told each parsed reply."
+"Called with each parsed reply."
 
 
-async def look(
+async def observe(
     condition: Iterable[Condition],
     sessions: Mapping[str, Session],
     marks: Marks,
     limit_s: float,
     hear: Hear,
-) -> Sight:
-    """Ask each node what the conditions need, all nodes at once, and judge nothing.
+) -> Observation:
+    """Ask each node what the conditions need, all nodes at once, and evaluate nothing.
 
     Args:
-        condition: What is to be judged.
+        condition: What is to be evaluated.
         sessions: Node name to session.
         marks: When the steps that conditions refer to were sent.
         limit_s: How long one answer may take, in seconds.
-        hear: Is told each reply, for progress.
+        hear: Called with each reply, for progress.
     """
     needed: dict[str, list[Leaf]] = {}
     for part in condition:
@@ -59,7 +59,7 @@ async def look(
     states = [await seen[0]] if len(seen) == 1 else await asyncio.gather(*seen)
     gone = (node for node in needed if (known := sessions.get(node)) is None or known.closed)
     snapshot = Snapshot(nodes=dict(zip(needed, states, strict=True)))
-    return Sight(snapshot=snapshot, gone=frozenset(gone))
+    return Observation(snapshot=snapshot, gone=frozenset(gone))
 
 
 async def _node(
@@ -75,7 +75,7 @@ async def _node(
         if any(isinstance(leaf, InstanceIs) for leaf in wanted):
             live = attrs.evolve(live, instance=await session.instance(limit_s=limit_s))
         for query, reply in zip(asked, await _answers(session, asked, limit_s), strict=True):
-            live = observe(live, query, reply)
+            live = with_reply(live, query, reply)
             hear(reply)
     except CommandUnknown as error:
         if session.closed:

@@ -15,7 +15,7 @@ from pycolo.qmp.schema import PackagedVersion
 
 @final
 @attrs.frozen(kw_only=True)
-class Manner:
+class Quirks:
     """What one version does and says."""
 
     package: str
@@ -64,8 +64,8 @@ class Manner:
 
 _OLD: Final = frozenset({"switchover-ack", "dirty-limit", "mapped-ram"})
 
-MANNERS: Final[Mapping[PackagedVersion, Manner]] = {
-    "7.2.22": Manner(
+QUIRKS: Final[Mapping[PackagedVersion, Quirks]] = {
+    "7.2.22": Quirks(
         package="FakeQemu 7.2.22",
         no_colo="The feature 'colo' is not enabled",
         needs_return_path=False,
@@ -88,7 +88,7 @@ MANNERS: Final[Mapping[PackagedVersion, Manner]] = {
         has_children=False,
         gone_capabilities=_OLD,
     ),
-    "10.0.13": Manner(
+    "10.0.13": Quirks(
         package="FakeQemu 10.0.13",
         no_colo="VM is not in COLO mode",
         needs_return_path=False,
@@ -111,7 +111,7 @@ MANNERS: Final[Mapping[PackagedVersion, Manner]] = {
         has_children=False,
         gone_capabilities=frozenset({"block", "compress"}),
     ),
-    "11.1.3": Manner(
+    "11.1.3": Quirks(
         package="FakeQemu 11.1.3",
         no_colo="VM is not in COLO mode",
         needs_return_path=True,

@@ -15,7 +15,7 @@ NO_EVIDENCE: Final = "there is no evidence"
 
 @final
 @attrs.frozen(kw_only=True)
-class Sight:
+class Observation:
     """What was seen at one moment, as far as the condition needed it."""
 
     snapshot: Snapshot
