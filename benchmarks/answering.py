@@ -4,7 +4,7 @@ A Linux guest on TCG runs on two hosts in network namespaces, and a client pings
 millisecond. One of the QEMUs is killed with SIGKILL. The clock starts with the order to fail over,
 just before the first command: the death is known, and nothing was sent to the survivor yet. It
 stops when the client has the first echo reply to a request that it sent after that. In both ways
-the guest must go on answering; what else a failover is for, the script leaves undone.
+the guest must continue answering; what else a failover is for, the script leaves undone.
 
 Everything is made ready before: the plan compiled and the sessions open, the script's socket
 connected.

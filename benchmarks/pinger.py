@@ -41,7 +41,7 @@ def main(host: str) -> None:
                 with contextlib.suppress(OSError):  # no way to the host: not answered
                     sock.sendto(echo_request(_IDENTIFIER, sequence), (host, 0))
                 count += 1
-                # Kept up late, it goes on from now: a burst would measure nothing.
+                # Kept up late, it continues from now: a burst would measure nothing.
                 next_s = max(next_s + EVERY_S, now_s)
 
 

@@ -61,7 +61,7 @@ def evidence_for(plan: Plan, who: str, how: str) -> dict[str, Evidence]:
 
 
 def main(pair_file: Path, survivor: str, fence: tuple[str, str] | None = None) -> None:
-    """Have the survivor go on alone, and say what came of it."""
+    """Have the survivor run alone, and say what came of it."""
     try:
         print(asyncio.run(fail_over(load(pair_file), survivor, fence)).advice)
     except PycoloError as error:

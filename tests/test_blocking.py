@@ -37,7 +37,7 @@ def test_result_comes_back() -> None:
 
 
 def test_error_comes_back() -> None:
-    """What a coroutine raises is what `run` raises, and the runner goes on."""
+    """What a coroutine raises is what `run` raises, and the runner continues."""
     with Runner() as runner:
         with pytest.raises(LookupError, match="inside"):
             runner.run(_fail())
@@ -61,7 +61,7 @@ def test_limit_cancels() -> None:
 
 
 def test_many_threads_at_once() -> None:
-    """Twenty threads that need each other's coroutines to go on are served at once."""
+    """Twenty threads that need each other's coroutines to continue are served at once."""
     arrived = 0
     all_here = asyncio.Event()
 

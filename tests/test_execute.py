@@ -494,7 +494,7 @@ async def test_cancelling_keeps_the_reply_of_a_command_that_was_sent(
 async def test_cancelling_inside_a_range_finishes_it(
     sessions: dict[str, Session], alpha: ScriptedQmp
 ) -> None:
-    """A guest that was stopped goes on before a cancellation takes effect."""
+    """A guest that was stopped continues before a cancellation takes effect."""
     alpha.replies["object-del"] = SILENCE
     inside = _execute(qmp.ObjectDel(id="m0"))
     later = _execute(qmp.ObjectDel(id="m1"))

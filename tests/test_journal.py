@@ -259,7 +259,7 @@ def test_only_its_owner_reads_a_journal(tmp_path: Path) -> None:
 async def test_a_full_disk_ends_the_journal_and_not_the_execution(
     alpha: ScriptedQmp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What cannot be written is given up, with the reason, and the plan goes on."""
+    """What cannot be written is given up, with the reason, and the plan continues."""
     whole_write, lines = os.write, []
 
     def write(file: int, data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""The rules of the record, one by one: who may go on, who may be started, what is written."""
+"""The rules of the record, one by one: who may run alone, who may be started, what is written."""
 
 import json
 from collections.abc import Mapping
@@ -123,7 +123,7 @@ def test_managed_files_give_no_rights() -> None:
         record.check("p", "ab", {"a": managed})
 
 
-# -- going on alone ------------------------------------------------------------------------------
+# -- continuing alone ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -134,24 +134,24 @@ def test_managed_files_give_no_rights() -> None:
         ({"a": JOINING, "b": AWAY}, "a", None),
         ({"a": ALONE, "b": AWAY}, "a", None),
         ({"a": BOTH, "b": JOINING}, "a", Victim(node="b", instance=B, epoch=4)),
-        # The other one went on, and lost its right again by a start that names this instance.
+        # The other one continued, and lost its right again by a start that names this instance.
         ({"a": BOTH, "b": rec(5, 0, "a", "ab")}, "a", Victim(node="b", instance=B, epoch=4)),
     ],
 )
 def test_own_file_lets_a_node_go_on(
     files: Mapping[str, RecordState], node: str, expected: Victim | None
 ) -> None:
-    """Its own file names it, and who has to have ended: whoever else may go on by that file."""
+    """Its own file names it, and who has to have ended: whoever else is eligible by that file."""
     assert expected == record.may_go_on(files, node, OF[node], leads=node == "a")
 
 
 @pytest.mark.parametrize(
     ("files", "node", "why"),
     [
-        ({"a": AWAY, "b": JOINING}, "b", "does not let p:b:00000002 go on"),
+        ({"a": AWAY, "b": JOINING}, "b", "does not let p:b:00000002 run alone"),
         ({"a": AWAY, "b": ALONE}, "b", "only a"),
-        ({"a": BOTH, "b": PROMOTED}, "a", "b went on without a in epoch 5"),
-        ({"a": rec(6, 0, "a", "a"), "b": BOTH}, "b", "a went on without b in epoch 6"),
+        ({"a": BOTH, "b": PROMOTED}, "a", "b took over without a in epoch 5"),
+        ({"a": rec(6, 0, "a", "a"), "b": BOTH}, "b", "a took over without b in epoch 6"),
         ({"a": AWAY, "b": BOTH}, "a", "cannot be read: no route to host"),
         ({"a": rec(4, 0, "a", "c"), "b": AWAY}, "a", "does not let"),
     ],
@@ -179,7 +179,7 @@ def test_running_primary_vouches_for_itself(own: RecordState) -> None:
 def test_no_other_file_speaks_for_a_lost_one(
     own: RecordState, other: RecordState, *, leads: bool
 ) -> None:
-    """A secondary without its file goes on by a person's word alone; so does a primary left."""
+    """A secondary without its file continues by a person's word alone; so does a primary left."""
     with pytest.raises(UndecidedError, match="no other one speaks for it"):
         record.may_go_on({"a": own, "b": other}, "a", A, leads=leads)
 
@@ -191,7 +191,7 @@ def test_going_on_begins_an_epoch() -> None:
 
 
 def test_going_on_again_moves_the_revision() -> None:
-    """A failover that was cut short goes on from its own record, and keeps its evidence."""
+    """A failover that was cut short continues from its own record, and keeps its evidence."""
     evidence = Evidence(kind="fence", node="a", instance=A, epoch=4, who="x", how="y", when="z")
     first = attrs.evolve(PROMOTED, evidence=evidence)
     again = record.went_on({"a": AWAY, "b": first}, "b", B, commit="pending")
@@ -297,9 +297,9 @@ def test_running_guest_leads(files: Mapping[str, RecordState]) -> None:
     [
         ({"a": AWAY, "b": ALONE}, "the record of a cannot be read", False),
         ({"a": ALONE, "b": AWAY}, "the record of b cannot be written", False),
-        ({"a": BOTH, "b": PROMOTED}, "b went on in epoch 5, without a", False),
+        ({"a": BOTH, "b": PROMOTED}, "b took over in epoch 5, without a", False),
         ({"a": PROMOTED, "b": BOTH}, "does not name", False),
-        ({"a": ALONE, "b": rec(4, 0, "b", "b")}, "b went on in epoch 4", False),
+        ({"a": ALONE, "b": rec(4, 0, "b", "b")}, "b took over in epoch 4", False),
         ({"a": ABSENT, "b": ABSENT}, "nor one that names it", True),
         ({"a": DAMAGED, "b": rec(5, 0, "b", "b")}, "nor one that names it", True),
     ],
@@ -327,7 +327,7 @@ def test_joining_over_a_lost_file_begins_an_epoch() -> None:
 
 
 def test_protected_and_narrowed() -> None:
-    """Both may go on after the checkpoint; the primary alone before the pair is taken apart."""
+    """Both are eligible after the checkpoint; the primary alone before the pair is taken apart."""
     files = {"a": JOINING, "b": JOINING}
     assert BOTH == record.protected(files, "a", "b", B)
     assert record.is_protected({"a": BOTH, "b": BOTH}, {"a": A, "b": B})
@@ -342,7 +342,7 @@ def test_merge_is_recorded_in_the_own_file() -> None:
 
 
 def test_node_that_is_gone_for_good_is_forgotten() -> None:
-    """The others go on without asking for its file; one with the newest data is not forgotten."""
+    """The others need not ask for its file; one with the newest data is not forgotten."""
     assert rec(5, 0, "a", "a") == record.forgotten({"a": BOTH, "b": AWAY}, "a", "b")
     assert rec(5, 0, "a", "a") == record.forgotten({"a": JOINING, "b": AWAY}, "a", "b")
     with pytest.raises(UndecidedError, match="a holds the newest data"):

@@ -137,7 +137,7 @@ async def test_tcp_port_without_server_is_refused() -> None:
 
 
 async def test_refusal_carries_class_and_text(script: ScriptedQmp, session: Session) -> None:
-    """QEMU's refusal keeps its class and words, and the session goes on."""
+    """QEMU's refusal keeps its class and words, and the session continues."""
     script.replies["object-del"] = Refuse("object 'm0' not found", "DeviceNotFound")
     with pytest.raises(errors.CommandRefused) as caught:
         await session.execute(qmp.ObjectDel(id="m0"), limit_s=LIMIT_S)

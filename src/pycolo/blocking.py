@@ -54,7 +54,7 @@ class Runner:
         """Run a coroutine to its end and give its result.
 
         May be called from several threads at once, and by green threads; not from the loop itself.
-        An interrupted caller (Ctrl-C) has the coroutine cancelled before it goes on.
+        An interrupted caller (Ctrl-C) has the coroutine cancelled before it continues.
 
         Args:
             coro: What to run; its errors are raised here.
@@ -101,7 +101,7 @@ class Runner:
         try:
             over.wait()
         except BaseException:
-            # What the caller asked for must not go on behind its back.
+            # What the caller asked for must not continue behind its back.
             if self._loop is not None:
                 with contextlib.suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(call.cancel)

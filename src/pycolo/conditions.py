@@ -1,4 +1,4 @@
-"""Predicates on what QEMU shows: what a plan waits for and what it refuses to go on without.
+"""Predicates on what QEMU shows: what a plan waits for and what it requires.
 
 A closed union. A leaf names its node and is evaluated on a `Live` alone, the same way when a
 compiler reads a snapshot and when an executor has just asked QEMU: `queries` tells what has to

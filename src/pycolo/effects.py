@@ -1,7 +1,7 @@
 """What a step changes: pure, from a snapshot to a snapshot.
 
-An effect is what the compiler counts on when it goes on after a step, and what a report is compared
-with. A command's effect is what QEMU answers for when it says `{}`; what happens afterwards by
+An effect is what the compiler counts on after a step, and what a report is compared with. A
+command's effect is what QEMU answers for when it says `{}`; what happens afterwards by
 itself is an effect of the Wait that looks for it.
 """
 

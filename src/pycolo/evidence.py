@@ -21,14 +21,14 @@ INSTANCE_PARTS = 3
 @final
 @attrs.frozen(kw_only=True)
 class Victim:
-    """The QEMU whose end has to be shown before another node goes on."""
+    """The QEMU whose end has to be shown before another node runs alone."""
 
     node: str
     "The node on which it ran."
     instance: str
     "Its identity, `PAIR:NODE:HEX`."
     epoch: int
-    "The epoch of the record that lets this instance go on alone."
+    "The epoch of the record that lets this instance run alone."
 
 
 @final

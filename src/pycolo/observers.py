@@ -27,7 +27,7 @@ class Observer(Protocol):
     def step_progress(
         self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
-        """A wait for a copy of a disk or of the RAM goes on; `total_bytes` may grow."""
+        """A wait for a copy of a disk or of the RAM continues; `total_bytes` may grow."""
 
     def step_finished(self, address: str, outcome: Outcome) -> None:
         """The step ended; also said of recovery steps."""

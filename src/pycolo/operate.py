@@ -36,7 +36,7 @@ HOST_S: Final = 5.0
 FENCED_S: Final = 1.0
 SILENT: Final = "it did not answer within a second of the others"
 VERSION_S: Final = 10.0
-# The node that these go on without must not be waited for.
+# The node that these continue without must not be waited for.
 HASTY: Final[tuple[Procedure, ...]] = ("failover", "forget")
 
 

@@ -69,7 +69,7 @@ class Execute:
     batch: str | None = None
     "Consecutive steps of one batch are sent together and all awaited before the next step."
     may_fail: bool = False
-    "Whatever becomes of it, execution goes on."
+    "Execution continues even if this step fails."
 
 
 @final
@@ -89,15 +89,15 @@ class Wait:
     stall_s: float | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.seconds))
     )
-    "How long the copy that it waits for may go on without a byte arriving."
+    "How long the copy that it waits for may continue without a byte arriving."
     may_fail: bool = False
-    "Whatever becomes of it, execution goes on."
+    "Execution continues even if this step fails."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Check:
-    """Refuse to go on unless a condition holds now."""
+    """Require that a condition holds now."""
 
     address: str
     node: str
@@ -172,7 +172,7 @@ class RunHost:
     why: str
     limit_s: float = attrs.field(validator=rules.Valid(rules.seconds))
     may_fail: bool = False
-    "Whatever becomes of it, execution goes on."
+    "Execution continues even if this step fails."
 
 
 @final
@@ -192,7 +192,7 @@ class Record:
     batch: str | None = None
     "See `Execute.batch`."
     may_fail: bool = False
-    "Whatever becomes of it, execution goes on."
+    "Execution continues even if this step fails."
 
 
 Step: TypeAlias = Execute | Wait | Check | RunHost | Record
@@ -207,7 +207,7 @@ class Options:
     """
 
     survivor: str | None = None
-    "Who goes on, in `failover`; None for the one that answers."
+    "The node that survives, in `failover`; None for the one that answers."
     peer: str | None = None
     "Who shall protect the guest, in `start`, `resume` and `converge`; None for whom records name."
     checkpoint_delay_ms: int | None = None

@@ -1,4 +1,4 @@
-"""The record of a pair: who holds the newest data, and who may go on alone.
+"""The record of a pair: who holds the newest data, and who may run alone.
 
 QEMU does not know whose data is newest. So each node keeps one small file on its own host, and
 these rules say what it allows. They were searched exhaustively, with two controllers that may die
@@ -10,7 +10,7 @@ stuck. `tests/record_search` repeats that search on the steps that the compiler 
    one to its revision, or begins a new epoch. It is written by compare-and-swap, durably.
 3. A node leaves COLO alone only after its own file was written for that.
 4. A secondary becomes eligible after a proven checkpoint, its primary's file first. It stops being
-   eligible, its own file first, before anything that lets its primary go on without it.
+   eligible, its own file first, before anything that lets its primary continue without it.
 5. What was not read is not written. A file that is absent counts as unread where any record exists.
 """
 
@@ -46,13 +46,13 @@ class PairRecord:
     birth: str
     "Random, drawn at the pair's first launch: two pairs of one name are not the same pair."
     epoch: int
-    "Begins anew whenever a node goes on alone or is started as primary; higher is later."
+    "Begins anew whenever a node runs alone or is started as primary; higher is later."
     revision: int
     "Counts the changes within an epoch, from 0."
     holder: str
     "The node with the newest data."
     eligible: Mapping[str, str]
-    "Node to the instance of its QEMU, for each that may go on alone."
+    "Node to the instance of its QEMU, for each that may run alone."
     phase: Phase
     "Whether the holder is alone, is being joined by a secondary, or is protected by it."
     joining: str | None = None
@@ -215,11 +215,11 @@ def check(pair: str, nodes: Iterable[str], files: Files) -> None:
         raise UndecidedError(why, "remove the record of the node whose data is of no use")
 
 
-# -- who may go on alone -------------------------------------------------------------------------
+# -- who may run alone -------------------------------------------------------------------------
 
 
 def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim | None:
-    """Whether a node in COLO may go on alone, and whose end must be shown first.
+    """Whether a node in COLO may run alone, and whose end must be shown first.
 
     Args:
         files: What was read.
@@ -238,14 +238,14 @@ def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim 
     own, top = files.get(node, NOT_READ), highest(files)
     if isinstance(own, UnreadRecord):
         why = f"the record of {node} cannot be read: {own.why}"
-        raise CompileError(why, f"{node} may go on only by its own record")
+        raise CompileError(why, f"{node} may run alone only by its own record")
     if not isinstance(own, PairRecord):
         return _vouched(top, node, own, leads=leads)
     if own.eligible.get(node) != instance:
-        why = f"the record of {node} does not let {instance} go on alone"
+        why = f"the record of {node} does not let {instance} run alone"
         raise CompileError(why, _who_may(own))
     if top is not None and top.epoch > own.epoch and top.eligible.get(node) != instance:
-        why = f"{top.holder} went on without {node} in epoch {top.epoch}"
+        why = f"{top.holder} took over without {node} in epoch {top.epoch}"
         raise CompileError(why, _who_may(top))
     others = [(name, other) for name, other in own.eligible.items() if name != node]
     if not others:
@@ -279,7 +279,7 @@ def went_on(
     *,
     commit: Commit,
 ) -> PairRecord:
-    """The record of a node that goes on alone.
+    """The record of a node that runs alone.
 
     A new epoch where it leaves somebody behind or replaces a file that cannot be read; else its own
     file has named it alone before, and only the revision moves.
@@ -459,7 +459,7 @@ def may_lead(files: Files, primary: str, instance: str, secondary: str | None) -
     if own.is_sole:
         rivals += [r for r in _read(files.values()) if r.epoch == own.epoch and r.holder != primary]
     if rivals:
-        why = f"{rivals[0].holder} went on in epoch {rivals[0].epoch}, without {primary}"
+        why = f"{rivals[0].holder} took over in epoch {rivals[0].epoch}, without {primary}"
         raise CompileError(why, _other(rivals[0].holder))
 
 
@@ -483,7 +483,7 @@ def joined(
 
 
 def protected(files: Files, primary: str, secondary: str, secondary_instance: str) -> PairRecord:
-    """The record of a pair that is proven to work: both may go on alone."""
+    """The record of a pair that is proven to work: both may run alone."""
     top = _top(files)
     _, revision = _next(top, promote=False)
     both = {primary: top.eligible[primary], secondary: secondary_instance}
@@ -491,7 +491,7 @@ def protected(files: Files, primary: str, secondary: str, secondary_instance: st
 
 
 def narrowed(files: Files, primary: str, instance: str) -> PairRecord:
-    """The record of a primary that is about to go on without its secondary, by choice."""
+    """The record of a primary that is about to continue without its secondary, by choice."""
     top = _top(files)
     promote = not isinstance(files.get(primary), PairRecord)
     epoch, revision = _next(top, promote=promote)
@@ -515,7 +515,7 @@ def merged(files: Files, node: str) -> PairRecord:
 
 
 def is_protected(files: Files, both: Mapping[str, str]) -> bool:
-    """Whether the files of both nodes say that both instances may go on alone."""
+    """Whether the files of both nodes say that both instances may run alone."""
     states = [files.get(node) for node in both]
     return all(isinstance(s, PairRecord) and dict(s.eligible) == dict(both) for s in states)
 
@@ -532,7 +532,7 @@ def forgotten(files: Files, node: str, gone: str) -> PairRecord:
         raise CompileError(f"the record of {node} cannot be read: {_why(own)}")
     if own.holder == gone:
         why = f"{gone} holds the newest data, by the record of {node}"
-        raise UndecidedError(why, f"to go on with older data, launch with --newest {node}")
+        raise UndecidedError(why, f"to continue with older data, launch with --newest {node}")
     epoch, revision = _next(top, promote=True)
     left = {name: instance for name, instance in own.eligible.items() if name != gone}
     joining = None if own.joining is None or node_of(own.joining) == gone else own.joining

@@ -212,14 +212,14 @@ class Report:
             return f"correct the cause, then {spent}"
         match self.outcomes.get(self.failed or ""):
             case Unknown(happened=True):
-                return "the command took effect; run the procedure again: it goes on after it"
+                return "the command took effect; run the procedure again: it continues after it"
             case Unknown(happened=False):
                 return "the command took no effect; run the procedure again: it begins with it"
             case Unknown():
                 return "the command may still take effect: never repeat it, run the procedure again"
             case _:
                 pass
-        return "correct the cause and run the procedure again: it goes on from what is there"
+        return "correct the cause and run the procedure again: it continues from what is there"
 
     def _spent(self) -> str | None:
         """What comes first where the secondary cannot be taken in any more."""
@@ -227,7 +227,7 @@ class Report:
             return None
         primaries = [node for recovery in self.plan.recoveries for node in recovery.nodes]
         peers = [node.name for node in self.plan.pair.nodes if node.name not in primaries]
-        # Of one that is in COLO the procedure goes on from what is there.
+        # Of one that is in COLO the procedure continues from what is there.
         role = role_of(self.after.state(peers[0])) if len(peers) == 1 else "secondary"
         if role in ("fresh secondary", "prepared secondary", "secondary"):
             return None

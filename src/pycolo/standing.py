@@ -90,7 +90,7 @@ def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> Standing:
         return Standing(state="at risk", text=f"{sides}; {why}")
     if recorded or all(live.proven for live in both.values()):
         return Standing(state="protected", text=sides)
-    told = f"in COLO: {sides}; not proven, so {secondary} may not go on: run resume"
+    told = f"in COLO: {sides}; not proven, so {secondary} may not continue: run resume"
     return Standing(state="joining", text=told)
 
 

@@ -105,7 +105,7 @@ def test_the_guest_runs_while_its_ram_is_copied(version: str) -> None:
 
 
 def test_on_7_2_the_guest_stands_still_until_colo_runs() -> None:
-    """QEMU 7.2 cannot pause before the switch-over: no cont, and filters go on while it stands."""
+    """QEMU 7.2 cannot pause before the switch-over: no cont, and filters follow in the pause."""
     addresses = _addresses("resume/on-the-promoted", "7.2.22")
 
     assert "beta/cont" not in addresses

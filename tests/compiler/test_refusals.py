@@ -141,7 +141,7 @@ def test_a_used_up_secondary_is_replaced_never_repaired() -> None:
 
 
 def test_a_secondary_that_never_ran_in_colo_is_not_promoted() -> None:
-    """There is no guest in it that could go on."""
+    """There is no guest in it that could continue."""
     snapshot = LAUNCHED.with_node("alpha", Unreachable(why="no socket"))
 
     with pytest.raises(CompileError, match="never ran in COLO"):

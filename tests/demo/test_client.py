@@ -109,7 +109,7 @@ async def talking(tmp_path: Path, *, ping: bool = False) -> AsyncGenerator[tuple
 
 
 async def test_client_counts_what_is_answered(tmp_path: Path) -> None:
-    """Every stream goes on and on, each on its first connection, and writes are counted."""
+    """Every stream continues and on, each on its first connection, and writes are counted."""
     async with talking(tmp_path) as (guest, listener):
         assert {BUSY, *IDLE, DISK, NEW} == set(listener.state.streams)
         assert await listener.until(lambda: listener.state.acknowledged > 20, LIMIT_S)
@@ -131,7 +131,7 @@ async def test_client_tells_of_a_long_wait(tmp_path: Path) -> None:
 
 
 async def test_client_connects_anew_and_tells_which_connections_ended(tmp_path: Path) -> None:
-    """Connections that are reset count as lost, and the streams go on with others."""
+    """Connections that are reset count as lost, and the streams continue with others."""
     async with talking(tmp_path) as (guest, listener):
         guest.hang_up()
         assert await listener.until(
@@ -213,7 +213,7 @@ def test_only_answers_to_ours_are_pongs() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "message",
     [
         Waited(stream="ping", from_s=1.25, to_s=1.5),
         Lost(stream="echo-1", at_s=2.0, why="reset"),

@@ -95,7 +95,7 @@ def test_time_axis_shows_how_long_the_client_waited() -> None:
 def test_failover_is_drawn_in_milliseconds() -> None:
     """Each moment and each wait has its figure, and bars have the length of their waits."""
     text = "\n".join(drawn(REPORT))
-    assert "5.0 s  Failover: SIGKILL to the primary on alpha, beta goes on (13 steps)" in text
+    assert "5.0 s  Failover: SIGKILL to the primary on alpha, survivor beta (13 steps)" in text
     assert "process seen dead          4.0 ms" in text
     assert "disk writes: waited   under 20 ms" in text
     assert "9 of 9 connections live on; 100 writes acknowledged so far, 0 of them lost" in text

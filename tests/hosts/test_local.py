@@ -535,7 +535,7 @@ async def test_folder_that_is_not_there_is_not_read(pair: ColoPair, folder: Path
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no tmpfs at /dev/shm")
 async def test_memory_is_no_place_for_a_record(pair: ColoPair) -> None:
-    """After a reboot the old primary would not know that another one went on."""
+    """After a reboot the old primary would not know that another one took over."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         node = attrs.evolve(pair.node("alpha"), state_dir=name)
         moved = attrs.evolve(pair, nodes=(node, pair.nodes[1]))

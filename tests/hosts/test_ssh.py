@@ -299,7 +299,7 @@ class _Talk:
         return self._process.stdout.readline().strip()
 
     def say(self) -> None:
-        """Have it go on."""
+        """Have it continue."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()

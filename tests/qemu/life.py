@@ -195,7 +195,7 @@ class LivePair:
         return session
 
     async def victim(self, survivor: str) -> Victim:
-        """Whose end has to be shown before a node goes on."""
+        """Whose end has to be shown before a node runs alone."""
         return (await self.compile("failover", survivor=survivor)).victims()[0]
 
     def watch(self, name: str) -> QemuWatch:

@@ -92,7 +92,7 @@ def _hasty(pair: ColoPair) -> ColoPair:
 async def test_a_black_hole_on_the_way_is_a_stall(
     network: Network, release: Release, step: str, what: str
 ) -> None:
-    """A copy that no byte arrives of ends within its stall limit; the guest goes on alone."""
+    """A copy that no byte arrives of ends within its stall limit; the guest runs alone."""
     move = in_namespaces(network)
     async with bios_life(release, accelerator_of(release), shape=lambda p: _hasty(move(p))) as life:
         await _alone(life)

@@ -235,7 +235,7 @@ async def _cancel_stray(life: LivePair) -> None:
 
 @pytest.mark.parametrize("release", CHECKPOINTING)
 async def test_a_start_ends_before_a_job_that_is_not_ours(release: Release) -> None:
-    """The advice names what to do; the guest ran all the while; once it is done start goes on."""
+    """The advice names what to do; the guest ran all the while; once it is done start continues."""
     async with bios_life(release, accelerator_of(release)) as life:
         await _launched(life, "unprotected")
         await _stray_mirror(life)

@@ -105,7 +105,7 @@ async def kept(life: LivePair, plan: Plan) -> None:
 
 
 async def alone(life: LivePair, plan: Plan, survivor: str) -> None:
-    """See a guest that goes on alone, with its data, and nothing left of the pair."""
+    """See a guest that runs alone, with its data, and nothing left of the pair."""
     seen = await life.probe()
     assert {} == off_plan(plan.planned_state, seen)
     live = await life.live(survivor)
@@ -130,7 +130,7 @@ class Writer:
         self._number = 0
 
     async def run(self) -> None:
-        """Write for ever; whatever ends a connection, a new one goes on."""
+        """Write for ever; whatever ends a connection, a new one continues."""
         while True:
             with contextlib.suppress(OSError, TimeoutError):
                 await self._talk()

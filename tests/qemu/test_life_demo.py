@@ -84,7 +84,7 @@ def test_cards_with_virtio_headers_lose_nothing(scratch: Path, card: str) -> Non
 
 
 def test_without_namespaces_the_same_life_is_run(scratch: Path) -> None:
-    """Where there is no root the guest still goes on, only its connections do not."""
+    """Where there is no root the guest still continues, only its connections do not."""
     options = LifeOptions(kills=("secondary", "primary"), protected_s=3.0, may_isolate=False)
     report = run(options, print)
     assert None is report.error

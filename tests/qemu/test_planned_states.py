@@ -164,7 +164,7 @@ async def test_what_is_compiled_from_life_is_what_is_compiled_offline(name: str)
 
 @pytest.mark.parametrize(("name", "done"), list(_places()))
 async def test_a_procedure_left_after_any_step_is_finished(name: str, done: int) -> None:
-    """Compiled again, it goes on from what is there, and reaches the first plan's planned state."""
+    """Compiled again, it continues from what is there, to the first plan's planned state."""
     async with _life(name) as (life, plan):
         await life.execute(
             attrs.evolve(plan, steps=plan.steps[:done], recoveries=(), restored_after=None)

@@ -77,7 +77,7 @@ async def test_failover_after_three_checkpoints(
     survivor: Literal["primary", "secondary"],
     moment: Literal["between", "inside"],
 ) -> None:
-    """The survivor's guest goes on, whether its peer died between checkpoints or inside one."""
+    """The survivor's guest continues, whether its peer died between checkpoints or inside one."""
     stays, goes = ("alpha", "beta") if survivor == "primary" else ("beta", "alpha")
     await asyncio.gather(*(_checkpoints(life.sessions[name], 3) for name in (stays, goes)))
     await life.goes_on(stays, goes)

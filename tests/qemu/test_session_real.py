@@ -83,7 +83,7 @@ async def test_killed_qemu_hangs_up(qemu: BareQemu) -> None:
 
 
 async def test_stopped_process_is_silent(qemu: BareQemu) -> None:
-    """A QEMU that is silent leaves a command unknown, and answers it when it goes on."""
+    """A QEMU that is silent leaves a command unknown, and answers it when it continues."""
     async with await _open(qemu.control) as session:
         qemu.process.send_signal(19)
         sent = session.send(qmp.QueryStatus())

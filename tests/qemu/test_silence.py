@@ -115,7 +115,7 @@ class Silenced:
     async def goes_on_soon(self, name: str) -> None:
         """See the guest count on, and not because its BIOS gave the disk up after half a minute."""
         mark = self.life.counter(name)
-        await until(lambda: self.life.counter(name) > mark, "the guest goes on", GONE_ON_S)
+        await until(lambda: self.life.counter(name) > mark, "the guest continues", GONE_ON_S)
         await self.life.goes_on(name)
 
     async def fence(self, name: str) -> None:
@@ -212,7 +212,7 @@ def fenced(armed: Plan) -> Mapping[str, Evidence]:
 async def outlived(
     silenced: Silenced, armed: Plan, survivor: str, peer: str, spare: str = "gamma"
 ) -> None:
-    """Execute an armed failover; the guest goes on, clean, and a spare protects it again."""
+    """Execute an armed failover; the guest continues, clean, and a spare protects it again."""
     life = silenced.life
     report = await execute(armed, life.sessions, life.hosts, evidence=fenced(armed))
     assert None is report.failed, report.advice
@@ -368,7 +368,7 @@ def _hasty(network: Network) -> Callable[[ColoPair], ColoPair]:
 async def test_a_primary_outlives_a_cut_network_on_its_way(
     network: Network, primary: str, point: str
 ) -> None:
-    """During `start`, and as a promoted node during `resume`, its guest goes on alone."""
+    """During `start`, and as a promoted node during `resume`, its guest runs alone."""
     async with bios_life("11.1", "tcg", shape=_hasty(network)) as life:
         silenced = Silenced(life, ())
         await life.launch("alpha", "beta")
@@ -473,7 +473,7 @@ def _points(release: Release, accelerator: Accelerator) -> list[str]:
 async def test_a_primary_outlives_its_start(
     release: Release, accelerator: Accelerator, how: Silence, point: str
 ) -> None:
-    """The guest that ran before it goes on; with `stop` nothing stays of the attempt."""
+    """The guest that ran before it continues; with `stop` nothing stays of the attempt."""
     async with silenced_life(release, accelerator) as silenced:
         life = silenced.life
         await life.launch("alpha", "beta")
@@ -520,7 +520,7 @@ async def test_a_secondary_that_was_not_proven_does_not_go_on(
         report = await silenced.fall_silent_at(plan, at, "alpha", how)
         assert at == report.failed
         await silenced.fence("alpha")
-        with pytest.raises(CompileError, match="does not let colo:beta:00000001 go on alone"):
+        with pytest.raises(CompileError, match="does not let colo:beta:00000001 run alone"):
             await life.compile("failover", survivor="beta")
         await silenced.fence("beta")
         await life.launch("alpha")

@@ -63,7 +63,7 @@ async def _given_up(life: LivePair) -> None:
 async def test_a_promoted_node_outlives_its_resume(
     release: Release, accelerator: Accelerator, how: Silence, point: str
 ) -> None:
-    """Its guest goes on with plain network and disk, and another spare protects it."""
+    """Its guest continues with plain network and disk, and another spare protects it."""
     async with silenced_life(release, accelerator, front="gamma") as silenced:
         life = silenced.life
         clean = await _promoted(silenced)

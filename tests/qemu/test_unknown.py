@@ -2,7 +2,7 @@
 
 Each procedure is led to its end over wires that break at every one of its commands in turn. A
 command of which no answer came is `Unknown`, with what became of it; compiled again, the procedure
-goes on with that command, or with the one behind it.
+continues with that command, or with the one behind it.
 
 Where the guest stands still or has no network, execution that ends there is followed by a recovery.
 What may follow then differs from command to command, so each of these is cut in a life of its own;
@@ -102,7 +102,7 @@ def _alike(one: Execute, other: Execute) -> bool:
 
 
 def _from_the_end(plan: Plan) -> Mapping[tuple[str, int], Execute]:
-    """Each command by how often it is still to come: a plan that goes on has the same names."""
+    """Each command by how often it is still to come: a plan that continues has the same names."""
     found: dict[tuple[str, int], Execute] = {}
     times: Counter[str] = Counter()
     for step in reversed(plan.steps):
@@ -167,7 +167,7 @@ async def _cut(wired: Wired, plan: Plan, step: Execute, moment: Moment) -> Repor
     report = await wired.cut(plan, step, moment)
     outcome = report.outcomes[step.address]
     if step.may_fail:
-        # Whatever became of it, execution went on.
+        # Whatever became of it, execution continued.
         assert step.address in report.left
         return report
     ended = plan.step(report.failed or "")
@@ -185,7 +185,7 @@ async def _cut(wired: Wired, plan: Plan, step: Execute, moment: Moment) -> Repor
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("name", CASES)
 async def test_no_command_without_an_answer_stops_a_procedure(name: str, moment: Moment) -> None:
-    """Cut at every command in turn, it goes on after each, and ends in its planned state."""
+    """Cut at every command in turn, it continues after each, and ends in its planned state."""
     case = CASES[name]
     async with _life(name) as wired:
         life = wired.life

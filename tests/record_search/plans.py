@@ -1,4 +1,4 @@
-"""The steps that the compiler emits, reduced to what matters for who may go on.
+"""The steps that the compiler emits, reduced to what matters for who may run alone.
 
 A situation of the search is made into a snapshot, the real compiler compiles the real procedure
 from it, and the plan's steps are read back as a few kinds of operations. What the compiler refuses

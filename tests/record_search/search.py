@@ -1,12 +1,12 @@
 """An exhaustive search over what may happen to a pair whose record lies in files.
 
 Nodes with one file each, and two controllers that execute plans of the real compiler, operation by
-operation, in every interleaving. A controller may end for ever, or go on later, between any two of
-them; any file may be out of reach when it is read; QEMUs die, sessions drop, COLO breaks and files
-are damaged. It asks for
+operation, in every interleaving. A controller may end for ever, or continue later, between any two
+of them; any file may be out of reach when it is read; QEMUs die, sessions drop, COLO breaks and
+files are damaged. It asks for
 
 - `two serve`: two guests that clients can reach;
-- `lost`: a guest that goes on, or is booted, without writes that were acknowledged;
+- `lost`: a guest that continues, or is booted, without writes that were acknowledged;
 - `two holders`: two nodes that are called the holder of one epoch;
 - `stuck`: a situation from which no procedures lead back to protection, although a node with all
   data runs or could be booted (`stuck` looks for that apart).
@@ -53,9 +53,9 @@ class Rules(NamedTuple):
     looks_before_spawn: bool = True
     "A primary is started only while its own file says so."
     looks_after_reopening: bool = True
-    "A recovery over a session that was lost goes on only if the own file is unchanged."
+    "A recovery over a session that was lost continues only if the own file is unchanged."
     recovers_when_reopened: bool = True
-    "A recovery may go on over a session that was lost and opened again."
+    "A recovery may continue over a session that was lost and opened again."
     evidence_is_true: bool = True
     "Evidence means that the QEMU has ended."
 
@@ -353,7 +353,7 @@ class Search:
         op = plan.ops[at.position]
         for first, last, node in plan.recovery:
             if first <= at.position <= last and self._may_recover(s, c, at, node):
-                yield f"{c}: recovery, {node} goes on", _ended(goes_alone(s, node), c)
+                yield f"{c}: recovery, {node} continues", _ended(goes_alone(s, node), c)
         for what, then in self.done(s, c, at, op):
             yield f"{c}: {what}", _next(then, c)
         if op.may_fail:
@@ -526,8 +526,8 @@ def _calm(s: State) -> State:
 def _has_data(s: State) -> bool:
     """Whether some node has all data, and no person is needed for it.
 
-    A person is: where the node that goes on ended before its overlays were merged, where a file is
-    damaged, and where the file of a node whose QEMU has ended is lost.
+    A person is: where the survivor ended before its overlays were merged, where a file is damaged,
+    and where the file of a node whose QEMU has ended is lost.
     """
     if any(isinstance(file, str) for file in s.files):
         return False
@@ -566,7 +566,7 @@ def _acted(s: State, c: int, at: Controller, op: Op) -> Iterator[tuple[str, Stat
         yield f"{n} {op.instance} is ended", dies(s, n) if runs else s
     same = qemu.kind != "off" and qemu.instance == _instance(at.plan, n)
     if op.kind == "alone" and held and same:
-        yield f"{n} goes on", goes_alone(s, n)
+        yield f"{n} continues", goes_alone(s, n)
     if op.kind == "merged" and held and qemu.merged:
         yield f"{n} has merged", s
     if op.kind == "overlays" and held:

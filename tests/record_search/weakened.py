@@ -194,7 +194,7 @@ SWAPPED = {
     "the survivor answers before the evidence": Weak(
         Limits(), change=before(ALONE, ("answers", ""), ("dead", ""))
     ),
-    "the record after the guest goes on": Weak(
+    "the record after the guest continues": Weak(
         SHORT, change=before(ALONE, ("alone", ""), ("record", "/sole"))
     ),
     "clean before QEMU has shown the merge": Weak(
@@ -208,7 +208,7 @@ SWAPPED = {
 
 
 def may_fail(procedures_: tuple[str, ...], what: str) -> Change:
-    """Go on where a record cannot be written."""
+    """Continue where a record cannot be written."""
 
     def change(procedure: Procedure, plan: Ops) -> Ops:
         if procedure not in procedures_:
@@ -277,7 +277,7 @@ def sole_by_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def vouched_by_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a node whose own file is damaged go on by its peer's."""
+    """Let a node whose own file is damaged continue by its peer's."""
     may_go_on = record.may_go_on
 
     def weak(files: Files, node: str, instance: str, *, leads: bool) -> Victim | None:

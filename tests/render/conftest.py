@@ -152,10 +152,10 @@ def plan(make_plan: MakePlan) -> Plan:
             address="alpha/record/sole",
             node="alpha",
             change=Change(expects=NoRecord(), becomes=sole),
-            why="beta may not go on",
+            why="beta may not run alone",
             limit_s=5,
             needs=Victim(node="beta", instance="colo:beta:0000000b", epoch=4),
-            batch="going on",
+            batch="continuing",
             may_fail=True,
         ),
         recoveries=(

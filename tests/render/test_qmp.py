@@ -43,6 +43,6 @@ def test_no_text_of_a_plan_becomes_a_line_for_the_monitor(make_plan: MakePlan) -
         why="so",
     )
     assert (
-        '# go on only if alpha\'s job x {"execute": "quit"} has failed or is gone'
+        '# require that alpha\'s job x {"execute": "quit"} has failed or is gone'
         == (qmp.render(make_plan(check)).splitlines()[-1])
     )

@@ -154,7 +154,7 @@ on() {
 def test_a_person_answers_for_a_death(
     make_plan: MakePlan, tmp_path: Path, answer: str, code: int
 ) -> None:
-    """The script asks once whether the peer is dead, and only "yes" lets it go on."""
+    """The script asks once whether the peer is dead, and only "yes" lets it continue."""
     dead = PeerDead(node="beta", instance="colo:beta:0000000b", epoch=4)
     check = Check(
         address="alpha/dead",
@@ -164,7 +164,7 @@ def test_a_person_answers_for_a_death(
     )
     done = run(shell.render(make_plan(check)), tmp_path, answer)
     assert code == done.returncode
-    assert 1 == done.stderr.count("Type yes to go on")
+    assert 1 == done.stderr.count("Type yes to continue")
     assert "fenced by ops, 2026-01-02T03:04:05Z: pulled the plug" in done.stderr
 
 

@@ -150,7 +150,7 @@ class Operator:
     # -- controllers that pause
 
     async def stash(self) -> None:
-        """Compile whatever can be compiled now, for a controller that goes on later."""
+        """Compile whatever can be compiled now, for a controller that continues later."""
         snapshot = await self._known()
         asked: list[tuple[Procedure, Options]] = [
             ("failover", Options(survivor=name)) for name in self.names
@@ -218,7 +218,7 @@ class Operator:
             except CompileError:
                 # It never came to follow for sure, so that the lost one's image has everything.
                 assert role_of(state) in ("secondary", "broken secondary")
-                self.seen["no right to go on"] += 1
+                self.seen["no right to run alone"] += 1
                 await self._fence(name)
                 return
             if report.failed is not None:

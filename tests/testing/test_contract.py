@@ -497,7 +497,7 @@ def test_a_primary_goes_on_after_its_secondary_quits(testbed: Testbed) -> None:
 
 @ON_TESTBEDS
 def test_whoever_ends_colo_does_not_end_it_for_the_other(testbed: Testbed) -> None:
-    """The peer of a primary that goes on alone exits COLO, and its guest runs on (8.6)."""
+    """The peer of a primary that runs alone exits COLO, and its guest runs on (8.6)."""
 
     async def scenario(life: Pair) -> None:
         await protected(life)
@@ -573,7 +573,7 @@ def test_a_failover_does_not_hang_on_a_silent_secondary(testbed: Testbed) -> Non
 
 @ON_TESTBEDS
 def test_a_silent_primary_does_not_hang_its_secondary(testbed: Testbed) -> None:
-    """The secondary goes on alone at once, without a yank (qemu-behaviour 7.4)."""
+    """The secondary runs alone at once, without a yank (qemu-behaviour 7.4)."""
 
     async def scenario(life: Pair) -> None:
         await protected_at_rest(life)

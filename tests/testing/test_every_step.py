@@ -44,7 +44,7 @@ async def primary_dead(life: FakePair) -> None:
 
 
 async def primary_alone(life: FakePair) -> None:
-    """A primary that went on alone, and a fresh secondary."""
+    """A primary that continued alone, and a fresh secondary."""
     await secondary_dead(life)
     await life.run("failover")
     await life.replace("beta", "gamma")

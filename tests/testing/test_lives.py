@@ -67,7 +67,7 @@ class Freeze:
 
 @attrs.frozen
 class Thaw:
-    """Whoever is silent goes on."""
+    """Whoever is silent continues."""
 
 
 @attrs.frozen
@@ -99,7 +99,7 @@ class Stash:
 
 @attrs.frozen
 class Replay:
-    """It goes on with one of its plans."""
+    """It continues with one of its plans."""
 
     number: int
 
@@ -113,7 +113,7 @@ class Mend:
 
 @attrs.frozen
 class Soon:
-    """Something happens after a time, whatever goes on then."""
+    """Something happens after a time, whatever continues then."""
 
     seconds: float
     what: Kill | Freeze | Thaw | Cut | Heal

@@ -199,7 +199,7 @@ def test_a_recorded_life_is_the_same_on_fakes(version: PackagedVersion) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_recording_has_both_failovers(version: PackagedVersion) -> None:
-    """The recorded lives are whole: each was promoted once and went on alone once."""
+    """The recorded lives are whole: each was promoted once and continued alone once."""
     sent = [str(line.get("send")) for line in load(version)]
     assert 2 == sum("x-colo-lost-heartbeat" in command for command in sent) - sum(
         "quit" in command for command in sent

@@ -84,7 +84,7 @@ class Pair(Protocol):
         """End a QEMU the hard way."""
 
     async def victim(self, survivor: str) -> Victim:
-        """Whose end has to be shown before a node goes on."""
+        """Whose end has to be shown before a node runs alone."""
 
     async def replace(self, name: str, spare: str) -> None:
         """Put a spare in a dead node's place, and start its QEMU."""
@@ -160,7 +160,7 @@ class FakePair:
         return session
 
     async def victim(self, survivor: str) -> Victim:
-        """Whose end has to be shown before a node goes on."""
+        """Whose end has to be shown before a node runs alone."""
         return (await self.compile("failover", survivor=survivor)).victims()[0]
 
     async def kill(self, name: str) -> None:
@@ -176,7 +176,7 @@ class FakePair:
         await self.launch(spare)
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Freeze a node's QEMU or let it go on."""
+        """Freeze a node's QEMU or let it continue."""
         qemu = self.world.qemu(name)
         if number is signal.SIGSTOP:
             qemu.freeze()

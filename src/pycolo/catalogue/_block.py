@@ -53,7 +53,7 @@ ENTRIES: Final = (
         meaning="the NBD server is there, at an address that no query tells",
         goal="depends",
         only_if="it was started by the same plan",
-        remedy="go on if this secondary is fresh and ours, else launch it anew",
+        remedy="continue if this secondary is fresh and ours, else launch it anew",
         source="11.1",
     ),
     Entry(
@@ -62,7 +62,7 @@ ENTRIES: Final = (
         commands=("nbd-server-stop",),
         meaning="there is no NBD server",
         goal="reached",
-        remedy="go on",
+        remedy="continue",
         source="11.2",
     ),
     Entry(
@@ -84,7 +84,7 @@ ENTRIES: Final = (
         meaning="an export of that id or name is there",
         goal="depends",
         only_if="query-block-exports shows it for the same node",
-        remedy="compare, then go on",
+        remedy="compare, then continue",
         source="11.1",
     ),
     Entry(
@@ -93,7 +93,7 @@ ENTRIES: Final = (
         commands=("block-export-del", "nbd-server-remove"),
         meaning="there is no such export",
         goal="reached",
-        remedy="go on",
+        remedy="continue",
         source="11.2",
     ),
     Entry(
@@ -143,7 +143,7 @@ ENTRIES: Final = (
         commands=("blockdev-del",),
         meaning="there is no such node",
         goal="reached",
-        remedy="go on",
+        remedy="continue",
         source="11.2",
     ),
     Entry(
@@ -152,7 +152,7 @@ ENTRIES: Final = (
         commands=("hmp:drive_del",),
         meaning="there is no such drive or node",
         goal="reached",
-        remedy="go on",
+        remedy="continue",
         source="11.3",
         error_class="DeviceNotFound",
     ),
@@ -163,7 +163,7 @@ ENTRIES: Final = (
         meaning="a node of that name is there, perhaps from a command whose answer never came",
         goal="depends",
         only_if="query-named-block-nodes shows the same driver and file for it",
-        remedy="compare it with the plan, then go on, or delete it and run the procedure again",
+        remedy="compare it with the plan, then continue, or delete it and run the procedure again",
         source="13.2",
     ),
     Entry(
@@ -209,7 +209,7 @@ ENTRIES: Final = (
         meaning="the node is a child of some disk already",
         goal="depends",
         only_if="its parent is the quorum that was named",
-        remedy="read the quorum's children, then go on",
+        remedy="read the quorum's children, then continue",
         source="11.1",
     ),
     Entry(
@@ -279,7 +279,7 @@ ENTRIES: Final = (
         commands=("job-dismiss", "job-cancel"),
         meaning="there is no such job",
         goal="reached",
-        remedy="go on",
+        remedy="continue",
         source="11.2",
     ),
     Entry(

@@ -116,7 +116,7 @@ ENTRIES: Final = (
         meaning="a chardev of that id is there",
         goal="depends",
         only_if="query-chardev shows the same address for it",
-        remedy="compare, then go on",
+        remedy="compare, then continue",
         source="11.1",
     ),
     Entry(
@@ -125,7 +125,7 @@ ENTRIES: Final = (
         commands=("chardev-remove", "hmp:chardev-remove"),
         meaning="there is no such chardev",
         goal="reached",
-        remedy="go on",
+        remedy="continue",
         source="11.2",
     ),
     Entry(
@@ -156,7 +156,7 @@ ENTRIES: Final = (
         meaning="an object of that id is there",
         goal="depends",
         only_if="its properties are those of the plan",
-        remedy="compare with qom-get, then go on",
+        remedy="compare with qom-get, then continue",
         source="11.1",
     ),
     Entry(
@@ -165,7 +165,7 @@ ENTRIES: Final = (
         commands=("object-del", "hmp:object_del"),
         meaning="there is no such object",
         goal="reached",
-        remedy="go on",
+        remedy="continue",
         source="11.2",
     ),
     Entry(
@@ -273,7 +273,7 @@ ENTRIES: Final = (
         meaning="there is no such connection that could be cut; none of the list was cut",
         goal="depends",
         only_if="the command named one instance, by the name that it has in query-yank",
-        remedy="go on; cut several with one command each",
+        remedy="continue; cut several with one command each",
         source="7.7",
         error_class="DeviceNotFound",
     ),

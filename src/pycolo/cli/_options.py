@@ -41,7 +41,7 @@ FILE: Final = click.Path(exists=True, dir_okay=False, readable=True, path_type=P
 
 procedure = click.argument("procedure", type=click.Choice(get_args(Procedure)))
 pair_file = click.argument("pair_file", metavar="PAIRFILE", type=FILE)
-survivor = click.option("--survivor", metavar="NODE", help="failover, resume: who goes on.")
+survivor = click.option("--survivor", metavar="NODE", help="failover, resume: the survivor.")
 peer = click.option("--peer", metavar="NODE", help="resume: who takes the dead one's place.")
 dialect = click.option(
     "--dialect",

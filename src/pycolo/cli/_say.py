@@ -22,7 +22,7 @@ def result(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Tell the person at the terminal something; where nobody can be told, go on."""
+    """Tell the person at the terminal something; where nobody can be told, continue."""
     with contextlib.suppress(OSError):
         click.echo(_page(text, colour=in_colour(sys.stderr)), err=True, nl=False)
 

@@ -69,7 +69,7 @@ class AssumedLife:
         return plan.planned_state
 
     def failover(self, survivor: str, known: Snapshot | None) -> Plan:
-        """One node goes on, from what is known or from a protected pair."""
+        """One node continues, from what is known or from a protected pair."""
         known = known or self.started()
         dead = _partner(self._pair, known, survivor)
         return failover(

@@ -243,7 +243,7 @@ def detach(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 
 def copy_recovery(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> tuple[Execute, ...]:
-    """Let a guest go on that stands still while its copy ends, however silent the peer is.
+    """Let a guest continue that stands still while its copy ends, however silent the peer is.
 
     The copy is lost by it, and is made to look so.
     """

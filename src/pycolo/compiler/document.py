@@ -121,7 +121,7 @@ def fail_over(draft: Draft, survivor: str) -> None:
     """The document's primary or secondary failover, by what the survivor is.
 
     Raises:
-        CompileError: The record does not let it go on.
+        CompileError: The record does not let it continue.
     """
     claim_alone(draft, survivor)
     if draft.live(survivor).colo_mode == "secondary":

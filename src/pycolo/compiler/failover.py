@@ -1,4 +1,4 @@
-"""`failover`, `stop` and `switch-over`: one node goes on alone.
+"""`failover`, `stop` and `switch-over`: one node runs alone.
 
 What a primary has to do is the same whether its secondary died or was dismissed: write its record,
 cut every connection to it, give the guest its network and disk back, end COLO, then clear up. The
@@ -53,10 +53,10 @@ LOST_HEARTBEAT_WHY = "ends COLO here and runs the guest (qemu-behaviour 8.1); it
 
 
 def fail_over(draft: Draft, survivor: str) -> None:
-    """Emit the steps by which `survivor` goes on without its peer.
+    """Emit the steps by which `survivor` continues without its peer.
 
     Raises:
-        CompileError: The survivor has no guest that could go on, or its record does not let it.
+        CompileError: The survivor has no guest that could continue, or its record does not let it.
     """
     live, role = draft.live(survivor), _survivors_role(draft, survivor)
     victim = _check_may(draft, survivor)
@@ -85,7 +85,7 @@ def fail_over(draft: Draft, survivor: str) -> None:
 
 
 def claim_alone(draft: Draft, survivor: str) -> None:
-    """Emit what a survivor writes before it goes on: evidence, its own answer, its record.
+    """Emit what a survivor writes before it continues: evidence, its own answer, its record.
 
     Raises:
         CompileError: Its record does not let it.
@@ -111,7 +111,7 @@ def _check_may(draft: Draft, survivor: str) -> Victim | None:
 
 
 def _claim(draft: Draft, node: str, claim: PairRecord, victim: Victim | None) -> None:
-    why = f"whoever goes on has said so before: {node} alone is eligible (record, rule 3)"
+    why = f"before it runs alone, that is written down: {node} alone is eligible (record, rule 3)"
     draft.record(node, "sole", claim, why, needs=victim)
 
 
@@ -120,7 +120,7 @@ def _tell_peer(draft: Draft, survivor: str, peer: str) -> None:
     own, other = (draft.now.records.get(name) for name in (survivor, peer))
     if not isinstance(own, PairRecord) or own == other or isinstance(other, UnreadRecord | None):
         return
-    why = f"{peer} learns that {survivor} went on; its host may be gone (record, rule 1)"
+    why = f"{peer} learns that {survivor} took over; its host may be gone (record, rule 1)"
     draft.record(peer, "out", own, why, may_fail=True)
 
 
@@ -141,7 +141,7 @@ def ensure_clean(draft: Draft, node: str) -> None:
 
 
 def _commit_after(draft: Draft, survivor: str) -> record.Commit:
-    """Whether the survivor's image lacks writes once it goes on."""
+    """Whether the survivor's image lacks writes once it runs alone."""
     live, own = draft.live(survivor), draft.now.records.get(survivor)
     if live.colo_mode == "secondary":
         return "pending" if draft.pair.disks else "clean"
@@ -150,7 +150,7 @@ def _commit_after(draft: Draft, survivor: str) -> record.Commit:
 
 
 def _is_unfinished(draft: Draft, survivor: str) -> bool:
-    """Whether anything is left of a pair that this node went on from."""
+    """Whether anything is left of a pair that this node continued from."""
     live, own = draft.live(survivor), draft.now.records.get(survivor)
     pending = isinstance(own, PairRecord) and own.commit == "pending"
     stands = live.run_state in (*STOPPED, "colo")
@@ -168,12 +168,12 @@ def _has_secondary_parts(draft: Draft, node: str) -> bool:
 
 
 def _was_promoted(draft: Draft, survivor: str) -> bool:
-    """Whether it goes on alone already, and something leads to a peer of its own by now."""
+    """Whether it runs alone already, and something leads to a peer of its own by now."""
     return draft.live(survivor).colo_mode == "none" and _linked(draft, survivor)
 
 
 def stop(draft: Draft, primary: str, secondary: str | None) -> None:
-    """Emit the steps that end protection on purpose: the secondary ends, the guest goes on.
+    """Emit the steps that end protection on purpose: the secondary ends, the guest continues.
 
     Raises:
         CompileError: The records do not let the primary, or the secondary's cannot be written.
@@ -183,7 +183,7 @@ def stop(draft: Draft, primary: str, secondary: str | None) -> None:
     named = _instances_on(draft, secondary)
     narrowed = record.narrowed(records, primary, instance)
     if secondary is not None:
-        why = f"{secondary} must not go on any more, before {primary} does (record, rule 4)"
+        why = f"{secondary} loses its right to run alone before {primary} does (record, rule 4)"
         draft.record(secondary, "out", narrowed, why)
     why = f"{primary} alone is eligible from here on (record, rule 3)"
     draft.record(primary, "sole", narrowed, why)
@@ -235,11 +235,11 @@ def switch_over(draft: Draft, primary: str, secondary: str) -> None:
     """
     instances = {node: draft.live(node).instance for node in (primary, secondary)}
     if not record.is_protected(draft.now.records, instances):
-        why = f"{secondary} is not recorded as able to go on for {primary}"
+        why = f"{secondary} is not eligible by the record"
         raise CompileError(why, "make the pair protected with resume, then switch over")
     draft.check_instances((primary, secondary))
     force_checkpoint(draft, primary, secondary)
-    why = f"it ends here, so that {secondary} goes on; its end is the evidence"
+    why = f"it ends here, so that {secondary} takes over; its end is the evidence"
     draft.run_host(
         *(primary, "stop-qemu", instances[primary]),
         StopQemu(instance=instances[primary]),
@@ -277,9 +277,7 @@ def _survivors_role(draft: Draft, survivor: str) -> str:
     if live.colo_mode != "none":
         return live.colo_mode
     if live.run_state == "inmigrate" or (live.incoming and live.last_colo_mode == "none"):
-        why = (
-            f"{survivor} never ran in COLO, so it has no guest to go on with (qemu-behaviour 4.10)"
-        )
+        why = f"{survivor} never ran in COLO, so it has no guest to run (qemu-behaviour 4.10)"
         raise CompileError(why, "launch the node with the newest data as primary instead")
     return live.last_colo_mode if live.last_colo_mode == "secondary" else "primary"
 
@@ -418,7 +416,7 @@ def _end_entry(draft: Draft, primary: str) -> None:
     why = "what the yank has ended shows first (qemu-behaviour 17.10)"
     limit_s = draft.timeouts.command_s
     draft.wait(primary, "settled", settled, why, limit_s=limit_s)
-    why = "one that was paused ends only by going on (qemu-behaviour 17.10)"
+    why = "one that was paused ends only by continuing (qemu-behaviour 17.10)"
     accepts = (Refusal(text="Migration not in expected state"),)
     draft.execute(primary, MigrateContinue(state="pre-switchover"), why, accepts=accepts)
     decided = MigrationIs(node=primary, statuses=("colo", *OVER))
@@ -434,7 +432,7 @@ def _end_entry(draft: Draft, primary: str) -> None:
 
 
 def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> bool:
-    """Emit what ends COLO or lets a stopped guest go on; whether there was anything to end."""
+    """Emit what ends COLO or lets a stopped guest continue; whether there was anything to end."""
     live = draft.live(node)
     if live.colo_mode != "none":
         draft.execute(

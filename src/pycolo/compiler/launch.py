@@ -40,8 +40,8 @@ def launch_node(
 ) -> None:
     """Emit a node's images and its QEMU.
 
-    A primary's own record says already that this instance alone may go on; the process is made only
-    while it still says so.
+    A primary's own record says already that only this instance is eligible; the process is made
+    only while it still says so.
     """
     place = draft.pair.node(node)
     for action, what in images(place, draft.pair.disks, role, dialect):
@@ -68,7 +68,7 @@ def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:
     pair = draft.pair
     others = record.may_boot(draft.now.records, node, pair.nodes[0].name)
     for other in others:
-        why = f"{other} must not go on any more, before {node} is started (record, rule 4)"
+        why = f"{other} must lose its right to run alone before {node} is started (record, rule 4)"
         draft.record(other, "out", record.outlived(draft.now.records, node), why)
     why = f"{node} is started as the one with the newest data (record, rule 3)"
     booted = record.booted(draft.now.records, node, instance, birth, pair.name)
@@ -114,7 +114,7 @@ def forget_node(draft: Draft, gone: str) -> None:
     if gone in own.eligible:
         victim = Victim(node=gone, instance=own.eligible[gone], epoch=own.epoch)
         evidence = PeerDead(node=gone, instance=victim.instance, epoch=victim.epoch)
-        why = "a node that may still go on is not gone (record, rule 1)"
+        why = "a node that may still run alone is not gone (record, rule 1)"
         draft.check(top.holder, f"dead:{gone}", evidence, why)
     why = f"{gone} is gone for good, by a person's word"
     draft.record(top.holder, "without", becomes, why, needs=victim)

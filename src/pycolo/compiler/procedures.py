@@ -302,7 +302,7 @@ def failover(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """One node goes on alone after the other's death. Its first step looks for evidence of that.
+    """One node runs alone after the other's death. Its first step looks for evidence of that.
 
     The plan can be compiled while all is well and kept ready: it is *armed*. Whatever changes the
     record makes another one due.
@@ -311,13 +311,13 @@ def failover(
         pair: The declaration.
         snapshot: What the survivor and the records show; of the other node only its death counts,
             and only when the plan is executed.
-        survivor: Who goes on; if None, the only node that answers.
+        survivor: The node that survives; if None, the only node that answers.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
 
     Raises:
         VersionError: The version cannot run COLO.
-        CompileError: It is not clear who survives, the survivor has no guest to go on with, or the
+        CompileError: It is not clear who survives, the survivor has no guest to run, or the
             record does not let it.
         UndecidedError: Only a person can say whether it may.
     """
@@ -343,7 +343,7 @@ def stop(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """Ends protection on purpose: the secondary ends, the primary's guest goes on alone.
+    """Ends protection on purpose: the secondary ends, the primary's guest runs alone.
 
     The secondary's record must be within reach; its QEMU need not answer.
 
@@ -420,7 +420,7 @@ def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:
     """Takes a node that is gone for good out of the records, by a person's word.
 
     Afterwards the others can be started without its host. Evidence that its QEMU has ended is
-    needed where it could still go on.
+    needed where it could still continue.
 
     Args:
         pair: The declaration; it need not name that node any more.

@@ -50,7 +50,7 @@ from pycolo.snapshot import Live, role_of
 FAILED = ("failed", "completed", "cancelled", "cancelling")
 # Where a guest may stand before its RAM is copied, and where a copy under way leaves it.
 GROUND = ("prelaunch", "running", "paused", "finish-migrate")
-# It was told to go on already, and has left the pause since it was looked at.
+# It was told to continue already, and has left the pause since it was looked at.
 WENT_ON = (Refusal(text="Migration not in expected state"),)
 # Inside a checkpoint: of a moment, or for ever where the peer died in it (qemu-behaviour 7.1).
 IN_CHECKPOINT = "colo"
@@ -96,7 +96,7 @@ def is_recorded(draft: Draft, primary: str, secondary: str) -> bool:
 
 
 def join(draft: Draft, primary: str, secondary: str, *, alone: bool) -> None:
-    """Write down that the secondary joins: until it is proven, only the primary may go on.
+    """Write down that the secondary joins: until it is proven, only the primary is eligible.
 
     Every way out of an attempt is safe after that, without reaching the secondary.
     """
@@ -105,14 +105,14 @@ def join(draft: Draft, primary: str, secondary: str, *, alone: bool) -> None:
     record.may_lead(records, primary, instance, secondary)
     own = records.get(primary)
     if alone and isinstance(own, PairRecord) and not own.is_sole:
-        why = f"the record of {primary} still lets {own.partner} go on for it"
+        why = f"the record of {primary} still lets {own.partner} take over"
         raise CompileError(why, f"fail over to {primary} first, or stop")
     written = own.commit if isinstance(own, PairRecord) else "clean"
     commit: record.Commit = "pending" if draft.live(primary).commit_pending else written
     joining = record.joined(records, primary, instance, joins, commit=commit)
     why = f"{secondary} has no rights until it is proven to follow (record, rule 4)"
     draft.record(secondary, "joining", joining, why)
-    why = f"whatever ends this attempt, {primary} alone goes on (record, rule 3)"
+    why = f"whatever ends this attempt, {primary} alone is eligible (record, rule 3)"
     draft.record(primary, "joining", joining, why)
     _disks.ensure_committed(draft, primary)
     ensure_clean(draft, primary)
@@ -122,7 +122,7 @@ def widen(draft: Draft, primary: str, secondary: str) -> None:
     """Make the secondary eligible, its primary's file first: from here on no way leads out."""
     joins = draft.live(secondary).instance
     protected = record.protected(draft.now.records, primary, secondary, joins)
-    why = f"{secondary} has what {primary} has: either may go on for the other (record, rule 4)"
+    why = f"{secondary} has what {primary} has: either may take over (record, rule 4)"
     draft.record(primary, "protected", protected, why)
     draft.record(secondary, "protected", protected, why)
 
@@ -314,7 +314,7 @@ def _enter(draft: Draft, primary: str, secondary: str, features: Features) -> No
     draft.recover(first or entered, entered, back, _BACK)
 
 
-_BACK = "COLO was not entered: the guest goes on alone, with its plain network and disk"
+_BACK = "COLO was not entered: the guest runs alone, with its plain network and disk"
 
 
 def _attach(draft: Draft, primary: str, secondary: str, *, stop: bool) -> str | None:
@@ -348,7 +348,7 @@ def _go_on(draft: Draft, primary: str, secondary: str, stopped: str | None) -> N
         for disk in draft.pair.disks:
             recovery += _disks.copy_recovery(draft, primary, secondary, disk)
         recovery.append(
-            draft.recovery_step(primary, Cont(), "the guest goes on (qemu-behaviour 5.18)")
+            draft.recovery_step(primary, Cont(), "the guest continues (qemu-behaviour 5.18)")
         )
         for disk in draft.pair.disks:
             recovery += _disks.detach_recovery(draft, primary, disk)
@@ -424,13 +424,12 @@ def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
 def _back(
     draft: Draft, primary: str, features: Features, copied: Iterable[Execute] = (), *, go_on: bool
 ) -> tuple[Execute, ...]:
-    """Out of a half-made entry, from whichever point of it (qemu-behaviour 17.6, 17.10).
+    """Leave a half-made entry, from any point of it (qemu-behaviour 17.6, 17.10).
 
-    The yanks let the main loop go; a migration that was paused before its switch-over ends only by
-    going on into the yanked connection; where COLO was entered already, it is ended. The secondary
-    is used up by this and is replaced, and its disk is taken off the guest's: writes that it misses
-    would not be noticed by an entry that is tried again. A guest that never ran is not started by
-    an accident of its protection.
+    The yanks free the main loop. A migration that is paused before its switch-over ends only when
+    it continues into the yanked connection. Where COLO was entered already, it is ended. The
+    secondary is used up by this and is replaced. Its disk is removed from the guest's quorum: a
+    second entry would not notice the writes that it missed. A guest that never ran stays stopped.
     """
     end = "the entry ends here"
     steps = [*cut_recovery(draft, primary), *copied]
@@ -443,7 +442,7 @@ def _back(
     for chain in draft.pair.chains:
         steps += _filters.off_recovery(draft, primary, chain)
     if go_on:
-        why = "the guest goes on alone (qemu-behaviour 5.18)"
+        why = "the guest runs alone (qemu-behaviour 5.18)"
         steps.append(draft.recovery_step(primary, Cont(), why))
     for disk in draft.pair.disks:
         steps += _disks.detach_recovery(draft, primary, disk)
@@ -458,7 +457,7 @@ def _prove(draft: Draft, primary: str, secondary: str, features: Features) -> No
     first = len(draft.addresses)
     seen = force_checkpoint(draft, primary, secondary)
     # A secondary that fell silent holds up the guest's writes, and soon the main loop.
-    why = "the pair is not known to work: the guest goes on alone, with its plain network and disk"
+    why = "the pair is not known to work: the guest runs alone, with its plain network and disk"
     draft.recover(draft.addresses[first], seen, _back(draft, primary, features, go_on=False), why)
 
 

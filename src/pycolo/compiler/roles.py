@@ -58,7 +58,7 @@ def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
     if len(live) == 1:
         return live[0]
     told = f"{' and '.join(live)} answer" if live else "no node answers"
-    raise CompileError(f"it is not clear who goes on: {told}", "name the survivor")
+    raise CompileError(f"it is not clear who survives: {told}", "name the survivor")
 
 
 def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
@@ -79,7 +79,7 @@ def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
 
 
 def leader(pair: ColoPair, snapshot: Snapshot) -> str:
-    """The node whose guest would go on if protection were ended.
+    """The node whose guest would continue if protection were ended.
 
     Raises:
         CompileError: There is none, or two, or the secondary has the only guest.
@@ -92,7 +92,7 @@ def leader(pair: ColoPair, snapshot: Snapshot) -> str:
     if leading:
         raise CompileError(f"two nodes hold a guest each ({told})", "a person must end one")
     why = f"no primary answers ({told})"
-    raise CompileError(why, "a secondary goes on by failover alone, with evidence of the death")
+    raise CompileError(why, "a secondary takes over by failover alone, with evidence of the death")
 
 
 def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:

@@ -280,7 +280,7 @@ async def _pings(client: Client, sock: socket.socket) -> None:
             sock.sendto(echo_request(_identifier(), sequence), (client.target.host, 0))
         sequence = (sequence + 1) % 65536
         now_s = time.monotonic()
-        # Kept up late, it goes on from now: a burst would measure nothing.
+        # Kept up late, it continues from now: a burst would measure nothing.
         next_s = max(next_s + PING_EVERY_S, now_s)
         await asyncio.sleep(next_s - now_s)
 

@@ -1,7 +1,7 @@
 """The whole life of a pair: a guest that outlives every one of the QEMUs it runs on.
 
 A Linux guest is started on one node and protected by the other. Then QEMU processes are killed, in
-turn the primary's and the secondary's; each time the other one goes on, and a new secondary is put
+turn the primary's and the secondary's; each time the other one survives, and a new secondary is put
 beside it. Meanwhile a client talks to the guest and says what it noticed.
 
 Failovers are armed: what the survivor will have to do is compiled while all is well, and executed
@@ -247,7 +247,7 @@ class _Life:
         """All of it, in order.
 
         Raises:
-            PycoloError: It cannot go on.
+            PycoloError: It cannot continue.
         """
         first, second = (node.name for node in self._pair.nodes)
         await self._boot(first)
@@ -430,7 +430,7 @@ class _Life:
         self._becomes(survivor, "alone", at_s=restored_s)
         await dying.aclose()
         self._say(f"SIGKILL to the {killed}, on {victim}", at_s=killed_s)
-        self._say(f"{survivor} goes on alone", at_s=restored_s)
+        self._say(f"{survivor} runs alone", at_s=restored_s)
         await self._back(survivor, restored_s)
         survived = self._survived(before)
         outages_s = self._worst(killed_s, time.monotonic())

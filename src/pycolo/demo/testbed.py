@@ -211,4 +211,4 @@ def _end_all(pair: ColoPair) -> None:
 
 
 class LifeError(PycoloError):
-    """The life of the pair could not go on."""
+    """The life of the pair could not continue."""

@@ -158,7 +158,7 @@ def _worst(waits_s: Mapping[str, float]) -> str:
 
 def _failover(event: Failover, width: int) -> Iterator[Text]:
     title = f"{event.at_s:.1f} s  Failover: SIGKILL to the {event.killed} on {event.victim}"
-    yield Text(f"{title}, {event.survivor} goes on ({event.steps} steps)", style="bold")
+    yield Text(f"{title}, survivor {event.survivor} ({event.steps} steps)", style="bold")
     yield Text(
         f"  after {event.protected_s:.1f} s under protection, with {event.checkpoints} checkpoints"
     )

@@ -98,7 +98,7 @@ class ConnectionEnded:
 @final
 @attrs.frozen(kw_only=True)
 class ProgressSeen:
-    """A copy goes on."""
+    """A copy continues."""
 
     at: str
     monotonic_s: float

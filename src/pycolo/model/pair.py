@@ -48,7 +48,7 @@ class Timeouts:
     migration_s: float = attrs.field(default=3600.0, validator=rules.Valid(rules.seconds))
     "The RAM's first copy, while the guest runs."
     stall_s: float = attrs.field(default=30.0, validator=rules.Valid(rules.seconds))
-    "How long a copy of a disk or of the RAM may go on without a byte arriving."
+    "How long a copy of a disk or of the RAM may continue without a byte arriving."
     entry_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
     "From switch-over to both guests running in COLO, while the guest stands still."
     checkpoint_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))

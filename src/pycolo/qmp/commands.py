@@ -140,7 +140,7 @@ class MigrateIncoming(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class MigrateContinue(_Acknowledged):
-    """Let a migration go on that pauses before the switchover (qemu-behaviour 17.6)."""
+    """Let a migration continue that pauses before the switchover (qemu-behaviour 17.6)."""
 
     qmp_name: ClassVar[str] = "migrate-continue"
 
@@ -280,7 +280,7 @@ class QueryXenReplicationStatus(QmpCommand[ReplicationStatus]):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class XColoLostHeartbeat(_Acknowledged):
-    """Let this QEMU go on without its peer.
+    """Let this QEMU continue without its peer.
 
     With a living peer that is a split brain (qemu-behaviour 8.6).
     """

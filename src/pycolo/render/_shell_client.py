@@ -228,7 +228,7 @@ def holds(address, predicate, *arguments):
         end(1, "%s: %s" % (predicate, error))
 
 def fill(state, evidence):
-    # Whoever goes on writes down what that rests on; until then nobody knows it.
+    # Whoever continues writes down what that rests on; until then nobody knows it.
     if state is None or evidence is None or state["epoch"] <= evidence["epoch"]:
         return state
     return {**state, "evidence": evidence}

@@ -61,7 +61,7 @@ send() {
   case $code in
     0) changed=yes ;;
     1) fail "$1 refused" ;;
-    *) changed=yes; fail "what became of the last command is unknown: look at $1 before going on" ;;
+    *) changed=yes; fail "what became of the last command is unknown: look at $1 first" ;;
   esac
 }
 
@@ -123,7 +123,7 @@ proven_dead() {
   if [ -e "$state/dead.$1" ]; then return 0; fi
   say "Has the QEMU $2 of node $1 ended, or was its host fenced?"
   say "Silence is no evidence. If it runs on, the guest runs twice and its data are lost."
-  printf 'Type yes to go on: ' >&2
+  printf 'Type yes to continue: ' >&2
   answer=
   read -r answer || :
   if [ "$answer" != yes ]; then
@@ -175,6 +175,6 @@ host() {
   esac
 }
 
-# maybe COMMAND...: what may fail; the script goes on.
+# maybe COMMAND...: what may fail; the script continues.
 maybe() { ( recoveries=; listeners=; "$@" ) || say "   it was not done, and need not be"; }
 """.lstrip()

@@ -98,7 +98,7 @@ def change_words(change: Change) -> str:
     may = " or ".join(becomes.eligible) or "nobody"
     pending = ", commit pending" if becomes.commit == "pending" else ""
     place = f"epoch {becomes.epoch}.{becomes.revision}"
-    return f"record {place}: {becomes.holder} is {becomes.phase}, {may} may go on{pending}"
+    return f"record {place}: {becomes.holder} is {becomes.phase}, eligible: {may}{pending}"
 
 
 def record_words(state: RecordState) -> str:
@@ -107,7 +107,7 @@ def record_words(state: RecordState) -> str:
         case PairRecord(epoch=epoch, revision=revision, holder=holder, phase=phase):
             may = ", ".join(state.eligible) or "nobody"
             pending = ", commit pending" if state.commit == "pending" else ""
-            return f"{epoch}.{revision}: {holder} {phase}, may go on: {may}{pending}"
+            return f"{epoch}.{revision}: {holder} {phase}, eligible: {may}{pending}"
         case NoRecord():
             return "none"
         case DamagedRecord(why=why):

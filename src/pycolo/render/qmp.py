@@ -89,7 +89,7 @@ def _step(step: Step) -> Iterator[str]:
             if step.unless is not None:
                 yield f"#   give up as soon as {describe(step.unless)}"
         case Check():
-            yield f"# go on only if {describe(step.condition)}"
+            yield f"# require that {describe(step.condition)}"
         case RunHost():
             yield f"# on {step.node}'s host: {_action(step.action)}"
         case Record():

@@ -240,7 +240,7 @@ def _what(step: Step) -> str:
         case Wait(until=until, limit_s=limit_s):
             return one_line(f"wait until {describe(until)}, at most {limit_s:g} s")
         case Check(condition=condition):
-            return one_line(f"go on only if {describe(condition)}")
+            return one_line(f"require that {describe(condition)}")
         case RunHost(action=action):
             return one_line(f"{step.node}: {_action(action)}")
         case Record(change=change):

@@ -110,7 +110,7 @@ def _what(step: Step, pen: _Pen) -> str:
         case Wait(until=until):
             return f"wait until {one_line(describe(until))}"
         case Check(condition=condition):
-            return f"go on only if {one_line(describe(condition))}"
+            return f"require that {one_line(describe(condition))}"
         case RunHost(action=action):
             return f"on its host: {action_words(action)}"
         case Record(change=change):
@@ -132,7 +132,7 @@ def _details(step: Step) -> Iterator[str]:
     if isinstance(step, Record) and step.needs is not None:
         yield one_line(f"with evidence that {step.needs.instance} has ended")
     if not isinstance(step, Check) and step.may_fail:
-        yield "execution goes on, whatever becomes of it"
+        yield "execution continues even if this step fails"
 
 
 def render_report(report: Report, *, colour: bool = False) -> str:

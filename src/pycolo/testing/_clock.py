@@ -51,7 +51,7 @@ class _Selector(selectors.BaseSelector):
             return found
         due_s = self._world.next_s
         if timeout is None and due_s is None:
-            # Only another thread can go on from here.
+            # Only another thread can continue from here.
             return self._real.select(None)
         now_s = self._world.now_s
         ends = [end for end in (due_s, None if timeout is None else now_s + timeout) if end]

@@ -112,7 +112,7 @@ class FakeQemu:
         self.frozen = True
 
     def thaw(self) -> None:
-        """Let it go on after `freeze`."""
+        """Let it continue after `freeze`."""
         self.frozen = False
         self._catch_up()
         self.world.settle()
@@ -139,7 +139,7 @@ class FakeQemu:
         self.world.later(delay_s, lambda: self.attempt(action))
 
     def settle(self) -> bool:
-        """Go on if what the main loop hung on is over; returns whether anything happened."""
+        """Continue if what the main loop hung on is over; returns whether anything happened."""
         self._deliver()
         if self._stuck is None and not self._hung:
             self.world.waiting.pop(self, None)
@@ -226,7 +226,7 @@ class FakeQemu:
         return fine
 
     def need(self, *links: DiskLink) -> None:
-        """Go on only if these connections answer.
+        """Continue only if these connections answer.
 
         Raises:
             Stuck: One is silent.

@@ -276,8 +276,8 @@ class World:
         return b.works and not self.is_cut(a, b)
 
     def settle(self) -> None:
-        """Let go on whoever hung on something that is over."""
-        # Who goes on may set another one free, before it in the list or behind.
+        """Let continue whoever hung on something that is over."""
+        # Who continues may set another one free, before it in the list or behind.
         while [process for process in tuple(self.waiting) if process.settle()]:
             pass
 

@@ -5,7 +5,7 @@ recovery_1() {
 }
 
 # beta/dead: or split brain
-say '1. go on only if there is evidence that colo:beta:0000000b on beta has ended'
+say '1. require that there is evidence that colo:beta:0000000b on beta has ended'
 say 'the plan was compiled with beta dead: fenced by ops, 2026-01-02T03:04:05Z: pulled the plug'
 if ! { proven_dead beta colo:beta:0000000b 4; }; then fail 'it does not hold'; fi
 
@@ -30,8 +30,8 @@ say 'the guest serves again'
 say '5. beta: create /vms/al'"'"'pha "1"/primary.qcow2'
 host beta create_image '{"record": "/vms/$(beta)/primary.qcow2.record.json", "path": "/vms/al'"'"'pha \"1\"/primary.qcow2", "argv": ["qemu-img", "create", "/vms/al'"'"'pha \"1\"/primary.qcow2", "1048576"], "image_format": "qcow2", "size_bytes": 1048576, "qemu_img": "qemu-img", "limit_s": 60}'
 
-# alpha/record/sole: beta may not go on
-say '6. alpha: record epoch 5.0: alpha is alone, alpha may go on'
+# alpha/record/sole: beta may not run alone
+say '6. alpha: record epoch 5.0: alpha is alone, eligible: alpha'
 maybe record alpha '/vms/al'"'"'pha "1"/primary.qcow2.record.json' 5 null '{"format_version": 1, "pair": "colo", "birth": "00000001", "epoch": 5, "revision": 0, "holder": "alpha", "eligible": {"alpha": "colo:alpha:0000000a"}, "phase": "alone", "joining": null, "commit": "clean", "evidence": null, "managed_by": null}'
 
 say 'failover of pair colo for QEMU on alpha 11.1.3 (dialect auto): done'
