@@ -1,4 +1,4 @@
-"""How long the guest stands still while its survivor gets a new secondary."""
+"""How long the guest is paused while its survivor gets a new secondary."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ async def _measured(what: str, pair: AbstractAsyncContextManager[LivePair]) -> l
             await living.kill(secondary)
             await living.run("failover", survivor=primary)
     return [
-        milliseconds("resume", f"the guest stands still, {what}", still_s),
+        milliseconds("resume", f"the guest is paused, {what}", still_s),
         milliseconds("resume", f"the whole plan, {what}", whole_s),
     ]
 
 
 async def _resumed(living: LivePair, primary: str) -> float:
-    """Execute `resume`; how long the guest stood still until COLO was entered, in seconds."""
+    """Execute `resume`; how long the guest was paused until COLO was entered, in seconds."""
     plan = compile_plan("resume", living.pair, await living.snapshot())
     clock = _Clock()
     started = time.perf_counter()
@@ -80,7 +80,7 @@ async def _entered_after_s(living: LivePair, plan: Plan) -> float:
 
 @final
 class _Clock:
-    """Remembers from when to when the guest stood still."""
+    """Remembers from when to when the guest was paused."""
 
     def __init__(self) -> None:
         self._stopped_at: float | None = None

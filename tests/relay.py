@@ -1,7 +1,7 @@
-"""A stretch of network that can fall silent: it takes connections, and nothing comes through.
+"""A stretch of network that can stop responding: it takes connections, and nothing comes through.
 
 Each `Relay` stands at one address and port and passes on to another address. While it is silent it
-still accepts, as a server does whose process stands still or whose network was cut behind it.
+still accepts, as a server does whose process is stopped or whose network was cut behind it.
 """
 
 from __future__ import annotations

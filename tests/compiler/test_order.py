@@ -156,7 +156,7 @@ def test_nothing_ever_waits_for_ever(case: str, version: str) -> None:
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.startswith(("start", "resume"))])
 def test_whoever_stands_still_has_a_way_back(case: str) -> None:
-    """Every stretch in which the guest stands still or has no network names its recovery."""
+    """Every stretch in which the guest is paused or has no network names its recovery."""
     plan = compiled(CASES[case], PAIRS["one"], "11.1.3")
     addresses = [step.address for step in plan.steps]
     covered = {

@@ -107,7 +107,7 @@ def test_protection_tells_how_long_the_guest_stood_still() -> None:
     """A resume's price is shown: the standstills, and the client's longest wait."""
     text = "\n".join(drawn(REPORT))
     assert "protected after 1.00 s, proven 60 ms later" in text
-    assert "the guest stood still 3 ms + 100 ms; longest wait 170 ms (disk)" in text
+    assert "the guest was paused 3 ms + 100 ms; longest wait 170 ms (disk)" in text
 
 
 def test_without_namespaces_no_ping_is_drawn_and_the_reason_is() -> None:

@@ -391,7 +391,7 @@ def _compared(promised: Live, seen: Live) -> Mapping[str, tuple[object, object]]
         for field in attrs.fields(Live)
         if field.eq and field.name not in UNPROMISED
     }
-    # In a checkpoint a guest stands still for a moment: it is protected all the same.
+    # In a checkpoint a guest is paused for a moment: it is protected all the same.
     if promised.colo_mode != "none":
         pairs["run_state"] = (_settled(promised.run_state), _settled(seen.run_state))
     # Sizes are planned of images alone; offline nobody knows a node of the peer's.

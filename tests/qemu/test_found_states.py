@@ -261,7 +261,7 @@ async def test_a_job_that_is_not_ours_is_left_alone_under_colo() -> None:
         assert ["alpha/blockdev-del/extra"] == commands(await _converged(life))
 
 
-# -- guests that stand still
+# -- guests that are paused
 
 
 @pytest.mark.parametrize("release", CHECKPOINTING)

@@ -1,4 +1,4 @@
-"""Peers that die or fall silent, while the guest writes to its disk all the time.
+"""Peers that die or stop responding, while the guest writes to its disk all the time.
 
 A peer is killed, stopped with its connections open, cut off by the network, or its NBD server takes
 what it is sent and never answers. In COLO an armed failover brings the guest back: it was compiled
@@ -103,7 +103,7 @@ class Silenced:
                         relay.fall_silent()
 
     async def fall_silent_at(self, plan: Plan, at: str, name: str, how: Silence) -> Report:
-        """Execute a plan in which a peer falls silent as a step begins."""
+        """Execute a plan in which a peer stops responding as a step begins."""
 
         def begins(address: str) -> None:
             if address == at:
@@ -131,7 +131,7 @@ class Silenced:
             relay.speak()
 
     async def stalls(self, name: str) -> None:
-        """See the guest stand still, with a write in flight that nobody confirms."""
+        """See the guest paused, with a write in flight that nobody confirms."""
         loop = asyncio.get_running_loop()
         seen, since = self.life.counter(name), loop.time()
 
@@ -141,7 +141,7 @@ class Silenced:
                 seen, since = self.life.counter(name), loop.time()
             return loop.time() - since > STALL_S
 
-        await until(stands, f"the guest on {name} stands still")
+        await until(stands, f"the guest on {name} is paused")
 
     async def at_stop(self, name: str, act: Callable[[], None]) -> None:
         """Do something in the very moment in which a node's guest stops for a checkpoint."""
@@ -174,7 +174,7 @@ async def silenced_life(
     Args:
         release: Which QEMU.
         accelerator: What runs the guest.
-        front: The node that falls silent as a secondary.
+        front: The node that stops responding as a secondary.
     """
     async with (
         bios_life(release, accelerator, shape=_behind_relays(front)) as life,
@@ -403,7 +403,7 @@ async def test_a_primary_outlives_a_cut_network_on_its_way(
 
 # Micro versions for plans compiled offline: they tell which steps each QEMU's plan has.
 VERSIONS: Mapping[Release, str] = {"7.2": "7.2.22", "10.0": "10.0.13", "11.1": "11.1.3"}
-# A peer falls silent as one of these begins; which of them there are depends on the QEMU.
+# A peer stops responding as one of these begins; which of them there are depends on the QEMU.
 POINTS = (
     "blockdev-add",
     "blockdev-mirror",

@@ -1,4 +1,4 @@
-"""The next secondary dies or falls silent: a promoted node outlives it, and finds another one.
+"""The next secondary dies or stops responding: a promoted node outlives it, and finds another one.
 
 What `test_silence` shows of a pair's first protection, for its second one: the survivor was itself
 a secondary, and keeps the rewriter and the replication node of that life.

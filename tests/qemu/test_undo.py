@@ -29,7 +29,7 @@ from pycolo.snapshot import Live
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(120)]
 Fate: TypeAlias = Literal["lives", "is killed"]
-# With KVM a guest runs while its RAM is copied; under TCG it stands still (qemu-behaviour 17.11).
+# With KVM a guest runs while its RAM is copied; under TCG it is paused (qemu-behaviour 17.11).
 RUNNING = ("cont", "wait/pre-switchover", "migrate-continue")
 # The last step that was done.
 POINTS = (

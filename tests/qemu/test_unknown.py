@@ -4,7 +4,7 @@ Each procedure is led to its end over wires that break at every one of its comma
 command of which no answer came is `Unknown`, with what became of it; compiled again, the procedure
 continues with that command, or with the one behind it.
 
-Where the guest stands still or has no network, execution that ends there is followed by a recovery.
+Where the guest is paused or has no network, execution that ends there is followed by a recovery.
 What may follow then differs from command to command, so each of these is cut in a life of its own;
 nightly runs do that with all of them, and others with some.
 """
@@ -306,7 +306,7 @@ FROZEN = ("beta/block-export-add", "alpha/object-add/m0", "alpha/blockdev-mirror
     "wakes", ["in time to be asked", pytest.param("when all is over", marks=pytest.mark.nightly)]
 )
 async def test_a_reply_that_comes_late_is_no_other_commands(address: str, wakes: str) -> None:
-    """A QEMU that stands still over a command is `Unknown`, and answers later what it was asked."""
+    """A QEMU that stops over a command is `Unknown`, and answers later what it was asked."""
     async with bios_life("11.1", "tcg", shape=_impatient) as life:
         await life.launch("alpha", "beta")
         await life.cont("alpha")

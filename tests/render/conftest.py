@@ -163,7 +163,7 @@ def plan(make_plan: MakePlan) -> Plan:
                 first="alpha/chardev-add/mirror0",
                 last="alpha/wait/running",
                 steps=(step(Cont()),),
-                why="the guest stands still",
+                why="the guest is paused",
             ),
         ),
         restored_after="alpha/wait/running",

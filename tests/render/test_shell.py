@@ -268,7 +268,7 @@ def test_a_refusal_ends_the_script_and_brings_the_guest_back(
         first="alpha/stop/",
         last="alpha/object-del/comp0",
         steps=(execute(qmp.Cont()),),
-        why="the guest stands still",
+        why="the guest is paused",
     )
     broken = make_plan(execute(qmp.Stop()), execute(missing), recoveries=(recovery,), of=of)
     done = run(shell.render(broken), tmp_path)

@@ -252,7 +252,7 @@ class Operator:
         try:
             await self.life.launch(name, newest=newest)
         except (Busy, ConnectionFailed, UnresponsiveError):
-            # What died or fell silent at its first moment is found so in the next round.
+            # What died or stopped responding at its first moment is found so in the next round.
             return
 
     async def _armed(self, name: str) -> bool:

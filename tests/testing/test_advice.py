@@ -18,7 +18,7 @@ ADVISED = re.compile(r"run (stop|launch|resume|start|the procedure again)(?: --n
 
 
 async def _interrupted(life: FakePair, plan: Plan, address: str, how: str) -> Report:
-    """Execute a plan whose secondary dies or falls silent as a step begins."""
+    """Execute a plan whose secondary dies or stops responding as a step begins."""
 
     def begins(at: str) -> None:
         if at == address:

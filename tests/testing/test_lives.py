@@ -1,4 +1,4 @@
-"""Random lives of pairs: whatever dies, falls silent or is left half done, the rules hold.
+"""Random lives of pairs: whatever dies, stops responding or is left half done, the rules hold.
 
 Never do two guests serve at once; never is a guest without network after a procedure that was
 finished; never is a write lost that a client was told is done.
@@ -60,7 +60,7 @@ class Kill:
 
 @attrs.frozen
 class Freeze:
-    """A QEMU falls silent."""
+    """A QEMU stops responding."""
 
     who: Who
 
@@ -299,7 +299,7 @@ def mend(world: World) -> None:
 @example(version="7.2.22", happenings=[Mend(None), PowerOff("serving"), Kill("other"), Mend(None)])
 # The primary's host is lost before its secondary was proven.
 @example(version="7.2.22", happenings=[Mend(36), PowerOff("serving")])
-# A promoted QEMU falls silent before its overlays are merged.
+# A promoted QEMU stops responding before its overlays are merged.
 @example(
     version="10.0.13",
     happenings=[Soon(0.875, Freeze("serving")), Mend(None), PowerOff("serving")],

@@ -153,7 +153,7 @@ def ensure_mirrored(draft: Draft, node: str, peer: str, disks: tuple[Replication
 def ensure_mirror_ended(
     draft: Draft, node: str, peer: str, disks: tuple[ReplicationDisk, ...]
 ) -> str | None:
-    """End the copies at one moment of a guest that stands still; returns the first address."""
+    """End the copies at one moment of a guest that is paused; returns the first address."""
     first: str | None = None
     for disk in disks:
         if _job(draft, node, peer, disk) == "ready":
@@ -243,7 +243,7 @@ def detach(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 
 def copy_recovery(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> tuple[Execute, ...]:
-    """Let a guest continue that stands still while its copy ends, however silent the peer is.
+    """Resume a guest that is paused for the end of its disk copy, even if the peer hangs.
 
     The copy is lost by it, and is made to look so.
     """

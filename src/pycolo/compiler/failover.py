@@ -312,7 +312,7 @@ def go_on_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
         lost = draft.recovery_step(
             primary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
         )
-        why = "the guest stands still or has no network until COLO has ended"
+        why = "the guest is paused or has no network until COLO has ended"
         draft.recover(draft.addresses[first], restored, (*cut, *off, lost), why)
     for chain in pair.chains:
         _filters.remove_primary(draft, primary, chain)

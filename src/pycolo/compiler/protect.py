@@ -3,7 +3,7 @@
 One procedure serves both. The first start differs in that the guest may not have run yet, and that
 its images may be equal by the operator's word. The order is that of qemu-behaviour 17.6: the
 guest stands still only while the copy ends and while COLO takes over; under TCG, and on a QEMU
-that cannot pause before the switch-over, it stands still in between as well (qemu-behaviour 17.11,
+that cannot pause before the switch-over, it is paused in between as well (qemu-behaviour 17.11,
 18.1).
 """
 
@@ -352,7 +352,7 @@ def _go_on(draft: Draft, primary: str, secondary: str, stopped: str | None) -> N
         )
         for disk in draft.pair.disks:
             recovery += _disks.detach_recovery(draft, primary, disk)
-        draft.recover(stopped, address, recovery, "the guest stands still while the copy ends")
+        draft.recover(stopped, address, recovery, "the guest is paused while the copy ends")
 
 
 def _migrate(
@@ -387,7 +387,7 @@ def _switch_over(draft: Draft, primary: str, first: str | None) -> str | None:
         for chain in draft.pair.chains:
             address_or_none = _filters.switch_on(draft, primary, chain)
             first = first or address_or_none
-        why = "the guest stands still from here to its RESUME in COLO (qemu-behaviour 17.6)"
+        why = "the guest is paused from here to its RESUME in COLO (qemu-behaviour 17.6)"
         command = MigrateContinue(state="pre-switchover")
         address = draft.execute(primary, command, why, accepts=WENT_ON)
         first = first or address
@@ -456,7 +456,7 @@ def _prove(draft: Draft, primary: str, secondary: str, features: Features) -> No
         return
     first = len(draft.addresses)
     seen = force_checkpoint(draft, primary, secondary)
-    # A secondary that fell silent holds up the guest's writes, and soon the main loop.
+    # A secondary that stopped responding holds up the guest's writes, and soon the main loop.
     why = "the pair is not known to work: the guest runs alone, with its plain network and disk"
     draft.recover(draft.addresses[first], seen, _back(draft, primary, features, go_on=False), why)
 

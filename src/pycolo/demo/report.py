@@ -56,7 +56,7 @@ class Protection:
     proven_s: float
     "From then until a checkpoint had been seen on both and the plan ended."
     stops_s: tuple[float, ...]
-    "How long the guest stood still, each time, before it was protected."
+    "How long the guest was paused, each time, before it was protected."
     waits_s: Mapping[str, float]
     "The longest wait of each of the client's streams until it was protected, where notable."
     steps: int

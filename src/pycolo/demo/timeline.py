@@ -146,7 +146,7 @@ def _protection(event: Protection) -> Iterator[Text]:
     stops = " + ".join(_ms(stop_s) for stop_s in event.stops_s) or "never"
     protected_s = event.launched_s + event.protected_s
     yield Text(f"  protected after {protected_s:.2f} s, proven {_ms(event.proven_s)} later")
-    yield Text(f"  the guest stood still {stops}; longest wait {_worst(event.waits_s)}")
+    yield Text(f"  the guest was paused {stops}; longest wait {_worst(event.waits_s)}")
 
 
 def _worst(waits_s: Mapping[str, float]) -> str:

@@ -50,7 +50,7 @@ class Timeouts:
     stall_s: float = attrs.field(default=30.0, validator=rules.Valid(rules.seconds))
     "How long a copy of a disk or of the RAM may continue without a byte arriving."
     entry_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
-    "From switch-over to both guests running in COLO, while the guest stands still."
+    "From switch-over to both guests running in COLO, while the guest is paused."
     checkpoint_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
     "A forced checkpoint on both sides."
     failover_s: float = attrs.field(default=30.0, validator=rules.Valid(rules.seconds))

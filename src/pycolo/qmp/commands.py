@@ -209,7 +209,7 @@ class MigrateSetParameters(_Acknowledged):
     downtime_limit_ms: int | None = attrs.field(
         default=None, metadata={"qmp_name": "downtime-limit"}
     )
-    """How long the guest may stand still at the end of the copy."""
+    """How long the guest may be paused at the end of the copy."""
 
     def __attrs_post_init__(self) -> None:
         delay_ms = self.x_checkpoint_delay_ms

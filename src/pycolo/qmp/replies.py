@@ -199,7 +199,7 @@ class MigrationParameters(QmpRecord):
     downtime_limit_ms: int | None = attrs.field(
         default=None, metadata={"qmp_name": "downtime-limit"}
     )
-    """How long the guest may stand still at the end of the copy."""
+    """How long the guest may be paused at the end of the copy."""
 
 
 _VERSION: Final = r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})"

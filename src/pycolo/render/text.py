@@ -47,7 +47,7 @@ class _Pen:
 def render(plan: Plan, *, colour: bool = False) -> str:
     """Show a plan: a header, then every step with its reason, its limit and its address.
 
-    Steps with a bar before them are a range in which the guest stands still or has no network;
+    Steps with a bar before them are a range in which the guest is paused or has no network;
     what execution does if it ends inside one stands at its beginning.
 
     Args:

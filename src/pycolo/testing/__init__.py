@@ -1,6 +1,6 @@
 """FakeQemu: QEMUs to test a controller against, without QEMU.
 
-A `World` holds hosts, images, a network and a clock that stands still until it is advanced. What is
+A `World` holds hosts, images, a network and a clock that stops until it is advanced. What is
 launched in it speaks QMP as QEMU does, in memory or over sockets, and behaves as the same contract
 tests find that the real ones do: COLO's way in and its ends, checkpoints, deaths, silence, a main
 loop that hangs on a silent peer, and the differences between versions. It checks what no QMP

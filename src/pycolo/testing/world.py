@@ -42,7 +42,7 @@ _AUTORUN_S: Final = 0.01
 
 @final
 class World:
-    """Hosts on which fake QEMUs run; its clock stands still unless it is advanced.
+    """Hosts on which fake QEMUs run; its clock stops unless it is advanced.
 
     Args:
         version: The QEMU version that every fake plays.

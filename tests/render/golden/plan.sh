@@ -1,5 +1,5 @@
 
-# the guest stands still
+# the guest is paused
 recovery_1() {
   recover 1 alpha 10 '{"execute": "cont"}' '[]' '[{"exec-oob": "yank", "arguments": {"instances": [{"type": "block-node", "node-name": "nbd0"}]}}]'
 }
