@@ -32,7 +32,6 @@ from pycolo.conditions import (
     assume,
     holds,
     leaves,
-    queries,
 )
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Child, Dead, Job, Live, Snapshot, Unreachable
@@ -152,5 +151,5 @@ def test_each_leaf_says_what_must_be_asked(leaf: Leaf) -> None:
     """What is latched, greeted or proven is not asked for; everything else is."""
     unasked = NoColoExit | ColoExited | CheckpointSeen | VersionIs | Gone | PeerDead
 
-    assert isinstance(leaf, unasked) == (queries(leaf) == ())
-    assert all(attrs.has(type(query)) for query in queries(leaf))
+    assert isinstance(leaf, unasked) == (leaf.queries() == ())
+    assert all(attrs.has(type(query)) for query in leaf.queries())

@@ -269,7 +269,7 @@ async def test_wait_that_does_not_come_true_names_what_was_seen(
     alpha.replies["query-status"] = PAUSED
     report = await execute(_plan(_wait(ALPHA_RUNS, limit_s=SHORT_S)), sessions)
     assert [TimedOut] == _kinds(report.outcomes)
-    assert "RunStateIs alpha running (run state paused)" in _reason(report)
+    assert "alpha has run state running (run state paused)" in _reason(report)
     assert 1 == report.exit_code
 
 
@@ -281,7 +281,7 @@ async def test_wait_ends_where_it_is_pointless(
     alpha.replies["query-migrate"] = {"status": "failed"}
     failed = c.MigrationIs(node="alpha", statuses=("failed",))
     report = await execute(_plan(_wait(ALPHA_RUNS, unless=failed)), sessions)
-    assert "MigrationIs alpha failed" in _reason(report)
+    assert "alpha's migration is failed" in _reason(report)
 
 
 async def test_migration_that_failed_says_why(

@@ -1,144 +1,401 @@
 """Predicates on what QEMU shows: what a plan waits for and what it requires.
 
 A closed union. A leaf names its node and is evaluated on a `Live` alone, the same way when a
-compiler reads a snapshot and when an executor has just asked QEMU: `queries` tells what has to
-be asked to evaluate a leaf, `holds` evaluates it, `assume` gives the state after it came true.
+compiler reads a snapshot and when an executor has just asked QEMU. Its class holds all that it
+means: what has to be asked, when it is true, what its coming true changes, and its words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeAlias, assert_never, final
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Final, TypeAlias, final
 
 import attrs
+from typing_extensions import override
 
 from pycolo.evidence import Evidence, Victim
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Absent, Child, ColoMode, Dead, Job, Live, Snapshot
 
+NO_EVIDENCE: Final = "there is no evidence"
+
+Query: TypeAlias = (
+    qmp.QueryStatus
+    | qmp.QueryColoStatus
+    | qmp.QueryMigrate
+    | qmp.QueryJobs
+    | qmp.QueryChardev
+    | qmp.QueryNamedBlockNodes
+    | qmp.XDebugQueryBlockGraph
+    | qmp.QueryBlockExports
+    | qmp.QueryYank
+    | qmp.QomList
+)
+
+
+@attrs.frozen(kw_only=True)
+class _Fact(ABC):
+    """One thing that a node shows."""
+
+    node: str
+
+    def queries(self) -> tuple[Query, ...]:
+        """What to ask the node before the fact is evaluated.
+
+        Nothing, for what the session knows: identity, latched events, greeting, connection.
+        """
+        return ()
+
+    @abstractmethod
+    def holds(self, live: Live) -> bool:
+        """Whether it is true of a node that answers."""
+
+    def assume(self, live: Live) -> Live:
+        """The node once it has become true.
+
+        The same node, for a fact that no waiting brings about: it holds, or the plan stops there.
+        """
+        return live
+
+    @abstractmethod
+    def words(self) -> str:
+        """What it asks for, in words."""
+
+    @abstractmethod
+    def seen(self, live: Live) -> str:
+        """What the node shows instead, in words."""
+
 
 @final
 @attrs.frozen(kw_only=True)
-class RunStateIs:
+class RunStateIs(_Fact):
     """The guest's run state is one of these."""
 
-    node: str
     states: tuple[str, ...]
 
+    @override
+    def queries(self) -> tuple[Query, ...]:
+        return (qmp.QueryStatus(),)
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return live.run_state in self.states
+
+    @override
+    def assume(self, live: Live) -> Live:
+        return attrs.evolve(live, run_state=self.states[0])
+
+    @override
+    def words(self) -> str:
+        return f"{self.node} has run state {_either(self.states)}"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return f"run state {live.run_state}"
+
 
 @final
 @attrs.frozen(kw_only=True)
-class ColoModeIs:
+class ColoModeIs(_Fact):
     """The node says it is this side of COLO."""
 
-    node: str
     mode: ColoMode
 
+    @override
+    def queries(self) -> tuple[Query, ...]:
+        return (qmp.QueryColoStatus(),)
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return live.colo_mode == self.mode
+
+    @override
+    def assume(self, live: Live) -> Live:
+        # In COLO both sides call their migration so.
+        migration = live.migration if self.mode == "none" else "colo"
+        return attrs.evolve(live, colo_mode=self.mode, migration=migration, proven=False)
+
+    @override
+    def words(self) -> str:
+        side = "outside COLO" if self.mode == "none" else f"COLO's {self.mode}"
+        return f"{self.node} is {side}"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return f"mode {live.colo_mode}"
+
 
 @final
 @attrs.frozen(kw_only=True)
-class NoColoExit:
+class NoColoExit(_Fact):
     """COLO_EXIT was not seen on the node since this connection was opened."""
 
-    node: str
+    @override
+    def holds(self, live: Live) -> bool:
+        return not live.colo_exited
+
+    @override
+    def words(self) -> str:
+        return f"{self.node} has sent no COLO_EXIT"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return "COLO_EXIT was seen"
 
 
 @final
 @attrs.frozen(kw_only=True)
-class ColoExited:
+class ColoExited(_Fact):
     """COLO_EXIT was seen on the node."""
 
-    node: str
+    @override
+    def holds(self, live: Live) -> bool:
+        return live.colo_exited
+
+    @override
+    def assume(self, live: Live) -> Live:
+        return attrs.evolve(live, colo_exited=True)
+
+    @override
+    def words(self) -> str:
+        return f"{self.node} has sent COLO_EXIT"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return "COLO_EXIT was not seen"
 
 
 @final
 @attrs.frozen(kw_only=True)
-class CheckpointSeen:
+class CheckpointSeen(_Fact):
     """STOP and then RESUME were seen on the node after the step at `since` was sent."""
 
-    node: str
     since: str
 
+    @override
+    def holds(self, live: Live) -> bool:
+        return live.proven is True
+
+    @override
+    def assume(self, live: Live) -> Live:
+        return attrs.evolve(live, proven=True)
+
+    @override
+    def words(self) -> str:
+        return f"{self.node} has gone through a whole checkpoint since {self.since}"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return "no STOP and RESUME since"
+
 
 @final
 @attrs.frozen(kw_only=True)
-class MigrationIs:
+class MigrationIs(_Fact):
     """The migration's status is one of these."""
 
-    node: str
     statuses: tuple[str, ...]
+
+    @override
+    def queries(self) -> tuple[Query, ...]:
+        return (qmp.QueryMigrate(),)
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return live.migration in self.statuses
+
+    @override
+    def assume(self, live: Live) -> Live:
+        return attrs.evolve(live, migration=self.statuses[0])
+
+    @override
+    def words(self) -> str:
+        return f"{self.node}'s migration is {_either(self.statuses)}"
+
+    @override
+    def seen(self, live: Live) -> str:
+        error = "" if live.migration_error is None else f", {live.migration_error}"
+        return f"migration {live.migration}{error}"
+
+
+@attrs.frozen(kw_only=True)
+class _OfJob(_Fact):
+    """What a job shows."""
+
+    job: str
+
+    @override
+    def queries(self) -> tuple[Query, ...]:
+        return (qmp.QueryJobs(),)
+
+    @override
+    def seen(self, live: Live) -> str:
+        found = live.jobs.get(self.job)
+        return "no such job" if found is None else f"{found.status}, error {found.error}"
 
 
 @final
 @attrs.frozen(kw_only=True)
-class JobIs:
+class JobIs(_OfJob):
     """The job exists, with one of these statuses and without an error."""
 
-    node: str
-    job: str
     statuses: tuple[str, ...]
 
+    @override
+    def holds(self, live: Live) -> bool:
+        found = live.jobs.get(self.job)
+        return found is not None and found.error is None and found.status in self.statuses
+
+    @override
+    def assume(self, live: Live) -> Live:
+        return attrs.evolve(live, jobs={**live.jobs, self.job: Job(status=self.statuses[0])})
+
+    @override
+    def words(self) -> str:
+        return f"{self.node}'s job {self.job} is {_either(self.statuses)} without an error"
+
 
 @final
 @attrs.frozen(kw_only=True)
-class JobFailed:
+class JobFailed(_OfJob):
     """The job ended with an error, or is gone before it could be read."""
 
-    node: str
-    job: str
+    @override
+    def holds(self, live: Live) -> bool:
+        found = live.jobs.get(self.job)
+        return found is None or found.error is not None
+
+    @override
+    def words(self) -> str:
+        return f"{self.node}'s job {self.job} has failed or is gone"
 
 
 @final
 @attrs.frozen(kw_only=True)
-class ChardevConnected:
+class ChardevConnected(_Fact):
     """The chardev's peer is connected."""
 
-    node: str
     chardev: str
+
+    @override
+    def queries(self) -> tuple[Query, ...]:
+        return (qmp.QueryChardev(),)
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return live.chardevs.get(self.chardev, False)
+
+    @override
+    def assume(self, live: Live) -> Live:
+        return attrs.evolve(live, chardevs={**live.chardevs, self.chardev: True})
+
+    @override
+    def words(self) -> str:
+        return f"{self.node}'s chardev {self.chardev} is connected"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return "disconnected" if self.chardev in live.chardevs else "no such chardev"
 
 
 @final
 @attrs.frozen(kw_only=True)
-class ChildIs:
+class ChildIs(_Fact):
     """This child of a quorum is this block node."""
 
-    node: str
     quorum: str
     child: str
     child_node: str
 
+    @override
+    def queries(self) -> tuple[Query, ...]:
+        return (qmp.XDebugQueryBlockGraph(),)
+
+    @override
+    def holds(self, live: Live) -> bool:
+        wanted = Child(name=self.child, node=self.child_node)
+        return wanted in live.children.get(self.quorum, ())
+
+    @override
+    def words(self) -> str:
+        return f"{self.node}'s {self.quorum} has {self.child_node} as {self.child}"
+
+    @override
+    def seen(self, live: Live) -> str:
+        now = ", ".join(f"{x.name} is {x.node}" for x in live.children.get(self.quorum, ()))
+        return now or "no children"
+
 
 @final
 @attrs.frozen(kw_only=True)
-class SizeIs:
+class SizeIs(_Fact):
     """The block node has this virtual size."""
 
-    node: str
     block_node: str
     size_bytes: int
 
+    @override
+    def queries(self) -> tuple[Query, ...]:
+        return (qmp.QueryNamedBlockNodes(flat=True),)
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return live.sizes_bytes.get(self.block_node) == self.size_bytes
+
+    @override
+    def assume(self, live: Live) -> Live:
+        sizes_bytes = {**live.sizes_bytes, self.block_node: self.size_bytes}
+        return attrs.evolve(live, sizes_bytes=sizes_bytes)
+
+    @override
+    def words(self) -> str:
+        return f"{self.node}'s {self.block_node} has {self.size_bytes} bytes"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return f"size {live.sizes_bytes.get(self.block_node)}"
+
 
 @final
 @attrs.frozen(kw_only=True)
-class Committed:
+class Committed(_Fact):
     """The overlays of a promoted secondary are merged into its image (qemu-behaviour 5.13)."""
 
-    node: str
     quorum: str
     replication: str
     parent: str
 
+    @override
+    def queries(self) -> tuple[Query, ...]:
+        return (qmp.XDebugQueryBlockGraph(),)
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return self.quorum not in live.commit_pending
+
+    @override
+    def assume(self, live: Live) -> Live:
+        return attrs.evolve(live, commit_pending=live.commit_pending - {self.quorum})
+
+    @override
+    def words(self) -> str:
+        return f"{self.node}'s {self.quorum} has merged its overlays into {self.parent}"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return "the overlays are still being merged"
+
 
 @final
 @attrs.frozen(kw_only=True)
-class PartsAre:
+class PartsAre(_Fact):
     """The node has these parts of COLO and no others, each list in alphabetical order.
 
     A plan is bound to them: what its compiler found is not made again, and what it did not find is.
     """
 
-    node: str
     block_nodes: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
@@ -157,51 +414,136 @@ class PartsAre:
             objects=tuple(sorted(live.objects)),
         )
 
+    @override
+    def queries(self) -> tuple[Query, ...]:
+        return (
+            qmp.QueryNamedBlockNodes(flat=True),
+            qmp.QueryBlockExports(),
+            qmp.QueryJobs(),
+            qmp.QueryChardev(),
+            qmp.QomList(path="/objects"),
+        )
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return self == PartsAre.of(self.node, live)
+
+    @override
+    def words(self) -> str:
+        named = [f"{kind} {', '.join(names)}" for kind, names in self.by_kind().items() if names]
+        return f"{self.node} has just these parts: {'; '.join(named) or 'none'}"
+
+    @override
+    def seen(self, live: Live) -> str:
+        found = PartsAre.of(self.node, live).by_kind()
+        changes: list[str] = []
+        for kind, then in self.by_kind().items():
+            changes += [f"{name} is new" for name in found[kind] if name not in then]
+            changes += [f"{name} is gone" for name in then if name not in found[kind]]
+        return ", ".join(changes)
+
+    def by_kind(self) -> dict[str, tuple[str, ...]]:
+        """The names of the parts, by what they are."""
+        return {
+            "block nodes": self.block_nodes,
+            "exports": self.exports,
+            "jobs": self.jobs,
+            "chardevs": self.chardevs,
+            "objects": self.objects,
+        }
+
 
 @final
 @attrs.frozen(kw_only=True)
-class InstanceIs:
+class InstanceIs(_Fact):
     """It is still the QEMU that the plan was compiled for, and it answers now.
 
     It is asked out of band, so that a main loop that is stuck on a dead peer does not matter.
     """
 
-    node: str
     instance: str
 
+    @override
+    def queries(self) -> tuple[Query, ...]:
+        return (qmp.QueryYank(),)
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return live.instance == self.instance
+
+    @override
+    def words(self) -> str:
+        return f"{self.node} is still the QEMU {self.instance!r}, and answers"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return f"instance {live.instance!r}"
+
 
 @final
 @attrs.frozen(kw_only=True)
-class VersionIs:
+class VersionIs(_Fact):
     """QEMU has the version that the plan was compiled for."""
 
-    node: str
     version: Version
 
+    @override
+    def holds(self, live: Live) -> bool:
+        return live.version == self.version
+
+    @override
+    def words(self) -> str:
+        return f"{self.node} runs QEMU {self.version}"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return f"version {live.version}"
+
 
 @final
 @attrs.frozen(kw_only=True)
-class Gone:
+class Gone(_Fact):
     """QEMU hung up: its monitor is closed. Proof of nothing but that."""
 
-    node: str
+    @override
+    def holds(self, live: Live) -> bool:
+        return False
+
+    @override
+    def words(self) -> str:
+        return f"{self.node} has hung up"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return "its monitor is open"
 
 
 @final
 @attrs.frozen(kw_only=True)
-class PeerDead:
+class PeerDead(_Fact):
     """There is evidence that this very QEMU has ended: its process did, or it was fenced."""
 
-    node: str
     instance: str
     "Its identity."
     epoch: int
-    "The epoch of the record in which it could have gone on alone."
+    "The epoch of the record in which it could have run alone."
 
     @property
     def victim(self) -> Victim:
         """The QEMU as evidence names it."""
         return Victim(node=self.node, instance=self.instance, epoch=self.epoch)
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return False
+
+    @override
+    def words(self) -> str:
+        return f"there is evidence that {self.instance} on {self.node} has ended"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return NO_EVIDENCE
 
 
 Leaf: TypeAlias = (
@@ -242,18 +584,6 @@ class AnyOf:
 
 
 Condition: TypeAlias = Leaf | AllOf | AnyOf
-Query: TypeAlias = (
-    qmp.QueryStatus
-    | qmp.QueryColoStatus
-    | qmp.QueryMigrate
-    | qmp.QueryJobs
-    | qmp.QueryChardev
-    | qmp.QueryNamedBlockNodes
-    | qmp.XDebugQueryBlockGraph
-    | qmp.QueryBlockExports
-    | qmp.QueryYank
-    | qmp.QomList
-)
 
 
 def leaves(condition: Condition) -> Iterator[Leaf]:
@@ -265,46 +595,15 @@ def leaves(condition: Condition) -> Iterator[Leaf]:
         yield condition
 
 
-def queries(leaf: Leaf) -> tuple[Query, ...]:
-    """What has to be asked of the leaf's node before it can be evaluated."""
-    match leaf:
-        case RunStateIs():
-            return (qmp.QueryStatus(),)
-        case ColoModeIs():
-            return (qmp.QueryColoStatus(),)
-        case MigrationIs():
-            return (qmp.QueryMigrate(),)
-        case JobIs() | JobFailed():
-            return (qmp.QueryJobs(),)
-        case ChardevConnected():
-            return (qmp.QueryChardev(),)
-        case ChildIs() | Committed() | SizeIs() | PartsAre():
-            return _of_blocks(leaf)
-        case InstanceIs():
-            return (qmp.QueryYank(),)
-        case NoColoExit() | ColoExited() | CheckpointSeen() | VersionIs() | Gone() | PeerDead():
-            # Known by the session: identity, latched events, greeting, connection; and the proofs.
-            return ()
-        case _:
-            assert_never(leaf)
-
-
-def _of_blocks(leaf: ChildIs | Committed | SizeIs | PartsAre) -> tuple[Query, ...]:
-    match leaf:
-        case ChildIs() | Committed():
-            return (qmp.XDebugQueryBlockGraph(),)
-        case SizeIs():
-            return (qmp.QueryNamedBlockNodes(flat=True),)
-        case PartsAre():
-            return (
-                qmp.QueryNamedBlockNodes(flat=True),
-                qmp.QueryBlockExports(),
-                qmp.QueryJobs(),
-                qmp.QueryChardev(),
-                qmp.QomList(path="/objects"),
-            )
-        case _:
-            assert_never(leaf)
+def evaluate(condition: Condition, true: Callable[[Leaf], bool]) -> bool:
+    """Whether a condition is true, given which of its leaves are."""
+    match condition:
+        case AllOf(conditions=parts):
+            return all(evaluate(part, true) for part in parts)
+        case AnyOf(conditions=parts):
+            return any(evaluate(part, true) for part in parts)
+        case leaf:
+            return true(leaf)
 
 
 def holds(condition: Condition, snapshot: Snapshot) -> bool:
@@ -315,64 +614,20 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
         snapshot: What is known; a node that does not answer makes every leaf false but `Gone`
             and `PeerDead`.
     """
-    match condition:
-        case AllOf(conditions=parts):
-            return all(holds(part, snapshot) for part in parts)
-        case AnyOf(conditions=parts):
-            return any(holds(part, snapshot) for part in parts)
-        case PeerDead(node=node, victim=victim):
-            match snapshot.state(node):
-                case Dead(evidence=Evidence() as evidence):
-                    return evidence.proves(victim)
-                case Dead():
-                    return True
-                case _:
-                    return False
-        case Gone(node=node):
-            return not isinstance(snapshot.state(node), Live)
-        case leaf:
-            live = snapshot.live(leaf.node)
-            return live is not None and _holds(leaf, live)
 
+    def true(leaf: Leaf) -> bool:
+        state = snapshot.state(leaf.node)
+        match leaf:
+            case PeerDead(victim=victim):
+                evidence = state.evidence if isinstance(state, Dead) else None
+                shown = not isinstance(evidence, Evidence) or evidence.proves(victim)
+                return isinstance(state, Dead) and shown
+            case Gone():
+                return not isinstance(state, Live)
+            case _:
+                return isinstance(state, Live) and leaf.holds(state)
 
-def _holds(leaf: Leaf, live: Live) -> bool:  # noqa: C901 - one line a leaf
-    match leaf:
-        case RunStateIs(states=states):
-            return live.run_state in states
-        case ColoModeIs(mode=mode):
-            return live.colo_mode == mode
-        case NoColoExit():
-            return not live.colo_exited
-        case ColoExited():
-            return live.colo_exited
-        case CheckpointSeen():
-            return live.proven is True
-        case MigrationIs(statuses=statuses):
-            return live.migration in statuses
-        case JobIs(job=job, statuses=statuses):
-            found = live.jobs.get(job)
-            return found is not None and found.error is None and found.status in statuses
-        case JobFailed(job=job):
-            found = live.jobs.get(job)
-            return found is None or found.error is not None
-        case ChardevConnected(chardev=chardev):
-            return live.chardevs.get(chardev, False)
-        case ChildIs(quorum=quorum, child=child, child_node=child_node):
-            return Child(name=child, node=child_node) in live.children.get(quorum, ())
-        case SizeIs(block_node=block_node, size_bytes=size_bytes):
-            return live.sizes_bytes.get(block_node) == size_bytes
-        case Committed(quorum=quorum):
-            return quorum not in live.commit_pending
-        case PartsAre(node=node):
-            return leaf == PartsAre.of(node, live)
-        case InstanceIs(instance=instance):
-            return live.instance == instance
-        case VersionIs(version=version):
-            return live.version == version
-        case Gone() | PeerDead():
-            return False
-        case _:
-            assert_never(leaf)
+    return evaluate(condition, true)
 
 
 def assume(condition: Condition, snapshot: Snapshot) -> Snapshot:
@@ -389,48 +644,42 @@ def assume(condition: Condition, snapshot: Snapshot) -> Snapshot:
             return assume(parts[0], snapshot) if parts else snapshot
         case Gone(node=node):
             return snapshot if snapshot.live(node) is None else snapshot.with_node(node, Absent())
-        case PeerDead():
-            return snapshot
         case leaf:
             live = snapshot.live(leaf.node)
-            if live is None or _holds(leaf, live):
+            if live is None or leaf.holds(live):
                 return snapshot
-            return snapshot.with_node(leaf.node, _assume(leaf, live))
+            after = leaf.assume(live)
+            return snapshot if after is live else snapshot.with_node(leaf.node, after)
 
 
-def _assume(leaf: Leaf, live: Live) -> Live:  # noqa: C901 - one line a leaf
-    match leaf:
-        case RunStateIs(states=states):
-            return attrs.evolve(live, run_state=states[0])
-        case ColoModeIs(mode=mode):
-            # In COLO both sides call their migration so.
-            migration = live.migration if mode == "none" else "colo"
-            return attrs.evolve(live, colo_mode=mode, migration=migration, proven=False)
-        case ColoExited():
-            return attrs.evolve(live, colo_exited=True)
-        case CheckpointSeen():
-            return attrs.evolve(live, proven=True)
-        case MigrationIs(statuses=statuses):
-            return attrs.evolve(live, migration=statuses[0])
-        case JobIs(job=job, statuses=statuses):
-            return attrs.evolve(live, jobs={**live.jobs, job: Job(status=statuses[0])})
-        case ChardevConnected(chardev=chardev):
-            return attrs.evolve(live, chardevs={**live.chardevs, chardev: True})
-        case Committed(quorum=quorum):
-            return attrs.evolve(live, commit_pending=live.commit_pending - {quorum})
-        case SizeIs(block_node=block_node, size_bytes=size_bytes):
-            return attrs.evolve(live, sizes_bytes={**live.sizes_bytes, block_node: size_bytes})
-        case (
-            NoColoExit()
-            | JobFailed()
-            | ChildIs()
-            | PartsAre()
-            | InstanceIs()
-            | VersionIs()
-            | Gone()
-            | PeerDead()
-        ):
-            # Facts that no waiting brings about: they hold, or the plan stops here.
-            return live
-        case _:
-            assert_never(leaf)
+def describe(condition: Condition) -> str:
+    """Say in words what a condition asks for.
+
+    Args:
+        condition: Any condition; parts of `AllOf` are joined by "and", those of `AnyOf` by "or".
+
+    Returns:
+        One line without a full stop.
+    """
+    match condition:
+        case AllOf(conditions=parts):
+            return _joined(parts, " and ", "nothing more")
+        case AnyOf(conditions=parts):
+            return _joined(parts, " or ", "what never comes")
+        case leaf:
+            return leaf.words()
+
+
+def _joined(parts: tuple[Condition, ...], word: str, none: str) -> str:
+    if not parts:
+        return none
+    return word.join(_part(part) if len(parts) > 1 else describe(part) for part in parts)
+
+
+def _part(part: Condition) -> str:
+    compound = isinstance(part, AllOf | AnyOf) and len(part.conditions) > 1
+    return f"({describe(part)})" if compound else describe(part)
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return " or ".join(words)

@@ -17,7 +17,6 @@ from pycolo.conditions import (
     Leaf,
     Query,
     leaves,
-    queries,
 )
 from pycolo.errors import CommandUnknown, ParseError, RemoteError
 from pycolo.execute._observation import Observation
@@ -69,7 +68,7 @@ async def _node(
         return Unreachable(why="there is no connection to it")
     live = _with_quorums(greeted(session), wanted)
     asked: tuple[Query, ...] = tuple(
-        dict.fromkeys(query for leaf in wanted for query in queries(leaf))
+        dict.fromkeys(query for leaf in wanted for query in leaf.queries())
     )
     try:
         if any(isinstance(leaf, InstanceIs) for leaf in wanted):

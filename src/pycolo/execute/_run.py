@@ -12,7 +12,7 @@ from typing import Final, assert_never, final
 import attrs
 
 from pycolo import effects
-from pycolo.conditions import CheckpointSeen, Condition, Gone, PeerDead, leaves
+from pycolo.conditions import NO_EVIDENCE, CheckpointSeen, Condition, Gone, PeerDead, leaves
 from pycolo.errors import (
     Busy,
     CommandRefused,
@@ -25,7 +25,7 @@ from pycolo.errors import (
 )
 from pycolo.evidence import Evidence, Victim
 from pycolo.execute import _hmp
-from pycolo.execute._observation import NO_EVIDENCE, Observation
+from pycolo.execute._observation import Observation
 from pycolo.execute._observe import observe
 from pycolo.execute._progress import Progress
 from pycolo.features import refuse_document
@@ -412,7 +412,7 @@ class Run:
                 raise _timed_out(f"no byte has arrived for {step.stall_s:g} s")
             left_s = end - clock()
             if left_s <= 0:
-                reason = f"not so within {step.limit_s:g} s: {observed.missing(step.until)}"
+                reason = f"not within {step.limit_s:g} s: {observed.missing(step.until)}"
                 raise _timed_out(reason)
             if self._stopping and not self._inside(position):
                 raise _Ended(lambda _: NotRun())
@@ -430,7 +430,7 @@ class Run:
     async def _check(self, step: Check) -> None:
         observed = await self._observe((step.condition,), self._answer_s, _ignore)
         if not observed.holds(step.condition):
-            raise _refused(f"it does not hold that {observed.missing(step.condition)}")
+            raise _refused(f"required, but not true: {observed.missing(step.condition)}")
 
     async def _observe(
         self, conditions: tuple[Condition, ...], limit_s: float, hear: Callable[[object], None]

@@ -4,7 +4,7 @@ Each is a pure function from a value to a string and draws on nothing else, so w
 plan is what the plan holds, and the same plan always reads the same.
 """
 
+from pycolo.conditions import describe
 from pycolo.render import mermaid, qmp, shell, text
-from pycolo.render.conditions import describe
 
 __all__ = ("describe", "mermaid", "qmp", "shell", "text")

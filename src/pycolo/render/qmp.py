@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from pycolo._printable import page
+from pycolo.conditions import describe
 from pycolo.plan import (
     Check,
     CheckPorts,
@@ -24,7 +25,6 @@ from pycolo.plan import (
 )
 from pycolo.render._wire import capabilities_line, step_line, wire_line
 from pycolo.render._words import change_words, ports_words
-from pycolo.render.conditions import describe
 
 
 def render(plan: Plan) -> str:

@@ -18,6 +18,7 @@ import attrs
 from pycolo import conditions as c
 from pycolo import helper, record
 from pycolo._printable import one_line
+from pycolo.conditions import describe
 from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
 from pycolo.plan import (
     Check,
@@ -39,7 +40,6 @@ from pycolo.render._shell_client import CLIENT
 from pycolo.render._shell_library import LIBRARY
 from pycolo.render._wire import step_line, wire_line
 from pycolo.render._words import change_words, command_words, evidence_words, ports_words
-from pycolo.render.conditions import describe
 from pycolo.snapshot import Dead
 
 _HEAD: Final = """\
@@ -285,7 +285,7 @@ def _check(plan: Plan, step: Check, numbers: Mapping[str, int]) -> Iterator[str]
                 f"   the plan was compiled with {leaf.node} dead: {evidence_words(state.evidence)}"
             )
             yield f"say {shlex.quote(words)}"
-    yield f"if ! {{ {_test(step.condition, numbers)}; }}; then fail 'it does not hold'; fi"
+    yield f"if ! {{ {_test(step.condition, numbers)}; }}; then fail 'it is not true'; fi"
 
 
 def _run_host(plan: Plan, step: RunHost) -> str:

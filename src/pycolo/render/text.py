@@ -11,6 +11,7 @@ import attrs
 from pycolo._printable import one_line, page, printable
 from pycolo.catalogue import EVERY, Entry, Explanation, goal_words
 from pycolo.compiler.drift import Difference, Drift
+from pycolo.conditions import describe
 from pycolo.diff import Change, Diff
 from pycolo.plan import Check, Execute, Plan, Record, RunHost, Step, Wait
 from pycolo.render._words import (
@@ -22,7 +23,6 @@ from pycolo.render._words import (
     snapshot_words,
     state_words,
 )
-from pycolo.render.conditions import describe
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
 from pycolo.snapshot import Live, Snapshot
 from pycolo.standing import standing

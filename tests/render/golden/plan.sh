@@ -7,7 +7,7 @@ recovery_1() {
 # beta/dead: or split brain
 say '1. require that there is evidence that colo:beta:0000000b on beta has ended'
 say 'the plan was compiled with beta dead: fenced by ops, 2026-01-02T03:04:05Z: pulled the plug'
-if ! { proven_dead beta colo:beta:0000000b 4; }; then fail 'it does not hold'; fi
+if ! { proven_dead beta colo:beta:0000000b 4; }; then fail 'it is not true'; fi
 
 # alpha/yank/block-node:nbd0: the reason why (qemu-behaviour 1.1)
 say '2. alpha: yank instances=[{type=block-node, node-name=nbd0}]'
