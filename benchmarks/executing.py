@@ -12,9 +12,9 @@ from pathlib import Path
 from qemu.qmp import QMPClient
 
 from benchmarks.measure import Figure, async_timed_s, compared
+from pycolo._execute import execute
 from pycolo.demo.builds import fetch
 from pycolo.errors import ConnectionFailed
-from pycolo.execute import execute
 from pycolo.model import ColoPair, Node, UnixMonitor
 from pycolo.plan import Execute, Plan, Step
 from pycolo.qmp.commands import Command, ObjectAdd, ObjectDel

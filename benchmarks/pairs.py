@@ -12,16 +12,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, final
 
+from pycolo._execute import execute
+from pycolo._probe import probe
 from pycolo.compiler import compile_plan, launch
 from pycolo.demo.builds import QemuBuild, Release, fetch
 from pycolo.demo.guests import READY_LINE, bios_counter, bios_guest, linux_guest
 from pycolo.demo.testbed import Testbed, fetched, open_testbed
 from pycolo.evidence import instance_of
-from pycolo.execute import execute
 from pycolo.hosts.local import LocalHost
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
 from pycolo.plan import CreateImage, Options, Plan, Procedure
-from pycolo.probe import probe
 from pycolo.qmp.commands import Cont
 from pycolo.qmp.replies import Version
 from pycolo.session import Session

@@ -21,13 +21,13 @@ import attrs
 from benchmarks.compiling import VERSION, declared
 from benchmarks.measure import Figure, async_timed_s, compared, milliseconds, timed_s
 from benchmarks.pairs import LIMIT_S, NODES, LivePair, bios_pair
+from pycolo._execute import execute
+from pycolo._probe import probe
 from pycolo.compiler import launch, start
 from pycolo.evidence import instance_of
-from pycolo.execute import execute
 from pycolo.hosts import Host
 from pycolo.hosts.ssh import SshHost
 from pycolo.model import ColoPair, Ssh
-from pycolo.probe import probe
 from pycolo.qmp.commands import QueryStatus
 from pycolo.session import Session
 from pycolo.testing import World

@@ -9,8 +9,8 @@ from typing import final
 
 from benchmarks.measure import Figure, milliseconds
 from benchmarks.pairs import LivePair, bios_pair, linux_pair
+from pycolo._execute import execute
 from pycolo.compiler import compile_plan
-from pycolo.execute import execute
 from pycolo.plan import Plan
 from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.result import Done

@@ -14,8 +14,8 @@ from tests.watching import Watching
 from typing_extensions import override
 
 from pycolo import conditions as c
+from pycolo._execute import execute
 from pycolo.evidence import Evidence, Victim
-from pycolo.execute import execute
 from pycolo.hosts.local import LocalHost
 from pycolo.model import ColoPair, Node, UnixMonitor
 from pycolo.observers import JsonLinesObserver

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.scripted_qmp import SILENCE, Refuse, ScriptedQmp, scripted_qmp
 
+from pycolo._execute import execute
 from pycolo.errors import ParseError
-from pycolo.execute import execute
 from pycolo.journal import (
     CommandAnswered,
     CommandSent,

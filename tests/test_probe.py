@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tests.scripted_qmp import SILENCE, Refuse, ScriptedQmp, scripted_qmp
 
+from pycolo._probe import QUESTIONS, Question, probe, read, with_reply
 from pycolo.model import UnixMonitor
-from pycolo.probe import QUESTIONS, Question, probe, read, with_reply
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema

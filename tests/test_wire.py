@@ -62,7 +62,7 @@ def validator(name: DocumentName) -> jsonschema.Draft202012Validator:
 def test_a_plan_comes_back_from_its_text(plan: Plan) -> None:
     """A plan that was saved and read is the plan, and saves to the same text again."""
     text = wire.dumps(wire.plan_to_json(plan))
-    assert plan == wire.plan_from_json(json.loads(text))
+    assert plan == wire.plan_from_json(wire.loads(text))
     assert text == wire.dumps(wire.plan_to_json(wire.plan_from_json(json.loads(text))))
     assert validator("plan").is_valid(json.loads(text))
 

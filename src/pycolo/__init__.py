@@ -7,14 +7,14 @@ they are first used: who only declares pairs does not wait for what speaks to QE
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from typing_extensions import override
-
 if TYPE_CHECKING:
+    from pycolo._execute import execute
+    from pycolo._probe import probe
     from pycolo.blocking import Runner
+    from pycolo.compiler.converge import converge
+    from pycolo.compiler.drift import drift
     from pycolo.compiler.offline import compile_offline
     from pycolo.compiler.procedures import (
         failover,
@@ -36,12 +36,14 @@ if TYPE_CHECKING:
         HostRefused,
         ParseError,
         PycoloError,
+        RefusedError,
+        RemoteError,
+        SchemaError,
         UndecidedError,
         Unresponsive,
         VersionError,
     )
     from pycolo.evidence import Evidence
-    from pycolo.execute import execute
     from pycolo.hosts import Host
     from pycolo.hosts.local import LocalHost
     from pycolo.hosts.ways import hosts_of
@@ -58,12 +60,12 @@ if TYPE_CHECKING:
         Timeouts,
         UnixMonitor,
     )
+    from pycolo.observers import Observer
     from pycolo.pairfile import load
     from pycolo.plan import Plan
-    from pycolo.probe import probe
     from pycolo.qmp.replies import Version
     from pycolo.record import PairRecord
-    from pycolo.result import Report
+    from pycolo.result import PlanFailed, Report
     from pycolo.session import Session
     from pycolo.snapshot import Dead, Snapshot
 
@@ -90,7 +92,9 @@ __all__ = (  # noqa: RUF022 - most important first
     "switch_over",
     "set_checkpoint_delay",
     "forget",
+    "converge",
     "compile_offline",
+    "drift",
     "Plan",
     "Snapshot",
     "Version",
@@ -98,6 +102,7 @@ __all__ = (  # noqa: RUF022 - most important first
     "Session",
     "probe",
     "execute",
+    "Observer",
     "Runner",
     "PairRecord",
     "Evidence",
@@ -108,9 +113,13 @@ __all__ = (  # noqa: RUF022 - most important first
     "PycoloError",
     "DeclarationError",
     "ParseError",
+    "SchemaError",
+    "RefusedError",
     "CompileError",
     "UndecidedError",
     "VersionError",
+    "PlanFailed",
+    "RemoteError",
     "CommandRefused",
     "CommandUnknown",
     "Busy",
@@ -131,6 +140,8 @@ _NAMES: Final = {
         *("set_checkpoint_delay", "forget"),
     ),
     "pycolo.compiler.offline": ("compile_offline",),
+    "pycolo.compiler.converge": ("converge",),
+    "pycolo.compiler.drift": ("drift",),
     "pycolo.plan": ("Plan",),
     "pycolo.snapshot": ("Snapshot", "Dead"),
     "pycolo.record": ("PairRecord",),
@@ -139,16 +150,17 @@ _NAMES: Final = {
     "pycolo.hosts.local": ("LocalHost",),
     "pycolo.hosts.ways": ("hosts_of",),
     "pycolo.qmp.replies": ("Version",),
-    "pycolo.result": ("Report",),
+    "pycolo.observers": ("Observer",),
+    "pycolo.result": ("PlanFailed", "Report"),
     "pycolo.session": ("Session",),
-    "pycolo.probe": ("probe",),
-    "pycolo.execute": ("execute",),
+    "pycolo._probe": ("probe",),
+    "pycolo._execute": ("execute",),
     "pycolo.blocking": ("Runner",),
     "pycolo.errors": (
-        *("PycoloError", "DeclarationError", "ParseError", "CompileError", "UndecidedError"),
-        "VersionError",
-        *("CommandRefused", "CommandUnknown", "Busy", "Unresponsive", "ConnectionFailed"),
-        "HostRefused",
+        *("PycoloError", "DeclarationError", "ParseError", "SchemaError"),
+        *("RefusedError", "CompileError", "UndecidedError", "VersionError"),
+        *("RemoteError", "CommandRefused", "CommandUnknown", "Busy"),
+        *("Unresponsive", "ConnectionFailed", "HostRefused"),
     ),
 }
 _HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}
@@ -157,7 +169,7 @@ _HOMES: Final = {name: module for module, names in _NAMES.items() for name in na
 def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=_SELF)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
     value: object = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
@@ -165,21 +177,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps a function whose module has the same name (`execute`, `probe`).
-
-    Python binds a module in its package when it is imported. Whether `pycolo.execute` is the
-    function must not depend on who has imported the module before.
-    """
-
-    @override
-    def __setattr__(self, name: str, value: object) -> None:
-        if isinstance(value, ModuleType) and _HOMES.get(name) == value.__name__:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-_SELF: Final = sys.modules[__name__]
-_SELF.__class__ = _Package

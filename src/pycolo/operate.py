@@ -15,17 +15,17 @@ from typing import Final, final
 import attrs
 
 from pycolo import compiler
+from pycolo._execute import execute
+from pycolo._probe import probe
 from pycolo.errors import Busy, CompileError, ConnectionFailed, RemoteError
 from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence, Victim, instance_of
-from pycolo.execute import execute
 from pycolo.hosts import Host
 from pycolo.hosts.requests import now
 from pycolo.hosts.ways import hosts_of
 from pycolo.model import ColoPair, Node
 from pycolo.observers import Observer, Recorder
 from pycolo.plan import DialectName, Execute, Options, Plan, Procedure, Wait
-from pycolo.probe import probe
 from pycolo.result import Report
 from pycolo.session import Session
 from pycolo.snapshot import Dead, NodeState, Snapshot, Unreachable, Unresponsive

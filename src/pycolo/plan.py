@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias, final
 
 import attrs
+from typing_extensions import override
 
 from pycolo.conditions import Condition
 from pycolo.errors import DeclarationError
@@ -274,6 +275,13 @@ class Plan:
     "Address of the step after which the guest serves again; None where it never stops serving."
     recoveries: tuple[Recovery, ...] = ()
 
+    @override
+    def __str__(self) -> str:
+        """The plan as `pycolo plan` prints it, without colours."""
+        from pycolo.render.text import render  # noqa: PLC0415 - a reader; it imports plans
+
+        return render(self)
+
     def __attrs_post_init__(self) -> None:
         named = [(f"steps[{n}].address", step.address) for n, step in enumerate(self.steps)]
         rules.distinct("Plan", named, "an address is given once")
@@ -321,6 +329,18 @@ class Plan:
     def nodes(self) -> tuple[str, ...]:
         """The nodes its steps act on, each once, in the plan's order."""
         return tuple(dict.fromkeys(step.node for step in self.steps))
+
+    def for_node(self, name: str) -> tuple[Step, ...]:
+        """The steps that act on one node, in the plan's order.
+
+        Args:
+            name: A node of the pair, a spare included.
+
+        Raises:
+            DeclarationError: The pair has no such node.
+        """
+        self.pair.node(name)
+        return tuple(step for step in self.steps if step.node == name)
 
     def victims(self) -> tuple[Victim, ...]:
         """The QEMUs whose end must be shown by evidence before the plan does anything."""

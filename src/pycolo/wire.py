@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias, final, get_args
 
 import attrs
 
-from pycolo import _json, pairfile
+from pycolo import _decode, _json, pairfile
 from pycolo._json import Document, Forms, JsonObject, JsonValue, Lazy, Record, Table, Tagged
 from pycolo.catalogue import Explanation
 from pycolo.compiler.drift import Drift
@@ -110,6 +110,15 @@ def explanations_to_json(explanations: Iterable[Explanation]) -> JsonObject:
 def dumps(value: JsonValue) -> str:
     """The text of a document, for a file."""
     return _json.dumps(value, indent=2) + "\n"
+
+
+def loads(text: str | bytes) -> object:
+    """The value of a document's text, for `plan_from_json` and its like.
+
+    Raises:
+        ParseError: It is no JSON, is nested too deeply, or has a number that is too long.
+    """
+    return _decode.json_value(text)
 
 
 def json_schema(name: DocumentName) -> JsonObject:

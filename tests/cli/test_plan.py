@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -217,3 +219,10 @@ def test_every_command_explains_itself(pycolo: Pycolo, words: tuple[str, ...]) -
 def test_the_version_is_the_packages(pycolo: Pycolo) -> None:
     """--version ends with 0."""
     assert 0 == pycolo("--version").code
+
+
+def test_the_package_runs_as_a_program(pair_file: Path) -> None:
+    """`python -m pycolo` is the command line."""
+    argv = [sys.executable, "-m", "pycolo", "plan", "start", str(pair_file)]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("start: pair colo on alpha and beta\n")

@@ -23,16 +23,16 @@ import attrs
 import pytest
 from tests.real_qemu import build_of
 
+from pycolo._execute import execute
+from pycolo._probe import probe
 from pycolo.compiler import compile_plan, launch
 from pycolo.demo.builds import Release
 from pycolo.demo.guests import bios_counter, bios_disk_counter, bios_guest
 from pycolo.evidence import Victim, instance_of
-from pycolo.execute import execute
 from pycolo.hosts.local import LocalHost, QemuWatch
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
 from pycolo.model.pair import CHECKPOINTS_OFF_MS
 from pycolo.plan import DialectName, Execute, Options, Plan, Procedure
-from pycolo.probe import probe
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
 from pycolo.result import Report

@@ -14,9 +14,9 @@ from tests.qemu.life import NEEDS_KVM, LivePair, accelerator_of, bios_life, off_
 from tests.qemu.namespaces import in_namespaces, let_through, swallow
 from tests.watching import Watching
 
+from pycolo._execute import execute
 from pycolo.demo.builds import Release
 from pycolo.demo.network import Network
-from pycolo.execute import execute
 from pycolo.model import ColoPair
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]

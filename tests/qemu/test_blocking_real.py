@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.real_qemu import bare_qemu
 
+from pycolo._probe import read
 from pycolo.blocking import Runner
-from pycolo.probe import read
 from pycolo.session import Session
 from pycolo.snapshot import Live
 
@@ -23,7 +23,7 @@ eventlet.monkey_patch()
 import sys
 from pycolo.blocking import Runner
 from pycolo.model import UnixMonitor
-from pycolo.probe import read
+from pycolo._probe import read
 from pycolo.session import Session
 
 async def probed():

@@ -15,8 +15,8 @@ import pytest
 from tests.qemu.life import HAS_KVM, LivePair, bios_life
 
 from pycolo import errors
+from pycolo._execute import execute
 from pycolo.demo.builds import Release
-from pycolo.execute import execute
 from pycolo.features import refuse_document
 from pycolo.model import ColoPair, Node, UnixMonitor
 from pycolo.model.filters import ChainPorts

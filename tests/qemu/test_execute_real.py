@@ -11,8 +11,8 @@ import pytest
 from tests.real_qemu import RELEASES, BareQemu, bare_qemu
 
 from pycolo import conditions as c
+from pycolo._execute import execute
 from pycolo.demo.builds import Release
-from pycolo.execute import execute
 from pycolo.model import ColoPair, Node
 from pycolo.plan import Check, Execute, Plan, Refusal, Step, Wait
 from pycolo.qmp import commands as qmp

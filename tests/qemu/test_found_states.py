@@ -25,12 +25,12 @@ from tests.qemu.life import (
 )
 
 from pycolo import features, wire
+from pycolo._execute import execute
 from pycolo.compiler import converge, drift
 from pycolo.compiler.launch import launch_argv
 from pycolo.demo.builds import Release
 from pycolo.errors import CompileError
 from pycolo.evidence import instance_of
-from pycolo.execute import execute
 from pycolo.model import ColoPair, Netdev
 from pycolo.plan import LaunchQemu, Plan, Procedure
 from pycolo.qmp import commands as qmp

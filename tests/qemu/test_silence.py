@@ -31,12 +31,12 @@ from tests.qemu.namespaces import in_namespaces, plug
 from tests.relay import Relay, relays
 from tests.watching import Watching
 
+from pycolo._execute import execute
 from pycolo.compiler import compile_offline
 from pycolo.demo.builds import Release
 from pycolo.demo.network import Network
 from pycolo.errors import CompileError
 from pycolo.evidence import Evidence
-from pycolo.execute import execute
 from pycolo.model import ColoPair, Node
 from pycolo.plan import Plan
 from pycolo.qmp.events import StopEvent

@@ -39,10 +39,10 @@ from tests.qemu.test_planned_states import CASES, DELAY_MS, Case
 from tests.real_qemu import RELEASES, bare_qemu
 from tests.watching import Watching
 
+from pycolo._execute import execute
 from pycolo.compiler import compile_offline
 from pycolo.demo.builds import Release
 from pycolo.effects import apply, fold
-from pycolo.execute import execute
 from pycolo.model import ColoPair, Node
 from pycolo.model.node import UnixMonitor
 from pycolo.plan import Execute, Plan

@@ -9,13 +9,13 @@ from typing import final
 import attrs
 from tests.testing.testbed import FakePair
 
+from pycolo._execute import execute
+from pycolo._probe import probe
 from pycolo.compiler import compile_plan
 from pycolo.errors import Busy, CompileError, ConnectionFailed, RemoteError, UndecidedError
 from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence
-from pycolo.execute import execute
 from pycolo.plan import Options, Plan, Procedure
-from pycolo.probe import probe
 from pycolo.result import Outcome, Report
 from pycolo.session import Session
 from pycolo.snapshot import (

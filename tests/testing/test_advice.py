@@ -8,8 +8,8 @@ import pytest
 from tests.testing.testbed import FakePair, in_world
 from tests.watching import Watching
 
+from pycolo._execute import execute
 from pycolo.errors import CompileError
-from pycolo.execute import execute
 from pycolo.plan import Execute, Plan
 from pycolo.result import Report
 from pycolo.snapshot import role_of

@@ -11,13 +11,13 @@ import pytest
 from tests.qemu.life import off_plan
 from tests.testing.testbed import TESTBEDS, Pair, Testbed
 
+from pycolo._execute import execute
+from pycolo._probe import read
 from pycolo.errors import Busy, CommandRefused, CommandUnknown, Unresponsive
 from pycolo.evidence import Evidence
-from pycolo.execute import execute
 from pycolo.model.node import Node
 from pycolo.model.pair import CHECKPOINTS_OFF_MS
 from pycolo.plan import Plan, Wait
-from pycolo.probe import read
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient, SocketServer, UnixSocketAddress
 from pycolo.qmp.commands import Command

@@ -10,7 +10,7 @@ import pytest
 from tests.qemu.life import off_plan
 from tests.testing.testbed import VERSIONS, FakePair, in_world
 
-from pycolo.execute import execute
+from pycolo._execute import execute
 from pycolo.plan import Plan, Procedure
 from pycolo.qmp.schema import PackagedVersion
 

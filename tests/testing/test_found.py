@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 from tests.testing.testbed import FakePair, in_world
 
-from pycolo.execute import execute
+from pycolo._execute import execute
 from pycolo.result import Unknown
 
 

@@ -11,11 +11,11 @@ import attrs
 import pytest
 from tests.testing.testbed import VERSIONS, FakePair, declared, in_world
 
+from pycolo._execute import execute
+from pycolo._probe import probe
 from pycolo.compiler import launch
 from pycolo.compiler.drift import drift
-from pycolo.execute import execute
 from pycolo.model import ColoPair, UnixMonitor
-from pycolo.probe import probe
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import PackagedVersion

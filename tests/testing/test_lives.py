@@ -20,10 +20,10 @@ from tests.testing import operator as operator_module
 from tests.testing.operator import GoneHome, Operator, hang_up
 from tests.testing.testbed import VERSIONS, FakePair, declared, in_world
 
+from pycolo._execute._run import Run
 from pycolo.compiler import compile_plan
 from pycolo.errors import CompileError
 from pycolo.evidence import Evidence, Victim
-from pycolo.execute._run import Run
 from pycolo.model.pair import ColoPair, Timeouts
 from pycolo.plan import Plan
 from pycolo.qmp.schema import PackagedVersion

@@ -12,9 +12,9 @@ import pytest
 from tests.testing.recording import Line, is_query, load, read_part
 from tests.testing.testbed import NAMES, SIZE_BYTES, VERSIONS
 
+from pycolo._probe import QUESTIONS, with_reply
 from pycolo.errors import ParseError
 from pycolo.model.node import Node
-from pycolo.probe import QUESTIONS, with_reply
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import PackagedVersion

@@ -8,9 +8,9 @@ import tempfile
 import attrs
 from tests.testing.testbed import declared
 
+from pycolo._execute import execute
+from pycolo._probe import probe
 from pycolo.compiler import compile_plan, launch
-from pycolo.execute import execute
-from pycolo.probe import probe
 from pycolo.qmp.replies import Version
 from pycolo.session import Session
 from pycolo.testing import World

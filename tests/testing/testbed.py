@@ -11,14 +11,14 @@ import attrs
 import pytest
 from tests.qemu.life import HAS_KVM, bios_life
 
+from pycolo._execute import execute
+from pycolo._probe import probe
 from pycolo.compiler import compile_plan, launch
 from pycolo.demo.builds import Release
 from pycolo.evidence import Victim, instance_of
-from pycolo.execute import execute
 from pycolo.hosts import Host
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
 from pycolo.plan import Options, Plan, Procedure
-from pycolo.probe import probe
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import PackagedVersion
 from pycolo.result import Report

@@ -11,12 +11,12 @@ from typing import TypeAlias, final
 
 import attrs
 
+from pycolo._execute import execute
 from pycolo._json import JsonObject
+from pycolo._probe import probe
 from pycolo.compiler import compile_plan, launch
-from pycolo.execute import execute
 from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
 from pycolo.plan import Options, Plan, Procedure
-from pycolo.probe import probe
 from pycolo.qmp.replies import Version
 from pycolo.session import Session
 from pycolo.snapshot import Snapshot

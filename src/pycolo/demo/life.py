@@ -23,6 +23,8 @@ from typing import Final, Literal, TypeAlias, final
 import attrs
 
 from pycolo import compiler
+from pycolo._execute import execute
+from pycolo._probe import probe
 from pycolo.demo.client import BUSY, DISK, IDLE, NEW, PING
 from pycolo.demo.guests import READY_LINE, acknowledged_in_image
 from pycolo.demo.listener import KEPT, Listener, listening
@@ -31,11 +33,9 @@ from pycolo.demo.report import Failover, Kill, LifeReport, Moment, Protection, R
 from pycolo.demo.testbed import LifeError, Testbed, fetched, open_testbed
 from pycolo.errors import PycoloError
 from pycolo.evidence import Evidence, instance_of
-from pycolo.execute import execute
 from pycolo.hosts.local import LocalHost, QemuWatch
 from pycolo.observers import Observer, Silent
 from pycolo.plan import CreateImage, Plan, Recovery, Step, StopQemu
-from pycolo.probe import probe
 from pycolo.qmp.commands import Cont
 from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.result import Outcome, Report

@@ -12,6 +12,12 @@ from typing import Final, assert_never, final
 import attrs
 
 from pycolo import effects
+from pycolo._execute import _hmp
+from pycolo._execute._observation import Observation
+from pycolo._execute._observe import observe
+from pycolo._execute._progress import Progress
+from pycolo._probe import probe
+from pycolo._probe import read as probe_node
 from pycolo.conditions import NO_EVIDENCE, CheckpointSeen, Condition, Gone, PeerDead, leaves
 from pycolo.errors import (
     Busy,
@@ -24,10 +30,6 @@ from pycolo.errors import (
     RemoteError,
 )
 from pycolo.evidence import Evidence, Victim
-from pycolo.execute import _hmp
-from pycolo.execute._observation import Observation
-from pycolo.execute._observe import observe
-from pycolo.execute._progress import Progress
 from pycolo.features import refuse_document
 from pycolo.hosts import Host
 from pycolo.observers import Observer, Recorder
@@ -42,8 +44,6 @@ from pycolo.plan import (
     StopQemu,
     Wait,
 )
-from pycolo.probe import probe
-from pycolo.probe import read as probe_node
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.commands import Command
 from pycolo.record import Change, PairRecord, ReadState

@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 import attrs
 
+from pycolo._execute._observation import Observation
+from pycolo._probe import greeted, with_reply
 from pycolo.conditions import (
     CheckpointSeen,
     ChildIs,
@@ -19,8 +21,6 @@ from pycolo.conditions import (
     leaves,
 )
 from pycolo.errors import CommandUnknown, ParseError, RemoteError
-from pycolo.execute._observation import Observation
-from pycolo.probe import greeted, with_reply
 from pycolo.qmp.commands import QueryYank
 from pycolo.session import Session
 from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive

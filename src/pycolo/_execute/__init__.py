@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from pycolo._execute._run import Run
 from pycolo.evidence import Evidence
-from pycolo.execute._run import Run
 from pycolo.hosts import Host
 from pycolo.observers import Observer, Recorder, Several, Silent
 from pycolo.plan import Plan
