@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, final
 import attrs
 from typing_extensions import override
 
+from pycolo._mapping import read_only_mappings
 from pycolo.conditions import Condition
 from pycolo.errors import DeclarationError
 from pycolo.evidence import Victim
@@ -200,7 +201,7 @@ Step: TypeAlias = Execute | Wait | Check | RunHost | Record
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Options:
     """What a plan was asked for besides its procedure: with it the same plan is compiled again.
 
@@ -249,7 +250,7 @@ class Recovery:
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Plan:
     """An ordered procedure across both nodes.
 

@@ -26,6 +26,7 @@ import attrs
 
 from pycolo import _decode
 from pycolo._json import Document, Forms
+from pycolo._mapping import read_only_mappings
 from pycolo.errors import CompileError, ParseError, UndecidedError
 from pycolo.evidence import Evidence, Victim, node_of
 
@@ -37,7 +38,7 @@ NEWEST_EPOCHS = 1000
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class PairRecord:
     """What one file says of the pair."""
 

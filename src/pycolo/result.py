@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias, assert_never, final
 import attrs
 from typing_extensions import override
 
+from pycolo._mapping import read_only_mappings
 from pycolo._printable import brief
 from pycolo.catalogue import Explanation, explain
 from pycolo.conditions import PeerDead, leaves
@@ -85,7 +86,7 @@ Outcome: TypeAlias = Done | Refused | Unknown | TimedOut | NotRun
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Report:
     """A plan and what became of each of its steps."""
 

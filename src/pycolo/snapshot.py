@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias, final
 
 import attrs
 
+from pycolo._mapping import read_only_mappings
 from pycolo._printable import brief
 from pycolo.evidence import Evidence
 from pycolo.qmp.replies import Version
@@ -35,7 +36,7 @@ class Child:
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Filter:
     """A network filter, or colo-compare, or an iothread."""
 
@@ -59,7 +60,7 @@ class Job:
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Live:
     """A QEMU that answers, as far as COLO control needs to know it."""
 
@@ -155,7 +156,7 @@ NodeState: TypeAlias = Absent | Live | Unreachable | Unresponsive | Dead
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Snapshot:
     """What is known of every node of a pair."""
 

@@ -14,6 +14,7 @@ from typing import Final, final
 import attrs
 
 from pycolo import _decode
+from pycolo._mapping import read_only_mappings
 from pycolo.catalogue import _block, _general, _migration, _network
 from pycolo.catalogue._entry import (
     EVERY,
@@ -62,7 +63,7 @@ _OURS: Final = re.compile(
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Explanation:
     """An entry of the catalogue that a message, or a part of it, is."""
 

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias, final
 import attrs
 
 from pycolo._json import Forms
+from pycolo._mapping import read_only_mappings
 from pycolo.errors import ParseError
 
 
@@ -53,7 +54,7 @@ class Counters:
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class State:
     """How far everything is."""
 

@@ -23,6 +23,7 @@ from typing import Final, final
 
 import attrs
 
+from pycolo._mapping import read_only_mappings
 from pycolo.demo.guests import DISK_PORT, ECHO_PORT
 from pycolo.errors import PycoloError
 from pycolo.model import Netdev
@@ -67,7 +68,7 @@ class Place:
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Network:
     """Where the nodes and the client are."""
 

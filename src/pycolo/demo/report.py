@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias, final
 import attrs
 
 from pycolo._json import Forms, JsonObject
+from pycolo._mapping import read_only_mappings
 from pycolo.demo.messages import Waited
 
 Role: TypeAlias = Literal["alone", "primary", "secondary", "joining"]
@@ -40,7 +41,7 @@ class Moment:
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Protection:
     """How a guest on one node came to run on both."""
 
@@ -64,7 +65,7 @@ class Protection:
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Failover:
     """How the guest outlived a QEMU. Durations count from the kill unless told otherwise."""
 

@@ -8,6 +8,7 @@ from typing import Final, final
 
 import attrs
 
+from pycolo._mapping import read_only, read_only_mappings
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
 
@@ -20,12 +21,12 @@ PORT_STRIDE = 10
 
 def _options(
     options: Mapping[str, str | tuple[str, ...] | list[str]],
-) -> dict[str, str | tuple[str, ...]]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+) -> Mapping[str, str | tuple[str, ...]]:
+    return read_only({k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Netdev:
     """The host's end of the card: QEMU's netdev type and its options.
 
@@ -164,10 +165,6 @@ def _mac(field: str, value: object) -> None:
         raise DeclarationError(field, value, "be six bytes like 52:54:00:12:34:56")
 
 
-def _by_node(netdevs: Mapping[str, Netdev]) -> dict[str, Netdev]:
-    return dict(netdevs)
-
-
 # Which cards put virtio's header before each packet where the host's end takes it, as a tap does.
 VNET_CARDS: Final = ("virtio-net", "e1000e", "igb", "vmxnet3")
 PLAIN_CARDS: Final = ("e1000", "rtl8139", "ne2k", "pcnet", "tulip", "i825", "usb-net")
@@ -185,7 +182,7 @@ def writes_vnet_headers(model: str) -> bool | None:
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class FilterChain:
     """One network card of the guest, protected by COLO's proxy.
 
@@ -209,7 +206,7 @@ class FilterChain:
     """
 
     netdev: Netdev = attrs.field(validator=rules.Valid(rules.instance_of(Netdev)))
-    netdevs: Mapping[str, Netdev] = attrs.field(factory=dict, converter=_by_node)
+    netdevs: Mapping[str, Netdev] = attrs.field(factory=dict)
     model: str = attrs.field(default="rtl8139", validator=rules.Valid(rules.identifier))
     mac: str | None = attrs.field(default=None, validator=rules.Valid(rules.Optional(_mac)))
     vnet_hdr: bool | None = attrs.field(

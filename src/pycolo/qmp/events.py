@@ -12,6 +12,7 @@ from typing import ClassVar, Final, Literal, TypeAlias, final, get_args
 import attrs
 from typing_extensions import override
 
+from pycolo._mapping import read_only_mappings
 from pycolo.errors import ParseError
 from pycolo.qmp._base import QmpRecord, QmpValue, at, mapping_at, read_json
 from pycolo.qmp.replies import ColoMode, ColoReason
@@ -217,7 +218,7 @@ class ResetEvent(_EventData):
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class OtherEvent:
     """An event that pycolo has no use for."""
 
