@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.compiler.cases import golden_plans
 
 from pycolo.catalogue import ENTRIES, HUMAN, Entry, Explanation, explain
 from pycolo.compiler import compile_offline
 from pycolo.errors import DeclarationError
 from pycolo.model import ColoPair, FilterChain, Netdev, Node, ReplicationDisk
+from pycolo.plan import Execute
 from pycolo.qmp.commands import ObjectDel
 from pycolo.qmp.replies import Version
 from pycolo.render import text
 from pycolo.result import NotRun, Outcome, Refused, Report
 
-GOLDEN = Path(__file__).parent / "golden"
 OLD, NEW = Version.parse("7.2.22"), Version.parse("11.1.3")
 
 
@@ -31,22 +30,14 @@ def names(found: tuple[Explanation, ...]) -> list[str]:
 
 
 def accepted() -> Iterator[tuple[str, str, frozenset[str]]]:
-    """Each command of a golden plan with words that it accepts, and the classes it accepts."""
-    for path in sorted(GOLDEN.rglob("*.json")):
-        yield from _accepted(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _accepted(value: object) -> Iterator[tuple[str, str, frozenset[str]]]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _accepted(item)
-    elif isinstance(value, dict):
-        refusals = value.get("accepts", [])
-        for words in {refusal["text"] for refusal in refusals}:
-            classes = (one["error_class"] for one in refusals if one["text"] == words)
-            yield value["command"]["execute"], words, frozenset(classes)
-        for item in value.values():
-            yield from _accepted(item)
+    """Each command of a plan with words that it accepts, and the classes it accepts."""
+    for _, _, plan in golden_plans():
+        steps = [s for s in plan.steps if isinstance(s, Execute)]
+        steps += [s for recovery in plan.recoveries for s in recovery.steps]
+        for step in steps:
+            for words in {refusal.text for refusal in step.accepts}:
+                classes = (one.error_class for one in step.accepts if one.text == words)
+                yield step.command.qmp_name, words, frozenset(classes)
 
 
 def test_what_plans_accept_is_known_to_reach_the_goal() -> None:

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
+from pycolo._json import JsonValue
 from pycolo.compiler import compile_offline
 from pycolo.model import (
     ColoPair,
@@ -22,7 +23,7 @@ from pycolo.plan import DialectName, Plan, Procedure
 from pycolo.qmp.replies import Version
 from pycolo.record import PairRecord, highest
 from pycolo.snapshot import Snapshot
-from pycolo.wire import plan_to_json
+from pycolo.wire import dumps, plan_to_json
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 VERSIONS: tuple[Literal["7.2.22", "10.0.13", "11.1.3"], ...] = ("7.2.22", "10.0.13", "11.1.3")
@@ -93,12 +94,47 @@ def compiled(case: Case, pair: ColoPair, version: str, dialect: DialectName = "a
     )
 
 
-def golden_plans() -> Iterator[tuple[str, Plan]]:
-    """File name and plan of every golden case."""
+def golden_plans() -> Iterator[tuple[str, str, Plan]]:
+    """Case, variant and plan of every golden plan."""
     for name, case in CASES.items():
         for version in VERSIONS:
-            yield f"{name}-{version}.json", compiled(case, PAIRS["one"], version)
-        yield f"{name}-two-of-each-11.1.3.json", compiled(case, PAIRS["two"], "11.1.3")
+            yield name, version, compiled(case, PAIRS["one"], version)
+        yield name, "11.1.3, two of each", compiled(case, PAIRS["two"], "11.1.3")
+
+
+def golden_texts() -> Mapping[str, str]:
+    """File name to text of every golden file: one a case.
+
+    It holds what is done, in order, a line a step and no reason; and the two states, once.
+    """
+    cases: dict[str, dict[str, Plan]] = {}
+    for name, variant, plan in golden_plans():
+        cases.setdefault(name, {})[variant] = plan
+    return {f"{name}.txt": "\n".join(_lines(variants)) + "\n" for name, variants in cases.items()}
+
+
+def _lines(variants: Mapping[str, Plan]) -> Iterator[str]:
+    for variant, plan in variants.items():
+        yield f"== {variant}"
+        written = plan_to_json(plan)
+        yield from map(_line, _objects(written["steps"]))
+        for recovery in _objects(written["recoveries"]):
+            yield f"-- recovery from {recovery['first']} to {recovery['last']}"
+            yield from map(_line, _objects(recovery["steps"]))
+    written = plan_to_json(variants["11.1.3"])
+    for state in ("prior_state", "planned_state"):
+        yield f"== {state}"
+        yield json.dumps(written[state], indent=1, ensure_ascii=False)
+
+
+def _line(step: Mapping[str, JsonValue]) -> str:
+    rest = {key: value for key, value in step.items() if key not in ("address", "node", "why")}
+    return f"{step['address']} {json.dumps(rest, ensure_ascii=False)}"
+
+
+def _objects(value: JsonValue) -> list[Mapping[str, JsonValue]]:
+    assert isinstance(value, list)
+    return [one for one in value if isinstance(one, dict)]
 
 
 def settled(plan: Plan) -> Snapshot:
@@ -117,12 +153,12 @@ def settled(plan: Plan) -> Snapshot:
 
 
 def as_text(plan: Plan) -> str:
-    """A plan as its file holds it."""
-    return json.dumps(plan_to_json(plan), indent=1, ensure_ascii=False) + "\n"
+    """A plan as a file of its own holds it."""
+    return dumps(plan_to_json(plan))
 
 
 if __name__ == "__main__":
-    for file_name, golden_plan in golden_plans():
+    for file_name, golden_text in golden_texts().items():
         path = GOLDEN / file_name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(as_text(golden_plan))
+        path.write_text(golden_text)

@@ -1,26 +1,37 @@
-"""Golden plans, found by directory: each is compiled again from what its file holds."""
+"""Golden plans: what each case compiles to, and that each plan is compiled again alike."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
-from tests.compiler.cases import CASES, GOLDEN, PAIRS, VERSIONS, as_text, compiled, golden_plans
+from tests.compiler.cases import (
+    CASES,
+    GOLDEN,
+    PAIRS,
+    VERSIONS,
+    as_text,
+    compiled,
+    golden_plans,
+    golden_texts,
+)
 
 from pycolo.compiler import check_compiled, compile_plan
 from pycolo.plan import Execute
 from pycolo.qmp.schema import Schema
-from pycolo.wire import plan_from_json
+from pycolo.wire import loads, plan_from_json
 
-FILES = sorted(p for p in GOLDEN.glob("*/*.json") if p.parent.name != "document")
-IDS = [f"{path.parent.name}/{path.stem}" for path in FILES]
+PLANS = {f"{name}, {variant}": plan for name, variant, plan in golden_plans()}
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
-def test_a_plan_is_what_its_own_declaration_and_origin_compile_to(path: Path) -> None:
-    """A golden plan, read and compiled again from its pair and prior state, is the same plan."""
-    plan = plan_from_json(json.loads(path.read_text()))
+@pytest.mark.parametrize("name", [f"{name}.txt" for name in CASES])
+def test_a_case_compiles_to_its_golden_file(name: str) -> None:
+    """What is done, in order, for each version, and the two states, are what its file holds."""
+    assert (GOLDEN / name).read_text() == golden_texts()[name]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_is_what_its_own_declaration_and_prior_state_compile_to(name: str) -> None:
+    """A plan, read from its text and compiled again from what it holds, is the same plan."""
+    plan = plan_from_json(loads(as_text(PLANS[name])))
 
     again = compile_plan(plan.procedure, plan.pair, plan.prior_state, plan.options)
     assert as_text(plan) == as_text(again)
@@ -28,8 +39,9 @@ def test_a_plan_is_what_its_own_declaration_and_origin_compile_to(path: Path) ->
 
 
 def test_every_case_has_its_file() -> None:
-    """Every case of every version lies in the golden folder, and nothing else does."""
-    assert sorted(name for name, _ in golden_plans()) == sorted(f"{name}.json" for name in IDS)
+    """Every case lies in the golden folder, and nothing else does."""
+    files = (p for p in GOLDEN.glob("*/*") if p.parent.name != "document")
+    assert sorted(golden_texts()) == sorted(str(path.relative_to(GOLDEN)) for path in files)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
