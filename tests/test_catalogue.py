@@ -19,7 +19,7 @@ from pycolo.plan import Execute
 from pycolo.qmp.commands import ObjectDel
 from pycolo.qmp.replies import Version
 from pycolo.render import text
-from pycolo.result import NotRun, Outcome, Refused, Report
+from pycolo.result import NotRun, Outcome, QemuError, Refused, Report
 
 OLD, NEW = Version.parse("7.2.22"), Version.parse("11.1.3")
 
@@ -189,8 +189,11 @@ def refused() -> Report:
     address = next(
         step.address for step in plan.steps if isinstance(getattr(step, "command", None), ObjectDel)
     )
-    reason = "alpha refused object-del: The command object-del has not been found (CommandNotFound)"
-    return Report(plan=plan, outcomes={**outcomes, address: Refused(took_s=0, reason=reason)})
+    said = QemuError(
+        text="The command object-del has not been found", error_class="CommandNotFound"
+    )
+    refusal = Refused(took_s=0, reason="alpha refused object-del", error=said)
+    return Report(plan=plan, outcomes={**outcomes, address: refusal})
 
 
 def test_a_report_names_what_a_refusal_means(refused: Report) -> None:
@@ -212,7 +215,10 @@ def test_a_report_names_what_a_refusal_means(refused: Report) -> None:
 def test_a_report_explains_nothing_that_is_not_known(refused: Report) -> None:
     """A refusal that is not in the table, and a step that was not run, stay without."""
     address = next(a for a, o in refused.outcomes.items() if isinstance(o, Refused))
-    outcomes = {**refused.outcomes, address: Refused(took_s=0, reason="for no reason")}
+    outcomes = {
+        **refused.outcomes,
+        address: Refused(took_s=0, reason="no", error=QemuError(text="for no reason")),
+    }
     report = attrs.evolve(refused, outcomes=outcomes)
     assert [None] * len(outcomes) == [report.explanation(address) for address in outcomes]
 

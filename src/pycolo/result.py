@@ -29,6 +29,7 @@ from pycolo.plan import (
     Step,
     Wait,
 )
+from pycolo.qmp.replies import Version
 from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive, role_of
 
 
@@ -45,12 +46,25 @@ class Done:
 
 @final
 @attrs.frozen(kw_only=True)
+class QemuError:
+    """What QEMU answered when it refused a command."""
+
+    text: str = attrs.field(converter=brief)
+    "Its message; the wording differs between versions (qemu-behaviour 11)."
+    error_class: str | None = None
+    "QMP's class, such as `GenericError`; None for an answer of the human monitor."
+
+
+@final
+@attrs.frozen(kw_only=True)
 class Refused:
     """QEMU said no, a Check did not hold, or the host could not: the step changed nothing."""
 
     took_s: float
     reason: str = attrs.field(converter=brief)
     "Who refused what, with QEMU's own message."
+    error: QemuError | None = None
+    "QEMU's answer; None where it was not QEMU that refused."
 
 
 @final
@@ -170,9 +184,7 @@ class Report:
         step = self._command(address)
         if step is None or not isinstance(outcome, Refused):
             return None
-        version = self.plan.qemu.get(step.node)
-        found = explain(outcome.reason, command=step.command.qmp_name, version=version)
-        return found[0] if found and found[0].fits else None
+        return explanation_of(step, outcome, self.plan.qemu.get(step.node))
 
     def _command(self, address: str) -> Execute | None:
         recovery = [step for recovery in self.plan.recoveries for step in recovery.steps]
@@ -246,6 +258,33 @@ class Report:
             and any(isinstance(leaf, PeerDead) for leaf in leaves(step.condition))
             for step in self.plan.steps
         )
+
+
+def explanation_of(step: Execute, outcome: Outcome, version: Version | None) -> Explanation | None:
+    """What QEMU's answer to a command means, by the catalogue.
+
+    Args:
+        step: The command.
+        outcome: What became of it.
+        version: QEMU's version; None where it is not known.
+
+    Returns:
+        The best explanation; None where QEMU refused nothing, or nothing is known of it.
+    """
+    match outcome:
+        case Refused(error=QemuError() as error):
+            said = error
+        case Done(reply=reply) if reply:
+            said = QemuError(text=reply)
+        case _:
+            return None
+    found = explain(
+        said.text,
+        command=step.command.qmp_name,
+        error_class=said.error_class,
+        version=version,
+    )
+    return found[0] if found and found[0].fits else None
 
 
 def _acts(step: Step) -> bool:

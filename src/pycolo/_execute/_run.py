@@ -47,7 +47,7 @@ from pycolo.plan import (
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.commands import Command
 from pycolo.record import Change, PairRecord, ReadState
-from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
+from pycolo.result import Done, NotRun, Outcome, QemuError, Refused, Report, TimedOut, Unknown
 from pycolo.session import HungUp, Notice, Sent, Session
 from pycolo.snapshot import Dead, Live, NodeState, Snapshot
 
@@ -66,8 +66,8 @@ class _Ended(Exception):
         self.make = make
 
 
-def _refused(reason: str) -> _Ended:
-    return _Ended(lambda took_s: Refused(took_s=took_s, reason=reason))
+def _refused(reason: str, error: QemuError | None = None) -> _Ended:
+    return _Ended(lambda took_s: Refused(took_s=took_s, reason=reason, error=error))
 
 
 def _unknown(reason: str) -> _Ended:
@@ -373,7 +373,8 @@ class Run:
             found = await session.execute(qmp.QueryNamedBlockNodes(flat=True), limit_s=step.limit_s)
             if all(node.node_name != deleted for node in found):
                 return reply.strip()
-        raise _refused(f"{step.node} refused {command.command_line!r}: {text}")
+        reason = f"{step.node} refused {command.command_line!r}: {text}"
+        raise _refused(reason, QemuError(text=text))
 
     def _session(self, name: str) -> Session:
         session = self._sessions.get(name)
@@ -631,7 +632,10 @@ def _accepted(step: Execute, text: str, error_class: str | None) -> bool:
 
 def _outcome_of(error: PycoloError, took_s: float) -> Outcome:
     match error:
-        case CommandRefused() | ConnectionFailed() | Busy() | HostRefused() | RefusedError():
+        case CommandRefused():
+            said = QemuError(text=error.text, error_class=error.error_class)
+            return Refused(took_s=took_s, reason=str(error), error=said)
+        case ConnectionFailed() | Busy() | HostRefused() | RefusedError():
             return Refused(took_s=took_s, reason=str(error))
         case _:
             return Unknown(took_s=took_s, reason=str(error))

@@ -90,7 +90,11 @@ class _Message:
 
 
 def explain(
-    message: str, *, command: str | None = None, version: Version | None = None
+    message: str,
+    *,
+    command: str | None = None,
+    error_class: str | None = None,
+    version: Version | None = None,
 ) -> tuple[Explanation, ...]:
     """Find what a message of QEMU's means.
 
@@ -98,6 +102,7 @@ def explain(
         message: QEMU's words; as they came, as pycolo quotes them in a report, or the JSON of a
             QMP error. Words of the human monitor may keep their prefix and their line ends.
         command: The command that was answered, by its QMP name or the human monitor's.
+        error_class: QMP's class of the error, such as `GenericError`.
         version: The version of that QEMU.
 
     Returns:
@@ -111,7 +116,12 @@ def explain(
     chardev-busy red0
     """
     told = _unwrapped(message[:_LONGEST])
-    told = attrs.evolve(told, command=command or told.command, version=version)
+    told = attrs.evolve(
+        told,
+        command=command or told.command,
+        error_class=error_class or told.error_class,
+        version=version,
+    )
     found = [
         Explanation(
             entry=entry, text=text, values=values, whole=n == 0, fits=_fits(entry, wording, told)

@@ -10,13 +10,13 @@ import attrs
 
 from pycolo import journal
 from pycolo._printable import one_line, printable
-from pycolo.catalogue import Explanation, explain
+from pycolo.catalogue import Explanation
 from pycolo.observers import kind, verdict
 from pycolo.plan import Execute, Plan, Step
 from pycolo.qmp.commands import Command
 from pycolo.render._words import command_words
 from pycolo.render.text import summary
-from pycolo.result import Done, NotRun, Outcome
+from pycolo.result import Done, NotRun, Outcome, explanation_of
 
 State: TypeAlias = Literal["done", "refused", "unknown", "timed-out", "not-run"]
 Answer: TypeAlias = Literal["returned", "refused", "unknown"]
@@ -263,11 +263,9 @@ def _words(outcome: Outcome | None) -> str:
 
 
 def _explanation(plan: Plan, step: Step, outcome: Outcome | None) -> Explanation | None:
-    words = _words(outcome)
-    if not words or not isinstance(step, Execute):
+    if outcome is None or not isinstance(step, Execute):
         return None
-    found = explain(words, command=step.command.qmp_name, version=plan.qemu.get(step.node))
-    return found[0] if found and found[0].fits else None
+    return explanation_of(step, outcome, plan.qemu.get(step.node))
 
 
 def ticks(took_s: float, most: int) -> Iterator[float]:
