@@ -156,7 +156,7 @@ async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreacha
         return Unresponsive(why=str(error), oob=True)
     except (RemoteError, ParseError) as error:
         return Unreachable(why=str(error))
-    return _settled(attrs.evolve(live, colo_exited=session.latched.colo_exited))
+    return _settled(with_latched(live, session))
 
 
 async def _replies(
@@ -195,6 +195,14 @@ def _without(live: Live, question: Question) -> Live:
     gone = question.path.rpartition("/")[2] if isinstance(question, qmp.QomGet) else ""
     left = {name: known for name, known in live.objects.items() if name != gone}
     return attrs.evolve(live, objects=left)
+
+
+def with_latched(live: Live, session: Session) -> Live:
+    """Add what only events tell, last: while QEMU was asked, more of them may have come."""
+    latched = session.latched
+    # A plain NBD child that is lost shows in this event alone (qemu-behaviour 5.10).
+    error = True if latched.quorum_bad else live.replication_error
+    return attrs.evolve(live, colo_exited=latched.colo_exited, replication_error=error)
 
 
 def greeted(session: Session) -> Live:

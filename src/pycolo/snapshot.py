@@ -111,7 +111,11 @@ class Live:
     yanks: frozenset[str] = attrs.field(default=frozenset(), eq=False)
     "What could be yanked, as addresses name it; read, never planned."
     replication_error: bool | None = attrs.field(default=None, eq=False)
-    "Whether a replication node reports an error; read, never planned (qemu-behaviour 5.10)."
+    """Whether a disk is known not to be replicated; read, never planned (qemu-behaviour 5.10).
+
+    A replication node tells it when asked. A primary's plain NBD node only has it told by events,
+    to sessions that were open at a write since.
+    """
     schema: Schema | None = attrs.field(default=None, eq=False)
     "What commands this QEMU accepts; None where it was not read. Read, never planned."
 
