@@ -329,7 +329,11 @@ def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
         raise UndecidedError(f"no record can be read: {_unread(files)}", _newest(node))
     if top.commit == "pending":
         why = f"{top.holder} ended before its overlays were merged: its image lacks writes"
-        raise UndecidedError(why, "recover its overlays by hand, or take another node's --newest")
+        advice = (
+            f"merge its overlays by hand and launch it with --newest {top.holder}, or launch"
+            " another node with --newest"
+        )
+        raise UndecidedError(why, advice)
     if isinstance(own, PairRecord) and own.holder == node and own.is_sole:
         rivals = [r for r in _read(files.values()) if r.epoch >= own.epoch and r.holder != node]
         if not rivals:
