@@ -19,7 +19,7 @@ from pycolo.qmp.commands import (
     Yank,
 )
 from pycolo.qmp.objects import YankBlockNode
-from pycolo.record import PairRecord
+from pycolo.record import PairRecord, highest
 from pycolo.snapshot import Live
 
 LOCAL_CHILD = "children.0"
@@ -97,6 +97,17 @@ def is_identical(draft: Draft, primary: str) -> bool:
     first = isinstance(own, PairRecord) and own.epoch == 1
     asked = draft.pair.initial_sync == "identical"
     return asked and first and live.run_state == "prelaunch"
+
+
+def must_be_there(draft: Draft) -> bool:
+    """Whether a secondary's image is the operator's, since `start` will take it for equal.
+
+    An empty one, made in the place of one that was forgotten, would be taken for equal too.
+    """
+    top = highest(draft.now.records)
+    holder = None if top is None else draft.now.live(top.holder)
+    begins = (top is None or top.epoch == 1) and (holder is None or holder.run_state == "prelaunch")
+    return draft.pair.initial_sync == "identical" and begins
 
 
 def ensure_mirror(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:

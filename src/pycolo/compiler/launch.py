@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 from pycolo import record, topology
-from pycolo.compiler import document
+from pycolo.compiler import _disks, document
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import card_option, chardev_option, monitor_option, netdev_option
 from pycolo.conditions import PeerDead
@@ -44,7 +44,8 @@ def launch_node(
     only while it still says so.
     """
     place = draft.pair.node(node)
-    for action, what in images(place, draft.pair.disks, role, dialect):
+    given = dialect == "doc" or _disks.must_be_there(draft)
+    for action, what in images(place, draft.pair.disks, role, given=given):
         why = "made once, never overwritten (qemu-behaviour 5.2)"
         draft.run_host(
             node, "create-image", what, action, why=why, limit_s=draft.timeouts.command_s
@@ -124,17 +125,23 @@ def forget_node(draft: Draft, gone: str) -> None:
 
 
 def images(
-    node: Node, disks: Collection[ReplicationDisk], role: Role, dialect: DialectName
+    node: Node, disks: Collection[ReplicationDisk], role: Role, *, given: bool
 ) -> Iterator[tuple[CreateImage, str]]:
-    """The images a node must have in a role, each with the name it goes by in addresses.
+    """The images that are made for a node, each with the name it goes by in addresses.
 
-    A primary's image holds the guest and is the operator's; a secondary's may be empty, since the
-    first copy fills it. The document has it copied by hand and creates the overlays alone.
+    None for a primary: its images hold the guest and are the operator's. For a secondary the
+    overlays, and the image that the first copy fills.
+
+    Args:
+        node: The node.
+        disks: The pair's disks.
+        role: What its QEMU is started as.
+        given: The operator copied the secondary's images by hand: they must be there.
     """
     if role == "primary":
         return
     for disk in disks:
-        if dialect == "auto":
+        if not given:
             yield _create(node, disk, disk.image, disk.image_format), disk.names.parent
         yield _create(node, disk, disk.active_image, "qcow2"), disk.names.active
         yield _create(node, disk, disk.hidden_image, "qcow2"), disk.names.hidden

@@ -104,7 +104,8 @@ class ColoPair:
         timeouts: Limits of the plan's steps.
         multifd: Send the RAM over several connections; needs QEMU 11.0 (qemu-behaviour 2.4).
         initial_sync: `full` copies each disk to the secondary at the first start; `identical`
-            is the operator's word that the images are equal.
+            is the operator's word that the images are equal: each node has its own, none is
+            made, and the word is believed until the guest has run.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
