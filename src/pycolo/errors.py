@@ -177,7 +177,7 @@ class VersionError(RefusedError):
 
 
 class CompileError(RefusedError):
-    """There is no safe way from this state to what the procedure promises.
+    """There is no safe way from this state to what the procedure is for.
 
     Nothing was sent; declaration and snapshot stay usable.
     """
@@ -329,9 +329,9 @@ class ConnectionFailed(RemoteError):
 
 
 class HostRefused(RemoteError):
-    """A node's host could not make an image, start QEMU or end it.
+    """A node's host could not do what it was asked.
 
-    Nothing was changed on the host that it does not name.
+    No QEMU was left running, no image made and no record written by it.
     """
 
     def __init__(self, node: str, action: str, why: str) -> None:
@@ -340,7 +340,7 @@ class HostRefused(RemoteError):
         Args:
             node: The node's name.
             action: What was asked: ``create-image``, ``launch-qemu``,
-                ``stop-qemu`` or ``check-ports``.
+                ``stop-qemu``, ``check-ports`` or ``write-record``.
             why: The cause, as a sentence without a full stop.
         """
         super().__init__(node, action, why)

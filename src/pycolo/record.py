@@ -5,7 +5,8 @@ these rules say what it allows. They were searched exhaustively, with two contro
 or pause between any two steps: no two guests serve, no acknowledged write is lost, and no pair is
 stuck. `tests/record_search` repeats that search on the steps that the compiler emits.
 
-1. A node's rights come from its own file. Other files can only deny.
+1. A node's rights come from its own file. Other files can only deny, but for a holder whose own
+   file was lost while its guest runs: the newest record may name it.
 2. Records are ordered by epoch, then revision. A change takes the highest that was read and adds
    one to its revision, or begins a new epoch. It is written by compare-and-swap, durably.
 3. A node leaves COLO alone only after its own file was written for that.
@@ -47,7 +48,7 @@ class PairRecord:
     birth: str
     "Random, drawn at the pair's first launch: two pairs of one name are not the same pair."
     epoch: int
-    "Begins anew whenever a node runs alone or is started as primary; higher is later."
+    "Grows when a node takes over, is started as primary, or a person decides; higher is later."
     revision: int
     "Counts the changes within an epoch, from 0."
     holder: str
@@ -425,7 +426,7 @@ def outlived(files: Files, node: str) -> PairRecord:
 
 
 def may_lead(files: Files, primary: str, instance: str, secondary: str | None) -> None:
-    """Whether a running guest may be protected by a secondary, or give one up.
+    """Check that a running guest may be protected by a secondary, or give one up.
 
     Args:
         files: What was read.
@@ -434,9 +435,10 @@ def may_lead(files: Files, primary: str, instance: str, secondary: str | None) -
         secondary: The other node, whose own file is going to be written; None for none.
 
     Raises:
-        CompileError: Its own file names another QEMU, another node holds newer data, or the
-            secondary's file is out of reach.
-        UndecidedError: No record that can be read speaks for it.
+        CompileError: Its own file is out of reach, names another holder or, unless it names this
+            node alone, another QEMU; another node holds newer data; or the secondary's file is
+            out of reach.
+        UndecidedError: Its own file is absent or damaged, and the newest record does not name it.
     """
     own, top = files.get(primary, NOT_READ), highest(files)
     if isinstance(own, UnreadRecord):

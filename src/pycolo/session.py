@@ -279,8 +279,11 @@ class Session:
 
         Args:
             command: What to send.
-            oob: Past a main loop that may be stuck, for the few commands that can
-                (qemu-behaviour 7.6).
+            oob: Send it out of band: QEMU then executes it while its main loop is blocked. Few
+                commands allow that (qemu-behaviour 7.6).
+
+        Returns:
+            The command under way. A connection that is lost is told by its `reply`, not here.
         """
         call = self._client.execute(command.qmp_name, command.arguments() or None, oob=oob)
         task = asyncio.get_running_loop().create_task(call)
@@ -294,7 +297,7 @@ class Session:
         Args:
             command: What to send.
             limit_s: How long the reply may take, in seconds.
-            oob: Past a main loop that may be stuck, for the few commands that can.
+            oob: Send it out of band; see `send`.
 
         Raises:
             CommandRefused: QEMU answered with an error; the session stays usable.

@@ -13,12 +13,13 @@ from pycolo.compiler import (
     compile_offline,
     compile_plan,
     failover,
+    launch,
     resume,
     start,
     stop,
 )
 from pycolo.effects import fold
-from pycolo.errors import CompileError, DeclarationError, ParseError
+from pycolo.errors import CompileError, DeclarationError, ParseError, PycoloError
 from pycolo.model import ColoPair
 from pycolo.plan import Execute, LaunchQemu, Options, Plan, RunHost, Step
 from pycolo.qmp.commands import HumanMonitorCommand, Migrate
@@ -316,3 +317,13 @@ def test_a_guest_that_stands_still_for_its_copy_is_resumed() -> None:
     recovery = next(one for one in plan.recoveries if one.first == "beta/stop")
 
     assert "block-job-cancel" in [step.command.qmp_name for step in recovery.steps]
+
+
+@pytest.mark.parametrize(("peer", "why"), [("alpha", "cannot protect itself"), ("delta", "delta")])
+def test_a_peer_that_cannot_be_one_is_refused(peer: str, why: str) -> None:
+    """The holder does not protect itself, and a stranger is none of the pair's nodes."""
+    pair = one_of_each()
+    left = compiled(CASES["failover/primary-survives"], pair, "11.1.3").planned_state
+    fresh = launch(pair, left, qemu={"beta": Version.parse("11.1.3")}, nodes=("beta",))
+    with pytest.raises(PycoloError, match=why):
+        resume(pair, fresh.planned_state, peer=peer)

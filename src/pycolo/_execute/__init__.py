@@ -31,19 +31,19 @@ async def execute(
 ) -> Report:
     """Execute a plan, step by step, as it is written.
 
-    Steps of one batch are sent together. At the first step that is not done and had to be,
-    execution ends: the recovery of the ranges it ends in is run, and what can be read is read.
-    Cancelling takes effect between steps: a command that was sent keeps its reply, and a range of
-    steps with a recovery is finished first.
+    Steps of one batch are sent together. At the first required step that is not done, execution
+    ends: the recovery of the ranges it ends in is run, and what can be read is read. Cancelling
+    breaks a wait off, but not a command that was sent, which keeps its reply, nor a range of steps
+    with a recovery, which is finished first.
 
     Args:
         plan: What to do.
         sessions: Node name to a session on its control monitor, for each node that the plan speaks
             to. They are not closed; one that was lost is opened anew to find out what happened.
-        hosts: Node name to its host, for each node whose record is written or on whose host
-            something is done.
-        evidence: Node name to evidence that its QEMU has ended; where a plan needs some and none is
-            given, the host on which it ran is asked.
+        hosts: Node name to its host, for each node whose record is read or written, on whose host
+            something is done, or whose QEMU's end has to be shown.
+        evidence: Node name to evidence that its QEMU has ended. Where none is given that names the
+            node, instance and epoch which the plan does, the host on which it ran is asked.
         observer: Is called with what happens; an error it raises is logged and changes nothing.
         recorder: Called with the same after the observer, and with the conversation with QEMU: a
             `Journal`.

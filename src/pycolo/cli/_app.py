@@ -49,7 +49,7 @@ def app() -> None:
     """Fault-tolerant virtual machines: QEMU COLO pairs, from one declaration.
 
     Exit codes: 0 done; 1 refused or failed, nothing changed; 2 different; 3 changed but
-    unfinished, or unknown; 4 a person must decide; 64 usage.
+    unfinished, or unknown; 4 a person must decide, or do what is said; 64 usage.
     """
 
 

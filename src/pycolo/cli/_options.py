@@ -41,8 +41,12 @@ FILE: Final = click.Path(exists=True, dir_okay=False, readable=True, path_type=P
 
 procedure = click.argument("procedure", type=click.Choice(get_args(Procedure)))
 pair_file = click.argument("pair_file", metavar="PAIRFILE", type=FILE)
-survivor = click.option("--survivor", metavar="NODE", help="failover, resume: the survivor.")
-peer = click.option("--peer", metavar="NODE", help="resume: who takes the dead one's place.")
+survivor = click.option(
+    "--survivor", metavar="NODE", help="failover: the survivor; offline also resume's."
+)
+peer = click.option(
+    "--peer", metavar="NODE", help="start, resume, converge: who will protect the guest."
+)
 dialect = click.option(
     "--dialect",
     type=click.Choice(get_args(DialectName)),

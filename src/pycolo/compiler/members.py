@@ -61,18 +61,24 @@ def members(pair: ColoPair, snapshot: Snapshot, *, peer: str | None = None) -> C
     Args:
         pair: The declaration.
         snapshot: What is known.
-        peer: Who shall protect the holder; if None, the one that the record names, or the only
-            fresh secondary where that one does not answer.
+        peer: The node that will protect the holder. If None, the one that the record names or,
+            where that does not answer, the only fresh secondary.
 
     Raises:
         DeclarationError: `peer` is none of the pair's nodes.
+        CompileError: `peer` holds the newest data itself.
     """
+    if peer is not None:
+        pair.node(peer)
     top = record.highest(snapshot.records)
     if top is None:
         return pair
+    if peer == top.holder:
+        why = f"{peer} holds the newest data, by its record, and cannot protect itself"
+        raise CompileError(why, "name another node as peer")
     pair = _with(pair, top.holder, keeping=top.partner)
     partner = peer or _partner(pair, snapshot, top)
-    if partner is None or partner == top.holder:
+    if partner is None:
         return pair
     return _with(pair, partner, keeping=top.holder)
 

@@ -51,8 +51,8 @@ def launch(
         snapshot: What is known, the records of all nodes included; a node that answers is left
             alone.
         qemu: Node name to the version of the QEMU installed there.
-        nodes: The nodes to launch; the pair's two if empty. A spare takes the place of the node
-            that does not hold the newest data.
+        nodes: The nodes to launch; if empty, the two that the record names. A spare takes the
+            place of the node that does not hold the newest data.
         newest: Who holds the newest data by a person's word, against what the records say; its QEMU
             may run already.
         instances: Node name to the identity its QEMU gets, `PAIR:NODE:HEX`, never used before; a
@@ -64,8 +64,9 @@ def launch(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        DeclarationError: A name is none of the pair's.
-        CompileError: Another node holds the newest data, or one is in the way.
+        DeclarationError: A name in `nodes` or `instances` is none of the pair's.
+        CompileError: Another node holds the newest data, one is in the way, or `newest` is not
+            among those launched.
         UndecidedError: The records do not tell who holds the newest data.
     """
     check(pair, snapshot)
@@ -190,12 +191,14 @@ def start(
     Args:
         pair: The declaration.
         snapshot: What both nodes and their records show. The primary's guest may run already.
-        peer: Who shall protect the guest; if None, the node that the record names.
+        peer: The node that will protect the guest. If None, the one that the record names or,
+            where that does not answer, the only fresh secondary.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
+        DeclarationError: `peer` is none of the pair's nodes.
         CompileError: No safe way leads there from the snapshot.
     """
     options = Options(peer=peer, assume_good=tuple(assume_good))
@@ -215,13 +218,14 @@ def resume(
     Args:
         pair: The declaration.
         snapshot: What both nodes and their records show.
-        peer: Who shall protect the guest; if None, the node that the record names, or the only
-            fresh secondary.
+        peer: The node that will protect the guest. If None, the one that the record names or,
+            where that does not answer, the only fresh secondary.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
+        DeclarationError: `peer` is none of the pair's nodes.
         CompileError: No safe way leads there from the snapshot.
     """
     options = Options(peer=peer, assume_good=tuple(assume_good))

@@ -55,7 +55,7 @@ class Host(Protocol):
         """
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
-        """Make an image, start a QEMU or end one.
+        """Make an image, start a QEMU, end one, or check that ports are let through.
 
         Returns:
             What there is to say about it; mostly nothing. For `StopQemu`, how it ended.

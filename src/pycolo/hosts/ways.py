@@ -10,6 +10,7 @@ from typing import final
 
 import attrs
 
+from pycolo._json import kebab
 from pycolo.errors import ConnectionFailed, HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.helper import far
@@ -91,7 +92,7 @@ class NoWay:
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:  # noqa: ARG002 - a Host's
         """Refuse."""
-        raise HostRefused(node, "run", self.why)
+        raise HostRefused(node, kebab(type(action)), self.why)
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:  # noqa: ARG002 - a Host's
         """Nothing is known."""

@@ -26,12 +26,12 @@ BESIDE = (".lock", ".spare")
 @final
 @attrs.frozen(kw_only=True)
 class Ports:
-    """TCP ports on the secondary's host that all disks and the RAM share (qemu-behaviour 3.10)."""
+    """Two TCP ports on the secondary's host: one for the RAM, one for all disks (3.10)."""
 
     migration: int = attrs.field(default=9998, validator=rules.Valid(rules.port))
     "RAM and device state."
     nbd: int = attrs.field(default=9999, validator=rules.Valid(rules.port))
-    "Disk writes."
+    "The disks: the first copy, and all writes after it."
 
 
 @final
@@ -100,7 +100,7 @@ class ColoPair:
         spares: Further nodes that can take a dead one's place (`replacing`).
         checkpoint_delay_ms: The longest time between two checkpoints, 1 to 4294967295.
             4294967295 puts checkpoints off for good (qemu-behaviour 1.7, 4.11).
-        ports: Ports that all disks and the RAM share.
+        ports: The secondary's ports for the RAM and for all disks.
         timeouts: Limits of the plan's steps.
         multifd: Send the RAM over several connections; needs QEMU 11.0 (qemu-behaviour 2.4).
         initial_sync: `full` copies each disk to the secondary at the first start; `identical`
