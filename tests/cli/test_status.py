@@ -62,6 +62,16 @@ def test_a_node_is_read_over_its_observer_monitor(
     assert "colo:alpha:00000001" == snapshot["nodes"]["alpha"]["instance"]
 
 
+def test_an_error_is_no_state_to_a_monitor(pycolo: Pycolo, tmp_path: Path) -> None:
+    """A pair file that is not valid ends with 1, and with 3 where 1 means unprotected."""
+    path = tmp_path / "pair.toml"
+    path.write_text("format_version = 1\n")
+    assert 1 == pycolo("status", path).code
+    checked = pycolo("status", path, "--check")
+    assert (3, "") == (checked.code, checked.out)
+    assert "nodes must be two nodes or more" in checked.err
+
+
 @pytest.mark.qemu
 def test_a_stuck_node_is_told_from_a_gone_one(
     pycolo: Pycolo, tmp_path: Path, run_dir: Path

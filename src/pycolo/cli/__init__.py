@@ -17,7 +17,7 @@ from pycolo._json import JsonObject, kebab
 from pycolo._printable import brief
 from pycolo.cli import _exits, _say
 from pycolo.cli._app import app
-from pycolo.cli._options import FORM
+from pycolo.cli._options import ERROR_CODE, FORM
 from pycolo.errors import PycoloError
 
 __all__ = ("main",)
@@ -63,7 +63,7 @@ def _invoked(words: list[str]) -> int:
         except (PycoloError, OSError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            found = _exits.of_error(error)
+            found: int = context.meta.get(ERROR_CODE, _exits.of_error(error))
             if context.meta.get(FORM) == "json":
                 _say.result(_json.dumps(_refusal(error, found), indent=2))
             _say.note(brief(f"pycolo: {error}"))

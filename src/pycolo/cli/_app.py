@@ -15,7 +15,7 @@ import pycolo
 from pycolo import catalogue, compiler, operate, pairfile, wire
 from pycolo._json import JsonObject
 from pycolo.cli import _files, _options, _progress, _say, _status, _timeline
-from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED
+from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
 from pycolo.compiler import check_members
 from pycolo.diff import diff as difference
 from pycolo.journal import Journal, json_schema, line_to_json
@@ -237,11 +237,14 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
     "is_check",
     is_flag=True,
     help="One line, and the exit codes of a monitoring plugin: 0 protected, 1 joining or"
-    " unprotected, 2 at risk, 3 unknown.",
+    " unprotected, 2 at risk, two guests or none, 3 unknown or an error.",
 )
 @_options.output("text", "json")
 def status(*, pair_file: Path, is_check: bool, form: str) -> int:
     """Read nodes and records, over the observer monitors; nothing is changed."""
+    if is_check:
+        # To a monitor 1 is a state of the pair, which an error does not tell.
+        click.get_current_context().meta[_options.ERROR_CODE] = UNKNOWN
     pair = _files.pair(pair_file)
     snapshot = asyncio.run(operate.status(pair))
     check_members(pair, snapshot)

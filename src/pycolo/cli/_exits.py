@@ -13,6 +13,8 @@ REFUSED: Final = 1
 DIFFERENT: Final = 2
 UNFINISHED: Final = 3
 "Changed but unfinished, or unknown."
+UNKNOWN: Final = 3
+"What a monitoring plugin ends with where it cannot tell."
 DECIDE: Final = 4
 "A person must decide."
 USAGE: Final = 64

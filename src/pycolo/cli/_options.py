@@ -20,6 +20,7 @@ from pycolo.qmp.replies import Version
 _F = TypeVar("_F", bound=Callable[..., object])
 
 FORM: Final = "pycolo.form"
+ERROR_CODE: Final = "pycolo.error-code"
 "Where a command's context keeps how its result is written."
 NEWEST: Final = Version(major=11, minor=1, micro=3)
 "The newest version that pycolo is tested with; offline nothing else says which one is meant."
