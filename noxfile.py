@@ -6,6 +6,7 @@ their coverage in `build/coverage/`, where the session `coverage` adds it up.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 import nox
@@ -17,6 +18,9 @@ nox.options.error_on_missing_interpreters = True
 
 TYPED = ("src", "tests", "examples", "benchmarks", "noxfile.py", "pycolo-dev")
 
+
+# The classifiers are the one place that lists the versions of Python.
+PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 
 COVERED = ("coverage", "run", "-m", "pytest")
 
@@ -130,6 +134,45 @@ def minimum(session: nox.Session) -> None:
     session.run(
         "pytest", "-m", "not property and not qemu and not heavy and not nightly", *session.posargs
     )
+
+
+@nox.session(python=PYTHONS, default=False)
+def pythons(session: nox.Session) -> None:
+    """The quick tests on each version of Python that `pyproject.toml` lists."""
+    _install(session, "test")
+    session.run(
+        "pytest", "-m", "not property and not qemu and not heavy and not nightly", *session.posargs
+    )
+
+
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """Build what is released, and try it; `-- VERSION` moves the change fragments as well."""
+    version = _version()
+    if session.posargs not in ([], [version]):
+        session.error(f"src/pycolo/__init__.py says {version}: set the version there first")
+    session.install("pip>=25.1")
+    session.install("--group", "release")
+    if session.posargs:
+        session.run("towncrier", "build", "--yes", "--version", version)
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build")
+    built = sorted(str(path) for path in Path("dist").iterdir())
+    session.run("twine", "check", "--strict", *built)
+    wheel = next(path for path in built if path.endswith(".whl"))
+    session.install(f"{wheel}[cli,ssh]")
+    # From elsewhere, so that the sources beside us are not what is tried.
+    pair = Path("examples/pair.toml").resolve()
+    session.chdir(session.create_tmp())
+    session.run("pycolo", "--version")
+    session.run("python", "-m", "pycolo", "plan", "start", str(pair), silent=True)
+
+
+def _version() -> str:
+    found = re.search(r'__version__ = "(.+)"', Path("src/pycolo/__init__.py").read_text("utf-8"))
+    if found is None:
+        raise ValueError("no version in src/pycolo/__init__.py")
+    return found[1]
 
 
 def _lowest_versions() -> list[str]:
