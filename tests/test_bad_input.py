@@ -31,10 +31,10 @@ Edits: TypeAlias = Mapping[str, object]
 # must name; whether the JSON Schema refuses it as well.
 # fmt: off
 PAIR_CASES: dict[str, tuple[Edits, str, str, bool]] = {
-    "unknown key": ({"colour": "red"}, "colour", "be absent", True),
-    "unknown key of a netdev": ({"chains[0].netdev.typ": "tap"}, "chains[0].netdev.typ", "be absent", True),
-    "unknown key of a node": ({"nodes[1].adress": "h"}, "nodes[1].adress", "be absent", True),
-    "unknown id": ({"disks[0].ids": {"quorom": "q"}}, "disks[0].ids.quorom", "be absent", True),
+    "unknown key": ({"colour": "red"}, "colour", "be a known key", True),
+    "unknown key of a netdev": ({"chains[0].netdev.typ": "tap"}, "chains[0].netdev.typ", "be a known key", True),
+    "unknown key of a node": ({"nodes[1].adress": "h"}, "nodes[1].adress", "be a known key", True),
+    "unknown id": ({"disks[0].ids": {"quorom": "q"}}, "disks[0].ids.quorom", "be a known key", True),
     "spares of its own": ({"spares": []}, "spares", "stand in nodes", True),
     "no version": ({"format_version": GONE}, "format_version", "be 1", True),
     "another version": ({"format_version": 2}, "format_version", "be 1", True),
@@ -70,7 +70,7 @@ PAIR_CASES: dict[str, tuple[Edits, str, str, bool]] = {
     "a chain's port for two": ({"chains[0].ports.mirror": 9199}, "chains[0].ports.mirror", "differ from ports.nbd", False),
     "a monitor's port for two": ({"nodes[2].control": {"host": "::1", "port": 9199}}, "nodes[2].control.port", "differ from ports.nbd", False),
     "a monitor off the host": ({"nodes[0].control": {"host": "192.0.2.1", "port": 4444}}, "nodes[0].control.host", "be a loopback address", False),
-    "a monitor of two kinds": ({"nodes[0].control": {"path": "/q", "port": 4444}}, "nodes[0].control.port", "be absent", True),
+    "a monitor of two kinds": ({"nodes[0].control": {"path": "/q", "port": 4444}}, "nodes[0].control.port", "be a known key", True),
     "a monitor of no kind": ({"nodes[0].control": {}}, "nodes[0].control", "have a path, or host and port", True),
     "one monitor for two clients": ({"nodes[2].observer": {"path": "/run/pycolo/shop-db/writer.qmp"}}, "nodes[2].observer", "differ from control", False),
     "a socket path too long": ({"nodes[0].run_dir": "/" + 100 * "r"}, "nodes[0].run_dir", "107 bytes", False),
@@ -118,13 +118,13 @@ FIRST = "steps[0]"
 PLAN_CASES: dict[str, tuple[Edits, str, str, bool]] = {
     "no version": ({"format_version": GONE}, "format_version", "be 1", True),
     "another version": ({"format_version": 2}, "format_version", "be 1", True),
-    "an unknown key": ({"dry_run": True}, "dry_run", "be absent", True),
+    "an unknown key": ({"dry_run": True}, "dry_run", "be a known key", True),
     "no steps": ({"steps": GONE}, "steps", "be present", True),
     "steps that are no list": ({"steps": {}}, "steps", "be an array", True),
     "a step that is no object": ({FIRST: "cont"}, FIRST, "be an object", True),
     "an unknown kind": ({f"{FIRST}.kind": "shell"}, f"{FIRST}.kind", "be one of execute, wait", True),
     "no kind": ({f"{FIRST}.kind": GONE}, f"{FIRST}.kind", "be one of execute, wait", True),
-    "an unknown key of a step": ({f"{FIRST}.retry": 3}, f"{FIRST}.retry", "be absent", True),
+    "an unknown key of a step": ({f"{FIRST}.retry": 3}, f"{FIRST}.retry", "be a known key", True),
     "a step without a reason": ({f"{FIRST}.why": GONE}, f"{FIRST}.why", "be present", True),
     "an address given twice": ({f"{FIRST}.address": "(last)"}, "steps[-1].address", "differ from", False),
     "a step on nobody's node": ({f"{FIRST}.node": "delta"}, f"{FIRST}.node", "be one of alpha, beta, gamma", False),
@@ -147,7 +147,7 @@ PLAN_CASES: dict[str, tuple[Edits, str, str, bool]] = {
     "a rescue that is no yank": ({"@execute.rescue": [{"execute": "quit"}]}, "@execute.rescue[0].execute", "be yank", True),
     "a condition of no kind": ({"@wait.until": {}}, "@wait.until.kind", "be one of run-state-is", True),
     "an unknown condition": ({"@wait.until.kind": "moon-is-full"}, "@wait.until.kind", "be one of run-state-is", True),
-    "an unknown part of a condition": ({"@check.condition.not": True}, "@check.condition.not", "be absent", True),
+    "an unknown part of a condition": ({"@check.condition.not": True}, "@check.condition.not", "be a known key", True),
     "a wait without end": ({"@wait.until": GONE}, "@wait.until", "be present", True),
     "a recovery outside the plan": ({"recoveries[0].last": "nowhere"}, "recoveries[0].last", "be the address of", False),
     "a planned state of nonsense": ({"planned_state.nodes.alpha.kind": "happy"}, "planned_state.nodes.alpha.kind", "be one of absent, live", True),
@@ -157,7 +157,7 @@ PLAN_CASES: dict[str, tuple[Edits, str, str, bool]] = {
 # fmt: off
 LAUNCH_CASES: dict[str, tuple[Edits, str, str, bool]] = {
     "an unknown action": ({"@run-host.action": "run-shell"}, "@run-host.action", "be one of create-image", True),
-    "an unknown key of an action": ({"@run-host.shell": "rm"}, "@run-host.shell", "be absent", True),
+    "an unknown key of an action": ({"@run-host.shell": "rm"}, "@run-host.shell", "be a known key", True),
     "no command line": ({"@run-host.argv": GONE}, "@run-host.argv", "be present", True),
     "a command line in one word": ({"@run-host.argv": "qemu-img create"}, "@run-host.argv", "be an array", True),
 }
@@ -326,3 +326,19 @@ def test_a_report_that_contradicts_its_outcomes_is_refused() -> None:
         wire.report_from_json(document)
     with pytest.raises(ParseError, match="outcomes must be the address of a step"):
         wire.report_from_json({**document, "outcomes": {"nowhere": {"kind": "not-run"}}})
+
+
+@pytest.mark.parametrize(
+    ("edits", "says"),
+    [
+        ({"machine": {"memory_mb": 32}}, "known key (did you mean memory_mib?), not 32"),
+        ({"colour": "red"}, "colour must be a known key (one of name, nodes, "),
+    ],
+)
+def test_an_unknown_key_is_met_with_the_nearest_known_one(
+    edits: Mapping[str, JsonValue], says: str
+) -> None:
+    """A slip of the finger is named; where no key is near, all of them are."""
+    with pytest.raises(DeclarationError) as caught:
+        pairfile.loads(json.dumps(edited(pair_document(), edits)), "json")
+    assert says in str(caught.value)

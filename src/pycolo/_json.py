@@ -11,6 +11,7 @@ of its class is a ParseError that names the path. Nothing is converted: a string
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -118,13 +119,14 @@ def refuse_unknown(members: Mapping[str, object], known: Iterable[str], path: st
     """Refuse keys that nobody reads.
 
     Raises:
-        ParseError: There is one; it names those that are known.
+        ParseError: There is one; it names the nearest known one, or all of them.
     """
     names = tuple(known)
     for key, value in members.items():
         if key not in names:
-            rule = f"be absent: the keys here are {', '.join(names)}"
-            raise ParseError(at(path, key), rule, value)
+            near = difflib.get_close_matches(key, names, n=1)
+            known = f"did you mean {near[0]}?" if near else f"one of {', '.join(names)}"
+            raise ParseError(at(path, key), f"be a known key ({known})", value)
 
 
 def kebab(kind: type) -> str:

@@ -282,7 +282,7 @@ class Busy(RemoteError):
     @override
     def message(self) -> str:
         """Name the node and the monitor."""
-        return f"{self.node} is held by another client of the monitor at {self.address}"
+        return f"the control monitor of {self.node} is in use by another client ({self.address})"
 
 
 class Unresponsive(RemoteError):

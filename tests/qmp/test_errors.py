@@ -56,7 +56,7 @@ ERRORS: list[tuple[PycoloError, str]] = [
     ),
     (
         Busy("alpha", "/run/a/qmp"),
-        "alpha is held by another client of the monitor at /run/a/qmp",
+        "the control monitor of alpha is in use by another client (/run/a/qmp)",
     ),
     (Unresponsive("alpha", 2.5), "alpha did not answer within 2.5 s"),
     (
