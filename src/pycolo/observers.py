@@ -51,7 +51,7 @@ class Recorder(Observer, Protocol):
         """The command was answered, however late: a `CommandRefused`, or what was returned."""
 
     def event_seen(self, node: str, event: Event) -> None:
-        """QEMU said something unasked."""
+        """QEMU sent an event."""
 
     def connection_ended(self, node: str, why: str) -> None:
         """The connection to the node's monitor ended."""

@@ -89,6 +89,7 @@ async def run(order: Order, observer: Observer, *, recorder: Recorder | None = N
         RefusedError: No safe way leads on, or a person must decide.
         DeclarationError: A name is none of the pair's.
         HostRefused: A host does not tell the version of its QEMU.
+        ModuleNotFoundError: A node has `ssh`, and the extra of that name is not installed.
     """
     async with AsyncExitStack() as stack:
         reached = await _reached(order.pair, stack, hasty=order.procedure in HASTY)

@@ -89,10 +89,10 @@ class Latched:
 
 @final
 class _Client(QMPClient):
-    """The client, without the pains it takes for a log that nobody reads.
+    """The QMP client, made to format messages for its debug log only where that is on.
 
-    It indents each message for its debug log before it asks whether anybody reads that, which takes
-    longer than most of what it does. These two are its hooks for subclasses.
+    It formats each one before it asks, which takes longer than most of what it does. These two
+    methods are its hooks for subclasses.
     """
 
     @override
@@ -620,7 +620,7 @@ async def _open_unix(node: str, path: str) -> socket.socket:
         try:
             sock.connect(path)
         except BlockingIOError:
-            # So many stand in line that the kernel takes no more; the line may pass.
+            # EAGAIN: the listen backlog is full. Retry until the limit.
             sock.close()
             await asyncio.sleep(_LINE_S)
         except OSError as error:

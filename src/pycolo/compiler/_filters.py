@@ -43,7 +43,7 @@ def ensure_primary(draft: Draft, node: str, secondary: str, chain: FilterChain) 
 
 
 def _clear_behind(draft: Draft, node: str, chain: FilterChain) -> None:
-    """Take away the filters that one which is missing would come to stand behind."""
+    """Remove the filters that must come after a missing one, so that it can be inserted."""
     ids = chain.names
     order = (ids.filter_mirror, ids.redirector_out, ids.redirector_in)
     there = [item for item in order if item in draft.live(node).objects]

@@ -94,7 +94,7 @@ class SshHost:
             await asyncio.sleep(LINE_S)
 
     async def _why_closed(self, monitor: Monitor) -> str | None:
-        """Why no channel could be opened; None where others stand in line, which may pass."""
+        """Why no channel could be opened; None where the listen backlog is full: retry."""
         request: JsonObject = {"monitor": helper.monitor_json(monitor)}
         try:
             found = await self._ask("connect", request, OPEN_S)

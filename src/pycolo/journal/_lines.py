@@ -74,7 +74,7 @@ class CommandAnswered:
 @final
 @attrs.frozen(kw_only=True)
 class EventSeen:
-    """QEMU said something unasked."""
+    """QEMU sent an event."""
 
     at: str
     monotonic_s: float

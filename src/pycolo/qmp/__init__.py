@@ -1,6 +1,6 @@
 """QMP with types: commands, the values in them, replies, events and QEMU's own schema.
 
-``commands`` holds what is sent, ``replies`` what comes back, ``events`` what comes unasked;
+``commands`` holds what is sent, ``replies`` what comes back, ``events`` what QEMU sends by itself;
 ``blockdevs``, ``chardevs`` and ``objects`` hold the values in commands. ``Schema`` tells what one
 QEMU accepts.
 """

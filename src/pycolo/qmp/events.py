@@ -1,4 +1,4 @@
-"""What QEMU says unasked, as values.
+"""QEMU's events, as values.
 
 ``event_from_qmp`` parses every event: one that pycolo has no use for is an OtherEvent.
 """

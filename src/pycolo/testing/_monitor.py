@@ -50,7 +50,7 @@ class Client:
 
 @final
 class Monitor:
-    """One monitor of a fake; it serves one client, and others stand in line without a greeting."""
+    """One monitor of a fake; it serves one client; others wait without a greeting."""
 
     def __init__(self, qemu: FakeQemu, place: model.Monitor) -> None:
         """Open it."""
