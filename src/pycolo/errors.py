@@ -182,22 +182,21 @@ class CompileError(RefusedError):
     Nothing was sent; declaration and snapshot stay usable.
     """
 
-    def __init__(self, why: str, decide: str = "") -> None:
+    def __init__(self, why: str, remedy: str = "") -> None:
         """Keep the error's parts.
 
         Args:
             why: Why there is no way, as a sentence without a full stop.
-            decide: What a person must decide or supply before there is one; empty where nothing
-                can.
+            remedy: What a person must decide or do before there is one; empty where nothing can.
         """
-        super().__init__(why, decide)
+        super().__init__(why, remedy)
         self.why = why
-        self.decide = decide
+        self.remedy = remedy
 
     @override
     def message(self) -> str:
-        """Give the reason, then the decision that is missing."""
-        return f"{self.why}; {self.decide}" if self.decide else self.why
+        """Give the reason, then the remedy."""
+        return f"{self.why}; {self.remedy}" if self.remedy else self.why
 
 
 class UndecidedError(CompileError):

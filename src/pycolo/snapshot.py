@@ -22,6 +22,10 @@ from pycolo.qmp.schema import Schema
 from pycolo.record import RecordState
 
 ColoMode: TypeAlias = Literal["none", "primary", "secondary"]
+MIGRATION_MOVING: Final = ("setup", "active", "pre-switchover", "device")
+"The statuses of a migration that is under way and has not entered COLO."
+MIGRATION_OVER: Final = ("failed", "completed", "cancelled")
+"The statuses of a migration that has ended without COLO."
 
 
 @final
@@ -239,7 +243,7 @@ def role_of(state: NodeState) -> Role:  # noqa: C901 - one line a role, read as 
         case Live(incoming=True, last_colo_mode="none"):
             # It received a state without COLO (qemu-behaviour 4.6): no guest may run from that.
             return "used up"
-        case Live(migration="setup" | "active" | "pre-switchover" | "device"):
+        case Live(migration=status) if status in MIGRATION_MOVING:
             return "entering"
         case Live():
             return "unprotected"

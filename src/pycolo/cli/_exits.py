@@ -27,7 +27,7 @@ def of_error(error: PycoloError | OSError) -> int:
             return report.exit_code
         case CommandUnknown():
             return UNFINISHED
-        case CompileError(decide=decide) if decide:
+        case CompileError(remedy=remedy) if remedy:
             return DECIDE
         case _:
             return REFUSED

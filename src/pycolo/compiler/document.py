@@ -54,6 +54,7 @@ from pycolo.qmp.commands import (
     XColoLostHeartbeat,
 )
 from pycolo.qmp.objects import FilterMirror, FilterRedirector, QomObject
+from pycolo.snapshot import MIGRATION_OVER
 
 WHY_START = "document, Test procedure, step 3"
 WHY_PRIMARY = "document, Test procedure, step 4"
@@ -178,8 +179,7 @@ def _migrate(draft: Draft, primary: str, secondary: str, why: str) -> None:
         RunStateIs(node=primary, states=("running",)),
         RunStateIs(node=secondary, states=("running",)),
     )
-    failed = ("failed", "completed", "cancelled")
-    unless = (MigrationIs(node=primary, statuses=failed), ColoExited(node=secondary))
+    unless = (MigrationIs(node=primary, statuses=MIGRATION_OVER), ColoExited(node=secondary))
     entered = draft.wait(
         primary,
         "protected",

@@ -39,10 +39,9 @@ from pycolo.qmp.commands import (
     Yank,
 )
 from pycolo.record import PairRecord, UnreadRecord
+from pycolo.snapshot import MIGRATION_MOVING, MIGRATION_OVER
 
 CAPABILITIES: tuple[CapabilityName, ...] = get_args(CapabilityName)
-MOVING = ("setup", "active", "pre-switchover", "device")
-OVER = ("failed", "cancelled", "completed")
 STOPPED = ("paused", "postmigrate", "finish-migrate")
 NOT_IN_COLO = (
     Refusal(text="VM is not in COLO mode"),
@@ -298,7 +297,10 @@ def go_on_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
             _filters.switch_off(draft, primary, chain)
         for disk in pair.disks:
             _disks.check_child(draft, primary, disk)
-    moving = draft.live(primary).colo_mode == "none" and draft.live(primary).migration in MOVING
+    moving = (
+        draft.live(primary).colo_mode == "none"
+        and draft.live(primary).migration in MIGRATION_MOVING
+    )
     with draft.batch("end"):
         for disk in pair.disks:
             _disks.detach(draft, primary, disk)
@@ -337,7 +339,7 @@ def _linked(draft: Draft, primary: str) -> bool:
     links = {c.names.mirror for c in draft.pair.chains} | {
         c.names.compare_in for c in draft.pair.chains
     }
-    moving = live.migration in MOVING
+    moving = live.migration in MIGRATION_MOVING
     return (
         live.colo_mode != "none"
         or moving
@@ -412,19 +414,19 @@ def cut_recovery(draft: Draft, primary: str) -> tuple[Execute, ...]:
 
 def _end_entry(draft: Draft, primary: str) -> None:
     """End an entry under way, whichever way it takes once its connection is yanked."""
-    settled = MigrationIs(node=primary, statuses=("pre-switchover", "colo", *OVER))
+    settled = MigrationIs(node=primary, statuses=("pre-switchover", "colo", *MIGRATION_OVER))
     why = "what the yank has ended shows first (qemu-behaviour 17.10)"
     limit_s = draft.timeouts.command_s
     draft.wait(primary, "settled", settled, why, limit_s=limit_s)
     why = "one that was paused ends only by continuing (qemu-behaviour 17.10)"
     accepts = (Refusal(text="Migration not in expected state"),)
     draft.execute(primary, MigrateContinue(state="pre-switchover"), why, accepts=accepts)
-    decided = MigrationIs(node=primary, statuses=("colo", *OVER))
+    decided = MigrationIs(node=primary, statuses=("colo", *MIGRATION_OVER))
     why = "it fails on the cut connection, unless it was past it (qemu-behaviour 17.10)"
     draft.wait(primary, "decided", decided, why, limit_s=limit_s)
     why = "one that had reached COLO ends like that (qemu-behaviour 4.9, 4.10)"
     draft.execute(primary, XColoLostHeartbeat(), why, accepts=NOT_IN_COLO)
-    over = MigrationIs(node=primary, statuses=OVER)
+    over = MigrationIs(node=primary, statuses=MIGRATION_OVER)
     why = "till then the guest can neither be continued nor forget COLO (qemu-behaviour 17.10)"
     draft.wait(primary, "entry-over", over, why, limit_s=limit_s)
     why = "7.2 leaves the guest standing (qemu-behaviour 17.10)"

@@ -45,9 +45,9 @@ from pycolo.qmp.commands import (
 )
 from pycolo.qmp.objects import YankMigration
 from pycolo.record import PairRecord
-from pycolo.snapshot import Live, role_of
+from pycolo.snapshot import MIGRATION_MOVING, MIGRATION_OVER, Live, role_of
 
-FAILED = ("failed", "completed", "cancelled", "cancelling")
+FAILED = (*MIGRATION_OVER, "cancelling")
 # Where a guest may stand before its RAM is copied, and where a copy under way leaves it.
 GROUND = ("prelaunch", "running", "paused", "finish-migrate")
 # It was told to continue already, and has left the pause since it was looked at.
@@ -57,7 +57,7 @@ IN_CHECKPOINT = "colo"
 FRESH = ("fresh secondary", "prepared secondary")
 # Time for one packet to be lost and sent again: Linux repeats a SYN after one second.
 REACH_S = 2.0
-MIGRATING = ("setup", "active", "pre-switchover", "device", "colo")
+MIGRATING = (*MIGRATION_MOVING, "colo")
 
 
 def protect(draft: Draft, primary: str, secondary: str, features: Features) -> None:
