@@ -54,6 +54,10 @@ def standing(snapshot: Snapshot) -> Standing:
     roles = {name: role_of(state) for name, state in snapshot.nodes.items()}
     names = {role: [name for name, r in roles.items() if r == role] for role in roles.values()}
     running = names.get("unprotected", []) + names.get("entering", [])
+    leading = names.get("primary", []) + names.get("broken primary", [])
+    if leading and running:
+        told = f"{leading[0]} runs it in COLO, and {running[0]} alone; a person must end one"
+        return Standing(state="two guests", text=told)
     if "broken primary" in names or "broken secondary" in names:
         why = "COLO has ended with an error, and both sides wait for a failover"
         return Standing(state="at risk", text=f"broken: {why}")

@@ -128,6 +128,8 @@ SECONDARY = attrs.evolve(LIVE, colo_mode="secondary")
         (PRIMARY, Unreachable(why="silent"), "at risk"),
         (Unreachable(why="silent"), SECONDARY, "at risk"),
         (LIVE, LIVE, "two guests"),
+        (PRIMARY, LIVE, "two guests"),
+        (LIVE, attrs.evolve(PRIMARY, colo_exited=True), "two guests"),
         (LIVE, Absent(), "unprotected"),
         (Absent(), Unreachable(why="silent"), "unknown"),
         (Absent(), Absent(), "stopped"),
