@@ -67,7 +67,7 @@ def ensure_nbd(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Non
         # Nothing vouches for where it leads: it may have been made for another secondary.
         remove_nbd(draft, node, disk)
     if disk.names.nbd not in draft.live(node).block_nodes:
-        why = "named for the yank, and gives up on a silent server (qemu-behaviour 5.4, 5.6, 5.22)"
+        why = "named, so that it can be yanked; limited in time (qemu-behaviour 5.4, 5.6, 5.22)"
         draft.execute(node, command, why)
 
 
@@ -205,7 +205,7 @@ def ensure_attached(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 def ensure_dismissed(draft: Draft, node: str, disk: ReplicationDisk) -> None:
     """Forget the finished copy, last of all: while it is there, the entry is not proven."""
     for job in resync_jobs(draft.live(node), disk):
-        why = "the copy has served; until here it told that it was complete (qemu-behaviour 18.5)"
+        why = "until here the finished job showed that the copy was complete (qemu-behaviour 18.5)"
         draft.execute(node, JobDismiss(id=job), why)
 
 

@@ -72,7 +72,7 @@ def wait_connected(draft: Draft, node: str, secondary: str, chain: FilterChain) 
         node,
         f"connected:{ids.netdev}",
         until,
-        "each end of each link says that it stands (qemu-behaviour 3.3, 3.14)",
+        "both ends of each connection say that they are connected (qemu-behaviour 3.3, 3.14)",
         limit_s=draft.timeouts.connect_s,
     )
 

@@ -110,7 +110,7 @@ def join(draft: Draft, primary: str, secondary: str, *, alone: bool) -> None:
     written = own.commit if isinstance(own, PairRecord) else "clean"
     commit: record.Commit = "pending" if draft.live(primary).commit_pending else written
     joining = record.joined(records, primary, instance, joins, commit=commit)
-    why = f"{secondary} has no rights until it is proven to follow (record, rule 4)"
+    why = f"{secondary} is not eligible before a checkpoint has proven it (record, rule 4)"
     draft.record(secondary, "joining", joining, why)
     why = f"whatever ends this attempt, {primary} alone is eligible (record, rule 3)"
     draft.record(primary, "joining", joining, why)
@@ -219,7 +219,7 @@ def _ask_ports(draft: Draft, primary: str, secondary: str) -> None:
                 "check-ports",
                 other,
                 CheckPorts(host=pair.node(other).address, ports=tuple(ports)),
-                why="behind a port that is blocked QEMU waits for minutes (qemu-behaviour 19.4)",
+                why="QEMU would wait for minutes at a blocked port (qemu-behaviour 19.4)",
                 limit_s=REACH_S,
             )
 
@@ -263,14 +263,14 @@ def _prepare_secondary(draft: Draft, secondary: str, features: Features) -> None
         draft.execute(
             secondary,
             NbdServerStart(addr=address),
-            "one server for all disks, before the primary looks for it (qemu-behaviour 4.1, 3.10)",
+            "one server for all disks, before the primary connects (qemu-behaviour 4.1, 3.10)",
             accepts=(Refusal(text="NBD server already running"),),
         )
     for disk in draft.pair.disks:
         _disks.ensure_export(draft, secondary, disk)
     if not draft.live(secondary).incoming:
         uri = f"tcp:{_host(node.listen_address)}:{draft.pair.ports.migration}"
-        why = "last of the secondary's, and before any of the primary's (qemu-behaviour 3.8, 4.1)"
+        why = "the secondary's last command, before the primary's first (qemu-behaviour 3.8, 4.1)"
         draft.execute(
             secondary,
             MigrateIncoming(uri=uri),

@@ -122,7 +122,7 @@ def _what(step: Step, pen: _Pen) -> str:
 def _details(step: Step) -> Iterator[str]:
     if isinstance(step, Execute):
         for refusal in step.accepts:
-            yield f"fine too: {refusal.error_class} with {refusal.text!r}"
+            yield f"accepted reply: {refusal.error_class} with {refusal.text!r}"
         for yank in step.rescue:
             yield f"without an answer in time: {command_words(yank)} (out of band)"
     if isinstance(step, Wait) and step.unless is not None:
