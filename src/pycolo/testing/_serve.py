@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from typing import final
 
 from typing_extensions import override
@@ -52,5 +53,10 @@ async def listen(monitor: Monitor) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     place = monitor.place
     if isinstance(place, UnixMonitor):
+        if sys.version_info >= (3, 13):
+            # A QEMU that is killed leaves its socket behind.
+            return await loop.create_unix_server(
+                lambda: _Connection(monitor), place.path, cleanup_socket=False
+            )
         return await loop.create_unix_server(lambda: _Connection(monitor), place.path)
     return await loop.create_server(lambda: _Connection(monitor), place.host, place.port)
