@@ -382,6 +382,23 @@ async def test_process_of_elsewhere(
     assert is_proof == (await _death(pair) is not None)
 
 
+async def test_hidden_first_process_proves_nothing(pair: ColoPair) -> None:
+    """Where /proc hides PID 1 (hidepid), a QEMU that lives is alive and is not started twice."""
+    await _launch(pair)
+    kept = json.loads(_process(pair).read_text(encoding="utf-8"))
+    assert kept["current"]["boot"]["init_start"] is not None
+    kept["current"]["boot"]["init_start"] = None
+    _process(pair).write_text(json.dumps(kept), encoding="utf-8")
+    assert await _death(pair) is None
+    watch = HOST.watch(pair, "alpha")
+    assert watch is not None
+    watch.close()
+    with pytest.raises(HostRefused, match="runs there already"):
+        await _launch(pair, instance=SECOND)
+    _kill(pair)
+    assert await _death(pair) is not None
+
+
 def _start_time(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 

@@ -271,6 +271,17 @@ class _Boot(NamedTuple):
     pid_namespace: str
     time_namespace: str
 
+    def restarted(self, later: _Boot) -> bool:
+        """Whether PID 1 is another one; where /proc hides it, nothing is known of that."""
+        starts = (self.init_start, later.init_start)
+        return None not in starts and self.init_start != later.init_start
+
+    def counts_like(self, now: _Boot) -> bool:
+        """Whether a process number of then means the same process now."""
+        return self._replace(init_start=None) == now._replace(init_start=None) and not (
+            self.restarted(now)
+        )
+
 
 def _boot() -> _Boot:
     return _Boot(
@@ -362,7 +373,7 @@ def _over(process: _Process) -> str | None:
     spaces = (now.pid_namespace, now.time_namespace)
     if (then.pid_namespace, then.time_namespace) != spaces:
         return None
-    if then.init_start != now.init_start:
+    if then.restarted(now):
         # The number of a name space is given again only when all of its processes have ended.
         return "its container has been started since"
     descriptor = _open(process)
@@ -432,7 +443,7 @@ def watch(*, process: str, instance: str, limit_s: float) -> Answer:
     current = _known(process).current
     if current is not None and current.instance == instance and _over(current) is None:
         descriptor = _open(current)
-        if descriptor is not None and current.boot == _boot():
+        if descriptor is not None and current.boot.counts_like(_boot()):
             with contextlib.closing(_Pidfd(descriptor)) as pidfd:
                 pidfd.ended(limit_s)
     return death(process=process, instance=instance, limit_s=limit_s)
@@ -441,7 +452,7 @@ def watch(*, process: str, instance: str, limit_s: float) -> Answer:
 def running(*, process: str) -> Answer:
     """The process that runs for a node here; none where none is known to run."""
     current = _known(process).current
-    if current is None or _over(current) is not None or current.boot != _boot():
+    if current is None or _over(current) is not None or not current.boot.counts_like(_boot()):
         return {"pid": None, "instance": ""}
     return {"pid": current.pid, "instance": current.instance}
 
@@ -454,7 +465,7 @@ def stop(*, process: str, instance: str, limit_s: float) -> Answer:
     current = _known(process).current
     if current is None or current.instance != instance:
         raise Refused(f"no process here is known to be {instance}")
-    if current.boot != _boot():
+    if not current.boot.counts_like(_boot()):
         raise Refused(f"the process of {instance} cannot be seen from here")
     descriptor = _open(current)
     if descriptor is not None:
@@ -567,7 +578,7 @@ def _refuse_second(process: str) -> list[str]:
     if known.current is None:
         return known.ended
     over = _over(known.current)
-    if over is None and known.current.boot == _boot():
+    if over is None and known.current.boot.counts_like(_boot()):
         raise Refused(f"QEMU runs there already, as process {known.current.pid}")
     return [*known.ended, known.current.instance] if over is not None else known.ended
 
