@@ -117,11 +117,15 @@ async def apply(plan: Plan, observer: Observer, *, recorder: Recorder | None = N
     Raises:
         Busy: Somebody else holds a node's control monitor.
         ParseError: It is not what its own declaration, snapshot and options compile to.
+        CompileError: A QEMU answers whose end the plan rests on.
     """
     compiler.check_compiled(plan)
     async with AsyncExitStack() as stack:
         reached = await _reached(plan.pair, stack, hasty=plan.procedure in HASTY)
         reached.refuse_busy(plan)
+        # A word that was true of a silent QEMU when it was saved may be false by now.
+        for victim in plan.victims():
+            await _refuse_living(plan.pair, victim, reached)
         return await execute(
             plan, reached.sessions, reached.hosts, observer=observer, recorder=recorder
         )
@@ -319,10 +323,10 @@ async def _refuse_living(pair: ColoPair, victim: Victim, reached: _Reached) -> N
 async def _answering(node: Node, reached: _Reached) -> str | None:
     """The identity of the QEMU that answers on one of a node's monitors; None for silence."""
     session = reached.sessions.get(node.name)
-    if session is not None:
-        return await session.instance(limit_s=FENCED_S)
     connector = reached.hosts[node.name].connect
     try:
+        if session is not None:
+            return await session.instance(limit_s=FENCED_S)
         observer = await Session.connect(
             node.name, node.observer_monitor, limit_s=FENCED_S, connector=connector
         )

@@ -116,6 +116,27 @@ def test_stop_writes_the_secondary_out_before_the_primary_goes_on(
     play(scenario)
 
 
+def test_saved_word_is_refused_once_the_qemu_answers(play: Callable[[Scenario], None]) -> None:
+    """It was silent when somebody said that it was fenced; a saved plan asks it again."""
+
+    async def scenario(life: FakePair) -> None:
+        life.signal("alpha", signal.SIGSTOP)
+        order = Order(
+            procedure="failover",
+            pair=life.pair,
+            options=Options(survivor="beta"),
+            fenced=Fenced(who="bob", how="power off"),
+        )
+        saved = await operate.plan_live(order)
+        life.signal("alpha", signal.SIGCONT)
+        with pytest.raises(CompileError, match=r"was said to be fenced, and its QEMU .* answers"):
+            await operate.apply(saved, Silent())
+        modes = [life.world.qemu(name).live.colo_mode for name in ("alpha", "beta")]
+        assert ["primary", "secondary"] == modes
+
+    play(scenario)
+
+
 def test_plan_with_evidence_does_not_run_against_a_later_qemu(
     play: Callable[[Scenario], None],
 ) -> None:
