@@ -22,6 +22,7 @@ TYPED = ("src", "tests", "examples", "benchmarks", "noxfile.py", "pycolo-dev")
 # The classifiers are the one place that lists the versions of Python.
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 
+QUICK = "not property and not qemu and not heavy and not nightly"
 COVERED = ("coverage", "run", "-m", "pytest")
 
 
@@ -67,7 +68,7 @@ def layers(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Everything that is quick and needs no QEMU, the examples in docstrings included."""
     _install(session, "test")
-    _pytest(session, "not property and not qemu and not heavy and not nightly")
+    _pytest(session, QUICK)
 
 
 @nox.session(name="property")
@@ -131,18 +132,14 @@ def minimum(session: nox.Session) -> None:
     session.install(
         *("--editable", ".[cli,ssh]", "--group", "test", "--constraint", str(constraints))
     )
-    session.run(
-        "pytest", "-m", "not property and not qemu and not heavy and not nightly", *session.posargs
-    )
+    session.run("pytest", "-m", QUICK, *session.posargs)
 
 
 @nox.session(python=PYTHONS, default=False)
 def pythons(session: nox.Session) -> None:
     """The quick tests on each version of Python that `pyproject.toml` lists."""
     _install(session, "test")
-    session.run(
-        "pytest", "-m", "not property and not qemu and not heavy and not nightly", *session.posargs
-    )
+    session.run("pytest", "-m", QUICK, *session.posargs)
 
 
 @nox.session(default=False)

@@ -616,15 +616,14 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
     """
 
     def true(leaf: Leaf) -> bool:
-        state = snapshot.state(leaf.node)
-        match leaf:
-            case PeerDead(victim=victim):
-                evidence = state.evidence if isinstance(state, Dead) else None
-                shown = not isinstance(evidence, Evidence) or evidence.proves(victim)
-                return isinstance(state, Dead) and shown
-            case Gone():
+        match leaf, snapshot.state(leaf.node):
+            case PeerDead(victim=victim), Dead(evidence=Evidence() as evidence):
+                return evidence.proves(victim)
+            case PeerDead(), state:
+                return isinstance(state, Dead)
+            case Gone(), state:
                 return not isinstance(state, Live)
-            case _:
+            case _, state:
                 return isinstance(state, Live) and leaf.holds(state)
 
     return evaluate(condition, true)

@@ -197,9 +197,9 @@ def accept_pair(
     """
     versions = dict.fromkeys(qemu.values())
     if len(versions) != 1:
-        told = ", ".join(f"{node} runs {version}" for node, version in qemu.items())
+        found = ", ".join(f"{node} runs {version}" for node, version in qemu.items())
         raise VersionError(
-            tuple(map(str, versions)), f"both nodes must run the same version: {told}"
+            tuple(map(str, versions)), f"both nodes must run the same version: {found}"
         )
     features = accept(next(iter(versions)), assume_good=assume_good)
     _check_machine(pair, pair.machine, features)

@@ -1,7 +1,7 @@
 """What is known of each node and of the pair's record, as values.
 
 A node is one of five things: `Absent` (no QEMU was started yet), `Live` (QEMU answered, or a plan
-promises that it would), `Unreachable` (no connection, which proves nothing), `Unresponsive` (a
+expects it to), `Unreachable` (no connection, which proves nothing), `Unresponsive` (a
 connection and no answer) or `Dead` (proven).
 The same `Live` describes what was read and what a plan leads to, so that a planned state can be
 compared with what came true, and the compiler starts from either.

@@ -56,8 +56,8 @@ def standing(snapshot: Snapshot) -> Standing:
     running = names.get("unprotected", []) + names.get("entering", [])
     leading = names.get("primary", []) + names.get("broken primary", [])
     if leading and running:
-        told = f"{leading[0]} runs it in COLO, and {running[0]} alone; a person must end one"
-        return Standing(state="two guests", text=told)
+        text = f"{leading[0]} runs it in COLO, and {running[0]} alone; a person must end one"
+        return Standing(state="two guests", text=text)
     if "broken primary" in names or "broken secondary" in names:
         why = "COLO has ended with an error, and both sides wait for a failover"
         return Standing(state="at risk", text=f"broken: {why}")
@@ -67,8 +67,8 @@ def standing(snapshot: Snapshot) -> Standing:
         alone = (names.get("primary") or names["secondary"])[0]
         return Standing(state="at risk", text=f"{alone} is in COLO, and its peer is not seen there")
     if len(running) > 1:
-        told = f"{' and '.join(running)} hold a guest each; a person must decide"
-        return Standing(state="two guests", text=told)
+        text = f"{' and '.join(running)} hold a guest each; a person must decide"
+        return Standing(state="two guests", text=text)
     if running:
         return _alone(snapshot, running[0])
     silent = [*names.get("unreachable", []), *names.get("unresponsive", [])]
@@ -94,8 +94,8 @@ def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> Standing:
         return Standing(state="at risk", text=f"{sides}; {why}")
     if recorded or all(live.proven for live in both.values()):
         return Standing(state="protected", text=sides)
-    told = f"in COLO: {sides}; not proven, so {secondary} may not continue: run resume"
-    return Standing(state="joining", text=told)
+    text = f"in COLO: {sides}; not proven, so {secondary} may not continue: run resume"
+    return Standing(state="joining", text=text)
 
 
 def _alone(snapshot: Snapshot, name: str) -> Standing:

@@ -49,6 +49,15 @@ HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
 NEEDS_KVM = pytest.mark.skipif(
     not HAS_KVM, reason="QEMU before 11.0 takes checkpoints with KVM only"
 )
+# One release every time, the others at night: for what hardly differs between them.
+ON_RELEASES = pytest.mark.parametrize(
+    ("release", "accelerator"),
+    [
+        ("11.1", "tcg"),
+        pytest.param("10.0", "kvm", marks=[NEEDS_KVM, pytest.mark.nightly]),
+        pytest.param("7.2", "kvm", marks=[NEEDS_KVM, pytest.mark.nightly]),
+    ],
+)
 # What takes checkpoints here; where releases hardly differ, the middle one is for the night.
 CHECKPOINTING = (
     "11.1",

@@ -7,7 +7,7 @@ import shutil
 import attrs
 import pytest
 from tests.qemu.aftermath import write, written
-from tests.qemu.life import NEEDS_KVM, Accelerator, bios_life
+from tests.qemu.life import ON_RELEASES, Accelerator, bios_life
 
 from pycolo._execute import execute
 from pycolo.demo.builds import Release
@@ -30,14 +30,7 @@ def copies(plan: Plan) -> bool:
     return any(isinstance(command, BlockdevMirror) for command in commands)
 
 
-@pytest.mark.parametrize(
-    ("release", "accelerator"),
-    [
-        ("11.1", "tcg"),
-        pytest.param("10.0", "kvm", marks=[NEEDS_KVM, pytest.mark.nightly]),
-        pytest.param("7.2", "kvm", marks=[NEEDS_KVM, pytest.mark.nightly]),
-    ],
-)
+@ON_RELEASES
 async def test_identical_images_are_believed_once(
     release: Release, accelerator: Accelerator
 ) -> None:

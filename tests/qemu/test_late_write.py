@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from tests.qemu.aftermath import WRITTEN_AT, WRITTEN_BYTES, written
-from tests.qemu.life import LIMIT_S, NEEDS_KVM, LivePair, bios_life
+from tests.qemu.life import LIMIT_S, ON_RELEASES, LivePair, bios_life
 
 from pycolo.demo.builds import Release
 from pycolo.qmp import commands as qmp
@@ -48,14 +48,7 @@ class NbdClient:
 
 
 @pytest.mark.parametrize("stops", [False, True])
-@pytest.mark.parametrize(
-    ("release", "accelerator"),
-    [
-        ("11.1", "tcg"),
-        pytest.param("10.0", "kvm", marks=[NEEDS_KVM, pytest.mark.nightly]),
-        pytest.param("7.2", "kvm", marks=[NEEDS_KVM, pytest.mark.nightly]),
-    ],
-)
+@ON_RELEASES
 async def test_late_write_reaches_the_image_unless_the_server_is_stopped(
     release: Release, accelerator: str, *, stops: bool
 ) -> None:

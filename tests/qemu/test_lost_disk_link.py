@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.qemu.life import LIMIT_S, NEEDS_KVM, Accelerator, bios_life
+from tests.qemu.life import LIMIT_S, ON_RELEASES, Accelerator, bios_life
 
 from pycolo import operate
 from pycolo.demo.builds import Release
@@ -18,14 +18,7 @@ from pycolo.standing import standing
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(120)]
 
 
-@pytest.mark.parametrize(
-    ("release", "accelerator"),
-    [
-        ("11.1", "tcg"),
-        pytest.param("10.0", "kvm", marks=[NEEDS_KVM, pytest.mark.nightly]),
-        pytest.param("7.2", "kvm", marks=[NEEDS_KVM, pytest.mark.nightly]),
-    ],
-)
+@ON_RELEASES
 async def test_a_lost_disk_link_is_no_protection(
     release: Release, accelerator: Accelerator
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.qemu.aftermath import write, written
-from tests.qemu.life import LIMIT_S, NEEDS_KVM, Accelerator, LivePair, bios_life
+from tests.qemu.life import LIMIT_S, ON_RELEASES, Accelerator, LivePair, bios_life
 from tests.real_qemu import build_of
 from tests.watching import Watching
 
@@ -64,14 +64,7 @@ async def relaunch(life: LivePair, name: str, *, newest: str | None = None) -> P
     )
 
 
-@pytest.mark.parametrize(
-    ("release", "accelerator"),
-    [
-        ("11.1", "tcg"),
-        pytest.param("10.0", "kvm", marks=[NEEDS_KVM, pytest.mark.nightly]),
-        pytest.param("7.2", "kvm", marks=[NEEDS_KVM, pytest.mark.nightly]),
-    ],
-)
+@ON_RELEASES
 async def test_the_manual_brings_back_a_node_with_a_pending_commit(
     release: Release, accelerator: Accelerator
 ) -> None:

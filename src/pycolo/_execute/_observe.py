@@ -9,7 +9,7 @@ from typing import TypeAlias
 import attrs
 
 from pycolo._execute._observation import Observation
-from pycolo._probe import greeted, with_reply
+from pycolo._probe import greeted, with_latched, with_reply
 from pycolo.conditions import (
     CheckpointSeen,
     ChildIs,
@@ -98,10 +98,10 @@ def _with_quorums(live: Live, wanted: list[Leaf]) -> Live:
 
 
 def _latched(live: Live, session: Session, wanted: list[Leaf], marks: Marks) -> Live:
-    """Add what events tell, last: while QEMU was asked, more of them may have come."""
+    """Add what events tell, checkpoints included."""
     since = [leaf.since for leaf in wanted if isinstance(leaf, CheckpointSeen)]
     proven = bool(since) and all(_checkpoint(session, marks.get(address)) for address in since)
-    return attrs.evolve(live, colo_exited=session.latched.colo_exited, proven=proven)
+    return attrs.evolve(with_latched(live, session), proven=proven)
 
 
 def _checkpoint(session: Session, mark: Mapping[str, int] | None) -> bool:

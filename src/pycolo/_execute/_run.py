@@ -462,16 +462,16 @@ class Run:
         """
         unknown = isinstance(step, Execute) and isinstance(outcome, Unknown)
         lost = unknown and isinstance(step, Execute) and self._sessions[step.node].closed
-        told = None
+        happened = None
         if unknown and lost and isinstance(step, Execute):
-            told = await self._happened(position, step)
+            happened = await self._happened(position, step)
         await self._recover(position)
         if unknown and not lost and isinstance(step, Execute):
-            happened = await self._happened(position, step)
-            # A recovery may have undone what the command did: then nothing is told by what is left.
-            told = None if self._recovery else happened
+            found = await self._happened(position, step)
+            # A recovery may have undone what the command did: then what is left shows nothing.
+            happened = None if self._recovery else found
         if isinstance(outcome, Unknown):
-            self._outcomes[step.address] = attrs.evolve(outcome, happened=told)
+            self._outcomes[step.address] = attrs.evolve(outcome, happened=happened)
 
     async def _happened(self, position: int, step: Execute) -> bool | None:
         # An answer is the barrier: on one connection QEMU answers in order, and a new one's

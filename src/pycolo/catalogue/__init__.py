@@ -1,6 +1,6 @@
 """What QEMU's refusals mean, whether the goal is reached in spite of them, and what to do.
 
-QEMU has hardly any error classes, so a refusal is told by its words. `ENTRIES` holds the messages
+QEMU has hardly any error classes, so a refusal is said by its words. `ENTRIES` holds the messages
 that were met on the way into COLO and out of it; `explain` finds those that a message is. What is
 not in the table is not guessed at.
 """
@@ -115,18 +115,18 @@ def explain(
     ...     print(found.entry.name, found.values["ID"])
     chardev-busy red0
     """
-    told = _unwrapped(message[:_LONGEST])
-    told = attrs.evolve(
-        told,
-        command=command or told.command,
-        error_class=error_class or told.error_class,
+    said = _unwrapped(message[:_LONGEST])
+    said = attrs.evolve(
+        said,
+        command=command or said.command,
+        error_class=error_class or said.error_class,
         version=version,
     )
     found = [
         Explanation(
-            entry=entry, text=text, values=values, whole=n == 0, fits=_fits(entry, wording, told)
+            entry=entry, text=text, values=values, whole=n == 0, fits=_fits(entry, wording, said)
         )
-        for n, text in enumerate(_texts(told.text))
+        for n, text in enumerate(_texts(said.text))
         for entry in ENTRIES
         for wording, values in _readings(entry, text)
     ]
@@ -136,11 +136,11 @@ def explain(
     return tuple(best.values())
 
 
-def _fits(entry: Entry, wording: Wording, told: _Message) -> bool:
+def _fits(entry: Entry, wording: Wording, said: _Message) -> bool:
     return (
-        (told.command is None or entry.answers(told.command))
-        and (told.version is None or wording.used_by(told.version))
-        and told.error_class in (None, entry.error_class)
+        (said.command is None or entry.answers(said.command))
+        and (said.version is None or wording.used_by(said.version))
+        and said.error_class in (None, entry.error_class)
     )
 
 
@@ -161,9 +161,9 @@ def _exactness(explanation: Explanation) -> int:
 
 def _unwrapped(message: str) -> _Message:
     text = message.strip()
-    told = _from_json(text)
-    if told is not None:
-        return told
+    found = _from_json(text)
+    if found is not None:
+        return found
     ours = _OURS.fullmatch(text)
     return _Message(ours["text"], ours["command"], ours["c"]) if ours else _Message(text)
 

@@ -53,7 +53,7 @@ class Draft:
         """Begin an empty plan."""
         self.pair = pair
         self.now = snapshot
-        self._origin = snapshot
+        self._prior_state = snapshot
         self.procedure = procedure
         self._qemu = qemu
         self._dialect: DialectName = dialect
@@ -265,7 +265,7 @@ class Draft:
             qemu=self._qemu,
             dialect=self._dialect,
             options=self._options,
-            prior_state=self._origin,
+            prior_state=self._prior_state,
             planned_state=self.now,
             steps=tuple(self._steps),
             restored_after=self._restored_after,

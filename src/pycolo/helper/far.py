@@ -278,9 +278,7 @@ class _Boot(NamedTuple):
 
     def counts_like(self, now: _Boot) -> bool:
         """Whether a process number of then means the same process now."""
-        return self._replace(init_start=None) == now._replace(init_start=None) and not (
-            self.restarted(now)
-        )
+        return self._replace(init_start=now.init_start) == now and not self.restarted(now)
 
 
 def _boot() -> _Boot:
