@@ -48,6 +48,7 @@ WORDS: list[tuple[c.Condition, str]] = [
         c.PeerDead(node="a", instance="p:a:00000001", epoch=4),
         "there is evidence that p:a:00000001 on a has ended",
     ),
+    (c.NotRunning(node="a"), "no QEMU of a is known to run"),
 ]
 
 

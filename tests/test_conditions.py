@@ -24,6 +24,7 @@ from pycolo.conditions import (
     Leaf,
     MigrationIs,
     NoColoExit,
+    NotRunning,
     PartsAre,
     PeerDead,
     RunStateIs,
@@ -34,7 +35,7 @@ from pycolo.conditions import (
     leaves,
 )
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import Child, Dead, Job, Live, Snapshot, Unreachable
+from pycolo.snapshot import Child, Dead, Job, Live, Running, Snapshot, Unreachable
 
 V = Version.parse("11.1.3")
 LIVE = Live(
@@ -50,7 +51,15 @@ LIVE = Live(
     commit_pending=frozenset({"colo-disk1"}),
     proven=True,
 )
-SNAPSHOT = Snapshot(nodes={"a": LIVE, "gone": Unreachable(why="x"), "dead": Dead(evidence=None)})
+SNAPSHOT = Snapshot(
+    nodes={
+        "a": LIVE,
+        "gone": Unreachable(why="x"),
+        "stuck": Unreachable(why="x"),
+        "dead": Dead(evidence=None),
+    },
+    running={"stuck": Running(instance="p:stuck:00000001", how="its host knows it")},
+)
 
 TRUE_AND_FALSE: list[tuple[Leaf, Leaf]] = [
     (RunStateIs(node="a", states=("paused", "running")), RunStateIs(node="a", states=("colo",))),
@@ -91,6 +100,7 @@ TRUE_AND_FALSE: list[tuple[Leaf, Leaf]] = [
         PeerDead(node="dead", instance="p:dead:00000001", epoch=1),
         PeerDead(node="gone", instance="p:gone:00000001", epoch=1),
     ),
+    (NotRunning(node="gone"), NotRunning(node="stuck")),
 ]
 
 
@@ -119,7 +129,7 @@ def test_all_and_any_are_what_they_say() -> None:
 @pytest.mark.parametrize("leaf", [leaf for _, leaf in TRUE_AND_FALSE])
 def test_what_waiting_can_bring_about_is_assumed_and_the_rest_is_not(leaf: Leaf) -> None:
     """Offline a wait makes its leaf true; a fact that no waiting changes stays as it was."""
-    facts = ChildIs | PartsAre | InstanceIs | VersionIs | PeerDead | JobFailed
+    facts = ChildIs | PartsAre | InstanceIs | VersionIs | PeerDead | NotRunning | JobFailed
     after = assume(leaf, SNAPSHOT)
 
     if isinstance(leaf, facts) or leaf.node != "a":
@@ -149,7 +159,7 @@ def test_leaves_come_in_the_conditions_order() -> None:
 @pytest.mark.parametrize("leaf", [true for true, _ in TRUE_AND_FALSE])
 def test_each_leaf_says_what_must_be_asked(leaf: Leaf) -> None:
     """What is latched, greeted or proven is not asked for; everything else is."""
-    unasked = NoColoExit | ColoExited | CheckpointSeen | VersionIs | Gone | PeerDead
+    unasked = NoColoExit | ColoExited | CheckpointSeen | VersionIs | Gone | PeerDead | NotRunning
 
     assert isinstance(leaf, unasked) == (leaf.queries() == ())
     assert all(attrs.has(type(query)) for query in leaf.queries())

@@ -110,6 +110,13 @@ def test_files_that_name_a_stranger_are_refused() -> None:
         record.check("p", "ab", {"a": rec(4, 2, "a", "ac")})
 
 
+@pytest.mark.parametrize("half", [rb"\ud800", rb"\uDC00", b"\xed\xa0\x80"])
+def test_half_a_character_damages_a_record(half: bytes) -> None:
+    """JSON can write it, and no text can hold it."""
+    data = record.dumps(ALONE).encode().replace(b'"p"', b'"' + half + b'"')
+    assert isinstance(record.loads(data), DamagedRecord)
+
+
 def test_two_births_need_a_person() -> None:
     """Two pairs of one name: no record says which data is wanted."""
     with pytest.raises(UndecidedError, match="two pairs of the same name"):

@@ -1,8 +1,26 @@
-"""`python -m pycolo`: the command line, where its script is not on PATH."""
+"""The command `pycolo`, also as `python -m pycolo`."""
 
 from __future__ import annotations
 
-from pycolo.cli import main
+import sys
+from typing import NoReturn
+
+REFUSED = 1
+
+
+def main() -> NoReturn:
+    """Run the command line; an interruption while it is loaded is no fault to be traced.
+
+    Raises:
+        SystemExit: Always, with one of the documented exit codes.
+    """
+    try:
+        from pycolo import cli  # noqa: PLC0415 - it takes a while, and may be interrupted
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(REFUSED)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -15,6 +15,8 @@ SIZE_MAX_BYTES: Final = 16 << 20
 DEPTH_MAX: Final = 64
 "Far deeper than any document; what is deeper would exhaust the stack of whoever reads it."
 _SHOWN_CHARS: Final = 80
+# How JSON writes either half of a character beyond the first 65,536.
+_ESCAPED_HALF: Final = r"\ud"
 
 
 def file_text(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> str:
@@ -44,12 +46,18 @@ def json_value(
         members: Makes an object of its members; a dict if None.
 
     Raises:
-        ParseError: It is no JSON, is nested too deeply, or has a number that is too long.
+        ParseError: It is no JSON, is nested too deeply, has a number that is too long, or half of a
+            character, which no file can hold.
     """
     try:
-        return json.loads(text, object_pairs_hook=members)
+        # Given bytes, json would take half characters for text.
+        plain = text if isinstance(text, str) else text.decode()
+        value: object = json.loads(plain, object_pairs_hook=members)
+        if _ESCAPED_HALF in plain.lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ParseError("", f"be JSON: {_brief(error)}", _line_of(text, error)) from error
+    return value
 
 
 def toml_value(text: str) -> object:

@@ -100,13 +100,24 @@ async def probe(
         What each node shows and what its file says. One that does not answer is `Unreachable`, a
         file out of reach is an `UnreadRecord`; neither is an error here.
     """
-    states = asyncio.gather(*(_state(known, limit_s) for known in nodes.values()))
-    kept = await records(pair, hosts or {}, limit_s=limit_s) if pair is not None else {}
+    states, kept = await asyncio.gather(_states(nodes, limit_s), _kept(pair, hosts, limit_s))
     return Snapshot(
-        nodes=dict(zip(nodes, await states, strict=True)),
+        nodes=states,
         records={name: state.record for name, state in kept.items()},
         folders={name: state.folder for name, state in kept.items() if state.folder},
+        running={name: state.running for name, state in kept.items() if state.running},
     )
+
+
+async def _states(nodes: Mapping[str, Session | NodeState], limit_s: float) -> dict[str, NodeState]:
+    states = await asyncio.gather(*(_state(known, limit_s) for known in nodes.values()))
+    return dict(zip(nodes, states, strict=True))
+
+
+async def _kept(
+    pair: ColoPair | None, hosts: Mapping[str, Host] | None, limit_s: float
+) -> Mapping[str, HostState]:
+    return {} if pair is None else await records(pair, hosts or {}, limit_s=limit_s)
 
 
 async def records(

@@ -546,6 +546,27 @@ class PeerDead(_Fact):
         return NO_EVIDENCE
 
 
+@final
+@attrs.frozen(kw_only=True)
+class NotRunning(_Fact):
+    """No QEMU of the node is known to run: not by its host, and neither monitor answers.
+
+    Silence counts as not running: whoever requires this rests on a record or on a person's word.
+    """
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return False
+
+    @override
+    def words(self) -> str:
+        return f"no QEMU of {self.node} is known to run"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return f"{live.instance} answers"
+
+
 Leaf: TypeAlias = (
     RunStateIs
     | ColoModeIs
@@ -564,6 +585,7 @@ Leaf: TypeAlias = (
     | VersionIs
     | Gone
     | PeerDead
+    | NotRunning
 )
 
 
@@ -611,8 +633,8 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
 
     Args:
         condition: What to evaluate.
-        snapshot: What is known; a node that does not answer makes every leaf false but `Gone`
-            and `PeerDead`.
+        snapshot: What is known; a node that does not answer makes every leaf false but `Gone`,
+            `PeerDead` and `NotRunning`.
     """
 
     def true(leaf: Leaf) -> bool:
@@ -623,6 +645,8 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
                 return isinstance(state, Dead)
             case Gone(), state:
                 return not isinstance(state, Live)
+            case NotRunning(node=node), state:
+                return not isinstance(state, Live) and node not in snapshot.running
             case _, state:
                 return isinstance(state, Live) and leaf.holds(state)
 

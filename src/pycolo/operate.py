@@ -18,7 +18,7 @@ import attrs
 from pycolo import compiler
 from pycolo._execute import execute
 from pycolo._probe import probe, with_latched
-from pycolo.errors import Busy, CompileError, ConnectionFailed, RemoteError
+from pycolo.errors import Busy, ConnectionFailed, RemoteError
 from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence, Victim, instance_of
 from pycolo.hosts import Host
@@ -34,8 +34,8 @@ from pycolo.snapshot import Dead, NodeState, Snapshot, Unreachable, Unresponsive
 
 CONNECT_S: Final = 5.0
 HOST_S: Final = 5.0
-# How long a node that is said to be fenced may take to show that it is not.
-FENCED_S: Final = 1.0
+# How much longer than the first node another one may take to answer.
+LATER_S: Final = 1.0
 SILENT: Final = "it did not answer within a second of the others"
 VERSION_S: Final = 10.0
 # QEMU sends QUORUM_REPORT_BAD of one node at most once a second.
@@ -117,15 +117,13 @@ async def apply(plan: Plan, observer: Observer, *, recorder: Recorder | None = N
     Raises:
         Busy: Somebody else holds a node's control monitor.
         ParseError: It is not what its own declaration, snapshot and options compile to.
-        CompileError: A QEMU answers whose end the plan rests on.
+        CompileError: It is a launch that was compiled offline.
     """
     compiler.check_compiled(plan)
+    compiler.refuse_offline(plan)
     async with AsyncExitStack() as stack:
         reached = await _reached(plan.pair, stack, hasty=plan.procedure in HASTY)
         reached.refuse_busy(plan)
-        # A word that was true of a silent QEMU when it was saved may be false by now.
-        for victim in plan.victims():
-            await _refuse_living(plan.pair, victim, reached)
         return await execute(
             plan, reached.sessions, reached.hosts, observer=observer, recorder=recorder
         )
@@ -252,7 +250,7 @@ async def _answered(
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if hasty and any(isinstance(task.result(), Session) for task in done):
             if waiting:
-                await asyncio.wait(waiting, timeout=FENCED_S)
+                await asyncio.wait(waiting, timeout=LATER_S)
             return
 
 
@@ -280,7 +278,6 @@ async def _compiled(order: Order, reached: _Reached) -> Plan:
     plan = _compile(order, snapshot, options)
     if order.fenced is not None:
         for victim in plan.victims():
-            await _refuse_living(plan.pair, victim, reached)
             dead = Dead(evidence=_by_word(order.fenced, victim))
             snapshot = snapshot.with_node(victim.node, dead)
         plan = _compile(order, snapshot, options)
@@ -304,36 +301,6 @@ def _by_word(fenced: Fenced, victim: Victim) -> Evidence:
         how=fenced.how,
         when=now(),
     )
-
-
-async def _refuse_living(pair: ColoPair, victim: Victim, reached: _Reached) -> None:
-    """Refuse a person's word that the QEMU itself contradicts; silence contradicts nothing.
-
-    Raises:
-        CompileError: It answers.
-    """
-    if victim.node not in reached.hosts:
-        return
-    instance = await _answering(pair.node(victim.node), reached)
-    if instance == victim.instance:
-        why = f"{victim.node} was said to be fenced, and its QEMU {instance} answers"
-        raise CompileError(why, "end it, or name the right survivor")
-
-
-async def _answering(node: Node, reached: _Reached) -> str | None:
-    """The identity of the QEMU that answers on one of a node's monitors; None for silence."""
-    session = reached.sessions.get(node.name)
-    connector = reached.hosts[node.name].connect
-    try:
-        if session is not None:
-            return await session.instance(limit_s=FENCED_S)
-        observer = await Session.connect(
-            node.name, node.observer_monitor, limit_s=FENCED_S, connector=connector
-        )
-        async with observer:
-            return await observer.instance(limit_s=FENCED_S)
-    except RemoteError:
-        return None
 
 
 async def _launching(

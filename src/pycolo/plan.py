@@ -7,7 +7,7 @@ these readers sees the same value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final
 
 import attrs
 from typing_extensions import override
@@ -198,6 +198,10 @@ class Record:
 
 
 Step: TypeAlias = Execute | Wait | Check | RunHost | Record
+
+
+OFFLINE_BIRTH: Final = "00000000"
+"The birth in a launch that was compiled offline: like its identities it is not drawn by chance."
 
 
 @final

@@ -159,6 +159,17 @@ class Dead:
     "Who says so; None where a plan that was compiled offline assumes it: nothing executes on that."
 
 
+@final
+@attrs.frozen(kw_only=True)
+class Running:
+    """A QEMU that is known to run, whether or not it answers to us."""
+
+    instance: str
+    "Its identity."
+    how: str
+    "How that is known, as a sentence about it: `its host knows it as process 4711`."
+
+
 NOT_READ: Final = Unreachable(why="not read")
 NodeState: TypeAlias = Absent | Live | Unreachable | Unresponsive | Dead
 
@@ -174,6 +185,8 @@ class Snapshot:
     "Node to what its own file says of the pair."
     folders: Mapping[str, str] = attrs.field(factory=dict)
     "Node to what tells its image folder from every other one: machine, device and inode."
+    running: Mapping[str, Running] = attrs.field(factory=dict, eq=False)
+    "Node to the QEMU that its host knows to run; read, never planned."
 
     def state(self, name: str) -> NodeState:
         """What is known of one node; `Unreachable` for one nobody looked at."""

@@ -51,6 +51,10 @@ def standing(snapshot: Snapshot) -> Standing:
     only where a checkpoint was seen, or the records say so of these very QEMUs (qemu-behaviour
     18.4).
     """
+    births = {r.birth: n for n, r in snapshot.records.items() if isinstance(r, PairRecord)}
+    if len(births) > 1:
+        text = f"the records of {' and '.join(births.values())} come from two pairs of one name"
+        return Standing(state="unknown", text=f"{text}; a person must decide")
     roles = {name: role_of(state) for name, state in snapshot.nodes.items()}
     names = {role: [name for name, r in roles.items() if r == role] for role in roles.values()}
     running = names.get("unprotected", []) + names.get("entering", [])
@@ -71,6 +75,10 @@ def standing(snapshot: Snapshot) -> Standing:
         return Standing(state="two guests", text=text)
     if running:
         return _alone(snapshot, running[0])
+    unseen = [one for n, one in snapshot.running.items() if snapshot.live(n) is None]
+    if unseen:
+        told = " and ".join(f"{one.instance} ({one.how})" for one in unseen)
+        return Standing(state="unknown", text=f"no answer of what runs: {told}")
     silent = [*names.get("unreachable", []), *names.get("unresponsive", [])]
     if silent and not _all_read(snapshot):
         return Standing(state="unknown", text=f"{' and '.join(silent)} cannot be asked")

@@ -14,9 +14,12 @@ import pytest
 from tests.cli.conftest import PAIR, Pycolo
 from tests.real_qemu import BareQemu, bare_qemu
 
+from pycolo import record
+from pycolo.pairfile import load
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.blockdevs import NbdNode
 from pycolo.qmp.chardevs import InetSocketAddress
+from pycolo.record import PairRecord
 
 
 @pytest.fixture
@@ -41,6 +44,34 @@ def test_what_cannot_be_reached_is_json_too(pycolo: Pycolo, pair_file: Path) -> 
     assert ("unknown", "unreachable") == (found["state"], found["roles"]["alpha"])
     assert ["alpha", "beta", "gamma"] == list(found["snapshot"]["nodes"])
     jsonschema.validate(found["snapshot"], json.loads(pycolo("schema", "snapshot").out))
+
+
+def test_what_a_person_must_decide_is_a_state(pycolo: Pycolo, tmp_path: Path) -> None:
+    """Records of two births are told in the verdict; as always a status ends with 0."""
+    text = PAIR.format(run_dir="/nowhere").replace("/vms", str(tmp_path))
+    path = tmp_path / "pair.toml"
+    path.write_text(text)
+    pair = load(path)
+    for name, birth in (("alpha", "0000000a"), ("beta", "0000000b")):
+        (tmp_path / name).mkdir()
+        Path(pair.record_path(name)).write_text(
+            record.dumps(
+                PairRecord(
+                    pair="colo",
+                    birth=birth,
+                    epoch=1,
+                    revision=0,
+                    holder=name,
+                    eligible={name: f"colo:{name}:00000001"},
+                    phase="alone",
+                )
+            )
+        )
+    ended = pycolo("status", path)
+    assert (0, "") == (ended.code, ended.err)
+    told = "unknown: the records of alpha and beta come from two pairs of one name"
+    assert told in ended.out
+    assert 3 == pycolo("status", path, "--check").code
 
 
 @pytest.mark.qemu

@@ -327,3 +327,9 @@ def test_a_peer_that_cannot_be_one_is_refused(peer: str, why: str) -> None:
     fresh = launch(pair, left, qemu={"beta": Version.parse("11.1.3")}, nodes=("beta",))
     with pytest.raises(PycoloError, match=why):
         resume(pair, fresh.planned_state, peer=peer)
+
+
+def test_launch_needs_the_version_of_each_node_that_it_starts() -> None:
+    """A plan file that lost it is refused by the name of the field."""
+    with pytest.raises(DeclarationError, match="tell the version of QEMU on beta"):
+        launch(PAIR, Snapshot(nodes={}), qemu={"alpha": VERSION})

@@ -24,6 +24,7 @@ from pycolo.hosts.ways import NoWay, hosts_of
 from pycolo.model import ColoPair, Node, ReplicationDisk
 from pycolo.plan import CheckPorts, CreateImage, LaunchQemu, StopQemu
 from pycolo.record import Change, DamagedRecord, NoRecord, PairRecord, UnreadRecord
+from pycolo.snapshot import Running
 
 LIMIT_S = 20.0
 FIRST, SECOND = "p:alpha:00000001", "p:alpha:00000002"
@@ -548,6 +549,79 @@ async def test_folder_that_is_not_there_is_not_read(pair: ColoPair, folder: Path
     """Its disk may not be mounted: that is no new pair."""
     (folder / "alpha").rmdir()
     assert isinstance(await _observe(pair), UnreadRecord)
+
+
+def _kept_in(pair: ColoPair, state_dir: Path) -> ColoPair:
+    alpha = attrs.evolve(pair.node("alpha"), state_dir=str(state_dir))
+    return attrs.evolve(pair, nodes=(alpha, pair.nodes[1]))
+
+
+async def _why_unread(pair: ColoPair) -> str:
+    found = await _observe(pair)
+    assert isinstance(found, UnreadRecord)
+    return found.why
+
+
+async def test_another_state_dir_is_no_new_pair(pair: ColoPair, folder: Path) -> None:
+    """The image knows where its record lies: declared elsewhere, it counts as unread."""
+    await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
+    for name in ("first", "second"):
+        (folder / name).mkdir()
+    first, second = (_kept_in(pair, folder / name) for name in ("first", "second"))
+    assert f"has its record in {pair.record_path('alpha')}" in await _why_unread(first)
+    Path(pair.record_path("alpha")).rename(first.record_path("alpha"))
+    assert _record(1) == await _observe(first)
+    await _write(first, Change(expects=_record(1), becomes=_record(2)))
+    assert f"has its record in {first.record_path('alpha')}" in await _why_unread(second)
+    assert f"has its record in {first.record_path('alpha')}" in await _why_unread(pair)
+    Path(first.record_path("alpha")).unlink()
+    assert "which is gone" in await _why_unread(second)
+    Path(*second.owner_paths("alpha")).unlink()
+    assert NoRecord() == await _observe(second)
+
+
+async def test_disk_that_is_declared_first_hides_no_record(pair: ColoPair) -> None:
+    """A record is named after the first image; each of the images leads to it."""
+    await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
+    old = pair.disks[0].image
+    disks = [
+        ReplicationDisk(size_bytes=1 << 20, image=image, active_image=f"a{n}", hidden_image=f"h{n}")
+        for n, image in enumerate(("new.qcow2", old))
+    ]
+    moved = attrs.evolve(pair, disks=disks)
+    assert f"has its record in {pair.record_path('alpha')}" in await _why_unread(moved)
+
+
+async def test_images_of_the_other_node_are_not_taken(pair: ColoPair) -> None:
+    """Somebody exchanged the image folders of the two nodes in the pair file."""
+    await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
+    folders = [node.image_folder for node in pair.nodes]
+    alpha, beta = (
+        attrs.evolve(node, image_folder=other, state_dir=other)
+        for node, other in zip(pair.nodes, reversed(folders), strict=True)
+    )
+    swapped = attrs.evolve(pair, nodes=(alpha, beta))
+    found = (await HOST.observe(swapped, "beta", limit_s=LIMIT_S)).record
+    assert isinstance(found, UnreadRecord)
+    assert "its image belongs to p:alpha" in found.why
+
+
+async def test_damaged_owner_denies_nothing(pair: ColoPair) -> None:
+    """It is an aid: by itself it keeps no survivor from its record."""
+    await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
+    for data in (b"", b"[]", b"{", b"\xff", b'{"pair": "p"}', b"[" * 100_000):
+        Path(*pair.owner_paths("alpha")).write_bytes(data)
+        assert _record(1) == await _observe(pair)
+
+
+async def test_host_tells_what_runs(pair: ColoPair) -> None:
+    """With the record comes the QEMU whose process is known; after its end none."""
+    assert (await HOST.observe(pair, "alpha", limit_s=LIMIT_S)).running is None
+    await _launch(pair)
+    found = (await HOST.observe(pair, "alpha", limit_s=LIMIT_S)).running
+    assert found == Running(instance=FIRST, how=f"its host knows it as process {_pid(pair)}")
+    _kill(pair)
+    assert (await HOST.observe(pair, "alpha", limit_s=LIMIT_S)).running is None
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no tmpfs at /dev/shm")

@@ -2,33 +2,100 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from tests.testing.testbed import FakePair, in_world
+from typing_extensions import override
 
 from pycolo import operate
+from pycolo._probe import probe
+from pycolo.compiler import compile_offline
 from pycolo.errors import CompileError
-from pycolo.hosts import Host
+from pycolo.evidence import Evidence, Victim
+from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
+from pycolo.model.node import Monitor
 from pycolo.observers import Silent
 from pycolo.operate import Fenced, Order
-from pycolo.plan import Options, Procedure
+from pycolo.plan import HostAction, Options, Procedure
+from pycolo.qmp.replies import Version
+from pycolo.record import Change
+from pycolo.result import Report
+from pycolo.session import Session
+from pycolo.standing import standing
+from pycolo.testing import FakeHost
 
 Scenario = Callable[[FakePair], Awaitable[None]]
 
 
+class Forwarded:
+    """A host that nobody reaches, while its monitors' sockets, forwarded long ago, still accept."""
+
+    def __init__(self, life: FakePair, host: FakeHost) -> None:
+        """Take the way to its host away."""
+        self._life = life
+        self._host = host
+        host.away = True
+
+    async def connect(self, node: str, monitor: Monitor) -> socket.socket:
+        """See `Host`."""
+        return await self._life.world.connector(node, monitor)
+
+    async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+        """See `Host`."""
+        return await self._host.observe(pair, node, limit_s=limit_s)
+
+    async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
+        """See `Host`."""
+        await self._host.write(pair, node, change, limit_s=limit_s)
+
+    async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
+        """See `Host`."""
+        return await self._host.run(pair, node, action, limit_s=limit_s)
+
+    async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """See `Host`."""
+        return await self._host.death(pair, victim, limit_s=limit_s)
+
+    async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
+        """See `Host`."""
+        return await self._host.version(pair, node, limit_s=limit_s)
+
+    async def aclose(self) -> None:
+        """See `Host`."""
+
+
+class Unending(Forwarded):
+    """A host that never says what lies there."""
+
+    def __init__(self, life: FakePair, host: FakeHost) -> None:
+        """Nobody has asked it yet."""
+        super().__init__(life, host)
+        self.asked = asyncio.Event()
+
+    @override
+    async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+        """See `Host`."""
+        self.asked.set()
+        await asyncio.Event().wait()
+        return await super().observe(pair, node, limit_s=limit_s)
+
+
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Play a scenario in which the hosts of a pair are those of its world."""
 
-    def played(scenario: Scenario) -> None:
+    def played(scenario: Scenario, *, forwarded: str = "") -> None:
         async def protected(life: FakePair) -> None:
             @asynccontextmanager
             async def hosts_of(_: ColoPair) -> AsyncGenerator[Mapping[str, Host]]:
-                yield life.hosts
+                hosts = life.hosts
+                yield {n: Forwarded(life, h) if n == forwarded else h for n, h in hosts.items()}
 
             monkeypatch.setattr(operate, "hosts_of", hosts_of)
             await life.launch("alpha", "beta")
@@ -46,46 +113,186 @@ def _order(life: FakePair, procedure: Procedure, survivor: str | None = None) ->
     return Order(procedure=procedure, pair=life.pair, options=Options(survivor=survivor))
 
 
-def test_silent_monitor_of_a_fenced_node_blocks_nothing(
-    play: Callable[[Scenario], None],
-) -> None:
+def _fenced(life: FakePair, survivor: str) -> Order:
+    """A failover by somebody's word."""
+    return Order(
+        procedure="failover",
+        pair=life.pair,
+        options=Options(survivor=survivor),
+        fenced=Fenced(who="alice", how="power off"),
+    )
+
+
+def _modes(life: FakePair) -> list[str]:
+    return [life.world.qemu(name).live.colo_mode for name in ("alpha", "beta")]
+
+
+def _files(life: FakePair) -> list[dict[str, bytes]]:
+    return [dict(host.files) for host in life.hosts.values()]
+
+
+def _untouched(report: Report) -> str:
+    """Why a report says that nothing was changed."""
+    assert report.failed is not None
+    assert "nothing was changed" in report.advice
+    assert report.exit_code in (1, 4)
+    return report.advice
+
+
+def test_silent_monitor_of_a_fenced_node_blocks_nothing(play: Callable[..., None]) -> None:
     """It accepts and says nothing, as the forwarded socket of a dead host does."""
 
     async def scenario(life: FakePair) -> None:
         life.signal("alpha", signal.SIGSTOP)
-        order = Order(
-            procedure="failover",
-            pair=life.pair,
-            options=Options(survivor="beta"),
-            fenced=Fenced(who="alice", how="power off"),
-        )
-        report = await operate.run(order, Silent())
+        report = await operate.run(_fenced(life, "beta"), Silent())
         assert 0 == report.exit_code, report.advice
         assert ("fence", "alice") == (report.evidence["alpha"].kind, report.evidence["alpha"].who)
         assert "beta" in [qemu.node.name for qemu in life.world.serving]
 
-    play(scenario)
+    play(scenario, forwarded="alpha")
 
 
-def test_fenced_node_that_answers_is_not_left_behind(play: Callable[[Scenario], None]) -> None:
+def test_fenced_node_that_answers_is_not_left_behind(play: Callable[..., None]) -> None:
     """Somebody's word is wrong where the QEMU itself answers."""
 
     async def scenario(life: FakePair) -> None:
+        told = _untouched(await operate.run(_fenced(life, "beta"), Silent()))
+        assert "its monitor answers" in told
+        assert ["primary", "secondary"] == _modes(life)
+
+    play(scenario)
+
+
+def test_fenced_node_whose_observer_answers_is_not_left_behind(play: Callable[..., None]) -> None:
+    """Somebody holds its control monitor, and its host is out of reach: the other one is asked."""
+
+    async def scenario(life: FakePair) -> None:
+        held = await life.connect("alpha")
+        told = _untouched(await operate.run(_fenced(life, "beta"), Silent()))
+        assert "its monitor answers" in told
+        await held.aclose()
+        assert ["primary", "secondary"] == _modes(life)
+
+    play(scenario, forwarded="alpha")
+
+
+def test_fenced_node_whose_host_knows_better_is_not_left_behind(play: Callable[..., None]) -> None:
+    """The QEMU is stopped and silent, and its host is there and knows that the process lives."""
+
+    async def scenario(life: FakePair) -> None:
+        life.signal("alpha", signal.SIGSTOP)
+        told = _untouched(await operate.run(_fenced(life, "beta"), Silent()))
+        assert "its host knows it as process" in told
+        life.signal("alpha", signal.SIGCONT)
+        assert ["primary", "secondary"] == _modes(life)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("how", ["held", "stopped"])
+def test_newest_is_not_believed_while_another_qemu_runs_unseen(
+    play: Callable[..., None], how: str
+) -> None:
+    """The promoted node's monitor is held, or its QEMU is stopped: it serves, or will again."""
+
+    async def scenario(life: FakePair) -> None:
+        life.world.qemu("alpha").kill()
+        assert 0 == (await operate.run(_order(life, "failover", "beta"), Silent())).exit_code
+        before = _files(life)
+        if how == "held":
+            await life.connect("beta")
+        else:
+            life.signal("beta", signal.SIGSTOP)
+        options = Options(nodes=("alpha",), newest="alpha")
+        order = Order(procedure="launch", pair=life.pair, options=options)
+        assert "no QEMU of beta is known to run" in _untouched(await operate.run(order, Silent()))
+        assert before == _files(life)
+
+    play(scenario)
+
+
+def test_launch_leaves_a_pair_alone_that_runs_unseen(play: Callable[..., None]) -> None:
+    """Neither node answers, as where their sockets were removed: no record is written."""
+
+    async def scenario(life: FakePair) -> None:
+        for name in ("alpha", "beta"):
+            life.signal(name, signal.SIGSTOP)
+        before = _files(life)
+        _untouched(await operate.run(_order(life, "launch"), Silent()))
+        assert before == _files(life)
+        for name in ("alpha", "beta"):
+            life.signal(name, signal.SIGCONT)
+        assert ["primary", "secondary"] == _modes(life)
+
+    play(scenario)
+
+
+def test_secondary_that_runs_unseen_is_not_taken_for_gone(play: Callable[..., None]) -> None:
+    """Its primary has died and its monitor is held: a launch would take its rights from it."""
+
+    async def scenario(life: FakePair) -> None:
+        life.world.qemu("alpha").kill()
+        held = await life.connect("beta")
+        before = _files(life)
+        _untouched(await operate.run(_order(life, "launch"), Silent()))
+        assert before == _files(life)
+        await held.aclose()
+        assert 0 == (await operate.run(_order(life, "failover", "beta"), Silent())).exit_code
+
+    play(scenario)
+
+
+def test_node_that_runs_is_not_forgotten(play: Callable[..., None]) -> None:
+    """Whoever says that it is gone for good is wrong where its host knows its process."""
+
+    async def scenario(life: FakePair) -> None:
+        life.signal("beta", signal.SIGSTOP)
         order = Order(
-            procedure="failover",
+            procedure="forget",
             pair=life.pair,
-            options=Options(survivor="beta"),
-            fenced=Fenced(who="alice", how="power off"),
+            options=Options(gone="beta"),
+            fenced=Fenced(who="alice", how="thrown away"),
         )
-        with pytest.raises(CompileError):
-            await operate.run(order, Silent())
-        assert ["alpha"] == [qemu.node.name for qemu in life.world.serving]
+        before = _files(life)
+        _untouched(await operate.run(order, Silent()))
+        assert before == _files(life)
+
+    play(scenario)
+
+
+def test_status_knows_what_runs_and_does_not_answer(play: Callable[..., None]) -> None:
+    """Somebody else holds what is read, and both hosts know a process: that is not "stopped"."""
+
+    async def scenario(life: FakePair) -> None:
+        async with AsyncExitStack() as stack:
+            for node in life.pair.nodes:
+                held = Session.connect(
+                    node.name, node.observer_monitor, limit_s=5.0, connector=life.world.connector
+                )
+                await stack.enter_async_context(await held)
+            found = standing(await operate.status(life.pair))
+        assert "unknown" == found.state
+        assert "its host knows it as process" in found.text
+        for name in ("alpha", "beta"):
+            life.world.qemu(name).kill()
+        assert "stopped" == standing(await operate.status(life.pair)).state
+
+    play(scenario)
+
+
+def test_launch_that_was_compiled_offline_is_not_applied(play: Callable[..., None]) -> None:
+    """Its birth and its identities are the same in every such plan."""
+
+    async def scenario(life: FakePair) -> None:
+        made = compile_offline("launch", life.pair, version=life.version)
+        with pytest.raises(CompileError, match="compiled offline"):
+            await operate.apply(made, Silent())
 
     play(scenario)
 
 
 @pytest.mark.parametrize("away", ["alpha", "beta"])
-def test_stop_needs_both_records(play: Callable[[Scenario], None], away: str) -> None:
+def test_stop_needs_both_records(play: Callable[..., None], away: str) -> None:
     """With one host out of reach it is refused: nobody is promoted, and nothing is changed."""
 
     async def scenario(life: FakePair) -> None:
@@ -101,7 +308,7 @@ def test_stop_needs_both_records(play: Callable[[Scenario], None], away: str) ->
 
 
 def test_stop_writes_the_secondary_out_before_the_primary_goes_on(
-    play: Callable[[Scenario], None],
+    play: Callable[..., None],
 ) -> None:
     """What the primary acknowledges afterwards no failover to the old secondary can lose."""
 
@@ -116,29 +323,21 @@ def test_stop_writes_the_secondary_out_before_the_primary_goes_on(
     play(scenario)
 
 
-def test_saved_word_is_refused_once_the_qemu_answers(play: Callable[[Scenario], None]) -> None:
+def test_saved_word_is_refused_once_the_qemu_answers(play: Callable[..., None]) -> None:
     """It was silent when somebody said that it was fenced; a saved plan asks it again."""
 
     async def scenario(life: FakePair) -> None:
         life.signal("alpha", signal.SIGSTOP)
-        order = Order(
-            procedure="failover",
-            pair=life.pair,
-            options=Options(survivor="beta"),
-            fenced=Fenced(who="bob", how="power off"),
-        )
-        saved = await operate.plan_live(order)
+        saved = await operate.plan_live(_fenced(life, "beta"))
         life.signal("alpha", signal.SIGCONT)
-        with pytest.raises(CompileError, match=r"was said to be fenced, and its QEMU .* answers"):
-            await operate.apply(saved, Silent())
-        modes = [life.world.qemu(name).live.colo_mode for name in ("alpha", "beta")]
-        assert ["primary", "secondary"] == modes
+        assert "its monitor answers" in _untouched(await operate.apply(saved, Silent()))
+        assert ["primary", "secondary"] == _modes(life)
 
-    play(scenario)
+    play(scenario, forwarded="alpha")
 
 
 def test_plan_with_evidence_does_not_run_against_a_later_qemu(
-    play: Callable[[Scenario], None],
+    play: Callable[..., None],
 ) -> None:
     """Saved with the proof of one death, it says nothing about the QEMU that was started since."""
 
@@ -156,5 +355,22 @@ def test_plan_with_evidence_does_not_run_against_a_later_qemu(
         life.world.advance(5.0)
         modes = [life.world.qemu(name).live.colo_mode for name in ("alpha", "beta")]
         assert ["primary", "secondary"] == modes
+
+    play(scenario)
+
+
+def test_probe_that_is_cancelled_leaves_nothing_under_way(play: Callable[..., None]) -> None:
+    """A node and a host are both silent when it is interrupted: neither is waited for any more."""
+
+    async def scenario(life: FakePair) -> None:
+        session = await life.connect("alpha")
+        life.signal("alpha", signal.SIGSTOP)
+        host = Unending(life, life.hosts["alpha"])
+        before = asyncio.all_tasks()
+        task = asyncio.create_task(probe({"alpha": session}, pair=life.pair, hosts={"alpha": host}))
+        await host.asked.wait()
+        task.cancel()
+        await asyncio.wait((task,))
+        assert [] == [left for left in asyncio.all_tasks() - before if "_state" in repr(left)]
 
     play(scenario)

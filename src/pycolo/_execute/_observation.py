@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
 import attrs
 
 from pycolo import conditions as c
 from pycolo.evidence import Victim
-from pycolo.snapshot import Dead, Live, Snapshot, Unresponsive
+from pycolo.snapshot import Dead, Live, Running, Snapshot, Unresponsive
 
 
 @final
@@ -22,6 +23,8 @@ class Observation:
     "Nodes whose monitor is closed; silence alone does not close it."
     dead: frozenset[Victim] = frozenset()
     "QEMUs for whose end there is evidence."
+    running: Mapping[str, Running] = attrs.field(factory=dict)
+    "QEMUs of silent nodes that are known to run, as far as that was asked."
 
     @property
     def stuck(self) -> tuple[str, ...]:
@@ -39,6 +42,8 @@ class Observation:
                 return node in self.gone
             case c.PeerDead(victim=victim):
                 return victim in self.dead
+            case c.NotRunning(node=node):
+                return self.snapshot.live(node) is None and node not in self.running
             case _:
                 live = self.snapshot.live(leaf.node)
                 return live is not None and leaf.holds(live)
@@ -64,6 +69,9 @@ class Observation:
 
     def _seen(self, leaf: c.Leaf) -> str:
         match self.snapshot.state(leaf.node):
+            case _ if leaf.node in self.running:
+                found = self.running[leaf.node]
+                return f"{found.instance} runs: {found.how}"
             case _ if isinstance(leaf, c.PeerDead):
                 return c.NO_EVIDENCE
             case Live() as live:

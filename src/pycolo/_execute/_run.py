@@ -16,9 +16,18 @@ from pycolo._execute import _hmp
 from pycolo._execute._observation import Observation
 from pycolo._execute._observe import observe
 from pycolo._execute._progress import Progress
+from pycolo._execute._running import running
 from pycolo._probe import probe
 from pycolo._probe import read as probe_node
-from pycolo.conditions import NO_EVIDENCE, CheckpointSeen, Condition, Gone, PeerDead, leaves
+from pycolo.conditions import (
+    NO_EVIDENCE,
+    CheckpointSeen,
+    Condition,
+    Gone,
+    NotRunning,
+    PeerDead,
+    leaves,
+)
 from pycolo.errors import (
     Busy,
     CommandRefused,
@@ -49,7 +58,7 @@ from pycolo.qmp.commands import Command
 from pycolo.record import Change, PairRecord, ReadState
 from pycolo.result import Done, NotRun, Outcome, QemuError, Refused, Report, TimedOut, Unknown
 from pycolo.session import HungUp, Notice, Sent, Session
-from pycolo.snapshot import Dead, Live, NodeState, Snapshot
+from pycolo.snapshot import Dead, Live, NodeState, Running, Snapshot
 
 _LOG: Final = logging.getLogger("pycolo.execute")
 _AFTER_S: Final = 5.0
@@ -98,7 +107,9 @@ class Run:
         self._hosts = hosts
         self._recorder = recorder
         self._numbers = itertools.count(1)
-        self._evidence = {**_saved(plan), **evidence}
+        self._words = _saved(plan)
+        self._contradicted: dict[Victim, Running | None] = {}
+        self._evidence = {**self._words, **evidence}
         self._promoted_by: Evidence | None = None
         self._own: dict[str, ReadState] = {}
         self._lost: set[str] = set()
@@ -284,7 +295,9 @@ class Run:
         """Evidence that was given or saved, or what the host on which it ran says now."""
         known = self._evidence.get(victim.node)
         if known is not None and known.proves(victim):
-            return known
+            is_word = known == self._words.get(victim.node)
+            if not is_word or await self._contradiction(victim) is None:
+                return known
         host = self._hosts.get(victim.node)
         found = None
         if host is not None:
@@ -292,6 +305,21 @@ class Run:
         if found is not None:
             self._evidence[victim.node] = found
         return found
+
+    async def _contradiction(self, victim: Victim) -> Running | None:
+        """What shows that somebody's word of an end is false, at the moment it is first needed.
+
+        A word that was true of a silent QEMU when it was given may be false by now, and a host that
+        answers knows better than any word.
+        """
+        if victim not in self._contradicted:
+            found = await self._running(victim.node)
+            same = found is not None and found.instance == victim.instance
+            self._contradicted[victim] = found if same else None
+        return self._contradicted[victim]
+
+    async def _running(self, node: str) -> Running | None:
+        return await running(self._plan.pair, node, self._sessions.get(node), self._hosts.get(node))
 
     # -- before the first step
 
@@ -441,7 +469,11 @@ class Run:
         found = {victim: await self._find(victim) for victim in victims}
         observed = await observe(conditions, self._sessions, self._marks, limit_s, hear)
         dead = frozenset(victim for victim, evidence in found.items() if evidence is not None)
-        return attrs.evolve(observed, dead=dead)
+        shown = {v.node: self._contradicted.get(v) for v in victims if v not in dead}
+        for node in (leaf.node for leaf in asked if isinstance(leaf, NotRunning)):
+            shown[node] = await self._running(node)
+        known = {node: one for node, one in shown.items() if one is not None}
+        return attrs.evolve(observed, dead=dead, running=known)
 
     def _tell_progress(self, step: Wait, progress: Progress) -> None:
         news = progress.news()
@@ -615,7 +647,8 @@ def _ignore(_: object) -> None:
 
 def _lost(until: Condition, observed: Observation) -> tuple[str, ...]:
     """The nodes that hung up, of those that a condition asks something else of than that."""
-    asked = (leaf.node for leaf in leaves(until) if not isinstance(leaf, Gone | PeerDead))
+    apart = Gone | PeerDead | NotRunning
+    asked = (leaf.node for leaf in leaves(until) if not isinstance(leaf, apart))
     return tuple(dict.fromkeys(node for node in asked if node in observed.gone))
 
 
@@ -668,5 +701,5 @@ def _spoken_to(plan: Plan) -> tuple[str, ...]:
     commands += [step for recovery in plan.recoveries for step in recovery.steps]
     asked = (leaf for condition in _conditions(plan) for leaf in leaves(condition))
     names = [step.node for step in commands]
-    names += [leaf.node for leaf in asked if not isinstance(leaf, PeerDead)]
+    names += [leaf.node for leaf in asked if not isinstance(leaf, PeerDead | NotRunning)]
     return tuple(dict.fromkeys(names))

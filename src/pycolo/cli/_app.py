@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pycolo.cli import _files, _options, _progress, _say, _status, _timeline
 from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
 from pycolo.compiler import check_members
 from pycolo.diff import diff as difference
+from pycolo.errors import UndecidedError
 from pycolo.journal import Journal, json_schema, line_to_json
 from pycolo.model import ColoPair
 from pycolo.observers import Observer, Recorder
@@ -247,7 +249,9 @@ def status(*, pair_file: Path, is_check: bool, form: str) -> int:
         click.get_current_context().meta[_options.ERROR_CODE] = UNKNOWN
     pair = _files.pair(pair_file)
     snapshot = asyncio.run(operate.status(pair))
-    check_members(pair, snapshot)
+    # What only a person can decide is a state of the pair, which is shown.
+    with contextlib.suppress(UndecidedError):
+        check_members(pair, snapshot)
     found = standing(snapshot)
     if form == "json":
         _say.result(wire.dumps(_status.to_json(snapshot, found)))

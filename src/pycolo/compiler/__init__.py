@@ -6,7 +6,7 @@ finishes it.
 """
 
 from pycolo.compiler.converge import converge
-from pycolo.compiler.dispatch import check_compiled, compile_plan
+from pycolo.compiler.dispatch import check_compiled, compile_plan, refuse_offline
 from pycolo.compiler.drift import Difference, Drift, drift
 from pycolo.compiler.launch import launch_argv
 from pycolo.compiler.members import check as check_members
@@ -37,6 +37,7 @@ __all__ = (
     "launch",
     "launch_argv",
     "members",
+    "refuse_offline",
     "resume",
     "set_checkpoint_delay",
     "start",

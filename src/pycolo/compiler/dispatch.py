@@ -6,9 +6,9 @@ from typing import assert_never
 
 from pycolo.compiler import procedures
 from pycolo.compiler.converge import converge
-from pycolo.errors import DeclarationError, ParseError
+from pycolo.errors import CompileError, DeclarationError, ParseError
 from pycolo.model.pair import ColoPair
-from pycolo.plan import DialectName, Options, Plan, Procedure
+from pycolo.plan import OFFLINE_BIRTH, DialectName, Options, Plan, Procedure
 from pycolo.snapshot import Snapshot
 
 
@@ -108,3 +108,16 @@ def check_compiled(plan: Plan) -> None:
         if n >= len(again.steps) or step != again.steps[n]:
             raise ParseError(f"steps[{n}]", rule, step.address)
     raise ParseError("", rule, plan.procedure)
+
+
+def refuse_offline(plan: Plan) -> None:
+    """Refuse a launch whose identities were not drawn by chance.
+
+    A QEMU of another launch may have the same ones, and another pair the same birth.
+
+    Raises:
+        CompileError: It was compiled offline.
+    """
+    if plan.procedure == "launch" and plan.options.birth == OFFLINE_BIRTH:
+        why = "this launch was compiled offline, so its identities are not drawn by chance"
+        raise CompileError(why, "save one with plan launch --live")

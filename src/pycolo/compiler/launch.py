@@ -8,14 +8,14 @@ COLO adds to it is added later, over QMP, by the same steps at the first start a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
 from pycolo import record, topology
 from pycolo.compiler import _disks, document
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import card_option, chardev_option, monitor_option, netdev_option
-from pycolo.conditions import PeerDead
+from pycolo.conditions import NotRunning, PeerDead
 from pycolo.errors import CompileError, UndecidedError
 from pycolo.evidence import Victim
 from pycolo.features import Features
@@ -58,6 +58,18 @@ def launch_node(
     started = LaunchQemu(role=role, instance=instance, argv=argv, record=kept)
     why = "both machines must be equal but for their role (qemu-behaviour 3.11)"
     draft.run_host(node, "launch-qemu", role, started, why=why, limit_s=draft.timeouts.command_s)
+
+
+def check_not_running(draft: Draft, nodes: Iterable[str]) -> None:
+    """Emit that no QEMU of these nodes runs unseen, before anything is written or started.
+
+    One whose monitor is held by somebody else, whose main loop is stuck or whose sockets were
+    removed does not answer, and serves.
+    """
+    why = "what runs unseen may serve, and its record would be taken from it (qemu-behaviour 8.6)"
+    with draft.batch("not-running"):
+        for node in nodes:
+            draft.check(node, "not-running", NotRunning(node=node), why)
 
 
 def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:
@@ -117,6 +129,8 @@ def forget_node(draft: Draft, gone: str) -> None:
         evidence = PeerDead(node=gone, instance=victim.instance, epoch=victim.epoch)
         why = "a node that may still run alone is not gone (record, rule 1)"
         draft.check(top.holder, f"dead:{gone}", evidence, why)
+    declared = [node.name for node in (*draft.pair.nodes, *draft.pair.spares)]
+    check_not_running(draft, [name for name in declared if name == gone])
     why = f"{gone} is gone for good, by a person's word"
     draft.record(top.holder, "without", becomes, why, needs=victim)
     for node, state in records.items():

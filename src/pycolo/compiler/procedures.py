@@ -12,19 +12,24 @@ from pycolo.compiler._draft import Draft
 from pycolo.compiler.failover import fail_over, tied
 from pycolo.compiler.failover import stop as stop_protection
 from pycolo.compiler.failover import switch_over as switch
-from pycolo.compiler.launch import Role, claim_boot, claim_newest, forget_node, launch_node
+from pycolo.compiler.launch import (
+    Role,
+    check_not_running,
+    claim_boot,
+    claim_newest,
+    forget_node,
+    launch_node,
+)
 from pycolo.compiler.members import check, members
 from pycolo.compiler.protect import is_recorded, protect
 from pycolo.compiler.roles import IN_COLO, PRIMARIES, accepted, leader, only_live, roles, versions
 from pycolo.errors import CompileError, DeclarationError
 from pycolo.evidence import instance_of
 from pycolo.model.pair import ColoPair
-from pycolo.plan import DialectName, Options, Plan, Procedure
+from pycolo.plan import OFFLINE_BIRTH, DialectName, Options, Plan, Procedure
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Snapshot, role_of
 
-# A pair that was never launched has no birth yet; offline any one will do.
-_OFFLINE_BIRTH = "00000000"
 _BOTH = 2
 
 
@@ -36,7 +41,7 @@ def launch(
     nodes: Sequence[str] = (),
     newest: str | None = None,
     instances: Mapping[str, str] | None = None,
-    birth: str = _OFFLINE_BIRTH,
+    birth: str = OFFLINE_BIRTH,
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
@@ -86,7 +91,10 @@ def launch(
     features = accepted(pair, qemu, dialect, assume_good)
     draft = Draft("launch", pair, snapshot, options, qemu=qemu, dialect=dialect)
     missing = [name for name in wanted if snapshot.live(name) is None]
+    for name in (name for name in missing if name not in qemu):
+        raise DeclarationError("options.qemu", dict(qemu), f"tell the version of QEMU on {name}")
     primary = newest or _new_primary(draft, missing)
+    check_not_running(draft, missing if primary is None else _silent(draft))
     if newest is not None:
         running = snapshot.live(newest)
         claim_newest(draft, newest, given[newest] if running is None else running.instance, birth)
@@ -96,6 +104,12 @@ def launch(
         role: Role = "primary" if name == primary else "secondary"
         launch_node(draft, name, role, instance=given[name], features=features, dialect=dialect)
     return draft.plan()
+
+
+def _silent(draft: Draft) -> list[str]:
+    """Every node that does not answer: where one becomes primary, none of them may run unseen."""
+    names = [node.name for node in (*draft.pair.nodes, *draft.pair.spares)]
+    return [name for name in names if draft.now.live(name) is None]
 
 
 def _taking_in(

@@ -16,13 +16,23 @@ from pycolo.model.node import Monitor, UnixMonitor
 from pycolo.model.pair import QEMU_LOG, ColoPair
 from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
 
-__all__ = ("monitor_json", "request_of", "text")
+__all__ = ("kept_by", "monitor_json", "request_of", "text")
 
 
 @functools.cache
 def text() -> str:
     """The text of the program."""
     return resources.files("pycolo.helper").joinpath("far.py").read_text(encoding="utf-8")
+
+
+def kept_by(pair: ColoPair, node: str) -> JsonObject:
+    """Whose record it is and where it lies, as every request about a record tells it."""
+    return {
+        "pair": pair.name,
+        "node": node,
+        "record": pair.record_path(node),
+        "owners": list(pair.owner_paths(node)),
+    }
 
 
 def request_of(

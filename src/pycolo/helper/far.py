@@ -232,9 +232,23 @@ def _exchange(first: str, second: str) -> bool:
 # -- the record ----------------------------------------------------------------------------------
 
 
-def observe(*, record: str, image_folder: str) -> Answer:
-    """A node's record as it lies there, and what tells its image folder from others."""
-    answer: Answer = {"record": None, "unread": None, "folder": ""}
+def observe(
+    *, record: str, process: str, image_folder: str, pair: str, node: str, owners: Sequence[str]
+) -> Answer:
+    """A node's record as it lies there, its process, and what tells its image folder from others.
+
+    Args:
+        record: The node's record.
+        process: The node's process file.
+        image_folder: The folder of its images.
+        pair: The pair's name.
+        node: The node's name.
+        owners: The owner files of its images.
+    """
+    answer: Answer = {"record": None, "unread": None, "folder": "", "pid": None, "instance": ""}
+    # What is not known to run is not told; a damaged process file is refused by a launch.
+    with contextlib.suppress(Refused, OSError):
+        answer.update(running(process=process))
     try:
         found = os.stat(image_folder)
         answer["folder"] = f"{_machine()} {found.st_dev}:{found.st_ino}"
@@ -242,6 +256,7 @@ def observe(*, record: str, image_folder: str) -> Answer:
         os.stat(os.path.dirname(record))
         data = _read(record)
         why = None if data is None else _distrust(record)
+        why = why or _owned_by_another(owners, pair=pair, node=node, record=record)
     except OSError as error:
         return {**answer, "unread": str(error)}
     if why is not None:
@@ -249,14 +264,83 @@ def observe(*, record: str, image_folder: str) -> Answer:
     return {**answer, "record": None if data is None else base64.b64encode(data).decode()}
 
 
-def swap(*, record: str, expects: str | None, data: str, limit_s: float) -> Answer:
-    """Replace a node's record if it still is what was read."""
+def swap(
+    *,
+    record: str,
+    expects: str | None,
+    data: str,
+    pair: str,
+    node: str,
+    owners: Sequence[str],
+    limit_s: float,
+) -> Answer:
+    """Replace a node's record if it still is what was read.
+
+    Args:
+        record: The node's record.
+        expects: SHA-256 of what it must still be; None where there must be none.
+        data: What replaces it, in base64.
+        pair: The pair's name.
+        node: The node's name.
+        owners: The owner files of its images.
+        limit_s: How long the lock may take.
+    """
     _check_state_dir(record)
     with _locked(record, limit_s):
         if _digest(_read(record)) != expects:
             return {"written": False}
+        _own(owners, pair=pair, node=node, record=record, must=expects is None)
         _replace(record, base64.b64decode(data))
     return {"written": True}
+
+
+# -- whose an image is ---------------------------------------------------------------------------
+
+
+def _own(owners: Sequence[str], *, pair: str, node: str, record: str, must: bool) -> None:
+    """Write beside each image whose it is, and where its record lies.
+
+    Args:
+        owners: The owner files.
+        pair: The pair's name.
+        node: The node's name.
+        record: The node's record.
+        must: Refuse where it cannot be written; else a full disk must not keep a survivor waiting.
+    """
+    told = {"format_version": 1, "pair": pair, "node": node, "record": record}
+    data = json.dumps(told).encode() + b"\n"
+    for path in owners:
+        try:
+            if _read(path) != data:
+                _replace(path, data)
+        except (OSError, Uncertain) as error:
+            if must:
+                raise Refused(f"{path} cannot be written: {error}") from error
+
+
+def _owned_by_another(owners: Sequence[str], *, pair: str, node: str, record: str) -> str | None:
+    """Why the images are not this node's, or their record is another one; None where they are.
+
+    An owner file can only deny; one that is damaged says nothing.
+    """
+    for path in owners:
+        data = _read(path)
+        try:
+            told = json.loads(data or b"{}")
+            owner, other = f"{told['pair']}:{told['node']}", str(told["record"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        remedy = f"correct the pair file, or remove {path} where the image was copied here"
+        if owner.startswith(f"{pair}:") and owner != f"{pair}:{node}":
+            return f"its image belongs to {owner}: {remedy}"
+        if _same(other) == _same(record):
+            continue
+        if os.path.lexists(other):
+            return f"its image has its record in {other}, not in {record}: {remedy}"
+        if not os.path.lexists(record):
+            gone = f"its image had its record in {other}, which is gone"
+            return f"{gone}: bring it to {record}, or remove {path} if it is lost"
+    return None
 
 
 # -- processes -----------------------------------------------------------------------------------

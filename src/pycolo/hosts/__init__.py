@@ -18,6 +18,7 @@ from pycolo.model.pair import ColoPair
 from pycolo.plan import HostAction
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, RecordState
+from pycolo.snapshot import Running
 
 __all__ = ("Host", "HostState")
 
@@ -31,6 +32,8 @@ class HostState:
     "What the node's own file says."
     folder: str = ""
     "What tells its image folder from every other one; empty where that is not known."
+    running: Running | None = None
+    "The QEMU whose process is known to run there for the node; None proves nothing."
 
 
 class Host(Protocol):
@@ -44,7 +47,11 @@ class Host(Protocol):
         """
 
     async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
-        """Read a node's record; one that is out of reach is an `UnreadRecord`."""
+        """Read a node's record, and whether its QEMU is known to run there.
+
+        A record that is out of reach is an `UnreadRecord`, and so is one that its images were not
+        used with.
+        """
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
         """Replace a node's record if it still is what the change expects, durably.

@@ -17,6 +17,7 @@ from pycolo.model.pair import ColoPair
 from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, NoRecord, RecordState, UnreadRecord
+from pycolo.snapshot import Running
 
 Ask: TypeAlias = Callable[[str, JsonObject, float], Awaitable[Mapping[str, object]]]
 "Performs one of the helper's operations; raises `Refused`, `Uncertain` or `OutOfReach`."
@@ -38,16 +39,23 @@ class OutOfReach(Exception):
 
 async def observe(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> HostState:
     """See `Host.observe`."""
-    place = pair.node(node)
     request: JsonObject = {
-        "record": pair.record_path(node),
-        "image_folder": place.image_folder,
+        **helper.kept_by(pair, node),
+        "process": pair.process_path(node),
+        "image_folder": pair.node(node).image_folder,
     }
     try:
         found = await ask("observe", request, limit_s)
     except (Refused, Uncertain, OutOfReach) as error:
         return HostState(record=UnreadRecord(why=str(error)))
-    return HostState(record=_record(found), folder=str(found["folder"]))
+    return HostState(record=_record(found), folder=str(found["folder"]), running=_running(found))
+
+
+def _running(found: Mapping[str, object]) -> Running | None:
+    if found["pid"] is None:
+        return None
+    how = f"its host knows it as process {found['pid']}"
+    return Running(instance=str(found["instance"]), how=how)
 
 
 def _record(found: Mapping[str, object]) -> RecordState:
@@ -60,7 +68,7 @@ def _record(found: Mapping[str, object]) -> RecordState:
 async def write(ask: Ask, pair: ColoPair, node: str, change: Change, limit_s: float) -> None:
     """See `Host.write`."""
     request: JsonObject = {
-        "record": pair.record_path(node),
+        **helper.kept_by(pair, node),
         "expects": record.digest(change.expects),
         "data": base64.b64encode(record.dumps(change.becomes).encode()).decode(),
         "limit_s": limit_s,

@@ -196,6 +196,17 @@ class ColoPair:
         """
         return self._state_path(name, "process.json")
 
+    def owner_paths(self, name: str) -> tuple[str, ...]:
+        """Where it is kept whose each image of a node is, on its host: beside the image.
+
+        By these an image is found to be another node's, or to have its record elsewhere.
+
+        Raises:
+            DeclarationError: There is no such node.
+        """
+        node = self.node(name)
+        return tuple(node.image_path(f"{disk.image}.owner.json") for disk in self.disks)
+
     def _state_path(self, name: str, what: str) -> str:
         stem = self.disks[0].image if self.disks else f"{self.name}.{name}"
         return self.node(name).state_path(f"{stem}.{what}")
@@ -343,6 +354,7 @@ class ColoPair:
         ]
         logs = [(f"run_dir ({log})", node.run_path(log)) for log in (SERIAL_LOG, QEMU_LOG)]
         kept = [("record", self.record_path(name)), ("process", self.process_path(name))]
+        kept += [(f"owner of disk {n}", path) for n, path in enumerate(self.owner_paths(name))]
         kept += [(f"{what} {extra}", path + extra) for what, path in kept for extra in BESIDE]
         return (*images, *monitors, *sockets, *logs, *kept)
 

@@ -233,7 +233,7 @@ def fill(state, evidence):
         return state
     return {**state, "evidence": evidence}
 
-def request(path, limit_s, expects, becomes, evidence):
+def request(kept, limit_s, expects, becomes, evidence):
     # The record as the helper takes it: what must be there, by its digest, and what replaces it.
     expects, becomes, evidence = (json.loads(text) for text in (expects, becomes, evidence))
     texts = [
@@ -241,8 +241,8 @@ def request(path, limit_s, expects, becomes, evidence):
     ]
     digest = None if expects is None else hashlib.sha256(texts[0].encode()).hexdigest()
     data = base64.b64encode(texts[1].encode()).decode()
-    found = {"record": path, "expects": digest, "data": data, "limit_s": float(limit_s)}
-    print(json.dumps(found))
+    found = {"expects": digest, "data": data, "limit_s": float(limit_s)}
+    print(json.dumps({**json.loads(kept), **found}))
 
 def told(kind, node, instance, epoch, who, when):
     how = "a person said so when this script asked"

@@ -143,7 +143,14 @@ raise SystemExit(main(sys.argv[1:]))" "$2" "$3" "$helper" >"$state/told" || code
   return "$code"
 }
 
-# record NODE PATH LIMIT_S EXPECTS BECOMES: the node's own file, if it still is what was read.
+# not_running NODE: neither a monitor nor the host shows a QEMU of the node; silence shows none.
+not_running() {
+  if holds "$1" alive 2>/dev/null; then return 1; fi
+  at_host "$1" running "$(process "$1")" || return 0
+  grep -q '"pid": null' "$state/told"
+}
+
+# record NODE KEPT LIMIT_S EXPECTS BECOMES: the node's own file, if it still is what was read.
 record() {
   evidence=null
   if [ -e "$state/evidence" ]; then evidence=$(cat "$state/evidence"); fi

@@ -101,6 +101,7 @@ def _head(plan: Plan) -> str:
             _table("on", {node.name: _way(node) for node in nodes}, before="name=$1\n  shift\n  "),
             _table("control", {n.name: _place(n.control_monitor) for n in nodes}),
             _table("observer", {n.name: _place(n.observer_monitor) for n in nodes}),
+            _table("process", {n.name: _process(plan, n.name) for n in nodes}),
         )
     )
     return _HEAD.format(
@@ -135,6 +136,11 @@ def _place(monitor: Monitor) -> str:
         case _:
             assert_never(monitor)
     return f"printf '%s\\n' {shlex.quote(place)}"
+
+
+def _process(plan: Plan, node: str) -> str:
+    request = json.dumps({"process": plan.pair.process_path(node)})
+    return f"printf '%s\\n' {shlex.quote(request)}"
 
 
 # -- events, which need a listener and marks ------------------------------------------------------
@@ -298,7 +304,8 @@ def _record(plan: Plan, step: Record) -> str:
     if isinstance(expects, DamagedRecord):
         return shlex.join(["fail", f"the record of {step.node} is damaged: {expects.why}"])
     there = "null" if isinstance(expects, NoRecord) else record.dumps(expects).strip()
-    words = [step.node, plan.pair.record_path(step.node), f"{step.limit_s:g}", there]
+    kept = json.dumps(helper.kept_by(plan.pair, step.node))
+    words = [step.node, kept, f"{step.limit_s:g}", there]
     return shlex.join(["record", *words, record.dumps(becomes).strip()])
 
 
@@ -357,5 +364,7 @@ def _words(leaf: c.Leaf, numbers: Mapping[str, int]) -> list[str]:  # noqa: C901
             return ["holds", node, "gone"]
         case c.PeerDead(instance=instance, epoch=epoch):
             return ["proven_dead", node, instance, str(epoch)]
+        case c.NotRunning():
+            return ["not_running", node]
         case _:
             assert_never(leaf)

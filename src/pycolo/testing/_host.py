@@ -13,6 +13,7 @@ from pycolo.model.pair import ColoPair
 from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, NoRecord, UnreadRecord, digest, dumps, loads
+from pycolo.snapshot import Running
 
 if TYPE_CHECKING:
     from pycolo.testing.world import World
@@ -46,7 +47,15 @@ class FakeHost:
             return HostState(record=UnreadRecord(why=_AWAY))
         data = self.files.get(pair.record_path(node))
         record = NoRecord() if data is None else loads(data)
-        return HostState(record=record, folder=f"{self.name} {pair.node(node).image_folder}")
+        folder = f"{self.name} {pair.node(node).image_folder}"
+        return HostState(record=record, folder=folder, running=self._running(node))
+
+    def _running(self, node: str) -> Running | None:
+        alive = [q for q in self._world.processes if q.node.name == node and q.alive]
+        if not alive:
+            return None
+        how = f"its host knows it as process {alive[-1].pid}"
+        return Running(instance=alive[-1].line.name, how=how)
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:  # noqa: ARG002 - a Host's
         """See `Host`."""

@@ -32,6 +32,6 @@ host beta create_image '{"record": "/vms/$(beta)/primary.qcow2.record.json", "pa
 
 # alpha/record/sole: beta may not run alone
 say '6. alpha: record epoch 5.0: alpha is alone, eligible: alpha'
-maybe record alpha '/vms/al'"'"'pha "1"/primary.qcow2.record.json' 5 null '{"format_version": 1, "pair": "colo", "birth": "00000001", "epoch": 5, "revision": 0, "holder": "alpha", "eligible": {"alpha": "colo:alpha:0000000a"}, "phase": "alone", "joining": null, "commit": "clean", "evidence": null, "managed_by": null}'
+maybe record alpha '{"pair": "colo", "node": "alpha", "record": "/vms/al'"'"'pha \"1\"/primary.qcow2.record.json", "owners": ["/vms/al'"'"'pha \"1\"/primary.qcow2.owner.json"]}' 5 null '{"format_version": 1, "pair": "colo", "birth": "00000001", "epoch": 5, "revision": 0, "holder": "alpha", "eligible": {"alpha": "colo:alpha:0000000a"}, "phase": "alone", "joining": null, "commit": "clean", "evidence": null, "managed_by": null}'
 
 say 'failover of pair colo for QEMU on alpha 11.1.3 (dialect auto): done'
