@@ -15,7 +15,7 @@ from typing_extensions import override
 from pycolo._mapping import read_only_mappings
 from pycolo._printable import brief
 from pycolo.catalogue import Explanation, explain
-from pycolo.conditions import PeerDead, leaves
+from pycolo.conditions import NotRunning, PeerDead, leaves
 from pycolo.errors import PycoloError
 from pycolo.evidence import Evidence
 from pycolo.plan import (
@@ -219,7 +219,15 @@ class Report:
 
     def _next(self) -> str:
         if self._death_unproven():
-            return "make sure that the peer is dead, and say who did so and how"
+            return (
+                "make sure that the peer is dead: end its QEMU on its host or, where that is out of"
+                " reach, have it fenced, and say who did so and how"
+            )
+        if self._untrue(NotRunning):
+            return (
+                "let go of its monitor where somebody holds it; else end its process on its host,"
+                " then fail over to a node that answers or, if none does, launch again"
+            )
         spent = self._spent()
         if spent is not None:
             return f"correct the cause, then {spent}"
@@ -251,11 +259,15 @@ class Report:
         return again
 
     def _death_unproven(self) -> bool:
+        return self._untrue(PeerDead)
+
+    def _untrue(self, kind: type[PeerDead | NotRunning]) -> bool:
+        """Whether execution ended at a check of this."""
         return any(
             isinstance(step, Check)
             and step.address == self.failed
             and isinstance(self.outcomes.get(step.address), Refused)
-            and any(isinstance(leaf, PeerDead) for leaf in leaves(step.condition))
+            and any(isinstance(leaf, kind) for leaf in leaves(step.condition))
             for step in self.plan.steps
         )
 
