@@ -277,7 +277,12 @@ def with_reply(live: Live, question: Question, reply: object) -> Live:  # noqa: 
 
 
 def _each(kind: type[_R], found: Iterable[object]) -> tuple[_R, ...]:
-    return tuple(item for item in found if isinstance(item, kind))
+    items: list[_R] = []
+    for item in found:
+        if not isinstance(item, kind):
+            raise TypeError(f"{item!r} is no {kind.__name__}")
+        items.append(item)
+    return tuple(items)
 
 
 def _yankable(found: Iterable[object]) -> Iterator[str]:

@@ -209,7 +209,14 @@ def check(pair: str, nodes: Iterable[str], files: Files) -> None:
         strangers = sorted(record.named - known)
         if strangers:
             why = f"the record of {node} names {', '.join(strangers)}, which is not declared"
-            raise CompileError(why, f"declare it, or take it out with forget {strangers[0]}")
+            advice = f"declare it, or take it out with forget {strangers[0]}"
+            if record.holder in strangers:
+                why += f"; {record.holder} holds the newest data"
+                advice = (
+                    f"declare {record.holder}; if it is gone for good, keep it declared and launch"
+                    " another node with --newest"
+                )
+            raise CompileError(why, advice)
         births.setdefault(record.birth, node)
     if len(births) > 1:
         first, second = list(births.values())[:2]

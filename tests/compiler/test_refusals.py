@@ -13,17 +13,26 @@ from pycolo.compiler import (
     compile_offline,
     compile_plan,
     failover,
+    forget,
     launch,
     resume,
     start,
     stop,
 )
 from pycolo.effects import fold
-from pycolo.errors import CompileError, DeclarationError, ParseError, PycoloError
-from pycolo.model import ColoPair
+from pycolo.errors import (
+    CompileError,
+    DeclarationError,
+    ParseError,
+    PycoloError,
+    UndecidedError,
+    VersionError,
+)
+from pycolo.model import ColoPair, Node
 from pycolo.plan import Execute, LaunchQemu, Options, Plan, RunHost, Step
 from pycolo.qmp.commands import HumanMonitorCommand, Migrate
 from pycolo.qmp.replies import Version
+from pycolo.record import PairRecord
 from pycolo.snapshot import Dead, Job, Live, Snapshot, Unreachable, role_of
 
 PAIR = one_of_each()
@@ -333,3 +342,49 @@ def test_launch_needs_the_version_of_each_node_that_it_starts() -> None:
     """A plan file that lost it is refused by the name of the field."""
     with pytest.raises(DeclarationError, match="tell the version of QEMU on beta"):
         launch(PAIR, Snapshot(nodes={}), qemu={"alpha": VERSION})
+
+
+@pytest.mark.parametrize(
+    "instance", ["colo:alpha:", "colo:alpha:xyz", "colo:alpha:1", "colo:beta:0"]
+)
+def test_identity_is_one_that_is_drawn(instance: str) -> None:
+    """What tells one QEMU from every other one of its node is eight digits, and nothing else."""
+    qemu = dict.fromkeys(("alpha", "beta"), VERSION)
+    with pytest.raises(DeclarationError, match=r"instances\.alpha must be an identity"):
+        launch(PAIR, Snapshot(nodes={}), qemu=qemu, instances={"alpha": instance})
+
+
+def test_node_of_another_version_is_not_launched_beside_a_guest() -> None:
+    """The two could never enter COLO: that is said before anything is started."""
+    alone = PROTECTED.with_node("beta", Unreachable(why="it ended"))
+    other = {"beta": Version.parse("10.0.13")}
+    with pytest.raises(VersionError):
+        launch(PAIR, alone, qemu=other, nodes=("beta",))
+
+
+def test_lost_holder_is_not_forgotten() -> None:
+    """It has the newest data; the refusals name the way by which others go on, and it leads on."""
+    records = dict.fromkeys(("alpha", "beta"), PROTECTED.records["alpha"])
+    held = {
+        n: attrs.evolve(r, holder="omega", eligible={"omega": "colo:omega:00000001"})
+        for n, r in records.items()
+        if isinstance(r, PairRecord)
+    }
+    both_off = Snapshot(nodes={}, records=held)
+    with pytest.raises(
+        CompileError, match="keep it declared and launch another node with --newest"
+    ):
+        launch(PAIR, both_off, qemu=dict.fromkeys(("alpha", "beta"), VERSION))
+    with pytest.raises(UndecidedError, match="launch another node with --newest"):
+        forget(PAIR, both_off, "omega")
+    spare = Node(name="omega", address="192.0.2.9", image_folder="/images/omega")
+    declared = attrs.evolve(PAIR, spares=(spare,))
+    plan = launch(declared, both_off, qemu={"beta": VERSION}, nodes=("beta",), newest="beta")
+    assert "beta" == record_of(plan, "alpha").holder
+
+
+def record_of(plan: Plan, node: str) -> PairRecord:
+    """A node's record after a plan."""
+    found = plan.planned_state.records[node]
+    assert isinstance(found, PairRecord)
+    return found

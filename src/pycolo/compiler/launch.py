@@ -120,6 +120,9 @@ def forget_node(draft: Draft, gone: str) -> None:
     top = record.highest(records)
     if top is None:
         raise UndecidedError("no record can be read", "there is nothing to forget")
+    if top.holder == gone:
+        why = f"{gone} holds the newest data, by the latest record"
+        raise UndecidedError(why, "to continue with older data, launch another node with --newest")
     becomes = record.forgotten(records, top.holder, gone)
     own = records[top.holder]
     assert isinstance(own, PairRecord)  # noqa: S101 - `forgotten` has looked

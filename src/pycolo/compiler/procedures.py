@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 import attrs
@@ -88,7 +89,8 @@ def launch(
         qemu=dict(qemu),
         assume_good=tuple(assume_good),
     )
-    features = accepted(pair, qemu, dialect, assume_good)
+    live = {n.name: one.version for n in pair.nodes if (one := snapshot.live(n.name)) is not None}
+    features = accepted(pair, {**live, **qemu}, dialect, assume_good)
     draft = Draft("launch", pair, snapshot, options, qemu=qemu, dialect=dialect)
     missing = [name for name in wanted if snapshot.live(name) is None]
     for name in (name for name in missing if name not in qemu):
@@ -136,8 +138,9 @@ def _identities(
     pair: ColoPair, snapshot: Snapshot, wanted: Sequence[str], given: Mapping[str, str]
 ) -> dict[str, str]:
     for name, instance in given.items():
-        if name not in wanted or not instance.startswith(f"{pair.name}:{name}:"):
-            rule = f"be an identity {pair.name}:NODE:HEX of a node that is launched"
+        is_identity = re.fullmatch(f"{re.escape(pair.name)}:{name}:[0-9a-f]{{8}}", instance)
+        if name not in wanted or is_identity is None:
+            rule = f"be an identity {pair.name}:NODE:HEX of a node that is launched, HEX 8 digits"
             raise DeclarationError(f"instances.{name}", instance, rule)
     missing = [name for name in wanted if snapshot.live(name) is None]
     return {name: given.get(name) or _counted(pair, snapshot, name) for name in missing}
