@@ -134,6 +134,7 @@ def _files(life: FakePair) -> list[dict[str, bytes]]:
 def _untouched(report: Report) -> str:
     """Why a report says that nothing was changed."""
     assert report.failed is not None
+    assert not report.evidence
     assert "nothing was changed" in report.advice
     assert report.exit_code in (1, 4)
     return report.advice

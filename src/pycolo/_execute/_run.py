@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, assert_never, final
 
 import attrs
 
-from pycolo import effects
-from pycolo._execute import _hmp
+from pycolo._execute._aftermath import Aftermath
+from pycolo._execute._deaths import Deaths
+from pycolo._execute._ended import Ended, outcome_of, refused, timed_out, unknown
 from pycolo._execute._observation import Observation
 from pycolo._execute._observe import observe
 from pycolo._execute._progress import Progress
-from pycolo._execute._running import running
+from pycolo._execute._sender import Sender
+from pycolo._execute._shield import shielded
 from pycolo._probe import probe
-from pycolo._probe import read as probe_node
 from pycolo.conditions import (
     NO_EVIDENCE,
     CheckpointSeen,
@@ -28,63 +27,22 @@ from pycolo.conditions import (
     PeerDead,
     leaves,
 )
-from pycolo.errors import (
-    Busy,
-    CommandRefused,
-    CommandUnknown,
-    ConnectionFailed,
-    HostRefused,
-    PycoloError,
-    RefusedError,
-    RemoteError,
-)
-from pycolo.evidence import Evidence, Victim
+from pycolo.errors import PycoloError
+from pycolo.evidence import Evidence
 from pycolo.features import refuse_document
 from pycolo.hosts import Host
 from pycolo.observers import Observer, Recorder
-from pycolo.plan import (
-    Check,
-    Execute,
-    Plan,
-    Record,
-    Recovery,
-    RunHost,
-    Step,
-    StopQemu,
-    Wait,
-)
+from pycolo.plan import Check, Execute, Plan, Record, RunHost, Step, StopQemu, Wait
 from pycolo.qmp import commands as qmp
-from pycolo.qmp.commands import Command
-from pycolo.record import Change, PairRecord, ReadState
-from pycolo.result import Done, NotRun, Outcome, QemuError, Refused, Report, TimedOut, Unknown
-from pycolo.session import HungUp, Notice, Sent, Session
-from pycolo.snapshot import Dead, Live, NodeState, Running, Snapshot
+from pycolo.record import Change, PairRecord
+from pycolo.result import Done, NotRun, Outcome, Refused, Report, Unknown
+from pycolo.session import Session
+from pycolo.snapshot import Dead, NodeState, Snapshot
 
 _LOG: Final = logging.getLogger("pycolo.execute")
 _AFTER_S: Final = 5.0
-_YANK_S: Final = 5.0
 _FIRST_POLL_S: Final = 0.005
 _SLOWEST_POLL_S: Final = 0.25
-
-
-class _Ended(Exception):
-    """The step ended with something else than an error of a session."""
-
-    def __init__(self, make: Callable[[float], Outcome]) -> None:
-        super().__init__()
-        self.make = make
-
-
-def _refused(reason: str, error: QemuError | None = None) -> _Ended:
-    return _Ended(lambda took_s: Refused(took_s=took_s, reason=reason, error=error))
-
-
-def _unknown(reason: str) -> _Ended:
-    return _Ended(lambda took_s: Unknown(took_s=took_s, reason=reason))
-
-
-def _timed_out(reason: str) -> _Ended:
-    return _Ended(lambda took_s: TimedOut(took_s=took_s, reason=reason))
 
 
 @final
@@ -105,16 +63,10 @@ class Run:
         self._sessions = sessions
         self._observer = observer
         self._hosts = hosts
-        self._recorder = recorder
-        self._numbers = itertools.count(1)
-        self._words = _saved(plan)
-        self._contradicted: dict[Victim, Running | None] = {}
-        self._evidence = {**self._words, **evidence}
+        self._sender = Sender(recorder)
         self._promoted_by: Evidence | None = None
-        self._own: dict[str, ReadState] = {}
-        self._lost: set[str] = set()
+        self._written: dict[str, PairRecord] = {}
         self._outcomes: dict[str, Outcome] = {}
-        self._recovery: dict[str, Outcome] = {}
         self._marks: dict[str, dict[str, int]] = {}
         self._marked = _referred_to(plan)
         self._place = {step.address: n for n, step in enumerate(plan.steps)}
@@ -122,6 +74,15 @@ class Run:
         self._stopping = False
         # A main loop that does not answer in a command's time is stuck.
         self._answer_s = plan.pair.timeouts.command_s
+        self._deaths = Deaths(plan, sessions, hosts, evidence, self._answer_s)
+        self._aftermath = Aftermath(
+            plan,
+            sessions,
+            hosts,
+            written=self._written,
+            tell=self._tell,
+            answer_s=self._answer_s,
+        )
 
     def stop(self) -> None:
         """End execution at the next place where that is safe."""
@@ -131,11 +92,7 @@ class Run:
     async def to_the_end(self) -> Report:
         """Execute the plan and report."""
         ends = [session.subscribe(self._on_notice) for session in self._sessions.values()]
-        if self._recorder is not None:
-            ends += [
-                session.subscribe(functools.partial(self._record_notice, self._recorder, name))
-                for name, session in self._sessions.items()
-            ]
+        ends += self._sender.listen(self._sessions)
         try:
             self._tell(lambda o: o.plan_started(self._plan))
             await self._steps()
@@ -149,31 +106,12 @@ class Run:
     def _on_notice(self, _: object) -> None:
         self._wake.set()
 
-    def _record_notice(self, recorder: Recorder, node: str, notice: Notice) -> None:
-        match notice:
-            case HungUp(why=why):
-                _shielded(lambda: recorder.connection_ended(node, why))
-            case event:
-                _shielded(lambda: recorder.event_seen(node, event))
-
-    def _send(self, address: str, session: Session, command: Command, *, oob: bool) -> Sent[object]:
-        recorder, number = self._recorder, next(self._numbers)
-        if recorder is None:
-            return session.send(command, oob=oob)
-        node = session.node
-        _shielded(lambda: recorder.command_sent(number, address, node, command, oob=oob))
-        sent = session.send(command, oob=oob)
-        sent.when_answered(
-            lambda answer: _shielded(lambda: recorder.command_answered(number, answer))
-        )
-        return sent
-
     # -- the loop
 
     async def _steps(self) -> None:
         position = 0
         for batch in _batches(self._plan.steps):
-            if self._stopping and not self._inside(position):
+            if self._stopping and not self._aftermath.is_inside(position):
                 return
             if await self._is_stale(batch):
                 return
@@ -225,10 +163,10 @@ class Run:
                 await self._fit()
             reply = await self._do(step)
             outcome = Done(took_s=clock() - started, reply=reply)
-        except _Ended as ended:
+        except Ended as ended:
             outcome = ended.make(clock() - started)
         except PycoloError as error:
-            outcome = _outcome_of(error, clock() - started)
+            outcome = outcome_of(error, clock() - started)
         except Exception as error:  # noqa: BLE001 - here errors become outcomes
             # A fault of ours: what it left undone nobody knows, and the guest needs its recovery.
             _LOG.exception("%s failed", step.address)
@@ -258,7 +196,7 @@ class Run:
     def _host(self, node: str) -> Host:
         host = self._hosts.get(node)
         if host is None:
-            raise _refused(f"there is no way to the host of {node}")
+            raise refused(f"there is no way to the host of {node}")
         return host
 
     async def _run_host(self, step: RunHost) -> str:
@@ -268,14 +206,14 @@ class Run:
         if isinstance(action, StopQemu):
             for victim in self._plan.victims():
                 if victim.instance == action.instance:
-                    await self._find(victim)
+                    await self._deaths.find(victim)
         return told
 
     async def _record(self, step: Record) -> None:
         if step.needs is not None:
-            evidence = await self._find(step.needs)
+            evidence = await self._deaths.find(step.needs)
             if evidence is None:
-                raise _refused(f"{NO_EVIDENCE} that {step.needs.instance} has ended")
+                raise refused(f"{NO_EVIDENCE} that {step.needs.instance} has ended")
             self._promoted_by = evidence
         expects = step.change.expects
         if isinstance(expects, PairRecord):
@@ -283,43 +221,13 @@ class Run:
         change = Change(expects=expects, becomes=self._filled(step.change.becomes))
         host = self._host(step.node)
         await host.write(self._plan.pair, step.node, change, limit_s=step.limit_s)
-        self._own[step.node] = change.becomes
+        self._written[step.node] = change.becomes
 
     def _filled(self, record: PairRecord) -> PairRecord:
         """The record with the evidence in it that this execution's promotion rests on."""
         if self._promoted_by is None or record.epoch <= self._promoted_by.epoch:
             return record
         return attrs.evolve(record, evidence=self._promoted_by)
-
-    async def _find(self, victim: Victim) -> Evidence | None:
-        """Evidence that was given or saved, or what the host on which it ran says now."""
-        known = self._evidence.get(victim.node)
-        if known is not None and known.proves(victim):
-            is_word = known == self._words.get(victim.node)
-            if not is_word or await self._contradiction(victim) is None:
-                return known
-        host = self._hosts.get(victim.node)
-        found = None
-        if host is not None:
-            found = await host.death(self._plan.pair, victim, limit_s=self._answer_s)
-        if found is not None:
-            self._evidence[victim.node] = found
-        return found
-
-    async def _contradiction(self, victim: Victim) -> Running | None:
-        """What shows that somebody's word of an end is false, at the moment it is first needed.
-
-        A word that was true of a silent QEMU when it was given may be false by now, and a host that
-        answers knows better than any word.
-        """
-        if victim not in self._contradicted:
-            found = await self._running(victim.node)
-            same = found is not None and found.instance == victim.instance
-            self._contradicted[victim] = found if same else None
-        return self._contradicted[victim]
-
-    async def _running(self, node: str) -> Running | None:
-        return await running(self._plan.pair, node, self._sessions.get(node), self._hosts.get(node))
 
     # -- before the first step
 
@@ -329,14 +237,14 @@ class Run:
             for name, release in self._plan.qemu.items():
                 refuse_document(self._plan.pair, release)
                 if self._plan.pair.node(name).control is None:
-                    raise _refused(f"the document's monitor is stdio: declare one for {name}")
+                    raise refused(f"the document's monitor is stdio: declare one for {name}")
         for name in _spoken_to(self._plan):
             session = self._sessions.get(name)
             if session is None or session.closed:
-                raise _refused(f"there is no connection to {name}")
+                raise refused(f"there is no connection to {name}")
             version = self._plan.qemu.get(name)
             if version is not None and version != session.version:
-                raise _refused(f"the plan is for QEMU {version}, {name} is {session.version}")
+                raise refused(f"the plan is for QEMU {version}, {name} is {session.version}")
             await self._same_instance(name, session)
 
     async def _same_instance(self, name: str, session: Session) -> None:
@@ -346,7 +254,7 @@ class Run:
         found = await session.instance(limit_s=self._answer_s)
         if found != prior_state.instance:
             reason = f"the plan is for the QEMU {prior_state.instance}, on {name} runs {found}"
-            raise _refused(reason)
+            raise refused(reason)
 
     # -- commands
 
@@ -355,59 +263,17 @@ class Run:
         self._mark(step.address)
         if isinstance(step.command, qmp.Migrate | qmp.MigrateIncoming):
             session.forget_colo_exit()
-        sent = self._send(step.address, session, step.command, oob=step.oob)
-        try:
-            reply: object = await self._reply(step, session, sent)
-        except CommandRefused as refusal:
-            if not _accepted(step, refusal.text, refusal.error_class):
-                raise
-            return refusal.text
-        if isinstance(step.command, qmp.HumanMonitorCommand) and isinstance(reply, str):
-            return await self._human(step, step.command, reply, session)
-        return ""
+        return await self._sender.execute(step, session)
 
     def _mark(self, address: str) -> None:
         """Remember how far events were, where somebody looks for a checkpoint since this step."""
         if address in self._marked:
             self._marks[address] = {s.node: s.mark() for s in self._sessions.values()}
 
-    async def _reply(self, step: Execute, session: Session, sent: Sent[object]) -> object:
-        try:
-            return await sent.reply(step.limit_s)
-        except CommandUnknown:
-            if not step.rescue or not sent.pending:
-                raise
-        _LOG.warning("%s: no answer, its rescue is sent", step.address)
-        for yank in step.rescue:
-            await self._yank(step.address, session, yank)
-        # The same command: it was sent once, and whatever held it up is cut (qemu-behaviour 13.3).
-        return await sent.reply(step.limit_s)
-
-    async def _yank(self, address: str, session: Session, yank: qmp.Yank) -> None:
-        try:
-            await self._send(address, session, yank, oob=True).reply(_YANK_S)
-        except RemoteError as error:
-            # An instance that is gone holds up nothing, and another may still need its yank.
-            _LOG.info("%s", error)
-
-    async def _human(
-        self, step: Execute, command: qmp.HumanMonitorCommand, reply: str, session: Session
-    ) -> str:
-        text = _hmp.refusal(reply)
-        if not text or _accepted(step, text, None):
-            return reply.strip()
-        deleted = _hmp.deleted_node(command)
-        if deleted is not None:
-            found = await session.execute(qmp.QueryNamedBlockNodes(flat=True), limit_s=step.limit_s)
-            if all(node.node_name != deleted for node in found):
-                return reply.strip()
-        reason = f"{step.node} refused {command.command_line!r}: {text}"
-        raise _refused(reason, QemuError(text=text))
-
     def _session(self, name: str) -> Session:
         session = self._sessions.get(name)
         if session is None:
-            raise _refused(f"there is no connection to {name}")
+            raise refused(f"there is no connection to {name}")
         return session
 
     # -- conditions
@@ -429,22 +295,22 @@ class Run:
                 self._mark(step.address)
                 return
             if step.unless is not None and observed.holds(step.unless):
-                raise _refused(f"waiting is pointless: {observed.present(step.unless)}")
+                raise refused(f"waiting is pointless: {observed.present(step.unless)}")
             lost = _lost(step.until, observed)
             if lost:
                 # Nothing that is waited for can be seen any more; the limit may be a day.
-                raise _unknown(f"there is no connection to {', '.join(lost)} any more")
+                raise unknown(f"there is no connection to {', '.join(lost)} any more")
             if observed.stuck and answer_s == self._answer_s:
                 # Waiting on would only prolong what the recovery ends (qemu-behaviour 7.3).
-                raise _unknown(f"no answer within {answer_s:g} s from {', '.join(observed.stuck)}")
+                raise unknown(f"no answer within {answer_s:g} s from {', '.join(observed.stuck)}")
             if step.stall_s is not None and progress.stands_s > step.stall_s:
-                raise _timed_out(f"no byte has arrived for {step.stall_s:g} s")
+                raise timed_out(f"no byte has arrived for {step.stall_s:g} s")
             left_s = end - clock()
             if left_s <= 0:
                 reason = f"not within {step.limit_s:g} s: {observed.missing(step.until)}"
-                raise _timed_out(reason)
-            if self._stopping and not self._inside(position):
-                raise _Ended(lambda _: NotRun())
+                raise timed_out(reason)
+            if self._stopping and not self._aftermath.is_inside(position):
+                raise Ended(lambda _: NotRun())
             if not await self._woken(min(poll_s, left_s)):
                 poll_s = min(poll_s * 2, _SLOWEST_POLL_S)
 
@@ -459,19 +325,19 @@ class Run:
     async def _check(self, step: Check) -> None:
         observed = await self._observe((step.condition,), self._answer_s, _ignore)
         if not observed.holds(step.condition):
-            raise _refused(f"required, but not true: {observed.missing(step.condition)}")
+            raise refused(f"required, but not true: {observed.missing(step.condition)}")
 
     async def _observe(
         self, conditions: tuple[Condition, ...], limit_s: float, hear: Callable[[object], None]
     ) -> Observation:
         asked = [leaf for part in conditions for leaf in leaves(part)]
         victims = [leaf.victim for leaf in asked if isinstance(leaf, PeerDead)]
-        found = {victim: await self._find(victim) for victim in victims}
+        found = {victim: await self._deaths.find(victim) for victim in victims}
         observed = await observe(conditions, self._sessions, self._marks, limit_s, hear)
         dead = frozenset(victim for victim, evidence in found.items() if evidence is not None)
-        shown = {v.node: self._contradicted.get(v) for v in victims if v not in dead}
+        shown = {v.node: self._deaths.contradiction(v) for v in victims}
         for node in (leaf.node for leaf in asked if isinstance(leaf, NotRunning)):
-            shown[node] = await self._running(node)
+            shown[node] = await self._deaths.running(node)
         known = {node: one for node, one in shown.items() if one is not None}
         return attrs.evolve(observed, dead=dead, running=known)
 
@@ -496,87 +362,14 @@ class Run:
         lost = unknown and isinstance(step, Execute) and self._sessions[step.node].closed
         happened = None
         if unknown and lost and isinstance(step, Execute):
-            happened = await self._happened(position, step)
-        await self._recover(position)
+            happened = await self._aftermath.happened(position, step)
+        await self._aftermath.recover(position, self._attempt)
         if unknown and not lost and isinstance(step, Execute):
-            found = await self._happened(position, step)
+            found = await self._aftermath.happened(position, step)
             # A recovery may have undone what the command did: then what is left shows nothing.
-            happened = None if self._recovery else found
+            happened = None if self._aftermath.outcomes else found
         if isinstance(outcome, Unknown):
             self._outcomes[step.address] = attrs.evolve(outcome, happened=happened)
-
-    async def _happened(self, position: int, step: Execute) -> bool | None:
-        # An answer is the barrier: on one connection QEMU answers in order, and a new one's
-        # negotiation after all that was sent before.
-        session = self._sessions[step.node]
-        if session.closed and not await self._reopened(session):
-            return None
-        plan = self._plan
-        before = effects.fold(plan.pair, plan.qemu, plan.prior_state, plan.steps[:position])
-        known, found = before.live(step.node), await probe_node(session, limit_s=_AFTER_S)
-        if known is None or not isinstance(found, Live):
-            return None
-        return effects.took_effect(known, step.command, found)
-
-    async def _reopened(self, session: Session) -> bool:
-        self._lost.add(session.node)
-        try:
-            await session.reopen(limit_s=self._answer_s)
-        except RemoteError as error:
-            _LOG.warning("%s could not be reached again: %s", session.node, error)
-            return False
-        return True
-
-    # -- recovery
-
-    def _inside(self, position: int) -> bool:
-        """Whether the step at `position` is inside a range that has been entered."""
-        return any(
-            self._place[recovery.first] < position <= self._place[recovery.last]
-            for recovery in self._plan.recoveries
-        )
-
-    async def _recover(self, position: int) -> None:
-        for recovery in self._ranges(position):
-            why = await self._may_not(recovery)
-            if why is None:
-                await self._run_recovery(recovery)
-            else:
-                _LOG.warning("the recovery is not sent: %s", why)
-                refused = Refused(took_s=0.0, reason=why)
-                self._recovery |= {step.address: refused for step in recovery.steps[:1]}
-
-    async def _may_not(self, recovery: Recovery) -> str | None:
-        """Why a recovery must not be sent; None where it may.
-
-        A session that was lost was the lock as well: somebody else may have gone on from there. So
-        it is opened again, and then the record must be what this execution last wrote.
-        """
-        for node in recovery.nodes:
-            session = self._sessions.get(node)
-            if session is None or (session.closed and not await self._reopened(session)):
-                return f"there is no connection to {node}"
-            if node not in self._lost:
-                continue
-            found = await self._host(node).observe(self._plan.pair, node, limit_s=self._answer_s)
-            if node not in self._own or found.record != self._own[node]:
-                return f"the connection to {node} was lost, and its record is not ours any more"
-        return None
-
-    async def _run_recovery(self, recovery: Recovery) -> None:
-        self._tell(lambda o: o.recovery_started(recovery))
-        for step in recovery.steps:
-            if step.address not in self._recovery:
-                self._recovery[step.address] = await self._attempt(step)
-
-    def _ranges(self, position: int) -> list[Recovery]:
-        """The ranges that execution ends in, the innermost first."""
-        inside = (
-            recovery
-            for recovery in self._plan.recoveries
-            if self._place[recovery.first] <= position <= self._place[recovery.last]
-        )
-        return sorted(inside, key=lambda recovery: -self._place[recovery.first])
 
     # -- the report
 
@@ -584,39 +377,25 @@ class Run:
         outcomes = {
             step.address: self._outcomes.get(step.address, NotRun()) for step in self._plan.steps
         }
-        needed = {victim.node for victim in self._plan.victims()}
+        found = {v.node: self._deaths.known(v) for v in self._plan.victims()}
         report = Report(
             plan=self._plan,
             outcomes=outcomes,
-            recovery=self._recovery,
-            evidence={node: e for node, e in self._evidence.items() if node in needed},
+            recovery=self._aftermath.outcomes,
+            evidence={node: evidence for node, evidence in found.items() if evidence is not None},
         )
         return report if report.failed is None else attrs.evolve(report, after=await self._after())
 
     async def _after(self) -> Snapshot | None:
         known: dict[str, Session | NodeState] = dict(self._sessions)
         for victim in self._plan.victims():
-            evidence = self._evidence.get(victim.node)
-            if evidence is not None and evidence.proves(victim):
+            evidence = self._deaths.known(victim)
+            if evidence is not None:
                 known[victim.node] = Dead(evidence=evidence)
         return await probe(known, limit_s=_AFTER_S) if known else None
 
     def _tell(self, what: Callable[[Observer], None]) -> None:
-        _shielded(lambda: what(self._observer))
-
-
-def _shielded(tell: Callable[[], None]) -> None:
-    try:
-        tell()
-    except Exception:  # noqa: BLE001 - it is somebody else's code
-        # Whoever looks on must not decide what becomes of the guest.
-        _LOG.exception("the observer failed")
-
-
-def _saved(plan: Plan) -> dict[str, Evidence]:
-    """The fences that a plan was compiled with; of a process its host is asked again."""
-    dead = {n: s.evidence for n, s in plan.prior_state.nodes.items() if isinstance(s, Dead)}
-    return {n: e for n, e in dead.items() if isinstance(e, Evidence) and e.kind == "fence"}
+        shielded(lambda: what(self._observer))
 
 
 def _batches(steps: Iterable[Step]) -> Iterator[tuple[Step, ...]]:
@@ -654,24 +433,6 @@ def _lost(until: Condition, observed: Observation) -> tuple[str, ...]:
 
 def _both(step: Wait) -> tuple[Condition, ...]:
     return (step.until,) if step.unless is None else (step.until, step.unless)
-
-
-def _accepted(step: Execute, text: str, error_class: str | None) -> bool:
-    return any(
-        refusal.text in text and error_class in (None, refusal.error_class)
-        for refusal in step.accepts
-    )
-
-
-def _outcome_of(error: PycoloError, took_s: float) -> Outcome:
-    match error:
-        case CommandRefused():
-            said = QemuError(text=error.text, error_class=error.error_class)
-            return Refused(took_s=took_s, reason=str(error), error=said)
-        case ConnectionFailed() | Busy() | HostRefused() | RefusedError():
-            return Refused(took_s=took_s, reason=str(error))
-        case _:
-            return Unknown(took_s=took_s, reason=str(error))
 
 
 def _conditions(plan: Plan) -> list[Condition]:

@@ -1,0 +1,92 @@
+"""Evidence that a QEMU has ended: given, saved with the plan, or asked of its host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+from pycolo._execute._running import running
+from pycolo.evidence import Evidence, Victim
+from pycolo.hosts import Host
+from pycolo.plan import Plan
+from pycolo.session import Session
+from pycolo.snapshot import Dead, Running
+
+
+@final
+class Deaths:
+    """The evidence that one execution rests on."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        sessions: Mapping[str, Session],
+        hosts: Mapping[str, Host],
+        given: Mapping[str, Evidence],
+        answer_s: float,
+    ) -> None:
+        """Take what is known before the first step.
+
+        Args:
+            plan: The plan; the fences that it was compiled with are somebody's word.
+            sessions: Node name to session.
+            hosts: Node name to host.
+            given: Node name to evidence that the caller has made sure of.
+            answer_s: How long a host may take to answer, in seconds.
+        """
+        self._pair = plan.pair
+        self._sessions = sessions
+        self._hosts = hosts
+        self._answer_s = answer_s
+        self._known = dict(given)
+        self._words = {n: e for n, e in _saved(plan).items() if n not in given}
+        self._contradicted: dict[Victim, Running] = {}
+
+    async def find(self, victim: Victim) -> Evidence | None:
+        """What was given, a word that nothing contradicts, or what the victim's host says now."""
+        await self._examine(victim)
+        known = self._known.get(victim.node)
+        if known is not None and known.proves(victim):
+            return known
+        host = self._hosts.get(victim.node)
+        found = None
+        if host is not None:
+            found = await host.death(self._pair, victim, limit_s=self._answer_s)
+        if found is not None:
+            self._known[victim.node] = found
+        return found
+
+    def known(self, victim: Victim) -> Evidence | None:
+        """What has been found of this QEMU so far."""
+        evidence = self._known.get(victim.node)
+        return evidence if evidence is not None and evidence.proves(victim) else None
+
+    def contradiction(self, victim: Victim) -> Running | None:
+        """What has shown that somebody's word of this end is false."""
+        return self._contradicted.get(victim)
+
+    async def running(self, node: str) -> Running | None:
+        """The QEMU of a node that is known to run now."""
+        return await running(self._pair, node, self._sessions.get(node), self._hosts.get(node))
+
+    async def _examine(self, victim: Victim) -> None:
+        """Believe a word, once, unless that QEMU is known to run.
+
+        A word that was true of a silent QEMU when it was given may be false by now, and a host that
+        answers knows better than any word.
+        """
+        word = self._words.get(victim.node)
+        if word is None or not word.proves(victim):
+            return
+        del self._words[victim.node]
+        found = await self.running(victim.node)
+        if found is not None and found.instance == victim.instance:
+            self._contradicted[victim] = found
+        else:
+            self._known[victim.node] = word
+
+
+def _saved(plan: Plan) -> dict[str, Evidence]:
+    """The fences that a plan was compiled with; of a process its host is asked again."""
+    dead = {n: s.evidence for n, s in plan.prior_state.nodes.items() if isinstance(s, Dead)}
+    return {n: e for n, e in dead.items() if isinstance(e, Evidence) and e.kind == "fence"}

@@ -1,0 +1,122 @@
+"""Sending what a plan says, and taking QEMU's answer."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final, final
+
+from pycolo._execute import _hmp
+from pycolo._execute._ended import refused
+from pycolo._execute._shield import shielded
+from pycolo.errors import CommandRefused, CommandUnknown, RemoteError
+from pycolo.observers import Recorder
+from pycolo.plan import Execute
+from pycolo.qmp import commands as qmp
+from pycolo.qmp.commands import Command
+from pycolo.result import QemuError
+from pycolo.session import HungUp, Notice, Sent, Session
+
+_LOG: Final = logging.getLogger("pycolo.execute")
+_YANK_S: Final = 5.0
+
+
+@final
+class Sender:
+    """Sends the commands of one execution; a recorder hears the conversation."""
+
+    def __init__(self, recorder: Recorder | None) -> None:
+        """Take who hears; None for nobody."""
+        self._recorder = recorder
+        self._numbers = itertools.count(1)
+
+    def listen(self, sessions: Mapping[str, Session]) -> list[Callable[[], None]]:
+        """Have the recorder hear events and hang-ups; gives what ends that."""
+        if self._recorder is None:
+            return []
+        note = functools.partial(_record_notice, self._recorder)
+        return [s.subscribe(functools.partial(note, name)) for name, s in sessions.items()]
+
+    async def execute(self, step: Execute, session: Session) -> str:
+        """Send a command and take its reply.
+
+        Returns:
+            The refusal that the plan accepts, or what the human monitor printed; mostly nothing.
+
+        Raises:
+            Ended: The human monitor refused it.
+            RemoteError: See `Session.execute`.
+        """
+        sent = self._send(step.address, session, step.command, oob=step.oob)
+        try:
+            reply: object = await self._reply(step, session, sent)
+        except CommandRefused as refusal:
+            if not _accepted(step, refusal.text, refusal.error_class):
+                raise
+            return refusal.text
+        if isinstance(step.command, qmp.HumanMonitorCommand) and isinstance(reply, str):
+            return await _human(step, step.command, reply, session)
+        return ""
+
+    def _send(self, address: str, session: Session, command: Command, *, oob: bool) -> Sent[object]:
+        recorder, number = self._recorder, next(self._numbers)
+        if recorder is None:
+            return session.send(command, oob=oob)
+        node = session.node
+        shielded(lambda: recorder.command_sent(number, address, node, command, oob=oob))
+        sent = session.send(command, oob=oob)
+        sent.when_answered(
+            lambda answer: shielded(lambda: recorder.command_answered(number, answer))
+        )
+        return sent
+
+    async def _reply(self, step: Execute, session: Session, sent: Sent[object]) -> object:
+        try:
+            return await sent.reply(step.limit_s)
+        except CommandUnknown:
+            if not step.rescue or not sent.pending:
+                raise
+        _LOG.warning("%s: no answer, its rescue is sent", step.address)
+        for yank in step.rescue:
+            await self._yank(step.address, session, yank)
+        # The same command: it was sent once, and whatever held it up is cut (qemu-behaviour 13.3).
+        return await sent.reply(step.limit_s)
+
+    async def _yank(self, address: str, session: Session, yank: qmp.Yank) -> None:
+        try:
+            await self._send(address, session, yank, oob=True).reply(_YANK_S)
+        except RemoteError as error:
+            # An instance that is gone holds up nothing, and another may still need its yank.
+            _LOG.info("%s", error)
+
+
+async def _human(
+    step: Execute, command: qmp.HumanMonitorCommand, reply: str, session: Session
+) -> str:
+    text = _hmp.refusal(reply)
+    if not text or _accepted(step, text, None):
+        return reply.strip()
+    deleted = _hmp.deleted_node(command)
+    if deleted is not None:
+        found = await session.execute(qmp.QueryNamedBlockNodes(flat=True), limit_s=step.limit_s)
+        if all(node.node_name != deleted for node in found):
+            return reply.strip()
+    reason = f"{step.node} refused {command.command_line!r}: {text}"
+    raise refused(reason, QemuError(text=text))
+
+
+def _record_notice(recorder: Recorder, node: str, notice: Notice) -> None:
+    match notice:
+        case HungUp(why=why):
+            shielded(lambda: recorder.connection_ended(node, why))
+        case event:
+            shielded(lambda: recorder.event_seen(node, event))
+
+
+def _accepted(step: Execute, text: str, error_class: str | None) -> bool:
+    return any(
+        refusal.text in text and error_class in (None, refusal.error_class)
+        for refusal in step.accepts
+    )

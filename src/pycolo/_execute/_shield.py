@@ -1,0 +1,17 @@
+"""Calls of somebody else's code that must not decide what becomes of the guest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+_LOG: Final = logging.getLogger("pycolo.execute")
+
+
+def shielded(call: Callable[[], None]) -> None:
+    """Call an observer or a recorder; what it raises is logged."""
+    try:
+        call()
+    except Exception:  # noqa: BLE001 - it is somebody else's code
+        _LOG.exception("the observer failed")
