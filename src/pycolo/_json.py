@@ -420,7 +420,7 @@ class Record(Generic[T]):
 @final
 @attrs.frozen
 class Tagged:
-    """A union of records that one key tells apart."""
+    """The form of an object whose `key` says which of several classes it is."""
 
     name: str
     records: Mapping[str, Form]
@@ -457,7 +457,7 @@ class Described(Form, Protocol):
 @final
 @attrs.frozen
 class Document:
-    """A record that can be a file of its own: its first key is `format_version`."""
+    """The form of a whole file: `write` puts `format_version` first, `read` refuses another one."""
 
     name: str
     form: Described

@@ -549,9 +549,10 @@ class PeerDead(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class NotRunning(_Fact):
-    """No QEMU of the node is known to run: not by its host, and neither monitor answers.
+    """No QEMU of the node is known to run, by its monitors or by its host.
 
-    Silence counts as not running: whoever requires this rests on a record or on a person's word.
+    Silence makes it true. So it never suffices alone: a plan that requires it has a record, or a
+    person's word, besides.
     """
 
     @override
@@ -618,7 +619,12 @@ def leaves(condition: Condition) -> Iterator[Leaf]:
 
 
 def evaluate(condition: Condition, true: Callable[[Leaf], bool]) -> bool:
-    """Whether a condition is true, given which of its leaves are."""
+    """Whether a condition is true.
+
+    Args:
+        condition: What to evaluate; an empty `AllOf` is true, an empty `AnyOf` is not.
+        true: Tells whether a leaf is true; called for as many as are needed.
+    """
     match condition:
         case AllOf(conditions=parts):
             return all(evaluate(part, true) for part in parts)

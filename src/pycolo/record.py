@@ -13,6 +13,8 @@ stuck. `tests/record_search` repeats that search on the steps that the compiler 
 4. A secondary becomes eligible after a proven checkpoint, its primary's file first. It stops being
    eligible, its own file first, before anything that lets its primary continue without it.
 5. What was not read is not written. A file that is absent counts as unread where any record exists.
+6. A node is started as primary only after its own file was written for that, and before it the file
+   of every other node that may run alone.
 """
 
 from __future__ import annotations

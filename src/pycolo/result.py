@@ -149,13 +149,14 @@ class Report:
 
         Returns:
             0 done; 1 refused or failed, nothing changed; 3 changed but unfinished, or unknown; 4 a
-            person must decide, namely whether the peer is dead.
+            person must decide, namely whether a peer is dead, or what becomes of a QEMU that gives
+            no answer.
         """
         if self.failed is None:
             return 0
         if self.changed:
             return 3
-        return 4 if self._death_unproven() else 1
+        return 4 if self._death_unproven() or self._untrue(NotRunning) else 1
 
     @property
     def advice(self) -> str:
@@ -225,8 +226,8 @@ class Report:
             )
         if self._untrue(NotRunning):
             return (
-                "let go of its monitor where somebody holds it; else end its process on its host,"
-                " then fail over to a node that answers or, if none does, launch again"
+                "end whoever holds its monitor, or end that QEMU on its host; then run the"
+                " procedure again"
             )
         spent = self._spent()
         if spent is not None:
@@ -262,7 +263,7 @@ class Report:
         return self._untrue(PeerDead)
 
     def _untrue(self, kind: type[PeerDead | NotRunning]) -> bool:
-        """Whether execution ended at a check of this."""
+        """Whether a refused check with a leaf of this kind ended execution."""
         return any(
             isinstance(step, Check)
             and step.address == self.failed

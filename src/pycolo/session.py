@@ -379,13 +379,16 @@ class Session:
         return self._checkpoint_at > mark
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Have each event and the hang-up handed to `subscriber`, at once and in order.
+        """Hand each event, and the end of the connection, to a subscriber as they come.
+
+        An event that cannot be parsed is logged and left out. The end is told once, also where
+        `aclose` is called here; a session that is closed already tells nothing.
 
         Args:
             subscriber: Called from the event loop; must be quick and must not raise.
 
         Returns:
-            What ends the subscription; may be called again.
+            A function that ends the subscription; a second call does nothing.
         """
         key = object()
         self._subscribers[key] = subscriber

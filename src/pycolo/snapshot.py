@@ -162,12 +162,12 @@ class Dead:
 @final
 @attrs.frozen(kw_only=True)
 class Running:
-    """A QEMU that is known to run, whether or not it answers to us."""
+    """A QEMU that is known to run, also where its monitor gives no answer."""
 
     instance: str
-    "Its identity."
+    "Its identity; empty where it was given none, or where that could not be asked."
     how: str
-    "How that is known, as a sentence about it: `its host knows it as process 4711`."
+    "How that is known, as a main clause: `its host knows it as process 4711`."
 
 
 NOT_READ: Final = Unreachable(why="not read")
@@ -186,7 +186,7 @@ class Snapshot:
     folders: Mapping[str, str] = attrs.field(factory=dict)
     "Node to what tells its image folder from every other one: machine, device and inode."
     running: Mapping[str, Running] = attrs.field(factory=dict, eq=False)
-    "Node to the QEMU that its host knows to run; read, never planned."
+    "Node to the QEMU that its host knows to run. A probe reads it; no plan promises it."
 
     def state(self, name: str) -> NodeState:
         """What is known of one node; `Unreachable` for one nobody looked at."""

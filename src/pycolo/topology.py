@@ -227,13 +227,19 @@ def nbd_node(pair: ColoPair, secondary: Node, disk: ReplicationDisk) -> NbdNode:
 
 
 def primary_yanks(pair: ColoPair) -> tuple[Yank, ...]:
-    """What cuts a primary off from its peer: one instance a command (qemu-behaviour 7.7, 7.8)."""
+    """The commands that cut a primary off from its peer (qemu-behaviour 7.7, 7.8).
+
+    Each names one connection: disks first, then chardevs, the migration last.
+    """
     disks = (Yank(instances=(YankBlockNode(node_name=d.names.nbd),)) for d in pair.disks)
     return (*disks, *_yank_chardevs(pair, ("mirror", "compare_in")), _yank_migration())
 
 
 def secondary_yanks(pair: ColoPair) -> tuple[Yank, ...]:
-    """What cuts a secondary off from its peer: one instance a command (qemu-behaviour 7.7, 7.8)."""
+    """The commands that cut a secondary off from its peer (qemu-behaviour 7.7, 7.8).
+
+    Each names one connection: chardevs first, the migration last.
+    """
     return (*_yank_chardevs(pair, ("red_in", "red_out")), _yank_migration())
 
 

@@ -36,7 +36,8 @@ class Deaths:
         """
         self._pair = plan.pair
         self._sessions = sessions
-        self._hosts = hosts
+        declared = {node.name for node in (*plan.pair.nodes, *plan.pair.spares)}
+        self._hosts = {name: host for name, host in hosts.items() if name in declared}
         self._answer_s = answer_s
         self._known = dict(given)
         self._words = {n: e for n, e in _saved(plan).items() if n not in given}
@@ -80,7 +81,7 @@ class Deaths:
             return
         del self._words[victim.node]
         found = await self.running(victim.node)
-        if found is not None and found.instance == victim.instance:
+        if found is not None and found.instance in ("", victim.instance):
             self._contradicted[victim] = found
         else:
             self._known[victim.node] = word

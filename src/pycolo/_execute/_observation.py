@@ -71,7 +71,7 @@ class Observation:
         match self.snapshot.state(leaf.node):
             case _ if leaf.node in self.running:
                 found = self.running[leaf.node]
-                return f"{found.instance} runs: {found.how}"
+                return f"{found.instance or 'one'} runs: {found.how}"
             case _ if isinstance(leaf, c.PeerDead):
                 return c.NO_EVIDENCE
             case Live() as live:

@@ -1,17 +1,17 @@
-"""Whether a QEMU that does not answer here is known to run all the same."""
+"""Find out whether a node's QEMU runs although this execution has no answer from it."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
-from pycolo.errors import ParseError, RemoteError
+from pycolo.errors import ParseError, RemoteError, Unresponsive
 from pycolo.hosts import Host
 from pycolo.model.pair import ColoPair
 from pycolo.session import Session
 from pycolo.snapshot import Running
 
-# How long what may be off may take to show that it is not.
+# In seconds. Short: the QEMU, or its whole host, may be off.
 MONITOR_S: Final = 1.0
 HOST_S: Final = 3.0
 
@@ -19,16 +19,18 @@ HOST_S: Final = 3.0
 async def running(
     pair: ColoPair, node: str, session: Session | None, host: Host | None
 ) -> Running | None:
-    """The QEMU of a node that is known to run: by its monitors, or by its host.
+    """Find the QEMU that runs for a node, by a monitor or by the process file on its host.
 
     Args:
         pair: The declaration.
-        node: The node's name; it may be declared no more.
-        session: A session with it, if there is one.
+        node: The name of a declared node.
+        session: An open session with its control monitor; None for none.
         host: The node's host; None where there is no way to it.
 
     Returns:
-        None where neither monitor answers and the host, if it is within reach, knows of none.
+        None where the session gives no answer within 1 s, the observer monitor no greeting within
+        1 s, and the host, if it answers within 3 s, knows no process. A monitor that another client
+        holds counts as silent.
     """
     asked = [_answering(session)] if session is not None and not session.closed else []
     if host is not None:
@@ -40,18 +42,24 @@ async def running(
 async def _answering(session: Session) -> Running | None:
     try:
         instance = await session.instance(limit_s=MONITOR_S)
-    except (RemoteError, ParseError):
+    except RemoteError:
         return None
+    except ParseError:
+        instance = ""
     return Running(instance=instance, how="its monitor answers")
 
 
 async def _observed(pair: ColoPair, node: str, host: Host) -> Running | None:
     monitor = pair.node(node).observer_monitor
+    # Only a QEMU that lives greets, whatever keeps it from answering then.
+    greets = Running(instance="", how="its monitor greets, and does not answer")
     try:
         async with await Session.connect(
             node, monitor, limit_s=MONITOR_S, connector=host.connect
         ) as observer:
-            return await _answering(observer)
+            return await _answering(observer) or greets
+    except Unresponsive:
+        return greets
     except RemoteError:
         return None
 

@@ -125,7 +125,10 @@ def ensure_mirror(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> 
 
 
 def dismiss_useless(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
-    """Forget a copy that failed, or that ended while the guest ran on; another one is made."""
+    """Dismiss the job of a copy that failed, or that ended while the guest kept writing.
+
+    Then `ensure_mirror` starts another one. A copy whose disk is in the quorum already is kept.
+    """
     job = draft.live(node).jobs.get(job_id(draft, peer, disk))
     if job is None or peer_child(draft.live(node), disk) is not None:
         return

@@ -61,12 +61,12 @@ def launch_node(
 
 
 def check_not_running(draft: Draft, nodes: Iterable[str]) -> None:
-    """Emit that no QEMU of these nodes runs unseen, before anything is written or started.
+    """Emit a check a node that no QEMU of it is known to run, before anything is changed.
 
-    One whose monitor is held by somebody else, whose main loop is stuck or whose sockets were
-    removed does not answer, and serves.
+    A QEMU may give no answer and serve all the same: another client holds its monitor, its main
+    loop is stuck, or its sockets were removed. A host that is out of reach passes the check.
     """
-    why = "what runs unseen may serve, and its record would be taken from it (qemu-behaviour 8.6)"
+    why = "a QEMU that gives no answer may serve: it keeps its rights (qemu-behaviour 8.6)"
     with draft.batch("not-running"):
         for node in nodes:
             draft.check(node, "not-running", NotRunning(node=node), why)
@@ -81,9 +81,9 @@ def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:
     pair = draft.pair
     others = record.may_boot(draft.now.records, node, pair.nodes[0].name)
     for other in others:
-        why = f"{other} must lose its right to run alone before {node} is started (record, rule 4)"
+        why = f"{other} must lose its right to run alone before {node} is started (record, rule 6)"
         draft.record(other, "out", record.outlived(draft.now.records, node), why)
-    why = f"{node} is started as the one with the newest data (record, rule 3)"
+    why = f"{node} is started as the one with the newest data (record, rule 6)"
     booted = record.booted(draft.now.records, node, instance, birth, pair.name)
     draft.record(node, "sole", booted, why)
 

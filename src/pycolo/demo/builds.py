@@ -112,7 +112,7 @@ class QemuBuild:
 
 
 def default_cache(environ: Mapping[str, str] = os.environ) -> Path:
-    """Say where builds and guests are kept.
+    """The folder where builds and guests are kept.
 
     Args:
         environ: Environment variables.

@@ -95,7 +95,7 @@ class Client:
             self.tell(Waited(stream=stream.name, from_s=asked_s, to_s=stream.last_s))
 
     def lost(self, stream: Stream, error: Exception) -> None:
-        """Note that a connection ended."""
+        """Print that a stream's connection has ended, and why, and count its next one."""
         self.tell(Lost(stream=stream.name, at_s=time.monotonic(), why=_why(error)))
         stream.connection += 1
 

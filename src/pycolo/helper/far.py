@@ -235,7 +235,7 @@ def _exchange(first: str, second: str) -> bool:
 def observe(
     *, record: str, process: str, image_folder: str, pair: str, node: str, owners: Sequence[str]
 ) -> Answer:
-    """A node's record as it lies there, its process, and what tells its image folder from others.
+    """Read a node's record, and ask which process runs for it.
 
     Args:
         record: The node's record.
@@ -244,15 +244,20 @@ def observe(
         pair: The pair's name.
         node: The node's name.
         owners: The owner files of its images.
+
+    Returns:
+        `record`, in base64, None for none; `unread`, why it must not be used, else None; `folder`,
+        the machine, device and inode of the image folder; `pid` and `instance` of the process that
+        is known to run, None and empty for none.
     """
     answer: Answer = {"record": None, "unread": None, "folder": "", "pid": None, "instance": ""}
-    # What is not known to run is not told; a damaged process file is refused by a launch.
+    # A process file that cannot be used tells of no process; `launch` refuses it.
     with contextlib.suppress(Refused, OSError):
         answer.update(running(process=process))
     try:
         found = os.stat(image_folder)
         answer["folder"] = f"{_machine()} {found.st_dev}:{found.st_ino}"
-        # A folder that is not there may be one whose disk was not mounted.
+        # Where a disk is not mounted its folder is missing: that is an error, and no new pair.
         os.stat(os.path.dirname(record))
         data = _read(record)
         why = None if data is None else _distrust(record)
@@ -298,14 +303,18 @@ def swap(
 
 
 def _own(owners: Sequence[str], *, pair: str, node: str, record: str, must: bool) -> None:
-    """Write beside each image whose it is, and where its record lies.
+    """Write the owner file of each image: its pair, its node, and where the record lies.
 
     Args:
         owners: The owner files.
         pair: The pair's name.
         node: The node's name.
         record: The node's record.
-        must: Refuse where it cannot be written; else a full disk must not keep a survivor waiting.
+        must: Whether a file that cannot be written is an error. Where there is a record already it
+            is none, so that a full disk keeps no survivor waiting.
+
+    Raises:
+        Refused: A file cannot be written. Others may have been; the record is as it was.
     """
     told = {"format_version": 1, "pair": pair, "node": node, "record": record}
     data = json.dumps(told).encode() + b"\n"
@@ -319,16 +328,17 @@ def _own(owners: Sequence[str], *, pair: str, node: str, record: str, must: bool
 
 
 def _owned_by_another(owners: Sequence[str], *, pair: str, node: str, record: str) -> str | None:
-    """Why the images are not this node's, or their record is another one; None where they are.
+    """Why the record must not be used with these images; None where no owner file objects.
 
-    An owner file can only deny; one that is damaged says nothing.
+    One objects where it names another node of this pair, or another record: one that exists, or one
+    that is gone as well. An image of another pair is found by its record. A file that cannot be
+    read, or that says something else, objects to nothing.
     """
     for path in owners:
-        data = _read(path)
         try:
-            told = json.loads(data or b"{}")
+            told = json.loads(_read(path) or b"{}")
             owner, other = f"{told['pair']}:{told['node']}", str(told["record"])
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             continue
         remedy = f"correct the pair file, or remove {path} where the image was copied here"
         if owner.startswith(f"{pair}:") and owner != f"{pair}:{node}":
@@ -510,7 +520,19 @@ def _dead(how: str) -> Answer:
 
 
 def death(*, process: str, instance: str, limit_s: float) -> Answer:  # noqa: ARG001 - as `watch`
-    """Whether one QEMU, named by its identity, has ended on this host."""
+    """Whether it is known here that one QEMU has ended.
+
+    Args:
+        process: The node's process file.
+        instance: The identity of the QEMU.
+        limit_s: Not used: `watch` takes the same arguments.
+
+    Returns:
+        `dead`, with `how` and `who` says so; false where it runs, and where nothing is known.
+
+    Raises:
+        Refused: The process file is damaged, or others may have written it.
+    """
     known = _known(process)
     if instance in known.ended:
         return _dead("its process had ended before the next one was started")

@@ -47,10 +47,18 @@ class Host(Protocol):
         """
 
     async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
-        """Read a node's record, and whether its QEMU is known to run there.
+        """Read a node's record, and ask whether a process of its QEMU runs there.
 
-        A record that is out of reach is an `UnreadRecord`, and so is one that its images were not
-        used with.
+        A host that is out of reach is no error.
+
+        Args:
+            pair: The declaration.
+            node: The node's name.
+            limit_s: How long the answer may take, in seconds.
+
+        Returns:
+            What lies there. The record is an `UnreadRecord` where the host cannot be asked, and
+            where the images belong to another node or to a record in another place.
         """
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:

@@ -87,11 +87,11 @@ class NoWay:
         return HostState(record=UnreadRecord(why=self.why))
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:  # noqa: ARG002 - a Host's
-        """Refuse."""
+        """Raise HostRefused: nothing can be written."""
         raise HostRefused(node, "write-record", self.why)
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:  # noqa: ARG002 - a Host's
-        """Refuse."""
+        """Raise HostRefused: nothing can be done."""
         raise HostRefused(node, kebab(type(action)), self.why)
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:  # noqa: ARG002 - a Host's
@@ -99,7 +99,7 @@ class NoWay:
         return None
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:  # noqa: ARG002 - a Host's
-        """Refuse."""
+        """Raise HostRefused: nothing can be asked."""
         raise HostRefused(node, "launch-qemu", self.why)
 
     async def aclose(self) -> None:

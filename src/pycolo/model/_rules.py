@@ -36,14 +36,18 @@ class Valid:
 
 
 def identifier(field: str, value: object) -> None:
-    """A QEMU id: a letter, then letters, digits, '-', '.', '_'."""
+    """Check that a value is a QEMU id: an ASCII letter, then any of a-z, A-Z, 0-9, '-', '.', '_'.
+
+    Raises:
+        DeclarationError: It is none. Every rule of this module raises this error.
+    """
     if not isinstance(value, str) or not QEMU_ID.match(value):
         rule = "be a letter followed by letters, digits, '-', '.' or '_' (QEMU's rule for ids)"
         raise DeclarationError(field, value, rule)
 
 
 def block_node_name(field: str, value: object) -> None:
-    """A block node name: a QEMU id of at most 31 characters."""
+    """Check that a value is a name for a block node: a QEMU id of at most 31 characters."""
     identifier(field, value)
     if len(str(value)) > BLOCK_NODE_NAME_MAX:
         rule = f"have at most {BLOCK_NODE_NAME_MAX} characters (QEMU's limit for node names)"
@@ -51,7 +55,7 @@ def block_node_name(field: str, value: object) -> None:
 
 
 def text(field: str, value: object) -> None:
-    """A non-empty string without control characters."""
+    """Check that a value is a non-empty string without control characters."""
     if not isinstance(value, str) or not value or not value.isprintable():
         rule = "be a non-empty string of printable characters"
         raise DeclarationError(field, value, rule)

@@ -167,12 +167,20 @@ class Node:
 
     @property
     def control_monitor(self) -> Monitor:
-        """Where the one writer connects."""
+        """The monitor of the one client that sends commands.
+
+        Raises:
+            DeclarationError: The node has no `run_dir` and declares no `control`.
+        """
         return self.control or UnixMonitor(path=self.run_path("control.qmp"))
 
     @property
     def observer_monitor(self) -> Monitor:
-        """Where readers connect, one at a time."""
+        """The monitor for clients that only read, such as `status`; it serves one at a time.
+
+        Raises:
+            DeclarationError: The node has no `run_dir` and declares no `observer`.
+        """
         return self.observer or UnixMonitor(path=self.run_path("observer.qmp"))
 
     @property

@@ -197,9 +197,10 @@ class ColoPair:
         return self._state_path(name, "process.json")
 
     def owner_paths(self, name: str) -> tuple[str, ...]:
-        """Where it is kept whose each image of a node is, on its host: beside the image.
+        """The owner files of a node's images, as paths on its host.
 
-        By these an image is found to be another node's, or to have its record elsewhere.
+        Each lies beside its image and names the pair, the node and the path of the record. By it
+        pycolo finds that an image belongs to another node, or has its record in another place.
 
         Raises:
             DeclarationError: There is no such node.

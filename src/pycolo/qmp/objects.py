@@ -149,8 +149,12 @@ class FilterRewriter(QmpRecord):
 class ColoCompare(QmpRecord):
     """The comparison of the two guests' packets.
 
-    A wrong one kills QEMU or hangs it for ever, so what can be checked here is (qemu-behaviour
-    6.9).
+    QEMU aborts or hangs on a wrong one (qemu-behaviour 6.9), so it is checked as far as its own
+    fields tell.
+
+    Raises:
+        DeclarationError: Two of the three chardevs are the same one, or a time or size is not above
+            0; no object is made.
     """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "colo-compare"),)
@@ -174,20 +178,21 @@ class ColoCompare(QmpRecord):
     compare_timeout_ms: int | None = attrs.field(
         default=None, metadata={"qmp_name": "compare_timeout"}
     )
-    """How long a packet may wait for its twin before a checkpoint is asked for; 3000 if absent."""
+    """How long a packet waits for the same one of the other guest before a checkpoint is asked for,
+    in milliseconds; 3000 if absent."""
     expired_scan_cycle_ms: int | None = attrs.field(
         default=None, metadata={"qmp_name": "expired_scan_cycle"}
     )
-    """How often waiting packets are looked over; 1000 if absent (qemu-behaviour 6.11)."""
+    """The time between two looks at the packets that wait, in milliseconds; 1000 if absent
+    (qemu-behaviour 6.11)."""
     max_queue_size: int | None = attrs.field(default=None, metadata={"qmp_name": "max_queue_size"})
     """Packets held per connection; 1024 if absent, and one value for the whole QEMU."""
 
     def __attrs_post_init__(self) -> None:
         chardevs = (self.primary_in, self.secondary_in, self.outdev)
         if len(set(chardevs)) != len(chardevs):
-            raise DeclarationError(
-                "outdev", self.outdev, "differ from primary_in and secondary_in, and they too"
-            )
+            rule = "be three chardevs, none of them used twice"
+            raise DeclarationError("primary_in, secondary_in and outdev", chardevs, rule)
         for field in ("compare_timeout_ms", "expired_scan_cycle_ms", "max_queue_size"):
             value: int | None = getattr(self, field)
             if value is not None and value <= 0:
