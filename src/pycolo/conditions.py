@@ -20,6 +20,9 @@ from pycolo.qmp.replies import Version
 from pycolo.snapshot import Absent, Child, ColoMode, Dead, Job, Live, Snapshot
 
 NO_EVIDENCE: Final = "there is no evidence"
+END_OR_LET_GO: Final = (
+    "end whoever holds its monitor; if nobody does, or if it is of no use, kill -9 it on its host"
+)
 
 Query: TypeAlias = (
     qmp.QueryStatus

@@ -267,10 +267,11 @@ class CommandUnknown(RemoteError):
 
 
 class Busy(RemoteError):
-    """Somebody else holds the node's control monitor, and with it the right to change the node.
+    """A monitor was connected and gave no greeting.
 
-    A second client of a monitor gets no greeting (qemu-behaviour 7.6). There is no session; nothing
-    was sent.
+    Mostly another client holds it: a second one gets no greeting (qemu-behaviour 7.6), and who
+    holds the control monitor has the right to change the node. A QEMU that is stopped gives none
+    either. There is no session; nothing was sent.
     """
 
     def __init__(self, node: str, address: str) -> None:
@@ -280,8 +281,9 @@ class Busy(RemoteError):
 
     @override
     def message(self) -> str:
-        """Name the node and the monitor."""
-        return f"the control monitor of {self.node} is in use by another client ({self.address})"
+        """Name the node, the monitor and both causes."""
+        why = "another client holds it, or that QEMU is stopped"
+        return f"the monitor {self.address} of {self.node} gives no greeting: {why}"
 
 
 class Unresponsive(RemoteError):

@@ -336,7 +336,8 @@ def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
             return ()
         raise CompileError(f"{first} begins a new pair, not {node}", f"launch {first}")
     if top is None:
-        raise UndecidedError(f"no record can be read: {_unread(files)}", _newest(node))
+        advice = f"correct what keeps them from being read; if they are lost, {_newest()}"
+        raise UndecidedError(f"no record can be read: {_unread(files)}", advice)
     if top.commit == "pending":
         why = f"{top.holder} ended before its overlays were merged: its image lacks writes"
         advice = (
@@ -363,20 +364,20 @@ def _check_holder(files: Files, node: str, top: PairRecord) -> None:
     """Check that the node's own record and the newest one name it, and no other one, as holder."""
     if any(r.epoch == top.epoch and r.holder != top.holder for r in _read(files.values())):
         why = f"two nodes are called the holder of epoch {top.epoch}"
-        raise UndecidedError(why, _newest(node))
+        raise UndecidedError(why, _newest())
     if top.holder != node:
         raise CompileError(f"{top.holder} holds the newest data, not {node}", _other(top.holder))
     own = files.get(node, NOT_READ)
     if not isinstance(own, PairRecord):
-        raise UndecidedError(f"the record of {node} cannot be read: {_why(own)}", _newest(node))
+        raise UndecidedError(f"the record of {node} cannot be read: {_why(own)}", _newest())
 
 
 def _other(holder: str) -> str:
     return f"launch {holder} as primary, or say who is to be believed with --newest NODE"
 
 
-def _newest(node: str) -> str:
-    return f"find out whose data is right, then launch it with --newest, such as --newest {node}"
+def _newest() -> str:
+    return "find out whose data is right, then launch that node with --newest and its name"
 
 
 def _why(state: RecordState) -> str:
@@ -464,7 +465,7 @@ def may_lead(files: Files, primary: str, instance: str, secondary: str | None) -
         )
         if not speaks:
             why = f"the record of {primary} cannot be read ({_why(own)}), nor one that names it"
-            raise UndecidedError(why, _newest(primary))
+            raise UndecidedError(why, _newest())
         return
     # A sole record may name an instance that was never started: another start came first.
     names_it = own.is_sole or own.eligible.get(primary) == instance

@@ -15,7 +15,7 @@ from typing_extensions import override
 from pycolo._mapping import read_only_mappings
 from pycolo._printable import brief
 from pycolo.catalogue import Explanation, explain
-from pycolo.conditions import NotRunning, PeerDead, leaves
+from pycolo.conditions import END_OR_LET_GO, NotRunning, PeerDead, leaves
 from pycolo.errors import PycoloError
 from pycolo.evidence import Evidence
 from pycolo.plan import (
@@ -221,14 +221,14 @@ class Report:
     def _next(self) -> str:
         if self._death_unproven():
             return (
-                "make sure that the peer is dead: end its QEMU on its host or, where that is out of"
-                " reach, have it fenced, and say who did so and how"
+                "make sure that the peer is dead: kill -9 its QEMU on its host, and run the"
+                " procedure again; where that host is out of reach, have it fenced, and say who did"
+                " so and how"
             )
         if self._untrue(NotRunning):
-            return (
-                "end whoever holds its monitor, or end that QEMU on its host; then run the"
-                " procedure again"
-            )
+            return f"{END_OR_LET_GO}; then run the procedure again"
+        if self._unlike():
+            return "it is not as it was when the plan was compiled: compile it again"
         spent = self._spent()
         if spent is not None:
             return f"correct the cause, then {spent}"
@@ -261,6 +261,15 @@ class Report:
 
     def _death_unproven(self) -> bool:
         return self._untrue(PeerDead)
+
+    def _unlike(self) -> bool:
+        """Whether execution ended where something is not as the plan was compiled for."""
+        return any(
+            isinstance(step, Check)
+            and step.address == self.failed
+            and isinstance(self.outcomes.get(step.address), Refused)
+            for step in self.plan.steps
+        )
 
     def _untrue(self, kind: type[PeerDead | NotRunning]) -> bool:
         """Whether a refused check with a leaf of this kind ended execution."""

@@ -12,6 +12,7 @@ from tests.qemu.life import LIMIT_S, ON_RELEASES, Accelerator, LivePair, bios_li
 
 from pycolo import operate
 from pycolo.demo.builds import Release
+from pycolo.errors import CompileError
 from pycolo.observers import Silent
 from pycolo.operate import Fenced, Order
 from pycolo.plan import Options, Procedure
@@ -52,10 +53,13 @@ async def _hide(life: LivePair, stack: AsyncExitStack, how: How, *names: str) ->
 
 
 async def _refused(life: LivePair, procedure: Procedure, options: Options) -> str:
-    """A procedure by a person's word ends with nothing changed; gives why."""
+    """A launch, or a procedure by a person's word, ends with nothing changed; gives why."""
     fenced = WORD if procedure in ("failover", "forget") else None
     order = Order(procedure=procedure, pair=life.pair, options=options, fenced=fenced)
-    report = await operate.run(order, Silent())
+    try:
+        report = await operate.run(order, Silent())
+    except CompileError as error:
+        return str(error)
     assert report.failed is not None
     assert not report.changed, report.advice
     return report.advice

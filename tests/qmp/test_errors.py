@@ -56,7 +56,10 @@ ERRORS: list[tuple[PycoloError, str]] = [
     ),
     (
         Busy("alpha", "/run/a/qmp"),
-        "the control monitor of alpha is in use by another client (/run/a/qmp)",
+        (
+            "the monitor /run/a/qmp of alpha gives no greeting: another client holds it, or that"
+            " QEMU is stopped"
+        ),
     ),
     (Unresponsive("alpha", 2.5), "alpha did not answer within 2.5 s"),
     (

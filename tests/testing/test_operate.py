@@ -131,6 +131,13 @@ def _files(life: FakePair) -> list[dict[str, bytes]]:
     return [dict(host.files) for host in life.hosts.values()]
 
 
+async def _refused(order: Order) -> str:
+    """Why a procedure is refused before anything is compiled."""
+    with pytest.raises(CompileError) as caught:
+        await operate.run(order, Silent())
+    return str(caught.value)
+
+
 def _untouched(report: Report) -> str:
     """Why a report says that nothing was changed."""
     assert report.failed is not None
@@ -206,7 +213,9 @@ def test_newest_is_not_believed_while_another_qemu_runs_unseen(
             life.signal("beta", signal.SIGSTOP)
         options = Options(nodes=("alpha",), newest="alpha")
         order = Order(procedure="launch", pair=life.pair, options=options)
-        assert "no QEMU of beta is known to run" in _untouched(await operate.run(order, Silent()))
+        told = await _refused(order)
+        assert "colo:beta:" in told
+        assert "runs and gives no answer" in told
         assert before == _files(life)
 
     play(scenario)
@@ -219,7 +228,7 @@ def test_launch_leaves_a_pair_alone_that_runs_unseen(play: Callable[..., None]) 
         for name in ("alpha", "beta"):
             life.signal(name, signal.SIGSTOP)
         before = _files(life)
-        _untouched(await operate.run(_order(life, "launch"), Silent()))
+        assert "runs and gives no answer" in await _refused(_order(life, "launch"))
         assert before == _files(life)
         for name in ("alpha", "beta"):
             life.signal(name, signal.SIGCONT)
@@ -235,7 +244,9 @@ def test_secondary_that_runs_unseen_is_not_taken_for_gone(play: Callable[..., No
         life.world.qemu("alpha").kill()
         held = await life.connect("beta")
         before = _files(life)
-        _untouched(await operate.run(_order(life, "launch"), Silent()))
+        assert "gives no greeting: another client holds it" in await _refused(
+            _order(life, "launch")
+        )
         assert before == _files(life)
         await held.aclose()
         assert 0 == (await operate.run(_order(life, "failover", "beta"), Silent())).exit_code
@@ -277,6 +288,23 @@ def test_status_knows_what_runs_and_does_not_answer(play: Callable[..., None]) -
         for name in ("alpha", "beta"):
             life.world.qemu(name).kill()
         assert "stopped" == standing(await operate.status(life.pair)).state
+
+    play(scenario)
+
+
+def test_saved_launch_looks_again(play: Callable[..., None]) -> None:
+    """Nothing ran when it was saved; what has been started since keeps its rights."""
+
+    async def scenario(life: FakePair) -> None:
+        for name in ("alpha", "beta"):
+            life.world.qemu(name).kill()
+        saved = await operate.plan_live(_order(life, "launch"))
+        assert 0 == (await operate.run(_order(life, "launch"), Silent())).exit_code
+        before = _files(life)
+        again = await operate.apply(saved, Silent())
+        assert 4 == again.exit_code
+        assert "no QEMU of alpha is known to run" in _untouched(again)
+        assert before == _files(life)
 
     play(scenario)
 

@@ -23,7 +23,17 @@ from pycolo.compiler.launch import (
 )
 from pycolo.compiler.members import check, members
 from pycolo.compiler.protect import is_recorded, protect
-from pycolo.compiler.roles import IN_COLO, PRIMARIES, accepted, leader, only_live, roles, versions
+from pycolo.compiler.roles import (
+    IN_COLO,
+    PRIMARIES,
+    accepted,
+    leader,
+    only_live,
+    roles,
+    stands,
+    versions,
+)
+from pycolo.conditions import END_OR_LET_GO
 from pycolo.errors import CompileError, DeclarationError
 from pycolo.evidence import instance_of
 from pycolo.model.pair import ColoPair
@@ -95,6 +105,7 @@ def launch(
     missing = [name for name in wanted if snapshot.live(name) is None]
     for name in (name for name in missing if name not in qemu):
         raise DeclarationError("options.qemu", dict(qemu), f"tell the version of QEMU on {name}")
+    _refuse_unseen(draft, missing)
     primary = newest or _new_primary(draft, missing)
     check_not_running(draft, missing if primary is None else _silent(draft))
     if newest is not None:
@@ -106,6 +117,23 @@ def launch(
         role: Role = "primary" if name == primary else "secondary"
         launch_node(draft, name, role, instance=given[name], features=features, dialect=dialect)
     return draft.plan()
+
+
+def _refuse_unseen(draft: Draft, missing: Sequence[str]) -> None:
+    """Refuse to start anything for a node whose QEMU runs and gives no answer.
+
+    Where nobody has the guest, no other node's QEMU may run unseen either: it may have it.
+
+    Raises:
+        CompileError: The host of such a node knows its process.
+    """
+    states = (draft.now.state(node.name) for node in draft.pair.nodes)
+    guest = any(role_of(state) in PRIMARIES for state in states)
+    for name in missing if guest else _silent(draft):
+        unseen = draft.now.running.get(name)
+        if unseen is not None:
+            told = f"{unseen.instance} runs and gives no answer"
+            raise CompileError(f"{told} ({name}: {stands(draft.now, name)})", END_OR_LET_GO)
 
 
 def _silent(draft: Draft) -> list[str]:

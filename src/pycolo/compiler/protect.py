@@ -232,7 +232,11 @@ def _check_sizes(draft: Draft, primary: str, secondary: str, block_node: str) ->
             f"{block_node} has {here} bytes on {primary} and {there} bytes on {secondary};"
             " QEMU would not notice (qemu-behaviour 4.12)"
         )
-        raise CompileError(why, f"give {secondary} an image of {here} bytes")
+        declared = {disk.names.parent: disk.size_bytes for disk in draft.pair.disks}
+        advice = f"give {secondary} an image of {here} bytes"
+        if here != declared.get(block_node):
+            advice = f"correct size_bytes of the disk, or the image of {primary}"
+        raise CompileError(why, advice)
 
 
 def capabilities(features: Features, *, multifd: bool, primary: bool) -> tuple[CapabilityName, ...]:

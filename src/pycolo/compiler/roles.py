@@ -9,7 +9,7 @@ from pycolo.features import Features, accept_pair, of
 from pycolo.model.pair import ColoPair
 from pycolo.plan import DialectName
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import NodeState, Snapshot, Unreachable, Unresponsive, role_of
+from pycolo.snapshot import Snapshot, Unreachable, Unresponsive, role_of
 
 SECONDARIES = ("fresh secondary", "prepared secondary", "secondary", "broken secondary")
 PRIMARIES = ("unprotected", "entering", "primary", "broken primary")
@@ -43,7 +43,7 @@ def versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:
     for node in nodes:
         live = snapshot.live(node)
         if live is None:
-            raise CompileError(f"{node} does not answer: {stands(snapshot.state(node))}")
+            raise CompileError(f"{node} does not answer: {stands(snapshot, node)}")
         found[node] = live.version
     return found
 
@@ -57,8 +57,11 @@ def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
     live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
     if len(live) == 1:
         return live[0]
-    told = f"{' and '.join(live)} answer" if live else "no node answers"
-    raise CompileError(f"it is not clear who survives: {told}", "name the survivor")
+    if live:
+        why = f"it is not clear who survives: {' and '.join(live)} answer"
+        raise CompileError(why, "name the survivor")
+    told = ", ".join(f"{node.name}: {stands(snapshot, node.name)}" for node in pair.nodes)
+    raise CompileError(f"no node answers ({told})", "have one answer, or launch what has ended")
 
 
 def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
@@ -73,7 +76,7 @@ def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
         if found[primary] in PRIMARIES and found[secondary] in SECONDARIES:
             _check_no_orphan(snapshot, primary, secondary)
             return primary, secondary
-    told = ", ".join(f"{name}: {stands(snapshot.state(name))}" for name in found)
+    told = ", ".join(f"{name}: {stands(snapshot, name)}" for name in found)
     why = f"there is no primary with a secondary here ({told})"
     raise CompileError(why, "launch what is missing, or fail over first")
 
@@ -88,7 +91,7 @@ def leader(pair: ColoPair, snapshot: Snapshot) -> str:
     if len(leading) == 1:
         _check_no_orphan(snapshot, leading[0], pair.peer_of(leading[0]).name)
         return leading[0]
-    told = ", ".join(f"{n.name}: {stands(snapshot.state(n.name))}" for n in pair.nodes)
+    told = ", ".join(f"{n.name}: {stands(snapshot, n.name)}" for n in pair.nodes)
     if leading:
         raise CompileError(f"two nodes hold a guest each ({told})", "a person must end one")
     why = f"no primary answers ({told})"
@@ -108,8 +111,12 @@ def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:
         raise CompileError(why, f"end the QEMU of {primary}, then fail over to {secondary}")
 
 
-def stands(state: NodeState) -> str:
-    """What a node is, and why it is not more than that."""
+def stands(snapshot: Snapshot, name: str) -> str:
+    """What a node is, why it is not more than that, and whether its QEMU runs all the same."""
+    state = snapshot.state(name)
+    told: list[str] = [role_of(state)]
     if isinstance(state, Unreachable | Unresponsive):
-        return f"{role_of(state)}, {state.why}"
-    return role_of(state)
+        told.append(state.why)
+        if name in snapshot.running:
+            told.append(snapshot.running[name].how)
+    return ", ".join(told)

@@ -262,6 +262,8 @@ def observe(
         data = _read(record)
         why = None if data is None else _distrust(record)
         why = why or _owned_by_another(owners, pair=pair, node=node, record=record)
+    except FileNotFoundError as error:
+        return {**answer, "unread": f"there is no {error.filename}: make it, or mount its disk"}
     except OSError as error:
         return {**answer, "unread": str(error)}
     if why is not None:
@@ -879,7 +881,10 @@ def _compare(argv: Sequence[str], image_format: str, size_bytes: int) -> None:
 
 def version(*, binary: str, limit_s: float) -> Answer:
     """What QEMU says of its version."""
-    code, text = _output([binary, "--version"], limit_s)
+    try:
+        code, text = _output([binary, "--version"], limit_s)
+    except FileNotFoundError:
+        raise Refused(f"there is no program {binary}: install it, or set qemu_binary") from None
     if code != 0:
         raise Refused(f"{binary}: {text.strip() or code}")
     return {"text": text}
