@@ -6,7 +6,7 @@ That is why a procedure that stopped half-way is finished by compiling it again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import final
 
@@ -37,6 +37,20 @@ from pycolo.snapshot import Live, Snapshot
 
 
 @final
+class Range:
+    """Steps between which the guest needs a way back; made by `Draft.range`."""
+
+    def __init__(self) -> None:
+        """Not begun yet."""
+        self.first: int | None = None
+        "The number of its first step; None where none has begun it."
+
+    def drop(self) -> None:
+        """Take it back: the guest needs no way back after all."""
+        self.first = None
+
+
+@final
 class Draft:
     """Collects steps; the only thing in the compiler that changes."""
 
@@ -62,17 +76,13 @@ class Draft:
         self._steps: list[Step] = []
         self._addresses: dict[str, int] = {}
         self._recoveries: list[Recovery] = []
+        self._ranges: list[Range] = []
         self._restored_after: str | None = None
 
     @property
     def timeouts(self) -> Timeouts:
         """The declared limits."""
         return self.pair.timeouts
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """The addresses of the steps so far."""
-        return tuple(step.address for step in self._steps)
 
     def live(self, node: str) -> Live:
         """What the node shows now.
@@ -222,11 +232,34 @@ class Draft:
         finally:
             self._batch = None
 
-    def recover(self, first: str | None, last: str, steps: Iterable[Execute], why: str) -> None:
-        """Name what brings the guest back when execution ends between two steps."""
-        kept = tuple(steps)
-        if first is not None and kept:
-            self._recoveries.append(Recovery(first=first, last=last, steps=kept, why=why))
+    @contextmanager
+    def range(self, why: str, back: Callable[[], Iterable[Execute]]) -> Iterator[Range]:
+        """Give the guest a way back from the steps that are added inside.
+
+        The range goes from the step that is added after `begin` to the last one inside; without a
+        `begin` there is none.
+
+        Args:
+            why: What state the guest is in between.
+            back: Gives the recovery; called when the last step was added.
+        """
+        opened = Range()
+        self._ranges.append(opened)
+        try:
+            yield opened
+        finally:
+            self._ranges.pop()
+        if opened.first is not None and opened.first < len(self._steps):
+            first, last = self._steps[opened.first].address, self._steps[-1].address
+            steps = tuple(back())
+            if steps:
+                self._recoveries.append(Recovery(first=first, last=last, steps=steps, why=why))
+
+    def begin(self) -> None:
+        """Begin the range that was opened last at the next step, unless it has begun."""
+        opened = self._ranges[-1]
+        if opened.first is None:
+            opened.first = len(self._steps)
 
     def recovery_step(
         self,

@@ -7,6 +7,7 @@ steps that bring the guest back come first (qemu-behaviour 7.9, 7.10).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import get_args
 
 from pycolo import record, topology
@@ -289,39 +290,47 @@ def go_on_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
         primary: The node.
         yanks: What still has to be cut.
     """
-    pair, first = draft.pair, len(draft.addresses)
-    with draft.batch("cut"):
-        if _linked(draft, primary):
-            _yank(draft, primary, yanks)
-        for chain in pair.chains:
-            _filters.switch_off(draft, primary, chain)
-        for disk in pair.disks:
-            _disks.check_child(draft, primary, disk)
-    moving = (
-        draft.live(primary).colo_mode == "none"
-        and draft.live(primary).migration in MIGRATION_MOVING
-    )
-    with draft.batch("end"):
-        for disk in pair.disks:
-            _disks.detach(draft, primary, disk)
-        ended = not moving and _end_colo(draft, primary, topology.primary_yanks(pair))
-    if moving:
-        _end_entry(draft, primary)
-    if ended or moving:
-        restored = _wait_restored(draft, primary)
-        cut = cut_recovery(draft, primary)
-        off = tuple(s for c in pair.chains for s in _filters.off_recovery(draft, primary, c))
-        lost = draft.recovery_step(
-            primary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
-        )
-        why = "the guest is paused or has no network until COLO has ended"
-        draft.recover(draft.addresses[first], restored, (*cut, *off, lost), why)
+    pair = draft.pair
+    why = "the guest is paused or has no network until COLO has ended"
+    with draft.range(why, lambda: _alone_back(draft, primary)) as apart:
+        draft.begin()
+        with draft.batch("cut"):
+            if _linked(draft, primary):
+                _yank(draft, primary, yanks)
+            for chain in pair.chains:
+                _filters.switch_off(draft, primary, chain)
+            for disk in pair.disks:
+                _disks.check_child(draft, primary, disk)
+        live = draft.live(primary)
+        moving = live.colo_mode == "none" and live.migration in MIGRATION_MOVING
+        with draft.batch("end"):
+            for disk in pair.disks:
+                _disks.detach(draft, primary, disk)
+            ended = not moving and _end_colo(draft, primary, topology.primary_yanks(pair))
+        if moving:
+            _end_entry(draft, primary)
+        if ended or moving:
+            _wait_restored(draft, primary)
+        else:
+            apart.drop()
     for chain in pair.chains:
         _filters.remove_primary(draft, primary, chain)
     for disk in pair.disks:
         _disks.ensure_no_job(draft, primary, disk)
         _disks.remove_nbd(draft, primary, disk)
     _plain_migration(draft, primary)
+
+
+def _alone_back(draft: Draft, primary: str) -> Iterator[Execute]:
+    """End COLO on a primary that is about to run alone, from any point of that."""
+    yield from cut_recovery(draft, primary)
+    for chain in draft.pair.chains:
+        yield from _filters.off_recovery(draft, primary, chain)
+    yield _lost_heartbeat(draft, primary)
+
+
+def _lost_heartbeat(draft: Draft, node: str) -> Execute:
+    return draft.recovery_step(node, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO)
 
 
 def tied(draft: Draft, primary: str) -> bool:
@@ -361,14 +370,11 @@ def promote(draft: Draft, secondary: str, claim: PairRecord, victim: Victim | No
         _claim(draft, secondary, claim, victim)
     _stop_nbd(draft, secondary)
     if in_colo:
-        first = len(draft.addresses)
-        _end_colo(draft, secondary, topology.secondary_yanks(draft.pair))
-        restored = _wait_restored(draft, secondary)
-        lost = draft.recovery_step(
-            secondary, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO
-        )
         why = "the guest does not serve until COLO has ended"
-        draft.recover(draft.addresses[first], restored, (lost,), why)
+        with draft.range(why, lambda: [_lost_heartbeat(draft, secondary)]):
+            draft.begin()
+            _end_colo(draft, secondary, topology.secondary_yanks(draft.pair))
+            _wait_restored(draft, secondary)
     clear_promoted(draft, secondary)
 
 
@@ -449,8 +455,8 @@ def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> bool:
     return True
 
 
-def _wait_restored(draft: Draft, node: str) -> str:
-    """Wait for the running guest; returns the address after which it serves again."""
+def _wait_restored(draft: Draft, node: str) -> None:
+    """Wait for the running guest: from there on it serves again."""
     until = AllOf(
         conditions=(
             RunStateIs(node=node, states=("running",)),
@@ -459,6 +465,4 @@ def _wait_restored(draft: Draft, node: str) -> str:
     )
     why = "the reply comes before the work is done (qemu-behaviour 8.2)"
     limit_s = draft.timeouts.failover_s
-    address = draft.wait(node, "restored", until, why, limit_s=limit_s)
-    draft.restored(address)
-    return address
+    draft.restored(draft.wait(node, "restored", until, why, limit_s=limit_s))

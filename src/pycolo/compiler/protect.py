@@ -9,7 +9,7 @@ that cannot pause before the switch-over, it is paused in between as well (qemu-
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pycolo import record, topology
 from pycolo.compiler import _disks, _filters
@@ -296,44 +296,58 @@ def _prepare_primary(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def _enter(draft: Draft, primary: str, secondary: str, features: Features) -> None:
-    first: str | None = None
     moves = draft.live(primary).run_state != "prelaunch"
     copied: list[Execute] = []
-    if draft.live(primary).migration not in MIGRATING:
-        first = _attach(draft, primary, secondary, stop=moves)
-        _ensure_delay(draft, primary)
-        if moves and features.pause_before_switchover:
-            _go_on(draft, primary, secondary, first)
-            first = None
-        elif first is not None:
-            disks = draft.pair.disks
-            copied = [_disks.copy_end_recovery(draft, primary, secondary, disk) for disk in disks]
-        _ensure_capabilities(draft, primary, features, primary=True)
-        first = _migrate(draft, primary, secondary, features, first)
-    if features.pause_before_switchover:
-        first = _switch_over(draft, primary, first)
-    entered = _wait_entered(draft, primary, secondary)
-    draft.restored(entered)
-    back = _back(draft, primary, features, copied, go_on=moves)
-    draft.recover(first or entered, entered, back, _BACK)
+
+    def back() -> tuple[Execute, ...]:
+        return _back(draft, primary, features, copied, go_on=moves)
+
+    with draft.range(_BACK, back) as entry:
+        if draft.live(primary).migration not in MIGRATING:
+            _prepare_disks(draft, primary, secondary, features, moves=moves)
+            if entry.first is not None:
+                disks = draft.pair.disks
+                copied += [_disks.copy_end_recovery(draft, primary, secondary, d) for d in disks]
+            _ensure_capabilities(draft, primary, features, primary=True)
+            _migrate(draft, primary, secondary, features)
+        if features.pause_before_switchover:
+            _switch_over(draft, primary)
+        draft.begin()
+        draft.restored(_wait_entered(draft, primary, secondary))
 
 
 _BACK = "COLO was not entered: the guest runs alone, with its plain network and disk"
 
 
-def _attach(draft: Draft, primary: str, secondary: str, *, stop: bool) -> str | None:
-    """Stop the guest, end the copy, attach the peer's disk; returns the first address."""
-    first: str | None = None
+def _prepare_disks(
+    draft: Draft, primary: str, secondary: str, features: Features, *, moves: bool
+) -> None:
+    """Attach the peer's disks, and set the delay; the guest runs meanwhile where QEMU lets it."""
+    if not (moves and features.pause_before_switchover):
+        _attach(draft, primary, secondary, stop=moves)
+        _ensure_delay(draft, primary)
+        return
+    why = "the guest is paused while the copy ends"
+    with draft.range(why, lambda: _paused_back(draft, primary, secondary)):
+        _attach(draft, primary, secondary, stop=True)
+        _ensure_delay(draft, primary)
+        if draft.live(primary).run_state == "paused":
+            why = "every write goes to both disks now, so the guest may run (qemu-behaviour 17.6)"
+            draft.execute(primary, Cont(), why)
+
+
+def _attach(draft: Draft, primary: str, secondary: str, *, stop: bool) -> None:
+    """Stop the guest, end the copy, attach the peer's disk."""
     pending = [d for d in draft.pair.disks if _disks.peer_child(draft.live(primary), d) is None]
     if stop and pending and draft.live(primary).run_state == "running":
+        draft.begin()
         why = (
             "nothing is written between the end of the copy and the attaching (qemu-behaviour 5.15)"
         )
-        first = draft.execute(primary, Stop(), why)
+        draft.execute(primary, Stop(), why)
     _disks.ensure_mirror_ended(draft, primary, secondary, draft.pair.disks)
     for disk in draft.pair.disks:
         _disks.ensure_attached(draft, primary, disk)
-    return first
 
 
 def _ensure_delay(draft: Draft, primary: str) -> None:
@@ -344,40 +358,30 @@ def _ensure_delay(draft: Draft, primary: str) -> None:
         )
 
 
-def _go_on(draft: Draft, primary: str, secondary: str, stopped: str | None) -> None:
-    if draft.live(primary).run_state == "paused":
-        why = "every write goes to both disks now, so the guest may run (qemu-behaviour 17.6)"
-        address = draft.execute(primary, Cont(), why)
-        recovery: list[Execute] = []
-        for disk in draft.pair.disks:
-            recovery += _disks.copy_recovery(draft, primary, secondary, disk)
-        recovery.append(
-            draft.recovery_step(primary, Cont(), "the guest continues (qemu-behaviour 5.18)")
-        )
-        for disk in draft.pair.disks:
-            recovery += _disks.detach_recovery(draft, primary, disk)
-        draft.recover(stopped, address, recovery, "the guest is paused while the copy ends")
+def _paused_back(draft: Draft, primary: str, secondary: str) -> Iterator[Execute]:
+    """Leave the copy, from any point of the pause in which it ends."""
+    for disk in draft.pair.disks:
+        yield from _disks.copy_recovery(draft, primary, secondary, disk)
+    yield draft.recovery_step(primary, Cont(), "the guest continues (qemu-behaviour 5.18)")
+    for disk in draft.pair.disks:
+        yield from _disks.detach_recovery(draft, primary, disk)
 
 
-def _migrate(
-    draft: Draft, primary: str, secondary: str, features: Features, first: str | None
-) -> str | None:
+def _migrate(draft: Draft, primary: str, secondary: str, features: Features) -> None:
+    draft.begin()
     if not features.pause_before_switchover:
         for chain in draft.pair.chains:
-            address = _filters.switch_on(draft, primary, chain)
-            first = first or address
+            _filters.switch_on(draft, primary, chain)
     host = _host(draft.pair.node(secondary).address)
     uri = f"tcp:{host}:{draft.pair.ports.migration}"
     why = "the RAM's first copy; success is seen in COLO's own state (qemu-behaviour 4.4, 4.6)"
-    address = draft.execute(
-        primary, Migrate(uri=uri), why, rescue=(Yank(instances=(YankMigration(),)),)
-    )
-    return first or address
+    draft.execute(primary, Migrate(uri=uri), why, rescue=(Yank(instances=(YankMigration(),)),))
 
 
-def _switch_over(draft: Draft, primary: str, first: str | None) -> str | None:
+def _switch_over(draft: Draft, primary: str) -> None:
+    draft.begin()
     if draft.live(primary).migration in ("setup", "active"):
-        address = draft.wait(
+        draft.wait(
             primary,
             "pre-switchover",
             MigrationIs(node=primary, statuses=("pre-switchover",)),
@@ -386,16 +390,12 @@ def _switch_over(draft: Draft, primary: str, first: str | None) -> str | None:
             stall_s=draft.timeouts.stall_s,
             unless=MigrationIs(node=primary, statuses=FAILED),
         )
-        first = first or address
     if draft.live(primary).migration == "pre-switchover":
         for chain in draft.pair.chains:
-            address_or_none = _filters.switch_on(draft, primary, chain)
-            first = first or address_or_none
+            _filters.switch_on(draft, primary, chain)
         why = "the guest is paused from here to its RESUME in COLO (qemu-behaviour 17.6)"
         command = MigrateContinue(state="pre-switchover")
-        address = draft.execute(primary, command, why, accepts=WENT_ON)
-        first = first or address
-    return first
+        draft.execute(primary, command, why, accepts=WENT_ON)
 
 
 def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
@@ -458,11 +458,11 @@ def _prove(draft: Draft, primary: str, secondary: str, features: Features) -> No
     # A checkpoint there would be the deadlock that putting them off avoids (qemu-behaviour 1.6).
     if draft.pair.machine.accelerator == "tcg" and not features.tcg:
         return
-    first = len(draft.addresses)
-    seen = force_checkpoint(draft, primary, secondary)
     # A secondary that stopped responding holds up the guest's writes, and soon the main loop.
     why = "the pair is not known to work: the guest runs alone, with its plain network and disk"
-    draft.recover(draft.addresses[first], seen, _back(draft, primary, features, go_on=False), why)
+    with draft.range(why, lambda: _back(draft, primary, features, go_on=False)):
+        draft.begin()
+        force_checkpoint(draft, primary, secondary)
 
 
 def _host(address: str) -> str:
