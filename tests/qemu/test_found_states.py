@@ -26,8 +26,7 @@ from tests.qemu.life import (
 
 from pycolo import features, wire
 from pycolo._execute import execute
-from pycolo.compiler import converge, drift
-from pycolo.compiler.launch import launch_argv
+from pycolo.compiler import converge, drift, launch_argv
 from pycolo.demo.builds import Release
 from pycolo.errors import CompileError
 from pycolo.evidence import instance_of

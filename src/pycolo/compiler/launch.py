@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
 from pycolo import record, topology
-from pycolo.compiler import _disks, document
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import card_option, chardev_option, monitor_option, netdev_option
 from pycolo.conditions import NotRunning, PeerDead
@@ -22,7 +21,7 @@ from pycolo.features import Features
 from pycolo.model.disk import ReplicationDisk
 from pycolo.model.node import Node
 from pycolo.model.pair import SERIAL_LOG, ColoPair
-from pycolo.plan import CreateImage, DialectName, LaunchQemu
+from pycolo.plan import CreateImage, LaunchQemu
 from pycolo.qmp._base import QmpRecord
 from pycolo.record import NOT_READ, PairRecord, UnreadRecord
 
@@ -30,29 +29,27 @@ Role = Literal["primary", "secondary"]
 
 
 def launch_node(
-    draft: Draft,
-    node: str,
-    role: Role,
-    *,
-    instance: str,
-    features: Features,
-    dialect: DialectName,
+    draft: Draft, node: str, role: Role, *, instance: str, argv: tuple[str, ...], given: bool
 ) -> None:
     """Emit a node's images and its QEMU.
 
     A primary's own record says already that only this instance is eligible; the process is made
     only while it still says so.
+
+    Args:
+        draft: The plan.
+        node: The node's name.
+        role: What its QEMU starts as.
+        instance: The identity of its QEMU.
+        argv: Its command line.
+        given: The operator copied the secondary's images by hand.
     """
     place = draft.pair.node(node)
-    given = dialect == "doc" or _disks.must_be_there(draft)
     for action, what in images(place, draft.pair.disks, role, given=given):
         why = "made once, never overwritten (qemu-behaviour 5.2)"
         draft.run_host(
             node, "create-image", what, action, why=why, limit_s=draft.timeouts.command_s
         )
-    argv = launch_argv(
-        draft.pair, node, role=role, instance=instance, features=features, dialect=dialect
-    )
     own = draft.now.records.get(node)
     kept = own if role == "primary" and isinstance(own, PairRecord) else None
     started = LaunchQemu(role=role, instance=instance, argv=argv, record=kept)
@@ -181,33 +178,10 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes // gib}G" if size_bytes % gib == 0 else str(size_bytes)
 
 
-def launch_argv(
-    pair: ColoPair,
-    node: str,
-    *,
-    role: Role,
-    instance: str,
-    features: Features,
-    dialect: DialectName = "auto",
+def own_argv(
+    pair: ColoPair, node: str, role: Role, instance: str, features: Features
 ) -> tuple[str, ...]:
-    """The command line that starts a node's QEMU.
-
-    Args:
-        pair: The declaration.
-        node: The node's name.
-        role: What it starts as.
-        instance: The identity it is given and is known by afterwards (query-name).
-        features: What its QEMU's version understands.
-        dialect: `auto`, or `doc` for the document's own command line.
-
-    Returns:
-        The arguments, the binary first.
-
-    Raises:
-        DeclarationError: The pair has no such node.
-    """
-    if dialect == "doc":
-        return document.launch_argv(pair, node, role, instance)
+    """The command line of a node's QEMU in dialect `auto`; see `launch_argv`."""
     place = pair.node(node)
     return (
         place.qemu_binary,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import attrs
 
 from pycolo import record
-from pycolo.compiler import document, tune
+from pycolo.compiler import dialects, tune
 from pycolo.compiler._draft import Draft
 from pycolo.compiler.failover import fail_over, tied
 from pycolo.compiler.failover import stop as stop_protection
@@ -22,11 +22,9 @@ from pycolo.compiler.launch import (
     launch_node,
 )
 from pycolo.compiler.members import check, members
-from pycolo.compiler.protect import is_recorded, protect
 from pycolo.compiler.roles import (
     IN_COLO,
     PRIMARIES,
-    accepted,
     leader,
     only_live,
     roles,
@@ -100,7 +98,8 @@ def launch(
         assume_good=tuple(assume_good),
     )
     live = {n.name: one.version for n in pair.nodes if (one := snapshot.live(n.name)) is not None}
-    features = accepted(pair, {**live, **qemu}, dialect, assume_good)
+    style = dialects.of_name(dialect)
+    features = style.accept(pair, {**live, **qemu}, assume_good)
     draft = Draft("launch", pair, snapshot, options, qemu=qemu, dialect=dialect)
     missing = [name for name in wanted if snapshot.live(name) is None]
     for name in (name for name in missing if name not in qemu):
@@ -113,9 +112,12 @@ def launch(
         claim_newest(draft, newest, given[newest] if running is None else running.instance, birth)
     elif primary is not None:
         claim_boot(draft, primary, given[primary], birth)
-    for name in _in_turn(missing, primary, dialect):
+    copied = style.are_images_given(draft)
+    ordered = sorted(missing, key=lambda name: (name == primary) == style.is_secondary_first)
+    for name in ordered:
         role: Role = "primary" if name == primary else "secondary"
-        launch_node(draft, name, role, instance=given[name], features=features, dialect=dialect)
+        argv = style.argv(pair, name, role, given[name], features)
+        launch_node(draft, name, role, instance=given[name], argv=argv, given=copied)
     return draft.plan()
 
 
@@ -217,12 +219,6 @@ def _new_primary(draft: Draft, missing: Sequence[str]) -> str | None:
     return holder if holder in missing else missing[0]
 
 
-def _in_turn(missing: Sequence[str], primary: str | None, dialect: DialectName) -> list[str]:
-    """The primary first; in dialect `doc` last, since it waits for its secondary (3.1)."""
-    ordered = sorted(missing, key=lambda name: name != primary)
-    return ordered[::-1] if dialect == "doc" else ordered
-
-
 def start(
     pair: ColoPair,
     snapshot: Snapshot,
@@ -288,22 +284,11 @@ def _protected(
     pair = members(pair, snapshot, peer=options.peer)
     primary, secondary = roles(pair, snapshot)
     qemu = versions(snapshot, (primary, secondary))
-    features = accepted(pair, qemu, dialect, options.assume_good)
+    style = dialects.of_name(dialect)
+    features = style.accept(pair, qemu, options.assume_good)
     draft = Draft(procedure, pair, snapshot, options, qemu=qemu, dialect=dialect)
-    if dialect == "doc":
-        (document.start if procedure == "start" else document.resume)(draft, primary, secondary)
-        return draft.plan()
-    if not _protected_already(draft, primary, secondary):
-        draft.check_instances((primary, secondary))
-        draft.check_parts((primary, secondary))
-    protect(draft, primary, secondary, features)
+    style.protect(draft, procedure, primary, secondary, features)
     return draft.plan()
-
-
-def _protected_already(draft: Draft, primary: str, secondary: str) -> bool:
-    states = [draft.live(node) for node in (primary, secondary)]
-    in_colo = all(live.colo_mode != "none" and not live.jobs for live in states)
-    return in_colo and is_recorded(draft, primary, secondary)
 
 
 def set_checkpoint_delay(
@@ -333,13 +318,11 @@ def set_checkpoint_delay(
     pair = members(pair, snapshot)
     primary, _ = roles(pair, snapshot)
     qemu = versions(snapshot, (primary,))
-    features = accepted(pair, qemu, dialect, assume_good)
+    style = dialects.of_name(dialect)
+    features = style.accept(pair, qemu, assume_good)
     options = Options(checkpoint_delay_ms=checkpoint_delay_ms, assume_good=tuple(assume_good))
     draft = Draft("set-checkpoint-delay", pair, snapshot, options, qemu=qemu, dialect=dialect)
-    if dialect == "doc":
-        document.set_delay(draft, primary, checkpoint_delay_ms)
-    else:
-        tune.set_delay(draft, primary, checkpoint_delay_ms, features)
+    style.set_delay(draft, primary, checkpoint_delay_ms, features)
     return draft.plan()
 
 
@@ -378,10 +361,11 @@ def failover(
         told = " and ".join(node.name for node in pair.nodes)
         raise CompileError(f"{name} is none of the two nodes of the record, which are {told}")
     qemu = versions(snapshot, (name,))
-    accepted(pair, qemu, dialect, assume_good)
+    style = dialects.of_name(dialect)
+    style.accept(pair, qemu, assume_good)
     options = Options(survivor=survivor, assume_good=tuple(assume_good))
     draft = Draft("failover", pair, snapshot, options, qemu=qemu, dialect=dialect)
-    (document.fail_over if dialect == "doc" else fail_over)(draft, name)
+    style.fail_over(draft, name)
     return draft.plan()
 
 
@@ -407,14 +391,14 @@ def stop(
         CompileError: No primary answers, the secondary's record cannot be written, or the dialect
             is `doc`.
     """
-    _refuse_document(dialect, "end protection")
+    dialects.refuse_ending(dialect, "end protection")
     check(pair, snapshot)
     pair = members(pair, snapshot)
     primary = leader(pair, snapshot)
     peer = pair.peer_of(primary).name
     live = [node for node in (primary, peer) if snapshot.live(node) is not None]
     qemu = versions(snapshot, live)
-    accepted(pair, qemu, dialect, assume_good)
+    dialects.of_name(dialect).accept(pair, qemu, assume_good)
     options = Options(assume_good=tuple(assume_good))
     draft = Draft("stop", pair, snapshot, options, qemu=qemu, dialect=dialect)
     top = record.highest(snapshot.records)
@@ -448,13 +432,13 @@ def switch_over(
         VersionError: The version cannot run COLO, or deadlocks at a checkpoint.
         CompileError: The pair is not protected, or the dialect is `doc`.
     """
-    _refuse_document(dialect, "switch over")
+    dialects.refuse_ending(dialect, "switch over")
     check(pair, snapshot)
     pair = members(pair, snapshot)
     live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
     both = roles(pair, snapshot) if len(live) == _BOTH else (only_live(pair, snapshot),)
     qemu = versions(snapshot, both)
-    features = accepted(pair, qemu, dialect, assume_good)
+    features = dialects.of_name(dialect).accept(pair, qemu, assume_good)
     options = Options(assume_good=tuple(assume_good))
     draft = Draft("switch-over", pair, snapshot, options, qemu=qemu, dialect=dialect)
     if len(live) == _BOTH:
@@ -484,8 +468,3 @@ def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:
     draft = Draft("forget", pair, snapshot, Options(gone=gone), qemu={}, dialect="auto")
     forget_node(draft, gone)
     return draft.plan()
-
-
-def _refuse_document(dialect: DialectName, what: str) -> None:
-    if dialect == "doc":
-        raise CompileError(f"QEMU's document does not say how to {what}", "use dialect auto")

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 from pycolo.errors import CompileError
-from pycolo.features import Features, accept_pair, of
 from pycolo.model.pair import ColoPair
-from pycolo.plan import DialectName
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Snapshot, Unreachable, Unresponsive, role_of
 
 SECONDARIES = ("fresh secondary", "prepared secondary", "secondary", "broken secondary")
 PRIMARIES = ("unprotected", "entering", "primary", "broken primary")
 IN_COLO = ("secondary", "broken secondary")
-
-
-def accepted(
-    pair: ColoPair,
-    qemu: Mapping[str, Version],
-    dialect: DialectName,
-    assume_good: Collection[Version],
-) -> Features:
-    """What the nodes' QEMU understands.
-
-    Raises:
-        VersionError: A version cannot run COLO, or two differ.
-    """
-    if dialect == "doc":
-        # The document's words are the same on every version; running them is another matter.
-        return of(next(iter(qemu.values())))
-    return accept_pair(pair, qemu, assume_good=assume_good)
 
 
 def versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:

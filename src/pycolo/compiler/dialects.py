@@ -1,0 +1,169 @@
+"""The two styles of commands, behind one table: everything in which they differ stands here.
+
+`auto` is pycolo's own style and `doc` that of QEMU's document, a small compiler of its own. The
+procedures around them are the same: who is primary, which records are written, what is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, TypeAlias, final
+
+import attrs
+
+from pycolo.compiler import _disks, document, tune
+from pycolo.compiler._draft import Draft
+from pycolo.compiler.failover import fail_over
+from pycolo.compiler.launch import Role, own_argv
+from pycolo.compiler.protect import is_recorded, protect
+from pycolo.errors import CompileError
+from pycolo.features import Features, accept_pair, of
+from pycolo.model.pair import ColoPair
+from pycolo.plan import DialectName, Procedure
+from pycolo.qmp.replies import Version
+
+Accept: TypeAlias = Callable[[ColoPair, Mapping[str, Version], Collection[Version]], Features]
+Argv: TypeAlias = Callable[[ColoPair, str, Role, str, Features], tuple[str, ...]]
+Protect: TypeAlias = Callable[[Draft, Procedure, str, str, Features], None]
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Dialect:
+    """One style of commands."""
+
+    accept: Accept
+    "What the nodes' QEMU understands; raises VersionError where it is none for this style."
+    argv: Argv
+    "The command line of a QEMU, by node, role and identity."
+    is_secondary_first: bool
+    "Whether the secondary is launched before its primary."
+    are_images_given: Callable[[Draft], bool]
+    "Whether the operator has copied the secondary's images by hand."
+    protect: Protect
+    "Emits `start` or `resume`, for a primary and a secondary."
+    set_delay: Callable[[Draft, str, int, Features], None]
+    "Emits `set-checkpoint-delay`."
+    fail_over: Callable[[Draft, str], None]
+    "Emits `failover`."
+    ends_protection: bool
+    "Whether it has a way to end protection, or to switch over, on purpose."
+
+
+def of_name(name: DialectName) -> Dialect:
+    """The dialect of a name."""
+    return _DIALECTS[name]
+
+
+def refuse_ending(name: DialectName, what: str) -> None:
+    """Refuse what a dialect has no way to do.
+
+    Raises:
+        CompileError: It has none.
+    """
+    if not _DIALECTS[name].ends_protection:
+        raise CompileError(f"QEMU's document does not say how to {what}", "use dialect auto")
+
+
+def launch_argv(
+    pair: ColoPair,
+    node: str,
+    *,
+    role: Role,
+    instance: str,
+    features: Features,
+    dialect: DialectName = "auto",
+) -> tuple[str, ...]:
+    """The command line that starts a node's QEMU.
+
+    Args:
+        pair: The declaration.
+        node: The node's name.
+        role: What it starts as.
+        instance: The identity it is given and is known by afterwards (query-name).
+        features: What its QEMU's version understands.
+        dialect: `auto`, or `doc` for the document's own command line.
+
+    Returns:
+        The arguments, the binary first.
+
+    Raises:
+        DeclarationError: The pair has no such node.
+    """
+    return _DIALECTS[dialect].argv(pair, node, role, instance, features)
+
+
+# -- pycolo's own ----------------------------------------------------------------------------------
+
+
+def _accept_own(
+    pair: ColoPair, qemu: Mapping[str, Version], assume_good: Collection[Version]
+) -> Features:
+    return accept_pair(pair, qemu, assume_good=assume_good)
+
+
+def _protect_own(
+    draft: Draft, procedure: Procedure, primary: str, secondary: str, features: Features
+) -> None:
+    del procedure  # what is missing is emitted, whatever it is called
+    states = [draft.live(node) for node in (primary, secondary)]
+    in_colo = all(live.colo_mode != "none" and not live.jobs for live in states)
+    if not (in_colo and is_recorded(draft, primary, secondary)):
+        draft.check_instances((primary, secondary))
+        draft.check_parts((primary, secondary))
+    protect(draft, primary, secondary, features)
+
+
+# -- the document's --------------------------------------------------------------------------------
+
+
+def _accept_any(
+    pair: ColoPair, qemu: Mapping[str, Version], assume_good: Collection[Version]
+) -> Features:
+    # The document's words are the same on every version; running them is another matter.
+    del pair, assume_good
+    return of(next(iter(qemu.values())))
+
+
+def _document_argv(
+    pair: ColoPair, node: str, role: Role, instance: str, features: Features
+) -> tuple[str, ...]:
+    del features
+    return document.launch_argv(pair, node, role, instance)
+
+
+def _protect_document(
+    draft: Draft, procedure: Procedure, primary: str, secondary: str, features: Features
+) -> None:
+    del features
+    (document.start if procedure == "start" else document.resume)(draft, primary, secondary)
+
+
+def _document_delay(draft: Draft, primary: str, delay_ms: int, features: Features) -> None:
+    del features
+    document.set_delay(draft, primary, delay_ms)
+
+
+_DIALECTS: Final[Mapping[DialectName, Dialect]] = {
+    "auto": Dialect(
+        accept=_accept_own,
+        argv=own_argv,
+        is_secondary_first=False,
+        are_images_given=_disks.must_be_there,
+        protect=_protect_own,
+        set_delay=tune.set_delay,
+        fail_over=fail_over,
+        ends_protection=True,
+    ),
+    "doc": Dialect(
+        accept=_accept_any,
+        argv=_document_argv,
+        # A primary of the document waits for its secondary (qemu-behaviour 3.1).
+        is_secondary_first=True,
+        are_images_given=lambda _: True,
+        protect=_protect_document,
+        set_delay=_document_delay,
+        fail_over=document.fail_over,
+        ends_protection=False,
+    ),
+}
