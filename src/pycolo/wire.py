@@ -19,8 +19,8 @@ import attrs
 from pycolo import _decode, _json, pairfile
 from pycolo._json import Document, Forms, JsonObject, JsonValue, Lazy, Record, Table, Tagged
 from pycolo.catalogue import Explanation
-from pycolo.compiler.drift import Drift
 from pycolo.conditions import Condition
+from pycolo.differences import Drift
 from pycolo.errors import ParseError
 from pycolo.model.pair import ColoPair
 from pycolo.plan import HostAction, Plan, RunHost, Step

@@ -46,7 +46,7 @@ def test_what_was_set_by_hand_is_named_and_set_back() -> None:
     objects = {**_alpha().objects, "comp0": comp}
     snapshot = _changed("alpha", objects=objects, checkpoint_delay_ms=9)
 
-    found = [(d.name, d.declared, d.live) for d in drift(PAIR, snapshot).changed]
+    found = [(d.label, d.declared, d.live) for d in drift(PAIR, snapshot).changed]
     plan = converge(PAIR, snapshot)
 
     assert [("comp0.compare_timeout", "3000", "1234"), ("x-checkpoint-delay", "1000", "9")] == found

@@ -60,7 +60,7 @@ def _block_node(life: LivePair, name: str) -> qmp.BlockdevAdd:
 async def _named(life: LivePair) -> list[tuple[str, str, str, str | None, str | None]]:
     found = drift(life.pair, await life.probe())
     return [
-        (d.node, d.kind, d.name, d.declared, d.live)
+        (d.node, d.kind, d.label, d.declared, d.live)
         for d in (*found.missing, *found.stray, *found.changed)
     ]
 
@@ -144,7 +144,7 @@ async def test_a_filter_that_is_missing_under_colo_is_named_and_refused(gone: st
         await _protected(life)
         await _by_hand(life, "alpha", TIMEOUT, qmp.ObjectDel(id=gone))
         snapshot = await life.probe()
-        assert [gone] == [d.name for d in drift(life.pair, snapshot).missing]
+        assert [gone] == [d.label for d in drift(life.pair, snapshot).missing]
         with pytest.raises(CompileError) as refused:
             converge(life.pair, snapshot)
         assert f"object {gone} of alpha" in str(refused.value)

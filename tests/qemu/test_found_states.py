@@ -167,7 +167,7 @@ async def test_filters_that_went_under_colo_are_named(release: Release) -> None:
         await _protected(life)
         await _delete(life, "alpha", "comp0", "redire1")
         snapshot = await life.probe()
-        assert ["comp0", "redire1"] == [d.name for d in drift(life.pair, snapshot).missing]
+        assert ["comp0", "redire1"] == [d.label for d in drift(life.pair, snapshot).missing]
         with pytest.raises(CompileError) as refused:
             converge(life.pair, snapshot)
         for word in ("object comp0 of alpha", "object redire1 of alpha", "stop", "resume"):
@@ -209,7 +209,7 @@ async def test_a_child_that_somebody_attached_is_named_and_detached(
         await life.sessions["alpha"].execute(attach, limit_s=LIMIT_S)
         await life.run("start")
         found = drift(life.pair, await life.probe())
-        assert {"extra", f"{QUORUM}.extra"} == {d.name for d in found.stray}
+        assert {"extra", f"{QUORUM}.extra"} == {d.label for d in found.stray}
         place = "children.1" if moment == "unprotected" else "children.2"
         assert [
             f"alpha/x-blockdev-change/{QUORUM}.{place}",

@@ -8,7 +8,7 @@ finishes it.
 from pycolo.compiler.converge import converge
 from pycolo.compiler.dialects import launch_argv
 from pycolo.compiler.dispatch import check_compiled, compile_plan, refuse_offline
-from pycolo.compiler.drift import Difference, Drift, drift
+from pycolo.compiler.drift import drift
 from pycolo.compiler.members import check as check_members
 from pycolo.compiler.members import members
 from pycolo.compiler.offline import compile_offline
@@ -24,8 +24,6 @@ from pycolo.compiler.procedures import (
 )
 
 __all__ = (
-    "Difference",
-    "Drift",
     "check_compiled",
     "check_members",
     "compile_offline",

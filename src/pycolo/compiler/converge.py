@@ -10,11 +10,12 @@ from collections.abc import Collection
 
 from pycolo.compiler import _disks
 from pycolo.compiler._draft import Draft
-from pycolo.compiler.drift import Difference, drift
+from pycolo.compiler.drift import DELAY, STATUS, drift
 from pycolo.compiler.members import check, members
 from pycolo.compiler.protect import is_recorded, lost_in_colo, protect
 from pycolo.compiler.roles import roles, versions
 from pycolo.conditions import ChildIs
+from pycolo.differences import Difference
 from pycolo.errors import CompileError
 from pycolo.features import accept_pair
 from pycolo.model.pair import ColoPair
@@ -53,7 +54,7 @@ def _repair(draft: Draft, primary: str) -> None:
         _disks.ensure_dismissed(draft, primary, disk)
     found = drift(draft.pair, draft.now)
     if found.missing:
-        told = ", ".join(f"{d.kind} {d.name} of {d.node}" for d in found.missing)
+        told = ", ".join(f"{d.kind} {d.label} of {d.node}" for d in found.missing)
         raise lost_in_colo(told)
     differences = (*found.changed, *found.stray)
     for difference in sorted(differences, key=_place):
@@ -65,7 +66,7 @@ def _repair(draft: Draft, primary: str) -> None:
 def _place(difference: Difference) -> tuple[int, str, str]:
     known = difference.kind in ORDER
     place = ORDER.index(difference.kind) if known else len(ORDER)
-    return place, difference.node, difference.name
+    return place, difference.node, difference.label
 
 
 def _is_stray(difference: Difference) -> bool:
@@ -73,15 +74,13 @@ def _is_stray(difference: Difference) -> bool:
 
 
 def _command(draft: Draft, difference: Difference) -> Command:
-    name, declared = difference.name, difference.declared
+    name, owner, declared = difference.name, difference.owner, difference.declared
     match difference.kind:
-        case "setting" if declared is not None and name.endswith(".status"):
-            item = name.removesuffix(".status")
-            return QomSet(path=f"/objects/{item}", property_name="status", value=declared)
-        case "setting" if declared is not None and name.endswith(NUMBERS):
-            item, _, key = name.rpartition(".")
-            return QomSet(path=f"/objects/{item}", property_name=key, value=int(declared))
-        case "parameter" if name == "x-checkpoint-delay":
+        case "setting" if declared is not None and name == STATUS:
+            return QomSet(path=f"/objects/{owner}", property_name=STATUS, value=declared)
+        case "setting" if declared is not None and name in NUMBERS:
+            return QomSet(path=f"/objects/{owner}", property_name=name, value=int(declared))
+        case "parameter" if name == DELAY:
             return MigrateSetParameters(x_checkpoint_delay_ms=draft.pair.checkpoint_delay_ms)
         case "child" if _is_stray(difference):
             return _detach(draft, difference)
@@ -94,24 +93,20 @@ def _command(draft: Draft, difference: Difference) -> Command:
         case "block node" if _is_stray(difference):
             return BlockdevDel(node_name=name)
         case _:
-            told = f"{difference.kind} {name} of {difference.node} is {difference.live}"
+            told = f"{difference.kind} {difference.label} of {difference.node} is {difference.live}"
             why = f"{told} instead of {declared or 'absent'}, which cannot be changed in place"
             raise CompileError(why, _remedy(difference))
 
 
 def _detach(draft: Draft, difference: Difference) -> Command:
-    node = difference.node
-    for quorum, children in draft.live(node).children.items():
-        for child in children:
-            name = f"{quorum}.{child.node}"
-            if name == difference.name and child.name != _disks.LOCAL_CHILD:
-                condition = ChildIs(
-                    node=node, quorum=quorum, child=child.name, child_node=child.node
-                )
-                why = "removing the wrong child would take a disk away (qemu-behaviour 5.8)"
-                draft.check(node, f"{quorum}.{child.name}", condition, why)
-                return XBlockdevChange(parent=quorum, child=child.name)
-    why = f"{difference.name} of {node}, which the guest's disk is read from, is not declared"
+    node, quorum = difference.node, difference.owner or ""
+    for child in draft.live(node).children[quorum]:
+        if child.node == difference.name and child.name != _disks.LOCAL_CHILD:
+            condition = ChildIs(node=node, quorum=quorum, child=child.name, child_node=child.node)
+            why = "removing the wrong child would take a disk away (qemu-behaviour 5.8)"
+            draft.check(node, f"{quorum}.{child.name}", condition, why)
+            return XBlockdevChange(parent=quorum, child=child.name)
+    why = f"{difference.label} of {node}, which the guest's disk is read from, is not declared"
     raise CompileError(why, _remedy(difference))
 
 

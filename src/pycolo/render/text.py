@@ -10,9 +10,9 @@ import attrs
 
 from pycolo._printable import one_line, page, printable
 from pycolo.catalogue import EVERY, Entry, Explanation, goal_words
-from pycolo.compiler.drift import Difference, Drift
 from pycolo.conditions import describe
 from pycolo.diff import Change, Diff
+from pycolo.differences import Difference, Drift
 from pycolo.plan import Check, Execute, Plan, Record, RunHost, Step, Wait
 from pycolo.render._words import (
     action_words,
@@ -331,7 +331,7 @@ def render_drift(drift: Drift, *, colour: bool = False) -> str:
 
 
 def _part(difference: Difference) -> str:
-    return one_line(f"{difference.node}: {difference.kind} {difference.name}")
+    return one_line(f"{difference.node}: {difference.kind} {difference.label}")
 
 
 def render_diff(difference: Diff, *, colour: bool = False) -> str:
