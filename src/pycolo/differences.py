@@ -31,7 +31,7 @@ class Difference:
 
     @property
     def label(self) -> str:
-        """How it is written in messages: its owner's name and its own with a dot between them."""
+        """Its name in messages, after its owner's and a dot where it has one."""
         return self.name if self.owner is None else f"{self.owner}.{self.name}"
 
 
