@@ -14,18 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
-import socket
-import stat
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
-from typing import Final, Generic, NoReturn, Self, TypeAlias, TypeVar, assert_never, final
+from collections.abc import Callable, Mapping
+from typing import Final, Generic, NoReturn, Self, TypeAlias, TypeVar, final
 
 import attrs
 from qemu.qmp import (
-    ConnectError,
     ExecInterruptedError,
     ExecuteError,
     Message,
@@ -34,30 +28,31 @@ from qemu.qmp import (
     Runstate,
     StateError,
 )
-from qemu.qmp.qmp_client import GreetingError, NegotiationError
-from typing_extensions import override
 
-from pycolo.errors import (
-    Busy,
-    CommandRefused,
-    CommandUnknown,
-    ConnectionFailed,
-    ParseError,
-    RemoteError,
-    Unresponsive,
-)
-from pycolo.model.node import Monitor, TcpMonitor, UnixMonitor
+from pycolo.errors import CommandRefused, CommandUnknown, ConnectionFailed, ParseError
+from pycolo.model.node import Monitor
 from pycolo.qmp import events
 from pycolo.qmp._base import QmpCommand
 from pycolo.qmp.commands import QueryName, QueryQmpSchema
-from pycolo.qmp.replies import Version, VersionInfo
+from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema
+from pycolo.session._dial import dial, disconnected
+from pycolo.session._socket import Connector, address_of, open_monitor
+
+__all__ = (
+    "Connector",
+    "HungUp",
+    "Latched",
+    "Notice",
+    "Sent",
+    "Session",
+    "Subscriber",
+    "open_monitor",
+    "wait_any_change",
+)
 
 _R = TypeVar("_R")
 _LOG: Final = logging.getLogger(__name__)
-# `localhost` is on this machine whatever the resolver says, and needs no thread to find out.
-_LOCALHOST: Final = ("127.0.0.1", "::1")
-_LINE_S: Final = 0.01
 
 
 @final
@@ -71,8 +66,6 @@ class HungUp:
 
 Notice: TypeAlias = events.Event | HungUp
 "What a subscriber is told."
-Connector: TypeAlias = Callable[[str, Monitor], Awaitable[socket.socket]]
-"Opens a connected, non-blocking socket to a node's monitor; raises ConnectionFailed."
 Subscriber: TypeAlias = Callable[[Notice], None]
 
 
@@ -85,23 +78,6 @@ class Latched:
     "COLO_EXIT was seen since the session was opened, or since `forget_colo_exit`."
     quorum_bad: tuple[str, ...] = ()
     "Block nodes that QUORUM_REPORT_BAD named, each once, in the order they were first named."
-
-
-@final
-class _Client(QMPClient):
-    """The QMP client, made to format messages for its debug log only where that is on.
-
-    It formats each one before it asks, which takes longer than most of what it does. These two
-    methods are its hooks for subclasses.
-    """
-
-    @override
-    def _cb_outbound(self, msg: Message) -> Message:
-        return super()._cb_outbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
-
-    @override
-    def _cb_inbound(self, msg: Message) -> Message:
-        return super()._cb_inbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
 
 
 @final
@@ -188,7 +164,7 @@ class Session:
     ) -> None:
         self.node: Final = node
         "Name of the node at the other end."
-        self.address: Final = _address(monitor)
+        self.address: Final = address_of(monitor)
         "The monitor's address."
         self.version: Final = version
         "QEMU's version, from its greeting."
@@ -227,7 +203,7 @@ class Session:
             Unresponsive: Greeted, but the negotiation was never answered: the main loop is stuck.
         """
         way = connector or open_monitor
-        dialled = await _dial(node, monitor, limit_s, way)
+        dialled = await dial(node, monitor, limit_s, way)
         session = cls(node, monitor, dialled.client, dialled.version, way)
         session._begin(dialled.early)
         return session
@@ -248,9 +224,9 @@ class Session:
             Unresponsive: What was sent before still holds up the main loop. The session is closed.
         """
         await self.aclose()
-        dialled = await _dial(self.node, self._monitor, limit_s, self._connector)
+        dialled = await dial(self.node, self._monitor, limit_s, self._connector)
         if dialled.version != self.version:
-            await _disconnected(dialled.client)
+            await disconnected(dialled.client)
             raise ConnectionFailed(self.node, self.address, f"QEMU {dialled.version} answers there")
         self._client = dialled.client
         self._why_closed = None
@@ -426,7 +402,7 @@ class Session:
             await asyncio.wait((changed, asked), return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
         asked.cancel()
-        self._closing(await _disconnected(self._client) or "QEMU hung up")
+        self._closing(await disconnected(self._client) or "QEMU hung up")
 
     def _closing(self, why: str) -> None:
         if self._why_closed is None:
@@ -464,57 +440,6 @@ class Session:
             subscriber(notice)
 
 
-@final
-@attrs.frozen(kw_only=True)
-class _Dialled:
-    """A connection that was negotiated."""
-
-    client: QMPClient
-    early: list[Message]
-    version: Version
-
-
-async def _dial(node: str, monitor: Monitor, limit_s: float, connector: Connector) -> _Dialled:
-    address = _address(monitor)
-    client = _Client(node)
-    early: list[Message] = []
-    client.events.event_filter = _keep_in(early)
-    try:
-        async with asyncio.timeout(limit_s):
-            await _greet(client, node, monitor, connector)
-    except TimeoutError as error:
-        if client.greeting is None:
-            raise Busy(node, address) from error
-        raise Unresponsive(node, limit_s) from error
-    except ConnectError as error:
-        raise ConnectionFailed(node, address, _no_qmp(error)) from error
-    except AssertionError as error:
-        # qemu.qmp takes it for granted that nobody hangs up in the moment after negotiation.
-        why = await _disconnected(client) or "it hung up at once"
-        raise ConnectionFailed(node, address, why) from error
-    try:
-        version = _greeted(client, node, address)
-    except RemoteError:
-        await _disconnected(client)
-        raise
-    return _Dialled(client=client, early=early, version=version)
-
-
-async def _greet(client: QMPClient, node: str, monitor: Monitor, connector: Connector) -> None:
-    """Connect until nothing but the greeting and the negotiation's reply comes.
-
-    A reply that a client before us did not wait for may come in between (qemu-behaviour 14.10).
-    """
-    for last in (False, False, True):
-        try:
-            await client.connect(await connector(node, monitor))
-        except ConnectError as error:
-            if last or not isinstance(error.exc, GreetingError | NegotiationError):
-                raise
-        else:
-            return
-
-
 async def wait_any_change(since: Mapping[Session, int], limit_s: float) -> None:
     """Wait for an event or a hang-up of any of these sessions, or the limit.
 
@@ -536,127 +461,7 @@ async def wait_any_change(since: Mapping[Session, int], limit_s: float) -> None:
             end()
 
 
-def _keep_in(early: list[Message]) -> Callable[[Message], bool]:
-    def keep(message: Message) -> bool:
-        early.append(message)
-        return False
-
-    return keep
-
-
-def _greeted(client: QMPClient, node: str, address: str) -> Version:
-    greeting = client.greeting
-    if greeting is None or "oob" not in greeting.QMP.capabilities:
-        raise ConnectionFailed(node, address, "it does not offer out-of-band execution")
-    try:
-        return VersionInfo.from_qmp(greeting.QMP.version, "QMP.version").version
-    except ParseError as error:
-        raise ConnectionFailed(node, address, f"its greeting is not QEMU's: {error}") from error
-
-
 async def _runstate_change(client: QMPClient) -> None:
     # Changes are not kept: one that happened before this runs would be missed.
     if client.runstate is Runstate.RUNNING:
         await client.runstate_changed()
-
-
-async def _disconnected(client: QMPClient) -> str:
-    """Bring the client back to idle; what it raises then is why the connection ended."""
-    if client.runstate is Runstate.IDLE:
-        return ""
-    try:
-        await client.disconnect()
-    except (EOFError, OSError, QMPError) as error:
-        return str(error)
-    except (ValueError, RecursionError) as error:
-        # What the client's reader could not take in: a line without end, a number, a deep nest.
-        return f"it sent what is no QMP ({error})"
-    return ""
-
-
-def _no_qmp(error: ConnectError) -> str:
-    match error.exc:
-        case EOFError():
-            return "it hung up before it was ready"
-        case OSError() as cause:
-            return _os_text(cause)
-        case cause:
-            return f"what listens there does not speak QMP ({cause})"
-
-
-def _os_text(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else str(error)
-
-
-# -- reaching the socket
-
-
-def _address(monitor: Monitor) -> str:
-    match monitor:
-        case UnixMonitor(path=path):
-            return path
-        case TcpMonitor(host=host, port=port):
-            return f"{host}:{port}"
-        case _:
-            assert_never(monitor)
-
-
-async def open_monitor(node: str, monitor: Monitor) -> socket.socket:
-    """Open a connected, non-blocking socket to a monitor on this machine.
-
-    Raises:
-        ConnectionFailed: There is no such socket, or nobody listens there.
-    """
-    match monitor:
-        case UnixMonitor(path=path):
-            return await _open_unix(node, path)
-        case TcpMonitor():
-            return await _open_tcp(node, monitor)
-        case _:
-            assert_never(monitor)
-
-
-async def _open_unix(node: str, path: str) -> socket.socket:
-    while True:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(0)
-        try:
-            sock.connect(path)
-        except BlockingIOError:
-            # EAGAIN: the listen backlog is full. Retry until the limit.
-            sock.close()
-            await asyncio.sleep(_LINE_S)
-        except OSError as error:
-            sock.close()
-            raise ConnectionFailed(node, path, _why_no_unix(path, error)) from error
-        else:
-            return sock
-
-
-def _why_no_unix(path: str, error: OSError) -> str:
-    if error.errno != errno.ECONNREFUSED:
-        return "there is no such socket" if error.errno == errno.ENOENT else _os_text(error)
-    with contextlib.suppress(OSError):
-        if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            return "it is no socket"
-    return "nobody listens on that socket"
-
-
-async def _open_tcp(node: str, monitor: TcpMonitor) -> socket.socket:
-    hosts = _LOCALHOST if monitor.host == "localhost" else (monitor.host,)
-    why = ""
-    for host in hosts:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.settimeout(0)
-        try:
-            await asyncio.get_running_loop().sock_connect(sock, (host, monitor.port))
-        except OSError as error:
-            sock.close()
-            why = why or _os_text(error)
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise ConnectionFailed(node, _address(monitor), why)

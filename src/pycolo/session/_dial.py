@@ -1,0 +1,129 @@
+"""A QMP connection, from the socket to the end of its negotiation, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import final
+
+import attrs
+from qemu.qmp import ConnectError, Message, QMPClient, QMPError, Runstate
+from qemu.qmp.qmp_client import GreetingError, NegotiationError
+from typing_extensions import override
+
+from pycolo.errors import Busy, ConnectionFailed, ParseError, RemoteError, Unresponsive
+from pycolo.model.node import Monitor
+from pycolo.qmp.replies import Version, VersionInfo
+from pycolo.session._socket import Connector, address_of, os_text
+
+
+@final
+class _Client(QMPClient):
+    """The QMP client, made to format messages for its debug log only where that is on.
+
+    It formats each one before it asks, which takes longer than most of what it does. These two
+    methods are its hooks for subclasses.
+    """
+
+    @override
+    def _cb_outbound(self, msg: Message) -> Message:
+        return super()._cb_outbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
+
+    @override
+    def _cb_inbound(self, msg: Message) -> Message:
+        return super()._cb_inbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Dialled:
+    """A connection that was negotiated."""
+
+    client: QMPClient
+    early: list[Message]
+    version: Version
+
+
+async def dial(node: str, monitor: Monitor, limit_s: float, connector: Connector) -> Dialled:
+    """Connect to a monitor and negotiate out-of-band execution; see `Session.connect`."""
+    address = address_of(monitor)
+    client = _Client(node)
+    early: list[Message] = []
+    client.events.event_filter = _keep_in(early)
+    try:
+        async with asyncio.timeout(limit_s):
+            await _greet(client, node, monitor, connector)
+    except TimeoutError as error:
+        if client.greeting is None:
+            raise Busy(node, address) from error
+        raise Unresponsive(node, limit_s) from error
+    except ConnectError as error:
+        raise ConnectionFailed(node, address, _no_qmp(error)) from error
+    except AssertionError as error:
+        # qemu.qmp takes it for granted that nobody hangs up in the moment after negotiation.
+        why = await disconnected(client) or "it hung up at once"
+        raise ConnectionFailed(node, address, why) from error
+    try:
+        version = _greeted(client, node, address)
+    except RemoteError:
+        await disconnected(client)
+        raise
+    return Dialled(client=client, early=early, version=version)
+
+
+async def _greet(client: QMPClient, node: str, monitor: Monitor, connector: Connector) -> None:
+    """Connect until nothing but the greeting and the negotiation's reply comes.
+
+    A reply that a client before us did not wait for may come in between (qemu-behaviour 14.10).
+    """
+    for last in (False, False, True):
+        try:
+            await client.connect(await connector(node, monitor))
+        except ConnectError as error:
+            if last or not isinstance(error.exc, GreetingError | NegotiationError):
+                raise
+        else:
+            return
+
+
+def _keep_in(early: list[Message]) -> Callable[[Message], bool]:
+    def keep(message: Message) -> bool:
+        early.append(message)
+        return False
+
+    return keep
+
+
+def _greeted(client: QMPClient, node: str, address: str) -> Version:
+    greeting = client.greeting
+    if greeting is None or "oob" not in greeting.QMP.capabilities:
+        raise ConnectionFailed(node, address, "it does not offer out-of-band execution")
+    try:
+        return VersionInfo.from_qmp(greeting.QMP.version, "QMP.version").version
+    except ParseError as error:
+        raise ConnectionFailed(node, address, f"its greeting is not QEMU's: {error}") from error
+
+
+async def disconnected(client: QMPClient) -> str:
+    """Bring the client back to idle; what it raises then is why the connection ended."""
+    if client.runstate is Runstate.IDLE:
+        return ""
+    try:
+        await client.disconnect()
+    except (EOFError, OSError, QMPError) as error:
+        return str(error)
+    except (ValueError, RecursionError) as error:
+        # What the client's reader could not take in: a line without end, a number, a deep nest.
+        return f"it sent what is no QMP ({error})"
+    return ""
+
+
+def _no_qmp(error: ConnectError) -> str:
+    match error.exc:
+        case EOFError():
+            return "it hung up before it was ready"
+        case OSError() as cause:
+            return os_text(cause)
+        case cause:
+            return f"what listens there does not speak QMP ({cause})"
