@@ -12,7 +12,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 from typing_extensions import override
 
-from pycolo import catalogue, errors, features
+from pycolo import catalogue, errors, features, findings
 from pycolo.cli._app import app as command_line
 
 PAGE = "qemu-behaviour"
@@ -71,6 +71,15 @@ class BrokenVersions(SphinxDirective):
         return self.parse_text_to_nodes(
             "| refused | good from | because |\n|---|---|---|\n" + "".join(rows)
         )
+
+
+class FindingTable(SphinxDirective):
+    """What the codes of findings mean, from `pycolo.findings`."""
+
+    @override
+    def run(self) -> Sequence[nodes.Node]:
+        rows = (f"| `{code}` | {meaning} |\n" for code, meaning in findings.MEANINGS.items())
+        return self.parse_text_to_nodes("| code | it means |\n|---|---|\n" + "".join(rows))
 
 
 class ErrorCatalogue(SphinxDirective):
@@ -183,6 +192,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("feature-table", FeatureTable)
     app.add_directive("broken-versions", BrokenVersions)
     app.add_directive("error-catalogue", ErrorCatalogue)
+    app.add_directive("finding-table", FindingTable)
     app.add_post_transform(LinkToFacts)
     app.connect("doctree-read", _name_entries)
     app.connect("autodoc-process-docstring", _keep_first_line, priority=100)

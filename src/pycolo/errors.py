@@ -28,6 +28,7 @@ from typing import final
 from typing_extensions import override
 
 from pycolo._printable import brief, cut, shown
+from pycolo.findings import Code, Finding
 
 __all__ = [
     "Busy",
@@ -182,21 +183,24 @@ class CompileError(RefusedError):
     Nothing was sent; declaration and snapshot stay usable.
     """
 
-    def __init__(self, why: str, remedy: str = "") -> None:
-        """Keep the error's parts.
+    def __init__(self, *findings: Finding) -> None:
+        """Keep what stands in the way.
 
         Args:
-            why: Why there is no way, as a sentence without a full stop.
-            remedy: What a person must decide or do before there is one; empty where nothing can.
+            findings: One or more.
         """
-        super().__init__(why, remedy)
-        self.why = why
-        self.remedy = remedy
+        super().__init__(*findings)
+        self.findings = findings
+
+    @property
+    def is_decidable(self) -> bool:
+        """Whether a person can decide or do something about each of them."""
+        return all(finding.remedy for finding in self.findings)
 
     @override
     def message(self) -> str:
-        """Give the reason, then the remedy."""
-        return f"{self.why}; {self.remedy}" if self.remedy else self.why
+        """Give each finding with its remedy."""
+        return "; also: ".join(map(str, self.findings))
 
 
 class UndecidedError(CompileError):
@@ -204,6 +208,20 @@ class UndecidedError(CompileError):
 
     Nothing was sent or written; declaration and snapshot stay usable. The command line ends with 4.
     """
+
+
+def compile_error(
+    code: Code, what: str, remedy: str = "", *, node: str | None = None
+) -> CompileError:
+    """A `CompileError` with one finding; see `Finding`."""
+    return CompileError(Finding(code=code, node=node, what=what, remedy=remedy))
+
+
+def undecided(
+    code: Code, what: str, remedy: str = "", *, node: str | None = None
+) -> UndecidedError:
+    """An `UndecidedError` with one finding; see `Finding`."""
+    return UndecidedError(Finding(code=code, node=node, what=what, remedy=remedy))
 
 
 class RemoteError(PycoloError):

@@ -30,7 +30,7 @@ import attrs
 from pycolo import _decode
 from pycolo._json import Document, Forms
 from pycolo._mapping import read_only_mappings
-from pycolo.errors import CompileError, ParseError, UndecidedError
+from pycolo.errors import ParseError, compile_error, undecided
 from pycolo.evidence import Evidence, Victim, node_of
 
 Phase: TypeAlias = Literal["alone", "joining", "protected"]
@@ -204,10 +204,14 @@ def check(pair: str, nodes: Iterable[str], files: Files) -> None:
             continue
         if record.pair != pair:
             why = f"the record of {node} belongs to the pair {record.pair}, not to {pair}"
-            raise CompileError(why, f"give {node} images, or a state_dir, of its own")
+            raise compile_error(
+                "foreign-record", why, f"give {node} images, or a state_dir, of its own", node=node
+            )
         if record.managed_by is not None:
             why = f"the record of {node} is managed by {record.managed_by}"
-            raise UndecidedError(why, "ask that supervisor, or have it release the pair")
+            raise undecided(
+                "managed-record", why, "ask that supervisor, or have it release the pair", node=node
+            )
         strangers = sorted(record.named - known)
         if strangers:
             why = f"the record of {node} names {', '.join(strangers)}, which is not declared"
@@ -218,12 +222,12 @@ def check(pair: str, nodes: Iterable[str], files: Files) -> None:
                     f"declare {record.holder}; if it is gone for good, keep it declared and launch"
                     " another node with --newest"
                 )
-            raise CompileError(why, advice)
+            raise compile_error("undeclared-node", why, advice, node=node)
         births.setdefault(record.birth, node)
     if len(births) > 1:
         first, second = list(births.values())[:2]
         why = f"the records of {first} and {second} come from two pairs of the same name"
-        raise UndecidedError(why, "remove the record of the node whose data is of no use")
+        raise undecided("two-births", why, "remove the record of the node whose data is of no use")
 
 
 # -- who may run alone -------------------------------------------------------------------------
@@ -249,15 +253,17 @@ def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim 
     own, top = files.get(node, NOT_READ), highest(files)
     if isinstance(own, UnreadRecord):
         why = f"the record of {node} cannot be read: {own.why}"
-        raise CompileError(why, f"{node} may run alone only by its own record")
+        raise compile_error(
+            "unread-record", why, f"{node} may run alone only by its own record", node=node
+        )
     if not isinstance(own, PairRecord):
         return _vouched(top, node, own, leads=leads)
     if own.eligible.get(node) != instance:
         why = f"the record of {node} does not let {instance} run alone"
-        raise CompileError(why, _who_may(own))
+        raise compile_error("not-eligible", why, _who_may(own), node=node)
     if top is not None and top.epoch > own.epoch and top.eligible.get(node) != instance:
         why = f"{top.holder} took over without {node} in epoch {top.epoch}"
-        raise CompileError(why, _who_may(top))
+        raise compile_error("outdated", why, _who_may(top), node=node)
     others = [(name, other) for name, other in own.eligible.items() if name != node]
     if not others:
         return None
@@ -270,7 +276,12 @@ def _vouched(
     what = "is absent" if isinstance(own, NoRecord) else f"is damaged ({own.why})"
     if not leads or top is None or top.holder != node:
         why = f"the record of {node} {what}, and no other one speaks for it"
-        raise UndecidedError(why, f"end its QEMU, then launch {node} or its peer with --newest")
+        raise undecided(
+            "lost-record",
+            why,
+            f"end its QEMU, then launch {node} or its peer with --newest",
+            node=node,
+        )
     partner = top.partner
     if partner is None:
         return None
@@ -334,17 +345,19 @@ def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
     if all(isinstance(state, NoRecord) for state in files.values()):
         if node == first:
             return ()
-        raise CompileError(f"{first} begins a new pair, not {node}", f"launch {first}")
+        raise compile_error(
+            "not-first-node", f"{first} begins a new pair, not {node}", f"launch {first}", node=node
+        )
     if top is None:
         advice = f"correct what keeps them from being read; if they are lost, {_newest()}"
-        raise UndecidedError(f"no record can be read: {_unread(files)}", advice)
+        raise undecided("unread-records", f"no record can be read: {_unread(files)}", advice)
     if top.commit == "pending":
         why = f"{top.holder} ended before its overlays were merged: its image lacks writes"
         advice = (
             f"merge its overlays by hand and launch it with --newest {top.holder}, or launch"
             " another node with --newest"
         )
-        raise UndecidedError(why, advice)
+        raise undecided("commit-pending", why, advice, node=top.holder)
     if isinstance(own, PairRecord) and own.holder == node and own.is_sole:
         rivals = [r for r in _read(files.values()) if r.epoch >= own.epoch and r.holder != node]
         if not rivals:
@@ -356,7 +369,7 @@ def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
         if not isinstance(state, PairRecord):
             why = f"{name} may have gone on without {node}, and its record cannot be read: "
             advice = f"bring the host of {name} back; if it is gone for good, forget {name}"
-            raise UndecidedError(why + _why(state), advice)
+            raise undecided("rival-unread", why + _why(state), advice, node=name)
     return tuple(sorted(named - {node}))
 
 
@@ -364,12 +377,22 @@ def _check_holder(files: Files, node: str, top: PairRecord) -> None:
     """Check that the node's own record and the newest one name it, and no other one, as holder."""
     if any(r.epoch == top.epoch and r.holder != top.holder for r in _read(files.values())):
         why = f"two nodes are called the holder of epoch {top.epoch}"
-        raise UndecidedError(why, _newest())
+        raise undecided("two-holders", why, _newest())
     if top.holder != node:
-        raise CompileError(f"{top.holder} holds the newest data, not {node}", _other(top.holder))
+        raise compile_error(
+            "not-holder",
+            f"{top.holder} holds the newest data, not {node}",
+            _other(top.holder),
+            node=node,
+        )
     own = files.get(node, NOT_READ)
     if not isinstance(own, PairRecord):
-        raise UndecidedError(f"the record of {node} cannot be read: {_why(own)}", _newest())
+        raise undecided(
+            "unread-record",
+            f"the record of {node} cannot be read: {_why(own)}",
+            _newest(),
+            node=node,
+        )
 
 
 def _other(holder: str) -> str:
@@ -452,32 +475,34 @@ def may_lead(files: Files, primary: str, instance: str, secondary: str | None) -
     """
     own, top = files.get(primary, NOT_READ), highest(files)
     if isinstance(own, UnreadRecord):
-        raise CompileError(f"the record of {primary} cannot be read: {own.why}")
+        raise compile_error(
+            "unread-record", f"the record of {primary} cannot be read: {own.why}", node=primary
+        )
     if secondary is not None:
         other = files.get(secondary, NOT_READ)
         if isinstance(other, UnreadRecord):
             why = f"the record of {secondary} cannot be written: {other.why}"
             advice = f"bring its host back; if {secondary} is dead, fail over to {primary}"
-            raise CompileError(why, advice)
+            raise compile_error("unwritten-record", why, advice, node=secondary)
     if not isinstance(own, PairRecord):
         speaks = top is not None and (
             top.holder == primary or top.eligible.get(primary) == instance
         )
         if not speaks:
             why = f"the record of {primary} cannot be read ({_why(own)}), nor one that names it"
-            raise UndecidedError(why, _newest())
+            raise undecided("lost-record", why, _newest(), node=primary)
         return
     # A sole record may name an instance that was never started: another start came first.
     names_it = own.is_sole or own.eligible.get(primary) == instance
     if own.holder != primary or not names_it:
         why = f"the record of {primary} does not name {instance} as the one with the newest data"
-        raise CompileError(why, _who_may(own))
+        raise compile_error("not-eligible", why, _who_may(own), node=primary)
     rivals = [r for r in _read(files.values()) if r.epoch > own.epoch and r.holder != primary]
     if own.is_sole:
         rivals += [r for r in _read(files.values()) if r.epoch == own.epoch and r.holder != primary]
     if rivals:
         why = f"{rivals[0].holder} took over in epoch {rivals[0].epoch}, without {primary}"
-        raise CompileError(why, _other(rivals[0].holder))
+        raise compile_error("outdated", why, _other(rivals[0].holder), node=primary)
 
 
 def joined(
@@ -546,10 +571,17 @@ def forgotten(files: Files, node: str, gone: str) -> PairRecord:
     """
     own, top = files.get(node, NOT_READ), highest(files)
     if not isinstance(own, PairRecord) or top is None:
-        raise CompileError(f"the record of {node} cannot be read: {_why(own)}")
+        raise compile_error(
+            "unread-record", f"the record of {node} cannot be read: {_why(own)}", node=node
+        )
     if own.holder == gone:
         why = f"{gone} holds the newest data, by the record of {node}"
-        raise UndecidedError(why, f"to continue with older data, launch with --newest {node}")
+        raise undecided(
+            "holder-forgotten",
+            why,
+            f"to continue with older data, launch with --newest {node}",
+            node=gone,
+        )
     epoch, revision = _next(top, promote=True)
     left = {name: instance for name, instance in own.eligible.items() if name != gone}
     joining = None if own.joining is None or node_of(own.joining) == gone else own.joining
@@ -562,7 +594,7 @@ def forgotten(files: Files, node: str, gone: str) -> PairRecord:
 def _top(files: Files) -> PairRecord:
     top = highest(files)
     if top is None:
-        raise UndecidedError(f"no record can be read: {_unread(files)}")
+        raise undecided("unread-records", f"no record can be read: {_unread(files)}")
     return top
 
 

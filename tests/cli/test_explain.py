@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from tests.cli.conftest import Pycolo
 
@@ -37,3 +38,20 @@ def test_message_may_begin_with_a_dash(pycolo: Pycolo) -> None:
     ended = pycolo("explain", "-device scsi-hd,drive=d: Bus 'scsi0.0' not found")
     assert 0 == ended.code, ended.err
     assert "no controller" in ended.out
+
+
+def test_code_of_a_finding_is_explained(pycolo: Pycolo) -> None:
+    """What stood in the way of a procedure is looked up by the code that its refusal has."""
+    ended = pycolo("explain", "runs-unseen")
+    assert 0 == ended.code, ended.err
+    assert ended.out.startswith("runs-unseen: A QEMU runs")
+    found = json.loads(pycolo("explain", "runs-unseen", "--as", "json").out)
+    assert "runs-unseen" == found["finding"]["code"]
+
+
+def test_refusal_as_json_has_its_findings(pycolo: Pycolo, pair_file: Path) -> None:
+    """A program acts on the code, not on the words."""
+    words = ("plan", "launch", pair_file, "--node", "gamma", "--as", "json")
+    (found,) = json.loads(pycolo(*words).out)["refused"]["findings"]
+    assert ("spare-first", "gamma") == (found["code"], found["node"])
+    assert "gamma is a spare: a new pair begins on alpha and beta" == found["what"]

@@ -20,7 +20,10 @@ from pycolo.errors import (
     SchemaError,
     Unresponsive,
     VersionError,
+    compile_error,
+    undecided,
 )
+from pycolo.findings import Finding
 
 ERRORS: list[tuple[PycoloError, str]] = [
     (DeclarationError("port", 0, "be 1 to 65535"), "port must be 1 to 65535, not 0"),
@@ -41,10 +44,17 @@ ERRORS: list[tuple[PycoloError, str]] = [
         VersionError(("10.0.13", "11.1.3"), "both sides must run the same version"),
         "QEMU 10.0.13 and 11.1.3: both sides must run the same version",
     ),
-    (CompileError("alpha is unreachable"), "alpha is unreachable"),
+    (compile_error("no-answer", "alpha is unreachable"), "alpha is unreachable"),
     (
-        CompileError("alpha is unreachable", "fence it and say so"),
+        undecided("no-answer", "alpha is unreachable", "fence it and say so", node="alpha"),
         "alpha is unreachable; fence it and say so",
+    ),
+    (
+        CompileError(
+            Finding(code="no-answer", node="alpha", what="alpha is unreachable", remedy=""),
+            Finding(code="paused", node="beta", what="beta is paused", remedy="continue it"),
+        ),
+        "alpha is unreachable; also: beta is paused; continue it",
     ),
     (
         CommandRefused("alpha", "stop", "GenericError", "no"),

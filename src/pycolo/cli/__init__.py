@@ -18,7 +18,8 @@ from pycolo._printable import brief
 from pycolo.cli import _exits, _say
 from pycolo.cli._app import app
 from pycolo.cli._options import ERROR_CODE, FORM
-from pycolo.errors import PycoloError
+from pycolo.errors import CompileError, PycoloError
+from pycolo.findings import Finding
 
 __all__ = ("main",)
 
@@ -74,4 +75,11 @@ def _invoked(words: list[str]) -> int:
 def _refusal(error: PycoloError | OSError, code: int) -> JsonObject:
     """A refusal for programs that asked for JSON."""
     told: JsonObject = {"kind": kebab(type(error)), "message": brief(str(error)), "exit_code": code}
+    if isinstance(error, CompileError):
+        told["findings"] = [_finding(found) for found in error.findings]
     return {"format_version": 1, "refused": told}
+
+
+def _finding(found: Finding) -> JsonObject:
+    remedy = brief(found.remedy)
+    return {"code": found.code, "node": found.node, "what": brief(found.what), "remedy": remedy}

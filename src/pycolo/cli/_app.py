@@ -20,6 +20,7 @@ from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
 from pycolo.compiler import check_members
 from pycolo.diff import diff as difference
 from pycolo.errors import UndecidedError
+from pycolo.findings import MEANINGS
 from pycolo.journal import Journal, json_schema, line_to_json
 from pycolo.model import ColoPair
 from pycolo.observers import Observer, Recorder
@@ -412,11 +413,18 @@ def demo(*, form: str) -> int:
 @click.option("--qemu", metavar="VERSION", type=_options.version, help="The QEMU that said it.")
 @_options.output("text", "json")
 def explain(*, message: str, command: str | None, qemu: Version | None, form: str) -> int:
-    """Say what MESSAGE, a refusal of QEMU's, means and what to do.
+    """Say what MESSAGE, a refusal of QEMU's or the code of a finding, means and what to do.
 
-    MESSAGE is what QEMU said, what pycolo quotes of it, or the JSON of the reply. Ends with 1 if
-    nothing is known of it.
+    MESSAGE is what QEMU said, what pycolo quotes of it, or the JSON of the reply; or the code of
+    what stood in the way of a procedure, such as `runs-unseen`. Ends with 1 if nothing is known of
+    it.
     """
+    code = next((known for known in MEANINGS if known == message), None)
+    if code is not None:
+        meaning: JsonObject = {"code": code, "meaning": MEANINGS[code]}
+        told = wire.dumps({"format_version": 1, "finding": meaning})
+        _say.result(told if form == "json" else f"{code}: {MEANINGS[code]}\n")
+        return DONE
     found = catalogue.explain(message, command=command, version=qemu)
     if form == "json":
         _say.result(wire.dumps(wire.explanations_to_json(found)))

@@ -27,7 +27,7 @@ def of_error(error: PycoloError | OSError) -> int:
             return report.exit_code
         case CommandUnknown():
             return UNFINISHED
-        case CompileError(remedy=remedy) if remedy:
+        case CompileError(is_decidable=True):
             return DECIDE
         case _:
             return REFUSED

@@ -6,7 +6,7 @@ from typing import final
 
 from pycolo import record
 from pycolo.compiler.procedures import failover, launch, resume, start
-from pycolo.errors import CompileError
+from pycolo.errors import compile_error
 from pycolo.evidence import Evidence
 from pycolo.model.pair import ColoPair
 from pycolo.plan import DialectName, Plan
@@ -84,7 +84,9 @@ class AssumedLife:
         """The survivor is protected again, from what is known or after its failover."""
         known = known or self.failover(survivor, None).planned_state
         if known.live(survivor) is None:
-            raise CompileError(f"{survivor} does not answer, so it cannot resume")
+            raise compile_error(
+                "no-answer", f"{survivor} does not answer, so it cannot resume", node=survivor
+            )
         second = peer or _partner(self._pair, known, survivor)
         if known.live(second) is None:
             known = self.launch(known.with_node(second, Absent()), (second,)).planned_state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pycolo import topology
 from pycolo.compiler._draft import Draft
 from pycolo.conditions import AllOf, AnyOf, ChildIs, Committed, Condition, JobFailed, JobIs
-from pycolo.errors import CompileError
+from pycolo.errors import compile_error
 from pycolo.model.disk import ReplicationDisk
 from pycolo.plan import Execute, Refusal
 from pycolo.qmp.commands import (
@@ -84,7 +84,7 @@ def check_ours(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Non
     if unvouched or (others and disk.names.nbd in live.block_nodes):
         why = f"{node}: {disk.names.nbd} is not known to hold a copy for {peer}"
         advice = f"take that attempt back with stop, which ends {peer}, and launch {peer} anew"
-        raise CompileError(why, advice)
+        raise compile_error("other-copy", why, advice, node=node)
 
 
 def is_identical(draft: Draft, primary: str) -> bool:

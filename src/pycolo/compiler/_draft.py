@@ -12,7 +12,7 @@ from typing import final
 
 from pycolo import effects
 from pycolo.conditions import Condition, InstanceIs, PartsAre
-from pycolo.errors import CompileError
+from pycolo.errors import compile_error
 from pycolo.evidence import Victim
 from pycolo.model.pair import ColoPair, Timeouts
 from pycolo.plan import (
@@ -92,7 +92,7 @@ class Draft:
         """
         live = self.now.live(node)
         if live is None:
-            raise CompileError(f"{node} does not answer")
+            raise compile_error("no-answer", f"{node} does not answer", node=node)
         return live
 
     def execute(
@@ -210,7 +210,11 @@ class Draft:
         """
         found = self.now.records.get(node, NOT_READ)
         if isinstance(found, UnreadRecord):
-            raise CompileError(f"the record of {node} cannot be written: {found.why}")
+            raise compile_error(
+                "unwritten-record",
+                f"the record of {node} cannot be written: {found.why}",
+                node=node,
+            )
         step = Record(
             address=self._address(node, "record", what),
             node=node,
@@ -315,7 +319,9 @@ class Draft:
             return
         for problem in live.schema.check(command, oob=oob):
             why = f"QEMU {live.version} on {node} does not accept {command.qmp_name}: {problem}"
-            raise CompileError(why, "run a build of QEMU there that has the command")
+            raise compile_error(
+                "unknown-command", why, "run a build of QEMU there that has the command", node=node
+            )
 
     def _address(self, *parts: str) -> str:
         address = "/".join(filter(None, parts))

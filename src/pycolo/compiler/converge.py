@@ -16,7 +16,7 @@ from pycolo.compiler.protect import is_recorded, lost_in_colo, protect
 from pycolo.compiler.roles import roles, versions
 from pycolo.conditions import ChildIs
 from pycolo.differences import Difference
-from pycolo.errors import CompileError
+from pycolo.errors import compile_error
 from pycolo.features import accept_pair
 from pycolo.model.pair import ColoPair
 from pycolo.plan import Options, Plan, Refusal
@@ -95,7 +95,7 @@ def _command(draft: Draft, difference: Difference) -> Command:
         case _:
             told = f"{difference.kind} {difference.label} of {difference.node} is {difference.live}"
             why = f"{told} instead of {declared or 'absent'}, which cannot be changed in place"
-            raise CompileError(why, _remedy(difference))
+            raise compile_error("not-in-place", why, _remedy(difference), node=difference.node)
 
 
 def _detach(draft: Draft, difference: Difference) -> Command:
@@ -107,7 +107,7 @@ def _detach(draft: Draft, difference: Difference) -> Command:
             draft.check(node, f"{quorum}.{child.name}", condition, why)
             return XBlockdevChange(parent=quorum, child=child.name)
     why = f"{difference.label} of {node}, which the guest's disk is read from, is not declared"
-    raise CompileError(why, _remedy(difference))
+    raise compile_error("not-in-place", why, _remedy(difference), node=node)
 
 
 def _remedy(difference: Difference) -> str:

@@ -16,7 +16,7 @@ from pycolo.compiler._draft import Draft
 from pycolo.compiler.failover import fail_over
 from pycolo.compiler.launch import Role, own_argv
 from pycolo.compiler.protect import is_recorded, protect
-from pycolo.errors import CompileError
+from pycolo.errors import compile_error
 from pycolo.features import Features, accept_pair, of
 from pycolo.model.pair import ColoPair
 from pycolo.plan import DialectName, Procedure
@@ -62,7 +62,9 @@ def refuse_ending(name: DialectName, what: str) -> None:
         CompileError: It has none.
     """
     if not _DIALECTS[name].ends_protection:
-        raise CompileError(f"QEMU's document does not say how to {what}", "use dialect auto")
+        raise compile_error(
+            "not-in-document", f"QEMU's document does not say how to {what}", "use dialect auto"
+        )
 
 
 def launch_argv(

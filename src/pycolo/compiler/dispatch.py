@@ -6,7 +6,7 @@ from typing import assert_never
 
 from pycolo.compiler import procedures
 from pycolo.compiler.converge import converge
-from pycolo.errors import CompileError, DeclarationError, ParseError
+from pycolo.errors import DeclarationError, ParseError, compile_error
 from pycolo.model.pair import ColoPair
 from pycolo.plan import OFFLINE_BIRTH, DialectName, Options, Plan, Procedure
 from pycolo.snapshot import Snapshot
@@ -120,4 +120,4 @@ def refuse_offline(plan: Plan) -> None:
     """
     if plan.procedure == "launch" and plan.options.birth == OFFLINE_BIRTH:
         why = "this launch was compiled offline, so its identities are not drawn by chance"
-        raise CompileError(why, "save one with plan launch --live")
+        raise compile_error("offline-launch", why, "save one with plan launch --live")

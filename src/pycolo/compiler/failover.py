@@ -24,7 +24,7 @@ from pycolo.conditions import (
     PeerDead,
     RunStateIs,
 )
-from pycolo.errors import CompileError
+from pycolo.errors import compile_error
 from pycolo.evidence import Victim, node_of
 from pycolo.plan import Execute, Refusal, StopQemu
 from pycolo.qmp.commands import (
@@ -236,7 +236,9 @@ def switch_over(draft: Draft, primary: str, secondary: str) -> None:
     instances = {node: draft.live(node).instance for node in (primary, secondary)}
     if not record.is_protected(draft.now.records, instances):
         why = f"{secondary} is not eligible by the record"
-        raise CompileError(why, "make the pair protected with resume, then switch over")
+        raise compile_error(
+            "not-protected", why, "make the pair protected with resume, then switch over"
+        )
     draft.check_instances((primary, secondary))
     force_checkpoint(draft, primary, secondary)
     why = f"it ends here, so that {secondary} takes over; its end is the evidence"
@@ -278,7 +280,12 @@ def _survivors_role(draft: Draft, survivor: str) -> str:
         return live.colo_mode
     if live.run_state == "inmigrate" or (live.incoming and live.last_colo_mode == "none"):
         why = f"{survivor} never ran in COLO, so it has no guest to run (qemu-behaviour 4.10)"
-        raise CompileError(why, "launch the node with the newest data as primary instead")
+        raise compile_error(
+            "never-in-colo",
+            why,
+            "launch the node with the newest data as primary instead",
+            node=survivor,
+        )
     return live.last_colo_mode if live.last_colo_mode == "secondary" else "primary"
 
 

@@ -15,7 +15,7 @@ from pycolo import record, topology
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import card_option, chardev_option, monitor_option, netdev_option
 from pycolo.conditions import NotRunning, PeerDead
-from pycolo.errors import CompileError, UndecidedError
+from pycolo.errors import compile_error, undecided
 from pycolo.evidence import Victim
 from pycolo.features import Features
 from pycolo.model.disk import ReplicationDisk
@@ -96,7 +96,9 @@ def claim_newest(draft: Draft, node: str, instance: str, birth: str) -> None:
     answering = [other for other in names if draft.now.live(other) is not None]
     if answering:
         why = f"the QEMU of {', '.join(answering)} answers, so {node} is not to be believed yet"
-        raise CompileError(why, "end it first, if its data is of no use")
+        raise compile_error(
+            "answers", why, "end it first, if its data is of no use", node=answering[0]
+        )
     believed = record.believed(records, node, instance, birth, pair.name)
     unread = [o for o in names if isinstance(records.get(o, NOT_READ), UnreadRecord)]
     for other in (other for other in names if other not in unread):
@@ -116,10 +118,15 @@ def forget_node(draft: Draft, gone: str) -> None:
     records = draft.now.records
     top = record.highest(records)
     if top is None:
-        raise UndecidedError("no record can be read", "there is nothing to forget")
+        raise undecided("unread-records", "no record can be read", "there is nothing to forget")
     if top.holder == gone:
         why = f"{gone} holds the newest data, by the latest record"
-        raise UndecidedError(why, "to continue with older data, launch another node with --newest")
+        raise undecided(
+            "holder-forgotten",
+            why,
+            "to continue with older data, launch another node with --newest",
+            node=gone,
+        )
     becomes = record.forgotten(records, top.holder, gone)
     own = records[top.holder]
     assert isinstance(own, PairRecord)  # noqa: S101 - `forgotten` has looked

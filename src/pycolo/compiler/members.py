@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pycolo import record
-from pycolo.errors import CompileError
+from pycolo.errors import compile_error
 from pycolo.evidence import node_of, pair_of
 from pycolo.model.pair import ColoPair
 from pycolo.snapshot import Snapshot, role_of
@@ -32,7 +32,9 @@ def check(pair: ColoPair, snapshot: Snapshot, *, without: str | None = None) -> 
     for name, folder in snapshot.folders.items():
         if folder in seen and pair.disks:
             why = f"{seen[folder]} and {name} have one image folder, under two names"
-            raise CompileError(why, f"give {name} an image_folder of its own")
+            raise compile_error(
+                "shared-image-folder", why, f"give {name} an image_folder of its own", node=name
+            )
         seen[folder] = name
 
 
@@ -43,13 +45,25 @@ def _check_identity(pair: ColoPair, name: str, snapshot: Snapshot) -> None:
     owner, node = pair_of(live.instance), node_of(live.instance)
     if not owner:
         why = f"the QEMU on {name} has no identity: it calls itself {live.instance!r}"
-        raise CompileError(why, f"start it with -name guest={pair.name}:{name}:HEX, as launch does")
+        raise compile_error(
+            "no-identity",
+            why,
+            f"start it with -name guest={pair.name}:{name}:HEX, as launch does",
+            node=name,
+        )
     if owner != pair.name:
         why = f"the QEMU that answers for {name} belongs to the pair {owner}, not to {pair.name}"
-        raise CompileError(why, f"give {name} a run_dir, or monitors, that only this pair uses")
+        raise compile_error(
+            "foreign-qemu",
+            why,
+            f"give {name} a run_dir, or monitors, that only this pair uses",
+            node=name,
+        )
     if node != name:
         why = f"the QEMU that answers for {name} is that of {node}"
-        raise CompileError(why, f"give {name} a run_dir, or monitors, of its own")
+        raise compile_error(
+            "foreign-qemu", why, f"give {name} a run_dir, or monitors, of its own", node=name
+        )
 
 
 def members(pair: ColoPair, snapshot: Snapshot, *, peer: str | None = None) -> ColoPair:
@@ -75,7 +89,7 @@ def members(pair: ColoPair, snapshot: Snapshot, *, peer: str | None = None) -> C
         return pair
     if peer == top.holder:
         why = f"{peer} holds the newest data, by its record, and cannot protect itself"
-        raise CompileError(why, "name another node as peer")
+        raise compile_error("peer-is-holder", why, "name another node as peer", node=peer)
     pair = _with(pair, top.holder, keeping=top.partner)
     partner = peer or _partner(pair, snapshot, top)
     if partner is None:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from pycolo.compiler._assumed import AssumedLife, new_pair
 from pycolo.compiler.dispatch import compile_plan
-from pycolo.errors import CompileError
+from pycolo.errors import compile_error
 from pycolo.evidence import Evidence
 from pycolo.model.pair import ColoPair
 from pycolo.plan import DialectName, Options, Plan, Procedure
@@ -67,7 +67,7 @@ def compile_offline(
             return life.resume(name, peer, prior_state)
         case "converge" if prior_state is None:
             why = "offline every pair is as declared"
-            raise CompileError(why, "compile it from a snapshot of what is live")
+            raise compile_error("needs-snapshot", why, "compile it from a snapshot of what is live")
         case _:
             known = prior_state or (life.launched() if procedure == "start" else life.started())
             options = Options(

@@ -32,7 +32,7 @@ from pycolo.compiler.roles import (
     versions,
 )
 from pycolo.conditions import END_OR_LET_GO
-from pycolo.errors import CompileError, DeclarationError
+from pycolo.errors import DeclarationError, compile_error
 from pycolo.evidence import instance_of
 from pycolo.model.pair import ColoPair
 from pycolo.plan import OFFLINE_BIRTH, DialectName, Options, Plan, Procedure
@@ -86,7 +86,12 @@ def launch(
     check(pair, snapshot)
     wanted = tuple(nodes) or tuple(node.name for node in members(pair, snapshot).nodes)
     if newest is not None and newest not in wanted:
-        raise CompileError(f"{newest} is not launched by this", f"launch {newest} itself")
+        raise compile_error(
+            "newest-not-launched",
+            f"{newest} is not launched by this",
+            f"launch {newest} itself",
+            node=newest,
+        )
     pair = _taking_in(members(pair, snapshot), wanted, snapshot, newest)
     given = _identities(pair, snapshot, wanted, instances or {})
     options = Options(
@@ -135,7 +140,12 @@ def _refuse_unseen(draft: Draft, missing: Sequence[str]) -> None:
         unseen = draft.now.running.get(name)
         if unseen is not None:
             told = f"{unseen.instance} runs and gives no answer"
-            raise CompileError(f"{told} ({name}: {stands(draft.now, name)})", END_OR_LET_GO)
+            raise compile_error(
+                "runs-unseen",
+                f"{told} ({name}: {stands(draft.now, name)})",
+                END_OR_LET_GO,
+                node=name,
+            )
 
 
 def _silent(draft: Draft) -> list[str]:
@@ -155,11 +165,18 @@ def _taking_in(
             continue
         if top is None and newest is None:
             first = " and ".join(node.name for node in pair.nodes)
-            raise CompileError(f"{name} is a spare: a new pair begins on {first}")
+            raise compile_error(
+                "spare-first", f"{name} is a spare: a new pair begins on {first}", node=name
+            )
         holder = newest or (top.holder if top is not None else name)
         leaving = [n.name for n in pair.nodes if n.name != holder and n.name not in wanted]
         if not leaving:
-            raise CompileError(f"it is not clear whose place {name} takes", "launch fewer nodes")
+            raise compile_error(
+                "place-unclear",
+                f"it is not clear whose place {name} takes",
+                "launch fewer nodes",
+                node=name,
+            )
         pair = pair.replacing(leaving[0], pair.node(name))
     return pair
 
@@ -208,7 +225,7 @@ def _new_primary(draft: Draft, missing: Sequence[str]) -> str | None:
             return None
         if role_of(state) in IN_COLO:
             why = f"{node.name} has the guest, as COLO's secondary, and its primary is missing"
-            raise CompileError(why, f"fail over to {node.name}")
+            raise compile_error("primary-missing", why, f"fail over to {node.name}", node=node.name)
     records = draft.now.records
     top = record.highest(records)
     holder = draft.pair.nodes[0].name if top is None else top.holder
@@ -359,7 +376,11 @@ def failover(
     pair.node(name)
     if name not in [node.name for node in pair.nodes]:
         told = " and ".join(node.name for node in pair.nodes)
-        raise CompileError(f"{name} is none of the two nodes of the record, which are {told}")
+        raise compile_error(
+            "not-a-member",
+            f"{name} is none of the two nodes of the record, which are {told}",
+            node=name,
+        )
     qemu = versions(snapshot, (name,))
     style = dialects.of_name(dialect)
     style.accept(pair, qemu, assume_good)

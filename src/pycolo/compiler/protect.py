@@ -25,7 +25,7 @@ from pycolo.conditions import (
     NoColoExit,
     RunStateIs,
 )
-from pycolo.errors import CompileError
+from pycolo.errors import CompileError, compile_error
 from pycolo.features import Features
 from pycolo.plan import CheckPorts, Execute, Refusal
 from pycolo.qmp.chardevs import InetSocketAddress
@@ -106,7 +106,9 @@ def join(draft: Draft, primary: str, secondary: str, *, alone: bool) -> None:
     own = records.get(primary)
     if alone and isinstance(own, PairRecord) and not own.is_sole:
         why = f"the record of {primary} still lets {own.partner} take over"
-        raise CompileError(why, f"fail over to {primary} first, or stop")
+        raise compile_error(
+            "still-eligible", why, f"fail over to {primary} first, or stop", node=primary
+        )
     written = own.commit if isinstance(own, PairRecord) else "clean"
     commit: record.Commit = "pending" if draft.live(primary).commit_pending else written
     joining = record.joined(records, primary, instance, joins, commit=commit)
@@ -146,7 +148,9 @@ def _check_filters(draft: Draft, primary: str, secondary: str) -> None:
 def lost_in_colo(told: str) -> CompileError:
     """The refusal of what only a new entry brings back."""
     why = f"what is missing cannot be put back while COLO runs: {told}"
-    return CompileError(why, "end protection with stop, launch a new secondary, then resume")
+    return compile_error(
+        "lost-in-colo", why, "end protection with stop, launch a new secondary, then resume"
+    )
 
 
 def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
@@ -154,20 +158,40 @@ def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
     _check_colo(draft, primary, secondary)
     if peer.run_state != "inmigrate" and not _half_in(live, peer):
         why = f"{secondary} is no fresh secondary: its guest is in state {peer.run_state}"
-        raise CompileError(why, "replace it by a newly launched one (qemu-behaviour 7.12)")
+        raise compile_error(
+            "used-secondary",
+            why,
+            "replace it by a newly launched one (qemu-behaviour 7.12)",
+            node=secondary,
+        )
     if live.migration_blockers:
         why = f"QEMU cannot move the guest on {primary}: {'; '.join(live.migration_blockers)}"
-        raise CompileError(why, "take the device out of the declaration (qemu-behaviour 19.4)")
+        raise compile_error(
+            "not-migratable",
+            why,
+            "take the device out of the declaration (qemu-behaviour 19.4)",
+            node=primary,
+        )
     for disk in draft.pair.disks:
         _check_sizes(draft, primary, secondary, disk.names.parent)
         _disks.check_ours(draft, primary, secondary, disk)
     if live.run_state not in GROUND:
         why = f"the guest on {primary} is in state {live.run_state}, from which no copy starts"
-        raise CompileError(why, "end the failed attempt with stop, then compile again")
+        raise compile_error(
+            "failed-entry",
+            why,
+            "end the failed attempt with stop, then compile again",
+            node=primary,
+        )
     ours = any(_disks.resync_jobs(live, disk) for disk in draft.pair.disks)
     if live.run_state == "paused" and not ours:
         why = f"the guest on {primary} is paused, and not by a resync of ours"
-        raise CompileError(why, "continue it or find out who stopped it, then compile again")
+        raise compile_error(
+            "paused",
+            why,
+            "continue it or find out who stopped it, then compile again",
+            node=primary,
+        )
 
 
 def _check_colo(draft: Draft, primary: str, secondary: str) -> None:
@@ -177,12 +201,17 @@ def _check_colo(draft: Draft, primary: str, secondary: str) -> None:
         for node in (primary, secondary):
             if draft.live(node).run_state == "paused":
                 why = f"the guest on {node} was paused inside COLO, which a checkpoint undoes"
-                raise CompileError(why, "continue it, or wait for a checkpoint, then compile again")
+                raise compile_error(
+                    "paused",
+                    why,
+                    "continue it, or wait for a checkpoint, then compile again",
+                    node=node,
+                )
     # Its RESUME comes after its secondary's: that one was there, and is gone (qemu-behaviour 4.13).
     if live.colo_mode == "primary" and live.run_state == "running" and role_of(peer) in FRESH:
         why = f"the secondary of {primary} is gone, and {secondary} was launched anew"
         advice = f"end protection with stop, which ends {secondary}, and launch {secondary} anew"
-        raise CompileError(why, advice)
+        raise compile_error("secondary-gone", why, advice, node=primary)
 
 
 def _half_in(live: Live, peer: Live) -> bool:
@@ -236,7 +265,7 @@ def _check_sizes(draft: Draft, primary: str, secondary: str, block_node: str) ->
         advice = f"give {secondary} an image of {here} bytes"
         if here != declared.get(block_node):
             advice = f"correct size_bytes of the disk, or the image of {primary}"
-        raise CompileError(why, advice)
+        raise compile_error("sizes-differ", why, advice)
 
 
 def capabilities(features: Features, *, multifd: bool, primary: bool) -> tuple[CapabilityName, ...]:

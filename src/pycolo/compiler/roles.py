@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pycolo.errors import CompileError
+from pycolo.errors import compile_error
 from pycolo.model.pair import ColoPair
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Snapshot, Unreachable, Unresponsive, role_of
@@ -24,7 +24,9 @@ def versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:
     for node in nodes:
         live = snapshot.live(node)
         if live is None:
-            raise CompileError(f"{node} does not answer: {stands(snapshot, node)}")
+            raise compile_error(
+                "no-answer", f"{node} does not answer: {stands(snapshot, node)}", node=node
+            )
         found[node] = live.version
     return found
 
@@ -40,9 +42,11 @@ def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
         return live[0]
     if live:
         why = f"it is not clear who survives: {' and '.join(live)} answer"
-        raise CompileError(why, "name the survivor")
+        raise compile_error("survivor-unclear", why, "name the survivor")
     told = ", ".join(f"{node.name}: {stands(snapshot, node.name)}" for node in pair.nodes)
-    raise CompileError(f"no node answers ({told})", "have one answer, or launch what has ended")
+    raise compile_error(
+        "no-answer", f"no node answers ({told})", "have one answer, or launch what has ended"
+    )
 
 
 def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
@@ -59,7 +63,7 @@ def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
             return primary, secondary
     told = ", ".join(f"{name}: {stands(snapshot, name)}" for name in found)
     why = f"there is no primary with a secondary here ({told})"
-    raise CompileError(why, "launch what is missing, or fail over first")
+    raise compile_error("no-pair", why, "launch what is missing, or fail over first")
 
 
 def leader(pair: ColoPair, snapshot: Snapshot) -> str:
@@ -74,9 +78,13 @@ def leader(pair: ColoPair, snapshot: Snapshot) -> str:
         return leading[0]
     told = ", ".join(f"{n.name}: {stands(snapshot, n.name)}" for n in pair.nodes)
     if leading:
-        raise CompileError(f"two nodes hold a guest each ({told})", "a person must end one")
+        raise compile_error(
+            "two-guests", f"two nodes hold a guest each ({told})", "a person must end one"
+        )
     why = f"no primary answers ({told})"
-    raise CompileError(why, "a secondary takes over by failover alone, with evidence of the death")
+    raise compile_error(
+        "no-primary", why, "a secondary takes over by failover alone, with evidence of the death"
+    )
 
 
 def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:
@@ -89,7 +97,12 @@ def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:
     anew = live is not None and (live.run_state, live.migration) == ("prelaunch", "none")
     if anew and peer is not None and peer.colo_mode == "secondary":
         why = f"{primary} was started anew, and the guest of {secondary} is the one that runs"
-        raise CompileError(why, f"end the QEMU of {primary}, then fail over to {secondary}")
+        raise compile_error(
+            "primary-anew",
+            why,
+            f"end the QEMU of {primary}, then fail over to {secondary}",
+            node=primary,
+        )
 
 
 def stands(snapshot: Snapshot, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pycolo.compiler._draft import Draft
-from pycolo.errors import CompileError
+from pycolo.errors import compile_error
 from pycolo.features import Features
 from pycolo.qmp.commands import MigrateSetParameters
 
@@ -31,4 +31,6 @@ def refuse_deadlock(draft: Draft, features: Features) -> None:
     """
     if draft.pair.machine.accelerator == "tcg" and not features.tcg:
         why = f"QEMU {features.version} deadlocks at a checkpoint under TCG, and this forces one"
-        raise CompileError(f"{why} (qemu-behaviour 1.6, 4.11)", "use KVM or QEMU 11.0")
+        raise compile_error(
+            "checkpoint-deadlock", f"{why} (qemu-behaviour 1.6, 4.11)", "use KVM or QEMU 11.0"
+        )

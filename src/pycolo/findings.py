@@ -1,0 +1,195 @@
+"""What stands in the way of a procedure, as a value with a code.
+
+A code is stable: programs may act on it, and `pycolo explain CODE` says what it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias, final
+
+import attrs
+from typing_extensions import override
+
+Code: TypeAlias = Literal[
+    "foreign-record",
+    "managed-record",
+    "undeclared-node",
+    "two-births",
+    "unread-record",
+    "unread-records",
+    "unwritten-record",
+    "lost-record",
+    "not-eligible",
+    "outdated",
+    "not-first-node",
+    "commit-pending",
+    "rival-unread",
+    "two-holders",
+    "not-holder",
+    "holder-forgotten",
+    "still-eligible",
+    "shared-image-folder",
+    "no-identity",
+    "foreign-qemu",
+    "no-answer",
+    "runs-unseen",
+    "answers",
+    "survivor-unclear",
+    "not-a-member",
+    "no-pair",
+    "no-primary",
+    "primary-missing",
+    "primary-anew",
+    "two-guests",
+    "never-in-colo",
+    "not-protected",
+    "newest-not-launched",
+    "spare-first",
+    "place-unclear",
+    "peer-is-holder",
+    "not-in-document",
+    "needs-snapshot",
+    "offline-launch",
+    "unknown-command",
+    "checkpoint-deadlock",
+    "lost-in-colo",
+    "not-in-place",
+    "used-secondary",
+    "not-migratable",
+    "other-copy",
+    "failed-entry",
+    "paused",
+    "secondary-gone",
+    "sizes-differ",
+]
+"What a finding may be."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Finding:
+    """One thing that stands in the way."""
+
+    code: Code
+    "What kind of thing it is."
+    node: str | None
+    "The node that it is about; None where it is about the pair."
+    what: str
+    "What was found, as a sentence without a full stop."
+    remedy: str
+    "What a person must decide or do; empty where nothing can be done."
+
+    @override
+    def __str__(self) -> str:
+        """What was found, then the remedy."""
+        return f"{self.what}; {self.remedy}" if self.remedy else self.what
+
+
+MEANINGS: Final[Mapping[Code, str]] = {
+    "foreign-record": (
+        "A record beside the images belongs to another pair: two pairs were given one image or "
+        "one state_dir. Give each its own."
+    ),
+    "managed-record": (
+        "The record was handed to a supervisor, which alone may change it. Ask that supervisor,"
+        " or have it release the pair."
+    ),
+    "undeclared-node": (
+        "A record names a node that the pair file does not declare. Declare it, or take it out "
+        "of the records with forget."
+    ),
+    "two-births": (
+        "The records come from two pairs of one name. Find out which of them has the data that "
+        "counts, and remove the other one's record."
+    ),
+    "unread-record": (
+        "The record of a node could not be read, so nothing is known of its rights: its host is"
+        " out of reach, its disk is not mounted, others may write to it, or its images belong "
+        "to another record."
+    ),
+    "unread-records": (
+        "None of the records could be read, and it is not a new pair. Correct what keeps them "
+        "from being read."
+    ),
+    "unwritten-record": (
+        "A node must lose a right before the next step, and its record is out of reach."
+    ),
+    "lost-record": (
+        "The record of a node is absent or damaged, and no other record speaks for its QEMU."
+    ),
+    "not-eligible": (
+        "The record does not name this QEMU as one that may run alone or take in a secondary. "
+        "Only those that it names may."
+    ),
+    "outdated": "Another node took over in a later epoch: the data of this one is old.",
+    "not-first-node": "A new pair begins on the first node of its declaration.",
+    "commit-pending": (
+        "A promoted node ended before its overlays were merged: its image alone lacks writes."
+    ),
+    "rival-unread": "Another node may have continued alone, and its record could not be read.",
+    "two-holders": (
+        "Two records of one epoch name different holders. Only a person can tell whose data is "
+        "right."
+    ),
+    "not-holder": "Another node holds the newest data.",
+    "holder-forgotten": "The node that holds the newest data cannot be taken out of the records.",
+    "still-eligible": (
+        "The record still lets another node take over, so the guest cannot be given a new "
+        "secondary."
+    ),
+    "shared-image-folder": (
+        "Two nodes have one image folder, by whatever names. Each needs its own."
+    ),
+    "no-identity": (
+        "A QEMU has no name of the form PAIR:NODE:HEX, by which records and evidence know it."
+    ),
+    "foreign-qemu": (
+        "The QEMU that answers for a node belongs to another pair or node: two QEMUs were given"
+        " one run_dir or monitor."
+    ),
+    "no-answer": "A node that is needed does not answer on its control monitor.",
+    "runs-unseen": (
+        "A QEMU runs, by its host's word, and gives no answer: another client holds its "
+        "monitor, it is stopped or stuck, or its sockets were removed. It may serve."
+    ),
+    "answers": "A QEMU answers that a person's word calls old: end it first.",
+    "survivor-unclear": "Both nodes answer, so the survivor of a failover must be named.",
+    "not-a-member": "The node is none of the two that the record names.",
+    "no-pair": "There is no primary with a secondary.",
+    "no-primary": (
+        "No primary answers. A secondary takes over by failover alone, with evidence of the death."
+    ),
+    "primary-missing": "A secondary has the guest and its primary is missing: fail over to it.",
+    "primary-anew": (
+        "A primary was started anew, while the guest that runs is its former secondary's."
+    ),
+    "two-guests": "Two nodes run a guest each. A person must end one.",
+    "never-in-colo": "A secondary that never entered COLO has no guest that could run.",
+    "not-protected": "A planned switch-over needs a protected pair.",
+    "newest-not-launched": "The node that is called newest is not among those that are launched.",
+    "spare-first": "A new pair begins on its two nodes; a spare takes a place later.",
+    "place-unclear": "It is not clear which node the new one replaces.",
+    "peer-is-holder": "The node that holds the newest data cannot protect itself.",
+    "not-in-document": "QEMU's document has no such procedure.",
+    "needs-snapshot": (
+        "The procedure compares the declaration with what is live: compile it from a snapshot."
+    ),
+    "offline-launch": (
+        "A launch that was compiled offline has identities that other launches have too."
+    ),
+    "unknown-command": "The QEMU of a node does not accept a command that the plan needs.",
+    "checkpoint-deadlock": "QEMU before 11.0 deadlocks at a checkpoint under TCG.",
+    "lost-in-colo": "A part is missing that cannot be put back while COLO runs.",
+    "not-in-place": "A difference cannot be taken back while replication runs.",
+    "used-secondary": "The secondary is no fresh one: it is replaced, never used again.",
+    "not-migratable": "QEMU cannot move this guest: a device of it blocks migration.",
+    "other-copy": (
+        "A disk holds a copy that was made for another secondary, or for an attempt that failed."
+    ),
+    "failed-entry": "The guest is in a state from which no copy starts.",
+    "paused": "Somebody paused the guest. pycolo does not continue what it did not stop.",
+    "secondary-gone": "The primary is in COLO with a secondary that is gone.",
+    "sizes-differ": "The images of a disk have different sizes.",
+}
+"Code to what it means, whatever node it is about."
