@@ -23,6 +23,7 @@ Every error keeps what it was made from as attributes, and can be pickled.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import final
 
 from typing_extensions import override
@@ -222,6 +223,28 @@ def undecided(
 ) -> UndecidedError:
     """An `UndecidedError` with one finding; see `Finding`."""
     return UndecidedError(Finding(code=code, node=node, what=what, remedy=remedy))
+
+
+def check_all(checks: Iterable[Callable[[], object]]) -> None:
+    """Make checks that do not depend on each other, and raise what all of them find, together.
+
+    Raises:
+        UndecidedError: One or more do not hold, and one of them raised it.
+        CompileError: One or more do not hold.
+    """
+    errors = [error for check in checks if (error := _error_of(check)) is not None]
+    if not errors:
+        return
+    kind = UndecidedError if any(isinstance(e, UndecidedError) for e in errors) else CompileError
+    raise kind(*dict.fromkeys(finding for error in errors for finding in error.findings))
+
+
+def _error_of(check: Callable[[], object]) -> CompileError | None:
+    try:
+        check()
+    except CompileError as error:
+        return error
+    return None
 
 
 class RemoteError(PycoloError):

@@ -23,6 +23,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Literal, TypeAlias, final
 
 import attrs
@@ -30,7 +31,7 @@ import attrs
 from pycolo import _decode
 from pycolo._json import Document, Forms
 from pycolo._mapping import read_only_mappings
-from pycolo.errors import ParseError, compile_error, undecided
+from pycolo.errors import ParseError, check_all, compile_error, undecided
 from pycolo.evidence import Evidence, Victim, node_of
 
 Phase: TypeAlias = Literal["alone", "joining", "protected"]
@@ -198,32 +199,38 @@ def check(pair: str, nodes: Iterable[str], files: Files) -> None:
         UndecidedError: Two births, or an arbiter manages the pair.
     """
     known = frozenset(nodes)
-    births: dict[str, str] = {}
-    for node, record in files.items():
-        if not isinstance(record, PairRecord):
-            continue
-        if record.pair != pair:
-            why = f"the record of {node} belongs to the pair {record.pair}, not to {pair}"
-            raise compile_error(
-                "foreign-record", why, f"give {node} images, or a state_dir, of its own", node=node
+    read = {node: record for node, record in files.items() if isinstance(record, PairRecord)}
+    check_all(
+        (
+            *(partial(_check_file, pair, known, node, record) for node, record in read.items()),
+            partial(_check_births, {r.birth: n for n, r in read.items() if r.pair == pair}),
+        )
+    )
+
+
+def _check_file(pair: str, known: frozenset[str], node: str, record: PairRecord) -> None:
+    if record.pair != pair:
+        why = f"the record of {node} belongs to the pair {record.pair}, not to {pair}"
+        advice = f"give {node} images, or a state_dir, of its own"
+        raise compile_error("foreign-record", why, advice, node=node)
+    if record.managed_by is not None:
+        why = f"the record of {node} is managed by {record.managed_by}"
+        advice = "ask that supervisor, or have it release the pair"
+        raise undecided("managed-record", why, advice, node=node)
+    strangers = sorted(record.named - known)
+    if strangers:
+        why = f"the record of {node} names {', '.join(strangers)}, which is not declared"
+        advice = f"declare it, or take it out with forget {strangers[0]}"
+        if record.holder in strangers:
+            why += f"; {record.holder} holds the newest data"
+            advice = (
+                f"declare {record.holder}; if it is gone for good, keep it declared and launch"
+                " another node with --newest"
             )
-        if record.managed_by is not None:
-            why = f"the record of {node} is managed by {record.managed_by}"
-            raise undecided(
-                "managed-record", why, "ask that supervisor, or have it release the pair", node=node
-            )
-        strangers = sorted(record.named - known)
-        if strangers:
-            why = f"the record of {node} names {', '.join(strangers)}, which is not declared"
-            advice = f"declare it, or take it out with forget {strangers[0]}"
-            if record.holder in strangers:
-                why += f"; {record.holder} holds the newest data"
-                advice = (
-                    f"declare {record.holder}; if it is gone for good, keep it declared and launch"
-                    " another node with --newest"
-                )
-            raise compile_error("undeclared-node", why, advice, node=node)
-        births.setdefault(record.birth, node)
+        raise compile_error("undeclared-node", why, advice, node=node)
+
+
+def _check_births(births: Mapping[str, str]) -> None:
     if len(births) > 1:
         first, second = list(births.values())[:2]
         why = f"the records of {first} and {second} come from two pairs of the same name"

@@ -388,3 +388,28 @@ def record_of(plan: Plan, node: str) -> PairRecord:
     found = plan.planned_state.records[node]
     assert isinstance(found, PairRecord)
     return found
+
+
+def test_all_that_stands_in_the_way_is_told_at_once() -> None:
+    """Whoever corrects one thing is not sent back for the next one."""
+    snapshot = _with(LAUNCHED, "beta", sizes_bytes={"parent0": 4096})
+    blockers = ("nvme has no migration",)
+    snapshot = _with(snapshot, "alpha", run_state="paused", migration_blockers=blockers)
+    with pytest.raises(CompileError) as caught:
+        start(PAIR, snapshot)
+    found = [(finding.code, finding.node) for finding in caught.value.findings]
+    assert [
+        ("not-migratable", "alpha"),
+        ("sizes-differ", None),
+        ("paused", "alpha"),
+    ] == found
+
+
+def test_every_qemu_of_another_pair_is_named() -> None:
+    """Both nodes' monitors lead to strangers: both are told."""
+    snapshot = LAUNCHED
+    for node in ("alpha", "beta"):
+        snapshot = _with(snapshot, node, instance=f"other:{node}:00000001")
+    with pytest.raises(CompileError) as caught:
+        start(PAIR, snapshot)
+    assert ["foreign-qemu"] * 2 == [finding.code for finding in caught.value.findings]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 from pycolo import record
-from pycolo.errors import compile_error
+from pycolo.errors import check_all, compile_error
 from pycolo.evidence import node_of, pair_of
 from pycolo.model.pair import ColoPair
 from pycolo.snapshot import Snapshot, role_of
@@ -25,16 +28,22 @@ def check(pair: ColoPair, snapshot: Snapshot, *, without: str | None = None) -> 
         UndecidedError: The records come from two births, or an arbiter manages them.
     """
     names = [node.name for node in (*pair.nodes, *pair.spares)]
-    for name in names:
-        _check_identity(pair, name, snapshot)
-    record.check(pair.name, (*names, without or ""), snapshot.records)
+    check_all(
+        (
+            *(partial(_check_identity, pair, name, snapshot) for name in names),
+            partial(record.check, pair.name, (*names, without or ""), snapshot.records),
+            partial(_check_folders, pair, snapshot.folders),
+        )
+    )
+
+
+def _check_folders(pair: ColoPair, folders: Mapping[str, str]) -> None:
     seen: dict[str, str] = {}
-    for name, folder in snapshot.folders.items():
+    for name, folder in folders.items():
         if folder in seen and pair.disks:
             why = f"{seen[folder]} and {name} have one image folder, under two names"
-            raise compile_error(
-                "shared-image-folder", why, f"give {name} an image_folder of its own", node=name
-            )
+            advice = f"give {name} an image_folder of its own"
+            raise compile_error("shared-image-folder", why, advice, node=name)
         seen[folder] = name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import attrs
 
@@ -32,7 +33,7 @@ from pycolo.compiler.roles import (
     versions,
 )
 from pycolo.conditions import END_OR_LET_GO
-from pycolo.errors import DeclarationError, compile_error
+from pycolo.errors import DeclarationError, check_all, compile_error
 from pycolo.evidence import instance_of
 from pycolo.model.pair import ColoPair
 from pycolo.plan import OFFLINE_BIRTH, DialectName, Options, Plan, Procedure
@@ -136,16 +137,15 @@ def _refuse_unseen(draft: Draft, missing: Sequence[str]) -> None:
     """
     states = (draft.now.state(node.name) for node in draft.pair.nodes)
     guest = any(role_of(state) in PRIMARIES for state in states)
-    for name in missing if guest else _silent(draft):
-        unseen = draft.now.running.get(name)
-        if unseen is not None:
-            told = f"{unseen.instance} runs and gives no answer"
-            raise compile_error(
-                "runs-unseen",
-                f"{told} ({name}: {stands(draft.now, name)})",
-                END_OR_LET_GO,
-                node=name,
-            )
+    names = missing if guest else _silent(draft)
+    check_all(partial(_check_seen, draft, name) for name in names)
+
+
+def _check_seen(draft: Draft, name: str) -> None:
+    unseen = draft.now.running.get(name)
+    if unseen is not None:
+        told = f"{unseen.instance} runs and gives no answer ({name}: {stands(draft.now, name)})"
+        raise compile_error("runs-unseen", told, END_OR_LET_GO, node=name)
 
 
 def _silent(draft: Draft) -> list[str]:

@@ -10,6 +10,7 @@ that cannot pause before the switch-over, it is paused in between as well (qemu-
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from pycolo import record, topology
 from pycolo.compiler import _disks, _filters
@@ -25,7 +26,7 @@ from pycolo.conditions import (
     NoColoExit,
     RunStateIs,
 )
-from pycolo.errors import CompileError, compile_error
+from pycolo.errors import CompileError, check_all, compile_error
 from pycolo.features import Features
 from pycolo.plan import CheckPorts, Execute, Refusal
 from pycolo.qmp.chardevs import InetSocketAddress
@@ -154,44 +155,46 @@ def lost_in_colo(told: str) -> CompileError:
 
 
 def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
-    live, peer = draft.live(primary), draft.live(secondary)
     _check_colo(draft, primary, secondary)
-    if peer.run_state != "inmigrate" and not _half_in(live, peer):
+    disks = draft.pair.disks
+    check_all(
+        (
+            partial(_check_secondary, draft, primary, secondary),
+            partial(_check_blockers, draft, primary),
+            *(partial(_check_sizes, draft, primary, secondary, d.names.parent) for d in disks),
+            *(partial(_disks.check_ours, draft, primary, secondary, disk) for disk in disks),
+            partial(_check_run_state, draft, primary),
+        )
+    )
+
+
+def _check_secondary(draft: Draft, primary: str, secondary: str) -> None:
+    peer = draft.live(secondary)
+    if peer.run_state != "inmigrate" and not _half_in(draft.live(primary), peer):
         why = f"{secondary} is no fresh secondary: its guest is in state {peer.run_state}"
-        raise compile_error(
-            "used-secondary",
-            why,
-            "replace it by a newly launched one (qemu-behaviour 7.12)",
-            node=secondary,
-        )
-    if live.migration_blockers:
-        why = f"QEMU cannot move the guest on {primary}: {'; '.join(live.migration_blockers)}"
-        raise compile_error(
-            "not-migratable",
-            why,
-            "take the device out of the declaration (qemu-behaviour 19.4)",
-            node=primary,
-        )
-    for disk in draft.pair.disks:
-        _check_sizes(draft, primary, secondary, disk.names.parent)
-        _disks.check_ours(draft, primary, secondary, disk)
+        advice = "replace it by a newly launched one (qemu-behaviour 7.12)"
+        raise compile_error("used-secondary", why, advice, node=secondary)
+
+
+def _check_blockers(draft: Draft, primary: str) -> None:
+    blockers = draft.live(primary).migration_blockers
+    if blockers:
+        why = f"QEMU cannot move the guest on {primary}: {'; '.join(blockers)}"
+        advice = "take the device out of the declaration (qemu-behaviour 19.4)"
+        raise compile_error("not-migratable", why, advice, node=primary)
+
+
+def _check_run_state(draft: Draft, primary: str) -> None:
+    live = draft.live(primary)
     if live.run_state not in GROUND:
         why = f"the guest on {primary} is in state {live.run_state}, from which no copy starts"
-        raise compile_error(
-            "failed-entry",
-            why,
-            "end the failed attempt with stop, then compile again",
-            node=primary,
-        )
+        advice = "end the failed attempt with stop, then compile again"
+        raise compile_error("failed-entry", why, advice, node=primary)
     ours = any(_disks.resync_jobs(live, disk) for disk in draft.pair.disks)
     if live.run_state == "paused" and not ours:
         why = f"the guest on {primary} is paused, and not by a resync of ours"
-        raise compile_error(
-            "paused",
-            why,
-            "continue it or find out who stopped it, then compile again",
-            node=primary,
-        )
+        advice = "continue it or find out who stopped it, then compile again"
+        raise compile_error("paused", why, advice, node=primary)
 
 
 def _check_colo(draft: Draft, primary: str, secondary: str) -> None:

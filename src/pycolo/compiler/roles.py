@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from pycolo.errors import compile_error
+from pycolo.errors import check_all, compile_error
 from pycolo.model.pair import ColoPair
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Snapshot, Unreachable, Unresponsive, role_of
@@ -20,15 +21,15 @@ def versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:
     Raises:
         CompileError: One does not.
     """
-    found: dict[str, Version] = {}
-    for node in nodes:
-        live = snapshot.live(node)
-        if live is None:
-            raise compile_error(
-                "no-answer", f"{node} does not answer: {stands(snapshot, node)}", node=node
-            )
-        found[node] = live.version
-    return found
+    check_all(partial(_check_answers, snapshot, node) for node in nodes)
+    live = {node: snapshot.live(node) for node in nodes}
+    return {node: state.version for node, state in live.items() if state is not None}
+
+
+def _check_answers(snapshot: Snapshot, node: str) -> None:
+    if snapshot.live(node) is None:
+        why = f"{node} does not answer: {stands(snapshot, node)}"
+        raise compile_error("no-answer", why, node=node)
 
 
 def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
