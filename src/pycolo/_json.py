@@ -48,6 +48,7 @@ FORMAT_VERSION = 1
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
+_Item = TypeVar("_Item")
 
 
 class Form(Protocol):
@@ -113,6 +114,15 @@ def array_at(value: object, path: str) -> tuple[tuple[str, object], ...]:
     if not isinstance(value, list | tuple):
         raise ParseError(path, "be an array", value)
     return tuple((f"{path}[{n}]", item) for n, item in enumerate(value))
+
+
+def list_at(value: object, path: str, parse: Callable[[object, str], _Item]) -> tuple[_Item, ...]:
+    """Parse a JSON array item by item.
+
+    Raises:
+        ParseError: It is none, or `parse` refuses an item.
+    """
+    return tuple(parse(item, place) for place, item in array_at(value, path))
 
 
 def refuse_unknown(members: Mapping[str, object], known: Iterable[str], path: str) -> None:
@@ -181,19 +191,23 @@ def _any_scalar(scalars: Sequence[Scalar]) -> Scalar:
 @final
 @attrs.frozen
 class Choice:
-    """One of some words."""
+    """One of some words, or of some other constants."""
 
-    words: tuple[str, ...]
+    words: tuple[str | bool | int, ...]
 
     def read(self, value: object, path: str) -> object:
         """Parse it."""
-        if not isinstance(value, str) or value not in self.words:
-            raise ParseError(path, f"be one of {', '.join(self.words)}", value)
+        # To JSON true is not 1.
+        if not any(type(value) is type(word) and value == word for word in self.words):
+            told = (word if isinstance(word, str) else json.dumps(word) for word in self.words)
+            raise ParseError(path, f"be one of {', '.join(told)}", value)
         return value
 
     def write(self, value: object) -> JsonValue:
         """Give the word."""
-        return str(value)
+        if not isinstance(value, str | int):
+            raise TypeError(f"{value!r} is none of the words")
+        return value
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
         """Give the words."""
@@ -581,7 +595,7 @@ class Forms:
     def _generic(self, hint: object) -> Form:
         origin, args = get_origin(hint), get_args(hint)
         if origin is Literal:
-            return Choice(tuple(str(word) for word in args))
+            return Choice(args)
         if origin in (tuple, frozenset):
             return Array(self.of(args[0]), is_set=origin is frozenset)
         if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):

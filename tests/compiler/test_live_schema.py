@@ -6,9 +6,9 @@ import attrs
 import pytest
 from tests.compiler.cases import CASES, compiled, one_of_each
 
+from pycolo._json import list_at, object_at
 from pycolo.compiler import start
 from pycolo.errors import CompileError
-from pycolo.qmp._base import list_at, mapping_at
 from pycolo.qmp.schema import Schema, packaged_entries
 from pycolo.snapshot import Live, Snapshot
 
@@ -25,7 +25,7 @@ def _with_schema(schema: Schema) -> Snapshot:
 
 def _without(command: str) -> Schema:
     """The schema of a build that lacks a command."""
-    entries = list_at(packaged_entries("11.1.3"), "return", mapping_at)
+    entries = list_at(packaged_entries("11.1.3"), "return", object_at)
     return Schema.from_reply([entry for entry in entries if entry.get("name") != command])
 
 

@@ -104,7 +104,7 @@ async def test_elsewhere_the_document_is_refused(release: Release, word: str) ->
         with pytest.raises(errors.VersionError, match=word):
             refuse_document(life.pair, life.version)
         report = await execute(await life.compile_launch("beta", dialect="doc"), {}, life.hosts)
-        assert ("beta/create-image/active0", False) == (report.failed, report.changed)
+        assert ("beta/check/not-running", False) == (report.failed, report.changed)
         assert word in report.advice
 
 

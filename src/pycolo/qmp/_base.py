@@ -42,6 +42,7 @@ from typing import (
 import attrs
 from typing_extensions import TypeAliasType, override
 
+from pycolo._json import SCALARS, Choice, at, list_at, object_at
 from pycolo.errors import DeclarationError, ParseError
 
 __all__ = ["NULL", "Null", "QmpCommand", "QmpRecord", "QmpValue"]
@@ -178,36 +179,6 @@ class QmpCommand(_Value, Generic[R_co]):
         Empty where that is the node as a whole.
         """
         return ""
-
-
-# -- paths and narrowing ---------------------------------------------------------------------------
-
-
-def at(path: str, key: str) -> str:
-    """Extend ``path`` by a member's name."""
-    return f"{path}.{key}" if path else key
-
-
-def mapping_at(value: object, path: str) -> Mapping[str, object]:
-    """Narrow ``value`` to a JSON object.
-
-    Raises:
-        ParseError: It is not one.
-    """
-    if not isinstance(value, Mapping) or not all(type(key) is str for key in value):
-        raise ParseError(path, "be an object", value)
-    return value
-
-
-def list_at(value: object, path: str, parse: Callable[[object, str], _T]) -> tuple[_T, ...]:
-    """Parse ``value``, a JSON array, item by item.
-
-    Raises:
-        ParseError: It is not an array, or ``parse`` refuses an item.
-    """
-    if not isinstance(value, (list, tuple)):
-        raise ParseError(path, "be an array", value)
-    return tuple(parse(item, f"{path}[{index}]") for index, item in enumerate(value))
 
 
 # -- the fields of a class -------------------------------------------------------------------------
@@ -353,7 +324,7 @@ def read(
     Raises:
         ParseError: ``value`` is not that form.
     """
-    members = mapping_at(value, path)
+    members = object_at(value, path)
     for key, constant in constants:
         if not _same(members.get(key), constant):
             raise ParseError(at(path, key), f"be {constant!r}", members.get(key))
@@ -383,7 +354,7 @@ def _found(members: Mapping[str, object], writer: _Writer, path: str) -> object:
         path = at(path, key)
         if key not in members:
             return _ABSENT
-        members = mapping_at(members[key], path)
+        members = object_at(members[key], path)
     return members.get(writer.key, _ABSENT)
 
 
@@ -423,13 +394,6 @@ def _same(value: object, constant: object) -> bool:
 
 _Decoder = Callable[[object, str], object]
 
-_SCALAR_RULES: Final[Mapping[object, str]] = {
-    str: "be a string",
-    int: "be an integer",
-    bool: "be true or false",
-    float: "be a number",
-}
-
 
 def _form_decoder(form: _Form, hint: object) -> _Decoder:
     if form == "text":
@@ -439,8 +403,8 @@ def _form_decoder(form: _Form, hint: object) -> _Decoder:
 
 
 def _decoder(hint: object) -> _Decoder:
-    if hint in _SCALAR_RULES:
-        return _scalar(hint)
+    if hint in SCALARS:
+        return SCALARS[hint].read
     if hint is QmpValue:
         return _json
     if isinstance(hint, type) and issubclass(hint, QmpRecord):
@@ -451,7 +415,7 @@ def _decoder(hint: object) -> _Decoder:
 def _composed(hint: object) -> _Decoder:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return _choice(args)
+        return Choice(args).read
     if origin is tuple:
         item = _decoder(args[0])
         return lambda value, path: list_at(value, path, item)
@@ -461,33 +425,12 @@ def _composed(hint: object) -> _Decoder:
     raise TypeError(f"{hint!r} has no form in QMP")
 
 
-def _scalar(kind: object) -> _Decoder:
-    kinds = (float, int) if kind is float else (kind,)
-    rule = _SCALAR_RULES[kind]
-
-    def decode(value: object, path: str) -> object:
-        if type(value) not in kinds:
-            raise ParseError(path, rule, value)
-        return value
-
-    return decode
-
-
-def _choice(choices: tuple[object, ...]) -> _Decoder:
-    def decode(value: object, path: str) -> object:
-        if not any(_same(value, choice) for choice in choices):
-            raise ParseError(path, "be " + " or ".join(repr(choice) for choice in choices), value)
-        return value
-
-    return decode
-
-
 def _json(value: object, path: str) -> QmpValue:
     """Narrow to what JSON can say; the value itself is kept apart from its source."""
     if isinstance(value, (list, tuple)):
         return [_json(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Mapping):
-        return read_json(mapping_at(value, path), path)
+        return read_json(object_at(value, path), path)
     if value is None or isinstance(value, (str, int, float)):
         return value
     raise ParseError(path, "be a JSON value", value)
@@ -521,8 +464,8 @@ def _union(kinds: tuple[object, ...]) -> _Decoder:
     records = tuple(
         kind for kind in kinds if isinstance(kind, type) and issubclass(kind, QmpRecord)
     )
-    scalars = tuple(kind for kind in kinds if kind in _SCALAR_RULES)
-    names = [_SCALAR_RULES[kind].removeprefix("be ") for kind in scalars]
+    scalars = tuple(kind for kind in kinds if kind in SCALARS)
+    names = [SCALARS[kind].rule.removeprefix("be ") for kind in scalars]
     rule = "be " + " or ".join(["an object", *names, *(["null"] if Null in kinds else [])])
 
     def decode(value: object, path: str) -> object:
@@ -553,14 +496,14 @@ def _wrapped(hint: object) -> _Decoder:
     records = _records_in(hint)
 
     def decode(value: object, path: str) -> object:
-        members = mapping_at(value, path)
+        members = object_at(value, path)
         for key in ("type", "data"):
             if key not in members:
                 raise ParseError(at(path, key), "be present", None)
         for key in members:
             if key not in ("type", "data"):
                 raise ParseError(at(path, key), "be absent", members[key])
-        data = mapping_at(members["data"], at(path, "data"))
+        data = object_at(members["data"], at(path, "data"))
         if "type" in data:
             raise ParseError(at(path, "data.type"), "be absent", data["type"])
         flat = {"type": members["type"], **data}

@@ -13,8 +13,9 @@ from typing import ClassVar, Final, Literal, Self, TypeAlias, final, get_args
 import attrs
 from typing_extensions import override
 
+from pycolo._json import at, list_at, object_at
 from pycolo.errors import DeclarationError, ParseError
-from pycolo.qmp._base import QmpCommand, QmpRecord, QmpValue, at, list_at, mapping_at
+from pycolo.qmp._base import QmpCommand, QmpRecord, QmpValue
 from pycolo.qmp.blockdevs import BlockNode
 from pycolo.qmp.chardevs import ChardevBackend, SocketAddress
 from pycolo.qmp.objects import QomObject, YankInstance
@@ -103,7 +104,7 @@ class _Acknowledged(QmpCommand[None]):
 
     @override
     def parse_reply(self, value: object) -> None:
-        mapping_at(value, _RETURN)
+        object_at(value, _RETURN)
 
 
 def _last_part(path: str) -> str:
@@ -1019,7 +1020,7 @@ def command_from_qmp(value: object, path: str = "") -> Command:
         ParseError: It is not a command of ``Command``, or an argument is unknown, missing or of the
             wrong type.
     """
-    message = mapping_at(value, path)
+    message = object_at(value, path)
     _refuse_other_keys(message, path)
     name = message.get("execute")
     kind = _commands_by_name().get(name) if isinstance(name, str) else None

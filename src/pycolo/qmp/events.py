@@ -12,9 +12,10 @@ from typing import ClassVar, Final, Literal, TypeAlias, final, get_args
 import attrs
 from typing_extensions import override
 
+from pycolo._json import at, object_at
 from pycolo._mapping import read_only_mappings
 from pycolo.errors import ParseError
-from pycolo.qmp._base import QmpRecord, QmpValue, at, mapping_at, read_json
+from pycolo.qmp._base import QmpRecord, QmpValue, read_json
 from pycolo.qmp.replies import ColoMode, ColoReason
 
 __all__ = [
@@ -270,11 +271,11 @@ def event_from_qmp(value: object, path: str = "") -> Event:
     Raises:
         ParseError: It is not an event, or one that pycolo reads lacks something.
     """
-    message = mapping_at(value, path)
+    message = object_at(value, path)
     name = message.get("event")
     if not isinstance(name, str):
         raise ParseError(at(path, "event"), "be a string", name)
-    data = mapping_at(message.get(_DATA, {}), at(path, _DATA))
+    data = object_at(message.get(_DATA, {}), at(path, _DATA))
     kind = _events_by_name().get(name)
     if kind is None:
         return OtherEvent(name=name, data=read_json(data, at(path, _DATA)))

@@ -14,8 +14,9 @@ from typing import ClassVar, Final, Literal, Self, TypeAlias, final
 import attrs
 from typing_extensions import override
 
+from pycolo._json import at, list_at, object_at
 from pycolo.errors import ParseError
-from pycolo.qmp._base import QmpRecord, QmpValue, at, list_at, mapping_at
+from pycolo.qmp._base import QmpRecord, QmpValue
 from pycolo.qmp.objects import YankBlockNode, YankChardev, YankInstance, YankMigration
 
 __all__ = [
@@ -476,7 +477,7 @@ class SchemaInfo:
         Raises:
             ParseError: It is not a list of objects.
         """
-        return cls(entries=list_at(value, path, mapping_at))
+        return cls(entries=list_at(value, path, object_at))
 
 
 def yank_instances(value: object, path: str = "return") -> tuple[YankInstance, ...]:
@@ -490,7 +491,7 @@ def yank_instances(value: object, path: str = "return") -> tuple[YankInstance, .
 
 
 def _yank_instance(value: object, path: str) -> YankInstance | None:
-    instance = mapping_at(value, path)
+    instance = object_at(value, path)
     match instance.get("type"):
         case "block-node":
             return YankBlockNode.from_qmp(

@@ -18,8 +18,9 @@ from typing import Final, Literal, Self, TypeAlias, final
 import attrs
 from typing_extensions import override
 
+from pycolo._json import at, list_at, object_at
 from pycolo.errors import ParseError
-from pycolo.qmp._base import QmpCommand, QmpValue, at, list_at, mapping_at
+from pycolo.qmp._base import QmpCommand, QmpValue
 
 __all__ = ["PackagedVersion", "Schema", "SchemaFeature", "SchemaProblem", "packaged_entries"]
 
@@ -321,7 +322,7 @@ class _Entry:
 
     @classmethod
     def from_qmp(cls, value: object, path: str) -> Self:
-        content = mapping_at(value, path)
+        content = object_at(value, path)
         name, meta_type = content.get("name"), content.get("meta-type")
         if not isinstance(name, str):
             raise ParseError(at(path, "name"), "be a string", name)
@@ -342,7 +343,7 @@ def _text(entry: Mapping[str, object], key: str) -> str:
 
 
 def _entries(entry: Mapping[str, object], key: str) -> tuple[Mapping[str, object], ...]:
-    return list_at(entry.get(key, []), f"{entry.get('name')}.{key}", mapping_at)
+    return list_at(entry.get(key, []), f"{entry.get('name')}.{key}", object_at)
 
 
 def _features_of(entry: Mapping[str, object], path: str) -> Iterator[SchemaFeature]:

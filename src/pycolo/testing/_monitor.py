@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, final
 
+from pycolo._json import object_at
 from pycolo.errors import ParseError
 from pycolo.model import node as model
 from pycolo.qmp import commands as qmp
-from pycolo.qmp._base import QmpValue, mapping_at, read_json
+from pycolo.qmp._base import QmpValue, read_json
 from pycolo.qmp.schema import Schema, SchemaProblem
 from pycolo.testing import _colo, _jobs
 from pycolo.testing._answers import version
@@ -117,7 +118,7 @@ class Monitor:
                     self._send(client, _error("JSON parse error, invalid keyword", "GenericError"))
                 return
             client.text = text[end:]
-            self._take(client, mapping_at(found, ""))
+            self._take(client, object_at(found, ""))
 
     def _send(self, client: Client, message: Mapping[str, QmpValue]) -> None:
         client.send(json.dumps(message).encode() + b"\r\n")
@@ -185,12 +186,12 @@ class Monitor:
         problems = schema.check(wire)
         if problems:
             raise Refused(_words(problems[0]))
-        _check_widths(mapping_at(arguments, "arguments"))
+        _check_widths(object_at(arguments, "arguments"))
         if name == "migrate_cancel":
             _colo.cancel(self._qemu)
             return {}
         if name == "job-cancel":
-            return _cancel_job(self._qemu, mapping_at(arguments, "arguments"))
+            return _cancel_job(self._qemu, object_at(arguments, "arguments"))
         try:
             command = qmp.command_from_qmp(wire)
         except ParseError as error:
@@ -216,7 +217,7 @@ def _negotiate(client: Client, name: str, message: Message) -> dict[str, QmpValu
     if name != _NEGOTIATE:
         text = f"Expecting capabilities negotiation with '{_NEGOTIATE}'"
         return _error(text, "CommandNotFound")
-    enable = mapping_at(message.get("arguments", {}), "arguments").get("enable", [])
+    enable = object_at(message.get("arguments", {}), "arguments").get("enable", [])
     client.ready = True
     client.oob = isinstance(enable, list) and "oob" in enable
     return {"return": {}}
