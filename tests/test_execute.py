@@ -631,7 +631,8 @@ async def test_record_of_a_promotion_needs_evidence_and_keeps_it(
     refused = await execute(plan, sessions, {"alpha": host})
     assert [Refused] == _kinds(refused.outcomes)
     assert _kept(pair) is None
-    done = await execute(plan, sessions, {"alpha": host}, evidence={"beta": _fence()})
+    alone = {"alpha": sessions["alpha"]}
+    done = await execute(plan, alone, {"alpha": host}, evidence={"beta": _fence()})
     written = attrs.evolve(promotion.becomes, evidence=_fence())
     assert dumps(written) == _kept(pair)
     assert ({"beta": _fence()}, 0) == (done.evidence, done.exit_code)

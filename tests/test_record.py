@@ -117,6 +117,13 @@ def test_half_a_character_damages_a_record(half: bytes) -> None:
     assert isinstance(record.loads(data), DamagedRecord)
 
 
+def test_copy_of_a_promotion_says_nothing_of_its_merge() -> None:
+    """The promoted node's own record cannot be read: it may run on, and is not called ended."""
+    files: dict[str, RecordState] = {"a": PROMOTED, "b": AWAY}
+    with pytest.raises(CompileError, match="b holds the newest data, not a"):
+        record.may_boot(files, "a", "a")
+
+
 def test_two_births_need_a_person() -> None:
     """Two pairs of one name: no record says which data is wanted."""
     with pytest.raises(UndecidedError, match="two pairs of the same name"):

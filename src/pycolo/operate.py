@@ -307,6 +307,7 @@ async def _launching(
     pair: ColoPair, options: Options, snapshot: Snapshot, hosts: Mapping[str, Host]
 ) -> Options:
     """The options with what only chance and the hosts can tell."""
+    compiler.check_members(pair, snapshot)
     names = options.nodes or tuple(n.name for n in compiler.members(pair, snapshot).nodes)
     for name in names:
         pair.node(name)

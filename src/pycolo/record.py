@@ -234,7 +234,8 @@ def _check_births(births: Mapping[str, str]) -> None:
     if len(births) > 1:
         first, second = list(births.values())[:2]
         why = f"the records of {first} and {second} come from two pairs of the same name"
-        raise undecided("two-births", why, "remove the record of the node whose data is of no use")
+        advice = "remove record and owner files of the node whose data is of no use"
+        raise undecided("two-births", why, advice)
 
 
 # -- who may run alone -------------------------------------------------------------------------
@@ -358,7 +359,8 @@ def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
     if top is None:
         advice = f"correct what keeps them from being read; if they are lost, {_newest()}"
         raise undecided("unread-records", f"no record can be read: {_unread(files)}", advice)
-    if top.commit == "pending":
+    held = files.get(top.holder, NOT_READ)
+    if isinstance(held, PairRecord) and held.commit == "pending":
         why = f"{top.holder} ended before its overlays were merged: its image lacks writes"
         advice = (
             f"merge its overlays by hand and launch it with --newest {top.holder}, or launch"

@@ -15,7 +15,7 @@ from typing_extensions import override
 from pycolo._mapping import read_only_mappings
 from pycolo._printable import brief
 from pycolo.catalogue import Explanation, explain
-from pycolo.conditions import END_OR_LET_GO, NotRunning, PeerDead, leaves
+from pycolo.conditions import END_OR_LET_GO, ChardevConnected, NotRunning, PeerDead, leaves
 from pycolo.errors import PycoloError
 from pycolo.evidence import Evidence
 from pycolo.plan import (
@@ -251,6 +251,9 @@ class Report:
         peers = [node.name for node in self.plan.pair.nodes if node.name not in primaries]
         # Of one that is in COLO the procedure continues from what is there.
         role = role_of(self.after.state(peers[0])) if len(peers) == 1 else "secondary"
+        if role in ("fresh secondary", "prepared secondary") and self._unconnected():
+            # One that was launched too early clings to a socket that is gone (qemu-behaviour 3.16).
+            return f"run stop, run launch --node {peers[0]}, and run resume"
         if role in ("fresh secondary", "prepared secondary", "secondary"):
             return None
         # What was made for the lost one is in the way of the next: `stop` takes it back.
@@ -261,6 +264,12 @@ class Report:
 
     def _death_unproven(self) -> bool:
         return self._untrue(PeerDead)
+
+    def _unconnected(self) -> bool:
+        """Whether what ended execution was a link that nobody connected to."""
+        failed = (step for step in self.plan.steps if step.address == self.failed)
+        waits = [step.until for step in failed if isinstance(step, Wait)]
+        return any(isinstance(leaf, ChardevConnected) for until in waits for leaf in leaves(until))
 
     def _unlike(self) -> bool:
         """Whether execution ended where something is not as the plan was compiled for."""

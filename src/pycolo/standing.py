@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final
 
 import attrs
 
@@ -13,6 +13,13 @@ from pycolo.snapshot import Live, Snapshot, role_of
 State: TypeAlias = Literal[
     "protected", "joining", "unprotected", "stopped", "at risk", "two guests", "unknown"
 ]
+
+
+STANDING: Final = (
+    *("prelaunch", "paused", "shutdown", "suspended"),
+    *("guest-panicked", "internal-error", "io-error", "watchdog"),
+)
+"Run states in which a guest stands until somebody does something about it."
 
 
 @final
@@ -30,8 +37,8 @@ class Standing:
         """The exit code of a monitoring plugin.
 
         Returns:
-            0 protected; 1 joining, or unprotected on purpose; 2 at risk, or no guest runs;
-            3 unknown.
+            0 protected; 1 joining, or unprotected on purpose; 2 at risk, two guests, or no guest
+            runs; 3 unknown.
         """
         match self.state:
             case "protected":
@@ -62,6 +69,14 @@ def standing(snapshot: Snapshot) -> Standing:
     if leading and running:
         text = f"{leading[0]} runs it in COLO, and {running[0]} alone; a person must end one"
         return Standing(state="two guests", text=text)
+    if len(running) > 1:
+        text = f"{' and '.join(running)} hold a guest each; a person must decide"
+        return Standing(state="two guests", text=text)
+    unseen = [one for n, one in snapshot.running.items() if snapshot.live(n) is None]
+    if unseen:
+        told = " and ".join(f"{one.instance or 'a QEMU'} ({one.how})" for one in unseen)
+        seen = f"{' and '.join((*leading, *running))} answers, and " if leading or running else ""
+        return Standing(state="unknown", text=f"{seen}no answer of what runs: {told}")
     if "broken primary" in names or "broken secondary" in names:
         why = "COLO has ended with an error, and both sides wait for a failover"
         return Standing(state="at risk", text=f"broken: {why}")
@@ -70,15 +85,8 @@ def standing(snapshot: Snapshot) -> Standing:
     if "primary" in names or "secondary" in names:
         alone = (names.get("primary") or names["secondary"])[0]
         return Standing(state="at risk", text=f"{alone} is in COLO, and its peer is not seen there")
-    if len(running) > 1:
-        text = f"{' and '.join(running)} hold a guest each; a person must decide"
-        return Standing(state="two guests", text=text)
     if running:
         return _alone(snapshot, running[0])
-    unseen = [one for n, one in snapshot.running.items() if snapshot.live(n) is None]
-    if unseen:
-        told = " and ".join(f"{one.instance} ({one.how})" for one in unseen)
-        return Standing(state="unknown", text=f"no answer of what runs: {told}")
     silent = [*names.get("unreachable", []), *names.get("unresponsive", [])]
     if silent and not _all_read(snapshot):
         return Standing(state="unknown", text=f"{' and '.join(silent)} cannot be asked")
@@ -115,5 +123,8 @@ def _alone(snapshot: Snapshot, name: str) -> Standing:
     text = f"unprotected{merging}: {name} has the guest alone{stands}"
     if isinstance(own, PairRecord) and own.phase == "joining":
         return Standing(state="joining", text=f"{text}, and {own.joining} joins")
+    if isinstance(live, Live) and live.run_state in STANDING:
+        text = f"{name} has the guest alone, and it does not run ({live.run_state}){merging}"
+        return Standing(state="stopped", text=text)
     # Its image alone lacks writes until the merge is over.
     return Standing(state="at risk" if pending else "unprotected", text=text)

@@ -65,7 +65,8 @@ pycolo apply delay.json >delay.txt; ended apply $?
 sed 's/"x-checkpoint-delay": 700/&, "x-more": 1/' delay.json >more.json
 pycolo apply more.json; ended apply-unknown-key $?
 pycolo run failover pair.toml --survivor beta >unproven.txt; ended unproven $?
-pycolo run failover pair.toml --survivor beta --fenced 'ops: said so'; ended fenced-alive $?
+pycolo run failover pair.toml --survivor beta --fenced 'ops: said so' >alive.txt
+ended fenced-alive $?
 "$python" -c "
 import json, os, signal
 known = json.load(open('alpha/primary.qcow2.process.json'))
@@ -128,7 +129,7 @@ stop 0
 status 0
 """
         == done.stdout
-    ), done.stderr
+    ), done.stdout + done.stderr
     protected = json.loads((folder / "protected.json").read_text())["snapshot"]["nodes"]
     modes = {name: node["colo_mode"] for name, node in protected.items()}
     assert {"alpha": "primary", "beta": "secondary"} == modes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,6 +74,16 @@ def test_what_a_person_must_decide_is_a_state(pycolo: Pycolo, tmp_path: Path) ->
     told = "unknown: the records of alpha and beta come from two pairs of one name"
     assert told in ended.out
     assert 3 == pycolo("status", path, "--check").code
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_closed_stream_does_not_change_how_a_command_ends(closed: str, pair_file: Path) -> None:
+    """A program may start us without a standard output or error; the exit code is all it wants."""
+    script = f'"$0" -m pycolo status --check "$1" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable, str(pair_file)], check=False, capture_output=True
+    )
+    assert (3, b"") == (done.returncode, done.stderr)
 
 
 @pytest.mark.qemu

@@ -606,12 +606,47 @@ async def test_images_of_the_other_node_are_not_taken(pair: ColoPair) -> None:
     assert "its image belongs to p:alpha" in found.why
 
 
-async def test_damaged_owner_denies_nothing(pair: ColoPair) -> None:
+async def test_record_that_is_gone_is_no_new_pair(pair: ColoPair) -> None:
+    """The image had one: its disk is not mounted, or somebody removed it without the owner file."""
+    await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
+    Path(pair.record_path("alpha")).unlink()
+    assert "its record is gone" in await _why_unread(pair)
+    Path(*pair.owner_paths("alpha")).unlink()
+    assert NoRecord() == await _observe(pair)
+
+
+async def test_image_under_another_name_is_no_new_one(pair: ColoPair) -> None:
+    """All images were renamed; the owner file of the old name still lies in the folder."""
+    await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
+    renamed = attrs.evolve(pair, disks=[ReplicationDisk(size_bytes=1 << 20, image="new.qcow2")])
+    assert f"has its record in {pair.record_path('alpha')}" in await _why_unread(renamed)
+
+
+async def test_pair_without_disks_finds_its_record(pair: ColoPair, folder: Path) -> None:
+    """It has no image to tell, and an owner file all the same."""
+    bare = attrs.evolve(pair, disks=())
+    await _write(bare, Change(expects=NoRecord(), becomes=_record(1)))
+    (folder / "other").mkdir()
+    assert "has its record in" in await _why_unread(_kept_in(bare, folder / "other"))
+
+
+async def test_damaged_owner_denies_nothing(pair: ColoPair, folder: Path) -> None:
     """It is an aid: by itself it keeps no survivor from its record."""
     await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
-    for data in (b"", b"[]", b"{", b"\xff", b'{"pair": "p"}', b"[" * 100_000):
-        Path(*pair.owner_paths("alpha")).write_bytes(data)
+    path = Path(*pair.owner_paths("alpha"))
+    told = b'{"pair": "p", "node": "alpha", "record": "/x%s"}'
+    for data in (
+        *(b"", b"[]", b"{", b"\xff", b'{"pair": "p"}', b"[" * 100_000, b" " * (2 << 20)),
+        *(told % b"\\u0000", told % b"\\ud800"),
+    ):
+        path.write_bytes(data)
         assert _record(1) == await _observe(pair)
+    path.unlink()
+    path.symlink_to(folder)
+    assert _record(1) == await _observe(pair)
+    path.unlink()
+    os.mkfifo(path)
+    assert _record(1) == await _observe(pair)
 
 
 async def test_host_tells_what_runs(pair: ColoPair) -> None:
@@ -622,6 +657,43 @@ async def test_host_tells_what_runs(pair: ColoPair) -> None:
     assert found == Running(instance=FIRST, how=f"its host knows it as process {_pid(pair)}")
     _kill(pair)
     assert (await HOST.observe(pair, "alpha", limit_s=LIMIT_S)).running is None
+
+
+@pytest.mark.parametrize(
+    "how", ["others may write it", "damaged", "gone", "elsewhere", "no number"]
+)
+async def test_host_tells_what_runs_by_its_monitor(pair: ColoPair, how: str) -> None:
+    """The process file cannot be used as a proof: what serves a monitor lives all the same."""
+    await _launch(pair)
+    path, text = _process(pair), _process(pair).read_text(encoding="utf-8")
+    match how:
+        case "others may write it":
+            path.chmod(0o666)
+        case "damaged":
+            path.write_text("{")
+        case "gone":
+            path.unlink()
+        case "elsewhere":
+            path.write_text(text.replace('"machine": "', '"machine": "another '))
+        case _:
+            path.write_text(text.replace(f'"pid": {_pid(pair)}', f'"pid": {1 << 31}'))
+    found = (await HOST.observe(pair, "alpha", limit_s=LIMIT_S)).running
+    assert found is not None
+    assert found.instance == (FIRST if how == "others may write it" else "")
+    assert await _death(pair) is None
+    path.write_text(text)
+    path.chmod(0o600)
+    _kill(pair)
+
+
+async def test_linked_spare_is_not_written_into(pair: ColoPair, folder: Path) -> None:
+    """A hard link of that name is an image of somebody's: it keeps what it holds."""
+    precious = folder / "precious"
+    precious.write_text("precious")
+    for path in (pair.record_path("alpha"), *pair.owner_paths("alpha")):
+        os.link(precious, f"{path}.spare")
+    await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
+    assert ("precious", _record(1)) == (precious.read_text(), await _observe(pair))
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no tmpfs at /dev/shm")
@@ -711,7 +783,7 @@ async def test_half_made_image_blocks_nothing(pair: ColoPair, tool: Path) -> Non
     program = "import sys; exec(sys.argv[1], s := {'__name__': 'helper'}); s['main'](sys.argv[2:])"
     words = (text(), name, json.dumps(request))
     controller = subprocess.Popen([sys.executable, "-c", program, *words], start_new_session=True)
-    partial = Path(f"{action.path}.partial")
+    partial = Path(f"{action.path}.pycolo-partial")
     while not partial.exists() or not partial.read_bytes():
         await asyncio.sleep(0)
     os.killpg(controller.pid, signal.SIGKILL)

@@ -99,3 +99,20 @@ async def test_pair_that_runs_unseen_is_left_alone(
         survives = Order(procedure="failover", pair=life.pair, options=Options(survivor="beta"))
         assert 0 == (await operate.run(survives, Silent())).exit_code
         await life.goes_on("beta")
+
+
+@ON_RELEASES
+async def test_secondary_is_not_launched_before_the_failover(
+    release: Release, accelerator: Accelerator
+) -> None:
+    """It would cling to what the failover takes away; launched afterwards it protects the guest."""
+    async with bios_life(release, accelerator) as life:
+        await life.launch("alpha", "beta")
+        await life.run("start")
+        await life.kill("beta")
+        with pytest.raises(CompileError, match="alpha is still in COLO with beta"):
+            await life.compile_launch("beta")
+        await life.run("failover", survivor="alpha")
+        await life.launch("beta")
+        await life.run("resume")
+        await life.goes_on("alpha", "beta")

@@ -214,7 +214,9 @@ async def outlived(
 ) -> None:
     """Execute an armed failover; the guest continues, clean, and a spare protects it again."""
     life = silenced.life
-    report = await execute(armed, life.sessions, life.hosts, evidence=fenced(armed))
+    # Nobody reaches the peer or its host: what is fenced contradicts nothing.
+    sessions, hosts = {survivor: life.sessions[survivor]}, {survivor: life.hosts[survivor]}
+    report = await execute(armed, sessions, hosts, evidence=fenced(armed))
     assert None is report.failed, report.advice
     await life.goes_on(survivor)
     await silenced.fence(peer)

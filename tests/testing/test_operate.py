@@ -13,6 +13,7 @@ from tests.testing.testbed import FakePair, in_world
 from typing_extensions import override
 
 from pycolo import operate
+from pycolo._execute import execute
 from pycolo._probe import probe
 from pycolo.compiler import compile_offline
 from pycolo.errors import CompileError
@@ -268,6 +269,30 @@ def test_node_that_runs_is_not_forgotten(play: Callable[..., None]) -> None:
         before = _files(life)
         _untouched(await operate.run(order, Silent()))
         assert before == _files(life)
+
+    play(scenario)
+
+
+def test_fence_that_is_handed_over_is_looked_at(play: Callable[..., None]) -> None:
+    """A program's word is no better than a person's where the QEMU answers."""
+
+    async def scenario(life: FakePair) -> None:
+        session = await life.connect("beta")
+        plan = await life.compile("failover", survivor="beta")
+        victim = plan.victims()[0]
+        fence = Evidence(
+            kind="fence",
+            node=victim.node,
+            instance=victim.instance,
+            epoch=victim.epoch,
+            who="a program",
+            how="it believes so",
+            when="now",
+        )
+        given = {victim.node: fence}
+        report = await execute(plan, {"beta": session}, life.hosts, evidence=given)
+        assert "its monitor answers" in _untouched(report)
+        assert ["primary", "secondary"] == _modes(life)
 
     play(scenario)
 

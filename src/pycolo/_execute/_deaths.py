@@ -31,7 +31,7 @@ class Deaths:
             plan: The plan; the fences that it was compiled with are somebody's word.
             sessions: Node name to session.
             hosts: Node name to host.
-            given: Node name to evidence that the caller has made sure of.
+            given: Node name to evidence that the caller has.
             answer_s: How long a host may take to answer, in seconds.
         """
         self._pair = plan.pair
@@ -39,8 +39,9 @@ class Deaths:
         declared = {node.name for node in (*plan.pair.nodes, *plan.pair.spares)}
         self._hosts = {name: host for name, host in hosts.items() if name in declared}
         self._answer_s = answer_s
-        self._known = dict(given)
-        self._words = {n: e for n, e in _saved(plan).items() if n not in given}
+        evidence = {**_saved(plan), **given}
+        self._known = {n: e for n, e in evidence.items() if e.kind != "fence"}
+        self._words = {n: e for n, e in evidence.items() if e.kind == "fence"}
         self._contradicted: dict[Victim, Running] = {}
 
     async def find(self, victim: Victim) -> Evidence | None:

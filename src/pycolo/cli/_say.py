@@ -29,7 +29,7 @@ def note(text: str) -> None:
 
 def let_go() -> None:
     """Write what is left; what cannot be written does not change how the command ends."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
         except OSError:
@@ -41,9 +41,9 @@ def _page(text: str, *, colour: bool) -> str:
     return page(text.removesuffix("\n").split("\n"), colour=colour)
 
 
-def in_colour(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that wants colour."""
-    return stream.isatty() and not os.environ.get("NO_COLOR")
+def in_colour(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal that wants colour; one that was closed before us is none."""
+    return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def results_in_colour() -> bool:

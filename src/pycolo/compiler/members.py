@@ -33,6 +33,7 @@ def check(pair: ColoPair, snapshot: Snapshot, *, without: str | None = None) -> 
             *(partial(_check_identity, pair, name, snapshot) for name in names),
             partial(record.check, pair.name, (*names, without or ""), snapshot.records),
             partial(_check_folders, pair, snapshot.folders),
+            *(partial(_check_process, name, snapshot) for name in names),
         )
     )
 
@@ -45,6 +46,13 @@ def _check_folders(pair: ColoPair, folders: Mapping[str, str]) -> None:
             advice = f"give {name} an image_folder of its own"
             raise compile_error("shared-image-folder", why, advice, node=name)
         seen[folder] = name
+
+
+def _check_process(name: str, snapshot: Snapshot) -> None:
+    found = snapshot.running.get(name)
+    if found is not None and node_of(found.instance) not in ("", name):
+        why = f"where {name} keeps its process stands {found.instance}, which is another node's"
+        raise compile_error("foreign-qemu", why, f"give {name} a state_dir of its own", node=name)
 
 
 def _check_identity(pair: ColoPair, name: str, snapshot: Snapshot) -> None:

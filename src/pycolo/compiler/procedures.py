@@ -111,6 +111,7 @@ def launch(
     for name in (name for name in missing if name not in qemu):
         raise DeclarationError("options.qemu", dict(qemu), f"tell the version of QEMU on {name}")
     _refuse_unseen(draft, missing)
+    _refuse_too_early(draft, missing)
     primary = newest or _new_primary(draft, missing)
     check_not_running(draft, missing if primary is None else _silent(draft))
     if newest is not None:
@@ -139,6 +140,22 @@ def _refuse_unseen(draft: Draft, missing: Sequence[str]) -> None:
     guest = any(role_of(state) in PRIMARIES for state in states)
     names = missing if guest else _silent(draft)
     check_all(partial(_check_seen, draft, name) for name in names)
+
+
+def _refuse_too_early(draft: Draft, missing: Sequence[str]) -> None:
+    """Refuse to start a secondary before its primary has left the one that is gone.
+
+    It would connect to what a failover takes away, and not notice that (qemu-behaviour 3.16).
+
+    Raises:
+        CompileError: A primary is in COLO, and its peer does not answer.
+    """
+    live = {n.name: draft.now.live(n.name) for n in draft.pair.nodes}
+    for name, state in live.items():
+        peer = draft.pair.peer_of(name).name
+        if missing and state is not None and state.colo_mode == "primary" and live[peer] is None:
+            why = f"{name} is still in COLO with {peer}, which does not answer"
+            raise compile_error("secondary-gone", why, f"fail over to {name} first", node=name)
 
 
 def _check_seen(draft: Draft, name: str) -> None:

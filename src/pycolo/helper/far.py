@@ -41,6 +41,10 @@ BLOCK_BYTES = 4096
 READ_MAX_BYTES = 1 << 20
 ENDED_KEPT = 32
 OTHERS_MAY_WRITE = 0o022
+PID_MAX = 1 << 22
+OWNER_SUFFIX = ".owner.json"
+# Far more images than any pair has; a folder with more is not read to its end.
+OWNERS_READ = 1000
 WIDER_THAN_OWNER = 0o077
 RAM_FILE_SYSTEMS = ("tmpfs", "ramfs", "devtmpfs")
 RENAME_EXCHANGE = 2
@@ -70,8 +74,10 @@ def _distrust(path: str) -> str | None:
     for candidate in dict.fromkeys((path, os.path.realpath(path))):
         found = os.lstat(candidate)
         if not stat.S_ISLNK(found.st_mode):
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                return f"{candidate} is no file of its own"
+            if not stat.S_ISREG(found.st_mode):
+                return f"{candidate} is no regular file"
+            if found.st_nlink != 1:
+                return f"{candidate} has another name, a hard link: remove the other name"
             if _is_writable_by_others(found):
                 return f"{candidate} may be written by others than its owner"
         why = _distrust_parents(candidate)
@@ -196,6 +202,10 @@ def _replace(path: str, data: bytes) -> None:
 
 
 def _write_spare(spare: str, data: bytes) -> None:
+    # Under another name it may be anything: that keeps it, and a new file takes this name.
+    with contextlib.suppress(FileNotFoundError):
+        if os.lstat(spare).st_nlink != 1:
+            os.unlink(spare)
     # Somebody's pipe of that name would have us wait for a reader.
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(spare, flags, 0o600)
@@ -233,7 +243,14 @@ def _exchange(first: str, second: str) -> bool:
 
 
 def observe(
-    *, record: str, process: str, image_folder: str, pair: str, node: str, owners: Sequence[str]
+    *,
+    record: str,
+    process: str,
+    image_folder: str,
+    pair: str,
+    node: str,
+    owners: Sequence[str],
+    monitors: Sequence[Monitor],
 ) -> Answer:
     """Read a node's record, and ask which process runs for it.
 
@@ -244,16 +261,14 @@ def observe(
         pair: The pair's name.
         node: The node's name.
         owners: The owner files of its images.
+        monitors: Its monitors.
 
     Returns:
         `record`, in base64, None for none; `unread`, why it must not be used, else None; `folder`,
-        the machine, device and inode of the image folder; `pid` and `instance` of the process that
-        is known to run, None and empty for none.
+        the machine, device and inode of the image folder; `instance` and `how` of the QEMU that is
+        known to run, both empty for none.
     """
-    answer: Answer = {"record": None, "unread": None, "folder": "", "pid": None, "instance": ""}
-    # A process file that cannot be used tells of no process; `launch` refuses it.
-    with contextlib.suppress(Refused, OSError):
-        answer.update(running(process=process))
+    answer: Answer = {"record": None, "unread": None, "folder": "", **_alive(process, monitors)}
     try:
         found = os.stat(image_folder)
         answer["folder"] = f"{_machine()} {found.st_dev}:{found.st_ino}"
@@ -261,7 +276,8 @@ def observe(
         os.stat(os.path.dirname(record))
         data = _read(record)
         why = None if data is None else _distrust(record)
-        why = why or _owned_by_another(owners, pair=pair, node=node, record=record)
+        others = (*owners, *_beside(image_folder))
+        why = why or _owned_by_another(others, owners, pair=pair, node=node, record=record)
     except FileNotFoundError as error:
         return {**answer, "unread": f"there is no {error.filename}: make it, or mount its disk"}
     except OSError as error:
@@ -269,6 +285,23 @@ def observe(
     if why is not None:
         return {**answer, "unread": why}
     return {**answer, "record": None if data is None else base64.b64encode(data).decode()}
+
+
+def _alive(process: str, monitors: Sequence[Monitor]) -> Answer:
+    """The QEMU of a node that runs here: by its process file, or because it serves a monitor.
+
+    A file that others may have written proves no death, but it may well tell of a life.
+    """
+    current = None
+    # A process file that cannot be used tells of no process; `launch` refuses it.
+    with contextlib.suppress(Refused, OSError):
+        current = _known(process, is_trusted=False).current
+    if current is not None and _runs(current):
+        return {"instance": current.instance, "how": f"its host knows it as process {current.pid}"}
+    for monitor in monitors:
+        if _serves(monitor):
+            return {"instance": "", "how": f"something serves {_place(monitor)} on its host"}
+    return {"instance": "", "how": ""}
 
 
 def swap(
@@ -296,62 +329,84 @@ def swap(
     with _locked(record, limit_s):
         if _digest(_read(record)) != expects:
             return {"written": False}
-        _own(owners, pair=pair, node=node, record=record, must=expects is None)
         _replace(record, base64.b64decode(data))
+        _own(owners, pair=pair, node=node, record=record)
     return {"written": True}
 
 
 # -- whose an image is ---------------------------------------------------------------------------
 
 
-def _own(owners: Sequence[str], *, pair: str, node: str, record: str, must: bool) -> None:
+def _own(owners: Sequence[str], *, pair: str, node: str, record: str) -> None:
     """Write the owner file of each image: its pair, its node, and where the record lies.
+
+    It comes after the record, and keeps nobody waiting: what cannot be written now, as on a full
+    disk, is written with the next change of the record.
 
     Args:
         owners: The owner files.
         pair: The pair's name.
         node: The node's name.
         record: The node's record.
-        must: Whether a file that cannot be written is an error. Where there is a record already it
-            is none, so that a full disk keeps no survivor waiting.
-
-    Raises:
-        Refused: A file cannot be written. Others may have been; the record is as it was.
     """
     told = {"format_version": 1, "pair": pair, "node": node, "record": record}
     data = json.dumps(told).encode() + b"\n"
     for path in owners:
-        try:
+        with contextlib.suppress(OSError, Uncertain):
             if _read(path) != data:
                 _replace(path, data)
-        except (OSError, Uncertain) as error:
-            if must:
-                raise Refused(f"{path} cannot be written: {error}") from error
 
 
-def _owned_by_another(owners: Sequence[str], *, pair: str, node: str, record: str) -> str | None:
+def _beside(image_folder: str) -> list[str]:
+    """The owner files in an image folder, of whatever images."""
+    names = sorted(name for name in os.listdir(image_folder) if name.endswith(OWNER_SUFFIX))
+    return [os.path.join(image_folder, name) for name in names[:OWNERS_READ]]
+
+
+def _owned_by_another(
+    paths: Sequence[str], own: Sequence[str], *, pair: str, node: str, record: str
+) -> str | None:
     """Why the record must not be used with these images; None where no owner file objects.
 
-    One objects where it names another node of this pair, or another record: one that exists, or one
-    that is gone as well. An image of another pair is found by its record. A file that cannot be
-    read, or that says something else, objects to nothing.
+    One objects where it names this node's record in another place, or says that there was a record
+    where none is; the owner file of a declared image also where it names another node of this pair,
+    or any record in another place. An image of another pair is found by its record. A file that
+    cannot be read, or that says something else, objects to nothing.
+
+    Args:
+        paths: Owner files in the image folder.
+        own: Those of the declared images.
+        pair: The pair's name.
+        node: The node's name.
+        record: The node's record.
     """
-    for path in owners:
+    for path in paths:
         try:
             told = json.loads(_read(path) or b"{}")
-            owner, other = f"{told['pair']}:{told['node']}", str(told["record"])
+            owner, other = (str(told["pair"]), str(told["node"])), str(told["record"])
+            why = _objection(path, owner, other, pair=pair, node=node, record=record)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             continue
-        remedy = f"correct the pair file, or remove {path} where the image was copied here"
-        if owner.startswith(f"{pair}:") and owner != f"{pair}:{node}":
-            return f"its image belongs to {owner}: {remedy}"
-        if _same(other) == _same(record):
-            continue
-        if os.path.lexists(other):
-            return f"its image has its record in {other}, not in {record}: {remedy}"
-        if not os.path.lexists(record):
-            gone = f"its image had its record in {other}, which is gone"
-            return f"{gone}: bring it to {record}, or remove {path} if it is lost"
+        if why is not None and (path in own or owner == (pair, node)):
+            return why
+    return None
+
+
+def _objection(
+    path: str, owner: tuple[str, str], other: str, *, pair: str, node: str, record: str
+) -> str | None:
+    remedy = f"correct the pair file, or remove {path} where the image was copied here"
+    if owner[0] == pair and owner[1] != node:
+        return f"its image belongs to {pair}:{owner[1]}: {remedy}"
+    if _same(other) == _same(record):
+        gone = not os.path.lexists(record)
+        lost = f"its record is gone; bring it back or, if it is lost for good, remove {path}"
+        return lost if gone else None
+    if os.path.lexists(other):
+        return f"its image has its record in {other}, not in {record}: {remedy}"
+    if not os.path.lexists(record):
+        gone_from = f"its image had its record in {other}, which is gone"
+        return f"{gone_from}: bring it to {record}, or remove {path} if it is lost"
     return None
 
 
@@ -430,8 +485,12 @@ class _Known(NamedTuple):
     "Instances whose processes had ended when the next one was started, the latest last."
 
 
-def _known(path: str) -> _Known:
+def _known(path: str, *, is_trusted: bool = True) -> _Known:
     """What a node's process file says.
+
+    Args:
+        path: The file.
+        is_trusted: Refuse one that others than its owner may have written.
 
     Raises:
         Refused: It is damaged, or others than its owner may have written it.
@@ -439,7 +498,7 @@ def _known(path: str) -> _Known:
     data = _read(path)
     if data is None:
         return _Known(None, [])
-    why = _distrust(path)
+    why = _distrust(path) if is_trusted else None
     if why is not None:
         raise Refused(why)
     try:
@@ -449,11 +508,18 @@ def _known(path: str) -> _Known:
         if current is None:
             return _Known(None, ended)
         boot = _Boot(*(current["boot"][name] for name in _Boot._fields))
-        pid, start_time = int(current["pid"]), int(current["start_time"])
+        pid, start_time = _process_number(current["pid"]), int(current["start_time"])
         return _Known(_Process(str(current["instance"]), pid, start_time, boot), ended)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         why = f"{path} is damaged; remove it once no QEMU of the node runs any more: {error}"
         raise Refused(why) from error
+
+
+def _process_number(value: object) -> int:
+    number = int(str(value))
+    if not 0 < number <= PID_MAX:
+        raise ValueError(f"{number} is no process number")
+    return number
 
 
 def _over(process: _Process) -> str | None:
@@ -558,9 +624,14 @@ def watch(*, process: str, instance: str, limit_s: float) -> Answer:
 def running(*, process: str) -> Answer:
     """The process that runs for a node here; none where none is known to run."""
     current = _known(process).current
-    if current is None or _over(current) is not None or not current.boot.counts_like(_boot()):
+    if current is None or not _runs(current):
         return {"pid": None, "instance": ""}
     return {"pid": current.pid, "instance": current.instance}
+
+
+def _runs(process: _Process) -> bool:
+    """Whether a process is known to run, and its number means it here."""
+    return _over(process) is None and process.boot.counts_like(_boot())
 
 
 def stop(*, process: str, instance: str, limit_s: float) -> Answer:
@@ -684,7 +755,7 @@ def _refuse_second(process: str) -> list[str]:
     if known.current is None:
         return known.ended
     over = _over(known.current)
-    if over is None and known.current.boot.counts_like(_boot()):
+    if _runs(known.current):
         raise Refused(f"QEMU runs there already, as process {known.current.pid}")
     return [*known.ended, known.current.instance] if over is not None else known.ended
 
@@ -844,7 +915,7 @@ def create_image(
         if os.path.lexists(path):
             _compare([qemu_img, "info", "--output=json", "-U", path], image_format, size_bytes)
             return {"there": True}
-        partial = f"{path}.partial"
+        partial = f"{path}.pycolo-partial"
         # Left by somebody who was killed: it never had its name.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)

@@ -43,6 +43,7 @@ async def observe(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> HostSt
         **helper.kept_by(pair, node),
         "process": pair.process_path(node),
         "image_folder": pair.node(node).image_folder,
+        "monitors": [helper.monitor_json(monitor) for _, monitor in pair.node(node).monitors],
     }
     try:
         found = await ask("observe", request, limit_s)
@@ -52,10 +53,8 @@ async def observe(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> HostSt
 
 
 def _running(found: Mapping[str, object]) -> Running | None:
-    if found["pid"] is None:
-        return None
-    how = f"its host knows it as process {found['pid']}"
-    return Running(instance=str(found["instance"]), how=how)
+    how = str(found["how"])
+    return Running(instance=str(found["instance"]), how=how) if how else None
 
 
 def _record(found: Mapping[str, object]) -> RecordState:

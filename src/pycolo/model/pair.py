@@ -197,7 +197,7 @@ class ColoPair:
         return self._state_path(name, "process.json")
 
     def owner_paths(self, name: str) -> tuple[str, ...]:
-        """The owner files of a node's images, as paths on its host.
+        """The owner files of a node's images, as paths on its host; without disks, a single one.
 
         Each lies beside its image and names the pair, the node and the path of the record. By it
         pycolo finds that an image belongs to another node, or has its record in another place.
@@ -206,7 +206,8 @@ class ColoPair:
             DeclarationError: There is no such node.
         """
         node = self.node(name)
-        return tuple(node.image_path(f"{disk.image}.owner.json") for disk in self.disks)
+        stems = [disk.image for disk in self.disks] or [f"{self.name}.{name}"]
+        return tuple(node.image_path(f"{stem}.owner.json") for stem in stems)
 
     def _state_path(self, name: str, what: str) -> str:
         stem = self.disks[0].image if self.disks else f"{self.name}.{name}"

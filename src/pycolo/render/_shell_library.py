@@ -9,7 +9,7 @@ LIBRARY: Final = r"""
 over_ssh() {
   address=$1
   shift
-  ssh -n -o BatchMode=yes -- "$address" \
+  ssh -n -o BatchMode=yes -o ConnectTimeout=5 -- "$address" \
     "$(python3 -c 'import shlex, sys; print(shlex.join(sys.argv[1:]))' "$@")"
 }
 
@@ -118,9 +118,14 @@ wait_until() {
 }
 never() { false; }
 
-# proven_dead NODE INSTANCE EPOCH: only a person can answer that; the answer is kept.
+# proven_dead NODE INSTANCE EPOCH: only a person can answer that; the answer is kept. It is refused
+# where that QEMU answers, or where its host says that it runs.
 proven_dead() {
   if [ -e "$state/dead.$1" ]; then return 0; fi
+  if holds "$1" name "$2" 2>/dev/null; then fail "$2 answers"; fi
+  if at_host "$1" running "$(process "$1")" && grep -qF "\"$2\"" "$state/told"; then
+    fail "$2 runs, by its host's word"
+  fi
   say "Has the QEMU $2 of node $1 ended, or was its host fenced?"
   say "Silence is no evidence. If it runs on, the guest runs twice and its data are lost."
   printf 'Type yes to continue: ' >&2

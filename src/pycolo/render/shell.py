@@ -21,6 +21,7 @@ from pycolo._printable import one_line
 from pycolo.conditions import describe
 from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
 from pycolo.plan import (
+    OFFLINE_BIRTH,
     Check,
     CheckPorts,
     CreateImage,
@@ -67,6 +68,11 @@ helper=$(cat <<'END_OF_HELPER'
 {library}"""
 
 
+_OFFLINE: Final = """\
+# Compiled offline: every such script has these identities. Make one from `plan launch --live` for
+# a pair that shall live on."""
+
+
 def render(plan: Plan) -> str:
     """Show a plan as a shell script.
 
@@ -104,6 +110,8 @@ def _head(plan: Plan) -> str:
             _table("process", {n.name: _process(plan, n.name) for n in nodes}),
         )
     )
+    if plan.procedure == "launch" and plan.options.birth == OFFLINE_BIRTH:
+        places = f"{_OFFLINE}\n{places}"
     return _HEAD.format(
         title=_title(plan), client=CLIENT, helper=helper.text(), places=places, library=LIBRARY
     )
