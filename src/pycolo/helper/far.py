@@ -395,15 +395,16 @@ def _owned_by_another(
 def _objection(
     path: str, owner: tuple[str, str], other: str, *, pair: str, node: str, record: str
 ) -> str | None:
-    remedy = f"correct the pair file, or remove {path} where the image was copied here"
     if owner[0] == pair and owner[1] != node:
-        return f"its image belongs to {pair}:{owner[1]}: {remedy}"
+        belongs = f"its image belongs to {pair}:{owner[1]}"
+        return f"{belongs}: correct the pair file, or remove {path} where the image was copied here"
     if _same(other) == _same(record):
         gone = not os.path.lexists(record)
         lost = f"its record is gone; bring it back or, if it is lost for good, remove {path}"
         return lost if gone else None
     if os.path.lexists(other):
-        return f"its image has its record in {other}, not in {record}: {remedy}"
+        move = f"correct the pair file, move the record to {record}, or remove {path}"
+        return f"its image has its record in {other}: {move} where the image was copied here"
     if not os.path.lexists(record):
         gone_from = f"its image had its record in {other}, which is gone"
         return f"{gone_from}: bring it to {record}, or remove {path} if it is lost"
