@@ -14,7 +14,7 @@ from tests.record_search.plans import Op, Ops, Rec
 from tests.record_search.search import Limits, Rules
 
 from pycolo import record
-from pycolo.compiler import procedures, protect
+from pycolo.compiler import dialects, protect
 from pycolo.compiler._draft import Draft
 from pycolo.evidence import Victim
 from pycolo.plan import Procedure
@@ -248,7 +248,7 @@ def only_what_changes(monkeypatch: pytest.MonkeyPatch) -> None:
 def proven_without_joining(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prove a pair again, with its way out of COLO, while the secondary is eligible."""
     without(Left(JOIN, "joining"))(monkeypatch)
-    for module in (protect, procedures):
+    for module in (protect, dialects):
         monkeypatch.setattr(module, "is_recorded", lambda *_: False)
 
 
