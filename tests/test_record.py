@@ -117,6 +117,16 @@ def test_half_a_character_damages_a_record(half: bytes) -> None:
     assert isinstance(record.loads(data), DamagedRecord)
 
 
+def test_lost_record_begins_no_new_pair_and_blocks_nothing_else() -> None:
+    """All are gone: a person must say whose data is right. One is: the others speak."""
+    lost = NoRecord(lost="it was there, by x, and is gone")
+    with pytest.raises(UndecidedError, match="a: it was there, by x, and is gone"):
+        record.may_boot({"a": lost, "b": ABSENT}, "a", "a")
+    assert record.may_go_on({"a": lost, "b": BOTH}, "a", A, leads=True) == Victim(
+        node="b", instance=B, epoch=4
+    )
+
+
 def test_copy_of_a_promotion_says_nothing_of_its_merge() -> None:
     """The promoted node's own record cannot be read: it may run on, and is not called ended."""
     files: dict[str, RecordState] = {"a": PROMOTED, "b": AWAY}

@@ -99,6 +99,9 @@ class PairRecord:
 class NoRecord:
     """The host was asked, and there is no file."""
 
+    lost: str | None = None
+    "How it is known that there was one, so that this begins no new pair; None where it is not."
+
 
 @final
 @attrs.frozen(kw_only=True)
@@ -334,6 +337,11 @@ def went_on(
 # -- who may be started as primary ---------------------------------------------------------------
 
 
+def is_new(files: Files) -> bool:
+    """Whether the files of every node were looked for, and there has never been one."""
+    return all(isinstance(state, NoRecord) and state.lost is None for state in files.values())
+
+
 def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
     """Whether a node may be started as primary, and whose rights must end first.
 
@@ -350,7 +358,7 @@ def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
         UndecidedError: The files that were read do not tell who does.
     """
     own, top = files.get(node, NOT_READ), highest(files)
-    if all(isinstance(state, NoRecord) for state in files.values()):
+    if is_new(files):
         if node == first:
             return ()
         raise compile_error(
@@ -416,8 +424,8 @@ def _why(state: RecordState) -> str:
     match state:
         case UnreadRecord(why=why) | DamagedRecord(why=why):
             return why
-        case NoRecord():
-            return "it is absent"
+        case NoRecord(lost=lost):
+            return lost or "it is absent"
         case PairRecord():
             return "it was read"
 

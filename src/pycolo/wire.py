@@ -27,7 +27,7 @@ from pycolo.plan import HostAction, Plan, RunHost, Step
 from pycolo.qmp.commands import Command, Yank, command_from_qmp
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema
-from pycolo.record import ReadState, RecordState
+from pycolo.record import NoRecord, ReadState, RecordState
 from pycolo.result import Outcome, Report
 from pycolo.snapshot import NodeState, Snapshot
 
@@ -180,7 +180,7 @@ def _forms() -> Forms:
             frozenset(get_args(Condition)): Lazy(_condition),
         },
         tagged=sparse | full,
-        sparse=sparse,
+        sparse=sparse | {NoRecord},
         omits="nothing",
     )
     forms = _with_union(forms, "RecordState", RecordState)

@@ -413,3 +413,12 @@ def test_every_qemu_of_another_pair_is_named() -> None:
     with pytest.raises(CompileError) as caught:
         start(PAIR, snapshot)
     assert ["foreign-qemu"] * 2 == [finding.code for finding in caught.value.findings]
+
+
+def test_spare_is_not_told_to_break_a_protected_pair() -> None:
+    """Both nodes are in COLO and well; the spare that is launched is not their missing peer."""
+    qemu = {"gamma": VERSION}
+    plan = launch(PAIR, PROTECTED, qemu=qemu, nodes=("gamma",))
+    assert ["gamma"] == [
+        s.node for s in plan.steps if isinstance(s, RunHost) and "launch" in s.address
+    ]

@@ -1,6 +1,7 @@
 """Files, locks and processes of this machine, without QEMU: small programs stand for it."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from pycolo.helper import far, request_of, text
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.ways import NoWay, hosts_of
 from pycolo.model import ColoPair, Node, ReplicationDisk
+from pycolo.model.node import TcpMonitor
 from pycolo.plan import CheckPorts, CreateImage, LaunchQemu, StopQemu
 from pycolo.record import Change, DamagedRecord, NoRecord, PairRecord, UnreadRecord
 from pycolo.snapshot import Running
@@ -562,6 +564,13 @@ async def _why_unread(pair: ColoPair) -> str:
     return found.why
 
 
+async def _why_lost(pair: ColoPair) -> str:
+    found = await _observe(pair)
+    assert isinstance(found, NoRecord)
+    assert found.lost is not None
+    return found.lost
+
+
 async def test_another_state_dir_is_no_new_pair(pair: ColoPair, folder: Path) -> None:
     """The image knows where its record lies: declared elsewhere, it counts as unread."""
     await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
@@ -575,7 +584,7 @@ async def test_another_state_dir_is_no_new_pair(pair: ColoPair, folder: Path) ->
     assert f"has its record in {first.record_path('alpha')}" in await _why_unread(second)
     assert f"has its record in {first.record_path('alpha')}" in await _why_unread(pair)
     Path(first.record_path("alpha")).unlink()
-    assert "which is gone" in await _why_unread(second)
+    assert f"it was in {first.record_path('alpha')}" in await _why_lost(second)
     Path(*second.owner_paths("alpha")).unlink()
     assert NoRecord() == await _observe(second)
 
@@ -610,7 +619,7 @@ async def test_record_that_is_gone_is_no_new_pair(pair: ColoPair) -> None:
     """The image had one: its disk is not mounted, or somebody removed it without the owner file."""
     await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))
     Path(pair.record_path("alpha")).unlink()
-    assert "its record is gone" in await _why_unread(pair)
+    assert "it was there" in await _why_lost(pair)
     Path(*pair.owner_paths("alpha")).unlink()
     assert NoRecord() == await _observe(pair)
 
@@ -684,6 +693,23 @@ async def test_host_tells_what_runs_by_its_monitor(pair: ColoPair, how: str) -> 
     path.write_text(text)
     path.chmod(0o600)
     _kill(pair)
+
+
+async def test_full_queue_of_a_monitor_shows_a_life(pair: ColoPair) -> None:
+    """Others wait to be served on TCP: there nobody is refused, and nobody answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        place = server.getsockname()
+        monitor = TcpMonitor(host=place[0], port=place[1])
+        alpha = attrs.evolve(pair.node("alpha"), control=monitor)
+        busy = attrs.evolve(pair, nodes=(alpha, pair.nodes[1]))
+        with contextlib.ExitStack() as held:
+            for _ in range(8):
+                waiting = held.enter_context(socket.socket())
+                waiting.settimeout(0)
+                waiting.connect_ex(place)
+            found = (await HOST.observe(busy, "alpha", limit_s=LIMIT_S)).running
+    assert found is not None
+    assert "something serves 127.0.0.1" in found.how
 
 
 async def test_linked_spare_is_not_written_into(pair: ColoPair, folder: Path) -> None:

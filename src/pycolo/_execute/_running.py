@@ -13,7 +13,7 @@ from pycolo.snapshot import Running
 
 # In seconds. Short: the QEMU, or its whole host, may be off.
 MONITOR_S: Final = 1.0
-HOST_S: Final = 3.0
+HOST_S: Final = 5.0
 
 
 async def running(
@@ -29,7 +29,7 @@ async def running(
 
     Returns:
         None where the session gives no answer within 1 s, the observer monitor no greeting within
-        1 s, and the host, if it answers within 3 s, knows no process. A monitor that another client
+        1 s, and the host, if it answers within 5 s, knows no process. A monitor that another client
         holds counts as silent.
     """
     asked = [_answering(session)] if session is not None and not session.closed else []

@@ -93,7 +93,8 @@ def launch(
             f"launch {newest} itself",
             node=newest,
         )
-    pair = _taking_in(members(pair, snapshot), wanted, snapshot, newest)
+    known = members(pair, snapshot)
+    pair = _taking_in(known, wanted, snapshot, newest)
     given = _identities(pair, snapshot, wanted, instances or {})
     options = Options(
         nodes=tuple(nodes),
@@ -111,7 +112,7 @@ def launch(
     for name in (name for name in missing if name not in qemu):
         raise DeclarationError("options.qemu", dict(qemu), f"tell the version of QEMU on {name}")
     _refuse_unseen(draft, missing)
-    _refuse_too_early(draft, missing)
+    _refuse_too_early(draft, known, missing)
     primary = newest or _new_primary(draft, missing)
     check_not_running(draft, missing if primary is None else _silent(draft))
     if newest is not None:
@@ -142,18 +143,19 @@ def _refuse_unseen(draft: Draft, missing: Sequence[str]) -> None:
     check_all(partial(_check_seen, draft, name) for name in names)
 
 
-def _refuse_too_early(draft: Draft, missing: Sequence[str]) -> None:
+def _refuse_too_early(draft: Draft, known: ColoPair, missing: Sequence[str]) -> None:
     """Refuse to start a secondary before its primary has left the one that is gone.
 
     It would connect to what a failover takes away, and not notice that (qemu-behaviour 3.16).
 
     Raises:
-        CompileError: A primary is in COLO, and its peer does not answer.
+        CompileError: A primary is in COLO, and its peer by the record does not answer.
     """
-    live = {n.name: draft.now.live(n.name) for n in draft.pair.nodes}
+    live = {n.name: draft.now.live(n.name) for n in known.nodes}
     for name, state in live.items():
-        peer = draft.pair.peer_of(name).name
+        peer = known.peer_of(name).name
         if missing and state is not None and state.colo_mode == "primary" and live[peer] is None:
+            _check_seen(draft, peer)
             why = f"{name} is still in COLO with {peer}, which does not answer"
             raise compile_error("secondary-gone", why, f"fail over to {name} first", node=name)
 
@@ -161,8 +163,9 @@ def _refuse_too_early(draft: Draft, missing: Sequence[str]) -> None:
 def _check_seen(draft: Draft, name: str) -> None:
     unseen = draft.now.running.get(name)
     if unseen is not None:
-        told = f"{unseen.instance} runs and gives no answer ({name}: {stands(draft.now, name)})"
-        raise compile_error("runs-unseen", told, END_OR_LET_GO, node=name)
+        told = f"{unseen.instance or 'a QEMU'} runs and gives no answer"
+        why = f"{told} ({name}: {stands(draft.now, name)})"
+        raise compile_error("runs-unseen", why, END_OR_LET_GO, node=name)
 
 
 def _silent(draft: Draft) -> list[str]:
@@ -246,8 +249,7 @@ def _new_primary(draft: Draft, missing: Sequence[str]) -> str | None:
     records = draft.now.records
     top = record.highest(records)
     holder = draft.pair.nodes[0].name if top is None else top.holder
-    is_new = all(isinstance(state, record.NoRecord) for state in records.values())
-    if is_new and holder not in missing:
+    if record.is_new(records) and holder not in missing:
         # Its first node begins a new pair, also where the others are started before it.
         return None
     return holder if holder in missing else missing[0]

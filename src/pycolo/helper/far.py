@@ -264,11 +264,12 @@ def observe(
         monitors: Its monitors.
 
     Returns:
-        `record`, in base64, None for none; `unread`, why it must not be used, else None; `folder`,
-        the machine, device and inode of the image folder; `instance` and `how` of the QEMU that is
-        known to run, both empty for none.
+        `record`, in base64, None for none; `unread`, why it must not be used, else None; `lost`,
+        how it is known that there was one, else None; `folder`, the machine, device and inode of
+        the image folder; `instance` and `how` of the QEMU that is known to run, empty for none.
     """
-    answer: Answer = {"record": None, "unread": None, "folder": "", **_alive(process, monitors)}
+    answer: Answer = {"record": None, "unread": None, "lost": None, "folder": ""}
+    answer.update(_alive(process, monitors))
     try:
         found = os.stat(image_folder)
         answer["folder"] = f"{_machine()} {found.st_dev}:{found.st_ino}"
@@ -278,13 +279,16 @@ def observe(
         why = None if data is None else _distrust(record)
         others = (*owners, *_beside(image_folder))
         why = why or _owned_by_another(others, owners, pair=pair, node=node, record=record)
+        lost = None if data is not None else _lost(others, owners, (pair, node), record)
     except FileNotFoundError as error:
         return {**answer, "unread": f"there is no {error.filename}: make it, or mount its disk"}
     except OSError as error:
         return {**answer, "unread": str(error)}
     if why is not None:
         return {**answer, "unread": why}
-    return {**answer, "record": None if data is None else base64.b64encode(data).decode()}
+    if data is None:
+        return {**answer, "lost": lost}
+    return {**answer, "record": base64.b64encode(data).decode()}
 
 
 def _alive(process: str, monitors: Sequence[Monitor]) -> Answer:
@@ -368,10 +372,9 @@ def _owned_by_another(
 ) -> str | None:
     """Why the record must not be used with these images; None where no owner file objects.
 
-    One objects where it names this node's record in another place, or says that there was a record
-    where none is; the owner file of a declared image also where it names another node of this pair,
-    or any record in another place. An image of another pair is found by its record. A file that
-    cannot be read, or that says something else, objects to nothing.
+    One objects where it names this node's record in another place, and there is one; the owner file
+    of a declared image also where it names another node of this pair, or any record in another
+    place. An image of another pair is found by its record.
 
     Args:
         paths: Owner files in the image folder.
@@ -380,35 +383,38 @@ def _owned_by_another(
         node: The node's name.
         record: The node's record.
     """
+    for path, owner, other in _told(paths):
+        belongs = f"its image belongs to {pair}:{owner[1]}"
+        copied = f"or remove {path} where the image was copied here"
+        if path in own and owner[0] == pair and owner[1] != node:
+            return f"{belongs}: correct the pair file, {copied}"
+        elsewhere = _same(other) != _same(record) and os.path.lexists(other)
+        if elsewhere and (path in own or owner == (pair, node)):
+            move = f"correct the pair file, move the record to {record}, {copied}"
+            return f"its image has its record in {other}: {move}"
+    return None
+
+
+def _lost(
+    paths: Sequence[str], own: Sequence[str], ours: tuple[str, str], record: str
+) -> str | None:
+    """How it is known that a record which is not there was there once; None where it is not."""
+    for path, owner, other in _told(paths):
+        if path in own or owner == ours:
+            was = "was there" if _same(other) == _same(record) else f"was in {other}"
+            remedy = "bring it back, or remove that file if it is lost"
+            return f"it {was}, by {path}, and is gone: {remedy}"
+    return None
+
+
+def _told(paths: Sequence[str]) -> Iterator[tuple[str, tuple[str, str], str]]:
+    """What owner files say: path, pair and node, record; one that is damaged says nothing."""
     for path in paths:
-        try:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             told = json.loads(_read(path) or b"{}")
             owner, other = (str(told["pair"]), str(told["node"])), str(told["record"])
-            why = _objection(path, owner, other, pair=pair, node=node, record=record)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            continue
-        if why is not None and (path in own or owner == (pair, node)):
-            return why
-    return None
-
-
-def _objection(
-    path: str, owner: tuple[str, str], other: str, *, pair: str, node: str, record: str
-) -> str | None:
-    if owner[0] == pair and owner[1] != node:
-        belongs = f"its image belongs to {pair}:{owner[1]}"
-        return f"{belongs}: correct the pair file, or remove {path} where the image was copied here"
-    if _same(other) == _same(record):
-        gone = not os.path.lexists(record)
-        lost = f"its record is gone; bring it back or, if it is lost for good, remove {path}"
-        return lost if gone else None
-    if os.path.lexists(other):
-        move = f"correct the pair file, move the record to {record}, or remove {path}"
-        return f"its image has its record in {other}: {move} where the image was copied here"
-    if not os.path.lexists(record):
-        gone_from = f"its image had its record in {other}, which is gone"
-        return f"{gone_from}: bring it to {record}, or remove {path} if it is lost"
-    return None
+            _same(other)
+            yield path, owner, other
 
 
 # -- processes -----------------------------------------------------------------------------------
@@ -859,9 +865,10 @@ def _connected(monitor: Monitor) -> socket.socket:
 
 
 def _serves(monitor: Monitor) -> bool:
+    """Whether something listens there, also where its queue is full: then nobody refuses."""
     try:
         _connected(monitor).close()
-    except BlockingIOError:
+    except (BlockingIOError, TimeoutError):
         return True
     except OSError:
         return False
@@ -980,7 +987,7 @@ def connect(*, monitor: Monitor) -> Answer:
     """See whether a monitor of this host takes connections; refused with the system's words."""
     try:
         _connected(monitor).close()
-    except BlockingIOError:
+    except (BlockingIOError, TimeoutError):
         return {"in_line": True}
     return {"in_line": False}
 

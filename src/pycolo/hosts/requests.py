@@ -61,7 +61,9 @@ def _record(found: Mapping[str, object]) -> RecordState:
     unread, data = found["unread"], found["record"]
     if isinstance(unread, str):
         return UnreadRecord(why=unread)
-    return NoRecord() if data is None else record.loads(base64.b64decode(str(data)))
+    if data is None:
+        return NoRecord(lost=None if found["lost"] is None else str(found["lost"]))
+    return record.loads(base64.b64decode(str(data)))
 
 
 async def write(ask: Ask, pair: ColoPair, node: str, change: Change, limit_s: float) -> None:
