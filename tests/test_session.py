@@ -249,7 +249,7 @@ async def test_new_generation_forgets_the_old_exit(script: ScriptedQmp, session:
     """A COLO_EXIT of the generation before is forgotten when a new one begins."""
     script.event("COLO_EXIT", mode="secondary", reason="request")
     await session.wait_change(LIMIT_S, since=0)
-    session.forget_colo_exit()
+    session.begin_generation()
     assert Latched() == session.latched
 
 

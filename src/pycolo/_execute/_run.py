@@ -262,7 +262,7 @@ class Run:
         session = self._session(step.node)
         self._mark(step.address)
         if isinstance(step.command, qmp.Migrate | qmp.MigrateIncoming):
-            session.forget_colo_exit()
+            session.begin_generation()
         return await self._sender.execute(step, session)
 
     def _mark(self, address: str) -> None:

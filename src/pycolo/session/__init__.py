@@ -75,7 +75,7 @@ class Latched:
     """What was seen and must not be forgotten."""
 
     colo_exited: bool = False
-    "COLO_EXIT was seen since the session was opened, or since `forget_colo_exit`."
+    "COLO_EXIT was seen since the session was opened, or since `begin_generation`."
     quorum_bad: tuple[str, ...] = ()
     "Block nodes that QUORUM_REPORT_BAD named, each once, in the order they were first named."
 
@@ -336,8 +336,8 @@ class Session:
         """What was seen and must not be forgotten."""
         return self._latched
 
-    def forget_colo_exit(self) -> None:
-        """Begin a new generation: a COLO_EXIT of the one before says nothing about it.
+    def begin_generation(self) -> None:
+        """Forget what was latched: a COLO_EXIT or a lost disk of before says nothing of what begins.
 
         To be called when `migrate` or `migrate-incoming` is sent (qemu-behaviour 4.17).
         """
