@@ -337,7 +337,7 @@ class Session:
         return self._latched
 
     def begin_generation(self) -> None:
-        """Forget what was latched: a COLO_EXIT or a lost disk of before says nothing of what begins.
+        """Forget what was latched: a COLO_EXIT or a lost disk of before says nothing of the next.
 
         To be called when `migrate` or `migrate-incoming` is sent (qemu-behaviour 4.17).
         """
