@@ -41,6 +41,7 @@ Code: TypeAlias = Literal[
     "no-primary",
     "primary-missing",
     "primary-anew",
+    "too-early",
     "two-guests",
     "never-in-colo",
     "not-protected",
@@ -163,6 +164,10 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "primary-missing": "A secondary has the guest and its primary is missing: fail over to it.",
     "primary-anew": (
         "A primary was started anew, while the guest that runs is its former secondary's."
+    ),
+    "too-early": (
+        "A secondary that is launched while a primary is in COLO connects to what a failover"
+        " removes. Launch it afterwards."
     ),
     "two-guests": "Two nodes run a guest each. A person must end one.",
     "never-in-colo": "A secondary that never entered COLO has no guest that could run.",

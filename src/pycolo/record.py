@@ -271,10 +271,10 @@ def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim 
         return _vouched(top, node, own, leads=leads)
     if own.eligible.get(node) != instance:
         why = f"the record of {node} does not let {instance} run alone"
-        raise compile_error("not-eligible", why, _who_may(own), node=node)
+        raise compile_error("not-eligible", why, _instead(own, node), node=node)
     if top is not None and top.epoch > own.epoch and top.eligible.get(node) != instance:
         why = f"{top.holder} took over without {node} in epoch {top.epoch}"
-        raise compile_error("outdated", why, _who_may(top), node=node)
+        raise compile_error("outdated", why, _instead(top, node), node=node)
     others = [(name, other) for name, other in own.eligible.items() if name != node]
     if not others:
         return None
@@ -287,17 +287,20 @@ def _vouched(
     what = "is absent" if isinstance(own, NoRecord) else f"is damaged ({own.why})"
     if not leads or top is None or top.holder != node:
         why = f"the record of {node} {what}, and no other one speaks for it"
-        raise undecided(
-            "lost-record",
-            why,
-            f"end its QEMU, then launch {node} or its peer with --newest",
-            node=node,
-        )
+        advice = f"end its QEMU, then launch {node} or its peer with --newest"
+        if leads:
+            word = f"launch --node {node} --newest {node}"
+            advice = f"if its data is right, {word}, and do this again; else {advice}"
+        raise undecided("lost-record", why, advice, node=node)
     partner = top.partner
     if partner is None:
         return None
     instance = top.eligible.get(partner, top.joining or "")
     return Victim(node=partner, instance=instance, epoch=top.epoch)
+
+
+def _instead(record: PairRecord, node: str) -> str:
+    return f"{_who_may(record)}; if that has ended, end the QEMU of {node} and launch again"
 
 
 def _who_may(record: PairRecord) -> str:

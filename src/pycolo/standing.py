@@ -58,25 +58,13 @@ def standing(snapshot: Snapshot) -> Standing:
     only where a checkpoint was seen, or the records say so of these very QEMUs (qemu-behaviour
     18.4).
     """
-    births = {r.birth: n for n, r in snapshot.records.items() if isinstance(r, PairRecord)}
-    if len(births) > 1:
-        text = f"the records of {' and '.join(births.values())} come from two pairs of one name"
-        return Standing(state="unknown", text=f"{text}; a person must decide")
     roles = {name: role_of(state) for name, state in snapshot.nodes.items()}
     names = {role: [name for name, r in roles.items() if r == role] for role in roles.values()}
     running = names.get("unprotected", []) + names.get("entering", [])
     leading = names.get("primary", []) + names.get("broken primary", [])
-    if leading and running:
-        text = f"{leading[0]} runs it in COLO, and {running[0]} alone; a person must end one"
-        return Standing(state="two guests", text=text)
-    if len(running) > 1:
-        text = f"{' and '.join(running)} hold a guest each; a person must decide"
-        return Standing(state="two guests", text=text)
-    unseen = [one for n, one in snapshot.running.items() if snapshot.live(n) is None]
-    if unseen:
-        told = " and ".join(f"{one.instance or 'a QEMU'} ({one.how})" for one in unseen)
-        seen = f"{' and '.join((*leading, *running))} answers, and " if leading or running else ""
-        return Standing(state="unknown", text=f"{seen}no answer of what runs: {told}")
+    amiss = _amiss(snapshot, leading, running, names.get("secondary", []))
+    if amiss is not None:
+        return amiss
     if "broken primary" in names or "broken secondary" in names:
         why = "COLO has ended with an error, and both sides wait for a failover"
         return Standing(state="at risk", text=f"broken: {why}")
@@ -91,6 +79,31 @@ def standing(snapshot: Snapshot) -> Standing:
     if silent and not _all_read(snapshot):
         return Standing(state="unknown", text=f"{' and '.join(silent)} cannot be asked")
     return Standing(state="stopped", text="nobody runs the guest, as far as can be seen")
+
+
+def _amiss(
+    snapshot: Snapshot, leading: list[str], running: list[str], following: list[str]
+) -> Standing | None:
+    """What a person must look at, whatever else there is; None for nothing."""
+    births = {r.birth: n for n, r in snapshot.records.items() if isinstance(r, PairRecord)}
+    if len(births) > 1:
+        text = f"the records of {' and '.join(births.values())} come from two pairs of one name"
+        return Standing(state="unknown", text=f"{text}; a person must decide")
+    if leading and running:
+        text = f"{leading[0]} runs it in COLO, and {running[0]} alone; a person must end one"
+        return Standing(state="two guests", text=text)
+    if len(running) > 1:
+        text = f"{' and '.join(running)} hold a guest each; a person must decide"
+        return Standing(state="two guests", text=text)
+    unseen = [one for n, one in snapshot.running.items() if snapshot.live(n) is None]
+    if unseen:
+        told = " and ".join(f"{one.instance or 'a QEMU'} ({one.how})" for one in unseen)
+        seen = f"{' and '.join((*leading, *running))} answers, and " if leading or running else ""
+        return Standing(state="unknown", text=f"{seen}no answer of what runs: {told}")
+    if running and following:
+        text = f"{running[0]} has the guest, and {following[0]} is still in COLO"
+        return Standing(state="at risk", text=f"{text}; a person must end it")
+    return None
 
 
 def _all_read(snapshot: Snapshot) -> bool:

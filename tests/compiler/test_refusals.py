@@ -415,10 +415,40 @@ def test_every_qemu_of_another_pair_is_named() -> None:
     assert ["foreign-qemu"] * 2 == [finding.code for finding in caught.value.findings]
 
 
-def test_spare_is_not_told_to_break_a_protected_pair() -> None:
-    """Both nodes are in COLO and well; the spare that is launched is not their missing peer."""
-    qemu = {"gamma": VERSION}
-    plan = launch(PAIR, PROTECTED, qemu=qemu, nodes=("gamma",))
-    assert ["gamma"] == [
-        s.node for s in plan.steps if isinstance(s, RunHost) and "launch" in s.address
-    ]
+def _code_of(compiling: Callable[[], object]) -> str:
+    with pytest.raises(CompileError) as caught:
+        compiling()
+    (finding,) = caught.value.findings
+    return f"{finding.code} {finding.node}: {finding.remedy}"
+
+
+def test_spare_is_not_launched_while_the_pair_is_protected() -> None:
+    """It would cling to what a failover removes; it is launched afterwards."""
+    told = _code_of(lambda: launch(PAIR, PROTECTED, qemu={"gamma": VERSION}, nodes=("gamma",)))
+    assert told == "too-early gamma: launch gamma after a failover to alpha, or after stop"
+
+
+@pytest.mark.parametrize("nodes", [("alpha",), ("gamma",), ("alpha", "gamma")])
+def test_secondary_that_has_the_guest_keeps_its_rights(nodes: tuple[str, ...]) -> None:
+    """Whoever is launched in its place, spares included: fail over to it first."""
+    orphan = PROTECTED.with_node("alpha", Unreachable(why="it ended"))
+    qemu = dict.fromkeys(nodes, VERSION)
+    told = _code_of(lambda: launch(PAIR, orphan, qemu=qemu, nodes=nodes))
+    assert told == "primary-missing beta: fail over to beta"
+
+
+def test_secondary_without_rights_is_ended_before_a_launch() -> None:
+    """Its record does not let it run alone: to fail over to it would lead in a circle."""
+    stopped = compile_plan("stop", PAIR, PROTECTED).planned_state
+    orphan = attrs.evolve(
+        PROTECTED.with_node("alpha", Unreachable(why="it ended")), records=stopped.records
+    )
+    told = _code_of(lambda: launch(PAIR, orphan, qemu={"alpha": VERSION}, nodes=("alpha",)))
+    assert told.startswith("primary-missing beta: end its QEMU, then launch again")
+
+
+def test_fresh_secondary_is_no_survivor() -> None:
+    """A spare that waits has no guest: the one that has it survives without being named."""
+    fresh = LAUNCHED.state("beta")
+    plan = failover(PAIR, PROTECTED.with_node("beta", fresh))
+    assert {"alpha"} == {step.node for step in plan.steps if isinstance(step, Execute)}

@@ -110,7 +110,7 @@ async def test_secondary_is_not_launched_before_the_failover(
         await life.launch("alpha", "beta")
         await life.run("start")
         await life.kill("beta")
-        with pytest.raises(CompileError, match="alpha is still in COLO with beta"):
+        with pytest.raises(CompileError, match="alpha is still in COLO, and beta would connect"):
             await life.compile_launch("beta")
         await life.run("failover", survivor="alpha")
         await life.launch("beta")

@@ -116,7 +116,9 @@ def members(pair: ColoPair, snapshot: Snapshot, *, peer: str | None = None) -> C
 
 def _partner(pair: ColoPair, snapshot: Snapshot, top: record.PairRecord) -> str | None:
     known = top.partner or pair.peer_of(top.holder).name
-    if snapshot.live(known) is not None:
+    holder = snapshot.live(top.holder)
+    if snapshot.live(known) is not None or (holder is not None and holder.colo_mode != "none"):
+        # A holder in COLO leaves its partner, dead or not, before another one takes its place.
         return known
     names = [node.name for node in (*pair.nodes, *pair.spares)]
     fresh = [name for name in names if role_of(snapshot.state(name)) in JOINABLE]

@@ -33,7 +33,7 @@ from pycolo.compiler.roles import (
     versions,
 )
 from pycolo.conditions import END_OR_LET_GO
-from pycolo.errors import DeclarationError, check_all, compile_error
+from pycolo.errors import CompileError, DeclarationError, check_all, compile_error
 from pycolo.evidence import instance_of
 from pycolo.model.pair import ColoPair
 from pycolo.plan import OFFLINE_BIRTH, DialectName, Options, Plan, Procedure
@@ -93,8 +93,8 @@ def launch(
             f"launch {newest} itself",
             node=newest,
         )
-    known = members(pair, snapshot)
-    pair = _taking_in(known, wanted, snapshot, newest)
+    declared = pair
+    pair = _taking_in(members(pair, snapshot), wanted, snapshot, newest)
     given = _identities(pair, snapshot, wanted, instances or {})
     options = Options(
         nodes=tuple(nodes),
@@ -112,8 +112,8 @@ def launch(
     for name in (name for name in missing if name not in qemu):
         raise DeclarationError("options.qemu", dict(qemu), f"tell the version of QEMU on {name}")
     _refuse_unseen(draft, missing)
-    _refuse_too_early(draft, known, missing)
-    primary = newest or _new_primary(draft, missing)
+    _refuse_too_early(draft, missing)
+    primary = newest or _new_primary(draft, declared, missing)
     check_not_running(draft, missing if primary is None else _silent(draft))
     if newest is not None:
         running = snapshot.live(newest)
@@ -143,21 +143,22 @@ def _refuse_unseen(draft: Draft, missing: Sequence[str]) -> None:
     check_all(partial(_check_seen, draft, name) for name in names)
 
 
-def _refuse_too_early(draft: Draft, known: ColoPair, missing: Sequence[str]) -> None:
-    """Refuse to start a secondary before its primary has left the one that is gone.
+def _refuse_too_early(draft: Draft, missing: Sequence[str]) -> None:
+    """Refuse to start a secondary while a primary is in COLO.
 
     It would connect to what a failover takes away, and not notice that (qemu-behaviour 3.16).
 
     Raises:
-        CompileError: A primary is in COLO, and its peer by the record does not answer.
+        CompileError: A primary is in COLO.
     """
-    live = {n.name: draft.now.live(n.name) for n in known.nodes}
-    for name, state in live.items():
-        peer = known.peer_of(name).name
-        if missing and state is not None and state.colo_mode == "primary" and live[peer] is None:
-            _check_seen(draft, peer)
-            why = f"{name} is still in COLO with {peer}, which does not answer"
-            raise compile_error("secondary-gone", why, f"fail over to {name} first", node=name)
+    names = [node.name for node in (*draft.pair.nodes, *draft.pair.spares)]
+    leading = [n for n in names if (one := draft.now.live(n)) and one.colo_mode == "primary"]
+    if missing and leading:
+        why = (
+            f"{leading[0]} is still in COLO, and {missing[0]} would connect to what is removed then"
+        )
+        advice = f"launch {missing[0]} after a failover to {leading[0]}, or after stop"
+        raise compile_error("too-early", why, advice, node=missing[0])
 
 
 def _check_seen(draft: Draft, name: str) -> None:
@@ -235,17 +236,20 @@ def _named(state: record.RecordState) -> tuple[str, ...]:
     return (*state.eligible.values(), *(() if state.joining is None else (state.joining,)))
 
 
-def _new_primary(draft: Draft, missing: Sequence[str]) -> str | None:
-    """Who becomes primary; None where somebody has the guest, or nobody is launched."""
+def _new_primary(draft: Draft, declared: ColoPair, missing: Sequence[str]) -> str | None:
+    """Who becomes primary; None where somebody has the guest, or nobody is launched.
+
+    Raises:
+        CompileError: A node of the declaration has the guest as a secondary without its primary.
+    """
     if not missing:
         return None
-    for node in draft.pair.nodes:
-        state = draft.now.state(node.name)
-        if role_of(state) in PRIMARIES:
-            return None
-        if role_of(state) in IN_COLO:
-            why = f"{node.name} has the guest, as COLO's secondary, and its primary is missing"
-            raise compile_error("primary-missing", why, f"fail over to {node.name}", node=node.name)
+    names = [node.name for node in (*declared.nodes, *declared.spares)]
+    has = {name: role_of(draft.now.state(name)) for name in names}
+    if any(role in PRIMARIES for role in has.values()):
+        return None
+    for name in (name for name, role in has.items() if role in IN_COLO):
+        _refuse_orphan(draft, name)
     records = draft.now.records
     top = record.highest(records)
     holder = draft.pair.nodes[0].name if top is None else top.holder
@@ -253,6 +257,23 @@ def _new_primary(draft: Draft, missing: Sequence[str]) -> str | None:
         # Its first node begins a new pair, also where the others are started before it.
         return None
     return holder if holder in missing else missing[0]
+
+
+def _refuse_orphan(draft: Draft, name: str) -> None:
+    """Refuse to start a primary beside a secondary that has the guest, with the way that leads on.
+
+    Raises:
+        CompileError: Always.
+    """
+    why = f"{name} has the guest, as COLO's secondary, and its primary is missing"
+    advice = f"fail over to {name}"
+    instance = draft.live(name).instance
+    try:
+        record.may_go_on(draft.now.records, name, instance, leads=False)
+    except CompileError:
+        why += ", and its record does not let it run alone"
+        advice = f"end its QEMU, then launch again: {name} has no write that others lack"
+    raise compile_error("primary-missing", why, advice, node=name)
 
 
 def start(

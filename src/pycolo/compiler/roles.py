@@ -12,6 +12,7 @@ from pycolo.snapshot import Snapshot, Unreachable, Unresponsive, role_of
 
 SECONDARIES = ("fresh secondary", "prepared secondary", "secondary", "broken secondary")
 PRIMARIES = ("unprotected", "entering", "primary", "broken primary")
+WITHOUT_GUEST = ("fresh secondary", "prepared secondary")
 IN_COLO = ("secondary", "broken secondary")
 
 
@@ -39,6 +40,10 @@ def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
         CompileError: None does, or both do.
     """
     live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
+    # A fresh secondary has no guest that could survive.
+    guests = [name for name in live if role_of(snapshot.state(name)) not in WITHOUT_GUEST]
+    if len(guests) == 1:
+        return guests[0]
     if len(live) == 1:
         return live[0]
     if live:

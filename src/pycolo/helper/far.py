@@ -269,7 +269,7 @@ def observe(
         the image folder; `instance` and `how` of the QEMU that is known to run, empty for none.
     """
     answer: Answer = {"record": None, "unread": None, "lost": None, "folder": ""}
-    answer.update(_alive(process, monitors))
+    answer.update(alive(process=process, monitors=monitors))
     try:
         found = os.stat(image_folder)
         answer["folder"] = f"{_machine()} {found.st_dev}:{found.st_ino}"
@@ -291,10 +291,17 @@ def observe(
     return {**answer, "record": base64.b64encode(data).decode()}
 
 
-def _alive(process: str, monitors: Sequence[Monitor]) -> Answer:
+def alive(*, process: str, monitors: Sequence[Monitor]) -> Answer:
     """The QEMU of a node that runs here: by its process file, or because it serves a monitor.
 
     A file that others may have written proves no death, but it may well tell of a life.
+
+    Args:
+        process: The node's process file.
+        monitors: Its monitors.
+
+    Returns:
+        `instance`, empty where it is not known, and `how`, empty for none.
     """
     current = None
     # A process file that cannot be used tells of no process; `launch` refuses it.
@@ -1131,6 +1138,7 @@ OPERATIONS: Dict[str, Callable[..., Answer]] = {
     "death": death,
     "watch": watch,
     "running": running,
+    "alive": alive,
     "stop": stop,
     "create_image": create_image,
     "version": version,

@@ -244,8 +244,7 @@ def request(kept, limit_s, expects, becomes, evidence):
     found = {"expects": digest, "data": data, "limit_s": float(limit_s)}
     print(json.dumps({**json.loads(kept), **found}))
 
-def told(kind, node, instance, epoch, who, when):
-    how = "a person said so when this script asked"
+def told(kind, node, instance, epoch, who, how, when):
     print(json.dumps({"kind": kind, "node": node, "instance": instance, "epoch": int(epoch),
                       "who": who, "how": how, "when": when}))
 

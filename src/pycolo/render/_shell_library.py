@@ -119,13 +119,10 @@ wait_until() {
 never() { false; }
 
 # proven_dead NODE INSTANCE EPOCH: only a person can answer that; the answer is kept. It is refused
-# where that QEMU answers, or where its host says that it runs.
+# where that QEMU answers, or where its host knows that it runs; the host's own word is enough.
 proven_dead() {
   if [ -e "$state/dead.$1" ]; then return 0; fi
-  if holds "$1" name "$2" 2>/dev/null; then fail "$2 answers"; fi
-  if at_host "$1" running "$(process "$1")" && grep -qF "\"$2\"" "$state/told"; then
-    fail "$2 runs, by its host's word"
-  fi
+  not_alive "$@"
   say "Has the QEMU $2 of node $1 ended, or was its host fenced?"
   say "Silence is no evidence. If it runs on, the guest runs twice and its data are lost."
   printf 'Type yes to continue: ' >&2
@@ -135,9 +132,25 @@ proven_dead() {
     say "ended: a person must decide"
     exit 4
   fi
-  python3 -c "$client" told fence "$1" "$2" "$3" "$(id -un)" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
+  not_alive "$@"
+  ended fence "$1" "$2" "$3" "$(id -un)" "a person said so when this script asked"
+}
+
+# not_alive NODE INSTANCE: ends the script where that QEMU, or one without a name, is there.
+not_alive() {
+  if holds "$1" name "$2" 2>/dev/null; then fail "$2 answers"; fi
+  if ! at_host "$1" alive "$(process "$1")"; then return 0; fi
+  if grep -qF "\"$2\"" "$state/told"; then fail "$2 runs, by its host's word"; fi
+  if grep -q '"instance": ""' "$state/told" && ! grep -q '"how": ""' "$state/told"; then
+    fail "$1: something serves its monitor"
+  fi
+}
+
+# ended KIND NODE INSTANCE EPOCH WHO HOW: what a promotion rests on, for its record.
+ended() {
+  python3 -c "$client" told "$1" "$2" "$3" "$4" "$5" "$6" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
     >"$state/evidence"
-  : >"$state/dead.$1"
+  : >"$state/dead.$2"
 }
 
 # at_host NODE NAME JSON: what is done with files and processes, in one step of the host's own.
@@ -151,8 +164,8 @@ raise SystemExit(main(sys.argv[1:]))" "$2" "$3" "$helper" >"$state/told" || code
 # not_running NODE: neither a monitor nor the host shows a QEMU of the node; silence shows none.
 not_running() {
   if holds "$1" alive 2>/dev/null; then return 1; fi
-  at_host "$1" running "$(process "$1")" || return 0
-  grep -q '"pid": null' "$state/told"
+  at_host "$1" alive "$(process "$1")" || return 0
+  grep -q '"how": ""' "$state/told"
 }
 
 # record NODE KEPT LIMIT_S EXPECTS BECOMES: the node's own file, if it still is what was read.

@@ -108,8 +108,8 @@ def record_words(state: RecordState) -> str:
             may = ", ".join(state.eligible) or "nobody"
             pending = ", commit pending" if state.commit == "pending" else ""
             return f"{epoch}.{revision}: {holder} {phase}, eligible: {may}{pending}"
-        case NoRecord():
-            return "none"
+        case NoRecord(lost=lost):
+            return "none" if lost is None else one_line(f"none: {lost}")
         case DamagedRecord(why=why):
             return one_line(f"damaged: {why}")
         case UnreadRecord(why=why):

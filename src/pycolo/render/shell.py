@@ -147,7 +147,8 @@ def _place(monitor: Monitor) -> str:
 
 
 def _process(plan: Plan, node: str) -> str:
-    request = json.dumps({"process": plan.pair.process_path(node)})
+    monitors = [helper.monitor_json(monitor) for _, monitor in plan.pair.node(node).monitors]
+    request = json.dumps({"process": plan.pair.process_path(node), "monitors": monitors})
     return f"printf '%s\\n' {shlex.quote(request)}"
 
 
@@ -238,6 +239,7 @@ def _step(
             yield from _check(plan, step, numbers)
         case RunHost():
             yield _maybe(step, _run_host(plan, step))
+            yield from _ended(plan, step)
         case Record():
             yield _maybe(step, _record(plan, step))
         case _:
@@ -305,6 +307,20 @@ def _check(plan: Plan, step: Check, numbers: Mapping[str, int]) -> Iterator[str]
 def _run_host(plan: Plan, step: RunHost) -> str:
     name, request = helper.request_of(plan.pair, step.node, step.action, step.limit_s)
     return shlex.join(["host", step.node, name, json.dumps(request)])
+
+
+def _ended(plan: Plan, step: RunHost) -> Iterator[str]:
+    """What was ended on its host is evidence for the steps after it."""
+    for victim in plan.victims():
+        if isinstance(step.action, StopQemu) and step.action.instance == victim.instance:
+            words = [
+                victim.node,
+                victim.instance,
+                str(victim.epoch),
+                step.node,
+                "its host ended it",
+            ]
+            yield shlex.join(["ended", "exit", *words])
 
 
 def _record(plan: Plan, step: Record) -> str:
