@@ -101,7 +101,8 @@ def test_a_node_is_read_over_its_observer_monitor(
     rows = [" ".join(line.replace("│", " ").split()) for line in ended.out.splitlines()]
     assert "role unprotected unreachable unreachable" in rows
     assert "colo:alpha:00000001" in rows
-    assert "unprotected: alpha has the guest alone (prelaunch)" == rows[-1]
+    stands = "stopped: alpha has the guest alone, and it does not run (prelaunch)"
+    assert stands == rows[-1]
     assert "colo:alpha:00000001" == snapshot["nodes"]["alpha"]["instance"]
 
 

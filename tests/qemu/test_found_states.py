@@ -27,6 +27,7 @@ from tests.qemu.life import (
 from pycolo import features, wire
 from pycolo._execute import execute
 from pycolo.compiler import converge, drift, launch_argv
+from pycolo.compiler.launch import Role
 from pycolo.demo.builds import Release
 from pycolo.errors import CompileError
 from pycolo.evidence import instance_of
@@ -358,12 +359,12 @@ async def test_a_rebooted_node_is_the_survivors_next_secondary(rebooted: str) ->
         await _finished(life, "resume")
 
 
-async def _start_by_hand(life: LivePair, name: str) -> None:
-    """Start a primary's QEMU as somebody does who asks no record."""
+async def _start_by_hand(life: LivePair, name: str, role: Role = "primary") -> None:
+    """Start a QEMU as somebody does who asks no record."""
     instance = instance_of(life.pair.name, name, 0xABC)
     known = features.of(life.version)
-    argv = launch_argv(life.pair, name, role="primary", instance=instance, features=known)
-    action = LaunchQemu(role="primary", instance=instance, argv=argv)
+    argv = launch_argv(life.pair, name, role=role, instance=instance, features=known)
+    action = LaunchQemu(role=role, instance=instance, argv=argv)
     await life.host.run(life.pair, name, action, limit_s=LIMIT_S)
     await life.connect(name)
 
@@ -391,7 +392,9 @@ async def test_a_secondary_that_was_started_anew_is_not_taken_for_the_old_one() 
     async with bios_life("11.1", "tcg") as life:
         await _protected(life)
         await life.kill("beta")
-        await life.launch("beta")
+        with pytest.raises(CompileError, match=r"launch beta after a failover to alpha"):
+            await life.launch("beta")
+        await _start_by_hand(life, "beta", "secondary")
         with pytest.raises(CompileError, match=r"secondary of alpha is gone.* with stop, which"):
             await life.compile("resume")
         await life.run("stop")
