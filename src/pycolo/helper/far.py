@@ -277,7 +277,7 @@ def observe(
         os.stat(os.path.dirname(record))
         data = _read(record)
         why = None if data is None else _distrust(record)
-        others = (*owners, *_beside(image_folder))
+        others = tuple(dict.fromkeys((*owners, *_beside(image_folder))))
         why = why or _owned_by_another(others, owners, pair=pair, node=node, record=record)
         lost = None if data is not None else _lost(others, owners, (pair, node), record)
     except FileNotFoundError as error:
@@ -536,9 +536,9 @@ def _process_number(value: object) -> int:
     return number
 
 
-def _over(process: _Process) -> str | None:
-    """How a process is known to have ended; None where it may run."""
-    then, now = process.boot, _boot()
+def _over(process: _Process, now: _Boot) -> str | None:
+    """How a process is known to have ended by what is seen in this boot; None where it may run."""
+    then = process.boot
     if then.machine != now.machine:
         return None
     if then.boot_id != now.boot_id:
@@ -620,14 +620,14 @@ def death(*, process: str, instance: str, limit_s: float) -> Answer:  # noqa: AR
         return _dead("its process had ended before the next one was started")
     how = None
     if known.current is not None and known.current.instance == instance:
-        how = _over(known.current)
+        how = _over(known.current, _boot())
     return {"dead": False, "how": "", "who": ""} if how is None else _dead(how)
 
 
 def watch(*, process: str, instance: str, limit_s: float) -> Answer:
     """Wait for the end of one QEMU; the answer is that of `death`."""
     current = _known(process).current
-    if current is not None and current.instance == instance and _over(current) is None:
+    if current is not None and current.instance == instance and _over(current, _boot()) is None:
         descriptor = _open(current)
         if descriptor is not None and current.boot.counts_like(_boot()):
             with contextlib.closing(_Pidfd(descriptor)) as pidfd:
@@ -645,7 +645,8 @@ def running(*, process: str) -> Answer:
 
 def _runs(process: _Process) -> bool:
     """Whether a process is known to run, and its number means it here."""
-    return _over(process) is None and process.boot.counts_like(_boot())
+    now = _boot()
+    return process.boot.counts_like(now) and _over(process, now) is None
 
 
 def stop(*, process: str, instance: str, limit_s: float) -> Answer:
@@ -768,7 +769,7 @@ def _refuse_second(process: str) -> list[str]:
     known = _known(process)
     if known.current is None:
         return known.ended
-    over = _over(known.current)
+    over = _over(known.current, _boot())
     if _runs(known.current):
         raise Refused(f"QEMU runs there already, as process {known.current.pid}")
     return [*known.ended, known.current.instance] if over is not None else known.ended
