@@ -124,6 +124,19 @@ def _fenced(life: FakePair, survivor: str) -> Order:
     )
 
 
+def _fence_of(victim: Victim) -> Evidence:
+    """A program's word that a QEMU was fenced."""
+    return Evidence(
+        kind="fence",
+        node=victim.node,
+        instance=victim.instance,
+        epoch=victim.epoch,
+        who="a program",
+        how="it believes so",
+        when="now",
+    )
+
+
 def _modes(life: FakePair) -> list[str]:
     return [life.world.qemu(name).live.colo_mode for name in ("alpha", "beta")]
 
@@ -279,20 +292,26 @@ def test_fence_that_is_handed_over_is_looked_at(play: Callable[..., None]) -> No
     async def scenario(life: FakePair) -> None:
         session = await life.connect("beta")
         plan = await life.compile("failover", survivor="beta")
-        victim = plan.victims()[0]
-        fence = Evidence(
-            kind="fence",
-            node=victim.node,
-            instance=victim.instance,
-            epoch=victim.epoch,
-            who="a program",
-            how="it believes so",
-            when="now",
-        )
-        given = {victim.node: fence}
+        given = {"alpha": _fence_of(plan.victims()[0])}
         report = await execute(plan, {"beta": session}, life.hosts, evidence=given)
         assert "its monitor answers" in _untouched(report)
         assert ["primary", "secondary"] == _modes(life)
+
+    play(scenario)
+
+
+def test_session_that_is_silent_contradicts_no_fence(play: Callable[..., None]) -> None:
+    """It was asked who it is before its host died, and the connection still stands."""
+
+    async def scenario(life: FakePair) -> None:
+        sessions = {name: await life.connect(name) for name in ("alpha", "beta")}
+        plan = await life.compile("failover", survivor="beta")
+        assert plan.victims()[0].instance == await sessions["alpha"].instance(limit_s=1)
+        life.signal("alpha", signal.SIGSTOP)
+        hosts = {"beta": life.hosts["beta"]}
+        given = {"alpha": _fence_of(plan.victims()[0])}
+        report = await execute(plan, sessions, hosts, evidence=given)
+        assert 0 == report.exit_code, report.advice
 
     play(scenario)
 

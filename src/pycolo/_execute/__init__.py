@@ -44,7 +44,8 @@ async def execute(
             something is done, or whose QEMU's end has to be shown.
         evidence: Node name to evidence that its QEMU has ended. Where none is given that names the
             node, instance and epoch which the plan does, the host on which it ran is asked. A fence
-            is refused where that QEMU answers within a second, or its host says that it runs.
+            is refused where that QEMU answers within a second, or its host says within five that it
+            runs.
         observer: Is called with what happens; an error it raises is logged and changes nothing.
         recorder: Called with the same after the observer, and with the conversation with QEMU: a
             `Journal`.

@@ -8,6 +8,7 @@ from typing import Final
 from pycolo.errors import ParseError, RemoteError, Unresponsive
 from pycolo.hosts import Host
 from pycolo.model.pair import ColoPair
+from pycolo.qmp.commands import QueryName
 from pycolo.session import Session
 from pycolo.snapshot import Running
 
@@ -40,13 +41,14 @@ async def running(
 
 
 async def _answering(session: Session) -> Running | None:
+    # Asked anew: what the session remembers says nothing of now.
     try:
-        instance = await session.instance(limit_s=MONITOR_S)
+        found = await session.execute(QueryName(), limit_s=MONITOR_S)
     except RemoteError:
         return None
     except ParseError:
-        instance = ""
-    return Running(instance=instance, how="its monitor answers")
+        return Running(instance="", how="its monitor answers")
+    return Running(instance=found.name or "", how="its monitor answers")
 
 
 async def _observed(pair: ColoPair, node: str, host: Host) -> Running | None:
