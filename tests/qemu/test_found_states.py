@@ -403,6 +403,21 @@ async def test_a_secondary_that_was_started_anew_is_not_taken_for_the_old_one() 
         await _finished(life, "resume")
 
 
+async def test_a_secondary_that_was_there_before_the_failover_is_replaced() -> None:
+    """It clings to a socket that the failover removed; the way that the report names leads out."""
+    async with bios_life("11.1", "tcg") as life:
+        await _protected(life)
+        await life.kill("beta")
+        await _start_by_hand(life, "beta", "secondary")
+        await life.run("failover")
+        report = await execute(await life.compile("resume"), life.sessions, life.hosts)
+        assert "compare1 is connected (disconnected)" in report.advice
+        assert "run stop, run launch --node beta, and run resume" in report.advice
+        await life.run("stop")
+        await renew(life, "beta")
+        await _finished(life, "resume")
+
+
 async def test_a_spare_takes_the_place_of_a_spare() -> None:
     """A plan for the first one is refused by its name; the second one is protected by a new."""
     async with bios_life("11.1", "tcg") as life:
