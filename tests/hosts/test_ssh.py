@@ -121,7 +121,7 @@ def test_record_is_compared_and_swapped(hosts: Testbed) -> None:
     return [str(before), told.count(None), [t for t in told if t], found.epoch]
     """
     before, written, told, epoch = _list(ask(hosts, _dedented(body)))
-    assert "NoRecord()" == before
+    assert "NoRecord(lost=None)" == before
     assert (1, True) == (written, epoch in (2, 3))
     assert "somebody else has changed it" in str(told)
 
