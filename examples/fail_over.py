@@ -47,15 +47,7 @@ def evidence_for(plan: Plan, who: str, how: str) -> dict[str, Evidence]:
     """What a fencing agent says, of the very QEMU that the plan asks about."""
     when = datetime.now(UTC).isoformat(timespec="seconds")
     return {
-        victim.node: Evidence(
-            kind="fence",
-            node=victim.node,
-            instance=victim.instance,
-            epoch=victim.epoch,
-            who=who,
-            how=how,
-            when=when,
-        )
+        victim.node: Evidence.of(victim, kind="fence", who=who, how=how, when=when)
         for victim in plan.victims()
     }
 

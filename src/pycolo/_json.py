@@ -199,8 +199,8 @@ class Choice:
         """Parse it."""
         # To JSON true is not 1.
         if not any(type(value) is type(word) and value == word for word in self.words):
-            told = (word if isinstance(word, str) else json.dumps(word) for word in self.words)
-            raise ParseError(path, f"be one of {', '.join(told)}", value)
+            words = (word if isinstance(word, str) else json.dumps(word) for word in self.words)
+            raise ParseError(path, f"be one of {', '.join(words)}", value)
         return value
 
     def write(self, value: object) -> JsonValue:

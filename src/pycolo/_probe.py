@@ -130,7 +130,7 @@ async def records(
         hosts: Node name to its host; a node without one has an `UnreadRecord`.
         limit_s: How long one host may take, in seconds.
     """
-    names = [node.name for node in (*pair.nodes, *pair.spares)]
+    names = pair.names
     found = await asyncio.gather(*(_record(pair, name, hosts.get(name), limit_s) for name in names))
     return dict(zip(names, found, strict=True))
 

@@ -7,7 +7,7 @@ was saved with it proves nothing once the record has moved on.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, final
+from typing import Literal, Self, TypeAlias, final
 
 import attrs
 
@@ -64,6 +64,19 @@ class Evidence:
             if not value.strip() or not value.isprintable():
                 rule = "be a non-empty string of printable characters"
                 raise DeclarationError(f"Evidence.{name}", value, rule)
+
+    @classmethod
+    def of(cls, victim: Victim, *, kind: Kind, who: str, how: str, when: str) -> Self:
+        """Evidence that speaks of this very QEMU; see the class for the rest."""
+        return cls(
+            kind=kind,
+            node=victim.node,
+            instance=victim.instance,
+            epoch=victim.epoch,
+            who=who,
+            how=how,
+            when=when,
+        )
 
     def proves(self, victim: Victim) -> bool:
         """Whether it speaks of this very QEMU, in this epoch."""

@@ -141,7 +141,7 @@ async def status(pair: ColoPair) -> Snapshot:
     """
     async with AsyncExitStack() as stack:
         hosts = await stack.enter_async_context(hosts_of(pair))
-        nodes = (*pair.nodes, *pair.spares)
+        nodes = pair.all_nodes
         found = await asyncio.gather(*(_observed(node, hosts[node.name]) for node in nodes))
         known = dict(zip((node.name for node in nodes), found, strict=True))
         for state in known.values():
@@ -221,7 +221,7 @@ async def _reached(pair: ColoPair, stack: AsyncExitStack, *, hasty: bool) -> _Re
         hasty: Once one node has answered, the others have a second left.
     """
     hosts = await stack.enter_async_context(hosts_of(pair))
-    nodes = (*pair.nodes, *pair.spares)
+    nodes = pair.all_nodes
     loop = asyncio.get_running_loop()
     tasks = {n.name: loop.create_task(_connect(n, hosts[n.name])) for n in nodes}
     try:
@@ -292,15 +292,7 @@ def _compile(order: Order, snapshot: Snapshot, options: Options) -> Plan:
 
 
 def _by_word(fenced: Fenced, victim: Victim) -> Evidence:
-    return Evidence(
-        kind="fence",
-        node=victim.node,
-        instance=victim.instance,
-        epoch=victim.epoch,
-        who=fenced.who,
-        how=fenced.how,
-        when=now(),
-    )
+    return Evidence.of(victim, kind="fence", who=fenced.who, how=fenced.how, when=now())
 
 
 async def _launching(

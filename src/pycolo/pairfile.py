@@ -301,7 +301,7 @@ class _PairForm:
         assert isinstance(value, ColoPair)  # noqa: S101 - the type this form is for
         members = self.pair.write(value)
         del members["spares"]
-        return {**members, "nodes": self.nodes.write((*value.nodes, *value.spares))}
+        return {**members, "nodes": self.nodes.write(value.all_nodes)}
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
         return self.inline_schema(definitions)

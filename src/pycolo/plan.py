@@ -294,7 +294,7 @@ class Plan:
         self._check_ranges([step.address for step in self.steps])
 
     def _check_nodes(self) -> None:
-        known = [node.name for node in (*self.pair.nodes, *self.pair.spares)]
+        known = self.pair.names
         acting = [(f"steps[{n}].node", step.node) for n, step in enumerate(self.steps)]
         for n, recovery in enumerate(self.recoveries):
             acting += [

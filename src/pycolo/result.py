@@ -15,7 +15,15 @@ from typing_extensions import override
 from pycolo._mapping import read_only_mappings
 from pycolo._printable import brief
 from pycolo.catalogue import Explanation, explain
-from pycolo.conditions import END_OR_LET_GO, ChardevConnected, NotRunning, PeerDead, leaves
+from pycolo.conditions import (
+    END_OR_LET_GO,
+    ChardevConnected,
+    Condition,
+    Leaf,
+    NotRunning,
+    PeerDead,
+    leaves,
+)
 from pycolo.errors import PycoloError
 from pycolo.evidence import Evidence
 from pycolo.plan import (
@@ -267,28 +275,26 @@ class Report:
 
     def _unconnected(self) -> bool:
         """Whether what ended execution was a link that nobody connected to."""
-        failed = (step for step in self.plan.steps if step.address == self.failed)
-        waits = [step.until for step in failed if isinstance(step, Wait)]
-        return any(isinstance(leaf, ChardevConnected) for until in waits for leaf in leaves(until))
+        step = self._failed_step
+        return isinstance(step, Wait) and _asks_of(step.until, ChardevConnected)
 
     def _unlike(self) -> bool:
         """Whether execution ended where something is not as the plan was compiled for."""
-        return any(
-            isinstance(step, Check)
-            and step.address == self.failed
-            and isinstance(self.outcomes.get(step.address), Refused)
-            for step in self.plan.steps
-        )
+        outcome = self.outcomes.get(self.failed or "")
+        return isinstance(self._failed_step, Check) and isinstance(outcome, Refused)
 
     def _untrue(self, kind: type[PeerDead | NotRunning]) -> bool:
         """Whether a refused check with a leaf of this kind ended execution."""
-        return any(
-            isinstance(step, Check)
-            and step.address == self.failed
-            and isinstance(self.outcomes.get(step.address), Refused)
-            and any(isinstance(leaf, kind) for leaf in leaves(step.condition))
-            for step in self.plan.steps
-        )
+        step = self._failed_step
+        return self._unlike() and isinstance(step, Check) and _asks_of(step.condition, kind)
+
+    @property
+    def _failed_step(self) -> Step | None:
+        return next((step for step in self.plan.steps if step.address == self.failed), None)
+
+
+def _asks_of(condition: Condition, kind: type[Leaf]) -> bool:
+    return any(isinstance(leaf, kind) for leaf in leaves(condition))
 
 
 def explanation_of(step: Execute, outcome: Outcome, version: Version | None) -> Explanation | None:

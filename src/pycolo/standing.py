@@ -97,9 +97,9 @@ def _amiss(
         return Standing(state="two guests", text=text)
     unseen = [one for n, one in snapshot.running.items() if snapshot.live(n) is None]
     if unseen:
-        told = " and ".join(f"{one.instance or 'a QEMU'} ({one.how})" for one in unseen)
+        qemus = " and ".join(f"{one.instance or 'a QEMU'} ({one.how})" for one in unseen)
         seen = f"{' and '.join((*leading, *running))} answers, and " if leading or running else ""
-        return Standing(state="unknown", text=f"{seen}no answer of what runs: {told}")
+        return Standing(state="unknown", text=f"{seen}no answer of what runs: {qemus}")
     if running and following:
         text = f"{running[0]} has the guest, and {following[0]} is still in COLO"
         return Standing(state="at risk", text=f"{text}; a person must end it")

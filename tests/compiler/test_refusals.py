@@ -32,7 +32,7 @@ from pycolo.model import ColoPair, Node
 from pycolo.plan import Execute, LaunchQemu, Options, Plan, RunHost, Step
 from pycolo.qmp.commands import HumanMonitorCommand, Migrate
 from pycolo.qmp.replies import Version
-from pycolo.record import PairRecord
+from pycolo.record import PairRecord, UnreadRecord
 from pycolo.snapshot import Dead, Job, Live, Snapshot, Unreachable, role_of
 
 PAIR = one_of_each()
@@ -424,8 +424,8 @@ def _code_of(compiling: Callable[[], object]) -> str:
 
 def test_spare_is_not_launched_while_the_pair_is_protected() -> None:
     """It would cling to what a failover removes; it is launched afterwards."""
-    told = _code_of(lambda: launch(PAIR, PROTECTED, qemu={"gamma": VERSION}, nodes=("gamma",)))
-    assert told == "too-early gamma: launch gamma after a failover to alpha, or after stop"
+    found = _code_of(lambda: launch(PAIR, PROTECTED, qemu={"gamma": VERSION}, nodes=("gamma",)))
+    assert found == "too-early gamma: launch gamma after a failover to alpha, or after stop"
 
 
 @pytest.mark.parametrize("nodes", [("alpha",), ("gamma",), ("alpha", "gamma")])
@@ -433,8 +433,8 @@ def test_secondary_that_has_the_guest_keeps_its_rights(nodes: tuple[str, ...]) -
     """Whoever is launched in its place, spares included: fail over to it first."""
     orphan = PROTECTED.with_node("alpha", Unreachable(why="it ended"))
     qemu = dict.fromkeys(nodes, VERSION)
-    told = _code_of(lambda: launch(PAIR, orphan, qemu=qemu, nodes=nodes))
-    assert told == "primary-missing beta: fail over to beta"
+    found = _code_of(lambda: launch(PAIR, orphan, qemu=qemu, nodes=nodes))
+    assert found == "primary-missing beta: fail over to beta"
 
 
 def test_secondary_without_rights_is_ended_before_a_launch() -> None:
@@ -443,8 +443,8 @@ def test_secondary_without_rights_is_ended_before_a_launch() -> None:
     orphan = attrs.evolve(
         PROTECTED.with_node("alpha", Unreachable(why="it ended")), records=stopped.records
     )
-    told = _code_of(lambda: launch(PAIR, orphan, qemu={"alpha": VERSION}, nodes=("alpha",)))
-    assert told.startswith("primary-missing beta: end its QEMU, then launch again")
+    found = _code_of(lambda: launch(PAIR, orphan, qemu={"alpha": VERSION}, nodes=("alpha",)))
+    assert found.startswith("primary-missing beta: end its QEMU, then launch again")
 
 
 def test_fresh_secondary_is_no_survivor() -> None:
@@ -452,3 +452,11 @@ def test_fresh_secondary_is_no_survivor() -> None:
     fresh = LAUNCHED.state("beta")
     plan = failover(PAIR, PROTECTED.with_node("beta", fresh))
     assert {"alpha"} == {step.node for step in plan.steps if isinstance(step, Execute)}
+
+
+def test_secondary_whose_record_is_not_read_is_not_ended() -> None:
+    """It may be the one with the newest data: to end its QEMU might lose the guest."""
+    orphan = PROTECTED.with_node("alpha", Unreachable(why="it ended"))
+    orphan = orphan.with_record("beta", UnreadRecord(why="no answer"))
+    found = _code_of(lambda: launch(PAIR, orphan, qemu={"alpha": VERSION}, nodes=("alpha",)))
+    assert found == "primary-missing beta: fail over to beta"

@@ -196,11 +196,9 @@ async def protected(silenced: Silenced) -> None:
 def fenced(armed: Plan) -> Mapping[str, Evidence]:
     """The test's word that whoever has to have ended has, since it ends the process afterwards."""
     return {
-        victim.node: Evidence(
+        victim.node: Evidence.of(
+            victim,
             kind="fence",
-            node=victim.node,
-            instance=victim.instance,
-            epoch=victim.epoch,
             who="the test",
             how="it ends the process afterwards",
             when="2026-01-01T00:00Z",

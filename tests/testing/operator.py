@@ -319,14 +319,8 @@ class Operator:
         """The word of whoever switched a host off, for those that nobody can ask."""
         away = [v for v in plan.victims() if self.life.world.host(v.node).away]
         return {
-            victim.node: Evidence(
-                kind="fence",
-                node=victim.node,
-                instance=victim.instance,
-                epoch=victim.epoch,
-                who="the operator",
-                how="its power is off",
-                when="now",
+            victim.node: Evidence.of(
+                victim, kind="fence", who="the operator", how="its power is off", when="now"
             )
             for victim in away
         }

@@ -553,15 +553,7 @@ def test_a_failover_does_not_hang_on_a_silent_secondary(testbed: Testbed) -> Non
         silent = life.sessions.pop("beta")
         plan = await life.compile("failover")
         victim = plan.victims()[0]
-        fence = Evidence(
-            kind="fence",
-            node="beta",
-            instance=victim.instance,
-            epoch=victim.epoch,
-            who="the test",
-            how="stopped",
-            when="now",
-        )
+        fence = Evidence.of(victim, kind="fence", who="the test", how="stopped", when="now")
         # Nobody reaches the host of what was fenced.
         hosts = {"alpha": life.hosts["alpha"]}
         report = await execute(plan, life.sessions, hosts, evidence={"beta": fence})

@@ -434,15 +434,7 @@ def _believed_dead(monkeypatch: pytest.MonkeyPatch) -> None:
         self: FakeHost, pair: ColoPair, victim: Victim, *, limit_s: float
     ) -> Evidence | None:
         del pair, limit_s
-        return Evidence(
-            kind="exit",
-            node=victim.node,
-            instance=victim.instance,
-            epoch=victim.epoch,
-            who=self.name,
-            how="so it is said",
-            when="now",
-        )
+        return Evidence.of(victim, kind="exit", who=self.name, how="so it is said", when="now")
 
     monkeypatch.setattr(FakeHost, "death", dead)
 

@@ -126,15 +126,7 @@ def _fenced(life: FakePair, survivor: str) -> Order:
 
 def _fence_of(victim: Victim) -> Evidence:
     """A program's word that a QEMU was fenced."""
-    return Evidence(
-        kind="fence",
-        node=victim.node,
-        instance=victim.instance,
-        epoch=victim.epoch,
-        who="a program",
-        how="it believes so",
-        when="now",
-    )
+    return Evidence.of(victim, kind="fence", who="a program", how="it believes so", when="now")
 
 
 def _modes(life: FakePair) -> list[str]:

@@ -36,7 +36,7 @@ class Deaths:
         """
         self._pair = plan.pair
         self._sessions = sessions
-        declared = {node.name for node in (*plan.pair.nodes, *plan.pair.spares)}
+        declared = set(plan.pair.names)
         self._hosts = {name: host for name, host in hosts.items() if name in declared}
         self._answer_s = answer_s
         evidence = {**_saved(plan), **given}
@@ -63,9 +63,9 @@ class Deaths:
         evidence = self._known.get(victim.node)
         return evidence if evidence is not None and evidence.proves(victim) else None
 
-    def contradiction(self, victim: Victim) -> Running | None:
-        """What has shown that somebody's word of this end is false."""
-        return self._contradicted.get(victim)
+    async def alive(self, victim: Victim) -> Running | None:
+        """What shows that a QEMU for whose end there is no evidence runs on."""
+        return self._contradicted.get(victim) or await self.running(victim.node)
 
     async def running(self, node: str) -> Running | None:
         """The QEMU of a node that is known to run now."""

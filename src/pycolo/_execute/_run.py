@@ -28,7 +28,7 @@ from pycolo.conditions import (
     leaves,
 )
 from pycolo.errors import PycoloError
-from pycolo.evidence import Evidence, Victim
+from pycolo.evidence import Evidence
 from pycolo.features import refuse_document
 from pycolo.hosts import Host
 from pycolo.observers import Observer, Recorder
@@ -37,7 +37,7 @@ from pycolo.qmp import commands as qmp
 from pycolo.record import Change, PairRecord
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, Unknown
 from pycolo.session import Session
-from pycolo.snapshot import Dead, NodeState, Running, Snapshot
+from pycolo.snapshot import Dead, NodeState, Snapshot
 
 _LOG: Final = logging.getLogger("pycolo.execute")
 _AFTER_S: Final = 5.0
@@ -335,16 +335,11 @@ class Run:
         found = {victim: await self._deaths.find(victim) for victim in victims}
         observed = await observe(conditions, self._sessions, self._marks, limit_s, hear)
         dead = frozenset(victim for victim, evidence in found.items() if evidence is not None)
-        shown = {v.node: await self._alive(v) for v in victims if v not in dead}
+        shown = {v.node: await self._deaths.alive(v) for v in victims if v not in dead}
         for node in (leaf.node for leaf in asked if isinstance(leaf, NotRunning)):
             shown[node] = await self._deaths.running(node)
         known = {node: one for node, one in shown.items() if one is not None}
         return attrs.evolve(observed, dead=dead, running=known)
-
-    async def _alive(self, victim: Victim) -> Running | None:
-        """What shows that a QEMU for whose end there is no evidence runs on."""
-        known = self._deaths.contradiction(victim)
-        return await self._deaths.running(victim.node) if known is None else known
 
     def _tell_progress(self, step: Wait, progress: Progress) -> None:
         news = progress.news()

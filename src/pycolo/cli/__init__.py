@@ -74,10 +74,14 @@ def _invoked(words: list[str]) -> int:
 
 def _refusal(error: PycoloError | OSError, code: int) -> JsonObject:
     """A refusal for programs that asked for JSON."""
-    told: JsonObject = {"kind": kebab(type(error)), "message": brief(str(error)), "exit_code": code}
+    refused: JsonObject = {
+        "kind": kebab(type(error)),
+        "message": brief(str(error)),
+        "exit_code": code,
+    }
     if isinstance(error, CompileError):
-        told["findings"] = [_finding(found) for found in error.findings]
-    return {"format_version": 1, "refused": told}
+        refused["findings"] = [_finding(found) for found in error.findings]
+    return {"format_version": 1, "refused": refused}
 
 
 def _finding(found: Finding) -> JsonObject:

@@ -422,8 +422,8 @@ def explain(*, message: str, command: str | None, qemu: Version | None, form: st
     code = next((known for known in MEANINGS if known == message), None)
     if code is not None:
         meaning: JsonObject = {"code": code, "meaning": MEANINGS[code]}
-        told = wire.dumps({"format_version": 1, "finding": meaning})
-        _say.result(told if form == "json" else f"{code}: {MEANINGS[code]}\n")
+        as_json = wire.dumps({"format_version": 1, "finding": meaning})
+        _say.result(as_json if form == "json" else f"{code}: {MEANINGS[code]}\n")
         return DONE
     found = catalogue.explain(message, command=command, version=qemu)
     if form == "json":

@@ -17,7 +17,7 @@ from pycolo.snapshot import Absent, Dead, Snapshot
 
 def new_pair(pair: ColoPair) -> Snapshot:
     """What is known of a pair that was never launched."""
-    nodes = (*pair.nodes, *pair.spares)
+    nodes = pair.all_nodes
     return Snapshot(
         nodes={node.name: Absent() for node in pair.nodes},
         records={node.name: NoRecord() for node in nodes},
@@ -46,7 +46,7 @@ class AssumedLife:
         self, known: Snapshot, nodes: tuple[str, ...] = (), newest: str | None = None
     ) -> Plan:
         """Launch some nodes, or both."""
-        names = [node.name for node in (*self._pair.nodes, *self._pair.spares)]
+        names = self._pair.names
         return launch(
             self._pair,
             known,

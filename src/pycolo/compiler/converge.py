@@ -54,8 +54,8 @@ def _repair(draft: Draft, primary: str) -> None:
         _disks.ensure_dismissed(draft, primary, disk)
     found = drift(draft.pair, draft.now)
     if found.missing:
-        told = ", ".join(f"{d.kind} {d.label} of {d.node}" for d in found.missing)
-        raise lost_in_colo(told)
+        parts = ", ".join(f"{d.kind} {d.label} of {d.node}" for d in found.missing)
+        raise lost_in_colo(parts)
     differences = (*found.changed, *found.stray)
     for difference in sorted(differences, key=_place):
         command = _command(draft, difference)
@@ -93,8 +93,8 @@ def _command(draft: Draft, difference: Difference) -> Command:
         case "block node" if _is_stray(difference):
             return BlockdevDel(node_name=name)
         case _:
-            told = f"{difference.kind} {difference.label} of {difference.node} is {difference.live}"
-            why = f"{told} instead of {declared or 'absent'}, which cannot be changed in place"
+            what = f"{difference.kind} {difference.label} of {difference.node} is {difference.live}"
+            why = f"{what} instead of {declared or 'absent'}, which cannot be changed in place"
             raise compile_error("not-in-place", why, _remedy(difference), node=difference.node)
 
 

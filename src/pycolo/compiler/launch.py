@@ -92,7 +92,7 @@ def claim_newest(draft: Draft, node: str, instance: str, birth: str) -> None:
         CompileError: Another node's QEMU answers, or the node's own file is out of reach.
     """
     pair, records = draft.pair, draft.now.records
-    names = [other.name for other in (*pair.nodes, *pair.spares) if other.name != node]
+    names = [other for other in pair.names if other != node]
     answering = [other for other in names if draft.now.live(other) is not None]
     if answering:
         why = f"the QEMU of {', '.join(answering)} answers, so {node} is not to be believed yet"
@@ -136,7 +136,7 @@ def forget_node(draft: Draft, gone: str) -> None:
         evidence = PeerDead(node=gone, instance=victim.instance, epoch=victim.epoch)
         why = "a node that may still run alone is not gone (record, rule 1)"
         draft.check(top.holder, f"dead:{gone}", evidence, why)
-    declared = [node.name for node in (*draft.pair.nodes, *draft.pair.spares)]
+    declared = draft.pair.names
     check_not_running(draft, [name for name in declared if name == gone])
     why = f"{gone} is gone for good, by a person's word"
     draft.record(top.holder, "without", becomes, why, needs=victim)

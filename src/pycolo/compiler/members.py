@@ -27,7 +27,7 @@ def check(pair: ColoPair, snapshot: Snapshot, *, without: str | None = None) -> 
             image folder.
         UndecidedError: The records come from two births, or an arbiter manages them.
     """
-    names = [node.name for node in (*pair.nodes, *pair.spares)]
+    names = pair.names
     check_all(
         (
             *(partial(_check_identity, pair, name, snapshot) for name in names),
@@ -120,7 +120,7 @@ def _partner(pair: ColoPair, snapshot: Snapshot, top: record.PairRecord) -> str 
     if snapshot.live(known) is not None or (holder is not None and holder.colo_mode != "none"):
         # A holder in COLO leaves its partner, dead or not, before another one takes its place.
         return known
-    names = [node.name for node in (*pair.nodes, *pair.spares)]
+    names = pair.names
     fresh = [name for name in names if role_of(snapshot.state(name)) in JOINABLE]
     return fresh[0] if len(fresh) == 1 else top.partner
 

@@ -151,7 +151,7 @@ def _refuse_too_early(draft: Draft, missing: Sequence[str]) -> None:
     Raises:
         CompileError: A primary is in COLO.
     """
-    names = [node.name for node in (*draft.pair.nodes, *draft.pair.spares)]
+    names = draft.pair.names
     leading = [n for n in names if (one := draft.now.live(n)) and one.colo_mode == "primary"]
     if missing and leading:
         why = (
@@ -164,14 +164,14 @@ def _refuse_too_early(draft: Draft, missing: Sequence[str]) -> None:
 def _check_seen(draft: Draft, name: str) -> None:
     unseen = draft.now.running.get(name)
     if unseen is not None:
-        told = f"{unseen.instance or 'a QEMU'} runs and gives no answer"
-        why = f"{told} ({name}: {stands(draft.now, name)})"
+        what = f"{unseen.instance or 'a QEMU'} runs and gives no answer"
+        why = f"{what} ({name}: {stands(draft.now, name)})"
         raise compile_error("runs-unseen", why, END_OR_LET_GO, node=name)
 
 
 def _silent(draft: Draft) -> list[str]:
     """Every node that does not answer: where one becomes primary, none of them may run unseen."""
-    names = [node.name for node in (*draft.pair.nodes, *draft.pair.spares)]
+    names = draft.pair.names
     return [name for name in names if draft.now.live(name) is None]
 
 
@@ -244,7 +244,7 @@ def _new_primary(draft: Draft, declared: ColoPair, missing: Sequence[str]) -> st
     """
     if not missing:
         return None
-    names = [node.name for node in (*declared.nodes, *declared.spares)]
+    names = declared.names
     has = {name: role_of(draft.now.state(name)) for name in names}
     if any(role in PRIMARIES for role in has.values()):
         return None
@@ -270,9 +270,11 @@ def _refuse_orphan(draft: Draft, name: str) -> None:
     instance = draft.live(name).instance
     try:
         record.may_go_on(draft.now.records, name, instance, leads=False)
-    except CompileError:
-        why += ", and its record does not let it run alone"
-        advice = f"end its QEMU, then launch again: {name} has no write that others lack"
+    except CompileError as error:
+        # Only a record that was read says that others have all that it has.
+        if error.findings[0].code in ("not-eligible", "outdated"):
+            why += ", and its record does not let it run alone"
+            advice = f"end its QEMU, then launch again: {name} has no write that others lack"
     raise compile_error("primary-missing", why, advice, node=name)
 
 

@@ -49,9 +49,9 @@ def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
     if live:
         why = f"it is not clear who survives: {' and '.join(live)} answer"
         raise compile_error("survivor-unclear", why, "name the survivor")
-    told = ", ".join(f"{node.name}: {stands(snapshot, node.name)}" for node in pair.nodes)
+    words = _all_stand(pair, snapshot)
     raise compile_error(
-        "no-answer", f"no node answers ({told})", "have one answer, or launch what has ended"
+        "no-answer", f"no node answers ({words})", "have one answer, or launch what has ended"
     )
 
 
@@ -67,8 +67,8 @@ def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
         if found[primary] in PRIMARIES and found[secondary] in SECONDARIES:
             _check_no_orphan(snapshot, primary, secondary)
             return primary, secondary
-    told = ", ".join(f"{name}: {stands(snapshot, name)}" for name in found)
-    why = f"there is no primary with a secondary here ({told})"
+    words = _all_stand(pair, snapshot)
+    why = f"there is no primary with a secondary here ({words})"
     raise compile_error("no-pair", why, "launch what is missing, or fail over first")
 
 
@@ -82,12 +82,12 @@ def leader(pair: ColoPair, snapshot: Snapshot) -> str:
     if len(leading) == 1:
         _check_no_orphan(snapshot, leading[0], pair.peer_of(leading[0]).name)
         return leading[0]
-    told = ", ".join(f"{n.name}: {stands(snapshot, n.name)}" for n in pair.nodes)
+    words = _all_stand(pair, snapshot)
     if leading:
         raise compile_error(
-            "two-guests", f"two nodes hold a guest each ({told})", "a person must end one"
+            "two-guests", f"two nodes hold a guest each ({words})", "a person must end one"
         )
-    why = f"no primary answers ({told})"
+    why = f"no primary answers ({words})"
     raise compile_error(
         "no-primary", why, "a secondary takes over by failover alone, with evidence of the death"
     )
@@ -111,12 +111,16 @@ def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:
         )
 
 
+def _all_stand(pair: ColoPair, snapshot: Snapshot) -> str:
+    return ", ".join(f"{node.name}: {stands(snapshot, node.name)}" for node in pair.nodes)
+
+
 def stands(snapshot: Snapshot, name: str) -> str:
     """What a node is, why it is not more than that, and whether its QEMU runs all the same."""
     state = snapshot.state(name)
-    told: list[str] = [role_of(state)]
+    words: list[str] = [role_of(state)]
     if isinstance(state, Unreachable | Unresponsive):
-        told.append(state.why)
+        words.append(state.why)
         if name in snapshot.running:
-            told.append(snapshot.running[name].how)
-    return ", ".join(told)
+            words.append(snapshot.running[name].how)
+    return ", ".join(words)

@@ -277,9 +277,10 @@ def observe(
         os.stat(os.path.dirname(record))
         data = _read(record)
         why = None if data is None else _distrust(record)
-        others = tuple(dict.fromkeys((*owners, *_beside(image_folder))))
-        why = why or _owned_by_another(others, owners, pair=pair, node=node, record=record)
-        lost = None if data is not None else _lost(others, owners, (pair, node), record)
+        paths = dict.fromkeys((*owners, *_beside(image_folder)))
+        found_owners = [one for path in paths if (one := _owner(path)) is not None]
+        why = why or _owned_by_another(found_owners, owners, (pair, node), record)
+        lost = None if data is not None else _lost(found_owners, owners, (pair, node), record)
     except FileNotFoundError as error:
         return {**answer, "unread": f"there is no {error.filename}: make it, or mount its disk"}
     except OSError as error:
@@ -360,8 +361,8 @@ def _own(owners: Sequence[str], *, pair: str, node: str, record: str) -> None:
         node: The node's name.
         record: The node's record.
     """
-    told = {"format_version": 1, "pair": pair, "node": node, "record": record}
-    data = json.dumps(told).encode() + b"\n"
+    owner = {"format_version": 1, "pair": pair, "node": node, "record": record}
+    data = json.dumps(owner).encode() + b"\n"
     for path in owners:
         with contextlib.suppress(OSError, Uncertain):
             if _read(path) != data:
@@ -374,8 +375,32 @@ def _beside(image_folder: str) -> list[str]:
     return [os.path.join(image_folder, name) for name in names[:OWNERS_READ]]
 
 
+class _Owner(NamedTuple):
+    """What an owner file says."""
+
+    path: str
+    pair: str
+    node: str
+    record: str
+
+    def speaks(self, own: Sequence[str], ours: tuple[str, str]) -> bool:
+        """Whether it is of a declared image, or of this node."""
+        return self.path in own or (self.pair, self.node) == ours
+
+
+def _owner(path: str) -> _Owner | None:
+    """What an owner file says; None of one that is not there, cannot be read or is damaged."""
+    try:
+        found = json.loads(_read(path) or b"{}")
+        owner = _Owner(path, str(found["pair"]), str(found["node"]), str(found["record"]))
+        _same(owner.record)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return owner
+
+
 def _owned_by_another(
-    paths: Sequence[str], own: Sequence[str], *, pair: str, node: str, record: str
+    found: Sequence[_Owner], own: Sequence[str], ours: tuple[str, str], record: str
 ) -> str | None:
     """Why the record must not be used with these images; None where no owner file objects.
 
@@ -384,44 +409,33 @@ def _owned_by_another(
     place. An image of another pair is found by its record.
 
     Args:
-        paths: Owner files in the image folder.
-        own: Those of the declared images.
-        pair: The pair's name.
-        node: The node's name.
+        found: The owner files in the image folder.
+        own: The paths of those of the declared images.
+        ours: The pair's name and the node's.
         record: The node's record.
     """
-    for path, owner, other in _told(paths):
-        belongs = f"its image belongs to {pair}:{owner[1]}"
-        copied = f"or remove {path} where the image was copied here"
-        if path in own and owner[0] == pair and owner[1] != node:
-            return f"{belongs}: correct the pair file, {copied}"
-        elsewhere = _same(other) != _same(record) and os.path.lexists(other)
-        if elsewhere and (path in own or owner == (pair, node)):
+    for one in found:
+        copied = f"or remove {one.path} where the image was copied here"
+        if one.path in own and one.pair == ours[0] and one.node != ours[1]:
+            return f"its image belongs to {one.pair}:{one.node}: correct the pair file, {copied}"
+        elsewhere = _same(one.record) != _same(record) and os.path.lexists(one.record)
+        if elsewhere and one.speaks(own, ours):
             move = f"correct the pair file, move the record to {record}, {copied}"
-            return f"its image has its record in {other}: {move}"
+            return f"its image has its record in {one.record}: {move}"
     return None
 
 
 def _lost(
-    paths: Sequence[str], own: Sequence[str], ours: tuple[str, str], record: str
+    found: Sequence[_Owner], own: Sequence[str], ours: tuple[str, str], record: str
 ) -> str | None:
     """How it is known that a record which is not there was there once; None where it is not."""
-    for path, owner, other in _told(paths):
-        if path in own or owner == ours:
-            was = "was there" if _same(other) == _same(record) else f"was in {other}"
+    for one in found:
+        if one.speaks(own, ours):
+            is_here = _same(one.record) == _same(record)
+            was = "was there" if is_here else f"was in {one.record}"
             remedy = "bring it back, or remove that file if it is lost"
-            return f"it {was}, by {path}, and is gone: {remedy}"
+            return f"it {was}, by {one.path}, and is gone: {remedy}"
     return None
-
-
-def _told(paths: Sequence[str]) -> Iterator[tuple[str, tuple[str, str], str]]:
-    """What owner files say: path, pair and node, record; one that is damaged says nothing."""
-    for path in paths:
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            told = json.loads(_read(path) or b"{}")
-            owner, other = (str(told["pair"]), str(told["node"])), str(told["record"])
-            _same(other)
-            yield path, owner, other
 
 
 # -- processes -----------------------------------------------------------------------------------

@@ -126,14 +126,8 @@ def evidence_of(victim: Victim, found: Mapping[str, object]) -> Evidence | None:
     """The helper's answer about a death as evidence; None where it is none."""
     if found["dead"] is not True:
         return None
-    return Evidence(
-        kind="exit",
-        node=victim.node,
-        instance=victim.instance,
-        epoch=victim.epoch,
-        who=str(found["who"]),
-        how=str(found["how"]),
-        when=now(),
+    return Evidence.of(
+        victim, kind="exit", who=str(found["who"]), how=str(found["how"]), when=now()
     )
 
 

@@ -42,7 +42,7 @@ async def hosts_of(pair: ColoPair) -> AsyncGenerator[Mapping[str, Host]]:
     """
     async with AsyncExitStack() as stack:
         hosts: dict[str, Host] = {}
-        for index, node in enumerate((*pair.nodes, *pair.spares)):
+        for index, node in enumerate(pair.all_nodes):
             hosts[node.name] = host = await _host(node, f"nodes[{index}]")
             stack.push_async_callback(host.aclose)
         yield hosts

@@ -165,16 +165,26 @@ class ColoPair:
             return node
         return attrs.evolve(node, run_dir=f"{RUN_ROOT}/{self.name}/{node.name}")
 
+    @property
+    def all_nodes(self) -> tuple[Node, ...]:
+        """Its two nodes, then its spares."""
+        return (*self.nodes, *self.spares)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its two nodes, then of its spares."""
+        return tuple(node.name for node in self.all_nodes)
+
     def node(self, name: str) -> Node:
         """The node of that name, spares included.
 
         Raises:
             DeclarationError: There is none.
         """
-        for node in (*self.nodes, *self.spares):
+        for node in self.all_nodes:
             if node.name == name:
                 return node
-        known = ", ".join(node.name for node in (*self.nodes, *self.spares))
+        known = ", ".join(self.names)
         raise DeclarationError("node", name, f"be one of {known}")
 
     def record_path(self, name: str) -> str:

@@ -133,7 +133,7 @@ def _x(at_s: float, t: Timeline) -> float:
 
 
 def _overview(t: Timeline) -> Iterator[str]:
-    nodes = [node.name for node in (*t.plan.pair.nodes, *t.plan.pair.spares)]
+    nodes = t.plan.pair.names
     seen = {c.node for s in (*t.steps, *t.recovery) for c in s.calls} | {m.node for m in t.moments}
     lanes = ["steps", *(name for name in nodes if name in seen)]
     height = _TOP + _LANE * len(lanes) + 26

@@ -100,7 +100,7 @@ def _title(plan: Plan) -> str:
 
 
 def _head(plan: Plan) -> str:
-    everyone = (*plan.pair.nodes, *plan.pair.spares)
+    everyone = plan.pair.all_nodes
     nodes = [node for node in everyone if node in plan.pair.nodes or node.name in plan.nodes()]
     places = "\n".join(
         (

@@ -101,7 +101,7 @@ class FakeHost:
         return f"process {ours[-1].pid} has ended"
 
     def _check_ports(self, pair: ColoPair, node: str, host: str) -> str:
-        others = [o.name for o in (*pair.nodes, *pair.spares) if o.address == host]
+        others = [o.name for o in pair.all_nodes if o.address == host]
         if not any(self._world.carries(node, other) for other in others):
             why = f"{host} cannot be reached from {node}: no answer within the limit"
             raise HostRefused(node, "check-ports", why)
@@ -116,11 +116,9 @@ class FakeHost:
         for process in self._world.processes:
             named = (process.node.name, process.line.name)
             if named == (victim.node, victim.instance) and not process.alive:
-                return Evidence(
+                return Evidence.of(
+                    victim,
                     kind="exit",
-                    node=victim.node,
-                    instance=victim.instance,
-                    epoch=victim.epoch,
                     who=self.name,
                     how=f"process {process.pid} has ended",
                     when=f"{self._world.now_s:.3f} s",

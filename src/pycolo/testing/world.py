@@ -175,7 +175,7 @@ class World:
 
     def hosts(self, pair: ColoPair) -> Mapping[str, FakeHost]:
         """Node name to host, for `execute` and `probe`, spares included."""
-        return {node.name: self.host(node.name) for node in (*pair.nodes, *pair.spares)}
+        return {node.name: self.host(node.name) for node in pair.all_nodes}
 
     def launch(self, what: LaunchQemu | Sequence[str], node: Node) -> FakeQemu:
         """Start a QEMU.
