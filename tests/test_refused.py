@@ -11,13 +11,12 @@ from typing import TypeAlias
 
 import attrs
 import pytest
+from tests import operating
 from tests.scripted_qmp import ScriptedQmp, scripted_qmp
 
 from pycolo import operate
 from pycolo.errors import PycoloError
 from pycolo.model import ColoPair, Node
-from pycolo.observers import Silent
-from pycolo.operate import Order
 
 Prepare: TypeAlias = Callable[
     [ColoPair, AsyncExitStack], Awaitable["tuple[ColoPair, list[ScriptedQmp]]"]
@@ -104,7 +103,7 @@ async def test_what_is_wrong_outside_is_refused_and_named(
     async with AsyncExitStack() as stack:
         wrong, scripts = await prepare(pair, stack)
         with pytest.raises(PycoloError) as caught:
-            await operate.run(Order(procedure="start", pair=wrong), Silent())
+            await operating.run(wrong, operating.start)
 
     assert [] == [word for word in words if word not in str(caught.value)], str(caught.value)
     assert all(set(script.commands) <= {"qmp_capabilities"} for script in scripts)

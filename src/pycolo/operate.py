@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import AsyncExitStack
 from typing import Final, final
 
@@ -28,6 +28,7 @@ from pycolo.model import ColoPair, Node
 from pycolo.observers import Observer, Recorder
 from pycolo.plan import DialectName, Execute, Options, Plan, Procedure, Wait
 from pycolo.qmp.events import QuorumReportBadEvent
+from pycolo.qmp.replies import Version
 from pycolo.result import Report
 from pycolo.session import HungUp, Notice, Session
 from pycolo.snapshot import Dead, NodeState, Snapshot, Unreachable, Unresponsive
@@ -55,78 +56,304 @@ class Fenced:
     "How: power switched off, host rebooted ..."
 
 
-@final
-@attrs.frozen(kw_only=True)
-class Order:
-    """What is to be done to a pair.
+# -- procedures -----------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    pair: ColoPair, *, dialect: DialectName = "auto", assume_good: Collection[Version] = ()
+) -> AsyncGenerator[Connection]:
+    """Connect to the hosts and the control monitors of a pair's nodes, and close all at the end.
+
+    It waits for no node: each procedure waits for those that it needs.
 
     Args:
-        procedure: Its name.
         pair: The declaration.
-        options: What the procedure is asked for besides. Identities, the birth of a new pair and
-            installed versions are filled in here.
-        fenced: For `failover` and `forget`: somebody's word that the other node's QEMU has ended.
-        dialect: `auto` or `doc`.
-    """
-
-    procedure: Procedure
-    pair: ColoPair
-    options: Options = attrs.field(factory=Options)
-    fenced: Fenced | None = None
-    dialect: DialectName = "auto"
-
-
-async def run(order: Order, observer: Observer, *, recorder: Recorder | None = None) -> Report:
-    """Compile a procedure from what is live, and execute it.
-
-    Args:
-        order: What to do.
-        observer: Is called with what happens.
-        recorder: Called with the conversation with QEMU as well.
+        dialect: `auto` or `doc`, for all that is compiled.
+        assume_good: QEMU versions that the operator vouches for.
 
     Raises:
-        Busy: Somebody else holds a node's control monitor.
-        RefusedError: No safe way leads on, or a person must decide.
-        DeclarationError: A name is none of the pair's.
-        HostRefused: A host does not tell the version of its QEMU.
         ModuleNotFoundError: A node has `ssh`, and the extra of that name is not installed.
     """
-    async with AsyncExitStack() as stack:
-        reached = await _reached(order.pair, stack, hasty=order.procedure in HASTY)
-        plan = await _compiled(order, reached)
+    async with hosts_of(pair) as hosts:
+        connection = Connection(pair, hosts, dialect=dialect, assume_good=tuple(assume_good))
+        try:
+            yield connection
+        finally:
+            await connection.aclose()
+
+
+@final
+class Connection:
+    """The hosts and nodes of one pair. Each procedure is a method that compiles its plan.
+
+    Made by `connect`, for one procedure: a node that did not answer is not asked again. Compiling
+    changes nothing; `execute` carries a plan out. Every method that compiles raises `RefusedError`
+    where no safe way leads on or a person must decide, `DeclarationError` where a name is none of
+    the pair's, and `Busy` where another client holds the control monitor of a node on which the
+    plan acts. The connection can be used afterwards.
+    """
+
+    def __init__(
+        self,
+        pair: ColoPair,
+        hosts: Mapping[str, Host],
+        *,
+        dialect: DialectName,
+        assume_good: tuple[Version, ...],
+    ) -> None:
+        self._pair = pair
+        self._hosts = hosts
+        self._dialect = dialect
+        self._assume_good = assume_good
+        self._reached: _Reached | None = None
+        loop = asyncio.get_running_loop()
+        self._connecting = {
+            node.name: loop.create_task(_connect(node, hosts[node.name])) for node in pair.all_nodes
+        }
+
+    async def launch(self, *, nodes: Collection[str] = (), newest: str | None = None) -> Plan:
+        """Compile `pycolo.launch`; versions are asked of the hosts, identities are drawn.
+
+        Args:
+            nodes: The nodes to launch; if empty, the two that the record names.
+            newest: The node that holds the newest data, by a person's word.
+
+        Raises:
+            HostRefused: A host does not tell the version of its QEMU.
+        """
+        reached = await self._reach(hasty=False)
+        snapshot = await self._probe(reached)
+        compiler.check_members(self._pair, snapshot)
+        names = tuple(nodes) or tuple(n.name for n in compiler.members(self._pair, snapshot).nodes)
+        absent = [name for name in names if snapshot.live(self._pair.node(name).name) is None]
+        asked = [self._hosts[name].version(self._pair, name, limit_s=VERSION_S) for name in absent]
+        versions = dict(zip(absent, await asyncio.gather(*asked), strict=True))
+        live = {name: state.version for name in names if (state := snapshot.live(name)) is not None}
+        options = Options(
+            nodes=tuple(nodes),
+            newest=newest,
+            qemu={**versions, **live},
+            instances={
+                name: instance_of(self._pair.name, name, secrets.randbits(32)) for name in absent
+            },
+            birth=secrets.token_hex(4),
+            assume_good=self._assume_good,
+        )
+        plan = self._plan("launch", snapshot, options)
+        reached.refuse_busy(plan)
+        return plan
+
+    async def start(self, *, peer: str | None = None) -> Plan:
+        """Compile `pycolo.start`.
+
+        Args:
+            peer: The node that shall protect the guest; None for the one that the record names.
+        """
+        return await self._compile("start", Options(peer=peer))
+
+    async def resume(self, *, peer: str | None = None) -> Plan:
+        """Compile `pycolo.resume`.
+
+        Args:
+            peer: The node that shall protect the guest; None for the one that the record names.
+        """
+        return await self._compile("resume", Options(peer=peer))
+
+    async def converge(self, *, peer: str | None = None) -> Plan:
+        """Compile `pycolo.converge`.
+
+        Args:
+            peer: The node that shall protect the guest; None for the one that the record names.
+        """
+        return await self._compile("converge", Options(peer=peer))
+
+    async def failover(self, *, survivor: str | None = None, fenced: Fenced | None = None) -> Plan:
+        """Compile `pycolo.failover`; once one node has answered, the other has a second left.
+
+        Args:
+            survivor: The node that survives; None for the one that answers.
+            fenced: A person's word that the other node's QEMU has ended, beside the host's.
+        """
+        return await self._compile("failover", Options(survivor=survivor), fenced)
+
+    async def forget(self, gone: str, *, fenced: Fenced | None = None) -> Plan:
+        """Compile `pycolo.forget`; once one node has answered, the others have a second left.
+
+        Args:
+            gone: The node that is gone for good; one of an earlier declaration, too.
+            fenced: A person's word that its QEMU has ended, beside the host's.
+        """
+        return await self._compile("forget", Options(gone=gone), fenced)
+
+    async def stop(self) -> Plan:
+        """Compile `pycolo.stop`."""
+        return await self._compile("stop", Options())
+
+    async def switch_over(self) -> Plan:
+        """Compile `pycolo.switch_over`."""
+        return await self._compile("switch-over", Options())
+
+    async def set_checkpoint_delay(self, checkpoint_delay_ms: int | None = None) -> Plan:
+        """Compile `pycolo.set_checkpoint_delay`.
+
+        Args:
+            checkpoint_delay_ms: 1 to 4294967295; the declared one if None.
+        """
+        options = Options(checkpoint_delay_ms=checkpoint_delay_ms)
+        return await self._compile("set-checkpoint-delay", options)
+
+    async def execute(
+        self, plan: Plan, observer: Observer, *, recorder: Recorder | None = None
+    ) -> Report:
+        """Execute a plan of this pair.
+
+        Args:
+            plan: What to do.
+            observer: Is called with what happens.
+            recorder: Is called with the conversation with QEMU as well.
+
+        Raises:
+            Busy: Another client holds the control monitor of a node on which the plan acts.
+        """
+        reached = await self._reach(hasty=plan.procedure in HASTY)
+        reached.refuse_busy(plan)
         return await execute(
-            plan, reached.sessions, reached.hosts, observer=observer, recorder=recorder
+            plan, reached.sessions, self._hosts, observer=observer, recorder=recorder
         )
 
+    async def _compile(
+        self, procedure: Procedure, options: Options, fenced: Fenced | None = None
+    ) -> Plan:
+        reached = await self._reach(hasty=procedure in HASTY)
+        snapshot = await self._probe(reached)
+        options = attrs.evolve(options, assume_good=self._assume_good)
+        plan = self._plan(procedure, snapshot, options)
+        if fenced is not None:
+            for victim in plan.victims():
+                dead = Dead(evidence=_by_word(fenced, victim))
+                snapshot = snapshot.with_node(victim.node, dead)
+            plan = self._plan(procedure, snapshot, options)
+        reached.refuse_busy(plan)
+        return plan
 
-async def plan_live(order: Order) -> Plan:
-    """Compile a procedure from what is live, and change nothing; `apply` executes such a plan.
+    def _plan(self, procedure: Procedure, snapshot: Snapshot, options: Options) -> Plan:
+        return compiler.compile_plan(
+            procedure, self._pair, snapshot, options, dialect=self._dialect
+        )
 
-    Raises:
-        RefusedError: See `run`.
-        Busy: See `run`.
-    """
-    async with AsyncExitStack() as stack:
-        reached = await _reached(order.pair, stack, hasty=order.procedure in HASTY)
-        return await _compiled(order, reached)
+    async def _probe(self, reached: _Reached) -> Snapshot:
+        return await probe(reached.known, pair=self._pair, hosts=self._hosts)
+
+    async def _reach(self, *, hasty: bool) -> _Reached:
+        """What answers; with `hasty` the others have a second left once one node has answered."""
+        if self._reached is None:
+            self._reached = await self._settled(hasty=hasty)
+        return self._reached
+
+    async def _settled(self, *, hasty: bool) -> _Reached:
+        tasks = self._connecting
+        await _answered(tasks.values(), hasty=hasty)
+        await self._cancel()
+        known: dict[str, Session | NodeState] = {}
+        busy: dict[str, Busy] = {}
+        for name, task in tasks.items():
+            state = Unreachable(why=SILENT) if task.cancelled() else task.result()
+            if isinstance(state, Busy):
+                busy[name], state = state, Unresponsive(why=str(state), oob=False)
+            known[name] = state
+        return _Reached(known=known, busy=busy)
+
+    async def _cancel(self) -> None:
+        for task in self._connecting.values():
+            task.cancel()
+        await asyncio.wait(self._connecting.values())
+
+    async def aclose(self) -> None:
+        """Close the sessions; `connect` does it."""
+        await self._cancel()
+        for task in self._connecting.values():
+            if task.cancelled() or task.exception() is not None:
+                continue
+            if isinstance(session := task.result(), Session):
+                await session.aclose()
+
+
+@final
+@attrs.frozen(kw_only=True)
+class _Reached:
+    """What answers on the hosts."""
+
+    known: Mapping[str, Session | NodeState]
+    busy: Mapping[str, Busy]
+    "Nodes whose control monitor somebody else holds, or keeps silent."
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """The sessions with the nodes that answer."""
+        return {name: state for name, state in self.known.items() if isinstance(state, Session)}
+
+    def refuse_busy(self, plan: Plan) -> None:
+        """Refuse a plan that acts on a node that somebody else holds: the monitor is the lock.
+
+        Raises:
+            Busy: It does.
+        """
+        acting = {s.node for s in plan.steps if isinstance(s, Execute | Wait)}
+        for name in (name for name in self.busy if name in acting):
+            raise self.busy[name]
+
+
+async def _answered(
+    tasks: Collection[asyncio.Task[Session | NodeState | Busy]], *, hasty: bool
+) -> None:
+    waiting = set(tasks)
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if hasty and any(isinstance(task.result(), Session) for task in done):
+            if waiting:
+                await asyncio.wait(waiting, timeout=LATER_S)
+            return
+
+
+async def _connect(node: Node, host: Host) -> Session | NodeState | Busy:
+    try:
+        return await Session.connect(
+            node.name, node.control_monitor, limit_s=CONNECT_S, connector=host.connect
+        )
+    except Busy as error:
+        return error
+    except UnresponsiveError as error:
+        return Unresponsive(why=str(error), oob=False)
+    except ConnectionFailed as error:
+        return Unreachable(why=str(error))
+
+
+def _by_word(fenced: Fenced, victim: Victim) -> Evidence:
+    return Evidence.of(victim, kind="fence", who=fenced.who, how=fenced.how, when=now())
 
 
 async def apply(plan: Plan, observer: Observer, *, recorder: Recorder | None = None) -> Report:
     """Execute a saved plan, exactly as it is.
 
+    Args:
+        plan: A plan that a `Connection` compiled.
+        observer: Is called with what happens.
+        recorder: Is called with the conversation with QEMU as well.
+
     Raises:
-        Busy: Somebody else holds a node's control monitor.
         ParseError: It is not what its own declaration, snapshot and options compile to.
         CompileError: It is a launch that was compiled offline.
+        Busy: See `Connection.execute`.
+        ModuleNotFoundError: See `connect`.
     """
     compiler.check_compiled(plan)
     compiler.refuse_offline(plan)
-    async with AsyncExitStack() as stack:
-        reached = await _reached(plan.pair, stack, hasty=plan.procedure in HASTY)
-        reached.refuse_busy(plan)
-        return await execute(
-            plan, reached.sessions, reached.hosts, observer=observer, recorder=recorder
-        )
+    async with connect(plan.pair) as connection:
+        return await connection.execute(plan, observer, recorder=recorder)
+
+
+# -- status ---------------------------------------------------------------------------------------
 
 
 async def status(pair: ColoPair) -> Snapshot:
@@ -181,136 +408,3 @@ async def _observed(node: Node, host: Host) -> Session | NodeState:
         return Unresponsive(why=str(error), oob=False)
     except RemoteError as error:
         return Unreachable(why=str(error))
-
-
-# -- what is there --------------------------------------------------------------------------------
-
-
-@final
-@attrs.frozen(kw_only=True)
-class _Reached:
-    """The hosts, and what answers on them."""
-
-    hosts: Mapping[str, Host]
-    known: Mapping[str, Session | NodeState]
-    busy: Mapping[str, Busy]
-    "Nodes whose control monitor somebody else holds, or keeps silent."
-
-    @property
-    def sessions(self) -> Mapping[str, Session]:
-        """The sessions with the nodes that answer."""
-        return {name: state for name, state in self.known.items() if isinstance(state, Session)}
-
-    def refuse_busy(self, plan: Plan) -> None:
-        """Refuse a plan that acts on a node that somebody else holds: the monitor is the lock.
-
-        Raises:
-            Busy: It does.
-        """
-        acting = {s.node for s in plan.steps if isinstance(s, Execute | Wait)}
-        for name in (name for name in self.busy if name in acting):
-            raise self.busy[name]
-
-
-async def _reached(pair: ColoPair, stack: AsyncExitStack, *, hasty: bool) -> _Reached:
-    """Sessions with the nodes that answer, and what is known of the others.
-
-    Args:
-        pair: The declaration.
-        stack: Closes what is opened.
-        hasty: Once one node has answered, the others have a second left.
-    """
-    hosts = await stack.enter_async_context(hosts_of(pair))
-    nodes = pair.all_nodes
-    loop = asyncio.get_running_loop()
-    tasks = {n.name: loop.create_task(_connect(n, hosts[n.name])) for n in nodes}
-    try:
-        await _answered(tasks.values(), hasty=hasty)
-    finally:
-        for task in tasks.values():
-            task.cancel()
-    await asyncio.wait(tasks.values())
-    known: dict[str, Session | NodeState] = {}
-    busy: dict[str, Busy] = {}
-    for name, task in tasks.items():
-        state = Unreachable(why=SILENT) if task.cancelled() else task.result()
-        if isinstance(state, Busy):
-            busy[name], state = state, Unresponsive(why=str(state), oob=False)
-        if isinstance(state, Session):
-            await stack.enter_async_context(state)
-        known[name] = state
-    return _Reached(hosts=hosts, known=known, busy=busy)
-
-
-async def _answered(
-    tasks: Collection[asyncio.Task[Session | NodeState | Busy]], *, hasty: bool
-) -> None:
-    waiting = set(tasks)
-    while waiting:
-        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if hasty and any(isinstance(task.result(), Session) for task in done):
-            if waiting:
-                await asyncio.wait(waiting, timeout=LATER_S)
-            return
-
-
-async def _connect(node: Node, host: Host) -> Session | NodeState | Busy:
-    try:
-        return await Session.connect(
-            node.name, node.control_monitor, limit_s=CONNECT_S, connector=host.connect
-        )
-    except Busy as error:
-        return error
-    except UnresponsiveError as error:
-        return Unresponsive(why=str(error), oob=False)
-    except ConnectionFailed as error:
-        return Unreachable(why=str(error))
-
-
-# -- what is compiled -----------------------------------------------------------------------------
-
-
-async def _compiled(order: Order, reached: _Reached) -> Plan:
-    snapshot = await probe(reached.known, pair=order.pair, hosts=reached.hosts)
-    options = order.options
-    if order.procedure == "launch":
-        options = await _launching(order.pair, options, snapshot, reached.hosts)
-    plan = _compile(order, snapshot, options)
-    if order.fenced is not None:
-        for victim in plan.victims():
-            dead = Dead(evidence=_by_word(order.fenced, victim))
-            snapshot = snapshot.with_node(victim.node, dead)
-        plan = _compile(order, snapshot, options)
-    reached.refuse_busy(plan)
-    return plan
-
-
-def _compile(order: Order, snapshot: Snapshot, options: Options) -> Plan:
-    return compiler.compile_plan(
-        order.procedure, order.pair, snapshot, options, dialect=order.dialect
-    )
-
-
-def _by_word(fenced: Fenced, victim: Victim) -> Evidence:
-    return Evidence.of(victim, kind="fence", who=fenced.who, how=fenced.how, when=now())
-
-
-async def _launching(
-    pair: ColoPair, options: Options, snapshot: Snapshot, hosts: Mapping[str, Host]
-) -> Options:
-    """The options with what only chance and the hosts can tell."""
-    compiler.check_members(pair, snapshot)
-    names = options.nodes or tuple(n.name for n in compiler.members(pair, snapshot).nodes)
-    for name in names:
-        pair.node(name)
-    absent = [name for name in names if snapshot.live(name) is None]
-    told = await asyncio.gather(
-        *(hosts[name].version(pair, name, limit_s=VERSION_S) for name in absent)
-    )
-    live = {name: state.version for name in names if (state := snapshot.live(name)) is not None}
-    return attrs.evolve(
-        options,
-        qemu={**dict(zip(absent, told, strict=True)), **live},
-        instances={name: instance_of(pair.name, name, secrets.randbits(32)) for name in absent},
-        birth=secrets.token_hex(4),
-    )

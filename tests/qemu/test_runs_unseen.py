@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from tests import operating
+from tests.operating import Compile
 from tests.qemu.life import LIMIT_S, ON_RELEASES, Accelerator, LivePair, bios_life
 
 from pycolo import operate
 from pycolo.demo.builds import Release
 from pycolo.errors import CompileError
-from pycolo.observers import Silent
-from pycolo.operate import Fenced, Order
-from pycolo.plan import Options, Procedure
+from pycolo.operate import Fenced
 from pycolo.session import Session
 from pycolo.standing import standing
 
@@ -52,12 +52,10 @@ async def _hide(life: LivePair, stack: AsyncExitStack, how: How, *names: str) ->
                 stack.callback(Path(f"{path}.hidden").rename, path)
 
 
-async def _refused(life: LivePair, procedure: Procedure, options: Options) -> str:
-    """A launch, or a procedure by a person's word, ends with nothing changed; gives why."""
-    fenced = WORD if procedure in ("failover", "forget") else None
-    order = Order(procedure=procedure, pair=life.pair, options=options, fenced=fenced)
+async def _refused(life: LivePair, compile_: Compile) -> str:
+    """A procedure ends with nothing changed; gives why."""
     try:
-        report = await operate.run(order, Silent())
+        report = await operating.run(life.pair, compile_)
     except CompileError as error:
         return str(error)
     assert report.failed is not None
@@ -80,24 +78,22 @@ async def test_pair_that_runs_unseen_is_left_alone(
         instances = {name: _instance(life, name) for name in names}
         async with AsyncExitStack() as stack:
             await _hide(life, stack, how, *names)
-            told = await _refused(life, "launch", Options())
+            told = await _refused(life, operating.launch)
             assert instances["alpha"] in told
-            newest = Options(nodes=("beta",), newest="beta")
-            assert instances["alpha"] in await _refused(life, "launch", newest)
+            assert instances["alpha"] in await _refused(life, operating.newest("beta"))
             if how != "held":
                 assert "unknown" == standing(await operate.status(life.pair)).state
         async with AsyncExitStack() as stack:
             await _hide(life, stack, how, "alpha")
-            told = await _refused(life, "failover", Options(survivor="beta"))
+            told = await _refused(life, operating.survives("beta", WORD))
             assert instances["alpha"] in told
         async with AsyncExitStack() as stack:
             await _hide(life, stack, how, "beta")
-            told = await _refused(life, "forget", Options(gone="beta"))
+            told = await _refused(life, operating.forgets("beta", WORD))
             assert instances["beta"] in told
         assert before == _records(life)
         await life.kill("alpha")
-        survives = Order(procedure="failover", pair=life.pair, options=Options(survivor="beta"))
-        assert 0 == (await operate.run(survives, Silent())).exit_code
+        assert 0 == (await operating.run(life.pair, operating.survives("beta"))).exit_code
         await life.goes_on("beta")
 
 

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from tests import operating
+from tests.operating import Compile, survives
 from tests.testing.testbed import FakePair, in_world
 from typing_extensions import override
 
@@ -22,8 +24,8 @@ from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
 from pycolo.model.node import Monitor
 from pycolo.observers import Silent
-from pycolo.operate import Fenced, Order
-from pycolo.plan import HostAction, Options, Procedure
+from pycolo.operate import Fenced
+from pycolo.plan import HostAction
 from pycolo.qmp.replies import Version
 from pycolo.record import Change
 from pycolo.result import Report
@@ -31,6 +33,7 @@ from pycolo.session import Session
 from pycolo.standing import standing
 from pycolo.testing import FakeHost
 
+WORD = Fenced(who="alice", how="power off")
 Scenario = Callable[[FakePair], Awaitable[None]]
 
 
@@ -110,20 +113,6 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return played
 
 
-def _order(life: FakePair, procedure: Procedure, survivor: str | None = None) -> Order:
-    return Order(procedure=procedure, pair=life.pair, options=Options(survivor=survivor))
-
-
-def _fenced(life: FakePair, survivor: str) -> Order:
-    """A failover by somebody's word."""
-    return Order(
-        procedure="failover",
-        pair=life.pair,
-        options=Options(survivor=survivor),
-        fenced=Fenced(who="alice", how="power off"),
-    )
-
-
 def _fence_of(victim: Victim) -> Evidence:
     """A program's word that a QEMU was fenced."""
     return Evidence.of(victim, kind="fence", who="a program", how="it believes so", when="now")
@@ -137,10 +126,10 @@ def _files(life: FakePair) -> list[dict[str, bytes]]:
     return [dict(host.files) for host in life.hosts.values()]
 
 
-async def _refused(order: Order) -> str:
-    """Why a procedure is refused before anything is compiled."""
+async def _refused(life: FakePair, compile_: Compile) -> str:
+    """Why a procedure does not compile."""
     with pytest.raises(CompileError) as caught:
-        await operate.run(order, Silent())
+        await operating.compiled(life.pair, compile_)
     return str(caught.value)
 
 
@@ -158,7 +147,7 @@ def test_silent_monitor_of_a_fenced_node_blocks_nothing(play: Callable[..., None
 
     async def scenario(life: FakePair) -> None:
         life.signal("alpha", signal.SIGSTOP)
-        report = await operate.run(_fenced(life, "beta"), Silent())
+        report = await operating.run(life.pair, survives("beta", WORD))
         assert 0 == report.exit_code, report.advice
         assert ("fence", "alice") == (report.evidence["alpha"].kind, report.evidence["alpha"].who)
         assert "beta" in [qemu.node.name for qemu in life.world.serving]
@@ -170,7 +159,7 @@ def test_fenced_node_that_answers_is_not_left_behind(play: Callable[..., None]) 
     """Somebody's word is wrong where the QEMU itself answers."""
 
     async def scenario(life: FakePair) -> None:
-        told = _untouched(await operate.run(_fenced(life, "beta"), Silent()))
+        told = _untouched(await operating.run(life.pair, survives("beta", WORD)))
         assert "its monitor answers" in told
         assert ["primary", "secondary"] == _modes(life)
 
@@ -182,7 +171,7 @@ def test_fenced_node_whose_observer_answers_is_not_left_behind(play: Callable[..
 
     async def scenario(life: FakePair) -> None:
         held = await life.connect("alpha")
-        told = _untouched(await operate.run(_fenced(life, "beta"), Silent()))
+        told = _untouched(await operating.run(life.pair, survives("beta", WORD)))
         assert "its monitor answers" in told
         await held.aclose()
         assert ["primary", "secondary"] == _modes(life)
@@ -195,7 +184,7 @@ def test_fenced_node_whose_host_knows_better_is_not_left_behind(play: Callable[.
 
     async def scenario(life: FakePair) -> None:
         life.signal("alpha", signal.SIGSTOP)
-        told = _untouched(await operate.run(_fenced(life, "beta"), Silent()))
+        told = _untouched(await operating.run(life.pair, survives("beta", WORD)))
         assert "its host knows it as process" in told
         life.signal("alpha", signal.SIGCONT)
         assert ["primary", "secondary"] == _modes(life)
@@ -211,15 +200,13 @@ def test_newest_is_not_believed_while_another_qemu_runs_unseen(
 
     async def scenario(life: FakePair) -> None:
         life.world.qemu("alpha").kill()
-        assert 0 == (await operate.run(_order(life, "failover", "beta"), Silent())).exit_code
+        assert 0 == (await operating.run(life.pair, survives("beta"))).exit_code
         before = _files(life)
         if how == "held":
             await life.connect("beta")
         else:
             life.signal("beta", signal.SIGSTOP)
-        options = Options(nodes=("alpha",), newest="alpha")
-        order = Order(procedure="launch", pair=life.pair, options=options)
-        told = await _refused(order)
+        told = await _refused(life, operating.newest("alpha"))
         assert "colo:beta:" in told
         assert "runs and gives no answer" in told
         assert before == _files(life)
@@ -234,7 +221,7 @@ def test_launch_leaves_a_pair_alone_that_runs_unseen(play: Callable[..., None]) 
         for name in ("alpha", "beta"):
             life.signal(name, signal.SIGSTOP)
         before = _files(life)
-        assert "runs and gives no answer" in await _refused(_order(life, "launch"))
+        assert "runs and gives no answer" in await _refused(life, operating.launch)
         assert before == _files(life)
         for name in ("alpha", "beta"):
             life.signal(name, signal.SIGCONT)
@@ -251,11 +238,11 @@ def test_secondary_that_runs_unseen_is_not_taken_for_gone(play: Callable[..., No
         held = await life.connect("beta")
         before = _files(life)
         assert "gives no greeting: another client holds it" in await _refused(
-            _order(life, "launch")
+            life, operating.launch
         )
         assert before == _files(life)
         await held.aclose()
-        assert 0 == (await operate.run(_order(life, "failover", "beta"), Silent())).exit_code
+        assert 0 == (await operating.run(life.pair, survives("beta"))).exit_code
 
     play(scenario)
 
@@ -265,14 +252,8 @@ def test_node_that_runs_is_not_forgotten(play: Callable[..., None]) -> None:
 
     async def scenario(life: FakePair) -> None:
         life.signal("beta", signal.SIGSTOP)
-        order = Order(
-            procedure="forget",
-            pair=life.pair,
-            options=Options(gone="beta"),
-            fenced=Fenced(who="alice", how="thrown away"),
-        )
         before = _files(life)
-        _untouched(await operate.run(order, Silent()))
+        _untouched(await operating.run(life.pair, operating.forgets("beta", WORD)))
         assert before == _files(life)
 
     play(scenario)
@@ -334,8 +315,8 @@ def test_saved_launch_looks_again(play: Callable[..., None]) -> None:
     async def scenario(life: FakePair) -> None:
         for name in ("alpha", "beta"):
             life.world.qemu(name).kill()
-        saved = await operate.plan_live(_order(life, "launch"))
-        assert 0 == (await operate.run(_order(life, "launch"), Silent())).exit_code
+        saved = await operating.compiled(life.pair, operating.launch)
+        assert 0 == (await operating.run(life.pair, operating.launch)).exit_code
         before = _files(life)
         again = await operate.apply(saved, Silent())
         assert 4 == again.exit_code
@@ -364,7 +345,7 @@ def test_stop_needs_both_records(play: Callable[..., None], away: str) -> None:
         life.world.host(away).away = True
         before = {n: dict(life.world.host(n).files) for n in ("alpha", "beta")}
         with pytest.raises(CompileError):
-            await operate.run(_order(life, "stop"), Silent())
+            await operating.run(life.pair, operating.stop)
         assert before == {n: dict(life.world.host(n).files) for n in ("alpha", "beta")}
         modes = [life.world.qemu(name).live.colo_mode for name in ("alpha", "beta")]
         assert ["primary", "secondary"] == modes
@@ -378,12 +359,12 @@ def test_stop_writes_the_secondary_out_before_the_primary_goes_on(
     """What the primary acknowledges afterwards no failover to the old secondary can lose."""
 
     async def scenario(life: FakePair) -> None:
-        assert 0 == (await operate.run(_order(life, "stop"), Silent())).exit_code
+        assert 0 == (await operating.run(life.pair, operating.stop)).exit_code
         alpha = life.world.qemu("alpha")
         assert all(alpha.guest_write(number) for number in range(200))
         alpha.kill()
         with pytest.raises(CompileError):
-            await operate.run(_order(life, "failover", "beta"), Silent())
+            await operating.run(life.pair, survives("beta"))
 
     play(scenario)
 
@@ -393,7 +374,7 @@ def test_saved_word_is_refused_once_the_qemu_answers(play: Callable[..., None]) 
 
     async def scenario(life: FakePair) -> None:
         life.signal("alpha", signal.SIGSTOP)
-        saved = await operate.plan_live(_fenced(life, "beta"))
+        saved = await operating.compiled(life.pair, survives("beta", WORD))
         life.signal("alpha", signal.SIGCONT)
         assert "its monitor answers" in _untouched(await operate.apply(saved, Silent()))
         assert ["primary", "secondary"] == _modes(life)
@@ -408,7 +389,7 @@ def test_plan_with_evidence_does_not_run_against_a_later_qemu(
 
     async def scenario(life: FakePair) -> None:
         life.world.qemu("beta").kill()
-        saved = await operate.plan_live(_order(life, "failover", "alpha"))
+        saved = await operating.compiled(life.pair, survives("alpha"))
         assert 0 == (await operate.apply(saved, Silent())).exit_code
         await life.connect("alpha")
         await life.launch("beta")

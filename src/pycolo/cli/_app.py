@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Final, Protocol, get_args
+from typing import Final, Protocol, assert_never, get_args
 
 import click
 
@@ -17,6 +17,7 @@ from pycolo import catalogue, compiler, operate, pairfile, wire
 from pycolo._json import JsonObject
 from pycolo.cli import _files, _options, _progress, _say, _status, _timeline
 from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
+from pycolo.cli._options import Asked
 from pycolo.compiler import check_members
 from pycolo.diff import diff as difference
 from pycolo.errors import UndecidedError
@@ -24,7 +25,7 @@ from pycolo.findings import MEANINGS
 from pycolo.journal import Journal, json_schema, line_to_json
 from pycolo.model import ColoPair
 from pycolo.observers import Observer, Recorder
-from pycolo.plan import DialectName, Options, Plan, Procedure
+from pycolo.plan import Plan, Procedure
 from pycolo.qmp.replies import Version
 from pycolo.render import html, mermaid, qmp, shell, text, timeline
 from pycolo.result import Report
@@ -59,15 +60,13 @@ def app() -> None:
 @app.command()
 @_options.procedure
 @_options.pair_file
-@_options.survivor
-@_options.peer
+@_options.asked
 @click.option(
     "--qemu",
     metavar="VERSION",
     type=_options.version,
     help=f"The QEMU version on both nodes; {_options.NEWEST} if not given.",
 )
-@_options.dialect
 @click.option(
     "--from",
     "prior_state",
@@ -76,27 +75,15 @@ def app() -> None:
     help="Compile from what this plan promises, or from this snapshot.",
 )
 @click.option("--live", is_flag=True, help="Compile from what is live: what `apply` executes.")
-@_options.fenced
-@_options.delay_ms
-@_options.assume_good
-@_options.only_node
-@_options.newest
 @_options.output("text", "qmp", "json", "shell", "mermaid")
 def plan(
     *,
     procedure: Procedure,
     pair_file: Path,
-    survivor: str | None,
-    peer: str | None,
+    asked: Asked,
     qemu: Version | None,
-    dialect: DialectName,
     prior_state: Path | None,
     live: bool,
-    fenced: str | None,
-    ms: int | None,
-    assume_good: tuple[Version, ...],
-    nodes: tuple[str, ...],
-    newest: str | None,
     form: str,
 ) -> None:
     """Show what PROCEDURE would do to the pair of PAIRFILE, and change nothing.
@@ -107,67 +94,79 @@ def plan(
     failover promises.
     """
     pair = _files.pair(pair_file)
-    given: dict[str, object] = {"survivor": survivor, "peer": peer, "dialect": dialect}
-    given |= {"fenced": fenced, "ms": ms, "node": nodes, "newest": newest}
-    _options.check(pair, procedure, given, offline=not live)
+    asked.check(pair, procedure, offline=not live)
     if live and (prior_state is not None or qemu is not None):
         raise click.UsageError("--live reads what is there: give neither --from nor --qemu")
     if live:
-        order = _order(procedure, pair, given, assume_good)
-        _say.result(_PLAN_FORMS[form](asyncio.run(operate.plan_live(order))))
+        _say.result(_PLAN_FORMS[form](asyncio.run(_compiled(pair, procedure, asked))))
         return
     if procedure == "converge" and prior_state is None:
         raise click.UsageError("converge needs --live or --from: offline every pair is as declared")
-    if fenced is not None:
+    if asked.fenced is not None:
         raise click.UsageError("--fenced needs --live: offline the death is assumed")
     made = compiler.compile_offline(
         procedure,
         pair,
         version=qemu or _options.NEWEST,
         prior_state=None if prior_state is None else _files.prior_state(prior_state),
-        survivor=survivor,
-        peer=peer,
-        checkpoint_delay_ms=ms,
-        nodes=() if procedure == "forget" else nodes,
-        newest=newest,
-        gone=nodes[0] if procedure == "forget" else None,
-        dialect=dialect,
-        assume_good=assume_good,
+        survivor=asked.survivor,
+        peer=asked.peer,
+        checkpoint_delay_ms=asked.ms,
+        nodes=() if procedure == "forget" else asked.nodes,
+        newest=asked.newest,
+        gone=asked.nodes[0] if procedure == "forget" else None,
+        dialect=asked.dialect,
+        assume_good=asked.assume_good,
     )
     _say.result(_PLAN_FORMS[form](made))
 
 
-def _order(
-    procedure: Procedure,
+async def _compiled(pair: ColoPair, procedure: Procedure, asked: Asked) -> Plan:
+    async with _connect(pair, asked) as connection:
+        return await _compile(connection, procedure, asked)
+
+
+async def _run(
     pair: ColoPair,
-    given: Mapping[str, object],
-    assume_good: tuple[Version, ...],
-) -> operate.Order:
-    nodes, forget = _tuple(given["node"]), procedure == "forget"
-    options = Options(
-        survivor=_text(given["survivor"]),
-        peer=_text(given["peer"]),
-        checkpoint_delay_ms=given["ms"] if isinstance(given["ms"], int) else None,
-        nodes=() if forget else nodes,
-        newest=_text(given["newest"]),
-        gone=nodes[0] if forget else None,
-        assume_good=assume_good,
-    )
-    return operate.Order(
-        procedure=procedure,
-        pair=pair,
-        options=options,
-        fenced=_options.fenced_by(_text(given["fenced"])),
-        dialect="doc" if given["dialect"] == "doc" else "auto",
-    )
+    procedure: Procedure,
+    asked: Asked,
+    observer: Observer,
+    *,
+    recorder: Recorder | None,
+) -> Report:
+    async with _connect(pair, asked) as connection:
+        plan = await _compile(connection, procedure, asked)
+        return await connection.execute(plan, observer, recorder=recorder)
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def _connect(pair: ColoPair, asked: Asked) -> AbstractAsyncContextManager[operate.Connection]:
+    return operate.connect(pair, dialect=asked.dialect, assume_good=asked.assume_good)
 
 
-def _tuple(value: object) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, tuple) else ()
+def _compile(
+    connection: operate.Connection, procedure: Procedure, asked: Asked
+) -> Coroutine[object, object, Plan]:
+    match procedure:
+        case "launch":
+            return connection.launch(nodes=asked.nodes, newest=asked.newest)
+        case "start":
+            return connection.start(peer=asked.peer)
+        case "resume":
+            return connection.resume(peer=asked.peer)
+        case "converge":
+            return connection.converge(peer=asked.peer)
+        case "failover":
+            return connection.failover(survivor=asked.survivor, fenced=asked.fenced)
+        case "forget":
+            return connection.forget(asked.nodes[0], fenced=asked.fenced)
+        case "stop":
+            return connection.stop()
+        case "switch-over":
+            return connection.switch_over()
+        case "set-checkpoint-delay":
+            return connection.set_checkpoint_delay(asked.ms)
+        case _:
+            assert_never(procedure)
 
 
 @app.command()
@@ -267,30 +266,11 @@ def status(*, pair_file: Path, is_check: bool, form: str) -> int:
 @app.command()
 @_options.procedure
 @_options.pair_file
-@_options.survivor
-@_options.peer
-@_options.dialect
-@_options.fenced
-@_options.delay_ms
-@_options.assume_good
-@_options.only_node
-@_options.newest
+@_options.asked
 @_options.journal
 @_options.output("text", "json")
 def run(
-    *,
-    procedure: Procedure,
-    pair_file: Path,
-    survivor: str | None,
-    peer: str | None,
-    dialect: DialectName,
-    fenced: str | None,
-    ms: int | None,
-    assume_good: tuple[Version, ...],
-    nodes: tuple[str, ...],
-    newest: str | None,
-    journal: Path | None,
-    form: str,
+    *, procedure: Procedure, pair_file: Path, asked: Asked, journal: Path | None, form: str
 ) -> int:
     """Compile PROCEDURE from what is live, and execute it.
 
@@ -298,11 +278,8 @@ def run(
     that the other node's QEMU has ended: its host is asked, or you give your word with --fenced.
     """
     pair = _files.pair(pair_file)
-    given: dict[str, object] = {"survivor": survivor, "peer": peer, "dialect": dialect}
-    given |= {"fenced": fenced, "ms": ms, "node": nodes, "newest": newest}
-    _options.check(pair, procedure, given)
-    order = _order(procedure, pair, given, assume_good)
-    return _reported(functools.partial(operate.run, order), journal, form)
+    asked.check(pair, procedure)
+    return _reported(functools.partial(_run, pair, procedure, asked), journal, form)
 
 
 @app.command()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, TypeVar, get_args
+from typing import Final, TypeVar, final, get_args
 
+import attrs
 import click
 from typing_extensions import override
 
@@ -18,6 +20,7 @@ from pycolo.plan import DialectName, Procedure
 from pycolo.qmp.replies import Version
 
 _F = TypeVar("_F", bound=Callable[..., object])
+_R = TypeVar("_R")
 
 FORM: Final = "pycolo.form"
 ERROR_CODE: Final = "pycolo.error-code"
@@ -42,43 +45,47 @@ FILE: Final = click.Path(exists=True, dir_okay=False, readable=True, path_type=P
 
 procedure = click.argument("procedure", type=click.Choice(get_args(Procedure)))
 pair_file = click.argument("pair_file", metavar="PAIRFILE", type=FILE)
-survivor = click.option(
-    "--survivor", metavar="NODE", help="failover: the survivor; offline also resume's."
-)
-peer = click.option(
-    "--peer", metavar="NODE", help="start, resume, converge: who will protect the guest."
-)
-dialect = click.option(
-    "--dialect",
-    type=click.Choice(get_args(DialectName)),
-    default="auto",
-    show_default=True,
-    help="`doc` gives the commands of QEMU's own document.",
-)
-fenced = click.option(
-    "--fenced",
-    metavar="TEXT",
-    help="failover, forget: your word that the other node's QEMU has ended, as 'WHO: HOW'.",
-)
-delay_ms = click.option(
-    "--ms", type=click.IntRange(1, 2**32 - 1), help="set-checkpoint-delay: the delay."
-)
-assume_good = click.option(
-    "--assume-good",
-    metavar="VERSION",
-    type=version,
-    multiple=True,
-    help="A QEMU version that you vouch for.",
-)
-only_node = click.option(
-    "--node",
-    "nodes",
-    metavar="NODE",
-    multiple=True,
-    help="launch: this node; both if not given. forget: the one that is gone for good.",
-)
-newest = click.option(
-    "--newest", metavar="NODE", help="launch: who holds the newest data, against what is recorded."
+_PROCEDURES = (
+    click.option(
+        "--survivor", metavar="NODE", help="failover: the survivor; offline also resume's."
+    ),
+    click.option(
+        "--peer", metavar="NODE", help="start, resume, converge: who will protect the guest."
+    ),
+    click.option(
+        "--dialect",
+        type=click.Choice(get_args(DialectName)),
+        default="auto",
+        show_default=True,
+        help="`doc` gives the commands of QEMU's own document.",
+    ),
+    click.option(
+        "--fenced",
+        metavar="TEXT",
+        help="failover, forget: your word that the other node's QEMU has ended, as 'WHO: HOW'.",
+    ),
+    click.option(
+        "--ms", type=click.IntRange(1, 2**32 - 1), help="set-checkpoint-delay: the delay."
+    ),
+    click.option(
+        "--assume-good",
+        metavar="VERSION",
+        type=version,
+        multiple=True,
+        help="A QEMU version that you vouch for.",
+    ),
+    click.option(
+        "--node",
+        "nodes",
+        metavar="NODE",
+        multiple=True,
+        help="launch: this node; both if not given. forget: the one that is gone for good.",
+    ),
+    click.option(
+        "--newest",
+        metavar="NODE",
+        help="launch: who holds the newest data, against what is recorded.",
+    ),
 )
 
 
@@ -131,22 +138,6 @@ def _remember(context: click.Context, _: click.Parameter, form: str) -> str:
     return form
 
 
-def fenced_by(text: str | None) -> operate.Fenced | None:
-    """The word that `--fenced` gives, as `WHO: HOW` or `HOW`.
-
-    Raises:
-        click.UsageError: It says nothing.
-    """
-    if text is None:
-        return None
-    who, colon, how = text.partition(": ")
-    if not colon:
-        who, how = getpass.getuser(), text
-    if not who.strip() or not how.strip() or not (who + how).isprintable():
-        raise click.UsageError("--fenced must say who fenced the node and how: 'WHO: HOW'")
-    return operate.Fenced(who=who.strip(), how=how.strip())
-
-
 # What each procedure can be asked for besides its pair; the rest is refused.
 USED: Final[Mapping[str, tuple[str, ...]]] = {
     "launch": ("node", "newest", "dialect"),
@@ -161,38 +152,101 @@ USED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def check(
-    pair: ColoPair, procedure: str, given: Mapping[str, object], *, offline: bool = False
-) -> None:
-    """Refuse options that the procedure does not use, and names that are no node's.
+@final
+@attrs.frozen(kw_only=True)
+class Asked:
+    """What a procedure is asked for on the command line besides its pair."""
 
-    Args:
-        pair: The declaration.
-        procedure: Its name.
-        given: Option to its value; None, empty and the default stand for one that was not given.
-        offline: Nobody is asked, so that it must be said who survived before `resume`.
+    survivor: str | None
+    peer: str | None
+    dialect: DialectName
+    fenced: operate.Fenced | None
+    ms: int | None
+    assume_good: tuple[Version, ...]
+    nodes: tuple[str, ...]
+    newest: str | None
 
-    Raises:
-        click.UsageError: One does not fit.
-    """
-    for option, value in given.items():
-        if value in (None, (), "auto"):
-            continue
+    def check(self, pair: ColoPair, procedure: str, *, offline: bool = False) -> None:
+        """Refuse options that the procedure does not use, and names that are no node's.
+
+        Args:
+            pair: The declaration.
+            procedure: Its name.
+            offline: Nobody is asked, so that it must be said who survived before `resume`.
+
+        Raises:
+            click.UsageError: One does not fit.
+        """
         used = USED[procedure] + (("survivor",) if offline and procedure == "resume" else ())
-        if option not in used:
+        for option in (option for option in self._given() if option not in used):
             users = [name for name, options in USED.items() if option in options]
             raise click.UsageError(f"{procedure} has no --{option}: it is for {', '.join(users)}")
-        if option in ("survivor", "peer", "newest") or (option == "node" and procedure != "forget"):
-            for name in (value,) if isinstance(value, str) else _names(value):
-                try:
+        named = [("survivor", self.survivor), ("peer", self.peer), ("newest", self.newest)]
+        if procedure != "forget":
+            named += [("node", name) for name in self.nodes]
+        for option, name in named:
+            try:
+                if name is not None:
                     pair.node(name)
-                except DeclarationError as error:
-                    raise click.UsageError(f"--{option}: {error}") from error
-    if procedure == "set-checkpoint-delay" and given.get("ms") is None:
-        raise click.UsageError("set-checkpoint-delay needs --ms N")
-    if procedure == "forget" and len(_names(given.get("node"))) != 1:
-        raise click.UsageError("forget needs --node NODE, the one that is gone for good")
+            except DeclarationError as error:
+                raise click.UsageError(f"--{option}: {error}") from error
+        if procedure == "set-checkpoint-delay" and self.ms is None:
+            raise click.UsageError("set-checkpoint-delay needs --ms N")
+        if procedure == "forget" and len(self.nodes) != 1:
+            raise click.UsageError("forget needs --node NODE, the one that is gone for good")
+
+    def _given(self) -> Iterator[str]:
+        values: dict[str, object] = {"survivor": self.survivor, "peer": self.peer}
+        values |= {"fenced": self.fenced, "ms": self.ms, "newest": self.newest}
+        values["node"] = self.nodes or None
+        values["dialect"] = None if self.dialect == "auto" else self.dialect
+        return (option for option, value in values.items() if value is not None)
 
 
-def _names(value: object) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, tuple) else ()
+def asked(command: Callable[..., _R]) -> Callable[..., _R]:
+    """The options of `Asked`, which the command gets as its argument `asked`."""
+
+    @functools.wraps(command)
+    def collected(
+        *,
+        survivor: str | None,
+        peer: str | None,
+        dialect: DialectName,
+        fenced: str | None,
+        ms: int | None,
+        assume_good: tuple[Version, ...],
+        nodes: tuple[str, ...],
+        newest: str | None,
+        **others: object,
+    ) -> _R:
+        made = Asked(
+            survivor=survivor,
+            peer=peer,
+            dialect=dialect,
+            fenced=_fenced_by(fenced),
+            ms=ms,
+            assume_good=assume_good,
+            nodes=nodes,
+            newest=newest,
+        )
+        return command(asked=made, **others)
+
+    for option in reversed(_PROCEDURES):
+        collected = option(collected)
+    return collected
+
+
+def _fenced_by(text: str | None) -> operate.Fenced | None:
+    """The word that `--fenced` gives, as `WHO: HOW` or `HOW`.
+
+    Raises:
+        click.UsageError: It says nothing.
+    """
+    if text is None:
+        return None
+    who, colon, how = text.partition(": ")
+    if not colon:
+        who, how = getpass.getuser(), text
+    if not who.strip() or not how.strip() or not (who + how).isprintable():
+        raise click.UsageError("--fenced must say who fenced the node and how: 'WHO: HOW'")
+    return operate.Fenced(who=who.strip(), how=how.strip())
