@@ -140,17 +140,20 @@ def test_what_waiting_can_bring_about_is_assumed_and_the_rest_is_not(leaf: Leaf)
 
 def test_of_alternatives_the_first_is_assumed() -> None:
     """A plan lists what it hopes for first."""
-    hoped, feared = MigrationIs(node="a", statuses=("x",)), MigrationIs(node="a", statuses=("y",))
+    hoped, feared = (
+        MigrationIs(node="a", statuses=("active",)),
+        MigrationIs(node="a", statuses=("failed",)),
+    )
 
     after = assume(AnyOf(conditions=(hoped, feared)), SNAPSHOT).live("a")
 
     assert after is not None
-    assert "x" == after.migration
+    assert "active" == after.migration
 
 
 def test_leaves_come_in_the_conditions_order() -> None:
     """Nested conditions are walked in order."""
-    one, two = RunStateIs(node="b", states=("x",)), Gone(node="a")
+    one, two = RunStateIs(node="b", states=("running",)), Gone(node="a")
     nested: Condition = AnyOf(conditions=(AllOf(conditions=(one, two)), one))
 
     assert [one, two, one] == list(leaves(nested))

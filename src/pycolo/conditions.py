@@ -16,8 +16,9 @@ from typing_extensions import override
 
 from pycolo.evidence import Evidence, Victim
 from pycolo.qmp import commands as qmp
-from pycolo.qmp.replies import Version
-from pycolo.snapshot import Absent, Child, ColoMode, Dead, Job, Live, Snapshot
+from pycolo.qmp.replies import ColoMode, Version
+from pycolo.qmp.states import JobStatus, MigrationStatus, RunState
+from pycolo.snapshot import Absent, Child, Dead, Job, Live, Snapshot
 
 NO_EVIDENCE: Final = "there is no evidence"
 END_OR_LET_GO: Final = (
@@ -76,7 +77,7 @@ class _Fact(ABC):
 class RunStateIs(_Fact):
     """The guest's run state is one of these."""
 
-    states: tuple[str, ...]
+    states: tuple[RunState, ...]
 
     @override
     def queries(self) -> tuple[Query, ...]:
@@ -199,7 +200,7 @@ class CheckpointSeen(_Fact):
 class MigrationIs(_Fact):
     """The migration's status is one of these."""
 
-    statuses: tuple[str, ...]
+    statuses: tuple[MigrationStatus, ...]
 
     @override
     def queries(self) -> tuple[Query, ...]:
@@ -244,7 +245,7 @@ class _OfJob(_Fact):
 class JobIs(_OfJob):
     """The job exists, with one of these statuses and without an error."""
 
-    statuses: tuple[str, ...]
+    statuses: tuple[JobStatus, ...]
 
     @override
     def holds(self, live: Live) -> bool:

@@ -17,15 +17,10 @@ import attrs
 from pycolo._mapping import read_only_mappings
 from pycolo._printable import brief
 from pycolo.evidence import Evidence
-from pycolo.qmp.replies import Version
+from pycolo.qmp.replies import ColoMode, Version
 from pycolo.qmp.schema import Schema
+from pycolo.qmp.states import MIGRATION_MOVING
 from pycolo.record import RecordState
-
-ColoMode: TypeAlias = Literal["none", "primary", "secondary"]
-MIGRATION_MOVING: Final = ("setup", "active", "pre-switchover", "device")
-"The statuses of a migration that is under way and has not entered COLO."
-MIGRATION_OVER: Final = ("failed", "completed", "cancelled")
-"The statuses of a migration that has ended without COLO."
 
 
 @final

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias, final
+from typing import Literal, TypeAlias, final
 
 import attrs
 
 from pycolo import record
+from pycolo.qmp.states import RUN_STANDING
 from pycolo.record import PairRecord
 from pycolo.snapshot import Live, Snapshot, role_of
 
 State: TypeAlias = Literal[
     "protected", "joining", "unprotected", "stopped", "at risk", "two guests", "unknown"
 ]
-
-
-STANDING: Final = (
-    *("prelaunch", "paused", "shutdown", "suspended"),
-    *("guest-panicked", "internal-error", "io-error", "watchdog"),
-)
-"Run states in which a guest stands until somebody does something about it."
 
 
 @final
@@ -136,7 +130,7 @@ def _alone(snapshot: Snapshot, name: str) -> Standing:
     text = f"unprotected{merging}: {name} has the guest alone{stands}"
     if isinstance(own, PairRecord) and own.phase == "joining":
         return Standing(state="joining", text=f"{text}, and {own.joining} joins")
-    if isinstance(live, Live) and live.run_state in STANDING:
+    if isinstance(live, Live) and live.run_state in RUN_STANDING:
         text = f"{name} has the guest alone, and it does not run ({live.run_state}){merging}"
         return Standing(state="stopped", text=text)
     # Its image alone lacks writes until the merge is over.

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from tests.qmp.strategies import commands
 
+from pycolo._json import array_at, object_at
 from pycolo.errors import ParseError
 from pycolo.qmp import (
     BlockdevAdd,
@@ -33,6 +34,7 @@ from pycolo.qmp import (
     YankMigration,
 )
 from pycolo.qmp.schema import packaged_entries
+from pycolo.qmp.states import JobStatus, MigrationStatus, RunState
 
 DOCUMENT = Path(__file__).parents[1] / "golden" / "document" / "doc-procedures.json"
 VERSIONS: tuple[PackagedVersion, ...] = get_args(PackagedVersion)
@@ -55,6 +57,18 @@ EVENTS = [
 NEW = Schema.packaged("11.1.3")
 MIDDLE = Schema.packaged("10.0.13")
 OLD = Schema.packaged("7.2.22")
+
+
+def _states(version: PackagedVersion, command: str) -> list[str]:
+    """The values of the member `status` in what a command returns."""
+    entries = [object_at(entry, path) for path, entry in array_at(packaged_entries(version), "")]
+    types = {str(entry["name"]): entry for entry in entries}
+    reply = types[str(types[command]["ret-type"])]
+    if reply["meta-type"] == "array":
+        reply = types[str(reply["element-type"])]
+    members = [object_at(member, path) for path, member in array_at(reply["members"], "")]
+    kind = next(str(member["type"]) for member in members if member["name"] == "status")
+    return [str(value) for _, value in array_at(types[kind]["values"], "")]
 
 
 def _client(*, reconnect_s: int | None = None, reconnect_ms: int | None = None) -> ChardevAdd:
@@ -290,3 +304,17 @@ def test_one_command_less_is_another_schema() -> None:
 
     assert other != Schema.packaged("11.1.3")
     assert not other.is_packaged
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("query-status", get_args(RunState)),
+        ("query-migrate", get_args(MigrationStatus)),
+        ("query-jobs", get_args(JobStatus)),
+    ],
+)
+def test_states_are_those_of_the_packaged_schemas(command: str, names: tuple[str, ...]) -> None:
+    """Each name is one that some packaged QEMU gives, and none of theirs is missing."""
+    known = {state for version in VERSIONS for state in _states(version, command)}
+    assert sorted(known) == sorted(names)

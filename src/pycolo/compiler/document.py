@@ -54,7 +54,7 @@ from pycolo.qmp.commands import (
     XColoLostHeartbeat,
 )
 from pycolo.qmp.objects import FilterMirror, FilterRedirector, QomObject
-from pycolo.snapshot import MIGRATION_OVER
+from pycolo.qmp.states import MIGRATION_OVER
 
 WHY_START = "document, Test procedure, step 3"
 WHY_PRIMARY = "document, Test procedure, step 4"

@@ -39,11 +39,10 @@ from pycolo.qmp.commands import (
     XColoLostHeartbeat,
     Yank,
 )
+from pycolo.qmp.states import MIGRATION_MOVING, MIGRATION_OVER, RUN_PAUSED
 from pycolo.record import PairRecord, UnreadRecord
-from pycolo.snapshot import MIGRATION_MOVING, MIGRATION_OVER
 
 CAPABILITIES: tuple[CapabilityName, ...] = get_args(CapabilityName)
-STOPPED = ("paused", "postmigrate", "finish-migrate")
 NOT_IN_COLO = (
     Refusal(text="VM is not in COLO mode"),
     Refusal(text="The feature 'colo' is not enabled"),
@@ -153,7 +152,7 @@ def _is_unfinished(draft: Draft, survivor: str) -> bool:
     """Whether anything is left of a pair that this node continued from."""
     live, own = draft.live(survivor), draft.now.records.get(survivor)
     pending = isinstance(own, PairRecord) and own.commit == "pending"
-    stands = live.run_state in (*STOPPED, "colo")
+    stands = live.run_state in (*RUN_PAUSED, "colo")
     return tied(draft, survivor) or pending or stands or _has_secondary_parts(draft, survivor)
 
 
@@ -453,7 +452,7 @@ def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> bool:
         draft.execute(
             node, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO, rescue=rescue
         )
-    elif live.run_state in STOPPED:
+    elif live.run_state in RUN_PAUSED:
         why = "an entry or a resync that failed had stopped the guest (qemu-behaviour 5.18)"
         draft.execute(node, Cont(), why)
     else:

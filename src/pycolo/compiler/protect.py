@@ -45,12 +45,10 @@ from pycolo.qmp.commands import (
     Yank,
 )
 from pycolo.qmp.objects import YankMigration
+from pycolo.qmp.states import MIGRATION_BUSY, MIGRATION_ENDING, RUN_COPYABLE
 from pycolo.record import PairRecord
-from pycolo.snapshot import MIGRATION_MOVING, MIGRATION_OVER, Live, role_of
+from pycolo.snapshot import Live, role_of
 
-FAILED = (*MIGRATION_OVER, "cancelling")
-# Where a guest may stand before its RAM is copied, and where a copy under way leaves it.
-GROUND = ("prelaunch", "running", "paused", "finish-migrate")
 # It was told to continue already, and has left the pause since it was looked at.
 WENT_ON = (Refusal(text="Migration not in expected state"),)
 # Inside a checkpoint: of a moment, or for ever where the peer died in it (qemu-behaviour 7.1).
@@ -58,7 +56,6 @@ IN_CHECKPOINT = "colo"
 FRESH = ("fresh secondary", "prepared secondary")
 # Time for one packet to be lost and sent again: Linux repeats a SYN after one second.
 REACH_S = 2.0
-MIGRATING = (*MIGRATION_MOVING, "colo")
 
 
 def protect(draft: Draft, primary: str, secondary: str, features: Features) -> None:
@@ -78,7 +75,7 @@ def protect(draft: Draft, primary: str, secondary: str, features: Features) -> N
     if not entered or not is_recorded(draft, primary, secondary):
         join(draft, primary, secondary, alone=not entered)
         if not entered:
-            if draft.live(primary).migration not in MIGRATING:
+            if draft.live(primary).migration not in MIGRATION_BUSY:
                 _prepare_secondary(draft, secondary, features)
                 _prepare_primary(draft, primary, secondary)
             _enter(draft, primary, secondary, features)
@@ -186,7 +183,7 @@ def _check_blockers(draft: Draft, primary: str) -> None:
 
 def _check_run_state(draft: Draft, primary: str) -> None:
     live = draft.live(primary)
-    if live.run_state not in GROUND:
+    if live.run_state not in RUN_COPYABLE:
         why = f"the guest on {primary} is in state {live.run_state}, from which no copy starts"
         advice = "end the failed attempt with stop, then compile again"
         raise compile_error("failed-entry", why, advice, node=primary)
@@ -335,7 +332,7 @@ def _enter(draft: Draft, primary: str, secondary: str, features: Features) -> No
         return _back(draft, primary, features, copied, go_on=moves)
 
     with draft.range(_BACK, back) as entry:
-        if draft.live(primary).migration not in MIGRATING:
+        if draft.live(primary).migration not in MIGRATION_BUSY:
             _prepare_disks(draft, primary, secondary, features, moves=moves)
             if entry.first is not None:
                 disks = draft.pair.disks
@@ -420,7 +417,7 @@ def _switch_over(draft: Draft, primary: str) -> None:
             "the RAM is there but for its last pages (qemu-behaviour 17.6)",
             limit_s=draft.timeouts.migration_s,
             stall_s=draft.timeouts.stall_s,
-            unless=MigrationIs(node=primary, statuses=FAILED),
+            unless=MigrationIs(node=primary, statuses=MIGRATION_ENDING),
         )
     if draft.live(primary).migration == "pre-switchover":
         for chain in draft.pair.chains:
@@ -441,7 +438,7 @@ def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
         NoColoExit(node=secondary),
     )
     unless = (
-        MigrationIs(node=primary, statuses=FAILED),
+        MigrationIs(node=primary, statuses=MIGRATION_ENDING),
         ColoExited(node=primary),
         ColoExited(node=secondary),
     )
