@@ -207,14 +207,18 @@ def fenced(armed: Plan) -> Mapping[str, Evidence]:
     }
 
 
+async def failed_over(life: LivePair, armed: Plan, survivor: str) -> Report:
+    """Execute a failover where nobody reaches the peer or its host, which could contradict."""
+    sessions, hosts = {survivor: life.sessions[survivor]}, {survivor: life.hosts[survivor]}
+    return await execute(armed, sessions, hosts, evidence=fenced(armed))
+
+
 async def outlived(
     silenced: Silenced, armed: Plan, survivor: str, peer: str, spare: str = "gamma"
 ) -> None:
     """Execute an armed failover; the guest continues, clean, and a spare protects it again."""
     life = silenced.life
-    # Nobody reaches the peer or its host: what is fenced contradicts nothing.
-    sessions, hosts = {survivor: life.sessions[survivor]}, {survivor: life.hosts[survivor]}
-    report = await execute(armed, sessions, hosts, evidence=fenced(armed))
+    report = await failed_over(life, armed, survivor)
     assert None is report.failed, report.advice
     await life.goes_on(survivor)
     await silenced.fence(peer)
@@ -345,7 +349,7 @@ async def test_either_node_outlives_a_cut_network(
             plug(network, "alpha", "down")
         if survivor == "alpha":
             await silenced.stalls("alpha")
-        report = await execute(armed, life.sessions, life.hosts, evidence=fenced(armed))
+        report = await failed_over(life, armed, survivor)
         assert None is report.failed, report.advice
         await life.goes_on(survivor)
         await silenced.fence(peer)
