@@ -63,6 +63,8 @@ Code: TypeAlias = Literal[
     "paused",
     "secondary-gone",
     "sizes-differ",
+    "no-host",
+    "unsupported-version",
 ]
 "What a finding may be."
 
@@ -196,5 +198,9 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "paused": "Somebody paused the guest. pycolo does not continue what it did not stop.",
     "secondary-gone": "The primary is in COLO with a secondary that is gone.",
     "sizes-differ": "The images of a disk have different sizes.",
+    "no-host": "The guest is unprotected, and no host answers on which a secondary could start.",
+    "unsupported-version": (
+        "A QEMU version cannot run COLO, was not tried, or differs from the other node's."
+    ),
 }
 "Code to what it means, whatever node it is about."

@@ -347,6 +347,11 @@ class Plan:
         self.pair.node(name)
         return tuple(step for step in self.steps if step.node == name)
 
+    @property
+    def acts(self) -> bool:
+        """Whether it does more than check; the plan of a finished procedure does not."""
+        return any(not isinstance(step, Check) for step in self.steps)
+
     def victims(self) -> tuple[Victim, ...]:
         """The QEMUs whose end must be shown by evidence before the plan does anything."""
         needed = [step.needs for step in self.steps if isinstance(step, Record)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import final
+from collections.abc import Sequence
+from typing import assert_never, final
 
 import attrs
 from tests.testing.testbed import FakePair
@@ -12,25 +13,18 @@ from tests.testing.testbed import FakePair
 from pycolo._execute import execute
 from pycolo._probe import probe
 from pycolo.compiler import compile_plan
-from pycolo.errors import Busy, CompileError, ConnectionFailed, RemoteError, UndecidedError
+from pycolo.errors import Busy, CompileError, ConnectionFailed, RemoteError
 from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence
-from pycolo.plan import Options, Plan, Procedure
+from pycolo.findings import Finding
+from pycolo.plan import Options, Plan, Procedure, Record
+from pycolo.reconcile import Act, Decide, End, Launch, Prove, Settled, next_step
 from pycolo.result import Outcome, Report
 from pycolo.session import Session
-from pycolo.snapshot import (
-    Absent,
-    Live,
-    NodeState,
-    Snapshot,
-    Unreachable,
-    Unresponsive,
-    role_of,
-)
+from pycolo.snapshot import Absent, Live, NodeState, Snapshot, Unreachable
 from pycolo.testing import FakeQemu
 
 ROUNDS = 12
-NEVER_IN_COLO = ("fresh secondary", "prepared secondary", "used up")
 
 
 class GoneHome(Exception):
@@ -51,6 +45,8 @@ class Operator:
     "What happened, and how often: procedures, refusals, recoveries."
     stale: list[Plan] = attrs.field(factory=list)
     "Plans that a controller compiled before it paused."
+    avoided: set[str] = attrs.field(factory=set)
+    "Nodes that the network did not reach."
     newest: str = "alpha"
     "Who served last, as clients have seen it; asked where no record tells."
 
@@ -90,28 +86,30 @@ class Operator:
     def _struck(self) -> bool:
         """Whether something has gone wrong since he looked."""
         died = any(self._running(name) is None for name in self.life.sessions)
-        return died or bool(self._suspects())
+        here = [q for q in map(self._running, self.life.pair.names) if q is not None]
+        return died or bool(self._cut_off()) or any(qemu.frozen for qemu in here)
 
-    def _suspects(self) -> list[str]:
-        """Nodes that do not answer, by another way than QMP: frozen, or cut off from the other."""
+    def _cut_off(self) -> list[str]:
+        """Of two nodes between which the network fails, the one that he gives up."""
         first, second = (self._running(name) for name in self.names)
-        suspects = [q for q in (first, second) if q is not None and q.frozen]
-        if first and second and self.life.world.is_cut(first, second) and not suspects:
-            # Either would do; he keeps the one that has served.
-            suspects = [first if second.node.name == self.newest else second]
-        return [qemu.node.name for qemu in suspects]
+        if first is None or second is None or first.frozen or second.frozen:
+            return []
+        if not self.life.world.is_cut(first, second):
+            return []
+        # Either would do; he keeps the one that has served.
+        return [first.node.name if second.node.name == self.newest else second.node.name]
 
     async def _known(self) -> Snapshot:
-        known: dict[str, Session | NodeState] = {}
-        for name in self.names:
-            known[name] = await self._one(name)
         life = self.life
+        known = {name: await self._one(name) for name in life.pair.names}
         return await probe(known, pair=life.pair, hosts=life.hosts, limit_s=1.0)
 
     async def _one(self, name: str) -> Session | NodeState:
-        if self._running(name) is None:
-            return Absent()
         session = self.life.sessions.get(name)
+        if self._running(name) is None:
+            if session is not None:
+                await self.life.sessions.pop(name).aclose()
+            return Absent()
         if session is None or session.closed:
             try:
                 session = await self.life.connect(name)
@@ -122,20 +120,53 @@ class Operator:
     # -- what he does
 
     async def _round(self) -> bool:
-        for name in self._suspects():
+        for name in self._cut_off():
+            self.avoided.add(name)
             await self._fence(name)
-        for name in self.names:
-            if self._running(name) is None and name in self.life.sessions:
-                await self.life.sessions.pop(name).aclose()
         snapshot = await self._known()
-        alive = [n for n in self.names if not isinstance(snapshot.state(n), Absent)]
-        if len(alive) == 2:
-            return await self._two(snapshot)
-        if len(alive) == 1:
-            await self._one_left(alive[0], snapshot)
-        else:
-            await self._none_left()
+        step = next_step(self.life.pair, snapshot, armed=self.armed, avoid=self.avoided)
+        match step:
+            case Settled(armed=armed):
+                self.armed = dict(armed)
+                self._serves()
+                return True
+            case Act(plan=plan):
+                await self._act(plan, snapshot)
+            case Prove(node=node, plan=plan):
+                await self._prove(node, plan, snapshot)
+            case End(node=node):
+                await self._fence(node)
+            case Launch(node=node):
+                self.seen[f"launch of a {step.role}"] += 1
+                await self._launch(node)
+            case Decide(findings=findings):
+                await self._decide(findings)
+            case _:
+                assert_never(step)
         return False
+
+    async def _act(self, plan: Plan, snapshot: Snapshot) -> None:
+        self.seen[plan.procedure] += 1
+        report = await self._execute(plan)
+        self.life.pair = plan.pair
+        if plan.procedure != "failover" or report.failed is not None:
+            return
+        survivor = snapshot.live(next(s.node for s in plan.steps if isinstance(s, Record)))
+        if survivor is not None and survivor.run_state != "prelaunch":
+            self._serves()
+
+    async def _prove(self, node: str, plan: Plan | None, snapshot: Snapshot) -> None:
+        running = self._running(node)
+        if running is not None:
+            state = snapshot.state(node)
+            if not running.frozen and isinstance(state, Live):
+                # It is asked again: it notices the end of COLO at its next checkpoint.
+                self.seen["asked again"] += 1
+                await asyncio.sleep(self.life.pair.checkpoint_delay_ms / 1000)
+            else:
+                await self._fence(node)
+        if plan is not None and self._running(node) is None:
+            await self._act(plan, snapshot)
 
     async def _fence(self, name: str) -> None:
         running = self._running(name)
@@ -146,6 +177,24 @@ class Operator:
             return
         self.seen["fence"] += 1
         await self.life.kill(name)
+
+    async def _decide(self, findings: Sequence[Finding]) -> None:
+        """Switch every host on; where that is done, say who served last, as clients have seen."""
+        hosts = [self.life.world.host(name) for name in self.life.pair.names]
+        if any(host.away for host in hosts):
+            for host in hosts:
+                host.away = False
+            return
+        self.seen["newest"] += 1
+        assert self._running(self.newest) is None, findings
+        await self._launch(self.newest, newest=self.newest)
+
+    async def _launch(self, name: str, newest: str | None = None) -> None:
+        try:
+            await self.life.launch(name, newest=newest)
+        except (Busy, ConnectionFailed, UnresponsiveError):
+            # What died or stopped responding at its first moment is found so in the next round.
+            return
 
     # -- controllers that pause
 
@@ -180,115 +229,7 @@ class Operator:
         ended = "ended" if report.failed else "done"
         self.seen[f"stale {plan.procedure} {ended}"] += 1
 
-    async def _two(self, snapshot: Snapshot) -> bool:
-        roles = {name: role_of(snapshot.state(name)) for name in self.names}
-        bad = [n for n, role in roles.items() if role in ("used up", "broken secondary")]
-        bad += [n for n, role in roles.items() if role in ("unresponsive", "unreachable")]
-        if "broken primary" in roles.values() or "unprotected" in roles.values():
-            bad += [n for n, role in roles.items() if role == "secondary"]
-        spare = [n for n in bad if n != self.newest] or bad
-        if spare:
-            await self._fence(spare[0])
-            return False
-        report = await self._run("resume", snapshot)
-        if report.failed is not None:
-            # A secondary of an entry that failed is used up.
-            await self._fence(next(n for n in self.names if n != self.newest))
-            return False
-        try:
-            await self._arm()
-        except CompileError:
-            assert self._struck()
-            return False
-        self._serves()
-        return True
-
-    async def _one_left(self, name: str, snapshot: Snapshot) -> None:
-        state = snapshot.state(name)
-        peer = next(n for n in self.names if n != name)
-        if isinstance(state, Unresponsive | Unreachable):
-            if not await self._armed(name):
-                return
-        elif role_of(state) in NEVER_IN_COLO:
-            await self._fence(name)
-            return
-        else:
-            try:
-                report = await self._run("failover", snapshot, survivor=name)
-            except CompileError:
-                # It never came to follow for sure, so that the lost one's image has everything.
-                assert role_of(state) in ("secondary", "broken secondary")
-                self.seen["no right to run alone"] += 1
-                await self._fence(name)
-                return
-            if report.failed is not None:
-                return
-            if isinstance(state, Live) and state.run_state != "prelaunch":
-                self._serves()
-        self.newest = name
-        await self._replace(peer)
-
-    async def _none_left(self) -> None:
-        for name in sorted(self.names, key=lambda name: name != self.newest):
-            if self.life.world.host(name).away:
-                continue
-            try:
-                await self._launch(name)
-            except UndecidedError:
-                # No record tells, so a person does, who has seen which one served.
-                self.seen["newest"] += 1
-                # Where its host is down it has to be switched on: nobody else has the data.
-                self.life.world.host(self.newest).away = False
-                await self._launch(self.newest, newest=self.newest)
-            except CompileError:
-                self.seen["launch refused"] += 1
-                continue
-            return
-        # Who is up may not begin while the other one's record cannot be read.
-        for name in self.names:
-            self.life.world.host(name).away = False
-
-    async def _launch(self, name: str, newest: str | None = None) -> None:
-        try:
-            await self.life.launch(name, newest=newest)
-        except (Busy, ConnectionFailed, UnresponsiveError):
-            # What died or stopped responding at its first moment is found so in the next round.
-            return
-
-    async def _armed(self, name: str) -> bool:
-        plan = self.armed.pop(name, None)
-        if plan is None:
-            # Nothing was ready for it: its guest begins again from its image.
-            await self._fence(name)
-            return False
-        report = await self._execute(plan)
-        return report.failed is None
-
-    async def _replace(self, dead: str) -> None:
-        pair = self.life.pair
-        spare = next(
-            s.name
-            for s in pair.spares
-            if self._running(s.name) is None and not self.life.world.host(s.name).away
-        )
-        self.seen["replace"] += 1
-        self.life.pair = pair.replacing(dead, pair.node(spare))
-        await self._launch(spare)
-
-    async def _arm(self) -> None:
-        snapshot = await self._known()
-        for survivor in self.names:
-            options = Options(survivor=survivor)
-            self.armed[survivor] = compile_plan("failover", self.life.pair, snapshot, options)
-
     # -- procedures
-
-    async def _run(
-        self, procedure: Procedure, snapshot: Snapshot, *, survivor: str | None = None
-    ) -> Report:
-        plan = compile_plan(procedure, self.life.pair, snapshot, Options(survivor=survivor))
-        self.seen[procedure] += 1
-        return await self._execute(plan)
 
     async def _execute(self, plan: Plan) -> Report:
         left = self.steps_left

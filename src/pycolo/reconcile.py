@@ -1,0 +1,373 @@
+"""What is next for a pair: one pure function for whoever keeps a pair as it is wanted.
+
+Take a snapshot, ask `next_step`, do what it says, and begin again. It asks nobody and changes
+nothing; what it says is right for that snapshot alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final, Literal, TypeAlias, final
+
+import attrs
+
+from pycolo import compiler, record
+from pycolo._mapping import read_only_mappings
+from pycolo.compiler.roles import IN_COLO, PRIMARIES, WITHOUT_GUEST
+from pycolo.errors import CompileError, UndecidedError, VersionError, compile_error, undecided
+from pycolo.findings import Code, Finding
+from pycolo.model import ColoPair
+from pycolo.plan import Options, Plan, Procedure
+from pycolo.qmp.replies import Version
+from pycolo.qmp.states import RUN_STANDING
+from pycolo.snapshot import Dead, Live, Role, Snapshot, Unresponsive, role_of
+
+Want: TypeAlias = Literal["protected", "unprotected", "stopped"]
+"""What is wanted: a protected guest, a guest that runs alone, or no QEMU."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Act:
+    """Execute this plan now."""
+
+    plan: Plan
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Launch:
+    """Start a QEMU: compile `launch` for this node and execute that."""
+
+    node: str
+    role: Literal["primary", "secondary"]
+    "What it will be."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Prove:
+    """Find out whether a QEMU has ended; nothing else is safe before.
+
+    Ask its host. If the QEMU has ended, execute `plan` with the evidence. If it answers after all,
+    take another snapshot: it was on its way out, or busy. Fence it only where it does neither.
+    """
+
+    node: str
+    instance: str
+    "The identity of the QEMU; empty where it could not be asked."
+    plan: Plan | None
+    "The failover that needs the evidence; None where no node is left that could fail over."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class End:
+    """End this QEMU; no node and no client needs it any more."""
+
+    node: str
+    instance: str
+    "The identity of the QEMU: end no other one."
+    why: str
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Decide:
+    """Nothing is safe by itself: a person must decide, or do something about it."""
+
+    findings: tuple[Finding, ...]
+    "What stands in the way, one or more."
+
+
+@final
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
+class Settled:
+    """The pair is as it is wanted."""
+
+    armed: Mapping[str, Plan]
+    "Survivor to its failover plan, for a protected pair; keep them ready."
+
+
+NextStep: TypeAlias = Act | Launch | Prove | End | Decide | Settled
+
+# Only for finding out whether a launch would be refused: the installed version is asked later.
+_ANY_VERSION: Final = Version.parse("11.1.3")
+# A record that was read says that others have all that this node has.
+_NO_RIGHTS: Final[tuple[Code, ...]] = ("not-eligible", "outdated")
+
+
+def next_step(
+    pair: ColoPair,
+    snapshot: Snapshot,
+    want: Want = "protected",
+    *,
+    armed: Mapping[str, Plan] | None = None,
+    avoid: Collection[str] = (),
+    assume_good: Collection[Version] = (),
+) -> NextStep:
+    """What to do next so that the pair becomes, or stays, as it is wanted.
+
+    A QEMU that hung up is not yet a dead one: between the end of its connection and the notice of
+    its exit the answer is `Prove`, and the other node is never ended meanwhile.
+
+    Args:
+        pair: The declaration.
+        snapshot: What is known of all nodes, the records included. A node whose QEMU has ended is
+            `Dead` with the evidence, or `Absent`; one that does not answer is `Unreachable` or
+            `Unresponsive`.
+        want: What is wanted.
+        armed: The failover plans of the last `Settled`: a survivor that its peer's death has wedged
+            answers no question, and its plan still frees it.
+        avoid: Nodes on which no secondary is to be launched.
+        assume_good: QEMU versions that the operator vouches for.
+    """
+    try:
+        compiler.check_members(pair, snapshot)
+        ladder = _Ladder(
+            pair=compiler.members(pair, snapshot),
+            snapshot=snapshot,
+            want=want,
+            armed=armed or {},
+            avoid=frozenset(avoid),
+            assume_good=tuple(assume_good),
+        )
+        return ladder.next()
+    except CompileError as error:
+        return Decide(findings=error.findings)
+    except VersionError as error:
+        remedy = "install one QEMU version that runs COLO on both nodes, or vouch for this one"
+        found = Finding(code="unsupported-version", node=None, what=str(error), remedy=remedy)
+        return Decide(findings=(found,))
+
+
+@final
+@attrs.frozen(kw_only=True)
+class _Ladder:
+    """A pair whose two nodes are those of the record, and what is known of it."""
+
+    pair: ColoPair
+    snapshot: Snapshot
+    want: Want
+    armed: Mapping[str, Plan]
+    avoid: frozenset[str]
+    assume_good: tuple[Version, ...]
+
+    def next(self) -> NextStep:
+        for spare in self.pair.spares:
+            if self._role(spare.name) in (*PRIMARIES, *IN_COLO):
+                return self._end_one_of((spare.name,), "the record names other nodes")
+        names = tuple(node.name for node in self.pair.nodes)
+        live = [name for name in names if self.snapshot.live(name) is not None]
+        used = [name for name in live if self._role(name) == "used up"]
+        if used:
+            return self._end(used[0], "it received a guest without COLO, and cannot follow again")
+        if len(live) == len(names):
+            return self._both(*names)
+        return self._one(live[0]) if live else self._boot()
+
+    # -- both nodes answer
+
+    def _both(self, first: str, second: str) -> NextStep:
+        both = (first, second)
+        guests = [name for name in both if self._role(name) in PRIMARIES]
+        inside = [name for name in both if self._role(name) in IN_COLO]
+        if len(guests) > 1:
+            return self._end_one_of(both, "two nodes hold a guest each")
+        if guests and inside:
+            return self._primary_and_secondary(guests[0], inside[0])
+        if guests:
+            return self._guest_beside_new(guests[0], self.pair.peer_of(guests[0]).name)
+        if inside:
+            return self._survive(inside[0]) or self._alone(inside[0])
+        if self.want == "stopped":
+            return self._end(first, "no QEMU is wanted")
+        return self._end(self._holder(), "it waits as a secondary, and its data is the newest")
+
+    def _primary_and_secondary(self, primary: str, secondary: str) -> NextStep:
+        role, other = self._role(primary), self._role(secondary)
+        if self._is_anew(primary):
+            return self._end(primary, f"it was started anew, and {secondary} has the guest")
+        if role == "unprotected":
+            return self._end_one_of((secondary,), f"{primary} runs the guest alone")
+        if role == "broken primary" or (role == "entering" and other == "broken secondary"):
+            return self._end(secondary, "COLO has ended, and the primary has the guest")
+        if other == "broken secondary":
+            # The primary notices an end of COLO at its next checkpoint, or it is dying right now.
+            return self._prove(primary, self._compile("failover", survivor=secondary))
+        live = [self._live(name) for name in (primary, secondary)]
+        if self.want != "protected" or any(one.replication_error for one in live):
+            return Act(plan=self._compile("stop"))
+        plan = self._compile("resume")
+        if plan.acts:
+            return Act(plan=plan)
+        both = (primary, secondary)
+        return Settled(armed={name: self._compile("failover", survivor=name) for name in both})
+
+    def _guest_beside_new(self, guest: str, new: str) -> NextStep:
+        if self._role(guest) in ("primary", "broken primary"):
+            # Its secondary has ended, and a new one cannot join before it has left COLO.
+            return self._survive(guest) or self._alone(guest)
+        if self.want != "protected":
+            return self._end(new, "no secondary is wanted")
+        return Act(plan=self._compile("resume"))
+
+    # -- one node answers
+
+    def _one(self, name: str) -> NextStep:
+        if self._role(name) not in WITHOUT_GUEST:
+            return self._survive(name) or self._alone(name)
+        if self.want == "stopped":
+            return self._end(name, "no QEMU is wanted")
+        unseen = self._unseen()
+        if unseen is not None:
+            return unseen
+        if self._holder() == name:
+            return self._end(name, "it waits as a secondary, and its data is the newest")
+        return self._boot()
+
+    def _survive(self, name: str) -> NextStep | None:
+        """What leads from COLO to a guest alone; None where nothing of COLO is left."""
+        try:
+            plan = self._compile("failover", survivor=name)
+        except UndecidedError:
+            raise
+        except CompileError as error:
+            codes = {finding.code for finding in error.findings}
+            if self._role(name) in IN_COLO and codes <= set(_NO_RIGHTS):
+                return self._end(name, error.findings[0].what)
+            raise
+        return self._with_evidence(plan) if plan.acts else None
+
+    def _with_evidence(self, plan: Plan) -> Act | Prove:
+        for victim in plan.victims():
+            state = self.snapshot.state(victim.node)
+            evidence = state.evidence if isinstance(state, Dead) else None
+            if evidence is None or evidence.instance != victim.instance:
+                return Prove(node=victim.node, instance=victim.instance, plan=plan)
+        return Act(plan=plan)
+
+    def _alone(self, name: str) -> NextStep:
+        """One node has a guest that is nobody's but its own."""
+        if self.want == "stopped":
+            return self._end(name, "no QEMU is wanted")
+        unseen = [n for n in self._others(name) if n in self.snapshot.running]
+        if unseen:
+            return self._end(unseen[0], f"{name} has the guest, and this one gives no answer")
+        if self.want == "unprotected":
+            run_state = self._live(name).run_state
+            if run_state in RUN_STANDING:
+                why = f"{name} has the guest alone, and it does not run ({run_state})"
+                raise undecided("paused", why, f"continue the guest of {name}", node=name)
+            return Settled(armed={})
+        return self._launch_secondary(name)
+
+    def _launch_secondary(self, name: str) -> NextStep:
+        findings: list[Finding] = []
+        for other in self._others(name):
+            away = isinstance(self.snapshot.records.get(other), record.UnreadRecord)
+            if away or other in self.avoid:
+                continue
+            try:
+                self._check_launch(other)
+            except CompileError as error:
+                findings += error.findings
+                continue
+            return Launch(node=other, role="secondary")
+        if not findings:
+            why = f"no host answers on which a secondary for {name} could be launched"
+            raise compile_error("no-host", why, "bring one back, or declare a spare", node=name)
+        raise CompileError(*findings)
+
+    # -- none answers
+
+    def _boot(self) -> NextStep:
+        for name, plan in sorted(self.armed.items(), key=lambda item: item[0] != self._holder()):
+            state = self.snapshot.state(name)
+            # It is of use as long as the record is the one that it was compiled from.
+            same = plan.prior_state.records.get(name) == self.snapshot.records.get(name)
+            if isinstance(state, Unresponsive) and state.oob and same:
+                return self._with_evidence(plan)
+        unseen = self._unseen()
+        if unseen is not None:
+            return unseen
+        if self.want == "stopped":
+            return Settled(armed={})
+        holder = self._holder()
+        self._check_launch(holder)
+        return Launch(node=holder, role="primary")
+
+    def _unseen(self) -> Prove | None:
+        for name, running in self.snapshot.running.items():
+            if self.snapshot.live(name) is None:
+                return Prove(node=name, instance=running.instance, plan=None)
+        return None
+
+    # -- what they share
+
+    def _role(self, name: str) -> Role:
+        return role_of(self.snapshot.state(name))
+
+    def _live(self, name: str) -> Live:
+        live = self.snapshot.live(name)
+        if live is None:
+            raise compile_error("no-answer", f"{name} does not answer", node=name)
+        return live
+
+    def _others(self, name: str) -> list[str]:
+        """The node's peer, then the spares."""
+        spares = [spare.name for spare in self.pair.spares]
+        return [self.pair.peer_of(name).name, *spares]
+
+    def _holder(self) -> str:
+        top = record.highest(self.snapshot.records)
+        return self.pair.nodes[0].name if top is None else top.holder
+
+    def _is_anew(self, name: str) -> bool:
+        live = self._live(name)
+        return (live.run_state, live.migration) == ("prelaunch", "none")
+
+    def _end(self, name: str, why: str) -> End:
+        live, running = self.snapshot.live(name), self.snapshot.running.get(name)
+        instance = live.instance if live is not None else running.instance if running else ""
+        return End(node=name, instance=instance, why=why)
+
+    def _end_one_of(self, names: tuple[str, ...], why: str) -> End:
+        """End the node that no record lets run alone.
+
+        Raises:
+            UndecidedError: Each of them may.
+        """
+        for name in names:
+            live = self._live(name)
+            leads = live.colo_mode != "secondary"
+            try:
+                record.may_go_on(self.snapshot.records, name, live.instance, leads=leads)
+            except UndecidedError:
+                continue
+            except CompileError as error:
+                if {finding.code for finding in error.findings} <= set(_NO_RIGHTS):
+                    return self._end(name, why)
+        raise undecided("two-guests", f"{why}, and {names[0]} may run alone", "end one of them")
+
+    def _prove(self, node: str, plan: Plan) -> NextStep:
+        return Prove(node=node, instance=self._live(node).instance, plan=plan)
+
+    def _compile(self, procedure: Procedure, *, survivor: str | None = None) -> Plan:
+        options = Options(survivor=survivor, assume_good=self.assume_good)
+        return compiler.compile_plan(procedure, self.pair, self.snapshot, options)
+
+    def _check_launch(self, name: str) -> None:
+        """See that a launch would not be refused.
+
+        Raises:
+            CompileError: It would.
+        """
+        known = [one.version for n in self.pair.names if (one := self.snapshot.live(n)) is not None]
+        compiler.launch(
+            self.pair,
+            self.snapshot,
+            nodes=(name,),
+            qemu={name: known[0] if known else _ANY_VERSION},
+            assume_good=self.assume_good,
+        )
