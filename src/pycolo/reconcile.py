@@ -94,7 +94,7 @@ NextStep: TypeAlias = Act | Launch | Prove | End | Decide | Settled
 # Only for finding out whether a launch would be refused: the installed version is asked later.
 _ANY_VERSION: Final = Version.parse("11.1.3")
 # A record that was read says that others have all that this node has.
-_NO_RIGHTS: Final[tuple[Code, ...]] = ("not-eligible", "outdated")
+_NO_RIGHTS: Final[frozenset[Code]] = frozenset({"not-eligible", "outdated"})
 
 
 def next_step(
@@ -210,7 +210,14 @@ class _Ladder:
             return self._survive(guest) or self._alone(guest)
         if self.want != "protected":
             return self._end(new, "no secondary is wanted")
-        return Act(plan=self._compile("resume"))
+        try:
+            return Act(plan=self._compile("resume"))
+        except CompileError:
+            # Where it has to leave somebody behind first, or has no rights, that is the reason.
+            step = self._survive(guest)
+            if step is None:
+                raise
+            return step
 
     # -- one node answers
 
@@ -230,13 +237,8 @@ class _Ladder:
         """What leads from COLO to a guest alone; None where nothing of COLO is left."""
         try:
             plan = self._compile("failover", survivor=name)
-        except UndecidedError:
-            raise
         except CompileError as error:
-            codes = {finding.code for finding in error.findings}
-            if self._role(name) in IN_COLO and codes <= set(_NO_RIGHTS):
-                return self._end(name, error.findings[0].what)
-            raise
+            return self._end_without_rights(name, error)
         return self._with_evidence(plan) if plan.acts else None
 
     def _with_evidence(self, plan: Plan) -> Act | Prove:
@@ -332,6 +334,18 @@ class _Ladder:
         instance = live.instance if live is not None else running.instance if running else ""
         return End(node=name, instance=instance, why=why)
 
+    def _end_without_rights(self, name: str, error: CompileError) -> End:
+        """End a QEMU that is refused since the record names another holder.
+
+        Raises:
+            CompileError: It is refused for something else.
+        """
+        codes = {finding.code for finding in error.findings}
+        follows = self._role(name) in IN_COLO or self._holder() != name
+        if follows and codes <= _NO_RIGHTS and not isinstance(error, UndecidedError):
+            return self._end(name, error.findings[0].what)
+        raise error
+
     def _end_one_of(self, names: tuple[str, ...], why: str) -> End:
         """End the node that no record lets run alone.
 
@@ -343,10 +357,8 @@ class _Ladder:
             leads = live.colo_mode != "secondary"
             try:
                 record.may_go_on(self.snapshot.records, name, live.instance, leads=leads)
-            except UndecidedError:
-                continue
             except CompileError as error:
-                if {finding.code for finding in error.findings} <= set(_NO_RIGHTS):
+                if {finding.code for finding in error.findings} <= _NO_RIGHTS:
                     return self._end(name, why)
         raise undecided("two-guests", f"{why}, and {names[0]} may run alone", "end one of them")
 
