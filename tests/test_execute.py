@@ -523,6 +523,34 @@ async def test_cancelling_ends_a_wait_that_changes_nothing(
         await asyncio.wait_for(task, LONG_S)
 
 
+async def test_one_session_serves_one_execution(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """A second execution over a session in use changes nothing; afterwards it is free again."""
+    alpha.replies["stop"] = SILENCE
+    first = asyncio.create_task(execute(_plan(STOP), sessions))
+    await alpha.until_seen("stop")
+    second = await execute(_plan(_execute(qmp.Cont())), sessions)
+    assert "another execution uses the session with alpha" in second.advice
+    assert 1 == second.exit_code
+    alpha.release("stop", {})
+    assert None is (await first).failed
+    assert ["stop"] == [name for name in alpha.commands if name in ("stop", "cont")]
+    assert None is (await execute(_plan(_execute(qmp.Cont())), sessions)).failed
+
+
+async def test_limit_ends_execution_and_keeps_its_report(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """What was not begun by then is not run, and all that was done is told."""
+    alpha.replies["query-status"] = PAUSED
+    plan = _plan(STOP, _wait(ALPHA_RUNS, limit_s=1e6), CONT)
+    report = await execute(plan, sessions, limit_s=SHORT_S)
+    outcomes = [type(outcome) for outcome in report.outcomes.values()]
+    assert [Done, NotRun, NotRun] == outcomes
+    assert 3 == report.exit_code
+
+
 # -- the record
 
 

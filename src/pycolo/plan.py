@@ -6,6 +6,7 @@ these readers sees the same value.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias, final
 
@@ -346,6 +347,13 @@ class Plan:
         """
         self.pair.node(name)
         return tuple(step for step in self.steps if step.node == name)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the plan as JSON, in hexadecimal digits: what an approval can name."""
+        from pycolo.wire import dumps, plan_to_json  # noqa: PLC0415 - a reader; it imports plans
+
+        return hashlib.sha256(dumps(plan_to_json(self)).encode()).hexdigest()
 
     @property
     def acts(self) -> bool:

@@ -38,6 +38,7 @@ from pycolo.plan import (
     Wait,
 )
 from pycolo.qmp.replies import Version
+from pycolo.record import PairRecord
 from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive, role_of
 
 
@@ -129,6 +130,21 @@ class Report:
             if not isinstance(outcome, Done | NotRun) and address not in self._may_fail:
                 return address
         return next((a for a, o in self.outcomes.items() if isinstance(o, NotRun)), None)
+
+    @property
+    def state_after(self) -> Snapshot | None:
+        """What the execution left: what was planned where all is done, else what was read.
+
+        Nobody has to read the pair again after a success; None where nothing could be read.
+        """
+        if self.failed is not None:
+            return self.after
+        snapshot = self.plan.planned_state
+        by = [self.evidence[v.node] for v in self.plan.victims() if v.node in self.evidence]
+        for name, state in snapshot.records.items():
+            if by and isinstance(state, PairRecord) and state.epoch > by[0].epoch:
+                snapshot = snapshot.with_record(name, attrs.evolve(state, evidence=by[0]))
+        return snapshot
 
     @property
     def left(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from pycolo.observers import Silent
 from pycolo.operate import Fenced
 from pycolo.plan import HostAction
 from pycolo.qmp.replies import Version
-from pycolo.record import Change
+from pycolo.record import Change, PairRecord
 from pycolo.result import Report
 from pycolo.session import Session
 from pycolo.standing import standing
@@ -418,5 +418,24 @@ def test_probe_that_is_cancelled_leaves_nothing_under_way(play: Callable[..., No
         task.cancel()
         await asyncio.wait((task,))
         assert [] == [left for left in asyncio.all_tasks() - before if "_state" in repr(left)]
+
+    play(scenario)
+
+
+def test_report_says_what_it_left(play: Callable[..., None]) -> None:
+    """After a success nobody has to read the pair again, and its record has the evidence."""
+
+    async def scenario(life: FakePair) -> None:
+        life.world.qemu("beta").kill()
+        report = await operating.run(life.pair, survives("alpha"))
+        await life.connect("alpha")
+        found, left = await life.probe(), report.state_after
+        assert left is not None
+        assert found.live("alpha") == left.live("alpha")
+        own = left.records["alpha"]
+        assert isinstance(own, PairRecord)
+        assert report.evidence["beta"] == own.evidence
+        names = ("alpha", "beta")
+        assert [found.records[n] for n in names] == [left.records[n] for n in names]
 
     play(scenario)

@@ -28,6 +28,7 @@ async def execute(
     evidence: Mapping[str, Evidence] | None = None,
     observer: Observer | None = None,
     recorder: Recorder | None = None,
+    limit_s: float | None = None,
 ) -> Report:
     """Execute a plan, step by step, as it is written.
 
@@ -35,6 +36,8 @@ async def execute(
     ends: the recovery of the ranges it ends in is run, and what can be read is read. Cancelling
     breaks a wait off, but not a command that was sent, which keeps its reply, nor a range of steps
     with a recovery, which is finished first.
+
+    A session serves one execution at a time: over one that is in use the first step is refused.
 
     Args:
         plan: What to do.
@@ -49,6 +52,8 @@ async def execute(
         observer: Is called with what happens; an error it raises is logged and changes nothing.
         recorder: Called with the same after the observer, and with the conversation with QEMU: a
             `Journal`.
+        limit_s: After how many seconds execution ends as if it were cancelled, and its report is
+            given all the same; None for never.
 
     Returns:
         What became of each step. Commands that QEMU refused, or did not answer, are in it.
@@ -60,7 +65,9 @@ async def execute(
     if recorder is not None:
         watching = Several((watching, recorder))
     run = Run(plan, sessions, watching, hosts or {}, evidence or {}, recorder=recorder)
-    task = asyncio.get_running_loop().create_task(run.to_the_end())
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(run.to_the_end())
+    limit = None if limit_s is None else loop.call_later(limit_s, run.stop)
     cancelled = False
     while not task.done():
         try:
@@ -70,6 +77,8 @@ async def execute(
                 raise
             cancelled = True
             run.stop()
+    if limit is not None:
+        limit.cancel()
     if cancelled:
         raise asyncio.CancelledError
     return task.result()

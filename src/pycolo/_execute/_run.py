@@ -72,6 +72,7 @@ class Run:
         self._place = {step.address: n for n, step in enumerate(plan.steps)}
         self._wake = asyncio.Event()
         self._stopping = False
+        self._in_use: tuple[str, ...] = ()
         # A main loop that does not answer in a command's time is stuck.
         self._answer_s = plan.pair.timeouts.command_s
         self._deaths = Deaths(plan, sessions, hosts, evidence, self._answer_s)
@@ -91,6 +92,9 @@ class Run:
 
     async def to_the_end(self) -> Report:
         """Execute the plan and report."""
+        asked = {n: self._sessions[n] for n in _spoken_to(self._plan) if n in self._sessions}
+        claimed = [session for session in asked.values() if session.claim()]
+        self._in_use = tuple(n for n, session in asked.items() if session not in claimed)
         ends = [session.subscribe(self._on_notice) for session in self._sessions.values()]
         ends += self._sender.listen(self._sessions)
         try:
@@ -100,6 +104,8 @@ class Run:
         finally:
             for end in ends:
                 end()
+            for session in claimed:
+                session.release()
         self._tell(lambda o: o.plan_finished(report))
         return report
 
@@ -233,6 +239,8 @@ class Run:
 
     async def _fit(self) -> None:
         """Refuse a plan that was made for other QEMUs than these, or that none of them can run."""
+        if self._in_use:
+            raise refused(f"another execution uses the session with {' and '.join(self._in_use)}")
         if self._plan.dialect == "doc":
             for name, release in self._plan.qemu.items():
                 refuse_document(self._plan.pair, release)

@@ -180,6 +180,7 @@ class Session:
         self._checkpoint_at = 0
         self._subscribers: dict[object, Subscriber] = {}
         self._sent: set[asyncio.Task[object]] = set()
+        self._claimed = False
         self._close_asked = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -323,6 +324,23 @@ class Session:
         self._sent.discard(task)
         if not task.cancelled():
             task.exception()
+
+    # -- who uses it
+
+    def claim(self) -> bool:
+        """Take the session for one execution, until `release`; False where another one has it.
+
+        Two plans that were executed over one session at once would each find what the other one
+        has just changed.
+        """
+        if self._claimed:
+            return False
+        self._claimed = True
+        return True
+
+    def release(self) -> None:
+        """Let another execution have the session."""
+        self._claimed = False
 
     # -- what was seen
 
