@@ -1,0 +1,398 @@
+"""One pair under control: its sessions held, its events watched, its failovers ready.
+
+A `PairController` looks at a pair, has `next_step` say what is next, and does it. What it cannot do
+by itself it gives back: a QEMU that nobody proves dead, or what a person must decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Final, Self, assert_never, final
+
+import attrs
+
+from pycolo import compiler
+from pycolo._execute import execute
+from pycolo._probe import probe
+from pycolo.errors import Busy, DeclarationError, RefusedError, RemoteError
+from pycolo.errors import Unresponsive as UnresponsiveError
+from pycolo.evidence import Evidence, Victim, instance_of
+from pycolo.hosts import Host
+from pycolo.model import ColoPair
+from pycolo.observers import Observer, Silent
+from pycolo.plan import Options, Plan, Recovery, Step, StopQemu
+from pycolo.qmp.replies import Version
+from pycolo.reconcile import (
+    Act,
+    Decide,
+    End,
+    Launch,
+    NextStep,
+    Prove,
+    Settled,
+    Want,
+    next_step,
+)
+from pycolo.result import JOINING, Outcome, Report
+from pycolo.session import Session
+from pycolo.snapshot import Dead, NodeState, Snapshot, Unreachable, Unresponsive
+from pycolo.standing import Standing, standing
+
+CONNECT_S: Final = 5.0
+HOST_S: Final = 10.0
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Round:
+    """One look at a pair, and what came of it."""
+
+    step: NextStep
+    "What was next."
+    report: Report | None = None
+    "What came of the plan that was executed; None where none was."
+    why: str = ""
+    "Why the step was not done, as a sentence without a full stop; empty where it was."
+
+
+@final
+class PairController:
+    """Keeps one pair as it is wanted; an async context manager, entered once.
+
+    It belongs to one event loop. Where two of its methods execute a plan, the second one waits, but
+    for `died`: a failover waits for nobody, and ends a resync that has become pointless.
+
+    Args:
+        pair: The declaration.
+        hosts: Node name to its host, spares included; not closed by it.
+        want: What is wanted, until `want` says otherwise.
+        observer: Is called with what every execution does.
+        resyncs: Held during each resync, so that only so many run at once among all pairs that
+            share it. A failover never waits for it.
+        assume_good: QEMU versions that the operator vouches for.
+
+    Raises:
+        DeclarationError: A node has no host.
+    """
+
+    def __init__(
+        self,
+        pair: ColoPair,
+        hosts: Mapping[str, Host],
+        *,
+        want: Want = "protected",
+        observer: Observer | None = None,
+        resyncs: asyncio.Semaphore | None = None,
+        assume_good: Collection[Version] = (),
+    ) -> None:
+        missing = [name for name in pair.names if name not in hosts]
+        if missing:
+            raise DeclarationError("hosts", sorted(hosts), f"have the host of {missing[0]}")
+        self.pair: Final = pair
+        "The declaration."
+        self._hosts = hosts
+        self._want: Want = want
+        self._observer = observer or Silent()
+        self._resyncs = resyncs
+        self._assume_good = tuple(assume_good)
+        self._sessions: dict[str, Session] = {}
+        self._dead: dict[str, Evidence] = {}
+        self._armed: Mapping[str, Plan] = {}
+        self._snapshot: Snapshot | None = None
+        self._acting = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._executions = 0
+        self._current: tuple[Plan, asyncio.Task[Report]] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the sessions; may be called again. QEMUs keep running."""
+        while self._sessions:
+            _, session = self._sessions.popitem()
+            await session.aclose()
+
+    # -- how it stands
+
+    @property
+    def armed(self) -> Mapping[str, Plan]:
+        """Survivor to the failover plan that is ready; empty where the pair is not protected."""
+        return self._armed
+
+    @property
+    def standing(self) -> Standing | None:
+        """How the pair stood at the last look; None before the first one."""
+        return None if self._snapshot is None else standing(self._snapshot)
+
+    async def wait(self, limit_s: float) -> bool:
+        """Wait until something happens that makes another look worth while.
+
+        Args:
+            limit_s: How long to wait, in seconds.
+
+        Returns:
+            Whether something happened.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._changed.wait()
+        return self._changed.is_set()
+
+    # -- what is wanted
+
+    def want(self, want: Want) -> None:
+        """Say what is wanted from now on; `reconcile` brings it about."""
+        self._want = want
+        self._changed.set()
+
+    async def reconcile(self, *, avoid: Collection[str] = ()) -> Round:
+        """Look at the pair, and do what is next; call it again until it is settled.
+
+        Args:
+            avoid: Nodes on which no secondary is to be launched.
+
+        Returns:
+            What was next, and what came of it. For `Prove` without a report nobody could show that
+            the QEMU has ended: fence it and call `died`, or call this again where it may still
+            answer. For `Decide` a person is needed.
+        """
+        self._changed.clear()
+        since = self._executions
+        step = self._next(await self._look(), avoid)
+        if self._resyncs is None or not _joins(step):
+            return await self._do(step, since)
+        async with self._resyncs:
+            # It may have waited long.
+            since = self._executions
+            return await self._do(self._next(await self._look(), avoid), since)
+
+    async def died(self, evidence: Evidence) -> Report | None:
+        """Take note that a QEMU has ended, and fail over at once where a plan is armed for it.
+
+        Nothing is read or compiled first.
+
+        Args:
+            evidence: Who says so, and of which QEMU.
+
+        Returns:
+            What came of the failover; None where no plan was armed for this QEMU's end.
+        """
+        self._dead[evidence.node] = evidence
+        self._changed.set()
+        if self._current is not None and _joins(Act(plan=self._current[0])):
+            self._current[1].cancel()
+        plan = self._armed_for(evidence)
+        return None if plan is None else await self._execute(plan, self._executions)
+
+    async def converge(self, approve: Callable[[Plan], Awaitable[bool]]) -> Report | None:
+        """Take back what differs from the declaration, once somebody has approved the plan.
+
+        Args:
+            approve: Is shown the plan and says whether it may be executed.
+
+        Returns:
+            What came of it; None where nothing differs, or it was not approved.
+
+        Raises:
+            RefusedError: No safe way leads there.
+        """
+        since = self._executions
+        options = Options(assume_good=self._assume_good)
+        snapshot = await self._look()
+        plan = compiler.compile_plan("converge", self.pair, snapshot, options)
+        if not plan.acts or not await approve(plan):
+            return None
+        return await self._execute(plan, since)
+
+    # -- looking
+
+    async def _look(self) -> Snapshot:
+        known = await asyncio.gather(*(self._known(node.name) for node in self.pair.all_nodes))
+        nodes = dict(zip(self.pair.names, known, strict=True))
+        self._snapshot = await probe(nodes, pair=self.pair, hosts=self._hosts, limit_s=HOST_S)
+        return self._snapshot
+
+    async def _known(self, name: str) -> Session | NodeState:
+        session = self._sessions.get(name)
+        if session is not None and not session.closed:
+            return session
+        evidence = self._dead.get(name)
+        if evidence is not None:
+            return Dead(evidence=evidence)
+        return await self._connected(name)
+
+    async def _connected(self, name: str) -> Session | NodeState:
+        before = self._sessions.pop(name, None)
+        if before is not None:
+            await before.aclose()
+        monitor, host = self.pair.node(name).control_monitor, self._hosts[name]
+        try:
+            session = await Session.connect(
+                name, monitor, limit_s=CONNECT_S, connector=host.connect
+            )
+        except (Busy, UnresponsiveError) as error:
+            return Unresponsive(why=str(error), oob=False)
+        except RemoteError as error:
+            return Unreachable(why=str(error))
+        self._sessions[name] = session
+        session.subscribe(lambda _: self._changed.set())
+        return session
+
+    def _next(self, snapshot: Snapshot, avoid: Collection[str]) -> NextStep:
+        return next_step(
+            self.pair,
+            snapshot,
+            self._want,
+            armed=self._armed,
+            avoid=avoid,
+            assume_good=self._assume_good,
+        )
+
+    # -- doing
+
+    async def _do(self, step: NextStep, since: int) -> Round:
+        match step:
+            case Act(plan=plan):
+                return self._done(step, await self._execute(plan, since))
+            case Launch():
+                return await self._launch(step, since)
+            case Prove():
+                return await self._prove(step, since)
+            case End():
+                return await self._end(step)
+            case Settled(armed=armed):
+                if since == self._executions:
+                    self._armed = armed
+                return Round(step=step)
+            case Decide(findings=findings):
+                return Round(step=step, why="; also: ".join(map(str, findings)))
+            case _:
+                assert_never(step)
+
+    def _done(self, step: NextStep, report: Report | None) -> Round:
+        why = "another plan was executed meanwhile" if report is None else ""
+        return Round(step=step, report=report, why=why)
+
+    async def _launch(self, step: Launch, since: int) -> Round:
+        node, snapshot = step.node, self._snapshot
+        assert snapshot is not None  # noqa: S101 - the step comes from it
+        try:
+            version = await self._hosts[node].version(self.pair, node, limit_s=HOST_S)
+            plan = compiler.launch(
+                self.pair,
+                snapshot,
+                qemu={node: version},
+                nodes=(node,),
+                instances={node: instance_of(self.pair.name, node, secrets.randbits(32))},
+                birth=secrets.token_hex(4),
+                assume_good=self._assume_good,
+            )
+        except (RemoteError, RefusedError) as error:
+            return Round(step=step, why=str(error))
+        report = await self._execute(plan, since)
+        if report is not None:
+            # What is known of the QEMU before says nothing of the new one.
+            self._dead.pop(node, None)
+        return self._done(step, report)
+
+    async def _prove(self, step: Prove, since: int) -> Round:
+        if step.plan is None:
+            return Round(step=step, why=f"{step.node} runs and gives no answer")
+        for victim in step.plan.victims():
+            evidence = await self._death(victim)
+            if evidence is None:
+                return Round(step=step, why=f"nobody shows that {victim.instance} has ended")
+            self._dead[victim.node] = evidence
+        return self._done(step, await self._execute(step.plan, since))
+
+    async def _death(self, victim: Victim) -> Evidence | None:
+        known = self._dead.get(victim.node)
+        if known is not None and known.instance == victim.instance:
+            return known
+        return await self._hosts[victim.node].death(self.pair, victim, limit_s=HOST_S)
+
+    async def _end(self, step: End) -> Round:
+        session = self._sessions.pop(step.node, None)
+        if session is not None:
+            await session.aclose()
+        action = StopQemu(instance=step.instance)
+        try:
+            await self._hosts[step.node].run(self.pair, step.node, action, limit_s=HOST_S)
+        except RemoteError as error:
+            return Round(step=step, why=str(error))
+        return Round(step=step)
+
+    def _armed_for(self, evidence: Evidence) -> Plan | None:
+        for plan in self._armed.values():
+            for victim in plan.victims():
+                if (victim.node, victim.instance) == (evidence.node, evidence.instance):
+                    return plan
+        return None
+
+    async def _execute(self, plan: Plan, since: int) -> Report | None:
+        """Execute a plan, unless another one was executed since it was compiled."""
+        async with self._acting:
+            if since != self._executions:
+                return None
+            self._executions += 1
+            self._armed = {}
+            return await self._watched(plan)
+
+    async def _watched(self, plan: Plan) -> Report:
+        kept = _Kept(self._observer)
+        running = asyncio.get_running_loop().create_task(
+            execute(plan, self._sessions, self._hosts, evidence=self._dead, observer=kept)
+        )
+        self._current = (plan, running)
+        try:
+            await asyncio.wait((running,))
+        except asyncio.CancelledError:
+            running.cancel()
+            await asyncio.wait((running,))
+            raise
+        finally:
+            self._current = None
+            self._changed.set()
+        # One that `died` has cancelled gave its report as well.
+        return running.result() if kept.report is None else kept.report
+
+
+@final
+class _Kept:
+    """Passes everything on and keeps the report, which a cancelled execution gives nobody else."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self.report: Report | None = None
+
+    def plan_started(self, plan: Plan) -> None:
+        self._observer.plan_started(plan)
+
+    def step_started(self, step: Step) -> None:
+        self._observer.step_started(step)
+
+    def step_progress(
+        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        self._observer.step_progress(address, done_bytes, total_bytes, rate_bytes_s)
+
+    def step_finished(self, address: str, outcome: Outcome) -> None:
+        self._observer.step_finished(address, outcome)
+
+    def recovery_started(self, recovery: Recovery) -> None:
+        self._observer.recovery_started(recovery)
+
+    def plan_finished(self, report: Report) -> None:
+        self.report = report
+        self._observer.plan_finished(report)
+
+
+def _joins(step: NextStep) -> bool:
+    return isinstance(step, Act) and step.plan.procedure in JOINING

@@ -1,0 +1,283 @@
+"""A pair under a controller, on fakes: nobody types anything, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.testing.testbed import FakePair, in_world
+from tests.watching import Watching
+
+from pycolo.controller import PairController, Round
+from pycolo.errors import DeclarationError
+from pycolo.evidence import Evidence, Victim
+from pycolo.plan import Plan
+from pycolo.qmp.commands import MigrateSetParameters
+from pycolo.reconcile import Act, Decide, Prove, Settled, Want
+
+ROUNDS = 12
+Scenario = Callable[[FakePair, PairController], Awaitable[None]]
+
+
+def play(scenario: Scenario, *, want: Want = "protected") -> None:
+    """Play a scenario with a new pair of which nothing runs yet."""
+
+    async def played(life: FakePair) -> None:
+        async with PairController(life.pair, life.hosts, want=want) as controller:
+            await scenario(life, controller)
+
+    in_world("11.1.3", played)
+
+
+async def settled(controller: PairController) -> list[Round]:
+    """Every round until the pair is settled, or until it needs somebody."""
+    rounds: list[Round] = []
+    for _ in range(ROUNDS):
+        rounds.append(await controller.reconcile())
+        last = rounds[-1]
+        if isinstance(last.step, Settled | Decide) or last.why:
+            return rounds
+    raise AssertionError([type(found.step).__name__ for found in rounds])
+
+
+def kinds(rounds: list[Round]) -> list[str]:
+    """What was next, round by round."""
+    return [
+        found.step.plan.procedure if isinstance(found.step, Act) else type(found.step).__name__
+        for found in rounds
+    ]
+
+
+def exit_of(plan: Plan) -> Evidence:
+    """The word of whoever saw the process end."""
+    (victim,) = plan.victims()
+    return Evidence.of(victim, kind="exit", who="the test", how="it has ended", when="now")
+
+
+def has_all(life: FakePair) -> str:
+    """The node that serves; it has every write that was acknowledged."""
+    (serving,) = life.world.serving
+    assert not life.world.acknowledged - serving.guest_data()
+    return serving.node.name
+
+
+def write(life: FakePair) -> None:
+    """Have the guest acknowledge three writes."""
+    before = len(life.world.acknowledged)
+    for qemu in life.world.processes:
+        if qemu.alive and qemu.live.colo_mode != "secondary":
+            for number in range(before, before + 3):
+                qemu.guest_write(1 + number)
+
+
+def test_new_pair_becomes_protected() -> None:
+    """Two launches and a resume; both failovers are armed then."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        assert ["Launch", "Launch", "resume", "Settled"] == kinds(await settled(controller))
+        assert {"alpha", "beta"} == set(controller.armed)
+        assert controller.standing is not None
+        assert "protected" == controller.standing.state
+        assert "alpha" == has_all(life)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("victim", ["alpha", "beta"])
+def test_death_is_failed_over_at_once_and_made_good(victim: str) -> None:
+    """Who saw the process end says so: the armed plan runs, then the node is launched again."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        write(life)
+        survivor = life.pair.peer_of(victim).name
+        armed = controller.armed[survivor]
+        life.world.qemu(victim).kill()
+        report = await controller.died(exit_of(armed))
+        assert report is not None
+        assert None is report.failed, report.advice
+        assert armed is report.plan
+        assert survivor == has_all(life)
+        write(life)
+        assert ["Launch", "resume", "Settled"] == kinds(await settled(controller))
+        assert survivor == has_all(life)
+
+    play(scenario)
+
+
+def test_death_that_nobody_tells_is_found_by_its_host() -> None:
+    """The monitor hangs up, the controller wakes, and the host shows that the process has ended."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        write(life)
+        life.world.qemu("alpha").kill()
+        assert await controller.wait(5.0)
+        rounds = await settled(controller)
+        assert ["Prove", "Launch", "resume", "Settled"] == kinds(rounds)
+        assert rounds[0].report is not None
+        assert "beta" == has_all(life)
+
+    play(scenario)
+
+
+def test_silent_node_is_given_back_until_it_is_fenced() -> None:
+    """Its host knows that it runs: nothing is done before somebody has fenced it."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        write(life)
+        armed = controller.armed["beta"]
+        life.signal("alpha", signal.SIGSTOP)
+        found = await controller.reconcile()
+        assert isinstance(found.step, Prove)
+        assert ("alpha", None) == (found.step.node, found.report)
+        assert "nobody shows" in found.why
+        life.world.qemu("alpha").kill()
+        report = await controller.died(exit_of(armed))
+        assert report is not None
+        assert "beta" == has_all(life)
+
+    play(scenario)
+
+
+def test_end_of_a_qemu_that_no_plan_speaks_of_changes_nothing() -> None:
+    """Evidence about an older QEMU of the node executes nothing."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        old = Victim(node="alpha", instance="colo:alpha:00000000", epoch=1)
+        word = Evidence.of(old, kind="exit", who="the test", how="it has ended", when="now")
+        assert None is await controller.died(word)
+        assert "alpha" == has_all(life)
+        assert ["Settled"] == kinds(await settled(controller))
+
+    play(scenario)
+
+
+def test_death_during_a_resync_ends_it() -> None:
+    """The secondary dies while its disk is copied: the resync gives up at once, the guest runs."""
+
+    async def scenario(life: FakePair, _: PairController) -> None:
+        copying = asyncio.Event()
+        watching = Watching(lambda at: copying.set() if "blockdev-mirror" in at else None)
+        async with PairController(life.pair, life.hosts, observer=watching) as controller:
+            await controller.reconcile()
+            await controller.reconcile()
+            resync = asyncio.get_running_loop().create_task(controller.reconcile())
+            await copying.wait()
+            beta = life.world.qemu("beta")
+            victim = Victim(node="beta", instance=beta.live.instance, epoch=1)
+            beta.kill()
+            word = Evidence.of(victim, kind="exit", who="the test", how="it has ended", when="now")
+            assert None is await controller.died(word)
+            found = await resync
+            assert found.report is not None
+            assert found.report.failed is not None
+            await settled(controller)
+            assert "alpha" == has_all(life)
+
+    play(scenario)
+
+
+def test_what_is_wanted_can_change() -> None:
+    """Protection is stopped, then all QEMUs are ended, and the pair comes back with its data."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        write(life)
+        controller.want("unprotected")
+        assert await controller.wait(0.0)
+        assert ["stop", "Settled"] == kinds(await settled(controller))
+        controller.want("stopped")
+        assert ["End", "Settled"] == kinds(await settled(controller))
+        assert [] == [qemu for qemu in life.world.processes if qemu.alive]
+        controller.want("protected")
+        await settled(controller)
+        assert "alpha" == has_all(life)
+
+    play(scenario)
+
+
+def test_one_resync_at_a_time_among_pairs_that_share_a_semaphore() -> None:
+    """While another pair has it nothing is copied, and a failover does not wait for it."""
+
+    async def scenario(life: FakePair, _: PairController) -> None:
+        one = asyncio.Semaphore(1)
+        async with PairController(life.pair, life.hosts, resyncs=one) as controller:
+            await controller.reconcile()
+            await controller.reconcile()
+            async with one:
+                waiting = asyncio.get_running_loop().create_task(controller.reconcile())
+                await asyncio.sleep(1.0)  # of the world's clock
+                assert not waiting.done()
+                assert "none" == life.world.qemu("alpha").live.migration
+            assert isinstance((await waiting).step, Act)
+            await settled(controller)
+            async with one:
+                armed = controller.armed["alpha"]
+                life.world.qemu("beta").kill()
+                report = await controller.died(exit_of(armed))
+                assert report is not None
+                assert None is report.failed
+
+    play(scenario)
+
+
+def test_differences_are_taken_back_once_approved() -> None:
+    """The plan is shown first; refused, nothing is sent."""
+    shown: list[str] = []
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        async def answer(plan: Plan, *, approved: bool) -> bool:
+            shown.append(plan.digest)
+            return approved
+
+        await settled(controller)
+        alpha = life.world.qemu("alpha")
+        assert None is await controller.converge(lambda plan: answer(plan, approved=True))
+        assert [] == shown
+        await _set_delay(controller, 7000)
+        assert None is await controller.converge(lambda plan: answer(plan, approved=False))
+        assert 7000 == alpha.live.checkpoint_delay_ms
+        report = await controller.converge(lambda plan: answer(plan, approved=True))
+        assert report is not None
+        assert life.pair.checkpoint_delay_ms == alpha.live.checkpoint_delay_ms
+        assert 2 == len(shown)
+
+    play(scenario)
+
+
+def test_nobody_decides_for_a_person() -> None:
+    """A damaged record is told as a finding, and nothing is done."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        for name in ("alpha", "beta"):
+            life.world.qemu(name).kill()
+            life.world.host(name).files[life.pair.record_path(name)] = b"?"
+        last = (await settled(controller))[-1]
+        assert isinstance(last.step, Decide)
+        assert last.why
+
+    play(scenario)
+
+
+def test_node_without_a_host_is_refused() -> None:
+    """Every node's host is needed, spares included."""
+
+    async def scenario(life: FakePair, _: PairController) -> None:
+        hosts = {name: host for name, host in life.hosts.items() if name != "gamma"}
+        with pytest.raises(DeclarationError, match="gamma"):
+            PairController(life.pair, hosts)
+
+    play(scenario)
+
+
+async def _set_delay(controller: PairController, checkpoint_delay_ms: int) -> None:
+    """Have somebody set another delay by hand."""
+    session = controller._sessions["alpha"]  # noqa: SLF001 - nobody else can hold the monitor
+    command = MigrateSetParameters(x_checkpoint_delay_ms=checkpoint_delay_ms)
+    await session.execute(command, limit_s=1.0)
