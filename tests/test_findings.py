@@ -24,6 +24,6 @@ def test_every_code_is_found_somewhere() -> None:
     raised = {
         c
         for text in texts
-        for c in re.findall(r'(?:compile_error|undecided)\(\s*"([a-z-]+)"', text)
+        for c in re.findall(r'(?:(?:compile_error|undecided)\(\s*|code=)"([a-z-]+)"', text)
     }
     assert set(get_args(Code)) == raised

@@ -212,8 +212,14 @@ def with_latched(live: Live, session: Session) -> Live:
     """Add what only events tell, last: while QEMU was asked, more of them may have come."""
     latched = session.latched
     # A plain NBD child that is lost shows in this event alone (qemu-behaviour 5.10).
-    error = True if latched.quorum_bad else live.replication_error
-    return attrs.evolve(live, colo_exited=latched.colo_exited, replication_error=error)
+    own = {c.node for kin in live.children.values() for c in kin if c.name == "children.0"}
+    error = True if set(latched.quorum_bad) - own else live.replication_error
+    return attrs.evolve(
+        live,
+        colo_exited=latched.colo_exited,
+        replication_error=error,
+        disk_error=bool(own & set(latched.quorum_bad)),
+    )
 
 
 def greeted(session: Session) -> Live:

@@ -64,6 +64,9 @@ Code: TypeAlias = Literal[
     "secondary-gone",
     "sizes-differ",
     "no-host",
+    "disk-failed",
+    "cancelling",
+    "other-secondary",
     "unsupported-version",
 ]
 "What a finding may be."
@@ -199,6 +202,18 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "secondary-gone": "The primary is in COLO with a secondary that is gone.",
     "sizes-differ": "The images of a disk have different sizes.",
     "no-host": "The guest is unprotected, and no host answers on which a secondary could start.",
+    "disk-failed": (
+        "The primary's own disk refused a write that its secondary has: whoever lets the primary "
+        "run alone loses that write."
+    ),
+    "cancelling": (
+        "A migration is being cancelled. From inside COLO QEMU never ends that, and only the end "
+        "of the process leads out."
+    ),
+    "other-secondary": (
+        "Another node waits as a secondary, and connects to the primary before the one that is "
+        "wanted can."
+    ),
     "unsupported-version": (
         "A QEMU version cannot run COLO, was not tried, or differs from the other node's."
     ),

@@ -187,7 +187,7 @@ class Connection:
         return await self._compile("forget", Options(gone=gone), fenced)
 
     async def stop(self) -> Plan:
-        """Compile `pycolo.stop`."""
+        """Compile `pycolo.stop`; of a primary in COLO it waits a second for what `status` does."""
         return await self._compile("stop", Options())
 
     async def switch_over(self) -> Plan:
@@ -227,6 +227,8 @@ class Connection:
     ) -> Plan:
         reached = await self._reach(hasty=procedure in HASTY)
         snapshot = await self._probe(reached)
+        if procedure == "stop":
+            snapshot = await _heard(self._pair, snapshot, reached.sessions)
         options = attrs.evolve(options, assume_good=self._assume_good)
         plan = self._plan(procedure, snapshot, options)
         if fenced is not None:
@@ -375,12 +377,18 @@ async def status(pair: ColoPair) -> Snapshot:
             if isinstance(state, Session):
                 await stack.enter_async_context(state)
         snapshot = await probe(known, pair=pair, hosts=hosts, limit_s=CONNECT_S)
-        for name, state in known.items():
-            live = snapshot.live(name)
-            if pair.disks and isinstance(state, Session) and live and live.colo_mode == "primary":
-                await _listen(state)
-                snapshot = snapshot.with_node(name, with_latched(live, state))
-        return snapshot
+        sessions = {name: state for name, state in known.items() if isinstance(state, Session)}
+        return await _heard(pair, snapshot, sessions)
+
+
+async def _heard(pair: ColoPair, snapshot: Snapshot, sessions: Mapping[str, Session]) -> Snapshot:
+    """The snapshot with what a primary in COLO tells of its disks within a second."""
+    for name, session in sessions.items():
+        live = snapshot.live(name)
+        if pair.disks and live is not None and live.colo_mode == "primary":
+            await _listen(session)
+            snapshot = snapshot.with_node(name, with_latched(live, session))
+    return snapshot
 
 
 async def _listen(session: Session) -> None:

@@ -196,6 +196,8 @@ class _Ladder:
             # The primary notices an end of COLO at its next checkpoint, or it is dying right now.
             return self._prove(primary, self._compile("failover", survivor=secondary))
         live = [self._live(name) for name in (primary, secondary)]
+        if live[0].disk_error:
+            return Act(plan=self._compile("switch-over"))
         if self.want != "protected" or any(one.replication_error for one in live):
             return Act(plan=self._compile("stop"))
         plan = self._compile("resume")
@@ -210,6 +212,8 @@ class _Ladder:
             return self._survive(guest) or self._alone(guest)
         if self.want != "protected":
             return self._end(new, "no secondary is wanted")
+        if self._is_booted_again(guest):
+            return self._survive(guest) or self._alone(guest)
         try:
             return Act(plan=self._compile("resume"))
         except CompileError:
@@ -222,6 +226,12 @@ class _Ladder:
     # -- one node answers
 
     def _one(self, name: str) -> NextStep:
+        if self._is_anew(name) and self.want == "protected" and not self._is_booted_again(name):
+            # Its images may be equal: copied while the guest stands, they stay so.
+            try:
+                return self._alone(name)
+            except CompileError:
+                return self._survive(name) or self._alone(name)
         if self._role(name) not in WITHOUT_GUEST:
             return self._survive(name) or self._alone(name)
         if self.want == "stopped":
@@ -328,6 +338,11 @@ class _Ladder:
     def _is_anew(self, name: str) -> bool:
         live = self._live(name)
         return (live.run_state, live.migration) == ("prelaunch", "none")
+
+    def _is_booted_again(self, name: str) -> bool:
+        """Whether its guest has run before and waits to: it serves before anything is copied."""
+        top = record.highest(self.snapshot.records)
+        return self._is_anew(name) and top is not None and top.epoch > 1
 
     def _end(self, name: str, why: str) -> End:
         live, running = self.snapshot.live(name), self.snapshot.running.get(name)

@@ -388,7 +388,10 @@ def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
         state = files.get(name, NOT_READ)
         if not isinstance(state, PairRecord):
             why = f"{name} may have gone on without {node}, and its record cannot be read: "
-            advice = f"bring the host of {name} back; if it is gone for good, forget {name}"
+            advice = (
+                f"bring the host of {name} back; if its data is lost, launch {node} with --newest"
+                f" {node}, which gives up what {name} may have written"
+            )
             raise undecided("rival-unread", why + _why(state), advice, node=name)
     return tuple(sorted(named - {node}))
 

@@ -94,6 +94,11 @@ def _amiss(
         qemus = " and ".join(f"{one.instance or 'a QEMU'} ({one.how})" for one in unseen)
         seen = f"{' and '.join((*leading, *running))} answers, and " if leading or running else ""
         return Standing(state="unknown", text=f"{seen}no answer of what runs: {qemus}")
+    stuck = [n for n in running if (one := snapshot.live(n)) and one.migration == "cancelling"]
+    if stuck:
+        text = f"{stuck[0]} has the guest, and a migration of it is being cancelled"
+        why = "one that was cancelled inside COLO never ends, and only the end of its QEMU helps"
+        return Standing(state="at risk", text=f"{text}: {why}")
     if running and following:
         text = f"{running[0]} has the guest, and {following[0]} is still in COLO"
         return Standing(state="at risk", text=f"{text}; a person must end it")
@@ -112,6 +117,9 @@ def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> Standing:
     both = {n: live for n in (primary, secondary) if (live := snapshot.live(n)) is not None}
     instances = {name: live.instance for name, live in both.items()}
     recorded = record.is_protected(snapshot.records, instances)
+    if both[primary].disk_error:
+        why = f"a disk of {primary} has refused writes that {secondary} has: switch over"
+        return Standing(state="at risk", text=f"{sides}; {why}")
     if any(live.replication_error for live in both.values()):
         why = "replication of a disk has failed: a failover would lose writes"
         return Standing(state="at risk", text=f"{sides}; {why}")
@@ -128,10 +136,12 @@ def _alone(snapshot: Snapshot, name: str) -> Standing:
     stands = f" ({live.run_state})" if isinstance(live, Live) else ""
     merging = ", commit pending" if pending else ""
     text = f"unprotected{merging}: {name} has the guest alone{stands}"
-    if isinstance(own, PairRecord) and own.phase == "joining":
-        return Standing(state="joining", text=f"{text}, and {own.joining} joins")
+    joining = isinstance(own, PairRecord) and own.phase == "joining"
+    joins = f", and {own.joining} joins" if isinstance(own, PairRecord) and joining else ""
     if isinstance(live, Live) and live.run_state in RUN_STANDING:
         text = f"{name} has the guest alone, and it does not run ({live.run_state}){merging}"
-        return Standing(state="stopped", text=text)
+        return Standing(state="stopped", text=f"{text}{joins}")
+    if joining:
+        return Standing(state="joining", text=f"{text}{joins}")
     # Its image alone lacks writes until the merge is over.
     return Standing(state="at risk" if pending else "unprotected", text=text)

@@ -141,3 +141,18 @@ def test_what_cannot_be_written_changes_nothing(full: str) -> None:
     assert "Traceback" not in f"{ended.stdout}{ended.stderr}"
     if full == "stdout":
         assert "the report cannot be written: No space left on device\n" in ended.stderr
+
+
+def test_refusal_as_json_on_a_full_disk_is_one_line() -> None:
+    """Neither the result nor the refusal can be written: no traceback, and the exit code."""
+    with Path("/dev/full").open("w") as disk:
+        ended = subprocess.run(
+            [sys.executable, "-m", "pycolo", "schema", "plan", "--as", "json"],
+            check=False,
+            cwd=Path(__file__).parents[2],
+            stdout=disk,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert 1 == ended.returncode
+    assert ["pycolo: [Errno 28] No space left on device"] == ended.stderr.splitlines()

@@ -18,6 +18,7 @@ from pycolo.compiler import (
     resume,
     start,
     stop,
+    switch_over,
 )
 from pycolo.effects import fold
 from pycolo.errors import (
@@ -29,7 +30,7 @@ from pycolo.errors import (
     VersionError,
 )
 from pycolo.model import ColoPair, Node
-from pycolo.plan import Execute, LaunchQemu, Options, Plan, RunHost, Step
+from pycolo.plan import Execute, LaunchQemu, Options, Plan, Procedure, RunHost, Step
 from pycolo.qmp.commands import HumanMonitorCommand, Migrate
 from pycolo.qmp.replies import Version
 from pycolo.record import PairRecord, UnreadRecord
@@ -460,3 +461,56 @@ def test_secondary_whose_record_is_not_read_is_not_ended() -> None:
     orphan = orphan.with_record("beta", UnreadRecord(why="no answer"))
     found = _code_of(lambda: launch(PAIR, orphan, qemu={"alpha": VERSION}, nodes=("alpha",)))
     assert found == "primary-missing beta: fail over to beta"
+
+
+def test_switch_over_from_the_only_node_that_answers_is_refused() -> None:
+    """The guest cannot leave it: that would be called done, and the host switched off."""
+    alone = PROTECTED.with_node("beta", Unreachable(why="no route"))
+    with pytest.raises(CompileError) as caught:
+        switch_over(PAIR, alone)
+    assert "not-protected" == caught.value.findings[0].code
+
+
+def test_forgetting_a_node_that_may_have_run_alone_needs_another_word() -> None:
+    """The holder's QEMU has ended: its former secondary may have written since."""
+    gone = PROTECTED.with_record("beta", UnreadRecord(why="no route")).with_node(
+        "beta", Unreachable(why="no route")
+    )
+    assert forget(PAIR, gone, "beta").steps
+    with pytest.raises(UndecidedError, match="launch alpha with --newest alpha"):
+        forget(PAIR, gone.with_node("alpha", Unreachable(why="it has ended")), "beta")
+
+
+@pytest.mark.parametrize("procedure", ["failover", "stop"])
+def test_guest_that_somebody_paused_stays_paused(procedure: Procedure) -> None:
+    """Neither procedure continues what nothing of ours has stopped."""
+    paused = _with(LAUNCHED, "alpha", run_state="paused")
+    with pytest.raises(CompileError) as caught:
+        compile_plan(procedure, PAIR, paused)
+    assert "paused" == caught.value.findings[0].code
+
+
+@pytest.mark.parametrize("procedure", ["failover", "stop", "start"])
+def test_migration_that_is_being_cancelled_is_waited_for(procedure: Procedure) -> None:
+    """Inside COLO that never ends, so the way out is named (qemu-behaviour 8.9)."""
+    snapshot = _with(LAUNCHED, "alpha", migration="cancelling", run_state="running")
+    snapshot = _with(snapshot, "alpha", capabilities=frozenset({"x-colo"}))
+    with pytest.raises(CompileError) as caught:
+        compile_plan(procedure, PAIR, snapshot)
+    assert "cancelling" == caught.value.findings[0].code
+
+
+def test_two_secondaries_that_wait_are_refused() -> None:
+    """Whichever connects first gets the packets of the one that is wanted."""
+    beta = _live(LAUNCHED, "beta")
+    gamma = attrs.evolve(beta, instance=beta.instance.replace("beta", "gamma"))
+    with pytest.raises(CompileError) as caught:
+        start(PAIR, LAUNCHED.with_node("gamma", gamma), peer="beta")
+    assert "other-secondary" == caught.value.findings[0].code
+
+
+def test_guest_that_was_booted_alone_is_continued() -> None:
+    """A failover of the node that the record names alone lets its guest run."""
+    alone = LAUNCHED.with_node("beta", Unreachable(why="no route"))
+    addresses = [step.address for step in failover(PAIR, alone, survivor="alpha").steps]
+    assert "alpha/cont" in addresses

@@ -183,7 +183,7 @@ async def test_failing_start_tells_why(pair: ColoPair) -> None:
 
 async def test_start_without_greeting_is_ended(pair: ColoPair) -> None:
     """A program that never serves its monitor is killed when the limit passes."""
-    with pytest.raises(HostRefused, match="no greeting"):
+    with pytest.raises(HostRefused, match="no answer"):
         await _launch(pair, "import time; time.sleep(600)", 0.3)
     assert HOST.watch(pair, "alpha") is None
     assert await _death(pair) is not None
@@ -906,3 +906,27 @@ async def test_node_of_another_machine_needs_a_way(pair: ColoPair) -> None:
             )
             is None
         )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("hidden", ["the process file", "the monitor"])
+async def test_whoever_may_not_look_does_not_say_that_nothing_runs(
+    pair: ColoPair, folder: Path, hidden: str
+) -> None:
+    """Another user is no witness: a fence is not believed on the word of one who sees nothing."""
+    await _launch(pair)
+    process, monitor = pair.process_path("alpha"), pair.node("alpha").run_path("control.qmp")
+    request = {
+        "process": process if hidden == "the process file" else f"{folder}/none",
+        "monitors": [{"path": monitor}],
+    }
+    folder.chmod(0o755)
+    code = "import json, sys, os; from pycolo.helper import far; os.setuid(65534)\n"
+    code += "print(json.dumps(far.alive(**json.loads(sys.argv[1]))))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(request)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "permission denied" in json.loads(ended.stdout)["how"]

@@ -163,3 +163,10 @@ async def test_killed_qemu_is_proven_dead(place: Place) -> None:
     assert found is not None
     assert ("exit", INSTANCE) == (found.kind, found.instance)
     running.close()
+
+
+async def test_qemu_that_ends_on_a_device_was_not_launched(place: Place) -> None:
+    """It greets before it makes its devices; the launch waits for an answer, and says why."""
+    with pytest.raises(HostRefused, match="nosuchdev"):
+        await place.does(_launch(place, "-device", "nosuchdev"))
+    assert place.watch() is None

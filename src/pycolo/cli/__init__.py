@@ -5,6 +5,7 @@ It needs the extra `cli` (click and rich).
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 from collections.abc import Sequence
@@ -65,9 +66,11 @@ def _invoked(words: list[str]) -> int:
             if isinstance(error, BrokenPipeError):
                 raise
             found: int = context.meta.get(ERROR_CODE, _exits.of_error(error))
-            if context.meta.get(FORM) == "json":
-                _say.result(_json.dumps(_refusal(error, found), indent=2))
             _say.note(brief(f"pycolo: {error}"))
+            # Where it was the result that could not be written, neither can this.
+            with contextlib.suppress(OSError):
+                if context.meta.get(FORM) == "json":
+                    _say.result(_json.dumps(_refusal(error, found), indent=2))
             return found
     return code if isinstance(code, int) else _exits.DONE
 

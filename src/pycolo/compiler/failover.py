@@ -24,7 +24,7 @@ from pycolo.conditions import (
     PeerDead,
     RunStateIs,
 )
-from pycolo.errors import compile_error
+from pycolo.errors import compile_error, undecided
 from pycolo.evidence import Victim, node_of
 from pycolo.plan import Execute, Refusal, StopQemu
 from pycolo.qmp.commands import (
@@ -61,6 +61,9 @@ def fail_over(draft: Draft, survivor: str) -> None:
     victim = _check_may(draft, survivor)
     if victim is None and not _is_unfinished(draft, survivor):
         return
+    _check_can(draft, survivor)
+    if victim is not None:
+        _check_disks(draft, survivor, draft.pair.peer_of(survivor).name)
     commit = _commit_after(draft, survivor)
     claim = record.went_on(draft.now.records, survivor, live.instance, commit=commit)
     promoted = role == "secondary"
@@ -81,6 +84,53 @@ def fail_over(draft: Draft, survivor: str) -> None:
     _tell_peer(draft, survivor, peer)
     if promoted or commit == "pending":
         settle(draft, survivor)
+
+
+def _check_can(draft: Draft, node: str) -> None:
+    """Check that what is in the way of a guest alone is ours to take away.
+
+    Raises:
+        CompileError: Somebody paused the guest, or cancelled a migration inside COLO.
+    """
+    live, own = draft.live(node), draft.now.records.get(node)
+    joining = isinstance(own, PairRecord) and own.phase == "joining"
+    if live.run_state == "paused" and not joining and not tied(draft, node):
+        why = f"the guest on {node} is paused, and by nothing of ours"
+        advice = "continue it or find out who stopped it, then compile again"
+        raise compile_error("paused", why, advice, node=node)
+    check_not_cancelling(draft, node)
+
+
+def check_not_cancelling(draft: Draft, node: str) -> None:
+    """Check that no migration is being cancelled.
+
+    Raises:
+        CompileError: One is.
+    """
+    live = draft.live(node)
+    if live.migration == "cancelling" and live.colo_mode == "none":
+        why = f"the migration of {node} is being cancelled"
+        advice = (
+            f"try again in a second; one that was cancelled inside COLO never ends"
+            f" (qemu-behaviour 8.9): then end the QEMU of {node}, and fail over to its peer if that"
+            " is still in COLO, else launch again"
+        )
+        raise compile_error("cancelling", why, advice, node=node)
+
+
+def _check_disks(draft: Draft, node: str, peer: str) -> None:
+    """Check that a node has every write that its peer has.
+
+    Raises:
+        UndecidedError: A disk of its own refused one.
+    """
+    if draft.live(node).disk_error:
+        why = f"a disk of {node} has refused writes that {peer} has"
+        advice = (
+            f"switch over to {peer} while it answers; if it has ended, find out whose data is"
+            " right, end both QEMUs and launch that node with --newest and its name"
+        )
+        raise undecided("disk-failed", why, advice, node=node)
 
 
 def claim_alone(draft: Draft, survivor: str) -> None:
@@ -152,7 +202,8 @@ def _is_unfinished(draft: Draft, survivor: str) -> bool:
     """Whether anything is left of a pair that this node continued from."""
     live, own = draft.live(survivor), draft.now.records.get(survivor)
     pending = isinstance(own, PairRecord) and own.commit == "pending"
-    stands = live.run_state in (*RUN_PAUSED, "colo")
+    booted = live.run_state == "prelaunch" and isinstance(own, PairRecord) and own.is_sole
+    stands = live.run_state in (*RUN_PAUSED, "colo") or booted
     return tied(draft, survivor) or pending or stands or _has_secondary_parts(draft, survivor)
 
 
@@ -179,6 +230,9 @@ def stop(draft: Draft, primary: str, secondary: str | None) -> None:
     """
     records, instance = draft.now.records, draft.live(primary).instance
     record.may_lead(records, primary, instance, secondary)
+    _check_can(draft, primary)
+    if secondary is not None:
+        _check_disks(draft, primary, secondary)
     named = _instances_on(draft, secondary)
     narrowed = record.narrowed(records, primary, instance)
     if secondary is not None:
@@ -452,6 +506,8 @@ def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> bool:
         draft.execute(
             node, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO, rescue=rescue
         )
+    elif live.run_state == "prelaunch":
+        draft.execute(node, Cont(), "it was booted as the one with the newest data, and runs alone")
     elif live.run_state in RUN_PAUSED:
         why = "an entry or a resync that failed had stopped the guest (qemu-behaviour 5.18)"
         draft.execute(node, Cont(), why)

@@ -127,6 +127,7 @@ def forget_node(draft: Draft, gone: str) -> None:
             "to continue with older data, launch another node with --newest",
             node=gone,
         )
+    _check_not_gone_on(draft, top, gone)
     becomes = record.forgotten(records, top.holder, gone)
     own = records[top.holder]
     assert isinstance(own, PairRecord)  # noqa: S101 - `forgotten` has looked
@@ -143,6 +144,26 @@ def forget_node(draft: Draft, gone: str) -> None:
     for node, state in records.items():
         if node not in (top.holder, gone) and isinstance(state, PairRecord):
             draft.record(node, "without", becomes, why)
+
+
+def _check_not_gone_on(draft: Draft, top: PairRecord, gone: str) -> None:
+    """Check that the node that is gone has not run alone before it ended.
+
+    It could not while the holder's QEMU lived, and its own file would say so.
+
+    Raises:
+        UndecidedError: It may have, and the writes that it acknowledged are nowhere else.
+    """
+    if gone not in top.eligible or isinstance(draft.now.records.get(gone), PairRecord):
+        return
+    live = draft.now.live(top.holder)
+    if live is None or live.instance != top.eligible.get(top.holder):
+        why = f"{gone} may have run alone without {top.holder} before it ended"
+        advice = (
+            f"bring its record back; if it is lost, launch {top.holder} with --newest {top.holder},"
+            f" which gives up what {gone} may have written"
+        )
+        raise undecided("rival-unread", why, advice, node=gone)
 
 
 def images(

@@ -508,8 +508,23 @@ def switch_over(
         tune.refuse_deadlock(draft, features)
         switch(draft, *both)
     else:
+        _check_left(draft, *both)
         fail_over(draft, *both)
     return draft.plan()
+
+
+def _check_left(draft: Draft, name: str) -> None:
+    """Check that the only node that answers is the one to which the guest moves.
+
+    Raises:
+        CompileError: It is the one that the guest was to leave.
+    """
+    live = draft.live(name)
+    if "secondary" in (live.colo_mode, live.last_colo_mode) and live.colo_mode != "primary":
+        return
+    why = f"only {name} answers, which has the guest, and no other node can take it over"
+    advice = f"fail over to {name}, then protect it anew"
+    raise compile_error("not-protected", why, advice, node=name)
 
 
 def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:

@@ -15,7 +15,13 @@ from functools import partial
 from pycolo import record, topology
 from pycolo.compiler import _disks, _filters
 from pycolo.compiler._draft import Draft
-from pycolo.compiler.failover import NOT_IN_COLO, cut_recovery, ensure_clean, force_checkpoint
+from pycolo.compiler.failover import (
+    NOT_IN_COLO,
+    check_not_cancelling,
+    cut_recovery,
+    ensure_clean,
+    force_checkpoint,
+)
 from pycolo.conditions import (
     AllOf,
     AnyOf,
@@ -161,6 +167,8 @@ def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
             *(partial(_check_sizes, draft, primary, secondary, d.names.parent) for d in disks),
             *(partial(_disks.check_ours, draft, primary, secondary, disk) for disk in disks),
             partial(_check_run_state, draft, primary),
+            partial(check_not_cancelling, draft, primary),
+            partial(_check_only_one, draft, secondary),
         )
     )
 
@@ -171,6 +179,16 @@ def _check_secondary(draft: Draft, primary: str, secondary: str) -> None:
         why = f"{secondary} is no fresh secondary: its guest is in state {peer.run_state}"
         advice = "replace it by a newly launched one (qemu-behaviour 7.12)"
         raise compile_error("used-secondary", why, advice, node=secondary)
+
+
+def _check_only_one(draft: Draft, secondary: str) -> None:
+    """Check that no other secondary waits: whichever connects first gets the packets."""
+    waiting = [name for name in draft.pair.names if role_of(draft.now.state(name)) in FRESH]
+    others = [name for name in waiting if name != secondary]
+    if others and draft.pair.chains:
+        why = f"{others[0]} waits as a secondary too, and may connect in place of {secondary}"
+        advice = f"end the QEMU of {others[0]}, or of {secondary} and launch it anew"
+        raise compile_error("other-secondary", why, advice, node=others[0])
 
 
 def _check_blockers(draft: Draft, primary: str) -> None:

@@ -305,15 +305,28 @@ def alive(*, process: str, monitors: Sequence[Monitor]) -> Answer:
         `instance`, empty where it is not known, and `how`, empty for none.
     """
     current = None
-    # A process file that cannot be used tells of no process; `launch` refuses it.
-    with contextlib.suppress(Refused, OSError):
+    try:
         current = _known(process, is_trusted=False).current
+    except PermissionError as error:
+        return {"instance": "", "how": _unseen(error)}
+    except (Refused, OSError):
+        # A process file that cannot be used tells of no process; `launch` refuses it.
+        pass
     if current is not None and _runs(current):
         return {"instance": current.instance, "how": f"its host knows it as process {current.pid}"}
     for monitor in monitors:
-        if _serves(monitor):
+        try:
+            serves = _serves(monitor)
+        except PermissionError as error:
+            return {"instance": "", "how": _unseen(error, _place(monitor))}
+        if serves:
             return {"instance": "", "how": f"something serves {_place(monitor)} on its host"}
     return {"instance": "", "how": ""}
+
+
+def _unseen(error: PermissionError, place: str = "") -> str:
+    """Whoever may not look cannot say that nothing runs."""
+    return f"its host may not look, permission denied: {error.filename or place}"
 
 
 def swap(
@@ -769,7 +782,7 @@ def launch(
         words = (helper, process, instance, json.dumps(ended))
         pid = _spawn(words, argv, log, lock)
     with contextlib.closing(_Pidfd(os.pidfd_open(pid))) as pidfd:
-        why = _await_greeting(monitors[0], pidfd, limit_s)
+        why = _await_answer(monitors[0], pidfd, limit_s)
         if why is None:
             return {"pid": pid}
         # A QEMU that nobody can speak to is of no use, and nobody else knows of it.
@@ -887,26 +900,41 @@ def _connected(monitor: Monitor) -> socket.socket:
 
 
 def _serves(monitor: Monitor) -> bool:
-    """Whether something listens there, also where its queue is full: then nobody refuses."""
+    """Whether something listens there, also where its queue is full: then nobody refuses.
+
+    Raises:
+        PermissionError: This user may not know.
+    """
     try:
         _connected(monitor).close()
     except (BlockingIOError, TimeoutError):
         return True
+    except PermissionError:
+        raise
     except OSError:
         return False
     return True
 
 
-def _await_greeting(monitor: Monitor, pidfd: _Pidfd, limit_s: float) -> str | None:
-    """Why the monitor never greeted; None where it did."""
+def _await_answer(monitor: Monitor, pidfd: _Pidfd, limit_s: float) -> str | None:
+    """Why QEMU never answered a command; None where it did.
+
+    It greets before it makes its devices, and may end on one of them; it answers after that.
+    """
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         with contextlib.suppress(OSError), contextlib.closing(_connected(monitor)) as client:
+            client.settimeout(max(end - time.monotonic(), POLL_S))
             if b'"QMP"' in client.recv(BLOCK_BYTES):
-                return None
+                client.sendall(b'{"execute": "qmp_capabilities"}')
+                heard = b""
+                while b'"return"' not in heard and (more := client.recv(BLOCK_BYTES)):
+                    heard += more
+                if b'"return"' in heard:
+                    return None
         if pidfd.ended(POLL_S):
             return "QEMU ended"
-    return f"no greeting within {limit_s:g} s"
+    return f"no answer within {limit_s:g} s"
 
 
 def _tail(log: str, offset: int) -> str:
