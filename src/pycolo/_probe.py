@@ -314,6 +314,7 @@ def _with_block_nodes(live: Live, found: Iterable[replies.NamedBlockNode]) -> Li
         live,
         block_nodes=frozenset(node.node_name for node in named),
         sizes_bytes={node.node_name: node.size_bytes for node in named},
+        images={node.node_name: node.filename for node in named if node.filename[:1] == "/"},
         children={
             node.node_name: live.children.get(node.node_name, ())
             for node in named

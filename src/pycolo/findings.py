@@ -67,6 +67,7 @@ Code: TypeAlias = Literal[
     "disk-failed",
     "cancelling",
     "other-secondary",
+    "disks-exchanged",
     "unsupported-version",
 ]
 "What a finding may be."
@@ -213,6 +214,9 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "other-secondary": (
         "Another node waits as a secondary, and connects to the primary before the one that is "
         "wanted can."
+    ),
+    "disks-exchanged": (
+        "A disk of a QEMU is the image of another disk of the declaration: their order was changed."
     ),
     "unsupported-version": (
         "A QEMU version cannot run COLO, was not tried, or differs from the other node's."

@@ -97,6 +97,8 @@ class Live:
     "Quorum's node name to its children."
     sizes_bytes: Mapping[str, int] = attrs.field(factory=dict)
     "Block node's name to its virtual size, where it is known."
+    images: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+    "Block node's name to the file that it is, as QEMU prints it; read, never planned."
     nbd_server: bool = False
     "An NBD server was started; after a restart of the controller known by its exports only."
     exports: Mapping[str, str] = attrs.field(factory=dict)

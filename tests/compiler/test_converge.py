@@ -165,6 +165,7 @@ def test_a_missing_node_is_missing() -> None:
     assert ("beta", "node", "role") in [(d.node, d.kind, d.name) for d in missing]
 
 
-def test_of_a_pair_nobody_answers_for_nothing_is_said() -> None:
-    """Without any answer there is nothing to compare with."""
-    assert not drift(PAIR, Snapshot(nodes={}))
+def test_pair_of_which_no_node_answers_is_refused() -> None:
+    """There is nothing to compare with, which is no agreement."""
+    with pytest.raises(CompileError, match="no node answers"):
+        drift(PAIR, Snapshot(nodes={}))

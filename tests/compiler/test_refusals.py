@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import attrs
 import pytest
-from tests.compiler.cases import CASES, compiled, one_of_each
+from tests.compiler.cases import CASES, PAIRS, compiled, one_of_each
 
 from pycolo.compiler import (
     check_compiled,
@@ -514,3 +514,15 @@ def test_guest_that_was_booted_alone_is_continued() -> None:
     alone = LAUNCHED.with_node("beta", Unreachable(why="no route"))
     addresses = [step.address for step in failover(PAIR, alone, survivor="alpha").steps]
     assert "alpha/cont" in addresses
+
+
+def test_disks_whose_order_was_changed_are_refused() -> None:
+    """A QEMU was launched by another order: one disk's guest would be copied over the other's."""
+    pair = PAIRS["two"]
+    launched = compiled(CASES["start/first"], pair, "11.1.3").prior_state
+    alpha = pair.node("alpha")
+    first, second = (alpha.image_path(disk.image) for disk in pair.disks[:2])
+    exchanged = _with(launched, "alpha", images={"parent0": second, "parent1": first})
+    with pytest.raises(CompileError) as caught:
+        start(pair, exchanged)
+    assert "disks-exchanged" == caught.value.findings[0].code

@@ -87,6 +87,8 @@ async def test_guest_that_was_booted_alone_is_continued(
         for name in ("beta", "alpha"):
             await life.kill(name)
         await life.launch("alpha")
+        # By this QEMU's own word: a disk that is another one's image is refused.
+        assert str(life.image("alpha")) == (await life.live("alpha")).images["parent0"]
         await _let_go(life)
         assert 0 == (await operating.run(life.pair, operating.survives("alpha"))).exit_code
         await life.connect("alpha")

@@ -11,7 +11,9 @@ from typing import Final, TypeAlias
 
 from pycolo.compiler._disks import LOCAL_CHILD
 from pycolo.compiler.expected import expected
+from pycolo.compiler.roles import all_stand
 from pycolo.differences import Difference, Drift, Kind
+from pycolo.errors import compile_error
 from pycolo.model.pair import ColoPair
 from pycolo.snapshot import Live, Snapshot, role_of
 
@@ -29,7 +31,13 @@ def drift(pair: ColoPair, snapshot: Snapshot) -> Drift:
     Args:
         pair: The declaration.
         snapshot: What both nodes show.
+
+    Raises:
+        CompileError: No node answers, so there is nothing to compare with.
     """
+    if all(snapshot.live(node.name) is None for node in pair.nodes):
+        why = f"no node answers ({all_stand(pair, snapshot)})"
+        raise compile_error("no-answer", why, "have one answer, or launch what has ended")
     wanted = expected(pair, snapshot)
     found = [
         difference

@@ -169,6 +169,7 @@ def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
             partial(_check_run_state, draft, primary),
             partial(check_not_cancelling, draft, primary),
             partial(_check_only_one, draft, secondary),
+            *(partial(_check_images, draft, node) for node in (primary, secondary)),
         )
     )
 
@@ -189,6 +190,18 @@ def _check_only_one(draft: Draft, secondary: str) -> None:
         why = f"{others[0]} waits as a secondary too, and may connect in place of {secondary}"
         advice = f"end the QEMU of {others[0]}, or of {secondary} and launch it anew"
         raise compile_error("other-secondary", why, advice, node=others[0])
+
+
+def _check_images(draft: Draft, name: str) -> None:
+    """Check that each disk is the image that is declared, and not that of another disk."""
+    node, live = draft.pair.node(name), draft.live(name)
+    images = {node.image_path(disk.image): disk.names.parent for disk in draft.pair.disks}
+    for path, parent in images.items():
+        shown = live.images.get(parent, path)
+        if shown != path and shown in images:
+            why = f"on {name} {parent} is {shown}, which is declared as {images[shown]}"
+            advice = f"declare the disks in the order in which {name} was launched"
+            raise compile_error("disks-exchanged", why, advice, node=name)
 
 
 def _check_blockers(draft: Draft, primary: str) -> None:

@@ -49,7 +49,7 @@ def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
     if live:
         why = f"it is not clear who survives: {' and '.join(live)} answer"
         raise compile_error("survivor-unclear", why, "name the survivor")
-    words = _all_stand(pair, snapshot)
+    words = all_stand(pair, snapshot)
     raise compile_error(
         "no-answer", f"no node answers ({words})", "have one answer, or launch what has ended"
     )
@@ -67,7 +67,7 @@ def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
         if found[primary] in PRIMARIES and found[secondary] in SECONDARIES:
             _check_no_orphan(snapshot, primary, secondary)
             return primary, secondary
-    words = _all_stand(pair, snapshot)
+    words = all_stand(pair, snapshot)
     why = f"there is no primary with a secondary here ({words})"
     raise compile_error("no-pair", why, "launch what is missing, or fail over first")
 
@@ -82,7 +82,7 @@ def leader(pair: ColoPair, snapshot: Snapshot) -> str:
     if len(leading) == 1:
         _check_no_orphan(snapshot, leading[0], pair.peer_of(leading[0]).name)
         return leading[0]
-    words = _all_stand(pair, snapshot)
+    words = all_stand(pair, snapshot)
     if leading:
         raise compile_error(
             "two-guests", f"two nodes hold a guest each ({words})", "a person must end one"
@@ -111,7 +111,8 @@ def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:
         )
 
 
-def _all_stand(pair: ColoPair, snapshot: Snapshot) -> str:
+def all_stand(pair: ColoPair, snapshot: Snapshot) -> str:
+    """How each of the two nodes stands."""
     return ", ".join(f"{node.name}: {stands(snapshot, node.name)}" for node in pair.nodes)
 
 
