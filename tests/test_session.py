@@ -263,6 +263,23 @@ async def test_bad_children_are_latched_once(script: ScriptedQmp, session: Sessi
     assert ("nbd0",) == session.latched.quorum_bad
 
 
+async def test_report_that_was_held_back_is_no_news(script: ScriptedQmp, session: Session) -> None:
+    """A report of the disk before, sent again within a second, says nothing of the new one."""
+    bad = {"type": "write", "sector-num": 0, "sectors-count": 8}
+
+    async def report(node: str) -> None:
+        mark = session.mark()
+        script.event("QUORUM_REPORT_BAD", **{"node-name": node, **bad})
+        await session.wait_change(LIMIT_S, since=mark)
+
+    await report("nbd0")
+    session.begin_generation()
+    await report("nbd0")
+    assert [] == [*session.latched.quorum_bad]
+    await report("parent0")
+    assert ["parent0"] == [*session.latched.quorum_bad]
+
+
 async def test_unreadable_event_does_not_end_the_session(
     script: ScriptedQmp, session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,7 +17,7 @@ from pycolo.compiler.roles import IN_COLO, PRIMARIES, WITHOUT_GUEST
 from pycolo.errors import CompileError, UndecidedError, VersionError, compile_error, undecided
 from pycolo.findings import Code, Finding
 from pycolo.model import ColoPair
-from pycolo.plan import Options, Plan, Procedure
+from pycolo.plan import Check, Options, Plan, Procedure, Wait
 from pycolo.qmp.replies import Version
 from pycolo.qmp.states import RUN_STANDING
 from pycolo.snapshot import Dead, Live, Role, Snapshot, Unresponsive, role_of
@@ -201,7 +201,8 @@ class _Ladder:
         if self.want != "protected" or any(one.replication_error for one in live):
             return Act(plan=self._compile("stop"))
         plan = self._compile("resume")
-        if plan.acts:
+        # Inside a checkpoint it waits, which changes nothing.
+        if not all(isinstance(step, Check | Wait) for step in plan.steps):
             return Act(plan=plan)
         both = (primary, secondary)
         return Settled(armed={name: self._compile("failover", survivor=name) for name in both})

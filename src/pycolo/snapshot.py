@@ -120,7 +120,7 @@ class Live:
     disk_error: bool = attrs.field(default=False, eq=False)
     """Whether a disk of its own refused a write that its peer has; read, never planned.
 
-    QEMU tells it by events alone, to sessions that were open then (qemu-behaviour 5.10).
+    QEMU tells it by events alone, to sessions that were open then (qemu-behaviour 5.11).
     """
     schema: Schema | None = attrs.field(default=None, eq=False)
     "What commands this QEMU accepts; None where it was not read. Read, never planned."

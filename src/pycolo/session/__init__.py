@@ -53,6 +53,8 @@ __all__ = (
 
 _R = TypeVar("_R")
 _LOG: Final = logging.getLogger(__name__)
+# QEMU reports the loss of a node at most once a second.
+HELD_BACK_S: Final = 1.1
 
 
 @final
@@ -181,6 +183,7 @@ class Session:
         self._subscribers: dict[object, Subscriber] = {}
         self._sent: set[asyncio.Task[object]] = set()
         self._claimed = False
+        self._held_back_until: dict[str, float] = {}
         self._close_asked = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -357,8 +360,12 @@ class Session:
     def begin_generation(self) -> None:
         """Forget what was latched: a COLO_EXIT or a lost disk of before says nothing of the next.
 
-        To be called when `migrate` or `migrate-incoming` is sent (qemu-behaviour 4.17).
+        To be called when `migrate` or `migrate-incoming` is sent (qemu-behaviour 4.17). QEMU may
+        hold a report of a lost disk back for a second, also where the disk was replaced meanwhile:
+        for that long another one of the same node is no news (qemu-behaviour 5.10).
         """
+        until = asyncio.get_running_loop().time() + HELD_BACK_S
+        self._held_back_until = dict.fromkeys(self._latched.quorum_bad, until)
         self._latched = attrs.evolve(self._latched, colo_exited=False, quorum_bad=())
 
     def mark(self) -> int:
@@ -447,7 +454,9 @@ class Session:
             case events.ColoExitEvent():
                 self._latched = attrs.evolve(self._latched, colo_exited=True)
             case events.QuorumReportBadEvent(node_name=node):
-                if node not in self._latched.quorum_bad:
+                now = asyncio.get_running_loop().time()
+                held_back = now < self._held_back_until.get(node, now)
+                if node not in self._latched.quorum_bad and not held_back:
                     bad = (*self._latched.quorum_bad, node)
                     self._latched = attrs.evolve(self._latched, quorum_bad=bad)
             case _:
