@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         stop,
         switch_over,
     )
+    from pycolo.controller import PairController
     from pycolo.errors import (
         Busy,
         CommandRefused,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from pycolo.pairfile import load
     from pycolo.plan import Plan
     from pycolo.qmp.replies import Version
+    from pycolo.reconcile import next_step
     from pycolo.record import PairRecord
     from pycolo.result import PlanFailed, Report
     from pycolo.session import Session
@@ -102,6 +104,8 @@ __all__ = (  # noqa: RUF022 - most important first
     "Session",
     "probe",
     "execute",
+    "next_step",
+    "PairController",
     "Observer",
     "Runner",
     "PairRecord",
@@ -155,6 +159,8 @@ _NAMES: Final = {
     "pycolo.session": ("Session",),
     "pycolo._probe": ("probe",),
     "pycolo._execute": ("execute",),
+    "pycolo.reconcile": ("next_step",),
+    "pycolo.controller": ("PairController",),
     "pycolo.blocking": ("Runner",),
     "pycolo.errors": (
         *("PycoloError", "DeclarationError", "ParseError", "SchemaError"),
