@@ -267,7 +267,7 @@ class Table:
     is_ordered: bool = False
 
     def read(self, value: object, path: str) -> object:
-        """Parse each value."""
+        """Parse each value and return a dict with the same keys."""
         members = object_at(value, path)
         return {key: self.item.read(member, at(path, key)) for key, member in members.items()}
 
@@ -303,7 +303,7 @@ class Text:
         return str(value)
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
-        """Give the pattern."""
+        """Return the JSON Schema of a string that matches the pattern."""
         return {"type": "string", "pattern": f"^{self.pattern}$"}
 
 

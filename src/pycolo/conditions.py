@@ -103,7 +103,7 @@ class RunStateIs(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class ColoModeIs(_Fact):
-    """The node says it is this side of COLO."""
+    """The node reports this COLO mode: `primary`, `secondary`, or `none` outside COLO."""
 
     mode: ColoMode
 

@@ -123,7 +123,10 @@ class PairController:
 
     @property
     def armed(self) -> Mapping[str, Plan]:
-        """Survivor to the failover plan that is ready; empty where the pair is not protected."""
+        """The failover plans that are ready, by survivor.
+
+        `reconcile` sets them when the pair is settled; every execution clears them.
+        """
         return self._armed
 
     @property
@@ -159,9 +162,10 @@ class PairController:
             avoid: Nodes on which no secondary is to be launched.
 
         Returns:
-            What was next, and what came of it. For `Prove` without a report nobody could show that
-            the QEMU has ended: fence it and call `died`, or call this again where it may still
-            answer. For `Decide` a person is needed.
+            The next step and what came of it. If the step is `Prove` and there is no report, read
+            `why`: either another plan was executed meanwhile, or nobody can show that the QEMU has
+            ended. In the second case call `reconcile` again while the QEMU may still answer;
+            otherwise fence it and call `died`. If the step is `Decide`, a person must act.
         """
         self._changed.clear()
         since = self._executions

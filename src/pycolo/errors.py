@@ -148,7 +148,9 @@ class SchemaError(PycoloError):
     @override
     def message(self) -> str:
         """Name the command, the QEMU and each problem."""
-        return f"QEMU {self.qemu} does not accept {self.command}: {'; '.join(self.problems)}"
+        problems = "; ".join(self.problems)
+        advice = "use another dialect, or another QEMU version"
+        return f"QEMU {self.qemu} does not accept {self.command}: {problems}; {advice}"
 
 
 class RefusedError(PycoloError):
@@ -207,7 +209,8 @@ class CompileError(RefusedError):
 class UndecidedError(CompileError):
     """The records of the pair do not tell whose data is right, or somebody else manages them.
 
-    Nothing was sent or written; declaration and snapshot stay usable. The command line ends with 4.
+    Nothing was sent or written; declaration and snapshot stay usable. The command line ends with 4
+    if each finding has a remedy.
     """
 
 
@@ -373,7 +376,7 @@ class ConnectionFailed(RemoteError):
 class HostRefused(RemoteError):
     """A node's host could not do what it was asked.
 
-    No QEMU was left running, no image made and no record written by it.
+    The host changed nothing: it started no QEMU, ended none, made no image and wrote no record.
     """
 
     def __init__(self, node: str, action: str, why: str) -> None:

@@ -129,8 +129,11 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "The record does not name this QEMU as one that may run alone or take in a secondary. "
         "Only those that it names may."
     ),
-    "outdated": "Another node took over in a later epoch: the data of this one is old.",
-    "not-first-node": "A new pair begins on the first node of its declaration.",
+    "outdated": (
+        "Another node took over in a later epoch, so this node's data is old. End its QEMU and "
+        "launch it again as a secondary."
+    ),
+    "not-first-node": ("A new pair starts on the first node of its declaration. Launch that node."),
     "commit-pending": (
         "A promoted node ended before its overlays were merged: its image alone lacks writes."
     ),
@@ -146,7 +149,7 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "secondary."
     ),
     "shared-image-folder": (
-        "Two nodes have one image folder, by whatever names. Each needs its own."
+        "Two nodes use the same image folder, perhaps under different paths. Give each its own."
     ),
     "no-identity": (
         "A QEMU has no name of the form PAIR:NODE:HEX, by which records and evidence know it."
@@ -160,12 +163,15 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "A QEMU runs, by its host's word, and gives no answer: another client holds its "
         "monitor, it is stopped or stuck, or its sockets were removed. It may serve."
     ),
-    "answers": "A QEMU answers that a person's word calls old: end it first.",
+    "answers": (
+        "Another node was named as newest, and this node's QEMU still answers. End that QEMU first."
+    ),
     "survivor-unclear": "Both nodes answer, so the survivor of a failover must be named.",
     "not-a-member": "The node is none of the two that the record names.",
     "no-pair": "There is no primary with a secondary.",
     "no-primary": (
-        "No primary answers. A secondary takes over by failover alone, with evidence of the death."
+        "No primary answers. If a secondary has the guest, run failover with evidence that the "
+        "primary has ended; otherwise launch the pair."
     ),
     "primary-missing": "A secondary has the guest and its primary is missing: fail over to it.",
     "primary-anew": (
@@ -178,8 +184,12 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "two-guests": "Two nodes run a guest each. A person must end one.",
     "never-in-colo": "A secondary that never entered COLO has no guest that could run.",
     "not-protected": "A planned switch-over needs a protected pair.",
-    "newest-not-launched": "The node that is called newest is not among those that are launched.",
-    "spare-first": "A new pair begins on its two nodes; a spare takes a place later.",
+    "newest-not-launched": (
+        "--newest names a node that this launch does not start. Launch that node too."
+    ),
+    "spare-first": (
+        "A new pair starts on its two nodes. Launch those; a spare can replace one later."
+    ),
     "place-unclear": "It is not clear which node the new one replaces.",
     "peer-is-holder": "The node that holds the newest data cannot protect itself.",
     "not-in-document": "QEMU's document has no such procedure.",
@@ -190,9 +200,14 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "A launch that was compiled offline has identities that other launches have too."
     ),
     "unknown-command": "The QEMU of a node does not accept a command that the plan needs.",
-    "checkpoint-deadlock": "QEMU before 11.0 deadlocks at a checkpoint under TCG.",
+    "checkpoint-deadlock": (
+        "QEMU before 11.0 deadlocks at a checkpoint under TCG. Use KVM, or QEMU 11.0 or later."
+    ),
     "lost-in-colo": "A part is missing that cannot be put back while COLO runs.",
-    "not-in-place": "A difference cannot be taken back while replication runs.",
+    "not-in-place": (
+        "This difference cannot be repaired while replication runs. Run stop, launch a new "
+        "secondary, then run resume."
+    ),
     "used-secondary": "The secondary is no fresh one: it is replaced, never used again.",
     "not-migratable": "QEMU cannot move this guest: a device of it blocks migration.",
     "other-copy": (
@@ -208,8 +223,8 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "run alone loses that write."
     ),
     "cancelling": (
-        "A migration is being cancelled. From inside COLO QEMU never ends that, and only the end "
-        "of the process leads out."
+        "A migration is being cancelled. Try again in a second. If it was cancelled inside COLO it "
+        "never ends: end that QEMU, then fail over to its peer."
     ),
     "other-secondary": (
         "Another node waits as a secondary, and connects to the primary before the one that is "

@@ -350,7 +350,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the plan as JSON, in hexadecimal digits: what an approval can name."""
+        """The SHA-256 of the plan as JSON, in hexadecimal digits; an approval can name it."""
         from pycolo.wire import dumps, plan_to_json  # noqa: PLC0415 - a reader; it imports plans
 
         return hashlib.sha256(dumps(plan_to_json(self)).encode()).hexdigest()

@@ -13,7 +13,7 @@ import attrs
 
 from pycolo import compiler, record
 from pycolo._mapping import read_only_mappings
-from pycolo.compiler.roles import IN_COLO, PRIMARIES, WITHOUT_GUEST
+from pycolo.compiler.roles import IN_COLO, PRIMARIES, TWO_GUESTS, WITHOUT_GUEST
 from pycolo.errors import CompileError, UndecidedError, VersionError, compile_error, undecided
 from pycolo.findings import Code, Finding
 from pycolo.model import ColoPair
@@ -376,7 +376,7 @@ class _Ladder:
             except CompileError as error:
                 if {finding.code for finding in error.findings} <= _NO_RIGHTS:
                     return self._end(name, why)
-        raise undecided("two-guests", f"{why}, and {names[0]} may run alone", "end one of them")
+        raise undecided("two-guests", f"{why}, and {names[0]} may run alone", TWO_GUESTS)
 
     def _prove(self, node: str, plan: Plan) -> NextStep:
         return Prove(node=node, instance=self._live(node).instance, plan=plan)

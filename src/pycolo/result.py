@@ -133,7 +133,7 @@ class Report:
 
     @property
     def state_after(self) -> Snapshot | None:
-        """What the execution left: what was planned where all is done, else what was read.
+        """The state that the execution left, as it was planned or, after a failure, as it was read.
 
         Nobody has to read the pair again after a success; None where nothing could be read.
         """

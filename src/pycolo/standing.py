@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final
 
 import attrs
 
@@ -11,6 +11,7 @@ from pycolo.qmp.states import RUN_STANDING
 from pycolo.record import PairRecord
 from pycolo.snapshot import Live, Snapshot, role_of
 
+TWO_GUESTS: Final = "decide whose data is right, and end the other QEMU"
 State: TypeAlias = Literal[
     "protected", "joining", "unprotected", "stopped", "at risk", "two guests", "unknown"
 ]
@@ -84,10 +85,10 @@ def _amiss(
         text = f"the records of {' and '.join(births.values())} come from two pairs of one name"
         return Standing(state="unknown", text=f"{text}; a person must decide")
     if leading and running:
-        text = f"{leading[0]} runs it in COLO, and {running[0]} alone; a person must end one"
+        text = f"{leading[0]} runs it in COLO, and {running[0]} alone; {TWO_GUESTS}"
         return Standing(state="two guests", text=text)
     if len(running) > 1:
-        text = f"{' and '.join(running)} hold a guest each; a person must decide"
+        text = f"{' and '.join(running)} hold a guest each; {TWO_GUESTS}"
         return Standing(state="two guests", text=text)
     unseen = [one for n, one in snapshot.running.items() if snapshot.live(n) is None]
     if unseen:
@@ -101,7 +102,7 @@ def _amiss(
         return Standing(state="at risk", text=f"{text}: {why}")
     if running and following:
         text = f"{running[0]} has the guest, and {following[0]} is still in COLO"
-        return Standing(state="at risk", text=f"{text}; a person must end it")
+        return Standing(state="at risk", text=f"{text}; end its QEMU")
     return None
 
 

@@ -54,4 +54,4 @@ def test_refusal_as_json_has_its_findings(pycolo: Pycolo, pair_file: Path) -> No
     words = ("plan", "launch", pair_file, "--node", "gamma", "--as", "json")
     (found,) = json.loads(pycolo(*words).out)["refused"]["findings"]
     assert ("spare-first", "gamma") == (found["code"], found["node"])
-    assert "gamma is a spare: a new pair begins on alpha and beta" == found["what"]
+    assert "gamma is a spare and cannot begin a new pair" == found["what"]

@@ -65,7 +65,7 @@ def test_a_guest_that_somebody_paused_is_not_continued() -> None:
     """Paused without a resync of ours: a person must say why before anything is done."""
     paused = _with(LAUNCHED, "alpha", run_state="paused")
 
-    with pytest.raises(CompileError, match="paused, and not by a resync of ours"):
+    with pytest.raises(CompileError, match="somebody paused the guest on alpha; pycolo did not"):
         resume(PAIR, paused)
 
 
@@ -341,7 +341,7 @@ def test_a_peer_that_cannot_be_one_is_refused(peer: str, why: str) -> None:
 
 def test_launch_needs_the_version_of_each_node_that_it_starts() -> None:
     """A plan file that lost it is refused by the name of the field."""
-    with pytest.raises(DeclarationError, match="tell the version of QEMU on beta"):
+    with pytest.raises(DeclarationError, match="name the QEMU version of beta"):
         launch(PAIR, Snapshot(nodes={}), qemu={"alpha": VERSION})
 
 
@@ -351,7 +351,7 @@ def test_launch_needs_the_version_of_each_node_that_it_starts() -> None:
 def test_identity_is_one_that_is_drawn(instance: str) -> None:
     """What tells one QEMU from every other one of its node is eight digits, and nothing else."""
     qemu = dict.fromkeys(("alpha", "beta"), VERSION)
-    with pytest.raises(DeclarationError, match=r"instances\.alpha must be an identity"):
+    with pytest.raises(DeclarationError, match=r"instances\.alpha must be vm0:alpha:HEX"):
         launch(PAIR, Snapshot(nodes={}), qemu=qemu, instances={"alpha": instance})
 
 

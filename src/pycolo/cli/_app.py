@@ -390,7 +390,7 @@ def demo(*, form: str) -> int:
 @click.option("--qemu", metavar="VERSION", type=_options.version, help="The QEMU that said it.")
 @_options.output("text", "json")
 def explain(*, message: str, command: str | None, qemu: Version | None, form: str) -> int:
-    """Say what MESSAGE, a refusal of QEMU's or the code of a finding, means and what to do.
+    """Say what MESSAGE, a refusal of QEMU's or the code of a finding, means.
 
     MESSAGE is what QEMU said, what pycolo quotes of it, or the JSON of the reply; or the code of
     what stood in the way of a procedure, such as `runs-unseen`. Ends with 1 if nothing is known of

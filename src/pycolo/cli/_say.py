@@ -47,7 +47,7 @@ def in_colour(stream: TextIO | None) -> bool:
 
 
 def results_in_colour() -> bool:
-    """Whether results are read on a terminal that wants colour."""
+    """Whether standard output is a terminal and NO_COLOR is unset."""
     return in_colour(sys.stdout)
 
 

@@ -92,7 +92,9 @@ class Draft:
         """
         live = self.now.live(node)
         if live is None:
-            raise compile_error("no-answer", f"{node} does not answer", node=node)
+            raise compile_error(
+                "no-answer", f"{node} does not answer", "launch its QEMU", node=node
+            )
         return live
 
     def execute(
@@ -213,6 +215,7 @@ class Draft:
             raise compile_error(
                 "unwritten-record",
                 f"the record of {node} cannot be written: {found.why}",
+                "make its host reachable and its state_dir writable",
                 node=node,
             )
         step = Record(

@@ -93,8 +93,9 @@ def _command(draft: Draft, difference: Difference) -> Command:
         case "block node" if _is_stray(difference):
             return BlockdevDel(node_name=name)
         case _:
-            what = f"{difference.kind} {difference.label} of {difference.node} is {difference.live}"
-            why = f"{what} instead of {declared or 'absent'}, which cannot be changed in place"
+            what = f"{difference.kind} {difference.label} of {difference.node}"
+            stands = f"is {difference.live or 'absent'}, and declared {declared or 'absent'}"
+            why = f"{what} {stands}, which cannot change while COLO runs"
             raise compile_error("not-in-place", why, _remedy(difference), node=difference.node)
 
 
@@ -112,8 +113,8 @@ def _detach(draft: Draft, difference: Difference) -> Command:
 
 def _remedy(difference: Difference) -> str:
     if difference.kind == "job":
-        return "wait for that job, or cancel and dismiss it; then compile again"
-    return "find out who did that; a new secondary puts it right"
+        return "wait for that job, or cancel and dismiss it; then run converge again"
+    return "run stop, launch a new secondary, then run resume"
 
 
 def converge(

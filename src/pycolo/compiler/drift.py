@@ -37,7 +37,9 @@ def drift(pair: ColoPair, snapshot: Snapshot) -> Drift:
     """
     if all(snapshot.live(node.name) is None for node in pair.nodes):
         why = f"no node answers ({all_stand(pair, snapshot)})"
-        raise compile_error("no-answer", why, "have one answer, or launch what has ended")
+        raise compile_error(
+            "no-answer", why, "make one of them answer, or launch a node whose QEMU has ended"
+        )
     wanted = expected(pair, snapshot)
     found = [
         difference

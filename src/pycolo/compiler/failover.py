@@ -95,8 +95,8 @@ def _check_can(draft: Draft, node: str) -> None:
     live, own = draft.live(node), draft.now.records.get(node)
     joining = isinstance(own, PairRecord) and own.phase == "joining"
     if live.run_state == "paused" and not joining and not tied(draft, node):
-        why = f"the guest on {node} is paused, and by nothing of ours"
-        advice = "continue it or find out who stopped it, then compile again"
+        why = f"somebody paused the guest on {node}; pycolo did not"
+        advice = "find out why, continue the guest, then run the procedure again"
         raise compile_error("paused", why, advice, node=node)
     check_not_cancelling(draft, node)
 
@@ -127,8 +127,8 @@ def _check_disks(draft: Draft, node: str, peer: str) -> None:
     if draft.live(node).disk_error:
         why = f"a disk of {node} has refused writes that {peer} has"
         advice = (
-            f"switch over to {peer} while it answers; if it has ended, find out whose data is"
-            " right, end both QEMUs and launch that node with --newest and its name"
+            f"if {peer} answers, run switch-over; if {peer} has ended, decide whose data is right,"
+            " end both QEMUs, and launch that node with --newest and its name"
         )
         raise undecided("disk-failed", why, advice, node=node)
 

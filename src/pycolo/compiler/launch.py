@@ -95,10 +95,9 @@ def claim_newest(draft: Draft, node: str, instance: str, birth: str) -> None:
     names = [other for other in pair.names if other != node]
     answering = [other for other in names if draft.now.live(other) is not None]
     if answering:
-        why = f"the QEMU of {', '.join(answering)} answers, so {node} is not to be believed yet"
-        raise compile_error(
-            "answers", why, "end it first, if its data is of no use", node=answering[0]
-        )
+        why = f"--newest names {node}, and the QEMU of {', '.join(answering)} answers"
+        advice = f"end the QEMU of {', '.join(answering)} if you do not need its data"
+        raise compile_error("answers", why, advice, node=answering[0])
     believed = record.believed(records, node, instance, birth, pair.name)
     unread = [o for o in names if isinstance(records.get(o, NOT_READ), UnreadRecord)]
     for other in (other for other in names if other not in unread):
@@ -118,7 +117,8 @@ def forget_node(draft: Draft, gone: str) -> None:
     records = draft.now.records
     top = record.highest(records)
     if top is None:
-        raise undecided("unread-records", "no record can be read", "there is nothing to forget")
+        why = "no record of this pair was found or could be read, so no node can be forgotten"
+        raise undecided("unread-records", why, "make the records readable, and run forget again")
     if top.holder == gone:
         why = f"{gone} holds the newest data, by the latest record"
         raise undecided(

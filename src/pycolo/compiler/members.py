@@ -51,7 +51,7 @@ def _check_folders(pair: ColoPair, folders: Mapping[str, str]) -> None:
 def _check_process(name: str, snapshot: Snapshot) -> None:
     found = snapshot.running.get(name)
     if found is not None and node_of(found.instance) not in ("", name):
-        why = f"where {name} keeps its process stands {found.instance}, which is another node's"
+        why = f"the process file of {name} names {found.instance}, a QEMU of another node"
         raise compile_error("foreign-qemu", why, f"give {name} a state_dir of its own", node=name)
 
 

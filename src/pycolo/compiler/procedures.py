@@ -89,8 +89,8 @@ def launch(
     if newest is not None and newest not in wanted:
         raise compile_error(
             "newest-not-launched",
-            f"{newest} is not launched by this",
-            f"launch {newest} itself",
+            f"--newest names {newest}, and this launch starts only {' and '.join(wanted)}",
+            f"launch {newest} too",
             node=newest,
         )
     declared = pair
@@ -105,12 +105,12 @@ def launch(
         assume_good=tuple(assume_good),
     )
     live = {n.name: one.version for n in pair.nodes if (one := snapshot.live(n.name)) is not None}
+    missing = [name for name in wanted if snapshot.live(name) is None]
+    for name in (name for name in missing if name not in qemu):
+        raise DeclarationError("options.qemu", dict(qemu), f"name the QEMU version of {name}")
     style = dialects.of_name(dialect)
     features = style.accept(pair, {**live, **qemu}, assume_good)
     draft = Draft("launch", pair, snapshot, options, qemu=qemu, dialect=dialect)
-    missing = [name for name in wanted if snapshot.live(name) is None]
-    for name in (name for name in missing if name not in qemu):
-        raise DeclarationError("options.qemu", dict(qemu), f"tell the version of QEMU on {name}")
     _refuse_unseen(draft, missing)
     _refuse_too_early(draft, missing)
     primary = newest or _new_primary(draft, declared, missing)
@@ -187,7 +187,10 @@ def _taking_in(
         if top is None and newest is None:
             first = " and ".join(node.name for node in pair.nodes)
             raise compile_error(
-                "spare-first", f"{name} is a spare: a new pair begins on {first}", node=name
+                "spare-first",
+                f"{name} is a spare and cannot begin a new pair",
+                f"launch {first} first",
+                node=name,
             )
         holder = newest or (top.holder if top is not None else name)
         leaving = [n.name for n in pair.nodes if n.name != holder and n.name not in wanted]
@@ -206,9 +209,11 @@ def _identities(
     pair: ColoPair, snapshot: Snapshot, wanted: Sequence[str], given: Mapping[str, str]
 ) -> dict[str, str]:
     for name, instance in given.items():
-        is_identity = re.fullmatch(f"{re.escape(pair.name)}:{name}:[0-9a-f]{{8}}", instance)
-        if name not in wanted or is_identity is None:
-            rule = f"be an identity {pair.name}:NODE:HEX of a node that is launched, HEX 8 digits"
+        if name not in wanted:
+            rule = f"be for a node that is launched, which are {', '.join(wanted)}"
+            raise DeclarationError(f"instances.{name}", instance, rule)
+        if re.fullmatch(f"{re.escape(pair.name)}:{name}:[0-9a-f]{{8}}", instance) is None:
+            rule = f"be {pair.name}:{name}:HEX, with HEX eight lower-case hexadecimal digits"
             raise DeclarationError(f"instances.{name}", instance, rule)
     missing = [name for name in wanted if snapshot.live(name) is None]
     return {name: given.get(name) or _counted(pair, snapshot, name) for name in missing}
@@ -417,10 +422,11 @@ def failover(
     name = survivor or only_live(pair, snapshot)
     pair.node(name)
     if name not in [node.name for node in pair.nodes]:
-        told = " and ".join(node.name for node in pair.nodes)
+        told = " or ".join(node.name for node in pair.nodes)
         raise compile_error(
             "not-a-member",
-            f"{name} is none of the two nodes of the record, which are {told}",
+            f"{name} is not one of the two nodes of the record",
+            f"name {told}",
             node=name,
         )
     qemu = versions(snapshot, (name,))

@@ -199,8 +199,10 @@ def _check_images(draft: Draft, name: str) -> None:
     for path, parent in images.items():
         shown = live.images.get(parent, path)
         if shown != path and shown in images:
-            why = f"on {name} {parent} is {shown}, which is declared as {images[shown]}"
-            advice = f"declare the disks in the order in which {name} was launched"
+            why = (
+                f"block node {parent} on {name} uses {shown}, which is declared as {images[shown]}"
+            )
+            advice = f"list the disks in the order in which {name} was launched"
             raise compile_error("disks-exchanged", why, advice, node=name)
 
 
@@ -220,8 +222,8 @@ def _check_run_state(draft: Draft, primary: str) -> None:
         raise compile_error("failed-entry", why, advice, node=primary)
     ours = any(_disks.resync_jobs(live, disk) for disk in draft.pair.disks)
     if live.run_state == "paused" and not ours:
-        why = f"the guest on {primary} is paused, and not by a resync of ours"
-        advice = "continue it or find out who stopped it, then compile again"
+        why = f"somebody paused the guest on {primary}; pycolo did not"
+        advice = "find out why, continue the guest, then run the procedure again"
         raise compile_error("paused", why, advice, node=primary)
 
 
@@ -295,7 +297,7 @@ def _check_sizes(draft: Draft, primary: str, secondary: str, block_node: str) ->
         declared = {disk.names.parent: disk.size_bytes for disk in draft.pair.disks}
         advice = f"give {secondary} an image of {here} bytes"
         if here != declared.get(block_node):
-            advice = f"correct size_bytes of the disk, or the image of {primary}"
+            advice = f"set size_bytes of the disk to {here}, or resize the image on {primary}"
         raise compile_error("sizes-differ", why, advice)
 
 

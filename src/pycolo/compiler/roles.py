@@ -14,6 +14,7 @@ SECONDARIES = ("fresh secondary", "prepared secondary", "secondary", "broken sec
 PRIMARIES = ("unprotected", "entering", "primary", "broken primary")
 WITHOUT_GUEST = ("fresh secondary", "prepared secondary")
 IN_COLO = ("secondary", "broken secondary")
+TWO_GUESTS = "decide which guest has the right data, and end the other QEMU"
 
 
 def versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:
@@ -29,8 +30,9 @@ def versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:
 
 def _check_answers(snapshot: Snapshot, node: str) -> None:
     if snapshot.live(node) is None:
-        why = f"{node} does not answer: {stands(snapshot, node)}"
-        raise compile_error("no-answer", why, node=node)
+        why = f"{node} does not answer on its control monitor: {stands(snapshot, node)}"
+        advice = "launch its QEMU, or close the client that holds the monitor"
+        raise compile_error("no-answer", why, advice, node=node)
 
 
 def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
@@ -51,7 +53,9 @@ def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
         raise compile_error("survivor-unclear", why, "name the survivor")
     words = all_stand(pair, snapshot)
     raise compile_error(
-        "no-answer", f"no node answers ({words})", "have one answer, or launch what has ended"
+        "no-answer",
+        f"no node answers ({words})",
+        "make one of them answer, or launch a node whose QEMU has ended",
     )
 
 
@@ -84,12 +88,10 @@ def leader(pair: ColoPair, snapshot: Snapshot) -> str:
         return leading[0]
     words = all_stand(pair, snapshot)
     if leading:
-        raise compile_error(
-            "two-guests", f"two nodes hold a guest each ({words})", "a person must end one"
-        )
+        raise compile_error("two-guests", f"two nodes hold a guest each ({words})", TWO_GUESTS)
     why = f"no primary answers ({words})"
     raise compile_error(
-        "no-primary", why, "a secondary takes over by failover alone, with evidence of the death"
+        "no-primary", why, "launch the pair; or, if a secondary has the guest, run failover"
     )
 
 

@@ -59,7 +59,7 @@ class AptSource:
 
     @property
     def likelihood(self) -> int:
-        """How surely it is Debian's and not a vendor's that borrows suite names; more is surer."""
+        """A score from 0 to 3; the higher, the more likely it is Debian's own archive."""
         by_key = 2 if "debian-archive" in self.signed_by else 0
         return by_key + (1 if "debian" in urlsplit(self.uri).path else 0)
 

@@ -1034,7 +1034,11 @@ def _output(argv: Sequence[str], limit_s: float) -> tuple[int, str]:
 
 
 def connect(*, monitor: Monitor) -> Answer:
-    """See whether a monitor of this host takes connections; refused with the system's words."""
+    """Connect to a monitor of this host; `in_line` says that its queue is full.
+
+    Raises:
+        OSError: The connection is refused.
+    """
     try:
         _connected(monitor).close()
     except (BlockingIOError, TimeoutError):

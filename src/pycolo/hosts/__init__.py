@@ -70,10 +70,10 @@ class Host(Protocol):
         """
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
-        """Make an image, start a QEMU, end one, or check that ports are let through.
+        """Create an image, start a QEMU, end a QEMU, or check ports.
 
         Returns:
-            What there is to say about it; mostly nothing. For `StopQemu`, how it ended.
+            A note for the report, usually empty. For `StopQemu`, how the QEMU ended.
 
         Raises:
             HostRefused: It was not done, and nothing was changed.
@@ -81,7 +81,17 @@ class Host(Protocol):
         """
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
-        """Evidence that this very QEMU has ended on its host; None proves nothing."""
+        """Ask the host whether this QEMU has ended.
+
+        Args:
+            pair: The declaration.
+            victim: Which QEMU.
+            limit_s: How long the answer may take, in seconds.
+
+        Returns:
+            Evidence, if the host can show it. None if the QEMU runs, if the host does not know it,
+            or if the host cannot be reached.
+        """
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
         """The version of the QEMU that is installed for a node.

@@ -123,7 +123,7 @@ class Journal:
     def command_sent(
         self, number: int, address: str, node: str, command: Command, *, oob: bool
     ) -> None:
-        """Write the command, to the disk."""
+        """Write the command and flush it to the disk, before it is sent."""
         self._write(
             CommandSent(
                 **_now(), number=number, address=address, node=node, command=command, oob=oob
