@@ -132,7 +132,7 @@ class FakeQemu:
             action()
         except Stuck as stuck:
             self._stuck = (stuck, action)
-            self.world.waiting[self] = None
+            self.world.waiting[self.settle] = None
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Do something in its main loop after a time of the world's."""
@@ -142,7 +142,7 @@ class FakeQemu:
         """Continue if what the main loop hung on is over; returns whether anything happened."""
         self._deliver()
         if self._stuck is None and not self._hung:
-            self.world.waiting.pop(self, None)
+            self.world.waiting.pop(self.settle, None)
         if self._stuck is None or not self.alive or self.frozen:
             return False
         stuck, action = self._stuck
@@ -328,7 +328,7 @@ class FakeQemu:
         link = self.disk_links[block]
         if link.silent:
             self._hung.append((block, number))
-            self.world.waiting[self] = None
+            self.world.waiting[self.settle] = None
             return False
         self._arrive(block, link, number)
         return True

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Final, TypeVar, final
@@ -27,7 +25,7 @@ from pycolo.qmp.schema import PackagedVersion
 from pycolo.session import Session
 from pycolo.testing import _jobs, _serve
 from pycolo.testing._argv import CommandLine, read
-from pycolo.testing._clock import WorldLoop
+from pycolo.testing._clock import Clock, ClockLoop
 from pycolo.testing._host import FakeHost
 from pycolo.testing._links import Family, Image
 from pycolo.testing._monitor import Monitor
@@ -41,7 +39,7 @@ _AUTORUN_S: Final = 0.01
 
 
 @final
-class World:
+class World(Clock):
     """Hosts on which fake QEMUs run; its clock stops unless it is advanced.
 
     Args:
@@ -60,12 +58,11 @@ class World:
         commit_s: float = 0.2,
     ) -> None:
         """Make an empty world."""
+        super().__init__()
         self.version: Final = version
         self.ram_copy_s = ram_copy_s
         self.disk_copy_s = disk_copy_s
         self.commit_s = commit_s
-        self.now_s = 0.0
-        "The world's clock, in seconds since it was made."
         self.processes: list[FakeQemu] = []
         "Every QEMU that was ever launched, the dead ones too, in the order of their launches."
         self.acknowledged: set[int] = set()
@@ -74,45 +71,13 @@ class World:
         "The same over IPv6, which COLO does not hold back: they may be lost (qemu-behaviour 17.2)."
         self.written: set[int] = set()
         "The numbers of all writes that guests were told to make."
-        self.waiting: dict[FakeQemu, None] = {}
-        "Those that hang on somebody else, in the order in which they began to."
         self._running: dict[str, FakeQemu] = {}
         self._at: dict[str, list[FakeQemu]] = {}
         self._images: dict[tuple[str, str], Image] = {}
         self._hosts: dict[str, FakeHost] = {}
         self._cuts: set[frozenset[str]] = set()
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
 
     # -- time
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass, and what is due in it happen.
-
-        Args:
-            seconds: How long, 0 or more.
-        """
-        end = self.now_s + seconds
-        while self._agenda and self._agenda[0][0] <= end:
-            due_s, _, action = heapq.heappop(self._agenda)
-            self.now_s = max(self.now_s, due_s)
-            action()
-            self.settle()
-        self.now_s = end
-
-    @property
-    def next_s(self) -> float | None:
-        """When the next thing is due, by the world's clock; None if nothing ever is."""
-        return self._agenda[0][0] if self._agenda else None
-
-    def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Have something happen when time has passed.
-
-        Args:
-            delay_s: How long from now, 0 or more.
-            action: What happens.
-        """
-        heapq.heappush(self._agenda, (self.now_s + delay_s, next(self._order), action))
 
     def run(self, main: Coroutine[object, object, _T]) -> _T:
         """Run a coroutine on an event loop that has the world's clock.
@@ -124,7 +89,7 @@ class World:
         Args:
             main: What `asyncio.run` would be given.
         """
-        with asyncio.Runner(loop_factory=lambda: WorldLoop(self)) as runner:
+        with asyncio.Runner(loop_factory=lambda: ClockLoop(self)) as runner:
             return runner.run(main)
 
     async def autorun(self) -> None:
@@ -275,15 +240,9 @@ class World:
         """Whether `b` would answer `a`."""
         return b.works and not self.is_cut(a, b)
 
-    def settle(self) -> None:
-        """Let continue whoever hung on something that is over."""
-        # Who continues may set another one free, before it in the list or behind.
-        while [process for process in tuple(self.waiting) if process.settle()]:
-            pass
-
     def ended(self, dead: FakeQemu) -> None:
         """A process has ended: it is found nowhere any more."""
-        self.waiting.pop(dead, None)
+        self.waiting.pop(dead.settle, None)
         self._running.pop(dead.node.name, None)
         for address in _addresses(dead.node):
             self._at[address].remove(dead)
