@@ -94,7 +94,7 @@ class Operator:
         first, second = (self._running(name) for name in self.names)
         if first is None or second is None or first.frozen or second.frozen:
             return []
-        if not self.life.world.is_cut(first, second):
+        if not first.is_cut(second):
             return []
         # Either would do; he keeps the one that has served.
         return [first.node.name if second.node.name == self.newest else second.node.name]

@@ -7,8 +7,8 @@ loop that hangs on a silent peer, and the differences between versions. It check
 tells: who serves, and which acknowledged writes are where.
 """
 
+from pycolo.testing._ground import Image
 from pycolo.testing._host import FakeHost
-from pycolo.testing._links import Image
 from pycolo.testing._qemu import FakeQemu
 from pycolo.testing.world import World
 

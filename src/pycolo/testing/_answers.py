@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import Final, assert_never
 
 from pycolo.qmp import commands as qmp
 from pycolo.qmp._base import QmpValue
@@ -19,12 +19,9 @@ from pycolo.qmp.chardevs import InetSocketAddress, SocketServer
 from pycolo.qmp.objects import ColoCompare, FilterMirror, FilterRedirector, FilterRewriter, IoThread
 from pycolo.qmp.schema import packaged_entries
 from pycolo.snapshot import Filter, Job
+from pycolo.testing._argv import block_file
 from pycolo.testing._jobs import size_bytes
-from pycolo.testing._links import Refused
-from pycolo.testing._qemu import block_file
-
-if TYPE_CHECKING:
-    from pycolo.testing._qemu import FakeQemu
+from pycolo.testing._process import Process, Refused
 
 Question = (
     qmp.QueryMigrate
@@ -63,7 +60,7 @@ _TOP: Final = "#block80"
 "What QEMU's own node above a disk's image is called, before the disk's place."
 
 
-def answer(qemu: FakeQemu, question: Question) -> QmpValue:  # noqa: C901 - one line a question
+def answer(qemu: Process, question: Question) -> QmpValue:  # noqa: C901 - one line a question
     """Answer a question from what the fake shows."""
     live = qemu.live
     match question:
@@ -119,14 +116,14 @@ def answer(qemu: FakeQemu, question: Question) -> QmpValue:  # noqa: C901 - one 
             assert_never(question)
 
 
-def version(qemu: FakeQemu) -> Object:
+def version(qemu: Process) -> Object:
     """What the greeting and query-version tell."""
     v = qemu.live.version
     triple: Object = {"major": v.major, "minor": v.minor, "micro": v.micro}
     return {"qemu": triple, "package": qemu.quirks.package}
 
 
-def yankable(qemu: FakeQemu) -> list[dict[str, str]]:
+def yankable(qemu: Process) -> list[dict[str, str]]:
     """The instances that a yank could cut, the monitors among them (qemu-behaviour 7.7)."""
     chardevs = (*(f"compat_monitor{n}" for n in range(len(qemu.monitors))), *qemu.live.chardevs)
     found = [{"type": "chardev", "id": name} for name in chardevs]
@@ -138,7 +135,7 @@ def yankable(qemu: FakeQemu) -> list[dict[str, str]]:
     return found
 
 
-def _migration(qemu: FakeQemu) -> Object:
+def _migration(qemu: Process) -> Object:
     live, found = qemu.live, Object()
     if live.migration != "none":
         found["status"] = live.migration
@@ -157,7 +154,7 @@ def _migration(qemu: FakeQemu) -> Object:
     return found
 
 
-def _replication(qemu: FakeQemu) -> Object:
+def _replication(qemu: Process) -> Object:
     secondary = any(isinstance(b, ReplicationNode) for b in qemu.blocks.values())
     if qemu.live.commit_pending:
         return {"error": True, "desc": "I/O error occurred"}
@@ -166,19 +163,19 @@ def _replication(qemu: FakeQemu) -> Object:
     return {"error": False}
 
 
-def _export(qemu: FakeQemu, name: str, node: str) -> Object:
+def _export(qemu: Process, name: str, node: str) -> Object:
     secondary = qemu.overlays and qemu.live.colo_mode == "secondary"
     shown = _top(qemu, node) if secondary else node
     return {"node-name": shown, "shutting-down": False, "type": "nbd", "id": name}
 
 
-def _top(qemu: FakeQemu, image: str) -> str:
+def _top(qemu: Process, image: str) -> str:
     """The node that QEMU itself has put above a disk's image."""
     images = [qemu.parent_of(qemu.live.children[quorum][0].node) for quorum in qemu.quorums]
     return f"{_TOP}{images.index(image)}"
 
 
-def _job(qemu: FakeQemu, name: str, job: Job) -> Object:
+def _job(qemu: Process, name: str, job: Job) -> Object:
     size = size_bytes(qemu)
     done = 0 if job.status in ("created", "running") else size
     found: Object = {"id": name, "type": "mirror", "status": job.status}
@@ -186,7 +183,7 @@ def _job(qemu: FakeQemu, name: str, job: Job) -> Object:
     return found if job.error is None else {**found, "error": job.error}
 
 
-def _block_job(qemu: FakeQemu, name: str, job: Job) -> Object:
+def _block_job(qemu: Process, name: str, job: Job) -> Object:
     size, ready = size_bytes(qemu), job.status == "ready"
     found: Object = {"device": name, "type": "mirror", "status": job.status, "ready": ready}
     found |= {"len": size, "offset": size, "speed": 0, "paused": False, "busy": False}
@@ -200,7 +197,7 @@ _BUILT_IN: Final = (("type", "string"), ("pc.ram", "child<memory-backend-ram>"))
 _NUMBERS: Final = ("compare_timeout", "expired_scan_cycle", "max_queue_size")
 
 
-def _qom_list(qemu: FakeQemu, path: str) -> QmpValue:
+def _qom_list(qemu: Process, path: str) -> QmpValue:
     name = path.removeprefix("/objects").strip("/")
     if not name:
         monitors = [(f"compat_monitor{n}", "monitor-qmp") for n in range(len(qemu.monitors))]
@@ -211,7 +208,7 @@ def _qom_list(qemu: FakeQemu, path: str) -> QmpValue:
     return [{"name": item, "type": kind} for item, kind in listed]
 
 
-def _qom_get(qemu: FakeQemu, question: qmp.QomGet) -> QmpValue:
+def _qom_get(qemu: Process, question: qmp.QomGet) -> QmpValue:
     known = _object(qemu, question.path.removeprefix("/objects/"))
     name = question.property_name
     if name == "status" and known.qom_type.startswith("filter-"):
@@ -226,7 +223,7 @@ def _qom_get(qemu: FakeQemu, question: qmp.QomGet) -> QmpValue:
     return int(value) if name in _NUMBERS else value
 
 
-def _object(qemu: FakeQemu, name: str) -> Filter:
+def _object(qemu: Process, name: str) -> Filter:
     known = qemu.live.objects.get(name)
     if known is None:
         raise Refused(f"Device '/objects/{name}' not found", "DeviceNotFound")
@@ -253,7 +250,7 @@ def used_chardevs(
 # -- chardevs --------------------------------------------------------------------------------------
 
 
-def _chardevs(qemu: FakeQemu) -> QmpValue:
+def _chardevs(qemu: Process) -> QmpValue:
     users = {value for item in qemu.live.objects.values() for value in item.settings.values()}
     found: list[Object] = [
         {"frontend-open": True, "filename": monitor.filename, "label": f"compat_monitor{n}"}
@@ -265,7 +262,7 @@ def _chardevs(qemu: FakeQemu) -> QmpValue:
     return [*found]
 
 
-def _filename(qemu: FakeQemu, name: str) -> str:
+def _filename(qemu: Process, name: str) -> str:
     backend, connected = qemu.backends[name], qemu.live.chardevs[name]
     server = isinstance(backend, SocketServer)
     end = ",server=on" if server else ""
@@ -295,7 +292,7 @@ _DRIVERS: Final[dict[type[BlockNode], str]] = {
 class _Graph:
     """The block nodes, those among them that QEMU makes itself, and the lines between them."""
 
-    def __init__(self, qemu: FakeQemu) -> None:
+    def __init__(self, qemu: Process) -> None:
         self.qemu = qemu
         self.drivers: dict[str, str] = {}
         self.edges: list[tuple[str, str, str]] = []

@@ -1,18 +1,21 @@
-"""The command lines that pycolo starts QEMU with, read back."""
+"""The command lines that pycolo starts QEMU with, read back, and what they start."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
 import attrs
 
+from pycolo import effects
 from pycolo.model.node import Monitor, TcpMonitor, UnixMonitor
-from pycolo.qmp.blockdevs import BlockNode
+from pycolo.qmp.blockdevs import BlockNode, QuorumNode
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient
 from pycolo.qmp.commands import BlockdevAdd, ChardevAdd, ObjectAdd
 from pycolo.qmp.objects import QomObject
+from pycolo.qmp.replies import Version
+from pycolo.snapshot import Child, Filter, Live
 
 
 @final
@@ -117,3 +120,43 @@ def _chardev(text: str) -> ChardevAdd:
             reconnect_ms=None if reconnect_ms is None else int(reconnect_ms),
         ),
     )
+
+
+def block_file(node: BlockNode) -> str:
+    """The path of the file a block node stands on; empty where it stands on none of its own."""
+    below: object = node
+    while below is not None and not isinstance(below, str):
+        name = getattr(below, "filename", None)
+        if isinstance(name, str):
+            return name
+        below = getattr(below, "file", None)
+    return ""
+
+
+def started(line: CommandLine, version: Version) -> Live:
+    """What a snapshot would show of a QEMU that was just started."""
+    objects = {
+        item.id: Filter(
+            qom_type=str(dict(item.qmp_constants)["qom-type"]),
+            on=getattr(item, "status", None) != "off",
+            settings=effects.settings(item),
+        )
+        for item in line.objects
+    }
+    return Live(
+        version=version,
+        instance=line.name,
+        run_state="inmigrate" if line.incoming else "prelaunch",
+        block_nodes=frozenset(b.node_name for b in line.blocks if b.node_name),
+        children=dict(_quorums(line)),
+        chardevs={c.id: False for c in line.chardevs},
+        objects=objects,
+    )
+
+
+def _quorums(line: CommandLine) -> Iterator[tuple[str, tuple[Child, ...]]]:
+    for block in line.blocks:
+        if isinstance(block, QuorumNode) and block.node_name:
+            names = [child for child in block.children if isinstance(child, str)]
+            children = (Child(name=f"children.{n}", node=name) for n, name in enumerate(names))
+            yield block.node_name, tuple(children)

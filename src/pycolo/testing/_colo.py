@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 
@@ -11,10 +11,8 @@ from pycolo import effects
 from pycolo.model.pair import CHECKPOINTS_OFF_MS
 from pycolo.qmp import commands as qmp
 from pycolo.snapshot import Filter
-from pycolo.testing._links import Channel, Overlay, Refused, Stuck
-
-if TYPE_CHECKING:
-    from pycolo.testing._qemu import FakeQemu
+from pycolo.testing._network import end, incoming_at
+from pycolo.testing._process import Channel, Overlay, Process, Refused, Stuck
 
 BUSY: Final = ("setup", "active", "pre-switchover", "device", "colo")
 _POLL_S: Final = 0.05
@@ -26,7 +24,7 @@ _RESUME_S: Final = 0.04
 # -- the way in
 
 
-def migrate(source: FakeQemu, command: qmp.Migrate) -> None:
+def migrate(source: Process, command: qmp.Migrate) -> None:
     """Begin to migrate."""
     live = source.live
     if live.colo_mode != "none" or live.migration in BUSY:
@@ -35,8 +33,14 @@ def migrate(source: FakeQemu, command: qmp.Migrate) -> None:
         raise Refused("Guest is waiting for an incoming migration")
     if live.run_state == "postmigrate":
         raise Refused("Can't migrate the vm that was paused due to previous migration")
-    target = source.world.incoming_at(command.uri)
-    channel = Channel(source=source, target=target, origin=live.run_state, up=target is not None)
+    target = incoming_at(source, command.uri)
+    channel = Channel(
+        source=source,
+        target=target,
+        origin=live.run_state,
+        learns=_learns,
+        up=target is not None,
+    )
     source.accept(command)
     source.error_desc = None
     source.tell_migration("setup")
@@ -50,9 +54,9 @@ def migrate(source: FakeQemu, command: qmp.Migrate) -> None:
     source.later(_STEP_S, lambda: _begin(channel))
 
 
-def _second_migrate(source: FakeQemu) -> None:
+def _second_migrate(source: Process) -> None:
     if source.live.colo_mode == "secondary" and source.quirks.aborts_on_second_migrate:
-        source.end(-6)
+        end(source, -6)
     if source.quirks.second_migrate == "refused" and source.live.colo_mode != "secondary":
         raise Refused("There's a migration process in progress")
     if source.live.colo_mode == "primary":
@@ -66,7 +70,7 @@ def _begin(channel: Channel) -> None:
         return
     if _broken(channel):
         fail(channel)
-    elif source.world.is_cut(source, target):
+    elif source.is_cut(target):
         source.later(_POLL_S, lambda: _begin(channel))
     else:
         channel.stage = "active"
@@ -105,7 +109,7 @@ def _pauses(channel: Channel) -> bool:
     return False
 
 
-def go_on(source: FakeQemu, command: qmp.MigrateContinue) -> None:
+def go_on(source: Process, command: qmp.MigrateContinue) -> None:
     """Leave pre-switchover."""
     if source.live.migration != command.state:
         raise Refused(f"Migration not in expected state: {source.live.migration}")
@@ -128,14 +132,14 @@ def _switch(channel: Channel) -> None:
         _complete(channel)
     elif "return-path" in source.live.capabilities and not source.quirks.needs_return_path:
         _wrong_path(channel)
-    elif not source.world.talk(source, target):
+    elif not source.talks(target):
         if not source.quirks.waits_in_device:
             _primary_enters(channel)
         source.later(_POLL_S, lambda: _switch_later(channel))
     elif "x-colo" in target.live.capabilities or source.quirks.secondary_needs_colo == "no":
         _enter(channel)
     elif source.quirks.secondary_needs_colo == "exits":
-        target.end(1)
+        end(target, 1)
         fail(channel, "Unable to write to socket: Broken pipe")
     else:
         _primary_enters(channel)
@@ -148,7 +152,7 @@ def _switch_later(channel: Channel) -> None:
     if channel.stage == "device":
         _switch(channel)
     elif channel.stage == "colo" and not channel.entered and not _broken(channel):
-        if source.world.talk(source, target):
+        if source.talks(target):
             _secondary_soon(channel)
         else:
             source.later(_POLL_S, lambda: _switch_later(channel))
@@ -206,7 +210,7 @@ def _secondary_enters(channel: Channel) -> None:
     channel.source.later(_RESUME_S, lambda: _primary_resumes(channel))
 
 
-def _replicates(target: FakeQemu) -> bool:
+def _replicates(target: Process) -> bool:
     """Whether replication can start: equal sizes, and an export (qemu-behaviour 4.10, 5.2)."""
     exported = set(target.live.exports.values())
     for quorum in target.quorums:
@@ -235,7 +239,7 @@ def _primary_resumes(channel: Channel) -> None:
 # -- checkpoints
 
 
-def force_checkpoint(source: FakeQemu) -> None:
+def force_checkpoint(source: Process) -> None:
     """What a change of x-checkpoint-delay does in COLO (qemu-behaviour 4.11)."""
     channel = source.channel
     if channel is not None and channel.entered and source.live.colo_mode == "primary":
@@ -285,7 +289,7 @@ def _secondary_loads(channel: Channel, turn: int) -> None:
         channel.source.later(_RESUME_S, lambda: _checkpoint_ends(channel, turn))
 
 
-def _load(target: FakeQemu) -> None:
+def _load(target: Process) -> None:
     if target.live.colo_mode == "secondary":
         target.overlays = {quorum: Overlay() for quorum in target.quorums}
         target.go_on()
@@ -319,7 +323,7 @@ def _is_due(channel: Channel, turn: int) -> bool:
 # -- the ways out
 
 
-def lost_heartbeat(qemu: FakeQemu, command: qmp.XColoLostHeartbeat) -> None:
+def lost_heartbeat(qemu: Process, command: qmp.XColoLostHeartbeat) -> None:
     """End COLO here, whatever the peer thinks (qemu-behaviour 8)."""
     mode = qemu.live.colo_mode
     if mode == "none":
@@ -341,10 +345,10 @@ def lost_heartbeat(qemu: FakeQemu, command: qmp.XColoLostHeartbeat) -> None:
     qemu.later(_STEP_S, qemu.go_on)
     if channel is not None:
         qemu.channel = None
-        cut(channel)
+        channel.cut()
 
 
-def _promote(qemu: FakeQemu) -> None:
+def _promote(qemu: Process) -> None:
     """Filters go off but the rewriter, and the overlays begin to be merged (5.13, 6.7)."""
     objects = {
         name: attrs.evolve(item, on=False) if _goes_off(item) else item
@@ -359,7 +363,7 @@ def _goes_off(item: Filter) -> bool:
     return item.qom_type in ("filter-mirror", "filter-redirector")
 
 
-def _committed(qemu: FakeQemu) -> None:
+def _committed(qemu: Process) -> None:
     for disk, quorum in enumerate(qemu.quorums):
         data = qemu.guest_data(disk)
         image = qemu.quorum_image(quorum)
@@ -393,16 +397,16 @@ def _as_before(channel: Channel) -> None:
     source.go_on(channel.origin if runs_again else "postmigrate")
 
 
-def _used_up(target: FakeQemu) -> None:
+def _used_up(target: Process) -> None:
     def ends() -> None:
         if target.live.colo_mode == "none" and target.live.run_state == "inmigrate":
             target.tell_migration("failed")
-            target.end(1)
+            end(target, 1)
 
     target.later(_STEP_S, ends)
 
 
-def cancel(source: FakeQemu) -> None:
+def cancel(source: Process) -> None:
     """What migrate_cancel does (qemu-behaviour 9.3, 17.10)."""
     channel = source.channel
     if channel is None or source.live.migration not in BUSY:
@@ -416,44 +420,34 @@ def cancel(source: FakeQemu) -> None:
     elif source.quirks.second_migrate == "refused" and source.live.colo_mode == "primary":
         source.live = attrs.evolve(source.live, colo_mode="none")
         source.tell_migration("cancelling")
-        cut(channel)
+        channel.cut()
 
 
-def cut(channel: Channel) -> None:
-    """The channel is closed: each side learns of it in its own way (qemu-behaviour 7.1)."""
-    channel.up = False
-    channel.source.attempt(lambda: _source_learns(channel))
-    target = channel.target
-    if target is not None:
-        target.attempt(lambda: _target_learns(channel, target))
+def _learns(channel: Channel, side: Process) -> None:
+    if side.channel is not channel:
+        return
+    if side is channel.source:
+        _source_learns(channel)
+    elif side.is_cut(channel.source):
+        side.later(_POLL_S, lambda: _learns(channel, side))
+    elif side.live.colo_mode == "secondary":
+        side.colo_exit("error")
+    elif side.live.run_state == "inmigrate" and not side.live.colo_exited:
+        side.tell_migration("failed")
+        side.later(_STEP_S, lambda: end(side, 1))
 
 
 def _source_learns(channel: Channel) -> None:
-    source = channel.source
-    if source.channel is not channel:
-        return
     if channel.stage in ("setup", "active", "device"):
         fail(channel)
     elif channel.stage == "colo" and (channel.checkpoint or not channel.entered):
-        source.colo_exit("error")
-
-
-def _target_learns(channel: Channel, target: FakeQemu) -> None:
-    if target.channel is not channel:
-        return
-    if target.world.is_cut(target, channel.source):
-        target.later(_POLL_S, lambda: _target_learns(channel, target))
-    elif target.live.colo_mode == "secondary":
-        target.colo_exit("error")
-    elif target.live.run_state == "inmigrate" and not target.live.colo_exited:
-        target.tell_migration("failed")
-        target.later(_STEP_S, lambda: target.end(1))
+        channel.source.colo_exit("error")
 
 
 # -- what both sides see of the other
 
 
-def _target(channel: Channel) -> FakeQemu:
+def _target(channel: Channel) -> Process:
     assert channel.target is not None  # noqa: S101 - whoever gets here has connected
     return channel.target
 
@@ -462,18 +456,18 @@ def _broken(channel: Channel) -> bool:
     target = channel.target
     if not channel.up or target is None:
         return True
-    return not target.alive and not channel.source.world.is_cut(channel.source, target)
+    return not target.alive and not channel.source.is_cut(target)
 
 
 def _talks_or_later(channel: Channel, action: Callable[[], None]) -> bool:
     """Whether the two talk; where not, `action` is tried again."""
-    if channel.source.world.talk(channel.source, _target(channel)):
+    if channel.source.talks(_target(channel)):
         return True
     channel.source.later(_POLL_S, action)
     return False
 
 
-def capabilities(qemu: FakeQemu, command: qmp.MigrateSetCapabilities) -> None:
+def capabilities(qemu: Process, command: qmp.MigrateSetCapabilities) -> None:
     """Turn capabilities on and off, by the version's rules (qemu-behaviour 2.3)."""
     busy = qemu.live.migration in BUSY and not qemu.live.incoming
     if busy and not qemu.quirks.capabilities_in_colo:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 import attrs
 
@@ -21,15 +21,12 @@ from pycolo.qmp.objects import (
     YankChardev,
     YankMigration,
 )
-from pycolo.testing import _colo, _jobs
+from pycolo.testing import _chardevs, _colo, _jobs, _network
 from pycolo.testing._answers import Question, answer, used_chardevs, yankable
-from pycolo.testing._links import DiskLink, Refused, Stuck
-
-if TYPE_CHECKING:
-    from pycolo.testing._qemu import FakeQemu
+from pycolo.testing._process import DiskLink, Process, Refused, Stuck
 
 
-def perform(qemu: FakeQemu, command: qmp.Command) -> QmpValue:  # noqa: C901, PLR0915 - one line a command
+def perform(qemu: Process, command: qmp.Command) -> QmpValue:  # noqa: C901, PLR0915 - one line a command
     """Do what a command says and give its reply.
 
     Raises:
@@ -104,7 +101,7 @@ def perform(qemu: FakeQemu, command: qmp.Command) -> QmpValue:  # noqa: C901, PL
 # -- the guest -------------------------------------------------------------------------------------
 
 
-def _stop(qemu: FakeQemu) -> None:
+def _stop(qemu: Process) -> None:
     if qemu.live.run_state in ("running", "paused"):
         if qemu.live.run_state == "running":
             qemu.halt("paused")
@@ -112,7 +109,7 @@ def _stop(qemu: FakeQemu) -> None:
         qemu.flush()
 
 
-def _cont(qemu: FakeQemu) -> None:
+def _cont(qemu: Process) -> None:
     state = qemu.live.run_state
     if state == "finish-migrate":
         raise Refused("Migration is not finalized yet")
@@ -122,19 +119,19 @@ def _cont(qemu: FakeQemu) -> None:
         qemu.go_on()
 
 
-def _quit(qemu: FakeQemu) -> None:
+def _quit(qemu: Process) -> None:
     qemu.need(*qemu.disk_links.values())
     qemu.event("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
     for export in qemu.live.exports:
         qemu.event("BLOCK_EXPORT_DELETED", {"id": export})
     # Its reply goes out before it ends.
-    qemu.later(0, lambda: qemu.end(0))
+    qemu.later(0, lambda: _network.end(qemu, 0))
 
 
 # -- cutting connections ---------------------------------------------------------------------------
 
 
-def _yank(qemu: FakeQemu, command: qmp.Yank) -> None:
+def _yank(qemu: Process, command: qmp.Yank) -> None:
     known = yankable(qemu)
     if any(instance.to_qmp() not in known for instance in command.instances):
         raise Refused("Instance not found", "DeviceNotFound")
@@ -144,10 +141,10 @@ def _yank(qemu: FakeQemu, command: qmp.Yank) -> None:
                 if name in qemu.disk_links:
                     qemu.disk_links[name].up = False
             case YankChardev(id=name):
-                qemu.unplug(name)
+                _chardevs.unplug(qemu, name)
             case YankMigration():
                 if qemu.channel is not None:
-                    _colo.cut(qemu.channel)
+                    qemu.channel.cut()
             case _:
                 assert_never(instance)
 
@@ -155,7 +152,7 @@ def _yank(qemu: FakeQemu, command: qmp.Yank) -> None:
 # -- the secondary's side --------------------------------------------------------------------------
 
 
-def _incoming(qemu: FakeQemu, command: qmp.MigrateIncoming) -> None:
+def _incoming(qemu: Process, command: qmp.MigrateIncoming) -> None:
     if not qemu.line.incoming:
         raise Refused("'-incoming' was not specified on the command line")
     if qemu.live.incoming or qemu.live.run_state != "inmigrate":
@@ -167,7 +164,7 @@ def _incoming(qemu: FakeQemu, command: qmp.MigrateIncoming) -> None:
 
 
 def _nbd_server(
-    qemu: FakeQemu, command: qmp.NbdServerStart | qmp.NbdServerAdd | qmp.NbdServerStop
+    qemu: Process, command: qmp.NbdServerStart | qmp.NbdServerAdd | qmp.NbdServerStop
 ) -> None:
     running = qemu.live.nbd_server
     match command:
@@ -185,7 +182,7 @@ def _nbd_server(
             qemu.listens.pop("nbd", None)
             for export in exports:
                 qemu.event("BLOCK_EXPORT_DELETED", {"id": export})
-            qemu.world.unserve(qemu, exports)
+            _network.unserve(qemu, exports)
         case qmp.NbdServerAdd(device=device):
             if not running:
                 raise Refused("NBD server not running")
@@ -196,7 +193,7 @@ def _nbd_server(
             assert_never(command)
 
 
-def _export(qemu: FakeQemu, command: qmp.BlockExportAdd | qmp.BlockExportDel) -> None:
+def _export(qemu: Process, command: qmp.BlockExportAdd | qmp.BlockExportDel) -> None:
     exports = qemu.live.exports
     match command:
         case qmp.BlockExportAdd(id=export, node_name=node):
@@ -212,14 +209,14 @@ def _export(qemu: FakeQemu, command: qmp.BlockExportAdd | qmp.BlockExportDel) ->
             if export not in exports:
                 raise Refused(f"Export '{export}' is not found")
             qemu.event("BLOCK_EXPORT_DELETED", {"id": export})
-            qemu.world.unserve(qemu, (export,))
+            _network.unserve(qemu, (export,))
         case _:
             assert_never(command)
     qemu.accept(command)
 
 
-def _listen(qemu: FakeQemu, what: str, host: str, port: int) -> None:
-    if qemu.world.taken(qemu, port):
+def _listen(qemu: Process, what: str, host: str, port: int) -> None:
+    if _network.taken(qemu, port):
         raise Refused("Failed to find an available port: Address already in use")
     qemu.listens[what] = (host, port)
 
@@ -227,7 +224,7 @@ def _listen(qemu: FakeQemu, what: str, host: str, port: int) -> None:
 # -- block nodes -----------------------------------------------------------------------------------
 
 
-def _blockdev_add(qemu: FakeQemu, command: qmp.BlockdevAdd) -> None:
+def _blockdev_add(qemu: Process, command: qmp.BlockdevAdd) -> None:
     node, name = command.node, command.node.node_name
     if name is None:
         raise Refused("'node-name' must be specified for the root node")
@@ -250,8 +247,8 @@ def _blockdev_add(qemu: FakeQemu, command: qmp.BlockdevAdd) -> None:
     qemu.live = attrs.evolve(qemu.live, sizes_bytes={**qemu.live.sizes_bytes, name: size})
 
 
-def _connect(qemu: FakeQemu, name: str, node: NbdNode, address: InetSocketAddress) -> DiskLink:
-    server = qemu.world.listener("nbd", address.host, address.port)
+def _connect(qemu: Process, name: str, node: NbdNode, address: InetSocketAddress) -> DiskLink:
+    server = _network.listener(qemu, "nbd", address.host, address.port)
     if server is None:
         why = f"'{address.host}:{address.port}': Connection refused"
         raise Refused(f"Failed to connect to {why}")
@@ -260,7 +257,7 @@ def _connect(qemu: FakeQemu, name: str, node: NbdNode, address: InetSocketAddres
     return DiskLink(client=qemu, server=server, export=node.export or "")
 
 
-def _blockdev_del(qemu: FakeQemu, command: qmp.BlockdevDel) -> None:
+def _blockdev_del(qemu: Process, command: qmp.BlockdevDel) -> None:
     name = command.node_name
     if name not in qemu.blocks:
         raise Refused(f"Failed to find node with node-name='{name}'")
@@ -281,7 +278,7 @@ def _blockdev_del(qemu: FakeQemu, command: qmp.BlockdevDel) -> None:
     qemu.live = attrs.evolve(qemu.live, sizes_bytes=sizes)
 
 
-def _change(qemu: FakeQemu, command: qmp.XBlockdevChange) -> None:
+def _change(qemu: Process, command: qmp.XBlockdevChange) -> None:
     children = qemu.live.children.get(command.parent)
     if children is None:
         raise Refused(f"Cannot find device='{command.parent}' nor node-name='{command.parent}'")
@@ -308,7 +305,7 @@ def _change(qemu: FakeQemu, command: qmp.XBlockdevChange) -> None:
 # -- objects and chardevs --------------------------------------------------------------------------
 
 
-def _object_add(qemu: FakeQemu, command: qmp.ObjectAdd) -> None:
+def _object_add(qemu: Process, command: qmp.ObjectAdd) -> None:
     item = command.object
     if item.id in qemu.live.objects:
         raise Refused(f"attempt to add duplicate property '{item.id}' to object (type 'container')")
@@ -319,19 +316,19 @@ def _object_add(qemu: FakeQemu, command: qmp.ObjectAdd) -> None:
     qemu.accept(command)
 
 
-def _check_compare(qemu: FakeQemu, item: ColoCompare) -> None:
+def _check_compare(qemu: Process, item: ColoCompare) -> None:
     taken = _in_use(qemu)
     devices = used_chardevs(item)
     if any(device not in qemu.live.chardevs or device in taken for device in devices):
         # QEMU does not survive it (qemu-behaviour 6.9).
         if not qemu.quirks.bad_compare_hangs:
-            qemu.end(-6)
+            _network.end(qemu, -6)
         raise Stuck(())
     if item.iothread not in qemu.live.objects:
         raise Refused(f"Device '{item.iothread}' not found", "DeviceNotFound")
 
 
-def _check_filter(qemu: FakeQemu, item: QomObject) -> None:
+def _check_filter(qemu: Process, item: QomObject) -> None:
     if isinstance(item, IoThread | ColoCompare):
         return
     if item.netdev not in qemu.line.netdevs:
@@ -355,7 +352,7 @@ def _side(item: FilterRedirector, device: str) -> str:
 _DEVICES = ("indev", "outdev", "primary_in", "secondary_in")
 
 
-def _in_use(qemu: FakeQemu) -> set[str]:
+def _in_use(qemu: Process) -> set[str]:
     return {
         item.settings[name]
         for item in qemu.live.objects.values()
@@ -364,32 +361,32 @@ def _in_use(qemu: FakeQemu) -> set[str]:
     }
 
 
-def _chardev_add(qemu: FakeQemu, command: qmp.ChardevAdd) -> None:
+def _chardev_add(qemu: Process, command: qmp.ChardevAdd) -> None:
     if command.id in qemu.live.chardevs:
         raise Refused(f"Chardev with id '{command.id}' already exists")
     backend = command.backend
     place = backend.addr
     if isinstance(backend, SocketServer):
-        if isinstance(place, InetSocketAddress) and qemu.world.taken(qemu, place.port):
+        if isinstance(place, InetSocketAddress) and _network.taken(qemu, place.port):
             why = "Failed to find an available port: Address already in use"
             raise Refused(f"Failed to add chardev '{command.id}': {why}")
-    elif qemu.world.chardev_at(qemu, place) is None and not (
+    elif _chardevs.server_at(qemu, place) is None and not (
         backend.reconnect_ms or backend.reconnect_s
     ):
         at = f"{place.host}:{place.port}" if isinstance(place, InetSocketAddress) else place.path
         why = f"Failed to connect to '{at}': Connection refused"
         raise Refused(f"Failed to add chardev '{command.id}': {why}")
     qemu.accept(command)
-    qemu.connected(command.id, now=False)
-    qemu.chardev(command)
+    _chardevs.connected(qemu, command.id, now=False)
+    _chardevs.add(qemu, command)
 
 
-def _chardev_remove(qemu: FakeQemu, command: qmp.ChardevRemove) -> None:
+def _chardev_remove(qemu: Process, command: qmp.ChardevRemove) -> None:
     if command.id not in qemu.live.chardevs:
         raise Refused(f"Chardev '{command.id}' not found")
     if command.id in _in_use(qemu):
         raise Refused(f"Chardev '{command.id}' is busy")
-    qemu.unplug(command.id)
+    _chardevs.unplug(qemu, command.id)
     qemu.unnoticed.discard(command.id)
     del qemu.backends[command.id]
     qemu.accept(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Final, assert_never, final
+from typing import Final, assert_never, final
 
 from pycolo.errors import ConnectionFailed, HostRefused
 from pycolo.evidence import Evidence, Victim
@@ -14,9 +14,8 @@ from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQem
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, NoRecord, UnreadRecord, digest, dumps, loads
 from pycolo.snapshot import Running
-
-if TYPE_CHECKING:
-    from pycolo.testing.world import World
+from pycolo.testing._fleet import Fleet
+from pycolo.testing._network import end
 
 _AWAY: Final = "the host does not answer"
 
@@ -25,7 +24,7 @@ _AWAY: Final = "the host does not answer"
 class FakeHost:
     """The host of a node in a world: a `pycolo.hosts.Host`; made by `World.host`."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: Fleet, name: str) -> None:
         """Used by `World.host` alone."""
         self._world: Final = world
         self.name: Final = name
@@ -97,7 +96,7 @@ class FakeHost:
         if not ours:
             raise HostRefused(node, "stop-qemu", f"no process here is known to be {instance}")
         # A frozen one does not end by SIGTERM; a real host sends SIGKILL after that.
-        ours[-1].end(0 if ours[-1].works else -9)
+        end(ours[-1], 0 if ours[-1].works else -9)
         return f"process {ours[-1].pid} has ended"
 
     def _check_ports(self, pair: ColoPair, node: str, host: str) -> str:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 
 from pycolo.qmp import commands as qmp
 from pycolo.qmp._base import QmpValue
 from pycolo.snapshot import Job
-from pycolo.testing._links import DiskLink, Refused
-
-if TYPE_CHECKING:
-    from pycolo.testing._qemu import FakeQemu
+from pycolo.testing._process import DiskLink, Process, Refused
 
 CANCELLED: Final = "Operation canceled"
 _POLL_S: Final = 0.05
 
 
-def mirror(qemu: FakeQemu, command: qmp.BlockdevMirror) -> None:
+def mirror(qemu: Process, command: qmp.BlockdevMirror) -> None:
     """Begin a copy."""
     job = command.job_id or command.device
     if command.device not in qemu.blocks and command.device not in qemu.line.drives:
@@ -38,14 +35,14 @@ def mirror(qemu: FakeQemu, command: qmp.BlockdevMirror) -> None:
     qemu.later(qemu.world.disk_copy_s, lambda: _copied(qemu, job, link))
 
 
-def _is(qemu: FakeQemu, job: str, link: DiskLink, status: str) -> bool:
+def _is(qemu: Process, job: str, link: DiskLink, status: str) -> bool:
     """Whether a job is still the one over this connection: its name may be used again."""
     target = qemu.targets.get(job)
     same = target is not None and qemu.disk_links.get(target) is link
     return same and qemu.live.jobs[job].status == status
 
 
-def _copied(qemu: FakeQemu, job: str, link: DiskLink) -> None:
+def _copied(qemu: Process, job: str, link: DiskLink) -> None:
     if not _is(qemu, job, link, "running"):
         return
     if not link.up or not link.server.alive:
@@ -58,7 +55,7 @@ def _copied(qemu: FakeQemu, job: str, link: DiskLink) -> None:
         qemu.event("BLOCK_JOB_READY", _data(qemu, job))
 
 
-def _bring_up(qemu: FakeQemu, link: DiskLink) -> None:
+def _bring_up(qemu: Process, link: DiskLink) -> None:
     records = next(
         qemu.guest_data(n)
         for n, quorum in enumerate(qemu.quorums)
@@ -68,11 +65,11 @@ def _bring_up(qemu: FakeQemu, link: DiskLink) -> None:
     link.image.records |= records
 
 
-def _exported_as(qemu: FakeQemu, quorum: str) -> str:
+def _exported_as(qemu: Process, quorum: str) -> str:
     return qemu.parent_of(qemu.live.children[quorum][0].node)
 
 
-def cancel(qemu: FakeQemu, command: qmp.BlockJobCancel) -> None:
+def cancel(qemu: Process, command: qmp.BlockJobCancel) -> None:
     """End a copy: complete if it is ready, else useless (qemu-behaviour 5.16)."""
     job, known = command.device, qemu.live.jobs.get(command.device)
     if known is None:
@@ -87,7 +84,7 @@ def cancel(qemu: FakeQemu, command: qmp.BlockJobCancel) -> None:
     qemu.later(0, lambda: _conclude(qemu, job, link))
 
 
-def _conclude(qemu: FakeQemu, job: str, link: DiskLink) -> None:
+def _conclude(qemu: Process, job: str, link: DiskLink) -> None:
     if not _is(qemu, job, link, "waiting"):
         return
     if not link.up or not link.server.alive:
@@ -101,14 +98,14 @@ def _conclude(qemu: FakeQemu, job: str, link: DiskLink) -> None:
         _over(qemu, job, None)
 
 
-def abort(qemu: FakeQemu, job: str) -> None:
+def abort(qemu: Process, job: str) -> None:
     """End a copy that is of no use."""
     _status(qemu, job, "aborting")
     qemu.event("BLOCK_JOB_CANCELLED", _data(qemu, job))
     _over(qemu, job, CANCELLED)
 
 
-def fail(qemu: FakeQemu, job: str, why: str) -> None:
+def fail(qemu: Process, job: str, why: str) -> None:
     """A copy finds its target gone (qemu-behaviour 5.17)."""
     error: dict[str, QmpValue] = {"device": job, "operation": "write", "action": "report"}
     qemu.event("BLOCK_JOB_ERROR", error)
@@ -117,7 +114,7 @@ def fail(qemu: FakeQemu, job: str, why: str) -> None:
     _over(qemu, job, why)
 
 
-def pause(qemu: FakeQemu) -> None:
+def pause(qemu: Process) -> None:
     """What stopping the guest does to copies that are ready."""
     for job, known in qemu.live.jobs.items():
         if known.status == "ready":
@@ -125,7 +122,7 @@ def pause(qemu: FakeQemu) -> None:
             qemu.tell_job(job, "ready")
 
 
-def dismiss(qemu: FakeQemu, command: qmp.JobDismiss) -> None:
+def dismiss(qemu: Process, command: qmp.JobDismiss) -> None:
     """Forget a copy that has ended."""
     known = qemu.live.jobs.get(command.id)
     if known is None:
@@ -137,7 +134,7 @@ def dismiss(qemu: FakeQemu, command: qmp.JobDismiss) -> None:
     qemu.tell_job(command.id, "null")
 
 
-def _over(qemu: FakeQemu, job: str, error: str | None) -> None:
+def _over(qemu: Process, job: str, error: str | None) -> None:
     del qemu.targets[job]
     qemu.tell_job(job, "concluded")
     jobs = {**qemu.live.jobs, job: Job(status="concluded", error=error)}
@@ -147,16 +144,16 @@ def _over(qemu: FakeQemu, job: str, error: str | None) -> None:
     qemu.live = attrs.evolve(qemu.live, jobs=jobs)
 
 
-def _status(qemu: FakeQemu, job: str, status: str) -> None:
+def _status(qemu: Process, job: str, status: str) -> None:
     qemu.live = attrs.evolve(qemu.live, jobs={**qemu.live.jobs, job: Job(status=status)})
     qemu.tell_job(job, status)
 
 
-def _data(qemu: FakeQemu, job: str) -> dict[str, QmpValue]:
+def _data(qemu: Process, job: str) -> dict[str, QmpValue]:
     size = size_bytes(qemu)
     return {"device": job, "len": size, "offset": size, "speed": 0, "type": "mirror"}
 
 
-def size_bytes(qemu: FakeQemu) -> int:
+def size_bytes(qemu: Process) -> int:
     """How much a copy has to do."""
     return max((qemu.live.sizes_bytes.get(quorum, 0) for quorum in qemu.quorums), default=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import Final, Protocol, final
 
 from pycolo._json import object_at
 from pycolo.errors import ParseError
@@ -15,10 +15,7 @@ from pycolo.qmp.schema import Schema, SchemaProblem
 from pycolo.testing import _colo, _jobs
 from pycolo.testing._answers import version
 from pycolo.testing._commands import perform
-from pycolo.testing._links import Refused
-
-if TYPE_CHECKING:
-    from pycolo.testing._qemu import FakeQemu
+from pycolo.testing._process import Process, Refused
 
 Message = Mapping[str, object]
 _OUT_OF_BAND: Final = ("yank", "query-yank", "migrate-recover", "migrate-pause")
@@ -53,7 +50,7 @@ class Client:
 class Monitor:
     """One monitor of a fake; it serves one client; others wait without a greeting."""
 
-    def __init__(self, qemu: FakeQemu, place: model.Monitor) -> None:
+    def __init__(self, qemu: Process, place: model.Monitor) -> None:
         """Open it."""
         self._qemu: Final = qemu
         self.place: Final = place
@@ -199,7 +196,7 @@ class Monitor:
         return perform(self._qemu, command)
 
 
-def _cancel_job(qemu: FakeQemu, arguments: Message) -> QmpValue:
+def _cancel_job(qemu: Process, arguments: Message) -> QmpValue:
     job = str(arguments["id"])
     known = qemu.live.jobs.get(job)
     if known is None:
