@@ -117,8 +117,8 @@ def next_step(
             `Dead` with the evidence, or `Absent`; one that does not answer is `Unreachable` or
             `Unresponsive`.
         want: What is wanted.
-        armed: The failover plans of the last `Settled`: a survivor that its peer's death has wedged
-            answers no question, and its plan still frees it.
+        armed: The failover plans of the last `Settled` that were not tried yet: a survivor that its
+            peer's death has wedged answers no question, and its plan still frees it.
         avoid: Nodes on which no secondary is to be launched.
         assume_good: QEMU versions that the operator vouches for.
     """
@@ -279,7 +279,7 @@ class _Ladder:
         findings: list[Finding] = []
         for other in self._others(name):
             away = isinstance(self.snapshot.records.get(other), record.UnreadRecord)
-            if away or other in self.avoid:
+            if away or other in self.avoid or self._is_stuck(other):
                 continue
             try:
                 self._check_launch(other)
@@ -311,10 +311,15 @@ class _Ladder:
         return Launch(node=holder, role="primary")
 
     def _unseen(self) -> Prove | None:
-        for name, running in self.snapshot.running.items():
-            if self.snapshot.live(name) is None:
-                return Prove(node=name, instance=running.instance, plan=None)
+        for name in self.pair.names:
+            running = self.snapshot.running.get(name)
+            if self.snapshot.live(name) is None and (running is not None or self._is_stuck(name)):
+                return Prove(node=name, instance=running.instance if running else "", plan=None)
         return None
+
+    def _is_stuck(self, name: str) -> bool:
+        """Whether a QEMU is connected and does not answer, whatever its host can tell."""
+        return isinstance(self.snapshot.state(name), Unresponsive)
 
     # -- what they share
 

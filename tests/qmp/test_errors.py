@@ -34,8 +34,10 @@ ERRORS: list[tuple[PycoloError, str]] = [
     (ParseError("", "be an object", 1), "the document must be an object, not 1"),
     (
         SchemaError("migrate", "11.1.3", ("arguments.detach must be absent",)),
-        "QEMU 11.1.3 does not accept migrate: arguments.detach must be absent; use another dialect,"
-        " or another QEMU version",
+        (
+            "QEMU 11.1.3 does not accept migrate: arguments.detach must be absent;"
+            " use another dialect, or another QEMU version"
+        ),
     ),
     (
         VersionError(("10.0.2",), "its COLO is broken"),

@@ -147,6 +147,7 @@ class Operator:
 
     async def _act(self, plan: Plan, snapshot: Snapshot) -> None:
         self.seen[plan.procedure] += 1
+        self.armed.clear()
         report = await self._execute(plan)
         self.life.pair = plan.pair
         if plan.procedure != "failover" or report.failed is not None:

@@ -305,6 +305,16 @@ def mend(world: World) -> None:
 @given(version=st.sampled_from(VERSIONS), happenings=st.lists(HAPPENINGS, max_size=10))
 # The survivor dies between its failover and the launch of the spare.
 @example(version="7.2.22", happenings=[Mend(None), Kill("serving"), Soon(0.375, Kill("serving"))])
+# A secondary that never joined stops, on a host that nobody reaches, after its primary has ended.
+@example(
+    version="7.2.22",
+    happenings=[Unplug("other"), Kill("serving"), Freeze("other"), Mend(None)],
+)
+# The survivor stops as its peer's host is lost: the plan that was armed for it frees nobody.
+@example(
+    version="7.2.22",
+    happenings=[Mend(None), PowerOff("serving"), Soon(0.0, Freeze("other"))],
+)
 # The only host with data is down before a secondary has any.
 @example(version="7.2.22", happenings=[PowerOff("serving"), Mend(None)])
 # One host of a protected pair is down, and the other one's QEMU has ended.

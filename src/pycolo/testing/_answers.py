@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final, assert_never
 
 from pycolo.qmp import commands as qmp
@@ -355,6 +356,9 @@ class _Graph:
         block = self.qemu.blocks.get(name)
         size = sizes.get(name, _FILE_SIZE_BYTES)
         file = "" if block is None else block_file(block)
+        if isinstance(block, Qcow2Node) and block.backing is not None:
+            # What no file name says is shown as JSON.
+            file = f"json:{json.dumps({'driver': driver, 'file': file})}"
         entry: Object = {"node-name": name, "drv": driver, "file": file, "ro": False}
         entry["image"] = {"virtual-size": size, "filename": file, "format": driver}
         if self.qemu.quirks.has_children:

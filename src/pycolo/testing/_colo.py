@@ -10,11 +10,11 @@ import attrs
 from pycolo import effects
 from pycolo.model.pair import CHECKPOINTS_OFF_MS
 from pycolo.qmp import commands as qmp
+from pycolo.qmp.states import MIGRATION_BUSY
 from pycolo.snapshot import Filter
 from pycolo.testing._network import end, incoming_at
 from pycolo.testing._process import Channel, Overlay, Process, Refused, Stuck
 
-BUSY: Final = ("setup", "active", "pre-switchover", "device", "colo")
 _POLL_S: Final = 0.05
 _STEP_S: Final = 0.002
 _LOAD_S: Final = 0.03
@@ -27,7 +27,7 @@ _RESUME_S: Final = 0.04
 def migrate(source: Process, command: qmp.Migrate) -> None:
     """Begin to migrate."""
     live = source.live
-    if live.colo_mode != "none" or live.migration in BUSY:
+    if live.colo_mode != "none" or live.migration in MIGRATION_BUSY:
         _second_migrate(source)
     if live.run_state == "inmigrate":
         raise Refused("Guest is waiting for an incoming migration")
@@ -409,7 +409,7 @@ def _used_up(target: Process) -> None:
 def cancel(source: Process) -> None:
     """What migrate_cancel does (qemu-behaviour 9.3, 17.10)."""
     channel = source.channel
-    if channel is None or source.live.migration not in BUSY:
+    if channel is None or source.live.migration not in MIGRATION_BUSY:
         return
     if source.live.colo_mode == "none":
         channel.stage, channel.up = "over", False
@@ -469,7 +469,7 @@ def _talks_or_later(channel: Channel, action: Callable[[], None]) -> bool:
 
 def capabilities(qemu: Process, command: qmp.MigrateSetCapabilities) -> None:
     """Turn capabilities on and off, by the version's rules (qemu-behaviour 2.3)."""
-    busy = qemu.live.migration in BUSY and not qemu.live.incoming
+    busy = qemu.live.migration in MIGRATION_BUSY and not qemu.live.incoming
     if busy and not qemu.quirks.capabilities_in_colo:
         raise Refused("There's a migration process in progress")
     then = effects.after(qemu.live, command).capabilities
