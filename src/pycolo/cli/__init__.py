@@ -54,8 +54,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         _say.note("interrupted")
         return _exits.UNFINISHED
     except BrokenPipeError:
-        # Whoever read the result has gone.
-        return _exits.REFUSED
+        # Whoever read the result has what they wanted, as `head` does.
+        return _exits.DONE
 
 
 def _invoked(words: list[str]) -> int:

@@ -18,6 +18,7 @@ from pycolo._json import JsonObject
 from pycolo.cli import _files, _options, _progress, _say, _status, _timeline
 from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
 from pycolo.cli._options import Asked
+from pycolo.cli._template import TEMPLATE
 from pycolo.compiler import check_members
 from pycolo.diff import diff as difference
 from pycolo.errors import UndecidedError
@@ -55,6 +56,34 @@ def app() -> None:
     Exit codes: 0 done; 1 refused or failed, nothing changed; 2 different; 3 changed but
     unfinished, or unknown; 4 a person must decide, or do what is said; 64 usage.
     """
+
+
+@app.command()
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--name", default="guest", show_default=True, help="The pair's name.")
+@_options.output("text", "json")
+def init(*, file: Path, name: str, form: str) -> None:
+    """Write a commented pair file to FILE, for you to edit; no file is overwritten."""
+    written = TEMPLATE.format(name=name)
+    pair = pairfile.loads(written)
+    with file.open("x", encoding="utf-8") as stream:
+        stream.write(written)
+    _say.result(_pair_forms(pair, form, f"{file} is written: edit what is marked with <-"))
+
+
+@app.command()
+@_options.pair_file
+@_options.output("text", "json")
+def validate(*, pair_file: Path, form: str) -> None:
+    """Check PAIRFILE and ask nobody; `--as json` writes it out with every default."""
+    pair = _files.pair(pair_file)
+    nodes = ", ".join(pair.names)
+    parts = f"{len(pair.disks)} disks, {len(pair.chains)} network cards"
+    _say.result(_pair_forms(pair, form, f"{pair_file}: pair {pair.name} on {nodes}; {parts}"))
+
+
+def _pair_forms(pair: ColoPair, form: str, text_: str) -> str:
+    return pairfile.dumps(pair) if form == "json" else f"{text_}\n"
 
 
 @app.command()

@@ -1,0 +1,52 @@
+"""Pair files from the command line: written for a person to edit, and checked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.conftest import Pycolo
+
+from pycolo import pairfile
+
+
+def test_new_pair_file_is_valid_and_overwrites_nothing(pycolo: Pycolo, tmp_path: Path) -> None:
+    """What `init` writes compiles as it is; a second `init` leaves it alone."""
+    path = tmp_path / "shop.toml"
+    assert 0 == pycolo("init", path, "--name", "shop-db").code
+    assert "shop-db" == pairfile.load(path).name
+    assert 0 == pycolo("plan", "start", path).code
+    before = path.read_text()
+    again = pycolo("init", path)
+    assert 1 == again.code
+    assert "File exists" in again.err
+    assert before == path.read_text()
+
+
+def test_name_that_is_none_writes_no_file(pycolo: Pycolo, tmp_path: Path) -> None:
+    """The rule for names is that of pair files, and nothing the user wrote becomes TOML."""
+    ended = pycolo("init", tmp_path / "x.toml", "--name", 'x"\ny = 1')
+    assert 1 == ended.code
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_pair_file_is_checked_without_asking_anybody(pycolo: Pycolo, pair_file: Path) -> None:
+    """One that is valid is summed up; one that is not is refused by its key."""
+    ended = pycolo("validate", pair_file)
+    assert 0 == ended.code
+    assert "pair colo on alpha, beta, gamma; 1 disks, 1 network cards" in ended.out
+    written = json.loads(pycolo("validate", pair_file, "--as", "json").out)
+    assert pairfile.load(pair_file) == pairfile.from_json_value(written)
+    pair_file.write_text(pair_file.read_text().replace("size_bytes", "size_byte"))
+    wrong = pycolo("validate", pair_file)
+    assert 1 == wrong.code
+    assert "size_bytes" in wrong.err
+
+
+def test_result_that_nobody_reads_to_its_end_is_no_failure(pair_file: Path) -> None:
+    """`pycolo plan ... | head -1` ends well."""
+    command = f"set -o pipefail; {sys.executable} -m pycolo plan start {pair_file} | head -1"
+    done = subprocess.run(["/bin/bash", "-c", command], check=False, capture_output=True, text=True)
+    assert (0, "") == (done.returncode, done.stderr)
