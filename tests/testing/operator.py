@@ -196,6 +196,9 @@ class Operator:
         except (Busy, ConnectionFailed, UnresponsiveError):
             # What died or stopped responding at its first moment is found so in the next round.
             return
+        except CompileError:
+            # It was compiled from a later look than the step: something went wrong between them.
+            assert self._struck()
 
     # -- controllers that pause
 

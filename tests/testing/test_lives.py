@@ -315,6 +315,11 @@ def mend(world: World) -> None:
     version="7.2.22",
     happenings=[Mend(None), PowerOff("serving"), Soon(0.0, Freeze("other"))],
 )
+# The survivor dies between the look that its peer's launch came from and that launch.
+@example(
+    version="7.2.22",
+    happenings=[Mend(None), PowerOff("serving"), Soon(0.34375, Kill("serving"))],
+)
 # The only host with data is down before a secondary has any.
 @example(version="7.2.22", happenings=[PowerOff("serving"), Mend(None)])
 # One host of a protected pair is down, and the other one's QEMU has ended.
