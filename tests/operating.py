@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from pycolo import operate
 from pycolo.model import ColoPair
-from pycolo.observers import Silent
+from pycolo.observers import Observer
 from pycolo.operate import Connection, Fenced
 from pycolo.plan import Plan
 from pycolo.result import Report
@@ -25,7 +25,7 @@ async def compiled(pair: ColoPair, compile_: Compile) -> Plan:
 async def run(pair: ColoPair, compile_: Compile) -> Report:
     """What came of a procedure."""
     async with operate.connect(pair) as connection:
-        return await connection.execute(await compile_(connection), Silent())
+        return await connection.execute(await compile_(connection), Observer())
 
 
 def launch(connection: Connection) -> Awaitable[Plan]:

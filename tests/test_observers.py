@@ -8,7 +8,7 @@ import pytest
 
 from pycolo import conditions as c
 from pycolo.model import ColoPair, Node
-from pycolo.observers import JsonLinesObserver, LogObserver, Observer, Several, Silent, words
+from pycolo.observers import JsonLinesObserver, LogObserver, Observer, Several, words
 from pycolo.plan import Check, CreateImage, Execute, Plan, Recovery, RunHost, Wait
 from pycolo.qmp import commands as qmp
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
@@ -55,11 +55,11 @@ def _everything(observer: Observer) -> None:
     """Tell an observer all there is to tell."""
     observer.plan_started(PLAN)
     for step in STEPS:
-        observer.step_started(step)
-    observer.step_progress(CONT.address, 1, 2, 3.4)
+        observer.step_started(PLAN, step)
+    observer.step_progress(PLAN, CONT.address, 1, 2, 3.4)
     for outcome, _, _ in OUTCOMES:
-        observer.step_finished(CONT.address, outcome)
-    observer.recovery_started(RELIEF)
+        observer.step_finished(PLAN, CONT.address, outcome)
+    observer.recovery_started(PLAN, RELIEF)
     observer.plan_finished(REPORT)
 
 
@@ -88,13 +88,14 @@ def test_log_warns_of_what_went_wrong(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "pycolo.execute")
     _everything(LogObserver())
     loud = [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
-    assert "alpha/cont: refused: no" in loud
-    assert "recovery: the guest stands" in loud
-    assert f"start: {REPORT.advice}" == loud[-1]
+    name = PLAN.pair.name
+    assert f"{name}: alpha/cont: refused: no" in loud
+    assert f"{name}: recovery: the guest stands" in loud
+    assert f"{name}: {REPORT.advice}" == loud[-1]
 
 
 def test_several_are_told_alike() -> None:
     """Each of several observers is told everything."""
     first, second = StringIO(), StringIO()
-    _everything(Several((JsonLinesObserver(first), Silent(), JsonLinesObserver(second))))
+    _everything(Several((JsonLinesObserver(first), Observer(), JsonLinesObserver(second))))
     assert first.getvalue() == second.getvalue() != ""

@@ -211,10 +211,10 @@ def test_a_log_line_cannot_be_forged(caplog: pytest.LogCaptureFixture) -> None:
     observer, report = LogObserver(), _hostile_report()
     observer.plan_started(report.plan)
     for step in report.plan.steps:
-        observer.step_started(step)
-        observer.step_progress(step.address, 1, 2, 3.0)
-        observer.step_finished(step.address, report.outcomes[step.address])
-    observer.recovery_started(attrs.evolve(RELIEF, why=HOSTILE))
+        observer.step_started(report.plan, step)
+        observer.step_progress(report.plan, step.address, 1, 2, 3.0)
+        observer.step_finished(report.plan, step.address, report.outcomes[step.address])
+    observer.recovery_started(report.plan, attrs.evolve(RELIEF, why=HOSTILE))
     observer.plan_finished(report)
     assert 6 == len(caplog.messages)
     for message in caplog.messages:
@@ -236,6 +236,6 @@ def test_lines_for_programs_are_printable() -> None:
     stream, report = StringIO(), _hostile_report()
     observer = JsonLinesObserver(stream)
     for address, outcome in report.outcomes.items():
-        observer.step_finished(address, outcome)
+        observer.step_finished(report.plan, address, outcome)
     observer.plan_finished(report)
     assert_harmless(stream.getvalue(), lines=True)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
-from pycolo.plan import Plan, Recovery, Step
-from pycolo.result import Outcome, Report
+from typing_extensions import override
+
+from pycolo.observers import Observer
+from pycolo.plan import Plan, Step
+from pycolo.result import Outcome
 
 
 def nothing(_: str) -> None:
@@ -14,7 +17,7 @@ def nothing(_: str) -> None:
 
 
 @final
-class Watching:
+class Watching(Observer):
     """Calls a function with the address of each step as it begins, and another as it ends."""
 
     def __init__(
@@ -23,24 +26,12 @@ class Watching:
         self._begins = begins
         self._ends = ends
 
-    def plan_started(self, plan: Plan) -> None:
-        """Nothing."""
-
-    def step_started(self, step: Step) -> None:
+    @override
+    def step_started(self, plan: Plan, step: Step) -> None:
         """Tell that it begins."""
         self._begins(step.address)
 
-    def step_progress(
-        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
-    ) -> None:
-        """Nothing."""
-
-    def step_finished(self, address: str, outcome: Outcome) -> None:  # noqa: ARG002 - as declared
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Tell that it ended."""
         self._ends(address)
-
-    def recovery_started(self, recovery: Recovery) -> None:
-        """Nothing."""
-
-    def plan_finished(self, report: Report) -> None:
-        """Nothing."""

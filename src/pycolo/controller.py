@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, Self, assert_never, final
 
 import attrs
+from typing_extensions import override
 
 from pycolo import compiler
 from pycolo._execute import execute
@@ -22,8 +23,8 @@ from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence, Victim, instance_of
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
-from pycolo.observers import Observer, Silent
-from pycolo.plan import Options, Plan, Recovery, Step, StopQemu
+from pycolo.observers import Observer, Several
+from pycolo.plan import Options, Plan, StopQemu
 from pycolo.qmp.replies import Version
 from pycolo.reconcile import (
     Act,
@@ -36,7 +37,7 @@ from pycolo.reconcile import (
     Want,
     next_step,
 )
-from pycolo.result import JOINING, Outcome, Report
+from pycolo.result import JOINING, Report
 from pycolo.session import Session
 from pycolo.snapshot import Dead, NodeState, Snapshot, Unreachable, Unresponsive
 from pycolo.standing import Standing, standing
@@ -95,7 +96,7 @@ class PairController:
         "The declaration."
         self._hosts = hosts
         self._want: Want = want
-        self._observer = observer or Silent()
+        self._observer = observer or Observer()
         self._resyncs = resyncs
         self._assume_good = tuple(assume_good)
         self._sessions: dict[str, Session] = {}
@@ -350,9 +351,15 @@ class PairController:
             return await self._watched(plan)
 
     async def _watched(self, plan: Plan) -> Report:
-        kept = _Kept(self._observer)
+        kept = _Kept()
         running = asyncio.get_running_loop().create_task(
-            execute(plan, self._sessions, self._hosts, evidence=self._dead, observer=kept)
+            execute(
+                plan,
+                self._sessions,
+                self._hosts,
+                evidence=self._dead,
+                observer=Several((kept, self._observer)),
+            )
         )
         self._current = (plan, running)
         try:
@@ -369,33 +376,15 @@ class PairController:
 
 
 @final
-class _Kept:
-    """Passes everything on and keeps the report, which a cancelled execution gives nobody else."""
+class _Kept(Observer):
+    """Keeps the report, which a cancelled execution gives nobody else."""
 
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
+    def __init__(self) -> None:
         self.report: Report | None = None
 
-    def plan_started(self, plan: Plan) -> None:
-        self._observer.plan_started(plan)
-
-    def step_started(self, step: Step) -> None:
-        self._observer.step_started(step)
-
-    def step_progress(
-        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
-    ) -> None:
-        self._observer.step_progress(address, done_bytes, total_bytes, rate_bytes_s)
-
-    def step_finished(self, address: str, outcome: Outcome) -> None:
-        self._observer.step_finished(address, outcome)
-
-    def recovery_started(self, recovery: Recovery) -> None:
-        self._observer.recovery_started(recovery)
-
+    @override
     def plan_finished(self, report: Report) -> None:
         self.report = report
-        self._observer.plan_finished(report)
 
 
 def _joins(step: NextStep) -> bool:

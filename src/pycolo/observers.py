@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Protocol, TextIO, assert_never, final
+from typing import TextIO, assert_never, final
 
 import attrs
+from typing_extensions import override
 
 from pycolo._printable import brief
 from pycolo.plan import Check, Execute, Plan, Record, Recovery, RunHost, Step, Wait
@@ -15,109 +16,93 @@ from pycolo.qmp.events import Event
 from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unknown
 
 
-class Observer(Protocol):
-    """What an execution tells, in this order; each call must return quickly."""
+class Observer:
+    """What an execution tells, in this order; each method does nothing until you override it.
+
+    Each call must return quickly. One observer may serve many executions at once: the plan, which
+    holds the pair, says which one it is.
+    """
 
     def plan_started(self, plan: Plan) -> None:
         """The plan is about to begin."""
 
-    def step_started(self, step: Step) -> None:
+    def step_started(self, plan: Plan, step: Step) -> None:
         """The step is about to begin; also said of recovery steps."""
 
     def step_progress(
-        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+        self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
         """A wait for a copy of a disk or of the RAM continues; `total_bytes` may grow."""
 
-    def step_finished(self, address: str, outcome: Outcome) -> None:
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """The step ended; also said of recovery steps."""
 
-    def recovery_started(self, recovery: Recovery) -> None:
+    def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
         """Execution ended inside a range of steps, and what brings the guest back begins."""
 
     def plan_finished(self, report: Report) -> None:
         """Nothing more is done."""
 
 
-class Recorder(Observer, Protocol):
+class Recorder(Observer):
     """An observer that is told the conversation with QEMU as well."""
 
     def command_sent(
-        self, number: int, address: str, node: str, command: Command, *, oob: bool
+        self, plan: Plan, number: int, address: str, node: str, command: Command, *, oob: bool
     ) -> None:
         """A command of the step is about to be sent; returns when it may be."""
 
-    def command_answered(self, number: int, answer: object) -> None:
+    def command_answered(self, plan: Plan, number: int, answer: object) -> None:
         """The command was answered, however late: a `CommandRefused`, or what was returned."""
 
-    def event_seen(self, node: str, event: Event) -> None:
+    def event_seen(self, plan: Plan, node: str, event: Event) -> None:
         """QEMU sent an event."""
 
-    def connection_ended(self, node: str, why: str) -> None:
+    def connection_ended(self, plan: Plan, node: str, why: str) -> None:
         """The connection to the node's monitor ended."""
 
 
 @final
 @attrs.frozen
-class Silent:
-    """Tells nobody."""
-
-    def plan_started(self, plan: Plan) -> None:
-        """Nothing."""
-
-    def step_started(self, step: Step) -> None:
-        """Nothing."""
-
-    def step_progress(
-        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
-    ) -> None:
-        """Nothing."""
-
-    def step_finished(self, address: str, outcome: Outcome) -> None:
-        """Nothing."""
-
-    def recovery_started(self, recovery: Recovery) -> None:
-        """Nothing."""
-
-    def plan_finished(self, report: Report) -> None:
-        """Nothing."""
-
-
-@final
-@attrs.frozen
-class Several:
+class Several(Observer):
     """Tells several observers, in order."""
 
     observers: tuple[Observer, ...]
     "Whom it tells."
 
+    @override
     def plan_started(self, plan: Plan) -> None:
         """Tell each."""
         for observer in self.observers:
             observer.plan_started(plan)
 
-    def step_started(self, step: Step) -> None:
+    @override
+    def step_started(self, plan: Plan, step: Step) -> None:
         """Tell each."""
         for observer in self.observers:
-            observer.step_started(step)
+            observer.step_started(plan, step)
 
+    @override
     def step_progress(
-        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+        self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
         """Tell each."""
         for observer in self.observers:
-            observer.step_progress(address, done_bytes, total_bytes, rate_bytes_s)
+            observer.step_progress(plan, address, done_bytes, total_bytes, rate_bytes_s)
 
-    def step_finished(self, address: str, outcome: Outcome) -> None:
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Tell each."""
         for observer in self.observers:
-            observer.step_finished(address, outcome)
+            observer.step_finished(plan, address, outcome)
 
-    def recovery_started(self, recovery: Recovery) -> None:
+    @override
+    def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
         """Tell each."""
         for observer in self.observers:
-            observer.recovery_started(recovery)
+            observer.recovery_started(plan, recovery)
 
+    @override
     def plan_finished(self, report: Report) -> None:
         """Tell each."""
         for observer in self.observers:
@@ -126,71 +111,87 @@ class Several:
 
 @final
 @attrs.frozen
-class LogObserver:
+class LogObserver(Observer):
     """Writes to a logger: a step that failed as a warning, the rest as information."""
 
     logger: logging.Logger = attrs.field(factory=lambda: logging.getLogger("pycolo.execute"))
     "Where it writes."
 
+    @override
     def plan_started(self, plan: Plan) -> None:
         """Say how long the plan is."""
-        self.logger.info("%s: %d steps", plan.procedure, len(plan.steps))
+        self.logger.info("%s: %s: %d steps", plan.pair.name, plan.procedure, len(plan.steps))
 
-    def step_started(self, step: Step) -> None:
+    @override
+    def step_started(self, plan: Plan, step: Step) -> None:
         """Say what begins and why, to those who debug."""
-        self.logger.debug("%s", brief(f"{step.address}: {step.why}"))
+        self.logger.debug("%s: %s", plan.pair.name, brief(f"{step.address}: {step.why}"))
 
+    @override
     def step_progress(
-        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+        self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
         """Say how far it is, to those who debug."""
         self.logger.debug(
-            "%s: %d of %d bytes, %.0f bytes/s",
+            "%s: %s: %d of %d bytes, %.0f bytes/s",
+            plan.pair.name,
             brief(address),
             done_bytes,
             total_bytes,
             rate_bytes_s,
         )
 
-    def step_finished(self, address: str, outcome: Outcome) -> None:
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Say what became of it."""
         level = logging.INFO if isinstance(outcome, Done) else logging.WARNING
-        self.logger.log(level, "%s", brief(f"{address}: {words(outcome)}"))
+        self.logger.log(level, "%s: %s", plan.pair.name, brief(f"{address}: {words(outcome)}"))
 
-    def recovery_started(self, recovery: Recovery) -> None:
+    @override
+    def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
         """Warn that the guest has to be brought back."""
-        self.logger.warning("%s", brief(f"recovery: {recovery.why}"))
+        self.logger.warning("%s: %s", plan.pair.name, brief(f"recovery: {recovery.why}"))
 
+    @override
     def plan_finished(self, report: Report) -> None:
         """Say how it ended."""
         level = logging.INFO if report.failed is None else logging.ERROR
-        self.logger.log(level, "%s: %s", report.plan.procedure, report.advice)
+        self.logger.log(level, "%s: %s", report.plan.pair.name, report.advice)
 
 
 @final
 @attrs.frozen
-class JsonLinesObserver:
+class JsonLinesObserver(Observer):
     """Writes one JSON object a line, each at once, for programs that follow an execution."""
 
     stream: TextIO
     "Where it writes; not closed by it."
 
+    @override
     def plan_started(self, plan: Plan) -> None:
         """Write `plan-started` with the addresses of all steps."""
         steps = [step.address for step in plan.steps]
-        self._write("plan-started", procedure=plan.procedure, steps=steps)
+        self._write(plan, "plan-started", procedure=plan.procedure, steps=steps)
 
-    def step_started(self, step: Step) -> None:
+    @override
+    def step_started(self, plan: Plan, step: Step) -> None:
         """Write `step-started`."""
         self._write(
-            "step-started", address=step.address, node=step.node, kind=kind(step), why=step.why
+            plan,
+            "step-started",
+            address=step.address,
+            node=step.node,
+            kind=kind(step),
+            why=step.why,
         )
 
+    @override
     def step_progress(
-        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+        self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
         """Write `step-progress`."""
         self._write(
+            plan,
             "step-progress",
             address=address,
             done_bytes=done_bytes,
@@ -198,10 +199,12 @@ class JsonLinesObserver:
             rate_bytes_s=round(rate_bytes_s),
         )
 
-    def step_finished(self, address: str, outcome: Outcome) -> None:
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Write `step-finished`."""
         took_s = None if isinstance(outcome, NotRun) else round(outcome.took_s, 6)
         self._write(
+            plan,
             "step-finished",
             address=address,
             outcome=verdict(outcome),
@@ -209,13 +212,18 @@ class JsonLinesObserver:
             text=words(outcome),
         )
 
-    def recovery_started(self, recovery: Recovery) -> None:
+    @override
+    def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
         """Write `recovery-started`."""
-        self._write("recovery-started", first=recovery.first, last=recovery.last, why=recovery.why)
+        self._write(
+            plan, "recovery-started", first=recovery.first, last=recovery.last, why=recovery.why
+        )
 
+    @override
     def plan_finished(self, report: Report) -> None:
         """Write `plan-finished`."""
         self._write(
+            report.plan,
             "plan-finished",
             procedure=report.plan.procedure,
             failed=report.failed,
@@ -223,8 +231,9 @@ class JsonLinesObserver:
             advice=report.advice,
         )
 
-    def _write(self, event: str, **members: object) -> None:
-        self.stream.write(json.dumps({"event": event, **members}) + "\n")
+    def _write(self, plan: Plan, event: str, **members: object) -> None:
+        line = {"event": event, "pair": plan.pair.name, **members}
+        self.stream.write(json.dumps(line) + "\n")
         self.stream.flush()
 
 

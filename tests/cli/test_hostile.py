@@ -116,8 +116,8 @@ from tests.test_observers import PLAN, REPORT
 
 async def act(observer, *, recorder):
     observer.plan_started(PLAN)
-    observer.step_started(PLAN.steps[0])
-    observer.step_finished(PLAN.steps[0].address, REPORT.outcomes[PLAN.steps[0].address])
+    observer.step_started(PLAN, PLAN.steps[0])
+    observer.step_finished(PLAN, PLAN.steps[0].address, REPORT.outcomes[PLAN.steps[0].address])
     return REPORT
 
 cli._run = lambda words: 40 + _app._reported(act, None, "text")

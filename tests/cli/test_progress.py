@@ -28,14 +28,16 @@ def tell(observer: Observer, plan: Plan) -> None:
     """Have an observer see a resync, a refusal and its recovery."""
     wait = plan.step("alpha/wait/mirrored")
     observer.plan_started(plan)
-    observer.step_started(wait)
+    observer.step_started(plan, wait)
     for done_mib in range(0, 101, 5):
-        observer.step_progress(wait.address, done_mib * MIB, 100 * MIB, 2.5 * MIB)
-    observer.step_finished(wait.address, Done(took_s=40))
+        observer.step_progress(plan, wait.address, done_mib * MIB, 100 * MIB, 2.5 * MIB)
+    observer.step_finished(plan, wait.address, Done(took_s=40))
     recovery = plan.recoveries[0]
-    observer.recovery_started(recovery)
-    observer.step_started(recovery.steps[0])
-    observer.step_finished(recovery.steps[0].address, Refused(took_s=0, reason="no [such] node"))
+    observer.recovery_started(plan, recovery)
+    observer.step_started(plan, recovery.steps[0])
+    observer.step_finished(
+        plan, recovery.steps[0].address, Refused(took_s=0, reason="no [such] node")
+    )
 
 
 def test_lines_tell_every_tenth_of_a_copy(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,8 +59,8 @@ def test_bars_show_percent_and_rate(plan: Plan) -> None:
     with Progress(console=console, auto_refresh=False) as progress:
         bars = Bars(progress=progress, keeps_lines=True)
         wait = plan.step("alpha/wait/mirrored")
-        bars.step_started(wait)
-        bars.step_progress(wait.address, 25 * MIB, 100 * MIB, MIB)
+        bars.step_started(plan, wait)
+        bars.step_progress(plan, wait.address, 25 * MIB, 100 * MIB, MIB)
         progress.refresh()
         tell(bars, plan)
     shown = screen.getvalue()

@@ -24,8 +24,8 @@ def journal_file(tmp_path: Path, pair_file: Path) -> Path:
         journal.plan_started(plan)
         endings: list[Outcome] = [Done(took_s=0.1), Refused(took_s=0.2, reason="not now")]
         for step, outcome in zip(plan.steps, endings, strict=False):
-            journal.step_started(step)
-            journal.step_finished(step.address, outcome)
+            journal.step_started(plan, step)
+            journal.step_finished(plan, step.address, outcome)
             outcomes[step.address] = outcome
         journal.plan_finished(Report(plan=plan, outcomes=outcomes))
     return journal.path

@@ -9,6 +9,7 @@ from typing import assert_never, final
 
 import attrs
 from tests.testing.testbed import FakePair
+from typing_extensions import override
 
 from pycolo._execute import execute
 from pycolo._probe import probe
@@ -17,6 +18,7 @@ from pycolo.errors import Busy, CompileError, ConnectionFailed, RemoteError
 from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence
 from pycolo.findings import Finding
+from pycolo.observers import Observer
 from pycolo.plan import Options, Plan, Procedure, Record
 from pycolo.reconcile import Act, Decide, End, Launch, Prove, Settled, next_step
 from pycolo.result import Outcome, Report
@@ -282,34 +284,18 @@ class Operator:
 
 @final
 @attrs.frozen
-class _Watch:
+class _Watch(Observer):
     """Has every step judged."""
 
     operator: Operator
 
-    def plan_started(self, plan: Plan) -> None:
-        """Nothing to judge yet."""
-
-    def step_started(self, step: object) -> None:
-        """Nothing to judge yet."""
-
-    def step_progress(
-        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
-    ) -> None:
-        """Nothing to judge yet."""
-
-    def step_finished(self, address: str, _: Outcome) -> None:
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Judge; an observer's error would only be logged, so it is kept."""
         try:
             self.operator.check_answer()
         except AssertionError as error:
             self.operator.life.broken.append(f"{address}: {error}")
-
-    def recovery_started(self, recovery: object) -> None:
-        """Nothing to judge yet."""
-
-    def plan_finished(self, report: Report) -> None:
-        """Nothing to judge yet."""
 
 
 async def hang_up(life: FakePair) -> None:

@@ -6,16 +6,21 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 
+import attrs
 import pytest
-from tests.testing.testbed import FakePair, in_world
+from tests.testing.testbed import FakePair, declared, in_world
 from tests.watching import Watching
+from typing_extensions import override
 
 from pycolo.controller import PairController, Round
 from pycolo.errors import DeclarationError
 from pycolo.evidence import Evidence, Victim
-from pycolo.plan import Plan
+from pycolo.model import ColoPair
+from pycolo.observers import Observer
+from pycolo.plan import Plan, Step
 from pycolo.qmp.commands import MigrateSetParameters
 from pycolo.reconcile import Act, Decide, Prove, Settled, Want
+from pycolo.testing import World
 
 ROUNDS = 12
 Scenario = Callable[[FakePair, PairController], Awaitable[None]]
@@ -281,3 +286,26 @@ async def _set_delay(controller: PairController, checkpoint_delay_ms: int) -> No
     session = controller._sessions["alpha"]  # noqa: SLF001 - nobody else can hold the monitor
     command = MigrateSetParameters(x_checkpoint_delay_ms=checkpoint_delay_ms)
     await session.execute(command, limit_s=1.0)
+
+
+def test_one_observer_serves_several_pairs() -> None:
+    """Each call says by its plan which pair it is about."""
+    seen: dict[str, list[str]] = {"one": [], "two": []}
+
+    class Names(Observer):
+        @override
+        def step_started(self, plan: Plan, step: Step) -> None:
+            seen[plan.pair.name].append(step.address)
+
+    watching = Names()
+    for name in seen:
+        world = World("11.1.3")
+        pair = attrs.evolve(declared(), name=name)
+        world.install(pair, "alpha")
+        world.run(_launched(pair, world, watching))
+    assert seen["one"] == seen["two"] != []
+
+
+async def _launched(pair: ColoPair, world: World, observer: Observer) -> None:
+    async with PairController(pair, world.hosts(pair), observer=observer) as controller:
+        await settled(controller)

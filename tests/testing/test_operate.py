@@ -23,7 +23,7 @@ from pycolo.evidence import Evidence, Victim
 from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
 from pycolo.model.node import Monitor
-from pycolo.observers import Silent
+from pycolo.observers import Observer
 from pycolo.operate import Fenced
 from pycolo.plan import HostAction
 from pycolo.qmp.replies import Version
@@ -318,7 +318,7 @@ def test_saved_launch_looks_again(play: Callable[..., None]) -> None:
         saved = await operating.compiled(life.pair, operating.launch)
         assert 0 == (await operating.run(life.pair, operating.launch)).exit_code
         before = _files(life)
-        again = await operate.apply(saved, Silent())
+        again = await operate.apply(saved, Observer())
         assert 4 == again.exit_code
         assert "no QEMU of alpha is known to run" in _untouched(again)
         assert before == _files(life)
@@ -332,7 +332,7 @@ def test_launch_that_was_compiled_offline_is_not_applied(play: Callable[..., Non
     async def scenario(life: FakePair) -> None:
         made = compile_offline("launch", life.pair, version=life.version)
         with pytest.raises(CompileError, match="compiled offline"):
-            await operate.apply(made, Silent())
+            await operate.apply(made, Observer())
 
     play(scenario)
 
@@ -376,7 +376,7 @@ def test_saved_word_is_refused_once_the_qemu_answers(play: Callable[..., None]) 
         life.signal("alpha", signal.SIGSTOP)
         saved = await operating.compiled(life.pair, survives("beta", WORD))
         life.signal("alpha", signal.SIGCONT)
-        assert "its monitor answers" in _untouched(await operate.apply(saved, Silent()))
+        assert "its monitor answers" in _untouched(await operate.apply(saved, Observer()))
         assert ["primary", "secondary"] == _modes(life)
 
     play(scenario, forwarded="alpha")
@@ -390,13 +390,13 @@ def test_plan_with_evidence_does_not_run_against_a_later_qemu(
     async def scenario(life: FakePair) -> None:
         life.world.qemu("beta").kill()
         saved = await operating.compiled(life.pair, survives("alpha"))
-        assert 0 == (await operate.apply(saved, Silent())).exit_code
+        assert 0 == (await operate.apply(saved, Observer())).exit_code
         await life.connect("alpha")
         await life.launch("beta")
         await life.run("resume")
         for name in tuple(life.sessions):
             await life.sessions.pop(name).aclose()
-        again = await operate.apply(saved, Silent())
+        again = await operate.apply(saved, Observer())
         assert 1 == again.exit_code, again.advice
         life.world.advance(5.0)
         modes = [life.world.qemu(name).live.colo_mode for name in ("alpha", "beta")]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pycolo._execute._run import Run
 from pycolo.evidence import Evidence
 from pycolo.hosts import Host
-from pycolo.observers import Observer, Recorder, Several, Silent
+from pycolo.observers import Observer, Recorder, Several
 from pycolo.plan import Plan
 from pycolo.result import Report
 from pycolo.session import Session
@@ -61,7 +61,7 @@ async def execute(
     Raises:
         asyncio.CancelledError: It was cancelled; the observer was given the report before.
     """
-    watching: Observer = observer or Silent()
+    watching: Observer = observer or Observer()
     if recorder is not None:
         watching = Several((watching, recorder))
     run = Run(plan, sessions, watching, hosts or {}, evidence or {}, recorder=recorder)

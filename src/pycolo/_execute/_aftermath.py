@@ -79,7 +79,7 @@ class Aftermath:
                 refused = Refused(took_s=0.0, reason=why)
                 self.outcomes |= {step.address: refused for step in recovery.steps[:1]}
                 continue
-            self._tell(_started(recovery))
+            self._tell(_started(self._plan, recovery))
             for step in recovery.steps:
                 if step.address not in self.outcomes:
                     self.outcomes[step.address] = await attempt(step)
@@ -139,5 +139,5 @@ class Aftermath:
         return True
 
 
-def _started(recovery: Recovery) -> Callable[[Observer], None]:
-    return lambda observer: observer.recovery_started(recovery)
+def _started(plan: Plan, recovery: Recovery) -> Callable[[Observer], None]:
+    return lambda observer: observer.recovery_started(plan, recovery)

@@ -63,7 +63,7 @@ class Run:
         self._sessions = sessions
         self._observer = observer
         self._hosts = hosts
-        self._sender = Sender(recorder)
+        self._sender = Sender(plan, recorder)
         self._promoted_by: Evidence | None = None
         self._written: dict[str, PairRecord] = {}
         self._outcomes: dict[str, Outcome] = {}
@@ -150,8 +150,8 @@ class Run:
     def _refuse(self, step: Step, reason: str) -> None:
         outcome = Refused(took_s=0.0, reason=reason)
         self._outcomes[step.address] = outcome
-        self._tell(lambda o: o.step_started(step))
-        self._tell(lambda o: o.step_finished(step.address, outcome))
+        self._tell(lambda o: o.step_started(self._plan, step))
+        self._tell(lambda o: o.step_finished(self._plan, step.address, outcome))
 
     async def _attempt_all(self, batch: tuple[Step, ...], *, first: bool) -> list[Outcome]:
         if len(batch) == 1:
@@ -160,7 +160,7 @@ class Run:
         return list(await asyncio.gather(*(self._attempt(step) for step in batch)))
 
     async def _attempt(self, step: Step, *, first: bool = False) -> Outcome:
-        self._tell(lambda o: o.step_started(step))
+        self._tell(lambda o: o.step_started(self._plan, step))
         clock = asyncio.get_running_loop().time
         started = clock()
         outcome: Outcome
@@ -178,7 +178,7 @@ class Run:
             _LOG.exception("%s failed", step.address)
             reason = f"{type(error).__name__}: {error}"
             outcome = Unknown(took_s=clock() - started, reason=reason)
-        self._tell(lambda o: o.step_finished(step.address, outcome))
+        self._tell(lambda o: o.step_finished(self._plan, step.address, outcome))
         return outcome
 
     async def _do(self, step: Step) -> str:
@@ -354,7 +354,7 @@ class Run:
         if news is not None:
             self._tell(
                 lambda o: o.step_progress(
-                    step.address, news.done_bytes, news.total_bytes, news.rate_bytes_s
+                    self._plan, step.address, news.done_bytes, news.total_bytes, news.rate_bytes_s
                 )
             )
 

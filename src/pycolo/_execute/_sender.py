@@ -13,7 +13,7 @@ from pycolo._execute._ended import refused
 from pycolo._execute._shield import shielded
 from pycolo.errors import CommandRefused, CommandUnknown, RemoteError
 from pycolo.observers import Recorder
-from pycolo.plan import Execute
+from pycolo.plan import Execute, Plan
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.commands import Command
 from pycolo.result import QemuError
@@ -27,8 +27,9 @@ _YANK_S: Final = 5.0
 class Sender:
     """Sends the commands of one execution; a recorder hears the conversation."""
 
-    def __init__(self, recorder: Recorder | None) -> None:
-        """Take who hears; None for nobody."""
+    def __init__(self, plan: Plan, recorder: Recorder | None) -> None:
+        """Take who hears what of which plan; None for nobody."""
+        self._plan = plan
         self._recorder = recorder
         self._numbers = itertools.count(1)
 
@@ -36,7 +37,7 @@ class Sender:
         """Have the recorder hear events and hang-ups; gives what ends that."""
         if self._recorder is None:
             return []
-        note = functools.partial(_record_notice, self._recorder)
+        note = functools.partial(_record_notice, self._plan, self._recorder)
         return [s.subscribe(functools.partial(note, name)) for name, s in sessions.items()]
 
     async def execute(self, step: Execute, session: Session) -> str:
@@ -61,14 +62,14 @@ class Sender:
         return ""
 
     def _send(self, address: str, session: Session, command: Command, *, oob: bool) -> Sent[object]:
-        recorder, number = self._recorder, next(self._numbers)
+        plan, recorder, number = self._plan, self._recorder, next(self._numbers)
         if recorder is None:
             return session.send(command, oob=oob)
         node = session.node
-        shielded(lambda: recorder.command_sent(number, address, node, command, oob=oob))
+        shielded(lambda: recorder.command_sent(plan, number, address, node, command, oob=oob))
         sent = session.send(command, oob=oob)
         sent.when_answered(
-            lambda answer: shielded(lambda: recorder.command_answered(number, answer))
+            lambda answer: shielded(lambda: recorder.command_answered(plan, number, answer))
         )
         return sent
 
@@ -107,12 +108,12 @@ async def _human(
     raise refused(reason, QemuError(text=text))
 
 
-def _record_notice(recorder: Recorder, node: str, notice: Notice) -> None:
+def _record_notice(plan: Plan, recorder: Recorder, node: str, notice: Notice) -> None:
     match notice:
         case HungUp(why=why):
-            shielded(lambda: recorder.connection_ended(node, why))
+            shielded(lambda: recorder.connection_ended(plan, node, why))
         case event:
-            shielded(lambda: recorder.event_seen(node, event))
+            shielded(lambda: recorder.event_seen(plan, node, event))
 
 
 def _accepted(step: Execute, text: str, error_class: str | None) -> bool:

@@ -19,10 +19,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.text import Text
+from typing_extensions import override
 
 from pycolo._printable import one_line
 from pycolo.cli import _say
-from pycolo.observers import words
+from pycolo.observers import Observer, words
 from pycolo.plan import Plan, Recovery, Step
 from pycolo.render.text import outcome_words, summary
 from pycolo.result import Outcome, Report
@@ -52,23 +53,26 @@ def on_stderr() -> Iterator[Lines | Bars]:
 
 @final
 @attrs.define
-class Lines:
+class Lines(Observer):
     """One line a step, and one for every tenth of a copy."""
 
     report: Report | None = None
     "What became of the plan, once it has ended."
     _told: dict[str, int] = attrs.field(factory=dict)
 
+    @override
     def plan_started(self, plan: Plan) -> None:
         """Say how much there is to do."""
         _say.note(f"{plan.procedure}: {len(plan.steps)} steps")
 
-    def step_started(self, step: Step) -> None:
+    @override
+    def step_started(self, plan: Plan, step: Step) -> None:
         """Say what begins."""
         _say.note(summary(step))
 
+    @override
     def step_progress(
-        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+        self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
         """Say how far it is, every tenth."""
         percent = 100 * done_bytes // total_bytes if total_bytes else 0
@@ -78,14 +82,17 @@ class Lines:
                 f"  {percent} % of {total_bytes / MIB:.1f} MiB, {rate_bytes_s / MIB:.1f} MiB/s"
             )
 
-    def step_finished(self, address: str, outcome: Outcome) -> None:  # noqa: ARG002 - said last
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Say what became of it."""
         _say.note(f"  {words(outcome)}")
 
-    def recovery_started(self, recovery: Recovery) -> None:
+    @override
+    def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
         """Say that the guest is being brought back."""
         _say.note(one_line(f"recovery: {recovery.why}"))
 
+    @override
     def plan_finished(self, report: Report) -> None:
         """Keep it: the command itself says how it ended."""
         self.report = report
@@ -93,7 +100,7 @@ class Lines:
 
 @final
 @attrs.define(kw_only=True)
-class Bars:
+class Bars(Observer):
     """A bar for what is under way, with percent and rate where it is a copy."""
 
     progress: Progress
@@ -103,26 +110,31 @@ class Bars:
     "What became of the plan, once it has ended."
     _bars: dict[str, TaskID] = attrs.field(factory=dict)
 
+    @override
     def plan_started(self, plan: Plan) -> None:
         """Say how much there is to do."""
         self.progress.console.print(Text(f"{plan.procedure}: {len(plan.steps)} steps", "bold"))
 
-    def step_started(self, step: Step) -> None:
+    @override
+    def step_started(self, plan: Plan, step: Step) -> None:
         """Show what is under way."""
         description = Text(summary(step)).plain.replace("[", r"\[")
         self._bars[step.address] = self.progress.add_task(description, total=None)
 
+    @override
     def step_progress(
         self,
+        plan: Plan,
         address: str,
         done_bytes: int,
         total_bytes: int,
-        rate_bytes_s: float,  # noqa: ARG002 - rich works it out
+        rate_bytes_s: float,
     ) -> None:
         """Move the bar."""
         self.progress.update(self._bars[address], completed=done_bytes, total=total_bytes)
 
-    def step_finished(self, address: str, outcome: Outcome) -> None:
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Take the bar away."""
         if address in self._bars:
             self.progress.remove_task(self._bars.pop(address))
@@ -131,10 +143,12 @@ class Bars:
         line = f"{outcome_words(outcome, colour=True)}  {one_line(address)}"
         self.progress.console.print(Text.from_ansi(line))
 
-    def recovery_started(self, recovery: Recovery) -> None:
+    @override
+    def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
         """Say that the guest is being brought back."""
         self.progress.console.print(Text(one_line(f"recovery: {recovery.why}"), "bold red"))
 
+    @override
     def plan_finished(self, report: Report) -> None:
         """Keep it: the command itself says how it ended."""
         self.report = report

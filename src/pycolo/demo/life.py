@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias, final
 
 import attrs
+from typing_extensions import override
 
 from pycolo import compiler
 from pycolo._execute import execute
@@ -34,8 +35,8 @@ from pycolo.demo.testbed import LifeError, Testbed, fetched, open_testbed
 from pycolo.errors import PycoloError
 from pycolo.evidence import Evidence, instance_of
 from pycolo.hosts.local import LocalHost, QemuWatch
-from pycolo.observers import Observer, Silent
-from pycolo.plan import CreateImage, Plan, Recovery, Step, StopQemu
+from pycolo.observers import Observer
+from pycolo.plan import CreateImage, Plan, StopQemu
 from pycolo.qmp.commands import Cont
 from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.result import Outcome, Report
@@ -138,32 +139,16 @@ def _terminable() -> Generator[None]:
 
 
 @final
-class _Clockwork:
+class _Clockwork(Observer):
     """An observer that notes when each step of a plan ended, and nothing else."""
 
     def __init__(self) -> None:
         self.ended_s: dict[str, float] = {}
 
-    def step_finished(self, address: str, outcome: Outcome) -> None:  # noqa: ARG002 - an Observer's
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Note it."""
         self.ended_s[address] = time.monotonic()
-
-    def plan_started(self, plan: Plan) -> None:
-        """Nothing."""
-
-    def step_started(self, step: Step) -> None:
-        """Nothing."""
-
-    def step_progress(
-        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
-    ) -> None:
-        """Nothing."""
-
-    def recovery_started(self, recovery: Recovery) -> None:
-        """Nothing."""
-
-    def plan_finished(self, report: Report) -> None:
-        """Nothing."""
 
     def restored_s(self, plan: Plan) -> float:
         """When the guest served again; for a plan during which it always does, when it ended."""
@@ -349,7 +334,7 @@ class _Life:
     ) -> Report:
         sessions = {node: qemu.session for node, qemu in self._qemus.items()}
         report = await execute(
-            plan, sessions, self._hosts, evidence=evidence, observer=observer or Silent()
+            plan, sessions, self._hosts, evidence=evidence, observer=observer or Observer()
         )
         if report.failed is not None:
             outcome = report.outcomes.get(report.failed)

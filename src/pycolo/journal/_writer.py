@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self, TypedDict, final
 
+from typing_extensions import override
+
 from pycolo import _json
 from pycolo.errors import CommandRefused
 from pycolo.journal._lines import (
@@ -27,6 +29,7 @@ from pycolo.journal._lines import (
     json_of,
     line_to_json,
 )
+from pycolo.observers import Recorder
 from pycolo.plan import Plan, Recovery, Step
 from pycolo.qmp.commands import Command
 from pycolo.qmp.events import Event
@@ -37,7 +40,7 @@ _MODE: Final = 0o600
 
 
 @final
-class Journal:
+class Journal(Recorder):
     """Writes what an execution does to a new file, one JSON object a line; a context manager.
 
     To be given to `execute` as its recorder. A command's line is on disk before the command is
@@ -82,17 +85,20 @@ class Journal:
 
     # -- what an execution tells
 
+    @override
     def plan_started(self, plan: Plan) -> None:
         """Write the plan."""
         self._began = True
         self._write(PlanBegan(**_now(), plan=plan))
 
-    def step_started(self, step: Step) -> None:
+    @override
+    def step_started(self, plan: Plan, step: Step) -> None:
         """Write that it begins."""
         self._write(StepBegan(**_now(), address=step.address))
 
+    @override
     def step_progress(
-        self, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+        self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
         """Write how far it is."""
         self._write(
@@ -105,23 +111,27 @@ class Journal:
             )
         )
 
-    def step_finished(self, address: str, outcome: Outcome) -> None:
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Write what became of it."""
         self._write(StepEnded(**_now(), address=address, outcome=outcome))
 
-    def recovery_started(self, recovery: Recovery) -> None:
+    @override
+    def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
         """Write why."""
         first, last, why = recovery.first, recovery.last, recovery.why
         self._write(RecoveryBegan(**_now(), first=first, last=last, why=why))
 
+    @override
     def plan_finished(self, report: Report) -> None:
         """Write how it ended, to the disk."""
         failed, code, advice = report.failed, report.exit_code, report.advice
         self._write(PlanEnded(**_now(), failed=failed, exit_code=code, advice=advice))
         self._attempt(os.fdatasync)
 
+    @override
     def command_sent(
-        self, number: int, address: str, node: str, command: Command, *, oob: bool
+        self, plan: Plan, number: int, address: str, node: str, command: Command, *, oob: bool
     ) -> None:
         """Write the command and flush it to the disk, before it is sent."""
         self._write(
@@ -131,7 +141,8 @@ class Journal:
         )
         self._attempt(os.fdatasync)
 
-    def command_answered(self, number: int, answer: object) -> None:
+    @override
+    def command_answered(self, plan: Plan, number: int, answer: object) -> None:
         """Write the answer."""
         if isinstance(answer, CommandRefused):
             kind, text = answer.error_class, answer.text
@@ -139,13 +150,15 @@ class Journal:
         else:
             self._write(CommandAnswered(**_now(), number=number, value=json_of(answer)))
 
-    def event_seen(self, node: str, event: Event) -> None:
+    @override
+    def event_seen(self, plan: Plan, node: str, event: Event) -> None:
         """Write the event."""
         message = event.to_qmp()
         data = json_of(message.get("data"))
         self._write(EventSeen(**_now(), node=node, event=str(message["event"]), data=data))
 
-    def connection_ended(self, node: str, why: str) -> None:
+    @override
+    def connection_ended(self, plan: Plan, node: str, why: str) -> None:
         """Write the end."""
         self._write(ConnectionEnded(**_now(), node=node, why=why))
 
