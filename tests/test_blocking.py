@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pycolo.blocking import Runner, RunnerClosed
+from pycolo.blocking import Cancelled, Runner, RunnerClosed
 
 THREADS = 20
 LIMIT_S = 20.0
@@ -116,6 +116,59 @@ def test_runner_does_not_wait_for_itself() -> None:
             runner.run(inside(), LIMIT_S)
 
 
+def test_started_continues_past_a_limit() -> None:
+    """A limit on the wait ends the wait only: whoever asks again gets the result."""
+    with Runner() as runner:
+        gate = asyncio.Event()
+
+        async def wait() -> int:
+            await gate.wait()
+            return 4
+
+        async def open_gate() -> None:
+            gate.set()
+
+        started = runner.start(wait())
+        with pytest.raises(TimeoutError):
+            started.result(0.01)
+        assert not started.done
+        runner.run(open_gate(), LIMIT_S)
+        assert [4, 4] == [started.result(LIMIT_S), started.result(LIMIT_S)]
+        assert started.done
+
+
+def test_started_serves_several_threads() -> None:
+    """Twenty threads that wait for one coroutine all get its result."""
+    with Runner() as runner, ThreadPoolExecutor(THREADS) as pool:
+        started = runner.start(_give(5))
+        found = list(pool.map(lambda _: started.result(LIMIT_S), range(THREADS)))
+    assert [5] * THREADS == found
+
+
+def test_started_is_cancelled() -> None:
+    """What is cancelled says so, even where it had no time to begin."""
+    with Runner() as runner:
+        began = threading.Event()
+        running, at_once = runner.start(_for_ever(began)), runner.start(_for_ever())
+        at_once.cancel()
+        began.wait(LIMIT_S)
+        running.cancel()
+        for started in (running, at_once):
+            with pytest.raises(Cancelled):
+                started.result(LIMIT_S)
+
+
+def test_closing_ends_what_was_started() -> None:
+    """Closing the runner ends what it runs, and a closed runner starts nothing."""
+    with Runner() as runner:
+        started = runner.start(_for_ever())
+    for ended in (started, runner.start(_give(1))):
+        assert ended.done
+        ended.cancel()
+        with pytest.raises(RunnerClosed):
+            ended.result(LIMIT_S)
+
+
 _EVENTLET = """
 import warnings
 warnings.simplefilter("ignore")
@@ -147,7 +200,12 @@ eventlet.spawn(tick)
 with Runner() as runner:
     pool = eventlet.GreenPool(20)
     found = list(pool.imap(lambda n: runner.run(ask(n), 60), range(20)))
-print(found == list(range(20)), ticks > 10)
+    started = runner.start(ask(20))
+    try:
+        started.result(0.001)
+    except TimeoutError:
+        found.append(started.result(60))
+print(found == list(range(21)), ticks > 10)
 """
 
 

@@ -1,4 +1,4 @@
-"""pycolo for programs that are not asynchronous: one thread with an event loop, and `run`.
+"""pycolo for programs that are not asynchronous: one thread with an event loop, `run` and `start`.
 
 There is no second interface: whatever is asynchronous in pycolo is run by a `Runner`. It works from
 any number of threads at once, and under eventlet, where a green thread waits without holding up the
@@ -26,6 +26,10 @@ _R = TypeVar("_R")
 
 class RunnerClosed(PycoloError):
     """The runner is closed: what it ran was cancelled, and it runs nothing any more."""
+
+
+class Cancelled(PycoloError):
+    """The coroutine was cancelled by `Started.cancel`, or ended itself so, and gives no result."""
 
 
 @final
@@ -65,15 +69,26 @@ class Runner:
             RunnerClosed: The runner is closed, or was closed meanwhile.
             RuntimeError: It was called from the runner's own loop, which cannot wait for itself.
         """
-        with _Signal() as over:
-            call = _Call(coro, limit_s, over)
-            self._calls.add(call)
-            try:
-                self._submit(call)
-                self._await(call, over)
-            finally:
-                self._calls.discard(call)
+        if self._is_inside():
+            coro.close()
+            raise RuntimeError("a Runner cannot wait for itself")
+        call = self._submit(_Call(coro, limit_s))
+        try:
+            call.wait(None)
+        except BaseException:
+            # What the caller asked for must not continue behind its back.
+            self._cancel(call)
+            call.wait(None)
+            raise
         return call.result()
+
+    def start(self, coro: Coroutine[object, object, _R]) -> Started[_R]:
+        """Run a coroutine without waiting for it; from any thread, and by green threads.
+
+        Args:
+            coro: What to run; where the runner is closed, `Started.result` says so.
+        """
+        return Started(self, self._submit(_Call(coro, None)))
 
     def close(self) -> None:
         """Cancel what runs, wait for it to end, end the thread; may be called again."""
@@ -84,29 +99,28 @@ class Runner:
         loop.call_soon_threadsafe(self._end)
         thread.join()
 
-    def _submit(self, call: _Call[_R]) -> None:
+    def _submit(self, call: _Call[_R]) -> _Call[_R]:
         loop = self._loop
         if loop is None or self._closed:
             call.refuse()
-            return
-        if asyncio._get_running_loop() is loop:  # noqa: SLF001 - documented, and None where none is
-            call.refuse()
-            raise RuntimeError("a Runner cannot wait for itself")
+            return call
+        self._calls.add(call)
         try:
             loop.call_soon_threadsafe(self._begin, call)
         except RuntimeError:
+            self._calls.discard(call)
             call.refuse()
+        return call
 
-    def _await(self, call: _Call[_R], over: _Signal) -> None:
-        try:
-            over.wait()
-        except BaseException:
-            # What the caller asked for must not continue behind its back.
-            if self._loop is not None:
-                with contextlib.suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(call.cancel)
-            over.wait()
-            raise
+    def _cancel(self, call: _Call[_R]) -> None:
+        if self._loop is not None:
+            # A loop that is closed has ended all it ran.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(call.cancel)
+
+    def _is_inside(self) -> bool:
+        running = asyncio._get_running_loop()  # noqa: SLF001 - documented, and None where none is
+        return running is not None and running is self._loop
 
     # -- in the thread
 
@@ -123,10 +137,11 @@ class Runner:
                 call.refuse()
 
     def _begin(self, call: _Call[_R]) -> None:
+        self._calls.discard(call)
         if self._closed:
             call.refuse()
         else:
-            call.start()
+            call.start(lambda: self._closed)
 
     def _end(self) -> None:
         loop = asyncio.get_running_loop()
@@ -153,21 +168,58 @@ class _Thread(Protocol):
 
 
 @final
-class _Call(Generic[_R]):
-    """One `run`: what it runs, and what came of it."""
+class Started(Generic[_R]):
+    """A coroutine that a `Runner` runs; may be used from several threads."""
 
-    def __init__(
-        self, coro: Coroutine[object, object, _R], limit_s: float | None, over: _Signal
-    ) -> None:
+    def __init__(self, runner: Runner, call: _Call[_R]) -> None:
+        """Made by `Runner.start`."""
+        self._runner = runner
+        self._call = call
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, however."""
+        return self._call.over
+
+    def result(self, limit_s: float | None = None) -> _R:
+        """Wait for its end and give its result; its errors are raised here, each time.
+
+        Args:
+            limit_s: For how many seconds to wait; None for as long as it takes.
+
+        Raises:
+            TimeoutError: The limit passed; the coroutine continues, so one may ask again.
+            Cancelled: It was cancelled.
+            RunnerClosed: The runner is closed, or was closed meanwhile.
+            RuntimeError: It runs, and the runner's own loop asked, which cannot wait for itself.
+        """
+        if not self.done and self._runner._is_inside():  # noqa: SLF001 - the runner's other half
+            raise RuntimeError("a Runner cannot wait for itself")
+        self._call.wait(limit_s)
+        return self._call.result()
+
+    def cancel(self) -> None:
+        """Ask it to end, and return at once; does nothing where it has ended."""
+        self._runner._cancel(self._call)  # noqa: SLF001 - the runner's other half
+
+
+@final
+class _Call(Generic[_R]):
+    """One coroutine, what came of it, and who waits for that."""
+
+    def __init__(self, coro: Coroutine[object, object, _R], limit_s: float | None) -> None:
+        self.over = False
         self._coro = coro
         self._limit_s = limit_s
-        self._over = over
+        self._waiting: list[_Signal] = []
         self._results: list[_R] = []
         self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self, is_closed: Callable[[], bool]) -> None:
         self._task = asyncio.get_running_loop().create_task(self._main())
+        # Not at the end of `_main`: a task that is cancelled at once never begins it.
+        self._task.add_done_callback(lambda _: self._end(closed=is_closed()))
 
     def cancel(self) -> None:
         if self._task is not None:
@@ -175,10 +227,19 @@ class _Call(Generic[_R]):
 
     def refuse(self) -> None:
         """Say that it will not run; does nothing where it ran."""
-        if self._task is None and self._error is None:
-            self._error = RunnerClosed("the runner is closed")
-            self._coro.close()
-            self._over.give()
+        if self._task is None and not self.over:
+            self._end(closed=True)
+
+    def wait(self, limit_s: float | None) -> None:
+        with _Signal() as signal:
+            # In this order, and `_end` in the opposite one: so no lock is needed.
+            self._waiting.append(signal)
+            if self.over:
+                signal.give()
+            try:
+                signal.wait(limit_s)
+            finally:
+                self._waiting.remove(signal)
 
     def result(self) -> _R:
         if self._error is not None:
@@ -189,21 +250,26 @@ class _Call(Generic[_R]):
         try:
             async with asyncio.timeout(self._limit_s):
                 self._results.append(await self._coro)
-        except asyncio.CancelledError as error:
-            self._error = RunnerClosed("the runner was closed while it ran")
-            self._error.__cause__ = error
+        except asyncio.CancelledError:
+            pass
         except BaseException as error:  # noqa: BLE001 - all of it is the caller's
             self._error = error
-        finally:
-            self._over.give()
+
+    def _end(self, *, closed: bool) -> None:
+        self._coro.close()
+        if not self._results and self._error is None:
+            self._error = RunnerClosed("the runner is closed") if closed else Cancelled("cancelled")
+        self.over = True
+        for signal in tuple(self._waiting):
+            signal.give()
 
 
 @final
 class _Signal:
     """The end of a pipe: one thread closes it, another waits for that, once.
 
-    Each of its two ends is closed by the side that uses it, so neither side can meet a descriptor
-    that was given to something else meanwhile.
+    Whoever closes the writing end takes it out of a list first, so nobody can close a descriptor
+    that was given to something else meanwhile. The reading end is closed by who waits.
     """
 
     def __init__(self) -> None:
@@ -214,17 +280,23 @@ class _Signal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.give()
         os.close(self._reader)
 
     def give(self) -> None:
         with contextlib.suppress(IndexError):
             os.close(self._writer.pop())
 
-    def wait(self) -> None:
+    def wait(self, limit_s: float | None = None) -> None:
         if _is_patched("os"):
             # Only this green thread waits.
-            importlib.import_module("eventlet.hubs").trampoline(self._reader, read=True)
-        os.read(self._reader, 1)
+            hubs = importlib.import_module("eventlet.hubs")
+            hubs.trampoline(self._reader, read=True, timeout=limit_s, timeout_exc=TimeoutError)
+            return
+        with _real_selector() as selector:
+            selector.register(self._reader, selectors.EVENT_READ)
+            if not selector.select(limit_s):
+                raise TimeoutError
 
 
 # -- what eventlet may have replaced
