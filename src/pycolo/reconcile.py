@@ -227,8 +227,8 @@ class _Ladder:
     # -- one node answers
 
     def _one(self, name: str) -> NextStep:
-        if self._is_anew(name) and self.want == "protected" and not self._is_booted_again(name):
-            # Its images may be equal: copied while the guest stands, they stay so.
+        if self.want == "protected" and self._is_untouched(name):
+            # Its images may be equal: as long as its guest does not run, they stay so.
             try:
                 return self._alone(name)
             except CompileError:
@@ -344,6 +344,12 @@ class _Ladder:
     def _is_anew(self, name: str) -> bool:
         live = self._live(name)
         return (live.run_state, live.migration) == ("prelaunch", "none")
+
+    def _is_untouched(self, name: str) -> bool:
+        """Whether it begins a new pair, and no attempt to protect it has left anything."""
+        live = self._live(name)
+        left = (live.objects, live.chardevs, live.jobs, live.exports, live.capabilities)
+        return self._is_anew(name) and not self._is_booted_again(name) and not any(left)
 
     def _is_booted_again(self, name: str) -> bool:
         """Whether its guest has run before and waits to: it serves before anything is copied."""
