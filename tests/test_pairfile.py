@@ -234,3 +234,9 @@ def test_importing_pycolo_loads_no_json_library() -> None:
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert set() == {"jsonschema", "qemu"} & set(done.stdout.split())
+
+
+def test_what_was_written_is_read_without_a_word_about_its_form() -> None:
+    """`loads(dumps(pair))` is the pair."""
+    pair = pairfile.load(EXAMPLES / "pair.toml")
+    assert pair == pairfile.loads(pairfile.dumps(pair))

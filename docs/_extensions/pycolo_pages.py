@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
+import json
 import re
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 
+import attrs
 import click
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -14,6 +20,20 @@ from typing_extensions import override
 
 from pycolo import catalogue, errors, features, findings
 from pycolo.cli._app import app as command_line
+from pycolo.model import (
+    ColoPair,
+    FilterChain,
+    Machine,
+    Netdev,
+    Node,
+    Ports,
+    ReplicationDisk,
+    Ssh,
+    TcpMonitor,
+    Timeouts,
+    UnixMonitor,
+)
+from pycolo.model.filters import ChainPorts
 
 PAGE = "qemu-behaviour"
 CITATION = re.compile(rf"({PAGE} )(\d+(?:\.\d+)?(?:(?:,| and| to) \d+(?:\.\d+)?)*)")
@@ -80,6 +100,96 @@ class FindingTable(SphinxDirective):
     def run(self) -> Sequence[nodes.Node]:
         rows = (f"| `{code}` | {meaning} |\n" for code, meaning in findings.MEANINGS.items())
         return self.parse_text_to_nodes("| code | it means |\n|---|---|\n" + "".join(rows))
+
+
+class PairFileKeys(SphinxDirective):
+    """Every key of a pair file, from the classes of `pycolo.model`."""
+
+    @override
+    def run(self) -> Sequence[nodes.Node]:
+        return [self._table(heading, cls) for heading, cls in TABLES.items()]
+
+    def _table(self, heading: str, cls: type[attrs.AttrsInstance]) -> nodes.section:
+        section = nodes.section(ids=[f"key-{cls.__name__.lower()}"], names=[heading.lower()])
+        section += nodes.title("", "", nodes.literal(text=heading))
+        rows = "".join(_key_rows(cls))
+        section += self.parse_text_to_nodes(
+            f"| key | type | default | meaning |\n|---|---|---|---|\n{rows}"
+        )
+        return section
+
+
+# The spares are the third and later `[[nodes]]`.
+TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
+    "the file itself": ColoPair,
+    "[machine]": Machine,
+    "[[nodes]]": Node,
+    "[nodes.ssh]": Ssh,
+    "[nodes.control], [nodes.observer]: a socket": UnixMonitor,
+    "[nodes.control], [nodes.observer]: a port": TcpMonitor,
+    "[[disks]]": ReplicationDisk,
+    "[[chains]]": FilterChain,
+    "[chains.netdev], [chains.netdevs.NODE]": Netdev,
+    "[chains.ports]": ChainPorts,
+    "[ports]": Ports,
+    "[timeouts]": Timeouts,
+}
+
+
+def _key_rows(cls: type[attrs.AttrsInstance]) -> Iterator[str]:
+    if cls is ColoPair:
+        yield "| `format_version` | integer | | 1. |\n"
+    meanings = _meanings(cls)
+    for field in attrs.fields(cls):
+        if cls is ColoPair and field.name == "spares":
+            continue
+        # A field without a meaning is a KeyError: the manual does not build.
+        meaning = meanings[field.name].replace("|", "\\|")
+        yield f"| `{field.name}` | {_type_words(field)} | {_default_words(field)} | {meaning} |\n"
+
+
+def _meanings(cls: type[attrs.AttrsInstance]) -> dict[str, str]:
+    """Field to what it means: by the class's Args, or by the text below the field."""
+    told = inspect.getdoc(cls) or ""
+    args = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", told, re.MULTILINE | re.DOTALL)
+    parts = [] if args is None else re.split(r"^ {4}(\w+): ", args[1], flags=re.MULTILINE)[1:]
+    found = {
+        name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)  # noqa: S101 - its source
+    for field, below in itertools.pairwise(tree.body):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = " ".join(text.split())
+            case _:
+                pass
+    return found
+
+
+def _type_words(field: attrs.Attribute[object]) -> str:
+    text = str(field.type).removesuffix(" | None")
+    chosen = re.fullmatch(r"Literal\[(.*)\]", text)
+    if chosen is not None:
+        return " or ".join(
+            f"`{choice.strip()}`" for choice in chosen[1].replace("'", '"').split(",")
+        )
+    words = {"str": "string", "int": "integer", "bool": "boolean", "float": "number"}
+    if text.startswith(("Mapping", "tuple")):
+        return "table" if text.startswith("Mapping") else "array"
+    return words.get(text, "table")
+
+
+def _default_words(field: attrs.Attribute[object]) -> str:
+    default = field.default
+    if default is attrs.NOTHING:
+        return "required"
+    if isinstance(default, str | int | float):
+        return f"`{json.dumps(default)}`"
+    return ""
 
 
 class ErrorCatalogue(SphinxDirective):
@@ -193,6 +303,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("broken-versions", BrokenVersions)
     app.add_directive("error-catalogue", ErrorCatalogue)
     app.add_directive("finding-table", FindingTable)
+    app.add_directive("pair-file-keys", PairFileKeys)
     app.add_post_transform(LinkToFacts)
     app.connect("doctree-read", _name_entries)
     app.connect("autodoc-process-docstring", _keep_first_line, priority=100)

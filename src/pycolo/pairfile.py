@@ -59,17 +59,19 @@ def load(path: str | Path) -> ColoPair:
     return loads(text, "json" if path.suffix == ".json" else "toml")
 
 
-def loads(text: str, file_format: Format = "toml") -> ColoPair:
+def loads(text: str, file_format: Format | None = None) -> ColoPair:
     """Read the text of a pair file.
 
     Args:
         text: The file's text.
-        file_format: `toml` or `json`.
+        file_format: `toml` or `json`; None for what it looks like: no TOML begins with a brace.
 
     Raises:
         DeclarationError: It is no pair file or breaks a rule; the error's field is the key's path,
             such as `nodes[1].address`.
     """
+    if file_format is None:
+        file_format = "json" if text.lstrip().startswith("{") else "toml"
     try:
         value = _decoded(text, file_format)
         return from_json_value(value)
