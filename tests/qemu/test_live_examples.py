@@ -42,3 +42,20 @@ async def test_a_pair_is_read_and_failed_over_by_the_examples(tmp_path: Path) ->
         told = await run("fail_over.py", str(pair_file), "beta")
         assert told.endswith("failover is done\n")
         await life.goes_on("beta")
+
+
+async def test_a_pair_is_driven_from_threads(tmp_path: Path) -> None:
+    """The driver makes a new pair protected, lets its guest run alone, and ends it."""
+    async with bios_life("11.1", "tcg") as life:
+        pair_file = tmp_path / "pair.json"
+        pair_file.write_text(pairfile.dumps(life.pair), encoding="utf-8")
+        protected = await run("driver.py", str(pair_file), "protected")
+        assert ["Launch", "Launch", "Act", "Settled"] == _steps(protected)
+        await life.goes_on("alpha", "beta")
+        assert ["Act", "Settled"] == _steps(await run("driver.py", str(pair_file), "unprotected"))
+        await life.goes_on("alpha")
+        assert ["End", "Settled"] == _steps(await run("driver.py", str(pair_file), "stopped"))
+
+
+def _steps(printed: str) -> list[str]:
+    return [line.split(maxsplit=1)[0] for line in printed.splitlines()]
