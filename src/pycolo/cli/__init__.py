@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
+from click.shell_completion import shell_complete
 
 from pycolo import _json
 from pycolo._json import JsonObject, kebab
@@ -24,6 +26,9 @@ from pycolo.findings import Finding
 
 __all__ = ("main",)
 
+COMPLETING: Final = "_PYCOLO_COMPLETE"
+"What a shell sets when it asks how a command line may continue."
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process.
@@ -34,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Raises:
         SystemExit: Always, with one of the documented exit codes.
     """
+    completing = os.environ.get(COMPLETING)
+    if completing:
+        sys.exit(shell_complete(app, {}, "pycolo", COMPLETING, completing))
     code = _run(arguments)
     _say.let_go()
     sys.exit(code)
