@@ -303,7 +303,7 @@ async def test_a_guest_that_somebody_paused_is_not_continued() -> None:
     async with bios_life("11.1", "tcg") as life:
         await _launched(life, "unprotected")
         await life.sessions["alpha"].execute(qmp.Stop(), limit_s=LIMIT_S)
-        why = "guest on alpha is paused, and not by a resync of ours; continue it or find out"
+        why = "somebody paused the guest on alpha; pycolo did not; find out why"
         with pytest.raises(CompileError, match=why):
             await life.compile("start")
         await life.cont("alpha")
