@@ -103,6 +103,8 @@ class PairController:
         self._dead: dict[str, Evidence] = {}
         self._armed: Mapping[str, Plan] = {}
         self._snapshot: Snapshot | None = None
+        # One look at a time: a monitor serves one client.
+        self._rounds = asyncio.Lock()
         self._acting = asyncio.Lock()
         self._changed = asyncio.Event()
         self._executions = 0
@@ -168,15 +170,16 @@ class PairController:
             ended. In the second case call `reconcile` again while the QEMU may still answer;
             otherwise fence it and call `died`. If the step is `Decide`, a person must act.
         """
-        self._changed.clear()
-        since = self._executions
-        step = self._next(await self._look(), avoid)
-        if self._resyncs is None or not _joins(step):
-            return await self._do(step, since)
-        async with self._resyncs:
-            # It may have waited long.
+        async with self._rounds:
+            self._changed.clear()
             since = self._executions
-            return await self._do(self._next(await self._look(), avoid), since)
+            step = self._next(await self._look(), avoid)
+            if self._resyncs is None or not _joins(step):
+                return await self._do(step, since)
+            async with self._resyncs:
+                # It may have waited long.
+                since = self._executions
+                return await self._do(self._next(await self._look(), avoid), since)
 
     async def died(self, evidence: Evidence) -> Report | None:
         """Take note that a QEMU has ended, and fail over at once where a plan is armed for it.
@@ -208,9 +211,10 @@ class PairController:
         Raises:
             RefusedError: No safe way leads there.
         """
-        since = self._executions
         options = Options(assume_good=self._assume_good)
-        snapshot = await self._look()
+        async with self._rounds:
+            since = self._executions
+            snapshot = await self._look()
         plan = compiler.compile_plan("converge", self.pair, snapshot, options)
         if not plan.acts or not await approve(plan):
             return None
@@ -228,10 +232,12 @@ class PairController:
         session = self._sessions.get(name)
         if session is not None and not session.closed:
             return session
-        evidence = self._dead.get(name)
-        if evidence is not None:
+        found, evidence = await self._connected(name), self._dead.get(name)
+        if isinstance(found, Unreachable) and evidence is not None:
             return Dead(evidence=evidence)
-        return await self._connected(name)
+        # Somebody else may have launched another QEMU there.
+        self._dead.pop(name, None)
+        return found
 
     async def _connected(self, name: str) -> Session | NodeState:
         before = self._sessions.pop(name, None)
@@ -321,7 +327,11 @@ class PairController:
         known = self._dead.get(victim.node)
         if known is not None and known.instance == victim.instance:
             return known
-        return await self._hosts[victim.node].death(self.pair, victim, limit_s=HOST_S)
+        try:
+            return await self._hosts[victim.node].death(self.pair, victim, limit_s=HOST_S)
+        except RemoteError:
+            # A host that cannot say so has not said so.
+            return None
 
     async def _end(self, step: End) -> Round:
         session = self._sessions.pop(step.node, None)

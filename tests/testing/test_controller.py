@@ -13,14 +13,15 @@ from tests.watching import Watching
 from typing_extensions import override
 
 from pycolo.controller import PairController, Round
-from pycolo.errors import DeclarationError
+from pycolo.errors import DeclarationError, HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.model import ColoPair
 from pycolo.observers import Observer
 from pycolo.plan import Plan, Step
 from pycolo.qmp.commands import MigrateSetParameters
 from pycolo.reconcile import Act, Decide, Prove, Settled, Want
-from pycolo.testing import World
+from pycolo.session import Session
+from pycolo.testing import FakeHost, World
 
 ROUNDS = 12
 Scenario = Callable[[FakePair, PairController], Awaitable[None]]
@@ -286,6 +287,56 @@ async def _set_delay(controller: PairController, checkpoint_delay_ms: int) -> No
     session = controller._sessions["alpha"]  # noqa: SLF001 - nobody else can hold the monitor
     command = MigrateSetParameters(x_checkpoint_delay_ms=checkpoint_delay_ms)
     await session.execute(command, limit_s=1.0)
+
+
+def test_qemu_that_somebody_else_launches_is_seen() -> None:
+    """The evidence was of the one before; the new one is taken in."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        armed = controller.armed["alpha"]
+        life.world.qemu("beta").kill()
+        assert await controller.died(exit_of(armed)) is not None
+        # The controller holds the control monitor; others read over the other one.
+        observer, way = life.pair.node("alpha").observer_monitor, life.world.connector
+        read = Session.connect("alpha", observer, limit_s=5.0, connector=way)
+        life.sessions["alpha"] = await read
+        await life.launch("beta")
+        for name in ("alpha", "beta"):
+            await life.sessions.pop(name).aclose()
+        assert ["resume", "Settled"] == kinds(await settled(controller))
+
+    play(scenario)
+
+
+def test_rounds_that_are_asked_for_at_once_come_one_after_another() -> None:
+    """A monitor serves one client: the second look would find it held by the first."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await controller.reconcile()
+        both = await asyncio.gather(controller.reconcile(), controller.reconcile())
+        assert [True, True] == [found.report is not None for found in both]
+        await settled(controller)
+        assert "alpha" == has_all(life)
+
+    play(scenario)
+
+
+def test_host_that_fails_has_shown_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that raises where it is asked for a death gives no evidence, and ends no round."""
+
+    async def fails(*_: object, **__: object) -> Evidence | None:
+        raise HostRefused("alpha", "death", "its agent is being updated")
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        life.world.qemu("alpha").kill()
+        monkeypatch.setattr(FakeHost, "death", fails)
+        found = await controller.reconcile()
+        assert isinstance(found.step, Prove)
+        assert "nobody shows" in found.why
+
+    play(scenario)
 
 
 def test_one_observer_serves_several_pairs() -> None:
