@@ -316,3 +316,12 @@ def test_person_decides_what_no_record_tells() -> None:
     step = _next(attrs.evolve(NEW, records=RECORDS["unread"]))
     assert isinstance(step, Decide)
     assert "unread-records" == step.findings[0].code
+
+
+def test_qemu_that_nobody_can_name_is_a_persons() -> None:
+    """Something serves its monitor and tells no identity: it cannot be ended by one."""
+    runs = Running(instance="", how="something serves /run/beta/control.qmp on its host")
+    alone = SURVIVED.with_node("beta", HUNG_UP)
+    step = _next(attrs.evolve(alone, running={"beta": runs}))
+    assert isinstance(step, Decide)
+    assert ("runs-unseen", "beta") == (step.findings[0].code, step.findings[0].node)

@@ -14,6 +14,7 @@ import attrs
 from pycolo import compiler, record
 from pycolo._mapping import read_only_mappings
 from pycolo.compiler.roles import IN_COLO, PRIMARIES, TWO_GUESTS, WITHOUT_GUEST
+from pycolo.conditions import END_OR_LET_GO
 from pycolo.errors import CompileError, UndecidedError, VersionError, compile_error, undecided
 from pycolo.findings import Code, Finding
 from pycolo.model import ColoPair
@@ -357,8 +358,17 @@ class _Ladder:
         return self._is_anew(name) and top is not None and top.epoch > 1
 
     def _end(self, name: str, why: str) -> End:
+        """End a QEMU.
+
+        Raises:
+            UndecidedError: Its identity is not known.
+        """
         live, running = self.snapshot.live(name), self.snapshot.running.get(name)
         instance = live.instance if live is not None else running.instance if running else ""
+        if not instance:
+            # Nobody can end a QEMU that nobody can name.
+            what = f"a QEMU of {name} runs ({running.how if running else 'it answers'}); {why}"
+            raise undecided("runs-unseen", what, END_OR_LET_GO, node=name)
         return End(node=name, instance=instance, why=why)
 
     def _end_without_rights(self, name: str, error: CompileError) -> End:
