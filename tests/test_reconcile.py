@@ -325,3 +325,27 @@ def test_qemu_that_nobody_can_name_is_a_persons() -> None:
     step = _next(attrs.evolve(alone, running={"beta": runs}))
     assert isinstance(step, Decide)
     assert ("runs-unseen", "beta") == (step.findings[0].code, step.findings[0].node)
+
+
+@pytest.mark.parametrize("want", get_args(Want))
+@pytest.mark.parametrize("exited", ["alpha", "beta"])
+def test_secondary_that_alone_has_a_write_is_not_ended(want: Want, exited: str) -> None:
+    """The primary's disk refused it, and COLO has ended: a person decides, and both live."""
+    snapshot = STARTED
+    for name in ("alpha", "beta"):
+        live = snapshot.live(name)
+        assert live is not None
+        seen = attrs.evolve(live, disk_error=name == "alpha", colo_exited=name == exited)
+        snapshot = snapshot.with_node(name, seen)
+    step = _next(snapshot, want)
+    assert isinstance(step, Decide)
+    assert "disk-failed" == step.findings[0].code
+
+
+def test_guest_on_a_host_out_of_reach_may_still_run() -> None:
+    """Nobody can look there: that is not stopped."""
+    away = UnreadRecord(why="its host does not answer")
+    snapshot = SURVIVED.with_node("alpha", HUNG_UP).with_record("alpha", away)
+    step = _next(snapshot.with_node("beta", Absent()), "stopped")
+    assert isinstance(step, Decide)
+    assert "alpha" == step.findings[0].node

@@ -18,7 +18,7 @@ from typing_extensions import override
 from pycolo import compiler
 from pycolo._execute import execute
 from pycolo._probe import probe
-from pycolo.errors import Busy, DeclarationError, RefusedError, RemoteError
+from pycolo.errors import Busy, ConnectionFailed, DeclarationError, RefusedError, RemoteError
 from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence, Victim, instance_of
 from pycolo.hosts import Host
@@ -100,6 +100,7 @@ class PairController:
         self._resyncs = resyncs
         self._assume_good = tuple(assume_good)
         self._sessions: dict[str, Session] = {}
+        self._instances: dict[str, str] = {}
         self._dead: dict[str, Evidence] = {}
         self._armed: Mapping[str, Plan] = {}
         self._snapshot: Snapshot | None = None
@@ -176,10 +177,27 @@ class PairController:
             step = self._next(await self._look(), avoid)
             if self._resyncs is None or not _joins(step):
                 return await self._do(step, since)
-            async with self._resyncs:
-                # It may have waited long.
+        if not await self._turn(self._resyncs):
+            return Round(step=step, why="something happened while the resync waited for its turn")
+        try:
+            async with self._rounds:
                 since = self._executions
                 return await self._do(self._next(await self._look(), avoid), since)
+        finally:
+            self._resyncs.release()
+
+    async def _turn(self, resyncs: asyncio.Semaphore) -> bool:
+        """Take a place among the resyncs; False, without one, where something happens before."""
+        loop = asyncio.get_running_loop()
+        turn, change = loop.create_task(resyncs.acquire()), loop.create_task(self._changed.wait())
+        try:
+            await asyncio.wait((turn, change), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+            if not turn.done():
+                turn.cancel()
+        await asyncio.wait((turn, change))
+        return not turn.cancelled()
 
     async def died(self, evidence: Evidence) -> Report | None:
         """Take note that a QEMU has ended, and fail over at once where a plan is armed for it.
@@ -192,12 +210,21 @@ class PairController:
         Returns:
             What came of the failover; None where no plan was armed for this QEMU's end.
         """
-        self._dead[evidence.node] = evidence
+        node = evidence.node
+        if self._instances.get(node, evidence.instance) != evidence.instance:
+            # It is about a QEMU of before, and says nothing of this one.
+            return None
+        self._dead[node] = evidence
         self._changed.set()
         if self._current is not None and _joins(Act(plan=self._current[0])):
             self._current[1].cancel()
         plan = self._armed_for(evidence)
-        return None if plan is None else await self._execute(plan, self._executions)
+        report = None if plan is None else await self._execute(plan, self._executions)
+        session = self._sessions.pop(node, None)
+        if session is not None:
+            # Nothing answers there any more, and the connection to a lost host may never end.
+            await session.aclose()
+        return report
 
     async def converge(self, approve: Callable[[Plan], Awaitable[bool]]) -> Report | None:
         """Take back what differs from the declaration, once somebody has approved the plan.
@@ -233,27 +260,42 @@ class PairController:
         if session is not None and not session.closed:
             return session
         found, evidence = await self._connected(name), self._dead.get(name)
-        if isinstance(found, Unreachable) and evidence is not None:
+        if evidence is not None and not isinstance(found, Session):
             return Dead(evidence=evidence)
-        # Somebody else may have launched another QEMU there.
+        # Something answers: somebody else has launched it, or the evidence was false.
         self._dead.pop(name, None)
         return found
 
     async def _connected(self, name: str) -> Session | NodeState:
-        before = self._sessions.pop(name, None)
-        if before is not None:
-            await before.aclose()
-        monitor, host = self.pair.node(name).control_monitor, self._hosts[name]
         try:
-            session = await Session.connect(
-                name, monitor, limit_s=CONNECT_S, connector=host.connect
-            )
+            session = await self._opened(name)
+            instance = await session.instance(limit_s=CONNECT_S)
         except (Busy, UnresponsiveError) as error:
             return Unresponsive(why=str(error), oob=False)
         except RemoteError as error:
             return Unreachable(why=str(error))
-        self._sessions[name] = session
+        if self._instances.get(name, instance) != instance:
+            # What was latched was said by the QEMU before.
+            session.begin_generation()
+        self._instances[name] = instance
+        return session
+
+    async def _opened(self, name: str) -> Session:
+        """A session anew, which keeps what the one before has latched."""
+        session = self._sessions.get(name)
+        if session is not None:
+            try:
+                await session.reopen(limit_s=CONNECT_S)
+            except ConnectionFailed as error:
+                if "answers there" in error.why:
+                    # A QEMU of another version: nothing of the one before is of use.
+                    del self._sessions[name]
+                raise
+            return session
+        monitor, way = self.pair.node(name).control_monitor, self._hosts[name].connect
+        session = await Session.connect(name, monitor, limit_s=CONNECT_S, connector=way)
         session.subscribe(lambda _: self._changed.set())
+        self._sessions[name] = session
         return session
 
     def _next(self, snapshot: Snapshot, avoid: Collection[str]) -> NextStep:
@@ -277,7 +319,7 @@ class PairController:
             case Prove():
                 return await self._prove(step, since)
             case End():
-                return await self._end(step)
+                return await self._end(step, since)
             case Settled(armed=armed):
                 if since == self._executions:
                     self._armed = armed
@@ -333,23 +375,34 @@ class PairController:
             # A host that cannot say so has not said so.
             return None
 
-    async def _end(self, step: End) -> Round:
-        session = self._sessions.pop(step.node, None)
-        if session is not None:
-            await session.aclose()
-        action = StopQemu(instance=step.instance)
-        try:
-            await self._hosts[step.node].run(self.pair, step.node, action, limit_s=HOST_S)
-        except RemoteError as error:
-            return Round(step=step, why=str(error))
+    async def _end(self, step: End, since: int) -> Round:
+        async with self._acting:
+            if since != self._executions:
+                return self._done(step, None)
+            self._executions += 1
+            self._armed = {}
+            session = self._sessions.pop(step.node, None)
+            if session is not None:
+                await session.aclose()
+            action = StopQemu(instance=step.instance)
+            try:
+                await self._hosts[step.node].run(self.pair, step.node, action, limit_s=HOST_S)
+            except RemoteError as error:
+                return Round(step=step, why=str(error))
         return Round(step=step)
 
     def _armed_for(self, evidence: Evidence) -> Plan | None:
-        for plan in self._armed.values():
+        for survivor, plan in self._armed.items():
             for victim in plan.victims():
                 if (victim.node, victim.instance) == (evidence.node, evidence.instance):
-                    return plan
+                    return None if self._lacks_writes(survivor) else plan
         return None
+
+    def _lacks_writes(self, survivor: str) -> bool:
+        """Whether a disk of its own has refused a write since its plan was armed."""
+        session = self._sessions.get(survivor)
+        links = {disk.names.nbd for disk in self.pair.disks}
+        return session is not None and not links.issuperset(session.latched.quorum_bad)
 
     async def _execute(self, plan: Plan, since: int) -> Report | None:
         """Execute a plan, unless another one was executed since it was compiled."""
@@ -360,29 +413,27 @@ class PairController:
             self._armed = {}
             return await self._watched(plan)
 
-    async def _watched(self, plan: Plan) -> Report:
+    async def _watched(self, plan: Plan) -> Report | None:
+        """Execute a plan to its end, whoever is cancelled meanwhile."""
         kept = _Kept()
+        both = Several((kept, self._observer))
         running = asyncio.get_running_loop().create_task(
-            execute(
-                plan,
-                self._sessions,
-                self._hosts,
-                evidence=self._dead,
-                observer=Several((kept, self._observer)),
-            )
+            execute(plan, self._sessions, self._hosts, evidence=self._dead, observer=both)
         )
         self._current = (plan, running)
-        try:
-            await asyncio.wait((running,))
-        except asyncio.CancelledError:
-            running.cancel()
-            await asyncio.wait((running,))
-            raise
-        finally:
-            self._current = None
-            self._changed.set()
-        # One that `died` has cancelled gave its report as well.
-        return running.result() if kept.report is None else kept.report
+        cancelled = False
+        while not running.done():
+            try:
+                await asyncio.wait((running,))
+            except asyncio.CancelledError:
+                cancelled = True
+                running.cancel()
+        self._current = None
+        self._changed.set()
+        if cancelled:
+            raise asyncio.CancelledError
+        # One that `died` has cancelled gave its report as well, unless it had not begun.
+        return kept.report
 
 
 @final

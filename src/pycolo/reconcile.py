@@ -21,7 +21,7 @@ from pycolo.model import ColoPair
 from pycolo.plan import Check, Options, Plan, Procedure, Wait
 from pycolo.qmp.replies import Version
 from pycolo.qmp.states import RUN_STANDING
-from pycolo.snapshot import Dead, Live, Role, Snapshot, Unresponsive, role_of
+from pycolo.snapshot import Dead, Live, Role, Snapshot, Unreachable, Unresponsive, role_of
 
 Want: TypeAlias = Literal["protected", "unprotected", "stopped"]
 """What is wanted: a protected guest, a guest that runs alone, or no QEMU."""
@@ -189,6 +189,7 @@ class _Ladder:
         role, other = self._role(primary), self._role(secondary)
         if self._is_anew(primary):
             return self._end(primary, f"it was started anew, and {secondary} has the guest")
+        self._check_disks(primary, secondary)
         if role == "unprotected":
             return self._end_one_of((secondary,), f"{primary} runs the guest alone")
         if role == "broken primary" or (role == "entering" and other == "broken secondary"):
@@ -207,6 +208,23 @@ class _Ladder:
             return Act(plan=plan)
         both = (primary, secondary)
         return Settled(armed={name: self._compile("failover", survivor=name) for name in both})
+
+    def _check_disks(self, primary: str, secondary: str) -> None:
+        """Check that it is not for a person to say which disk loses its writes.
+
+        Raises:
+            UndecidedError: The primary's own disk refused writes, and its secondary cannot simply
+                take over: COLO has ended, or the secondary lacks others.
+        """
+        if not self._live(primary).disk_error:
+            return
+        ended = (self._role(primary), self._role(secondary)) != ("primary", "secondary")
+        lacking = any(self._live(name).replication_error for name in (primary, secondary))
+        if ended or lacking:
+            why = f"a disk of {primary} has refused writes that {secondary} has"
+            what = f"{why}, and {'COLO has ended' if ended else 'replication has failed'}"
+            advice = f"if {secondary} has the right data, end the QEMU of {primary} and fail over"
+            raise undecided("disk-failed", what, advice, node=primary)
 
     def _guest_beside_new(self, guest: str, new: str) -> NextStep:
         if self._role(guest) in ("primary", "broken primary"):
@@ -306,10 +324,23 @@ class _Ladder:
         if unseen is not None:
             return unseen
         if self.want == "stopped":
+            self._check_all_ended()
             return Settled(armed={})
         holder = self._holder()
         self._check_launch(holder)
         return Launch(node=holder, role="primary")
+
+    def _check_all_ended(self) -> None:
+        """Check that no QEMU can run where nobody can look.
+
+        Raises:
+            UndecidedError: A host is out of reach, and nobody has shown that its QEMU has ended.
+        """
+        for node in self.pair.nodes:
+            away = isinstance(self.snapshot.records.get(node.name), record.UnreadRecord)
+            if away and isinstance(self.snapshot.state(node.name), Unreachable):
+                why = f"whether the QEMU of {node.name} runs cannot be told: its host is away"
+                raise undecided("no-answer", why, "bring its host back", node=node.name)
 
     def _unseen(self) -> Prove | None:
         for name in self.pair.names:

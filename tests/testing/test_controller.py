@@ -19,7 +19,7 @@ from pycolo.model import ColoPair
 from pycolo.observers import Observer
 from pycolo.plan import Plan, Step
 from pycolo.qmp.commands import MigrateSetParameters
-from pycolo.reconcile import Act, Decide, Prove, Settled, Want
+from pycolo.reconcile import Act, Decide, End, Launch, Prove, Settled, Want
 from pycolo.session import Session
 from pycolo.testing import FakeHost, World
 
@@ -360,3 +360,146 @@ def test_one_observer_serves_several_pairs() -> None:
 async def _launched(pair: ColoPair, world: World, observer: Observer) -> None:
     async with PairController(pair, world.hosts(pair), observer=observer) as controller:
         await settled(controller)
+
+
+# -- what another reader of this controller broke
+
+
+def refuse_a_write(life: FakePair) -> int:
+    """The primary's own disk refuses a write that its secondary has; gives the write's number."""
+    alpha = life.world.qemu("alpha")
+    number = 1 + max(life.world.acknowledged, default=0)
+    assert alpha.guest_write(number)
+    quorum = alpha.quorums[0]
+    alpha.quorum_image(quorum).records.discard(number)
+    own = alpha.live.children[quorum][0].node
+    alpha.event(
+        "QUORUM_REPORT_BAD",
+        {"node-name": own, "type": "write", "sector-num": 1, "sectors-count": 1},
+    )
+    return number
+
+
+def test_disk_that_refused_a_write_is_remembered_over_a_lost_connection() -> None:
+    """QEMU tells it once; the session is opened anew, and the guest moves to who has the write."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        refuse_a_write(life)
+        await controller.wait(1.0)
+        await controller._sessions["alpha"].aclose()  # noqa: SLF001 - as if ssh were lost
+        found = await controller.reconcile()
+        assert isinstance(found.step, Act)
+        assert "switch-over" == found.step.plan.procedure
+        assert "beta" == has_all(life)
+
+    play(scenario)
+
+
+def test_armed_plan_of_a_survivor_that_lacks_a_write_is_not_executed() -> None:
+    """It was armed before its own disk refused the write: the secondary alone has it."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        armed = controller.armed["alpha"]
+        refuse_a_write(life)
+        await controller.wait(1.0)
+        life.world.qemu("beta").kill()
+        assert None is await controller.died(exit_of(armed))
+        assert isinstance((await controller.reconcile()).step, Decide)
+
+    play(scenario)
+
+
+def test_late_word_of_an_older_qemu_ends_no_resync() -> None:
+    """A supervisor repeats what it has said of the QEMU before."""
+
+    async def scenario(life: FakePair, _: PairController) -> None:
+        copying = asyncio.Event()
+        watching = Watching(lambda at: copying.set() if "blockdev-mirror" in at else None)
+        async with PairController(life.pair, life.hosts, observer=watching) as controller:
+            await controller.reconcile()
+            await controller.reconcile()
+            resync = asyncio.get_running_loop().create_task(controller.reconcile())
+            await copying.wait()
+            old = Victim(node="beta", instance="colo:beta:0dead000", epoch=1)
+            word = Evidence.of(old, kind="exit", who="the test", how="it has ended", when="now")
+            assert None is await controller.died(word)
+            report = (await resync).report
+            assert report is not None
+            assert None is report.failed
+
+    play(scenario)
+
+
+def test_resync_that_waits_for_its_turn_gives_way() -> None:
+    """The only guest dies while another pair copies: the round ends, and the next one boots it."""
+
+    async def scenario(life: FakePair, _: PairController) -> None:
+        one = asyncio.Semaphore(1)
+        async with PairController(life.pair, life.hosts, resyncs=one) as controller:
+            await controller.reconcile()
+            await controller.reconcile()
+            async with one:
+                waiting = asyncio.get_running_loop().create_task(controller.reconcile())
+                await asyncio.sleep(0.1)  # of the world's clock
+                life.world.qemu("alpha").kill()
+                assert "waited for its turn" in (await waiting).why
+                found = [(await controller.reconcile()).step for _ in range(2)]
+                assert any(isinstance(step, End | Launch | Prove) for step in found)
+            assert not one.locked()
+
+    play(scenario)
+
+
+def test_end_that_a_failover_has_overtaken_ends_nobody() -> None:
+    """It was decided from a look that took long; meanwhile the secondary has become the guest's."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        beta = life.world.qemu("beta")
+        stale = End(node="beta", instance=beta.live.instance, why="an older look")
+        since = controller._executions  # noqa: SLF001 - as a slow look has it
+        armed = controller.armed["beta"]
+        life.world.qemu("alpha").kill()
+        assert await controller.died(exit_of(armed)) is not None
+        done = await controller._do(stale, since)  # noqa: SLF001 - the same
+        assert "another plan" in done.why
+        assert "beta" == has_all(life)
+
+    play(scenario)
+
+
+def test_word_in_the_moment_a_resync_begins_is_no_cancellation() -> None:
+    """The execution had not begun: the round ends with a reason, and is not cancelled itself."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await controller.reconcile()
+        await controller.reconcile()
+        resync = asyncio.get_running_loop().create_task(controller.reconcile())
+        while controller._current is None:  # noqa: ASYNC110, SLF001 - the very moment
+            await asyncio.sleep(0)
+        beta = Victim(node="beta", instance=life.world.qemu("beta").live.instance, epoch=1)
+        word = Evidence.of(beta, kind="exit", who="the test", how="it has ended", when="now")
+        assert None is await controller.died(word)
+        assert (await resync).report is None
+
+    play(scenario)
+
+
+def test_fenced_host_whose_connection_never_ends_is_dead() -> None:
+    """Its power is off and no FIN came: the pair can be stopped and booted without it."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        write(life)
+        (victim,) = controller.armed["beta"].victims()
+        life.signal("alpha", signal.SIGSTOP)
+        life.world.host("alpha").away = True
+        word = Evidence.of(victim, kind="fence", who="the test", how="power off", when="now")
+        assert await controller.died(word) is not None
+        assert "beta" == has_all(life)
+        controller.want("stopped")
+        assert "Settled" == kinds(await settled(controller))[-1]
+
+    play(scenario)
