@@ -166,10 +166,11 @@ class PairController:
             avoid: Nodes on which no secondary is to be launched.
 
         Returns:
-            The next step and what came of it. If the step is `Prove` and there is no report, read
-            `why`: either another plan was executed meanwhile, or nobody can show that the QEMU has
-            ended. In the second case call `reconcile` again while the QEMU may still answer;
-            otherwise fence it and call `died`. If the step is `Decide`, a person must act.
+            The next step and what came of it. Where it was not done, `why` says so: another plan
+            was executed meanwhile, or something happened while a resync waited for its turn; call
+            `reconcile` again. If the step is `Prove` and nobody can show that the QEMU has ended,
+            call it again while the QEMU may still answer; otherwise fence it and call `died`. If
+            the step is `Decide`, a person must act.
         """
         async with self._rounds:
             self._changed.clear()
@@ -208,7 +209,9 @@ class PairController:
             evidence: Who says so, and of which QEMU.
 
         Returns:
-            What came of the failover; None where no plan was armed for this QEMU's end.
+            What came of the failover. None where no plan was armed for this QEMU's end, where the
+            evidence is about another QEMU of the node, or where the survivor lacks writes: then
+            `reconcile` says what is next.
         """
         node = evidence.node
         if self._instances.get(node, evidence.instance) != evidence.instance:
