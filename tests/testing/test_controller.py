@@ -362,7 +362,7 @@ async def _launched(pair: ColoPair, world: World, observer: Observer) -> None:
         await settled(controller)
 
 
-# -- what another reader of this controller broke
+# -- what goes wrong between two looks
 
 
 def refuse_a_write(life: FakePair) -> int:
