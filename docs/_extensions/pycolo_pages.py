@@ -29,11 +29,13 @@ from pycolo.model import (
     Ports,
     ReplicationDisk,
     Ssh,
+    Supervision,
     TcpMonitor,
     Timeouts,
     UnixMonitor,
 )
 from pycolo.model.filters import ChainPorts
+from pycolo.supervise import table
 
 PAGE = "qemu-behaviour"
 CITATION = re.compile(rf"({PAGE} )(\d+(?:\.\d+)?(?:(?:,| and| to) \d+(?:\.\d+)?)*)")
@@ -100,6 +102,42 @@ class FindingTable(SphinxDirective):
     def run(self) -> Sequence[nodes.Node]:
         rows = (f"| `{code}` | {meaning} |\n" for code, meaning in findings.MEANINGS.items())
         return self.parse_text_to_nodes("| code | it means |\n|---|---|\n" + "".join(rows))
+
+
+class DecisionTable(SphinxDirective):
+    """What a node's supervisor does in each state, from `pycolo.supervise.table`."""
+
+    @override
+    def run(self) -> Sequence[nodes.Node]:
+        return [node for state in table.STATES for node in self._one(state)]
+
+    def _one(self, state: table.State) -> Iterator[nodes.Node]:
+        section = nodes.section(ids=[f"state-{state}"], names=[f"state {state}"])
+        section += nodes.title("", "", nodes.literal(text=state))
+        rows = (
+            f"| {_codes(row.events)} | {_codes(row.actions) or 'nothing'} | `{row.phase}` |\n"
+            for row in table.ROWS
+            if row.state == state
+        )
+        section += self.parse_text_to_nodes(
+            "| event | actions | leads to |\n|---|---|---|\n" + "".join(rows)
+        )
+        yield section
+
+
+def _codes(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+class SupervisionLimits(SphinxDirective):
+    """The limits of a supervisor, from `pycolo.model.Supervision`."""
+
+    @override
+    def run(self) -> Sequence[nodes.Node]:
+        rows = "".join(_key_rows(Supervision))
+        return self.parse_text_to_nodes(
+            f"| field | type | default | meaning |\n|---|---|---|---|\n{rows}"
+        )
 
 
 class PairFileKeys(SphinxDirective):
@@ -304,6 +342,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("error-catalogue", ErrorCatalogue)
     app.add_directive("finding-table", FindingTable)
     app.add_directive("pair-file-keys", PairFileKeys)
+    app.add_directive("decision-table", DecisionTable)
+    app.add_directive("supervision-limits", SupervisionLimits)
     app.add_post_transform(LinkToFacts)
     app.connect("doctree-read", _name_entries)
     app.connect("autodoc-process-docstring", _keep_first_line, priority=100)

@@ -9,6 +9,7 @@ from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
 from pycolo.model.node import Monitor, Node, Ssh, TcpMonitor, UnixMonitor
 from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair, Ports, Timeouts
+from pycolo.model.supervision import Supervision
 
 __all__ = (
     "CHECKPOINTS_OFF_MS",
@@ -24,6 +25,7 @@ __all__ = (
     "Ports",
     "ReplicationDisk",
     "Ssh",
+    "Supervision",
     "TcpMonitor",
     "Timeouts",
     "UnixMonitor",

@@ -1,0 +1,55 @@
+"""The limits by which a supervisor tells a fault from a slow moment."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+import attrs
+
+from pycolo.errors import DeclarationError
+from pycolo.model import _rules as rules
+
+# A host frees a lease late, never early; a second more than the fuse keeps the two apart.
+LEASE_MARGIN_S: Final = 1.0
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Supervision:
+    """How soon a supervisor acts; in seconds, each greater than 0.
+
+    A wrong suspicion costs redundancy, never data: nobody continues alone before the other QEMU is
+    shown to have ended.
+
+    Raises:
+        DeclarationError: A field breaks its rule; no object is made.
+    """
+
+    silent_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
+    "A QEMU that answers neither in nor out of band for so long is suspected."
+    stuck_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
+    "A main loop that does not answer for so long, and a second more for each GiB, is suspected."
+    entry_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
+    "Added to `stuck_s` until the second checkpoint, since the first one moves all RAM."
+    no_checkpoint_s: float | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.seconds))
+    )
+    "No checkpoint for so long is suspected; None for three delays, at least a delay and 5 s."
+    primary_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
+    "How long a suspicion stands before the primary acts on it."
+    secondary_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
+    "The same for the secondary: later, since the primary loses less by going first."
+    retake_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
+    "A claim of the other node that led to nothing for so long may be taken over."
+    fuse_s: float = attrs.field(default=2.0, validator=rules.Valid(rules.seconds))
+    "A primary that can show for so long neither a checkpoint nor its right is stopped."
+
+    def __attrs_post_init__(self) -> None:
+        if self.secondary_s <= self.primary_s:
+            rule = f"be longer than primary_s ({self.primary_s:g}), or both sides act at once"
+            raise DeclarationError("Supervision.secondary_s", self.secondary_s, rule)
+
+    @property
+    def lease_s(self) -> float:
+        """How long a node's lease lasts, which is longer than its fuse."""
+        return self.fuse_s + LEASE_MARGIN_S

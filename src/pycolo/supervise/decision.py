@@ -1,0 +1,195 @@
+"""What a node's supervisor does next: a pure function of what it knows.
+
+It keeps nothing from one decision to the next, so that a supervisor can be killed at any moment and
+started again.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+import attrs
+
+from pycolo.record import PairRecord
+from pycolo.supervise.observation import Limits, Observation
+from pycolo.supervise.shared import SharedRecord
+from pycolo.supervise.table import TABLE, Action, Event, Phase, State
+
+# What is done for a pair that is paused.
+_WHILE_PAUSED: Final[frozenset[Action]] = frozenset({"tell", "say-exit"})
+_GUEST: Final = frozenset({"colo", "alone"})
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Decision:
+    """What a node's supervisor has to do."""
+
+    state: State
+    "How the node stood."
+    event: Event
+    "What it has to answer."
+    actions: tuple[Action, ...]
+    "What to do, in this order; what follows one that fails is left out."
+    phase: Phase
+    "What the node is in afterwards, should every action succeed."
+
+
+def decide(
+    node: str,
+    shared: SharedRecord,
+    own_file: PairRecord | None,
+    observation: Observation,
+    *,
+    limits: Limits,
+    now_s: float,
+) -> Decision:
+    """What the supervisor of a node has to do now.
+
+    Ask again after each action that changed something, whenever an event comes, and at least every
+    quarter of the shortest limit. A decision is made on the record as it was last read: `claim`,
+    `serve`, `narrow`, `hand-over`, `give-back`, `boot` and `stop` are compare-and-swaps on that
+    very record, and one that finds another record, or that got no answer, is followed by reading it
+    again.
+
+    Args:
+        node: The node.
+        shared: The record as it was last read; after a QEMU was launched on the node, or a
+            session to it was opened, it must be read again first.
+        own_file: What the node's own file says, read before the record was; None where it says
+            nothing, or cannot be read.
+        observation: What is known at `now_s`.
+        limits: The limits that hold for the pair.
+        now_s: Now, in seconds, by the clock of the observation.
+    """
+    state = state_of(node, shared, observation)
+    event = event_of(node, shared, own_file, observation, limits=limits, now_s=now_s)
+    row = TABLE[state, event]
+    if shared.paused:
+        left = tuple(action for action in row.actions if action in _WHILE_PAUSED)
+        return Decision(state=state, event=event, actions=left, phase=state)
+    return Decision(state=state, event=event, actions=row.actions, phase=row.phase)
+
+
+def state_of(node: str, shared: SharedRecord, observation: Observation) -> State:
+    """How a node stands, by the record and its own QEMU."""
+    record = shared.record
+    if shared.want == "stopped":
+        return "stopped"
+    if not _has_rights(node, record, observation):
+        return "following"
+    if shared.claimed_by == node:
+        return "claiming"
+    if record.phase != "alone":
+        return record.phase
+    return "serving" if observation.qemu == "colo" else "alone"
+
+
+def event_of(
+    node: str,
+    shared: SharedRecord,
+    own_file: PairRecord | None,
+    observation: Observation,
+    *,
+    limits: Limits,
+    now_s: float,
+) -> Event:
+    """What a node's supervisor has to answer: the gravest of what stands; see `decide`."""
+    seen, record = observation, shared.record
+    # While both may run alone, the holder is COLO's primary.
+    holds = record.holder == node
+    pending = _pending(seen, limits, now_s, holds=holds)
+    if _excludes(node, shared, own_file, seen):
+        return "undecidable"
+    if _is_outdated(node, record, seen):
+        return "outdated"
+    ended, peer_ended = seen.qemu == "none", seen.evidence is not None
+    if seen.arbiter_lost and (pending != "quiet" or ended or peer_ended):
+        return "no-arbiter"
+    if seen.shutdown and holds:
+        return "shutdown"
+    if ended:
+        return "both-ended" if peer_ended and holds else "own-ended"
+    if peer_ended:
+        return "peer-ended"
+    if _lease_gone(node, shared, seen, limits, now_s):
+        return "lease-gone"
+    return pending
+
+
+def suspicion_s(observation: Observation, limits: Limits, now_s: float) -> float | None:
+    """How long a suspicion stands, in seconds; None where there is none."""
+    since = [at_s + limits.stands_s(signal) for signal, at_s in observation.signals.items()]
+    stood_s = [now_s - at_s for at_s in since if at_s <= now_s]
+    return max(stood_s, default=None)
+
+
+def _pending(seen: Observation, limits: Limits, now_s: float, *, holds: bool) -> Event:
+    """What has to be answered apart from the end of a QEMU."""
+    if holds and seen.peer_shutdown:
+        return "peer-shutdown"
+    if holds and seen.replication_lost:
+        return "replication-lost"
+    if holds and seen.disk_failed:
+        return "disk-failed"
+    stood_s = suspicion_s(seen, limits, now_s)
+    is_due = stood_s is not None and stood_s >= limits.acts_s(holds=holds)
+    if seen.claim_since_s is not None:
+        is_old = now_s - seen.claim_since_s >= limits.declared.retake_s
+        return "limit" if is_due and is_old else "claimed"
+    if stood_s is None:
+        return "quiet"
+    return "limit" if is_due else "suspicion"
+
+
+def _has_rights(node: str, record: PairRecord, seen: Observation) -> bool:
+    """Whether the record lets the node run alone, and means the QEMU that runs there."""
+    named = record.eligible.get(node)
+    return named is not None and (seen.qemu == "none" or named == seen.instance)
+
+
+def _is_outdated(node: str, record: PairRecord, seen: Observation) -> bool:
+    """Whether it has a guest that the record gives to another QEMU."""
+    joins = record.joining == seen.instance
+    return seen.qemu in _GUEST and not joins and not _has_rights(node, record, seen)
+
+
+def _excludes(
+    node: str, shared: SharedRecord, own_file: PairRecord | None, seen: Observation
+) -> bool:
+    """Whether nothing is safe by itself."""
+    record = shared.record
+    if own_file is not None and (own_file.birth, own_file.pair) != (record.birth, record.pair):
+        return True
+    if own_file is not None and own_file.epoch > record.epoch:
+        # The record is older than what this node has done: it was restored from a backup.
+        return True
+    if record.phase != "protected" or not _has_rights(node, record, seen):
+        return False
+    # Who lacks writes cannot continue without its peer, and must be able to hand over to it.
+    peer_lost = seen.evidence is not None or seen.peer_shutdown
+    peer_lost = peer_lost or (seen.disk_failed and seen.replication_lost)
+    return seen.qemu == "alone" or (peer_lost and _lacks_writes(node, record, seen))
+
+
+def _lacks_writes(node: str, record: PairRecord, seen: Observation) -> bool:
+    """Whether its peer has acknowledged writes that this node lacks."""
+    return seen.disk_failed if record.holder == node else seen.replication_lost
+
+
+def _lease_gone(
+    node: str, shared: SharedRecord, seen: Observation, limits: Limits, now_s: float
+) -> bool:
+    """Whether the peer has lost its right, and its guest has stopped by itself.
+
+    Its fuse is renewed by a checkpoint too: only a whole lease after this side was cut, none of
+    them can have renewed it.
+    """
+    if not seen.lease_gone or seen.cut_since_s is None:
+        return False
+    if _lacks_writes(node, shared.record, seen):
+        return False
+    if now_s - seen.cut_since_s < limits.declared.lease_s:
+        return False
+    # A secondary that was not promoted answers nobody.
+    return shared.record.holder == node or not shared.fuses.isdisjoint(shared.record.eligible)

@@ -1,0 +1,27 @@
+"""What the supervisors of a pair share: its record, who claims it, and what is wanted."""
+
+from __future__ import annotations
+
+from typing import final
+
+import attrs
+
+from pycolo.reconcile import Want
+from pycolo.record import PairRecord
+
+
+@final
+@attrs.frozen(kw_only=True)
+class SharedRecord:
+    """The record of a pair as an arbiter holds it; every change is a compare-and-swap of it all."""
+
+    record: PairRecord
+    "Who has the newest data, and who may run alone."
+    claimed_by: str | None = None
+    "The node that is about to run alone, and still looks for evidence about its peer."
+    want: Want = "protected"
+    "What is wanted of the pair."
+    paused: bool = False
+    "For maintenance: supervisors look, and do nothing."
+    fuses: frozenset[str] = frozenset()
+    "Nodes whose fuse is armed: they stop by themselves when they lose touch."

@@ -1,0 +1,200 @@
+"""What a node's supervisor does: for each state of the pair and each event, what follows.
+
+The states are those that the record and the node's own QEMU show, so that a supervisor that was
+started a moment ago is in the right one. The table is total: an event that changes nothing stands
+in it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias, final, get_args
+
+import attrs
+
+State: TypeAlias = Literal[
+    "alone", "joining", "protected", "claiming", "serving", "following", "stopped"
+]
+"""How a node stands in its pair, by the record and its own QEMU:
+
+`alone`: it is the holder, and runs the guest alone, or is to. `joining`: the same, and a secondary
+joins. `protected`: it may run alone, and so may its peer. `claiming`: it has claimed the pair and
+looks for evidence about its peer. `serving`: the record lets it run alone, and its QEMU still has
+to leave COLO. `following`: it has no rights. `stopped`: no guest is wanted.
+"""
+
+Phase: TypeAlias = Literal[State, "suspect", "waiting", "person"]
+"""A state, or what a decision makes of it:
+
+`suspect`: the peer may have ended. `waiting`: evidence or the arbiter is missing. `person`: nothing
+is safe before a person has decided.
+"""
+
+Event: TypeAlias = Literal[
+    "undecidable",
+    "outdated",
+    "no-arbiter",
+    "shutdown",
+    "both-ended",
+    "own-ended",
+    "peer-ended",
+    "lease-gone",
+    "peer-shutdown",
+    "replication-lost",
+    "disk-failed",
+    "claimed",
+    "limit",
+    "suspicion",
+    "quiet",
+]
+"""What a node's supervisor has to answer, the gravest first.
+
+`undecidable`: the record and the node's own file exclude each other, or the node that is left
+lacks writes. `outdated`: the record gives the
+pair to another node while this one has a guest. `no-arbiter`: something has to be done, and the
+record is out of reach. `shutdown`: the guest shut down. `both-ended`, `own-ended`, `peer-ended`:
+QEMUs that are shown to have ended; the first only for the holder. `lease-gone`: the peer's lease
+ran out, long enough after this node left COLO. `peer-shutdown`: the secondary's guest alone shut
+down. `replication-lost`: the secondary no longer gets the writes. `disk-failed`: this primary's own
+disk failed. `claimed`: the other node claims the pair. `limit`: a suspicion stands for its limit.
+`suspicion`: one stands. `quiet`: nothing of all this.
+"""
+
+Action: TypeAlias = Literal[
+    "tell",
+    "ask",
+    "cut",
+    "claim",
+    "seek-evidence",
+    "serve",
+    "fail-over",
+    "narrow",
+    "hand-over",
+    "give-back",
+    "end-own",
+    "boot",
+    "reconcile",
+    "stop",
+    "say-exit",
+]
+"""What is to be done, in the order given, each of them safe to repeat.
+
+`tell`: tell a person. `ask`: force a checkpoint. `cut`: yank the own side of COLO, so that no
+checkpoint can end any more. `claim`: write the claim. `seek-evidence`: ask the peer's host, then
+the fences in their order. `serve`: write that this node alone may run, with the evidence.
+`fail-over`: execute the failover plan. `narrow`: write that the peer may not run alone.
+`hand-over`: write, after a proven checkpoint, that the peer is the holder and that it alone may
+run, once the QEMU of this node has ended. `give-back`: withdraw the claim. `end-own`: kill the own
+QEMU. `boot`: launch the holder. `reconcile`: do what `next_step` says. `stop`: write that no guest
+is wanted. `say-exit`: tell the peer's supervisor that the own QEMU has ended.
+"""
+
+STATES: Final[tuple[State, ...]] = get_args(State)
+EVENTS: Final[tuple[Event, ...]] = get_args(Event)
+
+
+@final
+@attrs.frozen
+class Row:
+    """What some events lead to in one state."""
+
+    state: State
+    events: tuple[Event, ...]
+    actions: tuple[Action, ...]
+    phase: Phase
+    "What the node is in afterwards, should every action succeed."
+
+
+def _row(state: State, events: str, actions: str, phase: Phase) -> Row:
+    known = {name: name for name in get_args(Action)}
+    return Row(
+        state,
+        tuple(event for event in EVENTS if event in events.split()),
+        tuple(known[name] for name in actions.split()),
+        phase,
+    )
+
+
+_PEER = "peer-ended lease-gone peer-shutdown replication-lost"
+
+ROWS: Final[tuple[Row, ...]] = (
+    # The node has the guest alone, or is to have it: its peer's fate changes nothing.
+    _row("alone", "undecidable", "tell", "person"),
+    _row("alone", "outdated", "tell end-own", "following"),
+    _row("alone", "no-arbiter", "tell", "waiting"),
+    _row("alone", "shutdown", "stop", "stopped"),
+    _row("alone", "both-ended own-ended", "boot", "alone"),
+    _row("alone", "disk-failed", "tell", "alone"),
+    _row("alone", f"{_PEER} claimed limit suspicion quiet", "reconcile", "alone"),
+    # The secondary is not eligible yet, so that what happens to it needs no evidence.
+    _row("joining", "undecidable", "tell", "person"),
+    _row("joining", "outdated", "tell end-own", "following"),
+    _row("joining", "no-arbiter", "tell", "waiting"),
+    _row("joining", "shutdown", "stop", "stopped"),
+    _row("joining", "both-ended own-ended", "boot", "alone"),
+    _row("joining", "disk-failed", "tell", "joining"),
+    _row("joining", f"{_PEER} limit", "reconcile", "alone"),
+    _row("joining", "claimed suspicion quiet", "reconcile", "joining"),
+    # Both may run alone: whoever is first by the record does, and only with evidence.
+    _row("protected", "undecidable", "tell", "person"),
+    _row("protected", "outdated", "tell end-own", "following"),
+    _row("protected", "no-arbiter", "tell", "waiting"),
+    _row("protected", "shutdown", "stop", "stopped"),
+    _row("protected", "both-ended", "boot", "alone"),
+    _row("protected", "own-ended", "say-exit", "protected"),
+    _row("protected", "peer-ended", "cut claim serve", "serving"),
+    _row("protected", "lease-gone limit", "cut claim", "claiming"),
+    _row("protected", "peer-shutdown replication-lost", "cut narrow", "serving"),
+    _row("protected", "disk-failed", "hand-over", "following"),
+    _row("protected", "claimed", "tell", "suspect"),
+    _row("protected", "suspicion", "ask", "suspect"),
+    _row("protected", "quiet", "reconcile", "protected"),
+    # The claim stands: no other node continues meanwhile, unless it takes the claim over.
+    _row("claiming", "undecidable", "tell", "person"),
+    _row("claiming", "outdated", "tell end-own", "following"),
+    _row("claiming", "no-arbiter", "tell", "waiting"),
+    _row("claiming", "shutdown", "give-back stop", "stopped"),
+    _row("claiming", "both-ended own-ended", "give-back", "protected"),
+    _row("claiming", "peer-ended lease-gone", "cut serve", "serving"),
+    _row(
+        "claiming",
+        "peer-shutdown replication-lost disk-failed claimed limit suspicion quiet",
+        "cut seek-evidence",
+        "waiting",
+    ),
+    # The record lets this node alone run, so that nothing is in the way of its failover.
+    _row("serving", "undecidable", "tell", "person"),
+    _row("serving", "outdated", "tell end-own", "following"),
+    _row("serving", "shutdown", "stop", "stopped"),
+    _row("serving", "both-ended own-ended", "boot", "alone"),
+    _row(
+        "serving",
+        f"no-arbiter {_PEER} disk-failed claimed limit suspicion quiet",
+        "fail-over",
+        "alone",
+    ),
+    # It has no rights: the holder's supervisor launches it, and ends it.
+    _row("following", "undecidable", "tell", "person"),
+    _row("following", "outdated", "tell end-own", "following"),
+    _row("following", "no-arbiter", "tell", "following"),
+    _row("following", "own-ended both-ended", "say-exit", "following"),
+    _row("following", f"shutdown {_PEER} disk-failed", "", "following"),
+    _row("following", "claimed limit suspicion quiet", "", "following"),
+    # No guest is wanted: what still runs is ended.
+    _row("stopped", "undecidable", "tell", "person"),
+    _row("stopped", "outdated", "tell end-own", "following"),
+    _row("stopped", "no-arbiter", "tell", "stopped"),
+    _row(
+        "stopped",
+        f"shutdown both-ended own-ended {_PEER} disk-failed claimed limit suspicion quiet",
+        "reconcile",
+        "stopped",
+    ),
+)
+"""The table as it is written: each pair of state and event stands in exactly one row."""
+
+TABLE: Final[Mapping[tuple[State, Event], Row]] = MappingProxyType(
+    {(row.state, event): row for row in ROWS for event in row.events}
+)
+"""The row of every state and event."""

@@ -1,0 +1,714 @@
+"""An exhaustive search of what two nodes' supervisors do with the real `decide`.
+
+The world is two nodes in COLO, an arbiter with leases, a fuse on the primary's host, fences, and
+faults. Every interleaving is searched, so that a supervisor that acts late is covered as well: it
+decides by the record that it read, however long ago that was. Time is counted in ticks; a fuse that
+is due blows before the next one.
+
+It asks four things. Two guests: clients get answers from both nodes. A lost write: a node runs
+alone that lacks acknowledged ones. Two holders of one epoch. Stuck: no way leads on, even though no
+further fault comes, to one guest that serves or to a person who was told.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+import attrs
+
+from pycolo.evidence import Evidence, instance_of
+from pycolo.model.supervision import Supervision
+from pycolo.record import PairRecord
+from pycolo.supervise.decision import Decision, decide
+from pycolo.supervise.observation import Limits, Observation, Qemu, Signal
+from pycolo.supervise.shared import SharedRecord
+
+NAMES: Final = ("alpha", "beta")
+FUSE: Final = 1
+LEASE: Final = 3
+UNARMED: Final = 9
+INSTANCES: Final = 2
+_DECLARED: Final = Supervision(fuse_s=2.0)
+# A tick is a second, so that a lease is as long in the search as in the declaration.
+_LIMITS: Final = Limits(declared=_DECLARED, checkpoint_delay_s=20.0, ram_gib=0.0)
+_NOW: Final = 1000.0
+
+
+class Record(NamedTuple):
+    """What the arbiter holds."""
+
+    revision: int = 0
+    epoch: int = 1
+    holder: int = 0
+    eligible: tuple[int, ...] = (0, 1)
+    instances: tuple[int, int] = (1, 1)
+    phase: str = "protected"
+    joining: int | None = None
+    claimed: int | None = None
+    stopped: bool = False
+    fuses: tuple[int, ...] = (0,)
+
+
+class Node(NamedTuple):
+    """One node: its QEMU, its supervisor, and its fuse."""
+
+    qemu: str = "secondary"
+    "none, joining, primary, secondary, alone"
+    instance: int = 1
+    halted: bool = False
+    "Stopped by its fuse."
+    knows: Record | None = None
+    "The record as its supervisor last read it."
+    up: bool = True
+    evidence: int = 0
+    "The peer's instance that is shown to have ended."
+    cut: bool = False
+    since_cut: int = 0
+    fuse: int = UNARMED
+    shutdown: bool = False
+    file: int = 1
+    "The epoch of its own file."
+
+
+class State(NamedTuple):
+    """All of it."""
+
+    nodes: tuple[Node, Node]
+    record: Record = Record()
+    leases: tuple[int, int] = (LEASE, LEASE)
+    reach: tuple[bool, bool] = (True, True)
+    "Whether each node reaches the arbiter."
+    link: bool = True
+    nbd: bool = True
+    disk: bool = True
+    "The primary's own disk works."
+    restored: bool = False
+    "The arbiter was restored from a backup."
+    newest: tuple[bool, bool] = (True, True)
+    faults: int = 1
+    verdict: str = ""
+    served: tuple[tuple[int, int], ...] = ()
+    "Epoch and node, for each that was told to run alone."
+    hasty: bool = False
+    "A checkpoint takes so long that both sides suspect each other, for nothing."
+    told: bool = False
+    "A person was told, for one of the named reasons."
+
+
+@attrs.frozen(kw_only=True)
+class Rules:
+    """What the world and whoever acts hold to; each can be left out."""
+
+    swap: bool = True
+    "A change of the record is a compare-and-swap."
+    same_lease: bool = True
+    "Serving by a lease checks in the same transaction that the key is absent."
+    renewal: bool = True
+    "A lease is renewed only by who may still run alone, and is not claimed by the other."
+    fuse: bool = True
+    "There is a fuse."
+    armed: bool = True
+    "The fuse is armed before the secondary becomes eligible."
+    proven: bool = True
+    "A secondary becomes eligible after a proven checkpoint."
+    evidence: bool = True
+    "Evidence is true."
+    fences: bool = True
+    "A fence ends the peer's QEMU; else only its host says whether it has ended."
+    restores: bool = False
+    "The arbiter may be restored from a backup."
+    self_fence: bool = True
+    "A lease that ran out is evidence."
+
+
+FULL: Final = Rules()
+Decide = Callable[..., Decision]
+
+
+def protected(faults: int) -> State:
+    """A protected pair."""
+    record = Record()
+    first = Node("primary", knows=record, fuse=FUSE)
+    return State((first, Node("secondary", knows=record)), record, faults=faults)
+
+
+def alone(faults: int) -> State:
+    """A guest alone on the first node."""
+    record = Record(epoch=2, eligible=(0,), phase="alone", fuses=())
+    first = Node("alone", knows=record, file=2)
+    return State(
+        (first, Node("none", 0, knows=record, file=0)), record, newest=(True, False), faults=faults
+    )
+
+
+@functools.cache
+def _shared(record: Record) -> SharedRecord:
+    def identity(node: int) -> str:
+        return instance_of("p", NAMES[node], record.instances[node])
+
+    made = PairRecord(
+        pair="p",
+        birth="b",
+        epoch=record.epoch,
+        revision=0,
+        holder=NAMES[record.holder],
+        eligible={NAMES[node]: identity(node) for node in record.eligible},
+        phase=record.phase,  # type: ignore[arg-type] # one of the three, by construction
+        joining=None if record.joining is None else identity(record.joining),
+    )
+    return SharedRecord(
+        record=made,
+        claimed_by=None if record.claimed is None else NAMES[record.claimed],
+        want="stopped" if record.stopped else "protected",
+        fuses=frozenset(NAMES[node] for node in record.fuses),
+    )
+
+
+_QEMUS: Final[Mapping[str, Qemu]] = {
+    "none": "none",
+    "joining": "joining",
+    "primary": "colo",
+    "secondary": "colo",
+    "alone": "alone",
+}
+
+
+class Search:
+    """Breadth first over every interleaving.
+
+    Args:
+        rules: What holds.
+        decided: `decide`, or one that was weakened.
+    """
+
+    def __init__(self, rules: Rules = FULL, decided: Decide = decide) -> None:
+        self.rules = rules
+        self._decide = decided
+        self._decisions: dict[tuple[object, ...], Decision] = {}
+        self.seen: dict[State, tuple[State, str] | None] = {}
+        self.events: set[tuple[str, str]] = set()
+
+    # -- what a supervisor knows, and decides
+
+    def decisions(self, s: State, i: int) -> Iterator[Decision]:
+        """What the supervisor of a node may decide: without and, where COLO rests, by suspicion."""
+        knows = s.nodes[i].knows
+        assert knows is not None
+        yield self._decided(s, i, knows, due=False)
+        if not _in_colo(s) or s.hasty:
+            yield self._decided(s, i, knows, due=True)
+
+    def _decided(self, s: State, i: int, knows: Record, *, due: bool) -> Decision:
+        me, peer = s.nodes[i], s.nodes[1 - i]
+        evidence = me.evidence != 0 and me.evidence == knows.instances[1 - i]
+        # Its own file was read before the record, so that it is no later than that.
+        epoch = me.file if knows == s.record else min(me.file, knows.epoch)
+        lost = me.qemu == "primary" and not s.nbd
+        broken = me.qemu == "primary" and not s.disk
+        ahead = peer.shutdown and not me.shutdown and me.qemu == "primary"
+        lease_gone = self.rules.self_fence and s.reach[i] and s.leases[1 - i] == 0
+        key = (
+            *(i, knows, me.qemu, me.instance, epoch, me.cut, me.since_cut, me.shutdown),
+            *(due, evidence, lost, broken, ahead, lease_gone, s.reach[i]),
+        )
+        found = self._decisions.get(key)
+        if found is None:
+            signals: dict[Signal, float] = {"hung-up": 0.0} if due else {}
+            other = instance_of("p", NAMES[1 - i], knows.instances[1 - i])
+            seen = Observation(
+                qemu=_QEMUS[me.qemu],
+                instance=instance_of("p", NAMES[i], me.instance),
+                signals=signals,
+                evidence=_evidence(NAMES[1 - i], other) if evidence else None,
+                arbiter_lost=not s.reach[i],
+                claim_since_s=0.0 if knows.claimed == 1 - i else None,
+                lease_gone=lease_gone,
+                cut_since_s=_NOW - me.since_cut if me.cut else None,
+                shutdown=me.shutdown,
+                peer_shutdown=ahead,
+                replication_lost=lost,
+                disk_failed=broken,
+            )
+            file = attrs.evolve(_shared(knows).record, epoch=epoch) if epoch else None
+            found = self._decide(NAMES[i], _shared(knows), file, seen, limits=_LIMITS, now_s=_NOW)
+            self._decisions[key] = found
+        self.events.add((found.state, found.event))
+        return found
+
+    # -- the world
+
+    def following(self, s: State, *, heals: bool = True) -> Iterator[tuple[str, State]]:
+        """Every state that one step leads to."""
+        for i in (0, 1):
+            if s.faults:
+                yield from self._faults(s, i)
+            if not s.nodes[i].up:
+                yield f"supervisor of {NAMES[i]} is started", _node(s, i, up=True)
+            if heals:
+                yield from self._heals(s, i)
+            if s.nodes[i].up:
+                yield from self._supervises(s, i)
+        yield from self._time(s)
+
+    def _faults(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        yield from self._node_faults(s, i)
+        if i == 0:
+            yield from self._pair_faults(s)
+
+    def _node_faults(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        me, f = s.nodes[i], s._replace(faults=s.faults - 1)
+        name = NAMES[i]
+        if me.qemu != "none":
+            yield f"{name} is killed", _node(f, i, qemu="none", halted=False)
+        if me.up:
+            yield (
+                f"supervisor of {name} ends",
+                _node(f, i, up=False, knows=None, evidence=0, shutdown=False),
+            )
+            yield f"supervisor of {name} is stopped", _node(f, i, up=False)
+        if s.reach[i]:
+            yield f"arbiter cut off {name}", f._replace(reach=_with(s.reach, i, value=False))
+        if me.qemu == "secondary" and not me.shutdown:
+            yield f"{name} runs ahead, and shuts down", _node(f, i, qemu="none", shutdown=True)
+        if me.qemu == "alone" and not me.shutdown:
+            yield f"guest on {name} shuts down", _node(f, i, qemu="none", shutdown=True)
+
+    def _pair_faults(self, s: State) -> Iterator[tuple[str, State]]:
+        f = s._replace(faults=s.faults - 1)
+        if not s.hasty and _in_colo(s):
+            yield "a checkpoint is late", f._replace(hasty=True)
+        if s.link:
+            yield "link cut", f._replace(link=False)
+        if s.nbd and _in_colo(s):
+            yield "replication lost", f._replace(nbd=False)
+        if s.disk and _in_colo(s) and s.record.phase == "protected":
+            lacking = _with(s.newest, s.record.holder, value=False)
+            yield "disk of the primary fails", f._replace(disk=False, newest=lacking)
+        if self.rules.restores and s.record.epoch > 1 and not s.restored:
+            old = Record(revision=s.record.revision + 1)
+            yield "arbiter restored", f._replace(record=old, restored=True)
+        if _in_colo(s) and not any(node.shutdown for node in s.nodes):
+            gone = [node._replace(qemu="none", shutdown=True) for node in s.nodes]
+            yield "guest shuts down", f._replace(nodes=(gone[0], gone[1]))
+
+    def _heals(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        if not s.reach[i]:
+            yield f"arbiter back for {NAMES[i]}", s._replace(reach=_with(s.reach, i, value=True))
+        if i == 0 and not s.link:
+            yield "link back", s._replace(link=True)
+        if i == 0 and s.hasty and _in_colo(s):
+            yield "the checkpoint ends", s._replace(hasty=False)
+
+    def _time(self, s: State) -> Iterator[tuple[str, State]]:
+        due = [
+            i
+            for i, node in enumerate(s.nodes)
+            if node.fuse == 0 and node.qemu == "primary" and not node.halted
+        ]
+        if self.rules.fuse:
+            for i in due:
+                yield f"fuse of {NAMES[i]} blows", _node(s, i, halted=True)
+        for i, node in enumerate(s.nodes):
+            if node.halted and node.fuse not in (0, UNARMED):
+                yield f"{NAMES[i]} is continued", _node(s, i, halted=False)
+        if due and self.rules.fuse:
+            return
+        (first, left), (second, right) = self._later(s, 0), self._later(s, 1)
+        later = s._replace(nodes=(first, second), leases=(left, right))
+        if later != s:
+            yield "time passes", later
+
+    def _later(self, s: State, i: int) -> tuple[Node, int]:
+        """A node and its lease a tick later; whoever runs renews what it may in time."""
+        node, record = s.nodes[i], s.record
+        may = (i in record.eligible and record.claimed != 1 - i) or not self.rules.renewal
+        renews = node.up and s.reach[i] and may
+        lease = LEASE if renews else max(0, s.leases[i] - 1)
+        fuse = node.fuse
+        if fuse != UNARMED:
+            # A checkpoint shows that the secondary was not promoted.
+            fuse = FUSE if renews or _in_colo(s) else max(0, fuse - 1)
+        since_cut = min(LEASE, node.since_cut + 1) if node.cut else 0
+        return node._replace(fuse=fuse, since_cut=since_cut), lease
+
+    # -- a supervisor
+
+    def _supervises(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        me = s.nodes[i]
+        name = NAMES[i]
+        if s.reach[i] and me.knows != s.record:
+            yield f"{name} reads", _node(s, i, knows=s.record)
+        if me.knows is None:
+            return
+        for decision in self.decisions(s, i):
+            found = self._first(s, i, decision)
+            for what, after in found:
+                yield f"{name}: {decision.state}, {decision.event}: {what}", after
+
+    def _first(self, s: State, i: int, decision: Decision) -> list[tuple[str, State]]:
+        """What the first action leads to that has an effect; those before it have had theirs."""
+        for action in decision.actions:
+            act: Callable[[State, int], Iterator[State] | None] = getattr(
+                self, "_" + action.replace("-", "_")
+            )
+            made = act(s, i)
+            if made is None:
+                # It fails, and what follows it is left out.
+                return []
+            results: list[tuple[str, State]] = [(action, after) for after in made if after != s]
+            if results:
+                return results
+        if decision.phase == "person" and not s.told:
+            named = s.restored or not s.disk
+            verdict = s.verdict if named else "a person is told, and need not be"
+            return [("a person is told", s._replace(told=True, verdict=verdict))]
+        return []
+
+    def _swapped(self, s: State, i: int, record: Record) -> Iterator[State]:
+        """The change, and the same with its answer lost."""
+        if record == s.record._replace(revision=0):
+            return
+        record = record._replace(revision=s.record.revision + 1)
+        after = s._replace(record=record)
+        yield _node(after, i, knows=record)
+        if s.faults:
+            yield after._replace(faults=s.faults - 1)
+
+    def _writes(self, s: State, i: int) -> Record | None:
+        knows = s.nodes[i].knows
+        if knows is None or not s.reach[i] or (self.rules.swap and knows != s.record):
+            return None
+        return s.record._replace(revision=0)
+
+    def _tell(self, s: State, _i: int) -> Iterator[State]:
+        yield s
+
+    def _ask(self, s: State, _i: int) -> Iterator[State]:
+        yield s
+
+    def _say_exit(self, s: State, i: int) -> Iterator[State]:
+        j = 1 - i
+        knows = s.nodes[i].knows
+        if s.reach[i] and s.nodes[j].up and knows is not None:
+            yield _node(s, j, evidence=s.nodes[i].instance)
+
+    def _cut(self, s: State, i: int) -> Iterator[State]:
+        if s.nodes[i].qemu in ("primary", "secondary"):
+            yield _node(s, i, cut=True)
+
+    def _claim(self, s: State, i: int) -> Iterator[State] | None:
+        record = self._writes(s, i)
+        if record is None:
+            return None
+        return self._claimed(s, i, record)
+
+    def _claimed(self, s: State, i: int, record: Record) -> Iterator[State]:
+        if i in record.eligible and record.phase == "protected":
+            yield from self._swapped(s, i, record._replace(claimed=i))
+
+    def _give_back(self, s: State, i: int) -> Iterator[State] | None:
+        record = self._writes(s, i)
+        if record is None:
+            return None
+        return self._swapped(s, i, record._replace(claimed=None))
+
+    def _seek_evidence(self, s: State, i: int) -> Iterator[State]:
+        """Its host says that it has ended; or a fence ends it, or has no effect and says so."""
+        j, knows = 1 - i, s.nodes[i].knows
+        if knows is None or s.nodes[i].evidence == knows.instances[j]:
+            return
+        fenced = s if s.nodes[j].qemu == "none" else _node(s, j, qemu="none", halted=False)
+        if not self.rules.fences and (fenced is not s or not s.nodes[j].up):
+            return
+        if not self.rules.evidence:
+            fenced = s
+        yield _node(fenced, i, evidence=knows.instances[j])
+
+    def _serve(self, s: State, i: int) -> Iterator[State] | None:
+        record, me = self._writes(s, i), s.nodes[i]
+        if record is None:
+            return None
+        exits = me.evidence == record.instances[1 - i]
+        gone = s.leases[1 - i] == 0
+        if not exits and not gone and self.rules.same_lease:
+            return None
+        return self._sole(s, i, record)
+
+    def _sole(self, s: State, i: int, record: Record) -> Iterator[State]:
+        epoch = record.epoch + 1
+        changed = record._replace(
+            epoch=epoch,
+            holder=i,
+            eligible=(i,),
+            phase="alone",
+            joining=None,
+            claimed=None,
+            fuses=(),
+        )
+        for after in self._swapped(s, i, changed):
+            served = (*after.served, (epoch, i))
+            yield _node(after._replace(served=served), i, file=epoch)
+
+    def _narrow(self, s: State, i: int) -> Iterator[State] | None:
+        record = self._writes(s, i)
+        return None if record is None else self._sole(s, i, record)
+
+    def _hand_over(self, s: State, i: int) -> Iterator[State] | None:
+        record = self._writes(s, i)
+        if record is None or not _in_colo(s) or record.phase != "protected":
+            return None
+        return self._swapped(s, i, record._replace(holder=1 - i, eligible=(1 - i,), claimed=None))
+
+    def _fail_over(self, s: State, i: int) -> Iterator[State]:
+        me = s.nodes[i]
+        if me.qemu in ("primary", "secondary"):
+            yield self._alone(_node(s, i, halted=False, fuse=UNARMED, cut=False, since_cut=0), i)
+
+    def _alone(self, s: State, i: int) -> State:
+        """It runs alone from here: its peer lacks what is written now."""
+        lost = "" if s.newest[i] else f"{NAMES[i]} lacks writes"
+        newest = (True, False) if i == 0 else (False, True)
+        return _node(
+            s._replace(newest=newest, disk=True, verdict=s.verdict or lost), i, qemu="alone"
+        )
+
+    def _end_own(self, s: State, i: int) -> Iterator[State]:
+        yield _node(s, i, qemu="none", halted=False, fuse=UNARMED, cut=False, since_cut=0)
+
+    def _boot(self, s: State, i: int) -> Iterator[State] | None:
+        record = self._writes(s, i)
+        if record is None:
+            return None
+        return self._booted(s, i, record)
+
+    def _booted(self, s: State, i: int, record: Record) -> Iterator[State]:
+        number = s.nodes[i].instance + 1
+        if s.nodes[i].shutdown:
+            yield s._replace(verdict=f"{NAMES[i]} is booted though its guest shut down")
+        if number > INSTANCES:
+            return
+        instances = (number, record.instances[1]) if i == 0 else (record.instances[0], number)
+        for after in self._sole(s, i, record._replace(instances=instances)):
+            yield self._alone(
+                _node(
+                    after, i, instance=number, shutdown=False, cut=False, since_cut=0, fuse=UNARMED
+                ),
+                i,
+            )
+
+    def _stop(self, s: State, i: int) -> Iterator[State] | None:
+        record = self._writes(s, i)
+        if record is None:
+            return None
+        return self._swapped(s, i, record._replace(stopped=True, claimed=None))
+
+    def _reconcile(self, s: State, i: int) -> Iterator[State]:
+        me, knows = s.nodes[i], s.nodes[i].knows
+        assert knows is not None
+        if knows.stopped:
+            if me.qemu != "none":
+                yield _node(s, i, qemu="none", halted=False, fuse=UNARMED)
+            return
+        record = self._writes(s, i)
+        if record is None or knows.holder != i or knows.eligible != (i,):
+            return
+        if record.phase == "alone" and me.qemu == "alone":
+            yield from self._launches(s, i, record)
+        elif record.phase == "joining":
+            yield from self._joins(s, i, record)
+
+    def _launches(self, s: State, i: int, record: Record) -> Iterator[State]:
+        j = 1 - i
+        number = s.nodes[j].instance + 1
+        if s.nodes[j].qemu != "none" or number > INSTANCES:
+            return
+        instances = (record.instances[0], number) if j == 1 else (number, record.instances[1])
+        changed = record._replace(phase="joining", joining=j, instances=instances)
+        for after in self._swapped(s, i, changed):
+            yield _node(
+                after,
+                j,
+                qemu="joining",
+                instance=number,
+                # Its supervisor reads the record again.
+                knows=None,
+                shutdown=False,
+                cut=False,
+                since_cut=0,
+                file=record.epoch,
+            )
+
+    def _joins(self, s: State, i: int, record: Record) -> Iterator[State]:
+        me, j = s.nodes[i], 1 - i
+        peer = s.nodes[j]
+        if me.qemu == "alone" and peer.qemu == "joining" and s.link:
+            yield _node(_node(s, i, qemu="primary"), j, qemu="secondary")._replace(nbd=True)
+        ready = _in_colo(s) and peer.instance == record.instances[j]
+        if not self.rules.proven:
+            ready = peer.qemu in ("joining", "secondary")
+        if ready and me.fuse == UNARMED and self.rules.armed:
+            yield _node(s._replace(leases=(LEASE, LEASE)), i, fuse=FUSE)
+        elif ready and s.nbd:
+            changed = record._replace(eligible=(0, 1), phase="protected", joining=None, fuses=(i,))
+            for after in self._swapped(s, i, changed):
+                proven = after if not _in_colo(s) else after._replace(newest=(True, True))
+                yield proven
+        if peer.qemu == "none" or peer.cut or me.cut or not s.link or not s.nbd:
+            yield from self._undone(s, i, record)
+
+    def _undone(self, s: State, i: int, record: Record) -> Iterator[State]:
+        changed = record._replace(phase="alone", joining=None)
+        for after in self._swapped(s, i, changed):
+            peer = after.nodes[1 - i]
+            ended = after if peer.qemu == "none" else _node(after, 1 - i, qemu="none")
+            yield _node(ended, i, fuse=UNARMED)
+
+    # -- what is asked
+
+    def verdict(self, s: State) -> str:
+        """What is wrong with a state; empty for nothing."""
+        if s.verdict:
+            return s.verdict
+        if _answers(s, 0) and _answers(s, 1):
+            return "two guests"
+        epochs = [epoch for epoch, _ in s.served]
+        if len(epochs) != len(set(epochs)):
+            return "two holders of an epoch"
+        return ""
+
+    def run(self, begin: State, *, most: int = 3_000_000) -> tuple[str, list[str]]:
+        """Search; gives what was found wrong, and the way there."""
+        self.seen = {_key(begin): None}
+        queue = deque([begin])
+        while queue:
+            s = queue.popleft()
+            key = _key(s)
+            wrong = self.verdict(s)
+            if wrong:
+                return wrong, self.path(key)
+            for what, after in self.following(s):
+                known = _key(after)
+                if known not in self.seen:
+                    self.seen[known] = (key, what)
+                    queue.append(after)
+            assert len(self.seen) <= most
+        return "", []
+
+    def path(self, key: State) -> list[str]:
+        """The steps that lead to a state."""
+        steps: list[str] = []
+        at: State = key
+        while (before := self.seen[at]) is not None:
+            at, what = before
+            steps.append(what)
+        return steps[::-1]
+
+    def stuck(self, *, arbiter_returns: bool = False) -> State | None:
+        """A state from which no way leads to what is good, though no further fault comes.
+
+        No fault ends by itself either, but a supervisor is started anew.
+
+        Args:
+            arbiter_returns: The arbiter can be reached again.
+        """
+        before: dict[State, list[State]] = {}
+        good: list[State] = []
+        for s in self.seen:
+            if self._is_good(s):
+                good.append(s)
+            if arbiter_returns and not all(s.reach):
+                before.setdefault(_key(s._replace(reach=(True, True))), []).append(s)
+            for _, after in self.following(s._replace(faults=0), heals=False):
+                known = _key(after)._replace(faults=s.faults)
+                before.setdefault(known, []).append(s)
+        reached = set(good)
+        queue = deque(good)
+        while queue:
+            for s in before.get(queue.popleft(), ()):
+                if s not in reached:
+                    reached.add(s)
+                    queue.append(s)
+        return next((s for s in self.seen if s not in reached), None)
+
+    def _is_good(self, s: State) -> bool:
+        """One guest serves, by right; or no guest is wanted and none runs; or a person knows."""
+        if s.told:
+            return True
+        if s.record.stopped:
+            return all(node.qemu == "none" for node in s.nodes)
+        holder = s.record.holder
+        node = s.nodes[holder]
+        spent = node.instance >= INSTANCES or s.nodes[1 - holder].instance >= INSTANCES
+        if _answers(s, holder) and s.record.phase != "protected":
+            # No third instance of a node is searched, and none joins without a link and a record.
+            return spent or not s.link or not s.reach[holder]
+        if spent and node.qemu == "none":
+            return True
+        settled = s.record.phase == "protected" and s.record.claimed is None
+        return settled and _in_colo(s) and s.nbd and s.disk
+
+
+def _evidence(node: str, instance: str) -> Evidence:
+    return Evidence(
+        kind="exit", node=node, instance=instance, epoch=1, who="h", how="h", when="now"
+    )
+
+
+def _with(both: tuple[bool, bool], i: int, *, value: bool) -> tuple[bool, bool]:
+    return (value, both[1]) if i == 0 else (both[0], value)
+
+
+def _node(s: State, i: int, **fields: object) -> State:
+    changed = s.nodes[i]._replace(**fields)  # type: ignore[arg-type] # named as in `Node`
+    return s._replace(nodes=(changed, s.nodes[1]) if i == 0 else (s.nodes[0], changed))
+
+
+def _in_colo(s: State) -> bool:
+    """Whether a checkpoint can end."""
+    kinds = {node.qemu for node in s.nodes}
+    live = not any(node.halted or node.cut for node in s.nodes)
+    return s.link and live and kinds == {"primary", "secondary"}
+
+
+def _answers(s: State, i: int) -> bool:
+    """Whether clients get answers; COLO holds some packets back, and others not (17.2)."""
+    node = s.nodes[i]
+    return node.qemu in ("primary", "alone") and not node.halted
+
+
+def _key(s: State) -> State:
+    """The same state, without what can make no difference any more.
+
+    The revision counts for whether a supervisor knows the latest one; leases count while somebody
+    may serve by one, and evidence while it is about a QEMU that the record names.
+    """
+    record = s.record
+    leads = record.phase == "protected" and not record.stopped
+    nodes = [
+        Node(
+            node.qemu,
+            node.instance,
+            node.halted,
+            None
+            if node.knows is None
+            else node.knows._replace(revision=int(node.knows.revision == record.revision)),
+            node.up,
+            node.evidence if node.evidence == record.instances[1 - i] else 0,
+            node.cut and node.qemu != "none",
+            node.since_cut if leads else 0,
+            node.fuse,
+            node.shutdown,
+            node.file,
+        )
+        for i, node in enumerate(s.nodes)
+    ]
+    return s._replace(
+        nodes=(nodes[0], nodes[1]),
+        hasty=s.hasty and leads,
+        record=record._replace(revision=1),
+        leases=s.leases if leads else (LEASE, LEASE),
+        served=s.served[-1:],
+    )

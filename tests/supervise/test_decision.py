@@ -1,0 +1,191 @@
+"""What a node's supervisor decides, and by which limits."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from tests.supervise.search import NAMES
+
+from pycolo.errors import DeclarationError
+from pycolo.evidence import Evidence, instance_of
+from pycolo.model.supervision import Supervision
+from pycolo.record import PairRecord
+from pycolo.supervise import TABLE, Decision, Limits, Observation, SharedRecord, decide
+from pycolo.supervise.table import EVENTS, ROWS, STATES
+
+ALPHA, BETA = (instance_of("shop-db", name, 1) for name in NAMES)
+RECORD = PairRecord(
+    pair="shop-db",
+    birth="9f2c61d0",
+    epoch=4,
+    revision=0,
+    holder="alpha",
+    eligible={"alpha": ALPHA, "beta": BETA},
+    phase="protected",
+)
+SHARED = SharedRecord(record=RECORD)
+LIMITS = Limits(declared=Supervision(), checkpoint_delay_s=20.0, ram_gib=2.0)
+IN_COLO = Observation(qemu="colo", instance=ALPHA)
+SECONDARY = Observation(qemu="colo", instance=BETA)
+END = Evidence(
+    kind="exit", node="beta", instance=BETA, epoch=4, who="beta", how="its process", when="now"
+)
+
+
+def _at(
+    node: str,
+    seen: Observation,
+    now_s: float,
+    shared: SharedRecord = SHARED,
+    own_file: PairRecord = RECORD,
+) -> Decision:
+    return decide(node, shared, own_file, seen, limits=LIMITS, now_s=now_s)
+
+
+def test_the_table_has_a_row_for_every_state_and_event() -> None:
+    """Each pair of state and event stands in exactly one row of the table."""
+    assert {(state, event) for state in STATES for event in EVENTS} == set(TABLE)
+    assert len(TABLE) == sum(len(row.events) for row in ROWS)
+
+
+def test_a_pair_that_works_needs_no_action_but_to_be_kept() -> None:
+    """Without any signal, what is next is left to `next_step`."""
+    assert ("reconcile",) == _at("alpha", IN_COLO, 10.0).actions
+    assert ("reconcile",) == _at("beta", SECONDARY, 10.0).actions
+
+
+@pytest.mark.parametrize(
+    ("node", "seen", "acts_at_s"), [("alpha", IN_COLO, 101.0), ("beta", SECONDARY, 101.5)]
+)
+def test_silence_is_suspected_and_then_acted_upon(
+    node: str, seen: Observation, acts_at_s: float
+) -> None:
+    """Silence since 100 s: suspected at 100.5, claimed by the primary before the secondary."""
+    silent = attrs.evolve(seen, signals={"silent": 100.0})
+    assert "quiet" == _at(node, silent, 100.4).event
+    assert ("ask",) == _at(node, silent, 100.6).actions
+    assert "suspicion" == _at(node, silent, acts_at_s - 0.01).event
+    assert ("cut", "claim") == _at(node, silent, acts_at_s).actions
+
+
+def test_a_large_guest_may_be_stuck_for_longer() -> None:
+    """A second for each GiB is added, and until the second checkpoint that of entering COLO."""
+    assert pytest.approx(3.0) == LIMITS.stands_s("stuck")
+    assert pytest.approx(13.0) == attrs.evolve(LIMITS, entering=True).stands_s("stuck")
+
+
+@pytest.mark.parametrize(("delay_s", "stands_s"), [(0.5, 5.5), (20.0, 60.0)])
+def test_a_missing_checkpoint_is_suspected_by_the_delay(delay_s: float, stands_s: float) -> None:
+    """After three delays, at least a delay and five seconds."""
+    limits = attrs.evolve(LIMITS, checkpoint_delay_s=delay_s)
+    assert pytest.approx(stands_s) == limits.stands_s("no-checkpoint")
+
+
+def test_evidence_leads_to_serving_at_once() -> None:
+    """A QEMU that is shown to have ended is waited for no longer."""
+    seen = attrs.evolve(IN_COLO, evidence=END)
+    decision = _at("alpha", seen, 10.0)
+    assert (("cut", "claim", "serve"), "serving") == (decision.actions, decision.phase)
+
+
+def test_a_guest_that_shut_down_is_not_started_again() -> None:
+    """Both QEMUs end when the guest powers off, and that is no death."""
+    seen = Observation(qemu="none", shutdown=True, evidence=END)
+    assert ("stop",) == _at("alpha", seen, 10.0).actions
+
+
+def test_a_primary_whose_disk_failed_hands_over() -> None:
+    """Only its secondary has every write, so that its own claim would lose some."""
+    seen = attrs.evolve(IN_COLO, disk_failed=True, signals={"no-checkpoint": 0.0})
+    assert ("hand-over",) == _at("alpha", seen, 500.0).actions
+
+
+@pytest.mark.parametrize(
+    ("node", "seen"),
+    [
+        ("alpha", attrs.evolve(IN_COLO, disk_failed=True, evidence=END)),
+        ("alpha", attrs.evolve(IN_COLO, disk_failed=True, replication_lost=True)),
+        (
+            "beta",
+            attrs.evolve(
+                SECONDARY,
+                replication_lost=True,
+                evidence=attrs.evolve(END, node="alpha", instance=ALPHA),
+            ),
+        ),
+        ("alpha", attrs.evolve(IN_COLO, qemu="alone")),
+    ],
+)
+def test_who_lacks_writes_does_not_continue_by_itself(node: str, seen: Observation) -> None:
+    """Where no node has every write, or a guest runs that the record knows nothing of."""
+    decision = _at(node, seen, 10.0)
+    assert ("undecidable", ("tell",), "person") == (
+        decision.event,
+        decision.actions,
+        decision.phase,
+    )
+
+
+def test_a_record_that_is_older_than_the_own_file_ends_no_qemu() -> None:
+    """An arbiter that was restored from a backup must not have the newest guest killed."""
+    own = attrs.evolve(RECORD, epoch=6, eligible={"alpha": ALPHA}, phase="alone")
+    old = SharedRecord(record=attrs.evolve(RECORD, holder="beta", eligible={"beta": BETA}))
+    seen = attrs.evolve(IN_COLO, qemu="alone")
+    assert ("tell",) == _at("alpha", seen, 10.0, old, own).actions
+
+
+def test_a_guest_that_the_record_gives_to_another_qemu_is_ended() -> None:
+    """The same node with another instance has no rights either."""
+    took_over = attrs.evolve(RECORD, epoch=5, holder="beta", eligible={"beta": BETA}, phase="alone")
+    lost = SharedRecord(record=took_over)
+    assert ("tell", "end-own") == _at("alpha", IN_COLO, 10.0, lost).actions
+    other = attrs.evolve(IN_COLO, instance=instance_of("shop-db", "alpha", 2))
+    assert "outdated" == _at("alpha", other, 10.0).event
+
+
+def test_a_lease_is_evidence_only_after_a_whole_one_without_checkpoints() -> None:
+    """A checkpoint renews the fuse too, so that the time counts from the node's own cut."""
+    claimed = SharedRecord(record=RECORD, claimed_by="beta", fuses=frozenset({"alpha"}))
+    seen = attrs.evolve(SECONDARY, lease_gone=True, cut_since_s=100.0)
+    assert "quiet" == _at("beta", seen, 102.9, claimed).event
+    assert ("cut", "serve") == _at("beta", seen, 103.0, claimed).actions
+    unarmed = attrs.evolve(claimed, fuses=frozenset())
+    assert "quiet" == _at("beta", seen, 103.0, unarmed).event
+
+
+def test_a_claim_is_taken_over_only_when_it_leads_to_nothing() -> None:
+    """The other node's claim is left alone for a while, however sure the suspicion is."""
+    claimed = SharedRecord(record=RECORD, claimed_by="alpha")
+    seen = attrs.evolve(SECONDARY, signals={"colo-exit": 100.0}, claim_since_s=100.0)
+    assert "claimed" == _at("beta", seen, 109.0, claimed).event
+    assert "limit" == _at("beta", seen, 110.0, claimed).event
+
+
+def test_without_the_arbiter_nothing_is_missing_while_colo_works() -> None:
+    """An outage of the arbiter alone changes nothing; with a suspicion it is waited for."""
+    lost = attrs.evolve(IN_COLO, arbiter_lost=True)
+    assert "quiet" == _at("alpha", lost, 10.0).event
+    silent = attrs.evolve(lost, signals={"silent": 1.0})
+    assert "waiting" == _at("alpha", silent, 10.0).phase
+
+
+def test_a_paused_pair_is_only_looked_at() -> None:
+    """Whatever happens during maintenance is told, and nothing is done."""
+    paused = attrs.evolve(SHARED, paused=True)
+    seen = attrs.evolve(IN_COLO, evidence=END)
+    decision = _at("alpha", seen, 10.0, paused)
+    assert ((), "protected") == (decision.actions, decision.phase)
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"primary_s": 1.0, "secondary_s": 1.0}, "be longer than primary_s (1)"),
+        ({"silent_s": 0.0}, "be a positive number of seconds"),
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(fields: dict[str, float], rule: str) -> None:
+    """An impossible combination never becomes a declaration."""
+    with pytest.raises(DeclarationError, match="Supervision") as caught:
+        Supervision(**fields)
+    assert rule in str(caught.value)

@@ -1,0 +1,208 @@
+"""The table is safe in every interleaving, and no row or rule of it can be left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import attrs
+import pytest
+from tests.supervise.search import FULL, Decide, Rules, Search, State, alone, protected
+
+from pycolo.evidence import Evidence
+from pycolo.record import PairRecord
+from pycolo.supervise import TABLE, Action, Decision, Limits, Observation, SharedRecord, decide
+from pycolo.supervise.table import ROWS, Event, Row
+from pycolo.supervise.table import State as Standing
+
+pytestmark = [pytest.mark.property, pytest.mark.timeout(600)]
+
+BEGINNINGS: Final[Mapping[str, Callable[[int], State]]] = {
+    "a protected pair": protected,
+    "a guest alone": alone,
+}
+NO_LEASE = attrs.evolve(FULL, self_fence=False)
+NO_FENCE = attrs.evolve(FULL, fences=False)
+WITHOUT_ONE: Final[Mapping[str, Rules]] = {
+    "leases and fences": FULL,
+    "fences alone": NO_LEASE,
+    "leases alone": NO_FENCE,
+}
+
+
+def _found(rules: Rules = FULL, decided: Decide = decide, *, faults: int = 1) -> str:
+    """What the search finds wrong; empty for nothing."""
+    for begin in BEGINNINGS.values():
+        search = Search(rules, decided)
+        wrong, path = search.run(begin(faults))
+        if wrong:
+            return f"{wrong}: {'; '.join(path)}"
+        stuck = search.stuck(arbiter_returns=faults > 1)
+        if stuck is not None:
+            return f"stuck: {'; '.join(search.path(stuck))}"
+    return ""
+
+
+@pytest.mark.parametrize("deployment", WITHOUT_ONE)
+def test_one_fault_breaks_nothing(deployment: str) -> None:
+    """No two guests, no lost write, no epoch with two holders; service comes back by itself."""
+    assert _found(WITHOUT_ONE[deployment]) == ""
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("deployment", WITHOUT_ONE)
+def test_two_faults_break_nothing(deployment: str) -> None:
+    """The same with any two faults; only an arbiter that is away is waited for."""
+    assert _found(WITHOUT_ONE[deployment], faults=2) == ""
+
+
+def test_the_search_goes_where_something_happens() -> None:
+    """It reaches a pair that is protected again after a failover, and thousands of states."""
+    search = Search()
+    assert ("", []) == search.run(protected(1))
+    assert len(search.seen) > 5000
+    kept = [s for s in search.seen if s.record.epoch > 1 and s.record.phase == "protected"]
+    assert any({node.qemu for node in s.nodes} == {"primary", "secondary"} for s in kept)
+
+
+def test_a_restored_arbiter_ends_no_guest() -> None:
+    """The holder's own file knows of a later epoch, so that a person is told."""
+    search = Search(attrs.evolve(FULL, restores=True))
+    assert ("", []) == search.run(alone(1))
+    restored = [s for s in search.seen if s.restored]
+    assert any(s.told for s in restored)
+    assert all(s.nodes[0].qemu != "none" for s in restored)
+
+
+# -- rules
+
+
+@pytest.mark.parametrize("rule", ["swap", "fuse", "armed", "proven", "evidence"])
+def test_no_rule_can_be_left_out(rule: str) -> None:
+    """Without it there are two guests, or a write is lost, or the pair is stuck."""
+    assert _found(attrs.evolve(FULL, **{rule: False}))
+
+
+def _blind(
+    node: str,
+    shared: SharedRecord,
+    own_file: PairRecord | None,
+    seen: Observation,
+    *,
+    limits: Limits,
+    now_s: float,
+) -> Decision:
+    """Believes that its peer has ended as soon as it is suspected."""
+    if seen.signals and seen.evidence is None:
+        peer = next((n for n in shared.record.eligible if n != node), None)
+        if peer is not None:
+            instance = shared.record.eligible[peer]
+            end = Evidence(
+                kind="exit", node=peer, instance=instance, epoch=1, who="-", how="-", when="-"
+            )
+            seen = attrs.evolve(seen, evidence=end)
+    return decide(node, shared, own_file, seen, limits=limits, now_s=now_s)
+
+
+def test_a_suspicion_is_no_evidence() -> None:
+    """Whoever serves on a suspicion alone makes two guests."""
+    assert "two guests" in _found(attrs.evolve(FULL, same_lease=False), _blind)
+
+
+# -- rows
+
+_CANNOT: Final = "cannot happen: who is outdated is following, or stopped"
+_TOLD: Final = "only tells a person, which changes nothing"
+SAFE_WITHOUT: Final[Mapping[tuple[Standing, Event], str]] = {
+    **{(state, "outdated"): _CANNOT for state in ("alone", "joining", "protected", "claiming")},
+    ("serving", "outdated"): _CANNOT,
+    **{
+        (state, "undecidable"): _TOLD
+        for state in ("alone", "joining", "protected", "claiming", "serving", "following")
+    },
+    **{
+        (state, "no-arbiter"): _TOLD
+        for state in ("alone", "joining", "protected", "claiming", "following", "stopped")
+    },
+    ("stopped", "undecidable"): _TOLD,
+    ("alone", "disk-failed"): _TOLD,
+    ("joining", "disk-failed"): _TOLD,
+    ("protected", "claimed"): _TOLD,
+    ("protected", "suspicion"): "asks whether the peer answers, which only saves redundancy",
+    ("protected", "quiet"): "keeps what is declared; the search has no drift",
+    ("protected", "own-ended"): "only sooner: the peer's supervisor asks the host by itself",
+    ("following", "both-ended"): "only sooner: the holder's supervisor asks the host by itself",
+}
+
+
+def _key(row: Row) -> tuple[Standing, Event]:
+    return row.state, row.events[0]
+
+
+def _with(row: Row, actions: tuple[Action, ...]) -> Decide:
+    def weakened(
+        node: str,
+        shared: SharedRecord,
+        own_file: PairRecord | None,
+        seen: Observation,
+        *,
+        limits: Limits,
+        now_s: float,
+    ) -> Decision:
+        decision = decide(node, shared, own_file, seen, limits=limits, now_s=now_s)
+        if TABLE[decision.state, decision.event] is not row:
+            return decision
+        return attrs.evolve(decision, actions=actions)
+
+    return weakened
+
+
+ACTING: Final = {_key(row): row for row in ROWS if row.actions}
+# What only shows where there is no lease, or no fence, to do the same.
+_SHOWN_BY: Final[Mapping[tuple[Standing, Event], Rules]] = {
+    ("claiming", "peer-shutdown"): NO_LEASE,
+}
+# What only a second fault shows.
+_SECOND_FAULT: Final[frozenset[tuple[Standing, Event]]] = frozenset(
+    {
+        ("protected", "both-ended"),
+        ("claiming", "shutdown"),
+        ("claiming", "both-ended"),
+        ("serving", "shutdown"),
+        ("serving", "both-ended"),
+        ("stopped", "outdated"),
+        ("stopped", "shutdown"),
+    }
+)
+
+
+ONE_FAULT = [key for key in ACTING if key not in SAFE_WITHOUT and key not in _SECOND_FAULT]
+
+
+@pytest.mark.parametrize("key", ONE_FAULT)
+def test_no_row_can_be_left_out(key: tuple[Standing, Event]) -> None:
+    """Without it something goes wrong at the first fault."""
+    row = ACTING[key]
+    assert _found(_SHOWN_BY.get(key, FULL), _with(row, ()))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("key", sorted(_SECOND_FAULT))
+def test_no_row_can_be_left_out_with_two_faults(key: tuple[Standing, Event]) -> None:
+    """These rows answer a second fault."""
+    assert _found(decided=_with(TABLE[key], ()), faults=2)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("key", sorted(SAFE_WITHOUT))
+def test_the_named_rows_can_be_left_out(key: tuple[Standing, Event]) -> None:
+    """What is called safe without is safe without."""
+    assert _found(decided=_with(TABLE[key], ())) == ""
+
+
+def test_what_is_named_stands_in_the_table() -> None:
+    """Every named row acts, and is named once."""
+    assert set() == (set(SAFE_WITHOUT) | set(_SHOWN_BY) | _SECOND_FAULT) - set(ACTING)
+    assert set() == set(SAFE_WITHOUT) & _SECOND_FAULT
