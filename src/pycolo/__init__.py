@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pycolo.compiler.drift import drift
     from pycolo.compiler.offline import compile_offline
     from pycolo.compiler.procedures import (
+        checkpoint,
         failover,
         forget,
         launch,
@@ -92,6 +93,7 @@ __all__ = (  # noqa: RUF022 - most important first
     "resume",
     "stop",
     "switch_over",
+    "checkpoint",
     "set_checkpoint_delay",
     "forget",
     "converge",
@@ -141,7 +143,7 @@ _NAMES: Final = {
     "pycolo.pairfile": ("load",),
     "pycolo.compiler.procedures": (
         *("launch", "start", "failover", "resume", "stop", "switch_over"),
-        *("set_checkpoint_delay", "forget"),
+        *("checkpoint", "set_checkpoint_delay", "forget"),
     ),
     "pycolo.compiler.offline": ("compile_offline",),
     "pycolo.compiler.converge": ("converge",),

@@ -183,7 +183,7 @@ MEANINGS: Final[Mapping[Code, str]] = {
     ),
     "two-guests": "Two nodes run a guest each. A person must end one.",
     "never-in-colo": "A secondary that never entered COLO has no guest that could run.",
-    "not-protected": "A planned switch-over needs a protected pair.",
+    "not-protected": "A forced checkpoint, and a planned switch-over, need a protected pair.",
     "newest-not-launched": (
         "--newest names a node that this launch does not start. Launch that node too."
     ),

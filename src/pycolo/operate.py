@@ -194,6 +194,10 @@ class Connection:
         """Compile `pycolo.switch_over`."""
         return await self._compile("switch-over", Options())
 
+    async def checkpoint(self) -> Plan:
+        """Compile `pycolo.checkpoint`."""
+        return await self._compile("checkpoint", Options())
+
     async def set_checkpoint_delay(self, checkpoint_delay_ms: int | None = None) -> Plan:
         """Compile `pycolo.set_checkpoint_delay`.
 

@@ -49,8 +49,11 @@ def test_nothing_is_done_twice(case: str, pair: str, version: str) -> None:
 
 @pytest.mark.parametrize("case", RESUMABLE)
 def test_a_finished_procedure_compiles_to_no_command(case: str) -> None:
-    """From its own planned state a procedure has nothing left to send."""
+    """From its own planned state a procedure has nothing left to send, but for another proof."""
     plan = compiled(CASES[case], PAIRS["one"], "11.1.3")
 
     left = _again(plan, len(plan.steps)).steps
+    if plan.procedure == "checkpoint":
+        assert left == plan.steps
+        return
     assert [] == [step.address for step in left if not isinstance(step, Check)]

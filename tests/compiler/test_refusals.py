@@ -10,6 +10,7 @@ from tests.compiler.cases import CASES, PAIRS, compiled, one_of_each
 
 from pycolo.compiler import (
     check_compiled,
+    checkpoint,
     compile_offline,
     compile_plan,
     failover,
@@ -242,6 +243,9 @@ def test_a_delay_below_11_under_tcg_would_deadlock() -> None:
     asked = Options(checkpoint_delay_ms=1000)
     with pytest.raises(CompileError, match="deadlocks at a checkpoint"):
         compile_plan("set-checkpoint-delay", quiet, protected.planned_state, asked)
+    assert _code_of(lambda: checkpoint(quiet, protected.planned_state)).startswith(
+        "checkpoint-deadlock"
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -469,6 +473,17 @@ def test_switch_over_from_the_only_node_that_answers_is_refused() -> None:
     with pytest.raises(CompileError) as caught:
         switch_over(PAIR, alone)
     assert "not-protected" == caught.value.findings[0].code
+
+
+def test_what_is_not_protected_cannot_be_proven() -> None:
+    """A secondary that is not eligible yet is made so by `resume`, which proves the pair itself."""
+    alone = PROTECTED.with_record("beta", UnreadRecord(why="no route")).with_record(
+        "alpha", UnreadRecord(why="no route")
+    )
+    assert _code_of(lambda: checkpoint(PAIR, alone)).startswith("not-protected")
+    assert _code_of(lambda: checkpoint(PAIR, PROTECTED, dialect="doc")).startswith(
+        "not-in-document"
+    )
 
 
 def test_forgetting_a_node_that_may_have_run_alone_needs_another_word() -> None:

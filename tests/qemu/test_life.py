@@ -77,6 +77,7 @@ async def test_the_bios_guest_outlives_four_of_its_hosts(
         primary = await outlive_all(life, "alpha", "beta")
         if life.pair.chains:
             await kept(life, await life.run("set-checkpoint-delay", checkpoint_delay_ms=900))
+            await kept(life, await life.run("checkpoint"))
         await alone(life, await life.run("stop"), primary)
         await leave(life.sessions[primary])
         last = life.counter(primary)

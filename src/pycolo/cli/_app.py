@@ -172,7 +172,7 @@ def _connect(pair: ColoPair, asked: Asked) -> AbstractAsyncContextManager[operat
     return operate.connect(pair, dialect=asked.dialect, assume_good=asked.assume_good)
 
 
-def _compile(
+def _compile(  # noqa: C901 - one case a procedure
     connection: operate.Connection, procedure: Procedure, asked: Asked
 ) -> Coroutine[object, object, Plan]:
     match procedure:
@@ -192,6 +192,8 @@ def _compile(
             return connection.stop()
         case "switch-over":
             return connection.switch_over()
+        case "checkpoint":
+            return connection.checkpoint()
         case "set-checkpoint-delay":
             return connection.set_checkpoint_delay(asked.ms)
         case _:

@@ -148,6 +148,7 @@ USED: Final[Mapping[str, tuple[str, ...]]] = {
     "forget": ("node", "fenced"),
     "stop": (),
     "switch-over": (),
+    "checkpoint": (),
     "set-checkpoint-delay": ("ms", "dialect"),
 }
 

@@ -13,6 +13,7 @@ from pycolo.compiler.members import check as check_members
 from pycolo.compiler.members import members
 from pycolo.compiler.offline import compile_offline
 from pycolo.compiler.procedures import (
+    checkpoint,
     failover,
     forget,
     launch,
@@ -26,6 +27,7 @@ from pycolo.compiler.procedures import (
 __all__ = (
     "check_compiled",
     "check_members",
+    "checkpoint",
     "compile_offline",
     "compile_plan",
     "converge",

@@ -12,7 +12,7 @@ from pycolo.plan import OFFLINE_BIRTH, DialectName, Options, Plan, Procedure
 from pycolo.snapshot import Snapshot
 
 
-def compile_plan(
+def compile_plan(  # noqa: C901 - one case a procedure
     procedure: Procedure,
     pair: ColoPair,
     snapshot: Snapshot,
@@ -64,6 +64,8 @@ def compile_plan(
             )
         case "switch-over":
             return procedures.switch_over(pair, snapshot, dialect=dialect, assume_good=good)
+        case "checkpoint":
+            return procedures.checkpoint(pair, snapshot, dialect=dialect, assume_good=good)
         case "set-checkpoint-delay":
             delay = _delay_ms(pair, asked)
             return procedures.set_checkpoint_delay(

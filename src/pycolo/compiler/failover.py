@@ -286,22 +286,30 @@ def switch_over(draft: Draft, primary: str, secondary: str) -> None:
     Raises:
         CompileError: The record does not call the pair protected.
     """
-    instances = {node: draft.live(node).instance for node in (primary, secondary)}
-    if not record.is_protected(draft.now.records, instances):
-        why = f"{secondary} is not eligible by the record"
-        raise compile_error(
-            "not-protected", why, "make the pair protected with resume, then switch over"
-        )
-    draft.check_instances((primary, secondary))
-    force_checkpoint(draft, primary, secondary)
+    prove(draft, primary, secondary)
+    instance = draft.live(primary).instance
     why = f"it ends here, so that {secondary} takes over; its end is the evidence"
     draft.run_host(
-        *(primary, "stop-qemu", instances[primary]),
-        StopQemu(instance=instances[primary]),
+        *(primary, "stop-qemu", instance),
+        StopQemu(instance=instance),
         why=why,
         limit_s=draft.timeouts.command_s,
     )
     fail_over(draft, secondary)
+
+
+def prove(draft: Draft, primary: str, secondary: str) -> None:
+    """Emit the checkpoint that shows that a protected pair works.
+
+    Raises:
+        CompileError: The record does not call the pair protected.
+    """
+    instances = {node: draft.live(node).instance for node in (primary, secondary)}
+    if not record.is_protected(draft.now.records, instances):
+        why = f"{secondary} is not eligible by the record"
+        raise compile_error("not-protected", why, "make the pair protected with resume first")
+    draft.check_instances((primary, secondary))
+    force_checkpoint(draft, primary, secondary)
 
 
 def force_checkpoint(draft: Draft, primary: str, secondary: str) -> str:

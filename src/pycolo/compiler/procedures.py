@@ -11,7 +11,7 @@ import attrs
 from pycolo import record
 from pycolo.compiler import dialects, tune
 from pycolo.compiler._draft import Draft
-from pycolo.compiler.failover import fail_over, tied
+from pycolo.compiler.failover import fail_over, prove, tied
 from pycolo.compiler.failover import stop as stop_protection
 from pycolo.compiler.failover import switch_over as switch
 from pycolo.compiler.launch import (
@@ -516,6 +516,42 @@ def switch_over(
     else:
         _check_left(draft, *both)
         fail_over(draft, *both)
+    return draft.plan()
+
+
+def checkpoint(
+    pair: ColoPair,
+    snapshot: Snapshot,
+    *,
+    dialect: DialectName = "auto",
+    assume_good: Collection[Version] = (),
+) -> Plan:
+    """Forces one checkpoint and sees it end on both nodes, which proves that protection works.
+
+    A pair whose COLO has ended can look healthy (qemu-behaviour 18.4); this finds it out. It is
+    never done: each time it is compiled, it is another checkpoint.
+
+    Args:
+        pair: The declaration.
+        snapshot: What both nodes and their records show.
+        dialect: `auto`; the document has no such procedure.
+        assume_good: Versions the operator vouches for.
+
+    Raises:
+        VersionError: The version cannot run COLO.
+        CompileError: The pair is not protected, this QEMU deadlocks at a checkpoint, or the dialect
+            is `doc`.
+    """
+    dialects.refuse_ending(dialect, "prove a pair")
+    check(pair, snapshot)
+    pair = members(pair, snapshot)
+    both = roles(pair, snapshot)
+    qemu = versions(snapshot, both)
+    features = dialects.of_name(dialect).accept(pair, qemu, assume_good)
+    options = Options(assume_good=tuple(assume_good))
+    draft = Draft("checkpoint", pair, snapshot, options, qemu=qemu, dialect=dialect)
+    tune.refuse_deadlock(draft, features)
+    prove(draft, *both)
     return draft.plan()
 
 
