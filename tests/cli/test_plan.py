@@ -102,7 +102,7 @@ def test_one_node_can_be_launched(pycolo: Pycolo, pair_file: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("plan", "explode", "PAIR"), "'explode' is not one of"),
+        (("plan", "explode", "PAIR"), "'explode' is no procedure: one of"),
         (("plan", "start", "/no/such/file"), "does not exist"),
         (("plan", "start", "PAIR", "--as", "html"), "'html' is not one of"),
         (("plan", "start", "PAIR", "--qemu", "eleven"), "be a version such as"),

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Final, Protocol, assert_never, get_args
+from typing import Final, Protocol, assert_never
 
 import click
 
@@ -63,7 +63,10 @@ def app() -> None:
 @click.option("--name", default="guest", show_default=True, help="The pair's name.")
 @_options.output("text", "json")
 def init(*, file: Path, name: str, form: str) -> None:
-    """Write a commented pair file to FILE, for you to edit; no file is overwritten."""
+    """Write a commented pair file to FILE, for you to edit.
+
+    No file is overwritten.
+    """
     written = TEMPLATE.format(name=name)
     pair = pairfile.loads(written)
     with file.open("x", encoding="utf-8") as stream:
@@ -75,7 +78,10 @@ def init(*, file: Path, name: str, form: str) -> None:
 @_options.pair_file
 @_options.output("text", "json")
 def validate(*, pair_file: Path, form: str) -> None:
-    """Check PAIRFILE and ask nobody; `--as json` writes it out with every default."""
+    """Check PAIRFILE and ask nobody.
+
+    `--as json` writes it out with every default.
+    """
     pair = _files.pair(pair_file)
     nodes = ", ".join(pair.names)
     parts = f"{len(pair.disks)} disks, {len(pair.chains)} network cards"
@@ -115,12 +121,13 @@ def plan(
     live: bool,
     form: str,
 ) -> None:
-    """Show what PROCEDURE would do to the pair of PAIRFILE, and change nothing.
+    """Show what PROCEDURE would do, and change nothing.
 
-    With --live nodes and records are read, and the plan as JSON is what `apply` executes. Else
-    nobody is asked: without --from, `launch` begins with a new pair, `start` with two QEMUs just
-    launched, `failover` with what `start` promises and the other node dead, `resume` with what that
-    failover promises.
+    PROCEDURE is one of launch, start, resume, failover, stop, switch-over, checkpoint,
+    set-checkpoint-delay, converge, forget. With --live nodes and records are read, and the plan as
+    JSON is what `apply` executes. Else nobody is asked: without --from, `launch` begins with a new
+    pair, `start` with two QEMUs just launched, `failover` with what `start` promises and the other
+    node dead, `resume` with what that failover promises.
     """
     pair = _files.pair(pair_file)
     asked.check(pair, procedure, offline=not live)
@@ -206,7 +213,8 @@ def _compile(  # noqa: C901 - one case a procedure
 @click.option("--live", is_flag=True, help="A is a pair file: compare it with what is live.")
 @click.option(
     "--procedure",
-    type=click.Choice(get_args(Procedure)),
+    metavar="PROCEDURE",
+    type=_options.PROCEDURE,
     help="A and B are pair files: compare what this procedure does to each.",
 )
 @click.option(
@@ -227,9 +235,10 @@ def diff(
     qemu: Version,
     form: str,
 ) -> int:
-    """Compare two plan files, two pair files with --procedure, or a pair file with --live.
+    """Compare two plans, or a pair file with what is live.
 
-    Ends with 2 if they differ.
+    A and B are plan files, or pair files with --procedure; A with --live is a pair file. Ends with
+    2 if they differ.
     """
     if live == (second is not None):
         raise click.UsageError("give either a second file or --live")
@@ -274,7 +283,10 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
 )
 @_options.output("text", "json")
 def status(*, pair_file: Path, is_check: bool, form: str) -> int:
-    """Read nodes and records, over the observer monitors; nothing is changed."""
+    """Read nodes and records, and change nothing.
+
+    The observer monitors are asked, so that a running procedure is not disturbed.
+    """
     if is_check:
         # To a monitor 1 is a state of the pair, which an error does not tell.
         click.get_current_context().meta[_options.ERROR_CODE] = UNKNOWN
@@ -305,8 +317,10 @@ def run(
 ) -> int:
     """Compile PROCEDURE from what is live, and execute it.
 
-    A procedure that stopped half-way is finished by running it again. A failover needs evidence
-    that the other node's QEMU has ended: its host is asked, or you give your word with --fenced.
+    PROCEDURE is one of launch, start, resume, failover, stop, switch-over, checkpoint,
+    set-checkpoint-delay, converge, forget. A procedure that stopped half-way is finished by running
+    it again. A failover needs evidence that the other node's QEMU has ended: its host is asked, or
+    you give your word with --fenced.
     """
     pair = _files.pair(pair_file)
     asked.check(pair, procedure)
@@ -369,10 +383,10 @@ def _journal(path: Path | None) -> Iterator[Journal | None]:
 @click.argument("journal_file", metavar="FILE", type=_options.FILE)
 @_options.output("text", "html", "json")
 def report(*, journal_file: Path, form: str) -> None:
-    """Draw the journal in FILE, which `run` or `apply` wrote, on a time axis.
+    """Draw a journal on a time axis.
 
-    `--as html` gives one page that needs nothing else. A journal that ends in the middle, as after
-    a crash, is read as far as it goes.
+    FILE is what `run` or `apply` wrote with --journal. `--as html` gives one page that needs
+    nothing else. A journal that ends in the middle, as after a crash, is read as far as it goes.
     """
     recording = _files.recording(journal_file)
     made = timeline.timeline(recording)
@@ -392,10 +406,11 @@ def report(*, journal_file: Path, form: str) -> None:
 @app.command()
 @_options.output("text", "json")
 def demo(*, form: str) -> int:
-    """Live the whole life of a pair on this machine: start, kill, fail over, resume, again.
+    """Live the whole life of a pair on this machine.
 
-    Takes about a minute; QEMU and a small guest are fetched the first time. Where they cannot be
-    had, the same life is lived on fakes, and that is said.
+    Start, kill, fail over, resume, and again. Takes about a minute; QEMU and a small guest are
+    fetched the first time. Where they cannot be had, the same life is lived on fakes, and that is
+    said.
     """
     # Nothing else needs what the demo needs.
     from pycolo.demo import builds, fakes, life  # noqa: PLC0415
@@ -421,7 +436,7 @@ def demo(*, form: str) -> int:
 @click.option("--qemu", metavar="VERSION", type=_options.version, help="The QEMU that said it.")
 @_options.output("text", "json")
 def explain(*, message: str, command: str | None, qemu: Version | None, form: str) -> int:
-    """Say what MESSAGE, a refusal of QEMU's or the code of a finding, means.
+    """Say what a message of QEMU, or a code of pycolo, means.
 
     MESSAGE is what QEMU said, what pycolo quotes of it, or the JSON of the reply; or the code of
     what stood in the way of a procedure, such as `runs-unseen`. Ends with 1 if nothing is known of
@@ -445,5 +460,5 @@ def explain(*, message: str, command: str | None, qemu: Version | None, form: st
 @click.argument("document", type=click.Choice(tuple(_SCHEMAS)))
 @_options.output("json")
 def schema(*, document: str, form: str) -> None:  # noqa: ARG001 - there is one form
-    """Print the JSON Schema of a document that pycolo reads or writes."""
+    """Print the JSON Schema of a document of pycolo's."""
     _say.result(wire.dumps(_SCHEMAS[document]()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import getpass
 import itertools
@@ -41,9 +42,27 @@ def version(text: str) -> Version:
         raise click.BadParameter(f"{text!r} must {error.rule}") from error
 
 
+@final
+class _Procedure(click.Choice[str]):
+    """The name of a procedure; the nearest one is named where there is none."""
+
+    @override
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        names = get_args(Procedure)
+        if value in names:
+            return str(value)
+        near = difflib.get_close_matches(str(value), names, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(names)}"
+        return self.fail(f"{value!r} is no procedure: {advice}", param, ctx)
+
+
 FILE: Final = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
-procedure = click.argument("procedure", type=click.Choice(get_args(Procedure)))
+PROCEDURE: Final = _Procedure(get_args(Procedure))
+
+procedure = click.argument("procedure", metavar="PROCEDURE", type=PROCEDURE)
 pair_file = click.argument("pair_file", metavar="PAIRFILE", type=FILE)
 _PROCEDURES = (
     click.option(
