@@ -120,7 +120,7 @@ async def act(observer, *, recorder):
     observer.step_finished(PLAN, PLAN.steps[0].address, REPORT.outcomes[PLAN.steps[0].address])
     return REPORT
 
-cli._run = lambda words: 40 + _app._reported(act, None, "text")
+cli._run = lambda words: 40 + _app._reported(act, "usual", None, "text")
 cli.main([])
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pycolo import compiler, pairfile
-from pycolo.cli._progress import MIB, Bars, Lines
+from pycolo.cli._progress import MIB, Bars, Kept, Lines, bars
 from pycolo.observers import Observer
-from pycolo.plan import Plan
+from pycolo.plan import Execute, Plan
 from pycolo.qmp.replies import Version
+from pycolo.render.text import summary
 from pycolo.result import Done, Refused
 
 
@@ -50,6 +52,44 @@ def test_lines_tell_every_tenth_of_a_copy(plan: Plan, capsys: pytest.CaptureFixt
     assert "  0 % of 100.0 MiB, 2.5 MiB/s" == lines[2]
     assert 11 == sum(" % of " in line for line in lines)
     assert "  refused: no [such] node" == lines[-1]
+
+
+def test_nothing_is_told_where_nothing_is_wanted(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --quiet the steps are kept to be told of at an interrupt, and not said."""
+    kept = Kept()
+    tell(kept, plan)
+    assert ("", "") == capsys.readouterr()
+    assert kept.step == plan.recoveries[0].steps[0]
+
+
+def test_each_command_is_shown_where_it_is_asked_for(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --verbose a step that sends a command shows what it sends."""
+    step = next(step for step in plan.steps if isinstance(step, Execute))
+    Lines(is_verbose=True).step_started(plan, step)
+    shown = capsys.readouterr().err.splitlines()
+    assert f'{{"execute": "{step.command.qmp_name}"' in shown[1]
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_a_narrow_terminal_keeps_the_figures(plan: Plan, width: int) -> None:
+    """Percent, rate and time left stay, and what the wait is for is shortened."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=width)
+    progress = bars(console)
+    wait = plan.step("alpha/wait/mirrored")
+    task = progress.add_task(summary(wait), total=100 * MIB)
+    progress.update(task, completed=25 * MIB)
+    console.print(progress.get_renderable())
+    lines = [re.sub("\\x1b[^m]*m", "", line) for line in screen.getvalue().splitlines()]
+    assert 1 == len(lines)
+    assert len(lines[0]) <= width
+    assert "25%" in lines[0]
+    assert "--:--" in lines[0]
+    assert ("without an error" in lines[0]) == (width > 60)
 
 
 def test_bars_show_percent_and_rate(plan: Plan) -> None:

@@ -15,9 +15,9 @@ import click
 import pycolo
 from pycolo import catalogue, compiler, operate, pairfile, wire
 from pycolo._json import JsonObject
-from pycolo.cli import _files, _options, _progress, _say, _status, _timeline
+from pycolo.cli import _files, _interrupts, _options, _progress, _say, _status, _timeline
 from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
-from pycolo.cli._options import Asked
+from pycolo.cli._options import Asked, Detail
 from pycolo.cli._template import TEMPLATE
 from pycolo.compiler import check_members
 from pycolo.diff import diff as difference
@@ -310,10 +310,17 @@ def status(*, pair_file: Path, is_check: bool, form: str) -> int:
 @_options.procedure
 @_options.pair_file
 @_options.asked
+@_options.said
 @_options.journal
 @_options.output("text", "json")
 def run(
-    *, procedure: Procedure, pair_file: Path, asked: Asked, journal: Path | None, form: str
+    *,
+    procedure: Procedure,
+    pair_file: Path,
+    asked: Asked,
+    detail: Detail,
+    journal: Path | None,
+    form: str,
 ) -> int:
     """Compile PROCEDURE from what is live, and execute it.
 
@@ -324,20 +331,21 @@ def run(
     """
     pair = _files.pair(pair_file)
     asked.check(pair, procedure)
-    return _reported(functools.partial(_run, pair, procedure, asked), journal, form)
+    return _reported(functools.partial(_run, pair, procedure, asked), detail, journal, form)
 
 
 @app.command()
 @click.argument("plan_file", metavar="PLANFILE", type=_options.FILE)
+@_options.said
 @_options.journal
 @_options.output("text", "json")
-def apply(*, plan_file: Path, journal: Path | None, form: str) -> int:
+def apply(*, plan_file: Path, detail: Detail, journal: Path | None, form: str) -> int:
     """Execute a saved plan, exactly as it is written.
 
     It is compiled again from what it holds; a plan that differs is refused.
     """
     saved = _files.plan(plan_file)
-    return _reported(functools.partial(operate.apply, saved), journal, form)
+    return _reported(functools.partial(operate.apply, saved), detail, journal, form)
 
 
 class _Act(Protocol):
@@ -348,20 +356,17 @@ class _Act(Protocol):
     ) -> Coroutine[object, object, Report]: ...
 
 
-def _reported(act: _Act, journal_file: Path | None, form: str) -> int:
-    with _journal(journal_file) as recorder, _progress.on_stderr() as progress:
-        try:
-            report = asyncio.run(act(progress, recorder=recorder))
-        except KeyboardInterrupt:
-            # Execution ended between two steps, and reported before it did.
-            if progress.report is None:
-                raise
-            report = progress.report
+def _reported(act: _Act, detail: Detail, journal_file: Path | None, form: str) -> int:
+    with _journal(journal_file) as recorder, _progress.on_stderr(detail) as progress:
+        execution = act(progress, recorder=recorder)
+        report = asyncio.run(_interrupts.heeded(execution, progress))
+    is_brief = detail == "quiet" or (progress.has_lines and _say.is_one_stream())
     try:
         if form == "json":
             _say.result(wire.dumps(wire.report_to_json(report)))
         else:
-            _say.result(text.render_report(report, colour=_say.results_in_colour()))
+            colour = _say.results_in_colour()
+            _say.result(text.render_report(report, colour=colour, is_brief=is_brief))
     except OSError as error:
         # What was done is done: the exit code says so where words cannot.
         _say.note(f"the report cannot be written: {error.strerror}")

@@ -8,7 +8,7 @@ import getpass
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, TypeVar, final, get_args
+from typing import Final, Literal, TypeAlias, TypeVar, final, get_args
 
 import attrs
 import click
@@ -23,6 +23,8 @@ from pycolo.qmp.replies import Version
 _F = TypeVar("_F", bound=Callable[..., object])
 _R = TypeVar("_R")
 
+Detail: TypeAlias = Literal["quiet", "usual", "verbose"]
+"""How much is said while a plan is executed."""
 FORM: Final = "pycolo.form"
 ERROR_CODE: Final = "pycolo.error-code"
 "Where a command's context keeps how its result is written."
@@ -114,6 +116,25 @@ journal = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write down, in a new file, what is sent and answered; see `pycolo report`.",
 )
+
+
+def said(command: Callable[..., _R]) -> Callable[..., _R]:
+    """The options `-q` and `-v`, which the command gets as its argument `detail`."""
+
+    @functools.wraps(command)
+    def chosen(*, is_quiet: bool, is_verbose: bool, **rest: object) -> _R:
+        if is_quiet and is_verbose:
+            raise click.UsageError("give either --quiet or --verbose")
+        detail: Detail = "quiet" if is_quiet else "verbose" if is_verbose else "usual"
+        return command(detail=detail, **rest)
+
+    verbose = click.option(
+        "-v", "--verbose", "is_verbose", is_flag=True, help="Show the command of each step."
+    )
+    quiet = click.option(
+        "-q", "--quiet", "is_quiet", is_flag=True, help="Show errors and the result alone."
+    )
+    return quiet(verbose(chosen))
 
 
 class TakesMessage(click.Command):

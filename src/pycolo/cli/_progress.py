@@ -16,48 +16,88 @@ from rich.progress import (
     TaskID,
     TaskProgressColumn,
     TextColumn,
+    TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 from typing_extensions import override
 
 from pycolo._printable import one_line
 from pycolo.cli import _say
+from pycolo.cli._options import Detail
 from pycolo.observers import Observer, words
-from pycolo.plan import Plan, Recovery, Step
+from pycolo.plan import Execute, Plan, Recovery, Step
+from pycolo.render._wire import step_line
 from pycolo.render.text import outcome_words, summary
 from pycolo.result import Outcome, Report
 
 PERCENT_A_LINE = 10
+WIDE = 100
 MIB = 1024 * 1024
 
 
 @contextmanager
-def on_stderr() -> Iterator[Lines | Bars]:
-    """An observer that fits where standard error goes."""
-    if not _say.in_colour(sys.stderr):
-        yield Lines()
+def on_stderr(detail: Detail = "usual") -> Iterator[Kept]:
+    """An observer that fits where standard error goes, and says as much as was asked for."""
+    if detail == "quiet":
+        yield Kept()
+        return
+    if detail == "verbose" or not _say.in_colour(sys.stderr):
+        yield Lines(is_verbose=detail == "verbose")
         return
     console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(
-        *columns,
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        console=console,
-        transient=True,
-    ) as progress:
+    with bars(console) as progress:
         # Where results are read on the terminal too, the report has a line for each step.
         yield Bars(progress=progress, keeps_lines=not sys.stdout.isatty())
 
 
-@final
-@attrs.define
-class Lines(Observer):
-    """One line a step, and one for every tenth of a copy."""
+def bars(console: Console) -> Progress:
+    """Bars that fit a console: a narrow one gives up the bar and the words, never the figures."""
+    shortened = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    wide = (BarColumn(), DownloadColumn(binary_units=True)) if console.width >= WIDE else ()
+    return Progress(
+        TextColumn("{task.description}", table_column=shortened),
+        *wide,
+        TaskProgressColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        expand=True,
+        transient=True,
+    )
+
+
+@attrs.define(kw_only=True)
+class Kept(Observer):
+    """Says nothing, and keeps what an interrupt and the command itself have to say."""
 
     report: Report | None = None
     "What became of the plan, once it has ended."
+    step: Step | None = None
+    "The step under way."
+    has_lines: bool = False
+    "Whether each step gets a line of its own."
+
+    @override
+    def step_started(self, plan: Plan, step: Step) -> None:
+        """Keep it."""
+        self.step = step
+
+    @override
+    def plan_finished(self, report: Report) -> None:
+        """Keep it: the command itself says how it ended."""
+        self.report = report
+
+
+@final
+@attrs.define(kw_only=True)
+class Lines(Kept):
+    """One line a step, and one for every tenth of a copy."""
+
+    has_lines: bool = True
+    is_verbose: bool = False
+    "Whether a step's command is shown as it is sent."
     _told: dict[str, int] = attrs.field(factory=dict)
 
     @override
@@ -68,7 +108,10 @@ class Lines(Observer):
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
         """Say what begins."""
+        self.step = step
         _say.note(summary(step))
+        if self.is_verbose and isinstance(step, Execute):
+            _say.note(f"  {step_line(step)}")
 
     @override
     def step_progress(
@@ -92,22 +135,15 @@ class Lines(Observer):
         """Say that the guest is being brought back."""
         _say.note(one_line(f"recovery: {recovery.why}"))
 
-    @override
-    def plan_finished(self, report: Report) -> None:
-        """Keep it: the command itself says how it ended."""
-        self.report = report
-
 
 @final
 @attrs.define(kw_only=True)
-class Bars(Observer):
+class Bars(Kept):
     """A bar for what is under way, with percent and rate where it is a copy."""
 
     progress: Progress
     keeps_lines: bool
     "Whether a step that ended leaves a line."
-    report: Report | None = None
-    "What became of the plan, once it has ended."
     _bars: dict[str, TaskID] = attrs.field(factory=dict)
 
     @override
@@ -118,6 +154,7 @@ class Bars(Observer):
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
         """Show what is under way."""
+        self.step = step
         description = Text(summary(step)).plain.replace("[", r"\[")
         self._bars[step.address] = self.progress.add_task(description, total=None)
 
@@ -147,8 +184,3 @@ class Bars(Observer):
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
         """Say that the guest is being brought back."""
         self.progress.console.print(Text(one_line(f"recovery: {recovery.why}"), "bold red"))
-
-    @override
-    def plan_finished(self, report: Report) -> None:
-        """Keep it: the command itself says how it ended."""
-        self.report = report

@@ -46,6 +46,15 @@ def in_colour(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
 
 
+def is_one_stream() -> bool:
+    """Whether results and all else end in the same file, pipe or terminal."""
+    try:
+        ours = [os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr)]
+    except (OSError, ValueError, AttributeError):
+        return False
+    return os.path.samestat(*ours)
+
+
 def results_in_colour() -> bool:
     """Whether standard output is a terminal and NO_COLOR is unset."""
     return in_colour(sys.stdout)

@@ -135,19 +135,22 @@ def _details(step: Step) -> Iterator[str]:
         yield "execution continues even if this step fails"
 
 
-def render_report(report: Report, *, colour: bool = False) -> str:
+def render_report(report: Report, *, colour: bool = False, is_brief: bool = False) -> str:
     """Show what became of a plan: one line a step, and how it ended.
 
     Args:
         report: Any report.
         colour: Use ANSI styles.
+        is_brief: Of the steps, show only one that failed.
 
     Returns:
         Lines, the last one ended as well.
     """
     pen = _Pen(colour)
-    lines = [line for address in report.outcomes for line in _outcome(report, address, pen)]
-    if report.recovery:
+    failed = () if report.failed is None else (report.failed,)
+    shown = failed if is_brief else report.outcomes
+    lines = [line for address in shown for line in _outcome(report, address, pen)]
+    if report.recovery and not is_brief:
         lines.append("recovery:")
         lines += [
             "  " + line for address in report.recovery for line in _outcome(report, address, pen)
