@@ -142,8 +142,10 @@ async def test_steps_run_in_order_and_the_report_says_so(
 
 
 async def test_empty_plan_is_done(sessions: dict[str, Session]) -> None:
-    """Nothing to do is done."""
-    assert 0 == (await execute(_plan(), sessions)).exit_code
+    """Nothing to do is done, and that is said."""
+    report = await execute(_plan(), sessions)
+    assert 0 == report.exit_code
+    assert report.advice.endswith(" is done: there was nothing to do")
 
 
 async def test_refusal_ends_it(sessions: dict[str, Session], alpha: ScriptedQmp) -> None:

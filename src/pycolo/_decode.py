@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from pycolo.errors import ParseError
 
@@ -27,13 +27,18 @@ def file_text(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> str:
         OSError: It cannot be read.
     """
     with path.open("rb") as file:
-        data = file.read(size_max_bytes + 1)
+        return stream_text(file, path.name, size_max_bytes=size_max_bytes)
+
+
+def stream_text(stream: BinaryIO, name: str, *, size_max_bytes: int = SIZE_MAX_BYTES) -> str:
+    """The text that a stream still has; errors are those of `file_text`."""
+    data = stream.read(size_max_bytes + 1)
     if len(data) > size_max_bytes:
-        raise ParseError("", f"have at most {size_max_bytes} bytes", path.name)
+        raise ParseError("", f"have at most {size_max_bytes} bytes", name)
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise ParseError("", f"be text in UTF-8 ({error.reason})", path.name) from error
+        raise ParseError("", f"be text in UTF-8 ({error.reason})", name) from error
 
 
 def json_value(

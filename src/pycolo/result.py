@@ -186,6 +186,8 @@ class Report:
     def advice(self) -> str:
         """Which step ended it, what was answered, how things stand, and what to do now."""
         if self.failed is None:
+            if not self.plan.acts:
+                return f"{self.plan.procedure} is done: there was nothing to do"
             return f"{self.plan.procedure} is done"
         parts = [f"{self.plan.procedure} ended at {self.failed}: {self._reason()}"]
         known = self.explanation(self.failed)

@@ -15,7 +15,7 @@ import click
 import pycolo
 from pycolo import catalogue, compiler, operate, pairfile, wire
 from pycolo._json import JsonObject
-from pycolo.cli import _files, _interrupts, _options, _progress, _say, _status, _timeline
+from pycolo.cli import _files, _interrupts, _list, _options, _progress, _say, _status, _timeline
 from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
 from pycolo.cli._options import Asked, Detail
 from pycolo.cli._template import TEMPLATE
@@ -304,6 +304,27 @@ def status(*, pair_file: Path, is_check: bool, form: str) -> int:
         _say.console().print(_status.table(snapshot))
         _say.result(text.verdict(snapshot))
     return found.code if is_check else DONE
+
+
+@app.command("list")
+@click.argument(
+    "folders",
+    metavar="[FOLDER]...",
+    nargs=-1,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)
+@_options.output("text", "json")
+def list_pairs(*, folders: tuple[Path, ...], form: str) -> None:
+    """List the pairs of some folders, one line each.
+
+    Every pair file that lies in a FOLDER is read, in the current one if none is given, and its
+    nodes are asked as `status` does.
+    """
+    found = asyncio.run(_list.listed(folders or (Path(),)))
+    if form == "json":
+        _say.result(wire.dumps(_list.to_json(found)))
+    else:
+        _say.result(_list.table(found))
 
 
 @app.command()

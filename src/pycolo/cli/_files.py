@@ -1,10 +1,11 @@
-"""Files named on the command line."""
+"""Files named on the command line; `-` is standard input."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pycolo import _decode, journal, pairfile, wire
 from pycolo.errors import DeclarationError, ParseError
@@ -12,6 +13,7 @@ from pycolo.model import ColoPair
 from pycolo.plan import Plan
 from pycolo.snapshot import Snapshot
 
+STDIN: Final = Path("-")
 _T = TypeVar("_T")
 _V = TypeVar("_V")
 
@@ -24,7 +26,7 @@ def pair(path: Path) -> ColoPair:
         OSError: It cannot be read.
     """
     try:
-        return pairfile.load(path)
+        return pairfile.loads(_text(path)) if path == STDIN else pairfile.load(path)
     except DeclarationError as error:
         raise DeclarationError(f"{path}: {error.field}", error.value, error.rule) from error
 
@@ -61,6 +63,8 @@ def recording(path: Path) -> journal.Recording:
         ParseError: It is none; the error's path begins with the file's name.
         OSError: It cannot be read.
     """
+    if path == STDIN:
+        return _parsed(path, _text(path), journal.loads)
     return _parsed(path, path.read_text(encoding="utf-8", errors="replace"), journal.loads)
 
 
@@ -83,7 +87,13 @@ def _is_plan(value: object) -> bool:
 
 
 def _decoded(path: Path) -> object:
-    return _parsed(path, path, lambda file: _decode.json_value(_decode.file_text(file)))
+    return _parsed(path, path, lambda file: _decode.json_value(_text(file)))
+
+
+def _text(path: Path) -> str:
+    if path != STDIN:
+        return _decode.file_text(path)
+    return _decode.stream_text(sys.stdin.buffer, "standard input")
 
 
 def _parsed(path: Path, value: _V, parse: Callable[[_V], _T]) -> _T:

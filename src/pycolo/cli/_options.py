@@ -60,7 +60,9 @@ class _Procedure(click.Choice[str]):
         return self.fail(f"{value!r} is no procedure: {advice}", param, ctx)
 
 
-FILE: Final = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+FILE: Final = click.Path(
+    exists=True, dir_okay=False, readable=True, allow_dash=True, path_type=Path
+)
 
 PROCEDURE: Final = _Procedure(get_args(Procedure))
 

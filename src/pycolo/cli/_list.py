@@ -1,0 +1,114 @@
+"""The pairs whose files lie in some folders, and how each of them stands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, final
+
+import attrs
+
+from pycolo import _decode, operate, pairfile
+from pycolo._json import JsonObject, JsonValue
+from pycolo._printable import brief, one_line, page
+from pycolo.errors import DeclarationError, ParseError, PycoloError
+from pycolo.model import ColoPair
+from pycolo.snapshot import Snapshot, role_of
+from pycolo.standing import Standing, standing
+
+LIMIT_S: Final = 10.0
+AT_ONCE: Final = 8
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Listed:
+    """One pair file, and how its pair stands."""
+
+    file: Path
+    "The file."
+    pair: ColoPair | None
+    "What it declares; None for what is no valid declaration."
+    found: Standing
+    "How the pair stands."
+    snapshot: Snapshot | None = None
+    "What its nodes say; None where they were not asked, or not in time."
+
+
+async def listed(folders: Sequence[Path]) -> tuple[Listed, ...]:
+    """Read every pair file of some folders, and ask the nodes, so many pairs at once.
+
+    Args:
+        folders: The folders; folders in them are not looked into.
+    """
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(path: Path) -> Listed:
+        async with places:
+            return await _one(path)
+
+    return tuple(await asyncio.gather(*(one(path) for path in _pair_files(folders))))
+
+
+def _pair_files(folders: Sequence[Path]) -> Iterator[Path]:
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            if path.suffix in (".toml", ".json") and path.is_file() and _declares_nodes(path):
+                yield path
+
+
+def _declares_nodes(path: Path) -> bool:
+    """Whether a file could be one: others of that name are none of ours."""
+    try:
+        text = _decode.file_text(path)
+        value = _decode.json_value(text) if path.suffix == ".json" else _decode.toml_value(text)
+    except (ParseError, OSError):
+        return False
+    return isinstance(value, dict) and isinstance(value.get("nodes"), list)
+
+
+async def _one(path: Path) -> Listed:
+    try:
+        pair = pairfile.load(path)
+    except (DeclarationError, OSError) as error:
+        found = Standing(state="unknown", text=brief(str(error)))
+        return Listed(file=path, pair=None, found=found)
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            snapshot = await operate.status(pair)
+    except (PycoloError, OSError, TimeoutError) as error:
+        why = str(error) or f"no answer within {LIMIT_S:g} s"
+        return Listed(file=path, pair=pair, found=Standing(state="unknown", text=brief(why)))
+    return Listed(file=path, pair=pair, found=standing(snapshot), snapshot=snapshot)
+
+
+def table(found: Sequence[Listed]) -> str:
+    """One line a pair: its name, its state in a word or two, and what there is to say."""
+    if not found:
+        return "no pair file lies here\n"
+    names = [one_line(one.file.name if one.pair is None else one.pair.name) for one in found]
+    name_width = max(map(len, names))
+    state_width = max(len(one.found.state) for one in found)
+    lines = [
+        f"{name:{name_width}}  {one.found.state:{state_width}}  {one_line(one.found.text)}"
+        for name, one in zip(names, found, strict=True)
+    ]
+    return page(lines, colour=False)
+
+
+def to_json(found: Sequence[Listed]) -> JsonObject:
+    """The same for programs."""
+    pairs: list[JsonValue] = [_row(one) for one in found]
+    return {"format_version": 1, "pairs": pairs}
+
+
+def _row(one: Listed) -> JsonObject:
+    states = {} if one.snapshot is None else one.snapshot.nodes
+    return {
+        "file": str(one.file),
+        "pair": None if one.pair is None else one.pair.name,
+        "state": one.found.state,
+        "text": one.found.text,
+        "roles": {name: role_of(state) for name, state in states.items()},
+    }
