@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import click
@@ -57,3 +59,25 @@ def test_the_nearest_known_word_is_named(
 def test_all_procedures_are_named_where_none_is_near(pycolo: Pycolo, pair_file: Path) -> None:
     """A word that is like none of them."""
     assert "one of launch, start" in pycolo("run", "xyz", pair_file).err
+
+
+def test_the_manual_page_has_every_command_and_option(pycolo: Pycolo) -> None:
+    """It is made from the commands themselves, and `man` finds nothing wrong with it."""
+    page = pycolo("manual").out
+    for name in COMMANDS:
+        command = app.get_command(click.Context(app), name)
+        assert command is not None
+        assert f"\n.SS {name.replace('-', chr(92) + '-')} " in page
+        for option in (o for p in command.params for o in p.opts if o.startswith("--")):
+            assert option.replace("-", "\\-") in page
+    groff = shutil.which("groff")
+    if groff is None:
+        pytest.skip("groff is not installed, which Debian has with man")
+    checked = subprocess.run(
+        [groff, "-man", "-Tutf8", "-ww", "-z"],
+        input=page,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "" == checked.stderr

@@ -15,7 +15,17 @@ import click
 import pycolo
 from pycolo import catalogue, compiler, operate, pairfile, wire
 from pycolo._json import JsonObject
-from pycolo.cli import _files, _interrupts, _list, _options, _progress, _say, _status, _timeline
+from pycolo.cli import (
+    _files,
+    _interrupts,
+    _list,
+    _manual,
+    _options,
+    _progress,
+    _say,
+    _status,
+    _timeline,
+)
 from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
 from pycolo.cli._options import Asked, Detail
 from pycolo.cli._template import TEMPLATE
@@ -480,6 +490,12 @@ def explain(*, message: str, command: str | None, qemu: Version | None, form: st
     else:
         _say.result(text.render_explanations(found, colour=_say.results_in_colour()))
     return DONE if found else REFUSED
+
+
+@app.command()
+def manual() -> None:
+    """Print the manual page, for `man`."""
+    _say.result(_manual.page(app))
 
 
 @app.command()
