@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from benchmarks import answering, compiling, executing, failing_over, importing, probing, resuming
+from benchmarks import (
+    answering,
+    compiling,
+    executing,
+    failing_over,
+    fleet,
+    importing,
+    probing,
+    resuming,
+)
 from benchmarks.measure import Figure, table
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
@@ -20,6 +29,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "failover-ping": answering.run,
     "resume": resuming.run,
     "probe": probing.run,
+    "fleet": fleet.run,
 }
 
 
