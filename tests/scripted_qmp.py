@@ -29,6 +29,7 @@ class ScriptedQmp:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.version = {"major": 11, "minor": 1, "micro": 3}
+        self.package = ""
         self.offers: list[str] = ["oob"]
         self.first_bytes: bytes | None = None
         self.negotiates = True
@@ -93,7 +94,7 @@ class ScriptedQmp:
             writer.write(self.first_bytes)
             await reader.read()
             return
-        version = {"qemu": self.version, "package": ""}
+        version = {"qemu": self.version, "package": self.package}
         self.say({"QMP": {"version": version, "capabilities": self.offers}})
         decoder, text = json.JSONDecoder(), ""
         while not writer.is_closing() and (chunk := await reader.read(65536)):

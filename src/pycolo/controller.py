@@ -38,7 +38,7 @@ from pycolo.reconcile import (
     next_step,
 )
 from pycolo.result import JOINING, Report
-from pycolo.session import Session
+from pycolo.session import SchemaCache, Session
 from pycolo.snapshot import Dead, NodeState, Snapshot, Unreachable, Unresponsive
 from pycolo.standing import Standing, standing
 
@@ -74,6 +74,8 @@ class PairController:
         resyncs: Held during each resync, so that only so many run at once among all pairs that
             share it. A failover never waits for it.
         assume_good: QEMU versions that the operator vouches for.
+        schemas: Shared by all controllers of an event loop, so that each QEMU build's schema is
+            read once; None for a cache of its own.
 
     Raises:
         DeclarationError: A node has no host.
@@ -88,6 +90,7 @@ class PairController:
         observer: Observer | None = None,
         resyncs: asyncio.Semaphore | None = None,
         assume_good: Collection[Version] = (),
+        schemas: SchemaCache | None = None,
     ) -> None:
         missing = [name for name in pair.names if name not in hosts]
         if missing:
@@ -99,6 +102,7 @@ class PairController:
         self._observer = observer or Observer()
         self._resyncs = resyncs
         self._assume_good = tuple(assume_good)
+        self._schemas = schemas or SchemaCache()
         self._sessions: dict[str, Session] = {}
         self._instances: dict[str, str] = {}
         self._dead: dict[str, Evidence] = {}
@@ -296,7 +300,9 @@ class PairController:
                 raise
             return session
         monitor, way = self.pair.node(name).control_monitor, self._hosts[name].connect
-        session = await Session.connect(name, monitor, limit_s=CONNECT_S, connector=way)
+        session = await Session.connect(
+            name, monitor, limit_s=CONNECT_S, connector=way, schemas=self._schemas
+        )
         session.subscribe(lambda _: self._changed.set())
         self._sessions[name] = session
         return session

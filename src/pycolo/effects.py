@@ -240,6 +240,7 @@ def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a 
             | qmp.QueryStatus()
             | qmp.QueryName()
             | qmp.QueryVersion()
+            | qmp.QueryCommands()
             | qmp.QueryQmpSchema()
             | qmp.QueryYank()
             | qmp.QueryBlockExports()

@@ -42,6 +42,7 @@ from pycolo.qmp import (
     QueryBlockJobs,
     QueryChardev,
     QueryColoStatus,
+    QueryCommands,
     QueryJobs,
     QueryMigrate,
     QueryMigrateCapabilities,
@@ -90,6 +91,12 @@ async def test_the_packaged_schema_is_the_real_one(session: Session, release: Re
     info = await session.execute(QueryQmpSchema(), limit_s=LIMIT_S)
     assert packaged == Schema.from_reply(info.entries)
     assert packaged == await session.schema(limit_s=LIMIT_S)
+
+
+async def test_commands_are_those_of_the_schema(session: Session, release: Release) -> None:
+    """One list tells builds apart as well as the other, and is short (qemu-behaviour 19.9)."""
+    names = await session.execute(QueryCommands(), limit_s=LIMIT_S)
+    assert Schema.packaged(PACKAGED[release]).commands == names
 
 
 async def test_what_a_fresh_qemu_answers_is_understood(session: Session) -> None:

@@ -72,6 +72,7 @@ __all__ = [
     "QueryBlockJobs",
     "QueryChardev",
     "QueryColoStatus",
+    "QueryCommands",
     "QueryJobs",
     "QueryMigrate",
     "QueryMigrateCapabilities",
@@ -326,6 +327,18 @@ class QueryVersion(QmpCommand[VersionInfo]):
     @override
     def parse_reply(self, value: object) -> VersionInfo:
         return VersionInfo.from_qmp(value, _RETURN)
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class QueryCommands(QmpCommand[frozenset[str]]):
+    """Ask for the names of the commands that this QEMU has."""
+
+    qmp_name: ClassVar[str] = "query-commands"
+
+    @override
+    def parse_reply(self, value: object) -> frozenset[str]:
+        return frozenset(list_at(value, _RETURN, _command_name))
 
 
 @final
@@ -861,6 +874,13 @@ class QueryChardev(QmpCommand[tuple[Chardev, ...]]):
 _UNSAFE_IN_HMP: Final = frozenset(" \t\r\n\"'\\")
 
 
+def _command_name(value: object, path: str) -> str:
+    name = object_at(value, path).get("name")
+    if not isinstance(name, str):
+        raise ParseError(at(path, "name"), "be a string", name)
+    return name
+
+
 def _hmp_value(field: str, value: str) -> str:
     """Write a value into a list of options.
 
@@ -967,6 +987,7 @@ Command: TypeAlias = (
     | QueryStatus
     | QueryName
     | QueryVersion
+    | QueryCommands
     | QueryQmpSchema
     | Stop
     | Cont

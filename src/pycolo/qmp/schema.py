@@ -139,6 +139,11 @@ class Schema:
         """Whether it is one of those in the package, against which all plans are tested."""
         return self.digest in _PACKAGED_DIGESTS.values()
 
+    @property
+    def commands(self) -> frozenset[str]:
+        """The names of all commands; none where it is known by its digest alone."""
+        return frozenset(self._commands or ())
+
     def has_command(self, name: str) -> bool:
         """Tell whether there is a command of that name."""
         return self._command(name) is not None

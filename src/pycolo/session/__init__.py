@@ -33,10 +33,10 @@ from pycolo.errors import CommandRefused, CommandUnknown, ConnectionFailed, Pars
 from pycolo.model.node import Monitor
 from pycolo.qmp import events
 from pycolo.qmp._base import QmpCommand
-from pycolo.qmp.commands import QueryName, QueryQmpSchema
-from pycolo.qmp.replies import Version
+from pycolo.qmp.commands import QueryCommands, QueryName, QueryQmpSchema
 from pycolo.qmp.schema import Schema
-from pycolo.session._dial import dial, disconnected
+from pycolo.session._dial import Dialled, dial, disconnected
+from pycolo.session._schemas import Build, SchemaCache
 from pycolo.session._socket import Connector, address_of, open_monitor
 
 __all__ = (
@@ -44,6 +44,7 @@ __all__ = (
     "HungUp",
     "Latched",
     "Notice",
+    "SchemaCache",
     "Sent",
     "Session",
     "Subscriber",
@@ -162,17 +163,24 @@ class Session:
     """A connection to one node's monitor; `connect` opens it, leaving the context closes it."""
 
     def __init__(
-        self, node: str, monitor: Monitor, client: QMPClient, version: Version, connector: Connector
+        self,
+        node: str,
+        monitor: Monitor,
+        dialled: Dialled,
+        connector: Connector,
+        schemas: SchemaCache | None,
     ) -> None:
         self.node: Final = node
         "Name of the node at the other end."
         self.address: Final = address_of(monitor)
         "The monitor's address."
-        self.version: Final = version
+        self.version: Final = dialled.version.version
         "QEMU's version, from its greeting."
         self._monitor = monitor
         self._connector = connector
-        self._client = client
+        self._schemas = schemas
+        self._reported = dialled.version
+        self._client = dialled.client
         self._latched = Latched()
         self._why_closed: str | None = None
         self._instance: str | None = None
@@ -189,7 +197,13 @@ class Session:
 
     @classmethod
     async def connect(
-        cls, node: str, monitor: Monitor, *, limit_s: float, connector: Connector | None = None
+        cls,
+        node: str,
+        monitor: Monitor,
+        *,
+        limit_s: float,
+        connector: Connector | None = None,
+        schemas: SchemaCache | None = None,
     ) -> Self:
         """Open a session and negotiate out-of-band execution.
 
@@ -199,6 +213,8 @@ class Session:
             limit_s: How long it may take in all, in seconds.
             connector: How the monitor is reached, now and when the session is opened anew; by its
                 address if None.
+            schemas: Where the schema is looked up before it is read, and kept for others; None
+                where this session reads its own.
 
         Raises:
             ConnectionFailed: There is no such socket, nobody or no QMP server listens there, or the
@@ -208,7 +224,7 @@ class Session:
         """
         way = connector or open_monitor
         dialled = await dial(node, monitor, limit_s, way)
-        session = cls(node, monitor, dialled.client, dialled.version, way)
+        session = cls(node, monitor, dialled, way, schemas)
         session._begin(dialled.early)
         return session
 
@@ -229,9 +245,11 @@ class Session:
         """
         await self.aclose()
         dialled = await dial(self.node, self._monitor, limit_s, self._connector)
-        if dialled.version != self.version:
+        if dialled.version.version != self.version:
             await disconnected(dialled.client)
-            raise ConnectionFailed(self.node, self.address, f"QEMU {dialled.version} answers there")
+            why = f"QEMU {dialled.version.version} answers there"
+            raise ConnectionFailed(self.node, self.address, why)
+        self._reported = dialled.version
         self._client = dialled.client
         self._why_closed = None
         self._instance = None
@@ -308,7 +326,8 @@ class Session:
     async def schema(self, *, limit_s: float) -> Schema:
         """The commands, events and types of this QEMU.
 
-        They cannot change over one connection, so they are asked for once, as is `instance`.
+        They cannot change over one connection, so they are asked for once, as is `instance`. With a
+        `SchemaCache` only the names of the commands are, where another QEMU of the build was read.
 
         Args:
             limit_s: How long the reply may take, in seconds, the first time.
@@ -318,9 +337,19 @@ class Session:
             ParseError: See `execute`.
         """
         if self._schema is None:
-            found = await self.execute(QueryQmpSchema(), limit_s=limit_s)
-            self._schema = Schema.from_reply(found.entries)
+            self._schema = await self._found_schema(limit_s)
         return self._schema
+
+    async def _found_schema(self, limit_s: float) -> Schema:
+        async def read() -> Schema:
+            found = await self.execute(QueryQmpSchema(), limit_s=limit_s)
+            return Schema.from_reply(found.entries)
+
+        if self._schemas is None:
+            return await read()
+        commands = await self.execute(QueryCommands(), limit_s=limit_s)
+        build = Build(version=self._reported, commands=commands)
+        return await self._schemas.of(build, read, limit_s=limit_s)
 
     def _take(self, task: asyncio.Task[object]) -> None:
         # Whoever waits reads the task itself; this is for the reply nobody waits for any more.

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from pycolo.errors import Busy, ConnectionFailed, ParseError, RemoteError, Unresponsive
 from pycolo.model.node import Monitor
-from pycolo.qmp.replies import Version, VersionInfo
+from pycolo.qmp.replies import VersionInfo
 from pycolo.session._socket import Connector, address_of, os_text
 
 
@@ -42,7 +42,7 @@ class Dialled:
 
     client: QMPClient
     early: list[Message]
-    version: Version
+    version: VersionInfo
 
 
 async def dial(node: str, monitor: Monitor, limit_s: float, connector: Connector) -> Dialled:
@@ -95,12 +95,12 @@ def _keep_in(early: list[Message]) -> Callable[[Message], bool]:
     return keep
 
 
-def _greeted(client: QMPClient, node: str, address: str) -> Version:
+def _greeted(client: QMPClient, node: str, address: str) -> VersionInfo:
     greeting = client.greeting
     if greeting is None or "oob" not in greeting.QMP.capabilities:
         raise ConnectionFailed(node, address, "it does not offer out-of-band execution")
     try:
-        return VersionInfo.from_qmp(greeting.QMP.version, "QMP.version").version
+        return VersionInfo.from_qmp(greeting.QMP.version, "QMP.version")
     except ParseError as error:
         raise ConnectionFailed(node, address, f"its greeting is not QEMU's: {error}") from error
 

@@ -18,7 +18,7 @@ from pycolo.qmp.blockdevs import (
 )
 from pycolo.qmp.chardevs import InetSocketAddress, SocketServer
 from pycolo.qmp.objects import ColoCompare, FilterMirror, FilterRedirector, FilterRewriter, IoThread
-from pycolo.qmp.schema import packaged_entries
+from pycolo.qmp.schema import Schema, packaged_entries
 from pycolo.snapshot import Filter, Job
 from pycolo.testing._argv import block_file
 from pycolo.testing._jobs import size_bytes
@@ -42,6 +42,7 @@ Question = (
     | qmp.QomList
     | qmp.QomGet
     | qmp.QueryChardev
+    | qmp.QueryCommands
     | qmp.QueryQmpSchema
 )
 Object = dict[str, QmpValue]
@@ -111,6 +112,9 @@ def answer(qemu: Process, question: Question) -> QmpValue:  # noqa: C901 - one l
             return _qom_get(qemu, question)
         case qmp.QueryChardev():
             return _chardevs(qemu)
+        case qmp.QueryCommands():
+            names = Schema.packaged(qemu.world.version).commands
+            return [{"name": name} for name in sorted(names)]
         case qmp.QueryQmpSchema():
             return packaged_entries(qemu.world.version)
         case _:
