@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.scripted_qmp import SILENCE, Refuse, ScriptedQmp, scripted_qmp
 
-from pycolo._probe import QUESTIONS, Question, probe, read, with_reply
+from pycolo._probe import QUESTIONS, Question, glance, probe, read, with_reply
 from pycolo.model import UnixMonitor
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.replies import Version
@@ -279,3 +279,58 @@ async def test_exit_from_colo_is_remembered(script: ScriptedQmp, session: Sessio
     script.event("COLO_EXIT", mode="primary", reason="error")
     await session.wait_change(LIMIT_S, since=0)
     assert getattr(await read(session), "colo_exited", None) is True
+
+
+# -- a glance
+
+
+async def test_glance_asks_three_questions(script: ScriptedQmp, session: Session) -> None:
+    """A node that shows what it showed is the same, and is asked no more."""
+    seen = await probe({"alpha": session})
+    script.seen.clear()
+    assert await glance({"alpha": session}, seen)
+    assert ["query-status", "query-colo-status", "query-xen-replication-status"] == script.commands
+
+
+@pytest.mark.parametrize(
+    ("command", "reply"),
+    [
+        ("query-status", {"running": False, "status": "paused"}),
+        ("query-colo-status", {"mode": "primary", "last-mode": "none", "reason": "none"}),
+        ("query-xen-replication-status", {"error": True}),
+        ("query-status", SILENCE),
+        ("query-status", Refuse("no")),
+    ],
+)
+async def test_glance_sees_a_difference(
+    script: ScriptedQmp, session: Session, command: str, reply: object
+) -> None:
+    """A guest that was paused, another side of COLO, a disk that is lost, and no answer."""
+    seen = await probe({"alpha": session})
+    script.replies[command] = reply
+    assert not await glance({"alpha": session}, seen, limit_s=SHORT_S)
+
+
+async def test_glance_sees_another_qemu(script: ScriptedQmp, session: Session) -> None:
+    """The monitor's QEMU was started anew with another identity."""
+    seen = await probe({"alpha": session})
+    script.replies["query-name"] = {"name": "another"}
+    await session.reopen(limit_s=LIMIT_S)
+    assert not await glance({"alpha": session}, seen)
+
+
+async def test_glance_sees_what_is_latched(script: ScriptedQmp, session: Session) -> None:
+    """QEMU has forgotten its COLO_EXIT, and the session has not."""
+    seen = await probe({"alpha": session})
+    script.event("COLO_EXIT", mode="primary", reason="error")
+    await session.wait_change(LIMIT_S)
+    assert not await glance({"alpha": session}, seen)
+
+
+async def test_glance_sees_who_answers(session: Session) -> None:
+    """A node that did not answer and does, and the other way round."""
+    away = Unreachable(why="off")
+    seen = await probe({"alpha": session, "beta": away})
+    assert await glance({"alpha": session, "beta": away}, seen)
+    assert not await glance({"alpha": away, "beta": away}, seen)
+    assert not await glance({"alpha": session, "beta": session}, seen)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pycolo._execute import execute
-    from pycolo._probe import probe
+    from pycolo._probe import glance, probe
     from pycolo.blocking import Runner
     from pycolo.compiler.converge import converge
     from pycolo.compiler.drift import drift
@@ -105,6 +105,7 @@ __all__ = (  # noqa: RUF022 - most important first
     "Report",
     "Session",
     "probe",
+    "glance",
     "execute",
     "next_step",
     "PairController",
@@ -159,7 +160,7 @@ _NAMES: Final = {
     "pycolo.observers": ("Observer",),
     "pycolo.result": ("PlanFailed", "Report"),
     "pycolo.session": ("Session",),
-    "pycolo._probe": ("probe",),
+    "pycolo._probe": ("glance", "probe"),
     "pycolo._execute": ("execute",),
     "pycolo.reconcile": ("next_step",),
     "pycolo.controller": ("PairController",),

@@ -58,6 +58,13 @@ QUESTIONS: Final[tuple[Question, ...]] = (
 Before these, once over a connection, it asks for the name and the schema.
 """
 
+GLANCED: Final[tuple[Question, ...]] = (
+    qmp.QueryStatus(),
+    qmp.QueryColoStatus(),
+    qmp.QueryXenReplicationStatus(),
+)
+"What a glance asks of every node."
+
 UNDER_WAY: Final = 7
 "How many questions are under way at once; beyond eight QEMU reads no out-of-band command."
 
@@ -107,6 +114,63 @@ async def probe(
         folders={name: state.folder for name, state in kept.items() if state.folder},
         running={name: state.running for name, state in kept.items() if state.running},
     )
+
+
+async def glance(
+    nodes: Mapping[str, Session | NodeState], seen: Snapshot, *, limit_s: float = LIMIT_S
+) -> bool:
+    """Whether all nodes still are as a snapshot shows them, as far as three questions each tell.
+
+    For whoever looks at settled pairs again and again: a probe asks some eighty questions a node.
+    It sees that a QEMU has gone, was replaced or does not answer, that a guest was paused, that
+    COLO has ended, that a disk is not replicated or refused a write, and that a node answers which
+    did not. It reads what the sessions have latched, but an event that came through another
+    session, or before this one was opened, is lost to it as it is to a probe.
+
+    It cannot see, so probe from time to time all the same:
+
+    - the records, the folders, and QEMUs that only their host knows to run;
+    - a filter that was switched off or removed, and a link of a chardev that was lost: COLO then
+      compares nothing, or ends at the next packet that differs;
+    - block nodes, children of quorums, exports and jobs that were added or removed by hand: a
+      child that was detached takes no writes any more;
+    - migration capabilities and parameters that were set by hand, the checkpoint delay among them.
+
+    An armed failover plan is safe all the same: its own checks and its record's compare-and-swap
+    refuse it where the node is not as it was compiled for.
+
+    Args:
+        nodes: Node name to its session, or to what is known of it otherwise.
+        seen: What the nodes showed before.
+        limit_s: How long one answer may take, in seconds.
+
+    Returns:
+        True where nothing of this differs. Otherwise, and where a node does not answer, False:
+        probe then.
+    """
+    same = await asyncio.gather(
+        *(_is_same(known, seen.state(name), limit_s) for name, known in nodes.items())
+    )
+    return all(same)
+
+
+async def _is_same(known: Session | NodeState, before: NodeState, limit_s: float) -> bool:
+    if not isinstance(known, Session):
+        return known == before
+    if not isinstance(before, Live):
+        return False
+    try:
+        now = attrs.evolve(before, instance=await known.instance(limit_s=limit_s))
+        for question, reply in await _replies(known, GLANCED, limit_s):
+            now = with_reply(now, question, reply)
+    except (RemoteError, ParseError):
+        return False
+    now = _settled(with_latched(now, known))
+    # Two of what no plan promises, which the comparison of nodes leaves out, are asked for here.
+    shown, shows = (
+        (live.replication_error, live.disk_error, live.colo_exited) for live in (before, now)
+    )
+    return now == before and shown == shows
 
 
 async def _states(nodes: Mapping[str, Session | NodeState], limit_s: float) -> dict[str, NodeState]:

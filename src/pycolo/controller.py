@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from pycolo import compiler
 from pycolo._execute import execute
-from pycolo._probe import probe
+from pycolo._probe import glance, probe
 from pycolo.errors import Busy, ConnectionFailed, DeclarationError, RefusedError, RemoteError
 from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence, Victim, instance_of
@@ -25,6 +25,7 @@ from pycolo.hosts import Host
 from pycolo.model import ColoPair
 from pycolo.observers import Observer, Several
 from pycolo.plan import Options, Plan, StopQemu
+from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.qmp.replies import Version
 from pycolo.reconcile import (
     Act,
@@ -38,12 +39,14 @@ from pycolo.reconcile import (
     next_step,
 )
 from pycolo.result import JOINING, Report
-from pycolo.session import SchemaCache, Session
+from pycolo.session import Notice, SchemaCache, Session
 from pycolo.snapshot import Dead, NodeState, Snapshot, Unreachable, Unresponsive
 from pycolo.standing import Standing, standing
 
 CONNECT_S: Final = 5.0
 HOST_S: Final = 10.0
+FULL_LOOK_S: Final = 600.0
+"How long a protected pair of which nothing is heard is only glanced at."
 
 
 @final
@@ -108,6 +111,7 @@ class PairController:
         self._dead: dict[str, Evidence] = {}
         self._armed: Mapping[str, Plan] = {}
         self._snapshot: Snapshot | None = None
+        self._looked_at = 0.0
         # One look at a time: a monitor serves one client.
         self._rounds = asyncio.Lock()
         self._acting = asyncio.Lock()
@@ -166,6 +170,9 @@ class PairController:
     async def reconcile(self, *, avoid: Collection[str] = ()) -> Round:
         """Look at the pair, and do what is next; call it again until it is settled.
 
+        A protected pair of which nothing was heard since is asked three questions a node; only
+        where an answer differs, and every ten minutes, it is read as a whole: see `glance`.
+
         Args:
             avoid: Nodes on which no secondary is to be launched.
 
@@ -177,6 +184,8 @@ class PairController:
             the step is `Decide`, a person must act.
         """
         async with self._rounds:
+            if await self._stands():
+                return Round(step=Settled(armed=self._armed))
             self._changed.clear()
             since = self._executions
             step = self._next(await self._look(), avoid)
@@ -257,10 +266,23 @@ class PairController:
     # -- looking
 
     async def _look(self) -> Snapshot:
-        known = await asyncio.gather(*(self._known(node.name) for node in self.pair.all_nodes))
-        nodes = dict(zip(self.pair.names, known, strict=True))
+        self._looked_at = asyncio.get_running_loop().time()
+        nodes = await self._nodes()
         self._snapshot = await probe(nodes, pair=self.pair, hosts=self._hosts, limit_s=HOST_S)
         return self._snapshot
+
+    async def _stands(self) -> bool:
+        """Whether a glance shows a protected pair as it was when it was last read as a whole."""
+        old = asyncio.get_running_loop().time() - self._looked_at > FULL_LOOK_S
+        armed, seen = self._armed, self._snapshot
+        if not armed or seen is None or old or self._changed.is_set():
+            return False
+        same = await glance(await self._nodes(), seen, limit_s=CONNECT_S)
+        return same and armed is self._armed and not self._changed.is_set()
+
+    async def _nodes(self) -> Mapping[str, Session | NodeState]:
+        known = await asyncio.gather(*(self._known(node.name) for node in self.pair.all_nodes))
+        return dict(zip(self.pair.names, known, strict=True))
 
     async def _known(self, name: str) -> Session | NodeState:
         session = self._sessions.get(name)
@@ -303,9 +325,15 @@ class PairController:
         session = await Session.connect(
             name, monitor, limit_s=CONNECT_S, connector=way, schemas=self._schemas
         )
-        session.subscribe(lambda _: self._changed.set())
+        session.subscribe(self._hear)
         self._sessions[name] = session
         return session
+
+    def _hear(self, notice: Notice) -> None:
+        if self._armed and isinstance(notice, StopEvent | ResumeEvent):
+            # Every checkpoint is one of each; a guest that somebody has paused shows at a glance.
+            return
+        self._changed.set()
 
     def _next(self, snapshot: Snapshot, avoid: Collection[str]) -> NextStep:
         return next_step(

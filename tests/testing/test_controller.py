@@ -12,15 +12,16 @@ from tests.testing.testbed import FakePair, declared, in_world
 from tests.watching import Watching
 from typing_extensions import override
 
-from pycolo.controller import PairController, Round
+from pycolo.controller import FULL_LOOK_S, PairController, Round
 from pycolo.errors import DeclarationError, HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.model import ColoPair
 from pycolo.observers import Observer
 from pycolo.plan import Plan, Step
+from pycolo.qmp._base import QmpCommand
 from pycolo.qmp.commands import MigrateSetParameters
 from pycolo.reconcile import Act, Decide, End, Launch, Prove, Settled, Want
-from pycolo.session import Session
+from pycolo.session import Sent, Session
 from pycolo.testing import FakeHost, World
 
 ROUNDS = 12
@@ -360,6 +361,119 @@ def test_one_observer_serves_several_pairs() -> None:
 async def _launched(pair: ColoPair, world: World, observer: Observer) -> None:
     async with PairController(pair, world.hosts(pair), observer=observer) as controller:
         await settled(controller)
+
+
+# -- a pair that is settled
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of all commands that any session sends from now on."""
+    sent: list[str] = []
+    send = Session.send
+
+    def noted(session: Session, command: QmpCommand[str], *, oob: bool = False) -> Sent[str]:
+        sent.append(command.qmp_name)
+        return send(session, command, oob=oob)
+
+    monkeypatch.setattr(Session, "send", noted)
+    return sent
+
+
+def test_checkpoint_is_no_news() -> None:
+    """A protected pair makes one every delay; nobody has to look at it for that."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        before = life.world.qemu("alpha").channel
+        assert before is not None
+        turn = before.turn
+        assert not await controller.wait(10.0)
+        assert turn + 10 < before.turn
+
+    play(scenario)
+
+
+def test_settled_pair_is_glanced_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three questions a node, until ten minutes have passed; the plans stay armed."""
+
+    async def scenario(_: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        armed = controller.armed
+        sent = counted(monkeypatch)
+        while not sent or len(sent) > 6:  # In a checkpoint the pair is read as a whole.
+            sent.clear()
+            assert isinstance((await controller.reconcile()).step, Settled)
+        asked = ["query-status", "query-colo-status", "query-xen-replication-status"]
+        assert sorted(2 * asked) == sorted(sent)
+        assert set(armed) == set(controller.armed)
+        await asyncio.sleep(FULL_LOOK_S)  # of the world's clock
+        sent.clear()
+        assert isinstance((await controller.reconcile()).step, Settled)
+        assert "query-named-block-nodes" in sent
+
+    play(scenario)
+
+
+def paused(life: FakePair, name: str) -> None:
+    """Somebody has paused the guest."""
+    qemu = life.world.qemu(name)
+    qemu.live = attrs.evolve(qemu.live, run_state="paused")
+
+
+def not_replicated(life: FakePair, name: str) -> None:
+    """The replication node has failed."""
+    qemu = life.world.qemu(name)
+    qemu.live = attrs.evolve(qemu.live, commit_pending=frozenset(qemu.quorums))
+
+
+def left_alone(life: FakePair) -> None:
+    """The secondary was promoted by hand."""
+    qemu = life.world.qemu("beta")
+    qemu.live = attrs.evolve(qemu.live, colo_mode="none", last_colo_mode="secondary")
+
+
+@pytest.mark.parametrize(
+    ("change", "then"),
+    [
+        pytest.param(lambda life: paused(life, "alpha"), "Decide", id="a guest that was paused"),
+        pytest.param(lambda life: not_replicated(life, "beta"), "stop", id="a disk that is lost"),
+        pytest.param(lambda life: life.signal("alpha", signal.SIGSTOP), "Prove", id="silence"),
+        pytest.param(left_alone, "Decide", id="COLO that has ended"),
+    ],
+)
+def test_glance_sees_what_a_look_must_not_miss(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[FakePair], None], then: str
+) -> None:
+    """What came without an event: the pair is read as a whole, and what is next is done."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        change(life)
+        controller._changed.clear()  # noqa: SLF001 - as if its event had been lost
+        sent = counted(monkeypatch)
+        found = await controller.reconcile()
+        assert then == kinds([found])[0]
+        assert "query-named-block-nodes" in sent
+
+    play(scenario)
+
+
+def test_qemu_on_a_spare_is_seen_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spare that did not answer, and does, is read as a whole."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        # Its identity and its images are nobody's: only that it answers is of interest.
+        other = World("11.1.3")
+        elsewhere = FakePair(other, life.pair.replacing("alpha", life.pair.node("gamma")))
+        await elsewhere.launch("gamma")
+        await elsewhere.aclose()
+        life.world.processes.append(other.qemu("gamma"))
+        sent = counted(monkeypatch)
+        await controller.reconcile()
+        assert "query-named-block-nodes" in sent
+
+    play(scenario)
 
 
 # -- what goes wrong between two looks
