@@ -28,6 +28,7 @@ from pycolo.observers import Observer
 from pycolo.plan import Plan
 from pycolo.reconcile import Settled
 from pycolo.result import Outcome
+from pycolo.session import SchemaCache
 from pycolo.testing import FakeQemu, World
 from pycolo.testing._colo import force_checkpoint
 from pycolo.testing._monitor import Client, Monitor
@@ -62,8 +63,8 @@ class Fakes:
         """Begin at zero."""
         self.spent_s = 0.0
         "How long the fakes have worked."
-        self.heard: dict[object, float] = {}
-        "Each QEMU to when it first received a command since this was last cleared."
+        self.heard: dict[object, tuple[float, float]] = {}
+        "Each QEMU to when, by clock and by CPU, it first received a command since this was cleared."
         self._worlds: list[World] = []
         self._depth = 0
 
@@ -84,11 +85,12 @@ class Fakes:
     @contextmanager
     def timed(self) -> Generator[None]:
         """What happens inside is the fakes' work."""
-        started = time.perf_counter()
+        # The processor's time: whoever else is on the machine must not count as the fakes.
+        started = time.thread_time()
         try:
             yield
         finally:
-            self.spent_s += time.perf_counter() - started
+            self.spent_s += time.thread_time() - started
 
     @contextmanager
     def listening(self) -> Generator[None]:
@@ -96,7 +98,8 @@ class Fakes:
         receive = Monitor.receive
 
         def timed(monitor: Monitor, client: Client, data: bytes) -> None:
-            self.heard.setdefault(monitor._qemu, time.perf_counter())  # noqa: SLF001 - a look inside
+            now = (time.perf_counter(), time.thread_time())
+            self.heard.setdefault(monitor._qemu, now)  # noqa: SLF001 - a look inside
             with self.timed():
                 receive(monitor, client, data)
 
@@ -149,7 +152,7 @@ class _Serving(Observer):
 @asynccontextmanager
 async def _fleet(pairs: int, fakes: Fakes) -> AsyncGenerator[list[Kept]]:
     """So many protected pairs."""
-    serving = _Serving()
+    serving, schemas = _Serving(), SchemaCache()
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(fakes.listening())
         ticking = asyncio.get_running_loop().create_task(fakes.tick())
@@ -159,7 +162,7 @@ async def _fleet(pairs: int, fakes: Fakes) -> AsyncGenerator[list[Kept]]:
             pair = attrs.evolve(declared(), name=f"pair{n}")
             world = _world(pair)
             fakes.add(world)
-            controller = PairController(pair, world.hosts(pair), observer=serving)
+            controller = PairController(pair, world.hosts(pair), observer=serving, schemas=schemas)
             await stack.enter_async_context(controller)
             serving.pairs[pair.name] = Kept(world, controller)
         await asyncio.gather(*(_protect(k.controller, places) for k in serving.pairs.values()))
@@ -274,25 +277,24 @@ async def _deaths(pairs: int, fleet: Sequence[Kept], fakes: Fakes) -> list[Figur
         ),
     ]
     if together:
-        many = await _death(together, fakes)
-        figures += [
-            milliseconds(
-                "fleet", f"{pairs} pairs: {len(together)} at once, first command p50", many.first_s
-            ),
-            _figure(
-                pairs,
-                f"{len(together)} at once, last first command",
-                max(many.first_s) * 1000,
-                "ms",
-            ),
-            _figure(
-                pairs, f"{len(together)} at once, all serving", max(many.served_s) * 1000, "ms"
-            ),
-            _figure(
-                pairs, f"{len(together)} at once, of that the fakes", many.fakes_s * 1000, "ms"
-            ),
-        ]
+        figures += _together(pairs, await _death(together, fakes))
     return figures
+
+
+def _together(pairs: int, many: Death) -> list[Figure]:
+    count = len(many.first_s)
+    found_s = {
+        "first command p50": statistics.median(many.first_s),
+        "last first command": max(many.first_s),
+        "all serving": max(many.served_s),
+        "CPU to the last first command": max(many.first_cpu_s),
+        "CPU in all": many.cpu_s,
+        "CPU of the fakes": many.fakes_s,
+    }
+    return [
+        _figure(pairs, f"{count} at once, {what}", value_s * 1000, "ms", count)
+        for what, value_s in found_s.items()
+    ]
 
 
 def _p99(seconds: Sequence[float]) -> float:
@@ -306,6 +308,10 @@ class Death:
 
     first_s: Sequence[float]
     served_s: Sequence[float]
+    first_cpu_s: Sequence[float]
+    "The same as `first_s`, in seconds of the processor: nobody else on the machine is in it."
+    cpu_s: float
+    "How long the processor worked until all reports were there."
     fakes_s: float
     "How long the fakes worked meanwhile."
 
@@ -314,7 +320,7 @@ async def _death(dying: Sequence[Kept], fakes: Fakes) -> Death:
     before_s = fakes.spent_s
     killed = [kept.kill() for kept in dying]
     fakes.heard.clear()
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.thread_time()
     reports = await asyncio.gather(
         *(k.controller.died(evidence) for k, (_, evidence) in zip(dying, killed, strict=True))
     )
@@ -323,7 +329,9 @@ async def _death(dying: Sequence[Kept], fakes: Fakes) -> Death:
             raise RuntimeError("no failover was armed")
         report.raise_on_failure()
     return Death(
-        first_s=[fakes.heard[survivor] - began for survivor, _ in killed],
+        first_s=[fakes.heard[survivor][0] - began for survivor, _ in killed],
+        first_cpu_s=[fakes.heard[survivor][1] - began_cpu for survivor, _ in killed],
+        cpu_s=time.thread_time() - began_cpu,
         served_s=[kept.served_at - began for kept in dying],
         fakes_s=fakes.spent_s - before_s,
     )

@@ -16,6 +16,8 @@ _V = TypeVar("_V")
 class ReadOnlyDict(dict[_K, _V], Generic[_K, _V]):
     """A dict that is complete when it is made; what would change it is a TypeError."""
 
+    __slots__ = ()
+
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("it is part of a frozen value: make a new one with attrs.evolve")
 

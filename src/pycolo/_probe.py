@@ -8,6 +8,7 @@ never asks QEMU about the type colo-compare, which aborts some versions (qemu-be
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar
@@ -23,7 +24,7 @@ from pycolo.qmp import commands as qmp
 from pycolo.qmp import replies
 from pycolo.qmp.objects import YankBlockNode, YankChardev, YankMigration
 from pycolo.record import UnreadRecord
-from pycolo.session import Sent, Session
+from pycolo.session import Latched, Sent, Session
 from pycolo.snapshot import Child, Filter, Job, Live, NodeState, Snapshot, Unreachable, Unresponsive
 
 _R = TypeVar("_R")
@@ -231,7 +232,33 @@ async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreacha
         return Unresponsive(why=str(error), oob=True)
     except (RemoteError, ParseError) as error:
         return Unreachable(why=str(error))
-    return _settled(with_latched(live, session))
+    return _shared(_settled(with_latched(live, session)))
+
+
+def _shared(live: Live) -> Live:
+    """The same node, with names that many nodes have kept once: a program may hold thousands."""
+    name = sys.intern
+    return attrs.evolve(
+        live,
+        capabilities=frozenset(map(name, live.capabilities)),
+        block_nodes=frozenset(map(name, live.block_nodes)),
+        children={
+            name(quorum): tuple(Child(name=name(c.name), node=name(c.node)) for c in children)
+            for quorum, children in live.children.items()
+        },
+        sizes_bytes={name(node): size for node, size in live.sizes_bytes.items()},
+        images={name(node): name(file) for node, file in live.images.items()},
+        exports={name(export): name(node) for export, node in live.exports.items()},
+        chardevs={name(chardev): connected for chardev, connected in live.chardevs.items()},
+        objects={name(item): _shared_filter(known) for item, known in live.objects.items()},
+        yanks=frozenset(map(name, live.yanks)),
+    )
+
+
+def _shared_filter(known: Filter) -> Filter:
+    name = sys.intern
+    settings = {name(key): name(value) for key, value in known.settings.items()}
+    return attrs.evolve(known, qom_type=name(known.qom_type), settings=settings)
 
 
 async def _replies(
@@ -275,6 +302,8 @@ def _without(live: Live, question: Question) -> Live:
 def with_latched(live: Live, session: Session) -> Live:
     """Add what only events tell, last: while QEMU was asked, more of them may have come."""
     latched = session.latched
+    if latched == Latched(colo_exited=live.colo_exited) and not live.disk_error:
+        return live
     # A plain NBD child that is lost shows in this event alone (qemu-behaviour 5.10).
     own = {c.node for kin in live.children.values() for c in kin if c.name == "children.0"}
     error = True if set(latched.quorum_bad) - own else live.replication_error

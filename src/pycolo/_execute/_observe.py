@@ -99,9 +99,12 @@ def _with_quorums(live: Live, wanted: list[Leaf]) -> Live:
 
 def _latched(live: Live, session: Session, wanted: list[Leaf], marks: Marks) -> Live:
     """Add what events tell, checkpoints included."""
+    seen = with_latched(live, session)
     since = [leaf.since for leaf in wanted if isinstance(leaf, CheckpointSeen)]
-    proven = bool(since) and all(_checkpoint(session, marks.get(address)) for address in since)
-    return attrs.evolve(with_latched(live, session), proven=proven)
+    if not since:
+        return seen
+    proven = all(_checkpoint(session, marks.get(address)) for address in since)
+    return attrs.evolve(seen, proven=proven)
 
 
 def _checkpoint(session: Session, mark: Mapping[str, int] | None) -> bool:

@@ -69,6 +69,7 @@ class Run:
         self._outcomes: dict[str, Outcome] = {}
         self._marks: dict[str, dict[str, int]] = {}
         self._marked = _referred_to(plan)
+        self._spoken_to = _spoken_to(plan)
         self._place = {step.address: n for n, step in enumerate(plan.steps)}
         self._wake = asyncio.Event()
         self._stopping = False
@@ -92,7 +93,7 @@ class Run:
 
     async def to_the_end(self) -> Report:
         """Execute the plan and report."""
-        asked = {n: self._sessions[n] for n in _spoken_to(self._plan) if n in self._sessions}
+        asked = {n: self._sessions[n] for n in self._spoken_to if n in self._sessions}
         claimed = [session for session in asked.values() if session.claim()]
         self._in_use = tuple(n for n, session in asked.items() if session not in claimed)
         ends = [session.subscribe(self._on_notice) for session in self._sessions.values()]
@@ -246,7 +247,7 @@ class Run:
                 refuse_document(self._plan.pair, release)
                 if self._plan.pair.node(name).control is None:
                     raise refused(f"the document's monitor is stdio: declare one for {name}")
-        for name in _spoken_to(self._plan):
+        for name in self._spoken_to:
             session = self._sessions.get(name)
             if session is None or session.closed:
                 raise refused(f"there is no connection to {name}")
