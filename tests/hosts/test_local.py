@@ -22,7 +22,7 @@ from pycolo.evidence import Evidence, Victim
 from pycolo.helper import far, request_of, text
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.ways import NoWay, hosts_of
-from pycolo.model import ColoPair, Node, ReplicationDisk
+from pycolo.model import ColoPair, Node, Ports, ReplicationDisk
 from pycolo.model.node import TcpMonitor
 from pycolo.plan import CheckPorts, CreateImage, LaunchQemu, StopQemu
 from pycolo.record import Change, DamagedRecord, NoRecord, PairRecord, UnreadRecord
@@ -170,6 +170,31 @@ async def test_launch_beside_a_foreign_monitor_is_refused(pair: ColoPair) -> Non
         foreign.listen()
         with pytest.raises(HostRefused, match="something serves its monitor"):
             await _launch(pair)
+
+
+async def test_launch_where_a_port_is_in_use_is_refused(pair: ColoPair) -> None:
+    """Another pair's QEMU listens there: the name of the port comes before anything is started."""
+    with socket.create_server((pair.node("alpha").address, 0)) as taken:
+        ports = Ports(migration=pair.ports.migration, nbd=taken.getsockname()[1])
+        declared = attrs.evolve(pair, ports=ports)
+        with pytest.raises(HostRefused, match=rf"TCP port {ports.nbd} of 127\.0\.0\.1 is in use"):
+            await _launch(declared)
+        assert HOST.watch(declared, "alpha") is None
+
+
+async def test_pair_at_one_address_and_one_that_is_elsewhere_are_launched(pair: ColoPair) -> None:
+    """Its own other node may listen there; of another host's address nothing can be told here."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = Ports(migration=pair.ports.migration, nbd=taken.getsockname()[1])
+        for address, peer in (("127.0.0.1", "127.0.0.1"), ("192.0.2.1", "192.0.2.2")):
+            nodes = [
+                attrs.evolve(node, address=place, listen_address=place)
+                for node, place in zip(pair.nodes, (address, peer), strict=True)
+            ]
+            declared = attrs.evolve(pair, ports=ports, nodes=nodes)
+            instance = FIRST if address == peer else SECOND
+            await _launch(declared, instance=instance)
+            _kill(declared)
 
 
 async def test_failing_start_tells_why(pair: ColoPair) -> None:

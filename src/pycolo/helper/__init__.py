@@ -91,12 +91,25 @@ def _launch(pair: ColoPair, node: str, action: LaunchQemu, limit_s: float) -> Js
         "argv": list(action.argv),
         "run_dir": place.run_path("").rstrip("/"),
         "log": place.run_path(QEMU_LOG),
+        "address": place.listen_address,
+        "ports": _ports(pair, node),
         "monitors": [monitor_json(monitor) for _, monitor in place.monitors],
         "sockets": list(sockets),
         "images": list(images),
         "written": list(written),
         "limit_s": limit_s,
     }
+
+
+def _ports(pair: ColoPair, node: str) -> list[int]:
+    """The ports that must be free at a launch; none where another node of the pair may have them.
+
+    A pair that runs at one address is for trying it out.
+    """
+    place = pair.node(node)
+    others = [other.listen_address for other in pair.all_nodes if other.name != node]
+    free = place.listen_address not in others
+    return [port for _, port in pair.listening_ports] if free else []
 
 
 def monitor_json(monitor: Monitor) -> JsonObject:

@@ -742,6 +742,8 @@ def launch(
     argv: Sequence[str],
     run_dir: str,
     log: str,
+    address: str,
+    ports: Sequence[int],
     monitors: Sequence[Monitor],
     sockets: Sequence[str],
     images: Sequence[str],
@@ -759,6 +761,8 @@ def launch(
         argv: Its command line.
         run_dir: Its run directory, made if it is not there.
         log: Where it writes what it has to say.
+        address: Where it listens.
+        ports: The TCP ports on which it comes to listen there; they must be free.
         monitors: Its monitors, the first of which must greet.
         sockets: What may be left of an earlier one, and is removed.
         images: Its images.
@@ -776,6 +780,7 @@ def launch(
             raise Refused(f"{instance} has run here before: each start has an identity of its own")
         if expects is not None and _digest(_read(record)) != expects:
             raise Refused("the record has changed: another start or failover came first")
+        _check_free(address, ports)
         _clear(monitors, sockets)
         before = os.stat(log).st_size if os.path.exists(log) else 0
         _write_process(process, None, ended)
@@ -800,6 +805,30 @@ def _refuse_second(process: str) -> list[str]:
     if _runs(known.current):
         raise Refused(f"QEMU runs there already, as process {known.current.pid}")
     return [*known.ended, known.current.instance] if over is not None else known.ended
+
+
+def _check_free(address: str, ports: Sequence[int]) -> None:
+    """See that nobody listens where a QEMU will: it would fail in the middle of a resync.
+
+    An address that is not this host's, or not this network's, tells nothing.
+    """
+    for port in ports:
+        try:
+            found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+        except socket.gaierror:
+            return
+        for family, _, _, _, place in found:
+            with socket.socket(family, socket.SOCK_STREAM) as tried:
+                # As QEMU does: a connection that has ended is in nobody's way.
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    tried.bind(place)
+                except OSError as error:
+                    if error.errno == errno.EADDRINUSE:
+                        raise Refused(
+                            f"TCP port {port} of {address} is in use: declare another one, or end"
+                            " who listens there"
+                        ) from error
 
 
 def _clear(monitors: Sequence[Monitor], sockets: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
 from pycolo.model.node import Monitor, Node, Ssh, TcpMonitor, UnixMonitor
 from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair, Ports, Timeouts
+from pycolo.model.sharing import Listener, PortCollision, port_collisions
 from pycolo.model.supervision import Supervision
 
 __all__ = (
@@ -18,10 +19,12 @@ __all__ = (
     "ColoPair",
     "DiskIds",
     "FilterChain",
+    "Listener",
     "Machine",
     "Monitor",
     "Netdev",
     "Node",
+    "PortCollision",
     "Ports",
     "ReplicationDisk",
     "Ssh",
@@ -29,4 +32,5 @@ __all__ = (
     "TcpMonitor",
     "Timeouts",
     "UnixMonitor",
+    "port_collisions",
 )

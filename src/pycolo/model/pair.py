@@ -289,6 +289,18 @@ class ColoPair:
         for n, chain in enumerate(self.chains):
             yield from rules.fields_of(chain.names, f"chains[{n}].ids")
 
+    @property
+    def listening_ports(self) -> tuple[tuple[str, int], ...]:
+        """The TCP ports on which its QEMUs listen in dialect `auto`, as primary or as secondary.
+
+        Each with the field that declares it; the monitors' ports are not among them.
+        """
+        named = [("ports.migration", self.ports.migration), ("ports.nbd", self.ports.nbd)]
+        for n, chain in enumerate(self.chains):
+            named.append((f"chains[{n}].ports.mirror", chain.proxy_ports.mirror))
+            named.append((f"chains[{n}].ports.compare_in", chain.proxy_ports.compare_in))
+        return tuple(named)
+
     def _check_ports(self) -> None:
         named = list(rules.fields_of(self.ports, "ports"))
         for n, chain in enumerate(self.chains):

@@ -1,0 +1,81 @@
+"""Several pairs on the same hosts."""
+
+import attrs
+import pytest
+
+from pycolo.errors import DeclarationError
+from pycolo.model import ChainPorts, ColoPair, FilterChain, Netdev, Node, Ports, TcpMonitor
+from pycolo.model.sharing import port_collisions
+
+ONE = {"alpha": "rack1", "beta": "rack2"}
+OTHER = {"alpha": "rack2", "beta": "rack1"}
+
+
+def declared(name: str, *, base: int = 9990, address: str = "192.0.2") -> ColoPair:
+    """A pair with one card, whose ports stand together."""
+    return ColoPair(
+        name=name,
+        nodes=[
+            Node(name=node, address=f"{address}.{n}", image_folder=f"/images/{name}")
+            for n, node in enumerate(("alpha", "beta"), 1)
+        ],
+        chains=[
+            FilterChain(
+                netdev=Netdev(type="user"),
+                ports=ChainPorts(
+                    mirror=base + 2,
+                    compare_in=base + 3,
+                    compare_local=base + 4,
+                    compare_out=base + 5,
+                ),
+            )
+        ],
+        ports=Ports(migration=base, nbd=base + 1),
+    )
+
+
+def test_two_pairs_of_one_declaration_collide_on_all_ports() -> None:
+    """Both nodes of each may listen on all of them; what is a unix socket is none."""
+    found = port_collisions([declared("one"), declared("two")], {"one": ONE, "two": ONE})
+    assert [(host, port) for host in ("rack1", "rack2") for port in range(9990, 9994)] == [
+        (collision.host, collision.port) for collision in found
+    ]
+    assert "port 9990 of rack1: one/alpha ports.migration and two/alpha ports.migration" == str(
+        found[0]
+    )
+
+
+def test_pairs_with_ports_of_their_own_share_hosts() -> None:
+    """Nothing collides, whichever node is on which host."""
+    pairs = [declared("one"), declared("two", base=9980)]
+    assert () == port_collisions(pairs, {"one": ONE, "two": OTHER})
+
+
+def test_addresses_of_one_host_have_ports_of_their_own() -> None:
+    """They collide only where one of them listens on all addresses."""
+    one, two = declared("one"), declared("two", address="198.51.100")
+    hosts = {"one": ONE, "two": ONE}
+    assert () == port_collisions([one, two], hosts)
+    everywhere = [attrs.evolve(node, listen_address="0.0.0.0") for node in two.nodes]  # noqa: S104
+    assert port_collisions([one, attrs.evolve(two, nodes=everywhere)], hosts)
+
+
+def test_spares_and_monitors_count() -> None:
+    """A spare may become a node tomorrow, and a monitor listens today."""
+    spare = Node(name="gamma", address="192.0.2.1", image_folder="/spare")
+    one = attrs.evolve(declared("one"), spares=[spare])
+    two = declared("two", base=9980)
+    monitor = TcpMonitor(host="127.0.0.1", port=9990)
+    nodes = [attrs.evolve(two.nodes[0], control=monitor), two.nodes[1]]
+    everywhere = attrs.evolve(one, spares=[attrs.evolve(spare, listen_address="0.0.0.0")])  # noqa: S104
+    hosts = {"one": {"alpha": "a", "beta": "b", "gamma": "c"}, "two": {"alpha": "c", "beta": "d"}}
+    (found,) = port_collisions([everywhere, attrs.evolve(two, nodes=nodes)], hosts)
+    assert ("gamma", "control") == (found.first.node, found.second.field)
+
+
+def test_pair_without_a_name_or_a_host_of_its_own_is_refused() -> None:
+    """Nobody could tell which one collides, or where."""
+    with pytest.raises(DeclarationError, match="be given once"):
+        port_collisions([declared("one"), declared("one")], {"one": ONE})
+    with pytest.raises(DeclarationError, match="host of beta"):
+        port_collisions([declared("one")], {"one": {"alpha": "rack1"}})
