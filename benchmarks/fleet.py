@@ -64,9 +64,8 @@ class Fakes:
         self.spent_s = 0.0
         "How long the fakes have worked."
         self.heard: dict[object, tuple[float, float]] = {}
-        "Each QEMU to when it first received a command since this was cleared, by clock and by CPU."
+        "Each QEMU to when it was first sent a command since this was cleared, by clock and CPU."
         self._worlds: list[World] = []
-        self._depth = 0
 
     def add(self, world: World) -> None:
         """Have a world's clock go."""
@@ -98,7 +97,7 @@ class Fakes:
         receive = Monitor.receive
 
         def timed(monitor: Monitor, client: Client, data: bytes) -> None:
-            now = (time.perf_counter(), time.thread_time())
+            now = (time.perf_counter(), time.thread_time() - self.spent_s)
             self.heard.setdefault(monitor._qemu, now)  # noqa: SLF001 - a look inside
             with self.timed():
                 receive(monitor, client, data)
@@ -287,8 +286,8 @@ def _together(pairs: int, many: Death) -> list[Figure]:
         "first command p50": statistics.median(many.first_s),
         "last first command": max(many.first_s),
         "all serving": max(many.served_s),
-        "CPU to the last first command": max(many.first_cpu_s),
-        "CPU in all": many.cpu_s,
+        "own CPU to the last first command": max(many.first_cpu_s),
+        "own CPU in all": many.cpu_s - many.fakes_s,
         "CPU of the fakes": many.fakes_s,
     }
     return [
@@ -309,7 +308,7 @@ class Death:
     first_s: Sequence[float]
     served_s: Sequence[float]
     first_cpu_s: Sequence[float]
-    "The same as `first_s`, in seconds of the processor: nobody else on the machine is in it."
+    "The same in seconds of the processor, without the fakes and whoever else is on the machine."
     cpu_s: float
     "How long the processor worked until all reports were there."
     fakes_s: float
@@ -321,6 +320,7 @@ async def _death(dying: Sequence[Kept], fakes: Fakes) -> Death:
     killed = [kept.kill() for kept in dying]
     fakes.heard.clear()
     began, began_cpu = time.perf_counter(), time.thread_time()
+    own_cpu = began_cpu - fakes.spent_s
     reports = await asyncio.gather(
         *(k.controller.died(evidence) for k, (_, evidence) in zip(dying, killed, strict=True))
     )
@@ -330,7 +330,7 @@ async def _death(dying: Sequence[Kept], fakes: Fakes) -> Death:
         report.raise_on_failure()
     return Death(
         first_s=[fakes.heard[survivor][0] - began for survivor, _ in killed],
-        first_cpu_s=[fakes.heard[survivor][1] - began_cpu for survivor, _ in killed],
+        first_cpu_s=[fakes.heard[survivor][1] - own_cpu for survivor, _ in killed],
         cpu_s=time.thread_time() - began_cpu,
         served_s=[kept.served_at - began for kept in dying],
         fakes_s=fakes.spent_s - before_s,

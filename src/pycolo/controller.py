@@ -17,11 +17,11 @@ from typing_extensions import override
 
 from pycolo import compiler
 from pycolo._execute import execute
-from pycolo._probe import glance, probe
+from pycolo._probe import glance, probe, records
 from pycolo.errors import Busy, ConnectionFailed, DeclarationError, RefusedError, RemoteError
 from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence, Victim, instance_of
-from pycolo.hosts import Host
+from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
 from pycolo.observers import Observer, Several
 from pycolo.plan import Options, Plan, StopQemu
@@ -38,6 +38,7 @@ from pycolo.reconcile import (
     Want,
     next_step,
 )
+from pycolo.record import UnreadRecord
 from pycolo.result import JOINING, Report
 from pycolo.session import Notice, SchemaCache, Session
 from pycolo.snapshot import Dead, NodeState, Snapshot, Unreachable, Unresponsive
@@ -45,6 +46,8 @@ from pycolo.standing import Standing, standing
 
 CONNECT_S: Final = 5.0
 HOST_S: Final = 10.0
+AWAY_S: Final = 2.0
+"How long a host is waited for that was out of reach at the last look."
 FULL_LOOK_S: Final = 600.0
 "How long a protected pair of which nothing is heard is only glanced at."
 
@@ -112,6 +115,7 @@ class PairController:
         self._armed: Mapping[str, Plan] = {}
         self._snapshot: Snapshot | None = None
         self._looked_at = 0.0
+        self._waited_at = 0.0
         # One look at a time: a monitor serves one client.
         self._rounds = asyncio.Lock()
         self._acting = asyncio.Lock()
@@ -202,16 +206,20 @@ class PairController:
 
     async def _turn(self, resyncs: asyncio.Semaphore) -> bool:
         """Take a place among the resyncs; False, without one, where something happens before."""
-        loop = asyncio.get_running_loop()
-        turn, change = loop.create_task(resyncs.acquire()), loop.create_task(self._changed.wait())
+        turn = asyncio.get_running_loop().create_task(resyncs.acquire())
+        return await self._unless_changed(turn)
+
+    async def _unless_changed(self, task: asyncio.Task[bool]) -> bool:
+        """What a task gives; False where something happens before, and the task is cancelled."""
+        change = asyncio.get_running_loop().create_task(self._changed.wait())
         try:
-            await asyncio.wait((turn, change), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((task, change), return_when=asyncio.FIRST_COMPLETED)
         finally:
             change.cancel()
-            if not turn.done():
-                turn.cancel()
-        await asyncio.wait((turn, change))
-        return not turn.cancelled()
+            if not task.done():
+                task.cancel()
+        await asyncio.wait((task, change))
+        return not task.cancelled() and task.result()
 
     async def died(self, evidence: Evidence) -> Report | None:
         """Take note that a QEMU has ended, and fail over at once where a plan is armed for it.
@@ -266,10 +274,34 @@ class PairController:
     # -- looking
 
     async def _look(self) -> Snapshot:
-        self._looked_at = asyncio.get_running_loop().time()
-        nodes = await self._nodes()
-        self._snapshot = await probe(nodes, pair=self.pair, hosts=self._hosts, limit_s=HOST_S)
-        return self._snapshot
+        now_s = asyncio.get_running_loop().time()
+        away = self._away()
+        if not away or now_s - self._waited_at > FULL_LOOK_S:
+            # A way that takes longer must not stay closed for ever.
+            away, self._waited_at = frozenset(), now_s
+        self._looked_at = now_s
+        nodes = await self._nodes(away)
+        near = {name: host for name, host in self._hosts.items() if name not in away}
+        far = {name: host for name, host in self._hosts.items() if name in away}
+        snapshot, kept = await asyncio.gather(
+            probe(nodes, pair=self.pair, hosts=near, limit_s=HOST_S),
+            records(self.pair, far, limit_s=AWAY_S),
+        )
+        for name in away:
+            snapshot = _with_host(snapshot, name, kept[name])
+        self._snapshot = snapshot
+        return snapshot
+
+    def _away(self) -> frozenset[str]:
+        """The nodes whose hosts nobody reached at the last look: a dead one may stay declared."""
+        seen = self._snapshot
+        if seen is None:
+            return frozenset()
+        return frozenset(
+            name
+            for name, kept in seen.records.items()
+            if isinstance(kept, UnreadRecord) and seen.live(name) is None
+        )
 
     async def _stands(self) -> bool:
         """Whether a glance shows a protected pair as it was when it was last read as a whole."""
@@ -277,27 +309,33 @@ class PairController:
         armed, seen = self._armed, self._snapshot
         if not armed or seen is None or old or self._changed.is_set():
             return False
-        same = await glance(await self._nodes(), seen, limit_s=CONNECT_S)
-        return same and armed is self._armed and not self._changed.is_set()
+        glancing = asyncio.get_running_loop().create_task(self._glance(seen))
+        return await self._unless_changed(glancing) and armed is self._armed
 
-    async def _nodes(self) -> Mapping[str, Session | NodeState]:
-        known = await asyncio.gather(*(self._known(node.name) for node in self.pair.all_nodes))
-        return dict(zip(self.pair.names, known, strict=True))
+    async def _glance(self, seen: Snapshot) -> bool:
+        return await glance(await self._nodes(self._away()), seen, limit_s=CONNECT_S)
 
-    async def _known(self, name: str) -> Session | NodeState:
+    async def _nodes(self, away: Collection[str]) -> Mapping[str, Session | NodeState]:
+        names = self.pair.names
+        known = await asyncio.gather(
+            *(self._known(name, AWAY_S if name in away else CONNECT_S) for name in names)
+        )
+        return dict(zip(names, known, strict=True))
+
+    async def _known(self, name: str, limit_s: float) -> Session | NodeState:
         session = self._sessions.get(name)
         if session is not None and not session.closed:
             return session
-        found, evidence = await self._connected(name), self._dead.get(name)
+        found, evidence = await self._connected(name, limit_s), self._dead.get(name)
         if evidence is not None and not isinstance(found, Session):
             return Dead(evidence=evidence)
         # Something answers: somebody else has launched it, or the evidence was false.
         self._dead.pop(name, None)
         return found
 
-    async def _connected(self, name: str) -> Session | NodeState:
+    async def _connected(self, name: str, limit_s: float) -> Session | NodeState:
         try:
-            session = await self._opened(name)
+            session = await self._opened(name, limit_s)
             instance = await session.instance(limit_s=CONNECT_S)
         except (Busy, UnresponsiveError) as error:
             return Unresponsive(why=str(error), oob=False)
@@ -309,12 +347,12 @@ class PairController:
         self._instances[name] = instance
         return session
 
-    async def _opened(self, name: str) -> Session:
+    async def _opened(self, name: str, limit_s: float) -> Session:
         """A session anew, which keeps what the one before has latched."""
         session = self._sessions.get(name)
         if session is not None:
             try:
-                await session.reopen(limit_s=CONNECT_S)
+                await session.reopen(limit_s=limit_s)
             except ConnectionFailed as error:
                 if "answers there" in error.why:
                     # A QEMU of another version: nothing of the one before is of use.
@@ -323,7 +361,7 @@ class PairController:
             return session
         monitor, way = self.pair.node(name).control_monitor, self._hosts[name].connect
         session = await Session.connect(
-            name, monitor, limit_s=CONNECT_S, connector=way, schemas=self._schemas
+            name, monitor, limit_s=limit_s, connector=way, schemas=self._schemas
         )
         session.subscribe(self._hear)
         self._sessions[name] = session
@@ -483,6 +521,17 @@ class _Kept(Observer):
     @override
     def plan_finished(self, report: Report) -> None:
         self.report = report
+
+
+def _with_host(snapshot: Snapshot, name: str, kept: HostState) -> Snapshot:
+    """The snapshot with what the host of one node says."""
+    folders = {name: kept.folder} if kept.folder else {}
+    running = {name: kept.running} if kept.running else {}
+    return attrs.evolve(
+        snapshot.with_record(name, kept.record),
+        folders={**snapshot.folders, **folders},
+        running={**snapshot.running, **running},
+    )
 
 
 def _joins(step: NextStep) -> bool:

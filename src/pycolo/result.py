@@ -39,7 +39,7 @@ from pycolo.plan import (
 )
 from pycolo.qmp.replies import Version
 from pycolo.record import PairRecord
-from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive, role_of
+from pycolo.snapshot import Dead, Live, NodeState, Snapshot, Unreachable, Unresponsive, role_of
 
 
 @final
@@ -135,16 +135,32 @@ class Report:
     def state_after(self) -> Snapshot | None:
         """The state that the execution left, as it was planned or, after a failure, as it was read.
 
-        Nobody has to read the pair again after a success; None where nothing could be read.
+        None where nothing could be read. What no plan promises is not in it after a success:
+        whether each disk is replicated after a resync, and what a host that nobody asked since
+        knows to run. So read the pair before you rely on either; `PairController` does.
         """
         if self.failed is not None:
             return self.after
-        snapshot = self.plan.planned_state
+        snapshot = self._without_stale(self.plan.planned_state)
         by = [self.evidence[v.node] for v in self.plan.victims() if v.node in self.evidence]
         for name, state in snapshot.records.items():
             if by and isinstance(state, PairRecord) and state.epoch > by[0].epoch:
                 snapshot = snapshot.with_record(name, attrs.evolve(state, evidence=by[0]))
         return snapshot
+
+    def _without_stale(self, planned: Snapshot) -> Snapshot:
+        """The planned state without what was read before and is not so any more."""
+        nodes = dict(planned.nodes)
+        dead = {v.node for v in self.plan.victims() if v.node in self.evidence}
+        # A plan that was armed knows its victim as it was alive.
+        nodes |= {name: Dead(evidence=self.evidence[name]) for name in dead}
+        if self.plan.procedure in JOINING:
+            # Before it joined, its replication had not begun, which it tells as an error.
+            for name, state in nodes.items():
+                if isinstance(state, Live):
+                    nodes[name] = attrs.evolve(state, replication_error=None)
+        running = {name: one for name, one in planned.running.items() if name not in dead}
+        return attrs.evolve(planned, nodes=nodes, running=running)
 
     @property
     def left(self) -> tuple[str, ...]:

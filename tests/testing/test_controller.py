@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -12,15 +13,17 @@ from tests.testing.testbed import FakePair, declared, in_world
 from tests.watching import Watching
 from typing_extensions import override
 
-from pycolo.controller import FULL_LOOK_S, PairController, Round
+from pycolo.controller import AWAY_S, FULL_LOOK_S, PairController, Round
 from pycolo.errors import DeclarationError, HostRefused
 from pycolo.evidence import Evidence, Victim
-from pycolo.model import ColoPair
+from pycolo.hosts import HostState
+from pycolo.model import ColoPair, Monitor
 from pycolo.observers import Observer
 from pycolo.plan import Plan, Step
 from pycolo.qmp._base import QmpCommand
 from pycolo.qmp.commands import MigrateSetParameters
-from pycolo.reconcile import Act, Decide, End, Launch, Prove, Settled, Want
+from pycolo.reconcile import Act, Decide, End, Launch, Prove, Settled, Want, next_step
+from pycolo.record import NoRecord, UnreadRecord
 from pycolo.session import Sent, Session
 from pycolo.testing import FakeHost, World
 
@@ -363,6 +366,28 @@ async def _launched(pair: ColoPair, world: World, observer: Observer) -> None:
         await settled(controller)
 
 
+@pytest.mark.parametrize("victim", ["alpha", "beta"])
+def test_report_leads_to_the_step_that_a_look_leads_to(victim: str) -> None:
+    """After each plan, what it left says what is next: no dead QEMU lives on in it."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        rounds = await settled(controller)
+        survivor = life.pair.peer_of(victim).name
+        armed = controller.armed[survivor]
+        life.world.qemu(victim).kill()
+        failover = await controller.died(exit_of(armed))
+        assert failover is not None
+        after = await settled(controller)
+        reports = [failover, *(found.report for found in after)]
+        left = [report.state_after for report in reports if report is not None]
+        said = [next_step(life.pair, state) for state in left if state is not None]
+        assert [type(found.step) for found in after] == [type(step) for step in said]
+        assert kinds(after) == kinds([Round(step=step) for step in said])
+        assert "Settled" == kinds(rounds)[-1]
+
+    play(scenario)
+
+
 # -- a pair that is settled
 
 
@@ -396,22 +421,28 @@ def test_checkpoint_is_no_news() -> None:
 def test_settled_pair_is_glanced_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three questions a node, until ten minutes have passed; the plans stay armed."""
 
-    async def scenario(_: FakePair, controller: PairController) -> None:
+    async def scenario(life: FakePair, controller: PairController) -> None:
         await settled(controller)
         armed = controller.armed
         sent = counted(monkeypatch)
-        while not sent or len(sent) > 6:  # In a checkpoint the pair is read as a whole.
-            sent.clear()
-            assert isinstance((await controller.reconcile()).step, Settled)
+        await between_checkpoints(life)
+        assert isinstance((await controller.reconcile()).step, Settled)
         asked = ["query-status", "query-colo-status", "query-xen-replication-status"]
         assert sorted(2 * asked) == sorted(sent)
         assert set(armed) == set(controller.armed)
         await asyncio.sleep(FULL_LOOK_S)  # of the world's clock
         sent.clear()
+        await between_checkpoints(life)
         assert isinstance((await controller.reconcile()).step, Settled)
         assert "query-named-block-nodes" in sent
 
     play(scenario)
+
+
+async def between_checkpoints(life: FakePair) -> None:
+    """Wait until both guests run: inside a checkpoint a glance sees that they do not."""
+    while any(not qemu.runs for qemu in life.world.running):  # noqa: ASYNC110 - a fake's state
+        await asyncio.sleep(0.01)  # of the world's clock
 
 
 def paused(life: FakePair, name: str) -> None:
@@ -472,6 +503,104 @@ def test_qemu_on_a_spare_is_seen_at_a_glance(monkeypatch: pytest.MonkeyPatch) ->
         sent = counted(monkeypatch)
         await controller.reconcile()
         assert "query-named-block-nodes" in sent
+
+    play(scenario)
+
+
+def drop_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody answer for a host that is away, as where it has lost its power."""
+    connect, observe = FakeHost.connect, FakeHost.observe
+
+    async def connected(host: FakeHost, node: str, monitor: Monitor) -> socket.socket:
+        if host.away:
+            await asyncio.sleep(3600.0)  # of the world's clock
+        return await connect(host, node, monitor)
+
+    async def observed(host: FakeHost, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+        if host.away:
+            await asyncio.sleep(limit_s)  # of the world's clock
+        return await observe(host, pair, node, limit_s=limit_s)
+
+    monkeypatch.setattr(FakeHost, "connect", connected)
+    monkeypatch.setattr(FakeHost, "observe", observed)
+
+
+def test_host_that_is_away_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for at the first look; then a death beside it is found within seconds."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        clock = asyncio.get_running_loop().time
+        await settled(controller)
+        life.world.host("zeta").away = True
+        drop_packets(monkeypatch)
+        controller.want("protected")
+        await settled(controller)
+        await asyncio.sleep(30.0)  # of the world's clock
+        glancing = asyncio.get_running_loop().create_task(controller.reconcile())
+        await asyncio.sleep(1.0)  # of the world's clock
+        assert not glancing.done()
+        began_s = clock()
+        life.world.qemu("alpha").kill()
+        found = await glancing
+        assert isinstance(found.step, Prove)
+        assert found.report is not None
+        assert None is found.report.failed
+        assert clock() - began_s < 2 * AWAY_S + 1.0
+
+    play(scenario)
+
+
+def test_host_that_came_back_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes to answer, after ten minutes it is waited for again."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        zeta = life.world.host("zeta")
+        zeta.away = True
+        controller.want("protected")
+        await settled(controller)
+        zeta.away = False
+        observe = FakeHost.observe
+
+        async def slow(host: FakeHost, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+            if host is zeta and limit_s < AWAY_S + 1.0:
+                return HostState(record=UnreadRecord(why="no answer yet"))
+            return await observe(host, pair, node, limit_s=limit_s)
+
+        monkeypatch.setattr(FakeHost, "observe", slow)
+        for _ in range(2):
+            await asyncio.sleep(FULL_LOOK_S + 1.0)  # of the world's clock
+            await controller.reconcile()
+        seen = controller._snapshot  # noqa: SLF001 - no public name has the records
+        assert seen is not None
+        assert NoRecord() == seen.records["zeta"]
+
+    play(scenario)
+
+
+def test_nodes_that_were_replaced_leave_nothing() -> None:
+    """The guest moves on from spare to spare: the declaration stays, and two sessions are open."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        declared_pair, gone = controller.pair, list[str]()
+        await settled(controller)
+        for _ in range(4):
+            write(life)
+            victim = has_all(life)
+            survivor = next(name for name in controller.armed if name != victim)
+            armed = controller.armed[survivor]
+            life.world.qemu(victim).kill()
+            assert await controller.died(exit_of(armed)) is not None
+            gone.append(victim)
+            for _ in range(ROUNDS):
+                found = await controller.reconcile(avoid=gone)
+                if isinstance(found.step, Settled):
+                    break
+            assert 2 == len(controller.armed)
+        assert declared_pair is controller.pair
+        assert 2 == len([one for one in controller._sessions.values() if not one.closed])  # noqa: SLF001
+        assert set(controller._dead) <= set(gone)  # noqa: SLF001 - what could accumulate
+        assert set(controller._instances) <= set(declared_pair.names)  # noqa: SLF001
 
     play(scenario)
 

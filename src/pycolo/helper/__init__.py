@@ -92,7 +92,7 @@ def _launch(pair: ColoPair, node: str, action: LaunchQemu, limit_s: float) -> Js
         "run_dir": place.run_path("").rstrip("/"),
         "log": place.run_path(QEMU_LOG),
         "address": place.listen_address,
-        "ports": _ports(pair, node),
+        "ports": list(_ports(pair, node)),
         "monitors": [monitor_json(monitor) for _, monitor in place.monitors],
         "sockets": list(sockets),
         "images": list(images),
@@ -101,7 +101,7 @@ def _launch(pair: ColoPair, node: str, action: LaunchQemu, limit_s: float) -> Js
     }
 
 
-def _ports(pair: ColoPair, node: str) -> list[int]:
+def _ports(pair: ColoPair, node: str) -> tuple[int, ...]:
     """The ports that must be free at a launch; none where another node of the pair may have them.
 
     A pair that runs at one address is for trying it out.
@@ -109,7 +109,7 @@ def _ports(pair: ColoPair, node: str) -> list[int]:
     place = pair.node(node)
     others = [other.listen_address for other in pair.all_nodes if other.name != node]
     free = place.listen_address not in others
-    return [port for _, port in pair.listening_ports] if free else []
+    return tuple(port for _, port in pair.listening_ports) if free else ()
 
 
 def monitor_json(monitor: Monitor) -> JsonObject:
