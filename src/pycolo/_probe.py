@@ -167,11 +167,10 @@ async def _is_same(known: Session | NodeState, before: NodeState, limit_s: float
     except (RemoteError, ParseError):
         return False
     now = _settled(with_latched(now, known))
-    # Two of what no plan promises, which the comparison of nodes leaves out, are asked for here.
-    shown, shows = (
-        (live.replication_error, live.disk_error, live.colo_exited) for live in (before, now)
-    )
-    return now == before and shown == shows
+    # Two of what no plan promises: a comparison of nodes leaves them out. After a resync it is not
+    # known from before whether all is replicated, and now it is asked.
+    lost = bool(now.replication_error), now.disk_error
+    return now == before and lost == (bool(before.replication_error), before.disk_error)
 
 
 async def _states(nodes: Mapping[str, Session | NodeState], limit_s: float) -> dict[str, NodeState]:

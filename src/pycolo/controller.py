@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, Self, assert_never, final
@@ -114,7 +115,8 @@ class PairController:
         self._dead: dict[str, Evidence] = {}
         self._armed: Mapping[str, Plan] = {}
         self._snapshot: Snapshot | None = None
-        self._looked_at = 0.0
+        self._looked_at = -math.inf
+        self._joined: Snapshot | None = None
         self._waited_at = 0.0
         # One look at a time: a monitor serves one client.
         self._rounds = asyncio.Lock()
@@ -192,7 +194,7 @@ class PairController:
                 return Round(step=Settled(armed=self._armed))
             self._changed.clear()
             since = self._executions
-            step = self._next(await self._look(), avoid)
+            step = self._next(await self._left() or await self._look(), avoid)
             if self._resyncs is None or not _joins(step):
                 return await self._do(step, since)
         if not await self._turn(self._resyncs):
@@ -272,6 +274,20 @@ class PairController:
         return await self._execute(plan, since)
 
     # -- looking
+
+    async def _left(self) -> Snapshot | None:
+        """What a resync that has just succeeded left; None where a glance shows something else.
+
+        The failovers are armed by it at once, and the pair is read as a whole in the next round.
+        """
+        left, self._joined = self._joined, None
+        if left is None:
+            return None
+        sessions = {name: s for name, s in self._sessions.items() if left.live(name) is not None}
+        if not await glance(sessions, left, limit_s=CONNECT_S):
+            return None
+        self._snapshot, self._looked_at = left, -math.inf
+        return left
 
     async def _look(self) -> Snapshot:
         now_s = asyncio.get_running_loop().time()
@@ -505,10 +521,13 @@ class PairController:
                 running.cancel()
         self._current = None
         self._changed.set()
+        report = kept.report
+        done = report is not None and report.failed is None and _joins(Act(plan=plan))
+        self._joined = report.state_after if report is not None and done else None
         if cancelled:
             raise asyncio.CancelledError
         # One that `died` has cancelled gave its report as well, unless it had not begun.
-        return kept.report
+        return report
 
 
 @final

@@ -422,7 +422,7 @@ def test_settled_pair_is_glanced_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three questions a node, until ten minutes have passed; the plans stay armed."""
 
     async def scenario(life: FakePair, controller: PairController) -> None:
-        await settled(controller)
+        await read_as_a_whole(life, controller)
         armed = controller.armed
         sent = counted(monkeypatch)
         await between_checkpoints(life)
@@ -437,6 +437,48 @@ def test_settled_pair_is_glanced_at(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "query-named-block-nodes" in sent
 
     play(scenario)
+
+
+def test_resync_arms_by_what_it_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A glance shows that it holds; the pair is read as a whole in the round after that."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        for _ in range(3):
+            found = await controller.reconcile()
+        assert ["resume"] == kinds([found])
+        await between_checkpoints(life)
+        sent = counted(monkeypatch)
+        assert ["Settled"] == kinds([await controller.reconcile()])
+        assert {"alpha", "beta"} == set(controller.armed)
+        assert 6 == len(sent)
+        planned = controller.armed["beta"]
+        await between_checkpoints(life)
+        assert ["Settled"] == kinds([await controller.reconcile()])
+        assert "query-named-block-nodes" in sent
+        assert planned.steps == controller.armed["beta"].steps
+
+    play(scenario)
+
+
+def test_resync_whose_disk_is_lost_at_once_arms_nothing() -> None:
+    """What it planned does not hold: the pair is read as a whole, and protection is stopped."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        for _ in range(3):
+            await controller.reconcile()
+        not_replicated(life, "beta")
+        assert ["stop"] == kinds([await controller.reconcile()])
+        assert not controller.armed
+
+    play(scenario)
+
+
+async def read_as_a_whole(life: FakePair, controller: PairController) -> None:
+    """Settle a pair, and have it read after its resync: from then on it is glanced at."""
+    await settled(controller)
+    await between_checkpoints(life)
+    await controller.reconcile()
+    await between_checkpoints(life)
 
 
 async def between_checkpoints(life: FakePair) -> None:
@@ -478,7 +520,7 @@ def test_glance_sees_what_a_look_must_not_miss(
     """What came without an event: the pair is read as a whole, and what is next is done."""
 
     async def scenario(life: FakePair, controller: PairController) -> None:
-        await settled(controller)
+        await read_as_a_whole(life, controller)
         change(life)
         controller._changed.clear()  # noqa: SLF001 - as if its event had been lost
         sent = counted(monkeypatch)
@@ -493,7 +535,7 @@ def test_qemu_on_a_spare_is_seen_at_a_glance(monkeypatch: pytest.MonkeyPatch) ->
     """A spare that did not answer, and does, is read as a whole."""
 
     async def scenario(life: FakePair, controller: PairController) -> None:
-        await settled(controller)
+        await read_as_a_whole(life, controller)
         # Its identity and its images are nobody's: only that it answers is of interest.
         other = World("11.1.3")
         elsewhere = FakePair(other, life.pair.replacing("alpha", life.pair.node("gamma")))
@@ -530,7 +572,7 @@ def test_host_that_is_away_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def scenario(life: FakePair, controller: PairController) -> None:
         clock = asyncio.get_running_loop().time
-        await settled(controller)
+        await read_as_a_whole(life, controller)
         life.world.host("zeta").away = True
         drop_packets(monkeypatch)
         controller.want("protected")
