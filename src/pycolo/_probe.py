@@ -146,8 +146,7 @@ async def glance(
         limit_s: How long one answer may take, in seconds.
 
     Returns:
-        True where nothing of this differs. Otherwise, and where a node does not answer, False:
-        probe then.
+        Whether nothing of this differs and every node answers. Where not, probe.
     """
     same = await asyncio.gather(
         *(_is_same(known, seen.state(name), limit_s) for name, known in nodes.items())

@@ -40,6 +40,7 @@ from pycolo.session._schemas import Build, SchemaCache
 from pycolo.session._socket import Connector, address_of, open_monitor
 
 __all__ = (
+    "Build",
     "Connector",
     "HungUp",
     "Latched",
