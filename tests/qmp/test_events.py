@@ -113,3 +113,9 @@ def test_what_is_no_event_is_refused(message: object, path: str) -> None:
     with pytest.raises(ParseError) as caught:
         event_from_qmp(message)
     assert path == caught.value.path
+
+
+def test_event_without_members_is_one_value() -> None:
+    """A checkpoint is two of them; nothing is made anew for each."""
+    stop = {"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}
+    assert event_from_qmp(stop) is event_from_qmp({**stop, "data": {}})

@@ -261,6 +261,13 @@ def _events_by_name() -> dict[str, type[_Known]]:
     return {kind.qmp_name: kind for kind in kinds}
 
 
+@functools.cache
+def _bare_events() -> dict[str, _Known]:
+    """Those that have no members: a pair sends two at every checkpoint, and one value does."""
+    kinds = _events_by_name().items()
+    return {name: kind.from_qmp({}) for name, kind in kinds if not attrs.fields(kind)}
+
+
 def event_from_qmp(value: object, path: str = "") -> Event:
     """Parse an event's wire form; its time stamp is left out.
 
@@ -276,6 +283,9 @@ def event_from_qmp(value: object, path: str = "") -> Event:
     if not isinstance(name, str):
         raise ParseError(at(path, "event"), "be a string", name)
     data = object_at(message.get(_DATA, {}), at(path, _DATA))
+    bare = _bare_events().get(name)
+    if bare is not None:
+        return bare
     kind = _events_by_name().get(name)
     if kind is None:
         return OtherEvent(name=name, data=read_json(data, at(path, _DATA)))
