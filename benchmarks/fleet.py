@@ -179,6 +179,8 @@ async def _protect(controller: PairController, places: asyncio.Semaphore) -> Non
         for _ in range(ROUNDS):
             found = await controller.reconcile()
             if isinstance(found.step, Settled):
+                # The round after a resync reads the pair as a whole, which is no look at rest.
+                await controller.reconcile()
                 return
             if found.report is not None:
                 found.report.raise_on_failure()
