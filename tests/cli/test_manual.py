@@ -72,7 +72,7 @@ def test_every_command_of_the_manual_is_taken(page: Path, pycolo: Pycolo) -> Non
             assert ended.code in (0, 2), (verb, words, ended.err)
         else:
             with app.commands[verb].make_context(verb, list(words)) as context:
-                assert context.params
+                assert context.params or not app.commands[verb].params
 
 
 @pytest.mark.parametrize("page", [pytest.param(p, id=p.stem) for p in PAGES if pairs(p)])
