@@ -113,10 +113,13 @@ def test_a_suspicion_is_no_evidence() -> None:
 # -- rows
 
 _CANNOT: Final = "cannot happen: who is outdated is following, or stopped"
+_ALIVE: Final = "cannot happen: who is serving has its QEMU, which ends with its guest"
 _TOLD: Final = "only tells a person, which changes nothing"
 SAFE_WITHOUT: Final[Mapping[tuple[Standing, Event], str]] = {
     **{(state, "outdated"): _CANNOT for state in ("alone", "joining", "protected", "claiming")},
     ("serving", "outdated"): _CANNOT,
+    ("serving", "shutdown"): _ALIVE,
+    ("serving", "both-ended"): _ALIVE,
     **{
         (state, "undecidable"): _TOLD
         for state in ("alone", "joining", "protected", "claiming", "serving", "following")
@@ -169,10 +172,7 @@ _SECOND_FAULT: Final[frozenset[tuple[Standing, Event]]] = frozenset(
         ("protected", "both-ended"),
         ("claiming", "shutdown"),
         ("claiming", "both-ended"),
-        ("serving", "shutdown"),
-        ("serving", "both-ended"),
         ("stopped", "outdated"),
-        ("stopped", "shutdown"),
     }
 )
 
