@@ -333,6 +333,23 @@ def _name_errors(_app: Sphinx, *rest: object) -> None:
         lines[:] = [RAISES.sub(r":raises ~pycolo.errors.\1:", line) for line in lines]
 
 
+def _show_factories(
+    _app: Sphinx, _what: str, _name: str, documented: object, _options: object, *rest: str | None
+) -> tuple[str | None, str | None] | None:
+    """Show what makes a default, where attrs shows that it keeps no value itself."""
+    signature, returns = rest
+    if signature is None or not isinstance(documented, type) or not attrs.has(documented):
+        return None
+    for field in attrs.fields(documented):
+        default: object = field.default
+        if isinstance(default, attrs.Factory):
+            made = f"{default.factory.__name__}()"
+            signature = re.sub(rf"\b{field.name}=NOTHING", f"{field.name}={made}", signature)
+    if "NOTHING" in signature:
+        raise ValueError(f"{documented.__name__} has a default that cannot be shown: {signature}")
+    return signature, returns
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of it."""
     app.setup_extension("sphinx.ext.autodoc")
@@ -346,6 +363,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("supervision-limits", SupervisionLimits)
     app.add_post_transform(LinkToFacts)
     app.connect("doctree-read", _name_entries)
+    app.connect("autodoc-process-signature", _show_factories)
     app.connect("autodoc-process-docstring", _keep_first_line, priority=100)
     app.connect("autodoc-process-docstring", _name_errors, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
