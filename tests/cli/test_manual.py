@@ -15,7 +15,7 @@ from pycolo import pairfile
 from pycolo.cli._app import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(ROOT.glob("docs/*.md"))
+PAGES = sorted(ROOT.glob("docs/**/*.md"))
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^ *pycolo .*", re.MULTILINE)
 INDENTED = re.compile(r"^ {4,}pycolo .*", re.MULTILINE)
@@ -36,9 +36,14 @@ def commands(page: Path) -> Iterator[list[str]]:
         yield [word for word in words[:cut] if word in kept]
 
 
+def name_of(page: Path) -> str:
+    """A page's path inside the manual, since two folders may have pages of one name."""
+    return page.relative_to(ROOT / "docs").as_posix()
+
+
 def all_commands() -> list[object]:
     """Each page with its commands."""
-    return [pytest.param(page, id=page.stem) for page in PAGES if any(commands(page))]
+    return [pytest.param(page, id=name_of(page)) for page in PAGES if any(commands(page))]
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pycolo: Pycolo) -> Pa
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for name in ("pair.toml", "old.toml", "new.toml"):
         shutil.copy(ROOT / "examples" / "pair.toml", tmp_path / name)
-    (tmp_path / "shop-db.toml").write_text(pairs(ROOT / "docs" / "two-hosts.md")[0])
+    (tmp_path / "shop-db.toml").write_text(pairs(ROOT / "docs" / "how-to" / "two-hosts.md")[0])
     (tmp_path / "failover.jsonl").touch()
     monkeypatch.chdir(tmp_path)
     for name, version in VERSIONS.items():
@@ -75,7 +80,7 @@ def test_every_command_of_the_manual_is_taken(page: Path, pycolo: Pycolo) -> Non
                 assert context.params or not app.commands[verb].params
 
 
-@pytest.mark.parametrize("page", [pytest.param(p, id=p.stem) for p in PAGES if pairs(p)])
+@pytest.mark.parametrize("page", [pytest.param(p, id=name_of(p)) for p in PAGES if pairs(p)])
 def test_every_pair_file_of_the_manual_is_valid(page: Path) -> None:
     """A reader who copies it has a pair."""
     assert all(pairfile.loads(text).names for text in pairs(page))

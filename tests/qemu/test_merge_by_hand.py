@@ -25,7 +25,7 @@ from pycolo.record import PairRecord
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
 PATTERN = 0x5A
-MANUAL = Path(__file__).parents[2] / "docs" / "record.md"
+MANUAL = Path(__file__).parents[2] / "docs" / "explanation" / "record.md"
 
 
 def documented() -> list[list[str]]:
