@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import click
+import sequence
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -277,6 +278,23 @@ def _commands_of(entry: catalogue.Entry) -> str:
     return ", ".join(named) + told
 
 
+class SequenceDiagram(SphinxDirective):
+    """A sequence diagram, drawn by `sequence` from the lines inside."""
+
+    has_content = True
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    @override
+    def run(self) -> Sequence[nodes.Node]:
+        try:
+            drawn = sequence.draw(self.arguments[0], "\n".join(self.content))
+        except ValueError as error:
+            raise self.error(str(error)) from error
+        # What is too wide for a narrow screen is scrolled, not shrunk beyond reading.
+        return [nodes.raw("", f'<div style="overflow-x: auto">{drawn}</div>', format="html")]
+
+
 class LinkToFacts(SphinxPostTransform):
     """Make each citation of docs/qemu-behaviour.md lead to its entry."""
 
@@ -361,6 +379,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("pair-file-keys", PairFileKeys)
     app.add_directive("decision-table", DecisionTable)
     app.add_directive("supervision-limits", SupervisionLimits)
+    app.add_directive("sequence-diagram", SequenceDiagram)
     app.add_post_transform(LinkToFacts)
     app.connect("doctree-read", _name_entries)
     app.connect("autodoc-process-signature", _show_factories)
