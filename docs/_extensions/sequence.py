@@ -89,7 +89,7 @@ class _Drawing:
         return (
             f'<svg class="sequence" xmlns="http://www.w3.org/2000/svg" role="img"'
             f' viewBox="0 0 {self._width} {height}"'
-            f' style="max-width: {self._width}px; min-width: {self._width * 3 // 4}px">'
+            f' style="max-width: {self._width}px; min-width: {self._width * 2 // 3}px">'
             f"<title>{escape(title)}</title><desc>{escape(told)}</desc><style>{STYLE}</style>"
             f"{''.join(lives)}{''.join(self._parts)}</svg>"
         )
