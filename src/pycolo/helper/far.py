@@ -446,8 +446,7 @@ def _lost(
         if one.speaks(own, ours):
             is_here = _same(one.record) == _same(record)
             was = "was there" if is_here else f"was in {one.record}"
-            remedy = "bring it back, or remove that file if it is lost"
-            return f"it {was}, by {one.path}, and is gone: {remedy}"
+            return f"it {was}, by {one.path}, and is gone: bring it back if it was moved"
     return None
 
 
