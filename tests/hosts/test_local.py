@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Generator
 from pathlib import Path
 
@@ -170,6 +171,18 @@ async def test_launch_beside_a_foreign_monitor_is_refused(pair: ColoPair) -> Non
         foreign.listen()
         with pytest.raises(HostRefused, match="something serves its monitor"):
             await _launch(pair)
+
+
+async def test_launch_waits_for_a_port_that_is_being_released(pair: ColoPair) -> None:
+    """The kernel holds the ports of a QEMU that has ended for some moments more."""
+    with socket.create_server((pair.node("alpha").address, 0)) as taken:
+        ports = Ports(migration=pair.ports.migration, nbd=taken.getsockname()[1])
+        declared = attrs.evolve(pair, ports=ports)
+        released = threading.Timer(0.1, taken.close)
+        released.start()
+        await _launch(declared)
+        released.join()
+    assert await _death(declared) is None
 
 
 async def test_launch_where_a_port_is_in_use_is_refused(pair: ColoPair) -> None:

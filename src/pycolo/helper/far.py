@@ -33,6 +33,7 @@ from typing import Dict, NamedTuple, Union
 
 POLL_S = 0.005
 GREETING_S = 1.0
+RELEASE_S = 1.0
 KILL_S = 10.0
 LIMIT_S = 10.0
 TAIL_LINES = 5
@@ -809,25 +810,35 @@ def _refuse_second(process: str) -> list[str]:
 def _check_free(address: str, ports: Sequence[int]) -> None:
     """See that nobody listens where a QEMU will: it would fail in the middle of a resync.
 
-    An address that is not this host's, or not this network's, tells nothing.
+    An address that is not this host's, or not this network's, tells nothing. The kernel may hold
+    the ports of a QEMU that was killed for some moments after its end (qemu-behaviour 19.10).
     """
+    end = time.monotonic() + RELEASE_S
     for port in ports:
-        try:
-            found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
-        except socket.gaierror:
-            return
-        for family, _, _, _, place in found:
-            with socket.socket(family, socket.SOCK_STREAM) as tried:
-                # As QEMU does: a connection that has ended is in nobody's way.
-                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    tried.bind(place)
-                except OSError as error:
-                    if error.errno == errno.EADDRINUSE:
-                        raise Refused(
-                            f"TCP port {port} of {address} is in use: declare another one, or end"
-                            " who listens there"
-                        ) from error
+        while _is_in_use(address, port):
+            if time.monotonic() > end:
+                raise Refused(
+                    f"TCP port {port} of {address} is in use: declare another one, or end who"
+                    " listens there"
+                )
+            time.sleep(POLL_S)
+
+
+def _is_in_use(address: str, port: int) -> bool:
+    try:
+        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+    except socket.gaierror:
+        return False
+    for family, _, _, _, place in found:
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            # As QEMU does: a connection that has ended is in nobody's way.
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind(place)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return True
+    return False
 
 
 def _clear(monitors: Sequence[Monitor], sockets: Sequence[str]) -> None:
