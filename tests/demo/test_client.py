@@ -35,16 +35,19 @@ class Guest:
         self.forgets = 0
         "A record that is acknowledged and not kept."
         self.slow_s = 0.0
-        self.writers: set[asyncio.StreamWriter] = set()
+        self.served: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self.service = Service(host="", echo_port=0, disk_port=0)
 
-    async def echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one echo connection."""
-        await self._serve(reader, writer, lambda line: line)
+    # Not coroutines: a connection is known from the moment in which it is accepted, not only once
+    # its task has begun, so that whoever ends this ends all of them.
 
-    async def disk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one echo connection."""
+        self._begin(reader, writer, lambda line: line)
+
+    def disk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection to the disk."""
-        await self._serve(reader, writer, self._disk_answer)
+        self._begin(reader, writer, self._disk_answer)
 
     def _disk_answer(self, line: str) -> str:
         if line == "r":
@@ -54,13 +57,20 @@ class Guest:
             self.records.add(number)
         return f"ok {number}"
 
+    def _begin(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        answer: Callable[[str], str],
+    ) -> None:
+        self.served[writer] = asyncio.create_task(self._serve(reader, writer, answer))
+
     async def _serve(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         answer: Callable[[str], str],
     ) -> None:
-        self.writers.add(writer)
         try:
             while line := await reader.readline():
                 if self.slow_s:
@@ -70,13 +80,18 @@ class Guest:
         except ConnectionError:
             pass
         finally:
-            self.writers.discard(writer)
+            del self.served[writer]
             writer.close()
 
     def hang_up(self) -> None:
         """End all connections."""
-        for writer in self.writers:
+        for writer in self.served:
             writer.transport.abort()
+
+    async def end(self) -> None:
+        """End all connections, and wait until each of them was closed."""
+        self.hang_up()
+        await asyncio.gather(*self.served.values())
 
 
 @asynccontextmanager
@@ -93,7 +108,7 @@ async def serving() -> AsyncGenerator[Guest]:
     finally:
         for server in (echo, disk):
             server.close()
-        guest.hang_up()
+        await guest.end()
 
 
 @asynccontextmanager
@@ -155,7 +170,7 @@ async def test_client_finds_a_write_that_was_acknowledged_and_is_not_there(tmp_p
 
 async def test_client_goes_where_it_is_told(tmp_path: Path) -> None:
     """New connections reach the guest at its new address."""
-    async with talking(tmp_path) as (guest, listener), serving() as other:
+    async with serving() as other, talking(tmp_path) as (guest, listener):
         await listener.go_to(other.service)
         guest.hang_up()
         assert await listener.until(lambda: len(other.records) > 0, LIMIT_S)
