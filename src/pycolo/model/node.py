@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import TypeAlias, final
 
 import attrs
@@ -102,6 +103,42 @@ class Ssh:
 
 @final
 @attrs.frozen(kw_only=True)
+class Fence:
+    """A command that ends whatever runs on a node, such as by switching its host off.
+
+    A supervisor runs it on its own machine, without a shell, where the node's host cannot show
+    that its QEMU has ended. Exit code 0 means that nothing runs there any more: the other node
+    then continues with the guest.
+
+    Args:
+        command: The program, then its arguments; the agents of `fence-agents` work as they are.
+        input_file: Absolute path of a file that it reads as its standard input, such as a fence
+            agent's options with the password; None for none.
+        limit_s: How long it may take, in seconds; it is killed then, and counts as failed.
+
+    Raises:
+        DeclarationError: A field breaks its rule; no object is made.
+    """
+
+    command: tuple[str, ...] = attrs.field(
+        converter=rules.as_tuple, validator=rules.Valid(rules.Each(rules.text))
+    )
+    input_file: str | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
+    )
+    limit_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
+
+    def __attrs_post_init__(self) -> None:
+        if not self.command:
+            raise DeclarationError("Fence.command", [], "name a program")
+
+
+def _fences(fences: Iterable[Fence]) -> tuple[Fence, ...]:
+    return tuple(fences)
+
+
+@final
+@attrs.frozen(kw_only=True)
 class Node:
     """A host that can run one of the two QEMUs; its name is no role.
 
@@ -123,6 +160,8 @@ class Node:
         observer: Monitor for readers; by default a socket in `run_dir`.
         qemu_binary: QEMU on that host, a name on its PATH or an absolute path.
         qemu_img_binary: `qemu-img` on that host, likewise.
+        fences: What a supervisor tries, in this order, where its host cannot show that its QEMU has
+            ended.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -149,6 +188,11 @@ class Node:
     )
     qemu_binary: str = attrs.field(default="qemu-system-x86_64", validator=rules.Valid(rules.text))
     qemu_img_binary: str = attrs.field(default="qemu-img", validator=rules.Valid(rules.text))
+    fences: tuple[Fence, ...] = attrs.field(
+        default=(),
+        converter=_fences,
+        validator=rules.Valid(rules.Each(rules.instance_of(Fence))),
+    )
 
     @listen_address.default
     def _listen_where_the_peer_looks(self) -> str:

@@ -14,6 +14,7 @@ from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
 from pycolo.model.node import Node, TcpMonitor, UnixMonitor, is_loopback
+from pycolo.model.supervision import Supervision
 
 CHECKPOINTS_OFF_MS = 2**32 - 1
 RUN_ROOT = "/run/pycolo"
@@ -106,6 +107,7 @@ class ColoPair:
         initial_sync: `full` copies each disk to the secondary at the first start; `identical`
             is the operator's word that the images are equal: each node has its own, none is
             made, and the word is believed until the guest has run.
+        supervision: The limits by which a supervisor acts.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -143,6 +145,9 @@ class ColoPair:
     multifd: bool = attrs.field(default=False, validator=rules.Valid(rules.boolean))
     initial_sync: Literal["full", "identical"] = attrs.field(
         default="full", validator=rules.Valid(rules.one_of("full", "identical"))
+    )
+    supervision: Supervision = attrs.field(
+        factory=Supervision, validator=rules.Valid(rules.instance_of(Supervision))
     )
 
     def __attrs_post_init__(self) -> None:

@@ -43,6 +43,10 @@ class Supervision:
     "A claim of the other node that led to nothing for so long may be taken over."
     fuse_s: float = attrs.field(default=2.0, validator=rules.Valid(rules.seconds))
     "A primary that can show for so long neither a checkpoint nor its right is stopped."
+    retry_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
+    "How long to wait after a launch or a resync that failed; doubled each time, up to a minute."
+    tries_per_hour: int = attrs.field(default=5, validator=rules.Valid(rules.Whole(1, 1000)))
+    "How many launches and resyncs may fail within an hour before a person is needed."
 
     def __attrs_post_init__(self) -> None:
         if self.secondary_s <= self.primary_s:
