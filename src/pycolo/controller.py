@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import secrets
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, Self, assert_never, final
 
@@ -83,6 +85,8 @@ class PairController:
         assume_good: QEMU versions that the operator vouches for.
         schemas: Shared by all controllers of an event loop, so that each QEMU build's schema is
             read once; None for a cache of its own.
+        hear: Is called with the node and each event and hang-up of its session; must be quick and
+            must not raise.
 
     Raises:
         DeclarationError: A node has no host.
@@ -98,6 +102,7 @@ class PairController:
         resyncs: asyncio.Semaphore | None = None,
         assume_good: Collection[Version] = (),
         schemas: SchemaCache | None = None,
+        hear: Callable[[str, Notice], None] | None = None,
     ) -> None:
         missing = [name for name in pair.names if name not in hosts]
         if missing:
@@ -110,6 +115,7 @@ class PairController:
         self._resyncs = resyncs
         self._assume_good = tuple(assume_good)
         self._schemas = schemas or SchemaCache()
+        self._listener = hear
         self._sessions: dict[str, Session] = {}
         self._instances: dict[str, str] = {}
         self._dead: dict[str, Evidence] = {}
@@ -121,6 +127,7 @@ class PairController:
         # One look at a time: a monitor serves one client.
         self._rounds = asyncio.Lock()
         self._acting = asyncio.Lock()
+        self._dialling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changed = asyncio.Event()
         self._executions = 0
         self._current: tuple[Plan, asyncio.Task[Report]] | None = None
@@ -151,6 +158,35 @@ class PairController:
     def standing(self) -> Standing | None:
         """How the pair stood at the last look; None before the first one."""
         return None if self._snapshot is None else standing(self._snapshot)
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """What the last look showed; None before the first one."""
+        return self._snapshot
+
+    async def look(self) -> Snapshot:
+        """Read the pair as a whole, and do nothing about what is found."""
+        async with self._rounds:
+            return await self._look()
+
+    async def reach(self, node: str, *, limit_s: float) -> Session | None:
+        """The session to a node's QEMU, opened anew where it was lost.
+
+        Args:
+            node: The node.
+            limit_s: How long opening it may take, in seconds.
+
+        Returns:
+            The session; send nothing over it that changes what a plan relies on. None where
+            nothing answers, and while a plan is executed over a session that was lost.
+        """
+        session = self._sessions.get(node)
+        if session is not None and not session.closed:
+            return session
+        if self._current is not None:
+            return None
+        found = await self._connected(node, limit_s)
+        return found if isinstance(found, Session) else None
 
     async def wait(self, limit_s: float) -> bool:
         """Wait until something happens that makes another look worth while.
@@ -350,6 +386,14 @@ class PairController:
         return found
 
     async def _connected(self, name: str, limit_s: float) -> Session | NodeState:
+        async with self._dialling[name]:
+            # Whoever waited for its turn finds the session that the other one has opened.
+            session = self._sessions.get(name)
+            if session is not None and not session.closed:
+                return session
+            return await self._dialled(name, limit_s)
+
+    async def _dialled(self, name: str, limit_s: float) -> Session | NodeState:
         try:
             session = await self._opened(name, limit_s)
             instance = await session.instance(limit_s=CONNECT_S)
@@ -379,11 +423,13 @@ class PairController:
         session = await Session.connect(
             name, monitor, limit_s=limit_s, connector=way, schemas=self._schemas
         )
-        session.subscribe(self._hear)
+        session.subscribe(functools.partial(self._hear, name))
         self._sessions[name] = session
         return session
 
-    def _hear(self, notice: Notice) -> None:
+    def _hear(self, node: str, notice: Notice) -> None:
+        if self._listener is not None:
+            self._listener(node, notice)
         if self._armed and isinstance(notice, StopEvent | ResumeEvent):
             # Every checkpoint is one of each; a guest that somebody has paused shows at a glance.
             return

@@ -157,6 +157,28 @@ class RefusedError(PycoloError):
     """pycolo refuses to do what was asked. Nothing was sent; every object stays usable."""
 
 
+class StoreError(RefusedError):
+    """A supervisor's store cannot be used; nothing was changed in it.
+
+    The store stays usable once the reason is gone.
+    """
+
+    def __init__(self, folder: str, why: str) -> None:
+        """Keep the error's parts.
+
+        Args:
+            folder: Where the store lies.
+            why: What is wrong, as a sentence without a full stop.
+        """
+        super().__init__(folder, why)
+        self.folder = folder
+        self.why = why
+
+    @override
+    def message(self) -> str:
+        return f"{self.folder}: {self.why}"
+
+
 class VersionError(RefusedError):
     """A QEMU version cannot run COLO, or two versions cannot run it together.
 

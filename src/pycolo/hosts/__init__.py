@@ -93,6 +93,19 @@ class Host(Protocol):
             or if the host cannot be reached.
         """
 
+    async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """Wait until a QEMU has ended.
+
+        Args:
+            pair: The declaration.
+            victim: Which QEMU.
+            limit_s: How long to wait, in seconds.
+
+        Returns:
+            Evidence, as soon as the host can show it. None if the limit passes, and at once if the
+            host does not know the QEMU or cannot be reached.
+        """
+
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
         """The version of the QEMU that is installed for a node.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Mapping
@@ -49,6 +50,16 @@ class LocalHost:
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
         """See `Host`."""
         return await requests.death(_ask, pair, victim, limit_s)
+
+    async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """See `Host`."""
+        running = self.watch(pair, victim.node)
+        if running is None or running.instance != victim.instance:
+            return await self.death(pair, victim, limit_s=limit_s)
+        with contextlib.closing(running), contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await running.wait_ended()
+        return running.evidence(victim.epoch)
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
         """See `Host`."""

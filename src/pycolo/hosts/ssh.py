@@ -122,6 +122,10 @@ class SshHost:
         """See `Host`."""
         return await requests.death(self._ask, pair, victim, limit_s)
 
+    async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """See `Host`."""
+        return await requests.watch(self._ask, pair, victim, limit_s)
+
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
         """See `Host`."""
         return await requests.version(self._ask, pair, node, limit_s)

@@ -98,6 +98,10 @@ class NoWay:
         """Nothing is known."""
         return None
 
+    async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:  # noqa: ARG002 - a Host's
+        """Nothing is known."""
+        return None
+
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:  # noqa: ARG002 - a Host's
         """Raise HostRefused: nothing can be asked."""
         raise HostRefused(node, "launch-qemu", self.why)

@@ -1,11 +1,15 @@
 """Keeping a pair without anybody at the keyboard: what is decided, and by what limits.
 
-`decide` is the whole of it, pure: for a program that has high availability of its own.
+`Supervisor` does it all, for any number of pairs, from a machine that reaches both hosts of each.
+`decide` is what it decides by, pure: for a program that has high availability of its own.
 """
 
+from pycolo.supervise._events import EventKind, SupervisorEvent
 from pycolo.supervise.decision import Decision, decide
 from pycolo.supervise.observation import Limits, Observation, Qemu, Signal
 from pycolo.supervise.shared import SharedRecord
+from pycolo.supervise.store import Store, Wish
+from pycolo.supervise.supervisor import Supervisor
 from pycolo.supervise.table import TABLE, Action, Event, Phase, Row, State
 
 __all__ = (
@@ -13,6 +17,7 @@ __all__ = (
     "Action",
     "Decision",
     "Event",
+    "EventKind",
     "Limits",
     "Observation",
     "Phase",
@@ -21,5 +26,9 @@ __all__ = (
     "SharedRecord",
     "Signal",
     "State",
+    "Store",
+    "Supervisor",
+    "SupervisorEvent",
+    "Wish",
     "decide",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 from typing import Final, assert_never, final
 
@@ -123,6 +125,28 @@ class FakeHost:
                     when=f"{self._world.now_s:.3f} s",
                 )
         return None
+
+    async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """See `Host`."""
+        alive = [q for q in self._world.processes if q.line.name == victim.instance and q.alive]
+        if self.away or not alive:
+            return await self.death(pair, victim, limit_s=limit_s)
+        over = asyncio.Event()
+
+        def look() -> bool:
+            if alive[0].alive or over.is_set():
+                return False
+            over.set()
+            return True
+
+        self._world.waiting[look] = None
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    await over.wait()
+        finally:
+            del self._world.waiting[look]
+        return await self.death(pair, victim, limit_s=limit_s)
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:  # noqa: ARG002 - a Host's
         """See `Host`."""

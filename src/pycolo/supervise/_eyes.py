@@ -1,0 +1,133 @@
+"""What a supervisor sees of one node's QEMU, and since when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final, final
+
+import attrs
+
+from pycolo.qmp.events import ColoExitEvent, ResumeEvent, ShutdownEvent, StopEvent
+from pycolo.session import HungUp, Notice
+from pycolo.snapshot import Role
+from pycolo.supervise.observation import Qemu, Signal
+
+SHUTDOWN_S: Final = 0.25
+"A guest that shuts down on one side does so on the other within 20 ms."
+CHECKPOINTS: Final = 2
+"Until so many were seen a pair may still be entering COLO."
+
+
+@final
+@attrs.define(kw_only=True, eq=False)
+class Eyes:
+    """One QEMU of a node; times are seconds of the event loop's clock."""
+
+    instance: str = ""
+    "Its identity; empty where none was seen yet."
+    qemu: Qemu = "none"
+    "What it was when it last answered."
+    shutdown_s: float | None = None
+    "When its guest shut itself down, or panicked."
+    colo_exit_s: float | None = None
+    "When COLO ended on it."
+    checkpoints: int = 0
+    "How many it has made since it entered COLO, as far as was seen."
+    _has_answered: bool = False
+    _checkpoint_s: float | None = None
+    _has_stopped: bool = False
+    _hung_up_s: float | None = None
+    _asked_s: float | None = None
+    _asked_again_s: float | None = None
+    _heard_s: float = -math.inf
+    _is_deaf: bool = False
+
+    def show(self, role: Role, now_s: float) -> None:
+        """Take note of what a look at the node has shown."""
+        before, self.qemu = self.qemu, _qemu(role, self.qemu)
+        if self.qemu != before:
+            # What was heard until now was about what it was.
+            self._checkpoint_s, self.checkpoints, self.colo_exit_s = now_s, 0, None
+        if role in ("broken primary", "broken secondary") and self.colo_exit_s is None:
+            self.colo_exit_s = now_s
+        if role == "unreachable" and self._hung_up_s is None:
+            self._hung_up_s = now_s
+
+    def hear(self, notice: Notice, now_s: float) -> None:
+        """Take note of an event, or of the end of the connection."""
+        match notice:
+            case HungUp():
+                self._hung_up_s = now_s
+            case StopEvent():
+                self._has_stopped = True
+            case ResumeEvent() if self._has_stopped:
+                self._has_stopped = False
+                self._checkpoint_s = now_s
+                self.checkpoints += 1
+            case ColoExitEvent():
+                self.colo_exit_s = now_s
+            case ShutdownEvent(guest=True):
+                self.shutdown_s = now_s
+            case _:
+                pass
+
+    # -- asking
+
+    def asked(self, now_s: float) -> None:
+        """A question was sent that only a main loop answers, and none was under way."""
+        self._asked_s = now_s
+
+    def told(self, now_s: float) -> None:
+        """It was answered."""
+        self._has_answered, self._heard_s, self._is_deaf = True, now_s, False
+        self._asked_s = self._asked_again_s = self._hung_up_s = None
+
+    def asked_again(self, now_s: float) -> None:
+        """A question was sent out of band, and none was under way."""
+        self._asked_again_s = now_s
+
+    def told_again(self, now_s: float) -> None:
+        """It was answered."""
+        self._heard_s, self._is_deaf = now_s, True
+        self._asked_again_s = None
+
+    # -- what follows
+
+    @property
+    def has_hung_up(self) -> bool:
+        """Whether its connection has ended, so that nothing more is heard from it."""
+        return self._hung_up_s is not None
+
+    @property
+    def of_it(self) -> Mapping[Signal, float]:
+        """What may mean that this QEMU has ended, and since when."""
+        found: dict[Signal, float] = {}
+        if self._hung_up_s is not None:
+            found["hung-up"] = self._hung_up_s
+        # Who has never answered may only be busy with another client.
+        if self._asked_s is not None and self._has_answered:
+            if self._is_deaf:
+                found["stuck"] = self._asked_s
+            if self._asked_again_s is not None:
+                found["silent"] = max(self._asked_s, self._heard_s)
+        return found
+
+    @property
+    def checkpoint_s(self) -> float | None:
+        """When the last checkpoint ended, or COLO began; None outside it."""
+        return self._checkpoint_s if self.qemu == "colo" else None
+
+
+def _qemu(role: Role, before: Qemu) -> Qemu:
+    match role:
+        case "absent" | "dead":
+            return "none"
+        case "unreachable" | "unresponsive":
+            return before
+        case "fresh secondary" | "prepared secondary":
+            return "joining"
+        case "unprotected" | "used up":
+            return "alone"
+        case "secondary" | "broken secondary" | "primary" | "broken primary" | "entering":
+            return "colo"

@@ -1,0 +1,547 @@
+"""Keeping one pair: it looks, has `decide` say what to do, does it, and begins again.
+
+One keeper reaches both hosts, so it decides for both nodes. The records lie in the nodes' own files
+and every plan changes them by the rules of `pycolo.record`; a claim is the keeper's alone, since no
+other one acts on the pair. It keeps nothing that it could not see again: one that was killed is
+started anew, and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Final, Literal, TypeAlias, TypeVar, assert_never, final
+
+import attrs
+
+from pycolo import topology
+from pycolo.controller import HOST_S, PairController, Round
+from pycolo.errors import CommandRefused, RemoteError
+from pycolo.evidence import Evidence, Victim, node_of
+from pycolo.hosts import Host
+from pycolo.model import ColoPair
+from pycolo.observers import Observer
+from pycolo.plan import StopQemu
+from pycolo.qmp.commands import MigrateSetParameters, Yank
+from pycolo.qmp.events import ResumeEvent, StopEvent
+from pycolo.qmp.objects import YankMigration
+from pycolo.qmp.replies import Version
+from pycolo.reconcile import Act, Decide, Launch, NextStep, Settled
+from pycolo.record import PairRecord, highest
+from pycolo.result import JOINING, Report
+from pycolo.session import Notice, SchemaCache
+from pycolo.snapshot import Snapshot
+from pycolo.supervise._events import EventKind, SupervisorEvent
+from pycolo.supervise._eyes import CHECKPOINTS, SHUTDOWN_S, Eyes
+from pycolo.supervise._fences import fenced
+from pycolo.supervise._retries import Retries, waited_s
+from pycolo.supervise._senses import Senses
+from pycolo.supervise.decision import Decision, decide
+from pycolo.supervise.observation import Limits, Observation, Signal
+from pycolo.supervise.shared import SharedRecord
+from pycolo.supervise.store import Store, Wish
+from pycolo.supervise.table import Action, Event
+
+LOOK_S: Final = 20.0
+"How long a pair is left alone that says nothing."
+_WISH_S: Final = 1.0
+_CUT_S: Final = 1.0
+_GIB: Final = 1024.0
+_MS: Final = 1000.0
+_YANK_MIGRATION: Final = Yank(instances=(YankMigration(),))
+_T = TypeVar("_T")
+
+Tell: TypeAlias = Callable[[SupervisorEvent], None]
+_Outcome: TypeAlias = Literal["done", "nothing", "failed"]
+
+_BY_ROUND: Final[frozenset[Action]] = frozenset({"reconcile", "boot", "hand-over"})
+"What `next_step` does, one step a round."
+_DOUBT: Final[frozenset[Event]] = frozenset(
+    {"undecidable", "claimed", "limit", "suspicion", "lease-gone"}
+)
+"While one of these stands for either node no round begins."
+_WORDS: Final[Mapping[Event, str]] = {
+    "undecidable": "nothing is safe by itself: its record and its QEMU exclude each other, or the"
+    " node that is left lacks writes",
+    "outdated": "the record gives the pair to another QEMU",
+    "no-arbiter": "the record is out of reach",
+    "shutdown": "the guest has shut itself down",
+    "both-ended": "both QEMUs have ended",
+    "own-ended": "its QEMU does not run",
+    "peer-ended": "the other QEMU has ended",
+    "lease-gone": "the other node's lease has run out",
+    "peer-shutdown": "the other guest alone has shut itself down",
+    "replication-lost": "the secondary no longer gets the writes",
+    "disk-failed": "a disk of the primary has failed",
+    "claimed": "the other node claims the pair",
+    "limit": "the other QEMU may have ended, and its time is over",
+    "suspicion": "the other QEMU may have ended",
+    "quiet": "nothing is amiss",
+}
+
+
+@final
+class Keeper:
+    """Keeps one pair until it is cancelled.
+
+    Args:
+        pair: The declaration.
+        hosts: Node name to its host, spares included; not closed by it.
+        store: What is wanted of the pair.
+        tell: Is called with every event; must be quick and must not raise.
+        observer: Is called with what every execution does.
+        resyncs: How many resyncs may run at once, among all pairs that share it.
+        schemas: Shared by all pairs of an event loop.
+        assume_good: QEMU versions that the operator vouches for.
+    """
+
+    def __init__(
+        self,
+        pair: ColoPair,
+        hosts: Mapping[str, Host],
+        store: Store,
+        tell: Tell,
+        *,
+        observer: Observer | None,
+        resyncs: asyncio.Semaphore,
+        schemas: SchemaCache,
+        assume_good: Collection[Version],
+    ) -> None:
+        self.pair: Final = pair
+        "The declaration."
+        self._hosts = hosts
+        self._store = store
+        self._tell = tell
+        self._news = asyncio.Event()
+        self._senses = Senses(pair, hosts, self._news.set)
+        self._controller = PairController(
+            pair,
+            hosts,
+            observer=observer,
+            resyncs=resyncs,
+            schemas=schemas,
+            assume_good=assume_good,
+            hear=self._hear,
+        )
+        self._wish = Wish()
+        self._claim: tuple[str, float] | None = None
+        self._cut: dict[str, float] = {}
+        self._has_asked = False
+        self._work: (
+            asyncio.Task[Round] | asyncio.Task[Report | None] | asyncio.Task[Snapshot] | None
+        )
+        self._work = None
+        # What the last look showed is not true any more.
+        self._is_stale = True
+        self._due_s = 0.0
+        self._search: asyncio.Task[None] | None = None
+        self._search_due_s = 0.0
+        self._searches = 0
+        self._tries = Retries(limits=pair.supervision)
+        self._said: dict[tuple[EventKind, str | None], str] = {}
+
+    async def run(self) -> None:
+        """Keep the pair; QEMUs keep running when it ends.
+
+        Raises:
+            StoreError: What is wanted cannot be read or written.
+        """
+        async with self._controller:
+            try:
+                while True:
+                    self._news.clear()
+                    self._heed()
+                    if not await self._once():
+                        await self._rest()
+            finally:
+                await self._senses.aclose()
+                for task in filter(None, (self._work, self._search)):
+                    task.cancel()
+                    await asyncio.wait((task,))
+
+    # -- one turn
+
+    async def _once(self) -> bool:
+        """Do what is to be done now; whether something was, so that more may follow at once."""
+        if self._work is not None:
+            if not self._work.done():
+                return False
+            done, self._work = self._work, None
+            self._finish(done.result())
+        snapshot = self._controller.snapshot
+        record = None if snapshot is None else highest(snapshot.records)
+        if snapshot is None or record is None:
+            return self._begin_round() or self._begin_look()
+        # Also where something was done since: it shows what the nodes were before that.
+        self._senses.look(self._controller, snapshot, tuple(record.eligible.values()))
+        if self._is_stale:
+            return self._begin_round() or self._begin_look()
+        decided = [self._decided(node, snapshot, record) for node in _members(record)]
+        for one in decided:
+            self._say_decision(one)
+        for one in decided:
+            if await self._acted(one):
+                return True
+        # While a node is about to continue alone, nothing else is done with the pair.
+        events = {one.decision.event for one in decided}
+        actions = {action for one in decided for action in one.decision.actions}
+        if self._claim is None and events.isdisjoint(_DOUBT) and actions & _BY_ROUND:
+            return self._begin_round()
+        return False
+
+    def _decided(self, node: str, snapshot: Snapshot, record: PairRecord) -> _Decided:
+        own = snapshot.records.get(node)
+        seen = self._observed(node, record)
+        decision = decide(
+            node,
+            SharedRecord(
+                record=record,
+                claimed_by=self._claim[0] if self._claim else None,
+                want=self._wish.want,
+                paused=self._wish.paused is not None,
+            ),
+            own if isinstance(own, PairRecord) else None,
+            seen,
+            limits=self._limits(snapshot, record),
+            now_s=self._now_s(),
+        )
+        return _Decided(node=node, record=record, seen=seen, decision=decision)
+
+    async def _acted(self, decided: _Decided) -> bool:
+        """Do what a decision asks for, but for what a round does; whether anything changed."""
+        changed = False
+        for action in decided.decision.actions:
+            match await self._do(action, decided):
+                case "failed":
+                    return changed
+                case "done":
+                    changed = True
+                case "nothing":
+                    pass
+        return changed
+
+    async def _do(self, action: Action, decided: _Decided) -> _Outcome:  # noqa: C901 - one case an action
+        match action:
+            case "tell" | "say-exit" | "reconcile" | "boot" | "hand-over":
+                # Events tell; both nodes' decisions are made here; the others are done by a round.
+                return "nothing"
+            case "ask":
+                return self._ask(decided)
+            case "cut":
+                return await self._sever(decided)
+            case "claim":
+                self._claim = (decided.node, self._now_s())
+                self._say("action", f"claims the pair from {decided.peer}", decided.node)
+                return "done"
+            case "give-back":
+                self._claim = None
+                return "done"
+            case "seek-evidence":
+                return self._begin_search(decided)
+            case "serve" | "fail-over":
+                return self._begin_failover(decided)
+            case "narrow":
+                return "done" if self._begin_round() else "nothing"
+            case "end-own":
+                return await self._end(decided)
+            case "stop":
+                self._store.want(self.pair.name, "stopped")
+                self._heed()
+                return "done"
+            case _:
+                assert_never(action)
+
+    # -- what is seen
+
+    def _observed(self, node: str, record: PairRecord) -> Observation:
+        eyes, now_s = self._eyes(node), self._now_s()
+        peer = next((name for name in _members(record) if name != node), None)
+        theirs = Eyes() if peer is None else self._eyes(peer)
+        is_ended = not eyes.instance or eyes.instance in self._senses.ended
+        return Observation(
+            qemu="none" if is_ended else eyes.qemu,
+            instance=eyes.instance,
+            signals=self._signals(record, eyes, theirs),
+            evidence=self._evidence(record, peer),
+            claim_since_s=self._claim[1] if self._claim and self._claim[0] != node else None,
+            cut_since_s=self._cut.get(eyes.instance),
+            shutdown=eyes.shutdown_s is not None,
+            peer_shutdown=_has_diverged(eyes, theirs, now_s),
+            replication_lost=self._senses.has_lost_replication(record.holder),
+            disk_failed=self._senses.has_lost_disk(record.holder),
+        )
+
+    def _signals(self, record: PairRecord, eyes: Eyes, theirs: Eyes) -> Mapping[Signal, float]:
+        """What may mean that a node's peer has ended, and since when."""
+        found: dict[Signal, float] = dict(theirs.of_it)
+        exits = [at_s for at_s in (eyes.colo_exit_s, theirs.colo_exit_s) if at_s is not None]
+        if exits:
+            found["colo-exit"] = min(exits)
+        last_s = self._eyes(record.holder).checkpoint_s
+        if record.phase == "protected" and last_s is not None:
+            found["no-checkpoint"] = last_s
+        return found
+
+    def _evidence(self, record: PairRecord, peer: str | None) -> Evidence | None:
+        """What shows that the peer's QEMU has ended which the record lets run alone."""
+        named = None if peer is None else record.eligible.get(peer)
+        found = None if named is None else self._senses.ended.get(named)
+        return None if found is None else attrs.evolve(found, epoch=record.epoch)
+
+    def _limits(self, snapshot: Snapshot, record: PairRecord) -> Limits:
+        live = snapshot.live(record.holder)
+        delay_ms = self.pair.checkpoint_delay_ms if live is None else live.checkpoint_delay_ms
+        return Limits(
+            declared=self.pair.supervision,
+            checkpoint_delay_s=delay_ms / _MS,
+            ram_gib=self.pair.machine.memory_mib / _GIB,
+            entering=self._eyes(record.holder).checkpoints < CHECKPOINTS,
+        )
+
+    def _eyes(self, node: str) -> Eyes:
+        return self._senses.eyes.get(node) or Eyes()
+
+    # -- what is done
+
+    def _ask(self, decided: _Decided) -> _Outcome:
+        """Force a checkpoint, once for each suspicion: one that comes ends it."""
+        holder = decided.record.holder
+        if self._has_asked:
+            return "nothing"
+        self._has_asked = True
+        snapshot = self._controller.snapshot
+        live = None if snapshot is None else snapshot.live(holder)
+        session = self._senses.session(holder)
+        if live is not None and session is not None and not session.closed:
+            session.send(MigrateSetParameters(x_checkpoint_delay_ms=live.checkpoint_delay_ms))
+        return "nothing"
+
+    async def _sever(self, decided: _Decided) -> _Outcome:
+        """Cut a node's side of COLO, so that no checkpoint can end any more."""
+        node, instance = decided.node, decided.seen.instance
+        if "serve" in decided.decision.actions or instance in self._cut:
+            # The failover that is executed next begins with the same.
+            return "nothing"
+        session = await self._controller.reach(node, limit_s=_CUT_S)
+        if session is None:
+            return "failed"
+        holds = node == decided.record.holder
+        yanks = (_YANK_MIGRATION,) if holds else topology.secondary_yanks(self.pair)
+        for yank in yanks:
+            try:
+                await session.execute(yank, limit_s=_CUT_S, oob=True)
+            except CommandRefused:
+                # There is nothing left to cut.
+                continue
+            except RemoteError as error:
+                self._say("trouble", f"its side of COLO could not be cut: {error}", node)
+                return "failed"
+        self._cut[instance] = self._now_s()
+        self._say("action", "has cut its side of COLO", node)
+        return "done"
+
+    def _begin_search(self, decided: _Decided) -> _Outcome:
+        """Look for evidence that the peer's QEMU has ended, and make sure that it has."""
+        named = None if decided.peer is None else decided.record.eligible.get(decided.peer)
+        if self._search is not None or named is None or self._now_s() < self._search_due_s:
+            return "nothing"
+        victim = Victim(node=node_of(named), instance=named, epoch=decided.record.epoch)
+        self._search = self._task(self._searched(victim))
+        return "nothing"
+
+    async def _searched(self, victim: Victim) -> None:
+        try:
+            evidence = await self._found(victim)
+        finally:
+            self._search = None
+        if evidence is not None:
+            self._searches = 0
+            self._senses.ended[victim.instance] = evidence
+            return
+        self._searches += 1
+        wait_s = waited_s(self.pair.supervision, self._searches)
+        self._search_due_s = self._now_s() + wait_s
+        why = f"nobody can show that {victim.instance} has ended, and no fence has ended it"
+        self._say("person", f"{why}; make sure of it, or bring its host back", victim.node)
+
+    async def _found(self, victim: Victim) -> Evidence | None:
+        host, node = self._hosts[victim.node], victim.node
+        known = await host.death(self.pair, victim, limit_s=HOST_S)
+        if known is not None:
+            return known
+        try:
+            action = StopQemu(instance=victim.instance)
+            await host.run(self.pair, node, action, limit_s=HOST_S)
+        except RemoteError as error:
+            self._say("trouble", f"its host has not ended it: {error}", node)
+        else:
+            known = await host.death(self.pair, victim, limit_s=HOST_S)
+        tell = functools.partial(self._say, "trouble", node=node)
+        return known or await fenced(self.pair.node(node).fences, victim, tell)
+
+    def _begin_failover(self, decided: _Decided) -> _Outcome:
+        evidence = decided.seen.evidence
+        if evidence is None:
+            # The record was written before: what is left of the failover is compiled anew.
+            return "done" if self._begin_round() else "nothing"
+        self._say("action", f"continues alone: {evidence.how}, says {evidence.who}", decided.node)
+        self._claim = None
+        self._work = self._task(self._controller.died(evidence))
+        return "done"
+
+    async def _end(self, decided: _Decided) -> _Outcome:
+        node, instance = decided.node, decided.seen.instance
+        try:
+            action = StopQemu(instance=instance)
+            await self._hosts[node].run(self.pair, node, action, limit_s=HOST_S)
+        except RemoteError as error:
+            self._say("trouble", f"it was not ended: {error}", node)
+            return "failed"
+        self._due_s = self._now_s()
+        return "nothing"
+
+    def _begin_round(self) -> bool:
+        if self._wish.paused is not None or self._now_s() < self._due_s:
+            return False
+        self._work = self._task(self._controller.reconcile())
+        return True
+
+    def _begin_look(self) -> bool:
+        """Look without acting: while that is paused, or put off."""
+        if not self._is_stale:
+            return False
+        self._work = self._task(self._controller.look())
+        return True
+
+    def _task(self, work: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(lambda _: self._news.set())
+        return task
+
+    # -- what came of it
+
+    def _finish(self, found: Round | Report | Snapshot | None) -> None:
+        """Take note of what came of the work, and when more of it is due."""
+        if isinstance(found, Snapshot):
+            self._is_stale = False
+            return
+        now_s = self._now_s()
+        self._due_s = now_s
+        report = found.report if isinstance(found, Round) else found
+        if report is not None:
+            self._say_report(report)
+        failed = report is not None and report.failed is not None
+        self._is_stale = report is not None or not isinstance(found, Round)
+        if not isinstance(found, Round):
+            # Without a report no plan was armed: what is next is compiled.
+            self._due_s += self.pair.supervision.retry_s if failed else 0.0
+            return
+        match found.step:
+            case Settled():
+                self._tries = self._tries.succeeded()
+                self._due_s += LOOK_S
+            case Decide():
+                self._say("person", found.why)
+                self._due_s += LOOK_S
+            case step if failed or (report is None and found.why):
+                if found.why:
+                    self._say("trouble", found.why)
+                self._due_s = self._again_s(step, now_s)
+            case _:
+                pass
+
+    def _again_s(self, step: NextStep, now_s: float) -> float:
+        """When to do something about a step again that has failed."""
+        declared = self.pair.supervision
+        joins = isinstance(step, Act) and step.plan.procedure in JOINING
+        if not joins and not isinstance(step, Launch):
+            return now_s + declared.retry_s
+        self._tries = self._tries.failed(now_s)
+        if self._tries.are_spent:
+            count = declared.tries_per_hour
+            why = f"{count} launches or resyncs have failed within an hour"
+            self._say("person", f"{why}; the next try is at the end of that hour")
+        return self._tries.next_s
+
+    # -- telling
+
+    def _say_report(self, report: Report) -> None:
+        kind: EventKind = "execution" if report.failed is None else "trouble"
+        event = SupervisorEvent(pair=self.pair.name, kind=kind, text=report.advice, report=report)
+        self._tell(event)
+
+    def _say_decision(self, decided: _Decided) -> None:
+        decision = decided.decision
+        kind: EventKind = "person" if decision.phase == "person" else "state"
+        if decision.event not in ("suspicion", "limit"):
+            self._has_asked = False
+        self._say(kind, f"{decision.phase}: {_WORDS[decision.event]}", decided.node)
+
+    def _say(self, kind: EventKind, text: str, node: str | None = None) -> None:
+        """Tell something, unless it is what was told last of this kind and node."""
+        if self._said.get((kind, node)) == text:
+            return
+        self._said[kind, node] = text
+        self._tell(SupervisorEvent(pair=self.pair.name, kind=kind, text=text, node=node))
+
+    # -- waiting
+
+    def _hear(self, node: str, notice: Notice) -> None:
+        self._senses.hear(node, notice)
+        if not isinstance(notice, StopEvent | ResumeEvent) and not self._tries.failed_s:
+            self._due_s = min(self._due_s, self._now_s())
+
+    def _heed(self) -> None:
+        """Take note of what is wanted, where another process has changed it."""
+        wish = self._store.read(self.pair.name)
+        if wish == self._wish:
+            return
+        self._wish = wish
+        self._controller.want(wish.want)
+        self._due_s = self._now_s()
+        paused = "" if wish.paused is None else f"; supervision is paused: {wish.paused}"
+        self._say("state", f"{wish.want} is wanted{paused}")
+
+    async def _rest(self) -> None:
+        declared = self.pair.supervision
+        signals = any(eyes.of_it or eyes.colo_exit_s for eyes in self._senses.eyes.values())
+        if signals or self._claim is not None:
+            limit_s = min(declared.silent_s, declared.primary_s) / 4
+        else:
+            limit_s = _WISH_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._news.wait()
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+@final
+@attrs.frozen(kw_only=True)
+class _Decided:
+    """What was decided for one node, and on what."""
+
+    node: str
+    record: PairRecord
+    seen: Observation
+    decision: Decision
+
+    @property
+    def peer(self) -> str | None:
+        """The other node of the pair."""
+        return next((name for name in _members(self.record) if name != self.node), None)
+
+
+def _members(record: PairRecord) -> tuple[str, ...]:
+    """The nodes that the record names, the holder first."""
+    partner = record.partner
+    return (record.holder,) if partner is None else (record.holder, partner)
+
+
+def _has_diverged(eyes: Eyes, theirs: Eyes, now_s: float) -> bool:
+    """Whether the other node's guest has shut down, and this one's has not."""
+    at_s = theirs.shutdown_s
+    return at_s is not None and eyes.shutdown_s is None and now_s - at_s > SHUTDOWN_S

@@ -1,0 +1,54 @@
+"""When what failed is tried again: soon, then later and later, and not for ever."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, final
+
+import attrs
+
+from pycolo.model.supervision import Supervision
+
+LONGEST_S: Final = 60.0
+HOUR_S: Final = 3600.0
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Retries:
+    """What has failed of late; times are seconds of one clock."""
+
+    limits: Supervision
+    failed_s: tuple[float, ...] = ()
+    "When, the latest last."
+
+    def failed(self, now_s: float) -> Retries:
+        """One more try has failed."""
+        kept = tuple(at_s for at_s in self.failed_s if now_s - at_s < HOUR_S)
+        return attrs.evolve(self, failed_s=(*kept, now_s))
+
+    def succeeded(self) -> Retries:
+        """A try succeeded: what failed before says nothing any more."""
+        return attrs.evolve(self, failed_s=())
+
+    @property
+    def are_spent(self) -> bool:
+        """Whether as many have failed within an hour as may."""
+        if not self.failed_s:
+            return False
+        recent = [at_s for at_s in self.failed_s if self.failed_s[-1] - at_s < HOUR_S]
+        return len(recent) >= self.limits.tries_per_hour
+
+    @property
+    def next_s(self) -> float:
+        """When to try again; long ago where nothing has failed."""
+        if not self.failed_s:
+            return -math.inf
+        if self.are_spent:
+            return self.failed_s[-self.limits.tries_per_hour] + HOUR_S
+        return self.failed_s[-1] + waited_s(self.limits, len(self.failed_s))
+
+
+def waited_s(limits: Supervision, count: int) -> float:
+    """How long to wait after so many failures in a row, in seconds."""
+    return min(limits.retry_s * 2.0 ** (count - 1), LONGEST_S)

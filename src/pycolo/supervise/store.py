@@ -1,0 +1,122 @@
+"""What is wanted of each pair, on the machine of the supervisor: it outlives every process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self, final, get_args
+
+import attrs
+
+from pycolo.errors import StoreError
+from pycolo.reconcile import Want
+
+_BUSY_S: Final = 5.0
+_TABLE: Final = """
+    CREATE TABLE IF NOT EXISTS pairs (name TEXT PRIMARY KEY, want TEXT NOT NULL, paused TEXT)
+"""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Wish:
+    """What is wanted of a pair."""
+
+    want: Want = "protected"
+    "A protected guest, one that runs alone, or no QEMU."
+    paused: str | None = None
+    "Who paused its supervision, and when; None where it is not paused."
+
+
+@final
+class Store:
+    """The wishes for all pairs of one supervisor; other processes may change them meanwhile.
+
+    Each change is on the disk when it returns. Not for several threads.
+
+    Args:
+        folder: Where its file lies; made if it is missing.
+
+    Raises:
+        StoreError: It cannot be made, opened, read or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder: Final = folder
+        "Where its file lies."
+        with self._told():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._database = sqlite3.connect(
+                folder / "supervisor.db", timeout=_BUSY_S, isolation_level=None
+            )
+            # A wish that was acknowledged survives the loss of power.
+            for line in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", _TABLE):
+                self._database.execute(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def read(self, pair: str) -> Wish:
+        """What is wanted of a pair: a protected guest where nobody has said otherwise."""
+        with self._told():
+            row = self._database.execute(
+                "SELECT want, paused FROM pairs WHERE name = ?", (pair,)
+            ).fetchone()
+        if row is None:
+            return Wish()
+        known = {name: name for name in get_args(Want)}
+        want: Want | None = known.get(row[0])
+        if want is None:
+            raise StoreError(str(self.folder), f"{row[0]!r} is nothing that can be wanted")
+        return Wish(want=want, paused=row[1])
+
+    def want(self, pair: str, want: Want) -> None:
+        """Say what is wanted of a pair."""
+        with self._told():
+            self._database.execute(
+                "INSERT INTO pairs (name, want) VALUES (?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET want = excluded.want",
+                (pair, want),
+            )
+
+    def pause(self, pair: str, paused: str | None) -> None:
+        """Pause a pair's supervision, or end the pause with None."""
+        with self._told():
+            self._database.execute(
+                "INSERT INTO pairs (name, want, paused) VALUES (?, 'protected', ?)"
+                " ON CONFLICT (name) DO UPDATE SET paused = excluded.paused",
+                (pair, paused),
+            )
+
+    @contextmanager
+    def alone(self, pair: str) -> Generator[None]:
+        """Be the only supervisor of a pair that uses this folder.
+
+        Raises:
+            StoreError: Another one runs.
+        """
+        with self._told():
+            descriptor = os.open(self.folder / f"{pair}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                why = f"another supervisor of {pair} runs"
+                raise StoreError(str(self.folder), why) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(str(self.folder), str(error)) from error

@@ -1,0 +1,128 @@
+"""A supervisor: it keeps pairs as they are wanted, and nobody types anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from typing import Final, Self, final
+
+from pycolo.errors import DeclarationError, PycoloError
+from pycolo.hosts import Host
+from pycolo.model import ColoPair
+from pycolo.observers import Observer
+from pycolo.qmp.replies import Version
+from pycolo.session import SchemaCache
+from pycolo.supervise._events import SupervisorEvent
+from pycolo.supervise._keeper import Keeper
+from pycolo.supervise.store import Store
+
+RESYNCS: Final = 2
+_AGAIN_S: Final = 1.0
+_KEPT: Final = 1000
+
+
+@final
+class Supervisor:
+    """Keeps pairs protected: sees a death, fails over, and brings redundancy back.
+
+    An async context manager, entered once: inside it every pair is kept. QEMUs keep running when it
+    is left, and the next supervisor goes on from what it finds. It needs to reach the hosts of both
+    nodes of every pair, and must be the only one: `Store.alone` sees to that on one machine.
+
+    Args:
+        pairs: The declarations; each name once.
+        hosts: Pair name to node name to its host, spares included; not closed by it.
+        store: What is wanted of each pair; read again whenever another process has changed it.
+        observer: Is called with what every execution does.
+        resyncs: How many resyncs may run at once, 1 or more. A failover never waits for one.
+        assume_good: QEMU versions that the operator vouches for.
+
+    Raises:
+        DeclarationError: Two pairs have one name, or a node has no host.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[ColoPair],
+        hosts: Mapping[str, Mapping[str, Host]],
+        store: Store,
+        *,
+        observer: Observer | None = None,
+        resyncs: int = RESYNCS,
+        assume_good: Collection[Version] = (),
+    ) -> None:
+        names = [pair.name for pair in pairs]
+        if len(set(names)) != len(names):
+            raise DeclarationError("pairs", names, "have each name once")
+        self._pairs = tuple(pairs)
+        self._hosts = hosts
+        self._store = store
+        self._observer = observer
+        self._assume_good = tuple(assume_good)
+        self._turns = asyncio.Semaphore(resyncs)
+        self._schemas = SchemaCache()
+        self._listeners: dict[object, asyncio.Queue[SupervisorEvent]] = {}
+        self._stack = contextlib.AsyncExitStack()
+        for pair in self._pairs:
+            # What is wrong with a declaration is said before anything is kept.
+            self._keeper(pair)
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            for pair in self._pairs:
+                stack.enter_context(self._store.alone(pair.name))
+            for pair in self._pairs:
+                stack.push_async_callback(_ended, asyncio.create_task(self._keep(pair)))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def events(self) -> AsyncGenerator[SupervisorEvent]:
+        """What happens from now on, as it happens; ends when it is closed.
+
+        Whoever reads too slowly misses the oldest of more than a thousand events.
+        """
+        queue: asyncio.Queue[SupervisorEvent] = asyncio.Queue(_KEPT)
+        key = object()
+        self._listeners[key] = queue
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            del self._listeners[key]
+
+    def _tell(self, event: SupervisorEvent) -> None:
+        for queue in self._listeners.values():
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(event)
+
+    def _keeper(self, pair: ColoPair) -> Keeper:
+        return Keeper(
+            pair,
+            self._hosts.get(pair.name, {}),
+            self._store,
+            self._tell,
+            observer=self._observer,
+            resyncs=self._turns,
+            schemas=self._schemas,
+            assume_good=self._assume_good,
+        )
+
+    async def _keep(self, pair: ColoPair) -> None:
+        """Keep one pair, whatever goes wrong: whoever fails is started anew, and looks again."""
+        while True:
+            try:
+                await self._keeper(pair).run()
+            except (PycoloError, OSError) as error:
+                text = f"what kept the pair has failed, and begins anew: {error}"
+                self._tell(SupervisorEvent(pair=pair.name, kind="trouble", text=text))
+            await asyncio.sleep(_AGAIN_S)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
