@@ -145,6 +145,8 @@ class StopQemu:
 
     instance: str
     "Its identity: no other one is ended."
+    at_once: bool = False
+    "Send SIGKILL at once: it gets no time to end by itself, and may be unable to."
 
 
 @final

@@ -51,9 +51,13 @@ def request_of(
             return "create_image", _create(pair, node, action, limit_s)
         case LaunchQemu():
             return "launch", _launch(pair, node, action, limit_s)
-        case StopQemu(instance=instance):
-            process = pair.process_path(node)
-            return "stop", {"process": process, "instance": instance, "limit_s": limit_s}
+        case StopQemu(instance=instance, at_once=at_once):
+            return "stop", {
+                "process": pair.process_path(node),
+                "instance": instance,
+                "at_once": at_once,
+                "limit_s": limit_s,
+            }
         case CheckPorts(host=host, ports=ports):
             return "check_ports", {
                 "process": pair.process_path(node),

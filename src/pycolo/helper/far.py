@@ -676,8 +676,11 @@ def _runs(process: _Process) -> bool:
     return process.boot.counts_like(now) and _over(process, now) is None
 
 
-def stop(*, process: str, instance: str, limit_s: float) -> Answer:
-    """End one QEMU, and no other, and see it end."""
+def stop(*, process: str, instance: str, at_once: bool, limit_s: float) -> Answer:
+    """End one QEMU, and no other, and see it end.
+
+    It is told to end by itself first, unless it is to end at once.
+    """
     found = death(process=process, instance=instance, limit_s=limit_s)
     if found["dead"]:
         return found
@@ -689,9 +692,10 @@ def stop(*, process: str, instance: str, limit_s: float) -> Answer:
     descriptor = _open(current)
     if descriptor is not None:
         with contextlib.closing(_Pidfd(descriptor)) as pidfd:
-            for number in (signal.SIGTERM, signal.SIGKILL):
+            numbers = [signal.SIGKILL] if at_once else [signal.SIGTERM, signal.SIGKILL]
+            for number in numbers:
                 pidfd.send(number)
-                if pidfd.ended(limit_s / 2):
+                if pidfd.ended(limit_s / len(numbers)):
                     break
     found = death(process=process, instance=instance, limit_s=limit_s)
     if not found["dead"]:

@@ -54,8 +54,8 @@ def action_words(action: HostAction) -> str:
             return printable(f"create image {path}: {shlex.join(argv)}")
         case LaunchQemu(role=role, instance=instance, argv=argv):
             return printable(f"launch {role} {instance}: {shlex.join(argv)}")
-        case StopQemu(instance=instance):
-            return printable(f"stop {instance}")
+        case StopQemu(instance=instance, at_once=at_once):
+            return printable(f"{'kill' if at_once else 'stop'} {instance}")
         case CheckPorts(host=host, ports=ports):
             return printable(f"check that {host} lets through TCP {ports_words(ports)}")
         case _:

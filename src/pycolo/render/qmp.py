@@ -111,8 +111,8 @@ def _action(action: HostAction) -> str:
             return f"unless {shlex.quote(path)} exists, {shlex.join(argv)}"
         case LaunchQemu(argv=argv):
             return shlex.join(argv)
-        case StopQemu(instance=instance):
-            return f"end the QEMU {instance}"
+        case StopQemu(instance=instance, at_once=at_once):
+            return f"end the QEMU {instance}{' at once' if at_once else ''}"
         case CheckPorts(host=host, ports=ports):
             return f"see that {host} lets TCP {ports_words(ports)} through"
         case _:

@@ -275,8 +275,8 @@ def _action(action: HostAction) -> str:
             return f"create {path}"
         case LaunchQemu(role=role, instance=instance):
             return f"launch the {role} {instance}"
-        case StopQemu(instance=instance):
-            return f"stop {instance}"
+        case StopQemu(instance=instance, at_once=at_once):
+            return f"{'kill' if at_once else 'stop'} {instance}"
         case CheckPorts(host=host, ports=ports):
             return f"check that {host} lets through TCP {ports_words(ports)}"
         case _:

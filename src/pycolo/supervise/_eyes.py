@@ -15,6 +15,7 @@ from pycolo.supervise.observation import Qemu, Signal
 
 SHUTDOWN_S: Final = 0.25
 "A guest that shuts down on one side does so on the other within 20 ms."
+_NO_ANSWER: Final[frozenset[Role]] = frozenset({"absent", "dead", "unreachable", "unresponsive"})
 CHECKPOINTS: Final = 2
 "Until so many were seen a pair may still be entering COLO."
 
@@ -32,6 +33,8 @@ class Eyes:
     "When its guest shut itself down, or panicked."
     colo_exit_s: float | None = None
     "When COLO ended on it."
+    cut_s: float | None = None
+    "When its side of COLO was cut."
     checkpoints: int = 0
     "How many it has made since it entered COLO, as far as was seen."
     _has_answered: bool = False
@@ -46,9 +49,11 @@ class Eyes:
     def show(self, role: Role, now_s: float) -> None:
         """Take note of what a look at the node has shown."""
         before, self.qemu = self.qemu, _qemu(role, self.qemu)
+        self._has_answered = self._has_answered or role not in _NO_ANSWER
         if self.qemu != before:
             # What was heard until now was about what it was.
-            self._checkpoint_s, self.checkpoints, self.colo_exit_s = now_s, 0, None
+            self._checkpoint_s, self.checkpoints = now_s, 0
+            self.colo_exit_s = self.cut_s = None
         if role in ("broken primary", "broken secondary") and self.colo_exit_s is None:
             self.colo_exit_s = now_s
         if role == "unreachable" and self._hung_up_s is None:

@@ -127,7 +127,6 @@ class Keeper:
         )
         self._wish = Wish()
         self._claim: tuple[str, float] | None = None
-        self._cut: dict[str, float] = {}
         self._has_asked = False
         self._work: (
             asyncio.Task[Round] | asyncio.Task[Report | None] | asyncio.Task[Snapshot] | None
@@ -266,7 +265,7 @@ class Keeper:
             signals=self._signals(record, eyes, theirs),
             evidence=self._evidence(record, peer),
             claim_since_s=self._claim[1] if self._claim and self._claim[0] != node else None,
-            cut_since_s=self._cut.get(eyes.instance),
+            cut_since_s=eyes.cut_s,
             shutdown=eyes.shutdown_s is not None,
             peer_shutdown=_has_diverged(eyes, theirs, now_s),
             replication_lost=self._senses.has_lost_replication(record.holder),
@@ -320,8 +319,8 @@ class Keeper:
 
     async def _sever(self, decided: _Decided) -> _Outcome:
         """Cut a node's side of COLO, so that no checkpoint can end any more."""
-        node, instance = decided.node, decided.seen.instance
-        if "serve" in decided.decision.actions or instance in self._cut:
+        node = decided.node
+        if "serve" in decided.decision.actions or decided.seen.cut_since_s is not None:
             # The failover that is executed next begins with the same.
             return "nothing"
         session = await self._controller.reach(node, limit_s=_CUT_S)
@@ -338,7 +337,7 @@ class Keeper:
             except RemoteError as error:
                 self._say("trouble", f"its side of COLO could not be cut: {error}", node)
                 return "failed"
-        self._cut[instance] = self._now_s()
+        self._eyes(node).cut_s = self._now_s()
         self._say("action", "has cut its side of COLO", node)
         return "done"
 
@@ -372,7 +371,7 @@ class Keeper:
         if known is not None:
             return known
         try:
-            action = StopQemu(instance=victim.instance)
+            action = StopQemu(instance=victim.instance, at_once=True)
             await host.run(self.pair, node, action, limit_s=HOST_S)
         except RemoteError as error:
             self._say("trouble", f"its host has not ended it: {error}", node)
@@ -394,7 +393,7 @@ class Keeper:
     async def _end(self, decided: _Decided) -> _Outcome:
         node, instance = decided.node, decided.seen.instance
         try:
-            action = StopQemu(instance=instance)
+            action = StopQemu(instance=instance, at_once=True)
             await self._hosts[node].run(self.pair, node, action, limit_s=HOST_S)
         except RemoteError as error:
             self._say("trouble", f"it was not ended: {error}", node)

@@ -10,7 +10,7 @@ from typing import Final, TypeVar, final
 
 from pycolo.controller import PairController
 from pycolo.errors import ParseError, RemoteError
-from pycolo.evidence import Evidence, Victim
+from pycolo.evidence import Evidence, Victim, node_of
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
 from pycolo.qmp.commands import QueryStatus, Yank
@@ -89,14 +89,15 @@ class Senses:
             if live is not None and live.instance != self._eyes(node).instance:
                 self.eyes[node] = Eyes(instance=live.instance)
             self._eyes(node).show(role_of(snapshot.state(node)), self._now_s())
-        wanted = {("ask", node) for node in self._pair.names if self._eyes(node).instance}
+        wanted = {("ask", eyes.instance) for eyes in self.eyes.values() if eyes.instance}
         wanted |= {("watch", instance) for instance in named if instance not in self.ended}
         for key in tuple(self._tasks):
             if key not in wanted or self._tasks[key].done():
                 self._tasks.pop(key).cancel()
-        for kind, name in wanted - self._tasks.keys():
-            work = self._ask(controller, name) if kind == "ask" else self._watch(name)
-            self._tasks[kind, name] = asyncio.get_running_loop().create_task(work)
+        for kind, instance in wanted - self._tasks.keys():
+            is_ask = kind == "ask"
+            work = self._ask(controller, instance) if is_ask else self._watch(instance)
+            self._tasks[kind, instance] = asyncio.get_running_loop().create_task(work)
 
     async def aclose(self) -> None:
         """End the watching."""
@@ -115,7 +116,7 @@ class Senses:
     # -- its end
 
     async def _watch(self, instance: str) -> None:
-        _, node, _ = instance.split(":")
+        node = node_of(instance)
         victim = Victim(node=node, instance=instance, epoch=0)
         while True:
             evidence = await self._hosts[node].ended(self._pair, victim, limit_s=_WATCH_S)
@@ -131,7 +132,8 @@ class Senses:
 
     # -- its answers
 
-    async def _ask(self, controller: PairController, node: str) -> None:
+    async def _ask(self, controller: PairController, instance: str) -> None:
+        node = node_of(instance)
         while True:
             session = await controller.reach(node, limit_s=_REACH_S)
             if session is None:
