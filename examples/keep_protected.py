@@ -20,6 +20,9 @@ from pycolo.testing import World
 # How often a pair is looked at that says nothing, and how long to wait after a failure.
 LOOK_S = 20.0
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+# How many rounds in a row must fail to prove a death before that QEMU is fenced. It may be about to
+# end or to answer, or another plan came first.
+UNPROVEN = 3
 # More would share one network; a failover waits for none of them.
 RESYNCS = 2
 MINUTE_S = 60.0
@@ -29,15 +32,17 @@ Fence = Callable[[Prove], Awaitable[Evidence | None]]
 
 async def keep(controller: PairController, fence: Fence) -> None:
     """Keep one pair as it is wanted, until cancelled."""
-    name, failures = controller.pair.name, 0
+    name, failures, unproven = controller.pair.name, 0, 0
     while True:
         found = await controller.reconcile()
+        is_unproven = isinstance(found.step, Prove) and found.report is None
+        unproven = unproven + 1 if is_unproven else 0
         match found.step:
             case Settled():
                 failures = 0
                 await controller.wait(LOOK_S)
                 continue
-            case Prove() if found.report is None:
+            case Prove() if unproven >= UNPROVEN:
                 evidence = await fence(found.step)
                 if evidence is not None:
                     await controller.died(evidence)

@@ -1,5 +1,6 @@
 """The scripts in examples/, run as a reader would run them."""
 
+import asyncio
 import doctest
 import subprocess
 import sys
@@ -7,6 +8,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from examples.keep_protected import fakes, keep
+
+from pycolo import Evidence
+from pycolo.controller import PairController
+from pycolo.reconcile import Prove
+from pycolo.testing import World
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
@@ -73,3 +80,35 @@ def test_the_readme_shows_a_real_plan() -> None:
     printed = run("print_plan.py", str(EXAMPLES / "pair.toml"), "failover")
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     assert doctest.OutputChecker().check_output(shown, printed, flags), printed
+
+
+@pytest.mark.parametrize(("frozen_s", "fenced"), [(15.0, []), (600.0, ["alpha"])])
+def test_only_a_death_that_stays_unproven_is_fenced(frozen_s: float, fenced: list[str]) -> None:
+    """A QEMU that does not answer for a moment is left alone; one that never does is fenced."""
+    asked: list[str] = []
+    pair, world = fakes(), World("11.1.3")
+    world.install(pair, "alpha")
+
+    async def fence(step: Prove) -> Evidence | None:
+        asked.append(step.node)
+        world.qemu(step.node).kill()
+        assert step.plan is not None
+        (victim,) = step.plan.victims()
+        return Evidence.of(victim, kind="fence", who="the test", how="kill", when="now")
+
+    async def played() -> None:
+        async with PairController(pair, world.hosts(pair)) as controller:
+            keeping = asyncio.get_running_loop().create_task(keep(controller, fence))
+            await asyncio.sleep(60.0)  # of the world's clock
+            alpha = world.qemu("alpha")
+            alpha.freeze()
+            controller.want("protected")
+            await asyncio.sleep(frozen_s)  # of the world's clock
+            alpha.thaw()
+            await asyncio.sleep(60.0)  # of the world's clock
+            keeping.cancel()
+            assert controller.standing is not None
+            assert "protected" == controller.standing.state
+
+    world.run(played())
+    assert fenced == asked

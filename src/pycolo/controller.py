@@ -80,8 +80,8 @@ class PairController:
         hosts: Node name to its host, spares included; not closed by it.
         want: What is wanted, until `want` says otherwise.
         observer: Is called with what every execution does.
-        resyncs: Held during each resync, so that only so many run at once among all pairs that
-            share it. A failover never waits for it.
+        resyncs: Held during each resync, so that among all pairs that share it at most its number
+            run at once. A failover never waits for it.
         assume_good: QEMU versions that the operator vouches for.
         schemas: Shared by all controllers of an event loop, so that each QEMU build's schema is
             read once; None for a cache of its own.
@@ -222,7 +222,7 @@ class PairController:
             The next step and what came of it. Where it was not done, `why` says so: another plan
             was executed meanwhile, or something happened while a resync waited for its turn; call
             `reconcile` again. If the step is `Prove` and nobody can show that the QEMU has ended,
-            call it again while the QEMU may still answer; otherwise fence it and call `died`. If
+            call it again while the QEMU may still answer or end; then fence it and call `died`. If
             the step is `Decide`, a person must act.
         """
         async with self._rounds:
@@ -268,9 +268,9 @@ class PairController:
             evidence: Who says so, and of which QEMU.
 
         Returns:
-            What came of the failover. None where no plan was armed for this QEMU's end, where the
-            evidence is about another QEMU of the node, or where the survivor lacks writes: then
-            `reconcile` says what is next.
+            What came of the failover. None if nothing was executed: no plan was armed for this
+            QEMU's end, the evidence is about another QEMU of the node, the survivor lacks writes,
+            or another plan was executed meanwhile. Then `reconcile` says what is next.
         """
         node = evidence.node
         if self._instances.get(node, evidence.instance) != evidence.instance:

@@ -108,7 +108,7 @@ MEANINGS: Final[Mapping[Code, str]] = {
     ),
     "two-births": (
         "The records come from two pairs of one name. Find out which of them has the data that "
-        "counts, and remove the other one's record."
+        "you need. Remove the other one's record, and keep the owner files."
     ),
     "unread-record": (
         "The record of a node could not be read, so nothing is known of its rights: its host is"

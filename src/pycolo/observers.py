@@ -65,20 +65,20 @@ class Recorder(Observer):
 @final
 @attrs.frozen
 class Several(Observer):
-    """Tells several observers, in order."""
+    """Passes every call on to several observers, in order."""
 
     observers: tuple[Observer, ...]
-    "Whom it tells."
+    "The observers, in the order in which they are called."
 
     @override
     def plan_started(self, plan: Plan) -> None:
-        """Tell each."""
+        """Pass it on to every observer."""
         for observer in self.observers:
             observer.plan_started(plan)
 
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
-        """Tell each."""
+        """Pass it on to every observer."""
         for observer in self.observers:
             observer.step_started(plan, step)
 
@@ -86,25 +86,25 @@ class Several(Observer):
     def step_progress(
         self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
-        """Tell each."""
+        """Pass it on to every observer."""
         for observer in self.observers:
             observer.step_progress(plan, address, done_bytes, total_bytes, rate_bytes_s)
 
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
-        """Tell each."""
+        """Pass it on to every observer."""
         for observer in self.observers:
             observer.step_finished(plan, address, outcome)
 
     @override
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
-        """Tell each."""
+        """Pass it on to every observer."""
         for observer in self.observers:
             observer.recovery_started(plan, recovery)
 
     @override
     def plan_finished(self, report: Report) -> None:
-        """Tell each."""
+        """Pass it on to every observer."""
         for observer in self.observers:
             observer.plan_finished(report)
 

@@ -50,8 +50,9 @@ class Launch:
 class Prove:
     """Find out whether a QEMU has ended; nothing else is safe before.
 
-    Ask its host. If the QEMU has ended, execute `plan` with the evidence. If it answers after all,
-    take another snapshot: it was on its way out, or busy. Fence it only where it does neither.
+    Ask its host. If the QEMU has ended, execute `plan` with the evidence; where there is no plan,
+    take another snapshot. If it answers after all, take another snapshot: it was busy. Fence it
+    only if it does neither.
     """
 
     node: str
@@ -109,8 +110,8 @@ def next_step(
 ) -> NextStep:
     """What to do next so that the pair becomes, or stays, as it is wanted.
 
-    A QEMU that hung up is not yet a dead one: between the end of its connection and the notice of
-    its exit the answer is `Prove`, and the other node is never ended meanwhile.
+    A QEMU whose connection ended is not proven dead. While the pair is protected, the answer is
+    `Prove` until its end is known, and the other node is not ended.
 
     Args:
         pair: The declaration.
@@ -118,8 +119,8 @@ def next_step(
             `Dead` with the evidence, or `Absent`; one that does not answer is `Unreachable` or
             `Unresponsive`.
         want: What is wanted.
-        armed: The failover plans of the last `Settled` that were not tried yet: a survivor that its
-            peer's death has wedged answers no question, and its plan still frees it.
+        armed: The failover plans of the last `Settled` that were not tried yet. A survivor whose
+            main loop is stuck on its dead peer answers no question; its armed plan still frees it.
         avoid: Nodes on which no secondary is to be launched.
         assume_good: QEMU versions that the operator vouches for.
     """

@@ -1,20 +1,23 @@
 """The record of a pair: who holds the newest data, and who may run alone.
 
 QEMU does not know whose data is newest. So each node keeps one small file on its own host, and
-these rules say what it allows. They were searched exhaustively, with two controllers that may die
-or pause between any two steps: no two guests serve, no acknowledged write is lost, and no pair is
-stuck. `tests/record_search` repeats that search on the steps that the compiler emits.
+these rules say what it allows. `tests/record_search` runs two controllers, which may die or pause
+between any two steps, in every interleaving on the steps that the compiler emits, within limits: no
+two guests serve, no acknowledged write is lost, and no pair is stuck.
 
 1. A node's rights come from its own file. Other files can only deny, but for a holder whose own
    file was lost while its guest runs: the newest record may name it.
 2. Records are ordered by epoch, then revision. A change takes the highest that was read and adds
    one to its revision, or begins a new epoch. It is written by compare-and-swap, durably.
-3. A node leaves COLO alone only after its own file was written for that.
+3. A node leaves COLO alone only after its own file names it as the only eligible node.
 4. A secondary becomes eligible after a proven checkpoint, its primary's file first. It stops being
    eligible, its own file first, before anything that lets its primary continue without it.
-5. What was not read is not written. A file that is absent counts as unread where any record exists.
-6. A node is started as primary only after its own file was written for that, and before it the file
-   of every other node that may run alone.
+5. A file that could not be read is not written. Where any record exists, a file that is absent or
+   damaged gives its node no right, and does not show that the node has none. It may be written
+   anew, such as when the node joins.
+6. A node is started as primary only after its own file names it as the only eligible node. Before
+   that, the file of every other node that may run alone is rewritten; by a person's decision
+   (`--newest`), every file within reach.
 """
 
 from __future__ import annotations
@@ -65,7 +68,10 @@ class PairRecord:
     commit: Commit = "clean"
     "`pending` until a promoted node's overlays are merged into its image (qemu-behaviour 5.13)."
     evidence: Evidence | None = None
-    "What the last promotion rested on."
+    """The evidence that the last failover, to either node, or the last `forget` rested on.
+
+    None once a node was started as primary.
+    """
     managed_by: str | None = None
     "The arbiter that this record was handed to; its files give no rights then."
 
@@ -237,7 +243,9 @@ def _check_births(births: Mapping[str, str]) -> None:
     if len(births) > 1:
         first, second = list(births.values())[:2]
         why = f"the records of {first} and {second} come from two pairs of the same name"
-        advice = "remove record and owner files of the node whose data is of no use"
+        advice = (
+            "keep the owner files, and remove the record of the node whose data you do not need"
+        )
         raise undecided("two-births", why, advice)
 
 
@@ -586,7 +594,7 @@ def is_protected(files: Files, both: Mapping[str, str]) -> bool:
 
 
 def forgotten(files: Files, node: str, gone: str) -> PairRecord:
-    """The record without a node that is gone for good, by a person's word.
+    """The record without a node that is gone for good, by an operator's statement.
 
     Raises:
         CompileError: The node that remains has no record, or the one that is gone holds the newest

@@ -67,7 +67,12 @@ class QemuError:
 @final
 @attrs.frozen(kw_only=True)
 class Refused:
-    """QEMU said no, a Check did not hold, or the host could not: the step changed nothing."""
+    """The step was not done, and changed nothing.
+
+    QEMU or the host refused it, a Check was false, a Wait became pointless, there was no connection
+    or the monitor was busy, the record had changed, evidence was missing, or, of a recovery's first
+    step, the recovery must not be sent.
+    """
 
     took_s: float
     reason: str = attrs.field(converter=brief)

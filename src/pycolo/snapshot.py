@@ -1,8 +1,9 @@
 """What is known of each node and of the pair's record, as values.
 
-A node is one of five things: `Absent` (no QEMU was started yet), `Live` (QEMU answered, or a plan
-expects it to), `Unreachable` (no connection, which proves nothing), `Unresponsive` (a
-connection and no answer) or `Dead` (proven).
+A node is one of five things: `Absent` (no QEMU runs for it, by a plan or by whoever starts its
+QEMUs), `Live` (QEMU answered, or a plan expects it to), `Unreachable` (no connection, which proves
+nothing), `Unresponsive` (a connection and no answer) or `Dead` (proven).
+
 The same `Live` describes what was read and what a plan leads to, so that a planned state can be
 compared with what came true, and the compiler starts from either.
 """
@@ -129,13 +130,13 @@ class Live:
 @final
 @attrs.frozen(kw_only=True)
 class Absent:
-    """No QEMU was started for this node yet, as far as its starter knows."""
+    """No QEMU runs for this node, by a plan or by whoever starts its QEMUs; no probe finds that."""
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Unreachable:
-    """No answer. The guest may well be running there."""
+    """No connection to its monitor, or no answer that can be read. The guest may be running."""
 
     why: str = attrs.field(converter=brief)
     "What was tried, and what came back."
@@ -144,10 +145,14 @@ class Unreachable:
 @final
 @attrs.frozen(kw_only=True)
 class Unresponsive:
-    """Connected, and no answer: the main loop is stuck. The guest may be running or standing."""
+    """Something accepts the connection to its monitor and does not answer.
+
+    QEMU's main loop is stuck, its process is stopped, or another client holds the monitor (`Busy`).
+    The guest may run.
+    """
 
     why: str = attrs.field(converter=brief)
-    "What was asked in vain."
+    "What was tried, and what did not answer."
     oob: bool
     "Whether a session from before is left to send out-of-band commands over (qemu-behaviour 7.6)."
 

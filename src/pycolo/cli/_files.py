@@ -42,7 +42,9 @@ def plan(path: Path) -> Plan:
 
 
 def prior_state(path: Path) -> Snapshot:
-    """What to compile from: the planned state of a plan file, or a snapshot as `status` writes it.
+    """What to compile from: the planned state of a plan file, or a snapshot.
+
+    A snapshot may stand alone or be the `snapshot` member of what `status --as json` writes.
 
     Raises:
         ParseError: It is neither.

@@ -28,7 +28,7 @@ class ClientError(PycoloError):
 
 @final
 class Listener:
-    """What the client told so far; grows while the client runs."""
+    """The messages that the client has sent so far; they grow while it runs."""
 
     def __init__(self) -> None:
         self.state = State(at_s=0.0, acknowledged=0, streams={})
@@ -40,7 +40,7 @@ class Listener:
         self._broken = ""
 
     def take(self, message: Message) -> None:
-        """Keep what was told."""
+        """Store one message of the client, and wake who waits for news of it."""
         match message:
             case State():
                 self.state = message

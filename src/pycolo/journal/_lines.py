@@ -174,7 +174,10 @@ class _Anything:
 
 
 def json_of(value: object) -> JsonValue:
-    """A value that came from JSON, as JSON."""
+    """A value that was parsed from JSON as one that can be written as JSON.
+
+    Tuples become lists and keys become strings; anything that JSON does not have becomes its text.
+    """
     match value:
         case None | bool() | int() | float() | str():
             return value

@@ -764,7 +764,7 @@ class ObjectDel(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class QomList(QmpCommand[tuple[QomProperty, ...]]):
-    """Ask for an object's properties; of ``/objects``, for the objects that were made."""
+    """Ask for an object's properties; of ``/objects``, for those made by -object or object-add."""
 
     qmp_name: ClassVar[str] = "qom-list"
 

@@ -286,7 +286,7 @@ class NamedBlockNode(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class GraphNode(QmpRecord):
-    """A point of the block graph."""
+    """A node of the block graph: a block node, or what uses one."""
 
     qmp_open: ClassVar[bool] = True
 
@@ -301,14 +301,14 @@ class GraphNode(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class GraphEdge(QmpRecord):
-    """A line of the block graph."""
+    """An edge of the block graph."""
 
     qmp_open: ClassVar[bool] = True
 
     parent: int
-    """The upper point's number."""
+    """The ``id`` of the parent's `GraphNode`."""
     child: int
-    """The lower point's number."""
+    """The ``id`` of the child's `GraphNode`."""
     name: str
     """What the child is to the parent, such as ``root``, ``file`` or ``children.1``."""
 
@@ -324,9 +324,9 @@ class BlockGraph(QmpRecord):
     qmp_open: ClassVar[bool] = True
 
     nodes: tuple[GraphNode, ...]
-    """The points."""
+    """Its nodes."""
     edges: tuple[GraphEdge, ...]
-    """The lines."""
+    """Its edges, each from a parent to a child."""
 
     def find(self, name: str) -> GraphNode | None:
         """Find the block node that x-blockdev-change means by ``name``.

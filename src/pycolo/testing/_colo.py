@@ -25,7 +25,11 @@ _RESUME_S: Final = 0.04
 
 
 def migrate(source: Process, command: qmp.Migrate) -> None:
-    """Begin to migrate."""
+    """Answer `migrate` as QEMU does, and begin the migration.
+
+    Raises:
+        Refused: The fake has a migration or COLO, waits for one, or has migrated away.
+    """
     live = source.live
     if live.colo_mode != "none" or live.migration in MIGRATION_BUSY:
         _second_migrate(source)

@@ -99,14 +99,14 @@ def _conclude(qemu: Process, job: str, link: DiskLink) -> None:
 
 
 def abort(qemu: Process, job: str) -> None:
-    """End a copy that is of no use."""
+    """End a copy before it is complete, as a cancelled one."""
     _status(qemu, job, "aborting")
     qemu.event("BLOCK_JOB_CANCELLED", _data(qemu, job))
     _over(qemu, job, CANCELLED)
 
 
 def fail(qemu: Process, job: str, why: str) -> None:
-    """A copy finds its target gone (qemu-behaviour 5.17)."""
+    """End a copy with an error, as when its target is gone (qemu-behaviour 5.17)."""
     error: dict[str, QmpValue] = {"device": job, "operation": "write", "action": "report"}
     qemu.event("BLOCK_JOB_ERROR", error)
     _status(qemu, job, "aborting")
