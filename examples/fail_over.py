@@ -2,8 +2,8 @@
 
     python examples/fail_over.py PAIRFILE SURVIVOR [FENCED_BY HOW]
 
-Evidence that the other node's QEMU has ended comes from the host on which it ran, or is the word of
-whoever fenced it. Without either, nothing is done. Without arguments it prints this text.
+Evidence that the other node's QEMU has ended comes from the host on which it ran, or from the
+operator who fenced it. Without either, nothing is done. Without arguments it prints this text.
 """
 
 import asyncio

@@ -555,8 +555,8 @@ class PeerDead(_Fact):
 class NotRunning(_Fact):
     """No QEMU of the node is known to run, by its monitors or by its host.
 
-    Silence makes it true. So it never suffices alone: a plan that requires it has a record, or a
-    person's word, besides.
+    It is also true if nobody answers. So it never suffices alone: a plan that requires it rests on
+    a record or on an operator's statement besides.
     """
 
     @override

@@ -268,9 +268,9 @@ class PairController:
             evidence: Who says so, and of which QEMU.
 
         Returns:
-            What came of the failover. None if nothing was executed: no plan was armed for this
-            QEMU's end, the evidence is about another QEMU of the node, the survivor lacks writes,
-            or another plan was executed meanwhile. Then `reconcile` says what is next.
+            What came of the failover. None if nothing was executed, because no plan was armed for
+            this QEMU's end, the evidence is about another QEMU of the node, the survivor lacks
+            writes, or another plan was executed meanwhile. Then `reconcile` says what is next.
         """
         node = evidence.node
         if self._instances.get(node, evidence.instance) != evidence.instance:
@@ -289,7 +289,7 @@ class PairController:
         return report
 
     async def converge(self, approve: Callable[[Plan], Awaitable[bool]]) -> Report | None:
-        """Take back what differs from the declaration, once somebody has approved the plan.
+        """Remove what differs from the declaration, once the caller has approved the plan.
 
         Args:
             approve: Is shown the plan and says whether it may be executed.

@@ -160,7 +160,7 @@ MEANINGS: Final[Mapping[Code, str]] = {
     ),
     "no-answer": "A node that is needed does not answer on its control monitor.",
     "runs-unseen": (
-        "A QEMU runs, by its host's word, and gives no answer: another client holds its "
+        "A QEMU runs, as its host reports, and does not answer: another client holds its "
         "monitor, it is stopped or stuck, or its sockets were removed. It may serve."
     ),
     "answers": (

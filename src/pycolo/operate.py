@@ -48,7 +48,7 @@ HASTY: Final[tuple[Procedure, ...]] = ("failover", "forget")
 @final
 @attrs.frozen(kw_only=True)
 class Fenced:
-    """Somebody's word that a node's QEMU has ended."""
+    """An operator's statement that a node's QEMU has ended."""
 
     who: str
     "Who made sure."
@@ -117,7 +117,7 @@ class Connection:
 
         Args:
             nodes: The nodes to launch; if empty, the two that the record names.
-            newest: The node that holds the newest data, by a person's word.
+            newest: The node that holds the newest data, by an operator's statement.
 
         Raises:
             HostRefused: A host does not tell the version of its QEMU.
@@ -173,7 +173,8 @@ class Connection:
 
         Args:
             survivor: The node that survives; None for the one that answers.
-            fenced: A person's word that the other node's QEMU has ended, beside the host's.
+            fenced: An operator's statement that the other node's QEMU has ended; its host is asked
+                too.
         """
         return await self._compile("failover", Options(survivor=survivor), fenced)
 
@@ -182,7 +183,7 @@ class Connection:
 
         Args:
             gone: The node that is gone for good; one of an earlier declaration, too.
-            fenced: A person's word that its QEMU has ended, beside the host's.
+            fenced: An operator's statement that its QEMU has ended; its host is asked too.
         """
         return await self._compile("forget", Options(gone=gone), fenced)
 
@@ -292,7 +293,7 @@ class _Reached:
 
     known: Mapping[str, Session | NodeState]
     busy: Mapping[str, Busy]
-    "Nodes whose control monitor somebody else holds, or keeps silent."
+    "Nodes whose control monitor another client holds, or whose QEMU is stopped."
 
     @property
     def sessions(self) -> Mapping[str, Session]:

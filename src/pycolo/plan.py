@@ -225,7 +225,7 @@ class Options:
     nodes: tuple[str, ...] = ()
     "Which nodes `launch` starts; both if empty."
     newest: str | None = None
-    "Who holds the newest data by a person's word, in `launch`."
+    "Who holds the newest data by an operator's statement, in `launch`."
     gone: str | None = None
     "The node that `forget` takes out of the record."
     instances: Mapping[str, str] = attrs.field(factory=dict)

@@ -28,7 +28,7 @@ class Deaths:
         """Take what is known before the first step.
 
         Args:
-            plan: The plan; the fences that it was compiled with are somebody's word.
+            plan: The plan; the fences that it was compiled with are an operator's statements.
             sessions: Node name to session.
             hosts: Node name to host.
             given: Node name to evidence that the caller has.
@@ -45,7 +45,7 @@ class Deaths:
         self._contradicted: dict[Victim, Running] = {}
 
     async def find(self, victim: Victim) -> Evidence | None:
-        """What was given, a word that nothing contradicts, or what the victim's host says now."""
+        """Evidence: given, a statement that nothing contradicts, or what the host says now."""
         await self._examine(victim)
         known = self._known.get(victim.node)
         if known is not None and known.proves(victim):
@@ -72,10 +72,10 @@ class Deaths:
         return await running(self._pair, node, self._sessions.get(node), self._hosts.get(node))
 
     async def _examine(self, victim: Victim) -> None:
-        """Believe a word, once, unless that QEMU is known to run.
+        """Believe an operator's statement, once, unless that QEMU is known to run.
 
-        A word that was true of a silent QEMU when it was given may be false by now, and a host that
-        answers knows better than any word.
+        What was true of a QEMU when the statement was made may be false by now, and a host that
+        answers knows better than any statement.
         """
         word = self._words.get(victim.node)
         if word is None or not word.proves(victim):

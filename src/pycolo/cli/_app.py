@@ -358,7 +358,7 @@ def run(
     PROCEDURE is one of launch, start, resume, failover, stop, switch-over, checkpoint,
     set-checkpoint-delay, converge, forget. A procedure that stopped half-way is finished by running
     it again. A failover needs evidence that the other node's QEMU has ended: its host is asked, or
-    you give your word with --fenced.
+    you state it with --fenced.
     """
     pair = _files.pair(pair_file)
     asked.check(pair, procedure)

@@ -85,7 +85,7 @@ _PROCEDURES = (
     click.option(
         "--fenced",
         metavar="TEXT",
-        help="failover, forget: your word that the other node's QEMU has ended, as 'WHO: HOW'.",
+        help="failover, forget: you state that the other node's QEMU has ended, as 'WHO: HOW'.",
     ),
     click.option(
         "--ms", type=click.IntRange(1, 2**32 - 1), help="set-checkpoint-delay: the delay."

@@ -83,7 +83,7 @@ def check_ours(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Non
     unvouched = peer_child(live, disk) is not None and not vouched
     if unvouched or (others and disk.names.nbd in live.block_nodes):
         why = f"{node}: {disk.names.nbd} is not known to hold a copy for {peer}"
-        advice = f"take that attempt back with stop, which ends {peer}, and launch {peer} anew"
+        advice = f"undo that attempt with stop, which ends {peer}, and launch {peer} anew"
         raise compile_error("other-copy", why, advice, node=node)
 
 
@@ -218,7 +218,7 @@ def resync_jobs(live: Live, disk: ReplicationDisk) -> tuple[str, ...]:
 
 
 def ensure_no_job(draft: Draft, node: str, disk: ReplicationDisk) -> None:
-    """Take back a copy that no longer has a target."""
+    """Cancel and dismiss the copies that no longer have a target."""
     for job in resync_jobs(draft.live(node), disk):
         if draft.live(node).jobs[job].status != "concluded":
             why = "its target is gone (qemu-behaviour 5.17)"

@@ -54,7 +54,7 @@ def _clear_behind(draft: Draft, node: str, chain: FilterChain) -> None:
 
 
 def wait_connected(draft: Draft, node: str, secondary: str, chain: FilterChain) -> None:
-    """Both links to the secondary and both of compare's loops stand, by the word of both ends.
+    """Both links to the secondary and both of compare's loops are connected at both ends.
 
     A TLS handshake that one end refused leaves the other end connected, without a message
     (qemu-behaviour 19.7).

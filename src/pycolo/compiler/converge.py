@@ -45,10 +45,10 @@ ORDER = ("setting", "parameter", "object", "chardev", "export", "child", "block 
 
 
 def _repair(draft: Draft, primary: str) -> None:
-    """Emit what takes back every difference of a protected pair.
+    """Emit what removes every difference of a protected pair.
 
     Raises:
-        CompileError: A difference cannot be taken back while replication runs.
+        CompileError: A difference cannot be removed while replication runs.
     """
     for disk in draft.pair.disks:
         _disks.ensure_dismissed(draft, primary, disk)
@@ -137,7 +137,7 @@ def converge(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        CompileError: A difference cannot be taken back, or a node is missing.
+        CompileError: A difference cannot be removed, or a node is missing.
     """
     check(pair, snapshot)
     pair = members(pair, snapshot, peer=peer)

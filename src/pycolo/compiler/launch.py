@@ -101,10 +101,11 @@ def claim_newest(draft: Draft, node: str, instance: str, birth: str) -> None:
     believed = record.believed(records, node, instance, birth, pair.name)
     unread = [o for o in names if isinstance(records.get(o, NOT_READ), UnreadRecord)]
     for other in (other for other in names if other not in unread):
-        why = f"by a person's word {node} holds the newest data, not {other}"
+        why = f"the operator states that {node} holds the newest data, not {other}"
         draft.record(other, "out", believed, why)
     left = f"; out of reach and not written: {', '.join(unread)}" if unread else ""
-    draft.record(node, "sole", believed, f"by a person's word {node} holds the newest data{left}")
+    why = f"the operator states that {node} holds the newest data{left}"
+    draft.record(node, "sole", believed, why)
 
 
 def forget_node(draft: Draft, gone: str) -> None:
@@ -139,7 +140,7 @@ def forget_node(draft: Draft, gone: str) -> None:
         draft.check(top.holder, f"dead:{gone}", evidence, why)
     declared = draft.pair.names
     check_not_running(draft, [name for name in declared if name == gone])
-    why = f"{gone} is gone for good, by a person's word"
+    why = f"the operator states that {gone} is gone for good"
     draft.record(top.holder, "without", becomes, why, needs=victim)
     for node, state in records.items():
         if node not in (top.holder, gone) and isinstance(state, PairRecord):

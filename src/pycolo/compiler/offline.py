@@ -46,7 +46,7 @@ def compile_offline(
             assumed, and the plan needs evidence to be executed.
         checkpoint_delay_ms: For `set-checkpoint-delay`; the declared one if None.
         nodes: For `launch`: which nodes; both if empty.
-        newest: For `launch`: who holds the newest data by a person's word.
+        newest: For `launch`: who holds the newest data by an operator's statement.
         gone: For `forget`: who is gone for good.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.

@@ -68,8 +68,8 @@ def launch(
         qemu: Node name to the version of the QEMU installed there.
         nodes: The nodes to launch; if empty, the two that the record names. A spare takes the
             place of the node that does not hold the newest data.
-        newest: Who holds the newest data by a person's word, against what the records say; its QEMU
-            may run already.
+        newest: Who holds the newest data by an operator's statement, against what the records say;
+            its QEMU may run already.
         instances: Node name to the identity its QEMU gets, `PAIR:NODE:HEX`, never used before; a
             counted one where none is given, which serves for plans that are not executed.
         birth: Random text that tells a new pair from others of its name; not used for one that has
@@ -570,7 +570,7 @@ def _check_left(draft: Draft, name: str) -> None:
 
 
 def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:
-    """Takes a node that is gone for good out of the records, by a person's word.
+    """Takes a node that is gone for good out of the records, by an operator's statement.
 
     Afterwards the others can be started without its host. Evidence that its QEMU has ended is
     needed where it could still continue.

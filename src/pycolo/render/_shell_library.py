@@ -119,12 +119,12 @@ wait_until() {
 never() { false; }
 
 # proven_dead NODE INSTANCE EPOCH: only a person can answer that; the answer is kept. It is refused
-# where that QEMU answers, or where its host knows that it runs; the host's own word is enough.
+# where that QEMU answers, or where its host knows that it runs; the host's own report is enough.
 proven_dead() {
   if [ -e "$state/dead.$1" ]; then return 0; fi
   not_alive "$@"
   say "Has the QEMU $2 of node $1 ended, or was its host fenced?"
-  say "Silence is no evidence. If it runs on, the guest runs twice and its data are lost."
+  say "No answer is not proof of death. If it still runs, two guests run and data is lost."
   printf 'Type yes to continue: ' >&2
   answer=
   read -r answer || :
@@ -140,7 +140,7 @@ proven_dead() {
 not_alive() {
   if holds "$1" name "$2" 2>/dev/null; then fail "$2 answers"; fi
   if ! at_host "$1" alive "$(process "$1")"; then return 0; fi
-  if grep -qF "\"$2\"" "$state/told"; then fail "$2 runs, by its host's word"; fi
+  if grep -qF "\"$2\"" "$state/told"; then fail "$2 runs, as its host reports"; fi
   if grep -q '"instance": ""' "$state/told" && ! grep -q '"how": ""' "$state/told"; then
     fail "$1: something serves its monitor"
   fi
@@ -161,7 +161,7 @@ raise SystemExit(main(sys.argv[1:]))" "$2" "$3" "$helper" >"$state/told" || code
   return "$code"
 }
 
-# not_running NODE: neither a monitor nor the host shows a QEMU of the node; silence shows none.
+# not_running NODE: neither a monitor nor the host shows a QEMU of the node; true if none answers.
 not_running() {
   if holds "$1" alive 2>/dev/null; then return 1; fi
   at_host "$1" alive "$(process "$1")" || return 0
