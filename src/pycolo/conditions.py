@@ -2,7 +2,7 @@
 
 A closed union. A leaf names its node and is evaluated on a `Live` alone, the same way when a
 compiler reads a snapshot and when an executor has just asked QEMU. Its class holds all that it
-means: what has to be asked, when it is true, what its coming true changes, and its words.
+means: what to ask QEMU, when it is true, the state of the node once it is true, and its text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pycolo.snapshot import Absent, Child, Dead, Job, Live, Snapshot
 
 NO_EVIDENCE: Final = "there is no evidence"
 END_OR_LET_GO: Final = (
-    "end whoever holds its monitor; if nobody does, or if it is of no use, kill -9 it on its host"
+    "close the other connection to its monitor; if there is none, or it does not help, kill -9 the"
+    " QEMU on its host"
 )
 
 Query: TypeAlias = (
@@ -507,7 +508,7 @@ class VersionIs(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class Gone(_Fact):
-    """QEMU hung up: its monitor is closed. Proof of nothing but that."""
+    """QEMU has closed the connection to its monitor; that does not prove that it has ended."""
 
     @override
     def holds(self, live: Live) -> bool:

@@ -229,7 +229,9 @@ class CompileError(RefusedError):
 
 
 class UndecidedError(CompileError):
-    """The records of the pair do not tell whose data is right, or somebody else manages them.
+    """Only a person can decide it.
+
+    For example, the records do not tell whose data is right, or two QEMUs have a guest each.
 
     Nothing was sent or written; declaration and snapshot stay usable. The command line ends with 4
     if each finding has a remedy.
@@ -406,8 +408,8 @@ class HostRefused(RemoteError):
 
         Args:
             node: The node's name.
-            action: What was asked: ``create-image``, ``launch-qemu``,
-                ``stop-qemu``, ``check-ports`` or ``write-record``.
+            action: What was asked: ``create-image``, ``launch-qemu``, also for the version of
+                its QEMU, ``stop-qemu``, ``check-ports`` or ``write-record``.
             why: The cause, as a sentence without a full stop.
         """
         super().__init__(node, action, why)

@@ -1,8 +1,8 @@
 """Evidence of a death: which QEMU it speaks of, and who says so.
 
-Evidence names an instance, that is one QEMU process, and the epoch of the record under which that
-instance could have gone on. So it says nothing about a QEMU that was started later, and a plan that
-was saved with it proves nothing once the record has moved on.
+Evidence names an instance, that is one QEMU process, and the epoch of the record that let this
+instance run alone. So it says nothing about a QEMU that was started later, and a plan that was
+saved with it proves nothing once the record has another epoch.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Victim:
 @final
 @attrs.frozen(kw_only=True)
 class Evidence:
-    """Somebody who can know says that one QEMU has ended.
+    """A statement that one QEMU has ended, by its host's kernel or by whoever fenced it.
 
     Args:
-        kind: `exit`: the kernel of its host saw the process end. `fence`: somebody made sure, with
-            success.
+        kind: `exit`: its host's kernel shows that the process has ended. `fence`: an operator or a
+            fencing device has made sure of it.
         node: The node on which it ran.
         instance: The identity of the QEMU, `PAIR:NODE:HEX`.
-        epoch: The epoch of the record in which it could have gone on alone.
+        epoch: The epoch of the record that let it run alone, as in the plan's `Victim`.
         who: The host that saw it, or who fenced it.
         how: What was seen, or how it was fenced.
         when: When, ISO 8601.

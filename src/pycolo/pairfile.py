@@ -86,7 +86,10 @@ def dumps(pair: ColoPair) -> str:
 
 
 def to_json_value(pair: ColoPair) -> JsonObject:
-    """The pair as JSON, every default written out, so that it means the same to every version."""
+    """The pair as JSON with every default written out.
+
+    So it means the same to a later version of pycolo that has other defaults.
+    """
     return document().write(pair)
 
 

@@ -32,10 +32,13 @@ async def execute(
 ) -> Report:
     """Execute a plan, step by step, as it is written.
 
-    Steps of one batch are sent together. At the first required step that is not done, execution
-    ends: the recovery of the ranges it ends in is run, and what can be read is read. Cancelling
-    breaks a wait off, but not a command that was sent, which keeps its reply, nor a range of steps
-    with a recovery, which is finished first.
+    Steps of one batch are sent together. Execution ends at the first step that is not done, unless
+    the step may fail. If it ends inside a range of steps with a recovery, that recovery is sent; it
+    is withheld, and its first step refused, where there is no connection to its node, or where the
+    connection was lost and the node's record is not the one written here. Then the nodes are read.
+
+    Cancelling breaks a wait off. It waits for the reply of a command that was sent, and for the end
+    of a range that has a recovery.
 
     A session serves one execution at a time: over one that is in use the first step is refused.
 

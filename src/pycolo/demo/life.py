@@ -78,8 +78,8 @@ def run(options: LifeOptions, progress: Progress) -> LifeReport:
     """Live the whole life, and clear up; blocks for one or two minutes.
 
     Args:
-        options: What shall happen.
-        progress: Called with what is being done.
+        options: What happens in it.
+        progress: Called with a line of text for each thing that is done.
 
     Returns:
         What was found out; a life that ended early says so in its report.
@@ -108,8 +108,8 @@ async def live(testbed: Testbed, options: LifeOptions, progress: Progress) -> Li
 
     Args:
         testbed: Where; whoever opened it clears up the processes that an interrupt leaves.
-        options: What shall happen.
-        progress: Called with what is being done.
+        options: What happens in it.
+        progress: Called with a line of text for each thing that is done.
     """
     life = _Life(testbed, progress)
     error: str | None = None

@@ -26,7 +26,7 @@ __all__ = ("Host", "HostState")
 @final
 @attrs.frozen(kw_only=True)
 class HostState:
-    """What a node's host has of the pair."""
+    """What a node's host knows of the pair."""
 
     record: RecordState
     "What the node's own file says."
@@ -110,8 +110,8 @@ class Host(Protocol):
         """The version of the QEMU that is installed for a node.
 
         Raises:
-            HostRefused: It cannot be told.
+            HostRefused: The host cannot find it out.
         """
 
     async def aclose(self) -> None:
-        """Let go of the host; may be called again. QEMUs keep running."""
+        """Close the way to the host; may be called again. QEMUs keep running."""

@@ -25,7 +25,9 @@ _AUTORUN_S: Final = 0.01
 @final
 @attrs.define(eq=False, repr=False)
 class World(Fleet):
-    """Hosts on which fake QEMUs run; its clock stops unless it is advanced.
+    """Hosts on which fake QEMUs run, with a clock of their own.
+
+    The clock moves only inside `run`, by `advance`, or while `autorun` runs.
 
     Args:
         version: The QEMU version that every fake plays.
@@ -41,9 +43,10 @@ class World(Fleet):
     def run(self, main: Coroutine[object, object, _T]) -> _T:
         """Run a coroutine on an event loop that has the world's clock.
 
-        While everybody waits time passes at once, so that a limit of an hour takes no time; else
-        it passes by a tenth of a millisecond a turn. The same program takes the same course every
-        time. For sessions in memory: another program would go by another clock.
+        While every task waits, the clock jumps to the next thing that is due, so that a limit of an
+        hour takes no time; otherwise each turn of the loop takes a tenth of a millisecond. The same
+        program takes the same course every time. Only sessions in memory can be used: another
+        program would go by another clock.
 
         Args:
             main: What `asyncio.run` would be given.
