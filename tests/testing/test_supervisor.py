@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.testing.test_controller import has_all, write
-from tests.testing.testbed import FakePair, declared, in_world
+from tests.testing.test_controller import has_all, refuse_a_write, write
+from tests.testing.testbed import FakePair, in_world
 
+from pycolo.errors import HostRefused, StoreError
 from pycolo.supervise import Store, Supervisor, SupervisorEvent
+from pycolo.testing._network import end
 
-LIMIT_S = 120.0
+LIMIT_S = 7200.0
+QUIET = "protected: nothing is amiss"
 Scenario = Callable[[FakePair, "Watched"], Awaitable[None]]
 
 
@@ -41,32 +46,55 @@ class Watched:
                 await self.news.wait()
 
 
-def play(folder: Path, scenario: Scenario) -> list[SupervisorEvent]:
-    """Play a scenario with a new pair that is kept from the beginning; gives what was told."""
-    told: list[SupervisorEvent] = []
+@asynccontextmanager
+async def kept(life: FakePair, store: Store) -> AsyncGenerator[Watched]:
+    """Have a supervisor keep a pair while the block lasts."""
+    watched = Watched(store)
+    supervisor = Supervisor((life.pair,), {life.pair.name: life.hosts}, store)
+    following = asyncio.create_task(watched.follow(supervisor))
+    try:
+        async with supervisor:
+            yield watched
+    finally:
+        following.cancel()
+        # Shown where the test fails.
+        print(*((e.when, e.node, e.kind, e.text) for e in watched.events[-80:]), sep="\n")
+
+
+def play(folder: Path, scenario: Scenario) -> None:
+    """Play a scenario with a new pair that is kept from the beginning."""
 
     async def played(life: FakePair) -> None:
         with Store(folder) as store:
-            watched = Watched(store)
-            supervisor = Supervisor((life.pair,), {life.pair.name: life.hosts}, store)
-            following = asyncio.create_task(watched.follow(supervisor))
-            try:
-                async with supervisor:
-                    await scenario(life, watched)
-            except BaseException:
-                print(*watched.events[:60], sep="\n")
-                raise
-            finally:
-                told.extend(watched.events)
-                following.cancel()
+            async with kept(life, store) as watched:
+                await scenario(life, watched)
 
     in_world("11.1.3", played)
-    return told
 
 
 async def protected(watched: Watched, since: int = 0) -> int:
-    """Wait for a pair that is protected, and looked at since."""
-    return await watched.until("protected: nothing is amiss", since=since)
+    """Wait for a resync, and until two nodes are protected; gives how many events there were."""
+    await watched.until("resume is done", since=since)
+    return await quiet(watched)
+
+
+async def serves(life: FakePair) -> str:
+    """Wait for the end of a checkpoint; gives the node that serves, which has every write."""
+    async with asyncio.timeout(5.0):
+        while not life.world.serving:
+            await asyncio.sleep(0.01)  # of the world's clock
+    return has_all(life)
+
+
+async def quiet(watched: Watched) -> int:
+    """Wait until two nodes are protected; gives how many events there were."""
+    async with watched.news, asyncio.timeout(LIMIT_S):
+        while True:
+            told = [e for e in watched.events if e.node and e.kind in ("state", "person")]
+            last = {event.node: event.text for event in told}
+            if [QUIET, QUIET] == list(last.values()):
+                return len(watched.events)
+            await watched.news.wait()
 
 
 @pytest.mark.parametrize(("victim", "survivor"), [("alpha", "beta"), ("beta", "alpha")])
@@ -78,9 +106,225 @@ def test_death_is_survived(tmp_path: Path, victim: str, survivor: str) -> None:
         write(life)
         life.world.qemu(victim).kill()
         count = await watched.until("failover", since=count)
-        assert survivor == has_all(life)
+        assert survivor == await serves(life)
         await protected(watched, count)
         write(life)
-        assert survivor == has_all(life)
+        assert survivor == await serves(life)
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(("victim", "survivor"), [("alpha", "beta"), ("beta", "alpha")])
+def test_silence_is_ended_by_the_host(tmp_path: Path, victim: str, survivor: str) -> None:
+    """A QEMU that stops answering is killed by its host before the other one continues."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        write(life)
+        frozen, began_s = life.world.qemu(victim), life.world.now_s
+        frozen.freeze()
+        count = await watched.until("failover is done", since=count)
+        assert not frozen.alive
+        assert survivor == await serves(life)
+        declared = life.pair.supervision
+        limit_s = declared.primary_s if survivor == "alpha" else declared.secondary_s
+        assert declared.silent_s <= life.world.now_s - began_s < declared.silent_s + limit_s + 0.5
+        await protected(watched, count)
+
+    play(tmp_path, scenario)
+
+
+def test_connection_that_ends_is_no_death(tmp_path: Path) -> None:
+    """Whoever loses its monitor's connection and answers over a new one is not failed over."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        await protected(watched)
+        before = life.world.processes
+        for name in ("alpha", "beta"):
+            for monitor in life.world.qemu(name).monitors:
+                monitor.hang_up()
+            await asyncio.sleep(30.0)  # of the world's clock
+        assert list(before) == list(life.world.processes)
+        assert "alpha" == await serves(life)
+        assert not [e for e in watched.events if e.kind == "action"]
+
+    play(tmp_path, scenario)
+
+
+def test_nobody_continues_while_nothing_shows_the_death(tmp_path: Path) -> None:
+    """The primary's host is out of reach: a person is told, and no second guest is begun."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        write(life)
+        host = life.world.host("alpha")
+        host.away = True
+        life.world.qemu("alpha").freeze()
+        count = await watched.until("nobody can show", since=count)
+        assert "person" == watched.events[count - 1].kind
+        await asyncio.sleep(600.0)
+        assert not [q for q in life.world.serving if q.node.name == "beta"]
+        host.away = False
+        await watched.until("failover is done", since=count)
+        assert "beta" == await serves(life)
+
+    play(tmp_path, scenario)
+
+
+def test_both_are_booted_again(tmp_path: Path) -> None:
+    """Both hosts lose power: the holder is booted, and protected again."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        write(life)
+        for name in ("beta", "alpha"):
+            life.world.qemu(name).kill()
+        await protected(watched, count)
+        await serves(life)
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("first", ["alpha", "beta"])
+def test_guest_that_shuts_down_stays_down(tmp_path: Path, first: str) -> None:
+    """Its own end is no death: whoever's QEMU ends first, nothing is failed over or booted."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        second = "beta" if first == "alpha" else "alpha"
+        for name in (first, second):
+            qemu = life.world.qemu(name)
+            qemu.event("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
+            end(qemu, 0)
+            await asyncio.sleep(0.02)
+        await watched.until("stopped is wanted", since=count)
+        await asyncio.sleep(600.0)
+        assert not life.world.running
+        assert "stopped" == watched.store.read(life.pair.name).want
+        watched.store.want(life.pair.name, "protected")
+        await protected(watched, len(watched.events))
+
+    play(tmp_path, scenario)
+
+
+def test_pause_holds_everything(tmp_path: Path) -> None:
+    """A pair that is paused is not failed over; once it is not, it is."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        watched.store.pause(life.pair.name, "maintenance, said by the test")
+        count = await watched.until("supervision is paused", since=count)
+        life.world.qemu("alpha").kill()
+        await asyncio.sleep(600.0)
+        assert not life.world.serving
+        watched.store.pause(life.pair.name, None)
+        await watched.until("failover is done", since=count)
+        assert "beta" == await serves(life)
+
+    play(tmp_path, scenario)
+
+
+def test_launches_that_fail_are_tried_later_and_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five in an hour, ever further apart; then a person is told, and the guest runs on."""
+    tried: list[float] = []
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+
+        async def version(*_: object, **__: object) -> None:
+            tried.append(life.world.now_s)
+            raise HostRefused("beta", "launch-qemu", "there is no QEMU")
+
+        for name in life.pair.names:
+            monkeypatch.setattr(life.world.host(name), "version", version)
+        life.world.qemu("beta").kill()
+        await watched.until("have failed within an hour", since=count)
+        waits = [later - sooner for sooner, later in itertools.pairwise(tried)]
+        assert 5 == len(tried)
+        assert sorted(waits) == waits
+        assert waits[-1] >= 2 * waits[1]
+        assert "alpha" == await serves(life)
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("victim", ["alpha", "beta"])
+@pytest.mark.parametrize("how", ["kill", "freeze"])
+@pytest.mark.parametrize("after_s", [0.0, 0.001, 0.003, 0.01, 0.05, 0.3, 0.8, 1.6, 2.0])
+def test_next_supervisor_goes_on(tmp_path: Path, victim: str, how: str, after_s: float) -> None:
+    """Whenever one ends after a fault, the next one brings the pair back, and loses nothing."""
+
+    async def played(life: FakePair) -> None:
+        with Store(tmp_path) as store:
+            async with kept(life, store) as watched:
+                await protected(watched)
+                write(life)
+                qemu = life.world.qemu(victim)
+                if how == "kill":
+                    qemu.kill()
+                else:
+                    qemu.freeze()
+                await asyncio.sleep(after_s)
+            async with kept(life, store) as watched:
+                await quiet(watched)
+                await serves(life)
+
+    in_world("11.1.3", played)
+
+
+def test_one_supervisor_a_pair(tmp_path: Path) -> None:
+    """A second one that uses the same store is refused, and keeps nothing."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        await protected(watched)
+        second = Supervisor((life.pair,), {life.pair.name: life.hosts}, watched.store)
+        with pytest.raises(StoreError, match="another supervisor of colo runs"):
+            await second.__aenter__()
+
+    play(tmp_path, scenario)
+
+
+def test_cut_between_the_hosts(tmp_path: Path) -> None:
+    """No checkpoint comes any more: one side is ended, the other one continues, and is joined."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        write(life)
+        life.world.cut("alpha", "beta")
+        count = await watched.until("failover is done", since=count)
+        await serves(life)
+        life.world.heal("alpha", "beta")
+        await protected(watched, count)
+        await serves(life)
+
+    play(tmp_path, scenario)
+
+
+def test_disk_of_the_primary_fails(tmp_path: Path) -> None:
+    """The guest moves to the node that has the write."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        refuse_a_write(life)
+        await watched.until("switch-over is done", since=count)
+        assert "beta" == await serves(life)
+
+    play(tmp_path, scenario)
+
+
+def test_replication_is_lost(tmp_path: Path) -> None:
+    """The secondary that lacks writes never continues: it is ended, and joined anew."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        before = life.world.qemu("beta")
+        for link in life.world.qemu("alpha").disk_links.values():
+            link.up = False
+        write(life)
+        await protected(watched, count)
+        assert not before.alive
+        assert "alpha" == await serves(life)
 
     play(tmp_path, scenario)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from typing import Final, final
@@ -15,7 +16,6 @@ from pycolo.supervise.observation import Qemu, Signal
 
 SHUTDOWN_S: Final = 0.25
 "A guest that shuts down on one side does so on the other within 20 ms."
-_NO_ANSWER: Final[frozenset[Role]] = frozenset({"absent", "dead", "unreachable", "unresponsive"})
 CHECKPOINTS: Final = 2
 "Until so many were seen a pair may still be entering COLO."
 
@@ -37,10 +37,12 @@ class Eyes:
     "When its side of COLO was cut."
     checkpoints: int = 0
     "How many it has made since it entered COLO, as far as was seen."
-    _has_answered: bool = False
+    gone: asyncio.Event = attrs.field(factory=asyncio.Event)
+    "Set while its connection has ended, so that nothing more is heard from it."
     _checkpoint_s: float | None = None
     _has_stopped: bool = False
     _hung_up_s: float | None = None
+    _mute_s: float | None = None
     _asked_s: float | None = None
     _asked_again_s: float | None = None
     _heard_s: float = -math.inf
@@ -49,7 +51,6 @@ class Eyes:
     def show(self, role: Role, now_s: float) -> None:
         """Take note of what a look at the node has shown."""
         before, self.qemu = self.qemu, _qemu(role, self.qemu)
-        self._has_answered = self._has_answered or role not in _NO_ANSWER
         if self.qemu != before:
             # What was heard until now was about what it was.
             self._checkpoint_s, self.checkpoints = now_s, 0
@@ -58,12 +59,15 @@ class Eyes:
             self.colo_exit_s = now_s
         if role == "unreachable" and self._hung_up_s is None:
             self._hung_up_s = now_s
+        if role == "unresponsive":
+            self.mute(now_s)
 
     def hear(self, notice: Notice, now_s: float) -> None:
         """Take note of an event, or of the end of the connection."""
         match notice:
             case HungUp():
                 self._hung_up_s = now_s
+                self.gone.set()
             case StopEvent():
                 self._has_stopped = True
             case ResumeEvent() if self._has_stopped:
@@ -85,8 +89,9 @@ class Eyes:
 
     def told(self, now_s: float) -> None:
         """It was answered."""
-        self._has_answered, self._heard_s, self._is_deaf = True, now_s, False
-        self._asked_s = self._asked_again_s = self._hung_up_s = None
+        self._heard_s, self._is_deaf = now_s, False
+        self.gone.clear()
+        self._asked_s = self._asked_again_s = self._hung_up_s = self._mute_s = None
 
     def asked_again(self, now_s: float) -> None:
         """A question was sent out of band, and none was under way."""
@@ -97,12 +102,16 @@ class Eyes:
         self._heard_s, self._is_deaf = now_s, True
         self._asked_again_s = None
 
-    # -- what follows
+    def answered_elsewhere(self) -> None:
+        """Its other monitor answered: somebody else holds the first one, and it works."""
+        self._hung_up_s = self._mute_s = None
 
-    @property
-    def has_hung_up(self) -> bool:
-        """Whether its connection has ended, so that nothing more is heard from it."""
-        return self._hung_up_s is not None
+    def mute(self, now_s: float) -> None:
+        """It takes connections, and greets nobody: it is stuck, or its monitors are held."""
+        if self._mute_s is None:
+            self._mute_s = now_s
+
+    # -- what follows
 
     @property
     def of_it(self) -> Mapping[Signal, float]:
@@ -110,8 +119,9 @@ class Eyes:
         found: dict[Signal, float] = {}
         if self._hung_up_s is not None:
             found["hung-up"] = self._hung_up_s
-        # Who has never answered may only be busy with another client.
-        if self._asked_s is not None and self._has_answered:
+        if self._mute_s is not None:
+            found["stuck"] = self._mute_s
+        if self._asked_s is not None:
             if self._is_deaf:
                 found["stuck"] = self._asked_s
             if self._asked_again_s is not None:

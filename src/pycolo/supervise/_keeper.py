@@ -174,7 +174,7 @@ class Keeper:
         if snapshot is None or record is None:
             return self._begin_round() or self._begin_look()
         # Also where something was done since: it shows what the nodes were before that.
-        self._senses.look(self._controller, snapshot, tuple(record.eligible.values()))
+        self._senses.look(self._controller, snapshot, record)
         if self._is_stale:
             return self._begin_round() or self._begin_look()
         decided = [self._decided(node, snapshot, record) for node in _members(record)]
@@ -476,7 +476,10 @@ class Keeper:
         kind: EventKind = "person" if decision.phase == "person" else "state"
         if decision.event not in ("suspicion", "limit"):
             self._has_asked = False
-        self._say(kind, f"{decision.phase}: {_WORDS[decision.event]}", decided.node)
+        words = _WORDS[decision.event]
+        if decision.event == "quiet" and decided.seen.signals.keys() - {"no-checkpoint"}:
+            words = "the other QEMU gives no answer"
+        self._say(kind, f"{decision.phase}: {words}", decided.node)
 
     def _say(self, kind: EventKind, text: str, node: str | None = None) -> None:
         """Tell something, unless it is what was told last of this kind and node."""
@@ -497,6 +500,9 @@ class Keeper:
         wish = self._store.read(self.pair.name)
         if wish == self._wish:
             return
+        if wish.want != "stopped":
+            # That a guest shut itself down was heeded when it did.
+            self._senses.forget_shutdowns()
         self._wish = wish
         self._controller.want(wish.want)
         self._due_s = self._now_s()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar, final
 
 from pycolo.controller import PairController
-from pycolo.errors import ParseError, RemoteError
+from pycolo.errors import Busy, ParseError, RemoteError, Unresponsive
 from pycolo.evidence import Evidence, Victim, node_of
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
 from pycolo.qmp.commands import QueryStatus, Yank
-from pycolo.session import HungUp, Notice, Sent, Session
+from pycolo.record import PairRecord
+from pycolo.session import Notice, Sent, Session
 from pycolo.snapshot import Snapshot, role_of
-from pycolo.supervise._eyes import Eyes
+from pycolo.supervise._eyes import SHUTDOWN_S, Eyes
+from pycolo.supervise.observation import Qemu
 
 _R = TypeVar("_R")
 DRAIN_S: Final = 0.05
@@ -24,6 +25,7 @@ DRAIN_S: Final = 0.05
 _WATCH_S: Final = 30.0
 _UNKNOWN_S: Final = 1.0
 _REACH_S: Final = 2.0
+_GREETED_S: Final = 1.0
 
 
 @final
@@ -41,7 +43,6 @@ class Senses:
         self._hosts = hosts
         self._wake = wake
         self._interval_s = pair.supervision.silent_s / 2
-        self._gone: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._sessions: dict[str, Session] = {}
         self._links = frozenset(disk.names.nbd for disk in pair.disks)
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -53,8 +54,6 @@ class Senses:
     def hear(self, node: str, notice: Notice) -> None:
         """Take note of an event, or of the end of a connection."""
         self._eyes(node).hear(notice, self._now_s())
-        if isinstance(notice, HungUp):
-            self._gone[node].set()
         self._wake()
 
     def session(self, node: str) -> Session | None:
@@ -69,6 +68,11 @@ class Senses:
         """Whether a disk of a primary's own refused a write that the other node has."""
         return not self._links.issuperset(self._bad(primary))
 
+    def forget_shutdowns(self) -> None:
+        """What guests did of their own is over: a guest is wanted again."""
+        for eyes in self.eyes.values():
+            eyes.shutdown_s = None
+
     def _bad(self, node: str) -> frozenset[str]:
         """The children of its quorums that a node in COLO has reported."""
         session = self._sessions.get(node)
@@ -76,21 +80,26 @@ class Senses:
             return frozenset()
         return frozenset(session.latched.quorum_bad)
 
-    def look(self, controller: PairController, snapshot: Snapshot, named: Collection[str]) -> None:
-        """Take note of what a look has shown, and watch those QEMUs from here on.
+    def look(self, controller: PairController, snapshot: Snapshot, record: PairRecord) -> None:
+        """Take note of what a look has shown, and watch the QEMUs that may run alone.
 
         Args:
             controller: Who holds the sessions.
             snapshot: What was seen.
-            named: The QEMUs whose end matters.
+            record: The latest record in it.
         """
+        assumed: Qemu = "colo" if record.phase == "protected" else "alone"
         for node in self._pair.names:
             live = snapshot.live(node)
             if live is not None and live.instance != self._eyes(node).instance:
                 self.eyes[node] = Eyes(instance=live.instance)
+            elif not self._eyes(node).instance and node in record.eligible:
+                # It has not answered yet; the record says who it should be.
+                self.eyes[node] = Eyes(instance=record.eligible[node], qemu=assumed)
             self._eyes(node).show(role_of(snapshot.state(node)), self._now_s())
         wanted = {("ask", eyes.instance) for eyes in self.eyes.values() if eyes.instance}
-        wanted |= {("watch", instance) for instance in named if instance not in self.ended}
+        watched = (one for one in record.eligible.values() if one not in self.ended)
+        wanted |= {("watch", instance) for instance in watched}
         for key in tuple(self._tasks):
             if key not in wanted or self._tasks[key].done():
                 self._tasks.pop(key).cancel()
@@ -126,7 +135,10 @@ class Senses:
         if self._eyes(node).instance == instance:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_S):
-                    await self._gone[node].wait()
+                    await self._eyes(node).gone.wait()
+            if self._eyes(node).shutdown_s is not None:
+                # The other side's guest shuts down as well, unless the two have diverged.
+                await asyncio.sleep(SHUTDOWN_S)
         self.ended[instance] = evidence
         self._wake()
 
@@ -137,11 +149,28 @@ class Senses:
         while True:
             session = await controller.reach(node, limit_s=_REACH_S)
             if session is None:
+                await self._ask_elsewhere(node)
                 await asyncio.sleep(self._interval_s)
                 continue
             self._sessions[node] = session
-            self._gone[node].clear()
             await self._ask_over(session, node)
+
+    async def _ask_elsewhere(self, node: str) -> None:
+        """Ask over the other monitor: the first one may only be held by another client."""
+        monitor, way = self._pair.node(node).observer_monitor, self._hosts[node].connect
+        try:
+            session = await Session.connect(node, monitor, limit_s=_GREETED_S, connector=way)
+        except (Busy, Unresponsive):
+            self._eyes(node).mute(self._now_s())
+            self._wake()
+            return
+        except RemoteError:
+            # Nothing listens there: that it hung up stands.
+            return
+        async with session:
+            with contextlib.suppress(RemoteError, ParseError):
+                await session.execute(QueryStatus(), limit_s=_GREETED_S)
+                self._eyes(node).answered_elsewhere()
 
     async def _ask_over(self, session: Session, node: str) -> None:
         """Ask one question, and wait for its answer; ask out of band while there is none.
