@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.testing.test_supervisor import Watched, protected
 from pycolo.demo.builds import Release
 from pycolo.supervise import Store, Supervisor
 
+_LOG = logging.getLogger(__name__)
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
 
 
@@ -29,7 +31,8 @@ async def test_pair_is_kept(release: Release, accelerator: Accelerator, tmp_path
                     await _lives(life, watched)
             finally:
                 following.cancel()
-                print(*((e.when, e.node, e.kind, e.text) for e in watched.events), sep="\n")
+                for event in watched.events:
+                    _LOG.info("%s %s %s: %s", event.when, event.node, event.kind, event.text)
 
 
 async def _lives(life: LivePair, watched: Watched) -> None:

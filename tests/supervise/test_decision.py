@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import pytest
 from tests.supervise.search import NAMES
@@ -178,14 +180,17 @@ def test_a_paused_pair_is_only_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "rule"),
+    ("make", "rule"),
     [
-        ({"primary_s": 1.0, "secondary_s": 1.0}, "be longer than primary_s (1)"),
-        ({"silent_s": 0.0}, "be a positive number of seconds"),
+        (lambda: Supervision(primary_s=1.0, secondary_s=1.0), "be longer than primary_s (1)"),
+        (lambda: Supervision(silent_s=0.0), "be a positive number of seconds"),
+        (lambda: Supervision(tries_per_hour=0), "be a whole number from 1 to 1000"),
     ],
 )
-def test_limits_that_contradict_each_other_are_refused(fields: dict[str, float], rule: str) -> None:
+def test_limits_that_contradict_each_other_are_refused(
+    make: Callable[[], Supervision], rule: str
+) -> None:
     """An impossible combination never becomes a declaration."""
     with pytest.raises(DeclarationError, match="Supervision") as caught:
-        Supervision(**fields)
+        make()
     assert rule in str(caught.value)

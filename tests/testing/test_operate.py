@@ -66,6 +66,10 @@ class Forwarded:
         """See `Host`."""
         return await self._host.death(pair, victim, limit_s=limit_s)
 
+    async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """See `Host`."""
+        return await self._host.ended(pair, victim, limit_s=limit_s)
+
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
         """See `Host`."""
         return await self._host.version(pair, node, limit_s=limit_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from pycolo.supervise import Store, Supervisor, SupervisorEvent
 from pycolo.testing._network import end
 
 LIMIT_S = 7200.0
-QUIET = "protected: nothing is amiss"
+_LOG = logging.getLogger(__name__)
+QUIET = "protected"
 Scenario = Callable[[FakePair, "Watched"], Awaitable[None]]
 
 
@@ -58,7 +60,8 @@ async def kept(life: FakePair, store: Store) -> AsyncGenerator[Watched]:
     finally:
         following.cancel()
         # Shown where the test fails.
-        print(*((e.when, e.node, e.kind, e.text) for e in watched.events[-80:]), sep="\n")
+        for event in watched.events[-80:]:
+            _LOG.info("%s %s %s: %s", event.when, event.node, event.kind, event.text)
 
 
 def play(folder: Path, scenario: Scenario) -> None:
@@ -81,8 +84,8 @@ async def protected(watched: Watched, since: int = 0) -> int:
 async def serves(life: FakePair) -> str:
     """Wait for the end of a checkpoint; gives the node that serves, which has every write."""
     async with asyncio.timeout(5.0):
-        while not life.world.serving:
-            await asyncio.sleep(0.01)  # of the world's clock
+        while not life.world.serving:  # noqa: ASYNC110 - of the world's clock, which takes no time
+            await asyncio.sleep(0.01)
     return has_all(life)
 
 

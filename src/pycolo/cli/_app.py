@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Final, Protocol, assert_never
+from typing import Final, Protocol, assert_never, get_args
 
 import click
 
@@ -24,6 +24,7 @@ from pycolo.cli import (
     _progress,
     _say,
     _status,
+    _supervise,
     _timeline,
 )
 from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
@@ -38,9 +39,11 @@ from pycolo.model import ColoPair
 from pycolo.observers import Observer, Recorder
 from pycolo.plan import Plan, Procedure
 from pycolo.qmp.replies import Version
+from pycolo.reconcile import Want
 from pycolo.render import html, mermaid, qmp, shell, text, timeline
 from pycolo.result import Report
 from pycolo.standing import standing
+from pycolo.supervise import Store, Wish
 
 _PLAN_FORMS: Final[Mapping[str, Callable[[Plan], str]]] = {
     "text": lambda plan: text.render(plan, colour=_say.results_in_colour()),
@@ -413,6 +416,75 @@ def _journal(path: Path | None) -> Iterator[Journal | None]:
         yield made
     if made.failure is not None:
         _say.note(f"the journal is not whole: {made.failure}")
+
+
+@app.command()
+@click.argument("pair_files", metavar="PAIRFILE...", nargs=-1, required=True, type=_options.FILE)
+@_supervise.store
+@_options.output("text", "json")
+def supervise(*, pair_files: tuple[Path, ...], folder: Path, form: str) -> None:
+    """Keep pairs protected, with nobody at the keyboard.
+
+    Launches what is missing, protects it, fails over when a QEMU has ended or stops answering, and
+    makes a new secondary. One line for each event; `!` marks what a person must do. It holds the
+    control monitors while it runs: `run` finds them busy, `status` does not. SIGTERM ends it, and
+    every QEMU keeps running.
+    """
+    pairs = [_files.pair(path) for path in pair_files]
+    asyncio.run(_supervise.supervised(pairs, folder, form))
+
+
+@app.command()
+@click.argument("wanted", metavar="WANT", type=click.Choice(get_args(Want)))
+@_options.pair_file
+@_supervise.store
+@_options.output("text", "json")
+def want(*, wanted: Want, pair_file: Path, folder: Path, form: str) -> None:
+    """Tell the supervisor what is wanted of a pair.
+
+    WANT is protected, unprotected (the guest runs alone) or stopped (no QEMU runs: the guest is
+    not asked first). It holds from now on, also when the supervisor is started anew.
+    """
+    pair = _files.pair(pair_file)
+    with Store(folder) as kept:
+        kept.want(pair.name, wanted)
+        _say.result(_wish(pair, kept.read(pair.name), form))
+
+
+@app.command()
+@_options.pair_file
+@click.option("--why", metavar="TEXT", help="The reason, for whoever finds the pair paused.")
+@_supervise.store
+@_options.output("text", "json")
+def pause(*, pair_file: Path, why: str | None, folder: Path, form: str) -> None:
+    """Have the supervisor look at a pair and do nothing, as for maintenance.
+
+    A death is not failed over meanwhile. It holds until `unpause`, also over a reboot.
+    """
+    pair = _files.pair(pair_file)
+    with Store(folder) as kept:
+        kept.pause(pair.name, _supervise.by_whom(why))
+        _say.result(_wish(pair, kept.read(pair.name), form))
+
+
+@app.command()
+@_options.pair_file
+@_supervise.store
+@_options.output("text", "json")
+def unpause(*, pair_file: Path, folder: Path, form: str) -> None:
+    """Have the supervisor act on a pair again."""
+    pair = _files.pair(pair_file)
+    with Store(folder) as kept:
+        kept.pause(pair.name, None)
+        _say.result(_wish(pair, kept.read(pair.name), form))
+
+
+def _wish(pair: ColoPair, wish: Wish, form: str) -> str:
+    if form == "json":
+        said: JsonObject = {"pair": pair.name, "want": wish.want, "paused": wish.paused}
+        return wire.dumps({"format_version": 1, **said})
+    paused = "" if wish.paused is None else f", and its supervision is paused {wish.paused}"
+    return f"{pair.name}: {wish.want} is wanted{paused}\n"
 
 
 @app.command()

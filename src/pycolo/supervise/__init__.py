@@ -4,7 +4,7 @@
 `decide` is what it decides by, pure: for a program that has high availability of its own.
 """
 
-from pycolo.supervise._events import EventKind, SupervisorEvent
+from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
 from pycolo.supervise.decision import Decision, decide
 from pycolo.supervise.observation import Limits, Observation, Qemu, Signal
 from pycolo.supervise.shared import SharedRecord
@@ -20,6 +20,7 @@ __all__ = (
     "EventKind",
     "Limits",
     "Observation",
+    "PairStatus",
     "Phase",
     "Qemu",
     "Row",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias, final
 
 import attrs
 
+from pycolo._mapping import read_only_mappings
+from pycolo.reconcile import Want
+from pycolo.record import PairRecord
 from pycolo.result import Report
+from pycolo.standing import Standing
+from pycolo.supervise.table import Phase
 
 EventKind: TypeAlias = Literal["state", "action", "execution", "trouble", "person"]
 """What an event is about:
@@ -37,3 +43,26 @@ class SupervisorEvent:
         factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"), eq=False
     )
     "ISO 8601."
+
+
+@final
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
+class PairStatus:
+    """How a pair stands under its supervisor."""
+
+    pair: str
+    "The pair's name."
+    want: Want
+    "What is wanted of it."
+    paused: str | None
+    "Who paused its supervision, and when; None where it is not paused."
+    phases: Mapping[str, Phase]
+    "Node to what it is in, the holder first; empty before the first look."
+    standing: Standing | None
+    "How the pair stood at the last look; None before the first one."
+    record: PairRecord | None
+    "The latest record at the last look; None for none."
+    is_busy: bool
+    "A plan is executed, or the pair is looked at."
+    person: str
+    "What a person has to do about it; empty for nothing."

@@ -33,7 +33,7 @@ from pycolo.record import PairRecord, highest
 from pycolo.result import JOINING, Report
 from pycolo.session import Notice, SchemaCache
 from pycolo.snapshot import Snapshot
-from pycolo.supervise._events import EventKind, SupervisorEvent
+from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
 from pycolo.supervise._eyes import CHECKPOINTS, SHUTDOWN_S, Eyes
 from pycolo.supervise._fences import fenced
 from pycolo.supervise._retries import Retries, waited_s
@@ -42,7 +42,7 @@ from pycolo.supervise.decision import Decision, decide
 from pycolo.supervise.observation import Limits, Observation, Signal
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Store, Wish
-from pycolo.supervise.table import Action, Event
+from pycolo.supervise.table import Action, Event, Phase
 
 LOOK_S: Final = 20.0
 "How long a pair is left alone that says nothing."
@@ -63,22 +63,22 @@ _DOUBT: Final[frozenset[Event]] = frozenset(
 )
 "While one of these stands for either node no round begins."
 _WORDS: Final[Mapping[Event, str]] = {
-    "undecidable": "nothing is safe by itself: its record and its QEMU exclude each other, or the"
+    "undecidable": ": nothing is safe by itself: its record and its QEMU exclude each other, or the"
     " node that is left lacks writes",
-    "outdated": "the record gives the pair to another QEMU",
-    "no-arbiter": "the record is out of reach",
-    "shutdown": "the guest has shut itself down",
-    "both-ended": "both QEMUs have ended",
-    "own-ended": "its QEMU does not run",
-    "peer-ended": "the other QEMU has ended",
-    "lease-gone": "the other node's lease has run out",
-    "peer-shutdown": "the other guest alone has shut itself down",
-    "replication-lost": "the secondary no longer gets the writes",
-    "disk-failed": "a disk of the primary has failed",
-    "claimed": "the other node claims the pair",
-    "limit": "the other QEMU may have ended, and its time is over",
-    "suspicion": "the other QEMU may have ended",
-    "quiet": "nothing is amiss",
+    "outdated": ": the record gives the pair to another QEMU",
+    "no-arbiter": ": the record is out of reach",
+    "shutdown": ": the guest has shut itself down",
+    "both-ended": ": both QEMUs have ended",
+    "own-ended": ": its QEMU does not run",
+    "peer-ended": ": the other QEMU has ended",
+    "lease-gone": ": the other node's lease has run out",
+    "peer-shutdown": ": the other guest alone has shut itself down",
+    "replication-lost": ": the secondary no longer gets the writes",
+    "disk-failed": ": a disk of the primary has failed",
+    "claimed": ": the other node claims the pair",
+    "limit": ": the other QEMU may have ended, and its time is over",
+    "suspicion": ": the other QEMU may have ended",
+    "quiet": "",
 }
 
 
@@ -140,6 +140,8 @@ class Keeper:
         self._searches = 0
         self._tries = Retries(limits=pair.supervision)
         self._said: dict[tuple[EventKind, str | None], str] = {}
+        self._phases: Mapping[str, Phase] = {}
+        self._person = ""
 
     async def run(self) -> None:
         """Keep the pair; QEMUs keep running when it ends.
@@ -160,6 +162,21 @@ class Keeper:
                     task.cancel()
                     await asyncio.wait((task,))
 
+    @property
+    def status(self) -> PairStatus:
+        """How the pair stands now."""
+        snapshot = self._controller.snapshot
+        return PairStatus(
+            pair=self.pair.name,
+            want=self._wish.want,
+            paused=self._wish.paused,
+            phases=self._phases,
+            standing=self._controller.standing,
+            record=None if snapshot is None else highest(snapshot.records),
+            is_busy=self._work is not None,
+            person=self._person,
+        )
+
     # -- one turn
 
     async def _once(self) -> bool:
@@ -178,6 +195,7 @@ class Keeper:
         if self._is_stale:
             return self._begin_round() or self._begin_look()
         decided = [self._decided(node, snapshot, record) for node in _members(record)]
+        self._phases = {one.node: one.decision.phase for one in decided}
         for one in decided:
             self._say_decision(one)
         for one in decided:
@@ -323,6 +341,9 @@ class Keeper:
         if "serve" in decided.decision.actions or decided.seen.cut_since_s is not None:
             # The failover that is executed next begins with the same.
             return "nothing"
+        if self._eyes(node).of_it:
+            # It gives no answer itself, and the other node must not wait for it.
+            return "failed"
         session = await self._controller.reach(node, limit_s=_CUT_S)
         if session is None:
             return "failed"
@@ -439,6 +460,7 @@ class Keeper:
             return
         match found.step:
             case Settled():
+                self._person = ""
                 self._tries = self._tries.succeeded()
                 self._due_s += LOOK_S
             case Decide():
@@ -478,11 +500,13 @@ class Keeper:
             self._has_asked = False
         words = _WORDS[decision.event]
         if decision.event == "quiet" and decided.seen.signals.keys() - {"no-checkpoint"}:
-            words = "the other QEMU gives no answer"
-        self._say(kind, f"{decision.phase}: {words}", decided.node)
+            words = ": the other QEMU gives no answer"
+        self._say(kind, f"{decision.phase}{words}", decided.node)
 
     def _say(self, kind: EventKind, text: str, node: str | None = None) -> None:
         """Tell something, unless it is what was told last of this kind and node."""
+        if kind == "person":
+            self._person = text
         if self._said.get((kind, node)) == text:
             return
         self._said[kind, node] = text
@@ -506,7 +530,7 @@ class Keeper:
         self._wish = wish
         self._controller.want(wish.want)
         self._due_s = self._now_s()
-        paused = "" if wish.paused is None else f"; supervision is paused: {wish.paused}"
+        paused = "" if wish.paused is None else f"; supervision is paused {wish.paused}"
         self._say("state", f"{wish.want} is wanted{paused}")
 
     async def _rest(self) -> None:

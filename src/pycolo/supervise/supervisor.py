@@ -13,7 +13,7 @@ from pycolo.model import ColoPair
 from pycolo.observers import Observer
 from pycolo.qmp.replies import Version
 from pycolo.session import SchemaCache
-from pycolo.supervise._events import SupervisorEvent
+from pycolo.supervise._events import PairStatus, SupervisorEvent
 from pycolo.supervise._keeper import Keeper
 from pycolo.supervise.store import Store
 
@@ -64,9 +64,8 @@ class Supervisor:
         self._schemas = SchemaCache()
         self._listeners: dict[object, asyncio.Queue[SupervisorEvent]] = {}
         self._stack = contextlib.AsyncExitStack()
-        for pair in self._pairs:
-            # What is wrong with a declaration is said before anything is kept.
-            self._keeper(pair)
+        # What is wrong with a declaration is said before anything is kept.
+        self._keepers = {pair.name: self._keeper(pair) for pair in self._pairs}
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -79,6 +78,11 @@ class Supervisor:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    @property
+    def statuses(self) -> tuple[PairStatus, ...]:
+        """How each pair stands now, in the order in which they were given."""
+        return tuple(keeper.status for keeper in self._keepers.values())
 
     async def events(self) -> AsyncGenerator[SupervisorEvent]:
         """What happens from now on, as it happens; ends when it is closed.
@@ -115,8 +119,9 @@ class Supervisor:
     async def _keep(self, pair: ColoPair) -> None:
         """Keep one pair, whatever goes wrong: whoever fails is started anew, and looks again."""
         while True:
+            keeper = self._keepers[pair.name] = self._keeper(pair)
             try:
-                await self._keeper(pair).run()
+                await keeper.run()
             except (PycoloError, OSError) as error:
                 text = f"what kept the pair has failed, and begins anew: {error}"
                 self._tell(SupervisorEvent(pair=pair.name, kind="trouble", text=text))

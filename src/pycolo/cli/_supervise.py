@@ -1,0 +1,130 @@
+"""`pycolo supervise` and what is said to it while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import getpass
+import json
+import os
+import signal
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from pycolo._json import JsonObject
+from pycolo._printable import one_line
+from pycolo.cli import _say
+from pycolo.cli._notify import Notify
+from pycolo.hosts import Host
+from pycolo.hosts.ways import hosts_of
+from pycolo.model import ColoPair
+from pycolo.supervise import Store, Supervisor, SupervisorEvent
+
+_R = TypeVar("_R")
+
+
+def store(command: Callable[..., _R]) -> Callable[..., _R]:
+    """The option `--store`, which the command gets as a folder."""
+
+    @functools.wraps(command)
+    def chosen(*, folder: Path | None, **rest: object) -> _R:
+        return command(folder=folder or _default_folder(), **rest)
+
+    option = click.option(
+        "--store",
+        "folder",
+        metavar="DIR",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where the supervisor keeps what is wanted of its pairs; /var/lib/pycolo for root.",
+    )
+    return option(chosen)
+
+
+def _default_folder() -> Path:
+    # systemd makes the folder of a service, and names it.
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/var/lib/pycolo")
+    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(home).expanduser() / "pycolo"
+
+
+def by_whom(why: str | None) -> str:
+    """Who pauses a pair, why and when, as the store keeps it."""
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    return f"by {getpass.getuser()} at {when}" + ("" if why is None else f": {why}")
+
+
+async def supervised(pairs: Sequence[ColoPair], folder: Path, form: str) -> None:
+    """Keep pairs, and write what happens, until a signal ends it."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    notify = Notify()
+    with Store(folder) as kept:
+        async with _hosts(pairs) as hosts, _tasks() as begin:
+            supervisor = Supervisor(pairs, hosts, kept)
+            begin(_written(supervisor, form))
+            async with supervisor:
+                begin(notify.keep_alive())
+                notify.say("READY=1")
+                await ended.wait()
+                notify.say("STOPPING=1")
+                _say.note("ending; every QEMU keeps running")
+
+
+@asynccontextmanager
+async def _hosts(
+    pairs: Sequence[ColoPair],
+) -> AsyncGenerator[dict[str, Mapping[str, Host]]]:
+    async with AsyncExitStack() as stack:
+        yield {pair.name: await stack.enter_async_context(hosts_of(pair)) for pair in pairs}
+
+
+@asynccontextmanager
+async def _tasks() -> AsyncGenerator[Callable[[Coroutine[object, object, None]], object]]:
+    """Tasks that end with the block."""
+    begun: list[asyncio.Task[None]] = []
+    try:
+        yield lambda work: begun.append(asyncio.create_task(work))
+    finally:
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)
+
+
+async def _written(supervisor: Supervisor, form: str) -> None:
+    line = _json_line if form == "json" else _text_line
+    async for event in supervisor.events():
+        with contextlib.suppress(OSError):
+            # Where nobody reads any more, the pairs are kept all the same.
+            _say.result(line(event) + "\n")
+
+
+def _text_line(event: SupervisorEvent) -> str:
+    where = event.pair if event.node is None else f"{event.pair}/{event.node}"
+    mark = "! " if event.kind == "person" else ""
+    return one_line(f"{event.when} {where}: {mark}{event.text}")
+
+
+def _json_line(event: SupervisorEvent) -> str:
+    line: JsonObject = {
+        "when": event.when,
+        "pair": event.pair,
+        "node": event.node,
+        "kind": event.kind,
+        "text": event.text,
+    }
+    if event.report is not None:
+        line["procedure"] = event.report.plan.procedure
+        line["exit_code"] = event.report.exit_code
+    return json.dumps(line)
