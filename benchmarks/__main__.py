@@ -18,6 +18,7 @@ from benchmarks import (
     importing,
     probing,
     resuming,
+    supervising,
 )
 from benchmarks.measure import Figure, table
 
@@ -30,6 +31,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "resume": resuming.run,
     "probe": probing.run,
     "fleet": fleet.run,
+    "supervise": supervising.run,
 }
 
 

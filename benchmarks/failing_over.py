@@ -134,17 +134,26 @@ def _up_to_the_end_of_colo(plan: Plan) -> list[Execute]:
 
 
 async def _scripted(living: LivePair, survivor: str, peer: str, kind: str) -> float:
-    child = await _child(living, survivor)
-    commands = _primary(living.pair, child) if kind == "primary" else _secondary(living.pair)
+    commands = await script_commands(living, survivor, kind)
     with Script(observer_path(living.pair, survivor)) as script:
         await living.kill(peer)
         with undisturbed():
             started = time.perf_counter()
-            # Only what comes after the last command counts: checkpoints resume the guest too.
-            resumed = [script.call(command) for command in commands][-1]
-            if not resumed:
-                script.wait_resumed()
+            script.fail_over(commands)
             return time.perf_counter() - started
+
+
+async def script_commands(living: LivePair, survivor: str, kind: str) -> list[Command]:
+    """What a script sends that knows of the death beforehand, looked up while nothing is wrong.
+
+    Args:
+        living: The pair, protected.
+        survivor: Who continues.
+        kind: What it is: `primary` or `secondary`.
+    """
+    if kind == "secondary":
+        return _secondary(living.pair)
+    return _primary(living.pair, await _child(living, survivor))
 
 
 async def _child(living: LivePair, survivor: str) -> str:

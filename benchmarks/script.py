@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self, final
 
 from pycolo.model import ColoPair, UnixMonitor
@@ -38,6 +38,13 @@ class Script:
         members = command.to_qmp()
         self._send(_oob(members) if isinstance(command, Yank) else members)
         return self._read_until("return")
+
+    def fail_over(self, commands: Sequence[Command]) -> None:
+        """Send these commands, and wait until the guest runs."""
+        # Only what comes after the last command counts: checkpoints resume the guest too.
+        resumed = [self.call(command) for command in commands][-1]
+        if not resumed:
+            self.wait_resumed()
 
     def wait_resumed(self) -> None:
         """Wait for the next RESUME."""
