@@ -7,6 +7,7 @@
     ├── ParseError          a document or a reply is not what it should be: see the path it names
     ├── SchemaError         that QEMU does not know such a command: choose another dialect or QEMU
     ├── RefusedError        pycolo will not do it; nothing was sent
+    │   ├── StoreError          a supervisor's store cannot be used
     │   ├── VersionError        these QEMU versions cannot run COLO, or not together
     │   └── CompileError        there is no safe way from this state
     │       └── UndecidedError      only a person can say whose data is right
@@ -44,6 +45,7 @@ __all__ = [
     "RefusedError",
     "RemoteError",
     "SchemaError",
+    "StoreError",
     "UndecidedError",
     "Unresponsive",
     "VersionError",

@@ -36,16 +36,18 @@ class Wish:
 class Store:
     """The wishes for all pairs of one supervisor; other processes may change them meanwhile.
 
-    Each change is on the disk when it returns. Not for several threads.
-
-    Args:
-        folder: Where its file lies; made if it is missing.
-
-    Raises:
-        StoreError: It cannot be made, opened, read or written.
+    Each change is on the disk when it returns. A context manager; not for several threads.
     """
 
     def __init__(self, folder: Path) -> None:
+        """Open the store; make it where there is none.
+
+        Args:
+            folder: Where its file lies.
+
+        Raises:
+            StoreError: It cannot be made or opened.
+        """
         self.folder: Final = folder
         "Where its file lies."
         with self._told():
@@ -64,7 +66,14 @@ class Store:
         self._database.close()
 
     def read(self, pair: str) -> Wish:
-        """What is wanted of a pair: a protected guest where nobody has said otherwise."""
+        """What is wanted of a pair: a protected guest where nobody has said otherwise.
+
+        Args:
+            pair: The pair's name.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
         with self._told():
             row = self._database.execute(
                 "SELECT want, paused FROM pairs WHERE name = ?", (pair,)
@@ -78,7 +87,15 @@ class Store:
         return Wish(want=want, paused=row[1])
 
     def want(self, pair: str, want: Want) -> None:
-        """Say what is wanted of a pair."""
+        """Say what is wanted of a pair.
+
+        Args:
+            pair: The pair's name.
+            want: What its supervisor brings about from now on.
+
+        Raises:
+            StoreError: It cannot be written; what was wanted before still is.
+        """
         with self._told():
             self._database.execute(
                 "INSERT INTO pairs (name, want) VALUES (?, ?)"
@@ -87,7 +104,15 @@ class Store:
             )
 
     def pause(self, pair: str, paused: str | None) -> None:
-        """Pause a pair's supervision, or end the pause with None."""
+        """Pause a pair's supervision, or end the pause.
+
+        Args:
+            pair: The pair's name.
+            paused: By whom, when and why, in words; None ends the pause.
+
+        Raises:
+            StoreError: It cannot be written; nothing was changed.
+        """
         with self._told():
             self._database.execute(
                 "INSERT INTO pairs (name, want, paused) VALUES (?, 'protected', ?)"
