@@ -127,7 +127,7 @@ class Keeper:
         )
         self._wish = Wish()
         self._claim: tuple[str, float] | None = None
-        self._has_asked = False
+        self._asked: set[str] = set()
         self._work: (
             asyncio.Task[Round] | asyncio.Task[Report | None] | asyncio.Task[Snapshot] | None
         )
@@ -195,6 +195,8 @@ class Keeper:
         if self._is_stale:
             return self._begin_round() or self._begin_look()
         decided = [self._decided(node, snapshot, record) for node in _members(record)]
+        if self._senses.take_back():
+            self._due_s = min(self._due_s, self._now_s())
         self._phases = {one.node: one.decision.phase for one in decided}
         for one in decided:
             self._say_decision(one)
@@ -325,9 +327,9 @@ class Keeper:
     def _ask(self, decided: _Decided) -> _Outcome:
         """Force a checkpoint, once for each suspicion: one that comes ends it."""
         holder = decided.record.holder
-        if self._has_asked:
+        if decided.node in self._asked:
             return "nothing"
-        self._has_asked = True
+        self._asked.add(decided.node)
         snapshot = self._controller.snapshot
         live = None if snapshot is None else snapshot.live(holder)
         session = self._senses.session(holder)
@@ -497,7 +499,7 @@ class Keeper:
         decision = decided.decision
         kind: EventKind = "person" if decision.phase == "person" else "state"
         if decision.event not in ("suspicion", "limit"):
-            self._has_asked = False
+            self._asked.discard(decided.node)
         words = _WORDS[decision.event]
         if decision.event == "quiet" and decided.seen.signals.keys() - {"no-checkpoint"}:
             words = ": the other QEMU gives no answer"
@@ -535,8 +537,8 @@ class Keeper:
 
     async def _rest(self) -> None:
         declared = self.pair.supervision
-        signals = any(eyes.of_it or eyes.colo_exit_s for eyes in self._senses.eyes.values())
-        if signals or self._claim is not None:
+        eyes = [self._eyes(node) for node in self._phases]
+        if self._claim is not None or any(one.of_it or one.colo_exit_s for one in eyes):
             limit_s = min(declared.silent_s, declared.primary_s) / 4
         else:
             limit_s = _WISH_S

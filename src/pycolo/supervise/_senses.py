@@ -46,6 +46,8 @@ class Senses:
         self._sessions: dict[str, Session] = {}
         self._links = frozenset(disk.names.nbd for disk in pair.disks)
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._looked_at: Snapshot | None = None
+        self._is_back = False
         self.eyes: dict[str, Eyes] = {}
         "What is seen of each node."
         self.ended: dict[str, Evidence] = {}
@@ -55,6 +57,11 @@ class Senses:
         """Take note of an event, or of the end of a connection."""
         self._eyes(node).hear(notice, self._now_s())
         self._wake()
+
+    def take_back(self) -> bool:
+        """Whether a QEMU answers again that had not, since this was asked last."""
+        found, self._is_back = self._is_back, False
+        return found
 
     def session(self, node: str) -> Session | None:
         """The session over which a node was asked last; None where it never was."""
@@ -88,6 +95,9 @@ class Senses:
             snapshot: What was seen.
             record: The latest record in it.
         """
+        if snapshot is self._looked_at:
+            return
+        self._looked_at = snapshot
         assumed: Qemu = "colo" if record.phase == "protected" else "alone"
         for node in self._pair.names:
             live = snapshot.live(node)
@@ -191,6 +201,7 @@ class Senses:
                 again.when_answered(lambda _: eyes.told_again(self._now_s()))
             self._wake()
         if not session.closed:
+            self._is_back = self._is_back or bool(eyes.of_it)
             eyes.told(self._now_s())
             await asyncio.sleep(self._interval_s)
 

@@ -247,6 +247,9 @@ def force_checkpoint(source: Process) -> None:
     """What a change of x-checkpoint-delay does in COLO (qemu-behaviour 4.11)."""
     channel = source.channel
     if channel is not None and channel.entered and source.live.colo_mode == "primary":
+        if channel.checkpoint:
+            channel.again = True
+            return
         channel.turn += 1
         turn = channel.turn
         source.later(_STEP_S, lambda: _checkpoint(channel, turn))
@@ -305,7 +308,11 @@ def _checkpoint_ends(channel: Channel, turn: int) -> None:
     if _talks_or_later(channel, lambda: _checkpoint_ends(channel, turn)):
         channel.checkpoint = False
         channel.source.go_on()
-        _announce(channel)
+        again, channel.again = channel.again, False
+        if again:
+            force_checkpoint(channel.source)
+        else:
+            _announce(channel)
 
 
 def _goes_on(channel: Channel, turn: int) -> bool:

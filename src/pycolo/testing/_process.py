@@ -103,6 +103,8 @@ class Channel:
     "Both guests have run in COLO."
     checkpoint: bool = False
     "A checkpoint is being made."
+    again: bool = False
+    "Another one was forced meanwhile, and follows it at once."
     turn: int = 0
     "The number of the next checkpoint; one that was announced with another number is off."
 

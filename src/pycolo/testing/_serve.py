@@ -44,7 +44,12 @@ async def connect(monitor: Monitor) -> socket.socket:
     theirs.settimeout(0)
     ours.settimeout(0)
     loop = asyncio.get_running_loop()
-    await loop.connect_accepted_socket(lambda: _Connection(monitor), theirs)
+    try:
+        await loop.connect_accepted_socket(lambda: _Connection(monitor), theirs)
+    except BaseException:
+        # Cancelled while it is accepted: nobody has got it.
+        ours.close()
+        raise
     return ours
 
 
