@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -41,6 +42,17 @@ TAIL_LINES = 5
 BLOCK_BYTES = 4096
 READ_MAX_BYTES = 1 << 20
 ENDED_KEPT = 32
+# Flags of the kernel: of a task that has begun to exit, and of a pidfd that means one thread.
+PF_EXITING = 0x4
+PIDFD_THREAD = os.O_EXCL
+# The first threads of a QEMU live as long as it does, and only one of them can free its memory.
+THREADS_WATCHED = 4
+# After the end of one thread the others of a killed process follow within milliseconds.
+LOOK_S = 0.002
+SETTLE_S = 0.1
+# Without a word from the kernel: where it tells of no thread, and where it should have told.
+UNTOLD_S = 0.05
+TOLD_S = 1.0
 OTHERS_MAY_WRITE = 0o022
 PID_MAX = 1 << 22
 OWNER_SUFFIX = ".owner.json"
@@ -315,6 +327,8 @@ def alive(*, process: str, monitors: Sequence[Monitor]) -> Answer:
         pass
     if current is not None and _runs(current):
         return {"instance": current.instance, "how": f"its host knows it as process {current.pid}"}
+    if current is not None and _keeps_sockets(process, current):
+        return {"instance": "", "how": ""}
     for monitor in monitors:
         try:
             serves = _serves(monitor)
@@ -323,6 +337,16 @@ def alive(*, process: str, monitors: Sequence[Monitor]) -> Answer:
         if serves:
             return {"instance": "", "how": f"something serves {_place(monitor)} on its host"}
     return {"instance": "", "how": ""}
+
+
+def _keeps_sockets(path: str, process: _Process) -> bool:
+    """Whether what serves a monitor is left of a QEMU that is over, and closed once it is gone."""
+    if _distrust(path) is not None:
+        return False
+    pidfd = _lingering(process)
+    if pidfd is not None:
+        pidfd.close()
+    return pidfd is not None
 
 
 def _unseen(error: PermissionError, place: str = "") -> str:
@@ -577,42 +601,57 @@ def _over(process: _Process, now: _Boot) -> str | None:
     if then.restarted(now):
         # The number of a name space is given again only when all of its processes have ended.
         return "its container has been started since"
-    descriptor = _open(process)
-    if descriptor is None:
+    pidfd = _open(process)
+    if pidfd is None:
         return f"process {process.pid} has ended"
-    with contextlib.closing(_Pidfd(descriptor)) as pidfd:
-        return f"process {process.pid} has ended" if pidfd.ended(0) else None
+    with contextlib.closing(pidfd):
+        return pidfd.over()
 
 
-def _open(process: _Process) -> int | None:
-    """A descriptor of the process; None where it has ended."""
+def _open(process: _Process) -> Pidfd | None:
+    """The handle of the process; None where it has ended."""
     try:
-        descriptor = os.pidfd_open(process.pid)
+        pidfd = Pidfd(process.pid, os.pidfd_open(process.pid))
     except ProcessLookupError:
         return None
     started = _start_time(process.pid)
     if started is not None and started != process.start_time:
-        os.close(descriptor)
+        pidfd.close()
         return None
-    return descriptor
+    return pidfd
 
 
-class _Pidfd:
-    """The kernel's own handle of a process: it never means another one."""
+class Pidfd:
+    """The kernel's own handle of a process: it never means another one.
 
-    def __init__(self, descriptor: int) -> None:
+    A process is over before it is gone. A killed one is over as soon as each of its threads has
+    begun to exit: the kernel runs none of them outside itself again, and no guest in them. Then
+    the last thread frees the memory, which takes some 70 ms a GiB, closes the sockets and the
+    images, and only then is the process gone (qemu-behaviour 19.11).
+    """
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        """Take a descriptor of a process; it is closed by `close`."""
+        self.pid = pid
+        "Its process id."
         self._descriptor = descriptor
 
+    def copy(self) -> Pidfd:
+        """Another handle of the same process, which is closed apart."""
+        return Pidfd(self.pid, os.dup(self._descriptor))
+
     def close(self) -> None:
-        """Let go of it; the process keeps running."""
-        os.close(self._descriptor)
+        """Let go of it; the process keeps running. May be called again."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def send(self, number: int) -> None:
         """Send a signal, if it still runs."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, number)
 
-    def ended(self, limit_s: float) -> bool:
+    def gone(self, limit_s: float) -> bool:
         """Whether all of its threads have ended, now or within the limit; a zombie's have."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._descriptor, selectors.EVENT_READ)
@@ -622,6 +661,133 @@ class _Pidfd:
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED | os.WNOHANG)
         return True
+
+    def over(self) -> str | None:
+        """How it is known that none of its threads runs again; None where one may."""
+        # In this order: one that goes in between was seen while it was there, or is gone after.
+        exiting = _all_exiting(self.pid)
+        if self.gone(0):
+            return f"process {self.pid} has ended"
+        return f"all threads of process {self.pid} have ended or are exiting" if exiting else None
+
+    def wait_over(self, limit_s: float) -> bool:
+        """Whether it is over, now or within the limit."""
+        end = time.monotonic() + limit_s
+        with contextlib.closing(self.lookout()) as lookout:
+            while self.over() is None:
+                left_s = end - time.monotonic()
+                if left_s <= 0:
+                    return False
+                lookout.wait(min(lookout.arm(), left_s))
+        return True
+
+    def lookout(self) -> Lookout:
+        """What tells when to look again whether it is over."""
+        return Lookout(self.pid, self._descriptor)
+
+
+def _all_exiting(pid: int) -> bool:
+    """Whether every thread of a process has begun to exit; false where that cannot be seen.
+
+    A thread may make another one before it exits, and a list that is read while a thread of it ends
+    may be cut short. So two lists in a row must be the same, with all of their threads still there:
+    whoever is in neither was made by nobody.
+    """
+    if os.readlink("/proc/self") != str(os.getpid()):
+        # That /proc is of another name space, where this number means another process.
+        return False
+    before: set[str] | None = None
+    while True:
+        try:
+            threads = set(os.listdir(f"/proc/{pid}/task"))
+        except OSError:
+            return False
+        is_whole = bool(threads)
+        for thread in threads:
+            is_exiting = _is_exiting(pid, thread)
+            if is_exiting is None:
+                is_whole = False
+            elif not is_exiting:
+                return False
+        if is_whole and threads == before:
+            return True
+        before = threads if is_whole else None
+
+
+def _is_exiting(pid: int, thread: str) -> bool | None:
+    """Whether a thread has begun to exit, as a zombie's has; None where it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/task/{thread}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except OSError:
+        return False
+    # As in `_start_time`. Field 9.
+    return bool(int(text.rpartition(")")[2].split()[6]) & PF_EXITING)
+
+
+class Lookout:
+    """Tells when to look whether a process is over, by a descriptor that becomes readable.
+
+    Of the first threads all but one end within milliseconds of SIGKILL, whatever the last one has
+    to free. The end of a thread is only a hint: looks follow in quick succession, for a moment.
+    """
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        """Watch a process; used by `Pidfd.lookout` alone."""
+        self._pid = pid
+        self._epoll = select.epoll()
+        self._epoll.register(descriptor, select.EPOLLIN)
+        self._threads: list[int] = []
+        self._hinted_until = 0.0
+
+    def fileno(self) -> int:
+        """Readable where the process is gone, or one of the threads that are watched has ended."""
+        return self._epoll.fileno()
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._drop()
+        self._epoll.close()
+
+    def wait(self, limit_s: float) -> None:
+        """Wait until it is readable, no longer than the limit."""
+        self._epoll.poll(limit_s)
+
+    def arm(self) -> float:
+        """Watch for the next hint; gives how long to wait for it before a look, in seconds."""
+        if self._epoll.poll(0):
+            self._hint()
+        if time.monotonic() < self._hinted_until:
+            return LOOK_S
+        if not self._threads and self._watch_threads():
+            # Whatever ended before they were watched is seen by a look now.
+            return 0.0
+        return TOLD_S if self._threads else UNTOLD_S
+
+    def _hint(self) -> None:
+        self._drop()
+        self._hinted_until = time.monotonic() + SETTLE_S
+
+    def _watch_threads(self) -> bool:
+        """Whether the kernel tells of the ends of some threads; it does from Linux 6.9 on."""
+        try:
+            for thread in os.listdir(f"/proc/{self._pid}/task")[:THREADS_WATCHED]:
+                self._threads.append(os.pidfd_open(int(thread), PIDFD_THREAD))
+                self._epoll.register(self._threads[-1], select.EPOLLIN)
+        except (FileNotFoundError, ProcessLookupError):
+            self._hint()
+        except OSError:
+            self._drop()
+        if len(self._threads) == 1:
+            # It may be the one that frees the memory.
+            self._drop()
+        return bool(self._threads)
+
+    def _drop(self) -> None:
+        for descriptor in self._threads:
+            os.close(descriptor)
+        self._threads.clear()
 
 
 def _dead(how: str) -> Answer:
@@ -653,13 +819,28 @@ def death(*, process: str, instance: str, limit_s: float) -> Answer:  # noqa: AR
 
 def watch(*, process: str, instance: str, limit_s: float) -> Answer:
     """Wait for the end of one QEMU; the answer is that of `death`."""
-    current = _known(process).current
-    if current is not None and current.instance == instance and _over(current, _boot()) is None:
-        descriptor = _open(current)
-        if descriptor is not None and current.boot.counts_like(_boot()):
-            with contextlib.closing(_Pidfd(descriptor)) as pidfd:
-                pidfd.ended(limit_s)
+    held = hold(process)
+    if held is not None:
+        with contextlib.closing(held[1]) as pidfd:
+            if held[0] == instance:
+                pidfd.wait_over(limit_s)
     return death(process=process, instance=instance, limit_s=limit_s)
+
+
+def hold(process: str) -> tuple[str, Pidfd] | None:
+    """The identity and the handle of the QEMU that runs for a node here; None for none.
+
+    Args:
+        process: The node's process file.
+
+    Raises:
+        Refused: The process file is damaged, or others may have written it.
+    """
+    current = _known(process).current
+    if current is None or not _runs(current):
+        return None
+    pidfd = _open(current)
+    return None if pidfd is None else (current.instance, pidfd)
 
 
 def running(*, process: str) -> Answer:
@@ -679,7 +860,8 @@ def _runs(process: _Process) -> bool:
 def stop(*, process: str, instance: str, at_once: bool, limit_s: float) -> Answer:
     """End one QEMU, and no other, and see it end.
 
-    It is told to end by itself first, unless it is to end at once.
+    It is told to end by itself first, unless it is to end at once. Somebody waits for its death
+    alone where it is to end at once; else the process is gone too, with its sockets and its images.
     """
     found = death(process=process, instance=instance, limit_s=limit_s)
     if found["dead"]:
@@ -689,13 +871,14 @@ def stop(*, process: str, instance: str, at_once: bool, limit_s: float) -> Answe
         raise Refused(f"no process here is known to be {instance}")
     if not current.boot.counts_like(_boot()):
         raise Refused(f"the process of {instance} cannot be seen from here")
-    descriptor = _open(current)
-    if descriptor is not None:
-        with contextlib.closing(_Pidfd(descriptor)) as pidfd:
+    pidfd = _open(current)
+    if pidfd is not None:
+        with contextlib.closing(pidfd):
             numbers = [signal.SIGKILL] if at_once else [signal.SIGTERM, signal.SIGKILL]
+            wait = pidfd.wait_over if at_once else pidfd.gone
             for number in numbers:
                 pidfd.send(number)
-                if pidfd.ended(limit_s / len(numbers)):
+                if wait(limit_s / len(numbers)):
                     break
     found = death(process=process, instance=instance, limit_s=limit_s)
     if not found["dead"]:
@@ -772,11 +955,12 @@ def launch(
         images: Its images.
         written: What else is written by it or for it.
         helper: The text of this file.
-        limit_s: How long the lock may take, and then the greeting.
+        limit_s: How long the QEMU before it may take to be gone, then the lock, then the greeting.
     """
     _check_state_dir(record)
     _check_images(images, written)
     _make_run_dir(run_dir)
+    _await_gone(process, limit_s)
     with _locked(record, limit_s) as lock:
         ended = _refuse_second(process)
         if instance in ended:
@@ -790,13 +974,13 @@ def launch(
         _write_process(process, None, ended)
         words = (helper, process, instance, json.dumps(ended))
         pid = _spawn(words, argv, log, lock)
-    with contextlib.closing(_Pidfd(os.pidfd_open(pid))) as pidfd:
+    with contextlib.closing(Pidfd(pid, os.pidfd_open(pid))) as pidfd:
         why = _await_answer(monitors[0], pidfd, limit_s)
         if why is None:
             return {"pid": pid}
         # A QEMU that nobody can speak to is of no use, and nobody else knows of it.
         pidfd.send(signal.SIGKILL)
-        pidfd.ended(KILL_S)
+        pidfd.gone(KILL_S)
     raise Refused(f"{why}: {_tail(log, before) or 'it said nothing'}")
 
 
@@ -809,6 +993,29 @@ def _refuse_second(process: str) -> list[str]:
     if _runs(known.current):
         raise Refused(f"QEMU runs there already, as process {known.current.pid}")
     return [*known.ended, known.current.instance] if over is not None else known.ended
+
+
+def _await_gone(process: str, limit_s: float) -> None:
+    """Wait until a QEMU that is over is gone: until then its ports and its images are not free."""
+    current = _known(process).current
+    pidfd = None if current is None else _lingering(current)
+    if pidfd is not None:
+        with contextlib.closing(pidfd):
+            if not pidfd.gone(limit_s):
+                raise Refused(
+                    f"process {pidfd.pid}, the QEMU before, has not let go of its memory, its ports"
+                    f" and its images within {limit_s:g} s: launch again once it is gone"
+                )
+
+
+def _lingering(process: _Process) -> Pidfd | None:
+    """The handle of a process that is over and not gone; None of any other."""
+    now = _boot()
+    pidfd = _open(process) if process.boot.counts_like(now) else None
+    if pidfd is None or (pidfd.over() is not None and not pidfd.gone(0)):
+        return pidfd
+    pidfd.close()
+    return None
 
 
 def _check_free(address: str, ports: Sequence[int]) -> None:
@@ -959,7 +1166,7 @@ def _serves(monitor: Monitor) -> bool:
     return True
 
 
-def _await_answer(monitor: Monitor, pidfd: _Pidfd, limit_s: float) -> str | None:
+def _await_answer(monitor: Monitor, pidfd: Pidfd, limit_s: float) -> str | None:
     """Why QEMU never answered a command; None where it did.
 
     It greets before it makes its devices, and may end on one of them; it answers after that.
@@ -975,7 +1182,7 @@ def _await_answer(monitor: Monitor, pidfd: _Pidfd, limit_s: float) -> str | None
                     heard += more
                 if b'"return"' in heard:
                     return None
-        if pidfd.ended(POLL_S):
+        if pidfd.gone(POLL_S):
             return "QEMU ended"
     return f"no answer within {limit_s:g} s"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +58,7 @@ class LocalHost:
         with contextlib.closing(running), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await running.wait_ended()
-        return running.evidence(victim.epoch)
+        return await self.death(pair, victim, limit_s=limit_s)
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
         """See `Host`."""
@@ -71,46 +70,40 @@ class LocalHost:
     def watch(self, pair: ColoPair, node: str) -> QemuWatch | None:
         """Take hold of the QEMU that runs for a node here; None if none is known to run."""
         try:
-            found = far.perform("running", {"process": pair.process_path(node)})
-        except far.Refused:
+            held = far.hold(pair.process_path(node))
+        except (far.Refused, OSError):
             return None
-        pid, instance = found["pid"], found["instance"]
-        if not isinstance(pid, int):
-            return None
-        try:
-            descriptor = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return None
-        return QemuWatch(pair, node, pid, str(instance), descriptor)
+        return None if held is None else QemuWatch(pair, node, *held)
 
 
 @final
 class QemuWatch:
     """Holds the handle of a running QEMU: its end can be waited for, and is evidence."""
 
-    def __init__(self, pair: ColoPair, node: str, pid: int, instance: str, descriptor: int) -> None:
+    def __init__(self, pair: ColoPair, node: str, instance: str, pidfd: far.Pidfd) -> None:
         """Take the handle; used by `LocalHost.watch` alone."""
         self._pair = pair
         self.node: Final = node
         "The node it runs for."
-        self.pid: Final = pid
+        self.pid: Final = pidfd.pid
         "Its process id."
         self.instance: Final = instance
         "Its identity."
-        self._descriptor = descriptor
+        self._pidfd = pidfd
 
     async def wait_ended(self) -> None:
-        """Wait until all of its threads have ended; may be waited for several times at once."""
+        """Wait until none of its threads runs again; may be waited for several times at once.
+
+        The process may still be there, with its sockets and its images, until its memory is free.
+        """
         loop = asyncio.get_running_loop()
-        # A loop watches a descriptor once: with one of its own each waiter is told.
-        descriptor = os.dup(self._descriptor)
-        over = asyncio.Event()
-        loop.add_reader(descriptor, over.set)
-        try:
-            await over.wait()
-        finally:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
+        with (
+            contextlib.closing(self._pidfd.copy()) as pidfd,
+            contextlib.closing(pidfd.lookout()) as lookout,
+        ):
+            # A look may have to wait for the kernel: the loop must not.
+            while await loop.run_in_executor(_QUICK, pidfd.over) is None:
+                await _readable(lookout, lookout.arm())
 
     def evidence(self, epoch: int) -> Evidence | None:
         """What its end is evidence of; None while it runs.
@@ -131,9 +124,19 @@ class QemuWatch:
 
     def close(self) -> None:
         """Let go of the process; it keeps running. May be called again."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        self._pidfd.close()
+
+
+async def _readable(lookout: far.Lookout, limit_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    hint = asyncio.Event()
+    loop.add_reader(lookout.fileno(), hint.set)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await hint.wait()
+    finally:
+        loop.remove_reader(lookout.fileno())
 
 
 async def _ask(name: str, request: JsonObject, limit_s: float) -> Mapping[str, object]:
