@@ -17,13 +17,14 @@ from pathlib import Path
 
 import attrs
 import pytest
+from tests.hosts.programs import SERVER
 
 from pycolo.errors import HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.helper import far, request_of, text
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.ways import NoWay, hosts_of
-from pycolo.model import ColoPair, Node, Ports, ReplicationDisk
+from pycolo.model import ColoPair, Ports, ReplicationDisk
 from pycolo.model.node import TcpMonitor
 from pycolo.plan import CheckPorts, CreateImage, LaunchQemu, StopQemu
 from pycolo.record import Change, DamagedRecord, NoRecord, PairRecord, UnreadRecord
@@ -31,49 +32,8 @@ from pycolo.snapshot import Running
 
 LIMIT_S = 20.0
 FIRST, SECOND = "p:alpha:00000001", "p:alpha:00000002"
-# A monitor that greets each client in turn, for as long as it is let.
-SERVER = """
-import json, socket, sys
-door = socket.socket(socket.AF_UNIX)
-door.bind(sys.argv[1])
-door.listen()
-version = {"qemu": {"major": 11, "minor": 1, "micro": 3}, "package": ""}
-greeting = json.dumps({"QMP": {"version": version, "capabilities": ["oob"]}}) + "\\n"
-while True:
-    client, _ = door.accept()
-    client.send(greeting.encode())
-    # Who came only for the greeting has gone by now, and sending to it would end this program.
-    if client.recv(4096):
-        client.send(b'{"return": {}}\\n')
-        while client.recv(4096):
-            pass
-    client.close()
-"""
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVER
 HOST = LocalHost()
-
-
-@pytest.fixture
-def folder() -> Generator[Path]:
-    """A folder on a disk: what is kept in memory alone is refused for records."""
-    with tempfile.TemporaryDirectory(prefix="colo-", dir="/var/tmp") as name:
-        yield Path(name)
-
-
-@pytest.fixture
-def pair(folder: Path) -> Generator[ColoPair]:
-    """A pair of this machine; what runs there at the end is killed."""
-    nodes = []
-    for name, address in (("alpha", "127.0.0.1"), ("beta", "127.0.0.2")):
-        (folder / name).mkdir()
-        run_dir = str(folder / f"run-{name}")
-        node = Node(name=name, address=address, image_folder=str(folder / name), run_dir=run_dir)
-        nodes.append(node)
-    declared = ColoPair(name="p", nodes=nodes, disks=(ReplicationDisk(size_bytes=1 << 20),))
-    yield declared
-    pid = _pid(declared)
-    if pid is not None and HOST.watch(declared, "alpha") is not None:
-        os.kill(pid, signal.SIGKILL)
 
 
 def _process(pair: ColoPair) -> Path:

@@ -1,7 +1,9 @@
 """Images and processes with the real qemu-img and QEMU."""
 
+import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -18,12 +20,14 @@ from pycolo.evidence import Evidence, Victim
 from pycolo.hosts.local import LocalHost, QemuWatch
 from pycolo.model import ColoPair, Node
 from pycolo.plan import CreateImage, HostAction, LaunchQemu, StopQemu
+from pycolo.qmp.commands import Cont
 from pycolo.session import Session
 
 pytestmark = pytest.mark.qemu
 LIMIT_S = 20.0
 INSTANCE = "p:alpha:00000001"
 SIZE_BYTES = 1 << 20
+RAM_BYTES = 2 << 30
 ImageFormat: TypeAlias = Literal["qcow2", "raw"]
 
 
@@ -170,3 +174,38 @@ async def test_qemu_that_ends_on_a_device_was_not_launched(place: Place) -> None
     with pytest.raises(HostRefused, match="nosuchdev"):
         await place.does(_launch(place, "-device", "nosuchdev"))
     assert place.watch() is None
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(120)
+async def test_death_of_a_big_qemu_is_seen_before_its_memory_is_free(place: Place) -> None:
+    """Its CPUs run no more, its image is still held; a launch right then waits for that."""
+    image = _image(place)
+    await place.does(image)
+    disk = {"driver": "file", "filename": image.path, "node-name": "d"}
+    accelerator = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
+    # Memory of a file has small pages, as that of a guest has which is not given larger ones.
+    memory = f"memory-backend-memfd,id=m,size={RAM_BYTES},prealloc=on"
+    arguments = ("-object", memory, "-machine", f"q35,accel={accelerator},memory-backend=m")
+    arguments += ("-m", f"{RAM_BYTES >> 20}", "-smp", "4", "-blockdev", json.dumps(disk))
+    await place.does(_launch(place, *arguments))
+    running = place.watch()
+    assert running is not None
+    async with await Session.connect(
+        "alpha", place.node.control_monitor, limit_s=LIMIT_S
+    ) as session:
+        await session.execute(Cont(), limit_s=LIMIT_S)
+    process = os.pidfd_open(running.pid)
+    waiting = asyncio.create_task(running.wait_ended())
+    await asyncio.sleep(0)
+    os.kill(running.pid, signal.SIGKILL)
+    await waiting
+    found, is_gone = running.evidence(1), bool(select.select([process], [], [], 0)[0])
+    running.close()
+    os.close(process)
+    assert found is not None
+    assert (False, "threads of process") == (is_gone, " ".join(found.how.split()[1:4]))
+    again = attrs.evolve(_launch(place, *arguments), instance="p:alpha:00000002")
+    assert (await place.host.observe(place.pair, "alpha", limit_s=LIMIT_S)).running is None
+    await place.does(again)
+    assert await place.death() is not None
