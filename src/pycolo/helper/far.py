@@ -715,9 +715,21 @@ def _all_exiting(pid: int) -> bool:
 
 
 def _is_exiting(pid: int, thread: str) -> bool | None:
-    """Whether a thread has begun to exit, as a zombie's has; None where it is gone."""
+    """Whether a thread has begun to exit, as a zombie's has; None where it is gone.
+
+    Its program is asked for first: it has none from the moment at which it lets go of its memory.
+    To read `stat` before would hold the memory meanwhile, and whoever lets go of it last frees it.
+    """
+    place = f"/proc/{pid}/task/{thread}"
     try:
-        text = Path(f"/proc/{pid}/task/{thread}/stat").read_text(encoding="utf-8", errors="replace")
+        os.readlink(f"{place}/exe")
+    except OSError:
+        # It has none, or only its owner may know; `stat` tells everybody.
+        pass
+    else:
+        return False
+    try:
+        text = Path(f"{place}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     except OSError:
@@ -739,7 +751,8 @@ class Lookout:
         self._epoll = select.epoll()
         self._epoll.register(descriptor, select.EPOLLIN)
         self._threads: list[int] = []
-        self._hinted_until = 0.0
+        # The process may have been killed a moment ago, and have no thread left that could tell.
+        self._hinted_until = time.monotonic() + SETTLE_S
 
     def fileno(self) -> int:
         """Readable where the process is gone, or one of the threads that are watched has ended."""
