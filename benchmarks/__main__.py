@@ -12,6 +12,7 @@ import attrs
 from benchmarks import (
     answering,
     compiling,
+    dying,
     executing,
     failing_over,
     fleet,
@@ -28,6 +29,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "execute": executing.run,
     "failover": failing_over.run,
     "failover-ping": answering.run,
+    "death": dying.run,
     "resume": resuming.run,
     "probe": probing.run,
     "fleet": fleet.run,

@@ -37,8 +37,8 @@ class Evidence:
     """A statement that one QEMU has ended, by its host's kernel or by whoever fenced it.
 
     Args:
-        kind: `exit`: its host's kernel shows that the process has ended. `fence`: an operator or a
-            fencing device has made sure of it.
+        kind: `exit`: its host's kernel shows that the process has ended, or that each of its
+            threads has or is exiting. `fence`: an operator or a fencing device has made sure of it.
         node: The node on which it ran.
         instance: The identity of the QEMU, `PAIR:NODE:HEX`.
         epoch: The epoch of the record that let it run alone, as in the plan's `Victim`.
