@@ -849,19 +849,15 @@ def hold(process: str) -> tuple[str, Pidfd] | None:
     Raises:
         Refused: The process file is damaged, or others may have written it.
     """
-    current = _known(process).current
-    if current is None or not _runs(current):
-        return None
-    pidfd = _open(current)
-    return None if pidfd is None else (current.instance, pidfd)
+    current = _running(process)
+    pidfd = None if current is None else _open(current)
+    return None if current is None or pidfd is None else (current.instance, pidfd)
 
 
-def running(*, process: str) -> Answer:
-    """The process that runs for a node here; none where none is known to run."""
+def _running(process: str) -> _Process | None:
+    """The process that runs for a node here; None where none is known to run."""
     current = _known(process).current
-    if current is None or not _runs(current):
-        return {"pid": None, "instance": ""}
-    return {"pid": current.pid, "instance": current.instance}
+    return current if current is not None and _runs(current) else None
 
 
 def _runs(process: _Process) -> bool:
@@ -1343,12 +1339,12 @@ def check_ports(*, process: str, address: str, ports: Sequence[int], limit_s: fl
 def _network(process: str) -> str | None:
     """The name space of the network in which a node's QEMU runs, where it is not ours."""
     try:
-        pid = running(process=process)["pid"]
+        current = _running(process)
     except Refused:
         return None
-    if pid is None:
+    if current is None:
         return None
-    theirs, ours = f"/proc/{pid}/ns/net", "/proc/self/ns/net"
+    theirs, ours = f"/proc/{current.pid}/ns/net", "/proc/self/ns/net"
     try:
         return None if os.readlink(theirs) == os.readlink(ours) else theirs
     except OSError:
@@ -1447,7 +1443,6 @@ OPERATIONS: Dict[str, Callable[..., Answer]] = {
     "swap": swap,
     "death": death,
     "watch": watch,
-    "running": running,
     "alive": alive,
     "stop": stop,
     "create_image": create_image,
