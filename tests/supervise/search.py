@@ -50,6 +50,8 @@ class Record(NamedTuple):
     claimed: int | None = None
     stopped: bool = False
     fuses: tuple[int, ...] = (0,)
+    pending: bool = False
+    "The overlays of a promoted node are not merged into its image yet."
 
 
 class Node(NamedTuple):
@@ -67,6 +69,7 @@ class Node(NamedTuple):
     "The peer's instance that is shown to have ended."
     cut: bool = False
     since_cut: int = 0
+    "-1 where a supervisor that has ended took the time with it."
     fuse: int = UNARMED
     shutdown: bool = False
     file: int = 1
@@ -122,6 +125,10 @@ class Rules:
     "The arbiter may be restored from a backup."
     self_fence: bool = True
     "A lease that ran out is evidence."
+    equipped: bool = True
+    "The hosts have fuses; else there are leases alone."
+    sees_both: bool = False
+    "The secondary's supervisor knows of a lost replication as well."
 
 
 FULL: Final = Rules()
@@ -144,6 +151,28 @@ def alone(faults: int) -> State:
     )
 
 
+def promoted(faults: int) -> State:
+    """A guest alone on the first node, which was its secondary until a moment ago."""
+    begin = alone(faults)
+    record = begin.record._replace(pending=True)
+    return _node(begin, 0, knows=record)._replace(record=record)
+
+
+def handed_over(faults: int) -> State:
+    """A pair whose primary has lost its disk, has handed over, and still runs."""
+    begin = protected(faults)
+    record = begin.record._replace(holder=1, eligible=(1,))
+    begin = _node(_node(begin, 0, knows=record), 1, knows=record)
+    return begin._replace(record=record, disk=False, newest=(False, True))
+
+
+def without_fuses(begin: State) -> State:
+    """The same on hosts that have none."""
+    record = begin.record._replace(fuses=())
+    nodes = [node._replace(knows=record, fuse=UNARMED) for node in begin.nodes]
+    return begin._replace(nodes=(nodes[0], nodes[1]), record=record)
+
+
 @functools.cache
 def _shared(record: Record) -> SharedRecord:
     def identity(node: int) -> str:
@@ -158,6 +187,7 @@ def _shared(record: Record) -> SharedRecord:
         eligible={NAMES[node]: identity(node) for node in record.eligible},
         phase=record.phase,  # type: ignore[arg-type] # one of the three, by construction
         joining=None if record.joining is None else identity(record.joining),
+        commit="pending" if record.pending else "clean",
     )
     return SharedRecord(
         record=made,
@@ -203,10 +233,12 @@ class Search:
 
     def _decided(self, s: State, i: int, knows: Record, *, due: bool) -> Decision:
         me, peer = s.nodes[i], s.nodes[1 - i]
-        evidence = me.evidence != 0 and me.evidence == knows.instances[1 - i]
+        # It may be about an older QEMU: `decide` has to tell.
+        evidence = me.evidence
         # Its own file was read before the record, so that it is no later than that.
         epoch = me.file if knows == s.record else min(me.file, knows.epoch)
-        lost = me.qemu == "primary" and not s.nbd
+        eyes = ("primary", "secondary") if self.rules.sees_both else ("primary",)
+        lost = me.qemu in eyes and not s.nbd
         broken = me.qemu == "primary" and not s.disk
         ahead = peer.shutdown and not me.shutdown and me.qemu == "primary"
         lease_gone = self.rules.self_fence and s.reach[i] and s.leases[1 - i] == 0
@@ -217,16 +249,16 @@ class Search:
         found = self._decisions.get(key)
         if found is None:
             signals: dict[Signal, float] = {"hung-up": 0.0} if due else {}
-            other = instance_of("p", NAMES[1 - i], knows.instances[1 - i])
+            other = instance_of("p", NAMES[1 - i], me.evidence)
             seen = Observation(
                 qemu=_QEMUS[me.qemu],
                 instance=instance_of("p", NAMES[i], me.instance),
                 signals=signals,
-                evidence=_evidence(NAMES[1 - i], other) if evidence else None,
+                evidence=_evidence(NAMES[1 - i], other, knows) if evidence else None,
                 arbiter_lost=not s.reach[i],
                 claim_since_s=0.0 if knows.claimed == 1 - i else None,
                 lease_gone=lease_gone,
-                cut_since_s=_NOW - me.since_cut if me.cut else None,
+                cut_since_s=_NOW - me.since_cut if me.cut and me.since_cut >= 0 else None,
                 shutdown=me.shutdown,
                 peer_shutdown=ahead,
                 replication_lost=lost,
@@ -266,7 +298,15 @@ class Search:
         if me.up:
             yield (
                 f"supervisor of {name} ends",
-                _node(f, i, up=False, knows=None, evidence=0, shutdown=False),
+                _node(
+                    f,
+                    i,
+                    up=False,
+                    knows=None,
+                    evidence=0,
+                    shutdown=False,
+                    since_cut=-1 if me.cut else 0,
+                ),
             )
             yield f"supervisor of {name} is stopped", _node(f, i, up=False)
         if s.reach[i]:
@@ -331,7 +371,9 @@ class Search:
         if fuse != UNARMED:
             # A checkpoint shows that the secondary was not promoted.
             fuse = FUSE if renews or _in_colo(s) else max(0, fuse - 1)
-        since_cut = min(LEASE, node.since_cut + 1) if node.cut else 0
+        since_cut = node.since_cut
+        if node.cut and since_cut >= 0:
+            since_cut = min(LEASE, since_cut + 1)
         return node._replace(fuse=fuse, since_cut=since_cut), lease
 
     # -- a supervisor
@@ -362,7 +404,8 @@ class Search:
             if results:
                 return results
         if decision.phase == "person" and not s.told:
-            named = s.restored or not s.disk
+            unmerged = s.record.pending and s.nodes[s.record.holder].qemu == "none"
+            named = s.restored or not s.disk or unmerged
             verdict = s.verdict if named else "a person is told, and need not be"
             return [("a person is told", s._replace(told=True, verdict=verdict))]
         return []
@@ -397,7 +440,7 @@ class Search:
 
     def _cut(self, s: State, i: int) -> Iterator[State]:
         if s.nodes[i].qemu in ("primary", "secondary"):
-            yield _node(s, i, cut=True)
+            yield _node(s, i, cut=True, since_cut=max(0, s.nodes[i].since_cut))
 
     def _claim(self, s: State, i: int) -> Iterator[State] | None:
         record = self._writes(s, i)
@@ -415,17 +458,18 @@ class Search:
             return None
         return self._swapped(s, i, record._replace(claimed=None))
 
-    def _seek_evidence(self, s: State, i: int) -> Iterator[State]:
+    def _seek_evidence(self, s: State, i: int) -> Iterator[State] | None:
         """Its host says that it has ended; or a fence ends it, or has no effect and says so."""
         j, knows = 1 - i, s.nodes[i].knows
         if knows is None or s.nodes[i].evidence == knows.instances[j]:
-            return
+            return iter(())
         fenced = s if s.nodes[j].qemu == "none" else _node(s, j, qemu="none", halted=False)
         if not self.rules.fences and (fenced is not s or not s.nodes[j].up):
-            return
+            # Nobody can tell: it fails, and what follows it is left out.
+            return None
         if not self.rules.evidence:
             fenced = s
-        yield _node(fenced, i, evidence=knows.instances[j])
+        return iter((_node(fenced, i, evidence=knows.instances[j]),))
 
     def _serve(self, s: State, i: int) -> Iterator[State] | None:
         record, me = self._writes(s, i), s.nodes[i]
@@ -447,6 +491,7 @@ class Search:
             joining=None,
             claimed=None,
             fuses=(),
+            pending=s.nodes[i].qemu == "secondary",
         )
         for after in self._swapped(s, i, changed):
             served = (*after.served, (epoch, i))
@@ -488,6 +533,8 @@ class Search:
         number = s.nodes[i].instance + 1
         if s.nodes[i].shutdown:
             yield s._replace(verdict=f"{NAMES[i]} is booted though its guest shut down")
+        if record.pending:
+            yield s._replace(verdict=f"{NAMES[i]} is booted without its overlays")
         if number > INSTANCES:
             return
         instances = (number, record.instances[1]) if i == 0 else (record.instances[0], number)
@@ -515,7 +562,9 @@ class Search:
         record = self._writes(s, i)
         if record is None or knows.holder != i or knows.eligible != (i,):
             return
-        if record.phase == "alone" and me.qemu == "alone":
+        if record.pending and me.qemu == "alone":
+            yield from self._swapped(s, i, record._replace(pending=False))
+        elif record.phase == "alone" and me.qemu == "alone":
             yield from self._launches(s, i, record)
         elif record.phase == "joining":
             yield from self._joins(s, i, record)
@@ -549,10 +598,11 @@ class Search:
         ready = _in_colo(s) and peer.instance == record.instances[j]
         if not self.rules.proven:
             ready = peer.qemu in ("joining", "secondary")
-        if ready and me.fuse == UNARMED and self.rules.armed:
+        if ready and me.fuse == UNARMED and self.rules.armed and self.rules.equipped:
             yield _node(s._replace(leases=(LEASE, LEASE)), i, fuse=FUSE)
         elif ready and s.nbd:
-            changed = record._replace(eligible=(0, 1), phase="protected", joining=None, fuses=(i,))
+            fuses = (i,) if self.rules.equipped else ()
+            changed = record._replace(eligible=(0, 1), phase="protected", joining=None, fuses=fuses)
             for after in self._swapped(s, i, changed):
                 proven = after if not _in_colo(s) else after._replace(newest=(True, True))
                 yield proven
@@ -651,9 +701,11 @@ class Search:
         return settled and _in_colo(s) and s.nbd and s.disk
 
 
-def _evidence(node: str, instance: str) -> Evidence:
+def _evidence(node: str, instance: str, knows: Record) -> Evidence:
+    """Of the epoch of the record where it is about the QEMU that this means, else of an older."""
+    epoch = knows.epoch - (instance != instance_of("p", node, knows.instances[NAMES.index(node)]))
     return Evidence(
-        kind="exit", node=node, instance=instance, epoch=1, who="h", how="h", when="now"
+        kind="exit", node=node, instance=instance, epoch=epoch, who="h", how="h", when="now"
     )
 
 
@@ -696,7 +748,7 @@ def _key(s: State) -> State:
             if node.knows is None
             else node.knows._replace(revision=int(node.knows.revision == record.revision)),
             node.up,
-            node.evidence if node.evidence == record.instances[1 - i] else 0,
+            node.evidence,
             node.cut and node.qemu != "none",
             node.since_cut if leads else 0,
             node.fuse,

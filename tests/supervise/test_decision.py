@@ -99,7 +99,7 @@ def test_a_guest_that_shut_down_is_not_started_again() -> None:
 def test_a_primary_whose_disk_failed_hands_over() -> None:
     """Only its secondary has every write, so that its own claim would lose some."""
     seen = attrs.evolve(IN_COLO, disk_failed=True, signals={"no-checkpoint": 0.0})
-    assert ("hand-over",) == _at("alpha", seen, 500.0).actions
+    assert ("tell", "hand-over") == _at("alpha", seen, 500.0).actions
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,61 @@ def test_who_lacks_writes_does_not_continue_by_itself(node: str, seen: Observati
     )
 
 
+def test_evidence_about_another_qemu_is_none() -> None:
+    """An older QEMU of the peer has ended, or one of a node that left the pair."""
+    older = attrs.evolve(END, instance=instance_of("shop-db", "beta", 0))
+    spare = attrs.evolve(END, node="gamma", instance=instance_of("shop-db", "gamma", 1))
+    for evidence in (older, spare, attrs.evolve(END, node="alpha", instance=ALPHA)):
+        seen = attrs.evolve(IN_COLO, evidence=evidence)
+        assert "quiet" == _at("alpha", seen, 10.0).event
+    over = SharedRecord(record=attrs.evolve(RECORD, holder="beta", eligible={"beta": BETA}))
+    end = attrs.evolve(END, node="alpha", instance=ALPHA)
+    handed = attrs.evolve(SECONDARY, evidence=end)
+    assert "peer-ended" == _at("beta", handed, 10.0, over).event
+    before = attrs.evolve(handed, evidence=attrs.evolve(end, epoch=3))
+    assert "quiet" == _at("beta", before, 10.0, over).event
+
+
+def test_a_promoted_guest_is_not_booted_without_its_overlays() -> None:
+    """Its image lacks writes until they are merged, so that a person decides."""
+    sole = attrs.evolve(RECORD, holder="beta", eligible={"beta": BETA}, phase="alone")
+    merging = SharedRecord(record=attrs.evolve(sole, commit="pending"))
+    ended = Observation(qemu="none")
+    assert ("tell",) == _at("beta", ended, 10.0, merging).actions
+    assert "person" == _at("beta", ended, 10.0, merging).phase
+    assert ("boot",) == _at("beta", ended, 10.0, SharedRecord(record=sole)).actions
+    off = attrs.evolve(ended, shutdown=True)
+    assert ("stop",) == _at("beta", off, 10.0, merging).actions
+
+
+def test_a_claim_that_was_left_behind_holds_nobody_back() -> None:
+    """A node that is alone by the record continues, whatever claim still stands."""
+    sole = attrs.evolve(RECORD, holder="beta", eligible={"beta": BETA}, phase="alone")
+    left = SharedRecord(record=sole, claimed_by="beta")
+    assert ("fail-over",) == _at("beta", SECONDARY, 10.0, left).actions
+
+
+def test_a_node_that_lacks_writes_gives_its_claim_back() -> None:
+    """Evidence could only come from a fence that ends the one node which has them."""
+    by_beta = SharedRecord(record=RECORD, claimed_by="beta")
+    behind = attrs.evolve(SECONDARY, replication_lost=True, signals={"colo-exit": 100.0})
+    assert ("give-back",) == _at("beta", behind, 200.0, by_beta).actions
+    assert ("tell",) == _at("beta", behind, 200.0).actions
+    by_alpha = SharedRecord(record=RECORD, claimed_by="alpha")
+    broken = attrs.evolve(IN_COLO, disk_failed=True)
+    assert ("give-back",) == _at("alpha", broken, 200.0, by_alpha).actions
+
+
+def test_whoever_waits_tells_a_person() -> None:
+    """A peer that never comes back, or a fence that never works, is not waited for in silence."""
+    ended = Observation(qemu="none")
+    assert ("say-exit", "tell") == _at("alpha", ended, 10.0).actions
+    claimed = SharedRecord(record=RECORD, claimed_by="alpha")
+    assert "tell" in _at("alpha", IN_COLO, 10.0, claimed).actions
+    waits = [row for row in ROWS if row.phase == "waiting"]
+    assert all("tell" in row.actions for row in waits)
+
+
 def test_a_record_that_is_older_than_the_own_file_ends_no_qemu() -> None:
     """An arbiter that was restored from a backup must not have the newest guest killed."""
     own = attrs.evolve(RECORD, epoch=6, eligible={"alpha": ALPHA}, phase="alone")
@@ -153,6 +208,11 @@ def test_a_lease_is_evidence_only_after_a_whole_one_without_checkpoints() -> Non
     assert ("cut", "serve") == _at("beta", seen, 103.0, claimed).actions
     unarmed = attrs.evolve(claimed, fuses=frozenset())
     assert "quiet" == _at("beta", seen, 103.0, unarmed).event
+    handed = attrs.evolve(RECORD, holder="beta", eligible={"beta": BETA})
+    over = SharedRecord(record=handed, claimed_by="beta")
+    assert "quiet" == _at("beta", seen, 103.0, over).event
+    armed = attrs.evolve(over, fuses=frozenset({"alpha"}))
+    assert "lease-gone" == _at("beta", seen, 103.0, armed).event
 
 
 def test_a_claim_is_taken_over_only_when_it_leads_to_nothing() -> None:
@@ -176,7 +236,8 @@ def test_a_paused_pair_is_only_looked_at() -> None:
     paused = attrs.evolve(SHARED, paused=True)
     seen = attrs.evolve(IN_COLO, evidence=END)
     decision = _at("alpha", seen, 10.0, paused)
-    assert ((), "protected") == (decision.actions, decision.phase)
+    assert (("tell",), "protected") == (decision.actions, decision.phase)
+    assert () == _at("alpha", IN_COLO, 10.0, paused).actions
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,18 @@ from typing import Final
 
 import attrs
 import pytest
-from tests.supervise.search import FULL, Decide, Rules, Search, State, alone, protected
+from tests.supervise.search import (
+    FULL,
+    Decide,
+    Rules,
+    Search,
+    State,
+    alone,
+    handed_over,
+    promoted,
+    protected,
+    without_fuses,
+)
 
 from pycolo.evidence import Evidence
 from pycolo.record import PairRecord
@@ -19,7 +30,7 @@ pytestmark = [pytest.mark.property, pytest.mark.timeout(600)]
 
 BEGINNINGS: Final[Mapping[str, Callable[[int], State]]] = {
     "a protected pair": protected,
-    "a guest alone": alone,
+    "a guest alone that was promoted": promoted,
 }
 NO_LEASE = attrs.evolve(FULL, self_fence=False)
 NO_FENCE = attrs.evolve(FULL, fences=False)
@@ -75,13 +86,33 @@ def test_a_restored_arbiter_ends_no_guest() -> None:
     assert all(s.nodes[0].qemu != "none" for s in restored)
 
 
+@pytest.mark.parametrize("hosts", ["with fuses", "without fuses"])
+def test_a_primary_that_has_handed_over_is_waited_for(hosts: str) -> None:
+    """It is the primary until it is ended, so that its lease is no evidence without a fuse."""
+    equipped = hosts == "with fuses"
+    begin = handed_over(1) if equipped else without_fuses(handed_over(1))
+    search = Search(attrs.evolve(FULL, fuse=equipped, equipped=equipped))
+    assert ("", []) == search.run(begin)
+    assert search.stuck(arbiter_returns=True) is None
+
+
+def test_a_secondary_that_lacks_writes_ends_no_primary() -> None:
+    """It claims nothing once it knows, so that no fence ends the only node with every write."""
+    search = Search(attrs.evolve(NO_LEASE, sees_both=True))
+    assert ("", []) == search.run(protected(1))
+    assert search.stuck() is None
+    assert ("protected", "lacks-writes") in search.events
+
+
 # -- rules
 
 
-@pytest.mark.parametrize("rule", ["swap", "fuse", "armed", "proven", "evidence"])
+@pytest.mark.parametrize("rule", ["swap", "fuse", "armed", "proven", "evidence", "renewal"])
 def test_no_rule_can_be_left_out(rule: str) -> None:
     """Without it there are two guests, or a write is lost, or the pair is stuck."""
-    assert _found(attrs.evolve(FULL, **{rule: False}))
+    # A fence does without a lease that runs out.
+    rules = NO_FENCE if rule == "renewal" else FULL
+    assert _found(attrs.evolve(rules, **{rule: False}))
 
 
 def _blind(
@@ -132,6 +163,8 @@ SAFE_WITHOUT: Final[Mapping[tuple[Standing, Event], str]] = {
     ("alone", "disk-failed"): _TOLD,
     ("joining", "disk-failed"): _TOLD,
     ("protected", "claimed"): _TOLD,
+    ("protected", "lacks-writes"): _TOLD,
+    ("claiming", "disk-failed"): "only sooner: the peer narrows, or takes the claim over",
     ("protected", "suspicion"): "asks whether the peer answers, which only saves redundancy",
     ("protected", "quiet"): "keeps what is declared; the search has no drift",
     ("protected", "own-ended"): "only sooner: the peer's supervisor asks the host by itself",
@@ -200,6 +233,29 @@ def test_no_row_can_be_left_out_with_two_faults(key: tuple[Standing, Event]) -> 
 def test_the_named_rows_can_be_left_out(key: tuple[Standing, Event]) -> None:
     """What is called safe without is safe without."""
     assert _found(decided=_with(TABLE[key], ())) == ""
+
+
+def _reversed(
+    node: str,
+    shared: SharedRecord,
+    own_file: PairRecord | None,
+    seen: Observation,
+    *,
+    limits: Limits,
+    now_s: float,
+) -> Decision:
+    decision = decide(node, shared, own_file, seen, limits=limits, now_s=now_s)
+    return attrs.evolve(decision, actions=decision.actions[::-1])
+
+
+@pytest.mark.parametrize("deployment", ["fences alone", "leases alone"])
+def test_no_safety_rests_on_the_order_of_actions(deployment: str) -> None:
+    """In the other order nothing goes wrong: swaps need evidence, and each is decided upon anew.
+
+    The order of a row only cuts sooner, so that less is done that no peer has.
+    """
+    assert any(len(row.actions) > 1 for row in ROWS)
+    assert _found(WITHOUT_ONE[deployment], _reversed) == ""
 
 
 def test_what_is_named_stands_in_the_table() -> None:

@@ -64,7 +64,7 @@ _DOUBT: Final[frozenset[Event]] = frozenset(
 "While one of these stands for either node no round begins."
 _WORDS: Final[Mapping[Event, str]] = {
     "undecidable": ": nothing is safe by itself: its record and its QEMU exclude each other, or the"
-    " node that is left lacks writes",
+    " node that is left lacks writes, or its overlays are not merged",
     "outdated": ": the record gives the pair to another QEMU",
     "no-arbiter": ": the record is out of reach",
     "shutdown": ": the guest has shut itself down",
@@ -75,6 +75,7 @@ _WORDS: Final[Mapping[Event, str]] = {
     "peer-shutdown": ": the other guest alone has shut itself down",
     "replication-lost": ": the secondary no longer gets the writes",
     "disk-failed": ": a disk of the primary has failed",
+    "lacks-writes": ": it no longer gets the writes of the primary",
     "claimed": ": the other node claims the pair",
     "limit": ": the other QEMU may have ended, and its time is over",
     "suspicion": ": the other QEMU may have ended",

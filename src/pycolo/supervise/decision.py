@@ -67,6 +67,9 @@ def decide(
     row = TABLE[state, event]
     if shared.paused:
         left = tuple(action for action in row.actions if action in _WHILE_PAUSED)
+        if "tell" not in left and event != "quiet" and left != row.actions:
+            # A person paused it, and has to know what is not done meanwhile.
+            left = ("tell", *left)
         return Decision(state=state, event=event, actions=left, phase=state)
     return Decision(state=state, event=event, actions=row.actions, phase=row.phase)
 
@@ -78,7 +81,8 @@ def state_of(node: str, shared: SharedRecord, observation: Observation) -> State
         return "stopped"
     if not _has_rights(node, record, observation):
         return "following"
-    if shared.claimed_by == node:
+    if shared.claimed_by == node and record.phase == "protected":
+        # Whoever is alone has nothing left to claim.
         return "claiming"
     if record.phase != "alone":
         return record.phase
@@ -103,7 +107,7 @@ def event_of(
         return "undecidable"
     if _is_outdated(node, record, seen):
         return "outdated"
-    ended, peer_ended = seen.qemu == "none", seen.evidence is not None
+    ended, peer_ended = seen.qemu == "none", _peer_ended(node, record, seen)
     if seen.arbiter_lost and (pending != "quiet" or ended or peer_ended):
         return "no-arbiter"
     if seen.shutdown and holds:
@@ -132,6 +136,8 @@ def _pending(seen: Observation, limits: Limits, now_s: float, *, holds: bool) ->
         return "replication-lost"
     if holds and seen.disk_failed:
         return "disk-failed"
+    if not holds and seen.replication_lost:
+        return "lacks-writes"
     stood_s = suspicion_s(seen, limits, now_s)
     is_due = stood_s is not None and stood_s >= limits.acts_s(holds=holds)
     if seen.claim_since_s is not None:
@@ -164,12 +170,29 @@ def _excludes(
     if own_file is not None and own_file.epoch > record.epoch:
         # The record is older than what this node has done: it was restored from a backup.
         return True
-    if record.phase != "protected" or not _has_rights(node, record, seen):
+    if not _has_rights(node, record, seen):
+        return False
+    is_off = shared.want == "stopped" or seen.shutdown
+    if record.commit == "pending" and seen.qemu == "none" and not is_off:
+        # The image of a promoted node lacks what its overlays hold.
+        return True
+    if record.phase != "protected":
         return False
     # Who lacks writes cannot continue without its peer, and must be able to hand over to it.
-    peer_lost = seen.evidence is not None or seen.peer_shutdown
+    peer_lost = _peer_ended(node, record, seen) or seen.peer_shutdown
     peer_lost = peer_lost or (seen.disk_failed and seen.replication_lost)
     return seen.qemu == "alone" or (peer_lost and _lacks_writes(node, record, seen))
+
+
+def _peer_ended(node: str, record: PairRecord, seen: Observation) -> bool:
+    """Whether there is evidence, about the very QEMU that this node could have to wait for."""
+    if seen.evidence is None:
+        return False
+    others = [named for other, named in record.eligible.items() if other != node]
+    if not others:
+        # The record does not name it: it has handed over, or joins.
+        return seen.evidence.node != node and seen.evidence.epoch == record.epoch
+    return seen.evidence.instance in others
 
 
 def _lacks_writes(node: str, record: PairRecord, seen: Observation) -> bool:
@@ -191,5 +214,6 @@ def _lease_gone(
         return False
     if now_s - seen.cut_since_s < limits.declared.lease_s:
         return False
-    # A secondary that was not promoted answers nobody.
-    return shared.record.holder == node or not shared.fuses.isdisjoint(shared.record.eligible)
+    # A secondary that was not promoted answers nobody. A primary that has handed over still does.
+    is_primary = shared.record.holder == node and not shared.record.is_sole
+    return is_primary or not shared.fuses <= {node}

@@ -39,7 +39,7 @@ class Observation:
     signals: Mapping[Signal, float] = attrs.field(factory=dict)
     "What may mean that the peer has ended, and since when it stands."
     evidence: Evidence | None = None
-    "What shows that the peer's QEMU has ended."
+    "What shows that the peer's QEMU has ended; it counts only about the QEMU the record means."
     arbiter_lost: bool = False
     "The record can neither be read nor written."
     claim_since_s: float | None = None

@@ -43,6 +43,7 @@ Event: TypeAlias = Literal[
     "peer-shutdown",
     "replication-lost",
     "disk-failed",
+    "lacks-writes",
     "claimed",
     "limit",
     "suspicion",
@@ -51,13 +52,14 @@ Event: TypeAlias = Literal[
 """What a node's supervisor has to answer, the gravest first.
 
 `undecidable`: the record and the node's own file exclude each other, or the node that is left
-lacks writes. `outdated`: the record gives the
+lacks writes, or the image of this one does. `outdated`: the record gives the
 pair to another node while this one has a guest. `no-arbiter`: something has to be done, and the
 record is out of reach. `shutdown`: the guest shut down. `both-ended`, `own-ended`, `peer-ended`:
 QEMUs that are shown to have ended; the first only for the holder. `lease-gone`: the peer's lease
 ran out, long enough after this node left COLO. `peer-shutdown`: the secondary's guest alone shut
 down. `replication-lost`: the secondary no longer gets the writes. `disk-failed`: this primary's own
-disk failed. `claimed`: the other node claims the pair. `limit`: a suspicion stands for its limit.
+disk failed. `lacks-writes`: this secondary no longer gets the writes, so that its primary has to
+continue. `claimed`: the other node claims the pair. `limit`: a suspicion stands for its limit.
 `suspicion`: one stands. `quiet`: nothing of all this.
 """
 
@@ -126,7 +128,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("alone", "shutdown", "stop", "stopped"),
     _row("alone", "both-ended own-ended", "boot", "alone"),
     _row("alone", "disk-failed", "tell", "alone"),
-    _row("alone", f"{_PEER} claimed limit suspicion quiet", "reconcile", "alone"),
+    _row("alone", f"{_PEER} lacks-writes claimed limit suspicion quiet", "reconcile", "alone"),
     # The secondary is not eligible yet, so that what happens to it needs no evidence.
     _row("joining", "undecidable", "tell", "person"),
     _row("joining", "outdated", "tell end-own", "following"),
@@ -135,18 +137,19 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("joining", "both-ended own-ended", "boot", "alone"),
     _row("joining", "disk-failed", "tell", "joining"),
     _row("joining", f"{_PEER} limit", "reconcile", "alone"),
-    _row("joining", "claimed suspicion quiet", "reconcile", "joining"),
+    _row("joining", "lacks-writes claimed suspicion quiet", "reconcile", "joining"),
     # Both may run alone: whoever is first by the record does, and only with evidence.
     _row("protected", "undecidable", "tell", "person"),
     _row("protected", "outdated", "tell end-own", "following"),
     _row("protected", "no-arbiter", "tell", "waiting"),
     _row("protected", "shutdown", "stop", "stopped"),
     _row("protected", "both-ended", "boot", "alone"),
-    _row("protected", "own-ended", "say-exit", "protected"),
+    _row("protected", "own-ended", "say-exit tell", "waiting"),
     _row("protected", "peer-ended", "cut claim serve", "serving"),
     _row("protected", "lease-gone limit", "cut claim", "claiming"),
     _row("protected", "peer-shutdown replication-lost", "cut narrow", "serving"),
-    _row("protected", "disk-failed", "hand-over", "following"),
+    _row("protected", "disk-failed", "tell hand-over", "following"),
+    _row("protected", "lacks-writes", "tell", "waiting"),
     _row("protected", "claimed", "tell", "suspect"),
     _row("protected", "suspicion", "ask", "suspect"),
     _row("protected", "quiet", "reconcile", "protected"),
@@ -156,11 +159,13 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("claiming", "no-arbiter", "tell", "waiting"),
     _row("claiming", "shutdown", "give-back stop", "stopped"),
     _row("claiming", "both-ended own-ended", "give-back", "protected"),
+    # Its peer has every write: a fence would end the only node that can continue.
+    _row("claiming", "disk-failed lacks-writes", "give-back", "protected"),
     _row("claiming", "peer-ended lease-gone", "cut serve", "serving"),
     _row(
         "claiming",
-        "peer-shutdown replication-lost disk-failed claimed limit suspicion quiet",
-        "cut seek-evidence",
+        "peer-shutdown replication-lost claimed limit suspicion quiet",
+        "tell cut seek-evidence",
         "waiting",
     ),
     # The record lets this node alone run, so that nothing is in the way of its failover.
@@ -170,7 +175,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("serving", "both-ended own-ended", "boot", "alone"),
     _row(
         "serving",
-        f"no-arbiter {_PEER} disk-failed claimed limit suspicion quiet",
+        f"no-arbiter {_PEER} disk-failed lacks-writes claimed limit suspicion quiet",
         "fail-over",
         "alone",
     ),
@@ -180,14 +185,15 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("following", "no-arbiter", "tell", "following"),
     _row("following", "own-ended both-ended", "say-exit", "following"),
     _row("following", f"shutdown {_PEER} disk-failed", "", "following"),
-    _row("following", "claimed limit suspicion quiet", "", "following"),
+    _row("following", "lacks-writes claimed limit suspicion quiet", "", "following"),
     # No guest is wanted: what still runs is ended.
     _row("stopped", "undecidable", "tell", "person"),
     _row("stopped", "outdated", "tell end-own", "following"),
     _row("stopped", "no-arbiter", "tell", "stopped"),
     _row(
         "stopped",
-        f"shutdown both-ended own-ended {_PEER} disk-failed claimed limit suspicion quiet",
+        f"shutdown both-ended own-ended {_PEER} disk-failed lacks-writes claimed limit suspicion"
+        " quiet",
         "reconcile",
         "stopped",
     ),
