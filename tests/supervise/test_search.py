@@ -235,27 +235,37 @@ def test_the_named_rows_can_be_left_out(key: tuple[Standing, Event]) -> None:
     assert _found(decided=_with(TABLE[key], ())) == ""
 
 
-def _reversed(
-    node: str,
-    shared: SharedRecord,
-    own_file: PairRecord | None,
-    seen: Observation,
-    *,
-    limits: Limits,
-    now_s: float,
-) -> Decision:
-    decision = decide(node, shared, own_file, seen, limits=limits, now_s=now_s)
-    return attrs.evolve(decision, actions=decision.actions[::-1])
+def _reversed(*, cuts_first: bool) -> Decide:
+    def weakened(
+        node: str,
+        shared: SharedRecord,
+        own_file: PairRecord | None,
+        seen: Observation,
+        *,
+        limits: Limits,
+        now_s: float,
+    ) -> Decision:
+        decision = decide(node, shared, own_file, seen, limits=limits, now_s=now_s)
+        actions = decision.actions[::-1]
+        if cuts_first:
+            actions = tuple(sorted(actions, key=lambda action: action != "cut"))
+        return attrs.evolve(decision, actions=actions)
+
+    return weakened
 
 
-@pytest.mark.parametrize("deployment", ["fences alone", "leases alone"])
-def test_no_safety_rests_on_the_order_of_actions(deployment: str) -> None:
-    """In the other order nothing goes wrong: swaps need evidence, and each is decided upon anew.
+def test_a_cut_comes_before_what_can_fail() -> None:
+    """A lease is evidence only after a cut: one that waits for other evidence is never made."""
+    assert "stuck" in _found(NO_FENCE, _reversed(cuts_first=False))
 
-    The order of a row only cuts sooner, so that less is done that no peer has.
-    """
+
+@pytest.mark.parametrize(
+    ("deployment", "cuts_first"), [("fences alone", False), ("leases alone", True)]
+)
+def test_no_other_order_of_actions_matters(deployment: str, *, cuts_first: bool) -> None:
+    """Whatever changes the record needs evidence, or rights, and is decided upon anew."""
     assert any(len(row.actions) > 1 for row in ROWS)
-    assert _found(WITHOUT_ONE[deployment], _reversed) == ""
+    assert _found(WITHOUT_ONE[deployment], _reversed(cuts_first=cuts_first)) == ""
 
 
 def test_what_is_named_stands_in_the_table() -> None:
