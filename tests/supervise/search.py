@@ -404,7 +404,9 @@ class Search:
             if results:
                 return results
         if decision.phase == "person" and not s.told:
-            unmerged = s.record.pending and s.nodes[s.record.holder].qemu == "none"
+            # It may know no better: the answer that they are merged was lost.
+            knows = s.nodes[i].knows
+            unmerged = knows is not None and knows.pending and s.nodes[i].qemu == "none"
             named = s.restored or not s.disk or unmerged
             verdict = s.verdict if named else "a person is told, and need not be"
             return [("a person is told", s._replace(told=True, verdict=verdict))]
