@@ -202,9 +202,8 @@ def test_a_host_action_stands_beside_its_step() -> None:
     }
     assert expected == written(step)
     stop = attrs.evolve(step, action=StopQemu(instance="x"))
-    assert {"address", "node", "kind", "why", "limit_s", "action", "instance"} == set(
-        dict_of(written(stop))
-    )
+    members = {"address", "node", "kind", "why", "limit_s", "action", "instance", "at_once"}
+    assert members == set(dict_of(written(stop)))
 
 
 def dict_of(value: JsonValue) -> dict[str, JsonValue]:

@@ -457,9 +457,10 @@ def want(*, wanted: Want, pair_file: Path, folder: Path, form: str) -> None:
 @_supervise.store
 @_options.output("text", "json")
 def pause(*, pair_file: Path, why: str | None, folder: Path, form: str) -> None:
-    """Have the supervisor look at a pair and do nothing, as for maintenance.
+    """Have the supervisor look at a pair and do nothing.
 
-    A death is not failed over meanwhile. It holds until `unpause`, also over a reboot.
+    For maintenance: a death is not failed over meanwhile. It holds until `unpause`, also over a
+    reboot.
     """
     pair = _files.pair(pair_file)
     with Store(folder) as kept:

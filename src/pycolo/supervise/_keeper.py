@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Final, Literal, TypeAlias, TypeVar, assert_never, final
 
 import attrs
@@ -28,7 +28,7 @@ from pycolo.qmp.commands import MigrateSetParameters, Yank
 from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.qmp.objects import YankMigration
 from pycolo.qmp.replies import Version
-from pycolo.reconcile import Act, Decide, Launch, NextStep, Settled
+from pycolo.reconcile import Act, Decide, Launch, NextStep, Settled, next_step
 from pycolo.record import PairRecord, highest
 from pycolo.result import JOINING, Report
 from pycolo.session import Notice, SchemaCache
@@ -136,6 +136,7 @@ class Keeper:
         # What the last look showed is not true any more.
         self._is_stale = True
         self._due_s = 0.0
+        self._look_due_s = 0.0
         self._search: asyncio.Task[None] | None = None
         self._search_due_s = 0.0
         self._searches = 0
@@ -204,9 +205,17 @@ class Keeper:
         for one in decided:
             if await self._acted(one):
                 return True
-        # While a node is about to continue alone, nothing else is done with the pair.
+        return self._proceed(decided, snapshot)
+
+    def _proceed(self, decided: Sequence[_Decided], snapshot: Snapshot) -> bool:
+        """Do what `next_step` says, unless it is in the way of a decision; whether that began."""
         events = {one.decision.event for one in decided}
         actions = {action for one in decided for action in one.decision.actions}
+        if "undecidable" in events:
+            self._say_findings(snapshot)
+            # So that it is seen what a person does about it.
+            return self._now_s() >= self._look_due_s and self._begin_look()
+        # While a node is about to continue alone, nothing else is done with the pair.
         if self._claim is None and events.isdisjoint(_DOUBT) and actions & _BY_ROUND:
             return self._begin_round()
         return False
@@ -432,9 +441,7 @@ class Keeper:
         return True
 
     def _begin_look(self) -> bool:
-        """Look without acting: while that is paused, or put off."""
-        if not self._is_stale:
-            return False
+        """Look without acting: while that is paused, put off, or up to a person."""
         self._work = self._task(self._controller.look())
         return True
 
@@ -449,6 +456,7 @@ class Keeper:
         """Take note of what came of the work, and when more of it is due."""
         if isinstance(found, Snapshot):
             self._is_stale = False
+            self._look_due_s = self._now_s() + LOOK_S
             return
         now_s = self._now_s()
         self._due_s = now_s
@@ -505,6 +513,12 @@ class Keeper:
         if decision.event == "quiet" and decided.seen.signals.keys() - {"no-checkpoint"}:
             words = ": the other QEMU gives no answer"
         self._say(kind, f"{decision.phase}{words}", decided.node)
+
+    def _say_findings(self, snapshot: Snapshot) -> None:
+        """Tell what stands in the way of the pair, and what to do about it."""
+        step = next_step(self.pair, snapshot, self._wish.want)
+        if isinstance(step, Decide):
+            self._say("person", "; also: ".join(map(str, step.findings)))
 
     def _say(self, kind: EventKind, text: str, node: str | None = None) -> None:
         """Tell something, unless it is what was told last of this kind and node."""

@@ -20,8 +20,11 @@ from pycolo.supervise._eyes import SHUTDOWN_S, Eyes
 from pycolo.supervise.observation import Qemu
 
 _R = TypeVar("_R")
-DRAIN_S: Final = 0.05
-"How long the last words of a QEMU that has ended may take: a guest that shut down says so."
+DRAIN_S: Final = 0.005
+"""How long the last words of a QEMU that has ended may take: a guest that shut down says so.
+
+Its connection may stay open for seconds, while the memory of a big guest is freed.
+"""
 _WATCH_S: Final = 30.0
 _UNKNOWN_S: Final = 1.0
 _REACH_S: Final = 2.0
