@@ -11,7 +11,6 @@ from pycolo.demo.report import Failover, LifeReport, Moment, Protection, Span
 from pycolo.demo.timeline import lines, show
 
 START = Protection(
-    procedure="start",
     primary="alpha",
     secondary="beta",
     at_s=1.0,
@@ -23,7 +22,7 @@ START = Protection(
     steps=37,
 )
 FAILOVER = Failover(
-    killed="primary",
+    fault="kill primary",
     victim="alpha",
     survivor="beta",
     at_s=5.0,
@@ -96,7 +95,7 @@ def test_failover_is_drawn_in_milliseconds() -> None:
     """Each moment and each wait has its figure, and bars have the length of their waits."""
     text = "\n".join(drawn(REPORT))
     assert "5.0 s  Failover: SIGKILL to the primary on alpha, survivor beta (13 steps)" in text
-    assert "process seen dead          4.0 ms" in text
+    assert "its end is shown           4.0 ms" in text
     assert "disk writes: waited   under 20 ms" in text
     assert "9 of 9 connections live on; 100 writes acknowledged so far, 0 of them lost" in text
     assert "echo: waited             210.0 ms  " + "━" * 24 in text

@@ -16,6 +16,7 @@ from pycolo.demo import network, testbed
 from pycolo.demo.builds import FetchError
 from pycolo.demo.life import LifeOptions, run
 from pycolo.demo.listener import KEPT
+from pycolo.demo.report import Fault
 from pycolo.demo.testbed import fetched
 
 pytestmark = [pytest.mark.qemu, pytest.mark.heavy, pytest.mark.timeout(300)]
@@ -43,15 +44,16 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip"
 )
 def test_a_guest_outlives_both_of_its_hosts(scratch: Path) -> None:
-    """Primary and secondary are killed in turn; no connection ends and no write is lost."""
-    report = run(LifeOptions(kills=("primary", "secondary", "primary"), protected_s=3.0), print)
+    """Each is killed and stopped, with nobody at the keyboard: nothing ends, and none is lost."""
+    faults: tuple[Fault, ...] = ("kill primary", "stop secondary", "kill primary", "stop primary")
+    report = run(LifeOptions(faults=faults, protected_s=3.0), print)
     assert None is report.error
     assert report.ok
     assert report.isolated
-    assert ["beta", "beta", "alpha"] == [failover.survivor for failover in report.failovers]
-    assert [len(KEPT)] * 3 == [failover.survived for failover in report.failovers]
-    assert [0, 0, 0] == [failover.missing for failover in report.failovers]
-    assert all(failover.restored_s < 1.0 for failover in report.failovers)
+    survivors = [failover.survivor for failover in report.failovers]
+    assert ["beta", "beta", "alpha", "beta"] == survivors
+    assert [len(KEPT)] * 4 == [failover.survived for failover in report.failovers]
+    assert [0] * 4 == [failover.missing for failover in report.failovers]
     assert 0 == report.lost_writes
     assert report.acknowledged > 50
     assert [] == network.leftovers()
@@ -73,7 +75,7 @@ def test_a_guest_outlives_both_of_its_hosts(scratch: Path) -> None:
 )
 def test_cards_with_virtio_headers_lose_nothing(scratch: Path, card: str) -> None:
     """Compare reads what such a card sends: connections live on, and no write is lost."""
-    report = run(LifeOptions(kills=("primary",), protected_s=6.0, card=card), print)
+    report = run(LifeOptions(faults=("kill primary",), protected_s=6.0, card=card), print)
     assert None is report.error
     assert report.ok
     assert [len(KEPT)] == [failover.survived for failover in report.failovers]
@@ -85,7 +87,9 @@ def test_cards_with_virtio_headers_lose_nothing(scratch: Path, card: str) -> Non
 
 def test_without_namespaces_the_same_life_is_run(scratch: Path) -> None:
     """Where there is no root the guest still continues, only its connections do not."""
-    options = LifeOptions(kills=("secondary", "primary"), protected_s=3.0, may_isolate=False)
+    options = LifeOptions(
+        faults=("kill secondary", "kill primary"), protected_s=3.0, may_isolate=False
+    )
     report = run(options, print)
     assert None is report.error
     assert report.ok
@@ -101,7 +105,7 @@ def test_a_life_that_ends_early_is_reported_with_its_logs(
 ) -> None:
     """Where the guest does not come up in time the report says so, and the logs are kept."""
     monkeypatch.setattr("pycolo.demo.life._BOOT_S", 0.0)
-    report = run(LifeOptions(kills=()), print)
+    report = run(LifeOptions(faults=()), print)
     assert not report.ok
     assert report.error is not None
     assert "the guest on alpha was not up" in report.error

@@ -517,9 +517,9 @@ def report(*, journal_file: Path, form: str) -> None:
 def demo(*, form: str) -> int:
     """Live the whole life of a pair on this machine.
 
-    Start, kill, fail over, resume, and again. Takes about a minute; QEMU and a small guest are
-    fetched the first time. Where they cannot be had, the same life is lived on fakes, and that is
-    said.
+    A supervisor keeps a guest protected while its QEMUs are killed and stopped. Takes about a
+    minute; QEMU and a small guest are fetched the first time. Where they cannot be had, the same
+    life is lived on fakes, and that is said.
     """
     # Nothing else needs what the demo needs.
     from pycolo.demo import builds, fakes, life  # noqa: PLC0415

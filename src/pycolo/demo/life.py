@@ -1,47 +1,39 @@
 """The whole life of a pair: a guest that outlives every one of the QEMUs it runs on.
 
-A Linux guest is started on one node and protected by the other. Then QEMU processes are killed, in
-turn the primary's and the secondary's; each time the other one survives, and a new secondary is put
-beside it. Meanwhile a client talks to the guest and says what it noticed.
-
-Failovers are armed: what the survivor will have to do is compiled while all is well, and executed
-the moment the kernel reports the other process dead.
+A supervisor is told that a guest is wanted, and that it is to be protected. Then QEMU processes are
+killed or stopped, in turn the primary's and the secondary's: the supervisor notices, has the other
+one continue, and puts a new secondary beside it. Nobody tells it anything. Meanwhile a client talks
+to the guest and says what it noticed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, final
+from typing import Final, TypeAlias, final
 
 import attrs
 from typing_extensions import override
 
-from pycolo import compiler
-from pycolo._execute import execute
-from pycolo._probe import probe
 from pycolo.demo.client import BUSY, DISK, IDLE, NEW, PING
 from pycolo.demo.guests import READY_LINE, acknowledged_in_image
 from pycolo.demo.listener import KEPT, Listener, listening
 from pycolo.demo.messages import Waited
-from pycolo.demo.report import Failover, Kill, LifeReport, Moment, Protection, Role, Span
+from pycolo.demo.report import Failover, Fault, LifeReport, Moment, Protection, Role, Span
 from pycolo.demo.testbed import LifeError, Testbed, fetched, open_testbed
 from pycolo.errors import PycoloError
-from pycolo.evidence import Evidence, instance_of
-from pycolo.hosts.local import LocalHost, QemuWatch
+from pycolo.hosts.local import LocalHost
 from pycolo.observers import Observer
-from pycolo.plan import CreateImage, Plan, StopQemu
-from pycolo.qmp.commands import Cont
+from pycolo.plan import CreateImage, Plan, Procedure, StopQemu
 from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.result import Outcome, Report
 from pycolo.session import Notice, Session
-from pycolo.snapshot import Absent, Dead, NodeState, Snapshot
+from pycolo.supervise import Store, Supervisor
 
 Progress: TypeAlias = Callable[[str], None]
 STREAMS: Final = (PING, BUSY, *IDLE, DISK, NEW)
@@ -49,6 +41,8 @@ STREAMS: Final = (PING, BUSY, *IDLE, DISK, NEW)
 _CONNECT_S: Final = 10.0
 _BOOT_S: Final = 90.0
 _BACK_S: Final = 25.0
+_DONE_S: Final = 60.0
+"How long the supervisor may take for a launch, a resync or a failover."
 _STOP_S: Final = 10.0
 _POLL_S: Final = 0.05
 
@@ -58,10 +52,10 @@ _POLL_S: Final = 0.05
 class LifeOptions:
     """What shall happen."""
 
-    kills: tuple[Kill, ...] = ("primary", "secondary", "primary")
-    "Whose QEMU is killed, one after the other."
+    faults: tuple[Fault, ...] = ("kill primary", "stop secondary", "kill primary")
+    "What happens to whose QEMU, one after the other."
     protected_s: float = 6.0
-    "How long the guest is left protected before each kill."
+    "How long the guest is left protected before each fault."
     checkpoint_delay_ms: int = 2000
     "The longest time between two checkpoints."
     disk_mib: int = 64
@@ -139,29 +133,81 @@ def _terminable() -> Generator[None]:
 
 
 @final
+@attrs.frozen(kw_only=True)
+class _Executed:
+    """A plan that the supervisor executed, and when."""
+
+    report: Report
+    started_s: float
+    finished_s: float
+    ended_s: Mapping[str, float]
+    "When each step ended."
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.report.plan
+
+    @property
+    def restored_s(self) -> float:
+        """When the guest served again; for a plan during which it always does, when it ended."""
+        return self.ended_s[self.plan.restored_after or self.plan.steps[-1].address]
+
+
+@final
 class _Clockwork(Observer):
-    """An observer that notes when each step of a plan ended, and nothing else."""
+    """An observer that notes when plans and their steps ended; they come one after the other."""
 
     def __init__(self) -> None:
-        self.ended_s: dict[str, float] = {}
+        self._executed: asyncio.Queue[_Executed] = asyncio.Queue()
+        self._started_s = 0.0
+        self._ended_s: dict[str, float] = {}
+
+    @override
+    def plan_started(self, plan: Plan) -> None:
+        """Note it."""
+        self._started_s, self._ended_s = time.monotonic(), {}
 
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Note it."""
-        self.ended_s[address] = time.monotonic()
+        self._ended_s[address] = time.monotonic()
 
-    def restored_s(self, plan: Plan) -> float:
-        """When the guest served again; for a plan during which it always does, when it ended."""
-        return self.ended_s[plan.restored_after or plan.steps[-1].address]
+    @override
+    def plan_finished(self, report: Report) -> None:
+        """Note it."""
+        executed = _Executed(
+            report=report,
+            started_s=self._started_s,
+            finished_s=time.monotonic(),
+            ended_s=self._ended_s,
+        )
+        self._executed.put_nowait(executed)
+
+    async def next(self, procedure: Procedure) -> _Executed:
+        """Wait until the procedure was executed whole, passing over all else.
+
+        Raises:
+            LifeError: That takes too long.
+        """
+        why = ""
+        try:
+            async with asyncio.timeout(_DONE_S):
+                while True:
+                    found = await self._executed.get()
+                    if found.plan.procedure == procedure and found.report.failed is None:
+                        return found
+                    why = f"; the last plan: {found.report.advice}"
+        except TimeoutError as error:
+            raise LifeError(f"no {procedure} within {_DONE_S:g} s{why}") from error
 
 
 @final
 class _Qemu:
-    """One running QEMU: its process, and the connection to it."""
+    """What is seen of one running QEMU over its other monitor."""
 
-    def __init__(self, session: Session, watch: QemuWatch) -> None:
+    def __init__(self, session: Session) -> None:
         self.session: Final = session
-        self.watch: Final = watch
         self.stopped_s: list[float] = []
         self.resumed_s: list[float] = []
         self._unsubscribe = session.subscribe(self._note)
@@ -188,7 +234,6 @@ class _Qemu:
         """Let go of it; it keeps running if it did."""
         self._unsubscribe()
         await self.session.aclose()
-        self.watch.close()
 
 
 @final
@@ -205,9 +250,8 @@ class _Life:
         self._begun_s = time.monotonic()
         self._stack = AsyncExitStack()
         self._qemus: dict[str, _Qemu] = {}
-        self._others: dict[str, NodeState] = {node.name: Absent() for node in testbed.pair.nodes}
         self._protected_s = 0.0
-        self._armed: dict[str, Plan] = {}
+        self._clockwork = _Clockwork()
         self._listener = Listener()
         self._roles: dict[str, tuple[Role, float]] = {}
         self._spans: list[Span] = []
@@ -234,16 +278,23 @@ class _Life:
         Raises:
             PycoloError: It cannot continue.
         """
-        first, second = (node.name for node in self._pair.nodes)
-        await self._boot(first)
-        await self._listen(first)
-        await self._protect(first, second, "start")
-        primary = first
-        for n, killed in enumerate(options.kills):
+        primary = self._pair.nodes[0].name
+        await self._make_disks(primary)
+        store = self._stack.enter_context(Store(self._testbed.folder / "store"))
+        supervisor = Supervisor(
+            (self._pair,), {self._pair.name: self._hosts}, store, observer=self._clockwork
+        )
+        store.want(self._pair.name, "unprotected")
+        await self._stack.enter_async_context(supervisor)
+        await self._booted(primary)
+        await self._listen(primary)
+        store.want(self._pair.name, "protected")
+        await self._protected(primary)
+        for n, fault in enumerate(options.faults):
             if n:
-                await self._protect(primary, self._pair.peer_of(primary).name, "resume")
+                await self._protected(primary)
             await self._rest(options.protected_s)
-            primary = await self._kill(primary, killed)
+            primary = await self._strike(primary, fault)
         await self._end(primary)
 
     # -- what is told
@@ -266,17 +317,24 @@ class _Life:
 
     # -- parts of a life
 
-    async def _boot(self, node: str) -> None:
-        await self._make_disks(node)
-        await self._launch(node)
-        await self._qemus[node].session.execute(Cont(), limit_s=_CONNECT_S)
+    async def _booted(self, node: str) -> None:
+        await self._clockwork.next("launch")
         self._becomes(node, "alone")
         end_s = time.monotonic() + _BOOT_S
         while READY_LINE not in self._testbed.serial_text(node):
             if time.monotonic() > end_s:
                 raise LifeError(f"the guest on {node} was not up within {_BOOT_S:g} s")
             await asyncio.sleep(_POLL_S)
+        await self._look_at(node)
         self._say(f"the guest is up on {node}, alone")
+
+    async def _look_at(self, node: str) -> None:
+        """Follow what a QEMU does; the supervisor holds its first monitor."""
+        before = self._qemus.pop(node, None)
+        if before is not None:
+            await before.aclose()
+        monitor = self._pair.node(node).observer_monitor
+        self._qemus[node] = _Qemu(await Session.connect(node, monitor, limit_s=_CONNECT_S))
 
     async def _make_disks(self, name: str) -> None:
         node = self._pair.node(name)
@@ -303,66 +361,23 @@ class _Life:
     async def _rest(self, rest_s: float) -> None:
         await self._listener.until(lambda: False, rest_s)
 
-    async def _launch(self, node: str) -> None:
-        version = self._testbed.programs.version
-        plan = compiler.launch(
-            self._pair,
-            await self._seen(),
-            qemu={name.name: version for name in self._pair.nodes},
-            nodes=(node,),
-            instances={node: instance_of(self._pair.name, node, secrets.randbits(32))},
-            birth=secrets.token_hex(4),
-        )
-        await self._executed(plan)
-        place = self._pair.node(node)
-        watch = self._host.watch(self._pair, node)
-        if watch is None:
-            raise LifeError(f"QEMU on {node} ended right after its start")
-        session = await Session.connect(node, place.control_monitor, limit_s=_CONNECT_S)
-        self._qemus[node] = _Qemu(session, watch)
-
-    async def _seen(self) -> Snapshot:
-        sessions = {node: qemu.session for node, qemu in self._qemus.items()}
-        known = {**self._others, **sessions}
-        return await probe(known, pair=self._pair, hosts=self._hosts)
-
-    async def _executed(
-        self,
-        plan: Plan,
-        observer: Observer | None = None,
-        evidence: Mapping[str, Evidence] | None = None,
-    ) -> Report:
-        sessions = {node: qemu.session for node, qemu in self._qemus.items()}
-        report = await execute(
-            plan, sessions, self._hosts, evidence=evidence, observer=observer or Observer()
-        )
-        if report.failed is not None:
-            outcome = report.outcomes.get(report.failed)
-            raise LifeError(f"{plan.procedure} ended at {report.failed}: {outcome}")
-        return report
-
     # -- protection
 
-    async def _protect(
-        self, primary: str, secondary: str, procedure: Literal["start", "resume"]
-    ) -> None:
-        began_s = time.monotonic()
-        await self._launch(secondary)
+    async def _protected(self, primary: str) -> None:
+        """See the supervisor put a secondary beside the guest."""
+        secondary = self._pair.peer_of(primary).name
+        launched = await self._clockwork.next("launch")
+        began_s, launched_s = launched.started_s, launched.finished_s
         self._becomes(secondary, "joining", at_s=began_s)
-        launched_s = time.monotonic()
-        self._say(f"a fresh QEMU on {secondary} is there; {procedure} begins")
-        snapshot = await self._seen()
-        make = compiler.start if procedure == "start" else compiler.resume
-        plan = make(self._pair, snapshot)
-        clockwork = _Clockwork()
-        await self._executed(plan, clockwork)
-        protected_s = clockwork.restored_s(plan)
-        done_s = self._protected_s = time.monotonic()
+        self._say(f"the supervisor has launched a QEMU on {secondary}")
+        joined = await self._clockwork.next("resume")
+        protected_s, done_s = joined.restored_s, joined.finished_s
+        self._protected_s = done_s
+        await self._look_at(secondary)
         self._becomes(primary, "primary", at_s=protected_s)
         self._becomes(secondary, "secondary", at_s=protected_s)
         self._protections.append(
             Protection(
-                procedure=procedure,
                 primary=primary,
                 secondary=secondary,
                 at_s=began_s - self._begun_s,
@@ -371,18 +386,10 @@ class _Life:
                 proven_s=done_s - protected_s,
                 stops_s=self._qemus[primary].stops(launched_s, protected_s),
                 waits_s=self._worst(began_s, protected_s),
-                steps=len(plan.steps),
+                steps=len(joined.plan.steps),
             )
         )
-        await self._arm()
-        self._say(f"protected: {primary} with {secondary}, proven by a checkpoint; failovers armed")
-
-    async def _arm(self) -> None:
-        snapshot = await self._seen()
-        self._armed = {
-            node.name: compiler.failover(self._pair, snapshot, survivor=node.name)
-            for node in self._pair.nodes
-        }
+        self._say(f"protected: {primary} with {secondary}, proven by a checkpoint")
 
     def _worst(self, from_s: float, to_s: float) -> dict[str, float]:
         found = {stream: self._listener.worst(stream, from_s, to_s) for stream in STREAMS}
@@ -390,31 +397,26 @@ class _Life:
 
     # -- failover
 
-    async def _kill(self, primary: str, killed: Kill) -> str:
+    async def _strike(self, primary: str, fault: Fault) -> str:
+        """Kill or stop a QEMU, and see what comes of it; gives who has the guest then."""
         secondary = self._pair.peer_of(primary).name
-        victim, survivor = (primary, secondary) if killed == "primary" else (secondary, primary)
+        how, _, role = fault.partition(" ")
+        victim, survivor = (primary, secondary) if role == "primary" else (secondary, primary)
+        number = signal.SIGKILL if how == "kill" else signal.SIGSTOP
         before = self._listener.connections()
-        plan = self._armed[survivor]
         served = self._qemus[primary]
-        dying = self._qemus.pop(victim)
-        ended = asyncio.create_task(dying.watch.wait_ended())
-        await asyncio.sleep(0)
-        clockwork = _Clockwork()
+        dying = self._host.watch(self._pair, victim)
+        if dying is None:
+            raise LifeError(f"QEMU on {victim} does not run")
         killed_s = time.monotonic()
-        os.kill(dying.watch.pid, signal.SIGKILL)
-        await ended
-        seen_s = time.monotonic()
-        evidence = dying.watch.evidence(plan.victims()[0].epoch)
-        if evidence is None:
-            raise LifeError(f"the end of QEMU on {victim} cannot be shown")
-        await self._executed(plan, clockwork, {victim: evidence})
-        finished_s = time.monotonic()
-        restored_s = clockwork.restored_s(plan)
-        self._others[victim] = Dead(evidence=evidence)
+        os.kill(dying.pid, number)
+        dying.close()
+        failover = await self._clockwork.next("failover")
+        restored_s = failover.restored_s
         self._becomes(victim, None, at_s=killed_s)
         self._becomes(survivor, "alone", at_s=restored_s)
-        await dying.aclose()
-        self._say(f"SIGKILL to the {killed}, on {victim}", at_s=killed_s)
+        self._say(f"{number.name} to the {role}, on {victim}", at_s=killed_s)
+        self._say("the supervisor knows that it has ended", at_s=failover.started_s)
         self._say(f"{survivor} runs alone", at_s=restored_s)
         await self._back(survivor, restored_s)
         survived = self._survived(before)
@@ -423,14 +425,14 @@ class _Life:
         self._say(f"{reading.acknowledged} writes acknowledged, {reading.missing} lost")
         self._failovers.append(
             Failover(
-                killed=killed,
+                fault=fault,
                 victim=victim,
                 survivor=survivor,
                 at_s=killed_s - self._begun_s,
-                seen_s=seen_s - killed_s,
+                seen_s=failover.started_s - killed_s,
                 resumed_s=self._resumed(survivor, killed_s, restored_s),
                 restored_s=restored_s - killed_s,
-                finished_s=finished_s - killed_s,
+                finished_s=failover.finished_s - killed_s,
                 outages_s=outages_s,
                 connections=len(before),
                 survived=survived,
@@ -438,7 +440,7 @@ class _Life:
                 missing=reading.missing,
                 checkpoints=len(served.stops(self._protected_s, killed_s)),
                 protected_s=killed_s - self._protected_s,
-                steps=len(plan.steps),
+                steps=len(failover.plan.steps),
             )
         )
         return survivor
@@ -499,7 +501,7 @@ class _Life:
             checkpoint_delay_ms=options.checkpoint_delay_ms,
             isolated=self._testbed.network.isolated,
             not_shown=self._testbed.not_shown,
-            failovers_wanted=len(options.kills),
+            failovers_wanted=len(options.faults),
             protections=tuple(self._protections),
             failovers=tuple(self._failovers),
             spans=tuple(self._spans),

@@ -14,8 +14,8 @@ from pycolo.demo.messages import Waited
 Role: TypeAlias = Literal["alone", "primary", "secondary", "joining"]
 """What a node is for a while; `joining` is a secondary that is not in lock-step yet."""
 
-Kill: TypeAlias = Literal["primary", "secondary"]
-"""Whose process is killed."""
+Fault: TypeAlias = Literal["kill primary", "kill secondary", "stop primary", "stop secondary"]
+"""What happens to whose QEMU: SIGKILL ends it, SIGSTOP has it stop responding."""
 
 
 @final
@@ -45,7 +45,6 @@ class Moment:
 class Protection:
     """How a guest on one node came to run on both."""
 
-    procedure: Literal["start", "resume"]
     primary: str
     secondary: str
     at_s: float
@@ -67,15 +66,15 @@ class Protection:
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Failover:
-    """How the guest outlived a QEMU. Durations count from the kill unless told otherwise."""
+    """How the guest outlived a QEMU. Durations count from the fault unless told otherwise."""
 
-    killed: Kill
+    fault: Fault
     victim: str
     survivor: str
     at_s: float
-    "Since the demo began, when SIGKILL was sent."
+    "Since the demo began, when the signal was sent."
     seen_s: float
-    "Until the kernel reported the end of the process."
+    "Until the supervisor had evidence of the end of the process."
     resumed_s: float | None
     "Until QEMU's last RESUME before service was restored; None where it said none."
     restored_s: float

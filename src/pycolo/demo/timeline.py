@@ -37,7 +37,7 @@ _STREAMS: Final[Mapping[str, tuple[str, ...]]] = {
     "new": (NEW,),
 }
 _LEGEND: Final = (
-    "P primary, s secondary: protected; a alone; j joining; ✗ SIGKILL.",
+    "P primary, s secondary: protected; a alone; j joining; ✗ SIGKILL or SIGSTOP.",
     "Longest wait of the client: · under 20 ms, ▁ 50, ▂ 100, ▄ 250, ▆ 500 ms, █ more.",
 )
 
@@ -140,8 +140,7 @@ def _lane(label: str, cells: Iterable[tuple[str, str]]) -> Text:
 
 
 def _protection(event: Protection) -> Iterator[Text]:
-    what = "Start" if event.procedure == "start" else "Resume"
-    title = f"{event.at_s:.1f} s  {what}: {event.secondary} joins {event.primary}"
+    title = f"{event.at_s:.1f} s  Resync: {event.secondary} joins {event.primary}"
     yield Text(f"{title} ({event.steps} steps)", style="bold")
     stops = " + ".join(_ms(stop_s) for stop_s in event.stops_s) or "never"
     protected_s = event.launched_s + event.protected_s
@@ -157,12 +156,14 @@ def _worst(waits_s: Mapping[str, float]) -> str:
 
 
 def _failover(event: Failover, width: int) -> Iterator[Text]:
-    title = f"{event.at_s:.1f} s  Failover: SIGKILL to the {event.killed} on {event.victim}"
+    how, _, role = event.fault.partition(" ")
+    number = "SIGKILL" if how == "kill" else "SIGSTOP"
+    title = f"{event.at_s:.1f} s  Failover: {number} to the {role} on {event.victim}"
     yield Text(f"{title}, survivor {event.survivor} ({event.steps} steps)", style="bold")
     yield Text(
         f"  after {event.protected_s:.1f} s under protection, with {event.checkpoints} checkpoints"
     )
-    moments = [("process seen dead", event.seen_s), ("QEMU says RESUME", event.resumed_s)]
+    moments = [("its end is shown", event.seen_s), ("QEMU says RESUME", event.resumed_s)]
     moments += [("service restored", event.restored_s), ("plan finished", event.finished_s)]
     waits = [(f"{label}: waited", _longest(event, names)) for label, names in _STREAMS.items()]
     if PING not in event.outages_s:
