@@ -123,9 +123,12 @@ class DamagedRecord:
 @final
 @attrs.frozen(kw_only=True)
 class UnreadRecord:
-    """The file was not looked at, or its host was out of reach."""
+    """The file was not looked at, its host was out of reach, or it must not be used."""
 
     why: str
+    "What stands in the way."
+    is_host_reached: bool = False
+    "Whether its host was asked, and also which QEMU runs there."
 
 
 RecordState: TypeAlias = PairRecord | NoRecord | DamagedRecord | UnreadRecord

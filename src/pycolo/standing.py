@@ -61,8 +61,8 @@ def standing(snapshot: Snapshot) -> Standing:
     if amiss is not None:
         return amiss
     if "broken primary" in names or "broken secondary" in names:
-        why = "COLO has ended with an error, and both sides wait for a failover"
-        return Standing(state="at risk", text=f"broken: {why}")
+        text = "COLO has ended with an error, and both sides wait for a failover"
+        return Standing(state="at risk", text=text)
     if "primary" in names and "secondary" in names:
         return _in_colo(snapshot, names["primary"][0], names["secondary"][0])
     if "primary" in names or "secondary" in names:
@@ -70,10 +70,10 @@ def standing(snapshot: Snapshot) -> Standing:
         return Standing(state="at risk", text=f"{alone} is in COLO, and its peer is not seen there")
     if running:
         return _alone(snapshot, running[0])
-    silent = [*names.get("unreachable", []), *names.get("unresponsive", [])]
-    if silent and not _all_read(snapshot):
-        return Standing(state="unknown", text=f"{' and '.join(silent)} cannot be asked")
-    return Standing(state="stopped", text="nobody runs the guest, as far as can be seen")
+    unasked = [name for name in snapshot.nodes if not _is_asked(snapshot, name)]
+    if unasked:
+        return Standing(state="unknown", text=f"{' and '.join(unasked)} cannot be asked")
+    return Standing(state="stopped", text=_nobody(snapshot))
 
 
 def _amiss(
@@ -106,11 +106,27 @@ def _amiss(
     return None
 
 
-def _all_read(snapshot: Snapshot) -> bool:
-    """Whether every host was reached, so that no QEMU is where no monitor answers."""
-    stuck = any(role_of(state) == "unresponsive" for state in snapshot.nodes.values())
-    unread = any(isinstance(s, record.UnreadRecord) for s in snapshot.records.values())
-    return bool(snapshot.records) and not unread and not stuck
+def _is_asked(snapshot: Snapshot, name: str) -> bool:
+    """Whether a node answers, or its host was asked and knows of no QEMU."""
+    role, kept = role_of(snapshot.state(name)), snapshot.records.get(name, record.NOT_READ)
+    if role == "unreachable":
+        return not isinstance(kept, record.UnreadRecord) or kept.is_host_reached
+    return role != "unresponsive"
+
+
+def _nobody(snapshot: Snapshot) -> str:
+    """Say that no node runs the guest, and what else its hosts tell."""
+    files = snapshot.records
+    if not files or any(snapshot.live(name) is not None for name in snapshot.nodes):
+        return "nobody runs the guest, as far as can be seen"
+    unread = [file.why for file in files.values() if isinstance(file, record.UnreadRecord)]
+    if unread:
+        whose = "no record" if len(unread) == len(files) else "not every record"
+        whys = "; ".join(dict.fromkeys(unread))
+        return f"no QEMU is known to run, and {whose} can be used: {whys}"
+    if all(file == record.NoRecord() for file in files.values()):
+        return "never launched: no QEMU is known to run, and no node has a record"
+    return "no QEMU is known to run"
 
 
 def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> Standing:
@@ -126,7 +142,7 @@ def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> Standing:
         return Standing(state="at risk", text=f"{sides}; {why}")
     if recorded or all(live.proven for live in both.values()):
         return Standing(state="protected", text=sides)
-    text = f"in COLO: {sides}; not proven, so {secondary} may not continue: run resume"
+    text = f"{sides}; COLO is not proven, so {secondary} may not continue: run resume"
     return Standing(state="joining", text=text)
 
 
@@ -136,7 +152,7 @@ def _alone(snapshot: Snapshot, name: str) -> Standing:
     pending = pending or (isinstance(own, PairRecord) and own.commit == "pending")
     stands = f" ({live.run_state})" if isinstance(live, Live) else ""
     merging = ", commit pending" if pending else ""
-    text = f"unprotected{merging}: {name} has the guest alone{stands}"
+    text = f"{name} has the guest alone{stands}{merging}"
     joining = isinstance(own, PairRecord) and own.phase == "joining"
     joins = f", and {own.joining} joins" if isinstance(own, PairRecord) and joining else ""
     if isinstance(live, Live) and live.run_state in RUN_STANDING:

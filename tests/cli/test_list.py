@@ -21,7 +21,7 @@ def test_pairs_are_listed_one_line_each(pycolo: Pycolo, pair_file: Path) -> None
     ended = pycolo("list", folder)
     lines = ended.out.splitlines()
     assert (0, 2) == (ended.code, len(lines))
-    assert lines[0].startswith("colo        unknown")
+    assert lines[0].startswith("colo        stopped")
     assert "wrong.toml" in lines[1]
     assert "ColoPair" not in lines[1].split()[0]
     assert "'0'" in lines[1]
@@ -30,12 +30,14 @@ def test_pairs_are_listed_one_line_each(pycolo: Pycolo, pair_file: Path) -> None
 def test_pairs_are_listed_as_json(pycolo: Pycolo, pair_file: Path) -> None:
     """For programs: file, pair, state, roles."""
     ended = pycolo("list", pair_file.parent, "--as", "json")
+    nodes = ("alpha", "beta", "gamma")
+    why = "; ".join(f"there is no /vms/{n}: make it, or mount its disk" for n in nodes)
     assert [
         {
             "file": str(pair_file),
             "pair": "colo",
-            "state": "unknown",
-            "text": "alpha and beta and gamma cannot be asked",
+            "state": "stopped",
+            "text": f"no QEMU is known to run, and no record can be used: {why}",
             "roles": {"alpha": "unreachable", "beta": "unreachable", "gamma": "unreachable"},
         }
     ] == json.loads(ended.out)["pairs"]

@@ -37,13 +37,33 @@ def test_a_node_that_does_not_answer_has_a_clear_row(pycolo: Pycolo, pair_file: 
     assert (0, "") == (ended.code, ended.err)
     assert "unreachable" in ended.out
     assert "there is no such socket" in " ".join(ended.out.replace("│", " ").split())
-    assert "unknown: alpha and beta and gamma cannot be asked" == ended.out.splitlines()[-1]
+    why = "no QEMU is known to run, and no record can be used: there is no /vms/alpha"
+    assert ended.out.splitlines()[-1].startswith(f"stopped: {why}")
+
+
+def test_a_pair_before_its_first_launch_is_stopped(pycolo: Pycolo, tmp_path: Path) -> None:
+    """Its hosts were asked, and tell of no QEMU and no record."""
+    path = tmp_path / "pair.toml"
+    path.write_text(PAIR.format(run_dir="/nowhere").replace("/vms", str(tmp_path)))
+    for name in ("alpha", "beta", "gamma"):
+        (tmp_path / name).mkdir()
+    ended = pycolo("status", path, "--check")
+    told = "stopped: never launched: no QEMU is known to run, and no node has a record"
+    assert (2, f"colo: {told}\n") == (ended.code, ended.out)
+
+
+def test_host_out_of_reach_makes_it_unknown(pycolo: Pycolo, tmp_path: Path) -> None:
+    """A QEMU may run where nobody was asked."""
+    path = tmp_path / "pair.toml"
+    path.write_text(PAIR.format(run_dir="/nowhere").replace("127.0.0.2", "198.51.100.7"))
+    ended = pycolo("status", path, "--check")
+    assert (3, "colo: unknown: beta cannot be asked\n") == (ended.code, ended.out)
 
 
 def test_what_cannot_be_reached_is_json_too(pycolo: Pycolo, pair_file: Path) -> None:
     """--as json is a snapshot, by its own schema."""
     found = json.loads(pycolo("status", pair_file, "--as", "json").out)
-    assert ("unknown", "unreachable") == (found["state"], found["roles"]["alpha"])
+    assert ("stopped", "unreachable") == (found["state"], found["roles"]["alpha"])
     assert ["alpha", "beta", "gamma"] == list(found["snapshot"]["nodes"])
     jsonschema.validate(found["snapshot"], json.loads(pycolo("schema", "snapshot").out))
 
@@ -83,7 +103,7 @@ def test_closed_stream_does_not_change_how_a_command_ends(closed: str, pair_file
     done = subprocess.run(
         ["sh", "-c", script, sys.executable, str(pair_file)], check=False, capture_output=True
     )
-    assert (3, b"") == (done.returncode, done.stderr)
+    assert (2, b"") == (done.returncode, done.stderr)
 
 
 @pytest.mark.qemu

@@ -111,7 +111,7 @@ alpha: unprotected
   exports     parent0
   jobs        resync0 concluded (no space)
 beta: absent
-unprotected, commit pending: alpha has the guest alone (running)
+at risk: alpha has the guest alone (running), commit pending
 """ == text.render_snapshot(Snapshot(nodes={"alpha": live, "beta": Absent()}))
 
 
@@ -123,8 +123,8 @@ SECONDARY = attrs.evolve(LIVE, colo_mode="secondary")
     ("first", "second", "word"),
     [
         (attrs.evolve(PRIMARY, proven=True), attrs.evolve(SECONDARY, proven=True), "protected"),
-        (PRIMARY, SECONDARY, "in COLO"),
-        (attrs.evolve(PRIMARY, colo_exited=True), SECONDARY, "broken"),
+        (PRIMARY, SECONDARY, "joining"),
+        (attrs.evolve(PRIMARY, colo_exited=True), SECONDARY, "at risk"),
         (PRIMARY, Unreachable(why="silent"), "at risk"),
         (Unreachable(why="silent"), SECONDARY, "at risk"),
         (LIVE, LIVE, "two guests"),
@@ -136,7 +136,7 @@ SECONDARY = attrs.evolve(LIVE, colo_mode="secondary")
     ],
 )
 def test_the_verdict_names_the_pairs_state(first: NodeState, second: NodeState, word: str) -> None:
-    """A pair is called protected only where a checkpoint was seen on both sides."""
+    """It begins the line; protected is one only where a checkpoint was seen on both sides."""
     snapshot = Snapshot(nodes={"alpha": first, "beta": second})
     assert word == text.verdict(snapshot).partition(":")[0]
 

@@ -60,7 +60,7 @@ def _running(found: Mapping[str, object]) -> Running | None:
 def _record(found: Mapping[str, object]) -> RecordState:
     unread, data = found["unread"], found["record"]
     if isinstance(unread, str):
-        return UnreadRecord(why=unread)
+        return UnreadRecord(why=unread, is_host_reached=True)
     if data is None:
         return NoRecord(lost=None if found["lost"] is None else str(found["lost"]))
     return record.loads(base64.b64decode(str(data)))

@@ -308,10 +308,9 @@ def _migration(live: Live) -> str:
 
 
 def verdict(snapshot: Snapshot) -> str:
-    """What a snapshot makes of the pair, in one line."""
+    """What a snapshot makes of the pair, in one line: `STATE: ...`."""
     found = standing(snapshot)
-    own = found.text.startswith(("in COLO", "unprotected", "broken"))
-    return one_line(found.text if own else f"{found.state}: {found.text}")
+    return one_line(f"{found.state}: {found.text}")
 
 
 def render_drift(drift: Drift, *, colour: bool = False) -> str:
