@@ -65,9 +65,9 @@ def test_nobody_fails_over_to_a_node_that_is_not_there() -> None:
 
 
 def test_nodes_that_are_not_there_are_unreachable() -> None:
-    """Reading pairs from threads ends, and proves nothing about those who did not answer."""
+    """Reading pairs from threads ends; on this machine no QEMU is known, elsewhere nobody asked."""
     said = run("threads.py", DOCUMENT, str(EXAMPLES / "pair.toml"))
-    assert [[DOCUMENT, "unknown"], [str(EXAMPLES / "pair.toml"), "unknown"]] == [
+    assert [[DOCUMENT, "stopped"], [str(EXAMPLES / "pair.toml"), "unknown"]] == [
         line.split(": ")[:2] for line in said.splitlines()
     ]
 
