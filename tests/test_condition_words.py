@@ -44,6 +44,7 @@ WORDS: list[tuple[c.Condition, str]] = [
     (c.InstanceIs(node="a", instance="x\ny"), r"a is still the QEMU 'x\ny', and answers"),
     (c.VersionIs(node="a", version=Version.parse("11.1.3")), "a runs QEMU 11.1.3"),
     (c.Gone(node="a"), "a has hung up"),
+    (c.PoweredOff(node="a"), "the guest on a has powered itself off"),
     (
         c.PeerDead(node="a", instance="p:a:00000001", epoch=4),
         "there is evidence that p:a:00000001 on a has ended",

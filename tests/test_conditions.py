@@ -27,6 +27,7 @@ from pycolo.conditions import (
     NotRunning,
     PartsAre,
     PeerDead,
+    PoweredOff,
     RunStateIs,
     SizeIs,
     VersionIs,
@@ -96,6 +97,7 @@ TRUE_AND_FALSE: list[tuple[Leaf, Leaf]] = [
     (InstanceIs(node="a", instance="vm0.a"), InstanceIs(node="a", instance="vm0.b")),
     (VersionIs(node="a", version=V), VersionIs(node="a", version=Version.parse("10.0.13"))),
     (Gone(node="gone"), Gone(node="a")),
+    (PoweredOff(node="gone"), PoweredOff(node="a")),
     (
         PeerDead(node="dead", instance="p:dead:00000001", epoch=1),
         PeerDead(node="gone", instance="p:gone:00000001", epoch=1),
@@ -162,7 +164,8 @@ def test_leaves_come_in_the_conditions_order() -> None:
 @pytest.mark.parametrize("leaf", [true for true, _ in TRUE_AND_FALSE])
 def test_each_leaf_says_what_must_be_asked(leaf: Leaf) -> None:
     """What is latched, greeted or proven is not asked for; everything else is."""
-    unasked = NoColoExit | ColoExited | CheckpointSeen | VersionIs | Gone | PeerDead | NotRunning
+    known = NoColoExit | ColoExited | CheckpointSeen | VersionIs
+    unasked = known | Gone | PoweredOff | PeerDead | NotRunning
 
     assert isinstance(leaf, unasked) == (leaf.queries() == ())
     assert all(attrs.has(type(query)) for query in leaf.queries())

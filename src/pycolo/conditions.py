@@ -525,6 +525,27 @@ class Gone(_Fact):
 
 @final
 @attrs.frozen(kw_only=True)
+class PoweredOff(_Fact):
+    """The guest has powered itself off: its QEMU said so in a SHUTDOWN event.
+
+    The session remembers it, also after QEMU has ended.
+    """
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return False
+
+    @override
+    def words(self) -> str:
+        return f"the guest on {self.node} has powered itself off"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return "it runs on"
+
+
+@final
+@attrs.frozen(kw_only=True)
 class PeerDead(_Fact):
     """There is evidence that this very QEMU has ended: its process did, or it was fenced."""
 
@@ -590,6 +611,7 @@ Leaf: TypeAlias = (
     | InstanceIs
     | VersionIs
     | Gone
+    | PoweredOff
     | PeerDead
     | NotRunning
 )
@@ -645,7 +667,7 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
     Args:
         condition: What to evaluate.
         snapshot: What is known; a node that does not answer makes every leaf false but `Gone`,
-            `PeerDead` and `NotRunning`.
+            `PoweredOff`, `PeerDead` and `NotRunning`.
     """
 
     def true(leaf: Leaf) -> bool:
@@ -654,7 +676,7 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
                 return evidence.proves(victim)
             case PeerDead(), state:
                 return isinstance(state, Dead)
-            case Gone(), state:
+            case Gone() | PoweredOff(), state:
                 return not isinstance(state, Live)
             case NotRunning(node=node), state:
                 return not isinstance(state, Live) and node not in snapshot.running
@@ -676,8 +698,11 @@ def assume(condition: Condition, snapshot: Snapshot) -> Snapshot:
             return snapshot
         case AnyOf(conditions=parts):
             return assume(parts[0], snapshot) if parts else snapshot
-        case Gone(node=node):
+        case Gone(node=node) | PoweredOff(node=node):
             return snapshot if snapshot.live(node) is None else snapshot.with_node(node, Absent())
+        case NotRunning(node=node) if snapshot.live(node) is None:
+            running = {name: one for name, one in snapshot.running.items() if name != node}
+            return attrs.evolve(snapshot, running=running)
         case leaf:
             live = snapshot.live(leaf.node)
             if live is None or leaf.holds(live):

@@ -230,6 +230,7 @@ def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a 
             return attrs.evolve(live, chardevs=_without(live.chardevs, chardev))
         case (
             qmp.Quit()
+            | qmp.SystemPowerdown()
             | qmp.Yank()
             | qmp.HumanMonitorCommand()
             | qmp.QueryMigrate()

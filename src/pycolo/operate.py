@@ -195,6 +195,10 @@ class Connection:
         """Compile `pycolo.switch_over`."""
         return await self._compile("switch-over", Options())
 
+    async def shutdown(self) -> Plan:
+        """Compile `pycolo.shutdown`."""
+        return await self._compile("shutdown", Options())
+
     async def checkpoint(self) -> Plan:
         """Compile `pycolo.checkpoint`."""
         return await self._compile("checkpoint", Options())

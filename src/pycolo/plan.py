@@ -33,6 +33,7 @@ Procedure: TypeAlias = Literal[
     "stop",
     "converge",
     "switch-over",
+    "shutdown",
     "checkpoint",
     "forget",
 ]

@@ -274,6 +274,12 @@ class Report:
             )
         if self._untrue(NotRunning):
             return f"{END_OR_LET_GO}; then run the procedure again"
+        if self._stays_on():
+            return (
+                "if the guest still runs, it has not powered off and no QEMU was ended: power it"
+                " off from inside, or run stop, which ends the secondary, and end the other QEMU"
+                " by hand; if it is off, end a QEMU that is left by hand"
+            )
         if self._unlike():
             return "it is not as it was when the plan was compiled: compile it again"
         spent = self._spent()
@@ -311,6 +317,11 @@ class Report:
 
     def _death_unproven(self) -> bool:
         return self._untrue(PeerDead)
+
+    def _stays_on(self) -> bool:
+        """Whether a guest was asked to power itself off, and that was not seen to its end."""
+        asked = self.plan.procedure == "shutdown" and self.changed
+        return asked and isinstance(self._failed_step, Wait)
 
     def _unconnected(self) -> bool:
         """Whether what ended execution was a link that nobody connected to."""

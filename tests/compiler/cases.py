@@ -39,6 +39,7 @@ CASES: Mapping[str, Case] = {
     "resume/on-the-promoted": ("resume", "beta"),
     "stop/protected": ("stop", None),
     "switch-over/protected": ("switch-over", None),
+    "shutdown/protected": ("shutdown", None),
     "checkpoint/protected": ("checkpoint", None),
 }
 

@@ -7,9 +7,11 @@ from tests.compiler.cases import CASES, PAIRS, VERSIONS, compiled, settled
 
 from pycolo import effects
 from pycolo.compiler import compile_plan
+from pycolo.errors import CompileError
 from pycolo.plan import Check, Execute, Plan
 
-RESUMABLE = [name for name in CASES if not name.startswith(("launch", "set-"))]
+# What is left of a shutdown is decided by a person: see the last test.
+RESUMABLE = [name for name in CASES if not name.startswith(("launch", "set-", "shutdown"))]
 
 
 def _again(plan: Plan, done: int) -> Plan:
@@ -57,3 +59,18 @@ def test_a_finished_procedure_compiles_to_no_command(case: str) -> None:
         assert left == plan.steps
         return
     assert [] == [step.address for step in left if not isinstance(step, Check)]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_shutdown_is_not_finished_where_only_a_secondary_is_left(pair: str) -> None:
+    """Its guest may live on in it; before and after that the same state is planned again."""
+    plan = compiled(CASES["shutdown/protected"], PAIRS[pair], "11.1.3")
+    refused: dict[str, str] = {}
+
+    for done in range(len(plan.steps) + 1):
+        try:
+            assert settled(plan) == settled(_again(plan, done)), f"after {done} steps"
+        except CompileError as error:
+            refused[plan.steps[done].address] = error.findings[0].code
+
+    assert dict.fromkeys(("beta/quit", "beta/wait/gone"), "primary-missing") == refused

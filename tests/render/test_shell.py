@@ -24,6 +24,7 @@ from pycolo.conditions import (
     MigrationIs,
     NoColoExit,
     PeerDead,
+    PoweredOff,
     RunStateIs,
     VersionIs,
 )
@@ -188,6 +189,14 @@ wait_until 2 until_2 unless_2
         in script
     )
     assert script.index("listen alpha\n") < script.index("mark alpha 1")
+
+
+def test_a_guest_that_powers_off_is_heard(make_plan: MakePlan) -> None:
+    """Its QEMU tells it by an event, so that the script listens before it presses the button."""
+    until = AllOf(conditions=(PoweredOff(node="alpha"), Gone(node="alpha")))
+    script = shell.render(make_plan(execute(qmp.SystemPowerdown()), wait(until)))
+    assert "{ { powered_off alpha; } && { holds alpha gone; }; }" in script
+    assert script.index("listen alpha\n") < script.index("send alpha 10 ")
 
 
 @pytest.mark.qemu

@@ -21,6 +21,8 @@ class Observation:
     "The nodes; one that did not answer is `Unreachable`."
     gone: frozenset[str] = frozenset()
     "Nodes whose monitor is closed; silence alone does not close it."
+    powered_off: frozenset[str] = frozenset()
+    "Nodes whose QEMU said that its guest has powered itself off."
     dead: frozenset[Victim] = frozenset()
     "QEMUs for whose end there is evidence."
     running: Mapping[str, Running] = attrs.field(factory=dict)
@@ -40,6 +42,8 @@ class Observation:
         match leaf:
             case c.Gone(node=node):
                 return node in self.gone
+            case c.PoweredOff(node=node):
+                return node in self.powered_off
             case c.PeerDead(victim=victim):
                 return victim in self.dead
             case c.NotRunning(node=node):

@@ -57,8 +57,9 @@ async def observe(
     # One node is the usual case, and has no need of a task of its own.
     states = [await seen[0]] if len(seen) == 1 else await asyncio.gather(*seen)
     gone = (node for node in needed if (known := sessions.get(node)) is None or known.closed)
+    off = (node for node in needed if (known := sessions.get(node)) and known.latched.powered_off)
     snapshot = Snapshot(nodes=dict(zip(needed, states, strict=True)))
-    return Observation(snapshot=snapshot, gone=frozenset(gone))
+    return Observation(snapshot=snapshot, gone=frozenset(gone), powered_off=frozenset(off))
 
 
 async def _node(

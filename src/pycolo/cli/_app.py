@@ -136,7 +136,7 @@ def plan(
 ) -> None:
     """Show what PROCEDURE would do, and change nothing.
 
-    PROCEDURE is one of launch, start, resume, failover, stop, switch-over, checkpoint,
+    PROCEDURE is one of launch, start, resume, failover, stop, switch-over, shutdown, checkpoint,
     set-checkpoint-delay, converge, forget. With --live nodes and records are read, and the plan as
     JSON is what `apply` executes. Else nobody is asked: without --from, `launch` begins with a new
     pair, `start` with two QEMUs just launched, `failover` with what `start` promises and the other
@@ -212,6 +212,8 @@ def _compile(  # noqa: C901 - one case a procedure
             return connection.stop()
         case "switch-over":
             return connection.switch_over()
+        case "shutdown":
+            return connection.shutdown()
         case "checkpoint":
             return connection.checkpoint()
         case "set-checkpoint-delay":
@@ -358,7 +360,7 @@ def run(
 ) -> int:
     """Compile PROCEDURE from what is live, and execute it.
 
-    PROCEDURE is one of launch, start, resume, failover, stop, switch-over, checkpoint,
+    PROCEDURE is one of launch, start, resume, failover, stop, switch-over, shutdown, checkpoint,
     set-checkpoint-delay, converge, forget. A procedure that stopped half-way is finished by running
     it again. A failover needs evidence that the other node's QEMU has ended: its host is asked, or
     you state it with --fenced.

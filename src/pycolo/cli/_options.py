@@ -190,6 +190,7 @@ USED: Final[Mapping[str, tuple[str, ...]]] = {
     "forget": ("node", "fenced"),
     "stop": (),
     "switch-over": (),
+    "shutdown": (),
     "checkpoint": (),
     "set-checkpoint-delay": ("ms", "dialect"),
 }

@@ -64,6 +64,8 @@ def compile_plan(  # noqa: C901 - one case a procedure
             )
         case "switch-over":
             return procedures.switch_over(pair, snapshot, dialect=dialect, assume_good=good)
+        case "shutdown":
+            return procedures.shutdown(pair, snapshot, dialect=dialect, assume_good=good)
         case "checkpoint":
             return procedures.checkpoint(pair, snapshot, dialect=dialect, assume_good=good)
         case "set-checkpoint-delay":

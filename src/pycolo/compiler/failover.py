@@ -233,7 +233,7 @@ def stop(draft: Draft, primary: str, secondary: str | None) -> None:
     _check_can(draft, primary)
     if secondary is not None:
         _check_disks(draft, primary, secondary)
-    named = _instances_on(draft, secondary)
+    named = instances_on(draft, secondary)
     narrowed = record.narrowed(records, primary, instance)
     if secondary is not None:
         why = f"{secondary} loses its right to run alone before {primary} does (record, rule 4)"
@@ -241,11 +241,12 @@ def stop(draft: Draft, primary: str, secondary: str | None) -> None:
     why = f"{primary} alone is eligible from here on (record, rule 3)"
     draft.record(primary, "sole", narrowed, why)
     if secondary is not None:
-        _end_secondary(draft, secondary, named)
+        why = "it has no rights any more; no second guest is left to run on (qemu-behaviour 8.8)"
+        end_secondary(draft, secondary, named, why)
     go_on_alone(draft, primary, topology.primary_yanks(draft.pair))
 
 
-def _instances_on(draft: Draft, node: str | None) -> tuple[str, ...]:
+def instances_on(draft: Draft, node: str | None) -> tuple[str, ...]:
     """The QEMUs of a node that may run: the one that answers, and those that records name."""
     if node is None:
         return ()
@@ -258,10 +259,17 @@ def _instances_on(draft: Draft, node: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(instance for instance in found if instance))
 
 
-def _end_secondary(draft: Draft, secondary: str, instances: tuple[str, ...]) -> None:
+def end_secondary(draft: Draft, secondary: str, instances: tuple[str, ...], why: str) -> None:
+    """Emit what ends a secondary's QEMU, by its monitor and by its host.
+
+    Args:
+        draft: The plan.
+        secondary: The node.
+        instances: Its QEMUs that may run; see `instances_on`.
+        why: Why it is ended.
+    """
     limit_s = draft.timeouts.command_s
     if draft.now.live(secondary) is not None:
-        why = "it has no rights any more; no second guest is left to run on (qemu-behaviour 8.8)"
         draft.execute(secondary, Quit(), why, may_fail=True)
         why = "it has hung up, or its host ends it (qemu-behaviour 8.8)"
         gone = Gone(node=secondary)

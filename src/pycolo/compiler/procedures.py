@@ -32,6 +32,7 @@ from pycolo.compiler.roles import (
     stands,
     versions,
 )
+from pycolo.compiler.shutdown import shut_down
 from pycolo.conditions import END_OR_LET_GO
 from pycolo.errors import CompileError, DeclarationError, check_all, compile_error
 from pycolo.evidence import instance_of
@@ -517,6 +518,66 @@ def switch_over(
         _check_left(draft, *both)
         fail_over(draft, *both)
     return draft.plan()
+
+
+def shutdown(
+    pair: ColoPair,
+    snapshot: Snapshot,
+    *,
+    dialect: DialectName = "auto",
+    assume_good: Collection[Version] = (),
+) -> Plan:
+    """Has the guest power itself off, and sees both QEMUs end; `launch` boots it again.
+
+    The guest is asked by its power button. Once it is off, the secondary's QEMU is ended; if it
+    does not power off in time, nothing is. The records stay as they are: the node with the newest
+    data is still the one to boot.
+
+    Args:
+        pair: The declaration.
+        snapshot: What both nodes and their records show.
+        dialect: `auto`; the document has no such procedure.
+        assume_good: Versions the operator vouches for.
+
+    Raises:
+        VersionError: The version cannot run COLO.
+        CompileError: No primary answers, its guest does not run, or the dialect is `doc`. A
+            secondary that is left alone is not ended: whether its guest was powered off before, or
+            lives on in it, is forgotten with the primary.
+    """
+    dialects.refuse_ending(dialect, "shut a guest down")
+    check(pair, snapshot)
+    pair = members(pair, snapshot)
+    options = Options(assume_good=tuple(assume_good))
+    if _is_off(pair, snapshot):
+        draft = Draft("shutdown", pair, snapshot, options, qemu={}, dialect=dialect)
+        check_not_running(draft, pair.names)
+        return draft.plan()
+    _refuse_left(pair, snapshot)
+    primary = leader(pair, snapshot)
+    live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
+    qemu = versions(snapshot, live)
+    dialects.of_name(dialect).accept(pair, qemu, assume_good)
+    draft = Draft("shutdown", pair, snapshot, options, qemu=qemu, dialect=dialect)
+    shut_down(draft, primary)
+    return draft.plan()
+
+
+def _refuse_left(pair: ColoPair, snapshot: Snapshot) -> None:
+    found = {node.name: role_of(snapshot.state(node.name)) for node in pair.nodes}
+    if any(role in PRIMARIES for role in found.values()):
+        return
+    for name in (name for name, role in found.items() if role in IN_COLO):
+        why = f"{name} is in COLO, and its primary is missing"
+        advice = f"if the guest was powered off, end the QEMU of {name}; else fail over to {name}"
+        raise compile_error("primary-missing", why, advice, node=name)
+
+
+def _is_off(pair: ColoPair, snapshot: Snapshot) -> bool:
+    """Whether no node answers, and every host was asked, so that none is known to run."""
+    files = [snapshot.records.get(name, record.NOT_READ) for name in pair.names]
+    unread = any(isinstance(file, record.UnreadRecord) for file in files)
+    return not unread and all(snapshot.live(name) is None for name in pair.names)
 
 
 def checkpoint(

@@ -228,7 +228,8 @@ def bios_guest(path: Path, *, size_bytes: int = 1 << 20) -> Path:
     """Write the disk image of a guest that counts, on its serial port and on its disk.
 
     At each tick of the BIOS clock (18.2 a second) it counts one up, writes the counter to the
-    second sector of the disk it was booted from, and prints it on COM1 (qemu-behaviour 1.10).
+    second sector of the disk it was booted from, and prints it on COM1. When its power button is
+    pressed it powers off (qemu-behaviour 1.10).
 
     Args:
         path: Where the raw image shall be; a file that is there is replaced.
@@ -408,6 +409,7 @@ def boot_sector() -> bytes:
     code += b"".join(_SET_UP)
     each_tick = len(code)
     code += b"".join(_WAIT_AND_WRITE)
+    code += b"".join(_OBEY_BUTTON)
     code += bytes.fromhex("66 8B1E 0080")  # mov ebx, [counter]
     code += bytes.fromhex("B9 0800")  # mov cx, 8: hexadecimal digits
     each_digit = len(code)
@@ -444,12 +446,19 @@ _SET_UP: Final = (
     bytes.fromhex("66 C706 1482 00800000"),
     bytes.fromhex("66 C706 1882 01000000"),
     bytes.fromhex("66 C706 1C82 00000000"),
+    bytes.fromhex("BA 0206 B8 0001 EF"),  # mov dx, 0x602; mov ax, 0x100; out dx, ax: the button
 )
 _WAIT_AND_WRITE: Final = (
     bytes.fromhex("A1 6C04 F4 3B06 6C04 74F9"),  # mov ax, [ticks]; hlt until the word is another
     bytes.fromhex("66 FF06 0080"),  # inc dword [counter]
     bytes.fromhex("BE 1082 8A16 0082 B8 0043 CD13"),  # int 13h, function 43h: write by that packet
     bytes.fromhex("0F92 06 0182"),  # setc [failed]
+)
+# On QEMU's PC machines SeaBIOS puts the power management at port 0x600: its events, at 0x602 which
+# of them are on, and at 0x604 its control.
+_OBEY_BUTTON: Final = (
+    bytes.fromhex("BA 0006 ED F6C4 01 7407"),  # mov dx, 0x600; in ax, dx; test ah, 1; jz over
+    bytes.fromhex("BA 0406 B8 0020 EF"),  # mov dx, 0x604; mov ax, 0x2000; out dx, ax: power off
 )
 
 

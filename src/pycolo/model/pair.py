@@ -56,6 +56,8 @@ class Timeouts:
     "A forced checkpoint on both sides."
     failover_s: float = attrs.field(default=30.0, validator=rules.Valid(rules.seconds))
     "From the order to fail over to the guest running."
+    shutdown_s: float = attrs.field(default=120.0, validator=rules.Valid(rules.seconds))
+    "From the power button until the guest has powered itself off."
 
 
 def _all(nodes: Iterable[Node]) -> tuple[Node, ...]:

@@ -86,6 +86,7 @@ __all__ = [
     "QueryYank",
     "Quit",
     "Stop",
+    "SystemPowerdown",
     "XBlockdevChange",
     "XColoLostHeartbeat",
     "XDebugQueryBlockGraph",
@@ -367,6 +368,14 @@ class Cont(_Acknowledged):
     """Let the guest's processors run."""
 
     qmp_name: ClassVar[str] = "cont"
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class SystemPowerdown(_Acknowledged):
+    """Press the guest's power button; a guest without ACPI does not react."""
+
+    qmp_name: ClassVar[str] = "system_powerdown"
 
 
 @final
@@ -992,6 +1001,7 @@ Command: TypeAlias = (
     | Stop
     | Cont
     | Quit
+    | SystemPowerdown
     | Yank
     | QueryYank
     | NbdServerStart

@@ -256,7 +256,10 @@ def listen(address):
     while os.getppid() == parent:
         if b"\n" in monitor.buffer or select.select([monitor.link], [], [], 1.0)[0]:
             monitor.until = time.monotonic() + LIMIT_S
-            event = monitor.read().get("event")
+            message = monitor.read()
+            event = message.get("event")
+            if event == "SHUTDOWN":
+                event += " " + message["data"]["reason"]
             if event:
                 print(event, flush=True)
 

@@ -81,7 +81,8 @@ holds() {
   on "$asked" python3 -c "$client" holds "$(control "$asked")" "$@"
 }
 
-# COLO_EXIT and checkpoints are events, which QEMU forgets: the observer monitor is listened to.
+# COLO_EXIT, checkpoints and a guest's end are events, which QEMU forgets: the observer monitor is
+# listened to.
 listen() {
   echo 0 >"$state/begun.$1"
   on "$1" python3 -c "$client" listen "$(observer "$1")" >"$state/events.$1" &
@@ -100,6 +101,7 @@ colo_exited() {
 # A COLO_EXIT of the run before says nothing about this one.
 begin_colo() { wc -l <"$state/events.$1" >"$state/begun.$1"; }
 no_colo_exit() { holds "$1" alive && ! colo_exited "$1"; }
+powered_off() { grep -qx 'SHUTDOWN guest-shutdown' "$state/events.$1"; }
 mark() { wc -l <"$state/events.$1" >"$state/mark.$1.$2"; }
 checkpoint_seen() {
   awk -v seen="$(cat "$state/mark.$1.$2")" \

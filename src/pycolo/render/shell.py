@@ -165,7 +165,7 @@ def _conditions(plan: Plan) -> Iterator[c.Leaf]:
 
 
 def _listened(plan: Plan) -> tuple[str, ...]:
-    kinds = (c.NoColoExit, c.ColoExited, c.CheckpointSeen)
+    kinds = (c.NoColoExit, c.ColoExited, c.CheckpointSeen, c.PoweredOff)
     return tuple(dict.fromkeys(leaf.node for leaf in _conditions(plan) if isinstance(leaf, kinds)))
 
 
@@ -386,6 +386,8 @@ def _words(leaf: c.Leaf, numbers: Mapping[str, int]) -> list[str]:  # noqa: C901
             return ["holds", node, "version", str(version)]
         case c.Gone():
             return ["holds", node, "gone"]
+        case c.PoweredOff():
+            return ["powered_off", node]
         case c.PeerDead(instance=instance, epoch=epoch):
             return ["proven_dead", node, instance, str(epoch)]
         case c.NotRunning():

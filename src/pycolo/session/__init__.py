@@ -7,7 +7,8 @@ What is particular to COLO control, and the reason for each:
 - A command whose limit passes stays sent. Its reply still has somebody who takes it, so that it
   is never mistaken for the reply to another command (qemu-behaviour 7.5, 14.5).
 - Events are parsed as they arrive, handed to subscribers and then forgotten. What must not be
-  missed is latched: COLO_EXIT, which QEMU forgets (qemu-behaviour 18.4), and QUORUM_REPORT_BAD.
+  missed is latched: COLO_EXIT, which QEMU forgets (qemu-behaviour 18.4), QUORUM_REPORT_BAD, and
+  the SHUTDOWN of a guest that has powered itself off.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class Latched:
     "COLO_EXIT was seen since the session was opened, or since `begin_generation`."
     quorum_bad: tuple[str, ...] = ()
     "Block nodes that QUORUM_REPORT_BAD named, each once, in the order they were first named."
+    powered_off: bool = False
+    "SHUTDOWN said that the guest has powered itself off."
 
 
 @final
@@ -483,6 +486,8 @@ class Session:
                 self._checkpoint_at = self._stop_at
             case events.ColoExitEvent():
                 self._latched = attrs.evolve(self._latched, colo_exited=True)
+            case events.ShutdownEvent(guest=True, reason="guest-shutdown"):
+                self._latched = attrs.evolve(self._latched, powered_off=True)
             case events.QuorumReportBadEvent(node_name=node):
                 now = asyncio.get_running_loop().time()
                 held_back = now < self._held_back_until.get(node, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 import attrs
 
@@ -24,6 +24,8 @@ from pycolo.qmp.objects import (
 from pycolo.testing import _chardevs, _colo, _jobs, _network
 from pycolo.testing._answers import Question, answer, used_chardevs, yankable
 from pycolo.testing._process import DiskLink, Process, Refused, Stuck
+
+_POWER_OFF_S: Final = 0.1
 
 
 def perform(qemu: Process, command: qmp.Command) -> QmpValue:  # noqa: C901, PLR0915 - one line a command
@@ -54,6 +56,9 @@ def perform(qemu: Process, command: qmp.Command) -> QmpValue:  # noqa: C901, PLR
             _cont(qemu)
         case qmp.Quit():
             _quit(qemu)
+        case qmp.SystemPowerdown():
+            qemu.event("POWERDOWN")
+            qemu.later(_POWER_OFF_S, lambda: _power_off(qemu))
         case qmp.Yank():
             _yank(qemu, command)
         case qmp.NbdServerStart() | qmp.NbdServerAdd() | qmp.NbdServerStop():
@@ -126,6 +131,15 @@ def _quit(qemu: Process) -> None:
         qemu.event("BLOCK_EXPORT_DELETED", {"id": export})
     # Its reply goes out before it ends.
     qemu.later(0, lambda: _network.end(qemu, 0))
+
+
+def _power_off(qemu: Process) -> None:
+    """What a guest with ACPI does about its button; one that somebody paused does nothing."""
+    if qemu.live.run_state == "colo":
+        qemu.later(_POWER_OFF_S, lambda: _power_off(qemu))
+    elif qemu.runs:
+        qemu.event("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
+        _network.end(qemu, 0)
 
 
 # -- cutting connections ---------------------------------------------------------------------------
