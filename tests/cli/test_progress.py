@@ -54,6 +54,17 @@ def test_lines_tell_every_tenth_of_a_copy(plan: Plan, capsys: pytest.CaptureFixt
     assert "  refused: no [such] node" == lines[-1]
 
 
+def test_lines_leave_to_the_report_why_execution_ended(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where both go to one place it is said once; of a recovery's step the lines alone say it."""
+    lines = Lines(is_reported=True)
+    refused = Refused(took_s=0, reason="no such device")
+    lines.step_finished(plan, plan.steps[0].address, refused)
+    lines.step_finished(plan, plan.recoveries[0].steps[0].address, refused)
+    assert ["  refused", "  refused: no such device"] == capsys.readouterr().err.splitlines()
+
+
 def test_nothing_is_told_where_nothing_is_wanted(
     plan: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,7 +72,7 @@ def test_a_report_has_a_line_for_each_step_and_says_how_it_ended(plan: Plan) -> 
         """\
 done        0.001 s  beta/dead
 done        0.500 s  alpha/yank/block-node:nbd0: so already (Instance not found)
-unknown    10.000 s  alpha/chardev-add/mirror0: the connection ended
+unknown    10.000 s  alpha/chardev-add/mirror0
 not run              alpha/wait/running
 not run              beta/image
 not run              alpha/record/sole

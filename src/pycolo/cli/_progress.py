@@ -27,10 +27,10 @@ from pycolo._printable import one_line
 from pycolo.cli import _say
 from pycolo.cli._options import Detail
 from pycolo.observers import Observer, words
-from pycolo.plan import Execute, Plan, Recovery, Step
+from pycolo.plan import Check, Execute, Plan, Recovery, Step
 from pycolo.render._wire import step_line
 from pycolo.render.text import outcome_words, summary
-from pycolo.result import Outcome, Report
+from pycolo.result import Done, Outcome, Report
 
 PERCENT_A_LINE = 10
 WIDE = 100
@@ -44,7 +44,8 @@ def on_stderr(detail: Detail = "usual") -> Iterator[Kept]:
         yield Kept()
         return
     if detail == "verbose" or not _say.in_colour(sys.stderr):
-        yield Lines(is_verbose=detail == "verbose")
+        is_reported = _say.is_one_stream()
+        yield Lines(is_verbose=detail == "verbose", is_reported=is_reported)
         return
     console = Console(stderr=True, highlight=False)
     with bars(console) as progress:
@@ -98,6 +99,8 @@ class Lines(Kept):
     has_lines: bool = True
     is_verbose: bool = False
     "Whether a step's command is shown as it is sent."
+    is_reported: bool = False
+    "Whether the report follows in the same place: it says why execution ended."
     _told: dict[str, int] = attrs.field(factory=dict)
 
     @override
@@ -128,12 +131,21 @@ class Lines(Kept):
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Say what became of it."""
-        _say.note(f"  {words(outcome)}")
+        told = words(outcome)
+        if self.is_reported and not isinstance(outcome, Done) and _ends(plan, address):
+            told = told.partition(":")[0]
+        _say.note(f"  {told}")
 
     @override
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
         """Say that the guest is being brought back."""
         _say.note(one_line(f"recovery: {recovery.why}"))
+
+
+def _ends(plan: Plan, address: str) -> bool:
+    """Whether execution ends if this step fails; a recovery's step ends nothing."""
+    steps = (step for step in plan.steps if step.address == address)
+    return any(isinstance(step, Check) or not step.may_fail for step in steps)
 
 
 @final

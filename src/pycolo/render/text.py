@@ -138,6 +138,8 @@ def _details(step: Step) -> Iterator[str]:
 def render_report(report: Report, *, colour: bool = False, is_brief: bool = False) -> str:
     """Show what became of a plan: one line a step, and how it ended.
 
+    Why the step failed that ended execution is said once, in the last line.
+
     Args:
         report: Any report.
         colour: Use ANSI styles.
@@ -161,7 +163,8 @@ def render_report(report: Report, *, colour: bool = False, is_brief: bool = Fals
 
 def _outcome(report: Report, address: str, pen: _Pen) -> Iterator[str]:
     outcome = report.outcomes.get(address) or report.recovery[address]
-    yield f"{outcome_words(outcome, colour=pen.colour)}  {one_line(address)}{_reason(outcome)}"
+    reason = "" if address == report.failed else _reason(outcome)
+    yield f"{outcome_words(outcome, colour=pen.colour)}  {one_line(address)}{reason}"
     known = report.explanation(address)
     if known is not None:
         entry = known.entry
