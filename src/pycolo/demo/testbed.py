@@ -21,6 +21,7 @@ from pycolo.demo.builds import QemuBuild, fetch
 from pycolo.demo.guests import LinuxGuest, linux_guest
 from pycolo.demo.network import Network, NetworkError, Place, namespaces, user_networks, wrapper
 from pycolo.errors import PycoloError
+from pycolo.helper import far
 from pycolo.hosts.local import LocalHost
 from pycolo.model import ColoPair, FilterChain, Machine, Node, ReplicationDisk
 from pycolo.model.pair import SERIAL_LOG
@@ -29,6 +30,7 @@ from pycolo.qmp.replies import Version
 NODES: Final = ("alpha", "beta")
 _MAC: Final = "52:54:00:77:00:02"
 _MEMORY_MIB: Final = 128
+_GONE_S: Final = 10.0
 # Records are kept on a disk; /tmp may be in memory.
 STATE_ROOT: Final = "/var/tmp"  # noqa: S108 - a folder with a random name is made in it
 
@@ -202,12 +204,15 @@ def _pair(
 def _end_all(pair: ColoPair) -> None:
     """End what still runs, by the very processes that were started, and see them end."""
     for node in pair.nodes:
-        running = LocalHost().watch(pair, node.name)
+        path, running = pair.process_path(node.name), LocalHost().watch(pair, node.name)
         if running is not None:
-            with suppress(ProcessLookupError, ChildProcessError):
+            with suppress(ProcessLookupError, far.Refused):
                 os.kill(running.pid, signal.SIGKILL)
-                os.waitid(os.P_PID, running.pid, os.WEXITED)
+                far.watch(process=path, instance=running.instance, limit_s=_GONE_S)
             running.close()
+        # One that ended with the thread that it is tied to is waited for as well.
+        with suppress(far.Refused):
+            far.await_gone(path, _GONE_S)
 
 
 class LifeError(PycoloError):

@@ -969,7 +969,7 @@ def launch(
     _check_state_dir(record)
     _check_images(images, written)
     _make_run_dir(run_dir)
-    _await_gone(process, limit_s)
+    await_gone(process, limit_s)
     with _locked(record, limit_s) as lock:
         ended = _refuse_second(process)
         if instance in ended:
@@ -1004,7 +1004,7 @@ def _refuse_second(process: str) -> list[str]:
     return [*known.ended, known.current.instance] if over is not None else known.ended
 
 
-def _await_gone(process: str, limit_s: float) -> None:
+def await_gone(process: str, limit_s: float) -> None:
     """Wait until a QEMU that is over is gone: until then its ports and its images are not free."""
     current = _known(process).current
     pidfd = None if current is None else _lingering(current)
