@@ -5,6 +5,7 @@
 """
 
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
+from pycolo.supervise._measures import Histogram, Measures, Silence
 from pycolo.supervise.decision import Decision, decide
 from pycolo.supervise.observation import Limits, Observation, Qemu, Signal
 from pycolo.supervise.shared import SharedRecord
@@ -18,7 +19,9 @@ __all__ = (
     "Decision",
     "Event",
     "EventKind",
+    "Histogram",
     "Limits",
+    "Measures",
     "Observation",
     "PairStatus",
     "Phase",
@@ -26,6 +29,7 @@ __all__ = (
     "Row",
     "SharedRecord",
     "Signal",
+    "Silence",
     "State",
     "Store",
     "Supervisor",

@@ -62,6 +62,8 @@ class PairStatus:
     "How the pair stood at the last look; None before the first one."
     record: PairRecord | None
     "The latest record at the last look; None for none."
+    is_protected: bool
+    "Each node may continue alone, and nothing says that a QEMU has ended or that a write is lost."
     is_busy: bool
     "A plan is executed, or the pair is looked at."
     person: str

@@ -39,8 +39,10 @@ class Eyes:
     "How many it has made since it entered COLO, as far as was seen."
     gone: asyncio.Event = attrs.field(factory=asyncio.Event)
     "Set while its connection has ended, so that nothing more is heard from it."
+    longest_s: float = 0.0
+    "The longest that a question was without an answer before it came."
     _checkpoint_s: float | None = None
-    _has_stopped: bool = False
+    _stopped_s: float | None = None
     _hung_up_s: float | None = None
     _mute_s: float | None = None
     _asked_s: float | None = None
@@ -69,9 +71,9 @@ class Eyes:
                 self._hung_up_s = now_s
                 self.gone.set()
             case StopEvent():
-                self._has_stopped = True
-            case ResumeEvent() if self._has_stopped:
-                self._has_stopped = False
+                self._stopped_s = now_s
+            case ResumeEvent() if self._stopped_s is not None:
+                self._stopped_s = None
                 self._checkpoint_s = now_s
                 self.checkpoints += 1
             case ColoExitEvent():
@@ -81,6 +83,16 @@ class Eyes:
             case _:
                 pass
 
+    def pause_s(self, notice: Notice, now_s: float) -> float | None:
+        """How long its guest was paused for the checkpoint that this notice ends, in seconds.
+
+        None for every other notice. It is asked before the notice is heard.
+        """
+        is_whole = self.qemu == "colo" and self.colo_exit_s is None
+        if isinstance(notice, ResumeEvent) and is_whole and self._stopped_s is not None:
+            return now_s - self._stopped_s
+        return None
+
     # -- asking
 
     def asked(self, now_s: float) -> None:
@@ -89,6 +101,7 @@ class Eyes:
 
     def told(self, now_s: float) -> None:
         """It was answered."""
+        self.longest_s = max(self.longest_s, self.question_s(now_s))
         self._heard_s, self._is_deaf = now_s, False
         self.gone.clear()
         self._asked_s = self._asked_again_s = self._hung_up_s = self._mute_s = None
@@ -127,6 +140,10 @@ class Eyes:
             if self._asked_again_s is not None:
                 found["silent"] = max(self._asked_s, self._heard_s)
         return found
+
+    def question_s(self, now_s: float) -> float:
+        """How long the question has been without an answer, in seconds; 0 for none."""
+        return 0.0 if self._asked_s is None else now_s - self._asked_s
 
     @property
     def checkpoint_s(self) -> float | None:

@@ -22,7 +22,7 @@ from pycolo.errors import CommandRefused, RemoteError
 from pycolo.evidence import Evidence, Victim, node_of
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
-from pycolo.observers import Observer
+from pycolo.observers import Observer, Several
 from pycolo.plan import StopQemu
 from pycolo.qmp.commands import MigrateSetParameters, Yank
 from pycolo.qmp.events import ResumeEvent, StopEvent
@@ -36,10 +36,11 @@ from pycolo.snapshot import Snapshot
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
 from pycolo.supervise._eyes import CHECKPOINTS, SHUTDOWN_S, Eyes
 from pycolo.supervise._fences import fenced
+from pycolo.supervise._measures import NO_SILENCE, Silence, Tally
 from pycolo.supervise._retries import Retries, waited_s
 from pycolo.supervise._senses import Senses
 from pycolo.supervise.decision import Decision, decide
-from pycolo.supervise.observation import Limits, Observation, Signal
+from pycolo.supervise.observation import SIGNALS, Limits, Observation, Signal
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Store, Wish
 from pycolo.supervise.table import Action, Event, Phase
@@ -92,6 +93,7 @@ class Keeper:
         hosts: Node name to its host, spares included; not closed by it.
         store: What is wanted of the pair.
         tell: Is called with every event; must be quick and must not raise.
+        tally: Counts for this pair, also what a keeper before this one did.
         observer: Is called with what every execution does.
         resyncs: How many resyncs may run at once, among all pairs that share it.
         schemas: Shared by all pairs of an event loop.
@@ -105,6 +107,7 @@ class Keeper:
         store: Store,
         tell: Tell,
         *,
+        tally: Tally,
         observer: Observer | None,
         resyncs: asyncio.Semaphore,
         schemas: SchemaCache,
@@ -115,12 +118,13 @@ class Keeper:
         self._hosts = hosts
         self._store = store
         self._tell = tell
+        self._tally = tally
         self._news = asyncio.Event()
         self._senses = Senses(pair, hosts, self._news.set)
         self._controller = PairController(
             pair,
             hosts,
-            observer=observer,
+            observer=Several((tally,) if observer is None else (tally, observer)),
             resyncs=resyncs,
             schemas=schemas,
             assume_good=assume_good,
@@ -143,6 +147,7 @@ class Keeper:
         self._tries = Retries(limits=pair.supervision)
         self._said: dict[tuple[EventKind, str | None], str] = {}
         self._phases: Mapping[str, Phase] = {}
+        self._is_protected = False
         self._person = ""
 
     async def run(self) -> None:
@@ -156,7 +161,10 @@ class Keeper:
                 while True:
                     self._news.clear()
                     self._heed()
-                    if not await self._once():
+                    changed = await self._once()
+                    lacks = self._wish.want == "protected" and not self._is_protected
+                    self._tally.protection(lacks=lacks)
+                    if not changed:
                         await self._rest()
             finally:
                 await self._senses.aclose()
@@ -175,8 +183,31 @@ class Keeper:
             phases=self._phases,
             standing=self._controller.standing,
             record=None if snapshot is None else highest(snapshot.records),
+            is_protected=self._is_protected,
             is_busy=self._work is not None,
             person=self._person,
+        )
+
+    @property
+    def silence(self) -> Silence:
+        """How long the pair's QEMUs have been silent."""
+        snapshot = self._controller.snapshot
+        record = None if snapshot is None else highest(snapshot.records)
+        if snapshot is None or record is None:
+            return NO_SILENCE
+        limits, now_s = self._limits(snapshot, record), self._now_s()
+        asked = {
+            node: eyes
+            for node in _members(record)
+            if (eyes := self._eyes(node)).qemu != "none" and eyes.instance not in self._senses.ended
+        }
+        last_s = self._eyes(record.holder).checkpoint_s
+        question_s = {node: eyes.question_s(now_s) for node, eyes in asked.items()}
+        return Silence(
+            question_s=question_s,
+            longest_s={n: max(eyes.longest_s, question_s[n]) for n, eyes in asked.items()},
+            checkpoint_s=None if last_s is None else now_s - last_s,
+            limits_s={signal: limits.stands_s(signal) for signal in SIGNALS},
         )
 
     # -- one turn
@@ -200,6 +231,7 @@ class Keeper:
         if self._senses.take_back():
             self._due_s = min(self._due_s, self._now_s())
         self._phases = {one.node: one.decision.phase for one in decided}
+        self._is_protected = _are_protected(decided)
         for one in decided:
             self._say_decision(one)
         for one in decided:
@@ -480,7 +512,18 @@ class Keeper:
             case step if failed or (report is None and found.why):
                 if found.why:
                     self._say("trouble", found.why)
+                if report is None:
+                    self._count_not_begun(step)
                 self._due_s = self._again_s(step, now_s)
+            case _:
+                pass
+
+    def _count_not_begun(self, step: NextStep) -> None:
+        match step:
+            case Launch():
+                self._tally.not_begun("launch")
+            case Act(plan=plan):
+                self._tally.not_begun(plan.procedure)
             case _:
                 pass
 
@@ -532,9 +575,17 @@ class Keeper:
     # -- waiting
 
     def _hear(self, node: str, notice: Notice) -> None:
+        self._count_checkpoint(node, notice)
         self._senses.hear(node, notice)
         if not isinstance(notice, StopEvent | ResumeEvent) and not self._tries.failed_s:
             self._due_s = min(self._due_s, self._now_s())
+
+    def _count_checkpoint(self, node: str, notice: Notice) -> None:
+        # The holder comes first, and is COLO's primary: it is its guest that clients wait for.
+        if node == next(iter(self._phases), None):
+            pause_s = self._senses.pause_s(node, notice)
+            if pause_s is not None:
+                self._tally.checkpoint(pause_s)
 
     def _heed(self) -> None:
         """Take note of what is wanted, where another process has changed it."""
@@ -585,6 +636,12 @@ def _members(record: PairRecord) -> tuple[str, ...]:
     """The nodes that the record names, the holder first."""
     partner = record.partner
     return (record.holder,) if partner is None else (record.holder, partner)
+
+
+def _are_protected(decided: Sequence[_Decided]) -> bool:
+    """Whether each of two nodes may run alone, and nothing has to be answered."""
+    decisions = [(one.decision.state, one.decision.event) for one in decided]
+    return decisions == [("protected", "quiet")] * 2
 
 
 def _has_diverged(eyes: Eyes, theirs: Eyes, now_s: float) -> bool:

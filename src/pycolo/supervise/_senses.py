@@ -66,6 +66,10 @@ class Senses:
         found, self._is_back = self._is_back, False
         return found
 
+    def pause_s(self, node: str, notice: Notice) -> float | None:
+        """See `Eyes.pause_s`."""
+        return self._eyes(node).pause_s(notice, self._now_s())
+
     def session(self, node: str) -> Session | None:
         """The session over which a node was asked last; None where it never was."""
         return self._sessions.get(node)

@@ -15,6 +15,7 @@ from pycolo.qmp.replies import Version
 from pycolo.session import SchemaCache
 from pycolo.supervise._events import PairStatus, SupervisorEvent
 from pycolo.supervise._keeper import Keeper
+from pycolo.supervise._measures import Measures, Tally
 from pycolo.supervise.store import Store
 
 RESYNCS: Final = 2
@@ -64,6 +65,7 @@ class Supervisor:
         self._schemas = SchemaCache()
         self._listeners: dict[object, asyncio.Queue[SupervisorEvent]] = {}
         self._stack = contextlib.AsyncExitStack()
+        self._tallies = {name: Tally(pair=name, clock=_now_s) for name in names}
         # What is wrong with a declaration is said before anything is kept.
         self._keepers = {pair.name: self._keeper(pair) for pair in self._pairs}
 
@@ -83,6 +85,12 @@ class Supervisor:
     def statuses(self) -> tuple[PairStatus, ...]:
         """How each pair stands now, in the order in which they were given."""
         return tuple(keeper.status for keeper in self._keepers.values())
+
+    @property
+    def measures(self) -> tuple[Measures, ...]:
+        """What was counted and timed of each pair since the supervisor was made."""
+        found = [(self._tallies[name], one.silence) for name, one in self._keepers.items()]
+        return tuple(tally.measures(silence) for tally, silence in found)
 
     async def events(self) -> AsyncGenerator[SupervisorEvent]:
         """What happens from now on, as it happens; ends when it is closed.
@@ -110,6 +118,7 @@ class Supervisor:
             self._hosts.get(pair.name, {}),
             self._store,
             self._tell,
+            tally=self._tallies[pair.name],
             observer=self._observer,
             resyncs=self._turns,
             schemas=self._schemas,
@@ -126,6 +135,10 @@ class Supervisor:
                 text = f"what kept the pair has failed, and begins anew: {error}"
                 self._tell(SupervisorEvent(pair=pair.name, kind="trouble", text=text))
             await asyncio.sleep(_AGAIN_S)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -1,0 +1,182 @@
+"""What is counted and timed of a pair under its supervisor."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Literal, TypeAlias, final
+
+import attrs
+from typing_extensions import override
+
+from pycolo._mapping import read_only_mappings
+from pycolo.evidence import Kind
+from pycolo.observers import Observer
+from pycolo.plan import Execute, Plan, Procedure
+from pycolo.result import Outcome, Report
+from pycolo.snapshot import role_of
+from pycolo.supervise.observation import Signal
+
+Result: TypeAlias = Literal["done", "failed", "not-begun"]
+"""What came of a procedure that was due; `not-begun`: no plan was executed."""
+
+Survivor: TypeAlias = Literal["primary", "secondary"]
+"""What the node was that continued."""
+
+Reason: TypeAlias = Kind | Literal["recorded"]
+"""What a failover rested on: the kind of its evidence, or the record, where it gave the pair to the
+survivor before."""
+
+FAILOVER_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+PAUSE_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Histogram:
+    """How often a duration was how long."""
+
+    bounds_s: tuple[float, ...]
+    "The upper bounds of the buckets, which are counted in, ascending; the last bucket has none."
+    counts: tuple[int, ...]
+    "How many durations fell into each bucket: one more than there are bounds."
+    sum_s: float = 0.0
+    "All durations together."
+
+    @classmethod
+    def of(cls, bounds_s: tuple[float, ...]) -> Histogram:
+        """One without any duration."""
+        return cls(bounds_s=bounds_s, counts=(0,) * (len(bounds_s) + 1))
+
+    def plus(self, took_s: float) -> Histogram:
+        """The same with one more duration."""
+        place = bisect.bisect_left(self.bounds_s, took_s)
+        counts = (*self.counts[:place], self.counts[place] + 1, *self.counts[place + 1 :])
+        return attrs.evolve(self, counts=counts, sum_s=self.sum_s + took_s)
+
+    @property
+    def cumulative(self) -> Iterator[tuple[float, int]]:
+        """Each bound with how many durations are not above it; the last bound is infinite."""
+        return zip((*self.bounds_s, float("inf")), itertools.accumulate(self.counts), strict=True)
+
+
+@final
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
+class Silence:
+    """How long a pair's QEMUs have been silent, against how long they may be; in seconds."""
+
+    question_s: Mapping[str, float]
+    "Node to the age of the question that its QEMU has not answered; 0 for none."
+    longest_s: Mapping[str, float]
+    "Node to the longest time that its QEMU has left a question unanswered since it was first seen."
+    checkpoint_s: float | None
+    "How long ago the last checkpoint ended, or COLO began; None outside it."
+    limits_s: Mapping[Signal, float]
+    "How long each signal must stand before it is a suspicion; empty before the first look."
+
+
+NO_SILENCE: Final = Silence(question_s={}, longest_s={}, checkpoint_s=None, limits_s={})
+"Of a pair that was not looked at yet."
+
+
+@final
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
+class Measures:
+    """What was counted and timed of a pair since its supervisor was made."""
+
+    pair: str
+    "The pair's name."
+    unprotected_s: float
+    "How long it was not known to be protected while that was wanted, in seconds."
+    executions: Mapping[tuple[Procedure, Result], int]
+    "How often a procedure was due, and what came of it."
+    failovers: Mapping[tuple[Survivor, Reason], int]
+    "Failovers that were done."
+    failover: Histogram
+    "How long each of them took until the guest served again; without the time until it began."
+    checkpoint_pause: Histogram
+    "How long the primary's guest was paused for each checkpoint, as the supervisor heard of it."
+    silence: Silence
+    "How long its QEMUs have been silent."
+
+
+@final
+@attrs.define(kw_only=True, eq=False)
+class Tally(Observer):
+    """Counts for one pair, whoever keeps it; hears of every execution as an observer."""
+
+    pair: str
+    "The pair's name."
+    clock: Callable[[], float]
+    "Gives the time in seconds."
+    _unprotected_s: float = 0.0
+    _since_s: float | None = None
+    _executions: Counter[tuple[Procedure, Result]] = attrs.field(factory=Counter)
+    _failovers: Counter[tuple[Survivor, Reason]] = attrs.field(factory=Counter)
+    _failover: Histogram = attrs.field(factory=functools.partial(Histogram.of, FAILOVER_S))
+    _pause: Histogram = attrs.field(factory=functools.partial(Histogram.of, PAUSE_S))
+    _began_s: float = 0.0
+    _restored_s: float | None = None
+
+    def protection(self, *, lacks: bool) -> None:
+        """Say, again and again, whether the pair lacks the protection that is wanted."""
+        now_s = self.clock()
+        self._unprotected_s += self._lacking_s(now_s)
+        self._since_s = now_s if lacks else None
+
+    def checkpoint(self, pause_s: float) -> None:
+        """Take note of a checkpoint for which the primary's guest was paused for so long."""
+        self._pause = self._pause.plus(pause_s)
+
+    def not_begun(self, procedure: Procedure) -> None:
+        """Take note of a procedure that was due, and of which no plan was executed."""
+        self._executions[procedure, "not-begun"] += 1
+
+    @override
+    def plan_started(self, plan: Plan) -> None:
+        """Take the time."""
+        self._began_s, self._restored_s = self.clock(), None
+
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
+        """Take the time once the guest serves again."""
+        if address == plan.restored_after:
+            self._restored_s = self.clock()
+
+    @override
+    def plan_finished(self, report: Report) -> None:
+        """Count it."""
+        plan = report.plan
+        self._executions[plan.procedure, "done" if report.failed is None else "failed"] += 1
+        if plan.procedure == "failover" and plan.acts and report.failed is None:
+            self._failovers[_survivor(plan), _reason(report)] += 1
+            ended_s = self.clock() if self._restored_s is None else self._restored_s
+            self._failover = self._failover.plus(ended_s - self._began_s)
+
+    def measures(self, silence: Silence) -> Measures:
+        """What was counted and timed until now."""
+        return Measures(
+            pair=self.pair,
+            unprotected_s=self._unprotected_s + self._lacking_s(self.clock()),
+            executions=dict(self._executions),
+            failovers=dict(self._failovers),
+            failover=self._failover,
+            checkpoint_pause=self._pause,
+            silence=silence,
+        )
+
+    def _lacking_s(self, now_s: float) -> float:
+        return 0.0 if self._since_s is None else now_s - self._since_s
+
+
+def _survivor(plan: Plan) -> Survivor:
+    """What the node was that the guest continues on: the one that a failover's commands go to."""
+    node = next(step.node for step in plan.steps if isinstance(step, Execute))
+    return "secondary" if "secondary" in role_of(plan.prior_state.state(node)) else "primary"
+
+
+def _reason(report: Report) -> Reason:
+    return next((evidence.kind for evidence in report.evidence.values()), "recorded")
