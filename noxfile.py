@@ -29,7 +29,7 @@ COVERED = ("coverage", "run", "-m", "pytest")
 def _install(session: nox.Session, *groups: str) -> None:
     chosen = [argument for group in groups for argument in ("--group", group)]
     session.install("pip>=25.1")
-    session.install("--editable", ".[cli,ssh]", *chosen)
+    session.install("--editable", ".[cli,ssh,http]", *chosen)
 
 
 def _pytest(session: nox.Session, markers: str, *runner: str) -> None:
@@ -130,7 +130,7 @@ def minimum(session: nox.Session) -> None:
     constraints.write_text("\n".join(_lowest_versions()) + "\n", encoding="utf-8")
     session.install("pip>=25.1")
     session.install(
-        *("--editable", ".[cli,ssh]", "--group", "test", "--constraint", str(constraints))
+        *("--editable", ".[cli,ssh,http]", "--group", "test", "--constraint", str(constraints))
     )
     session.run("pytest", "-m", QUICK, *session.posargs)
 
@@ -157,7 +157,7 @@ def release(session: nox.Session) -> None:
     built = sorted(str(path) for path in Path("dist").iterdir())
     session.run("twine", "check", "--strict", *built)
     wheel = next(path for path in built if path.endswith(".whl"))
-    session.install(f"{wheel}[cli,ssh]")
+    session.install(f"{wheel}[cli,ssh,http]")
     # From elsewhere, so that the sources beside us are not what is tried.
     pair = Path("examples/pair.toml").resolve()
     session.chdir(session.create_tmp())
@@ -176,7 +176,7 @@ def _lowest_versions() -> list[str]:
     """Each `name>=version` of the project's own requirements, as `name==version`."""
     project = nox.project.load_toml("pyproject.toml")["project"]
     extras = project["optional-dependencies"]
-    requirements = [*project["dependencies"], *extras["cli"], *extras["ssh"]]
+    requirements = [*project["dependencies"], *extras["cli"], *extras["ssh"], *extras["http"]]
     return [re.sub(r">=([0-9.]+).*", r"==\1", requirement) for requirement in requirements]
 
 

@@ -43,7 +43,7 @@ from pycolo.reconcile import Want
 from pycolo.render import html, mermaid, qmp, shell, text, timeline
 from pycolo.result import Report
 from pycolo.standing import standing
-from pycolo.supervise import Store, Wish
+from pycolo.supervise import HttpEndpoint, Store, Wish
 
 _PLAN_FORMS: Final[Mapping[str, Callable[[Plan], str]]] = {
     "text": lambda plan: text.render(plan, colour=_say.results_in_colour()),
@@ -423,8 +423,11 @@ def _journal(path: Path | None) -> Iterator[Journal | None]:
 @app.command()
 @click.argument("pair_files", metavar="PAIRFILE...", nargs=-1, required=True, type=_options.FILE)
 @_supervise.store
+@_supervise.http
 @_options.output("text", "json")
-def supervise(*, pair_files: tuple[Path, ...], folder: Path, form: str) -> None:
+def supervise(
+    *, pair_files: tuple[Path, ...], folder: Path, endpoint: HttpEndpoint | None, form: str
+) -> None:
     """Keep pairs protected, with nobody at the keyboard.
 
     Launches what is missing, protects it, fails over when a QEMU has ended or stops answering, and
@@ -433,7 +436,7 @@ def supervise(*, pair_files: tuple[Path, ...], folder: Path, form: str) -> None:
     every QEMU keeps running.
     """
     pairs = [_files.pair(path) for path in pair_files]
-    asyncio.run(_supervise.supervised(pairs, folder, form))
+    asyncio.run(_supervise.supervised(pairs, folder, endpoint, form))
 
 
 @app.command()

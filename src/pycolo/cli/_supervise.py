@@ -21,10 +21,11 @@ from pycolo._json import JsonObject
 from pycolo._printable import one_line
 from pycolo.cli import _say
 from pycolo.cli._notify import Notify
+from pycolo.errors import DeclarationError
 from pycolo.hosts import Host
 from pycolo.hosts.ways import hosts_of
 from pycolo.model import ColoPair
-from pycolo.supervise import Store, Supervisor, SupervisorEvent
+from pycolo.supervise import HttpEndpoint, Store, Supervisor, SupervisorEvent
 
 _R = TypeVar("_R")
 
@@ -46,6 +47,25 @@ def store(command: Callable[..., _R]) -> Callable[..., _R]:
     return option(chosen)
 
 
+def http(command: Callable[..., _R]) -> Callable[..., _R]:
+    """The option `--http`, which the command gets as its argument `endpoint`."""
+    option = click.option(
+        "--http",
+        "endpoint",
+        metavar="ADDRESS:PORT",
+        callback=_endpoint,
+        help="Serve a status page, /metrics, /pairs and /health; loopback alone.",
+    )
+    return option(command)
+
+
+def _endpoint(_: click.Context, __: click.Parameter, text: str | None) -> HttpEndpoint | None:
+    try:
+        return None if text is None else HttpEndpoint.parse(text)
+    except DeclarationError as error:
+        raise click.BadParameter(f"{text!r} must {error.rule}") from error
+
+
 def _default_folder() -> Path:
     # systemd makes the folder of a service, and names it.
     given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
@@ -63,7 +83,9 @@ def by_whom(why: str | None) -> str:
     return f"by {getpass.getuser()} at {when}" + ("" if why is None else f": {why}")
 
 
-async def supervised(pairs: Sequence[ColoPair], folder: Path, form: str) -> None:
+async def supervised(
+    pairs: Sequence[ColoPair], folder: Path, endpoint: HttpEndpoint | None, form: str
+) -> None:
     """Keep pairs, and write what happens, until a signal ends it."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -74,12 +96,32 @@ async def supervised(pairs: Sequence[ColoPair], folder: Path, form: str) -> None
         async with _hosts(pairs) as hosts, _tasks() as begin:
             supervisor = Supervisor(pairs, hosts, kept)
             begin(_written(supervisor, form))
-            async with supervisor:
+            async with _pages(supervisor, endpoint), supervisor:
                 begin(notify.keep_alive())
                 notify.say("READY=1")
                 await ended.wait()
                 notify.say("STOPPING=1")
                 _say.note("ending; every QEMU keeps running")
+
+
+@asynccontextmanager
+async def _pages(supervisor: Supervisor, endpoint: HttpEndpoint | None) -> AsyncGenerator[None]:
+    """Serve what is asked for over HTTP while the block lasts.
+
+    Raises:
+        click.UsageError: The extra that it needs is not installed.
+    """
+    if endpoint is None:
+        yield
+        return
+    try:
+        from pycolo.supervise.http import served  # noqa: PLC0415 - an extra, imported where it is used
+    except ModuleNotFoundError as error:
+        why = "--http needs aiohttp and prometheus-client: install pycolo with its extra http"
+        raise click.UsageError(f"{why} ({error})") from error
+    async with served(supervisor, endpoint) as url:
+        _say.note(f"the status page is at {url}")
+        yield
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
 from pycolo.supervise._measures import Histogram, Measures, Silence
 from pycolo.supervise.decision import Decision, decide
+from pycolo.supervise.endpoint import HttpEndpoint
 from pycolo.supervise.observation import Limits, Observation, Qemu, Signal
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Store, Wish
@@ -20,6 +21,7 @@ __all__ = (
     "Event",
     "EventKind",
     "Histogram",
+    "HttpEndpoint",
     "Limits",
     "Measures",
     "Observation",

@@ -1,0 +1,164 @@
+"""What a supervisor measures, in the form of Prometheus."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Final, final, get_args
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    StateSetMetricFamily,
+)
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+from pycolo.evidence import Kind
+from pycolo.plan import Procedure
+from pycolo.reconcile import Want
+from pycolo.supervise._events import PairStatus
+from pycolo.supervise._measures import Histogram, Measures, Result, Survivor
+from pycolo.supervise.supervisor import Supervisor
+from pycolo.supervise.table import Phase
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_PAIR: Final = ("pair",)
+_NODE: Final = ("pair", "node")
+
+
+def exposition(supervisor: Supervisor) -> bytes:
+    """All metrics as text."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(supervisor))
+    return generate_latest(registry)
+
+
+@final
+class _Collector(Collector):
+    """Reads a supervisor each time that it is asked."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of every pair."""
+        yield from _of_statuses(self._supervisor.statuses)
+        measures = self._supervisor.measures
+        yield from _counters(measures)
+        yield from _histograms(measures)
+        yield from _silences(measures)
+
+
+def _of_statuses(statuses: Sequence[PairStatus]) -> Iterator[Metric]:
+    phase = StateSetMetricFamily("pycolo_node_phase", "What a node is in.", labels=_NODE)
+    want = StateSetMetricFamily("pycolo_pair_want", "What is wanted of a pair.", labels=_PAIR)
+    epoch = GaugeMetricFamily(
+        "pycolo_pair_epoch", "The epoch of a pair's latest record.", labels=_PAIR
+    )
+    protected = GaugeMetricFamily(
+        "pycolo_pair_protected", "Whether each node of a pair may continue alone.", labels=_PAIR
+    )
+    person = GaugeMetricFamily(
+        "pycolo_pair_person_needed", "Whether a person must act first.", labels=_PAIR
+    )
+    paused = GaugeMetricFamily("pycolo_pair_paused", "Whether supervision is paused.", labels=_PAIR)
+    for status in statuses:
+        for node, now in status.phases.items():
+            states = {name: name == now for name in get_args(Phase)}
+            phase.add_metric((status.pair, node), states)
+        want.add_metric((status.pair,), {name: name == status.want for name in get_args(Want)})
+        if status.record is not None:
+            epoch.add_metric((status.pair,), status.record.epoch)
+        protected.add_metric((status.pair,), int(status.is_protected))
+        person.add_metric((status.pair,), int(bool(status.person)))
+        paused.add_metric((status.pair,), int(status.paused is not None))
+    yield from (phase, want, epoch, protected, person, paused)
+
+
+def _counters(measures: Sequence[Measures]) -> Iterator[Metric]:
+    lacking = CounterMetricFamily(
+        "pycolo_pair_unprotected_seconds",
+        "How long a pair was not known to be protected while that was wanted.",
+        labels=_PAIR,
+    )
+    failovers = CounterMetricFamily(
+        "pycolo_failovers",
+        "Failovers that were done, by what the survivor was and what they rested on.",
+        labels=("pair", "survivor", "reason"),
+    )
+    executions = CounterMetricFamily(
+        "pycolo_executions",
+        "Procedures that were due, by what came of them.",
+        labels=("pair", "procedure", "result"),
+    )
+    # What has not happened yet is counted too, as 0: `increase` sees no first time otherwise.
+    reasons = (*get_args(Kind), "recorded")
+    for one in measures:
+        lacking.add_metric((one.pair,), one.unprotected_s)
+        for kind in itertools.product(get_args(Survivor), reasons):
+            failovers.add_metric((one.pair, *kind), one.failovers.get(kind, 0))
+        for what in itertools.product(get_args(Procedure), get_args(Result)):
+            executions.add_metric((one.pair, *what), one.executions.get(what, 0))
+    yield from (lacking, failovers, executions)
+
+
+def _histograms(measures: Sequence[Measures]) -> Iterator[Metric]:
+    failover = HistogramMetricFamily(
+        "pycolo_failover_duration_seconds",
+        "From the beginning of a failover until the guest served again.",
+        labels=_PAIR,
+    )
+    pause = HistogramMetricFamily(
+        "pycolo_checkpoint_pause_seconds",
+        "How long a checkpoint paused the primary's guest.",
+        labels=_PAIR,
+    )
+    for one in measures:
+        failover.add_metric((one.pair,), _buckets(one.failover), one.failover.sum_s)
+        pause.add_metric((one.pair,), _buckets(one.checkpoint_pause), one.checkpoint_pause.sum_s)
+    yield from (failover, pause)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    return [
+        ("+Inf" if bound_s == float("inf") else repr(bound_s), count)
+        for bound_s, count in histogram.cumulative
+    ]
+
+
+def _silences(measures: Sequence[Measures]) -> Iterator[Metric]:
+    question = GaugeMetricFamily(
+        "pycolo_node_question_age_seconds",
+        "How long a node's QEMU has left the present question unanswered; 0 for none.",
+        labels=_NODE,
+    )
+    longest = GaugeMetricFamily(
+        "pycolo_node_question_age_max_seconds",
+        "The longest that a node's QEMU has left a question unanswered.",
+        labels=_NODE,
+    )
+    checkpoint = GaugeMetricFamily(
+        "pycolo_checkpoint_age_seconds",
+        "How long ago the last checkpoint ended.",
+        labels=_PAIR,
+    )
+    limit = GaugeMetricFamily(
+        "pycolo_signal_limit_seconds",
+        "How long a signal must stand before it is a suspicion.",
+        labels=("pair", "signal"),
+    )
+    for one in measures:
+        silence = one.silence
+        for node, age_s in silence.question_s.items():
+            question.add_metric((one.pair, node), age_s)
+            longest.add_metric((one.pair, node), silence.longest_s[node])
+        if silence.checkpoint_s is not None:
+            checkpoint.add_metric((one.pair,), silence.checkpoint_s)
+        for signal, limit_s in silence.limits_s.items():
+            limit.add_metric((one.pair, signal), limit_s)
+    yield from (question, longest, checkpoint, limit)

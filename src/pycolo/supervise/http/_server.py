@@ -1,0 +1,118 @@
+"""The server: each answer is made of what the supervisor says at that moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final, final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from pycolo import _json
+from pycolo._json import JsonObject
+from pycolo.model.node import is_loopback
+from pycolo.supervise.endpoint import HttpEndpoint
+from pycolo.supervise.http import _health, _metrics, _page
+from pycolo.supervise.supervisor import Supervisor
+
+_END_S: Final = 1.0
+"How long answers that are under way may take when the server ends."
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": _page.POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@asynccontextmanager
+async def served(supervisor: Supervisor, endpoint: HttpEndpoint) -> AsyncGenerator[str]:
+    """Serve a supervisor's pages until the block is left.
+
+    Args:
+        supervisor: Whose pairs are shown; it may be entered later, and left before.
+        endpoint: Where.
+
+    Yields:
+        The URL of the status page.
+
+    Raises:
+        OSError: The address cannot be listened at; nothing is served.
+    """
+    app = web.Application(middlewares=[_guarded])
+    pages = _Pages(supervisor)
+    app.add_routes(
+        [
+            web.get("/", pages.page),
+            web.get("/pairs", pages.pairs),
+            web.get("/health", pages.health),
+            web.get("/health/live", pages.live),
+            web.get("/metrics", pages.metrics),
+        ]
+    )
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_END_S)
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, endpoint.host, endpoint.port).start()
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        port: int = runner.addresses[0][1]
+        yield f"http://{host}:{port}/"
+    finally:
+        await runner.cleanup()
+
+
+@final
+class _Pages:
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    async def page(self, _: web.Request) -> web.Response:
+        when = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+        text = _page.page(self._supervisor.statuses, when)
+        return web.Response(text=text, content_type="text/html", charset="utf-8")
+
+    async def pairs(self, _: web.Request) -> web.Response:
+        return _answer(_health.pairs_to_json(self._supervisor.statuses))
+
+    async def health(self, _: web.Request) -> web.Response:
+        found = _health.health_to_json(self._supervisor.statuses)
+        status = HTTPStatus.OK if found["healthy"] else HTTPStatus.SERVICE_UNAVAILABLE
+        return _answer(found, status)
+
+    async def live(self, _: web.Request) -> web.Response:
+        return _answer({"format_version": 1, "live": True})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        body = _metrics.exposition(self._supervisor)
+        return web.Response(body=body, headers={"Content-Type": _metrics.CONTENT_TYPE})
+
+
+def _answer(value: JsonObject, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
+    text = _json.dumps(value) + "\n"
+    return web.Response(status=status, text=text, content_type="application/json")
+
+
+@web.middleware
+async def _guarded(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer only who asks for this machine by its own name.
+
+    A page from elsewhere in a browser on this machine may send requests here under a name of its
+    own that it has let point to a loopback address.
+    """
+    if not _is_own(request.headers.get("Host", "")):
+        raise web.HTTPMisdirectedRequest(text="ask for a loopback address\n", headers=_HEADERS)
+    response = await handler(request)
+    response.headers.update(_HEADERS)
+    return response
+
+
+def _is_own(host: str) -> bool:
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False

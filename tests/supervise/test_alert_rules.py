@@ -1,0 +1,73 @@
+"""The alert rules in `examples/prometheus`: what they watch is there, and they alert in time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.testing.testbed import FakePair, in_world
+
+from pycolo.supervise import Store, Supervisor
+from pycolo.supervise.http._metrics import exposition
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "examples" / "prometheus" / "pycolo.rules.yml"
+CASES = Path(__file__).parent / "pycolo.rules.test.yml"
+PAGE = ROOT / "docs" / "how-to" / "monitoring.md"
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> frozenset[str]:
+    """The names of all metrics that a supervisor has, as a query names them."""
+    names: set[str] = set()
+
+    async def played(life: FakePair) -> None:
+        with Store(tmp_path) as store:
+            supervisor = Supervisor((life.pair,), {life.pair.name: life.hosts}, store)
+            async with supervisor:
+                await asyncio.sleep(60.0)  # of the world's clock
+                text = exposition(supervisor).decode()
+        for family in text_string_to_metric_families(text):
+            is_counter = family.type == "counter"
+            names.add(f"{family.name}_total" if is_counter else family.name)
+
+    in_world("11.1.3", played)
+    return frozenset(names)
+
+
+def test_rules_watch_what_is_there(metrics: frozenset[str]) -> None:
+    """Each metric in them is one that a supervisor has."""
+    watched = set(re.findall(r"\bpycolo_\w+", RULES.read_text(encoding="utf-8")))
+    assert len(watched) > 3
+    assert set() == watched - metrics
+
+
+def test_manual_lists_every_metric(metrics: frozenset[str]) -> None:
+    """Each one, and none that is not there."""
+    rows = re.findall(r"^\| `(pycolo_\w+)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(metrics) == sorted(rows)
+
+
+@pytest.fixture
+def promtool(tmp_path: Path) -> str:
+    """Prometheus's own checker, beside copies of the rules and of their cases."""
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    shutil.copy(RULES, tmp_path)
+    shutil.copy(CASES, tmp_path)
+    return found
+
+
+def test_rules_alert_in_time(promtool: str, tmp_path: Path) -> None:
+    """Prometheus takes them, and each alerts when it should, and not before."""
+    for words in (("check", "rules", RULES.name), ("test", "rules", CASES.name)):
+        done = subprocess.run(
+            [promtool, *words], cwd=tmp_path, check=False, capture_output=True, text=True
+        )
+        assert 0 == done.returncode, done.stdout + done.stderr
