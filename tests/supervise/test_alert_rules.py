@@ -31,7 +31,7 @@ def metrics(tmp_path: Path) -> frozenset[str]:
             supervisor = Supervisor((life.pair,), {life.pair.name: life.hosts}, store)
             async with supervisor:
                 await asyncio.sleep(60.0)  # of the world's clock
-                text = exposition(supervisor).decode()
+                text = exposition(supervisor.statuses, supervisor.measures).decode()
         for family in text_string_to_metric_families(text):
             is_counter = family.type == "counter"
             names.add(f"{family.name}_total" if is_counter else family.name)

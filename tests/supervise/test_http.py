@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,7 +22,7 @@ from pycolo._json import dumps
 from pycolo.errors import DeclarationError
 from pycolo.standing import Standing
 from pycolo.supervise import HttpEndpoint, PairStatus, Store, Supervisor
-from pycolo.supervise.http import served
+from pycolo.supervise.http import _metrics, served
 from pycolo.supervise.http._health import health_to_json, pairs_to_json, problem
 from pycolo.supervise.http._page import page
 
@@ -275,6 +276,30 @@ def test_every_metric_has_a_help_and_a_known_name(tmp_path: Path) -> None:
         assert 15 == len(families)
         assert all(one.name.startswith("pycolo_") and one.documentation for one in families)
         assert all("pair" in sample.labels for one in families for sample in one.samples)
+
+    play(tmp_path, scenario)
+
+
+def test_nobody_waits_for_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While they are written the loop turns, so that a failover would be begun."""
+    begun: list[Callable[[], object]] = []
+    answered = threading.Event()
+
+    def exposition(*_: object) -> bytes:
+        begun[0]()
+        assert answered.wait(20.0)
+        return b"written"
+
+    monkeypatch.setattr(_metrics, "exposition", exposition)
+
+    async def scenario(_: FakePair, __: Watched, client: Client) -> None:
+        writing, loop = asyncio.Event(), asyncio.get_running_loop()
+        begun.append(lambda: loop.call_soon_threadsafe(writing.set))
+        asking = asyncio.create_task(client.get("/metrics"))
+        await writing.wait()
+        assert 200 == (await client.get("/health/live")).status
+        answered.set()
+        assert "written" == (await asking).text
 
     play(tmp_path, scenario)
 

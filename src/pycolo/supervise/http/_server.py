@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -68,6 +69,7 @@ async def served(supervisor: Supervisor, endpoint: HttpEndpoint) -> AsyncGenerat
 class _Pages:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._turn = asyncio.Lock()
 
     async def page(self, _: web.Request) -> web.Response:
         when = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
@@ -86,7 +88,12 @@ class _Pages:
         return _answer({"format_version": 1, "live": True})
 
     async def metrics(self, _: web.Request) -> web.Response:
-        body = _metrics.exposition(self._supervisor)
+        async with self._turn:
+            supervisor = self._supervisor
+            # In a thread, since no failover may wait for it.
+            body = await asyncio.to_thread(
+                _metrics.exposition, supervisor.statuses, supervisor.measures
+            )
         return web.Response(body=body, headers={"Content-Type": _metrics.CONTENT_TYPE})
 
 
