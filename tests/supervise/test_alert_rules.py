@@ -1,4 +1,4 @@
-"""The alert rules in `examples/prometheus`: what they watch is there, and they alert in time."""
+"""The alert rules in `packaging`: what they watch is there, and they alert in time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pycolo.supervise import Store, Supervisor
 from pycolo.supervise.http._metrics import exposition
 
 ROOT = Path(__file__).parents[2]
-RULES = ROOT / "examples" / "prometheus" / "pycolo.rules.yml"
+RULES = ROOT / "packaging" / "pycolo.rules.yml"
 CASES = Path(__file__).parent / "pycolo.rules.test.yml"
 PAGE = ROOT / "docs" / "how-to" / "monitoring.md"
 
