@@ -66,6 +66,8 @@ class Round:
     "What came of the plan that was executed; None where none was."
     why: str = ""
     "Why the step was not done, as a sentence without a full stop; empty where it was."
+    is_overtaken: bool = False
+    "It was not done since something else came first: look again, nothing has failed."
 
 
 @final
@@ -234,7 +236,8 @@ class PairController:
             if self._resyncs is None or not _joins(step):
                 return await self._do(step, since)
         if not await self._turn(self._resyncs):
-            return Round(step=step, why="something happened while the resync waited for its turn")
+            why = "something happened while the resync waited for its turn"
+            return Round(step=step, why=why, is_overtaken=True)
         try:
             async with self._rounds:
                 since = self._executions
@@ -467,8 +470,9 @@ class PairController:
                 assert_never(step)
 
     def _done(self, step: NextStep, report: Report | None) -> Round:
-        why = "another plan was executed meanwhile" if report is None else ""
-        return Round(step=step, report=report, why=why)
+        if report is None:
+            return Round(step=step, why="another plan was executed meanwhile", is_overtaken=True)
+        return Round(step=step, report=report)
 
     async def _launch(self, step: Launch, since: int) -> Round:
         node, snapshot = step.node, self._snapshot

@@ -245,7 +245,8 @@ class Keeper:
         actions = {action for one in decided for action in one.decision.actions}
         if "undecidable" in events:
             self._say_findings(snapshot)
-            # So that it is seen what a person does about it.
+        if "undecidable" in events or self._wish.paused is not None:
+            # So that it is seen what a person does.
             return self._now_s() >= self._look_due_s and self._begin_look()
         # While a node is about to continue alone, nothing else is done with the pair.
         if self._claim is None and events.isdisjoint(_DOUBT) and actions & _BY_ROUND:
@@ -500,6 +501,8 @@ class Keeper:
         if not isinstance(found, Round):
             # Without a report no plan was armed: what is next is compiled.
             self._due_s += self.pair.supervision.retry_s if failed else 0.0
+            return
+        if found.is_overtaken:
             return
         match found.step:
             case Settled():
