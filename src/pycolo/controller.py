@@ -162,6 +162,11 @@ class PairController:
         return None if self._snapshot is None else standing(self._snapshot)
 
     @property
+    def is_acting(self) -> bool:
+        """Whether a plan is executed, or about to be, right now."""
+        return self._acting.locked()
+
+    @property
     def snapshot(self) -> Snapshot | None:
         """What the last look showed; None before the first one."""
         return self._snapshot

@@ -137,6 +137,25 @@ def test_silence_is_ended_by_the_host(tmp_path: Path, victim: str, survivor: str
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("look_s", [0.2, 0.3, 0.5, 0.7, 1.1])
+def test_silence_in_the_midst_of_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_s: float
+) -> None:
+    """A look that waits for an answer holds nobody up: the silence has its own limit."""
+    monkeypatch.setattr("pycolo.supervise._keeper.LOOK_S", look_s)
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        began_s = life.world.now_s
+        life.world.qemu("beta").freeze()
+        await watched.until("failover is done", since=count)
+        declared = life.pair.supervision
+        limit_s = declared.silent_s + declared.primary_s + 0.5
+        assert life.world.now_s - began_s < limit_s
+
+    play(tmp_path, scenario)
+
+
 def test_connection_that_ends_is_no_death(tmp_path: Path) -> None:
     """Whoever loses its monitor's connection and answers over a new one is not failed over."""
 

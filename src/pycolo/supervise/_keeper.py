@@ -133,10 +133,8 @@ class Keeper:
         self._wish = Wish()
         self._claim: tuple[str, float] | None = None
         self._asked: set[str] = set()
-        self._work: (
-            asyncio.Task[Round] | asyncio.Task[Report | None] | asyncio.Task[Snapshot] | None
-        )
-        self._work = None
+        self._work: asyncio.Task[Round] | asyncio.Task[Snapshot] | None = None
+        self._takeover: asyncio.Task[Report | None] | None = None
         # What the last look showed is not true any more.
         self._is_stale = True
         self._due_s = 0.0
@@ -168,7 +166,7 @@ class Keeper:
                         await self._rest()
             finally:
                 await self._senses.aclose()
-                for task in filter(None, (self._work, self._search)):
+                for task in filter(None, (self._work, self._takeover, self._search)):
                     task.cancel()
                     await asyncio.wait((task,))
 
@@ -184,7 +182,7 @@ class Keeper:
             standing=self._controller.standing,
             record=None if snapshot is None else highest(snapshot.records),
             is_protected=self._is_protected,
-            is_busy=self._work is not None,
+            is_busy=self._work is not None or self._takeover is not None,
             person=self._person,
         )
 
@@ -214,15 +212,16 @@ class Keeper:
 
     async def _once(self) -> bool:
         """Do what is to be done now; whether something was, so that more may follow at once."""
-        if self._work is not None:
-            if not self._work.done():
-                return False
-            done, self._work = self._work, None
-            self._finish(done.result())
+        self._take_results()
+        if self._takeover is not None or self._controller.is_acting:
+            # What is seen while a plan is executed is the plan's to answer.
+            return False
         snapshot = self._controller.snapshot
         record = None if snapshot is None else highest(snapshot.records)
         if snapshot is None or record is None:
             return self._begin_round() or self._begin_look()
+        if record.phase != "protected":
+            self._claim = None
         # Also where something was done since: it shows what the nodes were before that.
         self._senses.look(self._controller, snapshot, record)
         if self._is_stale:
@@ -239,19 +238,26 @@ class Keeper:
                 return True
         return self._proceed(decided, snapshot)
 
+    def _take_results(self) -> None:
+        if self._work is not None and self._work.done():
+            done, self._work = self._work, None
+            self._finish(done.result())
+        if self._takeover is not None and self._takeover.done():
+            over, self._takeover = self._takeover, None
+            self._finish(over.result())
+
     def _proceed(self, decided: Sequence[_Decided], snapshot: Snapshot) -> bool:
         """Do what `next_step` says, unless it is in the way of a decision; whether that began."""
         events = {one.decision.event for one in decided}
         actions = {action for one in decided for action in one.decision.actions}
         if "undecidable" in events:
             self._say_findings(snapshot)
-        if "undecidable" in events or self._wish.paused is not None:
-            # So that it is seen what a person does.
-            return self._now_s() >= self._look_due_s and self._begin_look()
         # While a node is about to continue alone, nothing else is done with the pair.
-        if self._claim is None and events.isdisjoint(_DOUBT) and actions & _BY_ROUND:
-            return self._begin_round()
-        return False
+        is_doubtful = self._claim is not None or not events.isdisjoint(_DOUBT)
+        if is_doubtful or self._wish.paused is not None:
+            # So that it is seen what a person does about it.
+            return self._now_s() >= self._look_due_s and self._begin_look()
+        return bool(actions & _BY_ROUND) and self._begin_round()
 
     def _decided(self, node: str, snapshot: Snapshot, record: PairRecord) -> _Decided:
         own = snapshot.records.get(node)
@@ -453,7 +459,7 @@ class Keeper:
             return "done" if self._begin_round() else "nothing"
         self._say("action", f"continues alone: {evidence.how}, says {evidence.who}", decided.node)
         self._claim = None
-        self._work = self._task(self._controller.died(evidence))
+        self._takeover = self._task(self._controller.died(evidence))
         return "done"
 
     async def _end(self, decided: _Decided) -> _Outcome:
@@ -468,13 +474,17 @@ class Keeper:
         return "nothing"
 
     def _begin_round(self) -> bool:
-        if self._wish.paused is not None or self._now_s() < self._due_s:
+        if self._work is not None or self._wish.paused is not None:
+            return False
+        if self._now_s() < self._due_s:
             return False
         self._work = self._task(self._controller.reconcile())
         return True
 
     def _begin_look(self) -> bool:
         """Look without acting: while that is paused, put off, or up to a person."""
+        if self._work is not None:
+            return False
         self._work = self._task(self._controller.look())
         return True
 

@@ -115,8 +115,9 @@ class Senses:
                 self.eyes[node] = Eyes(instance=record.eligible[node], qemu=assumed)
             self._eyes(node).show(role_of(snapshot.state(node)), self._now_s())
         wanted = {("ask", eyes.instance) for eyes in self.eyes.values() if eyes.instance}
-        watched = (one for one in record.eligible.values() if one not in self.ended)
-        wanted |= {("watch", instance) for instance in watched}
+        # One of a node that is not declared can be asked for nowhere.
+        named = (one for one in record.eligible.values() if node_of(one) in self._hosts)
+        wanted |= {("watch", instance) for instance in named if instance not in self.ended}
         for key in tuple(self._tasks):
             if key not in wanted or self._tasks[key].done():
                 self._tasks.pop(key).cancel()
