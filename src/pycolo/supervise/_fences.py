@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -79,8 +81,9 @@ async def _run(fence: Fence) -> str | None:
 
 
 async def _killed(process: asyncio.subprocess.Process) -> None:
+    # With whatever it has started: none of that may act later.
     with contextlib.suppress(ProcessLookupError):
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_KILLED_S):
             await process.wait()

@@ -1,0 +1,113 @@
+"""Fences, as programs that really run."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+from tests.testing.test_supervisor import Watched
+from tests.testing.testbed import FakePair, declared
+
+from pycolo.errors import DeclarationError
+from pycolo.evidence import Victim
+from pycolo.model import ColoPair, Fence
+from pycolo.supervise import Store, Supervisor
+from pycolo.supervise._fences import fenced
+from pycolo.testing import World
+
+VICTIM = Victim(node="alpha", instance="colo:alpha:00000001", epoch=7)
+HANGING = Fence(command=(sys.executable, "-c", "import time; time.sleep(60)"), limit_s=0.5)
+
+
+async def test_the_first_fence_that_succeeds_is_the_evidence() -> None:
+    """They are tried in their order; why one failed is told."""
+    told: list[str] = []
+    fences = (
+        Fence(command=("/nowhere/fence",)),
+        Fence(command=("sh", "-c", "echo no route to the controller; exit 3")),
+        HANGING,
+        Fence(command=("true",)),
+        Fence(command=("sh", "-c", "exit 9")),
+    )
+    evidence = await fenced(fences, VICTIM, told.append)
+    assert evidence is not None
+    assert ("fence", "true", VICTIM.instance) == (evidence.kind, evidence.who, evidence.instance)
+    assert evidence.proves(VICTIM)
+    assert 3 == len(told)
+    assert "No such file" in told[0]
+    assert "exit code 3: no route to the controller" in told[1]
+    assert "did not end within 0.5 s" in told[2]
+
+
+async def test_no_fence_is_no_evidence() -> None:
+    """Nor are fences that all fail."""
+    assert None is await fenced((), VICTIM, print)
+    assert None is await fenced((Fence(command=("false",)),), VICTIM, lambda _: None)
+
+
+async def test_a_fence_reads_its_options_from_a_file(tmp_path: Path) -> None:
+    """As an agent of fence-agents takes its password; nothing goes through a shell."""
+    options, copy = tmp_path / "options", tmp_path / "$(copy)"
+    options.write_text("password=secret\n")
+    copying = "import sys; open(sys.argv[1], 'w').write(sys.stdin.read())"
+    fence = Fence(command=(sys.executable, "-c", copying, str(copy)), input_file=str(options))
+    assert await fenced((fence,), VICTIM, print) is not None
+    assert "password=secret\n" == copy.read_text()
+
+
+async def test_an_interrupted_fence_is_killed(tmp_path: Path) -> None:
+    """What ends the supervisor leaves no fence behind that would act later."""
+    began, acts = tmp_path / "began", tmp_path / "acts"
+    script = f"touch {began}; sh -c 'sleep 0.5; touch {acts}'; sleep 60"
+    task = asyncio.create_task(fenced((Fence(command=("sh", "-c", script)),), VICTIM, print))
+    async with asyncio.timeout(10):
+        while not began.exists():  # noqa: ASYNC110 - the other process announces it by that alone
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    later = asyncio.create_task(asyncio.create_subprocess_exec("sleep", "1"))
+    await (await later).wait()
+    assert not acts.exists()
+
+
+def test_a_fence_names_a_program() -> None:
+    """An empty command would do nothing, with success."""
+    with pytest.raises(DeclarationError, match="name a program"):
+        Fence(command=())
+    with pytest.raises(DeclarationError, match="command"):
+        Fence(command=("fence", ""))
+
+
+def _with_fence(pair: ColoPair, fence: Fence) -> ColoPair:
+    first, second = pair.nodes
+    return attrs.evolve(pair, nodes=(attrs.evolve(first, fences=(fence,)), second))
+
+
+async def test_a_host_out_of_reach_is_fenced(tmp_path: Path) -> None:
+    """The primary's host is lost: its fence is run, and then the secondary continues."""
+    marker = tmp_path / "fenced"
+    world = World("11.1.3")
+    pair = _with_fence(declared(), Fence(command=("touch", str(marker))))
+    life = FakePair(world, pair)
+    time_passes = asyncio.create_task(world.autorun())
+    try:
+        with Store(tmp_path / "store") as store:
+            watched = Watched(store)
+            supervisor = Supervisor((pair,), {pair.name: life.hosts}, store)
+            following = asyncio.create_task(watched.follow(supervisor))
+            async with asyncio.timeout(50), supervisor:
+                await watched.until("protected")
+                world.host("alpha").away = True
+                world.qemu("alpha").kill()
+                await watched.until("failover is done")
+                assert marker.exists()
+                (serving,) = world.serving
+                assert "beta" == serving.node.name
+            following.cancel()
+    finally:
+        time_passes.cancel()
+        await life.aclose()
