@@ -1,0 +1,71 @@
+"""`pycolo supervise` as a service of systemd."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import PAIR, Pycolo
+
+from pycolo.supervise import Store
+
+UNIT = Path(__file__).parents[2] / "packaging" / "pycolo-supervise.service"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_unit_is_one_that_systemd_takes() -> None:
+    """No key is unknown, and no value is refused."""
+    verify = ("systemd-analyze", "verify", "--man=no", str(UNIT))
+    found = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert (0, "") == (found.returncode, found.stderr)
+
+
+def test_service_manager_is_told(tmp_path: Path) -> None:
+    """When it is ready, again and again that it still turns, and when it ends."""
+    pair_file, folder = tmp_path / "pair.toml", tmp_path / "store"
+    pair_file.write_text(PAIR.format(run_dir=tmp_path))
+    with Store(folder) as store:
+        # Nothing is launched.
+        store.pause("colo", "by the test")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        environ = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        environ |= {"WATCHDOG_USEC": "200000", "STATE_DIRECTORY": str(folder)}
+        command = (sys.executable, "-m", "pycolo", "supervise", str(pair_file))
+        with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL) as service:
+            told = [manager.recv(100).decode() for _ in range(4)]
+            service.send_signal(signal.SIGTERM)
+            while told[-1] != "STOPPING=1":
+                told.append(manager.recv(100).decode())
+    assert 0 == service.returncode
+    assert {"READY=1", "WATCHDOG=1"} == set(told[:4])
+    assert 1 == told.count("READY=1")
+    assert told.count("WATCHDOG=1") > 2
+
+
+def test_what_is_wanted_is_kept(pycolo: Pycolo, pair_file: Path, tmp_path: Path) -> None:
+    """`want`, `pause` and `unpause` write the store, each as the supervisor reads it."""
+    store = ("--store", tmp_path / "store")
+    assert "colo: stopped is wanted\n" == pycolo("want", "stopped", pair_file, *store).out
+    paused = pycolo("pause", pair_file, "--why", "a new kernel", *store).out
+    assert paused.startswith("colo: stopped is wanted, and its supervision is paused by ")
+    assert paused.endswith(": a new kernel\n")
+    assert "colo: stopped is wanted\n" == pycolo("unpause", pair_file, *store).out
+    as_json = pycolo("want", "protected", pair_file, *store, "--as", "json").out
+    assert '"want": "protected"' in as_json
+    assert 64 == pycolo("want", "something", pair_file, *store).code
+
+
+def test_store_that_cannot_be_used_is_said(pycolo: Pycolo, pair_file: Path, tmp_path: Path) -> None:
+    """In one line, with exit code 1."""
+    (tmp_path / "file").write_text("")
+    ended = pycolo("want", "stopped", pair_file, "--store", tmp_path / "file" / "store")
+    assert 1 == ended.code
+    assert f"pycolo: {tmp_path}/file/store: " in ended.err
