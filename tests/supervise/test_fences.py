@@ -8,13 +8,13 @@ from pathlib import Path
 
 import attrs
 import pytest
-from tests.testing.test_supervisor import Watched
+from tests.testing.test_supervisor import kept
 from tests.testing.testbed import FakePair, declared
 
 from pycolo.errors import DeclarationError
 from pycolo.evidence import Victim
 from pycolo.model import ColoPair, Fence
-from pycolo.supervise import Store, Supervisor
+from pycolo.supervise import Store
 from pycolo.supervise._fences import fenced
 from pycolo.testing import World
 
@@ -96,10 +96,7 @@ async def test_a_host_out_of_reach_is_fenced(tmp_path: Path) -> None:
     time_passes = asyncio.create_task(world.autorun())
     try:
         with Store(tmp_path / "store") as store:
-            watched = Watched(store)
-            supervisor = Supervisor((pair,), {pair.name: life.hosts}, store)
-            following = asyncio.create_task(watched.follow(supervisor))
-            async with asyncio.timeout(50), supervisor:
+            async with asyncio.timeout(50), kept(life, store) as watched:
                 await watched.until("protected")
                 world.host("alpha").away = True
                 world.qemu("alpha").kill()
@@ -107,7 +104,6 @@ async def test_a_host_out_of_reach_is_fenced(tmp_path: Path) -> None:
                 assert marker.exists()
                 (serving,) = world.serving
                 assert "beta" == serving.node.name
-            following.cancel()
     finally:
         time_passes.cancel()
         await life.aclose()

@@ -83,9 +83,9 @@ def play(folder: Path, scenario: Scenario) -> None:
 
     async def played(life: FakePair) -> None:
         with Store(folder) as store:
-            watched = Watched(store)
             supervisor = Supervisor((life.pair,), {life.pair.name: life.hosts}, store)
-            following = asyncio.create_task(watched.follow(supervisor))
+            watched = Watched(store, supervisor)
+            following = asyncio.create_task(watched.follow())
             # The world's clock leaps while everybody waits: no limit by it says anything here.
             patient = aiohttp.ClientTimeout(total=None, sock_connect=None)
             try:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
-from tests.testing.test_supervisor import Watched, protected
+from tests.testing.test_supervisor import Watched, kept, protected
 from tests.testing.testbed import FakePair, in_world
 
 from pycolo.errors import HostRefused
@@ -21,14 +21,8 @@ def play(folder: Path, scenario: Scenario) -> None:
 
     async def played(life: FakePair) -> None:
         with Store(folder) as store:
-            watched = Watched(store)
-            supervisor = Supervisor((life.pair,), {life.pair.name: life.hosts}, store)
-            following = asyncio.create_task(watched.follow(supervisor))
-            try:
-                async with supervisor:
-                    await scenario(life, watched, supervisor)
-            finally:
-                following.cancel()
+            async with kept(life, store) as watched:
+                await scenario(life, watched, watched.supervisor)
 
     in_world("11.1.3", played)
 

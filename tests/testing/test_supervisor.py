@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.testing.test_controller import has_all, refuse_a_write, write
-from tests.testing.testbed import FakePair, in_world
+from tests.testing.testbed import FakePair, Pair, in_world
 
 from pycolo.errors import HostRefused, StoreError
 from pycolo.supervise import Store, Supervisor, SupervisorEvent
@@ -26,14 +26,15 @@ Scenario = Callable[[FakePair, "Watched"], Awaitable[None]]
 class Watched:
     """A supervisor of one pair, and all that it has told."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, supervisor: Supervisor) -> None:
         self.store = store
+        self.supervisor = supervisor
         self.events: list[SupervisorEvent] = []
         self.news = asyncio.Condition()
 
-    async def follow(self, supervisor: Supervisor) -> None:
+    async def follow(self) -> None:
         """Take what it tells, until cancelled."""
-        async for event in supervisor.events():
+        async for event in self.supervisor.events():
             async with self.news:
                 self.events.append(event)
                 self.news.notify_all()
@@ -49,11 +50,11 @@ class Watched:
 
 
 @asynccontextmanager
-async def kept(life: FakePair, store: Store) -> AsyncGenerator[Watched]:
+async def kept(life: Pair, store: Store) -> AsyncGenerator[Watched]:
     """Have a supervisor keep a pair while the block lasts."""
-    watched = Watched(store)
     supervisor = Supervisor((life.pair,), {life.pair.name: life.hosts}, store)
-    following = asyncio.create_task(watched.follow(supervisor))
+    watched = Watched(store, supervisor)
+    following = asyncio.create_task(watched.follow())
     try:
         async with supervisor:
             yield watched
