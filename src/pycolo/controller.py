@@ -74,8 +74,9 @@ class Round:
 class PairController:
     """Keeps one pair as it is wanted; an async context manager, entered once.
 
-    It belongs to one event loop. Where two of its methods execute a plan, the second one waits, but
-    for `died`: a failover waits for nobody, and ends a resync that has become pointless.
+    It belongs to one event loop. If two of its methods execute a plan, the second one waits for the
+    first. `died` does not wait for a resync that has become pointless: it cancels the resync, and
+    the next `reconcile` fails over.
 
     Args:
         pair: The declaration.
@@ -226,11 +227,11 @@ class PairController:
             avoid: Nodes on which no secondary is to be launched.
 
         Returns:
-            The next step and what came of it. Where it was not done, `why` says so: another plan
-            was executed meanwhile, or something happened while a resync waited for its turn; call
-            `reconcile` again. If the step is `Prove` and nobody can show that the QEMU has ended,
-            call it again while the QEMU may still answer or end; then fence it and call `died`. If
-            the step is `Decide`, a person must act.
+            The next step and what came of it. If it was not done, `why` says why. If `is_overtaken`
+            is set, another plan was executed meanwhile, or something happened while a resync waited
+            for its turn: call `reconcile` again. If the step is `Prove` and nobody can show that
+            the QEMU has ended, call it again while the QEMU may still answer or end; then fence it
+            and call `died`. If the step is `Decide`, a person must act.
         """
         async with self._rounds:
             if await self._stands():

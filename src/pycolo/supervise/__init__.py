@@ -1,7 +1,8 @@
-"""Keeping a pair without anybody at the keyboard: what is decided, and by what limits.
+"""Keep pairs protected without an operator.
 
-`Supervisor` does it all, for any number of pairs, from a machine that reaches both hosts of each.
-`decide` is what it decides by, pure: for a program that has high availability of its own.
+`Supervisor` does this for any number of pairs, from a machine that reaches the hosts of all nodes.
+`decide` is the pure function by which it decides, for a program that has high availability of its
+own.
 """
 
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent

@@ -1,4 +1,4 @@
-"""What a supervisor tells of the pairs that it keeps."""
+"""What a supervisor reports about the pairs that it keeps."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pycolo.supervise.table import Phase
 EventKind: TypeAlias = Literal["state", "action", "execution", "trouble", "person"]
 """What an event is about:
 
-`state`: what a node's part of the pair is now in, and why. `action`: something is done about it.
-`execution`: a plan was executed. `trouble`: something failed, and is tried again. `person`: nothing
-is safe, or of use, before a person has acted.
+`state`: the phase that a node is in now, and why, or what is wanted of the pair. `action`:
+something is done about it. `execution`: a plan was executed. `trouble`: something failed, and is
+tried again. `person`: a person must act; until then nothing else is safe or of use.
 """
 
 
@@ -38,7 +38,7 @@ class SupervisorEvent:
     node: str | None = None
     "The node that it is about; None for the pair as a whole."
     report: Report | None = None
-    "What came of a plan."
+    "What came of the plan that was executed; None if the event is not about one."
     when: str = attrs.field(
         factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"), eq=False
     )
@@ -57,7 +57,7 @@ class PairStatus:
     paused: str | None
     "Who paused its supervision, and when; None where it is not paused."
     phases: Mapping[str, Phase]
-    "Node to what it is in, the holder first; empty before the first look."
+    "Node to the phase that it is in, the holder first; empty before the first look."
     standing: Standing | None
     "How the pair stood at the last look; None before the first one."
     record: PairRecord | None

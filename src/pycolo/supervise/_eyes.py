@@ -100,7 +100,7 @@ class Eyes:
         self._asked_s = now_s
 
     def told(self, now_s: float) -> None:
-        """It was answered."""
+        """The question to the main loop was answered."""
         self.longest_s = max(self.longest_s, self.question_s(now_s))
         self._heard_s, self._is_deaf = now_s, False
         self.gone.clear()
@@ -111,7 +111,7 @@ class Eyes:
         self._asked_again_s = now_s
 
     def told_again(self, now_s: float) -> None:
-        """It was answered."""
+        """The question out of band was answered, while that to the main loop was not."""
         self._heard_s, self._is_deaf = now_s, True
         self._asked_again_s = None
 
@@ -147,7 +147,7 @@ class Eyes:
 
     @property
     def checkpoint_s(self) -> float | None:
-        """When the last checkpoint ended, or COLO began; None outside it."""
+        """When the last checkpoint ended, or COLO was first seen; None outside COLO."""
         return self._checkpoint_s if self.qemu == "colo" else None
 
 

@@ -137,18 +137,18 @@ class Tally(Observer):
 
     @override
     def plan_started(self, plan: Plan) -> None:
-        """Take the time."""
+        """Note when the plan began."""
         self._began_s, self._restored_s = self.clock(), None
 
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
-        """Take the time once the guest serves again."""
+        """Note when the guest served again."""
         if address == plan.restored_after:
             self._restored_s = self.clock()
 
     @override
     def plan_finished(self, report: Report) -> None:
-        """Count it."""
+        """Count the execution, and a failover that succeeded."""
         plan = report.plan
         self._executions[plan.procedure, "done" if report.failed is None else "failed"] += 1
         if plan.procedure == "failover" and plan.acts and report.failed is None:

@@ -1,4 +1,4 @@
-"""When what failed is tried again: soon, then later and later, and not for ever."""
+"""When to try again what failed: with growing waits, and only so often in an hour."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Retries:
 
     @property
     def next_s(self) -> float:
-        """When to try again; long ago where nothing has failed."""
+        """When to try again; minus infinity if nothing has failed."""
         if not self.failed_s:
             return -math.inf
         if self.are_spent:
@@ -50,5 +50,5 @@ class Retries:
 
 
 def waited_s(limits: Supervision, count: int) -> float:
-    """How long to wait after so many failures in a row, in seconds."""
+    """How long to wait after this many failures in a row (1 or more), in seconds."""
     return min(limits.retry_s * 2.0 ** (count - 1), LONGEST_S)

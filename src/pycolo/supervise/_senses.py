@@ -62,7 +62,7 @@ class Senses:
         self._wake()
 
     def take_back(self) -> bool:
-        """Whether a QEMU answers again that had not, since this was asked last."""
+        """Whether a QEMU that had not answered has answered again since the last call."""
         found, self._is_back = self._is_back, False
         return found
 
@@ -127,7 +127,7 @@ class Senses:
             self._tasks[kind, instance] = asyncio.get_running_loop().create_task(work)
 
     async def aclose(self) -> None:
-        """End the watching."""
+        """Stop watching."""
         tasks = tuple(self._tasks.values())
         self._tasks.clear()
         for task in tasks:

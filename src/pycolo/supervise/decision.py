@@ -122,7 +122,7 @@ def event_of(
 
 
 def suspicion_s(observation: Observation, limits: Limits, now_s: float) -> float | None:
-    """How long a suspicion stands, in seconds; None where there is none."""
+    """How long the oldest suspicion has stood, in seconds; None if there is none."""
     since = [at_s + limits.stands_s(signal) for signal, at_s in observation.signals.items()]
     stood_s = [now_s - at_s for at_s in since if at_s <= now_s]
     return max(stood_s, default=None)

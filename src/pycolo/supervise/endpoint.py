@@ -15,10 +15,11 @@ PORT_MAX: Final = 65535
 @final
 @attrs.frozen(kw_only=True)
 class HttpEndpoint:
-    """An address of this machine alone, since whoever reaches it may read everything.
+    """Where a supervisor is served over HTTP: a loopback address, since nobody is authenticated.
 
     Raises:
-        DeclarationError: The host is no loopback address, or the port is none; no object is made.
+        DeclarationError: The host is not a loopback address, or the port is out of range; no object
+            is made.
     """
 
     host: str
@@ -35,10 +36,13 @@ class HttpEndpoint:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From `HOST:PORT`, or `[HOST]:PORT` for IPv6.
+        """Make one from `HOST:PORT`, or `[HOST]:PORT` for IPv6.
+
+        Args:
+            text: The text.
 
         Raises:
-            DeclarationError: It is none.
+            DeclarationError: The text is neither, or a part of it breaks its rule.
         """
         host, _, port = text.rpartition(":")
         if not host or not (port.isascii() and port.isdecimal() and len(port) <= len("65535")):

@@ -1,4 +1,4 @@
-"""What is wanted of each pair, on the machine of the supervisor: it outlives every process."""
+"""What is wanted of each pair, in a file on the supervisor's machine."""
 
 from __future__ import annotations
 
@@ -122,10 +122,13 @@ class Store:
 
     @contextmanager
     def alone(self, pair: str) -> Generator[None]:
-        """Be the only supervisor of a pair that uses this folder.
+        """Hold the lock of a pair, so that only one supervisor with this folder keeps it.
+
+        Args:
+            pair: The pair's name.
 
         Raises:
-            StoreError: Another one runs.
+            StoreError: Another process or store object holds it, or it cannot be made.
         """
         with self._told():
             descriptor = os.open(self.folder / f"{pair}.lock", os.O_CREAT | os.O_RDWR, 0o600)

@@ -1,4 +1,4 @@
-"""A supervisor: it keeps pairs as they are wanted, and nobody types anything."""
+"""A supervisor: it keeps pairs as they are wanted, without an operator."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ _KEPT: Final = 1000
 
 @final
 class Supervisor:
-    """Keeps pairs protected: sees a death, fails over, and brings redundancy back.
+    """Keeps pairs protected: notices that a QEMU has ended, fails over, and makes a new secondary.
 
-    An async context manager, entered once: inside it every pair is kept. QEMUs keep running when it
-    is left, and the next supervisor goes on from what it finds. It needs to reach the hosts of both
-    nodes of every pair, and must be the only one: `Store.alone` sees to that on one machine.
+    An async context manager, entered once; it keeps the pairs while the block lasts. QEMUs keep
+    running after the block, and the next supervisor continues from what it finds. It must reach the
+    hosts of all nodes, and be the only supervisor of its pairs: with one store `Store.alone`
+    ensures that.
 
     Args:
         pairs: The declarations; each name once.
         hosts: Pair name to node name to its host, spares included; not closed by it.
-        store: What is wanted of each pair; read again whenever another process has changed it.
-        observer: Is called with what every execution does.
+        store: What is wanted of each pair; read about once a second, since other processes may
+            change it.
+        observer: Is called with what every execution does; None for none.
         resyncs: How many resyncs may run at once, 1 or more. A failover never waits for one.
         assume_good: QEMU versions that the operator vouches for.
 
@@ -93,9 +95,9 @@ class Supervisor:
         return tuple(tally.measures(silence) for tally, silence in found)
 
     async def events(self) -> AsyncGenerator[SupervisorEvent]:
-        """What happens from now on, as it happens; ends when it is closed.
+        """What happens from the first read on, as it happens; ends when it is closed.
 
-        Whoever reads too slowly misses the oldest of more than a thousand events.
+        At most a thousand events wait for a slow reader; then the oldest ones are dropped.
         """
         queue: asyncio.Queue[SupervisorEvent] = asyncio.Queue(_KEPT)
         key = object()
