@@ -428,11 +428,11 @@ def _journal(path: Path | None) -> Iterator[Journal | None]:
 def supervise(
     *, pair_files: tuple[Path, ...], folder: Path, endpoint: HttpEndpoint | None, form: str
 ) -> None:
-    """Keep pairs protected, with nobody at the keyboard.
+    """Keep pairs protected without an operator.
 
     Launches what is missing, protects it, fails over when a QEMU has ended or stops answering, and
-    makes a new secondary. One line for each event; `!` marks what a person must do. It holds the
-    control monitors while it runs: `run` finds them busy, `status` does not. SIGTERM ends it, and
+    makes a new secondary. It writes one line for each event; `!` marks what a person must do. While
+    it runs it holds the control monitors: `run` is refused, `status` works. SIGTERM ends it, and
     every QEMU keeps running.
     """
     pairs = [_files.pair(path) for path in pair_files]
@@ -447,8 +447,9 @@ def supervise(
 def want(*, wanted: Want, pair_file: Path, folder: Path, form: str) -> None:
     """Tell the supervisor what is wanted of a pair.
 
-    WANT is protected, unprotected (the guest runs alone) or stopped (no QEMU runs: the guest is
-    not asked first). It holds from now on, also when the supervisor is started anew.
+    WANT is protected, unprotected (the guest runs alone) or stopped (no QEMU runs; the guest is not
+    asked to shut down first). It holds from now on, also after the supervisor is started again.
+    Run it on the supervisor's machine, as the supervisor's user.
     """
     pair = _files.pair(pair_file)
     with Store(folder) as kept:
@@ -464,8 +465,8 @@ def want(*, wanted: Want, pair_file: Path, folder: Path, form: str) -> None:
 def pause(*, pair_file: Path, why: str | None, folder: Path, form: str) -> None:
     """Have the supervisor look at a pair and do nothing.
 
-    For maintenance: a death is not failed over meanwhile. It holds until `unpause`, also over a
-    reboot.
+    A plan or a fence that is under way is finished. If a QEMU ends meanwhile, there is no failover.
+    The pause holds until `unpause`, also over a reboot.
     """
     pair = _files.pair(pair_file)
     with Store(folder) as kept:

@@ -42,7 +42,8 @@ def store(command: Callable[..., _R]) -> Callable[..., _R]:
         "folder",
         metavar="DIR",
         type=click.Path(file_okay=False, path_type=Path),
-        help="Where the supervisor keeps what is wanted of its pairs; /var/lib/pycolo for root.",
+        help="Where the supervisor keeps what is wanted of its pairs; if not given, /var/lib/pycolo"
+        " for root, else ~/.local/state/pycolo.",
     )
     return option(chosen)
 
@@ -78,7 +79,7 @@ def _default_folder() -> Path:
 
 
 def by_whom(why: str | None) -> str:
-    """Who pauses a pair, why and when, as the store keeps it."""
+    """Who pauses a pair, when and why, as the store keeps it."""
     when = datetime.now(UTC).isoformat(timespec="seconds")
     return f"by {getpass.getuser()} at {when}" + ("" if why is None else f": {why}")
 
