@@ -106,14 +106,14 @@ class Ssh:
 class Fence:
     """A command that ends whatever runs on a node, such as by switching its host off.
 
-    A supervisor runs it on its own machine, without a shell, where the node's host cannot show
-    that its QEMU has ended. Exit code 0 means that nothing runs there any more: the other node
-    then continues with the guest.
+    A supervisor runs it on its own machine, without a shell, if the node's host cannot show that
+    its QEMU has ended. Exit code 0 must mean that no QEMU runs there any more: the other node then
+    continues with the guest.
 
     Args:
         command: The program, then its arguments; the agents of `fence-agents` work as they are.
-        input_file: Absolute path of a file that it reads as its standard input, such as a fence
-            agent's options with the password; None for none.
+        input_file: Absolute path of a file that it reads as its standard input; None for none. An
+            agent of `fence-agents` reads its options there if `command` has no arguments.
         limit_s: How long it may take, in seconds; it is killed then, and counts as failed.
 
     Raises:
@@ -160,7 +160,7 @@ class Node:
         observer: Monitor for readers; by default a socket in `run_dir`.
         qemu_binary: QEMU on that host, a name on its PATH or an absolute path.
         qemu_img_binary: `qemu-img` on that host, likewise.
-        fences: What a supervisor tries, in this order, where its host cannot show that its QEMU has
+        fences: What a supervisor tries, in this order, if its host cannot show that its QEMU has
             ended.
 
     Raises:

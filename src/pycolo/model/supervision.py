@@ -16,7 +16,7 @@ LEASE_MARGIN_S: Final = 1.0
 @final
 @attrs.frozen(kw_only=True)
 class Supervision:
-    """How soon a supervisor acts; in seconds, each greater than 0.
+    """How soon a supervisor acts; times in seconds, each greater than 0.
 
     A wrong suspicion costs redundancy, never data: nobody continues alone before the other QEMU is
     shown to have ended.
@@ -28,21 +28,21 @@ class Supervision:
     silent_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
     "A QEMU that answers neither in nor out of band for so long is suspected."
     stuck_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
-    "A main loop that does not answer for so long, and a second more for each GiB, is suspected."
+    "A main loop that is silent for so long, and a second for each GiB of RAM, is suspected."
     entry_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "Added to `stuck_s` until the second checkpoint, since the first one moves all RAM."
+    "Added to `stuck_s` and `no_checkpoint_s` until the second checkpoint: the first moves all RAM."
     no_checkpoint_s: float | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.seconds))
     )
-    "No checkpoint for so long is suspected; None for three delays, at least a delay and 5 s."
+    "No checkpoint for so long is suspected; None: three delays, or a delay and 5 s if longer."
     primary_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
     "How long a suspicion stands before the primary acts on it."
     secondary_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
     "The same for the secondary: later, since the primary loses less by going first."
     retake_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "A claim of the other node that led to nothing for so long may be taken over."
+    "A claim of the other node that has led to nothing for so long may be taken over."
     fuse_s: float = attrs.field(default=2.0, validator=rules.Valid(rules.seconds))
-    "A primary that can show for so long neither a checkpoint nor its right is stopped."
+    "A fuse stops a primary after so long without a checkpoint and without a renewed lease."
     retry_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
     "How long to wait after a launch or a resync that failed; doubled each time, up to a minute."
     tries_per_hour: int = attrs.field(default=5, validator=rules.Valid(rules.Whole(1, 1000)))
