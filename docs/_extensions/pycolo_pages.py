@@ -23,6 +23,7 @@ from pycolo import catalogue, errors, features, findings
 from pycolo.cli._app import app as command_line
 from pycolo.model import (
     ColoPair,
+    Fence,
     FilterChain,
     Machine,
     Netdev,
@@ -164,6 +165,7 @@ TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
     "[machine]": Machine,
     "[[nodes]]": Node,
     "[nodes.ssh]": Ssh,
+    "[[nodes.fences]]": Fence,
     "[nodes.control], [nodes.observer]: a socket": UnixMonitor,
     "[nodes.control], [nodes.observer]: a port": TcpMonitor,
     "[[disks]]": ReplicationDisk,
@@ -172,6 +174,7 @@ TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
     "[chains.ports]": ChainPorts,
     "[ports]": Ports,
     "[timeouts]": Timeouts,
+    "[supervision]": Supervision,
 }
 
 
