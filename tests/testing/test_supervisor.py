@@ -174,6 +174,29 @@ def test_connection_that_ends_is_no_death(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_only_the_way_to_a_host_is_lost(tmp_path: Path, name: str) -> None:
+    """Checkpoints go on, so that both QEMUs live: the guest serves, and nobody is killed."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        await protected(watched)
+        before, host = tuple(life.world.processes), life.world.host(name)
+        host.away = True
+        for monitor in life.world.qemu(name).monitors:
+            monitor.hang_up()
+        for _ in range(200):
+            await asyncio.sleep(1.0)  # of the world's clock
+            assert "alpha" == await serves(life)
+        host.away = False
+        await asyncio.sleep(60.0)
+        assert before == tuple(q for q in life.world.processes if q.alive)
+        await quiet(watched)
+        modes = [life.world.qemu(one).live.colo_mode for one in ("alpha", "beta")]
+        assert ["primary", "secondary"] == modes
+
+    play(tmp_path, scenario)
+
+
 def test_nobody_continues_while_nothing_shows_the_death(tmp_path: Path) -> None:
     """The primary's host is out of reach: a person is told, and no second guest is begun."""
 

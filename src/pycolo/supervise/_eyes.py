@@ -41,7 +41,7 @@ class Eyes:
     "Set while its connection has ended, so that nothing more is heard from it."
     longest_s: float = 0.0
     "The longest that a question was without an answer before it came."
-    _checkpoint_s: float | None = None
+    _checkpoints_s: tuple[float, ...] = ()
     _stopped_s: float | None = None
     _hung_up_s: float | None = None
     _mute_s: float | None = None
@@ -55,7 +55,7 @@ class Eyes:
         before, self.qemu = self.qemu, _qemu(role, self.qemu)
         if self.qemu != before:
             # What was heard until now was about what it was.
-            self._checkpoint_s, self.checkpoints = now_s, 0
+            self._checkpoints_s, self.checkpoints = (now_s,), 0
             self.colo_exit_s = self.cut_s = None
         if role in ("broken primary", "broken secondary") and self.colo_exit_s is None:
             self.colo_exit_s = now_s
@@ -74,7 +74,7 @@ class Eyes:
                 self._stopped_s = now_s
             case ResumeEvent() if self._stopped_s is not None:
                 self._stopped_s = None
-                self._checkpoint_s = now_s
+                self._checkpoints_s = (*self._checkpoints_s[-1:], now_s)
                 self.checkpoints += 1
             case ColoExitEvent():
                 self.colo_exit_s = now_s
@@ -147,8 +147,14 @@ class Eyes:
 
     @property
     def checkpoint_s(self) -> float | None:
-        """When the last checkpoint ended, or COLO was first seen; None outside COLO."""
-        return self._checkpoint_s if self.qemu == "colo" else None
+        """When the last checkpoint ended, or COLO began; None outside it."""
+        return self._checkpoints_s[-1] if self._checkpoints_s and self.qemu == "colo" else None
+
+    def checkpoints_since(self, at_s: float) -> int:
+        """How many of its last two checkpoints ended after a moment; its peer took part in each."""
+        if self.qemu != "colo" or self.colo_exit_s is not None:
+            return 0
+        return sum(ended_s > at_s for ended_s in self._checkpoints_s)
 
 
 def _qemu(role: Role, before: Qemu) -> Qemu:

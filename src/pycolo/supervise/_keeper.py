@@ -39,7 +39,7 @@ from pycolo.supervise._fences import fenced
 from pycolo.supervise._measures import NO_SILENCE, Silence, Tally
 from pycolo.supervise._retries import Retries, waited_s
 from pycolo.supervise._senses import Senses
-from pycolo.supervise.decision import Decision, decide
+from pycolo.supervise.decision import Decision, decide, suspicion_s
 from pycolo.supervise.observation import SIGNALS, Limits, Observation, Signal
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Store, Wish
@@ -49,6 +49,7 @@ LOOK_S: Final = 20.0
 "How long a pair is left alone that says nothing."
 _WISH_S: Final = 1.0
 _CUT_S: Final = 1.0
+_PROOFS: Final = 2
 _GIB: Final = 1024.0
 _MS: Final = 1000.0
 _YANK_MIGRATION: Final = Yank(instances=(YankMigration(),))
@@ -132,7 +133,7 @@ class Keeper:
         )
         self._wish = Wish()
         self._claim: tuple[str, float] | None = None
-        self._asked: set[str] = set()
+        self._asked: dict[str, int] = {}
         self._work: asyncio.Task[Round] | asyncio.Task[Snapshot] | None = None
         self._takeover: asyncio.Task[Report | None] | None = None
         # What the last look showed is not true any more.
@@ -226,6 +227,7 @@ class Keeper:
         self._senses.look(self._controller, snapshot, record)
         if self._is_stale:
             return self._begin_round() or self._begin_look()
+        self._reconsider(snapshot, record)
         decided = [self._decided(node, snapshot, record) for node in _members(record)]
         if self._senses.take_back():
             self._due_s = min(self._due_s, self._now_s())
@@ -237,6 +239,19 @@ class Keeper:
             if await self._acted(one):
                 return True
         return self._proceed(decided, snapshot)
+
+    def _reconsider(self, snapshot: Snapshot, record: PairRecord) -> None:
+        """Give up a claim whose reason is gone: the other QEMU answers, or is shown to work."""
+        if self._claim is None:
+            return
+        seen = self._observed(self._claim[0], record)
+        stands = suspicion_s(seen, self._limits(snapshot, record), self._now_s()) is not None
+        if stands or seen.evidence is not None or seen.cut_since_s is not None:
+            return
+        self._say("action", "gives its claim back: the other QEMU works", self._claim[0])
+        self._claim = None
+        if self._search is not None:
+            self._search.cancel()
 
     def _take_results(self) -> None:
         if self._work is not None and self._work.done():
@@ -300,9 +315,7 @@ class Keeper:
             case "cut":
                 return await self._sever(decided)
             case "claim":
-                self._claim = (decided.node, self._now_s())
-                self._say("action", f"claims the pair from {decided.peer}", decided.node)
-                return "done"
+                return self._begin_claim(decided)
             case "give-back":
                 self._claim = None
                 return "done"
@@ -343,13 +356,19 @@ class Keeper:
 
     def _signals(self, record: PairRecord, eyes: Eyes, theirs: Eyes) -> Mapping[Signal, float]:
         """What may mean that a node's peer has ended, and since when."""
-        found: dict[Signal, float] = dict(theirs.of_it)
+        found: dict[Signal, float] = {}
+        for signal, at_s in theirs.of_it.items():
+            # The peer takes part in every checkpoint. One may have been under way when it ended;
+            # two show that it lives, and that only the way to it is lost.
+            proofs = eyes.checkpoints_since(at_s)
+            if proofs < _PROOFS:
+                found[signal] = max(at_s, eyes.checkpoint_s or at_s) if proofs else at_s
         exits = [at_s for at_s in (eyes.colo_exit_s, theirs.colo_exit_s) if at_s is not None]
         if exits:
             found["colo-exit"] = min(exits)
-        last_s = self._eyes(record.holder).checkpoint_s
-        if record.phase == "protected" and last_s is not None:
-            found["no-checkpoint"] = last_s
+        ends = [at_s for at_s in (eyes.checkpoint_s, theirs.checkpoint_s) if at_s is not None]
+        if record.phase == "protected" and ends:
+            found["no-checkpoint"] = max(ends)
         return found
 
     def _evidence(self, record: PairRecord, peer: str | None) -> Evidence | None:
@@ -374,11 +393,11 @@ class Keeper:
     # -- what is done
 
     def _ask(self, decided: _Decided) -> _Outcome:
-        """Force a checkpoint, once for each suspicion: one that comes ends it."""
-        holder = decided.record.holder
-        if decided.node in self._asked:
+        """Force a checkpoint, and another one when it has come: two of them end the suspicion."""
+        holder, made = decided.record.holder, self._eyes(decided.node).checkpoints
+        if self._asked.get(decided.node) == made:
             return "nothing"
-        self._asked.add(decided.node)
+        self._asked[decided.node] = made
         snapshot = self._controller.snapshot
         live = None if snapshot is None else snapshot.live(holder)
         session = self._senses.session(holder)
@@ -387,14 +406,15 @@ class Keeper:
         return "nothing"
 
     async def _sever(self, decided: _Decided) -> _Outcome:
-        """Cut a node's side of COLO, so that no checkpoint can end any more."""
+        """Cut a primary's side of COLO that has lost its replication.
+
+        Before a claim there is nothing to cut: no other program acts on the pair, no checkpoint
+        renews a lease, and the failover begins with the same. As long as nothing shows that the
+        other QEMU has ended, the two may continue: only the way to it may be lost.
+        """
         node = decided.node
-        if "serve" in decided.decision.actions or decided.seen.cut_since_s is not None:
-            # The failover that is executed next begins with the same.
+        if "narrow" not in decided.decision.actions or decided.seen.cut_since_s is not None:
             return "nothing"
-        if self._eyes(node).of_it:
-            # It gives no answer itself, and the other node must not wait for it.
-            return "failed"
         session = await self._controller.reach(node, limit_s=_CUT_S)
         if session is None:
             return "failed"
@@ -411,6 +431,14 @@ class Keeper:
                 return "failed"
         self._eyes(node).cut_s = self._now_s()
         self._say("action", "has cut its side of COLO", node)
+        return "done"
+
+    def _begin_claim(self, decided: _Decided) -> _Outcome:
+        if decided.seen.evidence is None and self._eyes(decided.node).of_it:
+            # It gives no answer itself: it is the other node that may have to continue.
+            return "failed"
+        self._claim = (decided.node, self._now_s())
+        self._say("action", f"claims the pair from {decided.peer}", decided.node)
         return "done"
 
     def _begin_search(self, decided: _Decided) -> _Outcome:
@@ -564,7 +592,7 @@ class Keeper:
         decision = decided.decision
         kind: EventKind = "person" if decision.phase == "person" else "state"
         if decision.event not in ("suspicion", "limit"):
-            self._asked.discard(decided.node)
+            self._asked.pop(decided.node, None)
         words = _WORDS[decision.event]
         if decision.event == "quiet" and decided.seen.signals.keys() - {"no-checkpoint"}:
             words = ": the other QEMU gives no answer"
