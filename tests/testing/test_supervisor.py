@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 from tests.testing.test_controller import has_all, refuse_a_write, write
-from tests.testing.testbed import FakePair, Pair, in_world
+from tests.testing.testbed import FakePair, Pair, declared, in_world
 
 from pycolo.errors import HostRefused, StoreError
+from pycolo.hosts import HostState
+from pycolo.model import ColoPair
 from pycolo.supervise import Store, Supervisor, SupervisorEvent
+from pycolo.supervise._eyes import Eyes
+from pycolo.supervise.store import Wish
+from pycolo.testing._monitor import Client
 from pycolo.testing._network import end
 
 LIMIT_S = 7200.0
@@ -374,3 +379,215 @@ def test_replication_is_lost(tmp_path: Path) -> None:
         assert "alpha" == await serves(life)
 
     play(tmp_path, scenario)
+
+
+def _persons(watched: Watched) -> list[str]:
+    return [event.text for event in watched.events if event.kind == "person"]
+
+
+def test_stop_is_heeded_while_a_death_is_not_shown(tmp_path: Path) -> None:
+    """A claim that leads to nothing does not keep what is wanted from being brought about."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        life.world.host("alpha").away = True
+        life.world.qemu("alpha").freeze()
+        await watched.until("nobody can show", since=count)
+        watched.store.want(life.pair.name, "stopped")
+        await asyncio.sleep(5.0)
+        life.world.host("alpha").away = False
+        await asyncio.sleep(120.0)
+        assert not life.world.running
+
+    play(tmp_path, scenario)
+
+
+def test_stop_ends_a_qemu_that_gives_no_answer(tmp_path: Path) -> None:
+    """Both QEMUs end where no guest is wanted, also the one that is stuck."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        await protected(watched)
+        life.world.qemu("alpha").freeze()
+        watched.store.want(life.pair.name, "stopped")
+        await asyncio.sleep(120.0)
+        assert not life.world.running
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("after_s", [0.05, 0.7])
+def test_new_secondary_that_gets_stuck_holds_nothing_up(tmp_path: Path, after_s: float) -> None:
+    """The guest runs, and another node protects it."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await watched.until("launch is done")
+        count = await watched.until("launch is done", since=count)
+        await asyncio.sleep(after_s)
+        life.world.qemu("beta").freeze()
+        await protected(watched, count)
+        assert "alpha" == await serves(life)
+
+    play(tmp_path, scenario)
+
+
+def test_guest_alone_that_gets_stuck_is_told_to_a_person(tmp_path: Path) -> None:
+    """Nobody else can continue, so that a person has to know that nobody serves."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        watched.store.want(life.pair.name, "unprotected")
+        count = await watched.until("stop is done", since=count)
+        life.world.qemu("alpha").freeze()
+        await asyncio.sleep(60.0)
+        assert ["alpha runs and gives no answer"] == _persons(watched)
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+def test_pair_without_a_record_is_not_looked_at_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_paused: bool
+) -> None:
+    """Where nothing may be done, or no host answers, a look comes every twenty seconds."""
+    looks: list[float] = []
+
+    async def played(life: FakePair) -> None:
+        host = life.world.host("alpha")
+        real = host.observe
+
+        async def observe(pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+            looks.append(life.world.now_s)
+            return await real(pair, node, limit_s=limit_s)
+
+        monkeypatch.setattr(host, "observe", observe)
+        with Store(tmp_path) as store:
+            if is_paused:
+                store.pause(life.pair.name, "said by the test")
+            else:
+                for name in life.pair.names:
+                    life.world.host(name).away = True
+            async with kept(life, store):
+                await asyncio.sleep(61.0)
+
+    in_world("11.1.3", played)
+    assert 2 <= len(looks) <= 10
+
+
+@pytest.mark.parametrize("node", ["alpha", "beta"])
+def test_monitor_that_another_client_holds_is_no_death(tmp_path: Path, node: str) -> None:
+    """Whoever came first after the connection ended keeps it: nobody is ended for that."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        await protected(watched)
+        before = list(life.world.processes)
+        place = life.pair.node(node).control_monitor
+        held = next(one for one in life.world.qemu(node).monitors if one.place == place)
+        other = Client(send=lambda _: None, close=lambda: None)
+        held.hang_up()
+        held.join(other)
+        await asyncio.sleep(120.0)
+        held.leave(other)
+        await asyncio.sleep(60.0)
+        assert before == list(life.world.processes)
+        assert not [e for e in watched.events if e.kind == "action"]
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("node", ["alpha", "beta"])
+def test_supervisor_that_was_stopped_ends_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: str
+) -> None:
+    """The time in which it did not run says nothing about a question that was under way."""
+    stops: list[float] = []
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        before = list(life.world.processes)
+        real = Eyes.asked
+
+        def asked(eyes: Eyes, now_s: float) -> None:
+            real(eyes, now_s)
+            if node in eyes.instance and now_s > len(stops) * 7.0:
+                stops.append(now_s)
+                asyncio.get_running_loop().call_soon(life.world.advance, 3.0)
+
+        monkeypatch.setattr(Eyes, "asked", asked)
+        await asyncio.sleep(100.0)
+        assert before == list(life.world.processes)
+        assert not [e for e in watched.events[count:] if e.kind == "action"]
+
+    async def played(life: FakePair) -> None:
+        with Store(tmp_path) as store:
+            async with kept(life, store) as watched:
+                await scenario(life, watched)
+
+    # A checkpoint would show that both live.
+    in_world("11.1.3", played, declared(checkpoint_delay_ms=20000))
+    assert len(stops) > 10
+
+
+@pytest.mark.parametrize("method", ["observe", "death", "run", "ended"])
+def test_defect_of_a_host_ends_no_supervision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Whatever it raises, a person is told, and the pair is kept again once it is over."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        with monkeypatch.context() as patched:
+
+            async def raises(*_: object, **__: object) -> None:
+                raise ValueError("said by the test")
+
+            patched.setattr(life.world.host("alpha"), method, raises)
+            life.world.qemu("alpha").freeze()
+            await asyncio.sleep(60.0)
+        await protected(watched, count)
+        await serves(life)
+        assert "what kept the pair has failed" in "; ".join(_persons(watched))
+
+    play(tmp_path, scenario)
+
+
+def test_store_that_cannot_be_read_is_in_no_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pair is failed over by what was wanted before, and a person is told."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        monkeypatch.setattr(Store, "read", _fails)
+        await watched.until("what was wanted before still is", since=count)
+        life.world.qemu("alpha").kill()
+        await protected(watched, count)
+        assert "beta" == await serves(life)
+        assert ["test: the disk is full; what was wanted before still is"] == _persons(watched)
+
+    play(tmp_path, scenario)
+
+
+def test_guest_that_shut_down_stays_down_where_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is full: the guest is not booted again, and it is written once there is room."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "want", _fails)
+            for name in ("alpha", "beta"):
+                qemu = life.world.qemu(name)
+                qemu.event("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
+                end(qemu, 0)
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(60.0)
+            assert not life.world.running
+            assert ["test: the disk is full"] == _persons(watched)
+        await watched.until("stopped is wanted", since=count)
+
+    play(tmp_path, scenario)
+
+
+def _fails(*_: object) -> Wish:
+    raise StoreError("test", "the disk is full")

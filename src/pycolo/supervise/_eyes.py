@@ -124,6 +124,15 @@ class Eyes:
         if self._mute_s is None:
             self._mute_s = now_s
 
+    def excuse(self, late_s: float, now_s: float) -> None:
+        """Leave out a time in which nobody took note of what it said."""
+        self._asked_s = _later(self._asked_s, late_s, now_s)
+        self._asked_again_s = _later(self._asked_again_s, late_s, now_s)
+        self._hung_up_s = _later(self._hung_up_s, late_s, now_s)
+        self._mute_s = _later(self._mute_s, late_s, now_s)
+        self._checkpoints_s = tuple(min(at_s + late_s, now_s) for at_s in self._checkpoints_s)
+        self.colo_exit_s = _later(self.colo_exit_s, late_s, now_s)
+
     # -- what follows
 
     @property
@@ -155,6 +164,10 @@ class Eyes:
         if self.qemu != "colo" or self.colo_exit_s is not None:
             return 0
         return sum(ended_s > at_s for ended_s in self._checkpoints_s)
+
+
+def _later(at_s: float | None, late_s: float, now_s: float) -> float | None:
+    return None if at_s is None else min(at_s + late_s, now_s)
 
 
 def _qemu(role: Role, before: Qemu) -> Qemu:

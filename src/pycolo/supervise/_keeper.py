@@ -18,7 +18,7 @@ import attrs
 
 from pycolo import topology
 from pycolo.controller import HOST_S, PairController, Round
-from pycolo.errors import CommandRefused, RemoteError
+from pycolo.errors import CommandRefused, RemoteError, StoreError
 from pycolo.evidence import Evidence, Victim, node_of
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
@@ -28,7 +28,7 @@ from pycolo.qmp.commands import MigrateSetParameters, Yank
 from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.qmp.objects import YankMigration
 from pycolo.qmp.replies import Version
-from pycolo.reconcile import Act, Decide, Launch, NextStep, Settled, next_step
+from pycolo.reconcile import Act, Decide, Launch, NextStep, Prove, Settled, next_step
 from pycolo.record import PairRecord, highest
 from pycolo.result import JOINING, Report
 from pycolo.session import Notice, SchemaCache
@@ -132,6 +132,7 @@ class Keeper:
             hear=self._hear,
         )
         self._wish = Wish()
+        self._is_wish_known = False
         self._claim: tuple[str, float] | None = None
         self._asked: dict[str, int] = {}
         self._work: asyncio.Task[Round] | asyncio.Task[Snapshot] | None = None
@@ -153,14 +154,19 @@ class Keeper:
         """Keep the pair; QEMUs keep running when it ends.
 
         Raises:
-            StoreError: What is wanted cannot be read or written.
+            StoreError: What is wanted cannot be read, and never was.
         """
         async with self._controller:
             try:
                 while True:
                     self._news.clear()
                     self._heed()
-                    changed = await self._once()
+                    try:
+                        changed = await self._once()
+                    except StoreError as error:
+                        # Nothing else is done: a guest that has shut down would be booted again.
+                        self._say("person", str(error))
+                        changed = False
                     lacks = self._wish.want == "protected" and not self._is_protected
                     self._tally.protection(lacks=lacks)
                     if not changed:
@@ -213,6 +219,8 @@ class Keeper:
 
     async def _once(self) -> bool:
         """Do what is to be done now; whether something was, so that more may follow at once."""
+        self._senses.check()
+        self._senses.beat()
         self._take_results()
         if self._takeover is not None or self._controller.is_acting:
             # What is seen while a plan is executed is the plan's to answer.
@@ -220,7 +228,9 @@ class Keeper:
         snapshot = self._controller.snapshot
         record = None if snapshot is None else highest(snapshot.records)
         if snapshot is None or record is None:
-            return self._begin_round() or self._begin_look()
+            # So that it is seen where one can be read again.
+            is_due = self._now_s() >= self._look_due_s
+            return self._begin_round() or (is_due and self._begin_look())
         if record.phase != "protected":
             self._claim = None
         # Also where something was done since: it shows what the nodes were before that.
@@ -254,6 +264,10 @@ class Keeper:
             self._search.cancel()
 
     def _take_results(self) -> None:
+        if self._search is not None and self._search.done():
+            search, self._search = self._search, None
+            if not search.cancelled():
+                search.result()
         if self._work is not None and self._work.done():
             done, self._work = self._work, None
             self._finish(done.result())
@@ -267,6 +281,10 @@ class Keeper:
         actions = {action for one in decided for action in one.decision.actions}
         if "undecidable" in events:
             self._say_findings(snapshot)
+        if {one.decision.state for one in decided}.isdisjoint({"protected", "claiming"}):
+            # Nobody is about to continue alone: what may have ended holds nothing up for ever.
+            self._claim = None
+            events.discard("limit")
         # While a node is about to continue alone, nothing else is done with the pair.
         is_doubtful = self._claim is not None or not events.isdisjoint(_DOUBT)
         if is_doubtful or self._wish.paused is not None:
@@ -444,17 +462,17 @@ class Keeper:
     def _begin_search(self, decided: _Decided) -> _Outcome:
         """Look for evidence that the peer's QEMU has ended, and make sure that it has."""
         named = None if decided.peer is None else decided.record.eligible.get(decided.peer)
-        if self._search is not None or named is None or self._now_s() < self._search_due_s:
-            return "nothing"
-        victim = Victim(node=node_of(named), instance=named, epoch=decided.record.epoch)
-        self._search = self._task(self._searched(victim))
+        if named is not None:
+            self._search_for(named, decided.record.epoch)
         return "nothing"
 
+    def _search_for(self, instance: str, epoch: int) -> None:
+        if self._search is None and self._now_s() >= self._search_due_s:
+            victim = Victim(node=node_of(instance), instance=instance, epoch=epoch)
+            self._search = self._task(self._searched(victim))
+
     async def _searched(self, victim: Victim) -> None:
-        try:
-            evidence = await self._found(victim)
-        finally:
-            self._search = None
+        evidence = await self._found(victim)
         if evidence is not None:
             self._searches = 0
             self._senses.ended[victim.instance] = evidence
@@ -468,17 +486,27 @@ class Keeper:
     async def _found(self, victim: Victim) -> Evidence | None:
         host, node = self._hosts[victim.node], victim.node
         known = await host.death(self.pair, victim, limit_s=HOST_S)
-        if known is not None:
-            return known
+        if known is None and self._may_act():
+            known = await self._ended(victim)
+        # What is only to be stopped is in nobody's way, and a fence ends a whole host.
+        if known is None and self._may_act() and self._wish.want != "stopped":
+            tell = functools.partial(self._say, "trouble", node=node)
+            known = await fenced(self.pair.node(node).fences, victim, tell)
+        return known
+
+    def _may_act(self) -> bool:
+        return self._wish.paused is None
+
+    async def _ended(self, victim: Victim) -> Evidence | None:
+        """Have a QEMU killed by its host."""
+        host, node = self._hosts[victim.node], victim.node
         try:
             action = StopQemu(instance=victim.instance, at_once=True)
             await host.run(self.pair, node, action, limit_s=HOST_S)
         except RemoteError as error:
             self._say("trouble", f"its host has not ended it: {error}", node)
-        else:
-            known = await host.death(self.pair, victim, limit_s=HOST_S)
-        tell = functools.partial(self._say, "trouble", node=node)
-        return known or await fenced(self.pair.node(node).fences, victim, tell)
+            return None
+        return await host.death(self.pair, victim, limit_s=HOST_S)
 
     def _begin_failover(self, decided: _Decided) -> _Outcome:
         evidence = decided.seen.evidence
@@ -540,8 +568,12 @@ class Keeper:
             # Without a report no plan was armed: what is next is compiled.
             self._due_s += self.pair.supervision.retry_s if failed else 0.0
             return
-        if found.is_overtaken:
-            return
+        if not found.is_overtaken:
+            self._conclude(found, failed=failed)
+
+    def _conclude(self, found: Round, *, failed: bool) -> None:
+        """Tell what came of a round, and say when the next one is due."""
+        now_s, report = self._now_s(), found.report
         match found.step:
             case Settled():
                 self._person = ""
@@ -550,6 +582,12 @@ class Keeper:
             case Decide():
                 self._say("person", found.why)
                 self._due_s += LOOK_S
+            case Prove(instance=instance, plan=plan) if report is None:
+                is_ended = self._wish.want == "stopped" and instance != ""
+                if is_ended:
+                    self._search_for(instance, 0)
+                self._say("trouble" if plan or is_ended else "person", found.why)
+                self._due_s = now_s + self.pair.supervision.retry_s
             case step if failed or (report is None and found.why):
                 if found.why:
                     self._say("trouble", found.why)
@@ -630,7 +668,15 @@ class Keeper:
 
     def _heed(self) -> None:
         """Take note of what is wanted, where another process has changed it."""
-        wish = self._store.read(self.pair.name)
+        try:
+            wish = self._store.read(self.pair.name)
+        except StoreError as error:
+            if not self._is_wish_known:
+                raise
+            # Whoever fails over needs no store.
+            self._say("person", f"{error}; what was wanted before still is")
+            return
+        self._is_wish_known = True
         if wish == self._wish:
             return
         if wish.want != "stopped":

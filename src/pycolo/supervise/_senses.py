@@ -26,6 +26,8 @@ DRAIN_S: Final = 0.005
 Its connection may stay open for seconds, while the memory of a big guest is freed.
 """
 _WATCH_S: Final = 30.0
+_BEAT_S: Final = 0.25
+_LATE_S: Final = 0.1
 _UNKNOWN_S: Final = 1.0
 _REACH_S: Final = 2.0
 _GREETED_S: Final = 1.0
@@ -51,10 +53,25 @@ class Senses:
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._looked_at: Snapshot | None = None
         self._is_back = False
+        self._beat: asyncio.TimerHandle | None = None
         self.eyes: dict[str, Eyes] = {}
         "What is seen of each node."
         self.ended: dict[str, Evidence] = {}
         "The QEMUs that are shown to have ended, by identity."
+
+    def beat(self) -> None:
+        """Excuse the QEMUs for a time in which this process did not run: see `Eyes.excuse`.
+
+        Called before anything is concluded; from then on it calls itself again and again.
+        """
+        now_s = self._now_s()
+        late_s = 0.0 if self._beat is None else now_s - self._beat.when()
+        if self._beat is not None:
+            self._beat.cancel()
+        self._beat = asyncio.get_running_loop().call_later(_BEAT_S, self.beat)
+        if late_s > _LATE_S:
+            for eyes in self.eyes.values():
+                eyes.excuse(late_s, now_s)
 
     def hear(self, node: str, notice: Notice) -> None:
         """Take note of an event, or of the end of a connection."""
@@ -126,8 +143,16 @@ class Senses:
             work = self._ask(controller, instance) if is_ask else self._watch(instance)
             self._tasks[kind, instance] = asyncio.get_running_loop().create_task(work)
 
+    def check(self) -> None:
+        """Raise what has ended a part of the watching, which nobody would do from then on."""
+        for task in self._tasks.values():
+            if task.done() and not task.cancelled():
+                task.result()
+
     async def aclose(self) -> None:
         """Stop watching."""
+        if self._beat is not None:
+            self._beat.cancel()
         tasks = tuple(self._tasks.values())
         self._tasks.clear()
         for task in tasks:
@@ -165,13 +190,23 @@ class Senses:
     async def _ask(self, controller: PairController, instance: str) -> None:
         node = node_of(instance)
         while True:
-            session = await controller.reach(node, limit_s=_REACH_S)
+            session = await self._reached(controller, node)
             if session is None:
                 await self._ask_elsewhere(node)
                 await asyncio.sleep(self._interval_s)
                 continue
             self._sessions[node] = session
             await self._ask_over(session, node)
+
+    async def _reached(self, controller: PairController, node: str) -> Session | None:
+        """The session to a node; while it does not open, the other monitor is asked."""
+        opening = asyncio.ensure_future(controller.reach(node, limit_s=_REACH_S))
+        try:
+            while not (await asyncio.wait((opening,), timeout=self._interval_s))[0]:
+                await self._ask_elsewhere(node)
+            return opening.result()
+        finally:
+            opening.cancel()
 
     async def _ask_elsewhere(self, node: str) -> None:
         """Ask over the other monitor: the first one may only be held by another client."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Final, Self, final
 
-from pycolo.errors import DeclarationError, PycoloError
+from pycolo._printable import brief
+from pycolo.errors import DeclarationError
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
 from pycolo.observers import Observer
@@ -21,6 +23,7 @@ from pycolo.supervise.store import Store
 RESYNCS: Final = 2
 _AGAIN_S: Final = 1.0
 _KEPT: Final = 1000
+_LOG: Final = logging.getLogger("pycolo.supervise")
 
 
 @final
@@ -133,9 +136,11 @@ class Supervisor:
             keeper = self._keepers[pair.name] = self._keeper(pair)
             try:
                 await keeper.run()
-            except (PycoloError, OSError) as error:
-                text = f"what kept the pair has failed, and begins anew: {error}"
-                self._tell(SupervisorEvent(pair=pair.name, kind="trouble", text=text))
+            except Exception as error:  # noqa: BLE001 - as the next line says
+                # Nobody waits for this task: whatever ended it would leave the pair unprotected.
+                _LOG.exception("what kept %s has failed", pair.name)
+                text = f"what kept the pair has failed, and begins anew: {brief(str(error))}"
+                self._tell(SupervisorEvent(pair=pair.name, kind="person", text=text))
             await asyncio.sleep(_AGAIN_S)
 
 
