@@ -118,6 +118,7 @@ class Keeper:
         "The declaration."
         self._hosts = hosts
         self._store = store
+        self._assume_good = assume_good
         self._tell = tell
         self._tally = tally
         self._news = asyncio.Event()
@@ -638,7 +639,7 @@ class Keeper:
 
     def _say_findings(self, snapshot: Snapshot) -> None:
         """Tell what stands in the way of the pair, and what to do about it."""
-        step = next_step(self.pair, snapshot, self._wish.want)
+        step = next_step(self.pair, snapshot, self._wish.want, assume_good=self._assume_good)
         if isinstance(step, Decide):
             self._say("person", "; also: ".join(map(str, step.findings)))
 

@@ -246,6 +246,10 @@ class Senses:
         if not session.closed:
             self._is_back = self._is_back or bool(eyes.of_it)
             eyes.told(self._now_s())
+            found = self.ended.get(eyes.instance)
+            if found is not None and found.kind == "fence":
+                # It answers: the fence had no effect, whatever it reported.
+                del self.ended[eyes.instance]
             await asyncio.sleep(self._interval_s)
 
     async def _is_answered(self, sent: Sent[_R]) -> bool:
