@@ -141,6 +141,15 @@ async def test_steps_run_in_order_and_the_report_says_so(
     assert report is report.raise_on_failure()
 
 
+async def test_what_only_waits_had_nothing_to_do(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """As for the end of a checkpoint, by a procedure that is finished."""
+    alpha.replies["query-status"] = RUNNING
+    report = await execute(_plan(_wait(ALPHA_RUNS)), sessions)
+    assert report.advice.endswith(" is done: there was nothing to do")
+
+
 async def test_empty_plan_is_done(sessions: dict[str, Session]) -> None:
     """Nothing to do is done, and that is said."""
     report = await execute(_plan(), sessions)

@@ -207,7 +207,8 @@ class Report:
     def advice(self) -> str:
         """Which step ended it, what was answered, how things stand, and what to do now."""
         if self.failed is None:
-            if not self.plan.acts:
+            # A guest in the middle of a checkpoint is waited for, which changes nothing.
+            if all(isinstance(step, Check | Wait) for step in self.plan.steps):
                 return f"{self.plan.procedure} is done: there was nothing to do"
             return f"{self.plan.procedure} is done"
         parts = [f"{self.plan.procedure} ended at {self.failed}: {self._reason()}"]

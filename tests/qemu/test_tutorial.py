@@ -35,7 +35,7 @@ def conversation() -> list[tuple[str, str]]:
 
 
 # A start that finds a guest in the middle of a checkpoint waits for its end.
-CHECKPOINT = re.compile(r"^done .* alpha/wait/protected\n(?=start is done$)", re.MULTILINE)
+CHECKPOINT = re.compile(r"^done .* alpha/wait/protected\n(?=start is done: )", re.MULTILINE)
 
 
 @pytest.fixture
