@@ -172,7 +172,7 @@ def _pair() -> ColoPair:
     return declared(checkpoint_delay_ms=500)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(12))
 def test_random_lives(tmp_path: Path, seed: int) -> None:
     """Whatever comes, nothing is lost, and the pair comes back."""
     in_world("11.1.3", lambda life: _lived(life, tmp_path, seed), _pair())
