@@ -1,4 +1,4 @@
-"""What systemd is told of a service of `Type=notify`."""
+"""The notifications that a service of `Type=notify` sends to systemd."""
 
 from __future__ import annotations
 

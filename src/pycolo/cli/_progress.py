@@ -131,10 +131,10 @@ class Lines(Kept):
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """Say what became of it."""
-        told = words(outcome)
+        line = words(outcome)
         if self.is_reported and not isinstance(outcome, Done) and _ends(plan, address):
-            told = told.partition(":")[0]
-        _say.note(f"  {told}")
+            line = line.partition(":")[0]
+        _say.note(f"  {line}")
 
     @override
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:

@@ -11,7 +11,6 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +22,7 @@ from pycolo.cli import _say
 from pycolo.cli._notify import Notify
 from pycolo.errors import DeclarationError
 from pycolo.hosts import Host
+from pycolo.hosts.requests import now
 from pycolo.hosts.ways import hosts_of
 from pycolo.model import ColoPair
 from pycolo.supervise import HttpEndpoint, Store, Supervisor, SupervisorEvent
@@ -80,8 +80,7 @@ def _default_folder() -> Path:
 
 def by_whom(why: str | None) -> str:
     """Who pauses a pair, when and why, as the store keeps it."""
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    return f"by {getpass.getuser()} at {when}" + ("" if why is None else f": {why}")
+    return f"by {getpass.getuser()} at {now()}" + ("" if why is None else f": {why}")
 
 
 async def supervised(

@@ -8,12 +8,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final
 
 from pycolo._printable import brief
 from pycolo.evidence import Evidence, Victim
+from pycolo.hosts.requests import now
 from pycolo.model.node import Fence
 
 _KILLED_S: Final = 1.0
@@ -41,7 +41,7 @@ async def fenced(
                 kind="fence",
                 who=program,
                 how=f"{program} ended with exit code 0",
-                when=datetime.now(UTC).isoformat(timespec="seconds"),
+                when=now(),
             )
         tell(f"the fence {program} of {victim.node} failed: {why}")
     return None

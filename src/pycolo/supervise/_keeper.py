@@ -16,7 +16,6 @@ from typing import Final, Literal, TypeAlias, TypeVar, assert_never, final
 
 import attrs
 
-from pycolo import topology
 from pycolo.controller import HOST_S, PairController, Round
 from pycolo.errors import CommandRefused, RemoteError, StoreError
 from pycolo.evidence import Evidence, Victim, node_of
@@ -181,14 +180,13 @@ class Keeper:
     @property
     def status(self) -> PairStatus:
         """How the pair stands now."""
-        snapshot = self._controller.snapshot
         return PairStatus(
             pair=self.pair.name,
             want=self._wish.want,
             paused=self._wish.paused,
             phases=self._phases,
             standing=self._controller.standing,
-            record=None if snapshot is None else highest(snapshot.records),
+            record=self._record,
             is_protected=self._is_protected,
             is_busy=self._work is not None or self._takeover is not None,
             person=self._person,
@@ -197,8 +195,7 @@ class Keeper:
     @property
     def silence(self) -> Silence:
         """How long the pair's QEMUs have been silent."""
-        snapshot = self._controller.snapshot
-        record = None if snapshot is None else highest(snapshot.records)
+        snapshot, record = self._controller.snapshot, self._record
         if snapshot is None or record is None:
             return NO_SILENCE
         limits, now_s = self._limits(snapshot, record), self._now_s()
@@ -216,6 +213,12 @@ class Keeper:
             limits_s={signal: limits.stands_s(signal) for signal in SIGNALS},
         )
 
+    @property
+    def _record(self) -> PairRecord | None:
+        """The latest record at the last look."""
+        snapshot = self._controller.snapshot
+        return None if snapshot is None else highest(snapshot.records)
+
     # -- one turn
 
     async def _once(self) -> bool:
@@ -226,8 +229,7 @@ class Keeper:
         if self._takeover is not None or self._controller.is_acting:
             # What is seen while a plan is executed is the plan's to answer.
             return False
-        snapshot = self._controller.snapshot
-        record = None if snapshot is None else highest(snapshot.records)
+        snapshot, record = self._controller.snapshot, self._record
         if snapshot is None or record is None:
             # So that it is seen where one can be read again.
             is_due = self._now_s() >= self._look_due_s
@@ -357,7 +359,7 @@ class Keeper:
 
     def _observed(self, node: str, record: PairRecord) -> Observation:
         eyes, now_s = self._eyes(node), self._now_s()
-        peer = next((name for name in _members(record) if name != node), None)
+        peer = _peer(record, node)
         theirs = Eyes() if peer is None else self._eyes(peer)
         is_ended = not eyes.instance or eyes.instance in self._senses.ended
         return Observation(
@@ -437,17 +439,13 @@ class Keeper:
         session = await self._controller.reach(node, limit_s=_CUT_S)
         if session is None:
             return "failed"
-        holds = node == decided.record.holder
-        yanks = (_YANK_MIGRATION,) if holds else topology.secondary_yanks(self.pair)
-        for yank in yanks:
-            try:
-                await session.execute(yank, limit_s=_CUT_S, oob=True)
-            except CommandRefused:
-                # There is nothing left to cut.
-                continue
-            except RemoteError as error:
-                self._say("trouble", f"its side of COLO could not be cut: {error}", node)
-                return "failed"
+        try:
+            # A refusal says that there is nothing left to cut.
+            with contextlib.suppress(CommandRefused):
+                await session.execute(_YANK_MIGRATION, limit_s=_CUT_S, oob=True)
+        except RemoteError as error:
+            self._say("trouble", f"its side of COLO could not be cut: {error}", node)
+            return "failed"
         self._eyes(node).cut_s = self._now_s()
         self._say("action", "has cut its side of COLO", node)
         return "done"
@@ -500,14 +498,19 @@ class Keeper:
 
     async def _ended(self, victim: Victim) -> Evidence | None:
         """Have a QEMU killed by its host."""
-        host, node = self._hosts[victim.node], victim.node
-        try:
-            action = StopQemu(instance=victim.instance, at_once=True)
-            await host.run(self.pair, node, action, limit_s=HOST_S)
-        except RemoteError as error:
-            self._say("trouble", f"its host has not ended it: {error}", node)
+        if not await self._kill(victim.node, victim.instance, "its host has not ended it"):
             return None
-        return await host.death(self.pair, victim, limit_s=HOST_S)
+        return await self._hosts[victim.node].death(self.pair, victim, limit_s=HOST_S)
+
+    async def _kill(self, node: str, instance: str, why_not: str) -> bool:
+        """Have a node's host kill a QEMU; whether it did. If not, that is said with `why_not`."""
+        action = StopQemu(instance=instance, at_once=True)
+        try:
+            await self._hosts[node].run(self.pair, node, action, limit_s=HOST_S)
+        except RemoteError as error:
+            self._say("trouble", f"{why_not}: {error}", node)
+            return False
+        return True
 
     def _begin_failover(self, decided: _Decided) -> _Outcome:
         evidence = decided.seen.evidence
@@ -520,12 +523,7 @@ class Keeper:
         return "done"
 
     async def _end(self, decided: _Decided) -> _Outcome:
-        node, instance = decided.node, decided.seen.instance
-        try:
-            action = StopQemu(instance=instance, at_once=True)
-            await self._hosts[node].run(self.pair, node, action, limit_s=HOST_S)
-        except RemoteError as error:
-            self._say("trouble", f"it was not ended: {error}", node)
+        if not await self._kill(decided.node, decided.seen.instance, "it was not ended"):
             return "failed"
         self._due_s = self._now_s()
         return "nothing"
@@ -717,13 +715,18 @@ class _Decided:
     @property
     def peer(self) -> str | None:
         """The other node of the pair."""
-        return next((name for name in _members(self.record) if name != self.node), None)
+        return _peer(self.record, self.node)
 
 
 def _members(record: PairRecord) -> tuple[str, ...]:
     """The nodes that the record names, the holder first."""
     partner = record.partner
     return (record.holder,) if partner is None else (record.holder, partner)
+
+
+def _peer(record: PairRecord, node: str) -> str | None:
+    """The other node that the record names."""
+    return next((name for name in _members(record) if name != node), None)
 
 
 def _are_protected(decided: Sequence[_Decided]) -> bool:

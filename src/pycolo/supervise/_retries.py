@@ -34,8 +34,6 @@ class Retries:
     @property
     def are_spent(self) -> bool:
         """Whether as many have failed within an hour as may."""
-        if not self.failed_s:
-            return False
         recent = [at_s for at_s in self.failed_s if self.failed_s[-1] - at_s < HOUR_S]
         return len(recent) >= self.limits.tries_per_hour
 

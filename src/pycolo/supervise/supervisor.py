@@ -133,15 +133,15 @@ class Supervisor:
     async def _keep(self, pair: ColoPair) -> None:
         """Keep one pair, whatever goes wrong: whoever fails is started anew, and looks again."""
         while True:
-            keeper = self._keepers[pair.name] = self._keeper(pair)
             try:
-                await keeper.run()
+                await self._keepers[pair.name].run()
             except Exception as error:  # noqa: BLE001 - as the next line says
                 # Nobody waits for this task: whatever ended it would leave the pair unprotected.
                 _LOG.exception("what kept %s has failed", pair.name)
                 text = f"what kept the pair has failed, and begins anew: {brief(str(error))}"
                 self._tell(SupervisorEvent(pair=pair.name, kind="person", text=text))
             await asyncio.sleep(_AGAIN_S)
+            self._keepers[pair.name] = self._keeper(pair)
 
 
 def _now_s() -> float:
