@@ -95,6 +95,7 @@ class _Watched:
             session.subscribe(self.hear)
             events = self._supervisor.events()
             waiting = asyncio.create_task(_failed_over(events))
+            # Events are heard before the fault.
             await asyncio.sleep(0)
             began_s = time.perf_counter()
             os.kill(victim.pid, number)

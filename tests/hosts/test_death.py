@@ -188,6 +188,7 @@ async def test_end_is_seen_after_the_end_of_a_thread(pair: ColoPair) -> None:
     before = len(_states(watch.pid))
     os.kill(watch.pid, signal.SIGUSR1)
     while len(_states(watch.pid)) == before:
+        # A thread's end shows in /proc alone.
         await asyncio.sleep(0)
     assert (False, None) == (waiting.done(), await _death(pair))
     os.kill(watch.pid, signal.SIGKILL)
@@ -235,6 +236,7 @@ async def test_death_is_seen_before_the_memory_is_free(
     assert watch is not None
     descriptor = os.pidfd_open(watch.pid)
     waiting = asyncio.create_task(watch.wait_ended())
+    # It is waited for before it ends.
     await asyncio.sleep(0)
     os.kill(watch.pid, signal.SIGKILL)
     await waiting

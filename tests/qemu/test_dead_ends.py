@@ -38,12 +38,6 @@ async def _protected(life: LivePair) -> None:
     await life.goes_on("alpha", "beta")
 
 
-async def _let_go(life: LivePair) -> None:
-    """Close the sessions: each procedure of an operator opens its own."""
-    for name in tuple(life.sessions):
-        await life.sessions.pop(name).aclose()
-
-
 async def _refused(life: LivePair, compile_: operating.Compile) -> str:
     """The code of what is refused when a procedure is compiled."""
     with pytest.raises(CompileError) as caught:
@@ -67,7 +61,7 @@ async def test_migration_that_was_cancelled_inside_colo_is_named(
         with pytest.raises(CommandRefused, match="VM is not in COLO mode"):
             await life.sessions["alpha"].execute(qmp.XColoLostHeartbeat(), limit_s=LIMIT_S)
         assert "cancelling" == (await life.live("alpha")).migration
-        await _let_go(life)
+        await life.let_go()
         for compile_ in (operating.survives("alpha"), operating.stop):
             assert "cancelling" == await _refused(life, compile_)
         assert "being cancelled" in standing(await operate.status(life.pair)).text
@@ -89,7 +83,7 @@ async def test_guest_that_was_booted_alone_is_continued(
         await life.launch("alpha")
         # By this QEMU's own word: a disk that is another one's image is refused.
         assert str(life.image("alpha")) == (await life.live("alpha")).images["parent0"]
-        await _let_go(life)
+        await life.let_go()
         assert 0 == (await operating.run(life.pair, operating.survives("alpha"))).exit_code
         await life.connect("alpha")
         await life.goes_on("alpha")
@@ -109,7 +103,7 @@ async def test_guest_that_somebody_paused_stays_paused(
         await alpha.execute(qmp.Cont(), limit_s=LIMIT_S)
         await alpha.execute(qmp.Stop(), limit_s=LIMIT_S)
         await life.launch("beta")
-        await _let_go(life)
+        await life.let_go()
         for compile_ in (operating.survives("alpha"), operating.stop):
             assert "paused" == await _refused(life, compile_)
 
@@ -123,7 +117,7 @@ async def test_second_secondary_that_waits_is_refused(
         await life.launch("alpha")
         await life.launch("gamma")
         await life.launch("beta")
-        await _let_go(life)
+        await life.let_go()
         wanted = "other-secondary"
         assert wanted == await _refused(life, lambda c: c.start(peer="beta"))
         await life.kill("gamma")

@@ -198,6 +198,7 @@ async def test_death_of_a_big_qemu_is_seen_before_its_memory_is_free(place: Plac
         await session.execute(Cont(), limit_s=LIMIT_S)
     process = os.pidfd_open(running.pid)
     waiting = asyncio.create_task(running.wait_ended())
+    # It is waited for before it ends.
     await asyncio.sleep(0)
     os.kill(running.pid, signal.SIGKILL)
     await waiting

@@ -47,6 +47,7 @@ async def _soaked(life: LivePair, store: Store, seed: int, count: int) -> None:
             for _ in range(min(count, chance.randint(1, 8))):
                 count -= 1
                 told = len(watched.events)
+                # The fault comes at a random moment between checkpoints, or inside one.
                 await asyncio.sleep(chance.choice([0.0, 0.05, 0.5, 1.0, 2.0]))
                 victim, peer = chance.sample([node.name for node in life.pair.nodes], 2)
                 number = chance.choice([signal.SIGKILL, signal.SIGSTOP])

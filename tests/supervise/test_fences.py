@@ -19,6 +19,7 @@ from pycolo.supervise._fences import fenced
 from pycolo.testing import World
 
 VICTIM = Victim(node="alpha", instance="colo:alpha:00000001", epoch=7)
+# It outlives its limit.
 HANGING = Fence(command=(sys.executable, "-c", "import time; time.sleep(60)"), limit_s=0.5)
 
 
@@ -61,6 +62,7 @@ async def test_a_fence_reads_its_options_from_a_file(tmp_path: Path) -> None:
 async def test_an_interrupted_fence_is_killed(tmp_path: Path) -> None:
     """What ends the supervisor leaves no fence behind that would act later."""
     began, acts = tmp_path / "began", tmp_path / "acts"
+    # What it starts would act half a second later.
     script = f"touch {began}; sh -c 'sleep 0.5; touch {acts}'; sleep 60"
     task = asyncio.create_task(fenced((Fence(command=("sh", "-c", script)),), VICTIM, print))
     async with asyncio.timeout(10):
@@ -69,8 +71,9 @@ async def test_an_interrupted_fence_is_killed(tmp_path: Path) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    later = asyncio.create_task(asyncio.create_subprocess_exec("sleep", "1"))
-    await (await later).wait()
+    # By now it would have acted.
+    later = await asyncio.create_subprocess_exec("sleep", "1")
+    await later.wait()
     assert not acts.exists()
 
 

@@ -15,7 +15,7 @@ import attrs
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.testing.test_supervisor import Watched, protected
-from tests.testing.testbed import FakePair, in_world
+from tests.testing.testbed import FakePair, in_world, time_passes
 from typing_extensions import override
 
 from pycolo._json import dumps
@@ -124,7 +124,7 @@ def test_health_follows_the_pair(tmp_path: Path) -> None:
         watched.store.pause(life.pair.name, "by the test")
         await watched.until("supervision is paused")
         life.world.qemu("alpha").kill()
-        await asyncio.sleep(10.0)
+        await time_passes(10.0)
         assert 200 == (await client.get("/health")).status
 
     play(tmp_path, scenario)
@@ -139,7 +139,7 @@ def test_live_is_answered_whatever_becomes_of_the_pair(tmp_path: Path) -> None:
         for name in ("alpha", "beta"):
             life.world.host(name).away = True
             life.world.qemu(name).freeze()
-        await asyncio.sleep(60.0)
+        await time_passes(60.0)
         assert 503 == (await client.get("/health")).status
         assert 200 == (await client.get("/health/live")).status
 
@@ -200,7 +200,7 @@ def test_metrics_follow_a_life(tmp_path: Path) -> None:
 
     async def scenario(life: FakePair, watched: Watched, client: Client) -> None:
         count = await protected(watched)
-        await asyncio.sleep(20.0)
+        await time_passes(20.0)
         found = await client.get("/metrics")
         assert found.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         assert 1 == found.value("pycolo_pair_protected")
@@ -251,7 +251,7 @@ def test_silence_stands_beside_its_limit(tmp_path: Path) -> None:
         before = await client.get("/metrics")
         assert 0 == before.value("pycolo_node_question_age_seconds", node="beta")
         life.world.qemu("beta").freeze()
-        await asyncio.sleep(10.0)
+        await time_passes(10.0)
         found = await client.get("/metrics")
         assert 1 == found.value("pycolo_pair_paused")
         limit = found.value("pycolo_signal_limit_seconds", signal="silent")

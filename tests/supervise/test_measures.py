@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
 from tests.testing.test_supervisor import Watched, kept, protected
-from tests.testing.testbed import FakePair, in_world
+from tests.testing.testbed import FakePair, in_world, time_passes
 
 from pycolo.errors import HostRefused
 from pycolo.supervise import Histogram, Measures, Store, Supervisor
@@ -72,7 +71,7 @@ def test_time_without_protection_is_counted_while_protection_is_wanted(tmp_path:
         count = await protected(watched)
         first_s = measured(supervisor).unprotected_s
         assert 0.0 < first_s <= life.world.now_s
-        await asyncio.sleep(100.0)  # of the world's clock
+        await time_passes(100.0)
         assert first_s == measured(supervisor).unprotected_s
         died_s = life.world.now_s
         life.world.qemu("beta").kill()
@@ -83,7 +82,7 @@ def test_time_without_protection_is_counted_while_protection_is_wanted(tmp_path:
         watched.store.want(life.pair.name, "unprotected")
         await watched.until("unprotected is wanted")
         before_s = measured(supervisor).unprotected_s
-        await asyncio.sleep(100.0)
+        await time_passes(100.0)
         assert not supervisor.statuses[0].is_protected
         assert before_s == measured(supervisor).unprotected_s
 
@@ -97,11 +96,11 @@ def test_death_ends_protection_also_while_paused(tmp_path: Path) -> None:
         await protected(watched)
         watched.store.pause(life.pair.name, "by the test")
         await watched.until("supervision is paused")
-        await asyncio.sleep(10.0)
+        await time_passes(10.0)
         assert supervisor.statuses[0].is_protected
         before_s = measured(supervisor).unprotected_s
         life.world.qemu("beta").kill()
-        await asyncio.sleep(100.0)
+        await time_passes(100.0)
         assert not supervisor.statuses[0].is_protected
         assert 99.0 < measured(supervisor).unprotected_s - before_s < 100.0
 
@@ -114,7 +113,7 @@ def test_pauses_of_the_primary_are_timed(tmp_path: Path) -> None:
     async def scenario(life: FakePair, watched: Watched, supervisor: Supervisor) -> None:
         await protected(watched)
         before = measured(supervisor).checkpoint_pause
-        await asyncio.sleep(60.0)
+        await time_passes(60.0)
         found = measured(supervisor).checkpoint_pause
         count = sum(found.counts) - sum(before.counts)
         expected = 60.0 / (life.pair.checkpoint_delay_ms / 1000.0 + 0.072)
@@ -155,12 +154,12 @@ def test_silence_is_seen_while_it_lasts_and_afterwards(tmp_path: Path) -> None:
         assert all(longest_s < 0.1 for longest_s in silence.longest_s.values())
         silent_s = 0.8 * life.pair.supervision.silent_s
         life.world.qemu("beta").freeze()
-        await asyncio.sleep(silent_s)
+        await time_passes(silent_s)
         silence = measured(supervisor).silence
         assert 0.0 < silence.question_s["beta"] <= silent_s
         assert 0.0 < silence.question_s["beta"] == silence.longest_s["beta"]
         life.world.qemu("beta").thaw()
-        await asyncio.sleep(5.0)
+        await time_passes(5.0)
         after = measured(supervisor).silence
         assert 0.0 == after.question_s["beta"]
         assert silence.longest_s["beta"] <= after.longest_s["beta"] <= silent_s + 0.1
@@ -178,7 +177,7 @@ def test_dead_qemu_is_not_called_silent(tmp_path: Path) -> None:
         watched.store.pause(life.pair.name, "by the test")
         await watched.until("supervision is paused")
         life.world.qemu("beta").kill()
-        await asyncio.sleep(100.0)
+        await time_passes(100.0)
         assert {"alpha"} == set(measured(supervisor).silence.question_s)
 
     play(tmp_path, scenario)

@@ -177,6 +177,17 @@ def _key(row: Row) -> tuple[Standing, Event]:
 
 
 def _with(row: Row, actions: tuple[Action, ...]) -> Decide:
+    def change(decision: Decision) -> Decision:
+        if TABLE[decision.state, decision.event] is not row:
+            return decision
+        return attrs.evolve(decision, actions=actions)
+
+    return _changing(change)
+
+
+def _changing(change: Callable[[Decision], Decision]) -> Decide:
+    """The table, each decision of which is changed before it is followed."""
+
     def weakened(
         node: str,
         shared: SharedRecord,
@@ -186,10 +197,7 @@ def _with(row: Row, actions: tuple[Action, ...]) -> Decide:
         limits: Limits,
         now_s: float,
     ) -> Decision:
-        decision = decide(node, shared, own_file, seen, limits=limits, now_s=now_s)
-        if TABLE[decision.state, decision.event] is not row:
-            return decision
-        return attrs.evolve(decision, actions=actions)
+        return change(decide(node, shared, own_file, seen, limits=limits, now_s=now_s))
 
     return weakened
 
@@ -236,22 +244,13 @@ def test_the_named_rows_can_be_left_out(key: tuple[Standing, Event]) -> None:
 
 
 def _reversed(*, cuts_first: bool) -> Decide:
-    def weakened(
-        node: str,
-        shared: SharedRecord,
-        own_file: PairRecord | None,
-        seen: Observation,
-        *,
-        limits: Limits,
-        now_s: float,
-    ) -> Decision:
-        decision = decide(node, shared, own_file, seen, limits=limits, now_s=now_s)
+    def change(decision: Decision) -> Decision:
         actions = decision.actions[::-1]
         if cuts_first:
             actions = tuple(sorted(actions, key=lambda action: action != "cut"))
         return attrs.evolve(decision, actions=actions)
 
-    return weakened
+    return _changing(change)
 
 
 def test_a_cut_comes_before_what_can_fail() -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 from tests.testing.test_supervisor import QUIET, Watched, kept
-from tests.testing.testbed import FakePair, declared, in_world
+from tests.testing.testbed import FakePair, declared, in_world, time_passes
 
 from pycolo.model import ColoPair
 from pycolo.supervise import Store
@@ -42,7 +42,7 @@ class Life:
         self.life.world.waiting[self.look] = None
         while True:
             self.write()
-            await asyncio.sleep(WRITE_S)
+            await time_passes(WRITE_S)
 
     def look(self) -> bool:
         """See that at most one guest answers, and has every write; what is wrong is kept."""
@@ -148,7 +148,7 @@ async def _lived(life: FakePair, folder: Path, seed: int) -> None:
 
 async def _faults(lived: Life) -> None:
     for _ in range(lived.chance.randint(1, STEPS // 3)):
-        await asyncio.sleep(lived.chance.choice([0.0, 0.002, 0.05, 0.5, 3.0, 30.0]))
+        await time_passes(lived.chance.choice([0.0, 0.002, 0.05, 0.5, 3.0, 30.0]))
         lived.fault()
 
 
@@ -165,7 +165,7 @@ async def _healed(lived: Life, watched: Watched) -> None:
             texts = [f"{e.when} {e.node} {e.kind}: {e.text}" for e in watched.events[-30:]]
             assert persons, (lived.log, texts)
             return
-        await asyncio.sleep(1.0)
+        await time_passes(1.0)
 
 
 def _pair() -> ColoPair:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.testing.test_controller import has_all, refuse_a_write, write
-from tests.testing.testbed import FakePair, Pair, declared, in_world
+from tests.testing.testbed import FakePair, Pair, declared, in_world, time_passes
 
 from pycolo.errors import HostRefused, StoreError
 from pycolo.hosts import HostState
@@ -90,8 +90,8 @@ async def protected(watched: Watched, since: int = 0) -> int:
 async def serves(life: FakePair) -> str:
     """Wait for the end of a checkpoint; gives the node that serves, which has every write."""
     async with asyncio.timeout(5.0):
-        while not life.world.serving:  # noqa: ASYNC110 - of the world's clock, which takes no time
-            await asyncio.sleep(0.01)
+        while not life.world.serving:
+            await time_passes(0.01)
     return has_all(life)
 
 
@@ -171,7 +171,7 @@ def test_connection_that_ends_is_no_death(tmp_path: Path) -> None:
         for name in ("alpha", "beta"):
             for monitor in life.world.qemu(name).monitors:
                 monitor.hang_up()
-            await asyncio.sleep(30.0)  # of the world's clock
+            await time_passes(30.0)
         assert list(before) == list(life.world.processes)
         assert "alpha" == await serves(life)
         assert not [e for e in watched.events if e.kind == "action"]
@@ -190,10 +190,10 @@ def test_only_the_way_to_a_host_is_lost(tmp_path: Path, name: str) -> None:
         for monitor in life.world.qemu(name).monitors:
             monitor.hang_up()
         for _ in range(200):
-            await asyncio.sleep(1.0)  # of the world's clock
+            await time_passes(1.0)
             assert "alpha" == await serves(life)
         host.away = False
-        await asyncio.sleep(60.0)
+        await time_passes(60.0)
         assert before == tuple(q for q in life.world.processes if q.alive)
         await quiet(watched)
         modes = [life.world.qemu(one).live.colo_mode for one in ("alpha", "beta")]
@@ -213,7 +213,7 @@ def test_nobody_continues_while_nothing_shows_the_death(tmp_path: Path) -> None:
         life.world.qemu("alpha").freeze()
         count = await watched.until("nobody can show", since=count)
         assert "person" == watched.events[count - 1].kind
-        await asyncio.sleep(600.0)
+        await time_passes(600.0)
         assert not [q for q in life.world.serving if q.node.name == "beta"]
         host.away = False
         await watched.until("failover is done", since=count)
@@ -247,9 +247,9 @@ def test_guest_that_shuts_down_stays_down(tmp_path: Path, first: str) -> None:
             qemu = life.world.qemu(name)
             qemu.event("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
             end(qemu, 0)
-            await asyncio.sleep(0.02)
+            await time_passes(0.02)
         await watched.until("stopped is wanted", since=count)
-        await asyncio.sleep(600.0)
+        await time_passes(600.0)
         assert not life.world.running
         assert "stopped" == watched.store.read(life.pair.name).want
         watched.store.want(life.pair.name, "protected")
@@ -266,7 +266,7 @@ def test_pause_holds_everything(tmp_path: Path) -> None:
         watched.store.pause(life.pair.name, "maintenance, said by the test")
         count = await watched.until("supervision is paused", since=count)
         life.world.qemu("alpha").kill()
-        await asyncio.sleep(600.0)
+        await time_passes(600.0)
         assert not life.world.serving
         watched.store.pause(life.pair.name, None)
         await watched.until("failover is done", since=count)
@@ -317,7 +317,7 @@ def test_next_supervisor_goes_on(tmp_path: Path, victim: str, how: str, after_s:
                     qemu.kill()
                 else:
                     qemu.freeze()
-                await asyncio.sleep(after_s)
+                await time_passes(after_s)
             async with kept(life, store) as watched:
                 await quiet(watched)
                 await serves(life)
@@ -394,9 +394,9 @@ def test_stop_is_heeded_while_a_death_is_not_shown(tmp_path: Path) -> None:
         life.world.qemu("alpha").freeze()
         await watched.until("nobody can show", since=count)
         watched.store.want(life.pair.name, "stopped")
-        await asyncio.sleep(5.0)
+        await time_passes(5.0)
         life.world.host("alpha").away = False
-        await asyncio.sleep(120.0)
+        await time_passes(120.0)
         assert not life.world.running
 
     play(tmp_path, scenario)
@@ -409,7 +409,7 @@ def test_stop_ends_a_qemu_that_gives_no_answer(tmp_path: Path) -> None:
         await protected(watched)
         life.world.qemu("alpha").freeze()
         watched.store.want(life.pair.name, "stopped")
-        await asyncio.sleep(120.0)
+        await time_passes(120.0)
         assert not life.world.running
 
     play(tmp_path, scenario)
@@ -422,7 +422,7 @@ def test_new_secondary_that_gets_stuck_holds_nothing_up(tmp_path: Path, after_s:
     async def scenario(life: FakePair, watched: Watched) -> None:
         count = await watched.until("launch is done")
         count = await watched.until("launch is done", since=count)
-        await asyncio.sleep(after_s)
+        await time_passes(after_s)
         life.world.qemu("beta").freeze()
         await protected(watched, count)
         assert "alpha" == await serves(life)
@@ -438,7 +438,7 @@ def test_guest_alone_that_gets_stuck_is_told_to_a_person(tmp_path: Path) -> None
         watched.store.want(life.pair.name, "unprotected")
         count = await watched.until("stop is done", since=count)
         life.world.qemu("alpha").freeze()
-        await asyncio.sleep(60.0)
+        await time_passes(60.0)
         assert ["alpha runs and gives no answer"] == _persons(watched)
 
     play(tmp_path, scenario)
@@ -467,7 +467,7 @@ def test_pair_without_a_record_is_not_looked_at_all_the_time(
                 for name in life.pair.names:
                     life.world.host(name).away = True
             async with kept(life, store):
-                await asyncio.sleep(61.0)
+                await time_passes(61.0)
 
     in_world("11.1.3", played)
     assert 2 <= len(looks) <= 10
@@ -485,9 +485,9 @@ def test_monitor_that_another_client_holds_is_no_death(tmp_path: Path, node: str
         other = Client(send=lambda _: None, close=lambda: None)
         held.hang_up()
         held.join(other)
-        await asyncio.sleep(120.0)
+        await time_passes(120.0)
         held.leave(other)
-        await asyncio.sleep(60.0)
+        await time_passes(60.0)
         assert before == list(life.world.processes)
         assert not [e for e in watched.events if e.kind == "action"]
 
@@ -513,7 +513,7 @@ def test_supervisor_that_was_stopped_ends_nobody(
                 asyncio.get_running_loop().call_soon(life.world.advance, 3.0)
 
         monkeypatch.setattr(Eyes, "asked", asked)
-        await asyncio.sleep(100.0)
+        await time_passes(100.0)
         assert before == list(life.world.processes)
         assert not [e for e in watched.events[count:] if e.kind == "action"]
 
@@ -542,7 +542,7 @@ def test_defect_of_a_host_ends_no_supervision(
 
             patched.setattr(life.world.host("alpha"), method, raises)
             life.world.qemu("alpha").freeze()
-            await asyncio.sleep(60.0)
+            await time_passes(60.0)
         await protected(watched, count)
         await serves(life)
         assert "what kept the pair has failed" in "; ".join(_persons(watched))
@@ -580,8 +580,8 @@ def test_guest_that_shut_down_stays_down_where_that_cannot_be_written(
                 qemu = life.world.qemu(name)
                 qemu.event("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
                 end(qemu, 0)
-                await asyncio.sleep(0.02)
-            await asyncio.sleep(60.0)
+                await time_passes(0.02)
+            await time_passes(60.0)
             assert not life.world.running
             assert ["test: the disk is full"] == _persons(watched)
         await watched.until("stopped is wanted", since=count)

@@ -231,6 +231,11 @@ class FakePair:
             await session.aclose()
 
 
+async def time_passes(seconds: float) -> None:
+    """Let the world's clock run for a while; nobody waits for that."""
+    await asyncio.sleep(seconds)  # of the world's clock, which leaps while all wait
+
+
 def in_world(
     version: PackagedVersion,
     scenario: Callable[[FakePair], Awaitable[None]],
