@@ -11,13 +11,16 @@
     │   ├── VersionError        these QEMU versions cannot run COLO, or not together
     │   └── CompileError        there is no safe way from this state
     │       └── UndecidedError      only a person can say whose data is right
-    └── RemoteError         a node did not do what it was asked
-        ├── CommandRefused      QEMU answered with an error: the command had no effect
-        ├── CommandUnknown      no answer came: the effect is unknown; probe, then compile again
-        ├── Busy                somebody else holds the node's control monitor
-        ├── Unresponsive        the node is connected and silent
-        ├── ConnectionFailed    there is no connection to the node
-        └── HostRefused         the node's host could not do it: nothing was changed
+    ├── RemoteError         a node did not do what it was asked
+    │   ├── CommandRefused      QEMU answered with an error: the command had no effect
+    │   ├── CommandUnknown      no answer came: the effect is unknown; probe, then compile again
+    │   ├── Busy                somebody else holds the node's control monitor
+    │   ├── Unresponsive        the node is connected and silent
+    │   ├── ConnectionFailed    there is no connection to the node
+    │   └── HostRefused         the node's host could not do it: nothing was changed
+    └── ArbiterError        an arbiter did not do what it was asked
+        ├── ArbiterOvertaken    it holds another record than the one expected: nothing was changed
+        └── ArbiterLost         no certain answer came: the effect is unknown; read again
 
 Every error keeps what it was made from as attributes, and can be pickled.
 """
@@ -33,6 +36,9 @@ from pycolo._printable import brief, cut, shown
 from pycolo.findings import Code, Finding
 
 __all__ = [
+    "ArbiterError",
+    "ArbiterLost",
+    "ArbiterOvertaken",
     "Busy",
     "CommandRefused",
     "CommandUnknown",
@@ -422,3 +428,42 @@ class HostRefused(RemoteError):
     def message(self) -> str:
         """Name node, action and cause."""
         return f"{self.action} on {self.node} was refused: {self.why}"
+
+
+class ArbiterError(PycoloError):
+    """An arbiter did not do what it was asked. Never raised itself."""
+
+    def __init__(self, pair: str, why: str) -> None:
+        """Keep the error's parts.
+
+        Args:
+            pair: The name of the pair whose record it holds.
+            why: The cause, as a sentence without a full stop.
+        """
+        super().__init__(pair, why)
+        self.pair = pair
+        self.why = why
+
+
+class ArbiterOvertaken(ArbiterError):
+    """A compare-and-swap found another record than the one expected, or a lease.
+
+    Nothing was changed. Read the record again.
+    """
+
+    @override
+    def message(self) -> str:
+        """Name pair and cause."""
+        return f"the record of {self.pair} was not changed: {self.why}"
+
+
+class ArbiterLost(ArbiterError):
+    """An arbiter gave no answer, or none that is certain.
+
+    What was to be changed may have been. Read the record again; the arbiter stays usable.
+    """
+
+    @override
+    def message(self) -> str:
+        """Name pair and cause."""
+        return f"no certain answer of the arbiter about {self.pair}: {self.why}"

@@ -7,6 +7,7 @@ own.
 
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
 from pycolo.supervise._measures import Histogram, Measures, Silence
+from pycolo.supervise.arbiter import Arbiter, Held
 from pycolo.supervise.decision import Decision, decide
 from pycolo.supervise.endpoint import HttpEndpoint
 from pycolo.supervise.observation import Limits, Observation, Qemu, Signal
@@ -18,9 +19,11 @@ from pycolo.supervise.table import TABLE, Action, Event, Phase, Row, State
 __all__ = (
     "TABLE",
     "Action",
+    "Arbiter",
     "Decision",
     "Event",
     "EventKind",
+    "Held",
     "Histogram",
     "HttpEndpoint",
     "Limits",
