@@ -28,10 +28,11 @@ from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.qmp.objects import YankMigration
 from pycolo.qmp.replies import Version
 from pycolo.reconcile import Act, Decide, Launch, NextStep, Prove, Settled, next_step
-from pycolo.record import PairRecord, highest
+from pycolo.record import PairRecord
 from pycolo.result import JOINING, Report
 from pycolo.session import Notice, SchemaCache
 from pycolo.snapshot import Snapshot
+from pycolo.supervise._authority import Authority
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
 from pycolo.supervise._eyes import CHECKPOINTS, SHUTDOWN_S, Eyes
 from pycolo.supervise._fences import fenced
@@ -41,7 +42,7 @@ from pycolo.supervise._senses import Senses
 from pycolo.supervise.decision import Decision, decide, suspicion_s
 from pycolo.supervise.observation import SIGNALS, Limits, Observation, Signal
 from pycolo.supervise.shared import SharedRecord
-from pycolo.supervise.store import Store, Wish
+from pycolo.supervise.store import Wish
 from pycolo.supervise.table import Action, Event, Phase
 
 LOOK_S: Final = 20.0
@@ -91,7 +92,7 @@ class Keeper:
     Args:
         pair: The declaration.
         hosts: Node name to its host, spares included; not closed by it.
-        store: What is wanted of the pair.
+        authority: The pair's record, what is wanted of it, and who claims it.
         tell: Is called with every event; must be quick and must not raise.
         tally: Counts for this pair, also what a keeper before this one did.
         observer: Is called with what every execution does.
@@ -104,7 +105,7 @@ class Keeper:
         self,
         pair: ColoPair,
         hosts: Mapping[str, Host],
-        store: Store,
+        authority: Authority,
         tell: Tell,
         *,
         tally: Tally,
@@ -116,7 +117,7 @@ class Keeper:
         self.pair: Final = pair
         "The declaration."
         self._hosts = hosts
-        self._store = store
+        self._authority = authority
         self._assume_good = assume_good
         self._tell = tell
         self._tally = tally
@@ -133,7 +134,7 @@ class Keeper:
         )
         self._wish = Wish()
         self._is_wish_known = False
-        self._claim: tuple[str, float] | None = None
+        self._claim_since: tuple[str, float] | None = None
         self._asked: dict[str, int] = {}
         self._work: asyncio.Task[Round] | asyncio.Task[Snapshot] | None = None
         self._takeover: asyncio.Task[Report | None] | None = None
@@ -215,9 +216,9 @@ class Keeper:
 
     @property
     def _record(self) -> PairRecord | None:
-        """The latest record at the last look."""
+        """The record that holds."""
         snapshot = self._controller.snapshot
-        return None if snapshot is None else highest(snapshot.records)
+        return None if snapshot is None else self._authority.record(snapshot)
 
     # -- one turn
 
@@ -235,13 +236,15 @@ class Keeper:
             is_due = self._now_s() >= self._look_due_s
             return self._begin_round() or (is_due and self._begin_look())
         if record.phase != "protected":
-            self._claim = None
+            await self._withdraw()
+        self._note_claim()
         # Also where something was done since: it shows what the nodes were before that.
         self._senses.look(self._controller, snapshot, record)
         if self._is_stale:
             return self._begin_round() or self._begin_look()
-        self._reconsider(snapshot, record)
-        decided = [self._decided(node, snapshot, record) for node in _members(record)]
+        await self._reconsider(snapshot, record)
+        nodes = self._authority.decides(_members(record))
+        decided = [self._decided(node, snapshot, record) for node in nodes]
         if self._senses.take_back():
             self._due_s = min(self._due_s, self._now_s())
         self._phases = {one.node: one.decision.phase for one in decided}
@@ -251,20 +254,36 @@ class Keeper:
         for one in decided:
             if await self._acted(one):
                 return True
-        return self._proceed(decided, snapshot)
+        return await self._proceed(decided, snapshot)
 
-    def _reconsider(self, snapshot: Snapshot, record: PairRecord) -> None:
+    async def _reconsider(self, snapshot: Snapshot, record: PairRecord) -> None:
         """Give up a claim whose reason is gone: the other QEMU answers, or is shown to work."""
-        if self._claim is None:
+        claimed_by = self._authority.claimed_by
+        if claimed_by is None or claimed_by not in self._authority.decides(_members(record)):
             return
-        seen = self._observed(self._claim[0], record)
+        seen = self._observed(claimed_by, record)
         stands = suspicion_s(seen, self._limits(snapshot, record), self._now_s()) is not None
         if stands or seen.evidence is not None or seen.cut_since_s is not None:
             return
-        self._say("action", "gives its claim back: the other QEMU works", self._claim[0])
-        self._claim = None
+        if not await self._withdraw():
+            return
+        self._say("action", "gives its claim back: the other QEMU works", claimed_by)
         if self._search is not None:
             self._search.cancel()
+
+    async def _withdraw(self) -> bool:
+        """Give a claim back where there is one; whether there is none any more."""
+        is_given_back = self._authority.claimed_by is None or await self._authority.give_back()
+        self._note_claim()
+        return is_given_back
+
+    def _note_claim(self) -> None:
+        """Take note since when a claim stands."""
+        claimed_by = self._authority.claimed_by
+        if claimed_by is None:
+            self._claim_since = None
+        elif self._claim_since is None or self._claim_since[0] != claimed_by:
+            self._claim_since = (claimed_by, self._now_s())
 
     def _take_results(self) -> None:
         if self._search is not None and self._search.done():
@@ -278,7 +297,7 @@ class Keeper:
             over, self._takeover = self._takeover, None
             self._finish(over.result())
 
-    def _proceed(self, decided: Sequence[_Decided], snapshot: Snapshot) -> bool:
+    async def _proceed(self, decided: Sequence[_Decided], snapshot: Snapshot) -> bool:
         """Do what `next_step` says, unless it is in the way of a decision; whether that began."""
         events = {one.decision.event for one in decided}
         actions = {action for one in decided for action in one.decision.actions}
@@ -286,10 +305,10 @@ class Keeper:
             self._say_findings(snapshot)
         if {one.decision.state for one in decided}.isdisjoint({"protected", "claiming"}):
             # Nobody is about to continue alone: what may have ended holds nothing up for ever.
-            self._claim = None
+            await self._withdraw()
             events.discard("limit")
         # While a node is about to continue alone, nothing else is done with the pair.
-        is_doubtful = self._claim is not None or not events.isdisjoint(_DOUBT)
+        is_doubtful = self._authority.claimed_by is not None or not events.isdisjoint(_DOUBT)
         if is_doubtful or self._wish.paused is not None:
             # So that it is seen what a person does about it.
             return self._now_s() >= self._look_due_s and self._begin_look()
@@ -302,9 +321,10 @@ class Keeper:
             node,
             SharedRecord(
                 record=record,
-                claimed_by=self._claim[0] if self._claim else None,
+                claimed_by=self._authority.claimed_by,
                 want=self._wish.want,
                 paused=self._wish.paused is not None,
+                fuses=self._authority.fuses,
             ),
             own if isinstance(own, PairRecord) else None,
             seen,
@@ -336,10 +356,9 @@ class Keeper:
             case "cut":
                 return await self._sever(decided)
             case "claim":
-                return self._begin_claim(decided)
+                return await self._begin_claim(decided)
             case "give-back":
-                self._claim = None
-                return "done"
+                return "done" if await self._withdraw() else "failed"
             case "seek-evidence":
                 return self._begin_search(decided)
             case "serve" | "fail-over":
@@ -349,7 +368,8 @@ class Keeper:
             case "end-own":
                 return await self._end(decided)
             case "stop":
-                self._store.want(self.pair.name, "stopped")
+                if not await self._authority.stop():
+                    return "failed"
                 self._heed()
                 return "done"
             case _:
@@ -358,7 +378,7 @@ class Keeper:
     # -- what is seen
 
     def _observed(self, node: str, record: PairRecord) -> Observation:
-        eyes, now_s = self._eyes(node), self._now_s()
+        eyes, now_s, since = self._eyes(node), self._now_s(), self._claim_since
         peer = _peer(record, node)
         theirs = Eyes() if peer is None else self._eyes(peer)
         is_ended = not eyes.instance or eyes.instance in self._senses.ended
@@ -367,7 +387,9 @@ class Keeper:
             instance=eyes.instance,
             signals=self._signals(record, eyes, theirs),
             evidence=self._evidence(record, peer),
-            claim_since_s=self._claim[1] if self._claim and self._claim[0] != node else None,
+            arbiter_lost=self._authority.is_lost,
+            claim_since_s=since[1] if since and since[0] != node else None,
+            lease_gone=peer is not None and self._authority.lacks_lease(peer),
             cut_since_s=eyes.cut_s,
             shutdown=eyes.shutdown_s is not None,
             peer_shutdown=_has_diverged(eyes, theirs, now_s),
@@ -450,11 +472,13 @@ class Keeper:
         self._say("action", "has cut its side of COLO", node)
         return "done"
 
-    def _begin_claim(self, decided: _Decided) -> _Outcome:
+    async def _begin_claim(self, decided: _Decided) -> _Outcome:
         if decided.seen.evidence is None and self._eyes(decided.node).of_it:
             # It gives no answer itself: it is the other node that may have to continue.
             return "failed"
-        self._claim = (decided.node, self._now_s())
+        if not await self._authority.claim(decided.node):
+            return "failed"
+        self._note_claim()
         self._say("action", f"claims the pair from {decided.peer}", decided.node)
         return "done"
 
@@ -518,7 +542,6 @@ class Keeper:
             # The record was written before: what is left of the failover is compiled anew.
             return "done" if self._begin_round() else "nothing"
         self._say("action", f"continues alone: {evidence.how}, says {evidence.who}", decided.node)
-        self._claim = None
         self._takeover = self._task(self._controller.died(evidence))
         return "done"
 
@@ -668,7 +691,7 @@ class Keeper:
     def _heed(self) -> None:
         """Take note of what is wanted, where another process has changed it."""
         try:
-            wish = self._store.read(self.pair.name)
+            wish = self._authority.wish()
         except StoreError as error:
             if not self._is_wish_known:
                 raise
@@ -690,7 +713,9 @@ class Keeper:
     async def _rest(self) -> None:
         declared = self.pair.supervision
         eyes = [self._eyes(node) for node in self._phases]
-        if self._claim is not None or any(one.of_it or one.colo_exit_s for one in eyes):
+        if self._authority.claimed_by is not None or any(
+            one.of_it or one.colo_exit_s for one in eyes
+        ):
             limit_s = min(declared.silent_s, declared.primary_s) / 4
         else:
             limit_s = _WISH_S

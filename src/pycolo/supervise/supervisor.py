@@ -15,6 +15,7 @@ from pycolo.model import ColoPair
 from pycolo.observers import Observer
 from pycolo.qmp.replies import Version
 from pycolo.session import SchemaCache
+from pycolo.supervise._authority import FilesAuthority
 from pycolo.supervise._events import PairStatus, SupervisorEvent
 from pycolo.supervise._keeper import Keeper
 from pycolo.supervise._measures import Measures, Tally
@@ -121,7 +122,7 @@ class Supervisor:
         return Keeper(
             pair,
             self._hosts.get(pair.name, {}),
-            self._store,
+            FilesAuthority(pair.name, self._store),
             self._tell,
             tally=self._tallies[pair.name],
             observer=self._observer,

@@ -1,0 +1,155 @@
+"""Who may act on a pair, on whose word: its record, what is wanted of it, and who claims it.
+
+A supervisor that reaches both hosts decides for both nodes, by the nodes' own files. An agent
+decides for one node, by an arbiter's record; see `pycolo.supervise._arbitration`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final, Protocol, final
+
+from typing_extensions import override
+
+from pycolo.evidence import Evidence
+from pycolo.record import PairRecord, highest
+from pycolo.snapshot import Snapshot
+from pycolo.supervise.store import Store, Wish
+
+
+class Authority(Protocol):
+    """What a keeper asks before it acts."""
+
+    @property
+    def claimed_by(self) -> str | None:
+        """The node that claims the pair."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the record can neither be read nor written."""
+
+    @property
+    def fuses(self) -> frozenset[str]:
+        """The nodes whose fuse is armed."""
+
+    @property
+    def ends(self) -> Mapping[str, Evidence]:
+        """Identity to what others state of the end of that QEMU."""
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a node cuts its side of COLO before it claims.
+
+        A checkpoint renews the other node's fuse.
+        """
+
+    def wish(self) -> Wish:
+        """What is wanted.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+
+    def record(self, snapshot: Snapshot) -> PairRecord | None:
+        """The record that holds; None where there is none, or none could be read."""
+
+    def decides(self, members: Collection[str]) -> tuple[str, ...]:
+        """The nodes for which this keeper decides, of those that the record names."""
+
+    def drives(self, record: PairRecord | None) -> bool:
+        """Whether this keeper brings about what is wanted; it looks otherwise."""
+
+    def lacks_lease(self, node: str) -> bool:
+        """Whether a node's lease has run out."""
+
+    async def claim(self, node: str) -> bool:
+        """Claim the pair for a node; whether the claim stands."""
+
+    async def give_back(self) -> bool:
+        """Withdraw the claim; whether that was done."""
+
+    async def stop(self) -> bool:
+        """Write that no guest is wanted; whether that was done.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+
+
+@final
+class FilesAuthority(Authority):
+    """The nodes' own files, and a store: for the one supervisor that reaches all hosts.
+
+    Nobody else acts on the pair, so that a claim is in its memory alone.
+    """
+
+    def __init__(self, pair: str, store: Store) -> None:
+        """Keep the wishes' place.
+
+        Args:
+            pair: The pair's name.
+            store: What is wanted of it.
+        """
+        self._pair: Final = pair
+        self._store: Final = store
+        self._claimed_by: str | None = None
+
+    @property
+    @override
+    def claimed_by(self) -> str | None:
+        return self._claimed_by
+
+    @property
+    @override
+    def is_lost(self) -> bool:
+        return False
+
+    @property
+    @override
+    def fuses(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    @override
+    def ends(self) -> Mapping[str, Evidence]:
+        return {}
+
+    @property
+    @override
+    def cuts(self) -> bool:
+        return False
+
+    @override
+    def wish(self) -> Wish:
+        return self._store.read(self._pair)
+
+    @override
+    def record(self, snapshot: Snapshot) -> PairRecord | None:
+        return highest(snapshot.records)
+
+    @override
+    def decides(self, members: Collection[str]) -> tuple[str, ...]:
+        return tuple(members)
+
+    @override
+    def drives(self, record: PairRecord | None) -> bool:
+        return True
+
+    @override
+    def lacks_lease(self, node: str) -> bool:
+        return False
+
+    @override
+    async def claim(self, node: str) -> bool:
+        self._claimed_by = node
+        return True
+
+    @override
+    async def give_back(self) -> bool:
+        self._claimed_by = None
+        return True
+
+    @override
+    async def stop(self) -> bool:
+        self._store.want(self._pair, "stopped")
+        return True
