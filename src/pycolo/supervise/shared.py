@@ -25,3 +25,7 @@ class SharedRecord:
     "For maintenance: supervisors look, and do nothing."
     fuses: frozenset[str] = frozenset()
     "Nodes whose fuse is armed: they stop by themselves when they lose touch."
+
+    def may_renew(self, node: str, instance: str) -> bool:
+        """Whether a QEMU's lease may be renewed: it may run alone, and no other node claims so."""
+        return self.record.eligible.get(node) == instance and self.claimed_by in (None, node)

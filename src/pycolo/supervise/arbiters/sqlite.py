@@ -1,0 +1,260 @@
+"""An arbiter in a file, for agents that run on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar, final
+
+from pycolo.errors import ArbiterLost, ParseError, StoreError
+from pycolo.evidence import Evidence
+from pycolo.supervise.arbiter import Held
+from pycolo.supervise.arbiters import _rules
+from pycolo.supervise.arbiters.text import dump_end, dump_shared, load_end, load_shared
+from pycolo.supervise.shared import SharedRecord
+
+_R = TypeVar("_R")
+_FILE: Final = "arbiter.db"
+_OPEN_S: Final = 5.0
+_POLL_S: Final = 0.05
+# Another process that writes is done within a millisecond or two.
+_BUSY_S: Final = 0.005
+_BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_TABLES: Final = (
+    """
+    CREATE TABLE IF NOT EXISTS records
+    (pair TEXT PRIMARY KEY, revision INTEGER NOT NULL, record TEXT NOT NULL) STRICT
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS leases
+    (pair TEXT, node TEXT, lease_s REAL NOT NULL, until_s REAL NOT NULL, boot TEXT NOT NULL,
+    PRIMARY KEY (pair, node)) STRICT
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS ends
+    (pair TEXT, node TEXT, statement TEXT NOT NULL, PRIMARY KEY (pair, node)) STRICT
+    """,
+)
+
+
+def boottime_s() -> float:
+    """Seconds since the machine was started; they pass while it is suspended, too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@final
+class SqliteArbiter:
+    """An `Arbiter` in a file, for agents that run on one machine.
+
+    Each change is on the disk when it is acknowledged. The machine should be neither node's host:
+    a pair whose arbiter is lost with its peer needs a person. The folder has to be on a disk of the
+    machine, not on a network file system. Calls block the event loop while the disk writes.
+
+    After the machine was restarted, each lease in the file runs for its whole length once more.
+
+    Args:
+        folder: Where its file lies; made if missing.
+        clock: The seconds by which leases run out; the same clock for every agent.
+
+    Raises:
+        StoreError: The file cannot be made or opened.
+    """
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = boottime_s) -> None:
+        self._path = folder / _FILE
+        self._clock = clock
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._boot = _BOOT_ID.read_text(encoding="ascii").strip()
+            self._database = sqlite3.connect(self._path, timeout=_OPEN_S, isolation_level=None)
+            self._file = _identity(self._path)
+            self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(str(folder), str(error)) from error
+
+    def _open(self) -> None:
+        execute = self._database.execute
+        # What was acknowledged survives the loss of power.
+        for line in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "BEGIN IMMEDIATE"):
+            execute(line)
+        for table in _TABLES:
+            execute(table)
+        # The clock began anew, so nobody knows how long ago they were renewed.
+        execute(
+            "UPDATE leases SET until_s = lease_s + ?, boot = ? WHERE boot != ?",
+            (self._clock(), self._boot, self._boot),
+        )
+        # From here on the event loop waits for other processes, not SQLite.
+        for line in ("COMMIT", "PRAGMA busy_timeout=0"):
+            execute(line)
+
+    async def read(self, pair: str, *, limit_s: float) -> Held:
+        """See `Arbiter.read`."""
+        _rules.check_pair(pair)
+        return await self._transact(pair, "BEGIN", lambda now_s: self._held(pair, now_s), limit_s)
+
+    async def swap(
+        self,
+        pair: str,
+        held: Held,
+        shared: SharedRecord,
+        *,
+        no_lease_of: str | None = None,
+        limit_s: float,
+    ) -> Held:
+        """See `Arbiter.swap`."""
+        _rules.check_swap(pair, shared)
+
+        def work(now_s: float) -> Held:
+            current = self._held(pair, now_s)
+            refusal = _rules.overtaken(pair, current, held, no_lease_of)
+            if refusal is not None:
+                raise refusal
+            self._database.execute(
+                "INSERT INTO records VALUES (?, ?, ?) ON CONFLICT (pair)"
+                " DO UPDATE SET revision = excluded.revision, record = excluded.record",
+                (pair, current.revision + 1, dump_shared(shared)),
+            )
+            return self._held(pair, now_s)
+
+        return await self._transact(pair, "BEGIN IMMEDIATE", work, limit_s)
+
+    async def renew(
+        self, pair: str, node: str, instance: str, *, lease_s: float, limit_s: float
+    ) -> bool:
+        """See `Arbiter.renew`."""
+        _rules.check_lease(pair, node, lease_s)
+
+        def work(now_s: float) -> bool:
+            shared = self._held(pair, now_s).shared
+            if shared is None or not shared.may_renew(node, instance):
+                return False
+            self._database.execute(
+                "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?)",
+                (pair, node, lease_s, now_s + lease_s, self._boot),
+            )
+            return True
+
+        return await self._transact(pair, "BEGIN IMMEDIATE", work, limit_s)
+
+    async def release(self, pair: str, node: str, *, limit_s: float) -> None:
+        """See `Arbiter.release`."""
+        _rules.check_node(pair, node)
+        line = "DELETE FROM leases WHERE pair = ? AND node = ?"
+        await self._write(pair, line, (pair, node), limit_s)
+
+    async def state(self, pair: str, end: Evidence, *, limit_s: float) -> None:
+        """See `Arbiter.state`."""
+        _rules.check_node(pair, end.node)
+        line = "INSERT OR REPLACE INTO ends VALUES (?, ?, ?)"
+        await self._write(pair, line, (pair, end.node, dump_end(end)), limit_s)
+
+    async def changed(self, pair: str, held: Held, *, limit_s: float) -> Held:
+        """See `Arbiter.changed`."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + limit_s
+        while True:
+            # Marked before it is read: a change in between is read again, not missed.
+            mark = self._mark(pair)
+            current, runs_out_s = await self._transact(
+                pair, "BEGIN", lambda now_s: self._look(pair, now_s), end_s - loop.time()
+            )
+            if current != held:
+                return current
+            while self._mark(pair) == mark and self._clock() < runs_out_s:
+                left_s = end_s - loop.time()
+                if left_s <= 0:
+                    return current
+                await asyncio.sleep(min(_POLL_S, left_s))
+
+    async def aclose(self) -> None:
+        """See `Arbiter.aclose`."""
+        self._database.close()
+
+    # -- the database
+
+    async def _write(
+        self, pair: str, line: str, parameters: tuple[str, ...], limit_s: float
+    ) -> None:
+        def work(_: float) -> None:
+            self._database.execute(line, parameters)
+
+        await self._transact(pair, "BEGIN IMMEDIATE", work, limit_s)
+
+    async def _transact(
+        self, pair: str, begin: str, work: Callable[[float], _R], limit_s: float
+    ) -> _R:
+        """Do work in a transaction; it is given the time at which the lock was there."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + limit_s
+        while True:
+            try:
+                return self._transact_once(begin, work)
+            except (OSError, sqlite3.Error, ParseError) as error:
+                left_s = end_s - loop.time()
+                if not _is_busy(error) or left_s <= 0:
+                    raise ArbiterLost(pair, f"{self._path}: {error}") from error
+            # Another process holds the lock, and nothing was changed.
+            await asyncio.sleep(min(_BUSY_S, left_s))
+
+    def _transact_once(self, begin: str, work: Callable[[float], _R]) -> _R:
+        self._database.execute(begin)
+        try:
+            result = work(self._clock())
+            self._check_file()
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+        return result
+
+    def _check_file(self) -> None:
+        # A connection would go on with the file that was replaced, and others with the new one.
+        if _identity(self._path) != self._file:
+            raise OSError("another file has taken its place: open it anew")
+
+    def _held(self, pair: str, now_s: float) -> Held:
+        return self._look(pair, now_s)[0]
+
+    def _look(self, pair: str, now_s: float) -> tuple[Held, float]:
+        """What is held at a time, and when the next of its leases runs out."""
+        execute = self._database.execute
+        row = execute("SELECT revision, record FROM records WHERE pair = ?", (pair,)).fetchone()
+        leases = execute(
+            "SELECT node, until_s FROM leases WHERE pair = ? AND until_s > ?", (pair, now_s)
+        ).fetchall()
+        ends = execute("SELECT node, statement FROM ends WHERE pair = ?", (pair,)).fetchall()
+        held = Held(
+            revision=row[0] if row else 0,
+            shared=load_shared(row[1], pair) if row else None,
+            leases=frozenset(node for node, _ in leases),
+            ends={node: load_end(statement, node) for node, statement in ends},
+        )
+        return held, min((until_s for _, until_s in leases), default=math.inf)
+
+    def _mark(self, pair: str) -> tuple[object, ...]:
+        """Something else after each change of the file, by whatever connection."""
+        try:
+            row = self._database.execute("PRAGMA data_version").fetchone()
+            # The version leaves out this connection's own changes.
+            return (_identity(self._path), row[0], self._database.total_changes)
+        except (OSError, sqlite3.Error) as error:
+            raise ArbiterLost(pair, f"{self._path}: {error}") from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _is_busy(error: Exception) -> bool:
+    # Errors of Python's own, such as that of a closed database, have no code.
+    code: object = getattr(error, "sqlite_errorcode", 0)
+    # The low byte is the kind of error, the rest its details.
+    return isinstance(code, int) and code & 0xFF in _BUSY_CODES

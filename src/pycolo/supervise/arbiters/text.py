@@ -1,0 +1,90 @@
+"""What an arbiter stores, as text: the record of a pair, and statements about QEMUs that ended.
+
+An arbiter of your own stores the same texts, so that `pycolo` reads what any of them holds.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Final
+
+from pycolo import _decode
+from pycolo._json import Document, Forms
+from pycolo.errors import ParseError
+from pycolo.evidence import Evidence
+from pycolo.supervise.shared import SharedRecord
+
+SIZE_MAX_BYTES: Final = 65536
+"Far more than any record takes."
+
+
+@functools.cache
+def shared_document() -> Document:
+    """The form of a shared record."""
+    return Document("shared record", Forms(omits="nothing").record(SharedRecord))
+
+
+@functools.cache
+def end_document() -> Document:
+    """The form of a statement that a QEMU has ended."""
+    return Document("end", Forms(omits="nothing").record(Evidence))
+
+
+def dump_shared(shared: SharedRecord) -> str:
+    """The text of a shared record: one line of JSON with its keys in a fixed order."""
+    return _dumps(shared_document(), shared)
+
+
+def load_shared(text: str, pair: str) -> SharedRecord:
+    """What the text of a shared record says.
+
+    Args:
+        text: The text.
+        pair: The name of the pair whose record it has to be.
+
+    Raises:
+        ParseError: It is the record of another pair, or pycolo would not write it like that.
+    """
+    shared = _loads(shared_document(), text, "")
+    assert isinstance(shared, SharedRecord)  # noqa: S101 - what the document's form makes
+    if shared.record.pair != pair:
+        raise ParseError("record.pair", f"be {pair}", shared.record.pair)
+    return shared
+
+
+def dump_end(end: Evidence) -> str:
+    """The text of a statement: one line of JSON with its keys in a fixed order."""
+    return _dumps(end_document(), end)
+
+
+def load_end(text: str, node: str) -> Evidence:
+    """What the text of a statement says.
+
+    Args:
+        text: The text.
+        node: The name of the node whose QEMU it has to speak of.
+
+    Raises:
+        ParseError: It speaks of another node, or pycolo would not write it like that.
+    """
+    end = _loads(end_document(), text, f"ends.{node}")
+    assert isinstance(end, Evidence)  # noqa: S101 - what the document's form makes
+    if end.node != node:
+        raise ParseError(f"ends.{node}.node", f"be {node}", end.node)
+    return end
+
+
+def _dumps(document: Document, value: object) -> str:
+    return json.dumps(document.write(value), ensure_ascii=False)
+
+
+def _loads(document: Document, text: str, path: str) -> object:
+    size_bytes = len(text.encode(errors="surrogatepass"))
+    if size_bytes > SIZE_MAX_BYTES:
+        raise ParseError(path, f"have at most {SIZE_MAX_BYTES} bytes", size_bytes)
+    value = document.read(_decode.json_value(text), path)
+    if _dumps(document, value) != text:
+        # A key that is missing or double would count as its default, or as the last of them.
+        raise ParseError(path, "be as pycolo writes it, with every key once", text)
+    return value
