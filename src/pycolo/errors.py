@@ -18,9 +18,12 @@
     │   ├── Unresponsive        the node is connected and silent
     │   ├── ConnectionFailed    there is no connection to the node
     │   └── HostRefused         the node's host could not do it: nothing was changed
-    └── ArbiterError        an arbiter did not do what it was asked
-        ├── ArbiterOvertaken    it holds another record than the one expected: nothing was changed
-        └── ArbiterLost         no certain answer came: the effect is unknown; read again
+    ├── ArbiterError        an arbiter did not do what it was asked
+    │   ├── ArbiterOvertaken    it holds another record than the one expected: nothing was changed
+    │   └── ArbiterLost         no certain answer came: the effect is unknown; read again
+    └── FuseError           a host's fuse did not do what it was asked
+        ├── FuseRefused         it refused: nothing was changed
+        └── FuseLost            it has ended or gives no answer: connect again, then arm again
 
 Every error keeps what it was made from as attributes, and can be pickled.
 """
@@ -45,6 +48,9 @@ __all__ = [
     "CompileError",
     "ConnectionFailed",
     "DeclarationError",
+    "FuseError",
+    "FuseLost",
+    "FuseRefused",
     "HostRefused",
     "ParseError",
     "PycoloError",
@@ -467,3 +473,40 @@ class ArbiterLost(ArbiterError):
     def message(self) -> str:
         """Name pair and cause."""
         return f"no certain answer of the arbiter about {self.pair}: {self.why}"
+
+
+class FuseError(PycoloError):
+    """A host's fuse did not do what it was asked. Never raised itself."""
+
+    def __init__(self, path: str, why: str) -> None:
+        """Keep the error's parts.
+
+        Args:
+            path: The path of its socket.
+            why: The cause, as a sentence without a full stop.
+        """
+        super().__init__(path, why)
+        self.path = path
+        self.why = why
+
+
+class FuseRefused(FuseError):
+    """A fuse refused a request: nothing was changed. The client stays usable."""
+
+    @override
+    def message(self) -> str:
+        """Name the socket and the cause."""
+        return f"the fuse at {self.path} refused: {self.why}"
+
+
+class FuseLost(FuseError):
+    """There is no fuse, it has ended, or it gave no answer.
+
+    Whether it did what it was asked is unknown, and its QEMUs may be unguarded. The client is
+    closed: connect again, and arm again.
+    """
+
+    @override
+    def message(self) -> str:
+        """Name the socket and the cause."""
+        return f"the fuse at {self.path} is lost: {self.why}"

@@ -17,9 +17,9 @@ from typing import TypeVar
 import click
 
 from pycolo._json import JsonObject
+from pycolo._notify import Notify
 from pycolo._printable import one_line
 from pycolo.cli import _say
-from pycolo.cli._notify import Notify
 from pycolo.errors import DeclarationError
 from pycolo.hosts import Host
 from pycolo.hosts.requests import now
@@ -97,11 +97,18 @@ async def supervised(
             supervisor = Supervisor(pairs, hosts, kept)
             begin(_written(supervisor, form))
             async with _pages(supervisor, endpoint), supervisor:
-                begin(notify.keep_alive())
+                begin(_keep_alive(notify))
                 notify.say("READY=1")
                 await ended.wait()
                 notify.say("STOPPING=1")
                 _say.note("ending; every QEMU keeps running")
+
+
+async def _keep_alive(notify: Notify) -> None:
+    """Say twice in each period that the event loop still turns; until cancelled."""
+    while notify.watchdog_s > 0:
+        notify.say("WATCHDOG=1")
+        await asyncio.sleep(notify.watchdog_s / 2)
 
 
 @asynccontextmanager

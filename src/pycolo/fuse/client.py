@@ -1,0 +1,278 @@
+"""An agent's connection to the fuse of its host.
+
+```{doctest}
+>>> from pycolo.fuse.client import FuseClient, boottime_s
+>>> async def guard(pid: int, start_time: int) -> None:
+...     async with await FuseClient.connect("/run/pycolo-fuse/fuse.sock", limit_s=1.0) as fuse:
+...         await fuse.arm(
+...             "shop-db", "alpha", "shop-db:alpha:4a0317a6",
+...             pid=pid, start_time=start_time, fuse_s=2.0, kill_s=10.0, limit_s=1.0,
+...         )
+...         sent_s = boottime_s()
+...         ...  # the arbiter has renewed the lease, or a checkpoint has finished
+...         await fuse.renew(
+...             "shop-db", "alpha", "shop-db:alpha:4a0317a6", as_of_s=sent_s, limit_s=1.0
+...         )
+
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections import deque
+from collections.abc import Mapping
+from typing import Final, Self, final
+
+import attrs
+
+from pycolo.errors import FuseLost, FuseRefused
+from pycolo.fuse import _requests
+from pycolo.fuse._kernel import boottime_s
+from pycolo.fuse._requests import FuseState
+
+__all__ = ("ArmedFuse", "FuseClient", "FuseState", "boottime_s")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ArmedFuse:
+    """A QEMU that is guarded, as the fuse tells it."""
+
+    pair: str
+    "The pair's name."
+    node: str
+    "The node's name."
+    instance: str
+    "The identity of its QEMU, `PAIR:NODE:HEX`."
+    pid: int
+    "Its process."
+    start_time: int
+    "When that process started, field 22 of /proc/PID/stat."
+    fuse_s: float
+    "How long QEMU may run without a renewal, in seconds."
+    kill_s: float
+    "How long after it was stopped QEMU is killed, in seconds."
+    as_of_s: float
+    "The moment from which `fuse_s` counts, on CLOCK_BOOTTIME."
+    state: FuseState
+    "What the fuse has done."
+
+    @property
+    def deadline_s(self) -> float:
+        """Until when QEMU may run without a further renewal, on CLOCK_BOOTTIME."""
+        return self.as_of_s + self.fuse_s
+
+
+@final
+class FuseClient:
+    """A connection to the fuse of this host. A context manager, for one event loop.
+
+    If one of its methods raises `FuseLost`, the connection is closed for good. Every method
+    may be called while others of the same client wait.
+    """
+
+    def __init__(self, path: str, way: socket.socket) -> None:
+        """Take a connected socket; used by `connect` alone."""
+        self.path: Final = path
+        "The path of the fuse's socket."
+        self._way = way
+        self._waiting: deque[asyncio.Future[bytes]] = deque()
+        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def connect(cls, path: str, *, limit_s: float) -> Self:
+        """Connect to a fuse, and see that it answers.
+
+        Args:
+            path: Its socket, `fuse.sock` in its folder.
+            limit_s: How long its answer may take, in seconds.
+
+        Raises:
+            FuseLost: There is none, or it gives no answer.
+        """
+        way = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            way.connect(path)
+        except OSError as error:
+            way.close()
+            raise FuseLost(path, str(error)) from error
+        client = cls(path, way)
+        try:
+            await client.armed(limit_s=limit_s)
+        except BaseException:
+            await client.aclose()
+            raise
+        return client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def arm(
+        self,
+        pair: str,
+        node: str,
+        instance: str,
+        *,
+        pid: int,
+        start_time: int,
+        fuse_s: float,
+        kill_s: float,
+        limit_s: float,
+    ) -> ArmedFuse:
+        """Have a QEMU guarded from now on.
+
+        An instance that is armed already, with the same values, stays as it is: its deadline moves
+        by renewals alone.
+
+        Args:
+            pair: The pair's name.
+            node: The node's name.
+            instance: The identity of its QEMU, `PAIR:NODE:HEX`; its command line names it.
+            pid: Its process.
+            start_time: When that process started, field 22 of /proc/PID/stat.
+            fuse_s: How long QEMU may run without a renewal, 0.01 to 3600 s; from this call on.
+            kill_s: How long after it was stopped QEMU is killed, 0 to 3600 s.
+            limit_s: How long the answer may take, in seconds.
+
+        Returns:
+            What is armed.
+
+        Raises:
+            FuseRefused: A value is wrong, the process is not that instance or cannot be signalled,
+                another instance of that node is armed, or this one with other values.
+            FuseLost: It is not known whether it is armed.
+        """
+        request: dict[str, object] = {"request": "arm", "pair": pair, "node": node}
+        request |= {"instance": instance, "pid": pid, "start_time": start_time}
+        request |= {"fuse_s": fuse_s, "kill_s": kill_s, "as_of_s": boottime_s()}
+        return self._armed(await self._ask(request, limit_s))
+
+    async def renew(
+        self, pair: str, node: str, instance: str, *, as_of_s: float, limit_s: float
+    ) -> ArmedFuse:
+        """Let a QEMU run for another `fuse_s` from a moment on; one that was stopped continues.
+
+        Args:
+            pair: The pair's name.
+            node: The node's name.
+            instance: The identity of its QEMU.
+            as_of_s: The moment, on CLOCK_BOOTTIME, at which QEMU may run for certain: when the
+                renewal of the lease was sent, or the checkpoint began. One that is older than the
+                latest, or `fuse_s` old, changes nothing.
+            limit_s: How long the answer may take, in seconds.
+
+        Returns:
+            What is armed then: `state` says whether QEMU runs.
+
+        Raises:
+            FuseRefused: This instance is not armed.
+            FuseLost: It is not known whether it was renewed.
+        """
+        request = {"request": "renew", "pair": pair, "node": node, "instance": instance}
+        return self._armed(await self._ask({**request, "as_of_s": as_of_s}, limit_s))
+
+    async def disarm(self, pair: str, node: str, instance: str, *, limit_s: float) -> None:
+        """Have a QEMU guarded no more; one that was stopped continues, one not armed stays so.
+
+        Args:
+            pair: The pair's name.
+            node: The node's name.
+            instance: The identity of its QEMU.
+            limit_s: How long the answer may take, in seconds.
+
+        Raises:
+            FuseRefused: Another instance of that node is armed.
+            FuseLost: It is not known whether it was disarmed.
+        """
+        request = {"request": "disarm", "pair": pair, "node": node, "instance": instance}
+        await self._ask(request, limit_s)
+
+    async def armed(self, *, limit_s: float) -> tuple[ArmedFuse, ...]:
+        """Every QEMU that is guarded, also those that other agents have armed.
+
+        Args:
+            limit_s: How long the answer may take, in seconds.
+
+        Raises:
+            FuseLost: There is no answer.
+        """
+        found = await self._ask({"request": "list"}, limit_s)
+        if not isinstance(found, list):
+            raise self._failed("its answer is none to this request")
+        return tuple(map(self._armed, found))
+
+    async def wait_lost(self) -> str:
+        """Wait until the connection has ended, as it does when the fuse ends; gives the reason."""
+        return await asyncio.shield(self._lost)
+
+    async def aclose(self) -> None:
+        """Close the connection; what is armed stays so. May be called again."""
+        self._end("the client was closed")
+        self._reader.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reader
+        self._way.close()
+
+    async def _ask(self, request: Mapping[str, object], limit_s: float) -> object:
+        if self._lost.done():
+            raise FuseLost(self.path, self._lost.result())
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting.append(answer)
+        try:
+            self._way.send(json.dumps(request).encode())
+            found: object = json.loads(await asyncio.wait_for(answer, limit_s))
+        except TimeoutError as error:
+            raise self._failed(f"it did not answer within {limit_s:g} s") from error
+        except OSError as error:
+            raise self._failed(str(error)) from error
+        except ValueError as error:
+            raise self._failed("its answer is no JSON") from error
+        match found:
+            case {"ok": result}:
+                return result
+            case {"refused": str(why)}:
+                raise FuseRefused(self.path, why)
+            case _:
+                raise self._failed("its answer is none of a fuse")
+
+    def _armed(self, found: object) -> ArmedFuse:
+        try:
+            match found:
+                case {"state": ("armed" | "stopped" | "killed") as state, **rest}:
+                    return ArmedFuse(**_requests.arm(rest)._asdict(), state=state)
+                case _:
+                    raise self._failed("its answer is none to this request")
+        except _requests.Refused as error:
+            raise self._failed(f"in its answer {error}") from error
+
+    async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(ConnectionResetError):
+            while data := await loop.sock_recv(self._way, _requests.REPLY_MAX_BYTES):
+                # Answers come in the order of the requests; nobody may wait for this one any more.
+                answer = self._waiting.popleft() if self._waiting else None
+                if answer is not None and not answer.done():
+                    answer.set_result(data)
+        self._end("the fuse has ended")
+
+    def _failed(self, why: str) -> FuseLost:
+        """End the connection; gives the error that says so."""
+        self._end(why)
+        self._reader.cancel()
+        return FuseLost(self.path, self._lost.result())
+
+    def _end(self, why: str) -> None:
+        if not self._lost.done():
+            self._lost.set_result(why)
+        while self._waiting:
+            answer = self._waiting.popleft()
+            if not answer.done():
+                answer.set_exception(ConnectionError(self._lost.result()))
