@@ -251,6 +251,27 @@ class PairController:
         finally:
             self._resyncs.release()
 
+    def begin_generation(self) -> None:
+        """Forget what QEMUs said of a COLO that has ended: another program begins the next one."""
+        for session in self._sessions.values():
+            session.begin_generation()
+
+    async def arm(self) -> Snapshot:
+        """Look at the pair, arm its failovers where it is settled, and do nothing else.
+
+        For the node that does not drive the pair: what is not settled is the other one's to mend.
+        """
+        async with self._rounds:
+            self._changed.clear()
+            # Whoever drives the pair may have replaced any QEMU since.
+            self._armed = {}
+            since = self._executions
+            snapshot = await self._look()
+            step = self._next(snapshot, ())
+            if isinstance(step, Settled):
+                await self._do(step, since)
+            return snapshot
+
     async def _turn(self, resyncs: asyncio.Semaphore) -> bool:
         """Take a place among the resyncs; False, without one, where something happens before."""
         turn = asyncio.get_running_loop().create_task(resyncs.acquire())

@@ -7,14 +7,14 @@ saved with it proves nothing once the record has another epoch.
 
 from __future__ import annotations
 
-from typing import Literal, Self, TypeAlias, final
+from typing import Literal, Self, TypeAlias, final, get_args
 
 import attrs
 
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
 
-Kind: TypeAlias = Literal["exit", "fence"]
+Kind: TypeAlias = Literal["exit", "fence", "self-fence"]
 INSTANCE_PARTS = 3
 
 
@@ -39,6 +39,8 @@ class Evidence:
     Args:
         kind: `exit`: its host's kernel shows that the process has ended, or that each of its
             threads has or is exiting. `fence`: an operator or a fencing device has made sure of it.
+            `self-fence`: its lease has run out, so that the fuse of its host has stopped it, or it
+            is a secondary that can be promoted no more.
         node: The node on which it ran.
         instance: The identity of the QEMU, `PAIR:NODE:HEX`.
         epoch: The epoch of the record that let it run alone, as in the plan's `Victim`.
@@ -50,7 +52,7 @@ class Evidence:
         DeclarationError: A field is empty; no object is made.
     """
 
-    kind: Kind = attrs.field(validator=rules.Valid(rules.one_of("exit", "fence")))
+    kind: Kind = attrs.field(validator=rules.Valid(rules.one_of(*get_args(Kind))))
     node: str
     instance: str
     epoch: int

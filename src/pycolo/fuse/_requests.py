@@ -135,10 +135,10 @@ def _only(found: Mapping[object, object], names: tuple[str, ...]) -> None:
     for name in names:
         if name not in found:
             raise Refused(f"{name} is missing")
-    for name in found:
-        if name not in names:
+    for other in found:
+        if other not in names:
             known = ", ".join(names) or "none"
-            raise Refused(f"there is no field {shown(name)}: the fields are {known}")
+            raise Refused(f"there is no field {shown(other)}: the fields are {known}")
 
 
 def _who(found: Mapping[object, object]) -> tuple[str, str, str]:

@@ -43,6 +43,8 @@ class Supervision:
     "A claim of the other node that has led to nothing for so long may be taken over."
     fuse_s: float = attrs.field(default=2.0, validator=rules.Valid(rules.seconds))
     "A fuse stops a primary after so long without a checkpoint and without a renewed lease."
+    kill_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
+    "A primary that its fuse has stopped is killed after so long."
     retry_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
     "How long to wait after a launch or a resync that failed; doubled each time, up to a minute."
     tries_per_hour: int = attrs.field(default=5, validator=rules.Valid(rules.Whole(1, 1000)))

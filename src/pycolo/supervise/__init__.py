@@ -7,9 +7,11 @@ own.
 
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
 from pycolo.supervise._measures import Histogram, Measures, Silence
+from pycolo.supervise.agent import Agent
 from pycolo.supervise.arbiter import Arbiter, Held
 from pycolo.supervise.decision import Decision, decide
 from pycolo.supervise.endpoint import HttpEndpoint
+from pycolo.supervise.guard import FuseGuard, Guard
 from pycolo.supervise.observation import Limits, Observation, Qemu, Signal
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Store, Wish
@@ -19,10 +21,13 @@ from pycolo.supervise.table import TABLE, Action, Event, Phase, Row, State
 __all__ = (
     "TABLE",
     "Action",
+    "Agent",
     "Arbiter",
     "Decision",
     "Event",
     "EventKind",
+    "FuseGuard",
+    "Guard",
     "Held",
     "Histogram",
     "HttpEndpoint",

@@ -75,6 +75,21 @@ class Authority(Protocol):
             StoreError: It cannot be written.
         """
 
+    async def settle(self, snapshot: Snapshot) -> bool:
+        """Bring the record and the node's own file together; whether either was changed."""
+
+    async def say_exit(self, end: Evidence) -> None:
+        """State that a QEMU of a node's own host has ended."""
+
+    def lease_evidence(self, peer: str, instance: str, epoch: int) -> Evidence | None:
+        """What a lease that has run out is evidence of."""
+
+    def beat(self, now_s: float) -> None:
+        """Take note that the event loop runs."""
+
+    def checkpoint(self) -> None:
+        """Take note that the node, as primary, has finished a checkpoint."""
+
 
 @final
 class FilesAuthority(Authority):
@@ -153,3 +168,24 @@ class FilesAuthority(Authority):
     async def stop(self) -> bool:
         self._store.want(self._pair, "stopped")
         return True
+
+    @override
+    async def settle(self, snapshot: Snapshot) -> bool:
+        return False
+
+    @override
+    async def say_exit(self, end: Evidence) -> None:
+        # Both nodes' decisions are made in one place.
+        return
+
+    @override
+    def lease_evidence(self, peer: str, instance: str, epoch: int) -> Evidence | None:
+        return None
+
+    @override
+    def beat(self, now_s: float) -> None:
+        return
+
+    @override
+    def checkpoint(self) -> None:
+        return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Final, Literal, TypeAlias, TypeVar, assert_never, final
 
@@ -44,6 +45,7 @@ from pycolo.supervise.observation import SIGNALS, Limits, Observation, Signal
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Wish
 from pycolo.supervise.table import Action, Event, Phase
+from pycolo.topology import secondary_yanks
 
 LOOK_S: Final = 20.0
 "How long a pair is left alone that says nothing."
@@ -149,6 +151,8 @@ class Keeper:
         self._said: dict[tuple[EventKind, str | None], str] = {}
         self._phases: Mapping[str, Phase] = {}
         self._is_protected = False
+        # When the record last let one node alone run: a COLO that has ended before is not this one.
+        self._unprotected_s = -math.inf
         self._person = ""
 
     async def run(self) -> None:
@@ -177,6 +181,14 @@ class Keeper:
                 for task in filter(None, (self._work, self._takeover, self._search)):
                     task.cancel()
                     await asyncio.wait((task,))
+
+    def wake(self) -> None:
+        """Have it look at once: something was learnt."""
+        self._news.set()
+
+    def trouble(self, text: str, node: str) -> None:
+        """Tell what is wrong on a node's side, once."""
+        self._say("trouble", text, node)
 
     @property
     def status(self) -> PairStatus:
@@ -226,6 +238,7 @@ class Keeper:
         """Do what is to be done now; whether something was, so that more may follow at once."""
         self._senses.check()
         self._senses.beat()
+        self._authority.beat(self._now_s())
         self._take_results()
         if self._takeover is not None or self._controller.is_acting:
             # What is seen while a plan is executed is the plan's to answer.
@@ -237,14 +250,21 @@ class Keeper:
             return self._begin_round() or (is_due and self._begin_look())
         if record.phase != "protected":
             await self._withdraw()
+            self._unprotected_s = self._now_s()
+            if not self._authority.drives(record):
+                self._controller.begin_generation()
         self._note_claim()
         # Also where something was done since: it shows what the nodes were before that.
         self._senses.look(self._controller, snapshot, record)
         if self._is_stale:
             return self._begin_round() or self._begin_look()
+        if self._work is None and await self._authority.settle(snapshot):
+            self._is_stale = True
+            return True
         await self._reconsider(snapshot, record)
         nodes = self._authority.decides(_members(record))
         decided = [self._decided(node, snapshot, record) for node in nodes]
+        self._ask_without_arbiter(decided)
         if self._senses.take_back():
             self._due_s = min(self._due_s, self._now_s())
         self._phases = {one.node: one.decision.phase for one in decided}
@@ -348,8 +368,13 @@ class Keeper:
 
     async def _do(self, action: Action, decided: _Decided) -> _Outcome:  # noqa: C901 - one case an action
         match action:
-            case "tell" | "say-exit" | "reconcile" | "boot" | "hand-over":
-                # Events tell; both nodes' decisions are made here; the others are done by a round.
+            case "tell" | "reconcile" | "boot" | "hand-over":
+                # Events tell; the others are done by a round.
+                return "nothing"
+            case "say-exit":
+                end = self._senses.ended.get(decided.seen.instance)
+                if end is not None:
+                    await self._authority.say_exit(end)
                 return "nothing"
             case "ask":
                 return self._ask(decided)
@@ -406,7 +431,8 @@ class Keeper:
             proofs = eyes.checkpoints_since(at_s)
             if proofs < _PROOFS:
                 found[signal] = max(at_s, eyes.checkpoint_s or at_s) if proofs else at_s
-        exits = [at_s for at_s in (eyes.colo_exit_s, theirs.colo_exit_s) if at_s is not None]
+        ended_s = [at_s for at_s in (eyes.colo_exit_s, theirs.colo_exit_s) if at_s is not None]
+        exits = [at_s for at_s in ended_s if at_s > self._unprotected_s]
         if exits:
             found["colo-exit"] = min(exits)
         ends = [at_s for at_s in (eyes.checkpoint_s, theirs.checkpoint_s) if at_s is not None]
@@ -417,7 +443,9 @@ class Keeper:
     def _evidence(self, record: PairRecord, peer: str | None) -> Evidence | None:
         """What shows that the peer's QEMU has ended which the record lets run alone."""
         named = None if peer is None else record.eligible.get(peer)
-        found = None if named is None else self._senses.ended.get(named)
+        if named is None:
+            return None
+        found = self._senses.ended.get(named) or self._authority.ends.get(named)
         return None if found is None else attrs.evolve(found, epoch=record.epoch)
 
     def _limits(self, snapshot: Snapshot, record: PairRecord) -> Limits:
@@ -448,6 +476,18 @@ class Keeper:
             session.send(MigrateSetParameters(x_checkpoint_delay_ms=live.checkpoint_delay_ms))
         return "nothing"
 
+    def _ask_without_arbiter(self, decided: Sequence[_Decided]) -> None:
+        """Have a primary make checkpoints while no lease can be renewed: each renews its fuse."""
+        if not self._authority.is_lost:
+            return
+        for one in decided:
+            eyes, is_primary = self._eyes(one.node), one.record.holder == one.node
+            if not is_primary or one.node not in self._authority.fuses:
+                continue
+            last_s = eyes.checkpoint_s
+            if last_s is None or self._now_s() - last_s >= self.pair.supervision.fuse_s / 4:
+                self._ask(one)
+
     async def _sever(self, decided: _Decided) -> _Outcome:
         """Cut a primary's side of COLO that has lost its replication.
 
@@ -455,22 +495,34 @@ class Keeper:
         renews a lease, and the failover begins with the same. As long as nothing shows that the
         other QEMU has ended, the two may continue: only the way to it may be lost.
         """
-        node = decided.node
-        if "narrow" not in decided.decision.actions or decided.seen.cut_since_s is not None:
+        node, seen = decided.node, decided.seen
+        is_claim = self._authority.cuts and seen.evidence is None
+        is_due = is_claim or "narrow" in decided.decision.actions
+        if not is_due or seen.cut_since_s is not None:
             return "nothing"
         session = await self._controller.reach(node, limit_s=_CUT_S)
         if session is None:
             return "failed"
         try:
             # A refusal says that there is nothing left to cut.
-            with contextlib.suppress(CommandRefused):
-                await session.execute(_YANK_MIGRATION, limit_s=_CUT_S, oob=True)
+            for yank in self._yanks(decided):
+                with contextlib.suppress(CommandRefused):
+                    await session.execute(yank, limit_s=_CUT_S, oob=True)
         except RemoteError as error:
             self._say("trouble", f"its side of COLO could not be cut: {error}", node)
             return "failed"
         self._eyes(node).cut_s = self._now_s()
         self._say("action", "has cut its side of COLO", node)
         return "done"
+
+    def _yanks(self, decided: _Decided) -> tuple[Yank, ...]:
+        """What cuts a node's side, so that no checkpoint can end any more.
+
+        A primary's disks and filters are cut later: a write that hangs there would end without the
+        secondary, and so would answers over IPv6.
+        """
+        holds = decided.record.holder == decided.node
+        return (_YANK_MIGRATION,) if holds else secondary_yanks(self.pair)
 
     async def _begin_claim(self, decided: _Decided) -> _Outcome:
         if decided.seen.evidence is None and self._eyes(decided.node).of_it:
@@ -537,13 +589,20 @@ class Keeper:
         return True
 
     def _begin_failover(self, decided: _Decided) -> _Outcome:
-        evidence = decided.seen.evidence
+        evidence = decided.seen.evidence or self._by_lease(decided)
         if evidence is None:
             # The record was written before: what is left of the failover is compiled anew.
             return "done" if self._begin_round() else "nothing"
         self._say("action", f"continues alone: {evidence.how}, says {evidence.who}", decided.node)
         self._takeover = self._task(self._controller.died(evidence))
         return "done"
+
+    def _by_lease(self, decided: _Decided) -> Evidence | None:
+        peer, record = decided.peer, decided.record
+        named = None if peer is None else record.eligible.get(peer)
+        if decided.decision.event != "lease-gone" or peer is None or named is None:
+            return None
+        return self._authority.lease_evidence(peer, named, record.epoch)
 
     async def _end(self, decided: _Decided) -> _Outcome:
         if not await self._kill(decided.node, decided.seen.instance, "it was not ended"):
@@ -556,7 +615,10 @@ class Keeper:
             return False
         if self._now_s() < self._due_s:
             return False
-        self._work = self._task(self._controller.reconcile())
+        if self._authority.drives(self._record):
+            self._work = self._task(self._controller.reconcile())
+        else:
+            self._work = self._task(self._controller.arm())
         return True
 
     def _begin_look(self) -> bool:
@@ -578,6 +640,9 @@ class Keeper:
         if isinstance(found, Snapshot):
             self._is_stale = False
             self._look_due_s = self._now_s() + LOOK_S
+            if not self._authority.drives(self._record):
+                wait_s = LOOK_S if self._controller.armed else self.pair.supervision.retry_s
+                self._due_s = self._now_s() + wait_s
             return
         now_s = self._now_s()
         self._due_s = now_s
@@ -687,6 +752,7 @@ class Keeper:
             pause_s = self._senses.pause_s(node, notice)
             if pause_s is not None:
                 self._tally.checkpoint(pause_s)
+                self._authority.checkpoint()
 
     def _heed(self) -> None:
         """Take note of what is wanted, where another process has changed it."""
@@ -713,9 +779,8 @@ class Keeper:
     async def _rest(self) -> None:
         declared = self.pair.supervision
         eyes = [self._eyes(node) for node in self._phases]
-        if self._authority.claimed_by is not None or any(
-            one.of_it or one.colo_exit_s for one in eyes
-        ):
+        is_alert = self._authority.claimed_by is not None or self._authority.is_lost
+        if is_alert or any(one.of_it or one.colo_exit_s for one in eyes):
             limit_s = min(declared.silent_s, declared.primary_s) / 4
         else:
             limit_s = _WISH_S
@@ -755,9 +820,9 @@ def _peer(record: PairRecord, node: str) -> str | None:
 
 
 def _are_protected(decided: Sequence[_Decided]) -> bool:
-    """Whether each of two nodes may run alone, and nothing has to be answered."""
+    """Whether each node may run alone, and nothing has to be answered."""
     decisions = [(one.decision.state, one.decision.event) for one in decided]
-    return decisions == [("protected", "quiet")] * 2
+    return bool(decisions) and all(one == ("protected", "quiet") for one in decisions)
 
 
 def _has_diverged(eyes: Eyes, theirs: Eyes, now_s: float) -> bool:

@@ -8,6 +8,8 @@ import logging
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Final, Self, final
 
+from typing_extensions import override
+
 from pycolo._printable import brief
 from pycolo.errors import DeclarationError
 from pycolo.hosts import Host
@@ -15,7 +17,7 @@ from pycolo.model import ColoPair
 from pycolo.observers import Observer
 from pycolo.qmp.replies import Version
 from pycolo.session import SchemaCache
-from pycolo.supervise._authority import FilesAuthority
+from pycolo.supervise._authority import Authority, FilesAuthority
 from pycolo.supervise._events import PairStatus, SupervisorEvent
 from pycolo.supervise._keeper import Keeper
 from pycolo.supervise._measures import Measures, Tally
@@ -27,44 +29,29 @@ _KEPT: Final = 1000
 _LOG: Final = logging.getLogger("pycolo.supervise")
 
 
-@final
-class Supervisor:
-    """Keeps pairs protected: notices that a QEMU has ended, fails over, and makes a new secondary.
+class Keeping:
+    """Keeps pairs, each by an authority of its own: what `Supervisor` and `Agent` have in common.
 
-    An async context manager, entered once; it keeps the pairs while the block lasts. QEMUs keep
-    running after the block, and the next supervisor continues from what it finds. It must reach the
-    hosts of all nodes, and be the only supervisor of its pairs: with one store `Store.alone`
-    ensures that.
-
-    Args:
-        pairs: The declarations; each name once.
-        hosts: Pair name to node name to its host, spares included; not closed by it.
-        store: What is wanted of each pair; read about once a second, since other processes may
-            change it.
-        observer: Is called with what every execution does; None for none.
-        resyncs: How many resyncs may run at once, 1 or more. A failover never waits for one.
-        assume_good: QEMU versions that the operator vouches for.
-
-    Raises:
-        DeclarationError: Two pairs have one name, or a node has no host.
+    An async context manager, entered once; it keeps the pairs while the block lasts.
     """
 
     def __init__(
         self,
         pairs: Sequence[ColoPair],
         hosts: Mapping[str, Mapping[str, Host]],
-        store: Store,
+        authorities: Mapping[str, Authority],
         *,
-        observer: Observer | None = None,
-        resyncs: int = RESYNCS,
-        assume_good: Collection[Version] = (),
+        observer: Observer | None,
+        resyncs: int,
+        assume_good: Collection[Version],
     ) -> None:
+        """Take the pairs; errors as `Supervisor`."""
         names = [pair.name for pair in pairs]
         if len(set(names)) != len(names):
             raise DeclarationError("pairs", names, "have each name once")
         self._pairs = tuple(pairs)
         self._hosts = hosts
-        self._store = store
+        self._authorities = authorities
         self._observer = observer
         self._assume_good = tuple(assume_good)
         self._turns = asyncio.Semaphore(resyncs)
@@ -77,8 +64,7 @@ class Supervisor:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            for pair in self._pairs:
-                stack.enter_context(self._store.alone(pair.name))
+            await self._enter(stack)
             for pair in self._pairs:
                 stack.push_async_callback(_ended, asyncio.create_task(self._keep(pair)))
             self._stack = stack.pop_all()
@@ -122,7 +108,7 @@ class Supervisor:
         return Keeper(
             pair,
             self._hosts.get(pair.name, {}),
-            FilesAuthority(pair.name, self._store),
+            self._authorities[pair.name],
             self._tell,
             tally=self._tallies[pair.name],
             observer=self._observer,
@@ -130,6 +116,9 @@ class Supervisor:
             schemas=self._schemas,
             assume_good=self._assume_good,
         )
+
+    async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
+        """Take what the authorities need while the pairs are kept."""
 
     async def _keep(self, pair: ColoPair) -> None:
         """Keep one pair, whatever goes wrong: whoever fails is started anew, and looks again."""
@@ -143,6 +132,54 @@ class Supervisor:
                 self._tell(SupervisorEvent(pair=pair.name, kind="person", text=text))
             await asyncio.sleep(_AGAIN_S)
             self._keepers[pair.name] = self._keeper(pair)
+
+
+@final
+class Supervisor(Keeping):
+    """Keeps pairs protected: notices that a QEMU has ended, fails over, and makes a new secondary.
+
+    An async context manager, entered once; it keeps the pairs while the block lasts. QEMUs keep
+    running after the block, and the next supervisor continues from what it finds. It must reach the
+    hosts of all nodes, and be the only supervisor of its pairs: with one store `Store.alone`
+    ensures that.
+
+    Args:
+        pairs: The declarations; each name once.
+        hosts: Pair name to node name to its host, spares included; not closed by it.
+        store: What is wanted of each pair; read about once a second, since other processes may
+            change it.
+        observer: Is called with what every execution does; None for none.
+        resyncs: How many resyncs may run at once, 1 or more. A failover never waits for one.
+        assume_good: QEMU versions that the operator vouches for.
+
+    Raises:
+        DeclarationError: Two pairs have one name, or a node has no host.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[ColoPair],
+        hosts: Mapping[str, Mapping[str, Host]],
+        store: Store,
+        *,
+        observer: Observer | None = None,
+        resyncs: int = RESYNCS,
+        assume_good: Collection[Version] = (),
+    ) -> None:
+        self._store = store
+        super().__init__(
+            pairs,
+            hosts,
+            {pair.name: FilesAuthority(pair.name, store) for pair in pairs},
+            observer=observer,
+            resyncs=resyncs,
+            assume_good=assume_good,
+        )
+
+    @override
+    async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
+        for pair in self._pairs:
+            stack.enter_context(self._store.alone(pair.name))
 
 
 def _now_s() -> float:

@@ -1,0 +1,608 @@
+"""An agent's authority: the record that an arbiter holds, before the files of the hosts.
+
+Every record that a plan writes is swapped into the arbiter first, so that plans are the same as
+without one. The files carry the arbiter's name (`managed_by`): whoever does not ask that arbiter
+takes no right from them. With nothing else held back, a node's right is the arbiter's word, and its
+own file, which is durable before its guest runs alone, shows an arbiter that was restored from a
+backup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
+from datetime import UTC, datetime
+from typing import Final, final
+
+import attrs
+from typing_extensions import override
+
+from pycolo.errors import (
+    ArbiterError,
+    ArbiterLost,
+    ArbiterOvertaken,
+    CommandUnknown,
+    FuseError,
+    HostRefused,
+    RemoteError,
+)
+from pycolo.evidence import Evidence, Victim
+from pycolo.hosts import Host, HostState
+from pycolo.model import ColoPair
+from pycolo.model.node import Monitor
+from pycolo.plan import HostAction, LaunchQemu
+from pycolo.qmp.replies import Version
+from pycolo.record import Change, DamagedRecord, NoRecord, PairRecord, RecordState
+from pycolo.snapshot import Snapshot
+from pycolo.supervise._authority import Authority
+from pycolo.supervise.arbiter import Arbiter, Held
+from pycolo.supervise.guard import Guard
+from pycolo.supervise.shared import SharedRecord
+from pycolo.supervise.store import Wish
+
+_ANSWER_S: Final = 2.0
+_FOLLOW_S: Final = 10.0
+_AGAIN_S: Final = 0.25
+_WRITE: Final = "write-record"
+_PAUSED: Final = "by an operator"
+
+
+@final
+class Arbitration(Authority):
+    """What one node's agent knows of the arbiter, and does there; a context manager.
+
+    Args:
+        pair: The declaration.
+        node: The node of this agent.
+        hosts: Node name to its host; the agent's own one is at hand, the others may be out of
+            reach. Not closed by it.
+        arbiter: Holds the pair's record; not closed by it.
+        name: The arbiter's name, as the files carry it.
+        guard: The fuse of this node's host; None where it has none.
+        wake: Is called whenever something was learnt; must be quick and must not raise.
+        tell: Is called with what goes wrong, in words.
+    """
+
+    def __init__(
+        self,
+        pair: ColoPair,
+        node: str,
+        hosts: Mapping[str, Host],
+        arbiter: Arbiter,
+        name: str,
+        *,
+        guard: Guard | None,
+        wake: Callable[[], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._pair: Final = pair
+        self._node: Final = node
+        self._arbiter: Final = arbiter
+        self._name: Final = name
+        self._guard: Final = guard
+        self._wake: Final = wake
+        self._tell: Final = tell
+        self._plain: Final = hosts
+        self._held: Held | None = None
+        self._is_lost = True
+        self._doubted = asyncio.Event()
+        self._files: dict[str, RecordState] = {}
+        self._written: PairRecord | None = None
+        self._is_adopting = False
+        self._looked_on: SharedRecord | None = None
+        self._arming = asyncio.Lock()
+        self._armed: str | None = None
+        self._may_run = asyncio.Event()
+        self._may_run_as_of_s = 0.0
+        self._is_due = asyncio.Event()
+        self._renewed: str | None = None
+        self._beaten_s = 0.0
+        self._stack = contextlib.AsyncExitStack()
+        self.hosts: Final[Mapping[str, Host]] = {
+            one: _ArbitratedHost(host, one, self) for one, host in hosts.items()
+        }
+        "Node name to its host, with the arbiter before its record."
+
+    async def __aenter__(self) -> Arbitration:
+        async with contextlib.AsyncExitStack() as stack:
+            for work in (self._follow(), self._renew(), self._relight()):
+                stack.push_async_callback(_ended, asyncio.create_task(work))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    # -- what is known
+
+    @property
+    def _shared(self) -> SharedRecord | None:
+        return None if self._held is None else self._held.shared
+
+    @property
+    @override
+    def claimed_by(self) -> str | None:
+        shared = self._shared
+        return None if shared is None else shared.claimed_by
+
+    @property
+    @override
+    def is_lost(self) -> bool:
+        return self._is_lost
+
+    @property
+    @override
+    def fuses(self) -> frozenset[str]:
+        shared = self._shared
+        return frozenset() if shared is None else shared.fuses
+
+    @property
+    @override
+    def ends(self) -> Mapping[str, Evidence]:
+        held = self._held
+        return {} if held is None else {end.instance: end for end in held.ends.values()}
+
+    @property
+    @override
+    def cuts(self) -> bool:
+        return True
+
+    @override
+    def wish(self) -> Wish:
+        if self._held is None:
+            return Wish(paused="until the arbiter answers")
+        shared = self._held.shared
+        if shared is None:
+            return Wish()
+        return Wish(want=shared.want, paused=_PAUSED if shared.paused else None)
+
+    @override
+    def record(self, snapshot: Snapshot) -> PairRecord | None:
+        shared = self._shared
+        return None if shared is None else shared.record
+
+    @override
+    def decides(self, members: Collection[str]) -> tuple[str, ...]:
+        return (self._node,) if self._node in members else ()
+
+    @override
+    def drives(self, record: PairRecord | None) -> bool:
+        if self._held is None:
+            return False
+        if record is None:
+            is_first = self._node == self._pair.nodes[0].name
+            return is_first and self._files.get(self._node) == NoRecord()
+        if self.claimed_by is not None:
+            return self.claimed_by == self._node
+        if self._node != record.holder:
+            return False
+        # Once its QEMU has ended it is the other node's turn, unless that has ended as well.
+        ended = {node: instance in self.ends for node, instance in record.eligible.items()}
+        return all(ended.values()) or not ended.get(self._node, False)
+
+    @override
+    def lacks_lease(self, node: str) -> bool:
+        return self._held is not None and not self._is_lost and node not in self._held.leases
+
+    # -- what is changed
+
+    @override
+    async def claim(self, node: str) -> bool:
+        shared = self._shared
+        if shared is None:
+            return False
+        if shared.claimed_by == node:
+            return True
+        return await self._swapped(attrs.evolve(shared, claimed_by=node))
+
+    @override
+    async def give_back(self) -> bool:
+        shared = self._shared
+        if shared is None or shared.claimed_by != self._node:
+            return True
+        return await self._swapped(attrs.evolve(shared, claimed_by=None))
+
+    @override
+    async def stop(self) -> bool:
+        shared = self._shared
+        if shared is None:
+            return False
+        return await self._swapped(attrs.evolve(shared, want="stopped"))
+
+    @override
+    async def say_exit(self, end: Evidence) -> None:
+        if self._held is None or self._held.ends.get(end.node) == end:
+            return
+        with self._noted():
+            await self._arbiter.state(self._pair.name, end, limit_s=_ANSWER_S)
+
+    @override
+    def lease_evidence(self, peer: str, instance: str, epoch: int) -> Evidence | None:
+        return Evidence.of(
+            Victim(node=peer, instance=instance, epoch=epoch),
+            kind="self-fence",
+            who=self._name,
+            how=f"the lease of {peer} has run out",
+            when=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
+
+    @override
+    async def settle(self, snapshot: Snapshot) -> bool:
+        if self._held is None or self._is_lost:
+            return False
+        shared, own = self._held.shared, self._files.get(self._node)
+        if shared is None:
+            return await self._adopted(snapshot)
+        if self._looked_on is None or self._looked_on.record != shared.record:
+            # Another node's agent may have launched or ended a QEMU here.
+            return True
+        if self._node not in shared.record.named or not _is_behind(own, shared.record):
+            return False
+        # Another node's agent wrote it, or one died between the arbiter and this file.
+        return await self._filed(self._node, shared.record)
+
+    @override
+    def beat(self, now_s: float) -> None:
+        self._beaten_s = now_s
+
+    @override
+    def checkpoint(self) -> None:
+        if self._guard is not None:
+            # What is read now was said after the loop's last beat: how much later nobody knows.
+            late_s = asyncio.get_running_loop().time() - self._beaten_s
+            self._may_run_as_of_s = self._guard.now_s() - late_s
+            self._may_run.set()
+
+    # -- the files
+
+    async def _adopted(self, snapshot: Snapshot) -> bool:
+        """Hand the files' record over to the arbiter, by the holder's agent."""
+        files = {n: r for n, r in snapshot.records.items() if isinstance(r, PairRecord)}
+        top = max(files.values(), key=lambda record: record.order, default=None)
+        if top is None or top.holder != self._node:
+            return False
+        if any(not isinstance(state, PairRecord | NoRecord) for state in snapshot.records.values()):
+            self._tell(f"the pair is handed to {self._name} once every node's record can be read")
+            return False
+        if self._has_mark(self._node) and not self._is_adopting:
+            why = f"{self._name} holds nothing of this pair, whose records are handed to it"
+            self._tell(f"{why}: it was restored from a backup, or is another one of that name")
+            return False
+        # A marked file gives no right, so that nobody goes by it while both places hold a record.
+        self._is_adopting = True
+        for node in top.eligible:
+            if not self._has_mark(node) and not await self._filed(node, files[node]):
+                return False
+        record = attrs.evolve(top, epoch=top.epoch + 1, revision=0)
+        return await self._swapped(SharedRecord(record=record))
+
+    def _has_mark(self, node: str) -> bool:
+        found = self._files.get(node)
+        return isinstance(found, PairRecord) and found.managed_by == self._name
+
+    async def _filed(self, node: str, record: PairRecord) -> bool:
+        """Write a record that the arbiter has, or is to have, into a node's file."""
+        found = self._files.get(node)
+        if not isinstance(found, PairRecord | DamagedRecord):
+            return False
+        change = Change(expects=found, becomes=self.named(record))
+        try:
+            await self._plain[node].write(self._pair, node, change, limit_s=_ANSWER_S)
+        except RemoteError as error:
+            self._tell(f"the record of {node} could not be written: {error}")
+            return False
+        self._files[node] = change.becomes
+        return True
+
+    def named(self, record: PairRecord) -> PairRecord:
+        """A record as a file keeps it."""
+        return attrs.evolve(record, managed_by=self._name)
+
+    def found(self, node: str, state: RecordState) -> RecordState:
+        """Take note of what is in a file; gives what a plan is to take it for."""
+        self._files[node] = state
+        if node == self._node:
+            self._looked_on = self._shared
+        if isinstance(state, PairRecord) and state.managed_by == self._name:
+            return attrs.evolve(state, managed_by=None)
+        return state
+
+    def change(self, node: str, change: Change) -> Change:
+        """What a plan changes, as a change of the file."""
+        found, expects = self._files.get(node), change.expects
+        match expects, found:
+            case PairRecord(), PairRecord() if _same(expects, found):
+                expects = found
+            case _:
+                pass
+        return Change(expects=expects, becomes=self.named(change.becomes))
+
+    def monitor(self, node: str, monitor: Monitor) -> Monitor:
+        """The monitor by which this agent speaks to a node: the first one is its own agent's."""
+        declared = self._pair.node(node)
+        is_peers = node != self._node and monitor == declared.control_monitor
+        return declared.observer_monitor if is_peers else monitor
+
+    async def permit(self, node: str, record: PairRecord) -> None:
+        """Swap a record into the arbiter before a file gets it.
+
+        Raises:
+            HostRefused: The arbiter does not let it be written.
+            CommandUnknown: It is not known whether the arbiter has it.
+        """
+        held = self._held
+        if held is None or self._is_lost:
+            raise HostRefused(node, _WRITE, "the arbiter gives no answer")
+        shared = held.shared
+        if shared is not None and _same(shared.record, record):
+            return
+        refusal = self._refusal(shared, record)
+        if refusal is not None:
+            raise HostRefused(node, _WRITE, refusal)
+        try:
+            async with self._arming:
+                new = await self._next(shared, record)
+                self._held = await self._arbiter.swap(
+                    self._pair.name, held, new, no_lease_of=_lessee(record), limit_s=_ANSWER_S
+                )
+        except ArbiterOvertaken as error:
+            self._doubt()
+            raise HostRefused(node, _WRITE, str(error)) from error
+        except ArbiterLost as error:
+            self._doubt()
+            raise CommandUnknown(node, _WRITE, error.why) from error
+        self._written = record
+        self._wake()
+        await self._disarm_needless()
+
+    def _refusal(self, shared: SharedRecord | None, record: PairRecord) -> str | None:
+        """Why a record must not replace the arbiter's; None where it may."""
+        if shared is None:
+            is_new = self._files.get(self._node) == NoRecord()
+            return None if is_new else "its record is not the arbiter's yet"
+        if shared.claimed_by not in (None, self._node):
+            return f"{shared.claimed_by} claims the pair"
+        both = (self._files.get(self._node), self._written)
+        known = [one for one in both if isinstance(one, PairRecord)]
+        if not any(_same(one, shared.record) for one in known):
+            return "the arbiter holds a later record than the one that was read; look again"
+        if record.order <= shared.record.order or record.birth != shared.record.birth:
+            return "it does not follow on the arbiter's record; look again"
+        return None
+
+    async def _next(self, shared: SharedRecord | None, record: PairRecord) -> SharedRecord:
+        """What the arbiter is to hold; the fuse is armed before a secondary becomes eligible."""
+        before = shared or SharedRecord(record=record)
+        fuses = frozenset[str]() if record.is_sole else before.fuses
+        if record.phase == "protected" and record.holder == self._node:
+            own = record.eligible[self._node]
+            if await self._arm(own):
+                fuses = frozenset((self._node,))
+        return attrs.evolve(before, record=record, claimed_by=None, fuses=fuses)
+
+    async def _swapped(self, shared: SharedRecord) -> bool:
+        held = self._held
+        if held is None:
+            return False
+        with self._noted():
+            self._held = await self._arbiter.swap(self._pair.name, held, shared, limit_s=_ANSWER_S)
+            self._wake()
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _noted(self) -> Generator[None]:
+        """Take note that the arbiter gave no answer, or holds something else: it is read again."""
+        try:
+            yield
+        except ArbiterError as error:
+            self._doubt()
+            self._tell(str(error))
+
+    def _doubt(self) -> None:
+        """Have the arbiter read again, and nothing be built on what it held."""
+        self._is_lost = True
+        self._doubted.set()
+        self._wake()
+
+    # -- what goes on all the time
+
+    async def _follow(self) -> None:
+        while True:
+            self._doubted.clear()
+            try:
+                found = await self._news()
+            except ArbiterLost:
+                self._is_lost = True
+                self._wake()
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            if found is None:
+                continue
+            is_news = self._is_lost or found != self._held
+            self._held, self._is_lost = found, False
+            if is_news:
+                await self._disarm_needless()
+                if self._leased != self._renewed:
+                    # A QEMU that has just become eligible gets its lease at once.
+                    self._is_due.set()
+                self._wake()
+
+    async def _news(self) -> Held | None:
+        """What the arbiter holds, once that has changed; None where it has to be read again."""
+        pair = self._pair.name
+        if self._held is None or self._is_lost:
+            return await self._arbiter.read(pair, limit_s=_ANSWER_S)
+        before = self._held
+        changed = asyncio.ensure_future(self._arbiter.changed(pair, before, limit_s=_FOLLOW_S))
+        doubted = asyncio.ensure_future(self._doubted.wait())
+        try:
+            await asyncio.wait((changed, doubted), return_when=asyncio.FIRST_COMPLETED)
+            # Whatever was changed from here since is newer than what was waited for.
+            is_current = changed.done() and self._held is before
+            return changed.result() if is_current else None
+        finally:
+            for waiting in (changed, doubted):
+                waiting.cancel()
+            await asyncio.wait((changed, doubted))
+
+    async def _renew(self) -> None:
+        """Renew the lease, and by it the fuse, as long as the arbiter lets this node run alone."""
+        declared = self._pair.supervision
+        interval_s = declared.fuse_s / 4
+        while True:
+            self._is_due.clear()
+            instance = self._leased
+            if instance is not None:
+                await self._renew_once(instance, interval_s)
+                self._renewed = instance
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval_s):
+                    await self._is_due.wait()
+
+    @property
+    def _leased(self) -> str | None:
+        """The QEMU of this node whose lease is renewed: it may run alone beside another one."""
+        shared = self._shared
+        if shared is None or shared.record.is_sole:
+            return None
+        instance = shared.record.eligible.get(self._node)
+        return instance if instance is not None and instance not in self.ends else None
+
+    async def _renew_once(self, instance: str, interval_s: float) -> None:
+        guard = self._guard
+        as_of_s = 0.0 if guard is None else guard.now_s()
+        try:
+            is_renewed = await self._arbiter.renew(
+                self._pair.name,
+                self._node,
+                instance,
+                lease_s=self._pair.supervision.lease_s,
+                limit_s=interval_s,
+            )
+        except ArbiterLost:
+            self._doubt()
+            return
+        if guard is None or not is_renewed or self._node not in self.fuses:
+            return
+        if self._armed != instance:
+            # An agent before this one has armed it.
+            await self._arm(instance)
+        await self._with_fuse(guard.renew(instance, as_of_s=as_of_s))
+
+    async def _relight(self) -> None:
+        """Renew the fuse by what checkpoints have shown."""
+        while True:
+            await self._may_run.wait()
+            self._may_run.clear()
+            if self._guard is not None and self._armed is not None:
+                as_of_s = self._may_run_as_of_s
+                await self._with_fuse(self._guard.renew(self._armed, as_of_s=as_of_s))
+
+    async def _arm(self, instance: str) -> bool:
+        if self._guard is None:
+            return False
+        if not await self._with_fuse(self._guard.arm(instance)):
+            return False
+        self._armed = instance
+        return True
+
+    async def _disarm_needless(self) -> None:
+        """Disarm the fuse once the record names this node alone, or its QEMU has ended."""
+        async with self._arming:
+            shared, instance = self._shared, self._armed
+            if instance is None or self._guard is None or self._is_lost or shared is None:
+                return
+            is_alone = shared.record.is_sole and shared.record.holder == self._node
+            if is_alone or instance in self.ends:
+                self._armed = None
+                await self._with_fuse(self._guard.disarm(instance))
+
+    async def _with_fuse(self, work: Coroutine[object, object, None]) -> bool:
+        try:
+            await work
+        except FuseError as error:
+            self._tell(str(error))
+            return False
+        return True
+
+
+@final
+class _ArbitratedHost:
+    """A host whose records go by way of the arbiter."""
+
+    def __init__(self, host: Host, node: str, arbitration: Arbitration) -> None:
+        self._host = host
+        self._node = node
+        self._arbitration = arbitration
+
+    async def connect(self, node: str, monitor: Monitor) -> socket.socket:
+        """See `Host`."""
+        return await self._host.connect(node, self._arbitration.monitor(node, monitor))
+
+    async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+        """See `Host`."""
+        found = await self._host.observe(pair, node, limit_s=limit_s)
+        return attrs.evolve(found, record=self._arbitration.found(node, found.record))
+
+    async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
+        """See `Host`."""
+        await self._arbitration.permit(node, change.becomes)
+        file = self._arbitration.change(node, change)
+        await self._host.write(pair, node, file, limit_s=limit_s)
+        self._arbitration.found(node, file.becomes)
+
+    async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
+        """See `Host`."""
+        if isinstance(action, LaunchQemu) and action.record is not None:
+            action = attrs.evolve(action, record=self._arbitration.named(action.record))
+        return await self._host.run(pair, node, action, limit_s=limit_s)
+
+    async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """See `Host`."""
+        return await self._host.death(pair, victim, limit_s=limit_s)
+
+    async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """See `Host`."""
+        return await self._host.ended(pair, victim, limit_s=limit_s)
+
+    async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
+        """See `Host`."""
+        return await self._host.version(pair, node, limit_s=limit_s)
+
+    async def aclose(self) -> None:
+        """It closes nothing that it was given."""
+
+
+def _same(one: PairRecord, other: PairRecord) -> bool:
+    """Whether two records say the same, whoever gave the evidence and wherever they lie."""
+    return _bare(one) == _bare(other)
+
+
+def _bare(record: PairRecord) -> PairRecord:
+    return attrs.evolve(record, evidence=None, managed_by=None)
+
+
+def _is_behind(file: RecordState | None, record: PairRecord) -> bool:
+    """Whether a file lacks what the arbiter's record says of the same pair."""
+    match file:
+        case DamagedRecord():
+            return True
+        case PairRecord():
+            return file.birth == record.birth and file.order < record.order
+        case _:
+            return False
+
+
+def _lessee(record: PairRecord) -> str | None:
+    """The node that must have no lease when a record is written."""
+    evidence = record.evidence
+    by_lease = evidence is not None and evidence.kind == "self-fence" and record.is_sole
+    return evidence.node if evidence is not None and by_lease else None
+
+
+async def _ended(task: asyncio.Task[object]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))

@@ -1,0 +1,101 @@
+"""An agent: it keeps one host's nodes, beside the agents of the other hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from typing import final
+
+from typing_extensions import override
+
+from pycolo.errors import DeclarationError
+from pycolo.hosts import Host
+from pycolo.model import ColoPair
+from pycolo.observers import Observer
+from pycolo.qmp.replies import Version
+from pycolo.supervise._arbitration import Arbitration
+from pycolo.supervise.arbiter import Arbiter
+from pycolo.supervise.guard import Guard
+from pycolo.supervise.supervisor import RESYNCS, Keeping
+
+
+@final
+class Agent(Keeping):
+    """Keeps the nodes of its own host, with an agent on every other host of the pairs.
+
+    The agents agree by an arbiter, which holds each pair's record: none of them needs to reach
+    another host in order to take over. The agent of the node with the newest data launches and
+    protects, over the other hosts' ssh. An async context manager, entered once.
+
+    A pair whose records lie in files alone is handed to the arbiter by its holder's agent, once
+    every node's record can be read.
+
+    Args:
+        pairs: The declarations; each name once.
+        nodes: Pair name to the node that runs on this host.
+        hosts: Pair name to node name to its host, spares included; not closed by it.
+        arbiter: Holds the pairs' records; not closed by it.
+        arbiter_name: What names the arbiter in the records' files, such as `etcd:CLUSTER`.
+        guards: Pair name to this host's fuse for its node; a pair that is not in it has none, and
+            its secondary cannot take over because the agent of this host is silent.
+        observer: Is called with what every execution does; None for none.
+        resyncs: How many resyncs may run at once, 1 or more. A failover never waits for one.
+        assume_good: QEMU versions that the operator vouches for.
+
+    Raises:
+        DeclarationError: Two pairs have one name, a node has no host, or a pair has no such node.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[ColoPair],
+        nodes: Mapping[str, str],
+        hosts: Mapping[str, Mapping[str, Host]],
+        arbiter: Arbiter,
+        arbiter_name: str,
+        *,
+        guards: Mapping[str, Guard] | None = None,
+        observer: Observer | None = None,
+        resyncs: int = RESYNCS,
+        assume_good: Collection[Version] = (),
+    ) -> None:
+        self._nodes = nodes
+        for pair in pairs:
+            if nodes.get(pair.name) not in pair.names:
+                rule = f"name a node of {pair.name}: {', '.join(pair.names)}"
+                raise DeclarationError(f"nodes[{pair.name}]", nodes.get(pair.name), rule)
+        self._arbitrations = {
+            pair.name: Arbitration(
+                pair,
+                nodes[pair.name],
+                hosts.get(pair.name, {}),
+                arbiter,
+                arbiter_name,
+                guard=(guards or {}).get(pair.name),
+                wake=functools.partial(self._wake, pair.name),
+                tell=functools.partial(self._trouble, pair.name),
+            )
+            for pair in pairs
+        }
+        super().__init__(
+            pairs,
+            {name: one.hosts for name, one in self._arbitrations.items()},
+            self._arbitrations,
+            observer=observer,
+            resyncs=resyncs,
+            assume_good=assume_good,
+        )
+
+    @override
+    async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
+        for one in self._arbitrations.values():
+            await stack.enter_async_context(one)
+
+    def _wake(self, pair: str) -> None:
+        """Have a pair looked at again: its arbiter holds something new."""
+        self._keepers[pair].wake()
+
+    def _trouble(self, pair: str, text: str) -> None:
+        """Tell what is wrong between this host and the arbiter."""
+        self._keepers[pair].trouble(text, self._nodes[pair])

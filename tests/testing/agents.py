@@ -1,0 +1,271 @@
+"""Two agents, one a host, in a world of fakes: what cuts them off, and what stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Final, final
+
+import attrs
+from tests.testing.testbed import FakePair, declared, in_world
+from typing_extensions import override
+
+from pycolo.errors import ConnectionFailed, HostRefused
+from pycolo.evidence import Evidence, Victim
+from pycolo.hosts import Host, HostState
+from pycolo.model import ColoPair
+from pycolo.model.node import Monitor
+from pycolo.plan import HostAction
+from pycolo.qmp.replies import Version
+from pycolo.record import Change, UnreadRecord
+from pycolo.supervise import Agent, Guard, Held, SupervisorEvent
+from pycolo.testing import FakeArbiter, FakeHost, World
+
+_LOG = logging.getLogger(__name__)
+ARBITER: Final = "fake:1"
+NODES: Final = ("alpha", "beta")
+LIMIT_S: Final = 7200.0
+_AWAY: Final = "the host cannot be reached"
+Scenario = Callable[[FakePair, "Agents"], Awaitable[None]]
+
+
+@final
+class FarHost:
+    """A host as another host's agent reaches it: not at all while the cable is cut."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+        self.is_cut = False
+
+    async def connect(self, node: str, monitor: Monitor) -> socket.socket:
+        """See `Host`."""
+        if self.is_cut:
+            raise ConnectionFailed(node, str(monitor), _AWAY)
+        return await self._host.connect(node, monitor)
+
+    async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+        """See `Host`."""
+        if self.is_cut:
+            return HostState(record=UnreadRecord(why=_AWAY))
+        return await self._host.observe(pair, node, limit_s=limit_s)
+
+    async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
+        """See `Host`."""
+        self._reached(node, "write-record")
+        await self._host.write(pair, node, change, limit_s=limit_s)
+
+    async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
+        """See `Host`."""
+        self._reached(node, "launch-qemu")
+        return await self._host.run(pair, node, action, limit_s=limit_s)
+
+    async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """See `Host`."""
+        return None if self.is_cut else await self._host.death(pair, victim, limit_s=limit_s)
+
+    async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
+        """See `Host`."""
+        found = None if self.is_cut else await self._host.ended(pair, victim, limit_s=limit_s)
+        return None if self.is_cut else found
+
+    async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
+        """See `Host`."""
+        self._reached(node, "launch-qemu")
+        return await self._host.version(pair, node, limit_s=limit_s)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+    def _reached(self, node: str, action: str) -> None:
+        if self.is_cut:
+            raise HostRefused(node, action, _AWAY)
+
+
+@final
+class FakeGuard(Guard):
+    """A fuse by the world's clock: it freezes a QEMU that is not renewed, and kills it later."""
+
+    def __init__(self, world: World, node: str, pair: ColoPair) -> None:
+        self._world = world
+        self._node = node
+        self._limits = pair.supervision
+        self.armed: str | None = None
+        self._until_s = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
+        self.has_blown = False
+
+    @override
+    def now_s(self) -> float:
+        return self._world.now_s
+
+    @override
+    async def arm(self, instance: str) -> None:
+        if self.armed != instance:
+            self.armed = instance
+            self._set(self._world.now_s)
+
+    @override
+    async def renew(self, instance: str, *, as_of_s: float) -> None:
+        if self.armed == instance:
+            self._set(max(as_of_s, self._until_s - self._limits.fuse_s))
+
+    @override
+    async def disarm(self, instance: str) -> None:
+        if self.armed == instance:
+            self.armed = None
+            self._set(self._world.now_s)
+
+    @override
+    async def aclose(self) -> None:
+        return
+
+    def _set(self, as_of_s: float) -> None:
+        self._until_s = as_of_s + self._limits.fuse_s
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self.armed is None:
+            return
+        wait_s = self._until_s - self._world.now_s
+        self._alarm = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._blow)
+
+    def _blow(self) -> None:
+        for qemu in self._world.running:
+            if qemu.line.name == self.armed:
+                self.has_blown = True
+                qemu.freeze()
+                loop = asyncio.get_running_loop()
+                self._alarm = loop.call_later(self._limits.kill_s, qemu.kill)
+
+
+@final
+class Agents:
+    """The agents of a pair's two hosts, and all that they have told."""
+
+    def __init__(self, life: FakePair, *, fuses: bool = True) -> None:
+        self.life = life
+        self.arbiter = FakeArbiter()
+        self.far = {
+            (me, other): FarHost(life.world.host(other))
+            for me in NODES
+            for other in NODES
+            if me != other
+        }
+        self.guards = {n: FakeGuard(life.world, n, life.pair) for n in NODES} if fuses else {}
+        self.events: list[tuple[str, SupervisorEvent]] = []
+        self.news = asyncio.Condition()
+        self._stacks: dict[str, contextlib.AsyncExitStack] = {}
+
+    def hosts(self, me: str) -> Mapping[str, Host]:
+        """The hosts as one node's agent reaches them."""
+        own = self.life.world.host(me)
+        others = {other: far for (mine, other), far in self.far.items() if mine == me}
+        return {me: own, **others}
+
+    async def start(self, node: str) -> None:
+        """Start a node's agent."""
+        pair = self.life.pair
+        guard = self.guards.get(node)
+        agent = Agent(
+            (pair,),
+            {pair.name: node},
+            {pair.name: self.hosts(node)},
+            self.arbiter.client(node),
+            ARBITER,
+            guards={} if guard is None else {pair.name: guard},
+        )
+        stack = contextlib.AsyncExitStack()
+        following = asyncio.create_task(self._follow(node, agent))
+        stack.callback(following.cancel)
+        await stack.enter_async_context(agent)
+        self._stacks[node] = stack
+
+    async def stop(self, node: str) -> None:
+        """End a node's agent; its QEMU runs on."""
+        stack = self._stacks.pop(node, None)
+        if stack is not None:
+            await stack.aclose()
+
+    async def aclose(self) -> None:
+        """End both."""
+        for node in NODES:
+            await self.stop(node)
+
+    def cut_hosts(self) -> None:
+        """Cut the cable between the two hosts."""
+        self.life.world.cut(*NODES)
+        for far in self.far.values():
+            far.is_cut = True
+
+    def heal_hosts(self) -> None:
+        """Mend it."""
+        for far in self.far.values():
+            far.is_cut = False
+        self.life.world.heal(*NODES)
+
+    async def until(self, text: str, *, node: str | None = None, since: int = 0) -> int:
+        """Wait for an event with these words; gives how many there were until then."""
+        async with self.news, asyncio.timeout(LIMIT_S):
+            while True:
+                for count, (teller, event) in enumerate(self.events[since:], since + 1):
+                    if text in event.text and node in (None, teller):
+                        return count
+                await self.news.wait()
+
+    async def protected(self, since: int = 0) -> int:
+        """Wait until both agents say protected; gives how many events there were."""
+        async with self.news, asyncio.timeout(LIMIT_S):
+            while True:
+                last = {
+                    teller: event.text
+                    for teller, event in self.events[since:]
+                    if event.node == teller and event.kind == "state"
+                }
+                if last == dict.fromkeys(NODES, "protected"):
+                    return len(self.events)
+                await self.news.wait()
+
+    async def held(self, leases: Collection[str]) -> Held:
+        """What the arbiter holds, once these nodes alone have a lease."""
+        arbiter = self.arbiter.client("test")
+        async with asyncio.timeout(LIMIT_S):
+            held = await arbiter.read(self.life.pair.name, limit_s=1.0)
+            while held.leases != set(leases):
+                held = await arbiter.changed(self.life.pair.name, held, limit_s=1.0)
+        return held
+
+    async def _follow(self, node: str, agent: Agent) -> None:
+        async for event in agent.events():
+            async with self.news:
+                self.events.append((node, event))
+                self.news.notify_all()
+
+
+@asynccontextmanager
+async def two_agents(life: FakePair, *, fuses: bool = True) -> AsyncGenerator[Agents]:
+    """Have two agents keep a pair while the block lasts."""
+    agents = Agents(life, fuses=fuses)
+    try:
+        for node in NODES:
+            await agents.start(node)
+        yield agents
+    finally:
+        await agents.aclose()
+        # Shown where the test fails.
+        for teller, event in agents.events[-80:]:
+            _LOG.info("%s tells of %s: %s: %s", teller, event.node, event.kind, event.text)
+
+
+def play(scenario: Scenario, *, fuses: bool = True) -> None:
+    """Play a scenario with a new pair that two agents keep from the beginning."""
+
+    async def played(life: FakePair) -> None:
+        async with two_agents(life, fuses=fuses) as agents:
+            await scenario(life, agents)
+
+    in_world("11.1.3", played, attrs.evolve(declared(), spares=()))
+
