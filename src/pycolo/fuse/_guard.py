@@ -7,7 +7,7 @@ import select
 import signal
 from typing import Final
 
-from pycolo.fuse._requests import Arm, FuseState, Refused
+from pycolo.fuse._requests import Arm, FuseState, Gone, Refused
 
 
 class Guard:
@@ -20,7 +20,8 @@ class Guard:
             arm: Which process it is, and the limits.
 
         Raises:
-            Refused: It has ended, is another process, or may not be signalled.
+            Gone: It has ended; its number may mean another one.
+            Refused: It is another program, or may not be signalled.
         """
         self.arm = arm
         "What was asked for; its `as_of_s` is that of the latest renewal."
@@ -112,6 +113,8 @@ class Guard:
 def _opened(arm: Arm) -> int:
     try:
         pidfd = os.pidfd_open(arm.pid)
+    except ProcessLookupError as error:
+        raise Gone(f"there is no process {arm.pid}") from error
     except OSError as error:
         raise Refused(f"process {arm.pid} cannot be opened: {error.strerror}") from error
     try:
@@ -126,7 +129,8 @@ def _check(arm: Arm, pidfd: int) -> None:
     """See that a process is the QEMU it is said to be.
 
     Raises:
-        Refused: It is not, or that cannot be seen.
+        Gone: It has ended; its number may mean another one.
+        Refused: It is another program, or that cannot be seen.
     """
     try:
         started = _start_time(arm.pid)
@@ -134,13 +138,15 @@ def _check(arm: Arm, pidfd: int) -> None:
         # Whoever may not signal it could not stop it either.
         signal.pidfd_send_signal(pidfd, 0)
     except OSError as error:
+        if _has_ended(pidfd):
+            raise Gone(f"process {arm.pid} has ended") from error
         raise Refused(f"process {arm.pid} cannot be guarded: {error.strerror}") from error
-    # In this order: while the process had not ended, its number meant no other one.
+    # In this order: as long as the process has not ended, its number means no other one.
     if _has_ended(pidfd):
-        raise Refused(f"process {arm.pid} has ended")
+        raise Gone(f"process {arm.pid} has ended")
     if started != arm.start_time:
         why = f"process {arm.pid} started at {started}, not at {arm.start_time}: it is another one"
-        raise Refused(why)
+        raise Gone(why)
     # QEMU's option is `-name [guest=]NAME[,...]`; launches give the identity of the instance.
     names = {part for word in words for part in word.split(b",")}
     if not names & {arm.instance.encode(), b"guest=" + arm.instance.encode()}:

@@ -28,6 +28,10 @@ class Refused(Exception):
     """It was not done, and nothing was changed."""
 
 
+class Gone(Refused):
+    """The process has ended; its number may mean another one by now."""
+
+
 class Arm(NamedTuple):
     """Guard a QEMU from now on."""
 

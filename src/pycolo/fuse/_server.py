@@ -15,7 +15,7 @@ from pycolo._printable import one_line
 from pycolo.fuse._folder import Folder
 from pycolo.fuse._guard import Guard
 from pycolo.fuse._kernel import Timer, boottime_s
-from pycolo.fuse._requests import REQUEST_MAX_BYTES, Arm, Disarm, List, Refused, Renew, parse
+from pycolo.fuse._requests import REQUEST_MAX_BYTES, Arm, Disarm, Gone, List, Refused, Renew, parse
 
 SOCKET: Final = "fuse.sock"
 _CLIENTS_MAX: Final = 64
@@ -85,9 +85,12 @@ class Server:
             return
         try:
             guard = Guard(kept)
-        except Refused as refused:
-            log(f"{kept.instance}: is guarded no more: {refused}")
+        except Gone as gone:
+            log(f"{kept.instance}: is guarded no more: {gone}")
             self._forget(kept)
+            return
+        except Refused as refused:
+            log(f"{kept.instance}: CANNOT BE GUARDED: {refused}")
             return
         self._add(guard)
         log(f"{kept.instance}: is guarded again, {guard.deadline_s - boottime_s():.3f} s are left")

@@ -1,21 +1,4 @@
-"""An agent's connection to the fuse of its host.
-
-```{doctest}
->>> from pycolo.fuse.client import FuseClient, boottime_s
->>> async def guard(pid: int, start_time: int) -> None:
-...     async with await FuseClient.connect("/run/pycolo-fuse/fuse.sock", limit_s=1.0) as fuse:
-...         await fuse.arm(
-...             "shop-db", "alpha", "shop-db:alpha:4a0317a6",
-...             pid=pid, start_time=start_time, fuse_s=2.0, kill_s=10.0, limit_s=1.0,
-...         )
-...         sent_s = boottime_s()
-...         ...  # the arbiter has renewed the lease, or a checkpoint has finished
-...         await fuse.renew(
-...             "shop-db", "alpha", "shop-db:alpha:4a0317a6", as_of_s=sent_s, limit_s=1.0
-...         )
-
-```
-"""
+"""An agent's connection to the fuse of its host: it arms the fuse for a QEMU, and renews it."""
 
 from __future__ import annotations
 
