@@ -23,6 +23,23 @@ FIRST, SECOND = "p:alpha:00000001", "p:alpha:00000002"
 # Long enough for a busy machine to arm it before it blows, short enough to wait for.
 FUSE_S: Final = 0.5
 LONG_S: Final = 3600.0
+# What it says where it has no right to come before others.
+NO_PRECEDENCE: Final = (
+    "no real-time priority",
+    "it may be killed",
+    "its memory is not locked",
+)
+
+
+def _without_rights() -> Sequence[str] | None:
+    """A command that takes the rights of root from another one; None where there is none."""
+    if os.geteuid():
+        return ()
+    drop = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+    return drop if shutil.which(drop[0]) else None
+
+
+WITHOUT_RIGHTS: Final = _without_rights()
 
 
 @final

@@ -10,7 +10,9 @@ from tests.fuse.guarded import (
     FIRST,
     FUSE_S,
     LONG_S,
+    NO_PRECEDENCE,
     SECOND,
+    WITHOUT_RIGHTS,
     Fuse,
     armed,
     message,
@@ -242,6 +244,18 @@ def test_fuse_that_is_started_late_acts_before_it_is_ready(fuse: Fuse) -> None:
         qemu.wait_stopped()
         fuse.renew(qemu, boottime_s())
         qemu.wait_continued()
+
+
+@pytest.mark.skipif(WITHOUT_RIGHTS is None, reason="no setpriv here")
+def test_fuse_that_is_started_late_acts_before_all_else(fuse: Fuse) -> None:
+    """Before it asks for locked memory, which may take a while; here that is refused, and told."""
+    assert WITHOUT_RIGHTS is not None
+    with victim() as qemu:
+        deadline_s = fuse.arm(qemu)
+        fuse.kill()
+        wait_until(deadline_s)
+        fuse.start(*WITHOUT_RIGHTS)
+        assert f"{FIRST}: stopped, " in fuse.lines(NO_PRECEDENCE[0])[-2]
 
 
 def test_stop_outlives_the_fuse_that_made_it(fuse: Fuse) -> None:

@@ -10,12 +10,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tests.fuse.guarded import LIMIT_S, Fuse, command
+from tests.fuse.guarded import LIMIT_S, NO_PRECEDENCE, WITHOUT_RIGHTS, Fuse, command
 
 UNIT = Path(__file__).parents[2] / "packaging" / "pycolo-fuse.service"
 # What it takes when it is loaded for more than it needs.
 HEAVY = ("asyncio", "attr", "attrs", "dataclasses", "inspect", "pathlib", "qemu", "subprocess")
-PRECEDENCE = ("no real-time priority", "it may be killed", "its memory is not locked")
 
 
 def _refusal(folder: Path) -> str:
@@ -71,13 +70,13 @@ def test_fuse_comes_before_others(fuse: Fuse) -> None:
     assert _field(fuse, "status", "VmLck") != "0"
 
 
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv here")
+@pytest.mark.skipif(WITHOUT_RIGHTS is None, reason="no setpriv here")
 def test_fuse_without_rights_says_so_and_works(stopped_fuse: Fuse) -> None:
     """It names what it lacks, and what may come of that."""
-    drop = () if os.geteuid() else ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-    stopped_fuse.start(*drop)
-    log = stopped_fuse.lines(PRECEDENCE[-1])
-    assert [True] * 3 == [found in line for found, line in zip(PRECEDENCE, log, strict=True)]
+    assert WITHOUT_RIGHTS is not None
+    stopped_fuse.start(*WITHOUT_RIGHTS)
+    log = stopped_fuse.lines(NO_PRECEDENCE[-1])
+    assert [True] * 3 == [found in line for found, line in zip(NO_PRECEDENCE, log, strict=True)]
     assert [] == stopped_fuse.guarded()
 
 
