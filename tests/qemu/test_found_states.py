@@ -7,6 +7,7 @@ refusal names what is there and what a person can do about it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 from typing import Final, Literal, TypeAlias
@@ -35,7 +36,7 @@ from pycolo.model import ColoPair, Netdev
 from pycolo.plan import LaunchQemu, Plan, Procedure
 from pycolo.qmp import commands as qmp
 from pycolo.qmp.blockdevs import FileNode, RawNode
-from pycolo.qmp.events import StopEvent
+from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.result import Refused, Report
 from pycolo.session import Notice
 from pycolo.snapshot import Live
@@ -264,38 +265,53 @@ async def test_a_job_that_is_not_ours_is_left_alone_under_colo() -> None:
 # -- guests that are paused
 
 
+def _seldom(pair: ColoPair) -> ColoPair:
+    """With no checkpoint but those that are asked for."""
+    return attrs.evolve(pair, checkpoint_delay_ms=3_600_000)
+
+
+async def _ask_for_a_checkpoint(life: LivePair) -> None:
+    again = qmp.MigrateSetParameters(x_checkpoint_delay_ms=life.pair.checkpoint_delay_ms)
+    await life.sessions["alpha"].execute(again, limit_s=LIMIT_S)
+
+
+async def _look(life: LivePair) -> str:
+    """See that there is nothing to send; gives `colo` if either node was in a checkpoint."""
+    plan = await life.compile("start")
+    assert [] == commands(plan)
+    await life.execute(plan)
+    assert () == converge(life.pair, plan.prior_state).steps
+    states = {live.run_state for live in plan.prior_state.nodes.values() if isinstance(live, Live)}
+    return "colo" if "colo" in states else "running"
+
+
 @pytest.mark.parametrize("release", CHECKPOINTING)
 async def test_a_pair_in_a_checkpoint_is_a_protected_one(release: Release) -> None:
     """However often it is compiled while checkpoints are made, there is nothing to send."""
-
-    def often(pair: ColoPair) -> ColoPair:
-        return attrs.evolve(pair, checkpoint_delay_ms=100)
-
-    async with bios_life(release, accelerator_of(release), shape=often) as life:
+    async with bios_life(release, accelerator_of(release), shape=_seldom) as life:
         await _protected(life)
-        seen = {"running": 0, "colo": 0}
-        begun = asyncio.Event()
+        paused: set[str] = set()
+        changed = asyncio.Event()
 
-        def note(notice: Notice) -> None:
+        def note(name: str, notice: Notice) -> None:
             if isinstance(notice, StopEvent):
-                begun.set()
+                paused.add(name)
+            if isinstance(notice, ResumeEvent):
+                paused.discard(name)
+            changed.set()
 
-        for session in life.sessions.values():
-            session.subscribe(note)
+        for name, session in life.sessions.items():
+            session.subscribe(functools.partial(note, name))
+        seen = {"colo": 0, "running": 0}
+        # Looks by the clock may miss each pause, or on a slow machine all that is between them.
         async with asyncio.timeout(LIMIT_S * 12):
             while min(seen.values()) < ENOUGH:
-                if seen["colo"] < ENOUGH:
-                    # Looks by the clock may miss every checkpoint: this one begins inside.
-                    begun.clear()
-                    await begun.wait()
-                plan = await life.compile("start")
-                assert [] == commands(plan)
-                await life.execute(plan)
-                found = [
-                    s.run_state for s in plan.prior_state.nodes.values() if isinstance(s, Live)
-                ]
-                seen["colo" if "colo" in found else "running"] += 1
-                assert () == converge(life.pair, plan.prior_state).steps
+                await _ask_for_a_checkpoint(life)
+                for begins in (True, False):
+                    while bool(paused) != begins:
+                        changed.clear()
+                        await changed.wait()
+                    seen[await _look(life)] += 1
 
 
 async def test_a_guest_that_somebody_paused_is_not_continued() -> None:
@@ -314,16 +330,12 @@ async def test_a_guest_that_somebody_paused_is_not_continued() -> None:
 async def test_a_checkpoint_continues_what_somebody_paused(node: str) -> None:
     """Under COLO nothing is sent for a paused guest: the next checkpoint lets it run again."""
 
-    def seldom(pair: ColoPair) -> ColoPair:
-        return attrs.evolve(pair, checkpoint_delay_ms=3_600_000)
-
-    async with bios_life("11.1", "tcg", shape=seldom) as life:
+    async with bios_life("11.1", "tcg", shape=_seldom) as life:
         await _protected(life)
         await life.sessions[node].execute(qmp.Stop(), limit_s=LIMIT_S)
         with pytest.raises(CompileError, match=f"guest on {node} was paused inside COLO"):
             await life.compile("start")
-        again = qmp.MigrateSetParameters(x_checkpoint_delay_ms=life.pair.checkpoint_delay_ms)
-        await life.sessions["alpha"].execute(again, limit_s=LIMIT_S)
+        await _ask_for_a_checkpoint(life)
         await life.goes_on("alpha", "beta")
         assert [] == commands(await _finished(life, "start"))
 
