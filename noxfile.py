@@ -29,7 +29,7 @@ COVERED = ("coverage", "run", "-m", "pytest")
 def _install(session: nox.Session, *groups: str) -> None:
     chosen = [argument for group in groups for argument in ("--group", group)]
     session.install("pip>=25.1")
-    session.install("--editable", ".[cli,ssh,http]", *chosen)
+    session.install("--editable", ".[cli,ssh,http,etcd]", *chosen)
 
 
 def _pytest(session: nox.Session, markers: str, *runner: str) -> None:
@@ -90,7 +90,7 @@ def nightly(session: nox.Session) -> None:
 
 @nox.session
 def qemu(session: nox.Session) -> None:
-    """Tests on real QEMU, the heavy ones included; of the long matrices a part of each."""
+    """Tests on real QEMU and etcd, the heavy ones included; of the long matrices a part of each."""
     _install(session, "test")
     _pytest(session, "(qemu or heavy) and not nightly")
 
@@ -130,7 +130,7 @@ def minimum(session: nox.Session) -> None:
     constraints.write_text("\n".join(_lowest_versions()) + "\n", encoding="utf-8")
     session.install("pip>=25.1")
     session.install(
-        *("--editable", ".[cli,ssh,http]", "--group", "test", "--constraint", str(constraints))
+        *("--editable", ".[cli,ssh,http,etcd]", "--group", "test", "--constraint", str(constraints))
     )
     session.run("pytest", "-m", QUICK, *session.posargs)
 
@@ -157,7 +157,7 @@ def release(session: nox.Session) -> None:
     built = sorted(str(path) for path in Path("dist").iterdir())
     session.run("twine", "check", "--strict", *built)
     wheel = next(path for path in built if path.endswith(".whl"))
-    session.install(f"{wheel}[cli,ssh,http]")
+    session.install(f"{wheel}[cli,ssh,http,etcd]")
     # From elsewhere, so that the sources beside us are not what is tried.
     pair = Path("examples/pair.toml").resolve()
     session.chdir(session.create_tmp())

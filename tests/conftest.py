@@ -45,10 +45,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """On CI, fail a test on real QEMU that skips: nobody would see that it never runs."""
+    """On CI, fail a test on a real QEMU or etcd that skips: nobody would see that it never runs."""
     report = yield
     skips = report.skipped and not hasattr(report, "wasxfail")
-    if _ON_CI and skips and item.get_closest_marker("qemu") is not None:
+    is_real = any(item.get_closest_marker(name) is not None for name in ("qemu", "etcd"))
+    if _ON_CI and skips and is_real:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} may not skip where CI=true: {_reason(report)}"
     return report

@@ -1,0 +1,277 @@
+"""The arbiter in an etcd cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final, final
+
+import attrs
+
+from pycolo._json import JsonObject, JsonValue, array_at, object_at
+from pycolo.errors import ArbiterLost, ArbiterOvertaken, ParseError
+from pycolo.evidence import Evidence
+from pycolo.supervise.arbiter import Held
+from pycolo.supervise.arbiters import _rules
+from pycolo.supervise.arbiters.etcd._cluster import EtcdCluster
+from pycolo.supervise.arbiters.etcd._gateway import Gateway, NoAnswer
+from pycolo.supervise.arbiters.etcd._keys import Keys, View, encoded, number
+from pycolo.supervise.arbiters.etcd._watch import Watching
+from pycolo.supervise.arbiters.text import dump_end, dump_shared
+from pycolo.supervise.shared import SharedRecord
+
+_RANGE: Final = "/v3/kv/range"
+_TXN: Final = "/v3/kv/txn"
+_GRANT: Final = "/v3/lease/grant"
+# A member that is stopped tells a watch nothing; so whoever watches asks as well.
+_SILENCE_S: Final = 1.0
+
+
+@final
+@attrs.frozen(kw_only=True)
+class _Change:
+    """A transaction: what must be unchanged, and what is done then."""
+
+    compares: tuple[JsonObject, ...]
+    operation: JsonObject
+
+
+@final
+class EtcdArbiter:
+    """An `Arbiter` in an etcd cluster of three members or more, for agents on several machines.
+
+    The first answer names the cluster. Where a later one comes from another cluster, or from one
+    that knows less than it did, etcd was exchanged or restored from a backup: a permission that was
+    given before may be forgotten. Every call raises ArbiterLost from then on; make a new object
+    after a person has made sure that what is held is right.
+
+    etcd grants whole seconds, two or more: a lease lasts up to a second longer than asked for, and
+    longer still while etcd chooses a leader.
+
+    Args:
+        cluster: Where it is.
+
+    Raises:
+        DeclarationError: The files for TLS cannot be used.
+    """
+
+    def __init__(self, cluster: EtcdCluster) -> None:
+        self._prefix = cluster.prefix
+        self._gateway = Gateway(cluster)
+        self._cluster_id: object = None
+        self._revision = 0
+        self._exchanged: str | None = None
+
+    async def read(self, pair: str, *, limit_s: float) -> Held:
+        """See `Arbiter.read`."""
+        keys = self._keys(pair)
+        async with self._answers(pair):
+            return (await self._view(keys, _end_s(limit_s))).held
+
+    async def swap(
+        self,
+        pair: str,
+        held: Held,
+        shared: SharedRecord,
+        *,
+        no_lease_of: str | None = None,
+        limit_s: float,
+    ) -> Held:
+        """See `Arbiter.swap`."""
+        _rules.check_swap(pair, shared)
+        keys = self._keys(pair)
+        compares = [_written_at(keys.record, held.revision)]
+        if held.shared is not None:
+            # A cluster that was restored from a backup gives revisions once more.
+            compares.append(
+                _compare(keys.record, "VALUE", "value", encoded(dump_shared(held.shared)))
+            )
+        if no_lease_of is not None:
+            compares.append(_written_at(keys.of("leases", no_lease_of), 0))
+        put = _put(keys.record, dump_shared(shared))
+        change = _Change(compares=tuple(compares), operation=put)
+        async with self._answers(pair):
+            is_done, view = await self._transact(keys, change, _end_s(limit_s))
+        if not is_done:
+            refusal = _rules.overtaken(pair, view.held, held, no_lease_of)
+            raise refusal or ArbiterOvertaken(pair, "another record is held")
+        return view.held
+
+    async def renew(
+        self, pair: str, node: str, instance: str, *, lease_s: float, limit_s: float
+    ) -> bool:
+        """See `Arbiter.renew`."""
+        _rules.check_lease(pair, node, lease_s)
+        keys, end_s = self._keys(pair), _end_s(limit_s)
+        async with self._answers(pair):
+            view = await self._view(keys, end_s)
+            if not _may_renew(view, node, instance):
+                return False
+            # It runs from here on; the key that is put with it is deleted when it ends.
+            lease = await self._granted(lease_s, end_s)
+
+            def renewal(view: View) -> _Change | None:
+                if not _may_renew(view, node, instance):
+                    return None
+                key = keys.of("leases", node)
+                # One that is late must not replace a later one, whose lease ends later.
+                compares = tuple(_as_in(view, one) for one in (keys.record, key))
+                return _Change(compares=compares, operation=_put(key, instance, lease=lease))
+
+            return await self._update(keys, view, renewal, end_s)
+
+    async def release(self, pair: str, node: str, *, limit_s: float) -> None:
+        """See `Arbiter.release`."""
+        _rules.check_node(pair, node)
+        keys, end_s = self._keys(pair), _end_s(limit_s)
+        key = keys.of("leases", node)
+
+        def deletion(view: View) -> _Change | None:
+            if key not in view.revisions:
+                return None
+            # A release that is late must not end what was renewed since.
+            delete: JsonObject = {"request_delete_range": {"key": encoded(key)}}
+            return _Change(compares=(_as_in(view, key),), operation=delete)
+
+        async with self._answers(pair):
+            await self._update(keys, await self._view(keys, end_s), deletion, end_s)
+
+    async def state(self, pair: str, end: Evidence, *, limit_s: float) -> None:
+        """See `Arbiter.state`."""
+        _rules.check_node(pair, end.node)
+        keys, end_s = self._keys(pair), _end_s(limit_s)
+        key = keys.of("ends", end.node)
+
+        def statement(view: View) -> _Change:
+            # A statement that is late must not replace a later one.
+            return _Change(compares=(_as_in(view, key),), operation=_put(key, dump_end(end)))
+
+        async with self._answers(pair):
+            await self._update(keys, await self._view(keys, end_s), statement, end_s)
+
+    async def changed(self, pair: str, held: Held, *, limit_s: float) -> Held:
+        """See `Arbiter.changed`."""
+        keys, end_s, now_s = self._keys(pair), _end_s(limit_s), asyncio.get_running_loop().time
+        async with self._answers(pair), Watching(self._gateway, keys) as watching:
+            while True:
+                view = await self._view(keys, end_s)
+                if view.held != held or now_s() >= end_s:
+                    return view.held
+                await watching.news(view, until_s=min(end_s, now_s() + _SILENCE_S))
+                if now_s() >= end_s:
+                    return held
+
+    async def aclose(self) -> None:
+        """See `Arbiter.aclose`."""
+        await self._gateway.aclose()
+
+    # -- transactions
+
+    def _keys(self, pair: str) -> Keys:
+        _rules.check_pair(pair)
+        return Keys(self._prefix, pair)
+
+    async def _view(self, keys: Keys, end_s: float) -> View:
+        known = self._revision
+        answer = await self._gateway.ask(_RANGE, keys.all, end_s=end_s)
+        return View.read(keys, answer, self._checked(answer, known))
+
+    async def _transact(self, keys: Keys, change: _Change, end_s: float) -> tuple[bool, View]:
+        """Whether a change took place, and what is held after it, or instead."""
+        known = self._revision
+        look: JsonObject = {"request_range": keys.all}
+        body: JsonObject = {
+            "compare": list[JsonValue](change.compares),
+            "success": [change.operation, look],
+            "failure": [look],
+        }
+        answer = await self._gateway.change(_TXN, body, end_s=end_s)
+        revision = self._checked(answer, known)
+        path, response = array_at(answer.get("responses"), "responses")[-1]
+        found = object_at(object_at(response, path).get("response_range"), path)
+        return answer.get("succeeded") is True, View.read(keys, found, revision)
+
+    async def _update(
+        self, keys: Keys, view: View, change_of: Callable[[View], _Change | None], end_s: float
+    ) -> bool:
+        """Change what is held as long as there is something to be changed in it.
+
+        A transaction that failed has changed nothing, and tells what is held instead.
+        """
+        while (change := change_of(view)) is not None:
+            is_done, view = await self._transact(keys, change, end_s)
+            if is_done:
+                return True
+        return False
+
+    async def _granted(self, lease_s: float, end_s: float) -> str:
+        """A new lease of etcd's own, without keys as yet."""
+        ttl_s = math.ceil(lease_s)
+        # It may be repeated: one that nobody uses ends by itself, and nobody sees it.
+        answer = await self._gateway.ask(_GRANT, {"TTL": str(ttl_s)}, end_s=end_s)
+        granted_s = number(answer, "TTL", "")
+        if granted_s < ttl_s:
+            raise ParseError("TTL", f"be {ttl_s} or more", granted_s)
+        return str(number(answer, "ID", ""))
+
+    # -- what is believed
+
+    @asynccontextmanager
+    async def _answers(self, pair: str) -> AsyncGenerator[None]:
+        if self._exchanged is not None:
+            raise ArbiterLost(pair, self._exchanged)
+        try:
+            yield
+        except (NoAnswer, ParseError) as error:
+            raise ArbiterLost(pair, str(error)) from error
+
+    def _checked(self, answer: Mapping[str, object], known: int) -> int:
+        """The revision at which something was answered.
+
+        Args:
+            answer: The answer.
+            known: The highest revision that was known when it was asked for.
+
+        Raises:
+            NoAnswer: It does not come from the cluster that answered before.
+        """
+        header = object_at(answer.get("header"), "header")
+        revision, cluster_id = number(header, "revision", "header"), header.get("cluster_id")
+        if self._cluster_id not in (None, cluster_id):
+            self._exchanged = f"cluster {cluster_id} answered, which was {self._cluster_id} before"
+        elif revision < known:
+            self._exchanged = f"etcd is at revision {revision}, and was at {known} before"
+        if self._exchanged is not None:
+            self._exchanged += "; it was restored from a backup, or exchanged"
+            raise NoAnswer(self._exchanged)
+        self._cluster_id = cluster_id
+        self._revision = max(self._revision, revision)
+        return revision
+
+
+def _end_s(limit_s: float) -> float:
+    return asyncio.get_running_loop().time() + limit_s
+
+
+def _may_renew(view: View, node: str, instance: str) -> bool:
+    return view.held.shared is not None and view.held.shared.may_renew(node, instance)
+
+
+def _compare(key: str, target: str, field: str, value: str) -> JsonObject:
+    return {"key": encoded(key), "target": target, "result": "EQUAL", field: value}
+
+
+def _written_at(key: str, revision: int) -> JsonObject:
+    """That a key was written last at a revision; 0: that it is not there."""
+    return _compare(key, "MOD", "mod_revision", str(revision))
+
+
+def _as_in(view: View, key: str) -> JsonObject:
+    """That a key has not been changed since."""
+    return _written_at(key, view.revisions.get(key, 0))
+
+
+def _put(key: str, value: str, *, lease: str = "0") -> JsonObject:
+    return {"request_put": {"key": encoded(key), "value": encoded(value), "lease": lease}}

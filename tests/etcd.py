@@ -1,0 +1,175 @@
+"""Clusters of real etcd for tests: fetched as the QEMU builds are, on loopback addresses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, final
+
+import pytest
+from tests.qemu.life import Loopback, loopback
+
+from pycolo.demo._apt import PrivateApt, debian_mirror, require_amd64_and_apt, unpack
+from pycolo.demo.builds import complete_folder, default_cache
+
+ETCD: Final = (pytest.mark.etcd, pytest.mark.heavy)
+"Marks a test that runs on a real etcd."
+_SUITE: Final = "trixie"
+_PACKAGES: Final = ("etcd-server", "etcd-client", "libc6")
+_LIBRARIES: Final = "root/usr/lib/x86_64-linux-gnu"
+_NAMES: Final = ("one", "two", "three")
+_LIMIT_S: Final = 20.0
+
+
+def _etcd_folder() -> Path:
+    """Find or fetch etcd, or skip the test and say why."""
+    folder = default_cache() / f"etcd-{_SUITE}"
+    try:
+        with complete_folder(folder, on_progress=print) as partial:
+            if partial is not None:
+                _fill(partial)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the test cannot run
+        pytest.skip(f"no etcd here: {error}")
+    return folder
+
+
+def _fill(partial: Path) -> None:
+    require_amd64_and_apt()
+    scratch = partial / "apt"
+    apt = PrivateApt.create(scratch, mirror=debian_mirror(), suites=(_SUITE,), on_progress=print)
+    # Of what they depend on, they need no more than the library of C to run.
+    unpack(apt.download_alone(_PACKAGES), partial / "root", leave_out=("./usr/share",))
+    shutil.rmtree(scratch)
+
+
+def program(name: str) -> list[str]:
+    """The command line that runs one of etcd's programs with the libraries of its own release."""
+    folder = _etcd_folder()
+    libraries = folder / _LIBRARIES
+    loader = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
+    return [*loader, str(folder / "root/usr/bin" / name)]
+
+
+@final
+class Member:
+    """One etcd."""
+
+    def __init__(self, name: str, address: str, folder: Path, options: Sequence[str]) -> None:
+        self.name: Final = name
+        self.address: Final = address
+        self.folder: Final = folder
+        self._argv = [*program("etcd"), "--data-dir", str(folder), *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, with what it holds."""
+        with self.folder.with_suffix(".log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def stop(self) -> None:
+        """Freeze it."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it continue."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+@final
+class Members:
+    """Three members of one cluster, none of them started at first.
+
+    Args:
+        folder: Where their data lies.
+        net: Their addresses.
+        token: What tells the cluster from others on the same addresses.
+        tls: Options for TLS; with them, clients and members talk to each other by https.
+    """
+
+    def __init__(
+        self, folder: Path, net: Loopback, token: str = "first", tls: Sequence[str] = ()
+    ) -> None:
+        self._scheme = "https" if tls else "http"
+        hosts = {name: net.address(number) for number, name in enumerate(_NAMES, 1)}
+        self.peers: Final = ",".join(f"{n}={self._scheme}://{a}:2380" for n, a in hosts.items())
+        "What each of them is told of all of them."
+        self.all: Final = tuple(
+            Member(
+                name, host, folder / f"{token}-{name}", [*self._options(name, host, token), *tls]
+            )
+            for name, host in hosts.items()
+        )
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The client URLs of its members."""
+        return tuple(f"{self._scheme}://{member.address}:2379" for member in self.all)
+
+    def start(self) -> None:
+        """Start every member; whoever asks them waits until they serve."""
+        for member in self.all:
+            member.start()
+
+    def kill(self) -> None:
+        """End every member."""
+        for member in self.all:
+            member.kill()
+
+    def leader(self) -> Member:
+        """The member that leads, as all of them say."""
+        end_s = time.monotonic() + _LIMIT_S
+        while time.monotonic() < end_s:
+            told = [self._status(member) for member in self.all]
+            leaders = {leader for _, leader in told}
+            for member, (own, _) in zip(self.all, told, strict=True):
+                if leaders == {own}:
+                    return member
+        raise AssertionError(f"no leader: {told}")
+
+    def _status(self, member: Member) -> tuple[str, str]:
+        """Its identity, and that of its leader; none is 0."""
+        url = f"http://{member.address}:2379/v3/maintenance/status"
+        with urllib.request.urlopen(url, data=b"{}", timeout=_LIMIT_S) as answer:
+            status = json.load(answer)
+        return status["header"]["member_id"], status.get("leader", "0")
+
+    def _options(self, name: str, host: str, token: str) -> list[str]:
+        clients, peers = f"{self._scheme}://{host}:2379", f"{self._scheme}://{host}:2380"
+        return [
+            *("--name", name, "--initial-cluster", self.peers, "--initial-cluster-token", token),
+            *("--listen-client-urls", clients, "--advertise-client-urls", clients),
+            *("--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers),
+            *("--logger", "zap", "--log-level", "warn"),
+        ]
+
+
+@contextmanager
+def members(folder: Path) -> Generator[Members]:
+    """A cluster that serves, until the context is left."""
+    with loopback() as net:
+        cluster = Members(folder, net)
+        cluster.start()
+        try:
+            yield cluster
+        finally:
+            cluster.kill()
