@@ -164,6 +164,23 @@ def test_a_file_may_name_some_parts() -> None:
     assert validator().is_valid(tomllib.loads(text))
 
 
+def test_ports_that_are_not_given_follow_the_base() -> None:
+    """One key for all ports of a pair; single ones can be set beside it, whatever their order."""
+    text = SMALLEST + (
+        '[[chains]]\nnetdev = {type = "user"}\n'
+        '[[chains]]\nnetdev = {type = "user"}\nports = {mirror = 7}\n'
+        "[ports]\nbase = 9100\nnbd = 8\n"
+    )
+    pair = pairfile.loads(text)
+    assert (9100, 8) == (pair.ports.migration, pair.ports.nbd)
+    assert ChainPorts.from_base(9100, 0) == pair.chains[0].ports
+    assert attrs.evolve(ChainPorts.from_base(9100, 1), mirror=7) == pair.chains[1].ports
+    assert validator().is_valid(tomllib.loads(text))
+    assert pair == pairfile.loads(pairfile.dumps(pair))
+    with pytest.raises(DeclarationError, match=r"^ports\.base must be a whole number"):
+        pairfile.loads(text.replace("9100", "65001"))
+
+
 def test_further_nodes_are_spares() -> None:
     """The first two nodes are the pair, those behind them can take a dead one's place."""
     pair = pairfile.load(EXAMPLES / "pair.toml")

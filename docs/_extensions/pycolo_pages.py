@@ -364,7 +364,7 @@ def _show_factories(
     for field in attrs.fields(documented):
         default: object = field.default
         if isinstance(default, attrs.Factory):
-            made = f"{default.factory.__name__}()"
+            made = f"{default.factory.__name__.lstrip('_')}()"
             signature = re.sub(rf"\b{field.name}=NOTHING", f"{field.name}={made}", signature)
     if "NOTHING" in signature:
         raise ValueError(f"{documented.__name__} has a default that cannot be shown: {signature}")

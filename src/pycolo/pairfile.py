@@ -33,7 +33,7 @@ from pycolo.model import _rules as rules
 from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
-from pycolo.model.pair import ColoPair
+from pycolo.model.pair import BASE_MAX, ColoPair
 
 Format: TypeAlias = Literal["toml", "json"]
 SIZE_MAX_BYTES: Final = 1 << 18
@@ -289,6 +289,7 @@ class _PairForm:
         place = _json.at(path, "nodes")
         if "spares" in members:
             raise ParseError(_json.at(path, "spares"), "stand in nodes, behind the first two", None)
+        members["chains"] = _with_base(members.get("chains", []), members.get("ports"))
         given = self._some(members.get("nodes", ()), place)
         members["nodes"], members["spares"] = given[:2], given[2:]
         try:
@@ -317,6 +318,22 @@ class _PairForm:
         del properties["spares"]
         properties["nodes"] = {**self.nodes.schema(definitions), "minItems": 2}
         return schema
+
+
+def _with_base(chains: object, ports: object) -> object:
+    """The chains, where those that name some of their ports get the others from the pair's base."""
+    base = ports.get("base") if isinstance(ports, Mapping) else None
+    if not isinstance(chains, list) or not isinstance(base, int) or not 0 < base <= BASE_MAX:
+        # What is wrong there is said where it is read.
+        return chains
+    return [_with_ports(chain, ChainPorts.from_base(base, n)) for n, chain in enumerate(chains)]
+
+
+def _with_ports(chain: object, ports: ChainPorts) -> object:
+    given = chain.get("ports") if isinstance(chain, Mapping) else None
+    if not isinstance(chain, Mapping) or not isinstance(given, Mapping):
+        return chain
+    return {**chain, "ports": {**attrs.asdict(ports), **given}}
 
 
 def _in_file(words: str) -> str:

@@ -45,6 +45,27 @@ def test_pair_file_is_checked_without_asking_anybody(pycolo: Pycolo, pair_file: 
     assert "size_bytes" in wrong.err
 
 
+def test_pairs_that_cannot_share_a_host_are_refused(
+    pycolo: Pycolo, pair_file: Path, tmp_path: Path
+) -> None:
+    """Both by `validate` and before `supervise` begins; with the base that is named they can."""
+    other = tmp_path / "other.toml"
+    text = pair_file.read_text().replace('name = "colo"', 'name = "other"')
+    other.write_text(text)
+    for words in (("validate",), ("supervise", "--store", tmp_path / "store")):
+        ended = pycolo(*words, pair_file, other)
+        assert (1, "") == (ended.code, ended.out)
+        assert "must differ from" in ended.err
+        assert "give other ports of its own, such as ports.base = " in ended.err
+    assert not (tmp_path / "store").exists()
+    base = ended.err.split("ports.base = ")[1].split(")")[0]
+    other.write_text(f"{text}\n[ports]\nbase = {base}\n")
+    ended = pycolo("validate", pair_file, other)
+    assert 0 == ended.code
+    assert 2 == len(ended.out.splitlines())
+    assert 64 == pycolo("validate", pair_file, other, "--as", "json").code
+
+
 def test_result_that_nobody_reads_to_its_end_is_no_failure(pair_file: Path) -> None:
     """`pycolo plan ... | head -1` ends well."""
     command = f"set -o pipefail; {sys.executable} -m pycolo plan start {pair_file} | head -1"

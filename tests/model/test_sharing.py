@@ -5,7 +5,7 @@ import pytest
 
 from pycolo.errors import DeclarationError
 from pycolo.model import ChainPorts, ColoPair, FilterChain, Netdev, Node, Ports, TcpMonitor
-from pycolo.model.sharing import port_collisions
+from pycolo.model.sharing import port_collisions, refuse_collisions
 
 ONE = {"alpha": "rack1", "beta": "rack2"}
 OTHER = {"alpha": "rack2", "beta": "rack1"}
@@ -79,3 +79,43 @@ def test_pair_without_a_name_or_a_host_of_its_own_is_refused() -> None:
         port_collisions([declared("one"), declared("one")], {"one": ONE})
     with pytest.raises(DeclarationError, match="host of beta"):
         port_collisions([declared("one")], {"one": {"alpha": "rack1"}})
+
+
+def test_base_gives_a_pair_ports_of_its_own() -> None:
+    """One number for each pair; what is given beside it stays."""
+    alike = attrs.evolve(declared("one"), chains=[FilterChain(netdev=Netdev(type="user"))] * 2)
+    fresh = [attrs.evolve(chain, ids=None, ports=None) for chain in alike.chains]
+    pair = attrs.evolve(alike, chains=fresh, ports=Ports(base=9100, nbd=7))
+    assert (9100, 7) == (pair.ports.migration, pair.ports.nbd)
+    assert [(9102, 9103, 9104, 9105), (9106, 9107, 9108, 9109)] == [
+        attrs.astuple(chain.proxy_ports) for chain in pair.chains
+    ]
+
+
+@pytest.mark.parametrize("base", [0, 65001, True, "9100"])
+def test_base_that_is_none_is_refused_by_its_name(base: int) -> None:
+    """Whatever follows from it is not looked at first."""
+    with pytest.raises(DeclarationError, match=r"Ports\.base must be a whole number from 1 to 65000"):
+        Ports(base=base)
+
+
+def test_pairs_that_collide_are_refused_with_what_to_write() -> None:
+    """Which ports, on which host, and a base that nobody uses; with it they run."""
+    one, two = declared("one"), declared("two")
+    with pytest.raises(DeclarationError) as refused:
+        refuse_collisions([one, two])
+    assert (
+        "two: ports.migration must differ from ports.migration of one on their host 192.0.2.1"
+        " (give two ports of its own, such as ports.base = 10000), not 9990"
+    ) == str(refused.value)
+    own = [attrs.evolve(chain, ports=None) for chain in two.chains]
+    refuse_collisions([one, attrs.evolve(two, ports=Ports(base=10000), chains=own)])
+
+
+def test_loopback_addresses_are_one_host_without_collisions() -> None:
+    """A port of 127.0.0.1 is another one than that of 127.0.0.2, unless all are listened on."""
+    one, two = declared("one", address="127.0.1"), declared("two", address="127.0.2")
+    refuse_collisions([one, two])
+    nodes = [attrs.evolve(node, listen_address="0.0.0.0") for node in two.nodes]  # noqa: S104
+    with pytest.raises(DeclarationError, match="on their host localhost"):
+        refuse_collisions([one, attrs.evolve(two, nodes=nodes)])

@@ -88,17 +88,19 @@ def init(*, file: Path, name: str, form: str) -> None:
 
 
 @app.command()
-@_options.pair_file
+@_options.pair_files
 @_options.output("text", "json")
-def validate(*, pair_file: Path, form: str) -> None:
-    """Check PAIRFILE and ask nobody.
+def validate(*, pair_files: tuple[Path, ...], form: str) -> None:
+    """Check each PAIRFILE, and ask nobody.
 
-    `--as json` writes it out with every default.
+    Several are also checked against each other: no two may use one port of one host. `--as json` writes a single one out with every default.
     """
-    pair = _files.pair(pair_file)
-    nodes = ", ".join(pair.names)
-    parts = f"{len(pair.disks)} disks, {len(pair.chains)} network cards"
-    _say.result(_pair_forms(pair, form, f"{pair_file}: pair {pair.name} on {nodes}; {parts}"))
+    if form == "json" and len(pair_files) > 1:
+        raise click.UsageError("--as json takes a single pair file")
+    for path, pair in zip(pair_files, _files.pairs(pair_files), strict=True):
+        nodes = ", ".join(pair.names)
+        parts = f"{len(pair.disks)} disks, {len(pair.chains)} network cards"
+        _say.result(_pair_forms(pair, form, f"{path}: pair {pair.name} on {nodes}; {parts}"))
 
 
 def _pair_forms(pair: ColoPair, form: str, text_: str) -> str:
@@ -421,7 +423,7 @@ def _journal(path: Path | None) -> Iterator[Journal | None]:
 
 
 @app.command()
-@click.argument("pair_files", metavar="PAIRFILE...", nargs=-1, required=True, type=_options.FILE)
+@_options.pair_files
 @_supervise.store
 @_supervise.http
 @_options.output("text", "json")
@@ -435,7 +437,7 @@ def supervise(
     it runs it holds the control monitors: `run` is refused, `status` works. SIGTERM ends it, and
     every QEMU keeps running.
     """
-    pairs = [_files.pair(path) for path in pair_files]
+    pairs = _files.pairs(pair_files)
     asyncio.run(_supervise.supervised(pairs, folder, endpoint, form))
 
 

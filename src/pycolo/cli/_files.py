@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 from pycolo import _decode, journal, pairfile, wire
 from pycolo.errors import DeclarationError, ParseError
-from pycolo.model import ColoPair
+from pycolo.model import ColoPair, refuse_collisions
 from pycolo.plan import Plan
 from pycolo.snapshot import Snapshot
 
@@ -29,6 +29,18 @@ def pair(path: Path) -> ColoPair:
         return pairfile.loads(_text(path)) if path == STDIN else pairfile.load(path)
     except DeclarationError as error:
         raise DeclarationError(f"{path}: {error.field}", error.value, error.rule) from error
+
+
+def pairs(paths: Sequence[Path]) -> tuple[ColoPair, ...]:
+    """Read pair files whose pairs can run beside each other.
+
+    Raises:
+        DeclarationError: One is none, two have one name, or two would use one port of one host.
+        OSError: One cannot be read.
+    """
+    found = tuple(map(pair, paths))
+    refuse_collisions(found)
+    return found
 
 
 def plan(path: Path) -> Plan:

@@ -35,6 +35,9 @@ image_folder = "/var/lib/pycolo/{name}"
 # key_file = "/etc/pycolo/key"
 # known_hosts_file = "/etc/pycolo/known_hosts"
 
+[ports]
+# base = 9100                 # for several pairs on one host: another one for each, 20 apart
+
 [[disks]]
 size_bytes = 21_474_836_480   # <- exactly the virtual size of the image
 image = "primary.qcow2"       # in the image_folder of the first node before the first launch

@@ -9,7 +9,7 @@ from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
 from pycolo.model.node import Fence, Monitor, Node, Ssh, TcpMonitor, UnixMonitor
 from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair, Ports, Timeouts
-from pycolo.model.sharing import Listener, PortCollision, port_collisions
+from pycolo.model.sharing import Listener, PortCollision, port_collisions, refuse_collisions
 from pycolo.model.supervision import Supervision
 
 __all__ = (
@@ -34,4 +34,5 @@ __all__ = (
     "Timeouts",
     "UnixMonitor",
     "port_collisions",
+    "refuse_collisions",
 )

@@ -159,6 +159,19 @@ class ChainPorts:
             compare_out=9005 + step,
         )
 
+    @classmethod
+    def from_base(cls, base: int, n: int) -> ChainPorts:
+        """The ports of the n-th chain, from 0, of a pair with a base of its own.
+
+        Args:
+            base: The first port of the pair, which it takes for itself with the next one.
+            n: The chain's place.
+        """
+        first = base + 2 + 4 * n
+        return cls(
+            mirror=first, compare_in=first + 1, compare_local=first + 2, compare_out=first + 3
+        )
+
 
 def _mac(field: str, value: object) -> None:
     if not isinstance(value, str) or not MAC.match(value):

@@ -17,6 +17,8 @@ from pycolo.model.node import Node, TcpMonitor, UnixMonitor, is_loopback
 from pycolo.model.supervision import Supervision
 
 CHECKPOINTS_OFF_MS = 2**32 - 1
+# Leaves room for the ports of a hundred cards.
+BASE_MAX = 65000
 RUN_ROOT = "/run/pycolo"
 SERIAL_LOG = "serial.log"
 QEMU_LOG = "qemu.stderr"
@@ -24,15 +26,43 @@ QEMU_LOG = "qemu.stderr"
 BESIDE = (".lock", ".spare")
 
 
+def _migration_port(ports: Ports) -> int:
+    return _following(ports, 0, otherwise=9998)
+
+
+def _nbd_port(ports: Ports) -> int:
+    return _following(ports, 1, otherwise=9999)
+
+
+def _following(ports: Ports, n: int, *, otherwise: int) -> int:
+    # The base is validated after this.
+    return ports.base + n if isinstance(ports.base, int) else otherwise
+
+
 @final
 @attrs.frozen(kw_only=True)
 class Ports:
     """Two TCP ports on the secondary's host: one for the RAM, one for all disks (3.10)."""
 
-    migration: int = attrs.field(default=9998, validator=rules.Valid(rules.port))
-    "RAM and device state."
-    nbd: int = attrs.field(default=9999, validator=rules.Valid(rules.port))
-    "The disks: the first copy, and all writes after it."
+    base: int | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.Whole(1, BASE_MAX)))
+    )
+    """The first of the pair's ports, 1 to 65000. Those that are not given follow it: two for the
+    pair, then four for each card. Without it they are QEMU's documented ones, which are the same in
+    each pair."""
+    migration: int = attrs.field(
+        default=attrs.Factory(_migration_port, takes_self=True), validator=rules.Valid(rules.port)
+    )
+    "RAM and device state; if not given, `base`, or 9998 without one."
+    nbd: int = attrs.field(
+        default=attrs.Factory(_nbd_port, takes_self=True), validator=rules.Valid(rules.port)
+    )
+    """The disks: the first copy, and all writes after it; if not given, `base` + 1, or 9999 without
+    a base."""
+
+    def of_chain(self, n: int) -> ChainPorts:
+        """The ports of the n-th chain, from 0, that are not given."""
+        return ChainPorts.numbered(n) if self.base is None else ChainPorts.from_base(self.base, n)
 
 
 @final
@@ -79,11 +109,7 @@ def _numbered_disks(disks: Iterable[ReplicationDisk]) -> tuple[ReplicationDisk, 
 
 def _numbered_chains(chains: Iterable[FilterChain]) -> tuple[FilterChain, ...]:
     return tuple(
-        attrs.evolve(
-            chain,
-            ids=chain.ids or ChainIds.numbered(n),
-            ports=chain.ports or ChainPorts.numbered(n),
-        )
+        attrs.evolve(chain, ids=chain.ids or ChainIds.numbered(n))
         for n, chain in enumerate(chains)
     )
 
@@ -154,6 +180,7 @@ class ColoPair:
 
     def __attrs_post_init__(self) -> None:
         self._place_nodes()
+        self._place_chains()
         self._check_nodes()
         self._check_chains()
         self._check_ids()
@@ -166,6 +193,14 @@ class ColoPair:
         for field in ("nodes", "spares"):
             nodes: tuple[Node, ...] = getattr(self, field)
             object.__setattr__(self, field, tuple(self._placed(node) for node in nodes))
+
+    def _place_chains(self) -> None:
+        """Give each chain without ports those of its place."""
+        placed = tuple(
+            attrs.evolve(chain, ports=chain.ports or self.ports.of_chain(n))
+            for n, chain in enumerate(self.chains)
+        )
+        object.__setattr__(self, "chains", placed)
 
     def _placed(self, node: Node) -> Node:
         if node.run_dir is not None:
@@ -267,7 +302,7 @@ class ColoPair:
         names = [(f"{place}.name", node.name) for place, node in self._places()]
         rules.distinct("ColoPair", names, "a name is given once")
         folders = [
-            (f"{place}.image_folder", (_machine(node), normal(node.image_folder)))
+            (f"{place}.image_folder", (host_key(node), normal(node.image_folder)))
             for place, node in self._places()
         ]
         if self.disks:
@@ -309,7 +344,10 @@ class ColoPair:
         return tuple(named)
 
     def _check_ports(self) -> None:
-        named = list(rules.fields_of(self.ports, "ports"))
+        named: list[tuple[str, object]] = [
+            ("ports.migration", self.ports.migration),
+            ("ports.nbd", self.ports.nbd),
+        ]
         for n, chain in enumerate(self.chains):
             named += rules.fields_of(chain.proxy_ports, f"chains[{n}].ports")
         rules.distinct("ColoPair", named, "a port is used once on a host")
@@ -328,12 +366,12 @@ class ColoPair:
                 for name in (chain.names.compare_local, chain.names.compare_out):
                     rules.socket_path(field, node.socket_path(name))
         folders = [
-            (f"{place}.run_dir", (_machine(node), normal(node.run_path(""))))
+            (f"{place}.run_dir", (host_key(node), normal(node.run_path(""))))
             for place, node in self._places()
         ]
         rules.distinct("ColoPair", folders, "each QEMU has a run directory of its own")
         monitors = [
-            (f"{place}.{kind}", (_machine(node), monitor))
+            (f"{place}.{kind}", (host_key(node), monitor))
             for place, node in self._places()
             for kind, monitor in node.monitors
             if isinstance(monitor, TcpMonitor)
@@ -353,7 +391,7 @@ class ColoPair:
         ]
         rules.distinct("ColoPair", images, why)
         used = [
-            (f"{place}.{what}", (_machine(node), normal(path)))
+            (f"{place}.{what}", (host_key(node), normal(path)))
             for place, node in self._places()
             for what, path in self.paths(node.name)
         ]
@@ -395,6 +433,7 @@ def normal(path: str) -> str:
     return posixpath.normpath("/" + path.lstrip("/"))
 
 
-def _machine(node: Node) -> str:
+def host_key(node: Node) -> str:
+    """What tells a node's host from the others, as far as a declaration knows."""
     # Loopback addresses differ and are one host all the same (qemu-behaviour 3.12).
-    return "this host" if is_loopback(node.address) else node.address
+    return "localhost" if is_loopback(node.address) else node.address

@@ -15,9 +15,10 @@ from typing_extensions import override
 
 from pycolo.errors import DeclarationError
 from pycolo.model.node import TcpMonitor
-from pycolo.model.pair import ColoPair
+from pycolo.model.pair import BASE_MAX, ColoPair, host_key
 
 _EVERY_ADDRESS: Final = ("0.0.0.0", "::", "")  # noqa: S104 - looked for, not bound
+_ROUND: Final = 20
 
 
 @final
@@ -63,7 +64,7 @@ class PortCollision:
 
 
 def port_collisions(
-    pairs: Collection[ColoPair], hosts: Mapping[str, Mapping[str, str]]
+    pairs: Collection[ColoPair], hosts: Mapping[str, Mapping[str, str]] | None = None
 ) -> tuple[PortCollision, ...]:
     """Find the ports that several pairs would use on one host, before anything is launched.
 
@@ -73,7 +74,8 @@ def port_collisions(
 
     Args:
         pairs: The pairs, each under a name of its own.
-        hosts: Pair name to node name to whatever tells one host from the others.
+        hosts: Pair name to node name to whatever tells one host from the others. If None, nodes
+            with one address are on one host, and each with a loopback address is on this one.
 
     Returns:
         Each two that collide, by host and port; empty where every pair can be launched.
@@ -81,6 +83,14 @@ def port_collisions(
     Raises:
         DeclarationError: Two pairs have one name, or a node has no host.
     """
+    return tuple(_collisions(pairs, hosts))
+
+
+def _collisions(
+    pairs: Collection[ColoPair], hosts: Mapping[str, Mapping[str, str]] | None
+) -> Iterator[PortCollision]:
+    if hosts is None:
+        hosts = {p.name: {node.name: host_key(node) for node in p.all_nodes} for p in pairs}
     names = [pair.name for pair in pairs]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -93,12 +103,39 @@ def port_collisions(
                 rule = f"name the host of {listener.node}"
                 raise DeclarationError(f"hosts.{pair.name}", listener.node, rule)
             used.setdefault((host, listener.port), []).append(listener)
-    return tuple(
-        PortCollision(host=host, port=port, first=first, second=second)
-        for (host, port), listeners in sorted(used.items())
-        for first, second in itertools.combinations(listeners, 2)
-        if first.pair != second.pair and _meet(first.address, second.address)
+    for (host, port), listeners in sorted(used.items()):
+        for first, second in itertools.combinations(listeners, 2):
+            if first.pair != second.pair and _meet(first.address, second.address):
+                yield PortCollision(host=host, port=port, first=first, second=second)
+
+
+def refuse_collisions(pairs: Collection[ColoPair]) -> None:
+    """Refuse pairs that would use one port of one host; see `port_collisions`.
+
+    The second one would not start, or, worse, its secondary would join the first one's primary.
+
+    Args:
+        pairs: The pairs, each under a name of its own.
+
+    Raises:
+        DeclarationError: Two pairs have one name, or collide.
+    """
+    found = next(_collisions(pairs, None), None)
+    if found is None:
+        return
+    first, second = found.first, found.second
+    raise DeclarationError(
+        f"{second.pair}: {second.field}",
+        second.port,
+        f"differ from {first.field} of {first.pair} on their host {found.host} (give"
+        f" {second.pair} ports of its own, such as ports.base = {_unused_base(pairs)})",
     )
+
+
+def _unused_base(pairs: Collection[ColoPair]) -> int:
+    """A base above every port of the pairs; a round one, since people write it down."""
+    last = max(listener.port for pair in pairs for listener in _listeners(pair))
+    return min(-(-(last + 1) // _ROUND) * _ROUND, BASE_MAX)
 
 
 def _listeners(pair: ColoPair) -> Iterator[Listener]:

@@ -90,8 +90,8 @@ class Arbiter(Protocol):
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            Whether it was: the record lets this QEMU run alone, and no other node claims the pair.
-            Otherwise nothing was changed.
+            Whether it was renewed, because the record lets this QEMU run alone and no other node
+            claims the pair. Otherwise nothing was changed.
 
         Raises:
             ArbiterLost: It is not known whether it was renewed.
