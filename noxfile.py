@@ -68,7 +68,7 @@ def layers(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Everything that is quick and needs no QEMU, the examples in docstrings included."""
     _install(session, "test")
-    _pytest(session, QUICK)
+    _pytest(session, QUICK, *COVERED, "--numprocesses=auto")
 
 
 @nox.session(name="property")

@@ -329,7 +329,6 @@ async def test_a_guest_that_somebody_paused_is_not_continued() -> None:
 @pytest.mark.parametrize("node", ["alpha", "beta"])
 async def test_a_checkpoint_continues_what_somebody_paused(node: str) -> None:
     """Under COLO nothing is sent for a paused guest: the next checkpoint lets it run again."""
-
     async with bios_life("11.1", "tcg", shape=_seldom) as life:
         await _protected(life)
         await life.sessions[node].execute(qmp.Stop(), limit_s=LIMIT_S)

@@ -248,12 +248,7 @@ class Keeper:
             # So that it is seen where one can be read again.
             is_due = self._now_s() >= self._look_due_s
             return self._begin_round() or (is_due and self._begin_look())
-        if record.phase != "protected":
-            await self._withdraw()
-            self._unprotected_s = self._now_s()
-            if not self._authority.drives(record):
-                self._controller.begin_generation()
-        self._note_claim()
+        await self._note(record)
         # Also where something was done since: it shows what the nodes were before that.
         self._senses.look(self._controller, snapshot, record)
         if self._is_stale:
@@ -275,6 +270,15 @@ class Keeper:
             if await self._acted(one):
                 return True
         return await self._proceed(decided, snapshot)
+
+    async def _note(self, record: PairRecord) -> None:
+        """Take note of what the record says, and of who claims the pair."""
+        if record.phase != "protected":
+            await self._withdraw()
+            self._unprotected_s = self._now_s()
+            if not self._authority.drives(record):
+                self._controller.begin_generation()
+        self._note_claim()
 
     async def _reconsider(self, snapshot: Snapshot, record: PairRecord) -> None:
         """Give up a claim whose reason is gone: the other QEMU answers, or is shown to work."""
