@@ -95,7 +95,9 @@ def test_base_gives_a_pair_ports_of_its_own() -> None:
 @pytest.mark.parametrize("base", [0, 65001, True, "9100"])
 def test_base_that_is_none_is_refused_by_its_name(base: int) -> None:
     """Whatever follows from it is not looked at first."""
-    with pytest.raises(DeclarationError, match=r"Ports\.base must be a whole number from 1 to 65000"):
+    with pytest.raises(
+        DeclarationError, match=r"Ports\.base must be a whole number from 1 to 65000"
+    ):
         Ports(base=base)
 
 

@@ -23,7 +23,7 @@ from pycolo.plan import HostAction
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, UnreadRecord
 from pycolo.supervise import Agent, Guard, Held, SupervisorEvent
-from pycolo.testing import FakeArbiter, FakeHost, World
+from pycolo.testing import FakeArbiter, FakeHost, FakeQemu, World
 
 _LOG = logging.getLogger(__name__)
 ARBITER: Final = "fake:1"
@@ -96,7 +96,7 @@ class FakeGuard(Guard):
         self.armed: str | None = None
         self._until_s = 0.0
         self._alarm: asyncio.TimerHandle | None = None
-        self.has_blown = False
+        self.stopped: FakeQemu | None = None
 
     @override
     def now_s(self) -> float:
@@ -112,10 +112,13 @@ class FakeGuard(Guard):
     async def renew(self, instance: str, *, as_of_s: float) -> None:
         if self.armed == instance:
             self._set(max(as_of_s, self._until_s - self._limits.fuse_s))
+            if self._until_s > self._world.now_s:
+                self._let_run()
 
     @override
     async def disarm(self, instance: str) -> None:
         if self.armed == instance:
+            self._let_run()
             self.armed = None
             self._set(self._world.now_s)
 
@@ -136,10 +139,15 @@ class FakeGuard(Guard):
     def _blow(self) -> None:
         for qemu in self._world.running:
             if qemu.line.name == self.armed:
-                self.has_blown = True
+                self.stopped = qemu
                 qemu.freeze()
                 loop = asyncio.get_running_loop()
                 self._alarm = loop.call_later(self._limits.kill_s, qemu.kill)
+
+    def _let_run(self) -> None:
+        stopped, self.stopped = self.stopped, None
+        if stopped is not None and stopped.alive:
+            stopped.thaw()
 
 
 @final
@@ -268,4 +276,3 @@ def play(scenario: Scenario, *, fuses: bool = True) -> None:
             await scenario(life, agents)
 
     in_world("11.1.3", played, attrs.evolve(declared(), spares=()))
-

@@ -68,9 +68,7 @@ PROCEDURE: Final = _Procedure(get_args(Procedure))
 
 procedure = click.argument("procedure", metavar="PROCEDURE", type=PROCEDURE)
 pair_file = click.argument("pair_file", metavar="PAIRFILE", type=FILE)
-pair_files = click.argument(
-    "pair_files", metavar="PAIRFILE...", nargs=-1, required=True, type=FILE
-)
+pair_files = click.argument("pair_files", metavar="PAIRFILE...", nargs=-1, required=True, type=FILE)
 _PROCEDURES = (
     click.option(
         "--survivor", metavar="NODE", help="failover: the survivor; offline also resume's."

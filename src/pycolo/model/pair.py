@@ -109,8 +109,7 @@ def _numbered_disks(disks: Iterable[ReplicationDisk]) -> tuple[ReplicationDisk, 
 
 def _numbered_chains(chains: Iterable[FilterChain]) -> tuple[FilterChain, ...]:
     return tuple(
-        attrs.evolve(chain, ids=chain.ids or ChainIds.numbered(n))
-        for n, chain in enumerate(chains)
+        attrs.evolve(chain, ids=chain.ids or ChainIds.numbered(n)) for n, chain in enumerate(chains)
     )
 
 

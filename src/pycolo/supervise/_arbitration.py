@@ -45,6 +45,7 @@ from pycolo.supervise.store import Wish
 _ANSWER_S: Final = 2.0
 _FOLLOW_S: Final = 10.0
 _AGAIN_S: Final = 0.25
+_FIRST: Final = (1, 0)
 _WRITE: Final = "write-record"
 _PAUSED: Final = "by an operator"
 
@@ -143,6 +144,11 @@ class Arbitration(Authority):
     def ends(self) -> Mapping[str, Evidence]:
         held = self._held
         return {} if held is None else {end.instance: end for end in held.ends.values()}
+
+    @property
+    @override
+    def needs_checkpoints(self) -> bool:
+        return self._is_lost and self._armed is not None
 
     @property
     @override
@@ -285,7 +291,7 @@ class Arbitration(Authority):
     async def _filed(self, node: str, record: PairRecord) -> bool:
         """Write a record that the arbiter has, or is to have, into a node's file."""
         found = self._files.get(node)
-        if not isinstance(found, PairRecord | DamagedRecord):
+        if not isinstance(found, PairRecord | DamagedRecord | NoRecord):
             return False
         change = Change(expects=found, becomes=self.named(record))
         try:
@@ -344,8 +350,10 @@ class Arbitration(Authority):
         try:
             async with self._arming:
                 new = await self._next(shared, record)
+                # What was armed for it has to be renewed in time, whether it succeeds or not.
+                limit_s = min(_ANSWER_S, self._pair.supervision.fuse_s / 2)
                 self._held = await self._arbiter.swap(
-                    self._pair.name, held, new, no_lease_of=_lessee(record), limit_s=_ANSWER_S
+                    self._pair.name, held, new, no_lease_of=_lessee(record), limit_s=limit_s
                 )
         except ArbiterOvertaken as error:
             self._doubt()
@@ -592,6 +600,9 @@ def _is_behind(file: RecordState | None, record: PairRecord) -> bool:
             return True
         case PairRecord():
             return file.birth == record.birth and file.order < record.order
+        case NoRecord(lost=None):
+            # Nothing has been launched by a pair's first record before its file was written.
+            return record.order == _FIRST
         case _:
             return False
 

@@ -37,6 +37,10 @@ class Authority(Protocol):
         """Identity to what others state of the end of that QEMU."""
 
     @property
+    def needs_checkpoints(self) -> bool:
+        """Whether a node's fuse is armed that nothing but a checkpoint can renew now."""
+
+    @property
     def cuts(self) -> bool:
         """Whether a node cuts its side of COLO before it claims.
 
@@ -128,6 +132,11 @@ class FilesAuthority(Authority):
     @override
     def ends(self) -> Mapping[str, Evidence]:
         return {}
+
+    @property
+    @override
+    def needs_checkpoints(self) -> bool:
+        return False
 
     @property
     @override

@@ -482,13 +482,10 @@ class Keeper:
 
     def _ask_without_arbiter(self, decided: Sequence[_Decided]) -> None:
         """Have a primary make checkpoints while no lease can be renewed: each renews its fuse."""
-        if not self._authority.is_lost:
+        if not self._authority.needs_checkpoints:
             return
         for one in decided:
-            eyes, is_primary = self._eyes(one.node), one.record.holder == one.node
-            if not is_primary or one.node not in self._authority.fuses:
-                continue
-            last_s = eyes.checkpoint_s
+            last_s = self._eyes(one.node).checkpoint_s
             if last_s is None or self._now_s() - last_s >= self.pair.supervision.fuse_s / 4:
                 self._ask(one)
 
