@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -19,7 +20,7 @@ from tests.qemu.life import Loopback, loopback
 from pycolo.demo._apt import PrivateApt, debian_mirror, require_amd64_and_apt, unpack
 from pycolo.demo.builds import complete_folder, default_cache
 
-ETCD: Final = (pytest.mark.etcd, pytest.mark.heavy)
+ETCD: Final = [pytest.mark.etcd, pytest.mark.heavy]
 "Marks a test that runs on a real etcd."
 _SUITE: Final = "trixie"
 _PACKAGES: Final = ("etcd-server", "etcd-client", "libc6")
@@ -76,8 +77,11 @@ class Member:
             )
 
     def stop(self) -> None:
-        """Freeze it."""
-        self._signal(signal.SIGSTOP)
+        """Freeze it: none of its threads runs when this returns."""
+        process = self._signal(signal.SIGSTOP)
+        end_s = time.monotonic() + _LIMIT_S
+        while not all(_is_stopped(stat) for stat in Path(f"/proc/{process}/task").glob("*/stat")):
+            assert time.monotonic() < end_s, f"{self.name} does not stop"
 
     def go_on(self) -> None:
         """Let it continue."""
@@ -90,9 +94,15 @@ class Member:
             self._process.wait()
             self._process = None
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> int:
         assert self._process is not None
         self._process.send_signal(number)
+        return self._process.pid
+
+
+def _is_stopped(stat: Path) -> bool:
+    # The state comes after the name, which is in brackets and may hold any character.
+    return stat.read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @final
@@ -102,20 +112,22 @@ class Members:
     Args:
         folder: Where their data lies.
         net: Their addresses.
-        token: What tells the cluster from others on the same addresses.
+        label: What tells the cluster from others on the same addresses.
         tls: Options for TLS; with them, clients and members talk to each other by https.
     """
 
     def __init__(
-        self, folder: Path, net: Loopback, token: str = "first", tls: Sequence[str] = ()
+        self, folder: Path, net: Loopback, label: str = "first", tls: Sequence[str] = ()
     ) -> None:
+        self.label: Final = label
+        "What tells the cluster from others on the same addresses."
         self._scheme = "https" if tls else "http"
         hosts = {name: net.address(number) for number, name in enumerate(_NAMES, 1)}
         self.peers: Final = ",".join(f"{n}={self._scheme}://{a}:2380" for n, a in hosts.items())
         "What each of them is told of all of them."
         self.all: Final = tuple(
             Member(
-                name, host, folder / f"{token}-{name}", [*self._options(name, host, token), *tls]
+                name, host, folder / f"{label}-{name}", [*self._options(name, host, label), *tls]
             )
             for name, host in hosts.items()
         )
@@ -136,27 +148,30 @@ class Members:
             member.kill()
 
     def leader(self) -> Member:
-        """The member that leads, as all of them say."""
+        """The member that leads, as all of them say; waits until all of them serve."""
         end_s = time.monotonic() + _LIMIT_S
+        told: list[tuple[str, str]] = []
         while time.monotonic() < end_s:
-            told = [self._status(member) for member in self.all]
-            leaders = {leader for _, leader in told}
-            for member, (own, _) in zip(self.all, told, strict=True):
-                if leaders == {own}:
-                    return member
+            with contextlib.suppress(OSError):
+                told = [self._status(member) for member in self.all]
+                leaders = {leader for _, leader in told}
+                for member, (own, _) in zip(self.all, told, strict=True):
+                    if leaders == {own}:
+                        return member
+            time.sleep(0.02)
         raise AssertionError(f"no leader: {told}")
 
     def _status(self, member: Member) -> tuple[str, str]:
         """Its identity, and that of its leader; none is 0."""
         url = f"http://{member.address}:2379/v3/maintenance/status"
-        with urllib.request.urlopen(url, data=b"{}", timeout=_LIMIT_S) as answer:
+        with urllib.request.urlopen(url, data=b"{}", timeout=1) as answer:
             status = json.load(answer)
         return status["header"]["member_id"], status.get("leader", "0")
 
-    def _options(self, name: str, host: str, token: str) -> list[str]:
+    def _options(self, name: str, host: str, label: str) -> list[str]:
         clients, peers = f"{self._scheme}://{host}:2379", f"{self._scheme}://{host}:2380"
         return [
-            *("--name", name, "--initial-cluster", self.peers, "--initial-cluster-token", token),
+            *("--name", name, "--initial-cluster", self.peers, "--initial-cluster-token", label),
             *("--listen-client-urls", clients, "--advertise-client-urls", clients),
             *("--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers),
             *("--logger", "zap", "--log-level", "warn"),

@@ -32,6 +32,7 @@ _SIZE_MAX_BYTES: Final = 4 << 20
 "Longer than what is held for any pair."
 _AUTHENTICATE: Final = "/v3/auth/authenticate"
 _PASSWORD_MAX_BYTES: Final = 4096
+_SHOWN_BYTES: Final = 200
 # What gRPC calls invalid argument, permission denied, failed precondition and unauthenticated.
 _REFUSALS: Final = (3, 7, 9, 16)
 # A member says so before it changes anything: the token has expired, or users were changed.
@@ -40,6 +41,10 @@ _STALE_TOKEN: Final = ("invalid auth token", "revision in header is old")
 
 class NoAnswer(Exception):
     """There was no answer, or none that says something; a change may have taken place."""
+
+
+class Late(NoAnswer):
+    """There was none in time."""
 
 
 class NotSent(NoAnswer):
@@ -63,6 +68,7 @@ class Gateway:
         self._tls = _tls_of(cluster)
         self._place = 0
         self._token: str | None = None
+        self._login = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self._is_closed = False
 
@@ -143,7 +149,7 @@ class Gateway:
         self, path: str, body: JsonObject, end_s: float, *, is_change: bool
     ) -> Mapping[str, object]:
         loop = asyncio.get_running_loop()
-        trouble: NoAnswer = NoAnswer("no answer in time")
+        troubles: dict[str, str] = {}
         tries, attempt_s = 0, _ATTEMPT_S
         while loop.time() < end_s:
             if tries == len(self._cluster.endpoints):
@@ -151,9 +157,10 @@ class Gateway:
                 await asyncio.sleep(min(_PAUSE_S, end_s - loop.time()))
             tries += 1
             endpoint = self.endpoint
-            until_s = min(end_s, loop.time() + attempt_s)
             try:
-                headers = await self._headers(endpoint, until_s)
+                # A member makes passwords slow to check, on purpose.
+                headers = await self._headers(endpoint, min(end_s, loop.time() + 4 * attempt_s))
+                until_s = min(end_s, loop.time() + attempt_s)
                 return await self._once(
                     endpoint, path, body, headers, end_s if is_change else until_s
                 )
@@ -163,8 +170,10 @@ class Gateway:
                 self.avoid(endpoint)
                 if is_change and not isinstance(error, NotSent):
                     raise
-                trouble = error
-        raise trouble
+                # An attempt that was cut short must not hide what is wrong.
+                if endpoint not in troubles or not isinstance(error, Late):
+                    troubles[endpoint] = str(error)
+        raise Late("; ".join(troubles.values()) or "no time was left to ask")
 
     async def _once(
         self,
@@ -198,15 +207,21 @@ class Gateway:
             return await self._session.post(
                 endpoint + path, data=data, headers=headers, timeout=limit, allow_redirects=False
             )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise NotSent(f"{endpoint}: {error}") from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise NotSent(f"{endpoint}: {error.certificate_error}") from error
+        except aiohttp.ClientConnectorError as error:
+            raise NotSent(f"{endpoint}: {error.os_error}") from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise NotSent(f"{endpoint}: not connected within {_CONNECT_S:g} s") from error
 
     def _members(self, endpoint: str, status: int, data: bytes) -> Mapping[str, object]:
         """The answer as an object."""
         try:
             members = object_at(_decode.json_value(data), "")
         except ParseError as error:
-            raise NoAnswer(f"{endpoint}: HTTP status {status}: {error}") from error
+            # Some refusals are plain text.
+            text = data[:_SHOWN_BYTES].decode(errors="replace").strip()
+            raise NoAnswer(f"{endpoint}: HTTP status {status}: {text}") from error
         if status == HTTPStatus.OK:
             return members
         why = f"{endpoint}: {members.get('message') or members.get('error') or status}"
@@ -221,14 +236,15 @@ class Gateway:
         user, path = self._cluster.user, self._cluster.password_file
         if user is None or path is None:
             return {}
-        if self._token is None:
-            try:
-                self._token = await self._authenticated(endpoint, user, path, until_s)
-            except Refused:
-                raise
-            except NoAnswer as error:
-                raise NotSent(str(error)) from error
-        return {"Authorization": self._token}
+        try:
+            async with _until(endpoint, until_s), self._login:
+                if self._token is None:
+                    self._token = await self._authenticated(endpoint, user, path, until_s)
+                return {"Authorization": self._token}
+        except Refused:
+            raise
+        except NoAnswer as error:
+            raise NotSent(str(error)) from error
 
     async def _authenticated(self, endpoint: str, user: str, path: Path, until_s: float) -> str:
         try:
@@ -249,7 +265,7 @@ async def _until(endpoint: str, until_s: float) -> AsyncGenerator[None]:
         async with asyncio.timeout_at(until_s):
             yield
     except TimeoutError as error:
-        raise NoAnswer(f"{endpoint}: no answer in time") from error
+        raise Late(f"{endpoint}: no answer in time") from error
     except (aiohttp.ClientError, OSError) as error:
         raise NoAnswer(f"{endpoint}: {str(error) or type(error).__name__}") from error
 
