@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeAlias, final
 
 import aiohttp
 from aiohttp import web
+from tests.certificates import Signed
 
 Answer: TypeAlias = "web.StreamResponse | None"
 """An answer; None for that of the server behind."""
@@ -42,6 +44,11 @@ class Gate:
         self._goes_on.set()
         await asyncio.gather(*self._passed)
 
+    def give_up(self) -> None:
+        """Leave what is held up where it is."""
+        for task in self._passed:
+            task.cancel()
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
         data = await request.read()
@@ -64,12 +71,17 @@ class Gate:
 
 
 @asynccontextmanager
-async def gate(behind: str = "") -> AsyncGenerator[Gate]:
+async def gate(behind: str = "", tls: Signed | None = None) -> AsyncGenerator[Gate]:
     """Serve on loopback until the context is left.
 
     Args:
         behind: The server to which it passes on what it does not answer.
+        tls: Its certificate, good for 127.0.0.1; plain HTTP if None.
     """
+    context = None
+    if tls is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tls.cert, tls.key)
     async with aiohttp.ClientSession() as session:
         server = Gate(behind, session)
         app = web.Application()
@@ -77,10 +89,11 @@ async def gate(behind: str = "") -> AsyncGenerator[Gate]:
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
+            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
             await site.start()
             host, port = runner.addresses[0][:2]
-            server.url = f"http://{host}:{port}"
+            server.url = f"{'https' if tls else 'http'}://{host}:{port}"
             yield server
         finally:
+            server.give_up()
             await runner.cleanup()

@@ -43,10 +43,6 @@ class NoAnswer(Exception):
     """There was no answer, or none that says something; a change may have taken place."""
 
 
-class Late(NoAnswer):
-    """There was none in time."""
-
-
 class NotSent(NoAnswer):
     """No member has received the request, or one has refused it and would accept it anew."""
 
@@ -149,7 +145,8 @@ class Gateway:
         self, path: str, body: JsonObject, end_s: float, *, is_change: bool
     ) -> Mapping[str, object]:
         loop = asyncio.get_running_loop()
-        troubles: dict[str, str] = {}
+        # Each once, in order: an attempt that was cut short must not hide what is wrong.
+        troubles: dict[str, None] = {}
         tries, attempt_s = 0, _ATTEMPT_S
         while loop.time() < end_s:
             if tries == len(self._cluster.endpoints):
@@ -168,12 +165,10 @@ class Gateway:
                 raise
             except NoAnswer as error:
                 self.avoid(endpoint)
+                troubles[str(error)] = None
                 if is_change and not isinstance(error, NotSent):
-                    raise
-                # An attempt that was cut short must not hide what is wrong.
-                if endpoint not in troubles or not isinstance(error, Late):
-                    troubles[endpoint] = str(error)
-        raise Late("; ".join(troubles.values()) or "no time was left to ask")
+                    break
+        raise NoAnswer("; ".join(troubles) or "no time was left to ask")
 
     async def _once(
         self,
@@ -265,7 +260,7 @@ async def _until(endpoint: str, until_s: float) -> AsyncGenerator[None]:
         async with asyncio.timeout_at(until_s):
             yield
     except TimeoutError as error:
-        raise Late(f"{endpoint}: no answer in time") from error
+        raise NoAnswer(f"{endpoint}: no answer in time") from error
     except (aiohttp.ClientError, OSError) as error:
         raise NoAnswer(f"{endpoint}: {str(error) or type(error).__name__}") from error
 
