@@ -155,13 +155,19 @@ class EtcdArbiter:
         """See `Arbiter.changed`."""
         keys, end_s, now_s = self._keys(pair), _end_s(limit_s), asyncio.get_running_loop().time
         async with self._answers(pair), Watching(self._gateway, keys) as watching:
+            seen_s, is_told = -math.inf, False
             while True:
-                view = await self._view(keys, end_s)
+                try:
+                    view = await self._view(keys, end_s)
+                except NoAnswer:
+                    # Cut short by the limit: what was read a moment ago is as good, unless told.
+                    if is_told or now_s() < end_s or now_s() - seen_s > 2 * _SILENCE_S:
+                        raise
+                    return held
                 if view.held != held or now_s() >= end_s:
                     return view.held
-                await watching.news(view, until_s=min(end_s, now_s() + _SILENCE_S))
-                if now_s() >= end_s:
-                    return held
+                seen_s = now_s()
+                is_told = await watching.news(view, until_s=min(end_s, seen_s + _SILENCE_S))
 
     async def aclose(self) -> None:
         """See `Arbiter.aclose`."""

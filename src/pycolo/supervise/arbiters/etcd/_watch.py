@@ -39,12 +39,15 @@ class Watching:
     async def __aexit__(self, *_: object) -> None:
         self._close()
 
-    async def news(self, view: View, *, until_s: float) -> None:
+    async def news(self, view: View, *, until_s: float) -> bool:
         """Wait until something was changed other than that a lease was renewed.
 
         Args:
             view: What is known.
             until_s: How long to wait at most, by the event loop's clock.
+
+        Returns:
+            Whether it was; False also where that is not known.
         """
         if self._endpoint != self._gateway.endpoint:
             # The view came from elsewhere: who is watched here does not answer.
@@ -59,9 +62,12 @@ class Watching:
                     self._close()
                     self._gateway.avoid(self._endpoint)
                     await asyncio.sleep(_PAUSE_S)
+                else:
+                    return True
         except TimeoutError:
-            # Whatever is not told is read.
-            return
+            pass
+        # Whatever is not told is read.
+        return False
 
     async def _opened(self, view: View, until_s: float) -> aiohttp.ClientResponse:
         request: JsonObject = {**self._keys.all, "start_revision": str(view.revision + 1)}
