@@ -26,7 +26,6 @@ from pycolo.supervise import Agent, Guard, Held, SupervisorEvent
 from pycolo.testing import FakeArbiter, FakeHost, FakeQemu, World
 
 _LOG = logging.getLogger(__name__)
-ARBITER: Final = "fake:1"
 NODES: Final = ("alpha", "beta")
 LIMIT_S: Final = 7200.0
 _AWAY: Final = "the host cannot be reached"
@@ -183,7 +182,6 @@ class Agents:
             {pair.name: node},
             {pair.name: self.hosts(node)},
             self.arbiter.client(node),
-            ARBITER,
             guards={} if guard is None else {pair.name: guard},
         )
         stack = contextlib.AsyncExitStack()

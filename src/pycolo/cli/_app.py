@@ -16,6 +16,7 @@ import pycolo
 from pycolo import catalogue, compiler, operate, pairfile, wire
 from pycolo._json import JsonObject
 from pycolo.cli import (
+    _agent_file,
     _files,
     _interrupts,
     _list,
@@ -439,6 +440,25 @@ def supervise(
     """
     pairs = _files.pairs(pair_files)
     asyncio.run(_supervise.supervised(pairs, folder, endpoint, form))
+
+
+@app.command()
+@click.argument("agent_file", metavar="AGENTFILE", type=click.Path(dir_okay=False, path_type=Path))
+@_options.pair_files
+@_supervise.http
+@_options.output("text", "json")
+def agent(
+    *, agent_file: Path, pair_files: tuple[Path, ...], endpoint: HttpEndpoint | None, form: str
+) -> None:
+    """Keep this host's nodes protected, beside the agents of the other hosts.
+
+    AGENTFILE says which node of each PAIRFILE runs here, where the arbiter is, by which the agents
+    agree, and where this host's fuse is. It writes one line for each event; `!` marks what a person
+    must do. SIGTERM ends it, and every QEMU keeps running; its fuse stops a primary in COLO that
+    nobody renews.
+    """
+    own = _agent_file.load(agent_file)
+    asyncio.run(_supervise.agent(_files.pairs(pair_files), own, endpoint, form))
 
 
 @app.command()

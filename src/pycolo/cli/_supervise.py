@@ -20,12 +20,15 @@ from pycolo._json import JsonObject
 from pycolo._notify import Notify
 from pycolo._printable import one_line
 from pycolo.cli import _say
+from pycolo.cli._agent_file import AgentFile
 from pycolo.errors import DeclarationError
 from pycolo.hosts import Host
+from pycolo.hosts.local import LocalHost
 from pycolo.hosts.requests import now
 from pycolo.hosts.ways import hosts_of
 from pycolo.model import ColoPair
-from pycolo.supervise import HttpEndpoint, Store, Supervisor, SupervisorEvent
+from pycolo.supervise import Agent, FuseGuard, HttpEndpoint, Store, Supervisor, SupervisorEvent
+from pycolo.supervise.supervisor import Keeping
 
 _R = TypeVar("_R")
 
@@ -87,21 +90,46 @@ async def supervised(
     pairs: Sequence[ColoPair], folder: Path, endpoint: HttpEndpoint | None, form: str
 ) -> None:
     """Keep pairs, and write what happens, until a signal ends it."""
+    with Store(folder) as kept:
+        async with _hosts(pairs) as hosts:
+            await _served(Supervisor(pairs, hosts, kept), endpoint, form)
+
+
+async def agent(
+    pairs: Sequence[ColoPair], own: AgentFile, endpoint: HttpEndpoint | None, form: str
+) -> None:
+    """Keep this host's nodes, and write what happens, until a signal ends it."""
+    nodes = {pair.name: own.node for pair in pairs}
+    arbiter = own.arbiter()
+    try:
+        async with _hosts(pairs, own.node) as hosts:
+            guards = _guards(pairs, own)
+            await _served(Agent(pairs, nodes, hosts, arbiter, guards=guards), endpoint, form)
+    finally:
+        await arbiter.aclose()
+
+
+def _guards(pairs: Sequence[ColoPair], own: AgentFile) -> Mapping[str, FuseGuard]:
+    if own.fuse is None:
+        return {}
+    socket = Path(own.fuse)
+    return {pair.name: FuseGuard(pair, own.node, LocalHost(), socket) for pair in pairs}
+
+
+async def _served(keeping: Keeping, endpoint: HttpEndpoint | None, form: str) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     notify = Notify()
-    with Store(folder) as kept:
-        async with _hosts(pairs) as hosts, _tasks() as begin:
-            supervisor = Supervisor(pairs, hosts, kept)
-            begin(_written(supervisor, form))
-            async with _pages(supervisor, endpoint), supervisor:
-                begin(_keep_alive(notify))
-                notify.say("READY=1")
-                await ended.wait()
-                notify.say("STOPPING=1")
-                _say.note("ending; every QEMU keeps running")
+    async with _tasks() as begin:
+        begin(_written(keeping, form))
+        async with _pages(keeping, endpoint), keeping:
+            begin(_keep_alive(notify))
+            notify.say("READY=1")
+            await ended.wait()
+            notify.say("STOPPING=1")
+            _say.note("ending; every QEMU keeps running")
 
 
 async def _keep_alive(notify: Notify) -> None:
@@ -112,7 +140,7 @@ async def _keep_alive(notify: Notify) -> None:
 
 
 @asynccontextmanager
-async def _pages(supervisor: Supervisor, endpoint: HttpEndpoint | None) -> AsyncGenerator[None]:
+async def _pages(supervisor: Keeping, endpoint: HttpEndpoint | None) -> AsyncGenerator[None]:
     """Serve what is asked for over HTTP while the block lasts.
 
     Raises:
@@ -133,10 +161,10 @@ async def _pages(supervisor: Supervisor, endpoint: HttpEndpoint | None) -> Async
 
 @asynccontextmanager
 async def _hosts(
-    pairs: Sequence[ColoPair],
+    pairs: Sequence[ColoPair], own: str | None = None
 ) -> AsyncGenerator[dict[str, Mapping[str, Host]]]:
     async with AsyncExitStack() as stack:
-        yield {pair.name: await stack.enter_async_context(hosts_of(pair)) for pair in pairs}
+        yield {pair.name: await stack.enter_async_context(hosts_of(pair, own)) for pair in pairs}
 
 
 @asynccontextmanager
@@ -151,7 +179,7 @@ async def _tasks() -> AsyncGenerator[Callable[[Coroutine[object, object, None]],
         await asyncio.gather(*begun, return_exceptions=True)
 
 
-async def _written(supervisor: Supervisor, form: str) -> None:
+async def _written(supervisor: Keeping, form: str) -> None:
     line = _json_line if form == "json" else _text_line
     async for event in supervisor.events():
         with contextlib.suppress(OSError):

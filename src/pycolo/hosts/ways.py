@@ -25,7 +25,7 @@ from pycolo.session import open_monitor
 
 
 @asynccontextmanager
-async def hosts_of(pair: ColoPair) -> AsyncGenerator[Mapping[str, Host]]:
+async def hosts_of(pair: ColoPair, own: str | None = None) -> AsyncGenerator[Mapping[str, Host]]:
     """The hosts of all nodes, spares included, each by its declared way.
 
     A node with `ssh` is reached over that, any other one is on this machine. One whose address is
@@ -33,6 +33,7 @@ async def hosts_of(pair: ColoPair) -> AsyncGenerator[Mapping[str, Host]]:
 
     Args:
         pair: The declaration.
+        own: The node that runs on this machine, whatever `ssh` it has for others; None for none.
 
     Yields:
         Node name to its host; let go of when the block is left.
@@ -43,7 +44,8 @@ async def hosts_of(pair: ColoPair) -> AsyncGenerator[Mapping[str, Host]]:
     async with AsyncExitStack() as stack:
         hosts: dict[str, Host] = {}
         for index, node in enumerate(pair.all_nodes):
-            hosts[node.name] = host = await _host(node, f"nodes[{index}]")
+            host = LocalHost() if node.name == own else await _host(node, f"nodes[{index}]")
+            hosts[node.name] = host
             stack.push_async_callback(host.aclose)
         yield hosts
 

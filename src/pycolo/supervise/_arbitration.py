@@ -60,7 +60,6 @@ class Arbitration(Authority):
         hosts: Node name to its host; the agent's own one is at hand, the others may be out of
             reach. Not closed by it.
         arbiter: Holds the pair's record; not closed by it.
-        name: The arbiter's name, as the files carry it.
         guard: The fuse of this node's host; None where it has none.
         wake: Is called whenever something was learnt; must be quick and must not raise.
         tell: Is called with what goes wrong, in words.
@@ -72,7 +71,6 @@ class Arbitration(Authority):
         node: str,
         hosts: Mapping[str, Host],
         arbiter: Arbiter,
-        name: str,
         *,
         guard: Guard | None,
         wake: Callable[[], None],
@@ -81,7 +79,8 @@ class Arbitration(Authority):
         self._pair: Final = pair
         self._node: Final = node
         self._arbiter: Final = arbiter
-        self._name: Final = name
+        # What names the arbiter in the files; known before anything that it holds.
+        self._name = ""
         self._guard: Final = guard
         self._wake: Final = wake
         self._tell: Final = tell
@@ -441,6 +440,8 @@ class Arbitration(Authority):
     async def _news(self) -> Held | None:
         """What the arbiter holds, once that has changed; None where it has to be read again."""
         pair = self._pair.name
+        if not self._name:
+            self._name = await self._arbiter.identity(limit_s=_ANSWER_S)
         if self._held is None or self._is_lost:
             return await self._arbiter.read(pair, limit_s=_ANSWER_S)
         before = self._held

@@ -36,7 +36,6 @@ class Agent(Keeping):
         nodes: Pair name to the node that runs on this host.
         hosts: Pair name to node name to its host, spares included; not closed by it.
         arbiter: Holds the pairs' records; not closed by it.
-        arbiter_name: What names the arbiter in the records' files, such as `etcd:CLUSTER`.
         guards: Pair name to this host's fuse for its node; a pair that is not in it has none, and
             its secondary cannot take over because the agent of this host is silent.
         observer: Is called with what every execution does; None for none.
@@ -53,7 +52,6 @@ class Agent(Keeping):
         nodes: Mapping[str, str],
         hosts: Mapping[str, Mapping[str, Host]],
         arbiter: Arbiter,
-        arbiter_name: str,
         *,
         guards: Mapping[str, Guard] | None = None,
         observer: Observer | None = None,
@@ -71,7 +69,6 @@ class Agent(Keeping):
                 nodes[pair.name],
                 hosts.get(pair.name, {}),
                 arbiter,
-                arbiter_name,
                 guard=(guards or {}).get(pair.name),
                 wake=functools.partial(self._wake, pair.name),
                 tell=functools.partial(self._trouble, pair.name),

@@ -40,6 +40,18 @@ class Arbiter(Protocol):
     says nothing for certain; whoever changed something then reads again before it acts on it.
     """
 
+    async def identity(self, *, limit_s: float) -> str:
+        """What names this very arbiter in the records' files, such as `etcd:CLUSTER`.
+
+        One that was set up anew has another name, so that nobody takes it for the one before.
+
+        Args:
+            limit_s: How long the answer may take, in seconds.
+
+        Raises:
+            ArbiterLost: There is no answer.
+        """
+
     async def read(self, pair: str, *, limit_s: float) -> Held:
         """What is held for a pair.
 

@@ -161,6 +161,9 @@ class _Client:
         self._way = way
         self._is_closed = False
 
+    async def identity(self, *, limit_s: float) -> str:
+        return await self._ask("all", lambda: "fake:1", limit_s)
+
     async def read(self, pair: str, *, limit_s: float) -> Held:
         _rules.check_pair(pair)
         return await self._ask(pair, lambda: self._held(pair), limit_s)

@@ -39,6 +39,7 @@ _TABLES: Final = (
     CREATE TABLE IF NOT EXISTS ends
     (pair TEXT, node TEXT, statement TEXT NOT NULL, PRIMARY KEY (pair, node)) STRICT
     """,
+    "CREATE TABLE IF NOT EXISTS identity (id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT",
 )
 
 
@@ -84,6 +85,7 @@ class SqliteArbiter:
             execute(line)
         for table in _TABLES:
             execute(table)
+        execute("INSERT OR IGNORE INTO identity VALUES (1, lower(hex(randomblob(8))))")
         # The clock began anew, so nobody knows how long ago they were renewed.
         execute(
             "UPDATE leases SET until_s = lease_s + ?, boot = ? WHERE boot != ?",
@@ -92,6 +94,15 @@ class SqliteArbiter:
         # From here on the event loop waits for other processes, not SQLite.
         for line in ("COMMIT", "PRAGMA busy_timeout=0"):
             execute(line)
+
+    async def identity(self, *, limit_s: float) -> str:
+        """See `Arbiter.identity`."""
+
+        def work(_: float) -> str:
+            row = self._database.execute("SELECT name FROM identity").fetchone()
+            return f"sqlite:{row[0]}"
+
+        return await self._transact("all", "BEGIN", work, limit_s)
 
     async def read(self, pair: str, *, limit_s: float) -> Held:
         """See `Arbiter.read`."""

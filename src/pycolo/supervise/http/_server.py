@@ -17,7 +17,7 @@ from pycolo._json import JsonObject
 from pycolo.model.node import is_loopback
 from pycolo.supervise.endpoint import HttpEndpoint
 from pycolo.supervise.http import _health, _metrics, _page
-from pycolo.supervise.supervisor import Supervisor
+from pycolo.supervise.supervisor import Keeping
 
 _END_S: Final = 1.0
 "How long answers that are under way may take when the server ends."
@@ -30,7 +30,7 @@ _HEADERS: Final = {
 
 
 @asynccontextmanager
-async def served(supervisor: Supervisor, endpoint: HttpEndpoint) -> AsyncGenerator[str]:
+async def served(supervisor: Keeping, endpoint: HttpEndpoint) -> AsyncGenerator[str]:
     """Serve a supervisor's pages until the block is left.
 
     Args:
@@ -67,7 +67,7 @@ async def served(supervisor: Supervisor, endpoint: HttpEndpoint) -> AsyncGenerat
 
 @final
 class _Pages:
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Keeping) -> None:
         self._supervisor = supervisor
         self._turn = asyncio.Lock()
 

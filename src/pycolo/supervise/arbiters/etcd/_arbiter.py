@@ -22,6 +22,7 @@ from pycolo.supervise.arbiters.etcd._watch import Watching
 from pycolo.supervise.arbiters.text import dump_end, dump_shared
 from pycolo.supervise.shared import SharedRecord
 
+_ANY_PAIR: Final = "any"
 _RANGE: Final = "/v3/kv/range"
 _TXN: Final = "/v3/kv/txn"
 _GRANT: Final = "/v3/lease/grant"
@@ -63,6 +64,13 @@ class EtcdArbiter:
         self._cluster_id: object = None
         self._revision = 0
         self._exchanged: str | None = None
+
+    async def identity(self, *, limit_s: float) -> str:
+        """See `Arbiter.identity`."""
+        if self._cluster_id is None:
+            # Every answer names the cluster.
+            await self.read(_ANY_PAIR, limit_s=limit_s)
+        return f"etcd:{self._cluster_id}"
 
     async def read(self, pair: str, *, limit_s: float) -> Held:
         """See `Arbiter.read`."""

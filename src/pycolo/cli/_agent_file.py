@@ -1,0 +1,136 @@
+"""The file that says what an agent is: its node, its arbiter and its fuse."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Final, final
+
+import attrs
+import click
+
+from pycolo import _decode
+from pycolo._json import Document, Forms
+from pycolo.errors import DeclarationError, ParseError
+from pycolo.model import _rules as rules
+from pycolo.supervise import Arbiter
+from pycolo.supervise.arbiters import SqliteArbiter
+
+_SIZE_MAX_BYTES: Final = 1 << 16
+
+
+@final
+@attrs.frozen(kw_only=True)
+class SqlitePlace:
+    """An arbiter in a file, for agents that run on one machine."""
+
+    folder: str = attrs.field(validator=rules.Valid(rules.absolute_path))
+    "Where its file lies."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class EtcdPlace:
+    """An arbiter in etcd; the fields are those of `EtcdCluster`."""
+
+    endpoints: tuple[str, ...] = attrs.field(converter=rules.as_tuple)
+    "The client URLs of its members."
+    prefix: str = "pycolo"
+    "What the keys begin with."
+    ca: str | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
+    )
+    "The certificates by which a member is known."
+    cert: str | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
+    )
+    "This agent's certificate."
+    key: str | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
+    )
+    "Its private key."
+    user: str | None = None
+    "A user of etcd's own authentication."
+    password_file: str | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
+    )
+    "A file with that user's password."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class AgentFile:
+    """What an agent is.
+
+    Raises:
+        DeclarationError: A field breaks its rule, or there is no arbiter, or there are two.
+    """
+
+    node: str = attrs.field(validator=rules.Valid(rules.identifier))
+    "The node of each pair that runs on this host."
+    etcd: EtcdPlace | None = None
+    "The arbiter, in etcd."
+    sqlite: SqlitePlace | None = None
+    "The arbiter, in a file."
+    fuse: str | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
+    )
+    "The socket of this host's fuse; without one the other node never takes over by a lease."
+
+    def __attrs_post_init__(self) -> None:
+        if (self.etcd is None) == (self.sqlite is None):
+            raise DeclarationError("AgentFile.etcd", self.etcd, "be given, or sqlite; not both")
+
+    def arbiter(self) -> Arbiter:
+        """The arbiter that it names; its `aclose` lets go of it.
+
+        Raises:
+            DeclarationError: A field of `etcd` breaks its rule.
+            StoreError: The arbiter's file cannot be opened.
+            click.UsageError: The extra that it needs is not installed.
+        """
+        if self.sqlite is not None:
+            return SqliteArbiter(Path(self.sqlite.folder))
+        assert self.etcd is not None  # noqa: S101 - checked when the file was read
+        try:
+            from pycolo.supervise.arbiters import etcd  # noqa: PLC0415 - an extra, imported where it is used
+        except ModuleNotFoundError as error:
+            why = "an arbiter in etcd needs aiohttp: install pycolo with its extra etcd"
+            raise click.UsageError(f"{why} ({error})") from error
+        place = self.etcd
+        return etcd.EtcdArbiter(
+            etcd.EtcdCluster(
+                endpoints=place.endpoints,
+                prefix=place.prefix,
+                ca=_path(place.ca),
+                cert=_path(place.cert),
+                key=_path(place.key),
+                user=place.user,
+                password_file=_path(place.password_file),
+            )
+        )
+
+
+def load(path: Path) -> AgentFile:
+    """Read an agent file.
+
+    Raises:
+        DeclarationError: It is none, or breaks a rule; the error's field is the key's path.
+        OSError: It cannot be read.
+    """
+    try:
+        text = _decode.file_text(path, size_max_bytes=_SIZE_MAX_BYTES)
+        found = _document().read(_decode.toml_value(text), "")
+    except ParseError as error:
+        raise DeclarationError(error.path or "the agent file", error.value, error.rule) from error
+    assert isinstance(found, AgentFile)  # noqa: S101 - what the document's form makes
+    return found
+
+
+@functools.cache
+def _document() -> Document:
+    return Document("agent", Forms(omits="nothing").record(AgentFile))
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
