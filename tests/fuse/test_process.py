@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,13 @@ def test_fuse_comes_before_others(fuse: Fuse) -> None:
     """It has a real-time priority, and all of its memory is locked."""
     assert os.SCHED_FIFO == os.sched_getscheduler(fuse.process.pid)
     assert _field(fuse, "status", "VmLck") != "0"
+
+
+def test_deadline_counts_suspended_time(fuse: Fuse) -> None:
+    """Its one timer is on the clock that goes on while the machine is suspended."""
+    folder = Path(f"/proc/{fuse.process.pid}/fdinfo")
+    clocks = re.findall(r"clockid: (\d+)", "".join(path.read_text() for path in folder.iterdir()))
+    assert [str(time.CLOCK_BOOTTIME)] == clocks
 
 
 @pytest.mark.skipif(WITHOUT_RIGHTS is None, reason="no setpriv here")
