@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Final, final
 
 import attrs
-from tests.testing.testbed import FakePair, declared, in_world
+from tests.testing.testbed import FakePair, Pair, declared, in_world
 from typing_extensions import override
 
 from pycolo.errors import ConnectionFailed, HostRefused
@@ -22,21 +22,21 @@ from pycolo.model.node import Monitor
 from pycolo.plan import HostAction
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, UnreadRecord
-from pycolo.supervise import Agent, Guard, Held, SupervisorEvent
-from pycolo.testing import FakeArbiter, FakeHost, FakeQemu, World
+from pycolo.supervise import Agent, Arbiter, Guard, Held, SupervisorEvent
+from pycolo.testing import FakeArbiter, FakeQemu, World
 
 _LOG = logging.getLogger(__name__)
 NODES: Final = ("alpha", "beta")
-LIMIT_S: Final = 7200.0
+LIMIT_S: Final = 600.0
 _AWAY: Final = "the host cannot be reached"
-Scenario = Callable[[FakePair, "Agents"], Awaitable[None]]
+Scenario = Callable[[FakePair, "Agents", "Network"], Awaitable[None]]
 
 
 @final
 class FarHost:
     """A host as another host's agent reaches it: not at all while the cable is cut."""
 
-    def __init__(self, host: FakeHost) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
         self.is_cut = False
 
@@ -109,10 +109,11 @@ class FakeGuard(Guard):
 
     @override
     async def renew(self, instance: str, *, as_of_s: float) -> None:
-        if self.armed == instance:
-            self._set(max(as_of_s, self._until_s - self._limits.fuse_s))
-            if self._until_s > self._world.now_s:
-                self._let_run()
+        until_s = as_of_s + self._limits.fuse_s
+        # One that is older than the latest, or too late, changes nothing.
+        if self.armed == instance and until_s > max(self._until_s, self._world.now_s):
+            self._set(as_of_s)
+            self._let_run()
 
     @override
     async def disarm(self, instance: str) -> None:
@@ -151,25 +152,33 @@ class FakeGuard(Guard):
 
 @final
 class Agents:
-    """The agents of a pair's two hosts, and all that they have told."""
+    """The agents of a pair's two hosts, and all that they have told.
 
-    def __init__(self, life: FakePair, *, fuses: bool = True) -> None:
+    Args:
+        life: The pair.
+        arbiters: Node to the arbiter as its agent reaches it.
+        guards: Node to its host's fuse.
+    """
+
+    def __init__(
+        self, life: Pair, arbiters: Mapping[str, Arbiter], guards: Mapping[str, Guard]
+    ) -> None:
         self.life = life
-        self.arbiter = FakeArbiter()
+        self.arbiters = arbiters
+        self.guards = guards
         self.far = {
-            (me, other): FarHost(life.world.host(other))
+            (me, other): FarHost(life.hosts[other])
             for me in NODES
             for other in NODES
             if me != other
         }
-        self.guards = {n: FakeGuard(life.world, n, life.pair) for n in NODES} if fuses else {}
         self.events: list[tuple[str, SupervisorEvent]] = []
         self.news = asyncio.Condition()
         self._stacks: dict[str, contextlib.AsyncExitStack] = {}
 
     def hosts(self, me: str) -> Mapping[str, Host]:
         """The hosts as one node's agent reaches them."""
-        own = self.life.world.host(me)
+        own = self.life.hosts[me]
         others = {other: far for (mine, other), far in self.far.items() if mine == me}
         return {me: own, **others}
 
@@ -181,7 +190,7 @@ class Agents:
             (pair,),
             {pair.name: node},
             {pair.name: self.hosts(node)},
-            self.arbiter.client(node),
+            self.arbiters[node],
             guards={} if guard is None else {pair.name: guard},
         )
         stack = contextlib.AsyncExitStack()
@@ -202,8 +211,7 @@ class Agents:
             await self.stop(node)
 
     def cut_hosts(self) -> None:
-        """Cut the cable between the two hosts."""
-        self.life.world.cut(*NODES)
+        """Cut the way of each agent to the other host."""
         for far in self.far.values():
             far.is_cut = True
 
@@ -211,7 +219,6 @@ class Agents:
         """Mend it."""
         for far in self.far.values():
             far.is_cut = False
-        self.life.world.heal(*NODES)
 
     async def until(self, text: str, *, node: str | None = None, since: int = 0) -> int:
         """Wait for an event with these words; gives how many there were until then."""
@@ -237,7 +244,7 @@ class Agents:
 
     async def held(self, leases: Collection[str]) -> Held:
         """What the arbiter holds, once these nodes alone have a lease."""
-        arbiter = self.arbiter.client("test")
+        arbiter = self.arbiters[NODES[0]]
         async with asyncio.timeout(LIMIT_S):
             held = await arbiter.read(self.life.pair.name, limit_s=1.0)
             while held.leases != set(leases):
@@ -252,9 +259,8 @@ class Agents:
 
 
 @asynccontextmanager
-async def two_agents(life: FakePair, *, fuses: bool = True) -> AsyncGenerator[Agents]:
+async def started(agents: Agents) -> AsyncGenerator[Agents]:
     """Have two agents keep a pair while the block lasts."""
-    agents = Agents(life, fuses=fuses)
     try:
         for node in NODES:
             await agents.start(node)
@@ -266,11 +272,34 @@ async def two_agents(life: FakePair, *, fuses: bool = True) -> AsyncGenerator[Ag
             _LOG.info("%s tells of %s: %s: %s", teller, event.node, event.kind, event.text)
 
 
-def play(scenario: Scenario, *, fuses: bool = True) -> None:
+@final
+class Network:
+    """What joins two fake hosts and their arbiter, and can be cut."""
+
+    def __init__(self, life: FakePair, *, fuses: bool = True) -> None:
+        self.life = life
+        self.arbiter = FakeArbiter()
+        self.guards = {n: FakeGuard(life.world, n, life.pair) for n in NODES} if fuses else {}
+        arbiters = {node: self.arbiter.client(node) for node in NODES}
+        self.agents = Agents(life, arbiters, self.guards)
+
+    def cut(self) -> None:
+        """Cut the cable between the two hosts."""
+        self.life.world.cut(*NODES)
+        self.agents.cut_hosts()
+
+    def heal(self) -> None:
+        """Mend it."""
+        self.agents.heal_hosts()
+        self.life.world.heal(*NODES)
+
+
+def play(scenario: Scenario, *, fuses: bool = True, pair: ColoPair | None = None) -> None:
     """Play a scenario with a new pair that two agents keep from the beginning."""
 
     async def played(life: FakePair) -> None:
-        async with two_agents(life, fuses=fuses) as agents:
-            await scenario(life, agents)
+        network = Network(life, fuses=fuses)
+        async with started(network.agents) as agents:
+            await scenario(life, agents, network)
 
-    in_world("11.1.3", played, attrs.evolve(declared(), spares=()))
+    in_world("11.1.3", played, pair or attrs.evolve(declared(), spares=()))

@@ -14,7 +14,7 @@ from typing import Final, final
 
 import attrs
 import pytest
-from tests.testing.agents import NODES, Agents
+from tests.testing.agents import NODES, Network
 from tests.testing.test_supervised_lives import HEALED_S, STEPS, Life
 from tests.testing.testbed import FakePair, declared, in_world, time_passes
 from typing_extensions import override
@@ -29,14 +29,15 @@ class AgentsLife(Life):
 
     def __init__(self, life: FakePair, chance: random.Random) -> None:
         super().__init__(life, chance)
-        self.agents = Agents(life)
+        self.network = Network(life)
+        self.agents = self.network.agents
         self.tasks: set[asyncio.Task[None]] = set()
 
     @override
     def cut(self) -> str:
         """The cable between the two hosts is cut, for a while."""
-        self.agents.cut_hosts()
-        self.life.world.later(self.chance.choice(_LASTS_S), self.agents.heal_hosts)
+        self.network.cut()
+        self.life.world.later(self.chance.choice(_LASTS_S), self.network.heal)
         return "cut the hosts"
 
     def cut_arbiter(self) -> str:
@@ -44,11 +45,11 @@ class AgentsLife(Life):
         nodes = self.chance.choice([("alpha",), ("beta",), NODES])
         lasts_s = self.chance.choice(_LASTS_S)
         for node in nodes:
-            self.agents.arbiter.cut(node)
+            self.network.arbiter.cut(node)
 
         def back() -> None:
             for node in nodes:
-                self.agents.arbiter.heal(node)
+                self.network.arbiter.heal(node)
 
         self.life.world.later(lasts_s, back)
         return f"cut the arbiter from {nodes} for {lasts_s}"
@@ -56,7 +57,7 @@ class AgentsLife(Life):
     def lose_answer(self) -> str:
         """What a host asks the arbiter for next is done, and it never hears of it."""
         node = self.chance.choice(NODES)
-        self.agents.arbiter.lose_answer(node)
+        self.network.arbiter.lose_answer(node)
         return f"lose an answer to {node}"
 
     def restart(self) -> str:
@@ -81,9 +82,9 @@ class AgentsLife(Life):
     async def healed(self) -> None:
         """Wait until nothing is broken any more, but for what the agents have to mend."""
         await asyncio.gather(*self.tasks)
-        self.agents.heal_hosts()
+        self.network.heal()
         for node in NODES:
-            self.agents.arbiter.heal(node)
+            self.network.arbiter.heal(node)
 
 
 async def _lived(life: FakePair, seed: int) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
-from tests.testing.agents import Agents, play
+from tests.testing.agents import Agents, Network, play, started
 from tests.testing.test_controller import write
 from tests.testing.test_supervisor import serves
-from tests.testing.testbed import FakePair
+from tests.testing.testbed import FakePair, declared, in_world, time_passes
+
+from pycolo.errors import UndecidedError
 
 
 def test_a_new_pair_is_protected() -> None:
     """Two agents and an empty arbiter: the first node is launched, and the second one protects."""
 
-    async def scenario(life: FakePair, agents: Agents) -> None:
+    async def scenario(life: FakePair, agents: Agents, _: Network) -> None:
         await agents.protected()
         write(life)
         assert "alpha" == await serves(life)
@@ -28,7 +31,7 @@ def test_a_new_pair_is_protected() -> None:
 def test_death_is_survived(victim: str, survivor: str) -> None:
     """Whoever dies, the other one continues with every write, and is protected again."""
 
-    async def scenario(life: FakePair, agents: Agents) -> None:
+    async def scenario(life: FakePair, agents: Agents, _: Network) -> None:
         count = await agents.protected()
         write(life)
         life.world.qemu(victim).kill()
@@ -37,5 +40,147 @@ def test_death_is_survived(victim: str, survivor: str) -> None:
         await agents.protected(count)
         write(life)
         assert survivor == await serves(life)
+
+    play(scenario)
+
+
+def test_cut_between_the_hosts_ends_one_guest() -> None:
+    """The first to claim continues, once the other one's lease has run out; the loser is ended."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        write(life)
+        loser = life.world.qemu("beta")
+        network.cut()
+        await agents.until("failover is done", node="alpha", since=count)
+        assert "alpha" == await serves(life)
+        await agents.until("the record gives the pair to another QEMU", node="beta", since=count)
+        assert not loser.alive
+        assert network.guards["alpha"].stopped is None
+        network.heal()
+        await agents.protected(len(agents.events))
+        assert "alpha" == await serves(life)
+
+    play(scenario)
+
+
+def test_isolated_primary_is_stopped_before_the_other_one_continues() -> None:
+    """Cut from the arbiter and its peer, it is stopped by its fuse, and killed later."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        write(life)
+        loser = life.world.qemu("alpha")
+        network.cut()
+        network.arbiter.cut("alpha")
+        count = await agents.until("continues alone", node="beta", since=count)
+        assert loser.frozen
+        assert "the lease of alpha has run out" in agents.events[count - 1][1].text
+        await agents.until("failover is done", node="beta", since=count)
+        assert "beta" == await serves(life)
+        await time_passes(life.pair.supervision.kill_s)
+        assert not loser.alive
+        network.heal()
+        network.arbiter.heal("alpha")
+        await agents.protected(len(agents.events))
+        assert "beta" == await serves(life)
+
+    play(scenario)
+
+
+def test_without_a_fuse_a_lease_is_no_evidence() -> None:
+    """Nothing has stopped the primary that cannot be reached: the secondary waits for a person."""
+
+    async def scenario(_: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        network.cut()
+        network.arbiter.cut("alpha")
+        count = await agents.until("nobody can show", node="beta", since=count)
+        await time_passes(60.0)
+        assert {"beta"} == (await network.arbiter.client("beta").read("colo", limit_s=1.0)).leases
+        assert not [event for _, event in agents.events if "continues alone" in event.text]
+        network.heal()
+        network.arbiter.heal("alpha")
+        await agents.protected(count)
+
+    play(scenario, fuses=False)
+
+
+@pytest.mark.parametrize("nodes", [("alpha",), ("beta",), ("alpha", "beta")])
+def test_arbiter_outage_stops_nobody_in_healthy_colo(nodes: tuple[str, ...]) -> None:
+    """Checkpoints renew the fuse, which are asked for where the declared delay is too long."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        await agents.protected()
+        before = {q.line.name for q in life.world.running}
+        for node in nodes:
+            network.arbiter.cut(node)
+        await time_passes(120.0)
+        assert before == {q.line.name for q in life.world.running}
+        assert network.guards["alpha"].stopped is None
+        assert "alpha" == await serves(life)
+        for node in nodes:
+            network.arbiter.heal(node)
+        await time_passes(5.0)
+        assert before == {q.line.name for q in life.world.running}
+
+    play(scenario, pair=attrs.evolve(declared(checkpoint_delay_ms=20000), spares=()))
+
+
+def test_frozen_agent_of_a_secondary_changes_nothing() -> None:
+    """Its lease runs out while checkpoints come: nobody fails over (Patroni's trap)."""
+
+    async def scenario(life: FakePair, agents: Agents, _: Network) -> None:
+        count = await agents.protected()
+        before = {q.line.name for q in life.world.running}
+        await agents.stop("beta")
+        await agents.held({"alpha"})
+        await time_passes(60.0)
+        assert before == {q.line.name for q in life.world.running}
+        assert "alpha" == await serves(life)
+        await agents.start("beta")
+        await agents.held({"alpha", "beta"})
+        assert not [e for _, e in agents.events[count:] if "continues alone" in e.text]
+
+    play(scenario)
+
+
+def test_files_are_handed_to_the_arbiter() -> None:
+    """A pair that was launched without one is adopted, and its files give no right from then on."""
+
+    async def scenario(life: FakePair) -> None:
+        await life.launch("alpha", "beta")
+        await life.run("start")
+        await life.aclose()
+        write(life)
+        network = Network(life)
+        async with started(network.agents) as agents:
+            await agents.protected()
+            held = await agents.held({"alpha", "beta"})
+            assert held.shared is not None
+            assert 2 == held.shared.record.epoch
+            with pytest.raises(UndecidedError, match="is managed by fake:1"):
+                await life.compile("failover", survivor="beta")
+            life.world.qemu("alpha").kill()
+            await agents.until("failover is done", node="beta")
+            assert "beta" == await serves(life)
+
+    in_world("11.1.3", scenario, attrs.evolve(declared(), spares=()))
+
+
+def test_arbiter_restored_from_a_backup_is_for_a_person() -> None:
+    """Its epoch is below that of a file: nothing is killed, and nothing is done by itself."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        backup = network.arbiter.backup()
+        life.world.qemu("alpha").kill()
+        count = await agents.until("failover is done", node="beta", since=count)
+        count = await agents.protected(count)
+        before = {q.line.name for q in life.world.running}
+        network.arbiter.restore(backup)
+        await agents.until("nothing is safe by itself", node="beta", since=count)
+        await time_passes(60.0)
+        assert before == {q.line.name for q in life.world.running}
 
     play(scenario)

@@ -170,7 +170,8 @@ class Arbitration(Authority):
 
     @override
     def decides(self, members: Collection[str]) -> tuple[str, ...]:
-        return (self._node,) if self._node in members else ()
+        # Also where the record does not name it: a guest that runs here then has to be ended.
+        return (self._node,)
 
     @override
     def drives(self, record: PairRecord | None) -> bool:

@@ -66,6 +66,7 @@ _DOUBT: Final[frozenset[Event]] = frozenset(
     {"undecidable", "claimed", "limit", "suspicion", "lease-gone"}
 )
 "While one of these stands for either node no round begins."
+_ALERT: Final[frozenset[Phase]] = frozenset({"suspect", "claiming", "waiting"})
 _WORDS: Final[Mapping[Event, str]] = {
     "undecidable": ": nothing is safe by itself: its record and its QEMU exclude each other, or the"
     " node that is left lacks writes, or its overlays are not merged",
@@ -245,6 +246,8 @@ class Keeper:
             return False
         snapshot, record = self._controller.snapshot, self._record
         if snapshot is None or record is None:
+            if snapshot is not None and await self._settles(snapshot):
+                return True
             # So that it is seen where one can be read again.
             is_due = self._now_s() >= self._look_due_s
             return self._begin_round() or (is_due and self._begin_look())
@@ -253,8 +256,7 @@ class Keeper:
         self._senses.look(self._controller, snapshot, record)
         if self._is_stale:
             return self._begin_round() or self._begin_look()
-        if self._work is None and await self._authority.settle(snapshot):
-            self._is_stale = True
+        if await self._settles(snapshot):
             return True
         await self._reconsider(snapshot, record)
         nodes = self._authority.decides(_members(record))
@@ -270,6 +272,13 @@ class Keeper:
             if await self._acted(one):
                 return True
         return await self._proceed(decided, snapshot)
+
+    async def _settles(self, snapshot: Snapshot) -> bool:
+        """Bring record and file together, which makes what was seen stale."""
+        if self._work is not None or not await self._authority.settle(snapshot):
+            return False
+        self._is_stale = True
+        return True
 
     async def _note(self, record: PairRecord) -> None:
         """Take note of what the record says, and of who claims the pair."""
@@ -781,6 +790,7 @@ class Keeper:
         declared = self.pair.supervision
         eyes = [self._eyes(node) for node in self._phases]
         is_alert = self._authority.claimed_by is not None or self._authority.is_lost
+        is_alert = is_alert or not _ALERT.isdisjoint(self._phases.values())
         if is_alert or any(one.of_it or one.colo_exit_s for one in eyes):
             limit_s = min(declared.silent_s, declared.primary_s) / 4
         else:
