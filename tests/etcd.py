@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, final
 
 import pytest
@@ -62,18 +64,31 @@ def program(name: str) -> list[str]:
 class Member:
     """One etcd."""
 
-    def __init__(self, name: str, address: str, folder: Path, options: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        folder: Path,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.name: Final = name
         self.address: Final = address
         self.folder: Final = folder
         self._argv = [*program("etcd"), "--data-dir", str(folder), *options]
+        self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, with what it holds."""
         with self.folder.with_suffix(".log").open("ab") as log:
             self._process = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self._argv,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def stop(self) -> None:
