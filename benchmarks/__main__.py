@@ -11,6 +11,7 @@ import attrs
 
 from benchmarks import (
     answering,
+    arbitrating,
     compiling,
     dying,
     executing,
@@ -34,6 +35,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "probe": probing.run,
     "fleet": fleet.run,
     "supervise": supervising.run,
+    "arbiter": arbitrating.run,
 }
 
 

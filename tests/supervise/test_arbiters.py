@@ -248,21 +248,22 @@ def test_a_lease_is_there_until_it_is_released(run: Run) -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize("closes", [False, True], ids=["silent", "closed"])
-def test_a_lease_runs_out_by_itself_and_never_early(run: Run, *, closes: bool) -> None:
-    """A lease ends some time after `lease_s` have passed since its last renewal, and not before."""
+def test_a_lease_runs_out_by_itself_and_never_early(run: Run) -> None:
+    """A lease ends some time after `lease_s` have passed since its last renewal, and not before.
+
+    Closing the way to the arbiter does not end it either.
+    """
 
     async def scenario(alpha: Arbiter, beta: Arbiter) -> None:
         loop = asyncio.get_running_loop()
         await written(alpha)
         assert await renewed(alpha)
         held = await beta.read(PAIR, limit_s=LIMIT_S)
-        # Renewed when half of it has passed: what is held stays the same.
-        assert held == await beta.changed(PAIR, held, limit_s=LEASE_S / 2)
+        # Renewed when a part of it has passed: what is held stays the same.
+        assert held == await beta.changed(PAIR, held, limit_s=LEASE_S / 4)
         asked_s = loop.time()
         assert await renewed(alpha)
-        if closes:
-            await alpha.aclose()
+        await alpha.aclose()
         gone = await beta.changed(PAIR, held, limit_s=LIMIT_S)
         assert attrs.evolve(held, leases=frozenset()) == gone
         assert LEASE_S <= loop.time() - asked_s < LEASE_S + 5.0
@@ -306,7 +307,7 @@ def test_a_claim_lets_the_others_lease_run_out(run: Run) -> None:
         held = await beta.read(PAIR, limit_s=LIMIT_S)
         held = await beta.swap(PAIR, held, CLAIMED, limit_s=LIMIT_S)
         assert frozenset(["alpha"]) == held.leases
-        assert held == await beta.changed(PAIR, held, limit_s=LEASE_S / 2)
+        assert held == await beta.changed(PAIR, held, limit_s=LEASE_S / 4)
         assert not await renewed(alpha)
         gone = await beta.changed(PAIR, held, limit_s=LIMIT_S)
         assert frozenset() == gone.leases
