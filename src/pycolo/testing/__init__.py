@@ -7,10 +7,10 @@ loop that hangs on a silent peer, and the differences between versions. It check
 tells: who serves, and which acknowledged writes are where. `FakeArbiter` is an arbiter for agents.
 """
 
-from pycolo.testing._arbiter import FakeArbiter
+from pycolo.testing._arbiter import ArbiterBackup, FakeArbiter
 from pycolo.testing._ground import Image
 from pycolo.testing._host import FakeHost
 from pycolo.testing._qemu import FakeQemu
 from pycolo.testing.world import World
 
-__all__ = ("FakeArbiter", "FakeHost", "FakeQemu", "Image", "World")
+__all__ = ("ArbiterBackup", "FakeArbiter", "FakeHost", "FakeQemu", "Image", "World")

@@ -36,7 +36,7 @@ class _Pair:
 
 @final
 @attrs.frozen
-class Backup:
+class ArbiterBackup:
     """What a `FakeArbiter` held at a time."""
 
     pairs: Mapping[str, object]
@@ -134,11 +134,11 @@ class FakeArbiter:
         """
         self._way(node).loses_answer = True
 
-    def backup(self) -> Backup:
+    def backup(self) -> ArbiterBackup:
         """What it holds, to be restored later."""
-        return Backup(dict(self._contents.pairs), self._contents.revision)
+        return ArbiterBackup(dict(self._contents.pairs), self._contents.revision)
 
-    def restore(self, backup: Backup) -> None:
+    def restore(self, backup: ArbiterBackup) -> None:
         """Hold what it held then, leases included; revisions since then are given once more.
 
         Args:
