@@ -15,13 +15,17 @@ from tests.cli.conftest import PAIR, Pycolo
 
 from pycolo.supervise import Store
 
-UNIT = Path(__file__).parents[2] / "packaging" / "pycolo-supervise.service"
+UNITS = [
+    Path(__file__).parents[2] / "packaging" / f"pycolo-{name}.service"
+    for name in ("supervise", "agent")
+]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
-def test_unit_is_one_that_systemd_takes() -> None:
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_unit_is_one_that_systemd_takes(unit: Path) -> None:
     """No key is unknown, and no value is refused."""
-    verify = ("systemd-analyze", "verify", "--man=no", str(UNIT))
+    verify = ("systemd-analyze", "verify", "--man=no", str(unit))
     found = subprocess.run(verify, capture_output=True, text=True, check=False)
     assert (0, "") == (found.returncode, found.stderr)
 

@@ -1,0 +1,79 @@
+"""The file that says what an agent is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Pycolo
+
+from pycolo.cli import _agent_file
+from pycolo.errors import DeclarationError
+from pycolo.supervise.arbiters import SqliteArbiter
+from pycolo.supervise.arbiters.etcd import EtcdArbiter
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "agents.md"
+
+
+def loaded(folder: Path, text: str) -> _agent_file.AgentFile:
+    """What a file with this text says."""
+    path = folder / "agent.toml"
+    path.write_text(text if "format_version" in text else f"format_version = 1\n{text}")
+    return _agent_file.load(path)
+
+
+def test_example_of_the_manual_is_one(tmp_path: Path) -> None:
+    """It names the node, the fuse and etcd, as the page shows it."""
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    found = loaded(tmp_path, text)
+    assert ("alpha", "/run/pycolo-fuse/fuse.sock") == (found.node, found.fuse)
+    assert found.etcd is not None
+    assert 3 == len(found.etcd.endpoints)
+
+
+async def test_arbiter_may_be_etcd(tmp_path: Path) -> None:
+    """Nothing is asked before it is used."""
+    found = loaded(tmp_path, 'node = "a"\n[etcd]\nendpoints = ["http://127.0.0.1:1"]\n')
+    arbiter = found.arbiter()
+    assert isinstance(arbiter, EtcdArbiter)
+    await arbiter.aclose()
+
+
+async def test_arbiter_may_be_a_file(tmp_path: Path) -> None:
+    """For agents that run on one machine."""
+    place = tmp_path / "arbiter"
+    found = loaded(tmp_path, f'node = "alpha"\n[sqlite]\nfolder = "{place}"\n')
+    arbiter = found.arbiter()
+    assert isinstance(arbiter, SqliteArbiter)
+    assert (await arbiter.identity(limit_s=5.0)).startswith("sqlite:")
+    await arbiter.aclose()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('node = "alpha"', "etcd must be given, or sqlite; not both"),
+        ('node = "a"\n[sqlite]\nfolder = "/a"\n[etcd]\nendpoints = []', "not both"),
+        ('[sqlite]\nfolder = "/a"', "node"),
+        ('node = "a b"\n[sqlite]\nfolder = "/a"', "node must"),
+        ('node = "a"\n[sqlite]\nfolder = "a"', "sqlite.folder must"),
+        ('node = "a"\nfuze = "/a"\n[sqlite]\nfolder = "/a"', "fuze"),
+        ("node = ", "TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
+    """Field, value and rule, before anything is asked."""
+    with pytest.raises(DeclarationError, match=said):
+        loaded(tmp_path, text)
+
+
+def test_node_that_a_pair_lacks_is_refused(pycolo: Pycolo, pair_file: Path, tmp_path: Path) -> None:
+    """In one line that names the pair and its nodes."""
+    agent_file = tmp_path / "agent.toml"
+    agent_file.write_text(
+        f'format_version = 1\nnode = "omega"\n[sqlite]\nfolder = "{tmp_path}/arbiter"\n'
+    )
+    ended = pycolo("agent", agent_file, pair_file)
+    assert 1 == ended.code
+    assert "name a node of colo: alpha, beta" in ended.err
