@@ -176,7 +176,7 @@ def test_everything_that_a_record_says_is_kept(run: Run) -> None:
         ),
         claimed_by="alpha",
         want="unprotected",
-        paused=True,
+        paused="by the test",
         fuses=frozenset(["alpha", "beta"]),
     )
 

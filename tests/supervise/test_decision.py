@@ -233,7 +233,7 @@ def test_without_the_arbiter_nothing_is_missing_while_colo_works() -> None:
 
 def test_a_paused_pair_is_only_looked_at() -> None:
     """Whatever happens during maintenance is told, and nothing is done."""
-    paused = attrs.evolve(SHARED, paused=True)
+    paused = attrs.evolve(SHARED, paused="by the test")
     seen = attrs.evolve(IN_COLO, evidence=END)
     decision = _at("alpha", seen, 10.0, paused)
     assert (("tell",), "protected") == (decision.actions, decision.phase)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import attrs
 import pytest
 from tests.testing.agents import Agents, Network, play, started
@@ -9,7 +11,8 @@ from tests.testing.test_controller import write
 from tests.testing.test_supervisor import serves
 from tests.testing.testbed import FakePair, declared, in_world, time_passes
 
-from pycolo.errors import UndecidedError
+from pycolo.errors import ArbiterOvertaken, UndecidedError
+from pycolo.supervise.wishes import read_wish, set_paused, set_want
 
 
 def test_a_new_pair_is_protected() -> None:
@@ -182,5 +185,32 @@ def test_arbiter_restored_from_a_backup_is_for_a_person() -> None:
         await agents.until("nothing is safe by itself", node="beta", since=count)
         await time_passes(60.0)
         assert before == {q.line.name for q in life.world.running}
+
+    play(scenario)
+
+
+def test_what_is_wanted_is_in_the_arbiter() -> None:
+    """While it is paused nobody continues; what is wanted is brought about by whoever may."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        arbiter = network.arbiter.client("alpha")
+        with pytest.raises(ArbiterOvertaken, match="holds none; start the agents first"):
+            await set_paused(arbiter, "other", "by the test", limit_s=1.0)
+        count = await agents.protected()
+        assert (
+            "by the test" == (await set_paused(arbiter, "colo", "by the test", limit_s=1.0)).paused
+        )
+        await agents.until("supervision is paused by the test", node="beta", since=count)
+        life.world.qemu("alpha").kill()
+        await time_passes(60.0)
+        assert not [e for _, e in agents.events if "continues alone" in e.text]
+        await set_paused(arbiter, "colo", None, limit_s=1.0)
+        await agents.until("failover is done", node="beta", since=count)
+        count = await agents.protected(len(agents.events))
+        assert "stopped" == (await set_want(arbiter, "colo", "stopped", limit_s=1.0)).want
+        async with asyncio.timeout(600.0):
+            while life.world.running:
+                await time_passes(1.0)
+        assert "stopped" == (await read_wish(arbiter, "colo", limit_s=1.0)).want
 
     play(scenario)

@@ -47,7 +47,6 @@ _FOLLOW_S: Final = 10.0
 _AGAIN_S: Final = 0.25
 _FIRST: Final = (1, 0)
 _WRITE: Final = "write-record"
-_PAUSED: Final = "by an operator"
 
 
 @final
@@ -161,7 +160,7 @@ class Arbitration(Authority):
         shared = self._held.shared
         if shared is None:
             return Wish()
-        return Wish(want=shared.want, paused=_PAUSED if shared.paused else None)
+        return Wish(want=shared.want, paused=shared.paused)
 
     @override
     def record(self, snapshot: Snapshot) -> PairRecord | None:

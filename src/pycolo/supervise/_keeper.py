@@ -356,7 +356,7 @@ class Keeper:
                 record=record,
                 claimed_by=self._authority.claimed_by,
                 want=self._wish.want,
-                paused=self._wish.paused is not None,
+                paused=self._wish.paused,
                 fuses=self._authority.fuses,
             ),
             own if isinstance(own, PairRecord) else None,

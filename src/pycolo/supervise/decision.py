@@ -65,7 +65,7 @@ def decide(
     state = state_of(node, shared, observation)
     event = event_of(node, shared, own_file, observation, limits=limits, now_s=now_s)
     row = TABLE[state, event]
-    if shared.paused:
+    if shared.paused is not None:
         left = tuple(action for action in row.actions if action in _WHILE_PAUSED)
         if "tell" not in left and event != "quiet" and left != row.actions:
             # A person paused it, and has to know what is not done meanwhile.

@@ -21,8 +21,8 @@ class SharedRecord:
     "The node that is about to run alone, and still looks for evidence about its peer."
     want: Want = "protected"
     "What is wanted of the pair."
-    paused: bool = False
-    "For maintenance: supervisors look, and do nothing."
+    paused: str | None = None
+    "Who paused it, when and why: agents look, and do nothing. None where it is not paused."
     fuses: frozenset[str] = frozenset()
     "Nodes whose fuse is armed: they stop by themselves when they lose touch."
 

@@ -1,0 +1,92 @@
+"""What is wanted of a pair whose record an arbiter holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from pycolo.errors import ArbiterOvertaken
+from pycolo.reconcile import Want
+from pycolo.supervise.arbiter import Arbiter
+from pycolo.supervise.shared import SharedRecord
+from pycolo.supervise.store import Wish
+
+_TRIES: Final = 5
+
+
+async def read_wish(arbiter: Arbiter, pair: str, *, limit_s: float) -> Wish:
+    """What is wanted of a pair.
+
+    Args:
+        arbiter: Holds its record.
+        pair: The pair's name.
+        limit_s: How long the answer may take, in seconds.
+
+    Raises:
+        ArbiterOvertaken: It holds no record of this pair.
+        ArbiterLost: There is no answer.
+    """
+    held = await arbiter.read(pair, limit_s=limit_s)
+    return _wish(_known(pair, held.shared))
+
+
+async def set_want(arbiter: Arbiter, pair: str, want: Want, *, limit_s: float) -> Wish:
+    """Say what is wanted of a pair; its agents bring it about from now on.
+
+    Args:
+        arbiter: Holds its record.
+        pair: The pair's name.
+        want: What is wanted.
+        limit_s: How long each answer may take, in seconds.
+
+    Returns:
+        What is wanted now.
+
+    Raises:
+        ArbiterOvertaken: It holds no record of this pair, or the agents change it all the time:
+            nothing was changed.
+        ArbiterLost: It is not known whether it was changed.
+    """
+    return await _changed(arbiter, pair, lambda held: attrs.evolve(held, want=want), limit_s)
+
+
+async def set_paused(arbiter: Arbiter, pair: str, paused: str | None, *, limit_s: float) -> Wish:
+    """Pause a pair's agents, or end the pause; see `set_want`.
+
+    Args:
+        arbiter: Holds its record.
+        pair: The pair's name.
+        paused: By whom, when and why, in words; None ends the pause.
+        limit_s: How long each answer may take, in seconds.
+    """
+    return await _changed(arbiter, pair, lambda held: attrs.evolve(held, paused=paused), limit_s)
+
+
+async def _changed(
+    arbiter: Arbiter, pair: str, change: Callable[[SharedRecord], SharedRecord], limit_s: float
+) -> Wish:
+    tries = _TRIES
+    while True:
+        held = await arbiter.read(pair, limit_s=limit_s)
+        new = change(_known(pair, held.shared))
+        try:
+            found = await arbiter.swap(pair, held, new, limit_s=limit_s)
+        except ArbiterOvertaken:
+            tries -= 1
+            if tries == 0:
+                raise
+            continue
+        return _wish(_known(pair, found.shared))
+
+
+def _known(pair: str, shared: SharedRecord | None) -> SharedRecord:
+    if shared is None:
+        why = "the arbiter holds none; start the agents first"
+        raise ArbiterOvertaken(pair, why)
+    return shared
+
+
+def _wish(shared: SharedRecord) -> Wish:
+    return Wish(want=shared.want, paused=shared.paused)
