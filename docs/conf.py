@@ -39,6 +39,9 @@ _ELSEWHERE = (
 )
 nitpick_ignore_regex = [("py:.*", rf"{name}\..*") for name in _ELSEWHERE.split()]
 # What a module keeps to itself has no entry in the manual.
-nitpick_ignore_regex += [("py:.*", r"pycolo\._json\..*"), ("py:.*", r"pycolo\..*\._[A-Z]\w*")]
+nitpick_ignore_regex += [
+    ("py:.*", r"pycolo\._(json|forms)\..*"),
+    ("py:.*", r"pycolo\..*\._[A-Z]\w*"),
+]
 # attrs writes the types into a class's signature as its source has them.
 nitpick_ignore_regex += [("py:class", "Path")]

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import get_args
 
+import attrs
 import jsonschema
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from tests.scripted_qmp import SILENCE, Refuse, ScriptedQmp, scripted_qmp
 
 from pycolo._execute import execute
+from pycolo._json import kebab
 from pycolo.errors import ParseError
 from pycolo.journal import (
     CommandAnswered,
@@ -354,7 +356,11 @@ def test_every_line_keeps_the_schema(written: str) -> None:
     validator = jsonschema.Draft202012Validator(json.loads(json.dumps(schema)))
     validator.check_schema(schema)
     for line in written.splitlines():
-        validator.validate(json.loads(line))
+        value = json.loads(line)
+        validator.validate(value)
+        kind = next(kind for kind in get_args(Line) if kebab(kind) == value["kind"])
+        fields = {field.name for field in attrs.fields(kind)} | {"kind", "format_version"}
+        assert value.keys() <= fields
     assert not validator.is_valid({"kind": "step-began"})
     definitions = schema["$defs"]
     assert isinstance(definitions, dict)

@@ -17,17 +17,20 @@ from typing import Final, Literal, TypeAlias, final
 import attrs
 
 from pycolo import _decode, _json
-from pycolo._json import (
+from pycolo._forms import (
+    SCALARS,
     Array,
     Document,
     Form,
     Forms,
-    JsonObject,
-    JsonValue,
     Nullable,
     Record,
     Scalar,
+    StringOr,
+    Table,
+    whole_schema,
 )
+from pycolo._json import JsonObject, JsonValue
 from pycolo.errors import DeclarationError, ParseError
 from pycolo.model import _rules as rules
 from pycolo.model.disk import DiskIds, ReplicationDisk
@@ -113,7 +116,7 @@ def json_schema() -> JsonObject:
 
     Rules between several values, such as different ports, cannot be said in it: `loads` knows more.
     """
-    return document().whole_schema()
+    return whole_schema("pycolo pair", document())
 
 
 @functools.cache
@@ -143,8 +146,9 @@ def _without_doubles(members: list[tuple[str, object]]) -> dict[str, object]:
 @functools.cache
 def _forms() -> Forms:
     plain = Forms(narrow=_narrowed)
-    values: Form = _StringOrStrings(Array(_json.SCALARS[str]))
-    options = _json.Table(values, is_ordered=True)
+    strings = Array(SCALARS[str])
+    values = StringOr(strings, list, "be a string or an array of strings")
+    options = Table(values, is_ordered=True)
     known: dict[object, Form] = {
         frozenset((UnixMonitor, TcpMonitor)): _MonitorForm(
             plain.record(UnixMonitor), plain.record(TcpMonitor)
@@ -196,27 +200,6 @@ def _narrowed(form: Form, validator: object) -> Form:
     if isinstance(form, Scalar):
         return attrs.evolve(form, keywords={**form.keywords, **_keywords(rule)})
     return form
-
-
-@final
-@attrs.frozen
-class _StringOrStrings:
-    """The value of a netdev's option: a string, or several where the option is repeated."""
-
-    several: Array
-
-    def read(self, value: object, path: str) -> object:
-        if isinstance(value, str):
-            return value
-        if not isinstance(value, list):
-            raise ParseError(path, "be a string or an array of strings", value)
-        return self.several.read(value, path)
-
-    def write(self, value: object) -> JsonValue:
-        return value if isinstance(value, str) else self.several.write(value)
-
-    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        return {"anyOf": [{"type": "string"}, self.several.schema(definitions)]}
 
 
 @final

@@ -32,7 +32,7 @@ from typing import Literal, TypeAlias, final
 import attrs
 
 from pycolo import _decode
-from pycolo._json import Document, Forms
+from pycolo._forms import Document, Forms
 from pycolo._mapping import read_only_mappings
 from pycolo.errors import ParseError, check_all, compile_error, undecided
 from pycolo.evidence import Evidence, Victim, node_of

@@ -11,19 +11,32 @@ Other programs ignore keys they do not know, and so read what a later pycolo wri
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Literal, TypeAlias, final, get_args
 
 import attrs
 
 from pycolo import _decode, _json, pairfile
-from pycolo._json import Document, Forms, JsonObject, JsonValue, Lazy, Record, Table, Tagged
+from pycolo._forms import (
+    FORMAT_VERSION,
+    Document,
+    Forms,
+    Lazy,
+    Record,
+    Table,
+    Tagged,
+    Text,
+    beside,
+    whole_schema,
+)
+from pycolo._json import JsonObject, JsonValue
 from pycolo.catalogue import Explanation
 from pycolo.conditions import Condition
 from pycolo.differences import Drift
 from pycolo.errors import ParseError
 from pycolo.model.pair import ColoPair
 from pycolo.plan import HostAction, Plan, RunHost, Step
+from pycolo.qmp._base import command_schema
 from pycolo.qmp.commands import Command, Yank, command_from_qmp
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema
@@ -104,7 +117,7 @@ def explanations_to_json(explanations: Iterable[Explanation]) -> JsonObject:
     """What the catalogue knows of a message as JSON, best first."""
     form = _forms().record(Explanation)
     found = [form.write(one) for one in explanations]
-    return {"format_version": _json.FORMAT_VERSION, "explanations": list[JsonValue](found)}
+    return {"format_version": FORMAT_VERSION, "explanations": list[JsonValue](found)}
 
 
 def dumps(value: JsonValue) -> str:
@@ -127,7 +140,7 @@ def json_schema(name: DocumentName) -> JsonObject:
     Args:
         name: `plan`, `report`, `snapshot` or `drift`; a pair file's is `pairfile.json_schema()`.
     """
-    return _document(name).whole_schema()
+    return whole_schema(f"pycolo {name}", _document(name))
 
 
 def forms() -> Forms:
@@ -158,8 +171,10 @@ def _document(name: DocumentName) -> Document:
 def _in_order(plan: Record[Plan]) -> Record[Plan]:
     """What a reader wants comes first, the long snapshots come last."""
     first = ("procedure", "pair", "qemu", "dialect", "restored_after", "steps", "recoveries")
-    names = dict.fromkeys([*first, *plan.forms])
-    return attrs.evolve(plan, forms={name: plan.forms[name] for name in names})
+    members = {member.field: member for member in plan.members}
+    return attrs.evolve(
+        plan, layout=tuple(members[name] for name in dict.fromkeys([*first, *members]))
+    )
 
 
 # -- what the annotations do not say -------------------------------------------------------------
@@ -168,25 +183,30 @@ def _in_order(plan: Record[Plan]) -> Record[Plan]:
 @functools.cache
 def _forms() -> Forms:
     sparse = frozenset((*get_args(Step), *get_args(Condition)))
-    unions = (NodeState, RecordState, HostAction, Outcome)
-    full = frozenset(kind for union in unions for kind in get_args(union))
+    full = frozenset(
+        kind for union in (NodeState, RecordState, Outcome) for kind in get_args(union)
+    )
     forms = Forms(
         known={
-            Version: _json.Text(Version.parse, "be a version such as 10.0.13", r"\d+\.\d+\.\d+"),
-            Schema: _json.Text(Schema.from_digest, "be a SHA-256 digest", "[0-9a-f]{64}"),
+            Version: Text(Version.parse, "be a version such as 10.0.13", r"\d+\.\d+\.\d+"),
+            Schema: Text(Schema.from_digest, "be a SHA-256 digest", "[0-9a-f]{64}"),
             ColoPair: pairfile.document(),
             Yank: _CommandForm((Yank,)),
             frozenset(get_args(Command)): _CommandForm(get_args(Command)),
             frozenset(get_args(Condition)): Lazy(_condition),
         },
-        tagged=sparse | full,
+        tags={
+            **dict.fromkeys(sparse | full, "kind"),
+            **dict.fromkeys(get_args(HostAction), "action"),
+        },
         sparse=sparse | {NoRecord},
         omits="nothing",
     )
     forms = _with_union(forms, "RecordState", RecordState)
     forms = _with_union(forms, "ReadState", ReadState)
     forms = _with_union(forms, "NodeState", NodeState)
-    forms = attrs.evolve(forms, known={**forms.known, RunHost: _run_host(forms)})
+    run_host = forms.record(RunHost, inline=("action", forms.union("HostAction", HostAction)))
+    forms = attrs.evolve(forms, known={**forms.known, RunHost: run_host})
     return _with_union(forms, "Step", Step)
 
 
@@ -198,17 +218,6 @@ def _with_union(forms: Forms, name: str, union: object) -> Forms:
 @functools.cache
 def _condition() -> Tagged:
     return _forms().union("Condition", Condition)
-
-
-def _run_host(forms: Forms) -> _RunHostForm:
-    step = forms.record(RunHost, action=_json.SCALARS[str])
-    own = {name: form for name, form in step.forms.items() if name != "action"}
-    kinds: tuple[type[HostAction], ...] = get_args(HostAction)
-    actions = {
-        _json.kebab(kind): attrs.evolve(forms.record(kind), tag=("action", _json.kebab(kind)))
-        for kind in kinds
-    }
-    return _RunHostForm(attrs.evolve(step, forms=own), actions)
 
 
 @final
@@ -229,58 +238,14 @@ class _CommandForm:
         assert isinstance(value, self.kinds)  # noqa: S101 - the types this form is for
         return value.to_qmp()
 
-    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
-        properties: JsonObject = {
-            "execute": {"enum": list[JsonValue](self._names())},
-            "arguments": {"type": "object"},
-        }
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": ["execute"],
-            "additionalProperties": False,
-        }
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        for kind in self.kinds:
+            if kind.qmp_name not in definitions:
+                definitions[kind.qmp_name] = command_schema(kind, definitions)
+        return {"oneOf": [{"$ref": f"#/$defs/{name}"} for name in self._names()]}
 
     def _names(self) -> list[str]:
         return sorted(kind.qmp_name for kind in self.kinds)
-
-
-@final
-@attrs.frozen
-class _RunHostForm:
-    """A step whose `action` names what is done; what belongs to the action stands beside it."""
-
-    step: Record[RunHost]
-    "Without the action."
-    actions: Mapping[str, Record[HostAction]]
-
-    def read(self, value: object, path: str) -> RunHost:
-        members = _json.object_at(value, path)
-        own = {key for key in members if key in self.step.forms or key == "kind"}
-        fields = self.step.fields({key: members[key] for key in own}, path)
-        action = {key: members[key] for key in members if key not in own}
-        return self.step.made({**fields, "action": self._tagged().read(action, path)}, path)
-
-    def write(self, value: object) -> JsonValue:
-        assert isinstance(value, RunHost)  # noqa: S101 - the type this form is for
-        return {**self.step.write(value), **_json.object_of(self._tagged().write(value.action))}
-
-    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        alternatives = [
-            _beside(self.step.inline_schema(definitions), action.inline_schema(definitions))
-            for action in self.actions.values()
-        ]
-        return {"oneOf": list[JsonValue](alternatives)}
-
-    def _tagged(self) -> Tagged:
-        return Tagged("HostAction", self.actions, key="action")
-
-
-def _beside(schema: JsonObject, other: JsonObject) -> JsonObject:
-    """The schema of an object with the properties of both."""
-    properties = _json.object_of(schema["properties"]) | _json.object_of(other["properties"])
-    required = [*_json.list_of(schema["required"]), *_json.list_of(other["required"])]
-    return {**other, "properties": properties, "required": required}
 
 
 @final
@@ -319,7 +284,7 @@ class _ReportForm:
             "properties": {"failed": failed, "changed": {"type": "boolean"}},
             "required": ["failed", "changed"],
         }
-        return _beside(derived, self.report.inline_schema(definitions))
+        return beside(derived, self.report.inline_schema(definitions))
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
         return self.inline_schema(definitions)

@@ -240,7 +240,7 @@ def test_qemu_s_underscores_stay_underscores() -> None:
                 "execute": "nbd-server-start",
                 "arguments": {"addr": {"type": "vsock", "data": {}}},
             },
-            "command.arguments.addr",
+            "command.arguments.addr.type",
         ),
         (
             {
@@ -266,7 +266,7 @@ def test_qemu_s_underscores_stay_underscores() -> None:
                 "execute": "blockdev-add",
                 "arguments": {"driver": "raw", "file": {"driver": "nbd", "server": {}}},
             },
-            "command.arguments.file.server",
+            "command.arguments.file.server.type",
         ),
         (
             {

@@ -10,7 +10,7 @@ import attrs
 import click
 
 from pycolo import _decode
-from pycolo._json import Document, Forms
+from pycolo._forms import Document, Forms
 from pycolo.errors import DeclarationError, ParseError
 from pycolo.model import _rules as rules
 from pycolo.supervise import Arbiter

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias, final
 
 import attrs
 
-from pycolo._json import Forms
+from pycolo._forms import Forms
 from pycolo._mapping import read_only_mappings
 from pycolo.errors import ParseError
 
@@ -78,7 +78,9 @@ class ReadBack:
 
 Message: TypeAlias = Waited | Lost | State | ReadBack
 
-_FORM: Final = Forms(tagged=frozenset({Waited, Lost, State, ReadBack})).union("Message", Message)
+_FORM: Final = Forms(tags=dict.fromkeys((Waited, Lost, State, ReadBack), "kind")).union(
+    "Message", Message
+)
 
 
 def to_line(message: Message) -> str:

@@ -7,7 +7,8 @@ from typing import Final, Literal, TypeAlias, final
 
 import attrs
 
-from pycolo._json import Forms, JsonObject
+from pycolo._forms import Forms
+from pycolo._json import JsonObject
 from pycolo._mapping import read_only_mappings
 from pycolo.demo.messages import Waited
 

@@ -7,9 +7,9 @@ from typing import TypeAlias, final, get_args
 
 import attrs
 
-from pycolo import _json, wire
-from pycolo._json import FORMAT_VERSION, JsonObject, JsonValue
-from pycolo.errors import ParseError
+from pycolo import _forms, _json, wire
+from pycolo._forms import Anything, Document
+from pycolo._json import JsonObject, JsonValue
 from pycolo.plan import Plan
 from pycolo.qmp.commands import Command
 from pycolo.result import Outcome
@@ -158,54 +158,24 @@ Line: TypeAlias = (
 )
 
 
-@final
-@attrs.frozen
-class _Anything:
-    """Whatever JSON can say."""
-
-    def read(self, value: object, path: str) -> object:  # noqa: ARG002 - all is well
-        return value
-
-    def write(self, value: object) -> JsonValue:
-        return json_of(value)
-
-    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
-        return {}
-
-
-def json_of(value: object) -> JsonValue:
-    """A value that was parsed from JSON as one that can be written as JSON.
-
-    Tuples become lists and keys become strings; anything that JSON does not have becomes its text.
-    """
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case list() | tuple():
-            return [json_of(item) for item in value]
-        case dict():
-            return {str(key): json_of(item) for key, item in value.items()}
-        case _:
-            return str(value)
-
-
 @functools.cache
-def _lines() -> _json.Tagged:
+def _lines() -> _forms.Tagged:
     kinds: tuple[type[Line], ...] = get_args(Line)
     forms = wire.forms()
     forms = attrs.evolve(
         forms,
-        known={**forms.known, JsonValue: _Anything()},
-        tagged=forms.tagged | frozenset(kinds),
+        known={**forms.known, JsonValue: Anything()},
+        tags={**forms.tags, **dict.fromkeys(kinds, "kind")},
         sparse=forms.sparse | {CommandAnswered, EventSeen},
     )
+    began = Document("PlanBegan", forms.record(PlanBegan))
+    forms = attrs.evolve(forms, known={**forms.known, PlanBegan: began})
     return forms.union("Line", Line)
 
 
 def line_to_json(line: Line) -> JsonObject:
     """A line as JSON; the first one says the format's version."""
-    written = _json.object_of(_lines().write(line))
-    return {"format_version": FORMAT_VERSION, **written} if isinstance(line, PlanBegan) else written
+    return _json.object_of(_lines().write(line))
 
 
 def line_from_json(value: object, path: str) -> Line:
@@ -214,24 +184,11 @@ def line_from_json(value: object, path: str) -> Line:
     Raises:
         ParseError: It is none, or the first of another format.
     """
-    members = dict(_json.object_at(value, path))
-    if members.get("kind") == "plan-began":
-        version = members.pop("format_version", None)
-        if version != FORMAT_VERSION or type(version) is not int:
-            rule = f"be {FORMAT_VERSION}, the version that this pycolo reads and writes"
-            raise ParseError(_json.at(path, "format_version"), rule, version)
-    line = _lines().read(members, path)
+    line = _lines().read(value, path)
     assert isinstance(line, Line)  # noqa: S101 - the union's forms make nothing else
     return line
 
 
 def json_schema() -> JsonObject:
     """The JSON Schema of one line of a journal."""
-    definitions: dict[str, JsonValue] = {}
-    reference = _lines().schema(definitions)
-    began = _json.object_of(definitions["PlanBegan"])
-    properties = _json.object_of(began["properties"])
-    began["properties"] = {"format_version": {"const": FORMAT_VERSION}, **properties}
-    began["required"] = ["format_version", *_json.list_of(began["required"])]
-    head: JsonObject = {"$schema": _json.DIALECT, "title": "one line of a pycolo journal"}
-    return {**head, **reference, "$defs": definitions}
+    return _forms.whole_schema("one line of a pycolo journal", _lines())

@@ -13,6 +13,7 @@ from typing import Final, Self, TypedDict, final
 from typing_extensions import override
 
 from pycolo import _json
+from pycolo._forms import Anything
 from pycolo.errors import CommandRefused
 from pycolo.journal._lines import (
     CommandAnswered,
@@ -26,7 +27,6 @@ from pycolo.journal._lines import (
     RecoveryBegan,
     StepBegan,
     StepEnded,
-    json_of,
     line_to_json,
 )
 from pycolo.observers import Recorder
@@ -148,13 +148,13 @@ class Journal(Recorder):
             kind, text = answer.error_class, answer.text
             self._write(CommandAnswered(**_now(), number=number, error_class=kind, text=text))
         else:
-            self._write(CommandAnswered(**_now(), number=number, value=json_of(answer)))
+            self._write(CommandAnswered(**_now(), number=number, value=Anything().write(answer)))
 
     @override
     def event_seen(self, plan: Plan, node: str, event: Event) -> None:
         """Write the event."""
         message = event.to_qmp()
-        data = json_of(message.get("data"))
+        data = Anything().write(message.get("data"))
         self._write(EventSeen(**_now(), node=node, event=str(message["event"]), data=data))
 
     @override

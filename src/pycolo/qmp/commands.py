@@ -7,13 +7,12 @@ is the way back from the wire form.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import ClassVar, Final, Literal, Self, TypeAlias, final, get_args
 
 import attrs
 from typing_extensions import override
 
-from pycolo._json import at, list_at, object_at
+from pycolo._json import at, list_at, object_at, refuse_unknown
 from pycolo.errors import DeclarationError, ParseError
 from pycolo.qmp._base import QmpCommand, QmpRecord, QmpValue
 from pycolo.qmp.blockdevs import BlockNode
@@ -1052,15 +1051,9 @@ def command_from_qmp(value: object, path: str = "") -> Command:
             wrong type.
     """
     message = object_at(value, path)
-    _refuse_other_keys(message, path)
+    refuse_unknown(message, ("execute", "arguments"), path)
     name = message.get("execute")
     kind = _commands_by_name().get(name) if isinstance(name, str) else None
     if kind is None:
         raise ParseError(at(path, "execute"), "be a command that pycolo knows", name)
     return kind.from_arguments(message.get("arguments", {}), at(path, "arguments"))
-
-
-def _refuse_other_keys(message: Mapping[str, object], path: str) -> None:
-    for key in message:
-        if key not in ("execute", "arguments"):
-            raise ParseError(at(path, key), "be absent", message[key])

@@ -12,10 +12,11 @@ from typing import ClassVar, Final, Literal, TypeAlias, final, get_args
 import attrs
 from typing_extensions import override
 
-from pycolo._json import at, object_at
+from pycolo._forms import Anything
+from pycolo._json import at, object_at, object_of
 from pycolo._mapping import read_only_mappings
 from pycolo.errors import ParseError
-from pycolo.qmp._base import QmpRecord, QmpValue, read_json
+from pycolo.qmp._base import QmpRecord, QmpValue
 from pycolo.qmp.replies import ColoMode, ColoReason
 
 __all__ = [
@@ -288,5 +289,5 @@ def event_from_qmp(value: object, path: str = "") -> Event:
         return bare
     kind = _events_by_name().get(name)
     if kind is None:
-        return OtherEvent(name=name, data=read_json(data, at(path, _DATA)))
+        return OtherEvent(name=name, data=object_of(Anything().read(data, at(path, _DATA))))
     return kind.from_qmp(data, at(path, _DATA))

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, final
 
+from pycolo._forms import Anything
 from pycolo._json import object_at
 from pycolo.errors import ParseError
 from pycolo.model import node as model
 from pycolo.qmp import commands as qmp
-from pycolo.qmp._base import QmpValue, read_json
+from pycolo.qmp._base import QmpValue
 from pycolo.qmp.schema import Schema, SchemaProblem
 from pycolo.testing import _colo, _jobs
 from pycolo.testing._answers import version
@@ -165,7 +166,7 @@ class Monitor:
 
     def _reply(self, client: Client, message: Message, reply: dict[str, QmpValue]) -> None:
         if "id" in message:
-            reply |= {"id": read_json({"id": message["id"]}, "")["id"]}
+            reply |= {"id": Anything().read(message["id"], "id")}
         if client in self._line:
             self._send(client, reply)
 

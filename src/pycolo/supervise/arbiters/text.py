@@ -10,7 +10,7 @@ import json
 from typing import Final
 
 from pycolo import _decode
-from pycolo._json import Document, Forms
+from pycolo._forms import Document, Forms
 from pycolo.errors import ParseError
 from pycolo.evidence import Evidence
 from pycolo.supervise.shared import SharedRecord

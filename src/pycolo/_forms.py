@@ -1,0 +1,691 @@
+"""Frozen values as JSON: one form of a type reads it, writes it and gives its JSON Schema.
+
+Forms are derived from the attrs classes and their annotations, so that a field is stated once. A
+class is an object with its fields as keys; a union of classes is told apart by the key `kind`,
+which is the class's name in small letters with hyphens (`RunStateIs`: `run-state-is`). What no
+annotation says, such as a version written as a string, is a form of its own, given to `Forms`.
+
+Reading is strict: an unknown key, a missing one, a value of another type or one that breaks a rule
+of its class is a ParseError that names the path. Nothing is converted: a string is no number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import (
+    Final,
+    Generic,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    Union,
+    final,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import attrs
+
+from pycolo._decode import check_depth
+from pycolo._json import (
+    JsonObject,
+    JsonValue,
+    array_at,
+    at,
+    is_same,
+    kebab,
+    list_of,
+    object_at,
+    object_of,
+    refuse_unknown,
+)
+from pycolo.errors import DeclarationError, ParseError
+
+Omits: TypeAlias = Literal["nothing", "none", "defaults"]
+
+FORMAT_VERSION = 1
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+T = TypeVar("T")
+A = TypeVar("A", bound=attrs.AttrsInstance)
+
+
+class Form(Protocol):
+    """How values of one type look in JSON."""
+
+    def read(self, value: object, path: str) -> object:
+        """Parse decoded JSON that stands at `path`, or raise ParseError."""
+
+    def write(self, value: object) -> JsonValue:
+        """Give the JSON of a value of the type."""
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Give the schema; what it refers to is put into `definitions`."""
+
+
+@final
+@attrs.frozen
+class Scalar:
+    """A string, a number, true or false."""
+
+    kinds: tuple[type, ...]
+    rule: str
+    keywords: Mapping[str, JsonValue]
+
+    def read(self, value: object, path: str) -> object:
+        """Parse it."""
+        if type(value) not in self.kinds or (isinstance(value, float) and not math.isfinite(value)):
+            raise ParseError(path, self.rule, value)
+        return value
+
+    def write(self, value: object) -> JsonValue:
+        """Give it as it is."""
+        if not isinstance(value, str | int | float):
+            raise TypeError(f"{value!r} is no scalar")
+        return value
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
+        """Give type and bounds."""
+        return dict(self.keywords)
+
+
+SCALARS: Mapping[object, Scalar] = {
+    str: Scalar((str,), "be a string", {"type": "string"}),
+    bool: Scalar((bool,), "be true or false", {"type": "boolean"}),
+    int: Scalar((int,), "be a whole number", {"type": "integer"}),
+    float: Scalar((float, int), "be a finite number", {"type": "number"}),
+}
+
+
+def _any_scalar(scalars: Sequence[Scalar]) -> Scalar:
+    """A value of any of some scalar types."""
+    kinds = tuple(kind for scalar in scalars for kind in scalar.kinds)
+    rule = "be " + " or ".join(scalar.rule.removeprefix("be ") for scalar in scalars)
+    return Scalar(kinds, rule, {"type": [scalar.keywords["type"] for scalar in scalars]})
+
+
+def _words(constants: Iterable[str | bool | int]) -> str:
+    return ", ".join(one if isinstance(one, str) else json.dumps(one) for one in constants)
+
+
+@final
+@attrs.frozen
+class Choice:
+    """One of some words, or of some other constants."""
+
+    words: tuple[str | bool | int, ...]
+
+    def read(self, value: object, path: str) -> object:
+        """Parse it."""
+        if not any(is_same(value, word) for word in self.words):
+            raise ParseError(path, f"be one of {_words(self.words)}", value)
+        return value
+
+    def write(self, value: object) -> JsonValue:
+        """Give the word."""
+        if not isinstance(value, str | int):
+            raise TypeError(f"{value!r} is none of the words")
+        return value
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
+        """Give the words."""
+        return {"enum": list(self.words)}
+
+
+@final
+@attrs.frozen
+class Nullable:
+    """What another form says, or null."""
+
+    form: Form
+    null: object = None
+    "What null stands for."
+
+    def read(self, value: object, path: str) -> object:
+        """Parse it."""
+        return self.null if value is None else self.form.read(value, path)
+
+    def write(self, value: object) -> JsonValue:
+        """Give it."""
+        return None if value is self.null else self.form.write(value)
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Give the alternative."""
+        return {"anyOf": [self.form.schema(definitions), {"type": "null"}]}
+
+
+@final
+@attrs.frozen
+class StringOr:
+    """A string, or what another form says."""
+
+    form: Form
+    container: type
+    "What the other form reads: an array or an object."
+    rule: str
+
+    def read(self, value: object, path: str) -> object:
+        """Parse it."""
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, self.container):
+            raise ParseError(path, self.rule, value)
+        return self.form.read(value, path)
+
+    def write(self, value: object) -> JsonValue:
+        """Give it."""
+        return value if isinstance(value, str) else self.form.write(value)
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Give the alternative."""
+        return {"anyOf": [{"type": "string"}, self.form.schema(definitions)]}
+
+
+@final
+@attrs.frozen
+class Array:
+    """A tuple in its order, or a set in sorted order."""
+
+    item: Form
+    is_set: bool = False
+
+    def read(self, value: object, path: str) -> object:
+        """Parse each item."""
+        items = [self.item.read(item, place) for place, item in array_at(value, path)]
+        return frozenset(items) if self.is_set else tuple(items)
+
+    def write(self, value: object) -> JsonValue:
+        """Give each item."""
+        if isinstance(value, frozenset):
+            return [self.item.write(item) for item in sorted(value)]
+        return [self.item.write(item) for _, item in array_at(value, "")]
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Give the items' schema."""
+        return {"type": "array", "items": self.item.schema(definitions)}
+
+
+@final
+@attrs.frozen
+class Table:
+    """A mapping from strings; sorted, unless its order has a meaning."""
+
+    item: Form
+    is_ordered: bool = False
+
+    def read(self, value: object, path: str) -> object:
+        """Parse each value and return a dict with the same keys."""
+        members = object_at(value, path)
+        return {key: self.item.read(member, at(path, key)) for key, member in members.items()}
+
+    def write(self, value: object) -> JsonValue:
+        """Give each value."""
+        members = object_at(value, "")
+        keys = members if self.is_ordered else sorted(members)
+        return {key: self.item.write(members[key]) for key in keys}
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Give the values' schema."""
+        return {"type": "object", "additionalProperties": self.item.schema(definitions)}
+
+
+@final
+@attrs.frozen
+class Text:
+    """A value that is written as a string."""
+
+    parse: Callable[[str], object]
+    "Raises ValueError where the string is none of its kind."
+    rule: str
+    pattern: str
+
+    def read(self, value: object, path: str) -> object:
+        """Parse the string."""
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
+            raise ParseError(path, self.rule, value)
+        return self.parse(value)
+
+    def write(self, value: object) -> JsonValue:
+        """Give the value's own text."""
+        return str(value)
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
+        """Return the JSON Schema of a string that matches the pattern."""
+        return {"type": "string", "pattern": f"^{self.pattern}$"}
+
+
+class Described(Form, Protocol):
+    """A form whose schema can stand where it is used, to be added to."""
+
+    def inline_schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Give the schema itself, not a reference."""
+
+
+@final
+@attrs.frozen
+class Lazy:
+    """A form that is looked up when it is used: how a recursive type refers to itself."""
+
+    find: Callable[[], Form]
+
+    def read(self, value: object, path: str) -> object:
+        """Parse as the form does."""
+        return self.find().read(value, path)
+
+    def write(self, value: object) -> JsonValue:
+        """Write as the form does."""
+        return self.find().write(value)
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Describe it as the form does, which defines itself once."""
+        return self.find().schema(definitions)
+
+
+@final
+@attrs.frozen
+class Anything:
+    """Whatever JSON can say; it is copied, so that it shares nothing with its source."""
+
+    def read(self, value: object, path: str) -> JsonValue:
+        """Copy it.
+
+        Raises:
+            ParseError: There is something in it that JSON cannot say.
+        """
+        if value is None or isinstance(value, str | int | float):
+            return value
+        if isinstance(value, list | tuple):
+            return [self.read(item, place) for place, item in array_at(value, path)]
+        if isinstance(value, Mapping):
+            members = object_at(value, path).items()
+            return {key: self.read(item, at(path, key)) for key, item in members}
+        raise ParseError(path, "be a JSON value", value)
+
+    def write(self, value: object) -> JsonValue:
+        """Copy it."""
+        return self.read(value, "")
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
+        """Allow everything."""
+        return {}
+
+
+@final
+@attrs.frozen
+class Constant:
+    """A member that is the same in every value of a class."""
+
+    key: str
+    value: str | bool
+
+
+@final
+@attrs.frozen
+class Member:
+    """A member that holds a field."""
+
+    field: str
+    form: Form
+    default: object
+    "The field's default, or attrs.NOTHING."
+    place: str
+    "The member's key; where it stands in an inner object, the keys that lead there, with dots."
+    outer: tuple[str, ...] = attrs.field(init=False)
+    last: str = attrs.field(init=False)
+
+    @outer.default
+    def _outer(self) -> tuple[str, ...]:
+        return tuple(self.place.split(".")[:-1])
+
+    @last.default
+    def _last(self) -> str:
+        return self.place.rpartition(".")[2]
+
+    def find(self, members: Mapping[str, object], path: str) -> object:
+        """Find its value in the object at `path`; attrs.NOTHING where it is absent."""
+        for key in self.outer:
+            path = at(path, key)
+            if key not in members:
+                return attrs.NOTHING
+            members = object_at(members[key], path)
+        return members.get(self.last, attrs.NOTHING)
+
+    def put(self, members: JsonObject, value: JsonValue) -> None:
+        """Put its value into an object."""
+        for key in self.outer:
+            members = object_of(members.setdefault(key, {}))
+        members[self.last] = value
+
+
+@final
+@attrs.frozen
+class Record(Generic[T]):
+    """An attrs class as an object with its fields as members."""
+
+    kind: type[T]
+    layout: tuple[Constant | Member, ...]
+    "What it holds, in the order in which it is written."
+    omits: Omits = "none"
+    "Which fields are left out when it is written."
+    is_open: bool = False
+    "Whether unknown keys are ignored, and null is taken for absent, when it is read."
+    inline: tuple[str, Tagged] | None = None
+    "A field whose members stand in the object itself, and its form."
+    constants: tuple[Constant, ...] = attrs.field(init=False)
+    members: tuple[Member, ...] = attrs.field(init=False)
+    keys: tuple[str, ...] = attrs.field(init=False)
+    "Every key of the object itself, but those of the inline field."
+    fields: tuple[str, ...] = attrs.field(init=False)
+    "The names of its fields."
+
+    @constants.default
+    def _constants(self) -> tuple[Constant, ...]:
+        return tuple(part for part in self.layout if isinstance(part, Constant))
+
+    @members.default
+    def _members(self) -> tuple[Member, ...]:
+        return tuple(part for part in self.layout if isinstance(part, Member))
+
+    @keys.default
+    def _keys(self) -> tuple[str, ...]:
+        return tuple(
+            part.key if isinstance(part, Constant) else part.place.partition(".")[0]
+            for part in self.layout
+        )
+
+    @fields.default
+    def _field_names(self) -> tuple[str, ...]:
+        inline = () if self.inline is None else self.inline[:1]
+        return (*(member.field for member in self.members), *inline)
+
+    def read(self, value: object, path: str) -> T:
+        """Parse and make it.
+
+        Raises:
+            ParseError: A key is unknown or missing, a value is wrong, or a field breaks its rule.
+        """
+        members = object_at(value, path)
+        for constant in self.constants:
+            if not is_same(members.get(constant.key), constant.value):
+                rule = f"be {constant.value!r}"
+                raise ParseError(at(path, constant.key), rule, members.get(constant.key))
+        fields = self._fields(members, path)
+        make: Callable[..., T] = self.kind
+        try:
+            return make(**fields)
+        except DeclarationError as error:
+            field = error.field.removeprefix(self.kind.__name__).removeprefix(".")
+            places = {member.field: member.place for member in self.members}
+            place = at(path, places.get(field, field)) if field else path
+            raise ParseError(place, error.rule, error.value) from error
+
+    def _fields(self, members: Mapping[str, object], path: str) -> dict[str, object]:
+        fields: dict[str, object] = {}
+        if self.inline is not None:
+            name, form = self.inline
+            rest = {key: members[key] for key in members if key not in self.keys}
+            fields[name] = form.read(rest, path)
+        elif not self.is_open:
+            refuse_unknown(members, self.keys, path)
+        for member in self.members:
+            found = member.find(members, path)
+            if found is attrs.NOTHING or (found is None and self.is_open):
+                if member.default is attrs.NOTHING:
+                    raise ParseError(at(path, member.place), "be present", None)
+            else:
+                fields[member.field] = member.form.read(found, at(path, member.place))
+        return fields
+
+    def write(self, value: object) -> JsonObject:
+        """Give its members."""
+        members: JsonObject = {}
+        for part in self.layout:
+            if isinstance(part, Constant):
+                members[part.key] = part.value
+            elif not self._is_omitted(part, field := getattr(value, part.field)):
+                part.put(members, part.form.write(field))
+        if self.inline is not None:
+            name, form = self.inline
+            members.update(object_of(form.write(getattr(value, name))))
+        return members
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Define it once, and refer to it."""
+        name = self.kind.__name__
+        if name not in definitions:
+            definitions[name] = {}
+            definitions[name] = self.inline_schema(definitions)
+        return {"$ref": f"#/$defs/{name}"}
+
+    def inline_schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Give its schema where it stands."""
+        properties: JsonObject = {
+            part.key if isinstance(part, Constant) else part.place: (
+                {"const": part.value}
+                if isinstance(part, Constant)
+                else part.form.schema(definitions)
+            )
+            for part in self.layout
+        }
+        optional = {m.place for m in self.members if m.default is not attrs.NOTHING}
+        schema: JsonObject = {
+            "description": (self.kind.__doc__ or "").partition("\n")[0],
+            "type": "object",
+            "properties": properties,
+            "required": [key for key in properties if key not in optional],
+            "additionalProperties": False,
+        }
+        if self.inline is None:
+            return schema
+        others = [form.schema(definitions) for form in self.inline[1].records.values()]
+        return {"oneOf": [beside(schema, _resolved(other, definitions)) for other in others]}
+
+    def _is_omitted(self, member: Member, value: object) -> bool:
+        if self.omits == "nothing" or member.default is attrs.NOTHING:
+            return False
+        return value is None or (self.omits == "defaults" and value == member.default)
+
+
+def _resolved(schema: JsonObject, definitions: dict[str, JsonValue]) -> JsonObject:
+    return object_of(definitions[str(schema["$ref"]).removeprefix("#/$defs/")])
+
+
+def beside(schema: JsonObject, other: JsonObject) -> JsonObject:
+    """The schema of an object with the properties of both."""
+    properties = object_of(schema["properties"]) | object_of(other["properties"])
+    return {
+        **other,
+        "properties": properties,
+        "required": [*list_of(schema["required"]), *list_of(other["required"])],
+    }
+
+
+@final
+@attrs.frozen
+class Tagged:
+    """The form of an object whose `key` says which of several classes it is."""
+
+    name: str | None
+    "What its schema is defined as; None to describe it wherever it stands."
+    records: Mapping[str | bool, Form]
+    key: str = "kind"
+    tag_of: Callable[[type], str | bool] = kebab
+    "What stands under the key for a class."
+
+    def pick(self, members: Mapping[str, object], path: str) -> Form:
+        """The form that the key names.
+
+        Raises:
+            ParseError: It names none.
+        """
+        tag = members.get(self.key)
+        found = self.records.get(tag) if isinstance(tag, str | bool) else None
+        if found is None:
+            raise ParseError(at(path, self.key), f"be one of {_words(self.records)}", tag)
+        return found
+
+    def read(self, value: object, path: str) -> object:
+        """Parse the member that the key names."""
+        return self.pick(object_at(value, path), path).read(value, path)
+
+    def write(self, value: object) -> JsonValue:
+        """Write it as its class does."""
+        return self.records[self.tag_of(type(value))].write(value)
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Define the alternatives once, and refer to them."""
+        if self.name is None:
+            return self.inline_schema(definitions)
+        if self.name not in definitions:
+            definitions[self.name] = {}
+            definitions[self.name] = self.inline_schema(definitions)
+        return {"$ref": f"#/$defs/{self.name}"}
+
+    def inline_schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Give the alternatives."""
+        return {"oneOf": [record.schema(definitions) for record in self.records.values()]}
+
+
+@final
+@attrs.frozen
+class Document:
+    """The form of a whole file: `write` puts `format_version` first, `read` refuses another one."""
+
+    name: str
+    form: Described
+
+    def read(self, value: object, path: str) -> object:
+        """Parse it.
+
+        Raises:
+            ParseError: It has another version, or is wrong.
+        """
+        check_depth(value, path)
+        members = object_at(value, path)
+        version = members.get("format_version")
+        if type(version) is not int or version != FORMAT_VERSION:
+            rule = f"be {FORMAT_VERSION}, the version that this pycolo reads and writes"
+            raise ParseError(at(path, "format_version"), rule, version)
+        return self.form.read({k: v for k, v in members.items() if k != "format_version"}, path)
+
+    def write(self, value: object) -> JsonObject:
+        """Give it with its version."""
+        return {"format_version": FORMAT_VERSION, **object_of(self.form.write(value))}
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
+        """Define it once, and refer to it."""
+        if self.name not in definitions:
+            definitions[self.name] = {}
+            schema = self.form.inline_schema(definitions)
+            properties = object_of(schema["properties"])
+            schema["properties"] = {"format_version": {"const": FORMAT_VERSION}, **properties}
+            schema["required"] = ["format_version", *list_of(schema["required"])]
+            definitions[self.name] = schema
+        return {"$ref": f"#/$defs/{self.name}"}
+
+
+def whole_schema(title: str, form: Form) -> JsonObject:
+    """Give the JSON Schema of a document of a form."""
+    definitions: dict[str, JsonValue] = {}
+    reference = form.schema(definitions)
+    return {"$schema": DIALECT, "title": title, **reference, "$defs": definitions}
+
+
+# -- from annotations to forms -----------------------------------------------------------------
+
+
+_STEP: Final = ("address", "node", "why")
+Narrow: TypeAlias = Callable[[Form, object], Form]
+
+
+def _as_it_is(form: Form, validator: object) -> Form:  # noqa: ARG001 - the default of `narrow`
+    return form
+
+
+@final
+@attrs.frozen
+class Forms:
+    """Derives forms from annotations.
+
+    Args:
+        known: Forms that no annotation gives, by type; a union by the frozenset of its members.
+        sparse: Classes whose records leave out every field that has its default.
+        omits: What the records of the other classes leave out.
+        tags: Classes that carry their kind wherever they stand, and the key it stands under.
+        narrow: Adds to a field's form what its validator says.
+    """
+
+    known: Mapping[object, Form] = attrs.field(factory=dict)
+    sparse: frozenset[type] = frozenset()
+    omits: Omits = "none"
+    tags: Mapping[type, str] = attrs.field(factory=dict)
+    narrow: Narrow = _as_it_is
+
+    def of(self, hint: object) -> Form:
+        """The form of an annotation."""
+        members = members_of(hint)
+        found = self.known.get(frozenset(members)) or self.known.get(hint)
+        if found is not None:
+            return found
+        if type(None) in members:
+            rest = tuple(kind for kind in members if kind is not type(None))
+            # `|` between the members would need them one by one.
+            return Nullable(self.of(rest[0] if len(rest) == 1 else Union[rest]))  # noqa: UP007
+        if isinstance(hint, type) and attrs.has(hint):
+            return self.record(hint)
+        if len(members) > 1 and all(kind in SCALARS for kind in members):
+            return _any_scalar([SCALARS[kind] for kind in members])
+        return SCALARS[hint] if hint in SCALARS else self._generic(hint)
+
+    def record(
+        self, kind: type[A], *, inline: tuple[str, Tagged] | None = None, **given: Form
+    ) -> Record[A]:
+        """The record of a class.
+
+        Args:
+            kind: The class.
+            inline: A field whose members stand beside the other fields, and its form.
+            given: Forms of single fields, where the annotation does not say all.
+        """
+        hints = get_type_hints(kind)
+        layout: dict[str, Constant | Member] = {}
+        for field in attrs.fields(kind):
+            if inline is not None and field.name == inline[0]:
+                continue
+            form = self.narrow(given.get(field.name) or self.of(hints[field.name]), field.validator)
+            layout[field.name] = Member(field.name, form, field.default, field.name)
+        if kind in self.tags:
+            # What a step is and why comes before its details; elsewhere the kind comes first.
+            order = (*_STEP[:2], "", _STEP[2]) if layout.keys() >= set(_STEP) else ("",)
+            layout = {"": Constant(self.tags[kind], kebab(kind)), **layout}
+            layout = {name: layout[name] for name in dict.fromkeys([*order, *layout])}
+        omits: Omits = "defaults" if kind in self.sparse else self.omits
+        return Record(kind, tuple(layout.values()), omits, inline=inline)
+
+    def union(self, name: str, hint: object) -> Tagged:
+        """The union of some of the tagged classes."""
+        kinds = [kind for kind in get_args(hint) if isinstance(kind, type)]
+        forms: dict[str | bool, Form] = {kebab(kind): self.of(kind) for kind in kinds}
+        return Tagged(name, forms, self.tags[kinds[0]])
+
+    def _generic(self, hint: object) -> Form:
+        origin, args = get_origin(hint), get_args(hint)
+        if origin is Literal:
+            return Choice(args)
+        if origin in (tuple, frozenset):
+            return Array(self.of(args[0]), is_set=origin is frozenset)
+        if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+            return Table(self.of(args[1]))
+        raise TypeError(f"{hint!r} has no form in JSON")
+
+
+def members_of(hint: object) -> tuple[object, ...]:
+    """The members of a union; of another type, itself."""
+    is_union = get_origin(hint) in (Union, types.UnionType)
+    return get_args(hint) if is_union else (hint,)
