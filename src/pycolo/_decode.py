@@ -1,4 +1,4 @@
-"""From a file to plain values: whatever it holds, the error is one of ours."""
+"""From the text of a file to plain values; whatever is wrong with it is a ParseError."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import BinaryIO, Final
 from pycolo.errors import ParseError
 
 SIZE_MAX_BYTES: Final = 16 << 20
-"Far more than the plan of any pair takes; a file that is longer is none of ours."
+"Far more than the plan of any pair takes; a longer file is refused."
 DEPTH_MAX: Final = 64
-"Far deeper than any document; what is deeper would exhaust the stack of whoever reads it."
+"Far deeper than any document; a deeper one would exhaust the stack of its reader."
 _SHOWN_CHARS: Final = 80
 # How JSON writes either half of a character beyond the first 65,536.
 _ESCAPED_HALF: Final = r"\ud"
@@ -23,7 +23,7 @@ def file_text(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> str:
     """The text of a file.
 
     Raises:
-        ParseError: It is too long, or no text.
+        ParseError: It is too long, or not UTF-8.
         OSError: It cannot be read.
     """
     with path.open("rb") as file:

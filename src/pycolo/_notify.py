@@ -13,7 +13,7 @@ _LIMIT_S: Final = 0.05
 
 @final
 class Notify:
-    """Tells the service manager that started this process; nobody, where none did."""
+    """Notifies the service manager that started this process; does nothing without one."""
 
     def __init__(self) -> None:
         address = os.environ.get("NOTIFY_SOCKET", "")

@@ -166,7 +166,7 @@ async def _is_same(known: Session | NodeState, before: NodeState, limit_s: float
     except (RemoteError, ParseError):
         return False
     now = _settled(with_latched(now, known))
-    # Two of what no plan promises: a comparison of nodes leaves them out. After a resync it is not
+    # Two that no plan predicts: a comparison of nodes leaves them out. After a resync it is not
     # known from before whether all is replicated, and now it is asked.
     lost = bool(now.replication_error), now.disk_error
     return now == before and lost == (bool(before.replication_error), before.disk_error)
@@ -445,7 +445,7 @@ def _chain(graph: replies.BlockGraph, node: str, role: str) -> tuple[str, ...]:
 
 
 def _given_below(graph: replies.BlockGraph, node: str) -> str:
-    """The node that was given a name at or below this one.
+    """The first node at or below this one that was given a name.
 
     While COLO runs, the secondary's image has a filter of QEMU's own on it.
     """
@@ -488,7 +488,7 @@ def _with_setting(live: Live, item: str, name: str, value: str | int) -> Live:
 
 
 def _settled(live: Live) -> Live:
-    """The whole of it: a secondary's overlays are what it works with, and nothing is pending."""
+    """The node without `commit_pending` where it is a secondary: its overlays are in use."""
     if live.colo_mode == "secondary" or live.run_state == "inmigrate":
         return attrs.evolve(live, commit_pending=frozenset())
     return live

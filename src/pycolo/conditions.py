@@ -689,7 +689,7 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
 def assume(condition: Condition, snapshot: Snapshot) -> Snapshot:
     """The snapshot after the condition has come true.
 
-    Of alternatives the first is assumed: a plan waits for what it hopes, and lists it first.
+    Of alternatives the first is assumed: a plan lists first what it aims at.
     """
     match condition:
         case AllOf(conditions=parts):

@@ -273,12 +273,12 @@ class PairController:
             return snapshot
 
     async def _turn(self, resyncs: asyncio.Semaphore) -> bool:
-        """Take a place among the resyncs; False, without one, where something happens before."""
+        """Wait for a place among the resyncs; False, without one, if something happens first."""
         turn = asyncio.get_running_loop().create_task(resyncs.acquire())
         return await self._unless_changed(turn)
 
     async def _unless_changed(self, task: asyncio.Task[bool]) -> bool:
-        """What a task gives; False where something happens before, and the task is cancelled."""
+        """The result of a task; False if something happens first: the task is cancelled then."""
         change = asyncio.get_running_loop().create_task(self._changed.wait())
         try:
             await asyncio.wait((task, change), return_when=asyncio.FIRST_COMPLETED)

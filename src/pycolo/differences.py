@@ -25,7 +25,7 @@ class Difference:
     name: str
     "Its own name, such as a block node's, or QEMU's name of a setting."
     declared: str | None
-    "What the declaration promises; None where it promises no such part."
+    "What the declaration asks for; None if it declares no such part."
     live: str | None
     "What the node shows; None where the part is not there."
 

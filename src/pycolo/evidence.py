@@ -49,7 +49,8 @@ class Evidence:
         when: When, ISO 8601.
 
     Raises:
-        DeclarationError: A field is empty; no object is made.
+        DeclarationError: A field is empty or not printable, or `kind` is unknown; no object is
+            made.
     """
 
     kind: Kind = attrs.field(validator=rules.Valid(rules.one_of(*get_args(Kind))))

@@ -42,7 +42,7 @@ VERSION_S: Final = 10.0
 # QEMU sends QUORUM_REPORT_BAD of one node at most once a second.
 LISTEN_S: Final = 1.1
 # The node that these continue without must not be waited for.
-HASTY: Final[tuple[Procedure, ...]] = ("failover", "forget")
+WITHOUT_PEER: Final[tuple[Procedure, ...]] = ("failover", "forget")
 
 
 @final
@@ -122,7 +122,7 @@ class Connection:
         Raises:
             HostRefused: A host does not tell the version of its QEMU.
         """
-        reached = await self._reach(hasty=False)
+        reached = await self._reach(without_peer=False)
         snapshot = await self._probe(reached)
         compiler.check_members(self._pair, snapshot)
         names = tuple(nodes) or tuple(n.name for n in compiler.members(self._pair, snapshot).nodes)
@@ -225,7 +225,7 @@ class Connection:
         Raises:
             Busy: Another client holds the control monitor of a node on which the plan acts.
         """
-        reached = await self._reach(hasty=plan.procedure in HASTY)
+        reached = await self._reach(without_peer=plan.procedure in WITHOUT_PEER)
         reached.refuse_busy(plan)
         return await execute(
             plan, reached.sessions, self._hosts, observer=observer, recorder=recorder
@@ -234,10 +234,10 @@ class Connection:
     async def _compile(
         self, procedure: Procedure, options: Options, fenced: Fenced | None = None
     ) -> Plan:
-        reached = await self._reach(hasty=procedure in HASTY)
+        reached = await self._reach(without_peer=procedure in WITHOUT_PEER)
         snapshot = await self._probe(reached)
         if procedure == "stop":
-            snapshot = await _heard(self._pair, snapshot, reached.sessions)
+            snapshot = await _with_disk_news(self._pair, snapshot, reached.sessions)
         options = attrs.evolve(options, assume_good=self._assume_good)
         plan = self._plan(procedure, snapshot, options)
         if fenced is not None:
@@ -256,15 +256,15 @@ class Connection:
     async def _probe(self, reached: _Reached) -> Snapshot:
         return await probe(reached.known, pair=self._pair, hosts=self._hosts)
 
-    async def _reach(self, *, hasty: bool) -> _Reached:
-        """What answers; with `hasty` the others have a second left once one node has answered."""
+    async def _reach(self, *, without_peer: bool) -> _Reached:
+        """What answers; `without_peer`: once one node has answered, the others have a second left."""
         if self._reached is None:
-            self._reached = await self._settled(hasty=hasty)
+            self._reached = await self._settled(without_peer=without_peer)
         return self._reached
 
-    async def _settled(self, *, hasty: bool) -> _Reached:
+    async def _settled(self, *, without_peer: bool) -> _Reached:
         tasks = self._connecting
-        await _answered(tasks.values(), hasty=hasty)
+        await _answered(tasks.values(), without_peer=without_peer)
         await self._cancel()
         known: dict[str, Session | NodeState] = {}
         busy: dict[str, Busy] = {}
@@ -316,12 +316,12 @@ class _Reached:
 
 
 async def _answered(
-    tasks: Collection[asyncio.Task[Session | NodeState | Busy]], *, hasty: bool
+    tasks: Collection[asyncio.Task[Session | NodeState | Busy]], *, without_peer: bool
 ) -> None:
     waiting = set(tasks)
     while waiting:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if hasty and any(isinstance(task.result(), Session) for task in done):
+        if without_peer and any(isinstance(task.result(), Session) for task in done):
             if waiting:
                 await asyncio.wait(waiting, timeout=LATER_S)
             return
@@ -387,10 +387,12 @@ async def status(pair: ColoPair) -> Snapshot:
                 await stack.enter_async_context(state)
         snapshot = await probe(known, pair=pair, hosts=hosts, limit_s=CONNECT_S)
         sessions = {name: state for name, state in known.items() if isinstance(state, Session)}
-        return await _heard(pair, snapshot, sessions)
+        return await _with_disk_news(pair, snapshot, sessions)
 
 
-async def _heard(pair: ColoPair, snapshot: Snapshot, sessions: Mapping[str, Session]) -> Snapshot:
+async def _with_disk_news(
+    pair: ColoPair, snapshot: Snapshot, sessions: Mapping[str, Session]
+) -> Snapshot:
     """The snapshot with what a primary in COLO tells of its disks within a second."""
     for name, session in sessions.items():
         live = snapshot.live(name)

@@ -77,7 +77,7 @@ class PairRecord:
 
     @property
     def order(self) -> tuple[int, int]:
-        """What later records have more of."""
+        """Epoch, then revision: the later of two records has the greater one."""
         return self.epoch, self.revision
 
     @property

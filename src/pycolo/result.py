@@ -108,7 +108,7 @@ class NotRun:
 
 
 JOINING: Final[tuple[Procedure, ...]] = ("start", "resume", "converge")
-"The procedures that take a secondary in."
+"The procedures that give a guest a secondary."
 
 Outcome: TypeAlias = Done | Refused | Unknown | TimedOut | NotRun
 
@@ -140,7 +140,7 @@ class Report:
     def state_after(self) -> Snapshot | None:
         """The state that the execution left, as it was planned or, after a failure, as it was read.
 
-        None where nothing could be read. What no plan promises is not in it after a success:
+        None where nothing could be read. What no plan predicts is not in it after a success:
         whether each disk is replicated after a resync, and what a host that nobody asked since
         knows to run. So read the pair before you rely on either; `PairController` does.
         """
@@ -298,7 +298,7 @@ class Report:
         return "correct the cause and run the procedure again: it continues from what is there"
 
     def _spent(self) -> str | None:
-        """What comes first where the secondary cannot be taken in any more."""
+        """What to do first if the secondary cannot join any more."""
         if self.after is None or self.plan.procedure not in JOINING:
             return None
         primaries = [node for recovery in self.plan.recoveries for node in recovery.nodes]

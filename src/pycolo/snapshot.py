@@ -193,7 +193,7 @@ class Snapshot:
     folders: Mapping[str, str] = attrs.field(factory=dict)
     "Node to what tells its image folder from every other one: machine, device and inode."
     running: Mapping[str, Running] = attrs.field(factory=dict, eq=False)
-    "Node to the QEMU that its host knows to run. A probe reads it; no plan promises it."
+    "Node to the QEMU that its host knows to run. Read, never planned."
 
     def state(self, name: str) -> NodeState:
         """What is known of one node; `Unreachable` for one nobody looked at."""

@@ -40,7 +40,8 @@ async def execute(
     Cancelling breaks a wait off. It waits for the reply of a command that was sent, and for the end
     of a range that has a recovery.
 
-    A session serves one execution at a time: over one that is in use the first step is refused.
+    A session serves one execution at a time: if a session is in use already, the first
+    step is refused.
 
     Args:
         plan: What to do.

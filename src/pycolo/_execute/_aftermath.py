@@ -35,7 +35,7 @@ class Aftermath:
         tell: Callable[[Callable[[Observer], None]], None],
         answer_s: float,
     ) -> None:
-        """Take what is looked at when a step was not done.
+        """Keep what is needed when a step was not done.
 
         Args:
             plan: The plan.

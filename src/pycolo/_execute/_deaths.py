@@ -72,7 +72,7 @@ class Deaths:
         return await running(self._pair, node, self._sessions.get(node), self._hosts.get(node))
 
     async def _examine(self, victim: Victim) -> None:
-        """Believe an operator's statement, once, unless that QEMU is known to run.
+        """Accept an operator's statement, once, unless that QEMU is known to run.
 
         What was true of a QEMU when the statement was made may be false by now, and a host that
         answers knows better than any statement.

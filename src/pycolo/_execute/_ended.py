@@ -1,4 +1,4 @@
-"""What ends a step other than its being done."""
+"""The exceptions that end a step which was not done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pycolo.result import Outcome, QemuError, Refused, TimedOut, Unknown
 
 
 class Ended(Exception):
-    """The step ended with something else than an error of a session or a host."""
+    """The step ended, and not by an error of a session or a host."""
 
     def __init__(self, make: Callable[[float], Outcome]) -> None:
         """Take what makes the outcome of the seconds that the step took."""

@@ -16,12 +16,12 @@ _DELETE: Final = "drive_del:"
 
 
 def refusal(reply: str) -> str:
-    """What remains of a reply when it is rid of what is no refusal; empty for a success."""
+    """The refusal in a reply of the human monitor; empty if it reports success."""
     lines = (line.strip() for line in reply.splitlines())
     return " ".join(line for line in lines if line and line != _FINE and _NOISE not in line)
 
 
 def deleted_node(command: HumanMonitorCommand) -> str | None:
-    """The node a line deletes, by which its effect is seen; None for other lines."""
+    """The node that a line deletes, to check its effect by; None for other lines."""
     subject = command.subject
     return subject.removeprefix(_DELETE) if subject.startswith(_DELETE) else None

@@ -35,7 +35,11 @@ class Observation:
         return tuple(name for name, state in nodes if isinstance(state, Unresponsive))
 
     def holds(self, condition: c.Condition) -> bool:
-        """Whether the condition is true; of a silent node nothing is."""
+        """Whether the condition is true.
+
+        A node that did not answer makes every leaf false but `Gone`, `PoweredOff`, `PeerDead` and
+        `NotRunning`.
+        """
         return c.evaluate(condition, self._true)
 
     def _true(self, leaf: c.Leaf) -> bool:

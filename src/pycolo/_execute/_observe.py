@@ -36,7 +36,7 @@ async def observe(
     sessions: Mapping[str, Session],
     marks: Marks,
     limit_s: float,
-    hear: Hear,
+    on_reply: Hear,
 ) -> Observation:
     """Ask each node what the conditions need, all nodes at once, and evaluate nothing.
 
@@ -45,14 +45,15 @@ async def observe(
         sessions: Node name to session.
         marks: When the steps that conditions refer to were sent.
         limit_s: How long one answer may take, in seconds.
-        hear: Called with each reply, for progress.
+        on_reply: Called with each reply, for progress.
     """
     needed: dict[str, list[Leaf]] = {}
     for part in condition:
         for leaf in leaves(part):
             needed.setdefault(leaf.node, []).append(leaf)
     seen = [
-        _node(sessions.get(node), wanted, marks, limit_s, hear) for node, wanted in needed.items()
+        _node(sessions.get(node), wanted, marks, limit_s, on_reply)
+        for node, wanted in needed.items()
     ]
     # One node is the usual case, and has no need of a task of its own.
     states = [await seen[0]] if len(seen) == 1 else await asyncio.gather(*seen)
@@ -63,7 +64,7 @@ async def observe(
 
 
 async def _node(
-    session: Session | None, wanted: list[Leaf], marks: Marks, limit_s: float, hear: Hear
+    session: Session | None, wanted: list[Leaf], marks: Marks, limit_s: float, on_reply: Hear
 ) -> NodeState:
     if session is None or session.closed:
         return Unreachable(why="there is no connection to it")
@@ -76,7 +77,7 @@ async def _node(
             live = attrs.evolve(live, instance=await session.instance(limit_s=limit_s))
         for query, reply in zip(asked, await _answers(session, asked, limit_s), strict=True):
             live = with_reply(live, query, reply)
-            hear(reply)
+            on_reply(reply)
     except CommandUnknown as error:
         if session.closed:
             return Unreachable(why=str(error))

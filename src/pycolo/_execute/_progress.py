@@ -37,7 +37,7 @@ class Progress:
         self._sign: object = None
         self._moved_s = clock()
 
-    def hear(self, reply: object) -> None:
+    def note(self, reply: object) -> None:
         """Take a reply; those that are about no copy are ignored."""
         sign = _sign(reply)
         if sign is not None and (sign != self._sign or _is_past(reply)):
@@ -76,7 +76,7 @@ def _sign(reply: object) -> object:
 
 
 def _is_past(reply: object) -> bool:
-    """The RAM's copy is over: what comes then moves no bytes that are counted."""
+    """The RAM's copy is over: bytes that move later are not counted."""
     return isinstance(reply, MigrationInfo) and reply.status not in ("setup", "active")
 
 

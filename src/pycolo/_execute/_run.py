@@ -175,7 +175,7 @@ class Run:
         except PycoloError as error:
             outcome = outcome_of(error, clock() - started)
         except Exception as error:  # noqa: BLE001 - here errors become outcomes
-            # A fault of ours: what it left undone nobody knows, and the guest needs its recovery.
+            # A defect of pycolo: what it left undone is unknown, and the guest needs its recovery.
             _LOG.exception("%s failed", step.address)
             reason = f"{type(error).__name__}: {error}"
             outcome = Unknown(took_s=clock() - started, reason=reason)
@@ -275,7 +275,7 @@ class Run:
         return await self._sender.execute(step, session)
 
     def _mark(self, address: str) -> None:
-        """Remember how far events were, where somebody looks for a checkpoint since this step."""
+        """Remember the position in the events, if a condition counts checkpoints from this step."""
         if address in self._marked:
             self._marks[address] = {s.node: s.mark() for s in self._sessions.values()}
 
@@ -298,7 +298,7 @@ class Run:
             self._wake.clear()
             left_s = end - clock()
             answer_s = max(min(left_s, self._answer_s), _FIRST_POLL_S)
-            observed = await self._observe(_both(step), answer_s, progress.hear)
+            observed = await self._observe(_both(step), answer_s, progress.note)
             self._tell_progress(step, progress)
             if observed.holds(step.until):
                 self._mark(step.address)
@@ -337,12 +337,12 @@ class Run:
             raise refused(f"required, but not true: {observed.missing(step.condition)}")
 
     async def _observe(
-        self, conditions: tuple[Condition, ...], limit_s: float, hear: Callable[[object], None]
+        self, conditions: tuple[Condition, ...], limit_s: float, on_reply: Callable[[object], None]
     ) -> Observation:
         asked = [leaf for part in conditions for leaf in leaves(part)]
         victims = [leaf.victim for leaf in asked if isinstance(leaf, PeerDead)]
         found = {victim: await self._deaths.find(victim) for victim in victims}
-        observed = await observe(conditions, self._sessions, self._marks, limit_s, hear)
+        observed = await observe(conditions, self._sessions, self._marks, limit_s, on_reply)
         dead = frozenset(victim for victim, evidence in found.items() if evidence is not None)
         shown = {v.node: await self._deaths.alive(v) for v in victims if v not in dead}
         for node in (leaf.node for leaf in asked if isinstance(leaf, NotRunning)):
@@ -434,7 +434,7 @@ def _ignore(_: object) -> None:
 
 
 def _lost(until: Condition, observed: Observation) -> tuple[str, ...]:
-    """The nodes that hung up, of those that a condition asks something else of than that."""
+    """The nodes that hung up although the condition asks more of them than that."""
     apart = Gone | PeerDead | NotRunning
     asked = (leaf.node for leaf in leaves(until) if not isinstance(leaf, apart))
     return tuple(dict.fromkeys(node for node in asked if node in observed.gone))
@@ -460,7 +460,7 @@ def _conditions(plan: Plan) -> list[Condition]:
 
 
 def _referred_to(plan: Plan) -> frozenset[str]:
-    """Addresses of the steps after which somebody looks for a checkpoint."""
+    """Addresses of the steps from which a condition counts checkpoints."""
     found = (leaf for condition in _conditions(plan) for leaf in leaves(condition))
     return frozenset(leaf.since for leaf in found if isinstance(leaf, CheckpointSeen))
 

@@ -25,16 +25,16 @@ _YANK_S: Final = 5.0
 
 @final
 class Sender:
-    """Sends the commands of one execution; a recorder hears the conversation."""
+    """Sends the commands of one execution, and tells its recorder of the conversation."""
 
     def __init__(self, plan: Plan, recorder: Recorder | None) -> None:
-        """Take who hears what of which plan; None for nobody."""
+        """Keep the plan and its recorder; None for no recorder."""
         self._plan = plan
         self._recorder = recorder
         self._numbers = itertools.count(1)
 
     def listen(self, sessions: Mapping[str, Session]) -> list[Callable[[], None]]:
-        """Have the recorder hear events and hang-ups; gives what ends that."""
+        """Pass events and hang-ups to the recorder; returns what ends each subscription."""
         if self._recorder is None:
             return []
         note = functools.partial(_record_notice, self._plan, self._recorder)

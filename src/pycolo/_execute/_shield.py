@@ -1,4 +1,4 @@
-"""Calls of somebody else's code that must not decide what becomes of the guest."""
+"""Calls of a caller's code, whose errors must not change what is done with the guest."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Entry:
     source: str
     "Entry or part of docs/qemu-behaviour.md."
     only_if: str = ""
-    "Where the goal depends: on what, to be read after `only if`."
+    "For the goal `depends`: when it is reached, to be read after `only if`."
     error_class: ErrorClass = "GenericError"
     "QMP's class; errors of the human monitor and of queries have none."
     place: Place = "reply"

@@ -123,7 +123,7 @@ def _pair_forms(pair: ColoPair, form: str, text_: str) -> str:
     "prior_state",
     metavar="FILE",
     type=_options.FILE,
-    help="Compile from what this plan promises, or from this snapshot.",
+    help="Compile from the state that this plan leads to, or from this snapshot.",
 )
 @click.option("--live", is_flag=True, help="Compile from what is live: what `apply` executes.")
 @_options.output("text", "qmp", "json", "shell", "mermaid")
@@ -142,8 +142,8 @@ def plan(
     PROCEDURE is one of launch, start, resume, failover, stop, switch-over, shutdown, checkpoint,
     set-checkpoint-delay, converge, forget. With --live nodes and records are read, and the plan as
     JSON is what `apply` executes. Else nobody is asked: without --from, `launch` begins with a new
-    pair, `start` with two QEMUs just launched, `failover` with what `start` promises and the other
-    node dead, `resume` with what that failover promises.
+    pair, `start` with two QEMUs just launched, `failover` with the state that `start` leads to and
+    the other node dead, `resume` with the state that this failover leads to.
     """
     pair = _files.pair(pair_file)
     asked.check(pair, procedure, offline=not live)

@@ -22,7 +22,7 @@ def result(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Tell the person at the terminal something; where nobody can be told, continue."""
+    """Write a line to standard error; an error of writing is ignored."""
     with contextlib.suppress(OSError):
         click.echo(_page(text, colour=in_colour(sys.stderr)), err=True, nl=False)
 

@@ -64,7 +64,7 @@ def ensure_nbd(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Non
     """The primary has a named way to the secondary's image."""
     command = BlockdevAdd(node=topology.nbd_node(draft.pair, draft.pair.node(peer), disk))
     if peer_child(draft.live(node), disk) is None and not resync_jobs(draft.live(node), disk):
-        # Nothing vouches for where it leads: it may have been made for another secondary.
+        # Nothing shows where it leads: it may have been made for another secondary.
         remove_nbd(draft, node, disk)
     if disk.names.nbd not in draft.live(node).block_nodes:
         why = "named, so that it can be yanked; limited in time (qemu-behaviour 5.4, 5.6, 5.22)"
@@ -72,7 +72,7 @@ def ensure_nbd(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Non
 
 
 def check_ours(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
-    """Only a copy to this very secondary vouches for the disk that is attached or about to be.
+    """Check that a disk that is attached, or about to be, was copied to this very secondary.
 
     Raises:
         CompileError: What is there belongs to an attempt with another secondary.
@@ -233,7 +233,7 @@ def ensure_no_job(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 
 def check_child(draft: Draft, node: str, disk: ReplicationDisk) -> None:
-    """The name the plan was compiled with still names the peer's disk."""
+    """Check that the child's name still names the peer's disk."""
     child = peer_child(draft.live(node), disk)
     if child is not None:
         ids = disk.names
@@ -276,7 +276,7 @@ def copy_end_recovery(draft: Draft, node: str, peer: str, disk: ReplicationDisk)
     """End a copy as recovery, once the way to the peer was yanked; else no other can be begun."""
     gone = (Refusal(text="not found", error_class="DeviceNotActive"), *ENDED)
     command = BlockJobCancel(device=job_id(draft, peer, disk), force=True)
-    return draft.recovery_step(node, command, "it has no way to end well", accepts=gone)
+    return draft.recovery_step(node, command, "it cannot complete any more", accepts=gone)
 
 
 def detach_recovery(draft: Draft, node: str, disk: ReplicationDisk) -> tuple[Execute, ...]:
@@ -308,7 +308,7 @@ def remove_nbd(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 
 def remove_overlays(draft: Draft, node: str, disk: ReplicationDisk) -> None:
-    """Let go of a promoted secondary's overlays, which hold nothing any more."""
+    """Delete a promoted secondary's overlay nodes, whose data is in the image now."""
     for overlay in (disk.names.active, disk.names.hidden):
         if overlay in draft.live(node).block_nodes:
             why = "its data is in the image now; its file is free (qemu-behaviour 5.13)"

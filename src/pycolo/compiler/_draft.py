@@ -38,7 +38,7 @@ from pycolo.snapshot import Live, Snapshot
 
 @final
 class Range:
-    """Steps between which the guest needs a way back; made by `Draft.range`."""
+    """A range of steps with a recovery; made by `Draft.range`."""
 
     def __init__(self) -> None:
         """Not begun yet."""
@@ -46,7 +46,7 @@ class Range:
         "The number of its first step; None where none has begun it."
 
     def drop(self) -> None:
-        """Take it back: the guest needs no way back after all."""
+        """Cancel the range: its steps get no recovery."""
         self.first = None
 
 
@@ -168,7 +168,7 @@ class Draft:
                 self.check(node, "instance", InstanceIs(node=node, instance=instance), why)
 
     def check_parts(self, nodes: Iterable[str]) -> None:
-        """Bind the plan to what was found: it makes nothing again, and leaves nothing out."""
+        """Bind the plan to the parts that were found, so that it makes none of them twice."""
         for node in nodes:
             why = "the plan was compiled for these; compile again for others"
             self.check(node, "parts", PartsAre.of(node, self.live(node)), why)
@@ -241,7 +241,7 @@ class Draft:
 
     @contextmanager
     def range(self, why: str, back: Callable[[], Iterable[Execute]]) -> Iterator[Range]:
-        """Give the guest a way back from the steps that are added inside.
+        """Give the steps that are added inside a recovery.
 
         The range goes from the step that is added after `begin` to the last one inside; without a
         `begin` there is none.
@@ -314,7 +314,7 @@ class Draft:
 
     def _check_accepted(self, node: str, command: Command, *, oob: bool) -> None:
         live = self.now.live(node)
-        # The document's words are what they are, whoever understands them.
+        # The document's commands are kept as they are, whether or not this QEMU accepts them.
         if live is None or live.schema is None or self._dialect == "doc":
             return
         # All plans are tested against the packaged ones; a check takes longer than the compiling.

@@ -137,6 +137,7 @@ def converge(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
+        DeclarationError: `peer` is none of the pair's nodes.
         CompileError: A difference cannot be removed, or a node is missing.
     """
     check(pair, snapshot)

@@ -16,7 +16,7 @@ from pycolo.compiler._draft import Draft
 from pycolo.compiler.failover import fail_over
 from pycolo.compiler.launch import Role, own_argv
 from pycolo.compiler.protect import is_recorded, protect
-from pycolo.errors import compile_error
+from pycolo.errors import DeclarationError, compile_error
 from pycolo.features import Features, accept_pair, of
 from pycolo.model.pair import ColoPair
 from pycolo.plan import DialectName, Procedure
@@ -33,7 +33,7 @@ class Dialect:
     """One style of commands."""
 
     accept: Accept
-    "What the nodes' QEMU understands; raises VersionError where it is none for this style."
+    "The features of the nodes' QEMU; raises VersionError if this style cannot use it."
     argv: Argv
     "The command line of a QEMU, by node, role and identity."
     is_secondary_first: bool
@@ -51,7 +51,13 @@ class Dialect:
 
 
 def of_name(name: DialectName) -> Dialect:
-    """The dialect of a name."""
+    """The dialect of a name.
+
+    Raises:
+        DeclarationError: There is none.
+    """
+    if name not in _DIALECTS:
+        raise DeclarationError("dialect", name, f"be one of {', '.join(_DIALECTS)}")
     return _DIALECTS[name]
 
 
@@ -122,7 +128,7 @@ def _protect_own(
 def _accept_any(
     pair: ColoPair, qemu: Mapping[str, Version], assume_good: Collection[Version]
 ) -> Features:
-    # The document's words are the same on every version; running them is another matter.
+    # The document's commands are the same for every version; `execute` refuses them where needed.
     del pair, assume_good
     return of(next(iter(qemu.values())))
 

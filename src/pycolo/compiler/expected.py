@@ -12,7 +12,7 @@ SECONDARIES = ("secondary", "broken secondary", "fresh secondary", "prepared sec
 
 
 def expected(pair: ColoPair, snapshot: Snapshot) -> Snapshot:
-    """What the declaration promises for these nodes, with the history they have.
+    """What the declaration asks of these nodes, given their history.
 
     A node that was promoted keeps its rewriter and its replication node for good (qemu-behaviour
     5.14, 6.3): which one it is, is read from what it shows.

@@ -165,7 +165,7 @@ def _claim(draft: Draft, node: str, claim: PairRecord, victim: Victim | None) ->
 
 
 def _tell_peer(draft: Draft, survivor: str, peer: str) -> None:
-    """Have the peer's own file know as well, where it is within reach; it only denies."""
+    """Write it into the peer's own file too, if that is within reach; there it only denies."""
     own, other = (draft.now.records.get(name) for name in (survivor, peer))
     if not isinstance(own, PairRecord) or own == other or isinstance(other, UnreadRecord | None):
         return
@@ -218,7 +218,7 @@ def _has_secondary_parts(draft: Draft, node: str) -> bool:
 
 
 def _was_promoted(draft: Draft, survivor: str) -> bool:
-    """Whether it runs alone already, and something leads to a peer of its own by now."""
+    """Whether it runs alone already, and has connections to a new peer by now."""
     return draft.live(survivor).colo_mode == "none" and _linked(draft, survivor)
 
 
@@ -275,7 +275,7 @@ def end_secondary(draft: Draft, secondary: str, instances: tuple[str, ...], why:
         gone = Gone(node=secondary)
         draft.wait(secondary, "gone", gone, why, limit_s=limit_s, may_fail=True)
     for instance in instances:
-        why = "whatever it does still, it ends (qemu-behaviour 8.6)"
+        why = "it is ended, whatever state it is in (qemu-behaviour 8.6)"
         action = StopQemu(instance=instance)
         draft.run_host(
             *(secondary, "stop-qemu", instance),

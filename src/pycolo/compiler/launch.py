@@ -58,7 +58,7 @@ def launch_node(
 
 
 def check_not_running(draft: Draft, nodes: Iterable[str]) -> None:
-    """Emit a check a node that no QEMU of it is known to run, before anything is changed.
+    """Emit one check for each node, before any change: no QEMU of it is known to run.
 
     A QEMU may give no answer and serve all the same: another client holds its monitor, its main
     loop is stuck, or its sockets were removed. A host that is out of reach passes the check.
@@ -113,7 +113,8 @@ def forget_node(draft: Draft, gone: str) -> None:
 
     Raises:
         CompileError: The node that holds the newest data has no record that can be read.
-        UndecidedError: That is the node that is gone.
+        UndecidedError: That is the node that is gone, that node may have run alone, or no record
+            could be read.
     """
     records = draft.now.records
     top = record.highest(records)

@@ -34,8 +34,9 @@ def compile_offline(
 
     Args:
         procedure: Its name. `launch` begins with a new pair, `start` with two QEMUs just launched,
-            `failover` with what `start` promises and the other node dead, `resume` with what that
-            failover promises and its peer launched anew, the rest with what `start` promises.
+            `failover` with the planned state of `start` and the other node dead, `resume` with the
+            planned state of that failover and its peer launched anew, the rest with the planned
+            state of `start`.
         pair: The declaration.
         version: QEMU's version on every node.
         prior_state: What to compile from instead: a snapshot, or another plan's planned state.
@@ -53,7 +54,7 @@ def compile_offline(
 
     Raises:
         RefusedError: See the procedure.
-        DeclarationError: A name is none of the pair's.
+        DeclarationError: A name is none of the pair's, or `forget` is given no `gone`.
     """
     good = tuple(assume_good)
     life = AssumedLife(pair, version, dialect, good, evidence)

@@ -80,7 +80,8 @@ def launch(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        DeclarationError: A name in `nodes` or `instances` is none of the pair's.
+        DeclarationError: A name in `nodes` or `instances` is none of the pair's, an identity in
+            `instances` has another form, or `qemu` lacks a node that is launched.
         CompileError: Another node holds the newest data, one is in the way, or `newest` is not
             among those launched.
         UndecidedError: The records do not tell who holds the newest data.
@@ -401,8 +402,8 @@ def failover(
 ) -> Plan:
     """One node runs alone after the other's death. Its first step looks for evidence of that.
 
-    The plan can be compiled while all is well and kept ready: it is *armed*. Whatever changes the
-    record makes another one due.
+    The plan can be compiled while all is well and kept ready: it is *armed*. After
+    any change of the record, compile another one.
 
     Args:
         pair: The declaration.
@@ -414,6 +415,7 @@ def failover(
 
     Raises:
         VersionError: The version cannot run COLO.
+        DeclarationError: `survivor` is none of the pair's nodes.
         CompileError: It is not clear who survives, the survivor has no guest to run, or the
             record does not let it.
         UndecidedError: Only a person can say whether it may.
@@ -643,7 +645,8 @@ def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:
 
     Raises:
         CompileError: The record of the node with the newest data cannot be read.
-        UndecidedError: The node that is gone holds the newest data.
+        UndecidedError: The node that is gone holds the newest data or may have run alone, or no
+            record could be read.
     """
     check(pair, snapshot, without=gone)
     draft = Draft("forget", pair, snapshot, Options(gone=gone), qemu={}, dialect="auto")

@@ -254,7 +254,7 @@ def _half_in(live: Live, peer: Live) -> bool:
 
 
 def _ask_ports(draft: Draft, primary: str, secondary: str) -> None:
-    """See, before anything is changed, that each host lets through what the other will open.
+    """Check, before anything is changed, that each host can reach the other's ports.
 
     A port on which QEMU listens already is not asked: it would take the check for its peer
     (qemu-behaviour 19.8).

@@ -1,8 +1,8 @@
 """The client of the demo: it talks to the guest all the time and says when it had to wait.
 
 Run as a program, `python -m pycolo.demo.client HOST ECHO_PORT DISK_PORT [--ping]`, so that it can
-live in a network namespace of its own. What it sees goes to standard output, as `told` has it; the
-times are those of the machine's monotonic clock, in seconds.
+live in a network namespace of its own. What it sees goes to standard output, in the form of
+`pycolo.demo.messages`; the times are those of the machine's monotonic clock, in seconds.
 
 It takes lines on standard input: `target HOST ECHO_PORT DISK_PORT` (the guest is reached elsewhere
 from now on), `read` (compare all records on the guest's disk with what was acknowledged before);

@@ -238,7 +238,7 @@ class _Qemu:
 
 @final
 class _Life:
-    """The life while it is lived."""
+    """One run of the demo."""
 
     def __init__(self, testbed: Testbed, progress: Progress) -> None:
         self._testbed = testbed

@@ -1,4 +1,4 @@
-"""What the demo found out, drawn for people: a time axis, and each failover under a glass."""
+"""What the demo found out, drawn for people: a time axis, and each failover in detail."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class LocalHost:
         return await requests.version(_ask, pair, node, limit_s)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is kept open."""
 
     def watch(self, pair: ColoPair, node: str) -> QemuWatch | None:
         """Take hold of the QEMU that runs for a node here; None if none is known to run."""

@@ -72,7 +72,7 @@ def _why_elsewhere(node: Node, field: str) -> str | None:
 @final
 @attrs.frozen(kw_only=True)
 class NoWay:
-    """A host that nobody knows the way to; monitors that were brought here can be used."""
+    """A host without a declared way to it; only monitors that are forwarded here can be used."""
 
     why: str
     "What is missing."
@@ -109,4 +109,4 @@ class NoWay:
         raise HostRefused(node, "launch-qemu", self.why)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is kept open."""

@@ -318,7 +318,7 @@ class GraphEdge(QmpRecord):
 class BlockGraph(QmpRecord):
     """The reply to x-debug-query-block-graph.
 
-    On every version, the names of a quorum's children.
+    It gives the names of a quorum's children on every version.
     """
 
     qmp_open: ClassVar[bool] = True
@@ -331,7 +331,7 @@ class BlockGraph(QmpRecord):
     def find(self, name: str) -> GraphNode | None:
         """Find the block node that x-blockdev-change means by ``name``.
 
-        A drive's id, else a node name.
+        ``name`` is a drive's id or, if no drive has it, a node name. None if there is neither.
         """
         drive = self._named(name, "block-backend")
         roots = [] if drive is None else list(self._below(drive))
@@ -340,7 +340,7 @@ class BlockGraph(QmpRecord):
     def children_of(self, name: str) -> tuple[NodeChild, ...]:
         """Give the children of the node ``name`` (a node name or a drive's id), sorted.
 
-        None if it is absent.
+        An empty tuple if there is no such node.
         """
         node = self.find(name)
         below = () if node is None else self._below(node)

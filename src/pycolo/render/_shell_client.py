@@ -91,10 +91,10 @@ def send(address, limit_s, line, accepts="[]", rescue="[]"):
         if command.get("execute") == "quit" and isinstance(error, ConnectionError):
             end(0)
         end(3, "no answer, the effect is unknown: %s" % error)
-    judge(monitor, command, answer, accepts)
+    conclude(monitor, command, answer, accepts)
 
-def talk(monitor, line, reply):
-    # The human monitor refuses by talking, and talks where it succeeds too.
+def human_refusal(monitor, line, reply):
+    # The human monitor refuses by text, and prints text where it succeeds too.
     lines = (part.strip() for part in reply.splitlines())
     words = " ".join(w for w in lines if w and w != "OK" and "Failed flush for" not in w)
     if line.startswith("drive_del ") and words:
@@ -102,10 +102,10 @@ def talk(monitor, line, reply):
         return words if there is not None else ""
     return words
 
-def judge(monitor, command, answer, accepts):
+def conclude(monitor, command, answer, accepts):
     error = answer.get("error")
     if isinstance(answer.get("return"), str):
-        words = talk(monitor, command["arguments"]["command-line"], answer["return"])
+        words = human_refusal(monitor, command["arguments"]["command-line"], answer["return"])
         error = {"class": "GenericError", "desc": words} if words else None
     if error is None:
         end(0)
@@ -244,7 +244,7 @@ def request(kept, limit_s, expects, becomes, evidence):
     found = {"expects": digest, "data": data, "limit_s": float(limit_s)}
     print(json.dumps({**json.loads(kept), **found}))
 
-def told(kind, node, instance, epoch, who, how, when):
+def evidence(kind, node, instance, epoch, who, how, when):
     print(json.dumps({"kind": kind, "node": node, "instance": instance, "epoch": int(epoch),
                       "who": who, "how": how, "when": when}))
 
@@ -263,7 +263,7 @@ def listen(address):
             if event:
                 print(event, flush=True)
 
-MODES = {"send": send, "holds": holds, "listen": listen, "request": request, "told": told}
+MODES = {"send": send, "holds": holds, "listen": listen, "request": request, "evidence": evidence}
 try:
     MODES[sys.argv[1]](*sys.argv[2:])
 except OSError as error:

@@ -44,7 +44,7 @@ finish() {
 trap finish EXIT
 trap 'say "interrupted"; exit 3' INT TERM HUP
 
-# enter RELIEF, leave RELIEF: between the two, RELIEF runs when the script ends.
+# enter RECOVERY, leave RECOVERY: between the two, RECOVERY runs when the script ends.
 enter() { recoveries="$1 $recoveries"; }
 leave() {
   kept=
@@ -142,15 +142,15 @@ proven_dead() {
 not_alive() {
   if holds "$1" name "$2" 2>/dev/null; then fail "$2 answers"; fi
   if ! at_host "$1" alive "$(process "$1")"; then return 0; fi
-  if grep -qF "\"$2\"" "$state/told"; then fail "$2 runs, as its host reports"; fi
-  if grep -q '"instance": ""' "$state/told" && ! grep -q '"how": ""' "$state/told"; then
+  if grep -qF "\"$2\"" "$state/answer"; then fail "$2 runs, as its host reports"; fi
+  if grep -q '"instance": ""' "$state/answer" && ! grep -q '"how": ""' "$state/answer"; then
     fail "$1: something serves its monitor"
   fi
 }
 
 # ended KIND NODE INSTANCE EPOCH WHO HOW: what a promotion rests on, for its record.
 ended() {
-  python3 -c "$client" told "$1" "$2" "$3" "$4" "$5" "$6" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
+  python3 -c "$client" evidence "$1" "$2" "$3" "$4" "$5" "$6" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
     >"$state/evidence"
   : >"$state/dead.$2"
 }
@@ -159,7 +159,7 @@ ended() {
 at_host() {
   code=0
   on "$1" python3 -c "$helper
-raise SystemExit(main(sys.argv[1:]))" "$2" "$3" "$helper" >"$state/told" || code=$?
+raise SystemExit(main(sys.argv[1:]))" "$2" "$3" "$helper" >"$state/answer" || code=$?
   return "$code"
 }
 
@@ -167,7 +167,7 @@ raise SystemExit(main(sys.argv[1:]))" "$2" "$3" "$helper" >"$state/told" || code
 not_running() {
   if holds "$1" alive 2>/dev/null; then return 1; fi
   at_host "$1" alive "$(process "$1")" || return 0
-  grep -q '"how": ""' "$state/told"
+  grep -q '"how": ""' "$state/answer"
 }
 
 # record NODE KEPT LIMIT_S EXPECTS BECOMES: the node's own file, if it still is what was read.
@@ -182,7 +182,7 @@ record() {
     1) fail "$1: its record was not written" ;;
     *) changed=yes; fail "$1: it is not known whether its record was written" ;;
   esac
-  if ! grep -q '"written": true' "$state/told"; then
+  if ! grep -q '"written": true' "$state/answer"; then
     fail "$1: its record is not what it was: somebody else has changed it"
   fi
   changed=yes
@@ -195,7 +195,7 @@ host() {
   at_host "$@" || code=$?
   case $code in
     0)
-      if grep -q '"there": true' "$state/told"; then say '   it exists: kept'
+      if grep -q '"there": true' "$state/answer"; then say '   it exists: kept'
       elif [ "$2" != check_ports ]; then changed=yes; fi ;;
     1) fail "$1: it was not done" ;;
     *) changed=yes; fail "$1: it is not known whether it was done" ;;

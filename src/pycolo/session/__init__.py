@@ -4,8 +4,8 @@ What is particular to COLO control, and the reason for each:
 
 - Out-of-band execution is negotiated when the session is opened, since a connection that is opened
   while QEMU is wedged is useless (qemu-behaviour 7.6).
-- A command whose limit passes stays sent. Its reply still has somebody who takes it, so that it
-  is never mistaken for the reply to another command (qemu-behaviour 7.5, 14.5).
+- A command whose limit passes stays sent. Its reply is still received when it comes, so that it is
+  never mistaken for the reply to another command (qemu-behaviour 7.5, 14.5).
 - Events are parsed as they arrive, handed to subscribers and then forgotten. What must not be
   missed is latched: COLO_EXIT, which QEMU forgets (qemu-behaviour 18.4), QUORUM_REPORT_BAD, and
   the SHUTDOWN of a guest that has powered itself off.
@@ -103,24 +103,24 @@ class Sent(Generic[_R]):
         """Whether the reply has not come yet; False too once the connection is lost."""
         return not self._task.done()
 
-    def when_answered(self, hear: Callable[[object], None]) -> None:
+    def when_answered(self, on_answer: Callable[[object], None]) -> None:
         """Have the answer handed on as it came, however late; nothing if none comes.
 
         Args:
-            hear: Is given what was returned, unparsed, or a CommandRefused; called from the event
-                loop, must be quick and must not raise.
+            on_answer: Is given what was returned, unparsed, or a CommandRefused. Called from the
+                event loop; must be quick and must not raise.
         """
-        self._task.add_done_callback(lambda _: self._hand_on(hear))
+        self._task.add_done_callback(lambda _: self._hand_on(on_answer))
 
-    def _hand_on(self, hear: Callable[[object], None]) -> None:
+    def _hand_on(self, on_answer: Callable[[object], None]) -> None:
         if self._task.cancelled():
             return
         match self._task.exception():
             case None:
-                hear(self._task.result())
+                on_answer(self._task.result())
             case ExecuteError() as error:
                 name = self._command.qmp_name
-                hear(CommandRefused(self._session.node, name, error.error_class, str(error)))
+                on_answer(CommandRefused(self._session.node, name, error.error_class, str(error)))
             case _:
                 pass
 

@@ -56,7 +56,7 @@ def unplug(qemu: Process, chardev: str) -> None:
     for end, name in ((wire.server, wire.server_id), (wire.client, wire.client_id)):
         end.wires.pop(name, None)
         if end is not qemu and _only_writes(end, name):
-            # Who never reads does not learn that nobody is there any more.
+            # An end that never reads does not notice that its peer is gone.
             end.unnoticed.add(name)
         else:
             connected(end, name, now=False)

@@ -22,7 +22,7 @@ class Clock:
     now_s: float = attrs.field(default=0.0, init=False)
     "The world's clock, in seconds since it was made."
     waiting: dict[Callable[[], bool], None] = attrs.field(factory=dict, init=False)
-    "Who hangs on somebody else, in the order in which they began to: see `settle`."
+    "What resumes each main loop that waits, in the order in which they began to: see `settle`."
     _agenda: list[tuple[float, int, Callable[[], None]]] = attrs.field(factory=list, init=False)
     _order: Iterator[int] = attrs.field(factory=itertools.count, init=False)
 
@@ -55,8 +55,8 @@ class Clock:
         heapq.heappush(self._agenda, (self.now_s + delay_s, next(self._order), action))
 
     def settle(self) -> None:
-        """Let continue whoever hung on something that is over; each says whether it did."""
-        # Who continues may set another one free, before it in the list or behind.
+        """Resume each main loop that waited for something that is over, until none is left."""
+        # One that is resumed may free another, before or after it in the list.
         while [tries for tries in tuple(self.waiting) if tries()]:
             pass
 

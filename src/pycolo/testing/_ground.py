@@ -1,4 +1,4 @@
-"""What the fakes of a world stand on: its version, images, cuts, and the writes of its guests."""
+"""What all fakes of a world share: its version, images, cuts, and the writes of its guests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Image:
 
 @attrs.define(eq=False, repr=False)
 class Ground(Clock):
-    """A world without those who live in it."""
+    """A world before any QEMU is launched in it."""
 
     version: PackagedVersion = "11.1.3"
     ram_copy_s: float = attrs.field(default=0.03, kw_only=True)

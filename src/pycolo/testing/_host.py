@@ -154,7 +154,7 @@ class FakeHost:
         return Version.parse(self._world.version)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is kept open."""
 
     def _reached(self, node: str, action: str) -> None:
         if self.away:

@@ -1,4 +1,4 @@
-"""The network between fakes: who listens where, and who learns that a peer is gone."""
+"""The network between fakes: which QEMU listens where, and which notices that a peer is gone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pycolo.testing._process import Process
 
 
 def listener(seeker: Process, what: str, host: str, port: int) -> Process | None:
-    """Who listens there, a silent one too; None where a connection would be refused."""
+    """The QEMU that listens there, also a silent one; None if a connection would be refused."""
     for process in seeker.at(host):
         place = process.listens.get(what)
         if place is None or place[1] != port:
@@ -21,7 +21,7 @@ def listener(seeker: Process, what: str, host: str, port: int) -> Process | None
 
 
 def incoming_at(seeker: Process, uri: str) -> Process | None:
-    """Who waits for a migration there; one that had its own is of no use (7.12)."""
+    """The QEMU that waits for a migration there; one that had a migration takes no other (7.12)."""
     host, _, port = uri.removeprefix("tcp:").rpartition(":")
     found = listener(seeker, "migration", host.strip("[]"), int(port))
     if found is None or found.live.run_state != "inmigrate" or found.channel is not None:
@@ -63,7 +63,7 @@ def end(qemu: Process, code: int) -> None:
 
 
 def lost(dead: Process) -> None:
-    """Whom the host of one that has ended can reach learns of it."""
+    """Tell the peers that the host of an ended QEMU can still reach."""
     for name, wire in tuple(dead.wires.items()):
         peer = wire.client if wire.server is dead else wire.server
         if not dead.is_cut(peer):

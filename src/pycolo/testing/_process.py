@@ -32,10 +32,10 @@ class Refused(Exception):
 
 
 class Stuck(Exception):
-    """The main loop waits for a peer that is silent; what it was at is begun again afterwards."""
+    """The main loop waits for a silent peer; its action is started again afterwards."""
 
     def __init__(self, links: tuple[DiskLink, ...]) -> None:
-        """Keep what it waits for; for ever, where that is nothing."""
+        """Keep what it waits for; it waits for ever if that is nothing."""
         super().__init__()
         self.links = links
 

@@ -90,7 +90,7 @@ class World(Fleet):
                 _network.lost(process)
         self.settle()
 
-    # -- judging
+    # -- what can be checked
 
     @property
     def serving(self) -> tuple[FakeQemu, ...]:
