@@ -15,7 +15,7 @@ SIZE_MAX_BYTES: Final = 16 << 20
 DEPTH_MAX: Final = 64
 "Far deeper than any document; a deeper one would exhaust the stack of its reader."
 _SHOWN_CHARS: Final = 80
-# How JSON writes either half of a character beyond the first 65,536.
+# How JSON escapes either half of a surrogate pair.
 _ESCAPED_HALF: Final = r"\ud"
 
 
@@ -51,11 +51,11 @@ def json_value(
         members: Makes an object of its members; a dict if None.
 
     Raises:
-        ParseError: It is no JSON, is nested too deeply, has a number that is too long, or half of a
-            character, which no file can hold.
+        ParseError: It is not JSON, is nested too deeply, has a number that is too long, or half of
+            a surrogate pair, which no file can hold.
     """
     try:
-        # Given bytes, json would take half characters for text.
+        # Given bytes, json would accept half of a surrogate pair as text.
         plain = text if isinstance(text, str) else text.decode()
         value: object = json.loads(plain, object_pairs_hook=members)
         if _ESCAPED_HALF in plain.lower():
@@ -81,7 +81,7 @@ def check_depth(value: object, path: str) -> None:
     """Refuse what is nested more deeply than any document.
 
     Raises:
-        ParseError: It is.
+        ParseError: It is nested too deeply.
     """
     level = [value]
     for _ in range(DEPTH_MAX):

@@ -56,7 +56,7 @@ def object_at(value: object, path: str) -> Mapping[str, object]:
     """Narrow to a JSON object.
 
     Raises:
-        ParseError: It is none.
+        ParseError: It is not an object.
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ParseError(path, "be an object", value)
@@ -67,7 +67,7 @@ def array_at(value: object, path: str) -> tuple[tuple[str, object], ...]:
     """Narrow to a JSON array; gives its items with their paths.
 
     Raises:
-        ParseError: It is none.
+        ParseError: It is not an array.
     """
     if not isinstance(value, list | tuple):
         raise ParseError(path, "be an array", value)
@@ -78,7 +78,7 @@ def list_at(value: object, path: str, parse: Callable[[object, str], _Item]) -> 
     """Parse a JSON array item by item.
 
     Raises:
-        ParseError: It is none, or `parse` refuses an item.
+        ParseError: It is not an array, or `parse` refuses an item.
     """
     return tuple(parse(item, place) for place, item in array_at(value, path))
 

@@ -84,7 +84,7 @@ class PycoloError(Exception):
         return brief(self.message())
 
     def message(self) -> str:
-        """What happened, in words; may hold what came from outside as it came."""
+        """What happened, in words; may contain text from outside, unescaped."""
         return super().__str__()
 
 

@@ -257,7 +257,7 @@ class Connection:
         return await probe(reached.known, pair=self._pair, hosts=self._hosts)
 
     async def _reach(self, *, without_peer: bool) -> _Reached:
-        """What answers; `without_peer`: once one node has answered, the others have a second left."""
+        """What answers; `without_peer`: once one node has, the others have a second left."""
         if self._reached is None:
             self._reached = await self._settled(without_peer=without_peer)
         return self._reached
@@ -308,7 +308,7 @@ class _Reached:
         """Refuse a plan that acts on a node that somebody else holds: the monitor is the lock.
 
         Raises:
-            Busy: It does.
+            Busy: The plan acts on such a node.
         """
         acting = {s.node for s in plan.steps if isinstance(s, Execute | Wait)}
         for name in (name for name in self.busy if name in acting):

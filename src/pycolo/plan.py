@@ -329,7 +329,7 @@ class Plan:
         """The step at an address.
 
         Raises:
-            DeclarationError: There is none.
+            DeclarationError: The plan has no step of that address.
         """
         for step in self.steps:
             if step.address == address:

@@ -442,7 +442,7 @@ class _Ladder:
         """See that a launch would not be refused.
 
         Raises:
-            CompileError: It would.
+            CompileError: It would be refused.
         """
         known = [one.version for n in self.pair.names if (one := self.snapshot.live(n)) is not None]
         compiler.launch(

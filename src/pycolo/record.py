@@ -269,7 +269,7 @@ def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim 
         The QEMU that has to have ended; None where the node's own file names nobody else.
 
     Raises:
-        CompileError: It may not.
+        CompileError: It may not run alone.
         UndecidedError: Only a person can say so.
     """
     own, top = files.get(node, NOT_READ), highest(files)

@@ -205,11 +205,11 @@ class Snapshot:
         return state if isinstance(state, Live) else None
 
     def with_node(self, name: str, state: NodeState) -> Snapshot:
-        """The same snapshot with one node known anew."""
+        """The same snapshot with another state of one node."""
         return attrs.evolve(self, nodes={**self.nodes, name: state})
 
     def with_record(self, name: str, state: RecordState) -> Snapshot:
-        """The same snapshot with one node's file known anew."""
+        """The same snapshot with another state of one node's record file."""
         return attrs.evolve(self, records={**self.records, name: state})
 
 

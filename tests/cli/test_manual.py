@@ -84,3 +84,23 @@ def test_every_command_of_the_manual_is_taken(page: Path, pycolo: Pycolo) -> Non
 def test_every_pair_file_of_the_manual_is_valid(page: Path) -> None:
     """A reader who copies it has a pair."""
     assert all(pairfile.loads(text).names for text in pairs(page))
+
+
+# Their sections are run by tests of their own: on real QEMU, and against a running supervisor.
+RUN_ELSEWHERE = {
+    "recover.md": "qemu/test_recover_page.py",
+    "monitoring.md": "supervise/test_alert_rules.py",
+}
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/how-to/*.md")), ids=lambda page: page.name)
+def test_every_how_to_has_an_example_that_is_run(page: Path) -> None:
+    """Something on each page is executed by the tests, so that it cannot become false."""
+    if page.name in RUN_ELSEWHERE:
+        text = (ROOT / "tests" / RUN_ELSEWHERE[page.name]).read_text(encoding="utf-8")
+        assert page.name in text
+    else:
+        offline = [
+            words for words in commands(page) if words[1] in OFFLINE and "--live" not in words
+        ]
+        assert offline or "```{doctest}" in page.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import pytest
 
 from pycolo.compiler import compile_offline
-from pycolo.errors import CompileError, VersionError
+from pycolo.errors import CompileError, DeclarationError, VersionError
 from pycolo.features import refuse_document
 from pycolo.model import ColoPair
 from pycolo.pairfile import load
@@ -125,6 +125,17 @@ def test_the_document_knows_no_stop(pair: ColoPair) -> None:
     """Ending protection on purpose is refused, since the document does not say how."""
     with pytest.raises(CompileError, match="does not say how to end protection"):
         _plan(pair, "stop")
+
+
+def test_a_dialect_that_there_is_not_is_refused(pair: ColoPair) -> None:
+    """A misspelled dialect names the two that there are."""
+    with pytest.raises(DeclarationError, match="dialect must be one of auto, doc, not 'docs'"):
+        compile_offline(
+            "start",
+            pair,
+            version=Version.parse("10.0.13"),
+            dialect="docs",  # type: ignore[arg-type]  # what a caller without type checks may give
+        )
 
 
 @pytest.mark.parametrize(

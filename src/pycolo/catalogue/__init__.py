@@ -65,7 +65,7 @@ _OURS: Final = re.compile(
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Explanation:
-    """An entry of the catalogue that a message, or a part of it, is."""
+    """An entry of the catalogue that a message, or a part of it, matches."""
 
     entry: Entry
     text: str
@@ -197,7 +197,7 @@ def _texts(text: str) -> tuple[str, ...]:
 
 
 def goal_words(entry: Entry) -> str:
-    """Whether what the command was for is so already, for people."""
+    """Whether the goal of the command is reached already, for people."""
     match entry.goal:
         case "reached":
             return "yes"

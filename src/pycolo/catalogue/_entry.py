@@ -69,7 +69,7 @@ def _matcher(text: str) -> re.Pattern[str]:
 
 
 def words(text: str, *, since: str | None = None, until: str | None = None) -> Wording:
-    """A wording, with its versions as text.
+    """Make a `Wording` from versions that are given as text.
 
     Args:
         text: The message with its placeholders.
@@ -97,7 +97,7 @@ class Entry:
     meaning: str
     "What it tells, as a sentence without a full stop."
     goal: Goal
-    "Whether what the command was for is so already."
+    "Whether the goal of the command is reached already."
     remedy: str
     "What to do, as a sentence without a full stop."
     source: str

@@ -14,7 +14,7 @@ DIFFERENT: Final = 2
 UNFINISHED: Final = 3
 "Changed but unfinished, or unknown."
 UNKNOWN: Final = 3
-"What a monitoring plugin ends with where it cannot tell."
+"What a monitoring plugin ends with if it cannot tell the state."
 DECIDE: Final = 4
 "A person must decide."
 USAGE: Final = 64

@@ -22,7 +22,7 @@ def pair(path: Path) -> ColoPair:
     """Read a pair file.
 
     Raises:
-        DeclarationError: It is none; the error's field begins with the file's name.
+        DeclarationError: It is not a pair file; the error's field begins with the file's name.
         OSError: It cannot be read.
     """
     try:
@@ -47,7 +47,7 @@ def plan(path: Path) -> Plan:
     """Read a plan file.
 
     Raises:
-        ParseError: It is none; the error's path begins with the file's name.
+        ParseError: It is not a plan file; the error's path begins with the file's name.
         OSError: It cannot be read.
     """
     return _parsed(path, _decoded(path), wire.plan_from_json)
@@ -74,7 +74,7 @@ def recording(path: Path) -> journal.Recording:
     """Read a journal.
 
     Raises:
-        ParseError: It is none; the error's path begins with the file's name.
+        ParseError: It is not a journal; the error's path begins with the file's name.
         OSError: It cannot be read.
     """
     if path == STDIN:

@@ -59,7 +59,7 @@ def _pair_files(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def _declares_nodes(path: Path) -> bool:
-    """Whether a file could be one: others of that name are none of ours."""
+    """Whether a file could be a pair file: other programs have files with such names."""
     try:
         text = _decode.file_text(path)
         value = _decode.json_value(text) if path.suffix == ".json" else _decode.toml_value(text)

@@ -36,7 +36,7 @@ def version(text: str) -> Version:
     """A QEMU version from the command line.
 
     Raises:
-        click.BadParameter: It is none.
+        click.BadParameter: It is not a version.
     """
     try:
         return Version.parse(text)

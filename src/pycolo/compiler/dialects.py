@@ -54,7 +54,7 @@ def of_name(name: DialectName) -> Dialect:
     """The dialect of a name.
 
     Raises:
-        DeclarationError: There is none.
+        DeclarationError: There is no dialect of that name.
     """
     if name not in _DIALECTS:
         raise DeclarationError("dialect", name, f"be one of {', '.join(_DIALECTS)}")
@@ -65,7 +65,7 @@ def refuse_ending(name: DialectName, what: str) -> None:
     """Refuse what a dialect has no way to do.
 
     Raises:
-        CompileError: It has none.
+        CompileError: The dialect cannot do it.
     """
     if not _DIALECTS[name].ends_protection:
         raise compile_error(

@@ -99,7 +99,7 @@ def check_compiled(plan: Plan) -> None:
     line and record in it.
 
     Raises:
-        ParseError: It differs; the error names the first step that does.
+        ParseError: The plan differs; the error names the first step that does.
         RefusedError: Nothing can be compiled from them.
     """
     again = compile_plan(

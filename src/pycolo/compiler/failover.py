@@ -105,7 +105,7 @@ def check_not_cancelling(draft: Draft, node: str) -> None:
     """Check that no migration is being cancelled.
 
     Raises:
-        CompileError: One is.
+        CompileError: A migration is being cancelled.
     """
     live = draft.live(node)
     if live.migration == "cancelling" and live.colo_mode == "none":

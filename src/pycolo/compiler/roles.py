@@ -21,7 +21,7 @@ def versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:
     """The versions of nodes that must answer.
 
     Raises:
-        CompileError: One does not.
+        CompileError: One of them does not answer.
     """
     check_all(partial(_check_answers, snapshot, node) for node in nodes)
     live = {node: snapshot.live(node) for node in nodes}
@@ -39,7 +39,7 @@ def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
     """The only node of the pair that answers.
 
     Raises:
-        CompileError: None does, or both do.
+        CompileError: No node answers, or both do.
     """
     live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
     # A fresh secondary has no guest that could survive.
@@ -80,7 +80,7 @@ def leader(pair: ColoPair, snapshot: Snapshot) -> str:
     """The node whose guest would continue if protection were ended.
 
     Raises:
-        CompileError: There is none, or two, or the secondary has the only guest.
+        CompileError: There is no such node, or two, or the secondary has the only guest.
     """
     leading = [n.name for n in pair.nodes if role_of(snapshot.state(n.name)) in PRIMARIES]
     if len(leading) == 1:

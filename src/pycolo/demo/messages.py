@@ -92,7 +92,7 @@ def from_line(line: str) -> Message:
     """Parse a line.
 
     Raises:
-        ParseError: It is none that the client writes.
+        ParseError: The client writes no such line.
     """
     try:
         value: object = json.loads(line)

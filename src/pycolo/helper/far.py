@@ -193,7 +193,8 @@ def _locked(path: str, limit_s: float) -> Iterator[int]:
 def _replace(path: str, data: bytes) -> None:
     """Replace a file durably, whole or not at all; needs no free space where it exists.
 
-    The new content goes into a spare file whose block is there already; then the two change names.
+    The new content goes into a spare file, whose disk space is allocated already; then the two
+    files exchange their names.
     """
     spare = f"{path}.spare"
     _write_spare(spare, data)
@@ -239,7 +240,7 @@ def _write_spare(spare: str, data: bytes) -> None:
 
 
 def _exchange(first: str, second: str) -> bool:
-    """Have two files change names at once; false where this system cannot."""
+    """Have two files exchange their names in one step; false if this system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -861,7 +862,7 @@ def _running(process: str) -> _Process | None:
 
 
 def _runs(process: _Process) -> bool:
-    """Whether a process is known to run, and its number means it here."""
+    """Whether a process is known to run, and its number means this process here."""
     now = _boot()
     return process.boot.counts_like(now) and _over(process, now) is None
 
@@ -1028,10 +1029,11 @@ def _lingering(process: _Process) -> Pidfd | None:
 
 
 def _check_free(address: str, ports: Sequence[int]) -> None:
-    """See that nobody listens where a QEMU will: it would fail in the middle of a resync.
+    """Check that the ports on which a QEMU will listen are free, or it would fail later.
 
-    An address that is not this host's, or not this network's, tells nothing. The kernel may hold
-    the ports of a QEMU that was killed for some moments after its end (qemu-behaviour 19.10).
+    Nothing is known of an address that is not this host's, or is in another network namespace. The
+    kernel may hold the ports of a QEMU that was killed for some moments after its end
+    (qemu-behaviour 19.10).
     """
     end = time.monotonic() + RELEASE_S
     for port in ports:

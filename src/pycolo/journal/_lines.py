@@ -182,7 +182,7 @@ def line_from_json(value: object, path: str) -> Line:
     """Parse a line.
 
     Raises:
-        ParseError: It is none, or the first of another format.
+        ParseError: It is not a line of a journal, or the first line of another format.
     """
     line = _lines().read(value, path)
     assert isinstance(line, Line)  # noqa: S101 - the union's forms make nothing else

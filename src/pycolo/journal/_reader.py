@@ -31,7 +31,7 @@ class Recording:
 
 
 def load(path: Path) -> Recording:
-    """Read a journal file; one that is still being written, too.
+    """Read a journal file, also one that is still being written.
 
     Args:
         path: The file.

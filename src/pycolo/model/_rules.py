@@ -39,7 +39,7 @@ def identifier(field: str, value: object) -> None:
     """Check that a value is a QEMU id: an ASCII letter, then any of a-z, A-Z, 0-9, '-', '.', '_'.
 
     Raises:
-        DeclarationError: It is none. Every rule of this module raises this error.
+        DeclarationError: It is not one. Every rule of this module raises this error.
     """
     if not isinstance(value, str) or not QEMU_ID.match(value):
         rule = "be a letter followed by letters, digits, '-', '.' or '_' (QEMU's rule for ids)"
@@ -183,7 +183,7 @@ def distinct(owner: str, named: Iterable[tuple[str, object]], why: str) -> None:
         why: The rule behind it, as a sentence without a full stop.
 
     Raises:
-        DeclarationError: Two are; its field is the second, its rule names the first.
+        DeclarationError: Two are equal; its field is the second, its rule names the first.
     """
     seen: dict[object, str] = {}
     for name, value in named:

@@ -220,7 +220,7 @@ class ColoPair:
         """The node of that name, spares included.
 
         Raises:
-            DeclarationError: There is none.
+            DeclarationError: There is no such node.
         """
         for node in self.all_nodes:
             if node.name == name:

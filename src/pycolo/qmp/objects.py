@@ -166,7 +166,7 @@ class ColoCompare(QmpRecord):
     secondary_in: str = attrs.field(metadata={"qmp_name": "secondary_in"})
     """The id of the chardev that brings the secondary guest's packets."""
     outdev: str
-    """The id of the chardev that takes what is released."""
+    """The id of the chardev to which released packets are written."""
     iothread: str
     """The id of the IoThread it runs in."""
     vnet_hdr_support: bool | None = attrs.field(

@@ -274,7 +274,7 @@ class NamedBlockNode(QmpRecord):
     driver: str = attrs.field(metadata={"qmp_name": "drv"})
     """The node's driver."""
     filename: str = attrs.field(metadata={"qmp_name": "file"})
-    """What it stands for, as QEMU prints it."""
+    """The file or address that it opens, as QEMU prints it."""
     size_bytes: int = attrs.field(metadata={"qmp_name": "image.virtual-size"})
     """The size that its parents see."""
     read_only: bool = attrs.field(metadata={"qmp_name": "ro"})
@@ -422,7 +422,7 @@ class Chardev(QmpRecord):
     label: str
     """The chardev's id."""
     filename: str
-    """What it stands for, as QEMU prints it."""
+    """Its backend, as QEMU prints it; ``disconnected:`` before it where it has no peer."""
     frontend_open: bool
     """Whether an object or a device has opened it."""
 

@@ -51,7 +51,7 @@ RUN_STANDING: Final[tuple[RunState, ...]] = (
     *("prelaunch", "paused", "shutdown", "suspended"),
     *("guest-panicked", "internal-error", "io-error", "watchdog"),
 )
-"""A guest that does not run until somebody does something about it."""
+"""A guest that does not run, and does not continue by itself."""
 
 MigrationStatus: TypeAlias = Literal[
     "active",

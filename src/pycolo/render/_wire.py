@@ -1,4 +1,4 @@
-"""How a step's command looks on the wire, shared by the readers that print JSON."""
+"""A step's command as a line of QMP, shared by the readers that print QMP."""
 
 from __future__ import annotations
 

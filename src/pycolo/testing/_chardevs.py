@@ -72,7 +72,7 @@ def _only_writes(qemu: Process, chardev: str) -> bool:
 
 
 def server_at(seeker: Process, place: SocketAddress) -> tuple[Process, str] | None:
-    """The server chardev there that has no client yet."""
+    """The server chardev at an address that has no client yet; None if there is none."""
     far = [] if isinstance(place, UnixSocketAddress) else seeker.at(place.host)
     for process in far or [seeker]:
         if process is not seeker and not seeker.talks(process):

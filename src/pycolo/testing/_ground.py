@@ -65,7 +65,7 @@ class Ground(Clock):
         """An image on a node's host.
 
         Raises:
-            HostRefused: There is none.
+            HostRefused: There is no such image.
         """
         found = self._images.get((node.name, path))
         if found is None:
