@@ -405,7 +405,7 @@ class Record(Generic[T]):
         return (*(member.field for member in self.members), *inline)
 
     def read(self, value: object, path: str) -> T:
-        """Parse and make it.
+        """Parse an object, and make a value of the class from it.
 
         Raises:
             ParseError: A key is unknown or missing, a value is wrong, or a field breaks its rule.

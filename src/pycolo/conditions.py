@@ -398,7 +398,7 @@ class Committed(_Fact):
 class PartsAre(_Fact):
     """The node has these parts of COLO and no others, each list in alphabetical order.
 
-    A plan is bound to them: what its compiler found is not made again, and what it did not find is.
+    A plan is bound to them: it leaves out what its compiler found, and makes the rest.
     """
 
     block_nodes: tuple[str, ...] = ()

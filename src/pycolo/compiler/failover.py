@@ -182,10 +182,10 @@ def settle(draft: Draft, node: str) -> None:
 
 
 def ensure_clean(draft: Draft, node: str) -> None:
-    """Write down that the image holds everything by itself, after QEMU has shown it."""
+    """Record that the image is complete without its overlays, after QEMU has shown it."""
     own = draft.now.records.get(node)
     if isinstance(own, PairRecord) and own.commit == "pending":
-        why = "the image holds everything by itself now: it may be booted (qemu-behaviour 5.13)"
+        why = "the image is complete without its overlays now: it may be booted (qemu-behaviour 5.13)"
         draft.record(node, "clean", record.merged(draft.now.records, node), why)
 
 

@@ -70,7 +70,7 @@ def check_not_running(draft: Draft, nodes: Iterable[str]) -> None:
 
 
 def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:
-    """Emit what makes a node the one with the newest data, before its QEMU is started.
+    """Emit the records that make a node the holder, before its QEMU is started.
 
     Raises:
         CompileError: Another node holds the newest data, or the records do not tell who does.

@@ -150,7 +150,7 @@ def _check_filters(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def lost_in_colo(told: str) -> CompileError:
-    """The refusal of what only a new entry brings back."""
+    """The error for a part that only another entry into COLO can put back."""
     why = f"what is missing cannot be put back while COLO runs: {told}"
     return compile_error(
         "lost-in-colo", why, "end protection with stop, launch a new secondary, then resume"
