@@ -185,7 +185,7 @@ def ensure_clean(draft: Draft, node: str) -> None:
     """Record that the image is complete without its overlays, after QEMU has shown it."""
     own = draft.now.records.get(node)
     if isinstance(own, PairRecord) and own.commit == "pending":
-        why = "the image is complete without its overlays now: it may be booted (qemu-behaviour 5.13)"
+        why = "the image is complete without overlays now: it may be booted (qemu-behaviour 5.13)"
         draft.record(node, "clean", record.merged(draft.now.records, node), why)
 
 
