@@ -77,7 +77,7 @@ class PairRecord:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Epoch, then revision: the later of two records has the greater one."""
+        """What records are ordered by, the epoch before the revision; a later one has more."""
         return self.epoch, self.revision
 
     @property
