@@ -73,7 +73,8 @@ def test_every_command_of_the_manual_is_taken(page: Path, pycolo: Pycolo) -> Non
     """What can be run without a QEMU is run; of the others every option and file is taken."""
     for _, verb, *words in commands(page):
         if verb in OFFLINE and "--live" not in words:
-            ended = pycolo(verb, *words)
+            # A shell would name the files: here there is one.
+            ended = pycolo(verb, *("pair.toml" if "*" in word else word for word in words))
             assert ended.code in (0, 2), (verb, words, ended.err)
         else:
             with app.commands[verb].make_context(verb, list(words)) as context:

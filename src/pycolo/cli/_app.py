@@ -94,7 +94,8 @@ def init(*, file: Path, name: str, form: str) -> None:
 def validate(*, pair_files: tuple[Path, ...], form: str) -> None:
     """Check each PAIRFILE, and ask nobody.
 
-    Several are also checked against each other: no two may use one port of one host. `--as json` writes a single one out with every default.
+    Several are also checked against each other: no two may use one port of one host. `--as json`
+    writes a single one out with every default.
     """
     if form == "json" and len(pair_files) > 1:
         raise click.UsageError("--as json takes a single pair file")
