@@ -142,7 +142,13 @@ class PairController:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the sessions; may be called again. QEMUs keep running."""
+        """Close the sessions; may be called again. QEMUs keep running.
+
+        An execution is cancelled first, which takes effect between two steps.
+        """
+        if self._current is not None:
+            self._current[1].cancel()
+            await asyncio.wait((self._current[1],))
         while self._sessions:
             _, session = self._sessions.popitem()
             await session.aclose()
@@ -312,9 +318,10 @@ class PairController:
             self._current[1].cancel()
         plan = self._armed_for(evidence)
         report = None if plan is None else await self._execute(plan, self._executions)
-        session = self._sessions.pop(node, None)
+        session = self._sessions.get(node)
         if session is not None:
-            # Nothing answers there any more, and the connection to a lost host may never end.
+            # Nothing answers there any more, and the connection to a lost host may never end. It
+            # is not let go: a resync that was cancelled may not have ended yet.
             await session.aclose()
         return report
 

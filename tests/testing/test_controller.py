@@ -24,6 +24,7 @@ from pycolo.qmp._base import QmpCommand
 from pycolo.qmp.commands import MigrateSetParameters
 from pycolo.reconcile import Act, Decide, End, Launch, Prove, Settled, Want, next_step
 from pycolo.record import NoRecord, UnreadRecord
+from pycolo.result import Done
 from pycolo.session import Sent, Session
 from pycolo.testing import FakeHost, World
 
@@ -768,6 +769,26 @@ def test_word_in_the_moment_a_resync_begins_is_no_cancellation() -> None:
         word = Evidence.of(beta, kind="exit", who="the test", how="it has ended", when="now")
         assert None is await controller.died(word)
         assert (await resync).report is None
+
+    play(scenario)
+
+
+def test_controller_that_is_closed_during_a_resync_has_its_report() -> None:
+    """It ends between two steps, before the sessions are closed, and says where."""
+    address, begun = "beta/nbd-server-start", asyncio.Event()
+    watching = Watching(begins=lambda step: begun.set() if step == address else None)
+
+    async def scenario(life: FakePair, _: PairController) -> None:
+        async with PairController(life.pair, life.hosts, observer=watching) as controller:
+            await controller.reconcile()
+            await controller.reconcile()
+            resync = asyncio.get_running_loop().create_task(controller.reconcile())
+            await begun.wait()
+            await controller.aclose()
+            report = (await resync).report
+            assert report is not None
+            assert isinstance(report.outcomes[address], Done)
+            assert "beta/block-export-add/parent0" == report.failed
 
     play(scenario)
 
