@@ -56,6 +56,13 @@ def test_the_nearest_known_word_is_named(
     assert near in ended.err
 
 
+def test_procedure_in_place_of_a_command_is_shown_its_way(pycolo: Pycolo, pair_file: Path) -> None:
+    """Who forgets `run` learns of it, and of `plan`."""
+    ended = pycolo("start", pair_file)
+    assert (64, "") == (ended.code, ended.out)
+    assert "`pycolo plan start` shows it, `pycolo run start` does it" in ended.err
+
+
 def test_all_procedures_are_named_where_none_is_near(pycolo: Pycolo, pair_file: Path) -> None:
     """A word that is like none of them."""
     assert "one of launch, start" in pycolo("run", "xyz", pair_file).err

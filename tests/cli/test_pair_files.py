@@ -36,7 +36,7 @@ def test_pair_file_is_checked_without_asking_anybody(pycolo: Pycolo, pair_file: 
     """One that is valid is summed up; one that is not is refused by its key."""
     ended = pycolo("validate", pair_file)
     assert 0 == ended.code
-    assert "pair colo on alpha, beta, gamma; 1 disks, 1 network cards" in ended.out
+    assert "pair colo on alpha, beta, gamma; 1 disk, 1 network card" in ended.out
     written = json.loads(pycolo("validate", pair_file, "--as", "json").out)
     assert pairfile.load(pair_file) == pairfile.from_json_value(written)
     pair_file.write_text(pair_file.read_text().replace("size_bytes", "size_byte"))

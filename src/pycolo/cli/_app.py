@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol, assert_never, get_args
@@ -62,7 +62,7 @@ _SCHEMAS: Final[Mapping[str, Callable[[], JsonObject]]] = {
 }
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_options.Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(pycolo.__version__, prog_name="pycolo")
 def app() -> None:
     """Fault-tolerant virtual machines: QEMU COLO pairs, from one declaration.
@@ -101,8 +101,12 @@ def validate(*, pair_files: tuple[Path, ...], form: str) -> None:
         raise click.UsageError("--as json takes a single pair file")
     for path, pair in zip(pair_files, _files.pairs(pair_files), strict=True):
         nodes = ", ".join(pair.names)
-        parts = f"{len(pair.disks)} disks, {len(pair.chains)} network cards"
+        parts = f"{_count(pair.disks, 'disk')}, {_count(pair.chains, 'network card')}"
         _say.result(_pair_forms(pair, form, f"{path}: pair {pair.name} on {nodes}; {parts}"))
+
+
+def _count(parts: Sequence[object], noun: str) -> str:
+    return f"{len(parts)} {noun}{'' if len(parts) == 1 else 's'}"
 
 
 def _pair_forms(pair: ColoPair, form: str, text_: str) -> str:

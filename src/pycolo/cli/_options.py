@@ -140,6 +140,28 @@ def said(command: Callable[..., _R]) -> Callable[..., _R]:
     return quiet(verbose(chosen))
 
 
+@final
+class Commands(click.Group):
+    """The commands; a procedure in the place of one is shown the way to it."""
+
+    @override
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first word names.
+
+        Raises:
+            click.UsageError: There is none.
+        """
+        if args[0] in get_args(Procedure):
+            name = args[0]
+            why = (
+                f"{name} is a procedure: `pycolo plan {name}` shows it, `pycolo run {name}` does it"
+            )
+            raise click.UsageError(why, ctx)
+        return super().resolve_command(ctx, args)
+
+
 class TakesMessage(click.Command):
     """A command whose argument is a message, which may begin with a dash as an option does."""
 
