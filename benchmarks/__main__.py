@@ -20,6 +20,7 @@ from benchmarks import (
     importing,
     probing,
     resuming,
+    supervised_fleet,
     supervising,
 )
 from benchmarks.measure import Figure, table
@@ -34,6 +35,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "resume": resuming.run,
     "probe": probing.run,
     "fleet": fleet.run,
+    "supervised-fleet": supervised_fleet.run,
     "supervise": supervising.run,
     "arbiter": arbitrating.run,
 }

@@ -42,6 +42,7 @@ AT_A_TIME: Final = 8
 LOOK_S: Final = 20.0
 TICK_S: Final = 0.02
 TRACED: Final = 10
+QUESTION: Final = b'"query-status"'
 
 
 def run() -> list[Figure]:
@@ -64,7 +65,8 @@ class Fakes:
         self.spent_s = 0.0
         "How long the fakes have worked."
         self.heard: dict[object, tuple[float, float]] = {}
-        "Each QEMU to when it was first sent a command since this was cleared, by clock and CPU."
+        """Each QEMU to when it was first sent a command since this was cleared, by clock and CPU;
+        a supervisor's questions are none."""
         self._worlds: list[World] = []
 
     def add(self, world: World) -> None:
@@ -97,8 +99,9 @@ class Fakes:
         receive = Monitor.receive
 
         def timed(monitor: Monitor, client: Client, data: bytes) -> None:
-            now = (time.perf_counter(), time.thread_time() - self.spent_s)
-            self.heard.setdefault(monitor._qemu, now)  # noqa: SLF001 - a look inside
+            if QUESTION not in data:
+                now = (time.perf_counter(), time.thread_time() - self.spent_s)
+                self.heard.setdefault(monitor._qemu, now)  # noqa: SLF001 - a look inside
             with self.timed():
                 receive(monitor, client, data)
 
@@ -127,12 +130,12 @@ class Kept:
         evidence = Evidence.of(named, kind="exit", who="bench", how="it has ended", when="now")
         return self.world.qemu(survivor), evidence
 
-    def set_delay(self, delay_ms: int) -> None:
-        """Have checkpoints come that often, from a moment of the pair's own on."""
-        primary = self.world.qemu(self.controller.pair.nodes[0].name)
-        primary.live = attrs.evolve(primary.live, checkpoint_delay_ms=delay_ms)
-        first_s = random.uniform(0, delay_ms / 1000)  # noqa: S311
-        self.world.later(first_s, lambda: force_checkpoint(primary))
+
+def set_delay(world: World, primary: FakeQemu, delay_ms: int) -> None:
+    """Have checkpoints come that often, from a moment of the pair's own on."""
+    primary.live = attrs.evolve(primary.live, checkpoint_delay_ms=delay_ms)
+    first_s = random.uniform(0, delay_ms / 1000)  # noqa: S311
+    world.later(first_s, lambda: force_checkpoint(primary))
 
 
 @final
@@ -159,7 +162,7 @@ async def _fleet(pairs: int, fakes: Fakes) -> AsyncGenerator[list[Kept]]:
         places = asyncio.Semaphore(AT_A_TIME)
         for n in range(pairs):
             pair = attrs.evolve(declared(), name=f"pair{n}")
-            world = _world(pair)
+            world = world_of(pair)
             fakes.add(world)
             controller = PairController(pair, world.hosts(pair), observer=serving, schemas=schemas)
             await stack.enter_async_context(controller)
@@ -168,7 +171,8 @@ async def _fleet(pairs: int, fakes: Fakes) -> AsyncGenerator[list[Kept]]:
         yield list(serving.pairs.values())
 
 
-def _world(pair: ColoPair) -> World:
+def world_of(pair: ColoPair) -> World:
+    """The fakes of a pair, whose copies take no time."""
     world = World("11.1.3", ram_copy_s=0.0, disk_copy_s=0.0, commit_s=0.0)
     world.install(pair, pair.nodes[0].name)
     return world
@@ -194,28 +198,27 @@ async def _nothing() -> list[Figure]:
     """What the loop and the clock of the fakes cost with no pair at all."""
     fakes = Fakes()
     async with _fleet(0, fakes):
-        return await _at_rest(0, "nothing", fakes)
+        return await at_rest(0, "nothing", fakes)
 
 
 async def _measured(pairs: int) -> list[Figure]:
-    fakes, before_kib = Fakes(), _rss_kib()
+    fakes, before_kib = Fakes(), rss_kib()
     set_up = time.process_time()
     async with _fleet(pairs, fakes) as fleet:
         figures = [
-            _figure(
+            figure(
                 pairs, "set-up, CPU a pair", (time.process_time() - set_up) / pairs * 1000, "ms"
             ),
-            _figure(
-                pairs, "memory a pair, with its fakes", (_rss_kib() - before_kib) / pairs, "KiB"
-            ),
-            _stop(pairs, "longest stop for garbage"),
+            figure(pairs, "memory a pair, with its fakes", (rss_kib() - before_kib) / pairs, "KiB"),
+            longest_stop(pairs, "longest stop for garbage"),
         ]
         gc.freeze()
-        figures.append(_stop(pairs, "longest stop for garbage after gc.freeze"))
+        figures.append(longest_stop(pairs, "longest stop for garbage after gc.freeze"))
         for delay_ms in DELAYS_MS:
             for kept in fleet:
-                kept.set_delay(delay_ms)
-            figures += await _at_rest(pairs, f"{delay_ms / 1000:g} s checkpoint delay", fakes)
+                primary = kept.world.qemu(kept.controller.pair.nodes[0].name)
+                set_delay(kept.world, primary, delay_ms)
+            figures += await at_rest(pairs, f"{delay_ms / 1000:g} s checkpoint delay", fakes)
         # With the default delay: half a second keeps a core half busy with events.
         figures += await _looking(pairs, fleet, fakes)
         figures += await _deaths(pairs, fleet, fakes)
@@ -223,23 +226,26 @@ async def _measured(pairs: int) -> list[Figure]:
     return figures
 
 
-def _figure(pairs: int, what: str, value: float, unit: str, runs: int = 1) -> Figure:
+def figure(pairs: int, what: str, value: float, unit: str, runs: int = 1) -> Figure:
+    """A figure of so many pairs."""
     return Figure(
         benchmark="fleet", what=f"{pairs} pairs: {what}", value=value, unit=unit, runs=runs
     )
 
 
-def _stop(pairs: int, what: str) -> Figure:
-    return _figure(pairs, what, timed_s(gc.collect) * 1000, "ms")
+def longest_stop(pairs: int, what: str) -> Figure:
+    """How long the collector of garbage stops everything."""
+    return figure(pairs, what, timed_s(gc.collect) * 1000, "ms")
 
 
-async def _at_rest(pairs: int, what: str, fakes: Fakes) -> list[Figure]:
+async def at_rest(pairs: int, what: str, fakes: Fakes) -> list[Figure]:
+    """What the processor does while nothing happens, without the fakes, and for these."""
     cpu_s, fakes_s = time.process_time(), fakes.spent_s
     await asyncio.sleep(WINDOW_S)
     spent, theirs = time.process_time() - cpu_s, fakes.spent_s - fakes_s
     return [
-        _figure(pairs, f"at rest, {what}", (spent - theirs) / WINDOW_S * 100, "% of a core"),
-        _figure(pairs, f"the fakes alone, {what}", theirs / WINDOW_S * 100, "% of a core"),
+        figure(pairs, f"at rest, {what}", (spent - theirs) / WINDOW_S * 100, "% of a core"),
+        figure(pairs, f"the fakes alone, {what}", theirs / WINDOW_S * 100, "% of a core"),
     ]
 
 
@@ -257,7 +263,7 @@ async def _looking(pairs: int, fleet: Sequence[Kept], fakes: Fakes) -> list[Figu
             group.create_task(keep(kept.controller, random.uniform(0, LOOK_S)))  # noqa: S311
             for kept in fleet
         ]
-        figures = await _at_rest(pairs, f"a look every {LOOK_S:g} s", fakes)
+        figures = await at_rest(pairs, f"a look every {LOOK_S:g} s", fakes)
         for task in keeping:
             task.cancel()
     return figures
@@ -272,7 +278,7 @@ async def _deaths(pairs: int, fleet: Sequence[Kept], fakes: Fakes) -> list[Figur
     first_s = [one.first_s[0] for one in found]
     figures = [
         milliseconds("fleet", f"{pairs} pairs: death to first command, p50", first_s),
-        _figure(pairs, "death to first command, p99", _p99(first_s) * 1000, "ms", len(first_s)),
+        figure(pairs, "death to first command, p99", p99(first_s) * 1000, "ms", len(first_s)),
         milliseconds(
             "fleet", f"{pairs} pairs: death to serving, p50", [d.served_s[0] for d in found]
         ),
@@ -293,12 +299,13 @@ def _together(pairs: int, many: Death) -> list[Figure]:
         "CPU of the fakes": many.fakes_s,
     }
     return [
-        _figure(pairs, f"{count} at once, {what}", value_s * 1000, "ms", count)
+        figure(pairs, f"{count} at once, {what}", value_s * 1000, "ms", count)
         for what, value_s in found_s.items()
     ]
 
 
-def _p99(seconds: Sequence[float]) -> float:
+def p99(seconds: Sequence[float]) -> float:
+    """What all but one in a hundred stay below."""
     return statistics.quantiles(seconds, n=100)[-1] if len(seconds) > 1 else seconds[0]
 
 
@@ -342,7 +349,8 @@ async def _death(dying: Sequence[Kept], fakes: Fakes) -> Death:
 # -- memory ------------------------------------------------------------------------------------
 
 
-def _rss_kib() -> float:
+def rss_kib() -> float:
+    """The memory that this process uses."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1024
@@ -362,4 +370,4 @@ async def _own_memory(pairs: int) -> Figure:
         t for t in taken.traces if not any("/pycolo/testing/" in f.filename for f in t.traceback)
     ]
     kib = sum(trace.size for trace in own) / pairs / 1024
-    return _figure(pairs, "memory a pair, without its fakes", kib, "KiB")
+    return figure(pairs, "memory a pair, without its fakes", kib, "KiB")

@@ -190,7 +190,9 @@ class Senses:
     async def _ask(self, controller: PairController, instance: str) -> None:
         node = node_of(instance)
         while True:
-            session = await self._reached(controller, node)
+            session = self._sessions.get(node)
+            if session is None or session.closed:
+                session = await self._reached(controller, node)
             if session is None:
                 await self._ask_elsewhere(node)
                 await asyncio.sleep(self._interval_s)

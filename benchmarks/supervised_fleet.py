@@ -1,0 +1,211 @@
+"""Many pairs under one supervisor: what they cost at rest, and how soon it answers their deaths.
+
+Unlike `fleet`, nobody tells of a death: the supervisor notices it, decides, and acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+import time
+import tracemalloc
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, final
+
+import attrs
+from typing_extensions import override
+
+from benchmarks.compiling import declared
+from benchmarks.fleet import (
+    AT_A_TIME,
+    DEATHS,
+    DELAYS_MS,
+    TRACED,
+    Fakes,
+    at_rest,
+    figure,
+    longest_stop,
+    p99,
+    rss_kib,
+    set_delay,
+    world_of,
+)
+from benchmarks.measure import Figure
+from pycolo.observers import Observer
+from pycolo.plan import Plan
+from pycolo.result import Outcome
+from pycolo.supervise import Store, Supervisor
+from pycolo.testing import FakeQemu, World
+
+SIZES: Final = (1, 10, 100, 1000)
+SINGLES: Final = 20
+LIMIT_S: Final = 900.0
+LOOK_S: Final = 0.05
+
+
+def run() -> list[Figure]:
+    """Measure each size in turn, then tell the fakes' memory from the library's on a few pairs."""
+    figures = [one for pairs in SIZES for one in asyncio.run(_measured(pairs))]
+    return [*figures, asyncio.run(_own_memory(TRACED))]
+
+
+@final
+class _Serving(Observer):
+    """When the guest of each pair was served again."""
+
+    def __init__(self) -> None:
+        self.at: dict[str, float] = {}
+
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
+        if plan.procedure == "failover" and address == plan.restored_after:
+            self.at[plan.pair.name] = time.perf_counter()
+
+
+@final
+@attrs.frozen
+class _Kept:
+    """A supervisor and the worlds of its pairs."""
+
+    supervisor: Supervisor
+    worlds: dict[str, World]
+    serving: _Serving
+    fakes: Fakes
+
+    async def protected(self) -> None:
+        """Wait until all pairs are."""
+        async with asyncio.timeout(LIMIT_S):
+            while not all(one.is_protected for one in self.supervisor.statuses):
+                await asyncio.sleep(LOOK_S)
+
+    def kill(self, name: str) -> FakeQemu:
+        """End the primary's QEMU of a pair; gives the other one."""
+        holder, other = self._nodes(name)
+        self.worlds[name].qemu(holder).kill()
+        return self.worlds[name].qemu(other)
+
+    def primary(self, name: str) -> FakeQemu:
+        """The QEMU of a pair's primary."""
+        return self.worlds[name].qemu(self._nodes(name)[0])
+
+    def _nodes(self, name: str) -> tuple[str, str]:
+        status = next(one for one in self.supervisor.statuses if one.pair == name)
+        first, second = status.phases
+        return first, second
+
+
+@asynccontextmanager
+async def _fleet(pairs: int, fakes: Fakes) -> AsyncGenerator[_Kept]:
+    serving, worlds = _Serving(), dict[str, World]()
+    declarations = [attrs.evolve(declared(), name=f"pair{n}") for n in range(pairs)]
+    async with AsyncExitStack() as stack:
+        stack.enter_context(fakes.listening())
+        ticking = asyncio.get_running_loop().create_task(fakes.tick())
+        stack.callback(ticking.cancel)
+        for pair in declarations:
+            worlds[pair.name] = world_of(pair)
+            fakes.add(worlds[pair.name])
+        store = stack.enter_context(Store(Path(stack.enter_context(TemporaryDirectory()))))
+        hosts = {pair.name: worlds[pair.name].hosts(pair) for pair in declarations}
+        supervisor = Supervisor(declarations, hosts, store, observer=serving, resyncs=AT_A_TIME)
+        await stack.enter_async_context(supervisor)
+        kept = _Kept(supervisor, worlds, serving, fakes)
+        await kept.protected()
+        yield kept
+
+
+async def _measured(pairs: int) -> list[Figure]:
+    fakes, before_kib, cpu_s = Fakes(), rss_kib(), time.process_time()
+    async with _fleet(pairs, fakes) as kept:
+        set_up_ms = (time.process_time() - cpu_s) / pairs * 1000
+        figures = [
+            figure(pairs, "set-up, CPU a pair", set_up_ms, "ms"),
+            figure(pairs, "memory a pair, with its fakes", (rss_kib() - before_kib) / pairs, "KiB"),
+            longest_stop(pairs, "longest stop for garbage"),
+        ]
+        gc.freeze()
+        for delay_ms in DELAYS_MS:
+            for name, world in kept.worlds.items():
+                set_delay(world, kept.primary(name), delay_ms)
+            figures += await at_rest(pairs, f"{delay_ms / 1000:g} s checkpoint delay", fakes)
+        figures += await _deaths(pairs, kept)
+        gc.unfreeze()
+    return [attrs.evolve(one, benchmark="supervised-fleet") for one in figures]
+
+
+async def _deaths(pairs: int, kept: _Kept) -> list[Figure]:
+    names = list(kept.worlds)
+    found = []
+    for name in names[:SINGLES]:
+        found.append(await _death((name,), kept))
+        await kept.protected()
+    first_s = [one.first_s[0] for one in found]
+    own_s = [one.first_cpu_s[0] for one in found]
+    figures = [
+        figure(pairs, f"{what} to first command, {part}", value_s * 1000, "ms", len(found))
+        for what, seconds in (("death", first_s), ("own CPU from death", own_s))
+        for part, value_s in (("p50", statistics.median(seconds)), ("p99", p99(seconds)))
+    ]
+    together = names[SINGLES:][:DEATHS]
+    if together:
+        many = await _death(together, kept)
+        taken_s = {
+            "first command p50": statistics.median(many.first_s),
+            "last first command": max(many.first_s),
+            "own CPU to the last first command": max(many.first_cpu_s),
+            "all serving": max(many.served_s),
+        }
+        figures += [
+            figure(pairs, f"{len(together)} at once, {what}", value_s * 1000, "ms", len(together))
+            for what, value_s in taken_s.items()
+        ]
+    return figures
+
+
+@final
+@attrs.frozen(kw_only=True)
+class _Death:
+    """How soon deaths at one moment were answered, in seconds from it."""
+
+    first_s: Sequence[float]
+    served_s: Sequence[float]
+    first_cpu_s: Sequence[float]
+    "The processor's time until then, without the fakes and without other processes."
+
+
+async def _death(names: Sequence[str], kept: _Kept) -> _Death:
+    kept.serving.at.clear()
+    kept.fakes.heard.clear()
+    began_s, own_s = time.perf_counter(), time.thread_time() - kept.fakes.spent_s
+    survivors = [kept.kill(name) for name in names]
+    async with asyncio.timeout(LIMIT_S):
+        while not kept.serving.at.keys() >= set(names):
+            await asyncio.sleep(LOOK_S)
+    heard = [kept.fakes.heard[survivor] for survivor in survivors]
+    return _Death(
+        first_s=[wall_s - began_s for wall_s, _ in heard],
+        first_cpu_s=[cpu_s - own_s for _, cpu_s in heard],
+        served_s=[kept.serving.at[name] - began_s for name in names],
+    )
+
+
+async def _own_memory(pairs: int) -> Figure:
+    """What was allocated without a fake's code on the stack."""
+    fakes = Fakes()
+    async with _fleet(1, fakes):
+        gc.collect()
+        tracemalloc.start(25)
+        async with _fleet(pairs, fakes):
+            gc.collect()
+            taken = tracemalloc.take_snapshot()
+        tracemalloc.stop()
+    own = [
+        t for t in taken.traces if not any("/pycolo/testing/" in f.filename for f in t.traceback)
+    ]
+    kib = sum(trace.size for trace in own) / pairs / 1024
+    found = figure(pairs, "memory a pair, without its fakes", kib, "KiB")
+    return attrs.evolve(found, benchmark="supervised-fleet")
