@@ -79,7 +79,7 @@ class _Kept:
     async def protected(self) -> None:
         """Wait until all pairs are."""
         async with asyncio.timeout(LIMIT_S):
-            while not all(one.is_protected for one in self.supervisor.statuses):
+            while not all(one.is_protected for one in self.supervisor.statuses):  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(LOOK_S)
 
     def kill(self, name: str) -> FakeQemu:
@@ -183,7 +183,7 @@ async def _death(names: Sequence[str], kept: _Kept) -> _Death:
     began_s, own_s = time.perf_counter(), time.thread_time() - kept.fakes.spent_s
     survivors = [kept.kill(name) for name in names]
     async with asyncio.timeout(LIMIT_S):
-        while not kept.serving.at.keys() >= set(names):
+        while not kept.serving.at.keys() >= set(names):  # noqa: ASYNC110 - the same
             await asyncio.sleep(LOOK_S)
     heard = [kept.fakes.heard[survivor] for survivor in survivors]
     return _Death(

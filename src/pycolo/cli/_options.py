@@ -155,10 +155,8 @@ class Commands(click.Group):
         """
         if args[0] in get_args(Procedure):
             name = args[0]
-            why = (
-                f"{name} is a procedure: `pycolo plan {name}` shows it, `pycolo run {name}` does it"
-            )
-            raise click.UsageError(why, ctx)
+            ways = f"`pycolo plan {name}` shows it, `pycolo run {name}` does it"
+            raise click.UsageError(f"{name} is a procedure: {ways}", ctx)
         return super().resolve_command(ctx, args)
 
 
