@@ -151,7 +151,9 @@ class PairFileKeys(SphinxDirective):
 
     def _table(self, heading: str, cls: type[attrs.AttrsInstance]) -> nodes.section:
         section = nodes.section(ids=[f"key-{cls.__name__.lower()}"], names=[heading.lower()])
-        section += nodes.title("", "", nodes.literal(text=heading))
+        is_key = heading.startswith("[")
+        title = nodes.literal(text=heading) if is_key else nodes.Text(heading)
+        section += nodes.title("", "", title)
         rows = "".join(_key_rows(cls))
         section += self.parse_text_to_nodes(
             f"| key | type | default | meaning |\n|---|---|---|---|\n{rows}"
@@ -161,7 +163,7 @@ class PairFileKeys(SphinxDirective):
 
 # The spares are the third and later `[[nodes]]`.
 TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
-    "the file itself": ColoPair,
+    "The file itself": ColoPair,
     "[machine]": Machine,
     "[[nodes]]": Node,
     "[nodes.ssh]": Ssh,

@@ -47,7 +47,7 @@ def folder() -> Iterator[Path]:
         place = Path(name)
         pair_file = place / "pair.toml"
         declared = (ROOT / PAIR_FILE).read_text(encoding="utf-8")
-        pair_file.write_text(declared.replace(FOLDER, name), encoding="utf-8")
+        pair_file.write_text(declared.replace(FOLDER, f"{place}/own"), encoding="utf-8")
         yield place
         asyncio.run(end_all(pycolo.load(pair_file)))
 
@@ -59,7 +59,7 @@ def test_the_tutorial_prints_what_it_says(folder: Path) -> None:
     programs = (str(build_of("11.1").qemu_system.parent), str(Path(sys.executable).parent))
     script = ["ip link set lo up", "exec 2>>errors"]
     for command, _ in expected:
-        here = command.replace(FOLDER, str(folder)).replace(PAIR_FILE, "pair.toml")
+        here = command.replace(FOLDER, f"{folder}/own").replace(PAIR_FILE, "pair.toml")
         script += ["printf '\\001'", here]
     done = subprocess.run(
         [*UNSHARE, "bash", "-c", "\n".join(script)],
@@ -69,7 +69,8 @@ def test_the_tutorial_prints_what_it_says(folder: Path) -> None:
         text=True,
         check=False,
     )
-    printed = done.stdout.replace(str(folder), FOLDER).split("\001")[1:]
+    printed = done.stdout.replace(f"{folder}/own", FOLDER).split("\001")[1:]
+    assert not (folder / "own").exists()
     assert len(expected) == len(printed)
     for (command, output), said in zip(expected, printed, strict=True):
         got = CHECKPOINT.sub("", said)

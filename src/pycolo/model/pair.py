@@ -128,7 +128,7 @@ class ColoPair:
         spares: Further nodes that can take a dead one's place (`replacing`).
         checkpoint_delay_ms: The longest time between two checkpoints, 1 to 4294967295.
             4294967295 puts checkpoints off for good (qemu-behaviour 1.7, 4.11).
-        ports: The secondary's ports for the RAM and for all disks.
+        ports: Its TCP ports; pairs that share a host need different ones.
         timeouts: Limits of the plan's steps.
         multifd: Send the RAM over several connections; needs QEMU 11.0 (qemu-behaviour 2.4).
         initial_sync: `full` copies each disk to the secondary at the first start; `identical`
