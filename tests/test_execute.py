@@ -560,6 +560,7 @@ async def test_limit_ends_execution_and_keeps_its_report(
     outcomes = [type(outcome) for outcome in report.outcomes.values()]
     assert [Done, NotRun, NotRun] == outcomes
     assert 3 == report.exit_code
+    assert report.advice.endswith("; run the procedure again: it continues from what is there")
 
 
 # -- the record

@@ -287,6 +287,8 @@ class Report:
         if spent is not None:
             return f"correct the cause, then {spent}"
         match self.outcomes.get(self.failed or ""):
+            case NotRun():
+                return "run the procedure again: it continues from what is there"
             case Unknown(happened=True):
                 return "the command took effect; run the procedure again: it continues after it"
             case Unknown(happened=False):
