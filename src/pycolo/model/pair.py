@@ -42,7 +42,7 @@ def _following(ports: Ports, n: int, *, otherwise: int) -> int:
 @final
 @attrs.frozen(kw_only=True)
 class Ports:
-    """Two TCP ports on the secondary's host: one for the RAM, one for all disks (3.10)."""
+    """Two TCP ports on the secondary's host, for the RAM and all disks (qemu-behaviour 3.10)."""
 
     base: int | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.Whole(1, BASE_MAX)))
