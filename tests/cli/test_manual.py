@@ -52,7 +52,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pycolo: Pycolo) -> Pa
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for name in ("pair.toml", "old.toml", "new.toml"):
         shutil.copy(ROOT / "examples" / "pair.toml", tmp_path / name)
-    (tmp_path / "shop-db.toml").write_text(pairs(ROOT / "docs" / "how-to" / "two-hosts.md")[0])
+    declared = pairs(ROOT / "docs" / "how-to" / "two-hosts.md")[0]
+    (tmp_path / "shop-db.toml").write_text(declared)
+    other = declared.replace('name = "shop-db"', 'name = "shop-web"') + "[ports]\nbase = 9120\n"
+    (tmp_path / "shop-web.toml").write_text(other)
     (tmp_path / "failover.jsonl").touch()
     monkeypatch.chdir(tmp_path)
     for name, version in VERSIONS.items():

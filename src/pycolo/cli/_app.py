@@ -455,7 +455,7 @@ def supervise(
 def agent(
     *, agent_file: Path, pair_files: tuple[Path, ...], endpoint: HttpEndpoint | None, form: str
 ) -> None:
-    """Keep this host's nodes protected, beside the agents of the other hosts.
+    """Keep this host's nodes protected, beside other hosts' agents.
 
     AGENTFILE says which node of each PAIRFILE runs here, where the arbiter is, by which the agents
     agree, and where this host's fuse is. It writes one line for each event; `!` marks what a person
