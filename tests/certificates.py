@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+A_DAY = timedelta(days=1)
+
 
 @final
 @attrs.frozen(kw_only=True)
@@ -38,22 +40,25 @@ class Authority:
         self.cert = folder / f"{name}.crt"
         self.cert.write_bytes(_pem(own.sign(self._key, hashes.SHA256())))
 
-    def sign(self, name: str, *addresses: str, common_name: str = "") -> Signed:
+    def sign(
+        self, name: str, *addresses: str, common_name: str = "", valid: timedelta = A_DAY
+    ) -> Signed:
         """Make a certificate for a server and client.
 
         Args:
             name: What its files are called.
             addresses: The IP addresses that it is good for.
-            common_name: Its common name; without one, it names an organization alone.
+            common_name: Its common name, behind its organization; without one, it has none.
+            valid: For how long from now; negative for one that has expired.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        attribute = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "pycolo")
+        subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "pycolo")]
         if common_name:
-            attribute = x509.NameAttribute(NameOID.COMMON_NAME, common_name)
+            subject.append(x509.NameAttribute(NameOID.COMMON_NAME, common_name))
         uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        built = _builder(x509.Name([attribute]), self._name, key.public_key()).add_extension(
-            x509.ExtendedKeyUsage(uses), critical=False
-        )
+        built = _builder(
+            x509.Name(subject), self._name, key.public_key(), valid=valid
+        ).add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         if addresses:
             names = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
             built = built.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -70,7 +75,11 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    valid: timedelta = A_DAY,
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -79,8 +88,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now - 2 * A_DAY)
+        .not_valid_after(now + valid)
     )
 
 

@@ -16,6 +16,7 @@ from pycolo.conditions import AllOf, AnyOf, Condition, Leaf
 from pycolo.errors import RefusedError
 from pycolo.evidence import Evidence
 from pycolo.model import (
+    X509,
     ChainIds,
     ChainPorts,
     ColoPair,
@@ -26,9 +27,11 @@ from pycolo.model import (
     Netdev,
     Node,
     Ports,
+    Psk,
     ReplicationDisk,
     TcpMonitor,
     Timeouts,
+    Tls,
     UnixMonitor,
 )
 from pycolo.plan import Check, Execute, Plan, Procedure, Record, Recovery, RunHost, Step, Wait
@@ -146,6 +149,16 @@ def _chains(draw: st.DrawFn, n: int, nodes: tuple[Node, ...]) -> FilterChain:
     )
 
 
+_TLS: st.SearchStrategy[Tls | None] = st.sampled_from(
+    [
+        None,
+        X509(folder="/etc/tls"),
+        X509(folder="/etc/tls", authz=("O=a,CN=b", "CN=c")),
+        Psk(folder="/etc/tls", username="colo"),
+    ]
+)
+
+
 @st.composite
 def pairs(draw: st.DrawFn) -> ColoPair:
     """Pairs of every kind that can be declared."""
@@ -163,6 +176,7 @@ def pairs(draw: st.DrawFn) -> ColoPair:
         timeouts=draw(st.builds(Timeouts, command_s=seconds, resync_s=seconds, failover_s=seconds)),
         multifd=draw(st.booleans()),
         initial_sync=draw(st.sampled_from(["full", "identical"])),
+        tls=draw(_TLS),
     )
 
 

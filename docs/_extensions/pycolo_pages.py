@@ -22,6 +22,7 @@ from typing_extensions import override
 from pycolo import catalogue, errors, features, findings
 from pycolo.cli._app import app as command_line
 from pycolo.model import (
+    X509,
     ColoPair,
     Fence,
     FilterChain,
@@ -29,6 +30,7 @@ from pycolo.model import (
     Netdev,
     Node,
     Ports,
+    Psk,
     ReplicationDisk,
     Ssh,
     Supervision,
@@ -175,6 +177,8 @@ TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
     "[chains.netdev], [chains.netdevs.NODE]": Netdev,
     "[chains.ports]": ChainPorts,
     "[ports]": Ports,
+    "[tls]: certificates": X509,
+    "[tls]: shared keys": Psk,
     "[timeouts]": Timeouts,
     "[supervision]": Supervision,
 }
@@ -183,6 +187,8 @@ TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
 def _key_rows(cls: type[attrs.AttrsInstance]) -> Iterator[str]:
     if cls is ColoPair:
         yield "| `format_version` | integer | | 1. |\n"
+    if cls in (X509, Psk):
+        yield f"| `kind` | string | required | `{cls.__name__.lower()}`. |\n"
     meanings = _meanings(cls)
     for field in attrs.fields(cls):
         if cls is ColoPair and field.name == "spares":

@@ -336,6 +336,8 @@ class Member:
     "The field's default, or attrs.NOTHING."
     place: str
     "The member's key; where it stands in an inner object, the keys that lead there, with dots."
+    is_sparse: bool = False
+    "Whether it is left out where it holds nothing, whatever else its record leaves out."
     outer: tuple[str, ...] = attrs.field(init=False)
     last: str = attrs.field(init=False)
 
@@ -487,7 +489,11 @@ class Record(Generic[T]):
         return {"oneOf": [beside(schema, _resolved(other, definitions)) for other in others]}
 
     def _is_omitted(self, member: Member, value: object) -> bool:
-        if self.omits == "nothing" or member.default is attrs.NOTHING:
+        if member.default is attrs.NOTHING:
+            return False
+        if member.is_sparse:
+            return not value
+        if self.omits == "nothing":
             return False
         return value is None or (self.omits == "defaults" and value == member.default)
 
@@ -659,7 +665,9 @@ class Forms:
             if inline is not None and field.name == inline[0]:
                 continue
             form = self.narrow(given.get(field.name) or self.of(hints[field.name]), field.validator)
-            layout[field.name] = Member(field.name, form, field.default, field.name)
+            # It came later: where it holds nothing, a document reads as it did.
+            is_sparse = bool(field.metadata.get("sparse"))
+            layout[field.name] = Member(field.name, form, field.default, field.name, is_sparse)
         if kind in self.tags:
             # What a step is and why comes before its details; elsewhere the kind comes first.
             order = (*_STEP[:2], "", _STEP[2]) if layout.keys() >= set(_STEP) else ("",)

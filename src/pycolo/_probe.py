@@ -19,6 +19,7 @@ from pycolo.conditions import Query
 from pycolo.effects import shown
 from pycolo.errors import CommandRefused, CommandUnknown, ParseError, RemoteError
 from pycolo.hosts import Host, HostState
+from pycolo.model import tls
 from pycolo.model.pair import ColoPair
 from pycolo.qmp import commands as qmp
 from pycolo.qmp import replies
@@ -83,8 +84,13 @@ SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
         *("compare_timeout", "expired_scan_cycle", "max_queue_size"),
     ),
     "iothread": (),
+    "tls-creds-x509": ("dir", "endpoint", "verify-peer"),
+    "tls-creds-psk": ("dir", "endpoint", "username"),
+    "authz-list": ("policy", "rules"),
 }
 "The properties that are read of each type of object COLO uses."
+# Others of these types may be for whatever else the operator encrypts, such as VNC.
+_TLS: Final = frozenset({"tls-creds-x509", "tls-creds-psk", "authz-list"})
 # What QEMU names itself: its own monitors and the machine's ports are no part of COLO.
 _FOREIGN_CHARDEVS: Final = ("compat_monitor", "serial", "parallel")
 
@@ -347,7 +353,7 @@ def with_reply(live: Live, question: Question, reply: object) -> Live:  # noqa: 
         case qmp.QueryMigrateCapabilities(), replies.MigrationCapabilities(enabled=enabled):
             return attrs.evolve(live, capabilities=enabled)
         case qmp.QueryMigrateParameters(), replies.MigrationParameters() as parameters:
-            return _with_delay(live, parameters.x_checkpoint_delay_ms)
+            return _with_parameters(live, parameters)
         case qmp.QueryBlockExports(), tuple() as found:
             return _with_exports(live, _each(replies.BlockExport, found))
         case qmp.QueryNamedBlockNodes(), tuple() as found:
@@ -367,7 +373,7 @@ def with_reply(live: Live, question: Question, reply: object) -> Live:  # noqa: 
             return attrs.evolve(live, yanks=frozenset(_yankable(found)))
         case qmp.QueryXenReplicationStatus(), replies.ReplicationStatus(error=error):
             return attrs.evolve(live, replication_error=error)
-        case qmp.QomGet(path=path, property_name=name), (str() | int()) as value:
+        case qmp.QomGet(path=path, property_name=name), (str() | int() | list()) as value:
             return _with_setting(live, path.rpartition("/")[2], name, value)
         case _:
             raise TypeError(f"{reply!r} is no reply to {question!r}")
@@ -390,8 +396,18 @@ def _yankable(found: Iterable[object]) -> Iterator[str]:
             yield instance.subject
 
 
-def _with_delay(live: Live, delay_ms: int | None) -> Live:
-    return live if delay_ms is None else attrs.evolve(live, checkpoint_delay_ms=delay_ms)
+def _with_parameters(live: Live, found: replies.MigrationParameters) -> Live:
+    delay_ms = found.x_checkpoint_delay_ms
+    shown_tls = {
+        "tls-creds": found.tls_creds,
+        "tls-hostname": found.tls_hostname,
+        "tls-authz": found.tls_authz,
+    }
+    return attrs.evolve(
+        live,
+        checkpoint_delay_ms=live.checkpoint_delay_ms if delay_ms is None else delay_ms,
+        migration_tls={name: value for name, value in shown_tls.items() if value},
+    )
 
 
 def _with_exports(live: Live, found: Iterable[replies.BlockExport]) -> Live:
@@ -471,10 +487,14 @@ def _is_foreign(chardev: str) -> bool:
 
 def _objects(found: Iterable[replies.QomProperty]) -> dict[str, Filter]:
     kinds = {item.name: item.type.removeprefix("child<").removesuffix(">") for item in found}
-    return {name: Filter(qom_type=kind) for name, kind in kinds.items() if kind in SETTINGS}
+    return {
+        name: Filter(qom_type=kind)
+        for name, kind in kinds.items()
+        if kind in SETTINGS and (kind not in _TLS or name in tls.IDS)
+    }
 
 
-def _with_setting(live: Live, item: str, name: str, value: str | int) -> Live:
+def _with_setting(live: Live, item: str, name: str, value: object) -> Live:
     known = live.objects.get(item)
     if known is None:
         return live

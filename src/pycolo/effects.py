@@ -7,6 +7,7 @@ itself is an effect of the Wait that looks for it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar, assert_never
 
@@ -107,10 +108,11 @@ def launched(pair: ColoPair, node: str, action: LaunchQemu, version: Version) ->
         child = ids.replication if secondary else ids.parent
         children[ids.quorum] = (Child(name="children.0", node=child),)
         sizes.update(dict.fromkeys(names, disk.size_bytes))
+    for part in topology.tls_objects(pair.tls, node):
+        objects[part.id] = _object(part)
     if secondary:
-        primary = pair.peer_of(node)
         for chain in pair.chains:
-            for chardev in topology.secondary_chardevs(primary, chain, of(version)):
+            for chardev in topology.secondary_chardevs(pair, node, chain, of(version)):
                 chardevs[chardev.id] = False
             for item in topology.secondary_objects(chain):
                 objects[item.id] = _object(item)
@@ -152,6 +154,9 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, str]]] = {
         "max_queue_size": "1024",
     },
     "iothread": {},
+    "tls-creds-x509": {},
+    "tls-creds-psk": {"username": ""},
+    "authz-list": {},
 }
 _NO_SETTINGS: Final = ("qom-type", "id", "status")
 
@@ -165,7 +170,7 @@ def settings(item: QomObject) -> Mapping[str, str]:
 
 def shown(value: object) -> str:
     """A property's value as a snapshot keeps it: a string as it is, all else as JSON writes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a command
@@ -175,8 +180,8 @@ def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a 
             on = {c.capability for c in changes if c.state}
             off = {c.capability for c in changes if not c.state}
             return attrs.evolve(live, capabilities=(live.capabilities - off) | on)
-        case qmp.MigrateSetParameters(x_checkpoint_delay_ms=delay):
-            return live if delay is None else attrs.evolve(live, checkpoint_delay_ms=delay)
+        case qmp.MigrateSetParameters():
+            return _with_parameters(live, command)
         case qmp.Migrate():
             return attrs.evolve(live, migration="setup", colo_exited=False, proven=False)
         case qmp.MigrateContinue():
@@ -308,6 +313,22 @@ def _field_took_effect(before: object, expected: object, found: object) -> bool 
         case _:
             # QEMU may have gone on since: anything but the old value is the command's doing.
             return found != before
+
+
+def _with_parameters(live: Live, command: qmp.MigrateSetParameters) -> Live:
+    delay = command.x_checkpoint_delay_ms
+    given = {
+        "tls-creds": command.tls_creds,
+        "tls-hostname": command.tls_hostname,
+        "tls-authz": command.tls_authz,
+    }
+    changed = {name: value for name, value in given.items() if value is not None}
+    tls = {name: value for name, value in {**live.migration_tls, **changed}.items() if value}
+    return attrs.evolve(
+        live,
+        checkpoint_delay_ms=live.checkpoint_delay_ms if delay is None else delay,
+        migration_tls=tls,
+    )
 
 
 def _lost_heartbeat(live: Live) -> Live:

@@ -37,6 +37,7 @@ from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
 from pycolo.model.pair import BASE_MAX, ColoPair
+from pycolo.model.tls import X509, Psk
 
 Format: TypeAlias = Literal["toml", "json"]
 SIZE_MAX_BYTES: Final = 1 << 18
@@ -149,11 +150,13 @@ def _forms() -> Forms:
     strings = Array(SCALARS[str])
     values = StringOr(strings, list, "be a string or an array of strings")
     options = Table(values, is_ordered=True)
+    tls = attrs.evolve(plain, tags={X509: "kind", Psk: "kind"}).record
     known: dict[object, Form] = {
         frozenset((UnixMonitor, TcpMonitor)): _MonitorForm(
             plain.record(UnixMonitor), plain.record(TcpMonitor)
         ),
         Netdev: plain.record(Netdev, options=options),
+        frozenset((X509, Psk)): Tagged("Tls", {"x509": tls(X509), "psk": tls(Psk)}),
     }
     forms = attrs.evolve(plain, known=known)
     disks = _Numbered(forms.record(ReplicationDisk), {"ids": DiskIds.numbered})

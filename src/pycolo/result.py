@@ -215,6 +215,8 @@ class Report:
         known = self.explanation(self.failed)
         if known is not None:
             parts += [f"{known.entry.meaning} ({known.entry.name})"]
+        if self._may_be_refused_tls():
+            parts += [_TLS_IS_SILENT]
         parts += self._stand()
         if known is not None:
             parts += [known.entry.remedy]
@@ -230,17 +232,28 @@ class Report:
             The best explanation; None where QEMU refused nothing there, or nothing is known of it.
         """
         outcome = self.outcomes.get(address) or self.recovery.get(address)
-        step = self._command(address)
-        if step is None or not isinstance(outcome, Refused):
+        step = self._step(address)
+        if not isinstance(outcome, Refused):
             return None
-        return explanation_of(step, outcome, self.plan.qemu.get(step.node))
+        match step:
+            case Execute(node=node):
+                return explanation_of(step, outcome, self.plan.qemu.get(node))
+            case Wait(node=node) if address == self.failed and self.after is not None:
+                return _explained_migration(self.after.live(node))
+            case _:
+                return None
 
-    def _command(self, address: str) -> Execute | None:
+    def _step(self, address: str) -> Step | None:
         recovery = [step for recovery in self.plan.recoveries for step in recovery.steps]
-        for step in (*self.plan.steps, *recovery):
-            if step.address == address and isinstance(step, Execute):
-                return step
-        return None
+        steps = (*self.plan.steps, *recovery)
+        return next((step for step in steps if step.address == address), None)
+
+    def _may_be_refused_tls(self) -> bool:
+        """Whether connections were waited for in vain that use TLS."""
+        step = self._failed_step
+        links = isinstance(step, Wait) and _asks_of(step.until, ChardevConnected)
+        in_vain = isinstance(self.outcomes.get(self.failed or ""), TimedOut)
+        return links and in_vain and self.plan.pair.tls is not None
 
     def raise_on_failure(self) -> Report:
         """Give the report itself, for those who prefer errors.
@@ -375,6 +388,20 @@ def explanation_of(step: Execute, outcome: Outcome, version: Version | None) -> 
         version=version,
     )
     return found[0] if found and found[0].fits else None
+
+
+def _explained_migration(live: Live | None) -> Explanation | None:
+    """What the error of a failed migration means, by the catalogue."""
+    if live is None or live.migration_error is None:
+        return None
+    found = explain(live.migration_error, command="query-migrate", version=live.version)
+    return found[0] if found and found[0].fits else None
+
+
+_TLS_IS_SILENT: Final = (
+    "an end that refuses the other's credentials does not say so (qemu-behaviour 19.7): compare"
+    " authority, names, dates and addresses of both nodes' certificates, or their keys, and authz"
+)
 
 
 def _acts(step: Step) -> bool:

@@ -92,6 +92,8 @@ class Live:
     "Migration capabilities that are on."
     checkpoint_delay_ms: int = 20000
     "The parameter x-checkpoint-delay."
+    migration_tls: Mapping[str, str] = attrs.field(factory=dict, metadata={"sparse": True})
+    "The migration's TLS parameters that are set, by QEMU's names."
     block_nodes: frozenset[str] = frozenset()
     "Names of the block nodes."
     children: Mapping[str, tuple[Child, ...]] = attrs.field(factory=dict)

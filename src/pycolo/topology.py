@@ -8,13 +8,15 @@ the values made here, so that they cannot disagree.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, assert_never
 
 from pycolo.features import Features
 from pycolo.model.disk import ReplicationDisk
 from pycolo.model.filters import FilterChain
 from pycolo.model.node import Node
 from pycolo.model.pair import ColoPair
+from pycolo.model.tls import AUTHZ, CLIENT, SERVER, X509, Psk, Tls
 from pycolo.qmp.blockdevs import (
     BlockNode,
     FileNode,
@@ -27,12 +29,17 @@ from pycolo.qmp.blockdevs import (
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient, SocketServer, UnixSocketAddress
 from pycolo.qmp.commands import ChardevAdd, Yank
 from pycolo.qmp.objects import (
+    AuthZList,
+    AuthZRule,
     ColoCompare,
     FilterMirror,
     FilterRedirector,
     FilterRewriter,
     IoThread,
-    QomObject,
+    ProxyObject,
+    TlsCredsPsk,
+    TlsCredsX509,
+    TlsObject,
     YankBlockNode,
     YankChardev,
     YankMigration,
@@ -44,27 +51,84 @@ RECONNECT_MS = 200
 NBD_OPEN_TIMEOUT_S = 3
 
 
-def primary_chardevs(node: Node, chain: FilterChain) -> tuple[ChardevAdd, ...]:
+def tls_objects(tls: Tls | None, node: str) -> tuple[TlsObject, ...]:
+    """A node's credentials for both ends, since roles change (qemu-behaviour 10.1).
+
+    Args:
+        tls: What is declared.
+        node: The node's name.
+    """
+    match tls:
+        case None:
+            return ()
+        case X509(authz=names):
+            folder = tls.folder_on(node)
+            rules = tuple(AuthZRule(match=n, policy="allow", format="exact") for n in names)
+            return (
+                TlsCredsX509(id=SERVER, dir=folder, endpoint="server", verify_peer=True),
+                TlsCredsX509(id=CLIENT, dir=folder, endpoint="client", verify_peer=True),
+                *((AuthZList(id=AUTHZ, policy="deny", rules=rules),) if names else ()),
+            )
+        case Psk(username=username):
+            folder = tls.folder_on(node)
+            return (
+                TlsCredsPsk(id=SERVER, dir=folder, endpoint="server"),
+                TlsCredsPsk(id=CLIENT, dir=folder, endpoint="client", username=username),
+            )
+        case _:
+            assert_never(tls)
+
+
+def client_creds(tls: Tls | None) -> str | None:
+    """The id of the credentials of who connects; None without TLS."""
+    return None if tls is None else CLIENT
+
+
+def server_creds(tls: Tls | None) -> str | None:
+    """The id of the credentials of who listens; None without TLS."""
+    return None if tls is None else SERVER
+
+
+def server_authz(tls: Tls | None) -> str | None:
+    """The id of the list of those whom a listener admits; None if it admits every certificate.
+
+    An empty id would be an id to QEMU before 11 (qemu-behaviour 10.9).
+    """
+    return AUTHZ if isinstance(tls, X509) and tls.authz else None
+
+
+def migration_tls(tls: Tls | None, role: Literal["primary", "secondary"]) -> Mapping[str, str]:
+    """The migration's TLS parameters in a role, by QEMU's names; without those that are unset."""
+    listens = role == "secondary"
+    creds = server_creds(tls) if listens else client_creds(tls)
+    named = {"tls-creds": creds, "tls-authz": server_authz(tls) if listens else None}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def primary_chardevs(pair: ColoPair, node: str, chain: FilterChain) -> tuple[ChardevAdd, ...]:
     """The primary's sockets of one chain, each server before its client (qemu-behaviour 3.4).
 
     The two for the secondary listen on the node's replication address; compare's two loops are
-    Unix sockets in the private run directory, out of reach of everyone else.
+    Unix sockets in the private run directory, out of reach of everyone else, and without TLS
+    (qemu-behaviour 10.5).
     """
-    ids, ports = chain.names, chain.proxy_ports
-    local = UnixSocketAddress(path=node.socket_path(ids.compare_local))
-    out = UnixSocketAddress(path=node.socket_path(ids.compare_out))
-    host = node.listen_address
-    return (
+    ids, ports, place = chain.names, chain.proxy_ports, pair.node(node)
+    local = UnixSocketAddress(path=place.socket_path(ids.compare_local))
+    out = UnixSocketAddress(path=place.socket_path(ids.compare_out))
+    far = (
         ChardevAdd(
-            id=ids.mirror,
-            backend=SocketServer(addr=InetSocketAddress(host=host, port=ports.mirror), wait=False),
-        ),
-        ChardevAdd(
-            id=ids.compare_in,
+            id=chardev,
             backend=SocketServer(
-                addr=InetSocketAddress(host=host, port=ports.compare_in), wait=False
+                addr=InetSocketAddress(host=place.listen_address, port=port),
+                wait=False,
+                tls_creds=server_creds(pair.tls),
+                tls_authz=server_authz(pair.tls),
             ),
-        ),
+        )
+        for chardev, port in ((ids.mirror, ports.mirror), (ids.compare_in, ports.compare_in))
+    )
+    return (
+        *far,
         ChardevAdd(id=ids.compare_local, backend=SocketServer(addr=local, wait=False)),
         ChardevAdd(id=ids.compare_local_client, backend=SocketClient(addr=local)),
         ChardevAdd(id=ids.compare_out, backend=SocketServer(addr=out, wait=False)),
@@ -72,7 +136,7 @@ def primary_chardevs(node: Node, chain: FilterChain) -> tuple[ChardevAdd, ...]:
     )
 
 
-def primary_objects(chain: FilterChain, *, promoted: bool) -> tuple[QomObject, ...]:
+def primary_objects(chain: FilterChain, *, promoted: bool) -> tuple[ProxyObject, ...]:
     """The primary's objects of one chain, in the order they are added (qemu-behaviour 6.1, 6.2).
 
     The mirror and the redirector that takes packets away from the guest start switched off: the
@@ -132,13 +196,13 @@ def primary_objects(chain: FilterChain, *, promoted: bool) -> tuple[QomObject, .
 
 
 def secondary_chardevs(
-    primary: Node, chain: FilterChain, features: Features
+    pair: ColoPair, node: str, chain: FilterChain, features: Features
 ) -> tuple[ChardevAdd, ...]:
     """The secondary's sockets of one chain: clients of the primary that keep trying.
 
     Either side may then start first (qemu-behaviour 3.3).
     """
-    ids, ports = chain.names, chain.proxy_ports
+    ids, ports, primary = chain.names, chain.proxy_ports, pair.peer_of(node)
     return tuple(
         ChardevAdd(
             id=chardev,
@@ -146,13 +210,14 @@ def secondary_chardevs(
                 addr=InetSocketAddress(host=primary.address, port=port),
                 reconnect_ms=RECONNECT_MS if features.reconnect_ms else None,
                 reconnect_s=None if features.reconnect_ms else 1,
+                tls_creds=client_creds(pair.tls),
             ),
         )
         for chardev, port in ((ids.red_in, ports.mirror), (ids.red_out, ports.compare_in))
     )
 
 
-def secondary_objects(chain: FilterChain) -> tuple[QomObject, ...]:
+def secondary_objects(chain: FilterChain) -> tuple[ProxyObject, ...]:
     """The secondary's filters of one chain, in the order they are added (qemu-behaviour 6.1)."""
     ids = chain.names
     vnet_hdr = chain.vnet_hdr_support or None
@@ -223,6 +288,7 @@ def nbd_node(pair: ColoPair, secondary: Node, disk: ReplicationDisk) -> NbdNode:
         server=InetSocketAddress(host=secondary.address, port=pair.ports.nbd),
         export=disk.names.parent,
         open_timeout_s=NBD_OPEN_TIMEOUT_S,
+        tls_creds=client_creds(pair.tls),
     )
 
 

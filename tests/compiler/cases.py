@@ -12,12 +12,15 @@ import attrs
 from pycolo._json import JsonValue
 from pycolo.compiler import compile_offline
 from pycolo.model import (
+    X509,
     ColoPair,
     FilterChain,
     Machine,
     Netdev,
     Node,
+    Psk,
     ReplicationDisk,
+    Tls,
 )
 from pycolo.plan import DialectName, Plan, Procedure
 from pycolo.qmp.replies import Version
@@ -41,6 +44,13 @@ CASES: Mapping[str, Case] = {
     "switch-over/protected": ("switch-over", None),
     "shutdown/protected": ("shutdown", None),
     "checkpoint/protected": ("checkpoint", None),
+}
+# The same again for the golden plans, over encrypted connections.
+OVER_TLS: Mapping[str, Case] = {
+    "launch/over-tls": ("launch", None),
+    "start/over-tls": ("start", None),
+    "resume/on-the-primary-over-tls": ("resume", "alpha"),
+    "resume/on-the-promoted-over-tls": ("resume", "beta"),
 }
 
 
@@ -80,7 +90,36 @@ def two_of_each() -> ColoPair:
     )
 
 
-PAIRS = {"one": one_of_each(), "two": two_of_each()}
+def over_tls(tls: Tls) -> ColoPair:
+    """A pair with one of each whose connections are encrypted."""
+    return attrs.evolve(one_of_each(), tls=tls)
+
+
+CERTIFICATES = X509(
+    folder="/etc/pycolo/tls", authz=tuple(f"O=Example,CN={name}" for name in one_of_each().names)
+)
+PAIRS: Mapping[str, ColoPair] = {
+    "one": one_of_each(),
+    "two": two_of_each(),
+    "x509": over_tls(CERTIFICATES),
+}
+EVERY_PAIR: Mapping[str, ColoPair] = {
+    **PAIRS,
+    "psk": over_tls(Psk(folder="/etc/pycolo/tls", username="vm0")),
+}
+# What a file shows: each with its QEMU and its pair.
+VARIANTS: Mapping[str, tuple[str, str]] = {
+    **{version: (version, "one") for version in VERSIONS},
+    "11.1.3, two of each": ("11.1.3", "two"),
+}
+VARIANTS_OVER_TLS: Mapping[str, tuple[str, str]] = {
+    "7.2.22, psk": ("7.2.22", "psk"),
+    "10.0.13, psk": ("10.0.13", "psk"),
+    "10.0.13, x509": ("10.0.13", "x509"),
+    "11.1.3, x509": ("11.1.3", "x509"),
+}
+# Those whose states are written out.
+SHOWN, SHOWN_OVER_TLS = "11.1.3", "11.1.3, x509"
 
 
 def compiled(case: Case, pair: ColoPair, version: str, dialect: DialectName = "auto") -> Plan:
@@ -96,13 +135,13 @@ def compiled(case: Case, pair: ColoPair, version: str, dialect: DialectName = "a
     )
 
 
-def golden_plans(cases: Iterable[str] = CASES) -> Iterator[tuple[str, str, Plan]]:
+def golden_plans(cases: Iterable[str] = (*CASES, *OVER_TLS)) -> Iterator[tuple[str, str, Plan]]:
     """Case, variant and plan of every golden plan of some cases."""
     for name in cases:
-        case = CASES[name]
-        for version in VERSIONS:
-            yield name, version, compiled(case, PAIRS["one"], version)
-        yield name, "11.1.3, two of each", compiled(case, PAIRS["two"], "11.1.3")
+        variants = VARIANTS_OVER_TLS if name in OVER_TLS else VARIANTS
+        case = OVER_TLS[name] if name in OVER_TLS else CASES[name]
+        for variant, (version, pair) in variants.items():
+            yield name, variant, compiled(case, EVERY_PAIR[pair], version)
 
 
 def golden_text(case: str) -> str:
@@ -119,7 +158,7 @@ def _lines(variants: Mapping[str, Plan]) -> Iterator[str]:
         for recovery in _objects(written["recoveries"]):
             yield f"-- recovery from {recovery['first']} to {recovery['last']}"
             yield from map(_line, _objects(recovery["steps"]))
-    written = plan_to_json(variants["11.1.3"])
+    written = plan_to_json(variants[SHOWN if SHOWN in variants else SHOWN_OVER_TLS])
     for state in ("prior_state", "planned_state"):
         yield f"== {state}"
         yield json.dumps(written[state], indent=1, ensure_ascii=False)
@@ -156,7 +195,7 @@ def as_text(plan: Plan) -> str:
 
 
 if __name__ == "__main__":
-    for name in CASES:
+    for name in (*CASES, *OVER_TLS):
         path = GOLDEN / f"{name}.txt"
         path.parent.mkdir(exist_ok=True)
         path.write_text(golden_text(name))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from tests.compiler.cases import CASES, PAIRS, VERSIONS, compiled, one_of_each
+from tests.compiler.cases import CASES, EVERY_PAIR, PAIRS, VERSIONS, compiled, one_of_each
 
 from pycolo.compiler import converge, drift
 from pycolo.errors import CompileError
 from pycolo.snapshot import Child, Filter, Job, Live, Snapshot
+from pycolo.wire import dumps, plan_to_json
 
 PAIR = one_of_each()
 PROTECTED = compiled(CASES["start/first"], PAIR, "11.1.3").planned_state
@@ -169,3 +170,59 @@ def test_pair_of_which_no_node_answers_is_refused() -> None:
     """There is nothing to compare with, which is no agreement."""
     with pytest.raises(CompileError, match="no node answers"):
         drift(PAIR, Snapshot(nodes={}))
+
+
+ENCRYPTING = PAIRS["x509"]
+ENCRYPTED = compiled(CASES["start/first"], ENCRYPTING, "11.1.3").planned_state
+
+
+def _encrypted(node: str, **changes: object) -> Snapshot:
+    live = ENCRYPTED.live(node)
+    assert live is not None
+    return ENCRYPTED.with_node(node, attrs.evolve(live, **changes))  # type: ignore[arg-type]  # fields by name
+
+
+@pytest.mark.parametrize("node", ["alpha", "beta"])
+def test_credentials_that_were_deleted_are_made_again(node: str) -> None:
+    """The connections do not need them any more, and the next ones will."""
+    live = ENCRYPTED.live(node)
+    assert live is not None
+    left = {name: item for name, item in live.objects.items() if name != "tls-client"}
+    snapshot = _encrypted(node, objects=left)
+
+    plan = converge(ENCRYPTING, snapshot)
+
+    assert ["tls-client"] == [found.name for found in drift(ENCRYPTING, snapshot).missing]
+    assert [f"{node}/object-add/tls-client"] == [step.address for step in plan.steps]
+    assert not drift(ENCRYPTING, plan.planned_state)
+
+
+def test_connections_that_are_not_encrypted_as_declared_are_seen() -> None:
+    """A pair that was started without TLS lacks its credentials, and cannot get them in COLO."""
+    found = drift(ENCRYPTING, PROTECTED)
+
+    lacking = {("alpha", "tls-creds", "tls-client"), ("beta", "tls-creds", "tls-server")}
+    assert lacking <= {(d.node, d.name, d.declared) for d in found.missing}
+    with pytest.raises(CompileError, match="what is missing cannot be put back while COLO runs"):
+        converge(ENCRYPTING, PROTECTED)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("dir", "/elsewhere"), ("verify-peer", "false")])
+def test_other_credentials_need_a_new_entry(setting: str, value: str) -> None:
+    """Connections keep what they were made with: another folder is seen, and refused in COLO."""
+    live = ENCRYPTED.live("alpha")
+    assert live is not None
+    known = live.objects["tls-server"]
+    changed = attrs.evolve(known, settings={**known.settings, setting: value})
+    snapshot = _encrypted("alpha", objects={**live.objects, "tls-server": changed})
+
+    assert [f"tls-server.{setting}"] == [d.label for d in drift(ENCRYPTING, snapshot).changed]
+    with pytest.raises(CompileError, match="run stop, launch a new secondary, then run resume"):
+        converge(ENCRYPTING, snapshot)
+
+
+def test_an_empty_authz_is_never_sent() -> None:
+    """To a QEMU before 11 it is the id of an object (qemu-behaviour 10.9)."""
+    for pair in ("x509", "psk"):
+        plan = compiled(CASES["resume/on-the-promoted"], EVERY_PAIR[pair], "7.2.22")
+        assert '"tls-authz": ""' not in dumps(plan_to_json(plan))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.compiler.cases import (
     CASES,
+    EVERY_PAIR,
     GOLDEN,
-    PAIRS,
+    OVER_TLS,
     VERSIONS,
     as_text,
     compiled,
@@ -22,7 +23,7 @@ from pycolo.wire import loads, plan_from_json
 PLANS = {f"{name}, {variant}": plan for name, variant, plan in golden_plans()}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *OVER_TLS])
 def test_a_case_compiles_to_its_golden_file(name: str) -> None:
     """What is done, in order, for each version, and the two states, are what its file holds."""
     assert (GOLDEN / f"{name}.txt").read_text() == golden_text(name)
@@ -41,17 +42,17 @@ def test_a_plan_is_what_its_own_declaration_and_prior_state_compile_to(name: str
 def test_every_case_has_its_file() -> None:
     """Every case lies in the golden folder, and nothing else does."""
     files = (p for p in GOLDEN.glob("*/*") if p.parent.name != "document")
-    expected = [f"{name}.txt" for name in CASES]
+    expected = [f"{name}.txt" for name in (*CASES, *OVER_TLS)]
     assert sorted(expected) == sorted(str(path.relative_to(GOLDEN)) for path in files)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", EVERY_PAIR)
 @pytest.mark.parametrize("case", CASES)
 def test_every_command_is_one_that_its_qemu_accepts(case: str, pair: str, version: str) -> None:
     """Each command of each plan passes the schema of the very QEMU it is compiled for."""
     schema = Schema.packaged(version)  # type: ignore[arg-type]  # the versions are the packaged ones
-    plan = compiled(CASES[case], PAIRS[pair], version)
+    plan = compiled(CASES[case], EVERY_PAIR[pair], version)
     steps = [s for s in plan.steps if isinstance(s, Execute)]
     steps += [s for recovery in plan.recoveries for s in recovery.steps]
     yanks = [yank for s in steps for yank in s.rescue]

@@ -486,6 +486,17 @@ def test_what_is_not_protected_cannot_be_proven() -> None:
     )
 
 
+@pytest.mark.parametrize("procedure", ["launch", "start", "resume"])
+def test_document_encrypts_nothing(procedure: Procedure) -> None:
+    """A pair over TLS is not run by commands that would leave it unencrypted."""
+    told = _code_of(
+        lambda: compile_offline(
+            procedure, PAIRS["x509"], version=Version.parse("10.0.13"), dialect="doc"
+        )
+    )
+    assert told.startswith("not-in-document")
+
+
 def test_forgetting_a_node_that_may_have_run_alone_needs_another_word() -> None:
     """The holder's QEMU has ended: its former secondary may have written since."""
     gone = PROTECTED.with_record("beta", UnreadRecord(why="no route")).with_node(

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from pycolo.qmp import (
     NULL,
+    AuthZList,
+    AuthZRule,
     BlockNode,
     ColoCompare,
     Command,
@@ -29,6 +31,8 @@ from pycolo.qmp import (
     ReplicationNode,
     SocketClient,
     SocketServer,
+    TlsCredsPsk,
+    TlsCredsX509,
     UnixSocketAddress,
     XBlockdevChange,
     YankBlockNode,
@@ -136,6 +140,10 @@ _RECORDS: dict[type, st.SearchStrategy[object]] = {
     FilterRewriter: _made(FilterRewriter, position=_positions),
     ColoCompare: _compares(),
     IoThread: _made(IoThread),
+    TlsCredsX509: _made(TlsCredsX509),
+    TlsCredsPsk: _made(TlsCredsPsk),
+    AuthZRule: _made(AuthZRule),
+    AuthZList: _made(AuthZList),
     FileNode: _made(FileNode),
     NbdNode: _made(NbdNode),
     Qcow2Node: _made(

@@ -16,7 +16,7 @@ from pycolo.qmp.objects import (
     FilterRedirector,
     FilterRewriter,
     IoThread,
-    QomObject,
+    ProxyObject,
 )
 
 GONE_OBJECT = (
@@ -28,8 +28,7 @@ GONE_CHARDEV = (Refusal(text="not found"),)
 
 def ensure_primary(draft: Draft, node: str, secondary: str, chain: FilterChain) -> None:
     """Chardevs, then filters, iothread and compare; the guest keeps its plain network."""
-    place = draft.pair.node(node)
-    for chardev in topology.primary_chardevs(place, chain):
+    for chardev in topology.primary_chardevs(draft.pair, node, chain):
         if chardev.id not in draft.live(node).chardevs:
             draft.execute(node, chardev, _why_chardev(chardev, chain))
     promoted = chain.names.rewriter in draft.live(node).objects
@@ -167,7 +166,7 @@ def _why_chardev(chardev: ChardevAdd, chain: FilterChain) -> str:
     return "one end of compare's loop, on a private socket (qemu-behaviour 3.4, 3.9)"
 
 
-def _why_object(item: QomObject) -> str:
+def _why_object(item: ProxyObject) -> str:
     match item:
         case FilterMirror():
             return "copies what the guest receives; off until COLO runs (qemu-behaviour 6.1, 17.6)"

@@ -44,6 +44,8 @@ def chardev_option(chardev: ChardevAdd) -> str:
         parts.append(f"reconnect-ms={backend.reconnect_ms}")
     if backend.reconnect_s is not None:
         parts.append(f"reconnect={backend.reconnect_s}")
+    if backend.tls_creds is not None:
+        parts.append(f"tls-creds={backend.tls_creds}")
     return ",".join(parts)
 
 

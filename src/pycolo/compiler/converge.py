@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pycolo.compiler import _disks
+from pycolo.compiler import _disks, _tls
 from pycolo.compiler._draft import Draft
 from pycolo.compiler.drift import DELAY, STATUS, drift
 from pycolo.compiler.members import check, members
@@ -52,6 +52,9 @@ def _repair(draft: Draft, primary: str) -> None:
     """
     for disk in draft.pair.disks:
         _disks.ensure_dismissed(draft, primary, disk)
+    for node in draft.pair.nodes:
+        # No connection uses them before the next entry.
+        _tls.ensure_credentials(draft, node.name)
     found = drift(draft.pair, draft.now)
     if found.missing:
         parts = ", ".join(f"{d.kind} {d.label} of {d.node}" for d in found.missing)

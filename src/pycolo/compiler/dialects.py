@@ -129,7 +129,10 @@ def _accept_any(
     pair: ColoPair, qemu: Mapping[str, Version], assume_good: Collection[Version]
 ) -> Features:
     # The document's commands are the same for every version; `execute` refuses them where needed.
-    del pair, assume_good
+    del assume_good
+    if pair.tls is not None:
+        why = "QEMU's document does not say how to encrypt, and tls is declared"
+        raise compile_error("not-in-document", why, "use dialect auto, or declare no tls")
     return of(next(iter(qemu.values())))
 
 

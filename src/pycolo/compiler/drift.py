@@ -124,4 +124,4 @@ def _parameters(live: Live) -> dict[str, str]:
     shown = {"capabilities": ", ".join(sorted(live.capabilities)) or "none"}
     if live.colo_mode == "primary":
         shown[DELAY] = str(live.checkpoint_delay_ms)
-    return shown
+    return {**shown, **live.migration_tls}

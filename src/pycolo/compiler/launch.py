@@ -218,6 +218,7 @@ def own_argv(
         *_machine(pair, place, instance),
         *("-qmp", monitor_option(place.control_monitor)),
         *("-qmp", monitor_option(place.observer_monitor)),
+        *_credentials(pair, node),
         *_network(pair, place, role, features),
         *_storage(pair, place, role),
         *(("-incoming", "defer") if role == "secondary" else ("-S",)),
@@ -244,12 +245,17 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
         yield from ("-device", device)
 
 
+def _credentials(pair: ColoPair, node: str) -> Iterator[str]:
+    for item in topology.tls_objects(pair.tls, node):
+        yield from ("-object", _json(item))
+
+
 def _network(pair: ColoPair, node: Node, role: Role, features: Features) -> Iterator[str]:
     for chain in pair.chains:
         yield from ("-netdev", netdev_option(chain, node.name))
         yield from ("-device", card_option(chain))
         if role == "secondary":
-            for chardev in topology.secondary_chardevs(pair.peer_of(node.name), chain, features):
+            for chardev in topology.secondary_chardevs(pair, node.name, chain, features):
                 yield from ("-chardev", chardev_option(chardev))
             for item in topology.secondary_objects(chain):
                 yield from ("-object", _json(item))

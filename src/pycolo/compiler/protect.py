@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from pycolo import record, topology
-from pycolo.compiler import _disks, _filters
+from pycolo.compiler import _disks, _filters, _tls
 from pycolo.compiler._draft import Draft
 from pycolo.compiler.failover import (
     NOT_IN_COLO,
@@ -322,19 +322,25 @@ def _ensure_capabilities(draft: Draft, node: str, features: Features, *, primary
 
 
 def _prepare_secondary(draft: Draft, secondary: str, features: Features) -> None:
+    _tls.ensure_credentials(draft, secondary)
     _ensure_capabilities(draft, secondary, features, primary=False)
     node = draft.pair.node(secondary)
     if draft.pair.disks and not draft.live(secondary).nbd_server:
         address = InetSocketAddress(host=node.listen_address, port=draft.pair.ports.nbd)
         draft.execute(
             secondary,
-            NbdServerStart(addr=address),
+            NbdServerStart(
+                addr=address,
+                tls_creds=topology.server_creds(draft.pair.tls),
+                tls_authz=topology.server_authz(draft.pair.tls),
+            ),
             "one server for all disks, before the primary connects (qemu-behaviour 4.1, 3.10)",
             accepts=(Refusal(text="NBD server already running"),),
         )
     for disk in draft.pair.disks:
         _disks.ensure_export(draft, secondary, disk)
     if not draft.live(secondary).incoming:
+        _tls.ensure_parameters(draft, secondary, "secondary")
         uri = f"tcp:{_host(node.listen_address)}:{draft.pair.ports.migration}"
         why = "the secondary's last command, before the primary's first (qemu-behaviour 3.8, 4.1)"
         draft.execute(
@@ -346,6 +352,8 @@ def _prepare_secondary(draft: Draft, secondary: str, features: Features) -> None
 
 
 def _prepare_primary(draft: Draft, primary: str, secondary: str) -> None:
+    _tls.renew_credentials(draft, primary)
+    _tls.ensure_parameters(draft, primary, "primary")
     for chain in draft.pair.chains:
         _filters.ensure_primary(draft, primary, secondary, chain)
     for disk in draft.pair.disks:

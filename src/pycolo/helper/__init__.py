@@ -102,6 +102,7 @@ def _launch(pair: ColoPair, node: str, action: LaunchQemu, limit_s: float) -> Js
         "images": list(images),
         "written": list(written),
         "limit_s": limit_s,
+        **({} if pair.tls is None else {"credentials": list(pair.tls.files_on(node))}),
     }
 
 

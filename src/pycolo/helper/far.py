@@ -947,6 +947,7 @@ def launch(
     written: Sequence[str],
     helper: str,
     limit_s: float,
+    credentials: Sequence[str] = (),
 ) -> Answer:
     """Start a QEMU in a session of its own and wait for its greeting.
 
@@ -966,7 +967,9 @@ def launch(
         written: What else is written by it or for it.
         helper: The text of this file.
         limit_s: How long the QEMU before it may take to be gone, then the lock, then the greeting.
+        credentials: Files for TLS that must be there; QEMU does not miss all of them at its start.
     """
+    _check_credentials(credentials)
     _check_state_dir(record)
     _check_images(images, written)
     _make_run_dir(run_dir)
@@ -1092,6 +1095,15 @@ def _check_images(images: Sequence[str], written: Sequence[str]) -> None:
         image = real.get(_same(path))
         if image is not None:
             raise Refused(f"{path} and the image {image} are one file")
+
+
+def _check_credentials(paths: Sequence[str]) -> None:
+    """See that every file for TLS can be read."""
+    for path in paths:
+        try:
+            os.close(os.open(path, os.O_RDONLY))
+        except OSError as error:
+            raise Refused(f"{path}, a file for TLS, cannot be read: {error.strerror}") from None
 
 
 def _make_run_dir(path: str) -> None:

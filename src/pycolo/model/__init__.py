@@ -11,9 +11,11 @@ from pycolo.model.node import Fence, Monitor, Node, Ssh, TcpMonitor, UnixMonitor
 from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair, Ports, Timeouts
 from pycolo.model.sharing import Listener, PortCollision, port_collisions, refuse_collisions
 from pycolo.model.supervision import Supervision
+from pycolo.model.tls import X509, Psk, Tls
 
 __all__ = (
     "CHECKPOINTS_OFF_MS",
+    "X509",
     "ChainIds",
     "ChainPorts",
     "ColoPair",
@@ -27,11 +29,13 @@ __all__ = (
     "Node",
     "PortCollision",
     "Ports",
+    "Psk",
     "ReplicationDisk",
     "Ssh",
     "Supervision",
     "TcpMonitor",
     "Timeouts",
+    "Tls",
     "UnixMonitor",
     "port_collisions",
     "refuse_collisions",

@@ -15,6 +15,7 @@ from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
 from pycolo.model.node import Node, TcpMonitor, UnixMonitor, is_loopback
 from pycolo.model.supervision import Supervision
+from pycolo.model.tls import IDS, X509, Psk, Tls
 
 CHECKPOINTS_OFF_MS = 2**32 - 1
 # Leaves room for the ports of a hundred cards.
@@ -134,6 +135,7 @@ class ColoPair:
         initial_sync: `full` copies each disk to the secondary at the first start; `identical`
             is the operator's word that the images are equal: each node has its own, none is
             made, and the word is believed until the guest has run.
+        tls: How all connections between the nodes are encrypted; None for not at all.
         supervision: The limits by which a supervisor acts.
 
     Raises:
@@ -173,6 +175,9 @@ class ColoPair:
     initial_sync: Literal["full", "identical"] = attrs.field(
         default="full", validator=rules.Valid(rules.one_of("full", "identical"))
     )
+    tls: Tls | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.instance_of(X509, Psk)))
+    )
     supervision: Supervision = attrs.field(
         factory=Supervision, validator=rules.Valid(rules.instance_of(Supervision))
     )
@@ -182,6 +187,7 @@ class ColoPair:
         self._place_chains()
         self._check_nodes()
         self._check_chains()
+        self._check_tls()
         self._check_ids()
         self._check_ports()
         self._check_sockets()
@@ -319,12 +325,21 @@ class ColoPair:
         macs = [(f"chains[{n}].mac", c.mac.lower()) for n, c in enumerate(self.chains) if c.mac]
         rules.distinct("ColoPair", macs, "each card has an address of its own")
 
+    def _check_tls(self) -> None:
+        known = [node.name for _, node in self._places()]
+        for name in self.tls.folders if self.tls is not None else ():
+            if name not in known:
+                field = f"ColoPair.tls.folders.{name}"
+                raise DeclarationError(field, name, f"be for one of {', '.join(known)}")
+
     def _check_ids(self) -> None:
         rules.distinct("ColoPair", self._ids(), "an id is used once")
 
     def _ids(self) -> Iterator[tuple[str, object]]:
         # Block nodes, devices, netdevs, chardevs and objects have name spaces of their own in
         # QEMU; one space for all keeps a plan readable and costs nothing.
+        if self.tls is not None:
+            yield from (("tls", name) for name in IDS)
         for n, disk in enumerate(self.disks):
             yield from rules.fields_of(disk.names, f"disks[{n}].ids")
         for n, chain in enumerate(self.chains):

@@ -1,4 +1,4 @@
-"""The objects of COLO's network proxy, and the instances that a yank can cut."""
+"""The objects of COLO's network proxy and of TLS, and the instances that a yank can cut."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pycolo.errors import DeclarationError
 from pycolo.qmp._base import QmpRecord
 
 __all__ = [
+    "AuthZList",
+    "AuthZRule",
     "ColoCompare",
     "FilterInsert",
     "FilterMirror",
@@ -18,7 +20,12 @@ __all__ = [
     "FilterRewriter",
     "FilterStatus",
     "IoThread",
+    "ProxyObject",
     "QomObject",
+    "TlsCredsPsk",
+    "TlsCredsX509",
+    "TlsEndpoint",
+    "TlsObject",
     "YankBlockNode",
     "YankChardev",
     "YankInstance",
@@ -210,7 +217,79 @@ class IoThread(QmpRecord):
     """The object's id."""
 
 
-QomObject: TypeAlias = FilterMirror | FilterRedirector | FilterRewriter | ColoCompare | IoThread
+TlsEndpoint: TypeAlias = Literal["client", "server"]
+"""Which end of a connection credentials are for; QEMU refuses the other (qemu-behaviour 10.1)."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class TlsCredsX509(QmpRecord):
+    """Certificates and their keys, read when the object is made (qemu-behaviour 10.10)."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "tls-creds-x509"),)
+
+    id: str
+    """The object's id."""
+    dir: str
+    """The folder with ``ca-cert.pem`` and the end's certificate and key, as QEMU sees it."""
+    endpoint: TlsEndpoint
+    """Which end of a connection it is for."""
+    verify_peer: bool | None = None
+    """Whether the peer's certificate is verified; true if absent."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class TlsCredsPsk(QmpRecord):
+    """Pre-shared keys, read when the object is made (qemu-behaviour 10.10)."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "tls-creds-psk"),)
+
+    id: str
+    """The object's id."""
+    dir: str
+    """The folder with ``keys.psk``, as QEMU sees it."""
+    endpoint: TlsEndpoint
+    """Which end of a connection it is for."""
+    username: str | None = None
+    """A client's name among the keys; ``qemu`` if absent."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class AuthZRule(QmpRecord):
+    """One rule of an AuthZList."""
+
+    match: str
+    """A client's name; of a certificate its distinguished name (qemu-behaviour 10.9)."""
+    policy: Literal["allow", "deny"]
+    """What becomes of a client of that name."""
+    format: Literal["exact", "glob"] | None = None
+    """How it is compared; ``exact`` if absent."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class AuthZList(QmpRecord):
+    """Who may connect to a server with TLS; the first rule that matches decides."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "authz-list"),)
+
+    id: str
+    """The object's id."""
+    policy: Literal["allow", "deny"] | None = None
+    """What becomes of a client that no rule matches; ``deny`` if absent."""
+    rules: tuple[AuthZRule, ...] | None = None
+    """In the order in which they are tried."""
+
+
+ProxyObject: TypeAlias = FilterMirror | FilterRedirector | FilterRewriter | ColoCompare | IoThread
+"""A part of COLO's network proxy; a closed union."""
+
+TlsObject: TypeAlias = TlsCredsX509 | TlsCredsPsk | AuthZList
+"""What a connection with TLS names; a closed union."""
+
+QomObject: TypeAlias = ProxyObject | TlsObject
 """What object-add can make; a closed union."""
 
 

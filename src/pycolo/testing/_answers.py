@@ -86,9 +86,8 @@ def answer(qemu: Process, question: Question) -> QmpValue:  # noqa: C901 - one l
             return {
                 "x-checkpoint-delay": live.checkpoint_delay_ms,
                 "multifd-channels": 2,
-                "tls-creds": "",
-                "tls-hostname": "",
-                "tls-authz": "",
+                **dict.fromkeys(("tls-creds", "tls-hostname", "tls-authz"), ""),
+                **live.migration_tls,
                 "max-bandwidth": 134217728,
                 "downtime-limit": 300,
             }
@@ -221,8 +220,11 @@ def _qom_get(qemu: Process, question: qmp.QomGet) -> QmpValue:
     value = known.settings.get(name)
     if value is None:
         raise Refused(f"Property '{known.qom_type}.{name}' not found")
-    if name == "vnet_hdr_support":
+    if name in ("vnet_hdr_support", "verify-peer"):
         return value == "true"
+    if name == "rules":
+        rules: QmpValue = json.loads(value)
+        return rules
     if name == "iothread":
         return f"/objects/{value}"
     return int(value) if name in _NUMBERS else value

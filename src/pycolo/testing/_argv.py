@@ -118,6 +118,7 @@ def _chardev(text: str) -> ChardevAdd:
             addr=InetSocketAddress(host=parts["host"], port=int(parts["port"])),
             reconnect_s=None if reconnect_s is None else int(reconnect_s),
             reconnect_ms=None if reconnect_ms is None else int(reconnect_ms),
+            tls_creds=parts.get("tls-creds"),
         ),
     )
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import attrs
 
-from pycolo.qmp.chardevs import SocketAddress, SocketClient, SocketServer, UnixSocketAddress
+from pycolo.qmp.chardevs import (
+    ChardevBackend,
+    SocketAddress,
+    SocketClient,
+    SocketServer,
+    UnixSocketAddress,
+)
 from pycolo.qmp.commands import ChardevAdd
 from pycolo.testing._process import Process, Wire
 
@@ -22,6 +28,8 @@ def _connect(qemu: Process, chardev: str) -> None:
     if not isinstance(backend, SocketClient) or chardev in qemu.wires:
         return
     found = server_at(qemu, backend.addr)
+    if found is not None and not _both_encrypt(found[0].backends[found[1]], backend):
+        found = None
     if found is not None:
         server, server_id = found
         wire = Wire(server=server, server_id=server_id, client=qemu, client_id=chardev)
@@ -30,6 +38,11 @@ def _connect(qemu: Process, chardev: str) -> None:
     connected(qemu, chardev, now=found is not None)
     if found is None:
         _connect_later(qemu, chardev, backend)
+
+
+def _both_encrypt(server: ChardevBackend, client: ChardevBackend) -> bool:
+    """Whether a handshake can come about: both ends use TLS, or neither does."""
+    return (server.tls_creds is None) == (client.tls_creds is None)
 
 
 def _connect_later(qemu: Process, chardev: str, client: SocketClient) -> None:

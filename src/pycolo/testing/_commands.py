@@ -15,7 +15,6 @@ from pycolo.qmp.objects import (
     FilterMirror,
     FilterRedirector,
     FilterRewriter,
-    IoThread,
     QomObject,
     YankBlockNode,
     YankChardev,
@@ -343,7 +342,7 @@ def _check_compare(qemu: Process, item: ColoCompare) -> None:
 
 
 def _check_filter(qemu: Process, item: QomObject) -> None:
-    if isinstance(item, IoThread | ColoCompare):
+    if not isinstance(item, FilterMirror | FilterRedirector | FilterRewriter):
         return
     if item.netdev not in qemu.line.netdevs:
         raise Refused("Parameter 'netdev' expects a network backend id")
@@ -380,6 +379,9 @@ def _chardev_add(qemu: Process, command: qmp.ChardevAdd) -> None:
         raise Refused(f"Chardev with id '{command.id}' already exists")
     backend = command.backend
     place = backend.addr
+    if backend.tls_creds is not None and backend.tls_creds not in qemu.live.objects:
+        why = f"No TLS credentials with id '{backend.tls_creds}'"
+        raise Refused(f"Failed to add chardev '{command.id}': {why}")
     if isinstance(backend, SocketServer):
         if isinstance(place, InetSocketAddress) and _network.taken(qemu, place.port):
             why = "Failed to find an available port: Address already in use"
