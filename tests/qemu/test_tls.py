@@ -35,7 +35,7 @@ from pycolo import topology
 from pycolo._execute import execute
 from pycolo.demo.builds import Release
 from pycolo.errors import CommandRefused
-from pycolo.model import X509, ColoPair, Node, Psk
+from pycolo.model import X509, ChainPorts, ColoPair, Node, Ports, Psk
 from pycolo.pairfile import loads
 from pycolo.plan import Plan
 from pycolo.qmp import commands as qmp
@@ -134,6 +134,41 @@ async def test_a_life_over_tls_outlives_two_of_its_hosts(release: Release, kind:
         primary = await outlive(life, "alpha", "beta", DEATHS[:2])
         # It was a secondary, and is the end that connects now.
         assert "tls-client" == (await life.live(primary)).migration_tls["tls-creds"]
+
+
+def ipv6(pair: ColoPair) -> ColoPair:
+    """Every node at the one address that each host has, with ports that this test alone takes."""
+    block = int(pair.nodes[0].address.split(".")[2])
+    first = 20000 + 10 * block
+    nodes = [attrs.evolve(node, address="::1", listen_address="::1") for node in pair.all_nodes]
+    chains = [
+        attrs.evolve(
+            chain,
+            ports=ChainPorts(
+                mirror=first, compare_in=first + 1, compare_local=first + 2, compare_out=first + 3
+            ),
+        )
+        for chain in pair.chains
+    ]
+    ports = Ports(migration=first + 4, nbd=first + 5)
+    return attrs.evolve(pair, nodes=nodes[:2], spares=nodes[2:], chains=chains, ports=ports)
+
+
+@pytest.mark.heavy
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["plain", "x509"])
+@pytest.mark.parametrize("release", ["11.1", pytest.param("7.2", marks=NEEDS_KVM)])
+async def test_a_life_at_ipv6_addresses(release: Release, kind: str) -> None:
+    """The same life over IPv6; a certificate holds the address without brackets."""
+
+    def shape(pair: ColoPair) -> ColoPair:
+        return x509(ipv6(pair)) if kind == "x509" else ipv6(pair)
+
+    async with bios_life(release, accelerator_of(release), shape=shape) as life:
+        await life.launch("alpha", "beta")
+        plan = await life.run("start")
+        assert {} == off_plan(plan.planned_state, await life.probe())
+        await outlive(life, "alpha", "beta", DEATHS[:2])
 
 
 @pytest.mark.parametrize(
