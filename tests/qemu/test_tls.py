@@ -29,7 +29,7 @@ from tests.qemu.life import (
     until,
 )
 from tests.qemu.test_life import DEATHS, outlive
-from tests.real_qemu import RELEASES, bare_qemu
+from tests.real_qemu import bare_qemu
 
 from pycolo import topology
 from pycolo._execute import execute
@@ -406,7 +406,9 @@ def blocks(page: str, language: str) -> list[str]:
 # -- facts -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=RELEASES)
+@pytest.fixture(
+    params=["11.1", *(pytest.param(r, marks=pytest.mark.nightly) for r in ("7.2", "10.0"))]
+)
 async def session(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Session]:
     """A session with a QEMU that has nothing, of each release."""
     with bare_qemu(request.param, tmp_path) as running:
