@@ -28,6 +28,7 @@ from pycolo._forms import (
     Scalar,
     StringOr,
     Table,
+    Tagged,
     whole_schema,
 )
 from pycolo._json import JsonObject, JsonValue
