@@ -21,6 +21,7 @@ from pycolo.model import (
     ChainPorts,
     ColoPair,
     DiskIds,
+    DiskOnNode,
     FilterChain,
     Machine,
     Monitor,
@@ -30,10 +31,12 @@ from pycolo.model import (
     Psk,
     ReplicationDisk,
     TcpMonitor,
+    Throttle,
     Timeouts,
     Tls,
     UnixMonitor,
 )
+from pycolo.model.disk import Driver, ImageFormat
 from pycolo.plan import Check, Execute, Plan, Procedure, Record, Recovery, RunHost, Step, Wait
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.objects import YankBlockNode, YankChardev
@@ -78,6 +81,7 @@ def _nodes(draw: st.DrawFn, n: int, name: str) -> Node:
         name=name,
         address=address,
         image_folder=f"/{draw(printable)}/{n}",
+        overlay_folder=f"/{draw(printable)}/{n}",
         run_dir=draw(st.sampled_from([None, f"/run/pycolo/{n}", f"/var/run/pair one/{n}/"])),
         control=draw(_monitors(n, "control")),
         observer=draw(_monitors(n, "observer")),
@@ -109,17 +113,43 @@ def _machines() -> st.SearchStrategy[Machine]:
 
 
 @st.composite
-def _disks(draw: st.DrawFn, n: int) -> ReplicationDisk:
+def _disks(draw: st.DrawFn, n: int, names: list[str]) -> ReplicationDisk:
     tail = draw(printable)
+    image_format: ImageFormat = draw(st.sampled_from(["qcow2", "raw"]))
+    driver: Driver = draw(st.sampled_from(["file", "host_device"]))
+    nodes = {name: DiskOnNode(image=f"/dev/{name}/{n}{tail}") for name in names}
+    if driver == "file":
+        nodes = draw(st.dictionaries(st.sampled_from(names), _elsewhere(n), max_size=2))
+    direct = draw(st.booleans())
     own = attrs.evolve(DiskIds.numbered(n), quorum=f"disk.{n}", device=f"device_{n}")
     return ReplicationDisk(
         size_bytes=512 * draw(st.integers(1, 2**40)),
-        image=f"image {n}{tail}",
-        image_format=draw(st.sampled_from(["qcow2", "raw"])),
+        image=f"image {n}{tail}" if driver == "file" else f"/dev/{n}{tail}",
+        driver=driver,
+        cache=draw(st.sampled_from(["none"] if direct else ["writeback", "unsafe"])),
+        aio=draw(_maybe(st.sampled_from(["threads", "io_uring", *(["native"] * direct)]))),
+        discard=draw(st.sampled_from([None, "unmap"])),
+        detect_zeroes=draw(st.sampled_from([None, "off", "on"])),
+        throttle=draw(_maybe(_throttles)),
+        resync_bytes_per_s=draw(_maybe(st.integers(2**20, 2**40))),
+        nodes=nodes,
+        image_format=image_format,
+        secret_file=None if image_format == "raw" else draw(_maybe(st.just(f"/keys/{n}{tail}"))),
         active_image=f"active,{n}{tail}",
         hidden_image=f"hidden'{n}{tail}",
         device=draw(st.sampled_from(["ide-hd", "virtio-blk-pci", "scsi-hd"])),
         ids=draw(_maybe(st.just(own))),
+    )
+
+
+_throttles = st.builds(Throttle, iops_total=st.integers(1, 10**15), bps_read=st.just(1))
+
+
+def _elsewhere(n: int) -> st.SearchStrategy[DiskOnNode]:
+    return st.builds(
+        DiskOnNode,
+        hidden_image=st.sampled_from([None, f"elsewhere {n}"]),
+        discard=st.sampled_from([None, "unmap"]),
     )
 
 
@@ -168,7 +198,7 @@ def pairs(draw: st.DrawFn) -> ColoPair:
         nodes=(nodes[0], nodes[1]),
         spares=nodes[2:],
         machine=draw(_machines()),
-        disks=[draw(_disks(n)) for n in range(draw(st.integers(0, 3)))],
+        disks=[draw(_disks(n, names)) for n in range(draw(st.integers(0, 3)))],
         chains=[draw(_chains(n, nodes)) for n in range(draw(st.integers(0, 3)))],
         name=draw(ids),
         checkpoint_delay_ms=draw(st.integers(1, 2**32 - 1)),

@@ -91,6 +91,8 @@ def test_the_documents_pair_is_declared_to_the_letter() -> None:
         nbd="nbd0",
         primary_replication="replication0",
         device="disk0",
+        secret="secret0",  # noqa: S106 - an id
+        throttle="throttle0",
     )
     expected = ColoPair(
         name="colo",

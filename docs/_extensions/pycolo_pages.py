@@ -9,6 +9,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import attrs
 import click
@@ -24,6 +25,7 @@ from pycolo.cli._app import app as command_line
 from pycolo.model import (
     X509,
     ColoPair,
+    DiskOnNode,
     Fence,
     FilterChain,
     Machine,
@@ -35,6 +37,7 @@ from pycolo.model import (
     Ssh,
     Supervision,
     TcpMonitor,
+    Throttle,
     Timeouts,
     UnixMonitor,
 )
@@ -173,6 +176,8 @@ TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
     "[nodes.control], [nodes.observer]: a socket": UnixMonitor,
     "[nodes.control], [nodes.observer]: a port": TcpMonitor,
     "[[disks]]": ReplicationDisk,
+    "[disks.nodes.NODE]": DiskOnNode,
+    "[disks.throttle]": Throttle,
     "[[chains]]": FilterChain,
     "[chains.netdev], [chains.netdevs.NODE]": Netdev,
     "[chains.ports]": ChainPorts,
@@ -195,7 +200,8 @@ def _key_rows(cls: type[attrs.AttrsInstance]) -> Iterator[str]:
             continue
         # A field without a meaning is a KeyError: the manual does not build.
         meaning = meanings[field.name].replace("|", "\\|")
-        yield f"| `{field.name}` | {_type_words(field)} | {_default_words(field)} | {meaning} |\n"
+        kind = _type_words(field, get_type_hints(cls)[field.name])
+        yield f"| `{field.name}` | {kind} | {_default_words(field)} | {meaning} |\n"
 
 
 def _meanings(cls: type[attrs.AttrsInstance]) -> dict[str, str]:
@@ -220,13 +226,12 @@ def _meanings(cls: type[attrs.AttrsInstance]) -> dict[str, str]:
     return found
 
 
-def _type_words(field: attrs.Attribute[object]) -> str:
+def _type_words(field: attrs.Attribute[object], hint: object) -> str:
     text = str(field.type).removesuffix(" | None")
-    chosen = re.fullmatch(r"Literal\[(.*)\]", text)
+    kinds = (hint, *get_args(hint))
+    chosen = next((kind for kind in kinds if get_origin(kind) is Literal), None)
     if chosen is not None:
-        return " or ".join(
-            f"`{choice.strip()}`" for choice in chosen[1].replace("'", '"').split(",")
-        )
+        return " or ".join(f"`{json.dumps(choice)}`" for choice in get_args(chosen))
     words = {"str": "string", "int": "integer", "bool": "boolean", "float": "number"}
     if text.startswith(("Mapping", "tuple")):
         return "table" if text.startswith("Mapping") else "array"

@@ -149,7 +149,8 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "secondary."
     ),
     "shared-image-folder": (
-        "Two nodes use the same image folder, perhaps under different paths. Give each its own."
+        "Two nodes use the same image folder, perhaps under different paths, or the same one of a "
+        "file server. Give each its own: QEMU does not protect an image from another host."
     ),
     "no-identity": (
         "A QEMU has no name of the form PAIR:NODE:HEX, by which records and evidence know it."

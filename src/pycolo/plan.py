@@ -18,6 +18,7 @@ from pycolo.conditions import Condition
 from pycolo.errors import DeclarationError
 from pycolo.evidence import Victim
 from pycolo.model import _rules as rules
+from pycolo.model.disk import ImageFormat
 from pycolo.model.pair import ColoPair
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.replies import Version
@@ -118,7 +119,7 @@ class CreateImage:
     """Create an image on the node's host; one that exists is checked and never overwritten."""
 
     path: str
-    image_format: Literal["qcow2", "raw"]
+    image_format: ImageFormat
     size_bytes: int
     argv: tuple[str, ...]
     "The command line, derived from the declaration."

@@ -193,7 +193,7 @@ class Snapshot:
     records: Mapping[str, RecordState] = attrs.field(factory=dict)
     "Node to what its own file says of the pair."
     folders: Mapping[str, str] = attrs.field(factory=dict)
-    "Node to what tells its image folder from every other one: machine, device and inode."
+    "Node to what tells its image folder from every other one, on whichever host."
     running: Mapping[str, Running] = attrs.field(factory=dict, eq=False)
     "Node to the QEMU that its host knows to run. Read, never planned."
 

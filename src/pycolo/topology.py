@@ -11,15 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, assert_never
 
+import attrs
+
 from pycolo.features import Features
-from pycolo.model.disk import ReplicationDisk
+from pycolo.model.disk import DIRECT, Cache, ReplicationDisk
 from pycolo.model.filters import FilterChain
 from pycolo.model.node import Node
 from pycolo.model.pair import ColoPair
 from pycolo.model.tls import AUTHZ, CLIENT, SERVER, X509, Psk, Tls
 from pycolo.qmp.blockdevs import (
     BlockNode,
+    CacheOptions,
     FileNode,
+    HostDeviceNode,
+    LuksEncryption,
+    LuksNode,
     NbdNode,
     Qcow2Node,
     QuorumNode,
@@ -37,6 +43,7 @@ from pycolo.qmp.objects import (
     FilterRewriter,
     IoThread,
     ProxyObject,
+    Secret,
     TlsCredsPsk,
     TlsCredsX509,
     TlsObject,
@@ -242,22 +249,24 @@ def secondary_objects(chain: FilterChain) -> tuple[ProxyObject, ...]:
 
 def primary_blocks(node: Node, disk: ReplicationDisk) -> tuple[BlockNode, ...]:
     """The primary's block nodes of one disk: the image under a quorum (qemu-behaviour 5.1)."""
-    return (_image(node, disk), _quorum(disk, disk.names.parent))
+    return (image(node, disk), _quorum(disk, disk.names.parent))
 
 
 def secondary_blocks(node: Node, disk: ReplicationDisk) -> tuple[BlockNode, ...]:
     """The secondary's block nodes of one disk: quorum, replication, active, hidden, image."""
-    ids = disk.names
+    ids, paths = disk.names, disk.paths(node)
     return (
-        _image(node, disk),
+        image(node, disk),
         Qcow2Node(
             node_name=ids.hidden,
-            file=FileNode(filename=node.image_path(disk.hidden_image)),
+            encrypt=_encryption(disk.on(node.name)),
+            file=FileNode(filename=paths["hidden_image"]),
             backing=ids.parent,
         ),
         Qcow2Node(
             node_name=ids.active,
-            file=FileNode(filename=node.image_path(disk.active_image)),
+            encrypt=_encryption(disk.on(node.name)),
+            file=FileNode(filename=paths["active_image"]),
             backing=ids.hidden,
         ),
         ReplicationNode(
@@ -267,11 +276,47 @@ def secondary_blocks(node: Node, disk: ReplicationDisk) -> tuple[BlockNode, ...]
     )
 
 
-def _image(node: Node, disk: ReplicationDisk) -> BlockNode:
-    file = FileNode(filename=node.image_path(disk.image))
-    if disk.image_format == "raw":
-        return RawNode(node_name=disk.names.parent, file=file)
-    return Qcow2Node(node_name=disk.names.parent, file=file)
+def image(node: Node, disk: ReplicationDisk) -> Qcow2Node | RawNode | LuksNode:
+    """The node of a disk's image, as it is on a node."""
+    here, name, secret = disk.on(node.name), disk.names.parent, disk.names.secret
+    file = _protocol(here, node.image_path(here.image))
+    layer: Qcow2Node | RawNode | LuksNode
+    match here.image_format:
+        case "qcow2":
+            layer = Qcow2Node(node_name=name, encrypt=_encryption(here), file=file)
+        case "raw":
+            layer = RawNode(node_name=name, file=file)
+        case "luks":
+            layer = LuksNode(node_name=name, key_secret=secret, file=file)
+        case _:
+            assert_never(here.image_format)
+    # The file's node inherits the cache of the one that it is made with.
+    return attrs.evolve(
+        layer,
+        cache=_cache(here.cache),
+        discard=here.discard,
+        detect_zeroes=here.detect_zeroes,
+    )
+
+
+def secret(node: Node, disk: ReplicationDisk) -> Secret | None:
+    """What opens a disk's image and overlays on a node; None where they are not encrypted."""
+    file = disk.on(node.name).secret_file
+    return None if file is None else Secret(id=disk.names.secret, file=file)
+
+
+def _encryption(disk: ReplicationDisk) -> LuksEncryption | None:
+    return None if disk.secret_file is None else LuksEncryption(key_secret=disk.names.secret)
+
+
+def _protocol(disk: ReplicationDisk, path: str) -> FileNode | HostDeviceNode:
+    kind = FileNode if disk.driver == "file" else HostDeviceNode
+    return kind(filename=path, aio=disk.aio)
+
+
+def _cache(cache: Cache) -> CacheOptions | None:
+    direct, no_flush = cache in DIRECT or None, cache == "unsafe" or None
+    return CacheOptions(direct=direct, no_flush=no_flush) if direct or no_flush else None
 
 
 def _quorum(disk: ReplicationDisk, child: str) -> QuorumNode:

@@ -14,12 +14,14 @@ from pycolo.compiler import compile_offline
 from pycolo.model import (
     X509,
     ColoPair,
+    DiskOnNode,
     FilterChain,
     Machine,
     Netdev,
     Node,
     Psk,
     ReplicationDisk,
+    Throttle,
     Tls,
 )
 from pycolo.plan import DialectName, Plan, Procedure
@@ -44,6 +46,8 @@ CASES: Mapping[str, Case] = {
     "switch-over/protected": ("switch-over", None),
     "shutdown/protected": ("shutdown", None),
     "checkpoint/protected": ("checkpoint", None),
+    "launch/storage": ("launch", None),
+    "start/storage": ("start", None),
 }
 # The same again for the golden plans, over encrypted connections.
 OVER_TLS: Mapping[str, Case] = {
@@ -52,6 +56,8 @@ OVER_TLS: Mapping[str, Case] = {
     "resume/on-the-primary-over-tls": ("resume", "alpha"),
     "resume/on-the-promoted-over-tls": ("resume", "beta"),
 }
+SHAPES: Mapping[str, str] = {"launch/storage": "storage", "start/storage": "storage"}
+"Case to the pair that it is compiled for, where that is not one of each."
 
 
 def one_of_each() -> ColoPair:
@@ -90,6 +96,42 @@ def two_of_each() -> ColoPair:
     )
 
 
+def on_other_storage() -> ColoPair:
+    """A pair with a block device and an image elsewhere, overlays in memory, and no card."""
+    one = one_of_each()
+    nodes = [attrs.evolve(node, overlay_folder="/run/vm0") for node in one.nodes]
+    device = ReplicationDisk(
+        size_bytes=10 * 2**30,
+        image="/dev/vg0/vm0",
+        image_format="raw",
+        driver="host_device",
+        cache="directsync",
+        aio="native",
+        discard="unmap",
+        detect_zeroes="unmap",
+    )
+    file = ReplicationDisk(
+        size_bytes=2**30,
+        image="/srv/vm0/data.qcow2",
+        active_image="data-active.qcow2",
+        hidden_image="/var/tmp/data-hidden.qcow2",
+        cache="unsafe",
+        nodes={"beta": DiskOnNode(image="data.raw", image_format="raw", aio="io_uring")},
+    )
+    encrypted = ReplicationDisk(
+        size_bytes=2**30,
+        image="secret.luks",
+        image_format="luks",
+        secret_file="/etc/vm0,key",  # noqa: S106 - a path
+        active_image="secret-active.qcow2",
+        hidden_image="secret-hidden.qcow2",
+        throttle=Throttle(iops_total=500, bps_read=10**7, bps_write=5 * 10**6),
+        resync_bytes_per_s=2**20,
+        nodes={"beta": DiskOnNode(image_format="qcow2")},
+    )
+    return attrs.evolve(one, nodes=nodes, disks=(device, file, encrypted), chains=())
+
+
 def over_tls(tls: Tls) -> ColoPair:
     """A pair with one of each whose connections are encrypted."""
     return attrs.evolve(one_of_each(), tls=tls)
@@ -101,6 +143,7 @@ CERTIFICATES = X509(
 PAIRS: Mapping[str, ColoPair] = {
     "one": one_of_each(),
     "two": two_of_each(),
+    "storage": on_other_storage(),
     "x509": over_tls(CERTIFICATES),
 }
 EVERY_PAIR: Mapping[str, ColoPair] = {
@@ -139,6 +182,8 @@ def golden_plans(cases: Iterable[str] = (*CASES, *OVER_TLS)) -> Iterator[tuple[s
     """Case, variant and plan of every golden plan of some cases."""
     for name in cases:
         variants = VARIANTS_OVER_TLS if name in OVER_TLS else VARIANTS
+        if name in SHAPES:
+            variants = {version: (version, SHAPES[name]) for version in VERSIONS}
         case = OVER_TLS[name] if name in OVER_TLS else CASES[name]
         for variant, (version, pair) in variants.items():
             yield name, variant, compiled(case, EVERY_PAIR[pair], version)

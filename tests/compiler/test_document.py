@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from tests.compiler.cases import PAIRS
 
 from pycolo.compiler import compile_offline
 from pycolo.errors import CompileError, DeclarationError, VersionError
 from pycolo.features import refuse_document
 from pycolo.model import ColoPair
 from pycolo.pairfile import load
-from pycolo.plan import Check, Execute, Plan, Procedure, RunHost
+from pycolo.plan import Check, Execute, LaunchQemu, Plan, Procedure, RunHost
 from pycolo.qmp.replies import Version
 
 ROOT = Path(__file__).parent.parent.parent
@@ -156,3 +158,33 @@ def test_it_is_printed_for_every_version_and_run_on_few(
 def test_it_runs_where_its_commands_are_accepted(pair: ColoPair) -> None:
     """10.0.13 with KVM accepts the document's commands, so nothing is refused."""
     refuse_document(pair, RUNS)
+
+
+def test_other_storage_has_the_documents_form() -> None:
+    """What the document lacks is said in its own form, and defaults of QEMU are left out."""
+    plan = _plan(PAIRS["storage"], "launch")
+    argv = _argv(plan, "alpha")
+    drives = [value for option, value in itertools.pairwise(argv) if option == "-drive"]
+    head = "if=ide,id=colo-disk{},driver=quorum,read-pattern=fifo,vote-threshold=1,"
+    expected = [
+        head.format(0) + "cache.writeback=off,children.0.file.filename=/dev/vg0/vm0,"
+        "children.0.driver=raw,children.0.cache.direct=on,children.0.detect-zeroes=unmap,"
+        "children.0.discard=unmap,children.0.file.driver=host_device,children.0.file.aio=native",
+        head.format(1) + "children.0.file.filename=/srv/vm0/data.qcow2,children.0.driver=qcow2,"
+        "children.0.cache.no-flush=on",
+        head.format(2) + "throttling.iops-total=500,throttling.bps-read=10000000,"
+        "throttling.bps-write=5000000,children.0.file.filename=/var/lib/vm0/secret.luks,"
+        "children.0.driver=luks,children.0.key-secret=secret2",
+    ]
+    assert expected == drives
+    assert "secret,id=secret2,file=/etc/vm0,,key" in argv
+
+
+def _argv(plan: Plan, node: str) -> tuple[str, ...]:
+    for step in plan.steps:
+        match step:
+            case RunHost(node=where, action=LaunchQemu(argv=argv)) if where == node:
+                return argv
+            case _:
+                pass
+    raise AssertionError(f"the plan launches no {node}")

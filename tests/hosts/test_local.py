@@ -601,6 +601,20 @@ async def test_disk_that_is_declared_first_hides_no_record(pair: ColoPair) -> No
     assert f"has its record in {pair.record_path('alpha')}" in await _why_unread(moved)
 
 
+def test_a_folder_of_a_file_server_is_one_for_all_hosts(folder: Path) -> None:
+    """Where several hosts see the same files, the source and the inode tell, and not the host."""
+    found = folder.stat()
+    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+    mounts = folder / "mounts"
+
+    def place(kind: str) -> str:
+        mounts.write_text(f"1 2 {device} / /mnt rw - {kind} nas:/vms rw\n", encoding="utf-8")
+        return far.place_of(str(folder), str(mounts))
+
+    assert f"nas:/vms {found.st_ino}" == place("nfs4")
+    assert far.place_of(str(folder)) == place("xfs")
+
+
 async def test_images_of_the_other_node_are_not_taken(pair: ColoPair) -> None:
     """Somebody exchanged the image folders of the two nodes in the pair file."""
     await _write(pair, Change(expects=NoRecord(), becomes=_record(1)))

@@ -329,7 +329,25 @@ class LivePair:
 
     def image(self, name: str) -> Path:
         """The image of the first disk on one node."""
-        return Path(self.pair.node(name).image_path(self.pair.disks[0].image))
+        return Path(self.pair.disks[0].paths(self.pair.node(name))["image"])
+
+    def disk_counter(self, name: str) -> int:
+        """How far the BIOS guest has counted by the image of one node."""
+        node, disk = self.pair.node(name), self.pair.disks[0].on(name)
+        if disk.image_format == "raw":
+            return bios_disk_counter(self.image(name))
+        options = {"driver": disk.image_format, "file.filename": str(self.image(name))}
+        opened = []
+        if disk.secret_file is not None:
+            opened = ["--object", f"secret,id=key,file={disk.secret_file}"]
+            key = "key-secret" if disk.image_format == "luks" else "encrypt.key-secret"
+            options[key] = "key"
+        image = ",".join(f"{key}={value}" for key, value in options.items())
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy"
+            line = [node.qemu_img_binary, "convert", "-U", *opened, "--image-opts", image]
+            subprocess.run([*line, "-O", "raw", str(copy)], check=True)
+            return bios_disk_counter(copy)
 
     async def image_follows(self, name: str) -> None:
         """See that what the BIOS guest has counted is in the node's image."""
@@ -337,7 +355,7 @@ class LivePair:
         counted = self.counter(name)
         # A promoted QEMU that no plan waits for may still be merging its overlays.
         await until(
-            lambda: counted <= bios_disk_counter(self.image(name)),
+            lambda: counted <= self.disk_counter(name),
             f"the image on {name} holds what was counted up to {counted}",
         )
 
@@ -346,6 +364,28 @@ class LivePair:
         nodes = (*self.pair.nodes, *self.pair.spares)
         logs = (Path(node.run_path("qemu.stderr")) for node in nodes)
         return "\n".join(f"{p}: {p.read_text(errors='replace')}" for p in logs if p.exists())
+
+
+def install(node: Node, disk: ReplicationDisk) -> None:
+    """Put the BIOS guest onto a node's image: a file to be made, or a block device."""
+    here, image = disk.on(node.name), Path(disk.paths(node)["image"])
+    with tempfile.TemporaryDirectory() as folder:
+        guest = bios_guest(Path(folder) / "guest", size_bytes=SIZE_BYTES)
+        if here.image_format == "raw":
+            image.write_bytes(guest.read_bytes())
+            return
+        line = [node.qemu_img_binary, "convert", "-f", "raw", "-O", here.image_format]
+        subprocess.run([*line, *encrypting(here), str(guest), str(image)], check=True)
+
+
+def encrypting(disk: ReplicationDisk) -> list[str]:
+    """What `qemu-img` is told so that it encrypts an image as a disk has it, without long ado."""
+    if disk.secret_file is None:
+        return []
+    secret = ["--object", f"secret,id=key,file={disk.secret_file}", "-o"]
+    if disk.image_format == "luks":
+        return [*secret, "key-secret=key,iter-time=10"]
+    return [*secret, "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"]
 
 
 def as_it_is(pair: ColoPair) -> ColoPair:
@@ -374,7 +414,7 @@ async def bios_life(
             pair = without_checkpoints(pair)
         life = LivePair(pair, version)
         if pair.disks:
-            bios_guest(life.image(pair.nodes[0].name), size_bytes=SIZE_BYTES)
+            install(pair.nodes[0], pair.disks[0])
         try:
             yield life
         finally:

@@ -19,8 +19,10 @@ from pycolo.qmp import (
     FilterMirror,
     FilterRedirector,
     FilterRewriter,
+    HostDeviceNode,
     InetSocketAddress,
     IoThread,
+    LuksNode,
     MigrateSetParameters,
     NbdNode,
     Null,
@@ -127,7 +129,9 @@ def _compares() -> st.SearchStrategy[ColoCompare]:
 
 
 _children = st.deferred(lambda: st.one_of(names, _leaves, _RECORDS[Qcow2Node]))
-_leaves: st.SearchStrategy[BlockNode] = st.one_of(_made(FileNode), _made(NbdNode))
+_leaves: st.SearchStrategy[BlockNode] = st.one_of(
+    _made(FileNode), _made(HostDeviceNode), _made(NbdNode)
+)
 
 _RECORDS: dict[type, st.SearchStrategy[object]] = {
     InetSocketAddress: _made(InetSocketAddress),
@@ -145,6 +149,8 @@ _RECORDS: dict[type, st.SearchStrategy[object]] = {
     AuthZRule: _made(AuthZRule),
     AuthZList: _made(AuthZList),
     FileNode: _made(FileNode),
+    HostDeviceNode: _made(HostDeviceNode),
+    LuksNode: _made(LuksNode, file=names | _leaves),
     NbdNode: _made(NbdNode),
     Qcow2Node: _made(
         Qcow2Node, file=names | _leaves, backing=st.none() | st.just(NULL) | names | _leaves

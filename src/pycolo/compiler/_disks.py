@@ -119,6 +119,7 @@ def ensure_mirror(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> 
             job_id=job_id(draft, peer, disk),
             target=disk.names.nbd,
             sync="full",
+            speed=disk.resync_bytes_per_s,
             auto_dismiss=False,
         )
         draft.execute(node, command, "the whole disk goes to the secondary (qemu-behaviour 5.15)")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pycolo.model.disk import THROUGH, ReplicationDisk
 from pycolo.model.filters import FilterChain
 from pycolo.model.node import Monitor, UnixMonitor
+from pycolo.qmp.blockdevs import QuorumNode
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient
 from pycolo.qmp.commands import ChardevAdd
+from pycolo.qmp.objects import Secret
 
 
 def monitor_option(monitor: Monitor) -> str:
@@ -25,6 +28,38 @@ def netdev_option(chain: FilterChain, node: str) -> str:
     if netdev.type == "tap" and "vhost" not in netdev.options:
         parts.append("vhost=off")
     return ",".join(parts)
+
+
+def disk_option(disk: ReplicationDisk) -> str:
+    """The argument of `-device` for a disk."""
+    drive = disk.names.quorum if disk.throttle is None else disk.names.throttle
+    option = f"{disk.device},id={disk.names.device},drive={drive}"
+    return f"{option},write-cache=off" if disk.cache in THROUGH else option
+
+
+def throttled_option(disk: ReplicationDisk, quorum: QuorumNode) -> str:
+    """The argument of `-drive` for a quorum whose guest is held to limits.
+
+    They are the drive's: a throttle node above the quorum would hold up copies of the disk too,
+    and a copy could not begin at the quorum (qemu-behaviour 20.5).
+    """
+    assert disk.throttle is not None  # noqa: S101 - whoever calls has looked
+    parts = ["if=none", f"id={disk.names.throttle}", f"node-name={quorum.node_name}"]
+    parts += ["driver=quorum", f"read-pattern={quorum.read_pattern}"]
+    parts.append(f"vote-threshold={quorum.vote_threshold}")
+    parts += [f"children.{n}={child}" for n, child in enumerate(quorum.children)]
+    return ",".join([*parts, *throttling(disk)])
+
+
+def throttling(disk: ReplicationDisk) -> list[str]:
+    """The options of `-drive` that hold the guest to its limits."""
+    limits = {} if disk.throttle is None else disk.throttle.limits()
+    return [f"throttling.{name.replace('_', '-')}={value}" for name, value in limits.items()]
+
+
+def secret_option(secret: Secret) -> str:
+    """The argument of `--object` of `qemu-img`, and of QEMU's `-object`, for a secret."""
+    return f"secret,id={secret.id},file={escaped(secret.file)}"
 
 
 def card_option(chain: FilterChain) -> str:

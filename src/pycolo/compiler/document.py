@@ -14,7 +14,14 @@ import attrs
 
 from pycolo import topology
 from pycolo.compiler._draft import Draft
-from pycolo.compiler._options import card_option, escaped, monitor_option, netdev_option
+from pycolo.compiler._options import (
+    card_option,
+    escaped,
+    monitor_option,
+    netdev_option,
+    secret_option,
+    throttling,
+)
 from pycolo.compiler.failover import claim_alone
 from pycolo.compiler.protect import join, widen
 from pycolo.conditions import (
@@ -29,10 +36,11 @@ from pycolo.conditions import (
     MigrationIs,
     RunStateIs,
 )
-from pycolo.model.disk import ReplicationDisk
+from pycolo.model.disk import THROUGH, ReplicationDisk
 from pycolo.model.filters import FilterChain
 from pycolo.model.node import Node
 from pycolo.model.pair import SERIAL_LOG, ColoPair
+from pycolo.qmp._base import QmpValue
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient, SocketServer
 from pycolo.qmp.commands import (
     BlockJobCancel,
@@ -86,6 +94,7 @@ def resume(draft: Draft, primary: str, secondary: str) -> None:
             mode="existing",
             format="raw",
             sync="full",
+            speed=disk.resync_bytes_per_s,
         )
         draft.execute(primary, mirror, WHY_RESUME)
     jobs = [(d, JobIs(node=primary, job=_job(d), statuses=("ready",))) for d in draft.pair.disks]
@@ -308,6 +317,7 @@ def launch_argv(
         place.qemu_binary,
         *_machine(pair, place, instance),
         *(word for chain in pair.chains for word in network(pair, place, chain)),
+        *(word for disk in pair.disks for word in _secret(place, disk)),
         *(word for disk in pair.disks for word in storage(place, disk)),
         *pair.machine.arguments,
         *(("-S",) if role == "primary" else ("-incoming", _incoming(pair, place))),
@@ -396,28 +406,60 @@ def _secondary_network(pair: ColoPair, node: Node, chain: FilterChain) -> Iterat
 
 def _quorum(disk: ReplicationDisk) -> str:
     head = f"if=ide,id={disk.names.quorum},driver=quorum"
-    return f"{head},read-pattern=fifo,vote-threshold=1"
+    through = ["cache.writeback=off"] if disk.cache in THROUGH else []
+    return ",".join([head, "read-pattern=fifo", "vote-threshold=1", *through, *throttling(disk)])
 
 
 def _primary_storage(node: Node, disk: ReplicationDisk) -> Iterator[str]:
-    image = escaped(node.image_path(disk.image))
-    local = f"children.0.file.filename={image},children.0.driver={disk.image_format}"
+    local = _image(node, disk, "children.0.")
     yield from ("-drive", f"{_quorum(disk)},{local}")
+
+
+def _secret(node: Node, disk: ReplicationDisk) -> tuple[str, ...]:
+    secret = topology.secret(node, disk)
+    return () if secret is None else ("-object", secret_option(secret))
+
+
+def _encryption(node: Node, disk: ReplicationDisk) -> str:
+    """What opens both overlays, where they are encrypted."""
+    secret = topology.secret(node, disk)
+    overlays = () if secret is None else ("file.encrypt", "file.backing.encrypt")
+    return "".join(f",{o}.format=luks,{o}.key-secret={disk.names.secret}" for o in overlays)
+
+
+def _image(node: Node, disk: ReplicationDisk, prefix: str) -> str:
+    """The image's options, the document's two first; those of QEMU's own choice are left out."""
+    options = topology.image(node, disk).to_qmp()
+    del options["node-name"]
+    flat = dict(_flat(options, prefix))
+    if flat[f"{prefix}file.driver"] == "file":
+        del flat[f"{prefix}file.driver"]
+    first = (f"{prefix}file.filename", f"{prefix}driver")
+    return ",".join(f"{key}={escaped(flat[key])}" for key in dict.fromkeys((*first, *flat)))
+
+
+def _flat(options: dict[str, QmpValue], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in options.items():
+        match value:
+            case dict():
+                yield from _flat(value, f"{prefix}{key}.")
+            case bool():
+                yield prefix + key, "on" if value else "off"
+            case _:
+                yield prefix + key, str(value)
 
 
 def _secondary_storage(node: Node, disk: ReplicationDisk) -> Iterator[str]:
     ids = disk.names
-    image, active, hidden = (
-        escaped(node.image_path(name))
-        for name in (disk.image, disk.active_image, disk.hidden_image)
-    )
-    parent = f"if=none,id={ids.parent},file.filename={image},driver={disk.image_format}"
+    paths = disk.paths(node)
+    active, hidden = escaped(paths["active_image"]), escaped(paths["hidden_image"])
+    parent = f"if=none,id={ids.parent},{_image(node, disk, '')}"
     yield from ("-drive", parent)
     replication = (
         f"if=none,id={ids.replication},driver=replication,mode=secondary,file.driver=qcow2,"
         f"top-id={ids.quorum},file.file.filename={active},"
         f"file.backing.driver=qcow2,file.backing.file.filename={hidden},"
-        f"file.backing.backing={ids.parent}"
+        f"file.backing.backing={ids.parent}{_encryption(node, disk)}"
     )
     yield from ("-drive", replication)
     yield from ("-drive", f"{_quorum(disk)},children.0={ids.replication}")

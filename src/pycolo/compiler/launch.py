@@ -13,19 +13,30 @@ from typing import Literal
 
 from pycolo import record, topology
 from pycolo.compiler._draft import Draft
-from pycolo.compiler._options import card_option, chardev_option, monitor_option, netdev_option
+from pycolo.compiler._options import (
+    card_option,
+    chardev_option,
+    disk_option,
+    monitor_option,
+    netdev_option,
+    secret_option,
+    throttled_option,
+)
 from pycolo.conditions import NotRunning, PeerDead
 from pycolo.errors import compile_error, undecided
 from pycolo.evidence import Victim
 from pycolo.features import Features
-from pycolo.model.disk import ReplicationDisk
+from pycolo.model.disk import ImageFormat, ReplicationDisk
 from pycolo.model.node import Node
 from pycolo.model.pair import SERIAL_LOG, ColoPair
 from pycolo.plan import CreateImage, LaunchQemu
 from pycolo.qmp._base import QmpRecord
+from pycolo.qmp.blockdevs import QuorumNode
 from pycolo.record import NOT_READ, PairRecord, UnreadRecord
 
 Role = Literal["primary", "secondary"]
+# To make an encrypted image, and to open one, takes seconds of computing (qemu-behaviour 20.4).
+ENCRYPTED_S = 60.0
 
 
 def launch_node(
@@ -45,16 +56,16 @@ def launch_node(
         given: The operator copied the secondary's images by hand.
     """
     place = draft.pair.node(node)
+    encrypted = [disk for disk in draft.pair.disks if topology.secret(place, disk) is not None]
+    limit_s = draft.timeouts.command_s + ENCRYPTED_S * len(encrypted)
     for action, what in images(place, draft.pair.disks, role, given=given):
         why = "made once, never overwritten (qemu-behaviour 5.2)"
-        draft.run_host(
-            node, "create-image", what, action, why=why, limit_s=draft.timeouts.command_s
-        )
+        draft.run_host(node, "create-image", what, action, why=why, limit_s=limit_s)
     own = draft.now.records.get(node)
     kept = own if role == "primary" and isinstance(own, PairRecord) else None
     started = LaunchQemu(role=role, instance=instance, argv=argv, record=kept)
     why = "both machines must be equal but for their role (qemu-behaviour 3.11)"
-    draft.run_host(node, "launch-qemu", role, started, why=why, limit_s=draft.timeouts.command_s)
+    draft.run_host(node, "launch-qemu", role, started, why=why, limit_s=limit_s)
 
 
 def check_not_running(draft: Draft, nodes: Iterable[str]) -> None:
@@ -174,7 +185,7 @@ def images(
     """The images that are made for a node, each with the name it goes by in addresses.
 
     None for a primary: its images hold the guest and are the operator's. For a secondary the
-    overlays, and the image that the first copy fills.
+    overlays, and the image that the first copy fills, where it is a file.
 
     Args:
         node: The node.
@@ -185,22 +196,34 @@ def images(
     if role == "primary":
         return
     for disk in disks:
-        if not given:
-            yield _create(node, disk, disk.image, disk.image_format), disk.names.parent
-        yield _create(node, disk, disk.active_image, "qcow2"), disk.names.active
-        yield _create(node, disk, disk.hidden_image, "qcow2"), disk.names.hidden
+        here, paths = disk.on(node.name), disk.paths(node)
+        # What is no file is not pycolo's to make: QEMU tells where it is missing.
+        if not given and here.driver == "file":
+            yield _create(node, disk, paths["image"], here.image_format), disk.names.parent
+        yield _create(node, disk, paths["active_image"], "qcow2"), disk.names.active
+        yield _create(node, disk, paths["hidden_image"], "qcow2"), disk.names.hidden
 
 
-def _create(
-    node: Node, disk: ReplicationDisk, name: str, image_format: Literal["qcow2", "raw"]
-) -> CreateImage:
-    path = node.image_path(name)
+def _create(node: Node, disk: ReplicationDisk, path: str, image_format: ImageFormat) -> CreateImage:
     return CreateImage(
         path=path,
         image_format=image_format,
         size_bytes=disk.size_bytes,
-        argv=(node.qemu_img_binary, "create", "-f", image_format, path, _size(disk.size_bytes)),
+        argv=(
+            *(node.qemu_img_binary, "create", "-f", image_format),
+            *_encryption(node, disk, image_format),
+            *(path, _size(disk.size_bytes)),
+        ),
     )
+
+
+def _encryption(node: Node, disk: ReplicationDisk, image_format: ImageFormat) -> tuple[str, ...]:
+    secret = topology.secret(node, disk)
+    if secret is None:
+        return ()
+    key = f"key-secret={secret.id}"
+    options = key if image_format == "luks" else f"encrypt.format=luks,encrypt.{key}"
+    return ("--object", secret_option(secret), "-o", options)
 
 
 def _size(size_bytes: int) -> str:
@@ -264,9 +287,15 @@ def _network(pair: ColoPair, node: Node, role: Role, features: Features) -> Iter
 def _storage(pair: ColoPair, node: Node, role: Role) -> Iterator[str]:
     for disk in pair.disks:
         blocks = topology.primary_blocks if role == "primary" else topology.secondary_blocks
+        secret = topology.secret(node, disk)
+        if secret is not None:
+            yield from ("-object", _json(secret))
         for block in blocks(node, disk):
-            yield from ("-blockdev", _json(block))
-        yield from ("-device", f"{disk.device},id={disk.names.device},drive={disk.names.quorum}")
+            if isinstance(block, QuorumNode) and disk.throttle is not None:
+                yield from ("-drive", throttled_option(disk, block))
+            else:
+                yield from ("-blockdev", _json(block))
+        yield from ("-device", disk_option(disk))
 
 
 def _json(value: QmpRecord) -> str:

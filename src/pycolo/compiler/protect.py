@@ -195,7 +195,7 @@ def _check_only_one(draft: Draft, secondary: str) -> None:
 def _check_images(draft: Draft, name: str) -> None:
     """Check that each disk is the image that is declared, and not that of another disk."""
     node, live = draft.pair.node(name), draft.live(name)
-    images = {node.image_path(disk.image): disk.names.parent for disk in draft.pair.disks}
+    images = {disk.paths(node)["image"]: disk.names.parent for disk in draft.pair.disks}
     for path, parent in images.items():
         shown = live.images.get(parent, path)
         if shown != path and shown in images:

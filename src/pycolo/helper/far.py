@@ -59,6 +59,9 @@ OWNER_SUFFIX = ".owner.json"
 # Far more images than any pair has; a folder with more is not read to its end.
 OWNERS_READ = 1000
 WIDER_THAN_OWNER = 0o077
+MOUNTS = "/proc/self/mountinfo"
+# Several hosts see the same files there, under the same source and inode.
+NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.glusterfs", "lustre")
 RAM_FILE_SYSTEMS = ("tmpfs", "ramfs", "devtmpfs")
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
@@ -121,22 +124,37 @@ def _check_state_dir(path: str) -> None:
         why = _distrust_parents(candidate)
         if why is not None:
             raise Refused(f"{why}: name a state_dir that is not")
-    kind = _file_system(folder)
+    kind, _ = _mounted(folder)
     if kind in RAM_FILE_SYSTEMS:
         why = f"{folder} is on {kind}, which a reboot empties: name a state_dir on a disk"
         raise Refused(why)
 
 
-def _file_system(folder: str) -> str:
-    """The type of the file system a folder is on; empty where it cannot be told."""
+def _mounted(folder: str, mounts: str = MOUNTS) -> tuple[str, str]:
+    """The type of the file system a folder is on, and its source; empty where it cannot be told."""
     found = os.stat(folder)
     device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-        for line in mounts:
+    with open(mounts, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
             before, _, after = line.partition(" - ")
             if before.split()[2] == device:
-                return after.split()[0]
-    return ""
+                kind, source = after.split()[:2]
+                return kind, source
+    return "", ""
+
+
+def place_of(folder: str, mounts: str = MOUNTS) -> str:
+    """What tells a folder from every other one, on whichever host.
+
+    Args:
+        folder: The folder.
+        mounts: What lists this host's file systems.
+    """
+    found = os.stat(folder)
+    kind, source = _mounted(folder, mounts)
+    if kind in NETWORK_FILE_SYSTEMS:
+        return f"{source} {found.st_ino}"
+    return f"{_machine()} {found.st_dev}:{found.st_ino}"
 
 
 # -- one file that is replaced as a whole --------------------------------------------------------
@@ -279,14 +297,13 @@ def observe(
 
     Returns:
         `record`, in base64, None for none; `unread`, why it must not be used, else None; `lost`,
-        how it is known that there was one, else None; `folder`, the machine, device and inode of
-        the image folder; `instance` and `how` of the QEMU that is known to run, empty for none.
+        how it is known that there was one, else None; `folder`, what tells the image folder
+        from every other one; `instance` and `how` of the QEMU that is known to run, empty for none.
     """
     answer: Answer = {"record": None, "unread": None, "lost": None, "folder": ""}
     answer.update(alive(process=process, monitors=monitors))
     try:
-        found = os.stat(image_folder)
-        answer["folder"] = f"{_machine()} {found.st_dev}:{found.st_ino}"
+        answer["folder"] = place_of(image_folder)
         # Where a disk is not mounted its folder is missing: that is an error, and no new pair.
         os.stat(os.path.dirname(record))
         data = _read(record)
@@ -1083,6 +1100,8 @@ def _same(path: str) -> str:
         found = os.stat(path)
     except OSError:
         return os.path.realpath(path)
+    if stat.S_ISBLK(found.st_mode):
+        return f"block device {found.st_rdev}"
     return f"{found.st_dev}:{found.st_ino}"
 
 

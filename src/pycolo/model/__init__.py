@@ -4,7 +4,7 @@ A declaration names hosts, images and cards; it never says who is primary. Every
 checked when a value is made, so everything right of this package may trust what it gets.
 """
 
-from pycolo.model.disk import DiskIds, ReplicationDisk
+from pycolo.model.disk import DiskIds, DiskOnNode, ReplicationDisk, Throttle
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
 from pycolo.model.node import Fence, Monitor, Node, Ssh, TcpMonitor, UnixMonitor
@@ -20,6 +20,7 @@ __all__ = (
     "ChainPorts",
     "ColoPair",
     "DiskIds",
+    "DiskOnNode",
     "Fence",
     "FilterChain",
     "Listener",
@@ -34,6 +35,7 @@ __all__ = (
     "Ssh",
     "Supervision",
     "TcpMonitor",
+    "Throttle",
     "Timeouts",
     "Tls",
     "UnixMonitor",

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+import posixpath
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeAlias, final
 
 import attrs
 
+from pycolo._mapping import read_only_mappings
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
+from pycolo.model.node import Node
+from pycolo.qmp.blockdevs import Aio, DetectZeroes, Discard
 
 SECTOR_BYTES = 512
 SIZE_MAX_BYTES = 2**63 - SECTOR_BYTES
+
+ImageFormat: TypeAlias = Literal["qcow2", "raw", "luks"]
+"What is in an image."
+Driver: TypeAlias = Literal["file", "host_device"]
+"What an image is for its host."
+Cache: TypeAlias = Literal["writeback", "writethrough", "none", "directsync", "unsafe"]
+"QEMU's names for the ways to use the host's cache."
+
+DIRECT: tuple[Cache, ...] = ("none", "directsync")
+"What goes past the host's page cache."
+RESYNC_MIN_BYTES_PER_S = 2**20
+"A slower copy would be taken for one that stands still."
+THROUGH: tuple[Cache, ...] = ("writethrough", "directsync")
+"What tells the guest that its disk has no cache of its own."
 
 
 @final
@@ -37,6 +56,10 @@ class DiskIds:
     "The primary's replication node, in dialect `doc` alone."
     device: str = attrs.field(validator=rules.Valid(rules.identifier))
     "The guest's disk device."
+    secret: str = attrs.field(validator=rules.Valid(rules.identifier))
+    "What opens an encrypted image."
+    throttle: str = attrs.field(validator=rules.Valid(rules.identifier))
+    "The group of the guest's limits, and the drive that they are set on."
 
     @classmethod
     def numbered(cls, n: int) -> DiskIds:
@@ -50,21 +73,131 @@ class DiskIds:
             nbd=f"nbd{n}",
             primary_replication=f"replication{n}",
             device=f"disk{n}",
+            secret=f"secret{n}",
+            throttle=f"throttle{n}",
         )
+
+
+LIMIT_MAX = 10**15
+_limit = rules.Valid(rules.Optional(rules.Whole(1, LIMIT_MAX)))
 
 
 @final
 @attrs.frozen(kw_only=True)
+class Throttle:
+    """How much the guest may read and write; copies to a new secondary are not held up by it.
+
+    A total goes with no limit for reads or writes of its kind.
+
+    Raises:
+        DeclarationError: A field breaks its rule; no object is made.
+    """
+
+    iops_total: int | None = attrs.field(default=None, validator=_limit)
+    "Operations per second."
+    iops_read: int | None = attrs.field(default=None, validator=_limit)
+    "Reads per second."
+    iops_write: int | None = attrs.field(default=None, validator=_limit)
+    "Writes per second."
+    bps_total: int | None = attrs.field(default=None, validator=_limit)
+    "Bytes per second."
+    bps_read: int | None = attrs.field(default=None, validator=_limit)
+    "Bytes read per second."
+    bps_write: int | None = attrs.field(default=None, validator=_limit)
+    "Bytes written per second."
+
+    def __attrs_post_init__(self) -> None:
+        given = self.limits()
+        if not given:
+            raise DeclarationError("Throttle", {}, "have one limit or more")
+        for name, value in given.items():
+            kind, _, what = name.partition("_")
+            if what != "total" and f"{kind}_total" in given:
+                rule = f"be absent where {kind}_total is given, which QEMU asks for"
+                raise DeclarationError(f"Throttle.{name}", value, rule)
+
+    def limits(self) -> dict[str, int]:
+        """Its limits that are not absent, by field."""
+        fields = (field.name for field in attrs.fields(Throttle))
+        return {name: value for name in fields if (value := getattr(self, name)) is not None}
+
+
+def _place(field: str, value: object) -> None:
+    """Check that a value is a file's name or its absolute path."""
+    rules.text(field, value)
+    text = str(value)
+    if text.endswith("/") or ("/" in text and not text.startswith("/")):
+        rule = "be a file name in the node's folder, or an absolute path"
+        raise DeclarationError(field, value, rule)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class DiskOnNode:
+    """What is different of a disk on one node; a key that is absent is as the disk has it.
+
+    Args:
+        image: See `ReplicationDisk.image`.
+        image_format: See `ReplicationDisk.image_format`.
+        driver: See `ReplicationDisk.driver`.
+        secret_file: See `ReplicationDisk.secret_file`.
+        active_image: See `ReplicationDisk.active_image`.
+        hidden_image: See `ReplicationDisk.hidden_image`.
+        cache: See `ReplicationDisk.cache`.
+        aio: See `ReplicationDisk.aio`.
+        discard: See `ReplicationDisk.discard`.
+        detect_zeroes: See `ReplicationDisk.detect_zeroes`.
+    """
+
+    image: str | None = None
+    image_format: ImageFormat | None = None
+    driver: Driver | None = None
+    secret_file: str | None = None
+    active_image: str | None = None
+    hidden_image: str | None = None
+    cache: Cache | None = None
+    aio: Aio | None = None
+    discard: Discard | None = None
+    detect_zeroes: DetectZeroes | None = None
+
+    def given(self) -> dict[str, object]:
+        """Its values that are not absent."""
+        fields = (field.name for field in attrs.fields(DiskOnNode))
+        return {name: value for name in fields if (value := getattr(self, name)) is not None}
+
+
+@final
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class ReplicationDisk:
     """A disk that both nodes hold and COLO keeps equal.
 
     Args:
         size_bytes: Virtual size, a multiple of 512; equal on both nodes (qemu-behaviour 5.2).
-        image: File name of the image in each node's image folder.
-        image_format: `qcow2` or `raw`.
-        active_image: File name of the secondary's active overlay (qcow2).
-        hidden_image: File name of the secondary's hidden overlay (qcow2).
+        image: The image: a file name in each node's image folder, or an absolute path. What it is
+            backed by, QEMU finds in it (qemu-behaviour 20.7).
+        image_format: `qcow2`, `raw` or `luks`, which is raw and encrypted.
+        driver: What the image is: `file`, or `host_device` for a block device of the host, which
+            must be there on both nodes (qemu-behaviour 20.1).
+        secret_file: Absolute path, on each node, of the file with what opens an encrypted image,
+            byte for byte; to be given for `luks`, and for a `qcow2` that is encrypted by LUKS. The
+            overlays are then encrypted by the same (qemu-behaviour 20.4).
+        active_image: The secondary's active overlay (qcow2): a file name in each node's overlay
+            folder, or an absolute path.
+        hidden_image: The secondary's hidden overlay (qcow2), likewise.
+        cache: How the image uses the host's cache, as QEMU names it: `writeback`, `none` (past the
+            page cache), `writethrough`, `directsync` or `unsafe`, which ignores the guest's
+            flushes. Whether the guest sees a write cache must be equal on all nodes.
+        aio: `threads`, `native`, which needs cache `none` or `directsync`, or `io_uring`; None
+            leaves it to QEMU (qemu-behaviour 20.3).
+        discard: `unmap` gives space back to the host; None leaves it to QEMU, which does not. A
+            guest's discards do not come through to the image (qemu-behaviour 20.2).
+        detect_zeroes: `on` finds zeroes among what is written, `unmap` also gives their space back
+            and needs discard `unmap`; None leaves it to QEMU, which does neither.
+        throttle: Limits of what the guest reads and writes; None for none (qemu-behaviour 20.5).
+        resync_bytes_per_s: How fast it is copied to a new secondary at most, in bytes per second,
+            from 1048576; a guest that writes more never gets one. None for no limit.
         device: QEMU's device model for the guest's disk.
+        nodes: Node name to what is different there.
         ids: QEMU's names for its parts; None takes the names of its place in the pair.
 
     Raises:
@@ -72,17 +205,43 @@ class ReplicationDisk:
     """
 
     size_bytes: int = attrs.field(validator=rules.Valid(rules.Whole(SECTOR_BYTES, SIZE_MAX_BYTES)))
-    image: str = attrs.field(default="primary.qcow2", validator=rules.Valid(rules.text))
-    image_format: Literal["qcow2", "raw"] = attrs.field(
-        default="qcow2", validator=rules.Valid(rules.one_of("qcow2", "raw"))
+    image: str = attrs.field(default="primary.qcow2", validator=rules.Valid(_place))
+    image_format: ImageFormat = attrs.field(
+        default="qcow2", validator=rules.Valid(rules.one_of("qcow2", "raw", "luks"))
     )
-    active_image: str = attrs.field(
-        default="secondary-active.qcow2", validator=rules.Valid(rules.text)
+    driver: Driver = attrs.field(
+        default="file", validator=rules.Valid(rules.one_of("file", "host_device"))
     )
-    hidden_image: str = attrs.field(
-        default="secondary-hidden.qcow2", validator=rules.Valid(rules.text)
+    secret_file: str | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
+    )
+    active_image: str = attrs.field(default="secondary-active.qcow2", validator=rules.Valid(_place))
+    hidden_image: str = attrs.field(default="secondary-hidden.qcow2", validator=rules.Valid(_place))
+    cache: Cache = attrs.field(
+        default="writeback",
+        validator=rules.Valid(
+            rules.one_of("writeback", "writethrough", "none", "directsync", "unsafe")
+        ),
+    )
+    aio: Aio | None = attrs.field(
+        default=None,
+        validator=rules.Valid(rules.Optional(rules.one_of("threads", "native", "io_uring"))),
+    )
+    discard: Discard | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.one_of("ignore", "unmap")))
+    )
+    detect_zeroes: DetectZeroes | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.one_of("off", "on", "unmap")))
+    )
+    throttle: Throttle | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.instance_of(Throttle)))
+    )
+    resync_bytes_per_s: int | None = attrs.field(
+        default=None,
+        validator=rules.Valid(rules.Optional(rules.Whole(RESYNC_MIN_BYTES_PER_S, SIZE_MAX_BYTES))),
     )
     device: str = attrs.field(default="ide-hd", validator=rules.Valid(rules.identifier))
+    nodes: Mapping[str, DiskOnNode] = attrs.field(factory=dict)
     ids: DiskIds | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.instance_of(DiskIds)))
     )
@@ -91,17 +250,64 @@ class ReplicationDisk:
         if self.size_bytes % SECTOR_BYTES:
             rule = f"be a multiple of {SECTOR_BYTES}"
             raise DeclarationError("ReplicationDisk.size_bytes", self.size_bytes, rule)
-        for name, file_name in self.images().items():
-            if "/" in file_name:
-                rule = "be a file name: the folder is the node's image_folder"
-                raise DeclarationError(f"ReplicationDisk.{name}", file_name, rule)
+        if self.driver != "file" and not self.image.startswith("/"):
+            rule = f"be an absolute path where driver is {self.driver}"
+            raise DeclarationError("ReplicationDisk.image", self.image, rule)
+        if self.image_format == "luks" and self.secret_file is None:
+            raise DeclarationError("ReplicationDisk.secret_file", None, "be given for luks")
+        if self.image_format == "raw" and self.secret_file is not None:
+            rule = "be absent for raw, which is not encrypted"
+            raise DeclarationError("ReplicationDisk.secret_file", self.secret_file, rule)
+        if self.aio == "native" and self.cache not in DIRECT:
+            rule = f"be given with cache {' or '.join(DIRECT)}, which QEMU asks for"
+            raise DeclarationError("ReplicationDisk.aio", self.aio, rule)
+        if self.detect_zeroes == "unmap" and self.discard != "unmap":
+            rule = "be given with discard unmap, which QEMU asks for"
+            raise DeclarationError("ReplicationDisk.detect_zeroes", self.detect_zeroes, rule)
         why = "each image is a file of its own"
         rules.distinct("ReplicationDisk", self.images().items(), why)
+        for name in self.nodes:
+            self._check_node(name)
+
+    def _check_node(self, name: str) -> None:
+        field = f"ReplicationDisk.nodes.{name}"
+        rules.instance_of(DiskOnNode)(field, self.nodes[name])
+        try:
+            cache = self.on(name).cache
+        except DeclarationError as error:
+            part = error.field.removeprefix("ReplicationDisk")
+            raise DeclarationError(f"{field}{part}", error.value, error.rule) from error
+        if (cache in THROUGH) != (self.cache in THROUGH):
+            rule = f"not differ from {self.cache} in whether the guest's disk has a write cache"
+            raise DeclarationError(f"{field}.cache", cache, rule)
+
+    def on(self, node: str) -> ReplicationDisk:
+        """The disk as it is on one node."""
+        if node not in self.nodes:
+            return self
+        changed: Callable[..., ReplicationDisk] = attrs.evolve
+        return changed(self, nodes={}, **self.nodes[node].given())
 
     def images(self) -> dict[str, str]:
-        """Its three file names, by field."""
+        """Its three images, by field."""
         names = {"image": self.image, "active_image": self.active_image}
         return {**names, "hidden_image": self.hidden_image}
+
+    def paths(self, node: Node) -> dict[str, str]:
+        """The paths of its three images on a node, by field."""
+        here = self.on(node.name)
+        overlays = {"active_image": here.active_image, "hidden_image": here.hidden_image}
+        return {
+            "image": node.image_path(here.image),
+            **{field: node.overlay_path(name) for field, name in overlays.items()},
+        }
+
+    @property
+    def stem(self) -> str:
+        """What files are named after that belong to its image."""
+        if self.driver == "file":
+            return posixpath.basename(self.image)
+        return self.image.strip("/").replace("/", "-")
 
     @property
     def names(self) -> DiskIds:

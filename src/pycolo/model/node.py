@@ -133,6 +133,10 @@ class Fence:
             raise DeclarationError("Fence.command", [], "name a program")
 
 
+def _in_folder(folder: str, name: str) -> str:
+    return name if name.startswith("/") else f"{folder.rstrip('/')}/{name}"
+
+
 def _fences(fences: Iterable[Fence]) -> tuple[Fence, ...]:
     return tuple(fences)
 
@@ -148,6 +152,8 @@ class Node:
         name: What plans, reports and the command line call it; an id in QEMU's sense.
         address: Host name or IP address at which the peer reaches it (replication traffic).
         image_folder: Absolute path of the folder with this node's images.
+        overlay_folder: Absolute path of the folder with its overlays, such as one in memory; by
+            default the image folder.
         listen_address: Address its listeners bind; by default `address`, so that nothing
             listens on networks other than the replication one.
         run_dir: Absolute path of this node's private run directory (made with mode 0700): monitor
@@ -170,6 +176,7 @@ class Node:
     name: str = attrs.field(validator=rules.Valid(rules.identifier))
     address: str = attrs.field(validator=rules.Valid(_host))
     image_folder: str = attrs.field(validator=rules.Valid(rules.absolute_path))
+    overlay_folder: str = attrs.field(validator=rules.Valid(rules.absolute_path))
     listen_address: str = attrs.field(validator=rules.Valid(_host))
     run_dir: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
@@ -197,6 +204,10 @@ class Node:
     @listen_address.default
     def _listen_where_the_peer_looks(self) -> str:
         return self.address
+
+    @overlay_folder.default
+    def _overlays_beside_the_images(self) -> str:
+        return self.image_folder
 
     @state_dir.default
     def _state_beside_the_images(self) -> str:
@@ -233,8 +244,12 @@ class Node:
         return (("control", self.control_monitor), ("observer", self.observer_monitor))
 
     def image_path(self, name: str) -> str:
-        """The path of one of this node's images."""
-        return f"{self.image_folder.rstrip('/')}/{name}"
+        """The path of one of this node's images: a name in its folder, or a path as it is."""
+        return _in_folder(self.image_folder, name)
+
+    def overlay_path(self, name: str) -> str:
+        """The path of one of this node's overlays: a name in its folder, or a path as it is."""
+        return _in_folder(self.overlay_folder, name)
 
     def run_path(self, name: str) -> str:
         """The path of something in this node's run directory.

@@ -20,6 +20,8 @@ from pycolo.model.tls import IDS, X509, Psk, Tls
 CHECKPOINTS_OFF_MS = 2**32 - 1
 # Leaves room for the ports of a hundred cards.
 BASE_MAX = 65000
+# What the kernel names after a device's own identity.
+ONE_DEVICE = "/dev/disk/by-id/"
 RUN_ROOT = "/run/pycolo"
 SERIAL_LOG = "serial.log"
 QEMU_LOG = "qemu.stderr"
@@ -188,6 +190,7 @@ class ColoPair:
         self._check_nodes()
         self._check_chains()
         self._check_tls()
+        self._check_disks()
         self._check_ids()
         self._check_ports()
         self._check_sockets()
@@ -256,18 +259,22 @@ class ColoPair:
     def owner_paths(self, name: str) -> tuple[str, ...]:
         """The owner files of a node's images, as paths on its host; without disks, a single one.
 
-        Each lies beside its image and names the pair, the node and the path of the record. By it
-        pycolo finds that an image belongs to another node, or has its record in another place.
+        Each lies beside its image, that of a block device in the image folder. It names the pair,
+        the node and the path of the record. By it pycolo finds that an image belongs to another
+        node, or has its record in another place.
 
         Raises:
             DeclarationError: There is no such node.
         """
         node = self.node(name)
-        stems = [disk.image for disk in self.disks] or [f"{self.name}.{name}"]
+        disks = [disk.on(name) for disk in self.disks]
+        # No file can be made beside a device for good.
+        stems = [disk.image if disk.driver == "file" else disk.stem for disk in disks]
+        stems = stems or [f"{self.name}.{name}"]
         return tuple(node.image_path(f"{stem}.owner.json") for stem in stems)
 
     def _state_path(self, name: str, what: str) -> str:
-        stem = self.disks[0].image if self.disks else f"{self.name}.{name}"
+        stem = self.disks[0].on(name).stem if self.disks else f"{self.name}.{name}"
         return self.node(name).state_path(f"{stem}.{what}")
 
     def peer_of(self, name: str) -> Node:
@@ -315,13 +322,11 @@ class ColoPair:
             rules.distinct("ColoPair", folders, why)
 
     def _check_chains(self) -> None:
-        known = [node.name for _, node in self._places()]
         for n, chain in enumerate(self.chains):
             for name, netdev in chain.netdevs.items():
                 field = f"ColoPair.chains[{n}].netdevs.{name}"
                 rules.instance_of(Netdev)(field, netdev)
-                if name not in known:
-                    raise DeclarationError(field, name, f"be for one of {', '.join(known)}")
+                self._check_known(field, name)
         macs = [(f"chains[{n}].mac", c.mac.lower()) for n, c in enumerate(self.chains) if c.mac]
         rules.distinct("ColoPair", macs, "each card has an address of its own")
 
@@ -331,6 +336,23 @@ class ColoPair:
             if name not in known:
                 field = f"ColoPair.tls.folders.{name}"
                 raise DeclarationError(field, name, f"be for one of {', '.join(known)}")
+
+    def _check_disks(self) -> None:
+        for n, disk in enumerate(self.disks):
+            for name in disk.nodes:
+                self._check_known(f"ColoPair.disks[{n}].nodes.{name}", name)
+        shared = [
+            (f"{place}.disks[{n}].image", path)
+            for place, node in self._places()
+            for n, disk in enumerate(self.disks)
+            if (path := normal(disk.on(node.name).image)).startswith(ONE_DEVICE)
+        ]
+        why = "it is one device for all hosts, and QEMU does not protect it from another host"
+        rules.distinct("ColoPair", shared, why)
+
+    def _check_known(self, field: str, name: str) -> None:
+        if name not in self.names:
+            raise DeclarationError(field, name, f"be for one of {', '.join(self.names)}")
 
     def _check_ids(self) -> None:
         rules.distinct("ColoPair", self._ids(), "an id is used once")
@@ -425,9 +447,9 @@ class ColoPair:
         """
         node = self.node(name)
         images = [
-            (f"disks[{n}].{kind}", node.image_path(file_name))
+            (f"disks[{n}].{kind}", path)
             for n, disk in enumerate(self.disks)
-            for kind, file_name in disk.images().items()
+            for kind, path in disk.paths(node).items()
         ]
         monitors = [(kind, m.path) for kind, m in node.monitors if isinstance(m, UnixMonitor)]
         sockets = [

@@ -15,10 +15,15 @@ from pycolo.qmp._base import Null, QmpRecord
 from pycolo.qmp.chardevs import SocketAddress
 
 __all__ = [
+    "Aio",
     "BlockNode",
+    "CacheOptions",
     "DetectZeroes",
     "Discard",
     "FileNode",
+    "HostDeviceNode",
+    "LuksEncryption",
+    "LuksNode",
     "NbdNode",
     "Qcow2Node",
     "QuorumNode",
@@ -26,6 +31,9 @@ __all__ = [
     "ReplicationMode",
     "ReplicationNode",
 ]
+
+Aio: TypeAlias = Literal["threads", "native", "io_uring"]
+"""How a node reads and writes without waiting."""
 
 DetectZeroes: TypeAlias = Literal["off", "on", "unmap"]
 """What a node does with a write of zeroes."""
@@ -35,6 +43,17 @@ Discard: TypeAlias = Literal["ignore", "unmap"]
 
 ReplicationMode: TypeAlias = Literal["primary", "secondary"]
 """Which side of a pair a replication node serves."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class CacheOptions(QmpRecord):
+    """How a node uses the host's cache; the nodes that are made with it, below it, do the same."""
+
+    direct: bool | None = None
+    """Whether it goes past the host's page cache."""
+    no_flush: bool | None = None
+    """Whether it ignores flushes."""
 
 
 @final
@@ -50,8 +69,29 @@ class FileNode(QmpRecord):
     """Whether it refuses writes."""
     discard: Discard | None = None
     """``ignore`` if absent."""
+    aio: Aio | None = None
+    """``threads`` if absent."""
     filename: str
     """The file's path, as the QEMU process sees it."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class HostDeviceNode(QmpRecord):
+    """A block device of the host."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "host_device"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    read_only: bool | None = None
+    """Whether it refuses writes."""
+    discard: Discard | None = None
+    """``ignore`` if absent."""
+    aio: Aio | None = None
+    """``threads`` if absent."""
+    filename: str
+    """The device's path, as the QEMU process sees it."""
 
 
 @final
@@ -84,6 +124,17 @@ class NbdNode(QmpRecord):
 
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
+class LuksEncryption(QmpRecord):
+    """The encryption inside a qcow2 image."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("format", "luks"),)
+
+    key_secret: str
+    """The id of the secret that opens it."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class Qcow2Node(QmpRecord):
     """An image in the qcow2 format."""
 
@@ -93,10 +144,14 @@ class Qcow2Node(QmpRecord):
     """The node's name; QEMU makes one up if absent."""
     read_only: bool | None = None
     """Whether it refuses writes."""
+    cache: CacheOptions | None = None
+    """By the host's page cache, and with flushes, if absent."""
     detect_zeroes: DetectZeroes | None = None
     """``off`` if absent."""
     discard: Discard | None = None
     """``ignore`` if absent."""
+    encrypt: LuksEncryption | None = None
+    """How it is encrypted, where it is."""
     file: BlockNode | str
     """The image's file."""
     backing: BlockNode | str | Null | None = None
@@ -114,10 +169,35 @@ class RawNode(QmpRecord):
     """The node's name; QEMU makes one up if absent."""
     read_only: bool | None = None
     """Whether it refuses writes."""
+    cache: CacheOptions | None = None
+    """By the host's page cache, and with flushes, if absent."""
     detect_zeroes: DetectZeroes | None = None
     """``off`` if absent."""
     discard: Discard | None = None
     """``ignore`` if absent."""
+    file: BlockNode | str
+    """The image's file."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class LuksNode(QmpRecord):
+    """An image that is encrypted as a whole."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "luks"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    read_only: bool | None = None
+    """Whether it refuses writes."""
+    cache: CacheOptions | None = None
+    """By the host's page cache, and with flushes, if absent."""
+    detect_zeroes: DetectZeroes | None = None
+    """``off`` if absent."""
+    discard: Discard | None = None
+    """``ignore`` if absent."""
+    key_secret: str
+    """The id of the secret that opens it."""
     file: BlockNode | str
     """The image's file."""
 
@@ -171,5 +251,14 @@ class QuorumNode(QmpRecord):
             )
 
 
-BlockNode: TypeAlias = QuorumNode | ReplicationNode | NbdNode | Qcow2Node | RawNode | FileNode
+BlockNode: TypeAlias = (
+    QuorumNode
+    | ReplicationNode
+    | NbdNode
+    | Qcow2Node
+    | RawNode
+    | LuksNode
+    | FileNode
+    | HostDeviceNode
+)
 """What blockdev-add can make; a closed union."""

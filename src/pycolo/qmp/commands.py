@@ -635,6 +635,8 @@ class DriveMirror(_Acknowledged):
     """The target's format."""
     sync: Literal["top", "full", "none"]
     """What to copy at first; ``full`` is everything."""
+    speed: int | None = None
+    """Bytes per second at most; without a limit if absent."""
     auto_dismiss: bool | None = None
     """Whether the job vanishes when it ends; if not, it stays as ``concluded`` (qemu-behaviour
     18.5)."""
@@ -663,6 +665,8 @@ class BlockdevMirror(_Acknowledged):
     """The name of the node to copy to."""
     sync: Literal["top", "full", "none"]
     """What to copy at first; ``full`` is everything."""
+    speed: int | None = None
+    """Bytes per second at most; without a limit if absent."""
     auto_dismiss: bool | None = None
     """Whether the job vanishes when it ends; if not, it stays as ``concluded`` (qemu-behaviour
     18.5)."""

@@ -22,6 +22,7 @@ __all__ = [
     "IoThread",
     "ProxyObject",
     "QomObject",
+    "Secret",
     "TlsCredsPsk",
     "TlsCredsX509",
     "TlsEndpoint",
@@ -215,6 +216,19 @@ class IoThread(QmpRecord):
 
     id: str
     """The object's id."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class Secret(QmpRecord):
+    """What opens an encrypted image, of a command line alone: QEMU keeps what it reads from it."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "secret"),)
+
+    id: str
+    """The object's id."""
+    file: str
+    """The path of the file whose content it is, byte for byte."""
 
 
 TlsEndpoint: TypeAlias = Literal["client", "server"]

@@ -121,14 +121,14 @@ def _side(pair: ColoPair, side: _Side) -> Iterator[str]:
 
 
 def _disk(side: _Side, disk: ReplicationDisk) -> Iterator[str]:
-    i = disk.names
+    i, here = disk.names, disk.on(side.name)
     kinds = {
         i.device: disk.device,
         i.quorum: "quorum",
         i.replication: "replication",
-        i.active: f"active: {disk.active_image}",
-        i.hidden: f"hidden: {disk.hidden_image}",
-        i.parent: f"image: {disk.image}",
+        i.active: f"active: {here.active_image}",
+        i.hidden: f"hidden: {here.hidden_image}",
+        i.parent: f"image: {here.image}",
         i.nbd: "nbd client",
         i.primary_replication: "replication",
     }

@@ -10,6 +10,8 @@ from pycolo.qmp._base import QmpValue
 from pycolo.qmp.blockdevs import (
     BlockNode,
     FileNode,
+    HostDeviceNode,
+    LuksNode,
     NbdNode,
     Qcow2Node,
     QuorumNode,
@@ -288,6 +290,8 @@ def _filename(qemu: Process, name: str) -> str:
 
 _DRIVERS: Final[dict[type[BlockNode], str]] = {
     FileNode: "file",
+    HostDeviceNode: "host_device",
+    LuksNode: "luks",
     NbdNode: "nbd",
     Qcow2Node: "qcow2",
     RawNode: "raw",
@@ -321,18 +325,18 @@ class _Graph:
                     self.edges.append((name, child.name, child.node))
             case ReplicationNode():
                 self._replication(name)
-            case Qcow2Node(file=FileNode(), backing=backing):
-                self._file(name)
+            case Qcow2Node(file=FileNode() | HostDeviceNode() as file, backing=backing):
+                self._file(name, file)
                 if isinstance(backing, str):
                     self.edges.append((name, "backing", backing))
-            case RawNode():
-                self._file(name)
+            case RawNode(file=file) | LuksNode(file=file) if not isinstance(file, str):
+                self._file(name, file)
             case _:
                 pass
 
-    def _file(self, name: str) -> None:
+    def _file(self, name: str, block: BlockNode) -> None:
         file = f"#block{len(self.drivers):03}"
-        self.drivers[file] = "file"
+        self.drivers[file] = _DRIVERS[type(block)]
         self.edges.append((name, "file", file))
 
     def _replication(self, name: str) -> None:

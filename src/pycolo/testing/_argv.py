@@ -45,20 +45,33 @@ def read(argv: Sequence[str]) -> CommandLine:
         ValueError: It has an option in a form that pycolo does not write.
     """
     options = list(_options(argv[1:]))
+    throttled = [_parts(text) for text in _all(options, "drive")]
     return CommandLine(
         name=_one(options, "name").removeprefix("guest="),
         accelerator=_one(options, "accel"),
         incoming="defer" in _all(options, "incoming"),
         monitors=tuple(_monitor(text) for text in _all(options, "qmp")),
         netdevs=tuple(_parts(text)["id"] for text in _all(options, "netdev")),
-        drives=dict(_drives(_all(options, "device"))),
+        drives=dict(_drives(_all(options, "device"), {t["id"]: t["node-name"] for t in throttled})),
         chardevs=tuple(_chardev(text) for text in _all(options, "chardev")),
-        blocks=tuple(
-            BlockdevAdd.from_arguments(json.loads(text)).node for text in _all(options, "blockdev")
+        blocks=(
+            *(BlockdevAdd.from_arguments(json.loads(t)).node for t in _all(options, "blockdev")),
+            *map(_quorum, throttled),
         ),
         objects=tuple(
-            ObjectAdd.from_arguments(json.loads(text)).object for text in _all(options, "object")
+            ObjectAdd.from_arguments(members).object
+            for members in map(json.loads, _all(options, "object"))
+            if members["qom-type"] != "secret"
         ),
+    )
+
+
+def _quorum(parts: Mapping[str, str]) -> QuorumNode:
+    children = tuple(value for name, value in parts.items() if name.startswith("children."))
+    return QuorumNode(
+        node_name=parts["node-name"],
+        vote_threshold=int(parts["vote-threshold"]),
+        children=children,
     )
 
 
@@ -69,11 +82,12 @@ def _options(arguments: Sequence[str]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     rest = iter(arguments)
     for option in rest:
-        if option == "-drive":
-            raise ValueError("FakeQemu plays the command lines of dialect auto: no -drive")
         if option in _FLAGS or not option.startswith("-"):
             continue
-        found.append((option.removeprefix("-"), next(rest, "")))
+        value = next(rest, "")
+        if option == "-drive" and "throttling." not in value:
+            raise ValueError("FakeQemu plays the command lines of dialect auto: no plain -drive")
+        found.append((option.removeprefix("-"), value))
     return found
 
 
@@ -104,9 +118,10 @@ def _monitor(text: str) -> Monitor:
     return TcpMonitor(host=host, port=int(port))
 
 
-def _drives(devices: Sequence[str]) -> list[tuple[str, str]]:
+def _drives(devices: Sequence[str], nodes: Mapping[str, str]) -> list[tuple[str, str]]:
     parts = [_parts(text) for text in devices]
-    return [(part["id"], part["drive"]) for part in parts if "drive" in part]
+    drives = [(part["id"], part["drive"]) for part in parts if "drive" in part]
+    return [(device, nodes.get(drive, drive)) for device, drive in drives]
 
 
 def _chardev(text: str) -> ChardevAdd:

@@ -66,7 +66,7 @@ class World(Fleet):
         """Put the guest's images on a node's host: what an operator does before the first start."""
         place = pair.node(node)
         for disk in pair.disks:
-            self.create_image(place, place.image_path(disk.image), disk.size_bytes)
+            self.create_image(place, disk.paths(place)["image"], disk.size_bytes)
 
     def host(self, node: str) -> FakeHost:
         """The host of a node."""
