@@ -72,7 +72,7 @@ class SshHost:
         self._ssh: Final = node.ssh
         self._address: Final = node.ssh.address or node.address
         self._link: _Link | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[_Link] | None = None
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
         """See `Host`."""
@@ -132,6 +132,12 @@ class SshHost:
 
     async def aclose(self) -> None:
         """See `Host`."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait((self._opening,))
+        await self._close()
+
+    async def _close(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             await link.aclose()
@@ -141,11 +147,24 @@ class SshHost:
         return await link.ask(name, request, limit_s + GRACE_S)
 
     async def _linked(self) -> _Link:
-        async with self._opening:
-            if self._link is None or self._link.lost is not None:
-                await self.aclose()
-                self._link = await self._open()
+        if self._link is not None and self._link.lost is None:
             return self._link
+        if self._opening is None:
+            # One attempt for all who wait: each with one of its own would wait for the others'.
+            self._opening = asyncio.create_task(self._reopen())
+            self._opening.add_done_callback(self._opened)
+        return await asyncio.shield(self._opening)
+
+    def _opened(self, opening: asyncio.Task[_Link]) -> None:
+        self._opening = None
+        if not opening.cancelled():
+            # Nobody may wait for it any more.
+            opening.exception()
+
+    async def _reopen(self) -> _Link:
+        await self._close()
+        self._link = await self._open()
+        return self._link
 
     async def _open(self) -> _Link:
         where = f"{self._ssh.user}@{self._address}, port {self._ssh.port}"
