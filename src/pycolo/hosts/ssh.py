@@ -31,6 +31,8 @@ from pycolo.qmp.replies import Version
 from pycolo.record import Change
 
 OPEN_S: Final = 5.0
+# How long after an attempt to connect none is made: who asks again at once would wait in vain.
+AGAIN_S: Final = 1.0
 KEEPALIVE_S: Final = 0.5
 KEEPALIVES: Final = 2
 # How much later than at its limit an answer may still come.
@@ -73,6 +75,7 @@ class SshHost:
         self._address: Final = node.ssh.address or node.address
         self._link: _Link | None = None
         self._opening: asyncio.Task[_Link] | None = None
+        self._failed: tuple[str, float] | None = None
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
         """See `Host`."""
@@ -149,6 +152,9 @@ class SshHost:
     async def _linked(self) -> _Link:
         if self._link is not None and self._link.lost is None:
             return self._link
+        now_s = asyncio.get_running_loop().time()
+        if self._failed is not None and now_s < self._failed[1] + AGAIN_S:
+            raise requests.OutOfReach(self._failed[0])
         if self._opening is None:
             # One attempt for all who wait: each with one of its own would wait for the others'.
             self._opening = asyncio.create_task(self._reopen())
@@ -163,7 +169,11 @@ class SshHost:
 
     async def _reopen(self) -> _Link:
         await self._close()
-        self._link = await self._open()
+        try:
+            self._link = await self._open()
+        except requests.OutOfReach as error:
+            self._failed = str(error), asyncio.get_running_loop().time()
+            raise
         return self._link
 
     async def _open(self) -> _Link:
