@@ -128,6 +128,20 @@ def test_who_lacks_writes_does_not_continue_by_itself(node: str, seen: Observati
     )
 
 
+def test_a_holder_that_has_every_write_is_booted() -> None:
+    """Both QEMUs have ended, and the secondary lacked writes: it needs nobody's decision."""
+    end = attrs.evolve(END, node="alpha", instance=ALPHA)
+    ended = attrs.evolve(SECONDARY, qemu="none", replication_lost=True, evidence=end)
+    assert ("own-ended", ("say-exit", "tell")) == _answer("beta", ended)
+    ended = attrs.evolve(IN_COLO, qemu="none", replication_lost=True, evidence=END)
+    assert ("both-ended", ("boot",)) == _answer("alpha", ended)
+
+
+def _answer(node: str, seen: Observation) -> tuple[str, tuple[str, ...]]:
+    decision = _at(node, seen, 10.0)
+    return decision.event, decision.actions
+
+
 def test_evidence_about_another_qemu_is_none() -> None:
     """An older QEMU of the peer has ended, or one of a node that left the pair."""
     older = attrs.evolve(END, instance=instance_of("shop-db", "beta", 0))

@@ -66,7 +66,7 @@ async def kept(life: Pair, store: Store) -> AsyncGenerator[Watched]:
     finally:
         following.cancel()
         # Shown where the test fails.
-        for event in watched.events[-80:]:
+        for event in watched.events[-200:]:
             _LOG.info("%s %s %s: %s", event.when, event.node, event.kind, event.text)
 
 
@@ -254,6 +254,29 @@ def test_guest_that_shuts_down_stays_down(tmp_path: Path, first: str) -> None:
         assert "stopped" == watched.store.read(life.pair.name).want
         watched.store.want(life.pair.name, "protected")
         await protected(watched, len(watched.events))
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("later_s", [0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.5])
+def test_guest_is_booted_as_soon_as_it_is_wanted_again(tmp_path: Path, later_s: float) -> None:
+    """However soon after its end, and though its last writes did not reach the secondary."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        for name in ("beta", "alpha"):
+            qemu = life.world.qemu(name)
+            qemu.event("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
+            if name == "alpha":
+                lost = {"node-name": life.pair.disks[0].names.nbd, "type": "write"}
+                qemu.event("QUORUM_REPORT_BAD", {**lost, "sector-num": 1, "sectors-count": 1})
+            end(qemu, 0)
+        await watched.until("stopped is wanted", since=count)
+        await time_passes(later_s)
+        watched.store.want(life.pair.name, "protected")
+        began_s = life.world.now_s
+        await protected(watched, len(watched.events))
+        assert life.world.now_s - began_s < 10.0
 
     play(tmp_path, scenario)
 

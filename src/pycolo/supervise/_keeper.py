@@ -135,7 +135,7 @@ class Keeper:
             assume_good=assume_good,
             hear=self._hear,
         )
-        self._wish = Wish()
+        self._wish = self._pursued = Wish()
         self._is_wish_known = False
         self._claim_since: tuple[str, float] | None = None
         self._asked: dict[str, int] = {}
@@ -625,6 +625,7 @@ class Keeper:
             return False
         if self._now_s() < self._due_s:
             return False
+        self._pursued = self._wish
         if self._authority.drives(self._record):
             self._work = self._task(self._controller.reconcile())
         else:
@@ -667,6 +668,9 @@ class Keeper:
             return
         if not found.is_overtaken:
             self._conclude(found, failed=failed)
+        if self._pursued != self._wish:
+            # It brought about what was wanted before.
+            self._due_s = now_s
 
     def _conclude(self, found: Round, *, failed: bool) -> None:
         """Tell what came of a round, and say when the next one is due."""

@@ -181,7 +181,10 @@ def _excludes(
     # Who lacks writes cannot continue without its peer, and must be able to hand over to it.
     peer_lost = _peer_ended(node, record, seen) or seen.peer_shutdown
     peer_lost = peer_lost or (seen.disk_failed and seen.replication_lost)
-    return seen.qemu == "alone" or (peer_lost and _lacks_writes(node, record, seen))
+    # Where the secondary has ended too, the holder is booted: it has every write.
+    is_over = seen.qemu == "none" and record.holder != node
+    lacks = _lacks_writes(node, record, seen) and not is_over
+    return seen.qemu == "alone" or (peer_lost and lacks)
 
 
 def _peer_ended(node: str, record: PairRecord, seen: Observation) -> bool:
