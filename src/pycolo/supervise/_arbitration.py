@@ -338,11 +338,12 @@ class Arbitration(Authority):
             CommandUnknown: It is not known whether the arbiter has it.
         """
         held = self._held
+        shared = None if held is None else held.shared
+        if shared is not None and _same(shared.record, record):
+            # The arbiter has it already.
+            return
         if held is None or self._is_lost:
             raise HostRefused(node, _WRITE, "the arbiter gives no answer")
-        shared = held.shared
-        if shared is not None and _same(shared.record, record):
-            return
         refusal = self._refusal(shared, record)
         if refusal is not None:
             raise HostRefused(node, _WRITE, refusal)

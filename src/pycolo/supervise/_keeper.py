@@ -711,7 +711,9 @@ class Keeper:
         """When to do something about a step again that has failed."""
         declared = self.pair.supervision
         joins = isinstance(step, Act) and step.plan.procedure in JOINING
-        if not joins and not isinstance(step, Launch):
+        is_try = joins or isinstance(step, Launch)
+        if not is_try or self._authority.is_lost:
+            # Without an arbiter nothing was tried.
             return now_s + declared.retry_s
         self._tries = self._tries.failed(now_s)
         if self._tries.are_spent:
