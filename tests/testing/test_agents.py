@@ -6,7 +6,7 @@ import asyncio
 
 import attrs
 import pytest
-from tests.testing.agents import Agents, Network, play, started
+from tests.testing.agents import NODES, Agents, Network, play, started
 from tests.testing.test_controller import write
 from tests.testing.test_supervisor import serves
 from tests.testing.testbed import FakePair, declared, in_world, time_passes
@@ -212,5 +212,23 @@ def test_what_is_wanted_is_in_the_arbiter() -> None:
             while life.world.running:
                 await time_passes(1.0)
         assert "stopped" == (await read_wish(arbiter, "colo", limit_s=1.0)).want
+
+    play(scenario)
+
+
+def test_outage_of_the_arbiter_spends_no_tries() -> None:
+    """A resync that waits for the arbiter for a minute is done when it answers again."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        await agents.until("following", node="beta")
+        for node in NODES:
+            network.arbiter.cut(node)
+        await time_passes(60.0)
+        for node in NODES:
+            network.arbiter.heal(node)
+        since_s = life.world.now_s
+        await agents.protected()
+        assert life.world.now_s - since_s < 60.0
+        assert not [e.text for _, e in agents.events if "within an hour" in e.text]
 
     play(scenario)
