@@ -27,7 +27,7 @@ from pycolo.evidence import Evidence, Victim, instance_of
 from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
 from pycolo.observers import Observer, Several
-from pycolo.plan import Options, Plan, StopQemu
+from pycolo.plan import Options, Plan, Procedure, StopQemu
 from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.qmp.replies import Version
 from pycolo.reconcile import (
@@ -68,6 +68,17 @@ class Round:
     "Why the step was not done, as a sentence without a full stop; empty where it was."
     is_overtaken: bool = False
     "It was not done since something else came first: look again, nothing has failed."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Compiled:
+    """A plan for `PairController.execute`."""
+
+    plan: Plan
+    "What to do."
+    since: int
+    "How many executions there had been when it was compiled."
 
 
 @final
@@ -182,6 +193,28 @@ class PairController:
         """Read the pair as a whole, and do nothing about what is found."""
         async with self._rounds:
             return await self._look()
+
+    async def look_aside(self) -> Snapshot:
+        """Read the pair as a whole over the observer monitors, and leave every monitor free.
+
+        The sessions to the control monitors are closed before, so that another program can act on
+        the pair. What was armed or compiled before is not executed any more.
+        """
+        async with self._rounds, self._acting:
+            self._executions += 1
+            self._armed = {}
+            await self.aclose()
+            async with contextlib.AsyncExitStack() as stack:
+                names = self.pair.names
+                found = await asyncio.gather(*(self._seen_aside(name) for name in names))
+                for session in (one for one in found if isinstance(one, Session)):
+                    await stack.enter_async_context(session)
+                known = dict(zip(names, found, strict=True))
+                self._looked_at = -math.inf
+                self._snapshot = await probe(
+                    known, pair=self.pair, hosts=self._hosts, limit_s=HOST_S
+                )
+            return self._snapshot
 
     async def reach(self, node: str, *, limit_s: float) -> Session | None:
         """The session to a node's QEMU, opened anew where it was lost.
@@ -309,11 +342,8 @@ class PairController:
             writes, or another plan was executed meanwhile. Then `reconcile` says what is next.
         """
         node = evidence.node
-        if self._instances.get(node, evidence.instance) != evidence.instance:
-            # It is about a QEMU of before, and says nothing of this one.
+        if not self.note(evidence):
             return None
-        self._dead[node] = evidence
-        self._changed.set()
         if self._current is not None and _joins(Act(plan=self._current[0])):
             self._current[1].cancel()
         plan = self._armed_for(evidence)
@@ -324,6 +354,48 @@ class PairController:
             # is not let go: a resync that was cancelled may not have ended yet.
             await session.aclose()
         return report
+
+    def note(self, evidence: Evidence) -> bool:
+        """Take note that a QEMU has ended, for the plans from now on; nothing is done about it.
+
+        Returns:
+            Whether it says something: not if it is about a QEMU that ran on the node before.
+        """
+        node = evidence.node
+        if self._instances.get(node, evidence.instance) != evidence.instance:
+            return False
+        self._dead[node] = evidence
+        self._changed.set()
+        return True
+
+    async def compile(self, procedure: Procedure, options: Options) -> Compiled:
+        """Compile a procedure from what is live, for `execute`.
+
+        Args:
+            procedure: What to do; none that launches a QEMU.
+            options: What it is asked for besides the pair.
+
+        Raises:
+            RefusedError: No safe way leads there, or a person must decide.
+        """
+        options = attrs.evolve(options, assume_good=self._assume_good)
+        async with self._rounds:
+            since = self._executions
+            snapshot = await self._look()
+        plan = compiler.compile_plan(procedure, self.pair, snapshot, options)
+        return Compiled(plan=plan, since=since)
+
+    async def execute(self, compiled: Compiled, observer: Observer | None = None) -> Report | None:
+        """Execute a plan that `compile` gave.
+
+        Args:
+            compiled: The plan.
+            observer: Is called with what happens, besides the controller's own.
+
+        Returns:
+            What came of it; None if another plan was executed since it was compiled.
+        """
+        return await self._execute(compiled.plan, compiled.since, observer)
 
     async def converge(self, approve: Callable[[Plan], Awaitable[bool]]) -> Report | None:
         """Remove what differs from the declaration, once the caller has approved the plan.
@@ -337,14 +409,10 @@ class PairController:
         Raises:
             RefusedError: No safe way leads there.
         """
-        options = Options(assume_good=self._assume_good)
-        async with self._rounds:
-            since = self._executions
-            snapshot = await self._look()
-        plan = compiler.compile_plan("converge", self.pair, snapshot, options)
-        if not plan.acts or not await approve(plan):
+        compiled = await self.compile("converge", Options())
+        if not compiled.plan.acts or not await approve(compiled.plan):
             return None
-        return await self._execute(plan, since)
+        return await self.execute(compiled)
 
     # -- looking
 
@@ -415,7 +483,11 @@ class PairController:
         session = self._sessions.get(name)
         if session is not None and not session.closed:
             return session
-        found, evidence = await self._connected(name, limit_s), self._dead.get(name)
+        return self._by_evidence(name, await self._connected(name, limit_s))
+
+    def _by_evidence(self, name: str, found: Session | NodeState) -> Session | NodeState:
+        """What is found, or the evidence that the QEMU which does not answer has ended."""
+        evidence = self._dead.get(name)
         if evidence is not None and not isinstance(found, Session):
             return Dead(evidence=evidence)
         # Something answers: somebody else has launched it, or the evidence was false.
@@ -443,6 +515,19 @@ class PairController:
             session.begin_generation()
         self._instances[name] = instance
         return session
+
+    async def _seen_aside(self, name: str) -> Session | NodeState:
+        """A session to a node's observer monitor, or what is known of the node otherwise."""
+        monitor, way = self.pair.node(name).observer_monitor, self._hosts[name].connect
+        try:
+            found = await Session.connect(
+                name, monitor, limit_s=CONNECT_S, connector=way, schemas=self._schemas
+            )
+        except (Busy, UnresponsiveError) as error:
+            return self._by_evidence(name, Unresponsive(why=str(error), oob=False))
+        except RemoteError as error:
+            return self._by_evidence(name, Unreachable(why=str(error)))
+        return self._by_evidence(name, found)
 
     async def _opened(self, name: str, limit_s: float) -> Session:
         """A session anew, which keeps what the one before has latched."""
@@ -579,21 +664,23 @@ class PairController:
         links = {disk.names.nbd for disk in self.pair.disks}
         return session is not None and not links.issuperset(session.latched.quorum_bad)
 
-    async def _execute(self, plan: Plan, since: int) -> Report | None:
+    async def _execute(
+        self, plan: Plan, since: int, observer: Observer | None = None
+    ) -> Report | None:
         """Execute a plan, unless another one was executed since it was compiled."""
         async with self._acting:
             if since != self._executions:
                 return None
             self._executions += 1
             self._armed = {}
-            return await self._watched(plan)
+            return await self._watched(plan, observer)
 
-    async def _watched(self, plan: Plan) -> Report | None:
+    async def _watched(self, plan: Plan, observer: Observer | None) -> Report | None:
         """Execute a plan to its end, whoever is cancelled meanwhile."""
         kept = _Kept()
-        both = Several((kept, self._observer))
+        told = (kept, self._observer) if observer is None else (kept, self._observer, observer)
         running = asyncio.get_running_loop().create_task(
-            execute(plan, self._sessions, self._hosts, evidence=self._dead, observer=both)
+            execute(plan, self._sessions, self._hosts, evidence=self._dead, observer=Several(told))
         )
         self._current = (plan, running)
         cancelled = False

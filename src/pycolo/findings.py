@@ -69,6 +69,9 @@ Code: TypeAlias = Literal[
     "other-secondary",
     "disks-exchanged",
     "unsupported-version",
+    "supervised",
+    "supervision-paused",
+    "at-work",
 ]
 "What a finding may be."
 
@@ -165,7 +168,8 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "monitor, it is stopped or stuck, or its sockets were removed. It may serve."
     ),
     "answers": (
-        "Another node was named as newest, and this node's QEMU still answers. End that QEMU first."
+        "This node's QEMU still answers, while somebody says that it has ended, or that another "
+        "node holds the newest data. End that QEMU first."
     ),
     "survivor-unclear": "Both nodes answer, so the survivor of a failover must be named.",
     "not-a-member": "The node is none of the two that the record names.",
@@ -236,6 +240,18 @@ MEANINGS: Final[Mapping[Code, str]] = {
     ),
     "unsupported-version": (
         "A QEMU version cannot run COLO, was not tried, or differs from the other node's."
+    ),
+    "supervised": (
+        "A supervisor on this machine keeps the pair and holds its control monitors. Have it do "
+        "what you want, or pause the pair first."
+    ),
+    "supervision-paused": (
+        "The supervisor does nothing with the pair while its supervision is paused. End the pause, "
+        "or act on the pair yourself."
+    ),
+    "at-work": (
+        "The supervisor executes another plan, or finds out whether a QEMU has ended. Try again "
+        "once it is done."
     ),
 }
 "Code to what it means, whatever node it is about."

@@ -6,7 +6,8 @@ own.
 """
 
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
-from pycolo.supervise._measures import Histogram, Measures, Silence
+from pycolo.supervise._measures import Checkpoint, Histogram, Measures, Silence
+from pycolo.supervise._underway import Underway
 from pycolo.supervise.agent import Agent
 from pycolo.supervise.arbiter import Arbiter, Held
 from pycolo.supervise.decision import Decision, decide
@@ -15,14 +16,16 @@ from pycolo.supervise.guard import FuseGuard, Guard
 from pycolo.supervise.observation import Limits, Observation, Qemu, Signal
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Store, Wish
-from pycolo.supervise.supervisor import Supervisor
+from pycolo.supervise.supervisor import ON_REQUEST, Supervisor
 from pycolo.supervise.table import TABLE, Action, Event, Phase, Row, State
 
 __all__ = (
+    "ON_REQUEST",
     "TABLE",
     "Action",
     "Agent",
     "Arbiter",
+    "Checkpoint",
     "Decision",
     "Event",
     "EventKind",
@@ -45,6 +48,7 @@ __all__ = (
     "Store",
     "Supervisor",
     "SupervisorEvent",
+    "Underway",
     "Wish",
     "decide",
 )

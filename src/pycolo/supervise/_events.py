@@ -66,5 +66,7 @@ class PairStatus:
     "Each node may continue alone, and nothing says that a QEMU has ended or that a write is lost."
     is_busy: bool
     "A plan is executed, or the pair is looked at."
+    are_monitors_free: bool
+    "Supervision is paused, and the supervisor uses no control monitor: `pycolo run` may."
     person: str
     "What a person has to do about it; empty for nothing."

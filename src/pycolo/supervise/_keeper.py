@@ -23,7 +23,7 @@ from pycolo.evidence import Evidence, Victim, node_of
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
 from pycolo.observers import Observer, Several
-from pycolo.plan import StopQemu
+from pycolo.plan import Options, Procedure, StopQemu
 from pycolo.qmp.commands import MigrateSetParameters, Yank
 from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.qmp.objects import YankMigration
@@ -38,6 +38,7 @@ from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
 from pycolo.supervise._eyes import CHECKPOINTS, SHUTDOWN_S, Eyes
 from pycolo.supervise._fences import fenced
 from pycolo.supervise._measures import NO_SILENCE, Silence, Tally
+from pycolo.supervise._requests import COMPILE_S, Readiness, living, refuse_answering, stated
 from pycolo.supervise._retries import Retries, waited_s
 from pycolo.supervise._senses import Senses
 from pycolo.supervise.decision import Decision, decide, suspicion_s
@@ -143,6 +144,7 @@ class Keeper:
         self._takeover: asyncio.Task[Report | None] | None = None
         # What the last look showed is not true any more.
         self._is_stale = True
+        self._is_aside = False
         self._due_s = 0.0
         self._look_due_s = 0.0
         self._search: asyncio.Task[None] | None = None
@@ -203,6 +205,7 @@ class Keeper:
             record=self._record,
             is_protected=self._is_protected,
             is_busy=self._work is not None or self._takeover is not None,
+            are_monitors_free=self._wish.paused is not None and self._is_aside,
             person=self._person,
         )
 
@@ -233,6 +236,85 @@ class Keeper:
         snapshot = self._controller.snapshot
         return None if snapshot is None else self._authority.record(snapshot)
 
+    # -- what a person asks for
+
+    async def perform(
+        self, procedure: Procedure, options: Options, observer: Observer | None
+    ) -> Report:
+        """Execute a procedure for a person, as the keeper's own work.
+
+        It is finished also where whoever asked does not wait for it.
+
+        Args:
+            procedure: What to do.
+            options: What it is asked for besides the pair.
+            observer: Is called with what happens.
+
+        Raises:
+            RefusedError: It is not begun: the pair is paused, something else is done with it, or
+                the procedure has no safe way.
+        """
+        self._readiness.refuse(procedure)
+        try:
+            async with asyncio.timeout(COMPILE_S):
+                compiled = await self._controller.compile(procedure, options)
+        except TimeoutError:
+            raise self._readiness.at_work() from None
+        # Anything may have happened meanwhile.
+        self._readiness.refuse(procedure)
+        work = self._takeover = self._task(self._controller.execute(compiled, observer))
+        await asyncio.wait((work,))
+        report = None if work.cancelled() else work.result()
+        if report is None:
+            raise self._readiness.at_work()
+        return report
+
+    async def state_fence(self, node: str, instance: str | None, who: str, how: str) -> Evidence:
+        """Take it that a QEMU has ended, by a person's word.
+
+        Args:
+            node: Where it ran.
+            instance: Its identity; None for the one that the record names.
+            who: Who made sure of it.
+            how: How.
+
+        Raises:
+            RefusedError: The pair is paused, the record names no such QEMU, or something still
+                takes connections there.
+        """
+        self._readiness.refuse_paused()
+        monitor = self.pair.node(node).observer_monitor
+        evidence = stated(self._record, node, instance, who=who, how=how)
+        self._refuse_living(node)
+        await refuse_answering(self._hosts[node], node, monitor)
+        self._say("action", f"takes it from {who} that {evidence.instance} has ended: {how}", node)
+        self._senses.ended[evidence.instance] = evidence
+        self._controller.note(evidence)
+        self._is_stale, self._due_s = True, self._now_s()
+        self._news.set()
+        return evidence
+
+    def _refuse_living(self, node: str) -> None:
+        """Refuse a person's word about a QEMU whose checkpoints show that it lives."""
+        record = self._record
+        peer = None if record is None else _peer(record, node)
+        gone_s = min(self._eyes(node).of_it.values(), default=None)
+        if peer is None or gone_s is None:
+            return
+        if self._eyes(peer).checkpoints_since(gone_s) >= _PROOFS:
+            raise living(node, f"checkpoints with {peer} go on")
+
+    @property
+    def _readiness(self) -> Readiness:
+        return Readiness(
+            pair=self.pair.name,
+            paused=self._wish.paused,
+            is_protected=self._is_protected,
+            is_acting=self._takeover is not None or self._controller.is_acting,
+            claims=self._authority.claimed_by,
+            stands="" if (known := self._controller.standing) is None else known.text,
+        )
+
     # -- one turn
 
     async def _once(self) -> bool:
@@ -255,7 +337,8 @@ class Keeper:
         # Also where something was done since: it shows what the nodes were before that.
         self._senses.look(self._controller, snapshot, record)
         if self._is_stale:
-            return self._begin_round() or self._begin_look()
+            # A guest that has shut itself down must not be booted again before that is heeded.
+            return (not self._senses.has_shutdown and self._begin_round()) or self._begin_look()
         if await self._settles(snapshot):
             return True
         await self._reconsider(snapshot, record)
@@ -449,7 +532,7 @@ class Keeper:
         if exits:
             found["colo-exit"] = min(exits)
         ends = [at_s for at_s in (eyes.checkpoint_s, theirs.checkpoint_s) if at_s is not None]
-        if record.phase == "protected" and ends:
+        if record.phase == "protected" and ends and not self._senses.is_aside:
             found["no-checkpoint"] = max(ends)
         return found
 
@@ -636,8 +719,16 @@ class Keeper:
         """Look without acting: while that is paused, put off, or up to a person."""
         if self._work is not None:
             return False
-        self._work = self._task(self._controller.look())
+        is_paused = self._wish.paused is not None
+        self._work = self._task(self._looked_aside() if is_paused else self._controller.look())
         return True
+
+    async def _looked_aside(self) -> Snapshot:
+        """Look without a control monitor, so that a person can act on the pair."""
+        wish = self._wish
+        found = await self._controller.look_aside()
+        self._is_aside = wish is self._wish
+        return found
 
     def _task(self, work: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
@@ -786,6 +877,9 @@ class Keeper:
         if wish.want != "stopped":
             # That a guest shut itself down was heeded when it did.
             self._senses.forget_shutdowns()
+        if (wish.paused is None) != (self._wish.paused is None):
+            self._senses.stand_aside(self._controller.snapshot, is_aside=wish.paused is not None)
+            self._is_stale, self._is_aside = True, False
         self._wish = wish
         self._controller.want(wish.want)
         self._due_s = self._now_s()

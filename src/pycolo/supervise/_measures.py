@@ -18,6 +18,7 @@ from pycolo.observers import Observer
 from pycolo.plan import Execute, Plan, Procedure
 from pycolo.result import Outcome, Report
 from pycolo.snapshot import role_of
+from pycolo.supervise._streams import Stream
 from pycolo.supervise.observation import Signal
 
 Result: TypeAlias = Literal["done", "failed", "not-begun"]
@@ -104,6 +105,17 @@ class Measures:
 
 
 @final
+@attrs.frozen(kw_only=True)
+class Checkpoint:
+    """A checkpoint of the primary, as it was heard of."""
+
+    began_s: float
+    "When the guest was paused, in seconds of a clock that only differences of it mean something."
+    pause_s: float
+    "How long it was paused."
+
+
+@final
 @attrs.define(kw_only=True, eq=False)
 class Tally(Observer):
     """Counts for one pair, whoever keeps it; hears of every execution as an observer."""
@@ -112,6 +124,8 @@ class Tally(Observer):
     "The pair's name."
     clock: Callable[[], float]
     "Gives the time in seconds."
+    checkpoints: Stream[Checkpoint] = attrs.field(factory=Stream)
+    "Hands on each checkpoint as it ends."
     _unprotected_s: float = 0.0
     _since_s: float | None = None
     _executions: Counter[tuple[Procedure, Result]] = attrs.field(factory=Counter)
@@ -130,6 +144,7 @@ class Tally(Observer):
     def checkpoint(self, pause_s: float) -> None:
         """Take note of a checkpoint for which the primary's guest was paused for so long."""
         self._pause = self._pause.plus(pause_s)
+        self.checkpoints.tell(Checkpoint(began_s=self.clock() - pause_s, pause_s=pause_s))
 
     def not_begun(self, procedure: Procedure) -> None:
         """Take note of a procedure that was due, and of which no plan was executed."""

@@ -53,6 +53,7 @@ class Senses:
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._looked_at: Snapshot | None = None
         self._is_back = False
+        self._is_aside = False
         self._beat: asyncio.TimerHandle | None = None
         self.eyes: dict[str, Eyes] = {}
         "What is seen of each node."
@@ -73,8 +74,30 @@ class Senses:
             for eyes in self.eyes.values():
                 eyes.excuse(late_s, now_s)
 
+    @property
+    def is_aside(self) -> bool:
+        """Whether no QEMU is asked or heard, so that every monitor is free for others."""
+        return self._is_aside
+
+    def stand_aside(self, seen: Snapshot | None, *, is_aside: bool) -> None:
+        """Leave the monitors to others, or use them again; what was heard before is forgotten.
+
+        The end of a QEMU is seen all the same.
+
+        Args:
+            seen: What the last look showed, which says nothing any more.
+            is_aside: Whether to leave them.
+        """
+        self._is_aside, self._looked_at = is_aside, seen
+        self._sessions.clear()
+        self.eyes.clear()
+        for key in [key for key in self._tasks if key[0] == "ask"]:
+            self._tasks.pop(key).cancel()
+
     def hear(self, node: str, notice: Notice) -> None:
         """Take note of an event, or of the end of a connection."""
+        if self._is_aside:
+            return
         self._eyes(node).hear(notice, self._now_s())
         self._wake()
 
@@ -104,6 +127,11 @@ class Senses:
         for eyes in self.eyes.values():
             eyes.shutdown_s = None
 
+    @property
+    def has_shutdown(self) -> bool:
+        """Whether a guest has shut itself down, and that was not answered yet."""
+        return any(eyes.shutdown_s is not None for eyes in self.eyes.values())
+
     def _bad(self, node: str) -> frozenset[str]:
         """The children of its quorums that a node in COLO has reported."""
         session = self._sessions.get(node)
@@ -122,6 +150,9 @@ class Senses:
         if snapshot is self._looked_at:
             return
         self._looked_at = snapshot
+        if self._is_aside:
+            # Nothing is heard between two looks: each one stands for itself.
+            self.eyes.clear()
         assumed: Qemu = "colo" if record.phase == "protected" else "alone"
         for node in self._pair.names:
             live = snapshot.live(node)
@@ -131,7 +162,8 @@ class Senses:
                 # It has not answered yet; the record says who it should be.
                 self.eyes[node] = Eyes(instance=record.eligible[node], qemu=assumed)
             self._eyes(node).show(role_of(snapshot.state(node)), self._now_s())
-        wanted = {("ask", eyes.instance) for eyes in self.eyes.values() if eyes.instance}
+        asked = () if self._is_aside else self.eyes.values()
+        wanted = {("ask", eyes.instance) for eyes in asked if eyes.instance}
         # One of a node that is not declared can be asked for nowhere.
         named = (one for one in record.eligible.values() if node_of(one) in self._hosts)
         wanted |= {("watch", instance) for instance in named if instance not in self.ended}

@@ -12,20 +12,31 @@ from typing_extensions import override
 
 from pycolo._printable import brief
 from pycolo.errors import DeclarationError
+from pycolo.evidence import Evidence
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
-from pycolo.observers import Observer
+from pycolo.observers import Observer, Several
+from pycolo.plan import Options, Procedure
 from pycolo.qmp.replies import Version
+from pycolo.result import Report
 from pycolo.session import SchemaCache
 from pycolo.supervise._authority import Authority, FilesAuthority
 from pycolo.supervise._events import PairStatus, SupervisorEvent
 from pycolo.supervise._keeper import Keeper
-from pycolo.supervise._measures import Measures, Tally
+from pycolo.supervise._measures import Checkpoint, Measures, Tally
+from pycolo.supervise._streams import Stream
+from pycolo.supervise._underway import Following, Underway
 from pycolo.supervise.store import Store
 
 RESYNCS: Final = 2
+ON_REQUEST: Final[tuple[Procedure, ...]] = (
+    "switch-over",
+    "checkpoint",
+    "shutdown",
+    "set-checkpoint-delay",
+)
+"What a supervisor does when a person asks for it; all else it does by itself."
 _AGAIN_S: Final = 1.0
-_KEPT: Final = 1000
 _LOG: Final = logging.getLogger("pycolo.supervise")
 
 
@@ -56,9 +67,10 @@ class Keeping:
         self._assume_good = tuple(assume_good)
         self._turns = asyncio.Semaphore(resyncs)
         self._schemas = SchemaCache()
-        self._listeners: dict[object, asyncio.Queue[SupervisorEvent]] = {}
+        self._events: Stream[SupervisorEvent] = Stream()
         self._stack = contextlib.AsyncExitStack()
         self._tallies = {name: Tally(pair=name, clock=_now_s) for name in names}
+        self._following = {name: Following() for name in names}
         # What is wrong with a declaration is said before anything is kept.
         self._keepers = {pair.name: self._keeper(pair) for pair in self._pairs}
 
@@ -74,6 +86,11 @@ class Keeping:
         await self._stack.aclose()
 
     @property
+    def pairs(self) -> tuple[ColoPair, ...]:
+        """The declarations, in the order in which they were given."""
+        return self._pairs
+
+    @property
     def statuses(self) -> tuple[PairStatus, ...]:
         """How each pair stands now, in the order in which they were given."""
         return tuple(keeper.status for keeper in self._keepers.values())
@@ -81,37 +98,150 @@ class Keeping:
     @property
     def measures(self) -> tuple[Measures, ...]:
         """What was counted and timed of each pair since the supervisor was made."""
-        found = [(self._tallies[name], one.silence) for name, one in self._keepers.items()]
-        return tuple(tally.measures(silence) for tally, silence in found)
+        return tuple(self.measure(name) for name in self._keepers)
 
     async def events(self) -> AsyncGenerator[SupervisorEvent]:
         """What happens from the first read on, as it happens; ends when it is closed.
 
         At most a thousand events wait for a slow reader; then the oldest ones are dropped.
         """
-        queue: asyncio.Queue[SupervisorEvent] = asyncio.Queue(_KEPT)
-        key = object()
-        self._listeners[key] = queue
-        try:
-            while True:
-                yield await queue.get()
-        finally:
-            del self._listeners[key]
+        async with contextlib.aclosing(self._events.listen()) as events:
+            async for event in events:
+                yield event
+
+    # -- what a person asks for
+
+    async def switch_over(self, pair: str, *, observer: Observer | None = None) -> Report:
+        """Move the guest to its secondary on purpose; then the old primary becomes a new secondary.
+
+        Nothing is lost. As all that a person asks for, it is finished also where whoever asked is
+        cancelled meanwhile.
+
+        Args:
+            pair: The pair's name.
+            observer: Is called with what happens, besides the supervisor's own; None for none.
+
+        Raises:
+            RefusedError: It is not begun: the pair is not protected, its supervision is paused, or
+                something else is done with it.
+            DeclarationError: The supervisor has no such pair.
+        """
+        return await self.perform(pair, "switch-over", observer=observer)
+
+    async def checkpoint(self, pair: str, *, observer: Observer | None = None) -> Report:
+        """Force a checkpoint, and see it on both nodes; see `switch_over`."""
+        return await self.perform(pair, "checkpoint", observer=observer)
+
+    async def shutdown(self, pair: str, *, observer: Observer | None = None) -> Report:
+        """Have the guest power itself off, and keep it off; see `switch_over`.
+
+        Once it is off, no guest is wanted; say in the store that one is, and it is booted again.
+        """
+        return await self.perform(pair, "shutdown", observer=observer)
+
+    async def perform(
+        self,
+        pair: str,
+        procedure: Procedure,
+        *,
+        options: Options | None = None,
+        observer: Observer | None = None,
+    ) -> Report:
+        """Execute a procedure of `ON_REQUEST`; see `switch_over`.
+
+        Args:
+            pair: The pair's name.
+            procedure: What to do.
+            options: What it is asked for besides the pair; nothing if None.
+            observer: Is called with what happens, besides the supervisor's own; None for none.
+
+        Raises:
+            RefusedError: It is not begun; see `switch_over`.
+            DeclarationError: The supervisor has no such pair, or does not do this on request.
+        """
+        if procedure not in ON_REQUEST:
+            raise DeclarationError("procedure", procedure, f"be one of {', '.join(ON_REQUEST)}")
+        return await self._kept_by(pair).perform(procedure, options or Options(), observer)
+
+    async def state_fence(
+        self, pair: str, node: str, *, who: str, how: str, instance: str | None = None
+    ) -> Evidence:
+        """Take it from a person that a QEMU has ended, and that it cannot run any more.
+
+        The supervisor does with it what it does with a fence of its own that succeeded.
+
+        Args:
+            pair: The pair's name.
+            node: The node on which it ran.
+            who: Who made sure of it.
+            how: How: power switched off, host rebooted ...
+            instance: The identity of the QEMU; None for the one that the record names.
+
+        Returns:
+            What the supervisor rests on from now on.
+
+        Raises:
+            RefusedError: The QEMU still answers, the record names no such QEMU, or the pair's
+                supervision is paused.
+            DeclarationError: The supervisor has no such pair, the pair no such node, or `who` or
+                `how` is empty or not printable.
+        """
+        return await self._kept_by(pair).state_fence(node, instance, who=who, how=how)
+
+    # -- what it shows of one pair
+
+    def status(self, pair: str) -> PairStatus:
+        """How a pair stands now.
+
+        Raises:
+            DeclarationError: The supervisor has no such pair.
+        """
+        return self._kept_by(pair).status
+
+    def underway(self, pair: str) -> Underway | None:
+        """How far the plan is that is executed for a pair; None for none.
+
+        Raises:
+            DeclarationError: The supervisor has no such pair.
+        """
+        self._kept_by(pair)
+        return self._following[pair].underway
+
+    def measure(self, pair: str) -> Measures:
+        """What was counted and timed of a pair since the supervisor was made.
+
+        Raises:
+            DeclarationError: The supervisor has no such pair.
+        """
+        return self._tallies[pair].measures(self._kept_by(pair).silence)
+
+    def checkpoints(self, pair: str) -> AsyncGenerator[Checkpoint]:
+        """The checkpoints of a pair, as they end; ends when it is closed.
+
+        Raises:
+            DeclarationError: The supervisor has no such pair.
+        """
+        self._kept_by(pair)
+        return self._tallies[pair].checkpoints.listen()
+
+    def _kept_by(self, pair: str) -> Keeper:
+        if pair not in self._keepers:
+            raise DeclarationError("pair", pair, f"be one of {', '.join(self._keepers)}")
+        return self._keepers[pair]
 
     def _tell(self, event: SupervisorEvent) -> None:
-        for queue in self._listeners.values():
-            if queue.full():
-                queue.get_nowait()
-            queue.put_nowait(event)
+        self._events.tell(event)
 
     def _keeper(self, pair: ColoPair) -> Keeper:
+        following = self._following[pair.name]
+        told = (following,) if self._observer is None else (following, self._observer)
         return Keeper(
             pair,
             self._hosts.get(pair.name, {}),
             self._authorities[pair.name],
             self._tell,
             tally=self._tallies[pair.name],
-            observer=self._observer,
+            observer=Several(told),
             resyncs=self._turns,
             schemas=self._schemas,
             assume_good=self._assume_good,

@@ -1,0 +1,126 @@
+"""What a person may ask a keeper for, and why it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, final
+
+import attrs
+
+from pycolo.errors import CompileError, RemoteError, compile_error, undecided
+from pycolo.evidence import Evidence, Victim, node_of
+from pycolo.hosts import Host
+from pycolo.hosts.requests import now
+from pycolo.model.node import Monitor
+from pycolo.plan import Procedure
+from pycolo.record import PairRecord
+
+COMPILE_S: Final = 20.0
+"How long reading the pair may take before a procedure, in seconds."
+_REACHED_S: Final = 2.0
+_LATER: Final = "try again once `pycolo status --watch` says that it is done"
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Readiness:
+    """What a keeper knows of its pair when it is asked for something."""
+
+    pair: str
+    "The pair's name."
+    paused: str | None
+    "Who paused its supervision, and when; None where it is not paused."
+    is_protected: bool
+    "Each node may continue alone, and nothing has to be answered."
+    is_acting: bool
+    "A plan is executed."
+    claims: str | None
+    "The node that is about to run alone; None for none."
+    stands: str
+    "How the pair stood at the last look; empty before the first one."
+
+    def refuse(self, procedure: Procedure) -> None:
+        """Refuse a procedure that cannot be begun now.
+
+        Raises:
+            CompileError: It cannot.
+        """
+        self.refuse_paused()
+        if self.is_acting or self.claims is not None:
+            raise self.at_work()
+        if procedure == "switch-over" and not self.is_protected:
+            why = f"{self.pair} is not protected now: {self.stands or 'it was not looked at yet'}"
+            remedy = "the supervisor protects it; wait until `pycolo status --watch` says so"
+            raise compile_error("not-protected", why, remedy)
+
+    def refuse_paused(self) -> None:
+        """Refuse whatever is asked for while supervision is paused.
+
+        Raises:
+            CompileError: It is.
+        """
+        if self.paused is not None:
+            why = f"the supervision of {self.pair} is paused {self.paused}"
+            remedy = "type `pycolo unpause` first, or act on the pair with `pycolo run`"
+            raise compile_error("supervision-paused", why, remedy)
+
+    def at_work(self) -> CompileError:
+        """Why something else comes first."""
+        why = f"the supervisor is at work on {self.pair}"
+        if self.claims is not None:
+            why = f"{self.claims} is about to run alone, as the other QEMU of {self.pair} may have"
+            why += " ended"
+        return compile_error("at-work", why, _LATER)
+
+
+def stated(
+    record: PairRecord | None, node: str, instance: str | None, *, who: str, how: str
+) -> Evidence:
+    """A person's word that a QEMU has ended, as evidence.
+
+    Args:
+        record: The pair's latest record; None where none can be read.
+        node: Where it ran.
+        instance: Its identity; None for the one that the record names.
+        who: Who made sure of it.
+        how: How.
+
+    Raises:
+        CompileError: The record names no such QEMU.
+        DeclarationError: `who` or `how` is empty or not printable.
+    """
+    if record is None:
+        raise undecided("unread-records", "no record of the pair can be read", "bring a host back")
+    joins = record.joining if record.joining and node_of(record.joining) == node else None
+    named = record.eligible.get(node) or joins
+    if named is None or instance not in (None, named):
+        meant = f"{instance} as the QEMU of {node}" if instance else f"a QEMU of {node}"
+        what = f"the record does not name {meant}; it names {', '.join(_named(record))}"
+        raise compile_error("not-eligible", what, node=node)
+    victim = Victim(node=node, instance=named, epoch=record.epoch)
+    return Evidence.of(victim, kind="fence", who=who, how=how, when=now())
+
+
+def _named(record: PairRecord) -> list[str]:
+    return [*record.eligible.values(), *filter(None, (record.joining,))]
+
+
+async def refuse_answering(host: Host, node: str, monitor: Monitor) -> None:
+    """See that nothing takes connections where a QEMU is said to have ended.
+
+    Raises:
+        CompileError: Something does.
+    """
+    try:
+        async with asyncio.timeout(_REACHED_S):
+            sock = await host.connect(node, monitor)
+    except (RemoteError, TimeoutError):
+        return
+    sock.close()
+    raise living(node, "it takes connections")
+
+
+def living(node: str, how: str) -> CompileError:
+    """Why nobody can say that a QEMU has ended."""
+    why = f"the QEMU of {node} has not ended: {how}"
+    return compile_error("answers", why, "end it, or switch its host off, and say so then")

@@ -1,0 +1,89 @@
+"""How far the plan is that is executed for a pair."""
+
+from __future__ import annotations
+
+from typing import final
+
+import attrs
+from typing_extensions import override
+
+from pycolo.observers import Observer
+from pycolo.plan import Plan, Procedure, Step
+from pycolo.result import Report
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Underway:
+    """A plan that is executed, and how far it is."""
+
+    procedure: Procedure
+    "What it does."
+    step: str
+    "The address of the step under way; empty before the first one."
+    number: int
+    "The how-manieth step that is, from 1; 0 before the first one, and in a recovery."
+    steps: int
+    "How many steps it has."
+    done_bytes: int = 0
+    "How much the step has copied; 0 where it copies nothing."
+    total_bytes: int = 0
+    "How much it has to copy, as far as it is known; may grow."
+    rate_bytes_s: float = 0.0
+    "How much it copies in a second."
+
+    @property
+    def percent(self) -> int | None:
+        """How much of the copy is done; None where nothing is copied."""
+        return None if not self.total_bytes else self.done_bytes * 100 // self.total_bytes
+
+    @property
+    def left_s(self) -> float | None:
+        """How long the copy takes still at this rate, in seconds; None where that is not known."""
+        if not self.total_bytes or self.rate_bytes_s <= 0:
+            return None
+        return max(0, self.total_bytes - self.done_bytes) / self.rate_bytes_s
+
+
+@final
+@attrs.define(eq=False)
+class Following(Observer):
+    """Keeps how far the plan of one pair is."""
+
+    underway: Underway | None = None
+    "None while no plan is executed."
+
+    @override
+    def plan_started(self, plan: Plan) -> None:
+        """Note that it begins."""
+        self.underway = Underway(procedure=plan.procedure, step="", number=0, steps=len(plan.steps))
+
+    @override
+    def step_started(self, plan: Plan, step: Step) -> None:
+        """Note which step it is."""
+        addresses = [one.address for one in plan.steps]
+        known = step.address in addresses
+        self.underway = Underway(
+            procedure=plan.procedure,
+            step=step.address,
+            number=addresses.index(step.address) + 1 if known else 0,
+            steps=len(addresses),
+        )
+
+    @override
+    def step_progress(
+        self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        """Note how much is copied."""
+        if self.underway is not None:
+            self.underway = attrs.evolve(
+                self.underway,
+                done_bytes=done_bytes,
+                total_bytes=total_bytes,
+                rate_bytes_s=rate_bytes_s,
+            )
+
+    @override
+    def plan_finished(self, report: Report) -> None:
+        """Note that it is over."""
+        self.underway = None

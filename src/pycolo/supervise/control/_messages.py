@@ -1,0 +1,272 @@
+"""What is asked and answered over the socket: one JSON object a line, a request a connection."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Final, TypeAlias, final, get_args
+
+import attrs
+
+from pycolo import _decode, _json, wire
+from pycolo._json import JsonObject, JsonValue, Table, Tagged
+from pycolo._mapping import read_only_mappings
+from pycolo.errors import ParseError
+from pycolo.evidence import Evidence
+from pycolo.findings import Finding
+from pycolo.plan import Plan, Procedure
+from pycolo.reconcile import Want
+from pycolo.result import Outcome, Report
+from pycolo.supervise._measures import Checkpoint
+from pycolo.supervise._underway import Underway
+
+LINE_BYTES: Final = 64 * 1024 * 1024
+"How long one line may be: a report holds its plan, and that the snapshots."
+
+
+# -- requests
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Perform:
+    """Execute a procedure; answered by what happens, and `Ended`."""
+
+    procedure: Procedure
+    checkpoint_delay_ms: int | None = None
+
+
+@final
+@attrs.frozen(kw_only=True)
+class StateFence:
+    """Take it from a person that a QEMU has ended; answered by `Noted`."""
+
+    node: str
+    who: str
+    how: str
+    instance: str | None = None
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Watch:
+    """Show the pair again and again; answered by `Shown`, until the connection is closed."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Listen:
+    """Tell of each checkpoint; answered by `Heard`, until the connection is closed."""
+
+
+Request: TypeAlias = Perform | StateFence | Watch | Listen
+
+
+# -- answers
+
+
+@final
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
+class PairView:
+    """What `status --watch` shows of a pair."""
+
+    pair: str
+    "The pair's name."
+    want: Want
+    "What is wanted of it."
+    paused: str | None
+    "Who paused its supervision, and when; None where it is not paused."
+    are_monitors_free: bool
+    "Supervision is paused, and `pycolo run` may act."
+    phases: Mapping[str, str]
+    "Node to the phase that it is in, the holder first."
+    epoch: int | None
+    "The epoch of the latest record."
+    stands: str
+    "How the pair stood at the last look; empty before the first one."
+    is_protected: bool
+    "Each node may continue alone, and nothing has to be answered."
+    person: str
+    "What a person has to do about it; empty for nothing."
+    checkpoints: int
+    "How many checkpoints the supervisor has heard of."
+    pause_sum_s: float
+    "How long the guest was paused for all of them together."
+    longest_s: float
+    "The longest time that a QEMU has left a question unanswered."
+    limit_s: float | None
+    "How long it may; None before the first look."
+    underway: Underway | None
+    "The plan that is executed; None for none."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class PlanStarted:
+    """See `Observer`; the following name the plan's steps by their addresses."""
+
+    plan: Plan
+
+
+@final
+@attrs.frozen(kw_only=True)
+class StepStarted:
+    """See `Observer`."""
+
+    address: str
+
+
+@final
+@attrs.frozen(kw_only=True)
+class StepProgress:
+    """See `Observer`."""
+
+    address: str
+    done_bytes: int
+    total_bytes: int
+    rate_bytes_s: float
+
+
+@final
+@attrs.frozen(kw_only=True)
+class StepFinished:
+    """See `Observer`."""
+
+    address: str
+    outcome: Outcome
+
+
+@final
+@attrs.frozen(kw_only=True)
+class RecoveryStarted:
+    """See `Observer`; the recovery is named by the first step of its range."""
+
+    first: str
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Ended:
+    """What came of a procedure."""
+
+    report: Report
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Noted:
+    """A person's word, as evidence."""
+
+    evidence: Evidence
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Shown:
+    """How the pair stands."""
+
+    view: PairView
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Heard:
+    """A checkpoint has ended."""
+
+    checkpoint: Checkpoint
+
+
+@final
+@attrs.frozen(kw_only=True)
+class NotDone:
+    """It was refused, or cannot be answered."""
+
+    why: str
+    "In words."
+    findings: tuple[Finding, ...] = ()
+    "What stands in the way; empty where it is no finding."
+
+
+Told: TypeAlias = PlanStarted | StepStarted | StepProgress | StepFinished | RecoveryStarted
+Answer: TypeAlias = Told | Ended | Noted | Shown | Heard | NotDone
+
+
+# -- as lines
+
+
+def request_line(request: Request) -> bytes:
+    """A request as a line."""
+    return _line("Request", Request, request)
+
+
+def read_request(line: bytes) -> Request:
+    """Parse a request.
+
+    Raises:
+        ParseError: It is none that this pycolo knows.
+    """
+    request = _read("Request", Request, line)
+    assert isinstance(request, Request)  # noqa: S101 - the union's forms make nothing else
+    return request
+
+
+def answer_line(answer: Answer) -> bytes:
+    """An answer as a line."""
+    return _line("Answer", Answer, answer)
+
+
+def read_answer(line: bytes) -> Answer:
+    """Parse an answer.
+
+    Raises:
+        ParseError: It is none that this pycolo knows.
+    """
+    answer = _read("Answer", Answer, line)
+    assert isinstance(answer, Answer)  # noqa: S101 - the union's forms make nothing else
+    return answer
+
+
+@final
+@attrs.frozen
+class _Report:
+    """A report as other programs read it."""
+
+    def read(self, value: object, path: str) -> object:
+        return wire.report_from_json(value, path)
+
+    def write(self, value: object) -> JsonValue:
+        assert isinstance(value, Report)  # noqa: S101 - the type this form is for
+        return wire.report_to_json(value)
+
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
+        return {"type": "object"}
+
+
+@functools.cache
+def _form(name: str, union: object) -> Tagged:
+    kinds = frozenset(kind for kind in get_args(union) if isinstance(kind, type))
+    forms = wire.forms()
+    forms = attrs.evolve(
+        forms,
+        known={**forms.known, Report: _Report()},
+        tagged=forms.tagged | kinds,
+        sparse=forms.sparse | {Perform, StateFence},
+    )
+    phases = Table(_json.SCALARS[str], is_ordered=True)
+    view = forms.record(PairView, phases=phases)
+    return attrs.evolve(forms, known={**forms.known, PairView: view}).union(name, union)
+
+
+def _line(name: str, union: object, message: object) -> bytes:
+    written = _json.object_of(_form(name, union).write(message))
+    value: JsonObject = {"format_version": _json.FORMAT_VERSION, **written}
+    return f"{_json.dumps(value)}\n".encode()
+
+
+def _read(name: str, union: object, line: bytes) -> object:
+    members = dict(_json.object_at(_decode.json_value(line), ""))
+    version = members.pop("format_version", None)
+    if version != _json.FORMAT_VERSION or type(version) is not int:
+        rule = f"be {_json.FORMAT_VERSION}: use one pycolo for the supervisor and its commands"
+        raise ParseError("format_version", rule, version)
+    return _form(name, union).read(members, "")

@@ -1,0 +1,231 @@
+"""The supervisor's side: a socket for each of its pairs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Final, assert_never, final
+
+from typing_extensions import override
+
+from pycolo.errors import CompileError, PycoloError
+from pycolo.observers import Observer
+from pycolo.plan import Options, Plan, Recovery, Step
+from pycolo.result import Outcome
+from pycolo.supervise.control import _messages as msg
+from pycolo.supervise.control._place import place
+from pycolo.supervise.supervisor import Supervisor
+
+_ASKED_S: Final = 10.0
+"How long a request may take to come."
+_SHOW_S: Final = 0.5
+
+
+@asynccontextmanager
+async def served(supervisor: Supervisor, folder: Path) -> AsyncGenerator[None]:
+    """Listen for people's commands about a supervisor's pairs while the block lasts.
+
+    Enter it inside the supervisor's own block: a socket that is found there is then one that an
+    ended supervisor has left.
+
+    Args:
+        supervisor: Who is asked.
+        folder: The folder of its store.
+
+    Raises:
+        OSError: A socket cannot be made; nothing is listened to.
+    """
+    async with AsyncExitStack() as stack:
+        for pair in supervisor.pairs:
+            await stack.enter_async_context(_listening(_Desk(supervisor, pair.name), folder))
+        yield
+
+
+@asynccontextmanager
+async def _listening(desk: _Desk, folder: Path) -> AsyncGenerator[None]:
+    with place(folder, desk.pair) as path, contextlib.ExitStack() as stack:
+        sock = stack.enter_context(_bound(Path(path)))
+        server = await asyncio.start_unix_server(desk.serve, sock=sock)
+        try:
+            yield
+        finally:
+            server.close()
+            await desk.aclose()
+
+
+@contextlib.contextmanager
+def _bound(path: Path) -> Generator[socket.socket]:
+    """A socket of that name, which only this user may open."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        # The file gets the socket's mode when it is made: there is no moment with another one.
+        os.fchmod(sock.fileno(), 0o600)
+        sock.bind(str(path))
+        try:
+            yield sock
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@final
+class _Desk:
+    """Answers whoever asks about one pair."""
+
+    def __init__(self, supervisor: Supervisor, pair: str) -> None:
+        self.pair: Final = pair
+        self._supervisor = supervisor
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one connection to its end."""
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        await asyncio.wait((task,))
+
+    async def aclose(self) -> None:
+        """End the connections."""
+        tasks = tuple(self._serving)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        way = _Way(writer)
+        try:
+            async with asyncio.timeout(_ASKED_S):
+                line = await reader.readline()
+            if line:
+                await self._answer(msg.read_request(line), reader, way)
+        except CompileError as error:
+            way.tell(msg.NotDone(why=str(error), findings=error.findings))
+        except (PycoloError, ValueError, TimeoutError) as error:
+            way.tell(msg.NotDone(why=str(error) or "no request came"))
+        except OSError:
+            # Whoever asked has gone.
+            return
+        finally:
+            writer.close()
+
+    async def _answer(self, request: msg.Request, reader: asyncio.StreamReader, way: _Way) -> None:
+        supervisor, pair = self._supervisor, self.pair
+        match request:
+            case msg.Perform(procedure=procedure, checkpoint_delay_ms=delay_ms):
+                options = Options(checkpoint_delay_ms=delay_ms)
+                report = await supervisor.perform(pair, procedure, options=options, observer=way)
+                way.tell(msg.Ended(report=report))
+            case msg.StateFence(node=node, who=who, how=how, instance=instance):
+                evidence = await supervisor.state_fence(
+                    pair, node, who=who, how=how, instance=instance
+                )
+                way.tell(msg.Noted(evidence=evidence))
+            case msg.Watch():
+                await _until_gone(reader, way, self._views())
+            case msg.Listen():
+                await _until_gone(reader, way, self._checkpoints())
+            case _:
+                assert_never(request)
+
+    async def _views(self) -> AsyncGenerator[msg.Answer]:
+        while True:
+            yield msg.Shown(view=_view(self._supervisor, self.pair))
+            await asyncio.sleep(_SHOW_S)
+
+    async def _checkpoints(self) -> AsyncGenerator[msg.Answer]:
+        async with aclosing(self._supervisor.checkpoints(self.pair)) as checkpoints:
+            async for checkpoint in checkpoints:
+                yield msg.Heard(checkpoint=checkpoint)
+
+
+async def _until_gone(
+    reader: asyncio.StreamReader, way: _Way, answers: AsyncGenerator[msg.Answer]
+) -> None:
+    """Tell again and again, until whoever asked closes the connection."""
+    async with aclosing(answers):
+        telling = asyncio.ensure_future(_told(way, answers))
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait((telling, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (telling, gone):
+                task.cancel()
+            await asyncio.gather(telling, gone, return_exceptions=True)
+
+
+async def _told(way: _Way, answers: AsyncIterator[msg.Answer]) -> None:
+    async for answer in answers:
+        way.tell(answer)
+        await way.drain()
+
+
+@final
+class _Way(Observer):
+    """The connection to whoever asked, who may be gone; tells what an execution does."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+
+    def tell(self, answer: msg.Answer) -> None:
+        """Send an answer."""
+        if not self._writer.is_closing():
+            self._writer.write(msg.answer_line(answer))
+
+    async def drain(self) -> None:
+        """Wait until what was sent can be taken."""
+        await self._writer.drain()
+
+    @override
+    def plan_started(self, plan: Plan) -> None:
+        self.tell(msg.PlanStarted(plan=plan))
+
+    @override
+    def step_started(self, plan: Plan, step: Step) -> None:
+        self.tell(msg.StepStarted(address=step.address))
+
+    @override
+    def step_progress(
+        self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
+    ) -> None:
+        self.tell(
+            msg.StepProgress(
+                address=address,
+                done_bytes=done_bytes,
+                total_bytes=total_bytes,
+                rate_bytes_s=rate_bytes_s,
+            )
+        )
+
+    @override
+    def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
+        self.tell(msg.StepFinished(address=address, outcome=outcome))
+
+    @override
+    def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
+        self.tell(msg.RecoveryStarted(first=recovery.first))
+
+
+def _view(supervisor: Supervisor, pair: str) -> msg.PairView:
+    status, measures = supervisor.status(pair), supervisor.measure(pair)
+    stands = status.standing
+    silence, pauses = measures.silence, measures.checkpoint_pause
+    return msg.PairView(
+        pair=pair,
+        want=status.want,
+        paused=status.paused,
+        are_monitors_free=status.are_monitors_free,
+        phases=status.phases,
+        epoch=None if status.record is None else status.record.epoch,
+        stands="" if stands is None else f"{stands.state}: {stands.text}",
+        is_protected=status.is_protected,
+        person=status.person,
+        checkpoints=sum(pauses.counts),
+        pause_sum_s=pauses.sum_s,
+        longest_s=max(silence.longest_s.values(), default=0.0),
+        limit_s=silence.limits_s.get("stuck"),
+        underway=supervisor.underway(pair),
+    )
