@@ -144,6 +144,8 @@ class Keeper:
         self._takeover: asyncio.Task[Report | None] | None = None
         # What the last look showed is not true any more.
         self._is_stale = True
+        # A person had something done, so that the nodes' phases come before the next step.
+        self._is_look_first = False
         self._is_aside = False
         self._due_s = 0.0
         self._look_due_s = 0.0
@@ -262,6 +264,7 @@ class Keeper:
             raise self._readiness.at_work() from None
         # Anything may have happened meanwhile.
         self._readiness.refuse(procedure)
+        self._is_look_first = True
         work = self._takeover = self._task(self._controller.execute(compiled, observer))
         await asyncio.wait((work,))
         report = None if work.cancelled() else work.result()
@@ -338,7 +341,8 @@ class Keeper:
         self._senses.look(self._controller, snapshot, record)
         if self._is_stale:
             # A guest that has shut itself down must not be booted again before that is heeded.
-            return (not self._senses.has_shutdown and self._begin_round()) or self._begin_look()
+            is_first = self._is_look_first or self._senses.has_shutdown
+            return (not is_first and self._begin_round()) or self._begin_look()
         if await self._settles(snapshot):
             return True
         await self._reconsider(snapshot, record)
@@ -740,7 +744,7 @@ class Keeper:
     def _finish(self, found: Round | Report | Snapshot | None) -> None:
         """Take note of what came of the work, and when more of it is due."""
         if isinstance(found, Snapshot):
-            self._is_stale = False
+            self._is_stale = self._is_look_first = False
             self._look_due_s = self._now_s() + LOOK_S
             if not self._authority.drives(self._record):
                 wait_s = LOOK_S if self._controller.armed else self.pair.supervision.retry_s
