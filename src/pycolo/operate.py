@@ -26,8 +26,9 @@ from pycolo.hosts.requests import now
 from pycolo.hosts.ways import hosts_of
 from pycolo.model import ColoPair, Node
 from pycolo.observers import Observer, Recorder
+from pycolo.pace import Checkpoint
 from pycolo.plan import DialectName, Execute, Options, Plan, Procedure, Wait
-from pycolo.qmp.events import QuorumReportBadEvent
+from pycolo.qmp.events import ColoExitEvent, QuorumReportBadEvent, ResumeEvent, StopEvent
 from pycolo.qmp.replies import Version
 from pycolo.result import Report
 from pycolo.session import HungUp, Notice, Session
@@ -388,6 +389,39 @@ async def status(pair: ColoPair) -> Snapshot:
         snapshot = await probe(known, pair=pair, hosts=hosts, limit_s=CONNECT_S)
         sessions = {name: state for name, state in known.items() if isinstance(state, Session)}
         return await _with_disk_news(pair, snapshot, sessions)
+
+
+async def checkpoints(pair: ColoPair, node: str) -> AsyncGenerator[Checkpoint]:
+    """The checkpoints of a primary, as they end, over its observer monitor.
+
+    Nobody else can use that monitor until it is closed. It ends by itself when COLO or the
+    connection does.
+
+    Args:
+        pair: The declaration.
+        node: The primary.
+
+    Raises:
+        RemoteError: Its observer monitor cannot be used.
+    """
+    async with hosts_of(pair) as hosts:
+        monitor, way = pair.node(node).observer_monitor, hosts[node].connect
+        async with await Session.connect(
+            node, monitor, limit_s=CONNECT_S, connector=way
+        ) as session:
+            queue: asyncio.Queue[tuple[Notice, float]] = asyncio.Queue()
+            loop = asyncio.get_running_loop()
+            session.subscribe(lambda notice: queue.put_nowait((notice, loop.time())))
+            began_s: float | None = None
+            while True:
+                notice, at_s = await queue.get()
+                if isinstance(notice, HungUp | ColoExitEvent):
+                    return
+                if isinstance(notice, StopEvent):
+                    began_s = at_s
+                elif isinstance(notice, ResumeEvent) and began_s is not None:
+                    yield Checkpoint(began_s=began_s, pause_s=at_s - began_s)
+                    began_s = None
 
 
 async def _with_disk_news(

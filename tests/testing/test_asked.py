@@ -19,7 +19,6 @@ from typing_extensions import override
 from pycolo import operate
 from pycolo.errors import CompileError, DeclarationError, RefusedError, StoreError
 from pycolo.hosts import Host
-from pycolo.model import ColoPair
 from pycolo.observers import Observer
 from pycolo.plan import Plan, Procedure, Step
 from pycolo.result import Outcome, Report

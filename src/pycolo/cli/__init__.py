@@ -21,13 +21,17 @@ from pycolo._printable import brief
 from pycolo.cli import _exits, _say
 from pycolo.cli._app import app
 from pycolo.cli._options import ERROR_CODE, FORM
-from pycolo.errors import CompileError, PycoloError
+from pycolo.errors import Busy, CompileError, PycoloError
 from pycolo.findings import Finding
 
 __all__ = ("main",)
 
 COMPLETING: Final = "_PYCOLO_COMPLETE"
 "What a shell sets when it asks how a command line may continue."
+
+HELD: Final = (
+    "if a supervisor holds it, run the command as the supervisor's user, and with its --store"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -73,6 +77,8 @@ def _invoked(words: list[str]) -> int:
         except (PycoloError, OSError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
+            if isinstance(error, Busy):
+                _say.note(HELD)
             found: int = context.meta.get(ERROR_CODE, _exits.of_error(error))
             _say.note(brief(f"pycolo: {error}"))
             # Where it was the result that could not be written, neither can this.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import getpass
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Final, Protocol, assert_never, get_args
+from typing import Final, Protocol, TypeAlias, assert_never, get_args
 
+import attrs
 import click
 
 import pycolo
@@ -21,19 +23,22 @@ from pycolo.cli import (
     _interrupts,
     _list,
     _manual,
+    _measure,
     _options,
     _progress,
     _say,
     _status,
     _supervise,
+    _supervised,
     _timeline,
+    _watch,
 )
 from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
 from pycolo.cli._options import Asked, Detail
 from pycolo.cli._template import TEMPLATE
 from pycolo.compiler import check_members
 from pycolo.diff import diff as difference
-from pycolo.errors import UndecidedError
+from pycolo.errors import StoreError, UndecidedError
 from pycolo.findings import MEANINGS
 from pycolo.journal import Journal, json_schema, line_to_json
 from pycolo.model import ColoPair
@@ -45,6 +50,7 @@ from pycolo.render import html, mermaid, qmp, shell, text, timeline
 from pycolo.result import Report
 from pycolo.standing import standing
 from pycolo.supervise import HttpEndpoint, Store, Wish
+from pycolo.supervise.control import find
 
 _PLAN_FORMS: Final[Mapping[str, Callable[[Plan], str]]] = {
     "text": lambda plan: text.render(plan, colour=_say.results_in_colour()),
@@ -131,6 +137,7 @@ def _pair_forms(pair: ColoPair, form: str, text_: str) -> str:
     help="Compile from the state that this plan leads to, or from this snapshot.",
 )
 @click.option("--live", is_flag=True, help="Compile from what is live: what `apply` executes.")
+@_supervise.store
 @_options.output("text", "qmp", "json", "shell", "mermaid")
 def plan(
     *,
@@ -140,6 +147,7 @@ def plan(
     qemu: Version | None,
     prior_state: Path | None,
     live: bool,
+    folder: Path,
     form: str,
 ) -> None:
     """Show what PROCEDURE would do, and change nothing.
@@ -155,6 +163,7 @@ def plan(
     if live and (prior_state is not None or qemu is not None):
         raise click.UsageError("--live reads what is there: give neither --from nor --qemu")
     if live:
+        _supervised.refuse(folder, pair.name)
         _say.result(_PLAN_FORMS[form](asyncio.run(_compiled(pair, procedure, asked))))
         return
     if procedure == "converge" and prior_state is None:
@@ -296,7 +305,14 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
 
 
 @app.command()
-@_options.pair_file
+@click.argument("pair_files", metavar="PAIRFILE", nargs=-1, type=_options.FILE)
+@click.option(
+    "--watch",
+    "is_watch",
+    is_flag=True,
+    help="Show pairs that a supervisor keeps until Ctrl-C: all of its pairs, or those of the"
+    " PAIRFILEs. Where standard output is no terminal, one line a change.",
+)
 @click.option(
     "--check",
     "is_check",
@@ -304,12 +320,25 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
     help="One line, and the exit codes of a monitoring plugin: 0 protected, 1 joining or"
     " unprotected, 2 at risk, two guests or none, 3 unknown or an error.",
 )
+@_supervise.store
 @_options.output("text", "json")
-def status(*, pair_file: Path, is_check: bool, form: str) -> int:
+def status(
+    *, pair_files: tuple[Path, ...], is_watch: bool, is_check: bool, folder: Path, form: str
+) -> int:
     """Read nodes and records, and change nothing.
 
     The observer monitors are asked, so that a running procedure is not disturbed.
     """
+    if is_watch and is_check:
+        raise click.UsageError("give either --watch or --check")
+    if is_watch:
+        names = [_files.pair(path).name for path in pair_files]
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_watch.watch(folder, names, form))
+        return DONE
+    if len(pair_files) != 1:
+        raise click.UsageError("give one PAIRFILE; only --watch takes none, or more")
+    (pair_file,) = pair_files
     if is_check:
         # To a monitor 1 is a state of the pair, which an error does not tell.
         click.get_current_context().meta[_options.ERROR_CODE] = UNKNOWN
@@ -356,6 +385,7 @@ def list_pairs(*, folders: tuple[Path, ...], form: str) -> None:
 @_options.asked
 @_options.said
 @_options.journal
+@_supervise.store
 @_options.output("text", "json")
 def run(
     *,
@@ -364,6 +394,7 @@ def run(
     asked: Asked,
     detail: Detail,
     journal: Path | None,
+    folder: Path,
     form: str,
 ) -> int:
     """Compile PROCEDURE from what is live, and execute it.
@@ -372,9 +403,17 @@ def run(
     set-checkpoint-delay, converge, forget. A procedure that stopped half-way is finished by running
     it again. A failover needs evidence that the other node's QEMU has ended: its host is asked, or
     you state it with --fenced.
+
+    If a supervisor keeps the pair, switch-over, checkpoint, shutdown and set-checkpoint-delay are
+    done by it. For the others pause it first.
     """
     pair = _files.pair(pair_file)
     asked.check(pair, procedure)
+    act = _supervised.acts(folder, pair.name, procedure, asked)
+    if act is not None and journal is not None:
+        raise click.UsageError("--journal is not for what a supervisor does: pause it first")
+    if act is not None:
+        return _reported(act, detail, None, form, heeded=_waited)
     return _reported(functools.partial(_run, pair, procedure, asked), detail, journal, form)
 
 
@@ -382,14 +421,21 @@ def run(
 @click.argument("plan_file", metavar="PLANFILE", type=_options.FILE)
 @_options.said
 @_options.journal
+@_supervise.store
 @_options.output("text", "json")
-def apply(*, plan_file: Path, detail: Detail, journal: Path | None, form: str) -> int:
+def apply(*, plan_file: Path, detail: Detail, journal: Path | None, folder: Path, form: str) -> int:
     """Execute a saved plan, exactly as it is written.
 
     It is compiled again from what it holds; a plan that differs is refused.
     """
     saved = _files.plan(plan_file)
+    _supervised.refuse(folder, saved.pair.name)
     return _reported(functools.partial(operate.apply, saved), detail, journal, form)
+
+
+_Heeded: TypeAlias = Callable[
+    [Coroutine[object, object, Report], _progress.Kept], Coroutine[object, object, Report]
+]
 
 
 class _Act(Protocol):
@@ -400,10 +446,22 @@ class _Act(Protocol):
     ) -> Coroutine[object, object, Report]: ...
 
 
-def _reported(act: _Act, detail: Detail, journal_file: Path | None, form: str) -> int:
+async def _waited(execution: Coroutine[object, object, Report], _: _progress.Kept) -> Report:
+    """Wait for what another process executes: an interrupt ends the wait alone."""
+    return await execution
+
+
+def _reported(
+    act: _Act,
+    detail: Detail,
+    journal_file: Path | None,
+    form: str,
+    *,
+    heeded: _Heeded = _interrupts.heeded,
+) -> int:
     with _journal(journal_file) as recorder, _progress.on_stderr(detail) as progress:
         execution = act(progress, recorder=recorder)
-        report = asyncio.run(_interrupts.heeded(execution, progress))
+        report = asyncio.run(heeded(execution, progress))
     is_brief = detail == "quiet" or (progress.has_lines and _say.is_one_stream())
     try:
         if form == "json":
@@ -440,8 +498,8 @@ def supervise(
 
     Launches what is missing, protects it, fails over when a QEMU has ended or stops answering, and
     makes a new secondary. It writes one line for each event; `!` marks what a person must do. While
-    it runs it holds the control monitors: `run` is refused, `status` works. SIGTERM ends it, and
-    every QEMU keeps running.
+    it runs it holds the control monitors, and `run` asks it. SIGTERM ends it, and every QEMU keeps
+    running.
     """
     pairs = _files.pairs(pair_files)
     asyncio.run(_supervise.supervised(pairs, folder, endpoint, form))
@@ -493,11 +551,14 @@ def pause(*, pair_file: Path, why: str | None, folder: Path, form: str) -> None:
     """Have the supervisor look at a pair and do nothing.
 
     A plan or a fence that is under way is finished. If a QEMU ends meanwhile, there is no failover.
-    The pause holds until `unpause`, also over a reboot.
+    The pause holds until `unpause`, also over a reboot. Meanwhile `run` works on the pair.
     """
     pair = _files.pair(pair_file)
     with Store(folder) as kept:
         kept.pause(pair.name, _supervise.by_whom(why))
+        control = find(folder, pair.name)
+        if control is not None:
+            asyncio.run(_supervised.wait_paused(control))
         _say.result(_wish(pair, kept.read(pair.name), form))
 
 
@@ -511,6 +572,75 @@ def unpause(*, pair_file: Path, folder: Path, form: str) -> None:
     with Store(folder) as kept:
         kept.pause(pair.name, None)
         _say.result(_wish(pair, kept.read(pair.name), form))
+
+
+@app.command()
+@_options.pair_file
+@click.argument("node", metavar="NODE")
+@click.option("--how", metavar="TEXT", required=True, help="How you have made sure of it.")
+@click.option("--who", metavar="NAME", help="Who has; the user who types it if not given.")
+@click.option(
+    "--instance",
+    metavar="ID",
+    help="The QEMU that has ended, PAIR:NODE:HEX; the one that the record names if not given.",
+)
+@_supervise.store
+@_options.output("text", "json")
+def fenced(
+    *,
+    pair_file: Path,
+    node: str,
+    how: str,
+    who: str | None,
+    instance: str | None,
+    folder: Path,
+    form: str,
+) -> None:
+    """State to the supervisor that the QEMU of NODE has ended and cannot run any more.
+
+    For a host that nobody can reach: switch it off first. The supervisor relies on your word as on
+    a fence; two guests run if it is wrong. It is refused while that QEMU answers.
+    """
+    pair = _files.pair(pair_file)
+    control = find(folder, pair.name)
+    if control is None:
+        why = f"no supervisor of {pair.name} listens; without one, type `pycolo run failover`"
+        raise StoreError(str(folder), f"{why} with --fenced")
+    state = control.state_fence(node, who=who or getpass.getuser(), how=how, instance=instance)
+    evidence = asyncio.run(state)
+    if form == "json":
+        _say.result(wire.dumps({"format_version": 1, "evidence": attrs.asdict(evidence)}))
+    else:
+        _say.result(
+            f"{pair.name}: the supervisor relies on it that {evidence.instance} has ended\n"
+        )
+
+
+@app.command()
+@_options.pair_file
+@click.option(
+    "--seconds",
+    metavar="N",
+    type=click.FloatRange(1.0, 86400.0),
+    default=30.0,
+    show_default=True,
+    help="How long to listen.",
+)
+@_supervise.store
+@_options.output("text", "json")
+def measure(*, pair_file: Path, seconds: float, folder: Path, form: str) -> int:
+    """Measure the checkpoints of a pair in COLO, and suggest a checkpoint delay.
+
+    It listens, and changes nothing. If no supervisor keeps the pair, it uses the observer monitor
+    of the primary meanwhile. Ends with 1 if no checkpoint came.
+    """
+    pair = _files.pair(pair_file)
+    pace = asyncio.run(_measure.measured(pair, folder, seconds))
+    if form == "json":
+        _say.result(wire.dumps(_measure.to_json(pair, pace)))
+    else:
+        _say.result(_measure.text(pair, pace))
+    return DONE if pace.pauses_s else REFUSED
 
 
 def _wish(pair: ColoPair, wish: Wish, form: str) -> str:

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ from pycolo.hosts.ways import hosts_of
 from pycolo.model import ColoPair
 from pycolo.supervise import Agent, FuseGuard, HttpEndpoint, Store, Supervisor, SupervisorEvent
 from pycolo.supervise.supervisor import Keeping
+from pycolo.supervise.control import served as listened
 
 _R = TypeVar("_R")
 
@@ -92,7 +93,8 @@ async def supervised(
     """Keep pairs, and write what happens, until a signal ends it."""
     with Store(folder) as kept:
         async with _hosts(pairs) as hosts:
-            await _served(Supervisor(pairs, hosts, kept), endpoint, form)
+            supervisor = Supervisor(pairs, hosts, kept)
+            await _served(supervisor, endpoint, form, _control(supervisor, folder))
 
 
 async def agent(
@@ -104,7 +106,8 @@ async def agent(
     try:
         async with _hosts(pairs, own.node) as hosts:
             guards = _guards(pairs, own)
-            await _served(Agent(pairs, nodes, hosts, arbiter, guards=guards), endpoint, form)
+            keeping = Agent(pairs, nodes, hosts, arbiter, guards=guards)
+            await _served(keeping, endpoint, form, contextlib.nullcontext())
     finally:
         await arbiter.aclose()
 
@@ -116,7 +119,12 @@ def _guards(pairs: Sequence[ColoPair], own: AgentFile) -> Mapping[str, FuseGuard
     return {pair.name: FuseGuard(pair, own.node, LocalHost(), socket) for pair in pairs}
 
 
-async def _served(keeping: Keeping, endpoint: HttpEndpoint | None, form: str) -> None:
+async def _served(
+    keeping: Keeping,
+    endpoint: HttpEndpoint | None,
+    form: str,
+    control: AbstractAsyncContextManager[None],
+) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -124,7 +132,7 @@ async def _served(keeping: Keeping, endpoint: HttpEndpoint | None, form: str) ->
     notify = Notify()
     async with _tasks() as begin:
         begin(_written(keeping, form))
-        async with _pages(keeping, endpoint), keeping:
+        async with _pages(keeping, endpoint), keeping, control:
             begin(_keep_alive(notify))
             notify.say("READY=1")
             await ended.wait()
@@ -137,6 +145,17 @@ async def _keep_alive(notify: Notify) -> None:
     while notify.watchdog_s > 0:
         notify.say("WATCHDOG=1")
         await asyncio.sleep(notify.watchdog_s / 2)
+
+
+@asynccontextmanager
+async def _control(supervisor: Supervisor, folder: Path) -> AsyncGenerator[None]:
+    """Listen for people's commands while the block lasts; the pairs are kept also without that."""
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(listened(supervisor, folder))
+        except OSError as error:
+            _say.note(f"commands cannot ask this supervisor, since {error}")
+        yield
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ own.
 """
 
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
-from pycolo.supervise._measures import Checkpoint, Histogram, Measures, Silence
+from pycolo.supervise._measures import Histogram, Measures, Silence
 from pycolo.supervise._underway import Underway
 from pycolo.supervise.agent import Agent
 from pycolo.supervise.arbiter import Arbiter, Held
@@ -25,7 +25,6 @@ __all__ = (
     "Action",
     "Agent",
     "Arbiter",
-    "Checkpoint",
     "Decision",
     "Event",
     "EventKind",

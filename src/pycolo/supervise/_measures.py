@@ -15,6 +15,7 @@ from typing_extensions import override
 from pycolo._mapping import read_only_mappings
 from pycolo.evidence import Kind
 from pycolo.observers import Observer
+from pycolo.pace import Checkpoint
 from pycolo.plan import Execute, Plan, Procedure
 from pycolo.result import Outcome, Report
 from pycolo.snapshot import role_of
@@ -102,17 +103,6 @@ class Measures:
     "How long the primary's guest was paused for each checkpoint, as the supervisor heard of it."
     silence: Silence
     "How long its QEMUs have been silent."
-
-
-@final
-@attrs.frozen(kw_only=True)
-class Checkpoint:
-    """A checkpoint of the primary, as it was heard of."""
-
-    began_s: float
-    "When the guest was paused, in seconds of a clock that only differences of it mean something."
-    pause_s: float
-    "How long it was paused."
 
 
 @final

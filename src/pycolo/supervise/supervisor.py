@@ -16,6 +16,7 @@ from pycolo.evidence import Evidence
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
 from pycolo.observers import Observer, Several
+from pycolo.pace import Checkpoint
 from pycolo.plan import Options, Procedure
 from pycolo.qmp.replies import Version
 from pycolo.result import Report
@@ -23,7 +24,7 @@ from pycolo.session import SchemaCache
 from pycolo.supervise._authority import Authority, FilesAuthority
 from pycolo.supervise._events import PairStatus, SupervisorEvent
 from pycolo.supervise._keeper import Keeper
-from pycolo.supervise._measures import Checkpoint, Measures, Tally
+from pycolo.supervise._measures import Measures, Tally
 from pycolo.supervise._streams import Stream
 from pycolo.supervise._underway import Following, Underway
 from pycolo.supervise.store import Store

@@ -16,9 +16,9 @@ import attrs
 from pycolo.errors import CompileError, ParseError, RefusedError, StoreError
 from pycolo.evidence import Evidence
 from pycolo.observers import Observer
+from pycolo.pace import Checkpoint
 from pycolo.plan import Plan, Procedure, Step
 from pycolo.result import Report
-from pycolo.supervise._measures import Checkpoint
 from pycolo.supervise.control import _messages as msg
 from pycolo.supervise.control._place import SUFFIX, place
 

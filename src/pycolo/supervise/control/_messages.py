@@ -14,10 +14,10 @@ from pycolo._mapping import read_only_mappings
 from pycolo.errors import ParseError
 from pycolo.evidence import Evidence
 from pycolo.findings import Finding
+from pycolo.pace import Checkpoint
 from pycolo.plan import Plan, Procedure
 from pycolo.reconcile import Want
 from pycolo.result import Outcome, Report
-from pycolo.supervise._measures import Checkpoint
 from pycolo.supervise._underway import Underway
 
 LINE_BYTES: Final = 64 * 1024 * 1024

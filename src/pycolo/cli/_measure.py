@@ -1,0 +1,173 @@
+"""`pycolo measure`: how often a pair's checkpoints come, and how long they pause the guest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pycolo import operate
+from pycolo._json import JsonObject
+from pycolo.cli import _say
+from pycolo.errors import compile_error
+from pycolo.model import ColoPair
+from pycolo.pace import Checkpoint, Pace
+from pycolo.standing import standing
+from pycolo.supervise.control import find
+
+_MS: Final = 1000.0
+_STEP_S: Final = 0.2
+_WIDTH: Final = 40
+_EARLY: Final = 0.5
+_PARTS: Final = (("median", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("longest", 1.0))
+
+
+async def measured(pair: ColoPair, folder: Path, seconds: float) -> Pace:
+    """Listen to a pair's checkpoints for a while.
+
+    Args:
+        pair: The declaration.
+        folder: The store of its supervisor, where one keeps it.
+        seconds: How long.
+
+    Raises:
+        CompileError: The pair is not in COLO.
+    """
+    snapshot = await operate.status(pair)
+    primaries = [
+        (name, live)
+        for name in pair.names
+        if (live := snapshot.live(name)) is not None and live.colo_mode == "primary"
+    ]
+    if len(primaries) != 1:
+        found = standing(snapshot)
+        why = f"{pair.name} has no primary in COLO: {found.state}: {found.text}"
+        raise compile_error("no-pair", why, "measure it once it is protected")
+    ((name, live),) = primaries
+    control = find(folder, pair.name)
+    # The supervisor tells what it hears anyway, so that the observer monitor stays free.
+    source = operate.checkpoints(pair, name) if control is None else control.checkpoints()
+    heard: list[Checkpoint] = []
+    took_s = await _listened(source, heard, seconds)
+    return Pace.of(heard, seconds=took_s, delay_ms=live.checkpoint_delay_ms)
+
+
+async def _listened(
+    source: AsyncGenerator[Checkpoint], heard: list[Checkpoint], seconds: float
+) -> float:
+    """Listen for so long, or until COLO ends; how long it was, in seconds."""
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+
+    async def listen() -> None:
+        async with aclosing(source) as checkpoints:
+            async for checkpoint in checkpoints:
+                heard += (checkpoint,)
+
+    with _progress(seconds) as tell:
+        listening = asyncio.ensure_future(listen())
+        try:
+            while not listening.done() and (past_s := loop.time() - began_s) < seconds:
+                tell(past_s, len(heard))
+                await asyncio.wait((listening,), timeout=min(_STEP_S, seconds - past_s))
+        finally:
+            listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await listening
+    return loop.time() - began_s
+
+
+class _Tell:
+    """Shows how far it is: a bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, progress: Progress | None, seconds: float) -> None:
+        self._progress = progress
+        if progress is not None:
+            self._task = progress.add_task("", total=seconds)
+
+    def __call__(self, past_s: float, count: int) -> None:
+        """Say how much time is over, and how many checkpoints came."""
+        if self._progress is not None:
+            words = f"{count} checkpoints"
+            self._progress.update(self._task, completed=past_s, description=words)
+
+
+@contextlib.contextmanager
+def _progress(seconds: float) -> Iterator[_Tell]:
+    if not _say.in_colour(sys.stderr):
+        _say.note(f"listening for {seconds:g} s")
+        yield _Tell(None, seconds)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _Tell(progress, seconds)
+
+
+def text(pair: ColoPair, pace: Pace) -> str:
+    """What was measured, for a person."""
+    return "".join(f"{line}\n" for line in _lines(pair, pace))
+
+
+def _lines(pair: ColoPair, pace: Pace) -> Iterator[str]:
+    count = len(pace.pauses_s)
+    rate = f"{pace.per_second:.2g} a second"
+    yield f"{pair.name}: {count} checkpoints in {pace.seconds:.0f} s, {rate}"
+    if not count:
+        yield f"the delay is {pace.delay_ms} ms: measure for longer with --seconds"
+        return
+    pauses = ", ".join(f"{name} {pace.pause_s(part) * _MS:.1f} ms" for name, part in _PARTS)
+    yield f"pause: {pauses}; {pace.share * 100:.2g} % of the time"
+    yield from histogram(pace.pauses_s)
+    yield (
+        f"asked for by the delay of {pace.delay_ms} ms: {pace.timed}; earlier, as the guests'"
+        f" packets differed or somebody forced one: {pace.early}"
+    )
+    yield f"suggested delay: {pace.suggested_ms} ms; then they take 2 % of the time at most"
+    if pace.early > _EARLY * (pace.early + pace.timed):
+        yield "most came before the delay was over, so that the delay changes little"
+
+
+def histogram(pauses_s: tuple[float, ...]) -> Iterator[str]:
+    """A bar for each doubling of the pause, from the shortest to the longest.
+
+    Args:
+        pauses_s: One or more, ascending, in seconds.
+    """
+    bound_ms = 1.0
+    while bound_ms < pauses_s[0] * _MS:
+        bound_ms *= 2
+    counts: list[tuple[float, int]] = []
+    left = list(pauses_s)
+    while left:
+        inside = sum(one * _MS <= bound_ms for one in left)
+        counts.append((bound_ms, inside))
+        left, bound_ms = left[inside:], bound_ms * 2
+    most = max(count for _, count in counts)
+    for bound, count in counts:
+        bar = "█" * max(round(count / most * _WIDTH), 1 if count else 0)
+        yield f"  up to {bound:>6g} ms {count:>6}  {bar}".rstrip()
+
+
+def to_json(pair: ColoPair, pace: Pace) -> JsonObject:
+    """The same for programs."""
+    percentiles: JsonObject = {name: round(pace.pause_s(p) * _MS, 3) for name, p in _PARTS}
+    return {
+        "format_version": 1,
+        "pair": pair.name,
+        "seconds": round(pace.seconds, 3),
+        "checkpoints": len(pace.pauses_s),
+        "checkpoints_per_second": round(pace.per_second, 4),
+        "pause_ms": percentiles,
+        "paused_share": round(pace.share, 6),
+        "delay_ms": pace.delay_ms,
+        "by_delay": pace.timed,
+        "early": pace.early,
+        "suggested_delay_ms": pace.suggested_ms,
+    }
