@@ -359,7 +359,7 @@ class PairController:
         """Take note that a QEMU has ended, for the plans from now on; nothing is done about it.
 
         Returns:
-            Whether it says something: not if it is about a QEMU that ran on the node before.
+            False if it says nothing, since it is about a QEMU that ran on the node before.
         """
         node = evidence.node
         if self._instances.get(node, evidence.instance) != evidence.instance:

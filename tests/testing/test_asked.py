@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import final
@@ -115,7 +116,7 @@ class _Begun(Observer):
 def test_one_thing_at_a_time(tmp_path: Path) -> None:
     """What is asked for during a plan is refused, and the plan is done."""
 
-    async def scenario(life: FakePair, watched: Watched) -> None:
+    async def scenario(_: FakePair, watched: Watched) -> None:
         await protected(watched)
         begun = _Begun()
         asking = asyncio.create_task(watched.supervisor.switch_over(NAME, observer=begun))
@@ -228,9 +229,9 @@ async def person_runs(
 class _Hosts:
     """The hosts of a pair, as `hosts_of` gives them."""
 
-    hosts: dict[str, Host]
+    hosts: Mapping[str, Host]
 
-    async def __aenter__(self) -> dict[str, Host]:
+    async def __aenter__(self) -> Mapping[str, Host]:
         return self.hosts
 
     async def __aexit__(self, *_: object) -> None:
@@ -452,7 +453,7 @@ def test_word_goes_over_the_socket(tmp_path: Path) -> None:
 def test_pair_is_watched(tmp_path: Path) -> None:
     """From the launch until it is protected, with checkpoints that are counted."""
 
-    async def scenario(_: FakePair, watched: Watched, control: Control) -> None:
+    async def scenario(_: FakePair, __: Watched, control: Control) -> None:
         seen = []
         async with aclosing(control.watch()) as views:
             async for view in views:
@@ -485,7 +486,7 @@ def test_checkpoints_are_told(tmp_path: Path) -> None:
                     break
         delay_s = life.pair.checkpoint_delay_ms / 1000
         begins = [one.began_s for one in heard]
-        between = [later - sooner for sooner, later in zip(begins, begins[1:], strict=False)]
+        between = [later - sooner for sooner, later in itertools.pairwise(begins)]
         assert all(0.9 * delay_s < one < 1.5 * delay_s for one in between), between
 
     ask(tmp_path, scenario)

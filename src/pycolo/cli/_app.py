@@ -49,7 +49,7 @@ from pycolo.reconcile import Want
 from pycolo.render import html, mermaid, qmp, shell, text, timeline
 from pycolo.result import Report
 from pycolo.standing import standing
-from pycolo.supervise import HttpEndpoint, Store, Wish
+from pycolo.supervise import HttpEndpoint, Store
 from pycolo.supervise.control import find
 
 _PLAN_FORMS: Final[Mapping[str, Callable[[Plan], str]]] = {
@@ -539,7 +539,7 @@ def want(*, wanted: Want, pair_file: Path, folder: Path, form: str) -> None:
     pair = _files.pair(pair_file)
     with Store(folder) as kept:
         kept.want(pair.name, wanted)
-        _say.result(_wish(pair, kept.read(pair.name), form))
+        _say.result(_wish(pair, kept, form))
 
 
 @app.command()
@@ -556,10 +556,7 @@ def pause(*, pair_file: Path, why: str | None, folder: Path, form: str) -> None:
     pair = _files.pair(pair_file)
     with Store(folder) as kept:
         kept.pause(pair.name, _supervise.by_whom(why))
-        control = find(folder, pair.name)
-        if control is not None:
-            asyncio.run(_supervised.wait_paused(control))
-        _say.result(_wish(pair, kept.read(pair.name), form))
+        _say.result(_wish(pair, kept, form))
 
 
 @app.command()
@@ -571,7 +568,7 @@ def unpause(*, pair_file: Path, folder: Path, form: str) -> None:
     pair = _files.pair(pair_file)
     with Store(folder) as kept:
         kept.pause(pair.name, None)
-        _say.result(_wish(pair, kept.read(pair.name), form))
+        _say.result(_wish(pair, kept, form))
 
 
 @app.command()
@@ -596,10 +593,10 @@ def fenced(
     folder: Path,
     form: str,
 ) -> None:
-    """State to the supervisor that the QEMU of NODE has ended and cannot run any more.
+    """State to the supervisor that the QEMU of NODE has ended.
 
     For a host that nobody can reach: switch it off first. The supervisor relies on your word as on
-    a fence; two guests run if it is wrong. It is refused while that QEMU answers.
+    a fence: if it is wrong, two guests run. It is refused while that QEMU answers.
     """
     pair = _files.pair(pair_file)
     control = find(folder, pair.name)
@@ -629,7 +626,7 @@ def fenced(
 @_supervise.store
 @_options.output("text", "json")
 def measure(*, pair_file: Path, seconds: float, folder: Path, form: str) -> int:
-    """Measure the checkpoints of a pair in COLO, and suggest a checkpoint delay.
+    """Measure the checkpoints of a pair, and suggest a delay.
 
     It listens, and changes nothing. If no supervisor keeps the pair, it uses the observer monitor
     of the primary meanwhile. Ends with 1 if no checkpoint came.
@@ -643,7 +640,11 @@ def measure(*, pair_file: Path, seconds: float, folder: Path, form: str) -> int:
     return DONE if pace.pauses_s else REFUSED
 
 
-def _wish(pair: ColoPair, wish: Wish, form: str) -> str:
+def _wish(pair: ColoPair, store: Store, form: str) -> str:
+    """What is wanted, once a supervisor that runs has heard it."""
+    wish, control = store.read(pair.name), find(store.folder, pair.name)
+    if control is not None:
+        asyncio.run(_supervised.wait_heeded(control, wish))
     if form == "json":
         said: JsonObject = {"pair": pair.name, "want": wish.want, "paused": wish.paused}
         return wire.dumps({"format_version": 1, **said})

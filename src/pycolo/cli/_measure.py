@@ -64,12 +64,13 @@ async def _listened(
 ) -> float:
     """Listen for so long, or until COLO ends; how long it was, in seconds."""
     loop = asyncio.get_running_loop()
-    began_s = loop.time()
+    began_s, take = loop.time(), heard.append
 
     async def listen() -> None:
         async with aclosing(source) as checkpoints:
+            # One by one: what was heard until the end counts, and the end comes in between.
             async for checkpoint in checkpoints:
-                heard += (checkpoint,)
+                take(checkpoint)
 
     with _progress(seconds) as tell:
         listening = asyncio.ensure_future(listen())

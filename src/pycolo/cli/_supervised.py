@@ -16,7 +16,7 @@ from pycolo.errors import CompileError, StoreError, compile_error
 from pycolo.observers import Observer, Recorder
 from pycolo.plan import Procedure
 from pycolo.result import Report
-from pycolo.supervise import ON_REQUEST
+from pycolo.supervise import ON_REQUEST, Wish
 from pycolo.supervise.control import Control, PairView, find
 
 _LET_GO_S: Final = 60.0
@@ -124,18 +124,19 @@ async def let_go(control: Control) -> PairView | None:
     return None
 
 
-async def wait_paused(control: Control) -> None:
-    """Wait until a supervisor has heard that its pair is paused, and uses no control monitor.
+async def wait_heeded(control: Control, wish: Wish) -> None:
+    """Wait until a supervisor has heard what is wanted, and, if it is paused, has let go.
 
     Where it finishes a plan first, a person is told, and it is not waited for any longer.
     """
     try:
         async with asyncio.timeout(_LET_GO_S), aclosing(control.watch()) as views:
             async for view in views:
-                if view.are_monitors_free:
+                is_free = view.are_monitors_free or wish.paused is None
+                if (view.want, view.paused) == (wish.want, wish.paused) and is_free:
                     return
     except TimeoutError:
         _say.note(f"the supervisor (pid {control.pid}) finishes what is under way first")
     except StoreError as error:
-        # What is paused is paused: the next supervisor reads it.
+        # What is in the store holds: the next supervisor reads it.
         _say.note(str(error))

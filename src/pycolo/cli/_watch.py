@@ -29,6 +29,8 @@ _WINDOW_S: Final = 60.0
 "Over how long checkpoints are counted."
 _MS: Final = 1000.0
 _LEAST_S: Final = 1.0
+WIDE: Final = 80
+"How many columns it takes to show all; fewer leave out how long a QEMU was silent."
 
 
 @final
@@ -165,11 +167,11 @@ def text_line(row: Row) -> str:
     view = row.view
     if view is None:
         return one_line(f"{row.pair}: {row.why}")
-    parts = [f"wanted: {view.want}", *(f"{node} {phase}" for node, phase in view.phases.items())]
+    parts = [f"{node} {phase}" for node, phase in view.phases.items()]
     if view.epoch is not None:
         parts.append(f"epoch {view.epoch}")
     parts += [words for _, words in _remarks(row)]
-    return one_line(f"{row.pair}: {'; '.join(parts)}")
+    return one_line(f"{row.pair}: {'; '.join(parts) or 'it was not looked at yet'}")
 
 
 def _json_line(row: Row) -> str:
@@ -201,17 +203,16 @@ def _json_line(row: Row) -> str:
 
 def table(rows: Sequence[Row], console: Console) -> RenderableType:
     """A row a pair, and under the table what is more than a figure."""
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=False)
-    for name in ("pair", "wanted", "nodes"):
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("pair", "nodes"):
         shown.add_column(name, overflow="fold")
-    for name in ("epoch", "a second", "pause"):
+    figures = ("epoch", "per s", "pause ms", "silence / limit", "wanted")
+    left_out = 0 if console.width >= WIDE else 2
+    for name in figures[: len(figures) - left_out]:
         shown.add_column(name, justify="right", no_wrap=True)
-    is_wide = console.width >= 80  # noqa: PLR2004 - columns
-    if is_wide:
-        shown.add_column("longest silence", justify="right", no_wrap=True)
     for row in rows:
         cells = _cells(row)
-        shown.add_row(*(cells if is_wide else cells[:-1]))
+        shown.add_row(*cells[: len(cells) - left_out])
     remarks = [
         Text(one_line(f"{row.pair}: {words}"), style=style)
         for row in rows
@@ -223,24 +224,24 @@ def table(rows: Sequence[Row], console: Console) -> RenderableType:
 def _cells(row: Row) -> tuple[Text, ...]:
     view, pace = row.view, row.pace
     if view is None:
-        return (Text(one_line(row.pair)), Text("-"), Text("-"), *[Text("-")] * 4)
+        return (Text(one_line(row.pair)), *[Text("-")] * 6)
     style = "green" if view.is_protected else "yellow"
     nodes = "\n".join(one_line(f"{node} {phase}") for node, phase in view.phases.items())
     rate, pause_ms = pace.per_second, pace.pause_ms
     return (
         Text(one_line(row.pair)),
-        Text(view.want),
         Text(nodes or "-", style=style),
         Text("-" if view.epoch is None else str(view.epoch)),
         Text("-" if rate is None else f"{rate:.2g}"),
-        Text("-" if pause_ms is None else f"{pause_ms:.1f} ms"),
+        Text("-" if pause_ms is None else f"{pause_ms:.1f}"),
         Text(_silence(view)),
+        Text(view.want),
     )
 
 
 def _silence(view: PairView) -> str:
-    limit = "" if view.limit_s is None else f" of {view.limit_s:.3g} s"
-    return f"{view.longest_s:.3f}{limit}"
+    limit = "-" if view.limit_s is None else f"{view.limit_s:.3g} s"
+    return f"{view.longest_s:.3f} / {limit}"
 
 
 def _remarks(row: Row) -> list[tuple[str, str]]:
@@ -251,6 +252,8 @@ def _remarks(row: Row) -> list[tuple[str, str]]:
     made: list[tuple[str, str]] = []
     if view.person:
         made.append(("bold red", f"! {brief(view.person)}"))
+    if view.want != "protected":
+        made.append(("yellow", f"{view.want} is wanted"))
     if view.paused is not None:
         free = "; `pycolo run` may act" if view.are_monitors_free else ""
         made.append(("yellow", f"supervision is paused {view.paused}{free}"))
