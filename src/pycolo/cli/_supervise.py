@@ -28,8 +28,8 @@ from pycolo.hosts.requests import now
 from pycolo.hosts.ways import hosts_of
 from pycolo.model import ColoPair
 from pycolo.supervise import Agent, FuseGuard, HttpEndpoint, Store, Supervisor, SupervisorEvent
-from pycolo.supervise.supervisor import Keeping
 from pycolo.supervise.control import served as listened
+from pycolo.supervise.supervisor import Keeping
 
 _R = TypeVar("_R")
 

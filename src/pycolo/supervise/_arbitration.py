@@ -153,6 +153,11 @@ class Arbitration(Authority):
     def cuts(self) -> bool:
         return True
 
+    @property
+    @override
+    def lets_go(self) -> bool:
+        return False
+
     @override
     def wish(self) -> Wish:
         if self._held is None:

@@ -47,6 +47,13 @@ class Authority(Protocol):
         A checkpoint renews the other node's fuse.
         """
 
+    @property
+    def lets_go(self) -> bool:
+        """Whether no control monitor is used during a pause, so that other programs may act.
+
+        Not where a fuse is renewed by the checkpoints that are heard over one.
+        """
+
     def wish(self) -> Wish:
         """What is wanted.
 
@@ -142,6 +149,11 @@ class FilesAuthority(Authority):
     @override
     def cuts(self) -> bool:
         return False
+
+    @property
+    @override
+    def lets_go(self) -> bool:
+        return True
 
     @override
     def wish(self) -> Wish:

@@ -207,7 +207,7 @@ class Keeper:
             record=self._record,
             is_protected=self._is_protected,
             is_busy=self._work is not None or self._takeover is not None,
-            are_monitors_free=self._wish.paused is not None and self._is_aside,
+            are_monitors_free=self._senses.is_aside and self._is_aside,
             person=self._person,
         )
 
@@ -723,8 +723,8 @@ class Keeper:
         """Look without acting: while that is paused, put off, or up to a person."""
         if self._work is not None:
             return False
-        is_paused = self._wish.paused is not None
-        self._work = self._task(self._looked_aside() if is_paused else self._controller.look())
+        is_aside = self._senses.is_aside
+        self._work = self._task(self._looked_aside() if is_aside else self._controller.look())
         return True
 
     async def _looked_aside(self) -> Snapshot:
@@ -881,8 +881,9 @@ class Keeper:
         if wish.want != "stopped":
             # That a guest shut itself down was heeded when it did.
             self._senses.forget_shutdowns()
-        if (wish.paused is None) != (self._wish.paused is None):
-            self._senses.stand_aside(self._controller.snapshot, is_aside=wish.paused is not None)
+        is_aside = wish.paused is not None and self._authority.lets_go
+        if is_aside != self._senses.is_aside:
+            self._senses.stand_aside(self._controller.snapshot, is_aside=is_aside)
             self._is_stale, self._is_aside = True, False
         self._wish = wish
         self._controller.want(wish.want)

@@ -110,85 +110,6 @@ class Keeping:
             async for event in events:
                 yield event
 
-    # -- what a person asks for
-
-    async def switch_over(self, pair: str, *, observer: Observer | None = None) -> Report:
-        """Move the guest to its secondary on purpose; then the old primary becomes a new secondary.
-
-        Nothing is lost. As all that a person asks for, it is finished also where whoever asked is
-        cancelled meanwhile.
-
-        Args:
-            pair: The pair's name.
-            observer: Is called with what happens, besides the supervisor's own; None for none.
-
-        Raises:
-            RefusedError: It is not begun: the pair is not protected, its supervision is paused, or
-                something else is done with it.
-            DeclarationError: The supervisor has no such pair.
-        """
-        return await self.perform(pair, "switch-over", observer=observer)
-
-    async def checkpoint(self, pair: str, *, observer: Observer | None = None) -> Report:
-        """Force a checkpoint, and see it on both nodes; see `switch_over`."""
-        return await self.perform(pair, "checkpoint", observer=observer)
-
-    async def shutdown(self, pair: str, *, observer: Observer | None = None) -> Report:
-        """Have the guest power itself off, and keep it off; see `switch_over`.
-
-        Once it is off, no guest is wanted; say in the store that one is, and it is booted again.
-        """
-        return await self.perform(pair, "shutdown", observer=observer)
-
-    async def perform(
-        self,
-        pair: str,
-        procedure: Procedure,
-        *,
-        options: Options | None = None,
-        observer: Observer | None = None,
-    ) -> Report:
-        """Execute a procedure of `ON_REQUEST`; see `switch_over`.
-
-        Args:
-            pair: The pair's name.
-            procedure: What to do.
-            options: What it is asked for besides the pair; nothing if None.
-            observer: Is called with what happens, besides the supervisor's own; None for none.
-
-        Raises:
-            RefusedError: It is not begun; see `switch_over`.
-            DeclarationError: The supervisor has no such pair, or does not do this on request.
-        """
-        if procedure not in ON_REQUEST:
-            raise DeclarationError("procedure", procedure, f"be one of {', '.join(ON_REQUEST)}")
-        return await self._kept_by(pair).perform(procedure, options or Options(), observer)
-
-    async def state_fence(
-        self, pair: str, node: str, *, who: str, how: str, instance: str | None = None
-    ) -> Evidence:
-        """Take it from a person that a QEMU has ended, and that it cannot run any more.
-
-        The supervisor does with it what it does with a fence of its own that succeeded.
-
-        Args:
-            pair: The pair's name.
-            node: The node on which it ran.
-            who: Who made sure of it.
-            how: How: power switched off, host rebooted ...
-            instance: The identity of the QEMU; None for the one that the record names.
-
-        Returns:
-            What the supervisor rests on from now on.
-
-        Raises:
-            RefusedError: The QEMU still answers, the record names no such QEMU, or the pair's
-                supervision is paused.
-            DeclarationError: The supervisor has no such pair, the pair no such node, or `who` or
-                `how` is empty or not printable.
-        """
-        return await self._kept_by(pair).state_fence(node, instance, who=who, how=how)
-
     # -- what it shows of one pair
 
     def status(self, pair: str) -> PairStatus:
@@ -311,6 +232,85 @@ class Supervisor(Keeping):
     async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
         for pair in self._pairs:
             stack.enter_context(self._store.alone(pair.name))
+
+    # -- what a person asks for
+
+    async def switch_over(self, pair: str, *, observer: Observer | None = None) -> Report:
+        """Move the guest to its secondary on purpose; then the old primary becomes a new secondary.
+
+        Nothing is lost. As all that a person asks for, it is finished also where whoever asked is
+        cancelled meanwhile.
+
+        Args:
+            pair: The pair's name.
+            observer: Is called with what happens, besides the supervisor's own; None for none.
+
+        Raises:
+            RefusedError: It is not begun: the pair is not protected, its supervision is paused, or
+                something else is done with it.
+            DeclarationError: The supervisor has no such pair.
+        """
+        return await self.perform(pair, "switch-over", observer=observer)
+
+    async def checkpoint(self, pair: str, *, observer: Observer | None = None) -> Report:
+        """Force a checkpoint, and see it on both nodes; see `switch_over`."""
+        return await self.perform(pair, "checkpoint", observer=observer)
+
+    async def shutdown(self, pair: str, *, observer: Observer | None = None) -> Report:
+        """Have the guest power itself off, and keep it off; see `switch_over`.
+
+        Once it is off, no guest is wanted; say in the store that one is, and it is booted again.
+        """
+        return await self.perform(pair, "shutdown", observer=observer)
+
+    async def perform(
+        self,
+        pair: str,
+        procedure: Procedure,
+        *,
+        options: Options | None = None,
+        observer: Observer | None = None,
+    ) -> Report:
+        """Execute a procedure of `ON_REQUEST`; see `switch_over`.
+
+        Args:
+            pair: The pair's name.
+            procedure: What to do.
+            options: What it is asked for besides the pair; nothing if None.
+            observer: Is called with what happens, besides the supervisor's own; None for none.
+
+        Raises:
+            RefusedError: It is not begun; see `switch_over`.
+            DeclarationError: The supervisor has no such pair, or does not do this on request.
+        """
+        if procedure not in ON_REQUEST:
+            raise DeclarationError("procedure", procedure, f"be one of {', '.join(ON_REQUEST)}")
+        return await self._kept_by(pair).perform(procedure, options or Options(), observer)
+
+    async def state_fence(
+        self, pair: str, node: str, *, who: str, how: str, instance: str | None = None
+    ) -> Evidence:
+        """Take it from a person that a QEMU has ended, and that it cannot run any more.
+
+        The supervisor does with it what it does with a fence of its own that succeeded.
+
+        Args:
+            pair: The pair's name.
+            node: The node on which it ran.
+            who: Who made sure of it.
+            how: How: power switched off, host rebooted ...
+            instance: The identity of the QEMU; None for the one that the record names.
+
+        Returns:
+            What the supervisor rests on from now on.
+
+        Raises:
+            RefusedError: The QEMU still answers, the record names no such QEMU, or the pair's
+                supervision is paused.
+            DeclarationError: The supervisor has no such pair, the pair no such node, or `who` or
+                `how` is empty or not printable.
+        """
+        return await self._kept_by(pair).state_fence(node, instance, who=who, how=how)
 
 
 def _now_s() -> float:
