@@ -18,7 +18,7 @@ from tests.testing.testbed import FakePair, in_world, time_passes
 from typing_extensions import override
 
 from pycolo import operate
-from pycolo.errors import CompileError, DeclarationError, RefusedError, StoreError
+from pycolo.errors import CommandUnknown, CompileError, DeclarationError, RefusedError, StoreError
 from pycolo.hosts import Host
 from pycolo.observers import Observer
 from pycolo.plan import Plan, Procedure, Step
@@ -415,6 +415,28 @@ def test_progress_and_report_come_over_the_socket(tmp_path: Path) -> None:
         assert "beta" == has_all(life)
 
     ask(tmp_path, scenario)
+
+
+def test_supervisor_that_ends_in_the_midst_leaves_it_unknown(tmp_path: Path) -> None:
+    """Whoever asked is told so, and the next supervisor brings the pair back with every write."""
+
+    async def played(life: FakePair) -> None:
+        with Store(tmp_path) as store:
+            async with kept(life, store) as watched, served(watched.supervisor, tmp_path):
+                await protected(watched)
+                write(life)
+                control = find(tmp_path, NAME)
+                assert control is not None
+                begun = _Begun()
+                asking = asyncio.create_task(control.perform("switch-over", begun))
+                await begun.step.wait()
+            with pytest.raises(CommandUnknown, match="switch-over, its effect is unknown"):
+                await asking
+            async with kept(life, store) as watched:
+                await quiet(watched)
+                await serves(life)
+
+    in_world("11.1.3", played)
 
 
 def test_refusal_comes_over_the_socket(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Final, Literal, TypeAlias, TypeVar, assert_never, final
 import attrs
 
 from pycolo.controller import HOST_S, PairController, Round
-from pycolo.errors import CommandRefused, RemoteError, StoreError
+from pycolo.errors import CommandRefused, CommandUnknown, RemoteError, StoreError
 from pycolo.evidence import Evidence, Victim, node_of
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
@@ -255,6 +255,7 @@ class Keeper:
         Raises:
             RefusedError: It is not begun: the pair is paused, something else is done with it, or
                 the procedure has no safe way.
+            CommandUnknown: The keeper has ended meanwhile.
         """
         self._readiness.refuse(procedure)
         try:
@@ -267,7 +268,9 @@ class Keeper:
         self._is_look_first = True
         work = self._takeover = self._task(self._controller.execute(compiled, observer))
         await asyncio.wait((work,))
-        report = None if work.cancelled() else work.result()
+        if work.cancelled():
+            raise CommandUnknown("the supervisor", procedure, "it has ended meanwhile")
+        report = work.result()
         if report is None:
             raise self._readiness.at_work()
         return report

@@ -13,7 +13,7 @@ from typing import Final, assert_never, final
 
 import attrs
 
-from pycolo.errors import CompileError, ParseError, RefusedError, StoreError
+from pycolo.errors import CommandUnknown, CompileError, ParseError, RefusedError, StoreError
 from pycolo.evidence import Evidence
 from pycolo.observers import Observer
 from pycolo.pace import Checkpoint
@@ -24,6 +24,7 @@ from pycolo.supervise.control._place import SUFFIX, place
 
 _FIRST_S: Final = 30.0
 "How long the first answer may take: the supervisor reads the pair before."
+ENDED: Final = "it has ended"
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
@@ -32,8 +33,7 @@ _CREDENTIALS: Final = struct.Struct("3i")
 class Control:
     """The way to the supervisor that keeps a pair; see `find`.
 
-    Every method raises `StoreError` where the supervisor has ended or gives no answer. What was
-    asked for may then be under way.
+    Every method raises `StoreError` if the supervisor has ended before it was asked.
     """
 
     pair: str
@@ -59,16 +59,17 @@ class Control:
 
         Raises:
             RefusedError: It is not begun.
+            CommandUnknown: The supervisor has ended, or gives no answer: look at the pair.
         """
         request = msg.Perform(procedure=procedure, checkpoint_delay_ms=checkpoint_delay_ms)
         told = _Told(observer)
-        async with aclosing(self._answers(request)) as answers:
+        async with aclosing(self._answers(request, asked=procedure)) as answers:
             async for answer in answers:
                 if isinstance(answer, msg.Ended):
                     observer.plan_finished(answer.report)
                     return answer.report
                 told.take(answer)
-        raise self._ended()
+        raise self._lost(procedure, ENDED)
 
     async def state_fence(
         self, node: str, *, who: str, how: str, instance: str | None = None
@@ -77,13 +78,14 @@ class Control:
 
         Raises:
             RefusedError: The supervisor does not take it.
+            CommandUnknown: The supervisor has ended, or gives no answer: say it again.
         """
         request = msg.StateFence(node=node, who=who, how=how, instance=instance)
-        async with aclosing(self._answers(request)) as answers:
+        async with aclosing(self._answers(request, asked="fenced")) as answers:
             async for answer in answers:
                 if isinstance(answer, msg.Noted):
                     return answer.evidence
-        raise self._ended()
+        raise self._lost("fenced", ENDED)
 
     async def watch(self) -> AsyncGenerator[msg.PairView]:
         """How the pair stands, twice a second; ends when it is closed, or the supervisor ends."""
@@ -100,39 +102,43 @@ class Control:
                     yield answer.checkpoint
 
     async def _answers(
-        self, request: msg.Request, *, first_s: float | None = _FIRST_S
+        self, request: msg.Request, *, asked: str = "", first_s: float | None = _FIRST_S
     ) -> AsyncGenerator[msg.Answer]:
-        """The answers to a request, until the supervisor closes the connection."""
+        """The answers to a request, until the supervisor closes the connection.
+
+        Args:
+            request: What is asked.
+            asked: Its name, where it may change something.
+            first_s: How long the first answer may take; None for any time.
+        """
         async with self._connected() as (reader, writer):
             writer.write(msg.request_line(request))
             limit_s = first_s
-            while line := await self._line(reader, limit_s):
+            while line := await self._line(reader, asked, limit_s):
                 limit_s = None
-                answer = self._parsed(line)
+                try:
+                    answer = msg.read_answer(line)
+                except ParseError as error:
+                    raise self._lost(asked, f"it answers what cannot be read: {error}") from error
                 if isinstance(answer, msg.NotDone):
-                    raise (
-                        CompileError(*answer.findings)
-                        if answer.findings
-                        else RefusedError(answer.why)
-                    )
+                    raise _refusal(answer)
                 yield answer
 
-    async def _line(self, reader: asyncio.StreamReader, limit_s: float | None) -> bytes:
+    async def _line(self, reader: asyncio.StreamReader, asked: str, limit_s: float | None) -> bytes:
         try:
             async with asyncio.timeout(limit_s):
                 return await reader.readline()
         except TimeoutError:
-            why = f"the supervisor (pid {self.pid}) gives no answer within {limit_s:g} s"
-            raise StoreError(str(self.folder), why) from None
+            raise self._lost(asked, f"it gives no answer within {limit_s:g} s") from None
         except (OSError, ValueError) as error:
-            raise self._ended() from error
+            raise self._lost(asked, ENDED) from error
 
-    def _parsed(self, line: bytes) -> msg.Answer:
-        try:
-            return msg.read_answer(line)
-        except ParseError as error:
-            why = f"the supervisor (pid {self.pid}) answers what cannot be read: {error}"
-            raise StoreError(str(self.folder), why) from error
+    def _lost(self, asked: str, why: str) -> CommandUnknown | StoreError:
+        """What to say where a connection has ended, or is of no use."""
+        who = f"the supervisor (pid {self.pid})"
+        if asked:
+            return CommandUnknown(who, asked, why)
+        return StoreError(str(self.folder), f"{who}: {why}")
 
     @asynccontextmanager
     async def _connected(
@@ -142,7 +148,7 @@ class Control:
             with place(self.folder, self.pair) as path:
                 reader, writer = await asyncio.open_unix_connection(path, limit=msg.LINE_BYTES)
         except OSError as error:
-            raise self._ended() from error
+            raise self._lost("", ENDED) from error
         try:
             yield reader, writer
         finally:
@@ -150,8 +156,9 @@ class Control:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    def _ended(self) -> StoreError:
-        return StoreError(str(self.folder), f"the supervisor (pid {self.pid}) has ended")
+
+def _refusal(answer: msg.NotDone) -> RefusedError:
+    return CompileError(*answer.findings) if answer.findings else RefusedError(answer.why)
 
 
 def find(folder: Path, pair: str) -> Control | None:
