@@ -155,6 +155,7 @@ SOUND = PairStatus(
     record=None,
     is_protected=True,
     is_busy=False,
+    are_monitors_free=False,
     person="",
 )
 HURT = attrs.evolve(SOUND, is_protected=False)
