@@ -247,23 +247,37 @@ def test_silence_stands_beside_its_limit(tmp_path: Path) -> None:
 
     async def scenario(life: FakePair, watched: Watched, client: Client) -> None:
         await protected(watched)
-        watched.store.pause(life.pair.name, "by the test")
-        await watched.until("supervision is paused")
         before = await client.get("/metrics")
         assert 0 == before.value("pycolo_node_question_age_seconds", node="beta")
+        silent_s = life.pair.supervision.silent_s
         life.world.qemu("beta").freeze()
-        await time_passes(10.0)
+        # A question is asked within half of it, and nothing is done before all of it is over.
+        await time_passes(0.9 * silent_s)
         found = await client.get("/metrics")
-        assert 1 == found.value("pycolo_pair_paused")
-        limit = found.value("pycolo_signal_limit_seconds", signal="silent")
-        assert life.pair.supervision.silent_s == limit
+        assert silent_s == found.value("pycolo_signal_limit_seconds", signal="silent")
         age = found.value("pycolo_node_question_age_seconds", node="beta")
         assert age is not None
-        assert 9.0 < age < 10.5
+        assert 0.3 * silent_s < age < silent_s
         assert age == found.value("pycolo_node_question_age_max_seconds", node="beta")
         checkpoint = found.value("pycolo_checkpoint_age_seconds")
         assert checkpoint is not None
-        assert 9.0 < checkpoint < 11.0
+        assert 0.0 <= checkpoint < silent_s + 1.0
+
+    play(tmp_path, scenario)
+
+
+def test_pause_is_shown(tmp_path: Path) -> None:
+    """While it lasts nobody is asked, so that no age of a question grows."""
+
+    async def scenario(life: FakePair, watched: Watched, client: Client) -> None:
+        count = await protected(watched)
+        assert 0 == (await client.get("/metrics")).value("pycolo_pair_paused")
+        watched.store.pause(life.pair.name, "by the test")
+        await watched.until("supervision is paused", since=count)
+        await time_passes(10.0)
+        found = await client.get("/metrics")
+        assert 1 == found.value("pycolo_pair_paused")
+        assert not found.value("pycolo_node_question_age_seconds", node="beta")
 
     play(tmp_path, scenario)
 
