@@ -9,7 +9,8 @@ from typing import Final, TypeAlias, final, get_args
 import attrs
 
 from pycolo import _decode, _json, wire
-from pycolo._json import JsonObject, JsonValue, Table, Tagged
+from pycolo._forms import FORMAT_VERSION, SCALARS, Table, Tagged
+from pycolo._json import JsonObject, JsonValue
 from pycolo._mapping import read_only_mappings
 from pycolo.errors import ParseError
 from pycolo.evidence import Evidence
@@ -249,24 +250,24 @@ def _form(name: str, union: object) -> Tagged:
     forms = attrs.evolve(
         forms,
         known={**forms.known, Report: _Report()},
-        tagged=forms.tagged | kinds,
+        tags={**forms.tags, **dict.fromkeys(kinds, "kind")},
         sparse=forms.sparse | {Perform, StateFence},
     )
-    phases = Table(_json.SCALARS[str], is_ordered=True)
+    phases = Table(SCALARS[str], is_ordered=True)
     view = forms.record(PairView, phases=phases)
     return attrs.evolve(forms, known={**forms.known, PairView: view}).union(name, union)
 
 
 def _line(name: str, union: object, message: object) -> bytes:
     written = _json.object_of(_form(name, union).write(message))
-    value: JsonObject = {"format_version": _json.FORMAT_VERSION, **written}
+    value: JsonObject = {"format_version": FORMAT_VERSION, **written}
     return f"{_json.dumps(value)}\n".encode()
 
 
 def _read(name: str, union: object, line: bytes) -> object:
     members = dict(_json.object_at(_decode.json_value(line), ""))
     version = members.pop("format_version", None)
-    if version != _json.FORMAT_VERSION or type(version) is not int:
-        rule = f"be {_json.FORMAT_VERSION}: use one pycolo for the supervisor and its commands"
+    if version != FORMAT_VERSION or type(version) is not int:
+        rule = f"be {FORMAT_VERSION}: use one pycolo for the supervisor and its commands"
         raise ParseError("format_version", rule, version)
     return _form(name, union).read(members, "")
