@@ -82,7 +82,7 @@ measure 0
     assert 700 == alone["delay_ms"]
     seen = [json.loads(line) for line in told["watch.txt"].splitlines()]
     views = [line for line in seen if line["supervised"]]
-    assert "resume" in [view["procedure"] for view in views]
+    assert views[-1]["protected"]
     epochs = [view["epoch"] for view in views if view["epoch"] is not None]
     assert sorted(epochs) == epochs
     assert not [view["person"] for view in views if view["person"]]
