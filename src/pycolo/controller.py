@@ -99,8 +99,8 @@ class PairController:
         assume_good: QEMU versions that the operator vouches for.
         schemas: Shared by all controllers of an event loop, so that each QEMU build's schema is
             read once; None for a cache of its own.
-        hear: Is called with the node and each event and hang-up of its session; must be quick and
-            must not raise.
+        on_event: Is called with the node and each event and hang-up of its session; must be quick
+            and must not raise.
 
     Raises:
         DeclarationError: A node has no host.
@@ -116,7 +116,7 @@ class PairController:
         resyncs: asyncio.Semaphore | None = None,
         assume_good: Collection[Version] = (),
         schemas: SchemaCache | None = None,
-        hear: Callable[[str, Notice], None] | None = None,
+        on_event: Callable[[str, Notice], None] | None = None,
     ) -> None:
         missing = [name for name in pair.names if name not in hosts]
         if missing:
@@ -129,7 +129,7 @@ class PairController:
         self._resyncs = resyncs
         self._assume_good = tuple(assume_good)
         self._schemas = schemas or SchemaCache()
-        self._listener = hear
+        self._listener = on_event
         self._sessions: dict[str, Session] = {}
         self._instances: dict[str, str] = {}
         self._dead: dict[str, Evidence] = {}
@@ -545,11 +545,11 @@ class PairController:
         session = await Session.connect(
             name, monitor, limit_s=limit_s, connector=way, schemas=self._schemas
         )
-        session.subscribe(functools.partial(self._hear, name))
+        session.subscribe(functools.partial(self._observe, name))
         self._sessions[name] = session
         return session
 
-    def _hear(self, node: str, notice: Notice) -> None:
+    def _observe(self, node: str, notice: Notice) -> None:
         if self._listener is not None:
             self._listener(node, notice)
         if self._armed and isinstance(notice, StopEvent | ResumeEvent):

@@ -17,7 +17,7 @@ from pycolo.errors import HostRefused, StoreError
 from pycolo.hosts import HostState
 from pycolo.model import ColoPair
 from pycolo.supervise import Store, Supervisor, SupervisorEvent
-from pycolo.supervise._eyes import Eyes
+from pycolo.supervise._node_health import NodeHealth
 from pycolo.supervise.store import Wish
 from pycolo.testing._monitor import Client
 from pycolo.testing._network import end
@@ -527,15 +527,15 @@ def test_supervisor_that_was_stopped_ends_nobody(
     async def scenario(life: FakePair, watched: Watched) -> None:
         count = await protected(watched)
         before = list(life.world.processes)
-        real = Eyes.asked
+        real = NodeHealth.question_sent
 
-        def asked(eyes: Eyes, now_s: float) -> None:
-            real(eyes, now_s)
-            if node in eyes.instance and now_s > len(stops) * 7.0:
+        def question_sent(health: NodeHealth, now_s: float) -> None:
+            real(health, now_s)
+            if node in health.instance and now_s > len(stops) * 7.0:
                 stops.append(now_s)
                 asyncio.get_running_loop().call_soon(life.world.advance, 3.0)
 
-        monkeypatch.setattr(Eyes, "asked", asked)
+        monkeypatch.setattr(NodeHealth, "question_sent", question_sent)
         await time_passes(100.0)
         assert before == list(life.world.processes)
         assert not [e for e in watched.events[count:] if e.kind == "action"]

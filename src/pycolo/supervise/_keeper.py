@@ -35,12 +35,12 @@ from pycolo.session import Notice, SchemaCache
 from pycolo.snapshot import Snapshot
 from pycolo.supervise._authority import Authority
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
-from pycolo.supervise._eyes import CHECKPOINTS, SHUTDOWN_S, Eyes
+from pycolo.supervise._failure_detector import FailureDetector
 from pycolo.supervise._fences import fenced
 from pycolo.supervise._measures import NO_SILENCE, Silence, Tally
+from pycolo.supervise._node_health import CHECKPOINTS, SHUTDOWN_S, NodeHealth
 from pycolo.supervise._requests import COMPILE_S, Readiness, living, refuse_answering, stated
 from pycolo.supervise._retries import Retries, waited_s
-from pycolo.supervise._senses import Senses
 from pycolo.supervise.decision import Decision, decide, suspicion_s
 from pycolo.supervise.observation import SIGNALS, Limits, Observation, Signal
 from pycolo.supervise.shared import SharedRecord
@@ -126,7 +126,7 @@ class Keeper:
         self._tell = tell
         self._tally = tally
         self._news = asyncio.Event()
-        self._senses = Senses(pair, hosts, self._news.set)
+        self._detector = FailureDetector(pair, hosts, self._news.set)
         self._controller = PairController(
             pair,
             hosts,
@@ -134,7 +134,7 @@ class Keeper:
             resyncs=resyncs,
             schemas=schemas,
             assume_good=assume_good,
-            hear=self._hear,
+            on_event=self._observe,
         )
         self._wish = self._pursued = Wish()
         self._is_wish_known = False
@@ -182,7 +182,7 @@ class Keeper:
                     if not changed:
                         await self._rest()
             finally:
-                await self._senses.aclose()
+                await self._detector.aclose()
                 for task in filter(None, (self._work, self._takeover, self._search)):
                     task.cancel()
                     await asyncio.wait((task,))
@@ -207,7 +207,7 @@ class Keeper:
             record=self._record,
             is_protected=self._is_protected,
             is_busy=self._work is not None or self._takeover is not None,
-            are_monitors_free=self._senses.is_aside and self._is_aside,
+            are_monitors_free=self._detector.is_aside and self._is_aside,
             person=self._person,
         )
 
@@ -219,15 +219,16 @@ class Keeper:
             return NO_SILENCE
         limits, now_s = self._limits(snapshot, record), self._now_s()
         asked = {
-            node: eyes
+            node: health
             for node in _members(record)
-            if (eyes := self._eyes(node)).qemu != "none" and eyes.instance not in self._senses.ended
+            if (health := self._health(node)).qemu != "none"
+            and health.instance not in self._detector.ended
         }
-        last_s = self._eyes(record.holder).checkpoint_s
-        question_s = {node: eyes.question_s(now_s) for node, eyes in asked.items()}
+        last_s = self._health(record.holder).checkpoint_s
+        question_s = {node: health.question_s(now_s) for node, health in asked.items()}
         return Silence(
             question_s=question_s,
-            longest_s={n: max(eyes.longest_s, question_s[n]) for n, eyes in asked.items()},
+            longest_s={n: max(health.longest_s, question_s[n]) for n, health in asked.items()},
             checkpoint_s=None if last_s is None else now_s - last_s,
             limits_s={signal: limits.stands_s(signal) for signal in SIGNALS},
         )
@@ -294,7 +295,7 @@ class Keeper:
         self._refuse_living(node)
         await refuse_answering(self._hosts[node], node, monitor)
         self._say("action", f"takes it from {who} that {evidence.instance} has ended: {how}", node)
-        self._senses.ended[evidence.instance] = evidence
+        self._detector.ended[evidence.instance] = evidence
         self._controller.note(evidence)
         self._is_stale, self._due_s = True, self._now_s()
         self._news.set()
@@ -304,10 +305,10 @@ class Keeper:
         """Refuse a person's word about a QEMU whose checkpoints show that it lives."""
         record = self._record
         peer = None if record is None else _peer(record, node)
-        gone_s = min(self._eyes(node).of_it.values(), default=None)
+        gone_s = min(self._health(node).signals.values(), default=None)
         if peer is None or gone_s is None:
             return
-        if self._eyes(peer).checkpoints_since(gone_s) >= _PROOFS:
+        if self._health(peer).checkpoints_since(gone_s) >= _PROOFS:
             raise living(node, f"checkpoints with {peer} go on")
 
     @property
@@ -325,8 +326,8 @@ class Keeper:
 
     async def _once(self) -> bool:
         """Do what is to be done now; whether something was, so that more may follow at once."""
-        self._senses.check()
-        self._senses.beat()
+        self._detector.check()
+        self._detector.exclude_own_delay()
         self._authority.beat(self._now_s())
         self._take_results()
         if self._takeover is not None or self._controller.is_acting:
@@ -341,10 +342,10 @@ class Keeper:
             return self._begin_round() or (is_due and self._begin_look())
         await self._note(record)
         # Also where something was done since: it shows what the nodes were before that.
-        self._senses.look(self._controller, snapshot, record)
+        self._detector.update(self._controller, snapshot, record)
         if self._is_stale:
             # A guest that has shut itself down must not be booted again before that is heeded.
-            is_first = self._is_look_first or self._senses.has_shutdown
+            is_first = self._is_look_first or self._detector.has_shutdown
             return (not is_first and self._begin_round()) or self._begin_look()
         if await self._settles(snapshot):
             return True
@@ -352,7 +353,7 @@ class Keeper:
         nodes = self._authority.decides(_members(record))
         decided = [self._decided(node, snapshot, record) for node in nodes]
         self._ask_without_arbiter(decided)
-        if self._senses.take_back():
+        if self._detector.pop_recovered():
             self._due_s = min(self._due_s, self._now_s())
         self._phases = {one.node: one.decision.phase for one in decided}
         self._is_protected = _are_protected(decided)
@@ -475,7 +476,7 @@ class Keeper:
                 # Events tell; the others are done by a round.
                 return "nothing"
             case "say-exit":
-                end = self._senses.ended.get(decided.seen.instance)
+                end = self._detector.ended.get(decided.seen.instance)
                 if end is not None:
                     await self._authority.say_exit(end)
                 return "nothing"
@@ -506,40 +507,42 @@ class Keeper:
     # -- what is seen
 
     def _observed(self, node: str, record: PairRecord) -> Observation:
-        eyes, now_s, since = self._eyes(node), self._now_s(), self._claim_since
+        health, now_s, since = self._health(node), self._now_s(), self._claim_since
         peer = _peer(record, node)
-        theirs = Eyes() if peer is None else self._eyes(peer)
-        is_ended = not eyes.instance or eyes.instance in self._senses.ended
+        theirs = NodeHealth() if peer is None else self._health(peer)
+        is_ended = not health.instance or health.instance in self._detector.ended
         return Observation(
-            qemu="none" if is_ended else eyes.qemu,
-            instance=eyes.instance,
-            signals=self._signals(record, eyes, theirs),
+            qemu="none" if is_ended else health.qemu,
+            instance=health.instance,
+            signals=self._signals(record, health, theirs),
             evidence=self._evidence(record, peer),
             arbiter_lost=self._authority.is_lost,
             claim_since_s=since[1] if since and since[0] != node else None,
             lease_gone=peer is not None and self._authority.lacks_lease(peer),
-            cut_since_s=eyes.cut_s,
-            shutdown=eyes.shutdown_s is not None,
-            peer_shutdown=_has_diverged(eyes, theirs, now_s),
-            replication_lost=self._senses.has_lost_replication(record.holder),
-            disk_failed=self._senses.has_lost_disk(record.holder),
+            cut_since_s=health.cut_s,
+            shutdown=health.shutdown_s is not None,
+            peer_shutdown=_has_diverged(health, theirs, now_s),
+            replication_lost=self._detector.has_lost_replication(record.holder),
+            disk_failed=self._detector.has_lost_disk(record.holder),
         )
 
-    def _signals(self, record: PairRecord, eyes: Eyes, theirs: Eyes) -> Mapping[Signal, float]:
+    def _signals(
+        self, record: PairRecord, health: NodeHealth, theirs: NodeHealth
+    ) -> Mapping[Signal, float]:
         """What may mean that a node's peer has ended, and since when."""
         found: dict[Signal, float] = {}
-        for signal, at_s in theirs.of_it.items():
+        for signal, at_s in theirs.signals.items():
             # The peer takes part in every checkpoint. One may have been under way when it ended;
             # two show that it lives, and that only the way to it is lost.
-            proofs = eyes.checkpoints_since(at_s)
+            proofs = health.checkpoints_since(at_s)
             if proofs < _PROOFS:
-                found[signal] = max(at_s, eyes.checkpoint_s or at_s) if proofs else at_s
-        ended_s = [at_s for at_s in (eyes.colo_exit_s, theirs.colo_exit_s) if at_s is not None]
+                found[signal] = max(at_s, health.checkpoint_s or at_s) if proofs else at_s
+        ended_s = [at_s for at_s in (health.colo_exit_s, theirs.colo_exit_s) if at_s is not None]
         exits = [at_s for at_s in ended_s if at_s > self._unprotected_s]
         if exits:
             found["colo-exit"] = min(exits)
-        ends = [at_s for at_s in (eyes.checkpoint_s, theirs.checkpoint_s) if at_s is not None]
-        if record.phase == "protected" and ends and not self._senses.is_aside:
+        ends = [at_s for at_s in (health.checkpoint_s, theirs.checkpoint_s) if at_s is not None]
+        if record.phase == "protected" and ends and not self._detector.is_aside:
             found["no-checkpoint"] = max(ends)
         return found
 
@@ -548,7 +551,7 @@ class Keeper:
         named = None if peer is None else record.eligible.get(peer)
         if named is None:
             return None
-        found = self._senses.ended.get(named) or self._authority.ends.get(named)
+        found = self._detector.ended.get(named) or self._authority.ends.get(named)
         return None if found is None else attrs.evolve(found, epoch=record.epoch)
 
     def _limits(self, snapshot: Snapshot, record: PairRecord) -> Limits:
@@ -558,23 +561,23 @@ class Keeper:
             declared=self.pair.supervision,
             checkpoint_delay_s=delay_ms / _MS,
             ram_gib=self.pair.machine.memory_mib / _GIB,
-            entering=self._eyes(record.holder).checkpoints < CHECKPOINTS,
+            entering=self._health(record.holder).checkpoints < CHECKPOINTS,
         )
 
-    def _eyes(self, node: str) -> Eyes:
-        return self._senses.eyes.get(node) or Eyes()
+    def _health(self, node: str) -> NodeHealth:
+        return self._detector.health.get(node) or NodeHealth()
 
     # -- what is done
 
     def _ask(self, decided: _Decided) -> _Outcome:
         """Force a checkpoint, and another one when it has come: two of them end the suspicion."""
-        holder, made = decided.record.holder, self._eyes(decided.node).checkpoints
+        holder, made = decided.record.holder, self._health(decided.node).checkpoints
         if self._asked.get(decided.node) == made:
             return "nothing"
         self._asked[decided.node] = made
         snapshot = self._controller.snapshot
         live = None if snapshot is None else snapshot.live(holder)
-        session = self._senses.session(holder)
+        session = self._detector.session(holder)
         if live is not None and session is not None and not session.closed:
             session.send(MigrateSetParameters(x_checkpoint_delay_ms=live.checkpoint_delay_ms))
         return "nothing"
@@ -584,7 +587,7 @@ class Keeper:
         if not self._authority.needs_checkpoints:
             return
         for one in decided:
-            last_s = self._eyes(one.node).checkpoint_s
+            last_s = self._health(one.node).checkpoint_s
             if last_s is None or self._now_s() - last_s >= self.pair.supervision.fuse_s / 4:
                 self._ask(one)
 
@@ -611,7 +614,7 @@ class Keeper:
         except RemoteError as error:
             self._say("trouble", f"its side of COLO could not be cut: {error}", node)
             return "failed"
-        self._eyes(node).cut_s = self._now_s()
+        self._health(node).cut_s = self._now_s()
         self._say("action", "has cut its side of COLO", node)
         return "done"
 
@@ -625,7 +628,7 @@ class Keeper:
         return (_YANK_MIGRATION,) if holds else secondary_yanks(self.pair)
 
     async def _begin_claim(self, decided: _Decided) -> _Outcome:
-        if decided.seen.evidence is None and self._eyes(decided.node).of_it:
+        if decided.seen.evidence is None and self._health(decided.node).signals:
             # It gives no answer itself: it is the other node that may have to continue.
             return "failed"
         if not await self._authority.claim(decided.node):
@@ -650,7 +653,7 @@ class Keeper:
         evidence = await self._found(victim)
         if evidence is not None:
             self._searches = 0
-            self._senses.ended[victim.instance] = evidence
+            self._detector.ended[victim.instance] = evidence
             return
         self._searches += 1
         wait_s = waited_s(self.pair.supervision, self._searches)
@@ -726,7 +729,7 @@ class Keeper:
         """Look without acting: while that is paused, put off, or up to a person."""
         if self._work is not None:
             return False
-        is_aside = self._senses.is_aside
+        is_aside = self._detector.is_aside
         self._work = self._task(self._looked_aside() if is_aside else self._controller.look())
         return True
 
@@ -854,16 +857,16 @@ class Keeper:
 
     # -- waiting
 
-    def _hear(self, node: str, notice: Notice) -> None:
+    def _observe(self, node: str, notice: Notice) -> None:
         self._count_checkpoint(node, notice)
-        self._senses.hear(node, notice)
+        self._detector.observe(node, notice)
         if not isinstance(notice, StopEvent | ResumeEvent) and not self._tries.failed_s:
             self._due_s = min(self._due_s, self._now_s())
 
     def _count_checkpoint(self, node: str, notice: Notice) -> None:
         # The holder comes first, and is COLO's primary: it is its guest that clients wait for.
         if node == next(iter(self._phases), None):
-            pause_s = self._senses.pause_s(node, notice)
+            pause_s = self._detector.pause_s(node, notice)
             if pause_s is not None:
                 self._tally.checkpoint(pause_s)
                 self._authority.checkpoint()
@@ -883,10 +886,10 @@ class Keeper:
             return
         if wish.want != "stopped":
             # That a guest shut itself down was heeded when it did.
-            self._senses.forget_shutdowns()
+            self._detector.forget_shutdowns()
         is_aside = wish.paused is not None and self._authority.lets_go
-        if is_aside != self._senses.is_aside:
-            self._senses.stand_aside(self._controller.snapshot, is_aside=is_aside)
+        if is_aside != self._detector.is_aside:
+            self._detector.stand_aside(self._controller.snapshot, is_aside=is_aside)
             self._is_stale, self._is_aside = True, False
         self._wish = wish
         self._controller.want(wish.want)
@@ -896,10 +899,10 @@ class Keeper:
 
     async def _rest(self) -> None:
         declared = self.pair.supervision
-        eyes = [self._eyes(node) for node in self._phases]
+        health = [self._health(node) for node in self._phases]
         is_alert = self._authority.claimed_by is not None or self._authority.is_lost
         is_alert = is_alert or not _ALERT.isdisjoint(self._phases.values())
-        if is_alert or any(one.of_it or one.colo_exit_s for one in eyes):
+        if is_alert or any(one.signals or one.colo_exit_s for one in health):
             limit_s = min(declared.silent_s, declared.primary_s) / 4
         else:
             limit_s = _WISH_S
@@ -944,7 +947,7 @@ def _are_protected(decided: Sequence[_Decided]) -> bool:
     return bool(decisions) and all(one == ("protected", "quiet") for one in decisions)
 
 
-def _has_diverged(eyes: Eyes, theirs: Eyes, now_s: float) -> bool:
+def _has_diverged(health: NodeHealth, theirs: NodeHealth, now_s: float) -> bool:
     """Whether the other node's guest has shut down, and this one's has not."""
     at_s = theirs.shutdown_s
-    return at_s is not None and eyes.shutdown_s is None and now_s - at_s > SHUTDOWN_S
+    return at_s is not None and health.shutdown_s is None and now_s - at_s > SHUTDOWN_S

@@ -50,7 +50,7 @@ class Store:
         """
         self.folder: Final = folder
         "Where its file lies."
-        with self._told():
+        with self._as_store_error():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._database = sqlite3.connect(
                 folder / "supervisor.db", timeout=_BUSY_S, isolation_level=None
@@ -74,7 +74,7 @@ class Store:
         Raises:
             StoreError: It cannot be read.
         """
-        with self._told():
+        with self._as_store_error():
             row = self._database.execute(
                 "SELECT want, paused FROM pairs WHERE name = ?", (pair,)
             ).fetchone()
@@ -96,7 +96,7 @@ class Store:
         Raises:
             StoreError: It cannot be written; what was wanted before still is.
         """
-        with self._told():
+        with self._as_store_error():
             self._database.execute(
                 "INSERT INTO pairs (name, want) VALUES (?, ?)"
                 " ON CONFLICT (name) DO UPDATE SET want = excluded.want",
@@ -113,7 +113,7 @@ class Store:
         Raises:
             StoreError: It cannot be written; nothing was changed.
         """
-        with self._told():
+        with self._as_store_error():
             self._database.execute(
                 "INSERT INTO pairs (name, want, paused) VALUES (?, 'protected', ?)"
                 " ON CONFLICT (name) DO UPDATE SET paused = excluded.paused",
@@ -130,7 +130,7 @@ class Store:
         Raises:
             StoreError: Another process or store object holds it, or it cannot be made.
         """
-        with self._told():
+        with self._as_store_error():
             descriptor = os.open(self.folder / f"{pair}.lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
             try:
@@ -143,7 +143,7 @@ class Store:
             os.close(descriptor)
 
     @contextmanager
-    def _told(self) -> Generator[None]:
+    def _as_store_error(self) -> Generator[None]:
         try:
             yield
         except (OSError, sqlite3.Error) as error:

@@ -1,4 +1,4 @@
-"""What a supervisor sees of one node's QEMU, and since when."""
+"""The health of one node's QEMU as its supervisor sees it, and since when."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECKPOINTS: Final = 2
 
 @final
 @attrs.define(kw_only=True, eq=False)
-class Eyes:
+class NodeHealth:
     """One QEMU of a node; times are seconds of the event loop's clock."""
 
     instance: str = ""
@@ -38,23 +38,23 @@ class Eyes:
     checkpoints: int = 0
     "How many it has made since it entered COLO, as far as was seen."
     gone: asyncio.Event = attrs.field(factory=asyncio.Event)
-    "Set while its connection has ended, so that nothing more is heard from it."
+    "Set while its connection has ended, so that no event comes from it."
     longest_s: float = 0.0
     "The longest that a question was without an answer before it came."
     _checkpoints_s: tuple[float, ...] = ()
     _stopped_s: float | None = None
     _hung_up_s: float | None = None
-    _mute_s: float | None = None
-    _asked_s: float | None = None
-    _asked_again_s: float | None = None
-    _heard_s: float = -math.inf
-    _is_deaf: bool = False
+    _no_greeting_s: float | None = None
+    _question_sent_s: float | None = None
+    _oob_question_s: float | None = None
+    _last_answer_s: float = -math.inf
+    _is_main_loop_silent: bool = False
 
-    def show(self, role: Role, now_s: float) -> None:
-        """Take note of what a look at the node has shown."""
+    def set_role(self, role: Role, now_s: float) -> None:
+        """Take note of the role that a probe has shown."""
         before, self.qemu = self.qemu, _qemu(role, self.qemu)
         if self.qemu != before:
-            # What was heard until now was about what it was.
+            # What was seen until now was about its earlier role.
             self._checkpoints_s, self.checkpoints = (now_s,), 0
             self.colo_exit_s = self.cut_s = None
         if role in ("broken primary", "broken secondary") and self.colo_exit_s is None:
@@ -62,9 +62,9 @@ class Eyes:
         if role == "unreachable" and self._hung_up_s is None:
             self._hung_up_s = now_s
         if role == "unresponsive":
-            self.mute(now_s)
+            self.greeting_missing(now_s)
 
-    def hear(self, notice: Notice, now_s: float) -> None:
+    def observe(self, notice: Notice, now_s: float) -> None:
         """Take note of an event, or of the end of the connection."""
         match notice:
             case HungUp():
@@ -86,7 +86,7 @@ class Eyes:
     def pause_s(self, notice: Notice, now_s: float) -> float | None:
         """How long its guest was paused for the checkpoint that this notice ends, in seconds.
 
-        None for every other notice. It is asked before the notice is heard.
+        None for every other notice. Call it before `observe` gets the notice.
         """
         is_whole = self.qemu == "colo" and self.colo_exit_s is None
         if isinstance(notice, ResumeEvent) and is_whole and self._stopped_s is not None:
@@ -95,64 +95,64 @@ class Eyes:
 
     # -- asking
 
-    def asked(self, now_s: float) -> None:
+    def question_sent(self, now_s: float) -> None:
         """A question was sent that only a main loop answers, and none was under way."""
-        self._asked_s = now_s
+        self._question_sent_s = now_s
 
-    def told(self, now_s: float) -> None:
+    def question_answered(self, now_s: float) -> None:
         """The question to the main loop was answered."""
         self.longest_s = max(self.longest_s, self.question_s(now_s))
-        self._heard_s, self._is_deaf = now_s, False
+        self._last_answer_s, self._is_main_loop_silent = now_s, False
         self.gone.clear()
-        self._asked_s = self._asked_again_s = self._hung_up_s = self._mute_s = None
+        self._question_sent_s = self._oob_question_s = self._hung_up_s = self._no_greeting_s = None
 
-    def asked_again(self, now_s: float) -> None:
+    def oob_question_sent(self, now_s: float) -> None:
         """A question was sent out of band, and none was under way."""
-        self._asked_again_s = now_s
+        self._oob_question_s = now_s
 
-    def told_again(self, now_s: float) -> None:
+    def oob_question_answered(self, now_s: float) -> None:
         """The question out of band was answered, while that to the main loop was not."""
-        self._heard_s, self._is_deaf = now_s, True
-        self._asked_again_s = None
+        self._last_answer_s, self._is_main_loop_silent = now_s, True
+        self._oob_question_s = None
 
-    def answered_elsewhere(self) -> None:
+    def other_monitor_answered(self) -> None:
         """Its other monitor answered: somebody else holds the first one, and it works."""
-        self._hung_up_s = self._mute_s = None
+        self._hung_up_s = self._no_greeting_s = None
 
-    def mute(self, now_s: float) -> None:
+    def greeting_missing(self, now_s: float) -> None:
         """It takes connections, and greets nobody: it is stuck, or its monitors are held."""
-        if self._mute_s is None:
-            self._mute_s = now_s
+        if self._no_greeting_s is None:
+            self._no_greeting_s = now_s
 
-    def excuse(self, late_s: float, now_s: float) -> None:
-        """Leave out a time in which nobody took note of what it said."""
-        self._asked_s = _later(self._asked_s, late_s, now_s)
-        self._asked_again_s = _later(self._asked_again_s, late_s, now_s)
+    def exclude_delay(self, late_s: float, now_s: float) -> None:
+        """Do not count a time in which this process took no note of what QEMU said."""
+        self._question_sent_s = _later(self._question_sent_s, late_s, now_s)
+        self._oob_question_s = _later(self._oob_question_s, late_s, now_s)
         self._hung_up_s = _later(self._hung_up_s, late_s, now_s)
-        self._mute_s = _later(self._mute_s, late_s, now_s)
+        self._no_greeting_s = _later(self._no_greeting_s, late_s, now_s)
         self._checkpoints_s = tuple(min(at_s + late_s, now_s) for at_s in self._checkpoints_s)
         self.colo_exit_s = _later(self.colo_exit_s, late_s, now_s)
 
     # -- what follows
 
     @property
-    def of_it(self) -> Mapping[Signal, float]:
+    def signals(self) -> Mapping[Signal, float]:
         """What may mean that this QEMU has ended, and since when."""
         found: dict[Signal, float] = {}
         if self._hung_up_s is not None:
             found["hung-up"] = self._hung_up_s
-        if self._mute_s is not None:
-            found["stuck"] = self._mute_s
-        if self._asked_s is not None:
-            if self._is_deaf:
-                found["stuck"] = self._asked_s
-            if self._asked_again_s is not None:
-                found["silent"] = max(self._asked_s, self._heard_s)
+        if self._no_greeting_s is not None:
+            found["stuck"] = self._no_greeting_s
+        if self._question_sent_s is not None:
+            if self._is_main_loop_silent:
+                found["stuck"] = self._question_sent_s
+            if self._oob_question_s is not None:
+                found["silent"] = max(self._question_sent_s, self._last_answer_s)
         return found
 
     def question_s(self, now_s: float) -> float:
         """How long the question has been without an answer, in seconds; 0 for none."""
-        return 0.0 if self._asked_s is None else now_s - self._asked_s
+        return 0.0 if self._question_sent_s is None else now_s - self._question_sent_s
 
     @property
     def checkpoint_s(self) -> float | None:

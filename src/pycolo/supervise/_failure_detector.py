@@ -16,7 +16,7 @@ from pycolo.qmp.commands import QueryStatus, Yank
 from pycolo.record import PairRecord
 from pycolo.session import Notice, Sent, Session
 from pycolo.snapshot import Snapshot, role_of
-from pycolo.supervise._eyes import SHUTDOWN_S, Eyes
+from pycolo.supervise._node_health import SHUTDOWN_S, NodeHealth
 from pycolo.supervise.observation import Qemu
 
 _R = TypeVar("_R")
@@ -34,7 +34,7 @@ _GREETED_S: Final = 1.0
 
 
 @final
-class Senses:
+class FailureDetector:
     """What is seen of one pair's QEMUs.
 
     Args:
@@ -55,13 +55,13 @@ class Senses:
         self._is_back = False
         self._is_aside = False
         self._beat: asyncio.TimerHandle | None = None
-        self.eyes: dict[str, Eyes] = {}
+        self.health: dict[str, NodeHealth] = {}
         "What is seen of each node."
         self.ended: dict[str, Evidence] = {}
         "The QEMUs that are shown to have ended, by identity."
 
-    def beat(self) -> None:
-        """Excuse the QEMUs for a time in which this process did not run: see `Eyes.excuse`.
+    def exclude_own_delay(self) -> None:
+        """Do not count a time in which this process did not run: see `NodeHealth.exclude_delay`.
 
         Called before anything is concluded; from then on it calls itself again and again.
         """
@@ -69,10 +69,10 @@ class Senses:
         late_s = 0.0 if self._beat is None else now_s - self._beat.when()
         if self._beat is not None:
             self._beat.cancel()
-        self._beat = asyncio.get_running_loop().call_later(_BEAT_S, self.beat)
+        self._beat = asyncio.get_running_loop().call_later(_BEAT_S, self.exclude_own_delay)
         if late_s > _LATE_S:
-            for eyes in self.eyes.values():
-                eyes.excuse(late_s, now_s)
+            for health in self.health.values():
+                health.exclude_delay(late_s, now_s)
 
     @property
     def is_aside(self) -> bool:
@@ -90,25 +90,25 @@ class Senses:
         """
         self._is_aside, self._looked_at = is_aside, seen
         self._sessions.clear()
-        self.eyes.clear()
+        self.health.clear()
         for key in [key for key in self._tasks if key[0] == "ask"]:
             self._tasks.pop(key).cancel()
 
-    def hear(self, node: str, notice: Notice) -> None:
+    def observe(self, node: str, notice: Notice) -> None:
         """Take note of an event, or of the end of a connection."""
         if self._is_aside:
             return
-        self._eyes(node).hear(notice, self._now_s())
+        self._health(node).observe(notice, self._now_s())
         self._wake()
 
-    def take_back(self) -> bool:
+    def pop_recovered(self) -> bool:
         """Whether a QEMU that had not answered has answered again since the last call."""
         found, self._is_back = self._is_back, False
         return found
 
     def pause_s(self, node: str, notice: Notice) -> float | None:
-        """See `Eyes.pause_s`."""
-        return self._eyes(node).pause_s(notice, self._now_s())
+        """See `NodeHealth.pause_s`."""
+        return self._health(node).pause_s(notice, self._now_s())
 
     def session(self, node: str) -> Session | None:
         """The session over which a node was asked last; None where it never was."""
@@ -124,23 +124,23 @@ class Senses:
 
     def forget_shutdowns(self) -> None:
         """What guests did of their own is over: a guest is wanted again."""
-        for eyes in self.eyes.values():
-            eyes.shutdown_s = None
+        for health in self.health.values():
+            health.shutdown_s = None
 
     @property
     def has_shutdown(self) -> bool:
         """Whether a guest has shut itself down, and that was not answered yet."""
-        return any(eyes.shutdown_s is not None for eyes in self.eyes.values())
+        return any(health.shutdown_s is not None for health in self.health.values())
 
     def _bad(self, node: str) -> frozenset[str]:
         """The children of its quorums that a node in COLO has reported."""
         session = self._sessions.get(node)
-        if session is None or self._eyes(node).qemu != "colo":
+        if session is None or self._health(node).qemu != "colo":
             return frozenset()
         return frozenset(session.latched.quorum_bad)
 
-    def look(self, controller: PairController, snapshot: Snapshot, record: PairRecord) -> None:
-        """Take note of what a look has shown, and watch the QEMUs that may run alone.
+    def update(self, controller: PairController, snapshot: Snapshot, record: PairRecord) -> None:
+        """Take note of what a probe has shown, and watch the QEMUs that may run alone.
 
         Args:
             controller: Who holds the sessions.
@@ -152,18 +152,18 @@ class Senses:
         self._looked_at = snapshot
         if self._is_aside:
             # Nothing is heard between two looks: each one stands for itself.
-            self.eyes.clear()
+            self.health.clear()
         assumed: Qemu = "colo" if record.phase == "protected" else "alone"
         for node in self._pair.names:
             live = snapshot.live(node)
-            if live is not None and live.instance != self._eyes(node).instance:
-                self.eyes[node] = Eyes(instance=live.instance)
-            elif not self._eyes(node).instance and node in record.eligible:
+            if live is not None and live.instance != self._health(node).instance:
+                self.health[node] = NodeHealth(instance=live.instance)
+            elif not self._health(node).instance and node in record.eligible:
                 # It has not answered yet; the record says who it should be.
-                self.eyes[node] = Eyes(instance=record.eligible[node], qemu=assumed)
-            self._eyes(node).show(role_of(snapshot.state(node)), self._now_s())
-        asked = () if self._is_aside else self.eyes.values()
-        wanted = {("ask", eyes.instance) for eyes in asked if eyes.instance}
+                self.health[node] = NodeHealth(instance=record.eligible[node], qemu=assumed)
+            self._health(node).set_role(role_of(snapshot.state(node)), self._now_s())
+        asked = () if self._is_aside else self.health.values()
+        wanted = {("ask", health.instance) for health in asked if health.instance}
         # One of a node that is not declared can be asked for nowhere.
         named = (one for one in record.eligible.values() if node_of(one) in self._hosts)
         wanted |= {("watch", instance) for instance in named if instance not in self.ended}
@@ -191,8 +191,8 @@ class Senses:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _eyes(self, node: str) -> Eyes:
-        return self.eyes.setdefault(node, Eyes())
+    def _health(self, node: str) -> NodeHealth:
+        return self.health.setdefault(node, NodeHealth())
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
@@ -207,11 +207,11 @@ class Senses:
             if evidence is not None:
                 break
             await asyncio.sleep(_UNKNOWN_S)
-        if self._eyes(node).instance == instance:
+        if self._health(node).instance == instance:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_S):
-                    await self._eyes(node).gone.wait()
-            if self._eyes(node).shutdown_s is not None:
+                    await self._health(node).gone.wait()
+            if self._health(node).shutdown_s is not None:
                 # The other side's guest shuts down as well, unless the two have diverged.
                 await asyncio.sleep(SHUTDOWN_S)
         self.ended[instance] = evidence
@@ -248,7 +248,7 @@ class Senses:
         try:
             session = await Session.connect(node, monitor, limit_s=_GREETED_S, connector=way)
         except (Busy, Unresponsive):
-            self._eyes(node).mute(self._now_s())
+            self._health(node).greeting_missing(self._now_s())
             self._wake()
             return
         except RemoteError:
@@ -257,7 +257,7 @@ class Senses:
         async with session:
             with contextlib.suppress(RemoteError, ParseError):
                 await session.execute(QueryStatus(), limit_s=_GREETED_S)
-                self._eyes(node).answered_elsewhere()
+                self._health(node).other_monitor_answered()
 
     async def _ask_over(self, session: Session, node: str) -> None:
         """Ask one question, and wait for its answer; ask out of band while there is none.
@@ -265,25 +265,25 @@ class Senses:
         No second question waits behind the first: they would keep out what is sent out of band
         (qemu-behaviour 7.6).
         """
-        eyes = self._eyes(node)
-        eyes.asked(self._now_s())
+        health = self._health(node)
+        health.question_sent(self._now_s())
         sent = session.send(QueryStatus())
         again: Sent[None] | None = None
         while not await self._is_answered(sent):
             if session.closed:
                 return
             if again is None or not again.pending:
-                eyes.asked_again(self._now_s())
+                health.oob_question_sent(self._now_s())
                 again = session.send(Yank(instances=()), oob=True)
-                again.when_answered(lambda _: eyes.told_again(self._now_s()))
+                again.when_answered(lambda _: health.oob_question_answered(self._now_s()))
             self._wake()
         if not session.closed:
-            self._is_back = self._is_back or bool(eyes.of_it)
-            eyes.told(self._now_s())
-            found = self.ended.get(eyes.instance)
+            self._is_back = self._is_back or bool(health.signals)
+            health.question_answered(self._now_s())
+            found = self.ended.get(health.instance)
             if found is not None and found.kind == "fence":
                 # It answers: the fence had no effect, whatever it reported.
-                del self.ended[eyes.instance]
+                del self.ended[health.instance]
             await asyncio.sleep(self._interval_s)
 
     async def _is_answered(self, sent: Sent[_R]) -> bool:
