@@ -90,9 +90,17 @@ def nightly(session: nox.Session) -> None:
 
 @nox.session
 def qemu(session: nox.Session) -> None:
-    """Tests on real QEMU and etcd, the heavy ones included; of the long matrices a part of each."""
+    """Tests on real QEMU that run beside each other; of the long matrices a part of each."""
     _install(session, "test")
-    _pytest(session, "(qemu or heavy) and not nightly")
+    beside = ("--numprocesses=auto", "--maxprocesses=4")
+    _pytest(session, "qemu and not heavy and not nightly", *COVERED, *beside)
+
+
+@nox.session
+def heavy(session: nox.Session) -> None:
+    """Tests that take minutes, gigabytes, a real Linux guest or etcd, one at a time."""
+    _install(session, "test")
+    _pytest(session, "heavy and not nightly")
 
 
 @nox.session
