@@ -94,6 +94,7 @@ def test_every_pair_file_of_the_manual_is_valid(page: Path) -> None:
 RUN_ELSEWHERE = {
     "recover.md": "qemu/test_recover_page.py",
     "monitoring.md": "supervise/test_alert_rules.py",
+    "tls.md": "qemu/test_tls.py",
 }
 
 

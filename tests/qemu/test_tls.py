@@ -230,7 +230,8 @@ TOLD: tuple[tuple[str, Wire, str], ...] = (
     ("authority", "migration", "certificate-of-another-authority"),
     ("address", "chardevs", SILENT),
     ("address", "nbd", "certificate-of-another-host"),
-    ("address", "migration", "certificate-of-another-host"),
+    # It ends the secondary as well (qemu-behaviour 10.7), which may be seen first.
+    ("address", "migration", "certificate-of-another-host|there is no connection to beta"),
     ("authz", "chardevs", SILENT),
     ("authz", "nbd", "client-not-admitted"),
     ("authz", "migration", "alpha's migration is failed"),
@@ -262,7 +263,7 @@ async def test_wrong_credentials_leave_the_guest_alone(
     accelerator = accelerator_of(release) if wire == "chardevs" else "tcg"
     async with bios_life(release, accelerator, shape=shape) as life:
         report = await started(life)
-        assert told in report.advice
+        assert any(words in report.advice for words in told.split("|")), report.advice
         await runs_alone(life)
 
 
