@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
+import attrs
 import pytest
 from tests.cli.conftest import Pycolo
+from tests.supervise.arbitration import SHARED
 
 from pycolo.cli import _agent_file
 from pycolo.errors import DeclarationError
+from pycolo.supervise import Held, SharedRecord
 from pycolo.supervise.arbiters import SqliteArbiter
 from pycolo.supervise.arbiters.etcd import EtcdArbiter
 
@@ -66,6 +70,27 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
     """Field, value and rule, before anything is asked."""
     with pytest.raises(DeclarationError, match=said):
         loaded(tmp_path, text)
+
+
+def test_wishes_are_kept_in_the_arbiter(pycolo: Pycolo, pair_file: Path, tmp_path: Path) -> None:
+    """A pair that no agent has begun yet has no record that could hold any."""
+    agent_file = tmp_path / "agent.toml"
+    place = tmp_path / "arbiter"
+    agent_file.write_text(f'format_version = 1\nnode = "a"\n[sqlite]\nfolder = "{place}"\n')
+    given = (pair_file, "--agent", agent_file)
+    ended = pycolo("want", "stopped", *given)
+    assert (1, "") == (ended.code, ended.out)
+    assert "the arbiter holds none; start the agents first" in ended.err
+    asyncio.run(_begun(SqliteArbiter(place)))
+    assert "colo: stopped is wanted\n" == pycolo("want", "stopped", *given).out
+    assert ": a new kernel\n" in pycolo("pause", *given, "--why", "a new kernel").out
+    assert "colo: stopped is wanted\n" == pycolo("unpause", *given).out
+
+
+async def _begun(arbiter: SqliteArbiter) -> None:
+    record = attrs.evolve(SHARED.record, pair="colo")
+    await arbiter.swap("colo", Held(), SharedRecord(record=record), limit_s=5.0)
+    await arbiter.aclose()
 
 
 def test_node_that_a_pair_lacks_is_refused(pycolo: Pycolo, pair_file: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from pycolo.cli import (
     _supervised,
     _timeline,
     _watch,
+    _wishes,
 )
 from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
 from pycolo.cli._options import Asked, Detail
@@ -527,9 +528,12 @@ def agent(
 @app.command()
 @click.argument("wanted", metavar="WANT", type=click.Choice(get_args(Want)))
 @_options.pair_file
+@_wishes.option
 @_supervise.store
 @_options.output("text", "json")
-def want(*, wanted: Want, pair_file: Path, folder: Path, form: str) -> None:
+def want(
+    *, wanted: Want, pair_file: Path, agent_file: Path | None, folder: Path, form: str
+) -> None:
     """Tell the supervisor what is wanted of a pair.
 
     WANT is protected, unprotected (the guest runs alone) or stopped (no QEMU runs; the guest is not
@@ -537,7 +541,7 @@ def want(*, wanted: Want, pair_file: Path, folder: Path, form: str) -> None:
     Run it on the supervisor's machine, as the supervisor's user.
     """
     pair = _files.pair(pair_file)
-    with Store(folder) as kept:
+    with _wishes.wishes(folder, agent_file) as kept:
         kept.want(pair.name, wanted)
         _say.result(_wish(pair, kept, form))
 
@@ -545,28 +549,32 @@ def want(*, wanted: Want, pair_file: Path, folder: Path, form: str) -> None:
 @app.command()
 @_options.pair_file
 @click.option("--why", metavar="TEXT", help="The reason, for whoever finds the pair paused.")
+@_wishes.option
 @_supervise.store
 @_options.output("text", "json")
-def pause(*, pair_file: Path, why: str | None, folder: Path, form: str) -> None:
+def pause(
+    *, pair_file: Path, why: str | None, agent_file: Path | None, folder: Path, form: str
+) -> None:
     """Have the supervisor look at a pair and do nothing.
 
     A plan or a fence that is under way is finished. If a QEMU ends meanwhile, there is no failover.
     The pause holds until `unpause`, also over a reboot. Meanwhile `run` works on the pair.
     """
     pair = _files.pair(pair_file)
-    with Store(folder) as kept:
+    with _wishes.wishes(folder, agent_file) as kept:
         kept.pause(pair.name, _supervise.by_whom(why))
         _say.result(_wish(pair, kept, form))
 
 
 @app.command()
 @_options.pair_file
+@_wishes.option
 @_supervise.store
 @_options.output("text", "json")
-def unpause(*, pair_file: Path, folder: Path, form: str) -> None:
+def unpause(*, pair_file: Path, agent_file: Path | None, folder: Path, form: str) -> None:
     """Have the supervisor act on a pair again."""
     pair = _files.pair(pair_file)
-    with Store(folder) as kept:
+    with _wishes.wishes(folder, agent_file) as kept:
         kept.pause(pair.name, None)
         _say.result(_wish(pair, kept, form))
 
@@ -640,9 +648,10 @@ def measure(*, pair_file: Path, seconds: float, folder: Path, form: str) -> int:
     return DONE if pace.pauses_s else REFUSED
 
 
-def _wish(pair: ColoPair, store: Store, form: str) -> str:
+def _wish(pair: ColoPair, kept: _wishes.Wishes, form: str) -> str:
     """What is wanted, once a supervisor that runs has heard it."""
-    wish, control = store.read(pair.name), find(store.folder, pair.name)
+    wish = kept.read(pair.name)
+    control = find(kept.folder, pair.name) if isinstance(kept, Store) else None
     if control is not None:
         asyncio.run(_supervised.wait_heeded(control, wish))
     if form == "json":

@@ -1,0 +1,74 @@
+"""Where what is wanted of a pair is kept: a supervisor's store, or the arbiter of agents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol, final
+
+import click
+
+from pycolo.cli import _agent_file
+from pycolo.reconcile import Want
+from pycolo.supervise import Arbiter, Store, Wish
+from pycolo.supervise.wishes import read_wish, set_paused, set_want
+
+_LIMIT_S: Final = 10.0
+
+option = click.option(
+    "--agent",
+    "agent_file",
+    metavar="AGENTFILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Agents keep the pair: change it in the arbiter that this file names.",
+)
+
+
+class Wishes(Protocol):
+    """What is wanted of pairs, by their names; errors as those of `Store`, or of the arbiter."""
+
+    def read(self, pair: str) -> Wish:
+        """What is wanted."""
+
+    def want(self, pair: str, want: Want) -> None:
+        """Say what is wanted."""
+
+    def pause(self, pair: str, paused: str | None) -> None:
+        """Pause the pair, or end the pause."""
+
+
+@contextmanager
+def wishes(folder: Path, agent_file: Path | None) -> Generator[Wishes]:
+    """Where the wishes are kept: in the arbiter of an agent file, or else in a store."""
+    if agent_file is not None:
+        yield _InArbiter(_agent_file.load(agent_file))
+    else:
+        with Store(folder) as store:
+            yield store
+
+
+@final
+class _InArbiter:
+    def __init__(self, own: _agent_file.AgentFile) -> None:
+        self._own = own
+
+    def read(self, pair: str) -> Wish:
+        return self._asked(lambda arbiter: read_wish(arbiter, pair, limit_s=_LIMIT_S))
+
+    def want(self, pair: str, want: Want) -> None:
+        self._asked(lambda arbiter: set_want(arbiter, pair, want, limit_s=_LIMIT_S))
+
+    def pause(self, pair: str, paused: str | None) -> None:
+        self._asked(lambda arbiter: set_paused(arbiter, pair, paused, limit_s=_LIMIT_S))
+
+    def _asked(self, question: Callable[[Arbiter], Awaitable[Wish]]) -> Wish:
+        async def asked() -> Wish:
+            arbiter = self._own.arbiter()
+            try:
+                return await question(arbiter)
+            finally:
+                await arbiter.aclose()
+
+        return asyncio.run(asked())
