@@ -44,4 +44,4 @@ nitpick_ignore_regex += [
     ("py:.*", r"pycolo\..*\._[A-Z]\w*"),
 ]
 # attrs writes the types into a class's signature as its source has them.
-nitpick_ignore_regex += [("py:class", "Path|Procedure")]
+nitpick_ignore_regex += [("py:class", "Path|Procedure|Accelerator")]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 import attrs
 
 from pycolo.errors import VersionError
-from pycolo.model.machine import Machine
+from pycolo.model.machine import Accelerator, Machine
 from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair
 from pycolo.qmp.replies import Version
 
@@ -42,6 +42,8 @@ class Row:
     meaning: str
     source: str
     "Entry of docs/qemu-behaviour.md."
+    accelerators: tuple[Accelerator, ...] = get_args(Accelerator)
+    "With which accelerators a plan uses it."
 
 
 TABLE: tuple[Row, ...] = (
@@ -54,11 +56,10 @@ TABLE: tuple[Row, ...] = (
     Row(
         feature="pause_before_switchover",
         since=_version("10.0.0"),
-        meaning=(
-            "COLO entry can pause before the switch-over, so the guest runs during a resync; with"
-            " KVM only"
-        ),
+        meaning="COLO entry can pause before the switch-over, so the guest runs during a resync",
         source="17.6, 17.11, 18.1",
+        # Under TCG pages that a running guest writes go missing on the secondary.
+        accelerators=("kvm",),
     ),
     Row(
         feature="return_path",
@@ -149,9 +150,18 @@ class Features:
 
 
 @functools.cache
-def of(version: Version) -> Features:
-    """The features of a version, whether or not its COLO works."""
-    return Features(version=version, **{row.feature: version >= row.since for row in TABLE})
+def of(version: Version, accelerator: Accelerator | None = None) -> Features:
+    """The features of a version, whether or not its COLO works.
+
+    Args:
+        version: QEMU's version triple.
+        accelerator: What runs the guest; None for every feature that the version has with any.
+    """
+    has = {
+        row.feature: version >= row.since and accelerator in (None, *row.accelerators)
+        for row in TABLE
+    }
+    return Features(version=version, **has)
 
 
 def accept(version: Version, *, assume_good: Collection[Version] = ()) -> Features:
@@ -203,10 +213,7 @@ def accept_pair(
         )
     features = accept(next(iter(versions)), assume_good=assume_good)
     _check_machine(pair, pair.machine, features)
-    if pair.machine.accelerator == "tcg":
-        # Pages that a running guest writes go missing on the secondary (qemu-behaviour 17.11).
-        return attrs.evolve(features, pause_before_switchover=False)
-    return features
+    return of(features.version, pair.machine.accelerator)
 
 
 def _check_machine(pair: ColoPair, machine: Machine, features: Features) -> None:
@@ -228,8 +235,12 @@ def _check_machine(pair: ColoPair, machine: Machine, features: Features) -> None
 
 def table_text() -> str:
     """The table as Markdown, for the documentation."""
-    head = "| feature | from QEMU | meaning | qemu-behaviour |\n|---|---|---|---|\n"
-    rows = (f"| `{row.feature}` | {row.since} | {row.meaning} | {row.source} |\n" for row in TABLE)
+    head = "| feature | from QEMU | with | meaning | qemu-behaviour |\n|---|---|---|---|---|\n"
+    rows = (
+        f"| `{row.feature}` | {row.since} | {', '.join(row.accelerators)} | {row.meaning}"
+        f" | {row.source} |\n"
+        for row in TABLE
+    )
     return head + "".join(rows)
 
 

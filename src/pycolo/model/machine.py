@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, final
+from typing import Literal, TypeAlias, final, get_args
 
 import attrs
 
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
 
+Accelerator: TypeAlias = Literal["kvm", "tcg"]
 MEMORY_MAX_MIB = 16 * 1024 * 1024
 
 # What may be added to a node's command line, and what must not stand in its value. Nothing in here
@@ -80,8 +81,8 @@ class Machine:
         default=512, validator=rules.Valid(rules.Whole(1, MEMORY_MAX_MIB))
     )
     vcpus: int = attrs.field(default=1, validator=rules.Valid(rules.Whole(1, 255)))
-    accelerator: Literal["kvm", "tcg"] = attrs.field(
-        default="kvm", validator=rules.Valid(rules.one_of("kvm", "tcg"))
+    accelerator: Accelerator = attrs.field(
+        default="kvm", validator=rules.Valid(rules.one_of(*get_args(Accelerator)))
     )
     machine_type: str = attrs.field(default="pc", validator=rules.Valid(rules.text))
     cpu: str | None = attrs.field(default=None, validator=rules.Valid(rules.Optional(rules.text)))
