@@ -45,6 +45,7 @@ from pycolo.supervise.store import Wish
 _ANSWER_S: Final = 2.0
 _FOLLOW_S: Final = 10.0
 _AGAIN_S: Final = 0.25
+_BEAT_S: Final = 0.25
 _FIRST: Final = (1, 0)
 _WRITE: Final = "write-record"
 
@@ -97,7 +98,8 @@ class Arbitration(Authority):
         self._may_run_as_of_s = 0.0
         self._is_due = asyncio.Event()
         self._renewed: str | None = None
-        self._beaten_s = 0.0
+        # Whatever was said before the first of these moments has been read since.
+        self._read_until_s = (0.0, 0.0)
         self._stack = contextlib.AsyncExitStack()
         self.hosts: Final[Mapping[str, Host]] = {
             one: _ArbitratedHost(host, one, self) for one, host in hosts.items()
@@ -106,7 +108,7 @@ class Arbitration(Authority):
 
     async def __aenter__(self) -> Arbitration:
         async with contextlib.AsyncExitStack() as stack:
-            for work in (self._follow(), self._renew(), self._relight()):
+            for work in (self._follow(), self._renew(), self._relight(), self._beat()):
                 stack.push_async_callback(_ended, asyncio.create_task(work))
             self._stack = stack.pop_all()
         return self
@@ -254,16 +256,9 @@ class Arbitration(Authority):
         return await self._filed(self._node, shared.record)
 
     @override
-    def beat(self, now_s: float) -> None:
-        self._beaten_s = now_s
-
-    @override
     def checkpoint(self) -> None:
-        if self._guard is not None:
-            # What is read now was said after the loop's last beat: how much later nobody knows.
-            late_s = asyncio.get_running_loop().time() - self._beaten_s
-            self._may_run_as_of_s = self._guard.now_s() - late_s
-            self._may_run.set()
+        self._may_run_as_of_s = self._read_until_s[0]
+        self._may_run.set()
 
     # -- the files
 
@@ -506,6 +501,16 @@ class Arbitration(Authority):
             # An agent before this one has armed it.
             await self._arm(instance)
         await self._with_fuse(guard.renew(instance, as_of_s=as_of_s))
+
+    async def _beat(self) -> None:
+        """Keep the moment since which every event is still new.
+
+        After this process, or the whole machine, did not run for a while, what is read first was
+        said before that. It may be read after the beat that comes first, but not after a second.
+        """
+        while self._guard is not None:
+            self._read_until_s = (self._read_until_s[1], self._guard.now_s())
+            await asyncio.sleep(_BEAT_S)
 
     async def _relight(self) -> None:
         """Renew the fuse by what checkpoints have shown."""

@@ -95,9 +95,6 @@ class Authority(Protocol):
     def lease_evidence(self, peer: str, instance: str, epoch: int) -> Evidence | None:
         """What a lease that has run out is evidence of."""
 
-    def beat(self, now_s: float) -> None:
-        """Take note that the event loop runs."""
-
     def checkpoint(self) -> None:
         """Take note that the node, as primary, has finished a checkpoint."""
 
@@ -202,10 +199,6 @@ class FilesAuthority(Authority):
     @override
     def lease_evidence(self, peer: str, instance: str, epoch: int) -> Evidence | None:
         return None
-
-    @override
-    def beat(self, now_s: float) -> None:
-        return
 
     @override
     def checkpoint(self) -> None:

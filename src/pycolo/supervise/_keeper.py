@@ -328,7 +328,6 @@ class Keeper:
         """Do what is to be done now; whether something was, so that more may follow at once."""
         self._detector.check()
         self._detector.exclude_own_delay()
-        self._authority.beat(self._now_s())
         self._take_results()
         if self._takeover is not None or self._controller.is_acting:
             # What is seen while a plan is executed is the plan's to answer.
