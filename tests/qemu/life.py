@@ -369,6 +369,10 @@ class LivePair:
 def install(node: Node, disk: ReplicationDisk) -> None:
     """Put the BIOS guest onto a node's image: a file to be made, or a block device."""
     here, image = disk.on(node.name), Path(disk.paths(node)["image"])
+    if here.image_format == "raw" and not image.is_block_device():
+        # With holes, as an image has them.
+        bios_guest(image, size_bytes=SIZE_BYTES)
+        return
     with tempfile.TemporaryDirectory() as folder:
         guest = bios_guest(Path(folder) / "guest", size_bytes=SIZE_BYTES)
         if here.image_format == "raw":

@@ -132,12 +132,12 @@ async def test_second_secondary_that_waits_is_refused(
 
 @contextmanager
 def _small_disk(name: str) -> Generator[Shape]:
-    """A shape in which one node's images lie on a file system of 1 MiB, its record elsewhere."""
+    """A shape in which one node's images lie on a file system of 256 KiB, its record elsewhere."""
     with tempfile.TemporaryDirectory(prefix="colo-", dir="/var/tmp") as place:
         images, state = Path(place, "images"), Path(place, "state")
         images.mkdir()
         state.mkdir()
-        options = "size=1m,mode=700"
+        options = "size=256k,mode=700"
         subprocess.run(("mount", "-t", "tmpfs", "-o", options, "tmpfs", images), check=True)
 
         def shaped(pair: ColoPair) -> ColoPair:
