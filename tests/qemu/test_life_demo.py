@@ -66,7 +66,7 @@ def test_a_guest_outlives_both_of_its_hosts(scratch: Path) -> None:
 @pytest.mark.parametrize(
     "card",
     [
-        "e1000e",
+        pytest.param("e1000e", marks=pytest.mark.nightly),
         pytest.param("igb", marks=pytest.mark.nightly),
         pytest.param("vmxnet3", marks=pytest.mark.nightly),
         pytest.param("virtio-net-pci", marks=pytest.mark.nightly),

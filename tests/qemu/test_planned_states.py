@@ -129,8 +129,8 @@ def _places() -> Iterator[object]:
         steps = _offline(name).steps
         handful = {len(steps) * n // 4 for n in range(1, 4)}
         for done in range(len(steps)):
-            # Every place is tried on fakes each time; on QEMU each third one, the others at night.
-            marks = () if done in handful or done % 3 == 0 else (pytest.mark.nightly,)
+            # Every place is tried on fakes each time; on QEMU each sixth one, the others at night.
+            marks = () if done in handful or done % 6 == 0 else (pytest.mark.nightly,)
             at = steps[done].address.replace("/", ":")
             yield pytest.param(name, done, marks=marks, id=f"{name}-{done:02}-before-{at}")
 
