@@ -91,6 +91,7 @@ def test_cards_with_virtio_headers_lose_nothing(scratch: Path, card: str) -> Non
     assert [] == list(scratch.iterdir())
 
 
+@pytest.mark.nightly
 def test_without_namespaces_the_same_life_is_run(scratch: Path) -> None:
     """Where there is no root the guest still continues, only its connections do not."""
     options = LifeOptions(
