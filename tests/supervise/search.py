@@ -193,7 +193,7 @@ def _shared(record: Record) -> SharedRecord:
         record=made,
         claimed_by=None if record.claimed is None else NAMES[record.claimed],
         want="stopped" if record.stopped else "protected",
-        fuses=frozenset(NAMES[node] for node in record.fuses),
+        fuses={NAMES[node]: _DECLARED.fuse_s for node in record.fuses},
     )
 
 

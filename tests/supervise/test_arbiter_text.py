@@ -25,7 +25,7 @@ FULL = SharedRecord(
     claimed_by="alpha",
     want="unprotected",
     paused="by the test",
-    fuses=frozenset(["beta", "alpha"]),
+    fuses={"alpha": 2.0, "beta": 10.0},
 )
 Object: TypeAlias = dict[str, object]
 
@@ -50,7 +50,7 @@ def test_the_text_of_a_record_is_fixed() -> None:
         ' "revision": 0, "holder": "alpha", "eligible": {"alpha": "shop-db:alpha:00000001",'
         ' "beta": "shop-db:beta:00000002"}, "phase": "protected", "joining": null,'
         ' "commit": "clean", "evidence": null, "managed_by": null}, "claimed_by": null,'
-        ' "want": "protected", "paused": null, "fuses": []}'
+        ' "want": "protected", "paused": null, "fuses": {}}'
     ) == dump_shared(SHARED)
 
 
@@ -85,7 +85,7 @@ def _delete(key: str) -> Callable[[Object], None]:
         (_set("record", "pair", value="other"), "record.pair must be shop-db, not 'other'"),
         (_set("want", value="on"), "want must be one of .*, not 'on'"),
         (_set("paused", value=0), "paused must be a string, not 0"),
-        (_set("fuses", value=["beta", 1]), r"fuses\[1\] must be a string, not 1"),
+        (_set("fuses", value={"beta": "2"}), "fuses.beta must be a finite number, not '2'"),
         (_delete("record"), "record must be present, not None"),
         (_delete("want"), "the document must be as pycolo writes it, with every key once, not "),
     ],

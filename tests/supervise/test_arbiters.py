@@ -177,7 +177,7 @@ def test_everything_that_a_record_says_is_kept(run: Run) -> None:
         claimed_by="alpha",
         want="unprotected",
         paused="by the test",
-        fuses=frozenset(["alpha", "beta"]),
+        fuses={"alpha": 2.0, "beta": 10.0},
     )
 
     async def scenario(alpha: Arbiter, beta: Arbiter) -> None:

@@ -216,17 +216,21 @@ def test_a_guest_that_the_record_gives_to_another_qemu_is_ended() -> None:
 
 def test_a_lease_is_evidence_only_after_a_whole_one_without_checkpoints() -> None:
     """A checkpoint renews the fuse too, so that the time counts from the node's own cut."""
-    claimed = SharedRecord(record=RECORD, claimed_by="beta", fuses=frozenset({"alpha"}))
+    claimed = SharedRecord(record=RECORD, claimed_by="beta", fuses={"alpha": 2.0})
     seen = attrs.evolve(SECONDARY, lease_gone=True, cut_since_s=100.0)
     assert "quiet" == _at("beta", seen, 102.9, claimed).event
     assert ("cut", "serve") == _at("beta", seen, 103.0, claimed).actions
-    unarmed = attrs.evolve(claimed, fuses=frozenset())
+    unarmed = attrs.evolve(claimed, fuses={})
     assert "quiet" == _at("beta", seen, 103.0, unarmed).event
     handed = attrs.evolve(RECORD, holder="beta", eligible={"beta": BETA})
     over = SharedRecord(record=handed, claimed_by="beta")
     assert "quiet" == _at("beta", seen, 103.0, over).event
-    armed = attrs.evolve(over, fuses=frozenset({"alpha"}))
+    armed = attrs.evolve(over, fuses={"alpha": 2.0})
     assert "lease-gone" == _at("beta", seen, 103.0, armed).event
+    # It was armed by an agent with another pair file, and its lease lasts as long.
+    longer = attrs.evolve(claimed, fuses={"alpha": 10.0})
+    assert "quiet" == _at("beta", seen, 110.9, longer).event
+    assert "lease-gone" == _at("beta", seen, 111.0, longer).event
 
 
 def test_a_claim_is_taken_over_only_when_it_leads_to_nothing() -> None:

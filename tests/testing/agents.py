@@ -106,6 +106,7 @@ class FakeGuard(Guard):
         if self.armed != instance:
             self.armed = instance
             self._set(self._world.now_s)
+        return self._limits.fuse_s
 
     @override
     async def renew(self, instance: str, *, as_of_s: float) -> None:

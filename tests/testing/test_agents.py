@@ -12,7 +12,9 @@ from tests.testing.test_supervisor import serves
 from tests.testing.testbed import FakePair, declared, in_world, time_passes
 
 from pycolo.errors import ArbiterOvertaken, UndecidedError
+from pycolo.model import Supervision
 from pycolo.supervise.wishes import read_wish, set_paused, set_want
+from pycolo.testing._monitor import Client
 
 
 def test_a_new_pair_is_protected() -> None:
@@ -25,7 +27,7 @@ def test_a_new_pair_is_protected() -> None:
         held = await agents.held({"alpha", "beta"})
         assert held.shared is not None
         assert "protected" == held.shared.record.phase
-        assert {"alpha"} == held.shared.fuses
+        assert {"alpha": life.pair.supervision.fuse_s} == held.shared.fuses
 
     play(scenario)
 
@@ -232,3 +234,46 @@ def test_outage_of_the_arbiter_spends_no_tries() -> None:
         assert not [e.text for _, e in agents.events if "within an hour" in e.text]
 
     play(scenario)
+
+
+def test_fuse_that_is_armed_with_other_limits_is_waited_for() -> None:
+    """Agents with a changed pair file: the fuse keeps the limit with which it was armed."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        life.pair = attrs.evolve(life.pair, supervision=Supervision(fuse_s=1.0))
+        for node in NODES:
+            await agents.stop(node)
+            await agents.start(node)
+        count = await agents.protected(count)
+        write(life)
+        loser = life.world.qemu("alpha")
+        network.cut()
+        network.arbiter.cut("alpha")
+        for monitor in loser.monitors:
+            monitor.hang_up()
+        await agents.until("continues alone", node="beta", since=count)
+        assert loser.frozen
+        await agents.until("failover is done", node="beta", since=count)
+        assert "beta" == await serves(life)
+
+    slow = attrs.evolve(declared(), spares=(), supervision=Supervision(fuse_s=8.0))
+    play(scenario, pair=slow)
+
+
+def test_fuse_that_is_armed_with_a_shorter_limit_is_renewed_in_time() -> None:
+    """Agents with a changed pair file renew as often as the armed fuse needs it."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        before = list(life.world.running)
+        life.pair = attrs.evolve(life.pair, supervision=Supervision(fuse_s=40.0))
+        for node in NODES:
+            await agents.stop(node)
+            await agents.start(node)
+        await agents.protected(count)
+        await time_passes(60.0)
+        assert network.guards["alpha"].stopped is None
+        assert before == life.world.running
+
+    play(scenario, pair=attrs.evolve(declared(checkpoint_delay_ms=60000), spares=()))

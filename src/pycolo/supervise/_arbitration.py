@@ -135,9 +135,9 @@ class Arbitration(Authority):
 
     @property
     @override
-    def fuses(self) -> frozenset[str]:
+    def fuses(self) -> Mapping[str, float]:
         shared = self._shared
-        return frozenset() if shared is None else shared.fuses
+        return {} if shared is None else shared.fuses
 
     @property
     @override
@@ -351,9 +351,13 @@ class Arbitration(Authority):
             async with self._arming:
                 new = await self._next(shared, record)
                 # What was armed for it has to be renewed in time, whether it succeeds or not.
-                limit_s = min(_ANSWER_S, self._pair.supervision.fuse_s / 2)
+                fuse_s = new.fuses.get(self._node, self._pair.supervision.fuse_s)
                 self._held = await self._arbiter.swap(
-                    self._pair.name, held, new, no_lease_of=_lessee(record), limit_s=limit_s
+                    self._pair.name,
+                    held,
+                    new,
+                    no_lease_of=_lessee(shared, record),
+                    limit_s=min(_ANSWER_S, fuse_s / 2),
                 )
         except ArbiterOvertaken as error:
             self._doubt()
@@ -383,11 +387,10 @@ class Arbitration(Authority):
     async def _next(self, shared: SharedRecord | None, record: PairRecord) -> SharedRecord:
         """What the arbiter is to hold; the fuse is armed before a secondary becomes eligible."""
         before = shared or SharedRecord(record=record)
-        fuses = frozenset[str]() if record.is_sole else before.fuses
+        fuses: Mapping[str, float] = {} if record.is_sole else before.fuses
         if record.phase == "protected" and record.holder == self._node:
-            own = record.eligible[self._node]
-            if await self._arm(own):
-                fuses = frozenset((self._node,))
+            armed_s = await self._arm(record.eligible[self._node])
+            fuses = fuses if armed_s is None else {self._node: armed_s}
         return attrs.evolve(before, record=record, claimed_by=None, fuses=fuses)
 
     async def _swapped(self, shared: SharedRecord) -> bool:
@@ -460,9 +463,8 @@ class Arbitration(Authority):
 
     async def _renew(self) -> None:
         """Renew the lease, and by it the fuse, as long as the arbiter lets this node run alone."""
-        declared = self._pair.supervision
-        interval_s = declared.fuse_s / 4
         while True:
+            interval_s = self.fuses.get(self._node, self._pair.supervision.fuse_s) / 4
             self._is_due.clear()
             instance = self._leased
             if instance is not None:
@@ -482,14 +484,16 @@ class Arbitration(Authority):
         return instance if instance is not None and instance not in self.ends else None
 
     async def _renew_once(self, instance: str, interval_s: float) -> None:
-        guard = self._guard
+        guard, shared = self._guard, self._shared
+        if shared is None:
+            return
         as_of_s = 0.0 if guard is None else guard.now_s()
         try:
             is_renewed = await self._arbiter.renew(
                 self._pair.name,
                 self._node,
                 instance,
-                lease_s=self._pair.supervision.lease_s,
+                lease_s=shared.lease_s(self._node, self._pair.supervision),
                 limit_s=interval_s,
             )
         except ArbiterLost:
@@ -523,11 +527,14 @@ class Arbitration(Authority):
 
     async def _arm(self, instance: str) -> bool:
         if self._guard is None:
-            return False
-        if not await self._with_fuse(self._guard.arm(instance)):
-            return False
-        self._armed = instance
-        return True
+            return None
+        try:
+            armed_s = await self._guard.arm(instance)
+        except FuseError as error:
+            self._tell(str(error))
+            return None
+        self._armed, self._may_be_armed = instance, False
+        return armed_s
 
     async def _disarm_needless(self) -> None:
         """Disarm the fuse once the record names this node alone, or its QEMU has ended."""

@@ -29,8 +29,8 @@ class Authority(Protocol):
         """Whether the record can neither be read nor written."""
 
     @property
-    def fuses(self) -> frozenset[str]:
-        """The nodes whose fuse is armed."""
+    def fuses(self) -> Mapping[str, float]:
+        """The nodes whose fuse is armed, and after how many seconds it stops their QEMU."""
 
     @property
     def ends(self) -> Mapping[str, Evidence]:
@@ -129,8 +129,8 @@ class FilesAuthority(Authority):
 
     @property
     @override
-    def fuses(self) -> frozenset[str]:
-        return frozenset()
+    def fuses(self) -> Mapping[str, float]:
+        return {}
 
     @property
     @override

@@ -587,7 +587,8 @@ class Keeper:
             return
         for one in decided:
             last_s = self._health(one.node).checkpoint_s
-            if last_s is None or self._now_s() - last_s >= self.pair.supervision.fuse_s / 4:
+            fuse_s = self._authority.fuses.get(one.node, self.pair.supervision.fuse_s)
+            if last_s is None or self._now_s() - last_s >= fuse_s / 4:
                 self._ask(one)
 
     async def _sever(self, decided: _Decided) -> _Outcome:

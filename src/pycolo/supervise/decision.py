@@ -215,8 +215,10 @@ def _lease_gone(
         return False
     if _lacks_writes(node, shared.record, seen):
         return False
-    if now_s - seen.cut_since_s < limits.declared.lease_s:
+    fused = shared.fuses.keys() - {node}
+    lease_s = max((shared.lease_s(one, limits.declared) for one in fused), default=0.0)
+    if now_s - seen.cut_since_s < max(lease_s, limits.declared.lease_s):
         return False
     # A secondary that was not promoted answers nobody. A primary that has handed over still does.
     is_primary = shared.record.holder == node and not shared.record.is_sole
-    return is_primary or not shared.fuses <= {node}
+    return is_primary or bool(fused)

@@ -70,7 +70,11 @@ class FuseGuard(Guard):
         pid, started = self._process(instance)
         declared = self._pair.supervision
         async with self._fuse() as fuse:
-            await fuse.arm(
+            # One that an agent with another pair file has armed keeps its limits.
+            for armed in await fuse.armed(limit_s=_ANSWER_S):
+                if armed.instance == instance:
+                    return armed.fuse_s
+            made = await fuse.arm(
                 self._pair.name,
                 self._node,
                 instance,
@@ -80,6 +84,7 @@ class FuseGuard(Guard):
                 kill_s=declared.kill_s,
                 limit_s=_ANSWER_S,
             )
+            return made.fuse_s
 
     @override
     async def renew(self, instance: str, *, as_of_s: float) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
 import attrs
 
+from pycolo._mapping import read_only_mappings
+from pycolo.model.supervision import LEASE_MARGIN_S, Supervision
 from pycolo.reconcile import Want
 from pycolo.record import PairRecord
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class SharedRecord:
     """The record of a pair as an arbiter holds it; every change is a compare-and-swap of it all."""
 
@@ -23,9 +26,16 @@ class SharedRecord:
     "What is wanted of the pair."
     paused: str | None = None
     "Who paused it, when and why: agents look, and do nothing. None where it is not paused."
-    fuses: frozenset[str] = frozenset()
-    "Nodes whose fuse is armed: they stop by themselves when they lose touch."
+    fuses: Mapping[str, float] = attrs.field(factory=dict)
+    """Node whose fuse is armed to the seconds after which it stops the node's QEMU by itself.
+
+    The seconds are those with which it was armed, whatever a pair file says since.
+    """
 
     def may_renew(self, node: str, instance: str) -> bool:
         """Whether a QEMU's lease may be renewed: it may run alone, and no other node claims so."""
         return self.record.eligible.get(node) == instance and self.claimed_by in (None, node)
+
+    def lease_s(self, node: str, declared: Supervision) -> float:
+        """How long a node's lease lasts: longer than its fuse."""
+        return max(declared.lease_s, self.fuses.get(node, 0.0) + LEASE_MARGIN_S)
