@@ -236,6 +236,27 @@ def test_outage_of_the_arbiter_spends_no_tries() -> None:
     play(scenario)
 
 
+def test_evidence_of_an_earlier_failover_is_in_nobodys_way() -> None:
+    """Who continued by a lease can give up its next secondary, which has a lease of its own."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        network.cut()
+        network.arbiter.cut("alpha")
+        await agents.until("failover is done", node="beta", since=count)
+        await time_passes(life.pair.supervision.kill_s)
+        network.heal()
+        network.arbiter.heal("alpha")
+        await agents.protected(len(agents.events))
+        await set_want(network.arbiter.client("beta"), "colo", "unprotected", limit_s=1.0)
+        async with asyncio.timeout(60.0):
+            while len(life.world.running) > 1:
+                await time_passes(1.0)
+        assert "beta" == await serves(life)
+
+    play(scenario)
+
+
 def test_fuse_that_is_armed_with_other_limits_is_waited_for() -> None:
     """Agents with a changed pair file: the fuse keeps the limit with which it was armed."""
 

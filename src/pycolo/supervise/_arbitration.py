@@ -626,11 +626,17 @@ def _is_behind(file: RecordState | None, record: PairRecord) -> bool:
             return False
 
 
-def _lessee(record: PairRecord) -> str | None:
-    """The node that must have no lease when a record is written."""
+def _lessee(shared: SharedRecord | None, record: PairRecord) -> str | None:
+    """The node that must have no lease when a record replaces the arbiter's.
+
+    Later records keep the evidence of the last failover, while that node has a QEMU and a lease
+    again.
+    """
     evidence = record.evidence
-    by_lease = evidence is not None and evidence.kind == "self-fence" and record.is_sole
-    return evidence.node if evidence is not None and by_lease else None
+    if shared is None or evidence is None or evidence.kind != "self-fence" or not record.is_sole:
+        return None
+    is_about_it = shared.record.eligible.get(evidence.node) == evidence.instance
+    return evidence.node if is_about_it else None
 
 
 async def _ended(task: asyncio.Task[object]) -> None:
