@@ -39,6 +39,9 @@ class FarHost:
     def __init__(self, host: Host) -> None:
         self._host = host
         self.is_cut = False
+        self.answers = asyncio.Event()
+        "Clear while the host gives no answer to whether a QEMU has ended."
+        self.answers.set()
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
         """See `Host`."""
@@ -64,6 +67,7 @@ class FarHost:
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
         """See `Host`."""
+        await self.answers.wait()
         return None if self.is_cut else await self._host.death(pair, victim, limit_s=limit_s)
 
     async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:

@@ -257,6 +257,26 @@ def test_evidence_of_an_earlier_failover_is_in_nobodys_way() -> None:
     play(scenario)
 
 
+def test_qemu_is_not_ended_for_a_claim_that_was_taken_over() -> None:
+    """The host took its time to say that the QEMU runs: by then it serves, by its own claim."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        agents.far["beta", "alpha"].answers.clear()
+        network.arbiter.cut("alpha")
+        life.world.cut(*NODES)
+        count = await agents.until("claims the pair", node="beta", since=count)
+        network.arbiter.heal("alpha")
+        await agents.until("failover is done", node="alpha", since=count)
+        survivor = life.world.qemu("alpha")
+        agents.far["beta", "alpha"].answers.set()
+        await time_passes(5.0)
+        assert survivor.alive
+        assert "alpha" == await serves(life)
+
+    play(scenario, fuses=False)
+
+
 def test_fuse_that_is_armed_with_other_limits_is_waited_for() -> None:
     """Agents with a changed pair file: the fuse keeps the limit with which it was armed."""
 

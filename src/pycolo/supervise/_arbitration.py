@@ -186,6 +186,9 @@ class Arbitration(Authority):
         if record is None:
             is_first = self._node == self._pair.nodes[0].name
             return is_first and self._files.get(self._node) == NoRecord()
+        if self._is_lost and not record.is_sole:
+            # Another node may run alone by now, or claim the pair.
+            return False
         if self.claimed_by is not None:
             return self.claimed_by == self._node
         if self._node != record.holder:
@@ -197,6 +200,18 @@ class Arbitration(Authority):
     @override
     def lacks_lease(self, node: str) -> bool:
         return self._held is not None and not self._is_lost and node not in self._held.leases
+
+    @override
+    async def is_current(self) -> bool:
+        before = self._shared
+        if self._is_lost:
+            return False
+        with self._noted():
+            found = await self._arbiter.read(self._pair.name, limit_s=_ANSWER_S)
+            if found.shared == before:
+                return True
+            self._doubt()
+        return False
 
     # -- what is changed
 

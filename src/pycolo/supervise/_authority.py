@@ -73,6 +73,12 @@ class Authority(Protocol):
     def lacks_lease(self, node: str) -> bool:
         """Whether a node's lease has run out."""
 
+    async def is_current(self) -> bool:
+        """Read the record once more; whether it still is what it was known to be.
+
+        Asked before a QEMU is ended, or a host is fenced, because of the record.
+        """
+
     async def claim(self, node: str) -> bool:
         """Claim the pair for a node; whether the claim stands."""
 
@@ -171,6 +177,11 @@ class FilesAuthority(Authority):
     @override
     def lacks_lease(self, node: str) -> bool:
         return False
+
+    @override
+    async def is_current(self) -> bool:
+        # Each look reads the files, and nobody else acts on the pair.
+        return True
 
     @override
     async def claim(self, node: str) -> bool:

@@ -664,16 +664,18 @@ class Keeper:
     async def _found(self, victim: Victim) -> Evidence | None:
         host, node = self._hosts[victim.node], victim.node
         known = await host.death(self.pair, victim, limit_s=HOST_S)
-        if known is None and self._may_act():
+        if known is None and await self._may_act():
             known = await self._ended(victim)
         # What is only to be stopped is in nobody's way, and a fence ends a whole host.
-        if known is None and self._may_act() and self._wish.want != "stopped":
+        if known is None and self._wish.want != "stopped" and await self._may_act():
             tell = functools.partial(self._say, "trouble", node=node)
             known = await fenced(self.pair.node(node).fences, victim, tell)
         return known
 
-    def _may_act(self) -> bool:
-        return self._wish.paused is None
+    async def _may_act(self) -> bool:
+        """Whether it still is for this keeper to end a QEMU: its host may have taken its time."""
+        is_ours = self._wish.paused is None and self._authority.drives(self._record)
+        return is_ours and await self._authority.is_current()
 
     async def _ended(self, victim: Victim) -> Evidence | None:
         """Have a QEMU killed by its host."""
@@ -708,6 +710,9 @@ class Keeper:
         return self._authority.lease_evidence(peer, named, record.epoch)
 
     async def _end(self, decided: _Decided) -> _Outcome:
+        if not await self._authority.is_current():
+            # It may have joined the pair again since.
+            return "failed"
         if not await self._kill(decided.node, decided.seen.instance, "it was not ended"):
             return "failed"
         self._due_s = self._now_s()
