@@ -14,7 +14,7 @@ import attrs
 from tests.testing.testbed import FakePair, Pair, declared, in_world
 from typing_extensions import override
 
-from pycolo.errors import ConnectionFailed, HostRefused
+from pycolo.errors import ConnectionFailed, FuseLost, HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
@@ -100,6 +100,8 @@ class FakeGuard(Guard):
         self._until_s = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self.stopped: FakeQemu | None = None
+        self.fails = 0
+        "How many times it gives no answer to `disarm`."
 
     @override
     def now_s(self) -> float:
@@ -122,6 +124,9 @@ class FakeGuard(Guard):
 
     @override
     async def disarm(self, instance: str) -> None:
+        if self.fails > 0:
+            self.fails -= 1
+            raise FuseLost("fuse.sock", "it gives no answer")
         if self.armed == instance:
             self._let_run()
             self.armed = None

@@ -318,3 +318,39 @@ def test_fuse_that_is_armed_with_a_shorter_limit_is_renewed_in_time() -> None:
         assert before == life.world.running
 
     play(scenario, pair=attrs.evolve(declared(checkpoint_delay_ms=60000), spares=()))
+
+
+def test_fuse_is_disarmed_though_it_gave_no_answer_at_first() -> None:
+    """A guest that runs alone is stopped by no fuse."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        survivor = life.world.qemu("alpha")
+        network.guards["alpha"].fails = 2
+        life.world.qemu("beta").kill()
+        agents.far["alpha", "beta"].is_cut = True
+        await agents.until("failover is done", node="alpha", since=count)
+        await time_passes(60.0)
+        assert survivor.alive
+        assert not survivor.frozen
+
+    play(scenario)
+
+
+def test_fuse_that_an_earlier_agent_left_armed_is_disarmed() -> None:
+    """An agent may end between its failover and that."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        survivor = life.world.qemu("alpha")
+        life.world.qemu("beta").kill()
+        agents.far["alpha", "beta"].is_cut = True
+        await agents.until("failover is done", node="alpha", since=count)
+        await agents.stop("alpha")
+        await network.guards["alpha"].arm(survivor.line.name)
+        await agents.start("alpha")
+        await time_passes(60.0)
+        assert survivor.alive
+        assert not survivor.frozen
+
+    play(scenario)

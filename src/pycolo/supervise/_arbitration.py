@@ -94,6 +94,8 @@ class Arbitration(Authority):
         self._looked_on: SharedRecord | None = None
         self._arming = asyncio.Lock()
         self._armed: str | None = None
+        # An agent before this one may have armed it.
+        self._may_be_armed = True
         self._may_run = asyncio.Event()
         self._may_run_as_of_s = 0.0
         self._is_due = asyncio.Event()
@@ -485,6 +487,8 @@ class Arbitration(Authority):
             if instance is not None:
                 await self._renew_once(instance, interval_s)
                 self._renewed = instance
+            # The fuse may have given no answer before.
+            await self._disarm_needless()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval_s):
                     await self._is_due.wait()
@@ -555,12 +559,16 @@ class Arbitration(Authority):
         """Disarm the fuse once the record names this node alone, or its QEMU has ended."""
         async with self._arming:
             shared, instance = self._shared, self._armed
-            if instance is None or self._guard is None or self._is_lost or shared is None:
+            if self._guard is None or self._is_lost or shared is None:
+                return
+            if instance is None and self._may_be_armed:
+                instance = shared.record.eligible.get(self._node)
+            if instance is None:
                 return
             is_alone = shared.record.is_sole and shared.record.holder == self._node
-            if is_alone or instance in self.ends:
-                self._armed = None
-                await self._with_fuse(self._guard.disarm(instance))
+            is_needless = is_alone or instance in self.ends
+            if is_needless and await self._with_fuse(self._guard.disarm(instance)):
+                self._armed, self._may_be_armed = None, False
 
     async def _with_fuse(self, work: Coroutine[object, object, None]) -> bool:
         try:
