@@ -354,3 +354,24 @@ def test_fuse_that_an_earlier_agent_left_armed_is_disarmed() -> None:
         assert not survivor.frozen
 
     play(scenario)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_observer_monitor_that_another_client_holds_is_no_death(node: str) -> None:
+    """The other host's agent has no second way to a QEMU: nobody is ended for that."""
+
+    async def scenario(life: FakePair, agents: Agents, _: Network) -> None:
+        await agents.protected()
+        before = list(life.world.processes)
+        place = life.pair.node(node).observer_monitor
+        held = next(one for one in life.world.qemu(node).monitors if one.place == place)
+        other = Client(send=lambda _: None, close=lambda: None)
+        held.hang_up()
+        held.join(other)
+        await time_passes(120.0)
+        held.leave(other)
+        await time_passes(60.0)
+        assert before == list(life.world.processes)
+        assert not [e for _, e in agents.events if e.kind == "action"]
+
+    play(scenario, pair=attrs.evolve(declared(checkpoint_delay_ms=20000), spares=()))

@@ -149,6 +149,11 @@ class Arbitration(Authority):
 
     @property
     @override
+    def observed(self) -> frozenset[str]:
+        return frozenset(self._pair.names) - {self._node}
+
+    @property
+    @override
     def needs_checkpoints(self) -> bool:
         return self._is_lost and self._armed is not None
 

@@ -37,6 +37,10 @@ class Authority(Protocol):
         """Identity to what others state of the end of that QEMU."""
 
     @property
+    def observed(self) -> frozenset[str]:
+        """The nodes that are reached over their observer monitors alone."""
+
+    @property
     def needs_checkpoints(self) -> bool:
         """Whether a node's fuse is armed that nothing but a checkpoint can renew now."""
 
@@ -142,6 +146,11 @@ class FilesAuthority(Authority):
     @override
     def ends(self) -> Mapping[str, Evidence]:
         return {}
+
+    @property
+    @override
+    def observed(self) -> frozenset[str]:
+        return frozenset()
 
     @property
     @override

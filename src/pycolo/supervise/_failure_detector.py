@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, TypeVar, final
 
 from pycolo.controller import PairController
@@ -41,12 +41,21 @@ class FailureDetector:
         pair: The declaration.
         hosts: Node name to its host.
         wake: Is called whenever something was seen; must be quick and must not raise.
+        observed: Nodes that are reached over their observer monitors alone, which anybody may hold.
     """
 
-    def __init__(self, pair: ColoPair, hosts: Mapping[str, Host], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        pair: ColoPair,
+        hosts: Mapping[str, Host],
+        wake: Callable[[], None],
+        *,
+        observed: Collection[str] = (),
+    ) -> None:
         self._pair = pair
         self._hosts = hosts
         self._wake = wake
+        self._observed = frozenset(observed)
         self._interval_s = pair.supervision.silent_s / 2
         self._sessions: dict[str, Session] = {}
         self._links = frozenset(disk.names.nbd for disk in pair.disks)
@@ -161,7 +170,11 @@ class FailureDetector:
             elif not self._health(node).instance and node in record.eligible:
                 # It has not answered yet; the record says who it should be.
                 self.health[node] = NodeHealth(instance=record.eligible[node], qemu=assumed)
-            self._health(node).set_role(role_of(snapshot.state(node)), self._now_s())
+            role = role_of(snapshot.state(node))
+            if role == "unresponsive" and node in self._observed:
+                self._health(node).other_monitor_answered()
+            else:
+                self._health(node).set_role(role, self._now_s())
         asked = () if self._is_aside else self.health.values()
         wanted = {("ask", health.instance) for health in asked if health.instance}
         # One of a node that is not declared can be asked for nowhere.
@@ -245,10 +258,17 @@ class FailureDetector:
     async def _ask_elsewhere(self, node: str) -> None:
         """Ask over the other monitor: the first one may only be held by another client."""
         monitor, way = self._pair.node(node).observer_monitor, self._hosts[node].connect
+        is_observed = node in self._observed
+        # Where that it hung up counts for nothing, that is known before it is acted on.
+        limit_s = min(self._interval_s, _GREETED_S) if is_observed else _GREETED_S
         try:
             session = await Session.connect(node, monitor, limit_s=_GREETED_S, connector=way)
         except (Busy, Unresponsive):
-            self._health(node).greeting_missing(self._now_s())
+            if is_observed:
+                # A person may hold it, and there is no other one: checkpoints show if it works.
+                self._health(node).other_monitor_answered()
+            else:
+                self._health(node).greeting_missing(self._now_s())
             self._wake()
             return
         except RemoteError:

@@ -126,7 +126,7 @@ class Keeper:
         self._tell = tell
         self._tally = tally
         self._news = asyncio.Event()
-        self._detector = FailureDetector(pair, hosts, self._news.set)
+        self._detector = FailureDetector(pair, hosts, self._news.set, observed=authority.observed)
         self._controller = PairController(
             pair,
             hosts,
@@ -844,6 +844,19 @@ class Keeper:
         if decision.event == "quiet" and decided.seen.signals.keys() - {"no-checkpoint"}:
             words = ": the other QEMU gives no answer"
         self._say(kind, f"{decision.phase}{words}", decided.node)
+
+    def _has_waited(self, decided: _Decided) -> bool:
+        """Whether a node has waited for long for what another one, or the arbiter, has to do."""
+        decision, now_s = decided.decision, self._now_s()
+        waits = decision.phase == "waiting" and decision.event in _WAITS
+        # It cannot claim the pair, such as where its own QEMU gives no answer.
+        waits = waits or decision.phase == "claiming"
+        # Whoever decides for both nodes waits for nobody.
+        if not waits or not self._authority.observed:
+            self._waits_since_s.pop(decided.node, None)
+            return False
+        since_s = self._waits_since_s.setdefault(decided.node, now_s)
+        return now_s - since_s >= self.pair.supervision.retake_s
 
     def _say_findings(self, snapshot: Snapshot) -> None:
         """Tell what stands in the way of the pair, and what to do about it."""
