@@ -375,3 +375,15 @@ def test_observer_monitor_that_another_client_holds_is_no_death(node: str) -> No
         assert not [e for _, e in agents.events if e.kind == "action"]
 
     play(scenario, pair=attrs.evolve(declared(checkpoint_delay_ms=20000), spares=()))
+
+
+def test_file_that_its_own_agent_has_written_first_is_as_good() -> None:
+    """The answer to a swap is on its way while the other agent already writes its node's file."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        network.arbiter.delay("alpha", back_s=0.5)
+        await agents.protected()
+        assert not [e.text for _, e in agents.events if e.kind == "trouble"]
+        assert 2 == len(life.world.processes)
+
+    play(scenario)
