@@ -377,6 +377,27 @@ def test_observer_monitor_that_another_client_holds_is_no_death(node: str) -> No
     play(scenario, pair=attrs.evolve(declared(checkpoint_delay_ms=20000), spares=()))
 
 
+def test_records_of_another_arbiter_are_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that is told of a new arbiter: the other agent still goes by the one before."""
+
+    async def scenario(_: FakePair, agents: Agents, network: Network) -> None:
+        nothing = network.arbiter.backup()
+        await agents.protected()
+        await agents.stop("alpha")
+        network.arbiter.restore(nothing)
+
+        async def identity(_: object, *, limit_s: float) -> str:  # noqa: ARG001 - an Arbiter's
+            return "fake:2"
+
+        monkeypatch.setattr("pycolo.testing._arbiter._Client.identity", identity)
+        await agents.start("alpha")
+        await agents.until("are handed to fake:1, and not to fake:2", node="alpha")
+        await time_passes(60.0)
+        assert (await network.arbiter.client("beta").read("colo", limit_s=1.0)).shared is None
+
+    play(scenario, fuses=False)
+
+
 def test_file_that_its_own_agent_has_written_first_is_as_good() -> None:
     """The answer to a swap is on its way while the other agent already writes its node's file."""
 

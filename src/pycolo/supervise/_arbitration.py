@@ -290,6 +290,12 @@ class Arbitration(Authority):
         top = max(files.values(), key=lambda record: record.order, default=None)
         if top is None or top.holder != self._node:
             return False
+        others = {record.managed_by for record in files.values()} - {None}
+        if others:
+            # Its agents would go by that one, and this one by another.
+            names = " and ".join(sorted(map(str, others)))
+            self._tell(f"the pair's records are handed to {names}, and not to {self._name}")
+            return False
         if any(not isinstance(state, PairRecord | NoRecord) for state in snapshot.records.values()):
             self._tell(f"the pair is handed to {self._name} once every node's record can be read")
             return False
