@@ -108,7 +108,7 @@ class FakeGuard(Guard):
         return self._world.now_s
 
     @override
-    async def arm(self, instance: str) -> None:
+    async def arm(self, instance: str) -> float:
         if self.armed != instance:
             self.armed = instance
             self._set(self._world.now_s)

@@ -377,6 +377,34 @@ def test_observer_monitor_that_another_client_holds_is_no_death(node: str) -> No
     play(scenario, pair=attrs.evolve(declared(checkpoint_delay_ms=20000), spares=()))
 
 
+def test_person_is_told_of_what_may_never_come() -> None:
+    """The other node's agent is gone, so that nobody continues: the wait alone tells of it."""
+
+    async def scenario(life: FakePair, agents: Agents, _: Network) -> None:
+        count = await agents.protected()
+        await agents.stop("beta")
+        life.world.qemu("alpha").kill()
+        await time_passes(60.0)
+        persons = [e.text for _, e in agents.events[count:] if e.kind == "person"]
+        assert ["waiting: its QEMU does not run"] == persons
+
+    play(scenario)
+
+
+def test_outage_of_the_arbiter_is_told() -> None:
+    """While COLO works nothing is missing, and yet somebody has to mend it."""
+
+    async def scenario(_: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        network.arbiter.cut("beta")
+        await time_passes(60.0)
+        told = [e.text for _, e in agents.events[count:] if e.kind == "trouble"]
+        assert len(told) == 1
+        assert "no answer within" in told[0]
+
+    play(scenario)
+
+
 def test_records_of_another_arbiter_are_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that is told of a new arbiter: the other agent still goes by the one before."""
 

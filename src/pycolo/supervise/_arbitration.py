@@ -449,17 +449,22 @@ class Arbitration(Authority):
     # -- what goes on all the time
 
     async def _follow(self) -> None:
+        is_told = False
         while True:
             self._doubted.clear()
             try:
                 found = await self._news()
-            except ArbiterLost:
+            except ArbiterLost as error:
+                if not is_told:
+                    self._tell(str(error))
+                is_told = True
                 self._is_lost = True
                 self._wake()
                 await asyncio.sleep(_AGAIN_S)
                 continue
             if found is None:
                 continue
+            is_told = False
             is_news = self._is_lost or found != self._held
             self._held, self._is_lost = found, False
             if is_news:
@@ -555,7 +560,8 @@ class Arbitration(Authority):
                 as_of_s = self._may_run_as_of_s
                 await self._with_fuse(self._guard.renew(self._armed, as_of_s=as_of_s))
 
-    async def _arm(self, instance: str) -> bool:
+    async def _arm(self, instance: str) -> float | None:
+        """Arm the fuse; gives after how many seconds it stops QEMU, None where it is not armed."""
         if self._guard is None:
             return None
         try:

@@ -262,7 +262,7 @@ class FailureDetector:
         # Where that it hung up counts for nothing, that is known before it is acted on.
         limit_s = min(self._interval_s, _GREETED_S) if is_observed else _GREETED_S
         try:
-            session = await Session.connect(node, monitor, limit_s=_GREETED_S, connector=way)
+            session = await Session.connect(node, monitor, limit_s=limit_s, connector=way)
         except (Busy, Unresponsive):
             if is_observed:
                 # A person may hold it, and there is no other one: checkpoints show if it works.

@@ -67,6 +67,8 @@ _DOUBT: Final[frozenset[Event]] = frozenset(
     {"undecidable", "claimed", "limit", "suspicion", "lease-gone"}
 )
 "While one of these stands for either node no round begins."
+_WAITS: Final[frozenset[Event]] = frozenset({"no-arbiter", "own-ended", "lacks-writes"})
+"What may stand for ever while a node waits, and nobody else tells a person of it."
 _ALERT: Final[frozenset[Phase]] = frozenset({"suspect", "claiming", "waiting"})
 _WORDS: Final[Mapping[Event, str]] = {
     "undecidable": ": nothing is safe by itself: its record and its QEMU exclude each other, or the"
@@ -155,6 +157,7 @@ class Keeper:
         self._tries = Retries(limits=pair.supervision)
         self._said: dict[tuple[EventKind, str | None], str] = {}
         self._phases: Mapping[str, Phase] = {}
+        self._waits_since_s: dict[str, float] = {}
         self._is_protected = False
         # When the record last let one node alone run: a COLO that has ended before is not this one.
         self._unprotected_s = -math.inf
@@ -837,7 +840,8 @@ class Keeper:
 
     def _say_decision(self, decided: _Decided) -> None:
         decision = decided.decision
-        kind: EventKind = "person" if decision.phase == "person" else "state"
+        is_persons = decision.phase == "person" or self._has_waited(decided)
+        kind: EventKind = "person" if is_persons else "state"
         if decision.event not in ("suspicion", "limit"):
             self._asked.pop(decided.node, None)
         words = _WORDS[decision.event]

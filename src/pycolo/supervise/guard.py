@@ -24,8 +24,12 @@ class Guard(Protocol):
     def now_s(self) -> float:
         """Now, on the clock by which renewals count."""
 
-    async def arm(self, instance: str) -> None:
+    async def arm(self, instance: str) -> float:
         """Have a QEMU of the node stopped, unless it is renewed; may be repeated.
+
+        Returns:
+            After how many seconds without a renewal it is stopped: those with which it was armed
+            first.
 
         Raises:
             FuseRefused: It cannot be guarded.
@@ -66,7 +70,7 @@ class FuseGuard(Guard):
         return boottime_s()
 
     @override
-    async def arm(self, instance: str) -> None:
+    async def arm(self, instance: str) -> float:
         pid, started = self._process(instance)
         declared = self._pair.supervision
         async with self._fuse() as fuse:
