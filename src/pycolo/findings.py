@@ -102,8 +102,8 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "one state_dir. Give each its own."
     ),
     "managed-record": (
-        "The record was handed to a supervisor, which alone may change it. Ask that supervisor,"
-        " or have it release the pair."
+        "An arbiter holds the record, so only the agents that use this arbiter may change it. Say"
+        " what you want to them: `pycolo want` or `pycolo pause`, with --agent."
     ),
     "undeclared-node": (
         "A record names a node that the pair file does not declare. Declare it, or take it out "

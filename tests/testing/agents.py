@@ -14,7 +14,7 @@ import attrs
 from tests.testing.testbed import FakePair, Pair, declared, in_world
 from typing_extensions import override
 
-from pycolo.errors import ConnectionFailed, FuseLost, HostRefused
+from pycolo.errors import ConnectionFailed, FuseLost, FuseRefused, HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
@@ -116,9 +116,11 @@ class FakeGuard(Guard):
 
     @override
     async def renew(self, instance: str, *, as_of_s: float) -> None:
+        if self.armed != instance:
+            raise FuseRefused("the fake fuse", f"{instance} is not armed")
         until_s = as_of_s + self._limits.fuse_s
         # One that is older than the latest, or too late, changes nothing.
-        if self.armed == instance and until_s > max(self._until_s, self._world.now_s):
+        if until_s > max(self._until_s, self._world.now_s):
             self._set(as_of_s)
             self._let_run()
 
@@ -135,6 +137,11 @@ class FakeGuard(Guard):
     @override
     async def aclose(self) -> None:
         return
+
+    def forget(self) -> None:
+        """Lose what is armed, as a fuse whose files are gone when it is started again."""
+        self.armed = None
+        self._set(self._world.now_s)
 
     def _set(self, as_of_s: float) -> None:
         self._until_s = as_of_s + self._limits.fuse_s
@@ -184,6 +191,7 @@ class Agents:
         }
         self.events: list[tuple[str, SupervisorEvent]] = []
         self.news = asyncio.Condition()
+        self.running: dict[str, Agent] = {}
         self._stacks: dict[str, contextlib.AsyncExitStack] = {}
 
     def hosts(self, me: str) -> Mapping[str, Host]:
@@ -208,6 +216,7 @@ class Agents:
         stack.callback(following.cancel)
         await stack.enter_async_context(agent)
         self._stacks[node] = stack
+        self.running[node] = agent
 
     async def stop(self, node: str) -> None:
         """End a node's agent; its QEMU runs on."""

@@ -104,9 +104,13 @@ def test_without_a_fuse_a_lease_is_no_evidence() -> None:
         await time_passes(60.0)
         assert {"beta"} == (await network.arbiter.client("beta").read("colo", limit_s=1.0)).leases
         assert not [event for _, event in agents.events if "continues alone" in event.text]
+        assert "nobody can show" in agents.running["beta"].status("colo").person
         network.heal()
         network.arbiter.heal("alpha")
         await agents.protected(count)
+        async with asyncio.timeout(60.0):
+            while agents.running["beta"].status("colo").person:
+                await time_passes(1.0)
 
     play(scenario, fuses=False)
 
@@ -185,8 +189,92 @@ def test_arbiter_restored_from_a_backup_is_for_a_person() -> None:
         before = {q.line.name for q in life.world.running}
         network.arbiter.restore(backup)
         await agents.until("nothing is safe by itself", node="beta", since=count)
+        count = await agents.until("was restored from a backup", node="beta", since=count)
+        assert "person" == agents.events[count - 1][1].kind
         await time_passes(60.0)
         assert before == {q.line.name for q in life.world.running}
+
+    play(scenario)
+
+
+def test_arbiter_that_lost_its_data_is_for_a_person() -> None:
+    """It holds no record of a pair whose files name it: a person is told what to do."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        empty = network.arbiter.backup()
+        count = await agents.protected()
+        before = {q.line.name for q in life.world.running}
+        network.arbiter.restore(empty)
+        count = await agents.until("holds nothing of this pair", node="alpha", since=count)
+        assert "person" == agents.events[count - 1][1].kind
+        assert before == {q.line.name for q in life.world.running}
+
+    play(scenario)
+
+
+def test_agents_that_have_ended_leave_a_protected_primary_to_its_fuse() -> None:
+    """So agents must not be ended for long while a pair is protected."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        await agents.protected()
+        primary = life.world.qemu("alpha")
+        await agents.aclose()
+        limits = life.pair.supervision
+        await time_passes(limits.fuse_s + 0.1)
+        assert primary.frozen
+        assert primary is network.guards["alpha"].stopped
+        await time_passes(limits.kill_s)
+        assert not primary.alive
+
+    play(scenario)
+
+
+def test_agents_may_end_while_the_guest_runs_alone() -> None:
+    """Its fuse is disarmed; when they are back, it is protected again where that is wanted."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        arbiter = network.arbiter.client("alpha")
+        await set_want(arbiter, "colo", "unprotected", limit_s=1.0)
+        async with asyncio.timeout(600.0):
+            while len(life.world.running) > 1 or network.guards["alpha"].armed:
+                await time_passes(1.0)
+        await agents.aclose()
+        await time_passes(600.0)
+        assert "alpha" == await serves(life)
+        for node in NODES:
+            await agents.start(node)
+        await set_want(arbiter, "colo", "protected", limit_s=1.0)
+        await agents.protected(count)
+        assert "alpha" == await serves(life)
+
+    play(scenario)
+
+
+def test_fuse_that_has_lost_what_was_armed_is_armed_again() -> None:
+    """The arbiter says that the primary has a fuse, so that one has to guard it."""
+
+    async def scenario(_: FakePair, agents: Agents, network: Network) -> None:
+        await agents.protected()
+        guard = network.guards["alpha"]
+        armed = guard.armed
+        guard.forget()
+        await time_passes(2.0)
+        assert armed == guard.armed
+
+    play(scenario)
+
+
+def test_why_the_arbiter_gives_no_answer_is_told_once() -> None:
+    """Else nobody could see what is wrong with the way to it."""
+
+    async def scenario(_: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        network.arbiter.cut("beta")
+        count = await agents.until("no certain answer of the arbiter", node="beta", since=count)
+        assert "trouble" == agents.events[count - 1][1].kind
+        await time_passes(60.0)
+        assert not [e for _, e in agents.events[count:] if "no certain answer" in e.text]
 
     play(scenario)
 

@@ -585,7 +585,8 @@ def test_store_that_cannot_be_read_is_in_no_way(
         life.world.qemu("alpha").kill()
         await protected(watched, count)
         assert "beta" == await serves(life)
-        assert ["test: the disk is full; what was wanted before still is"] == _persons(watched)
+        why = "what is wanted cannot be read: test: the disk is full"
+        assert [f"{why}; mend that, what was wanted before still is"] == _persons(watched)
 
     play(tmp_path, scenario)
 
@@ -606,7 +607,8 @@ def test_guest_that_shut_down_stays_down_where_that_cannot_be_written(
                 await time_passes(0.02)
             await time_passes(60.0)
             assert not life.world.running
-            assert ["test: the disk is full"] == _persons(watched)
+            why = "what is wanted cannot be kept: test: the disk is full"
+            assert [f"{why}; mend that, nothing is done meanwhile"] == _persons(watched)
         await watched.until("stopped is wanted", since=count)
 
     play(tmp_path, scenario)

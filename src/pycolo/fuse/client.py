@@ -23,7 +23,7 @@ __all__ = ("ArmedFuse", "FuseClient", "FuseState", "boottime_s")
 @final
 @attrs.frozen(kw_only=True)
 class ArmedFuse:
-    """A QEMU that is guarded, as the fuse tells it."""
+    """What the fuse says of a QEMU that it guards."""
 
     pair: str
     "The pair's name."
@@ -42,7 +42,7 @@ class ArmedFuse:
     as_of_s: float
     "The moment from which `fuse_s` counts, on CLOCK_BOOTTIME."
     state: FuseState
-    "What the fuse has done."
+    "What the fuse has done to it: nothing yet, stopped it, or killed it."
 
     @property
     def deadline_s(self) -> float:
@@ -81,6 +81,9 @@ class FuseClient:
         way = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
             way.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            way.close()
+            raise FuseLost(path, f"no pycolo-fuse runs there, start it: {error}") from error
         except OSError as error:
             way.close()
             raise FuseLost(path, str(error)) from error
@@ -110,10 +113,10 @@ class FuseClient:
         kill_s: float,
         limit_s: float,
     ) -> ArmedFuse:
-        """Have a QEMU guarded from now on.
+        """Arm the fuse for a QEMU: it is stopped `fuse_s` after this call, unless it is renewed.
 
-        An instance that is armed already, with the same values, stays as it is: its deadline moves
-        by renewals alone.
+        If this instance is armed already with the same values, nothing changes: only `renew` moves
+        its deadline.
 
         Args:
             pair: The pair's name.
@@ -121,7 +124,7 @@ class FuseClient:
             instance: The identity of its QEMU, `PAIR:NODE:HEX`; its command line names it.
             pid: Its process.
             start_time: When that process started, field 22 of /proc/PID/stat.
-            fuse_s: How long QEMU may run without a renewal, 0.01 to 3600 s; from this call on.
+            fuse_s: How long QEMU may run without a renewal, 0.01 to 3600 s.
             kill_s: How long after it was stopped QEMU is killed, 0 to 3600 s.
             limit_s: How long the answer may take, in seconds.
 
@@ -163,7 +166,9 @@ class FuseClient:
         return self._armed(await self._ask({**request, "as_of_s": as_of_s}, limit_s))
 
     async def disarm(self, pair: str, node: str, instance: str, *, limit_s: float) -> None:
-        """Have a QEMU guarded no more; one that was stopped continues, one not armed stays so.
+        """Stop guarding a QEMU. If the fuse has stopped it, it continues.
+
+        If nothing is armed for that node, nothing is done.
 
         Args:
             pair: The pair's name.

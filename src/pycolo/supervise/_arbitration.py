@@ -37,6 +37,7 @@ from pycolo.qmp.replies import Version
 from pycolo.record import Change, DamagedRecord, NoRecord, PairRecord, RecordState
 from pycolo.snapshot import Snapshot
 from pycolo.supervise._authority import Authority
+from pycolo.supervise._events import EventKind
 from pycolo.supervise.arbiter import Arbiter, Held
 from pycolo.supervise.guard import Guard
 from pycolo.supervise.shared import SharedRecord
@@ -62,7 +63,7 @@ class Arbitration(Authority):
         arbiter: Holds the pair's record; not closed by it.
         guard: The fuse of this node's host; None where it has none.
         wake: Is called whenever something was learnt; must be quick and must not raise.
-        tell: Is called with what goes wrong, in words.
+        tell: Is called with what goes wrong: the kind of event, and words.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Arbitration(Authority):
         *,
         guard: Guard | None,
         wake: Callable[[], None],
-        tell: Callable[[str], None],
+        tell: Callable[[EventKind, str], None],
     ) -> None:
         self._pair: Final = pair
         self._node: Final = node
@@ -84,6 +85,7 @@ class Arbitration(Authority):
         self._guard: Final = guard
         self._wake: Final = wake
         self._tell: Final = tell
+        self._is_outage_told = False
         self._plain: Final = hosts
         self._held: Held | None = None
         self._is_lost = True
@@ -161,6 +163,26 @@ class Arbitration(Authority):
     @override
     def cuts(self) -> bool:
         return True
+
+    @property
+    @override
+    def doubt(self) -> str:
+        shared, own = self._shared, self._files.get(self._node)
+        if shared is None or not isinstance(own, PairRecord):
+            return ""
+        held = shared.record
+        if own.birth != held.birth:
+            return (
+                f"{self._name} holds the record of another pair of this name than the file of"
+                f" {self._node}; find out whose data is needed, and give the other one a new name"
+            )
+        if own.epoch > held.epoch:
+            return (
+                f"{self._name} holds epoch {held.epoch}, and the file of {self._node} epoch"
+                f" {own.epoch}: the arbiter was restored from a backup that is too old; restore a"
+                " later one, and see the manual on arbiters"
+            )
+        return ""
 
     @property
     @override
@@ -263,6 +285,13 @@ class Arbitration(Authority):
         )
 
     @override
+    def way_out(self, node: str) -> str:
+        # A lease may still run out, which is evidence where a fuse was armed.
+        later = "if the guest does not continue within a few seconds"
+        remedy = f"bring its host back, or declare a fence for {node} and restart the agent"
+        return f"{later}, {remedy}"
+
+    @override
     async def settle(self, snapshot: Snapshot) -> bool:
         if self._held is None or self._is_lost:
             return False
@@ -294,14 +323,17 @@ class Arbitration(Authority):
         if others:
             # Its agents would go by that one, and this one by another.
             names = " and ".join(sorted(map(str, others)))
-            self._tell(f"the pair's records are handed to {names}, and not to {self._name}")
+            why = f"the pair's records are handed to {names}, and not to {self._name}"
+            self._tell("person", f"{why}: name that arbiter to this agent")
             return False
         if any(not isinstance(state, PairRecord | NoRecord) for state in snapshot.records.values()):
-            self._tell(f"the pair is handed to {self._name} once every node's record can be read")
+            when = "once every node's record can be read: bring its hosts back"
+            self._tell("trouble", f"the pair is handed to {self._name} {when}")
             return False
         if self._has_mark(self._node) and not self._is_adopting:
             why = f"{self._name} holds nothing of this pair, whose records are handed to it"
-            self._tell(f"{why}: it was restored from a backup, or is another one of that name")
+            remedy = "restore its data, and see the manual on arbiters"
+            self._tell("person", f"{why}: it has lost them; {remedy}")
             return False
         # A marked file gives no right, so that nobody goes by it while both places hold a record.
         self._is_adopting = True
@@ -324,7 +356,7 @@ class Arbitration(Authority):
         try:
             await self._plain[node].write(self._pair, node, change, limit_s=_ANSWER_S)
         except RemoteError as error:
-            self._tell(f"the record of {node} could not be written: {error}")
+            self._tell("trouble", f"the record of {node} could not be written: {error}")
             return False
         self._files[node] = change.becomes
         return True
@@ -438,7 +470,7 @@ class Arbitration(Authority):
             yield
         except ArbiterError as error:
             self._doubt()
-            self._tell(str(error))
+            self._tell("trouble", str(error))
 
     def _doubt(self) -> None:
         """Have the arbiter read again, and nothing be built on what it held."""
@@ -449,22 +481,22 @@ class Arbitration(Authority):
     # -- what goes on all the time
 
     async def _follow(self) -> None:
-        is_told = False
         while True:
             self._doubted.clear()
             try:
                 found = await self._news()
             except ArbiterLost as error:
-                if not is_told:
-                    self._tell(str(error))
-                is_told = True
                 self._is_lost = True
+                if not self._is_outage_told:
+                    # Once an outage: its members may give different reasons in turn.
+                    self._is_outage_told = True
+                    self._tell("trouble", str(error))
                 self._wake()
                 await asyncio.sleep(_AGAIN_S)
                 continue
+            self._is_outage_told = False
             if found is None:
                 continue
-            is_told = False
             is_news = self._is_lost or found != self._held
             self._held, self._is_lost = found, False
             if is_news:
@@ -539,7 +571,9 @@ class Arbitration(Authority):
         if self._armed != instance:
             # An agent before this one has armed it.
             await self._arm(instance)
-        await self._with_fuse(guard.renew(instance, as_of_s=as_of_s))
+        if not await self._with_fuse(guard.renew(instance, as_of_s=as_of_s)):
+            # One that has lost what was armed guards nobody, and the arbiter says that it does.
+            await self._arm(instance)
 
     async def _beat(self) -> None:
         """Keep the moment since which every event is still new.
@@ -567,7 +601,7 @@ class Arbitration(Authority):
         try:
             armed_s = await self._guard.arm(instance)
         except FuseError as error:
-            self._tell(str(error))
+            self._tell("trouble", str(error))
             return None
         self._armed, self._may_be_armed = instance, False
         return armed_s
@@ -591,7 +625,7 @@ class Arbitration(Authority):
         try:
             await work
         except FuseError as error:
-            self._tell(str(error))
+            self._tell("trouble", str(error))
             return False
         return True
 

@@ -52,6 +52,10 @@ class Authority(Protocol):
         """
 
     @property
+    def doubt(self) -> str:
+        """Why the record cannot be right, and what a person does about it; empty for no doubt."""
+
+    @property
     def lets_go(self) -> bool:
         """Whether no control monitor is used during a pause, so that other programs may act.
 
@@ -104,6 +108,9 @@ class Authority(Protocol):
 
     def lease_evidence(self, peer: str, instance: str, epoch: int) -> Evidence | None:
         """What a lease that has run out is evidence of."""
+
+    def way_out(self, node: str) -> str:
+        """What a person can do if nothing shows that a node's QEMU has ended."""
 
     def checkpoint(self) -> None:
         """Take note that the node, as primary, has finished a checkpoint."""
@@ -164,6 +171,11 @@ class FilesAuthority(Authority):
 
     @property
     @override
+    def doubt(self) -> str:
+        return ""
+
+    @property
+    @override
     def lets_go(self) -> bool:
         return True
 
@@ -219,6 +231,11 @@ class FilesAuthority(Authority):
     @override
     def lease_evidence(self, peer: str, instance: str, epoch: int) -> Evidence | None:
         return None
+
+    @override
+    def way_out(self, node: str) -> str:
+        said = f"type `pycolo fenced PAIRFILE {node} --how TEXT`"
+        return f"bring its host back, or switch that host off and {said}"
 
     @override
     def checkpoint(self) -> None:

@@ -72,7 +72,8 @@ _WAITS: Final[frozenset[Event]] = frozenset({"no-arbiter", "own-ended", "lacks-w
 _ALERT: Final[frozenset[Phase]] = frozenset({"suspect", "claiming", "waiting"})
 _WORDS: Final[Mapping[Event, str]] = {
     "undecidable": ": nothing is safe by itself: its record and its QEMU exclude each other, or the"
-    " node that is left lacks writes, or its overlays are not merged",
+    " node that is left lacks writes, or its overlays are not merged; the next line says which, and"
+    " what to do",
     "outdated": ": the record gives the pair to another QEMU",
     "no-arbiter": ": the record is out of reach",
     "shutdown": ": the guest has shut itself down",
@@ -85,7 +86,7 @@ _WORDS: Final[Mapping[Event, str]] = {
     "disk-failed": ": a disk of the primary has failed",
     "lacks-writes": ": it no longer gets the writes of the primary",
     "claimed": ": the other node claims the pair",
-    "limit": ": the other QEMU may have ended, and its time is over",
+    "limit": ": the other QEMU may have ended, and has not answered within its limit",
     "suspicion": ": the other QEMU may have ended",
     "quiet": "",
 }
@@ -178,7 +179,8 @@ class Keeper:
                         changed = await self._once()
                     except StoreError as error:
                         # Nothing else is done: a guest that has shut down would be booted again.
-                        self._say("person", str(error))
+                        why = f"what is wanted cannot be kept: {error}"
+                        self._say("person", f"{why}; mend that, nothing is done meanwhile")
                         changed = False
                     lacks = self._wish.want == "protected" and not self._is_protected
                     self._tally.protection(lacks=lacks)
@@ -194,9 +196,9 @@ class Keeper:
         """Have it look at once: something was learnt."""
         self._news.set()
 
-    def trouble(self, text: str, node: str) -> None:
-        """Tell what is wrong on a node's side, once."""
-        self._say("trouble", text, node)
+    def report(self, kind: EventKind, text: str, node: str) -> None:
+        """Tell what its authority has found on a node's side, once."""
+        self._say(kind, text, node)
 
     @property
     def status(self) -> PairStatus:
@@ -662,7 +664,7 @@ class Keeper:
         wait_s = waited_s(self.pair.supervision, self._searches)
         self._search_due_s = self._now_s() + wait_s
         why = f"nobody can show that {victim.instance} has ended, and no fence has ended it"
-        self._say("person", f"{why}; make sure of it, or bring its host back", victim.node)
+        self._say("person", f"{why}; {self._authority.way_out(victim.node)}", victim.node)
 
     async def _found(self, victim: Victim) -> Evidence | None:
         host, node = self._hosts[victim.node], victim.node
@@ -761,7 +763,10 @@ class Keeper:
             self._is_stale = self._is_look_first = False
             self._look_due_s = self._now_s() + LOOK_S
             if not self._authority.drives(self._record):
-                wait_s = LOOK_S if self._controller.armed else self.pair.supervision.retry_s
+                is_settled = bool(self._controller.armed)
+                if is_settled:
+                    self._person = ""
+                wait_s = LOOK_S if is_settled else self.pair.supervision.retry_s
                 self._due_s = self._now_s() + wait_s
             return
         now_s = self._now_s()
@@ -828,7 +833,8 @@ class Keeper:
         if self._tries.are_spent:
             count = declared.tries_per_hour
             why = f"{count} launches or resyncs have failed within an hour"
-            self._say("person", f"{why}; the next try is at the end of that hour")
+            remedy = "mend what the lines before name, then `pycolo pause` and `pycolo unpause`"
+            self._say("person", f"{why}; {remedy}, or wait: the next try is after that hour")
         return self._tries.next_s
 
     # -- telling
@@ -847,6 +853,8 @@ class Keeper:
         words = _WORDS[decision.event]
         if decision.event == "quiet" and decided.seen.signals.keys() - {"no-checkpoint"}:
             words = ": the other QEMU gives no answer"
+        if words and self._wish.paused is not None:
+            words += "; nothing is done about it during the pause"
         self._say(kind, f"{decision.phase}{words}", decided.node)
 
     def _has_waited(self, decided: _Decided) -> bool:
@@ -864,6 +872,10 @@ class Keeper:
 
     def _say_findings(self, snapshot: Snapshot) -> None:
         """Tell what stands in the way of the pair, and what to do about it."""
+        doubt = self._authority.doubt
+        if doubt:
+            self._say("person", doubt)
+            return
         step = next_step(self.pair, snapshot, self._wish.want, assume_good=self._assume_good)
         if isinstance(step, Decide):
             self._say("person", "; also: ".join(map(str, step.findings)))
@@ -901,7 +913,8 @@ class Keeper:
             if not self._is_wish_known:
                 raise
             # Whoever fails over needs no store.
-            self._say("person", f"{error}; what was wanted before still is")
+            why = f"what is wanted cannot be read: {error}"
+            self._say("person", f"{why}; mend that, what was wanted before still is")
             return
         self._is_wish_known = True
         if wish == self._wish:

@@ -15,6 +15,7 @@ from pycolo.model import ColoPair
 from pycolo.observers import Observer
 from pycolo.qmp.replies import Version
 from pycolo.supervise._arbitration import Arbitration
+from pycolo.supervise._events import EventKind
 from pycolo.supervise.arbiter import Arbiter
 from pycolo.supervise.guard import Guard
 from pycolo.supervise.supervisor import RESYNCS, Keeping
@@ -71,7 +72,7 @@ class Agent(Keeping):
                 arbiter,
                 guard=(guards or {}).get(pair.name),
                 wake=functools.partial(self._wake, pair.name),
-                tell=functools.partial(self._trouble, pair.name),
+                tell=functools.partial(self._report, pair.name),
             )
             for pair in pairs
         }
@@ -93,6 +94,6 @@ class Agent(Keeping):
         """Have a pair looked at again: its arbiter holds something new."""
         self._keepers[pair].wake()
 
-    def _trouble(self, pair: str, text: str) -> None:
-        """Tell what is wrong between this host and the arbiter."""
-        self._keepers[pair].trouble(text, self._nodes[pair])
+    def _report(self, pair: str, kind: EventKind, text: str) -> None:
+        """Tell what is wrong with the arbiter or the fuse, as this host sees it."""
+        self._keepers[pair].report(kind, text, self._nodes[pair])

@@ -42,7 +42,9 @@ _LOG: Final = logging.getLogger("pycolo.supervise")
 
 
 class Keeping:
-    """Keeps pairs, each by an authority of its own: what `Supervisor` and `Agent` have in common.
+    """Keeps pairs: what `Supervisor` and `Agent` have in common.
+
+    They differ in where a pair's record is, which is what its authority knows.
 
     An async context manager, entered once; it keeps the pairs while the block lasts.
     """
@@ -180,7 +182,8 @@ class Keeping:
             except Exception as error:  # noqa: BLE001 - as the next line says
                 # Nobody waits for this task: whatever ended it would leave the pair unprotected.
                 _LOG.exception("what kept %s has failed", pair.name)
-                text = f"what kept the pair has failed, and begins anew: {brief(str(error))}"
+                what = f"what kept the pair has failed, and begins anew: {brief(str(error))}"
+                text = f"{what}; report this as a defect, with the log of that moment"
                 self._tell(SupervisorEvent(pair=pair.name, kind="person", text=text))
             await asyncio.sleep(_AGAIN_S)
             self._keepers[pair.name] = self._keeper(pair)
@@ -290,9 +293,9 @@ class Supervisor(Keeping):
     async def state_fence(
         self, pair: str, node: str, *, who: str, how: str, instance: str | None = None
     ) -> Evidence:
-        """Take it from a person that a QEMU has ended, and that it cannot run any more.
+        """Accept a person's statement that a QEMU has ended and cannot run any more.
 
-        The supervisor does with it what it does with a fence of its own that succeeded.
+        The supervisor acts on it as on a fence of its own that succeeded.
 
         Args:
             pair: The pair's name.
@@ -302,7 +305,7 @@ class Supervisor(Keeping):
             instance: The identity of the QEMU; None for the one that the record names.
 
         Returns:
-            What the supervisor rests on from now on.
+            The evidence that the supervisor acts on from now on.
 
         Raises:
             RefusedError: The QEMU still answers, the record names no such QEMU, or the pair's
