@@ -27,7 +27,7 @@ Cache: TypeAlias = Literal["writeback", "writethrough", "none", "directsync", "u
 DIRECT: tuple[Cache, ...] = ("none", "directsync")
 "What goes past the host's page cache."
 RESYNC_MIN_BYTES_PER_S = 2**20
-"A slower copy would be taken for one that stands still."
+"A slower copy would be taken for one that has stalled."
 THROUGH: tuple[Cache, ...] = ("writethrough", "directsync")
 "What tells the guest that its disk has no cache of its own."
 
@@ -57,7 +57,7 @@ class DiskIds:
     device: str = attrs.field(validator=rules.Valid(rules.identifier))
     "The guest's disk device."
     secret: str = attrs.field(validator=rules.Valid(rules.identifier))
-    "What opens an encrypted image."
+    "The secret that opens an encrypted image."
     throttle: str = attrs.field(validator=rules.Valid(rules.identifier))
     "The group of the guest's limits, and the drive that they are set on."
 
@@ -85,9 +85,9 @@ _limit = rules.Valid(rules.Optional(rules.Whole(1, LIMIT_MAX)))
 @final
 @attrs.frozen(kw_only=True)
 class Throttle:
-    """How much the guest may read and write; copies to a new secondary are not held up by it.
+    """How much the guest may read and write; it does not limit the copy to a new secondary.
 
-    A total goes with no limit for reads or writes of its kind.
+    For operations give a total, or limits of reads and writes, and not both; the same for bytes.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -134,7 +134,7 @@ def _place(field: str, value: object) -> None:
 @final
 @attrs.frozen(kw_only=True)
 class DiskOnNode:
-    """What is different of a disk on one node; a key that is absent is as the disk has it.
+    """How a disk differs on one node; a key that is absent has the value of the disk itself.
 
     Args:
         image: See `ReplicationDisk.image`.
@@ -173,14 +173,15 @@ class ReplicationDisk:
 
     Args:
         size_bytes: Virtual size, a multiple of 512; equal on both nodes (qemu-behaviour 5.2).
-        image: The image: a file name in each node's image folder, or an absolute path. What it is
-            backed by, QEMU finds in it (qemu-behaviour 20.7).
+        image: The image: a file name in each node's image folder, or an absolute path. Its own
+            header names a backing file, if it has one (qemu-behaviour 20.7).
         image_format: `qcow2`, `raw` or `luks`, which is raw and encrypted.
         driver: What the image is: `file`, or `host_device` for a block device of the host, which
             must be there on both nodes (qemu-behaviour 20.1).
-        secret_file: Absolute path, on each node, of the file with what opens an encrypted image,
-            byte for byte; to be given for `luks`, and for a `qcow2` that is encrypted by LUKS. The
-            overlays are then encrypted by the same (qemu-behaviour 20.4).
+        secret_file: Absolute path, on each node, of the file that holds the passphrase of an
+            encrypted image; every byte counts, also a newline at its end. Required for `luks`; with
+            `qcow2` it says that the image is encrypted by LUKS. The overlays are then encrypted
+            with the same passphrase (qemu-behaviour 20.4).
         active_image: The secondary's active overlay (qcow2): a file name in each node's overlay
             folder, or an absolute path.
         hidden_image: The secondary's hidden overlay (qcow2), likewise.
@@ -189,13 +190,14 @@ class ReplicationDisk:
             flushes. Whether the guest sees a write cache must be equal on all nodes.
         aio: `threads`, `native`, which needs cache `none` or `directsync`, or `io_uring`; None
             leaves it to QEMU (qemu-behaviour 20.3).
-        discard: `unmap` gives space back to the host; None leaves it to QEMU, which does not. A
-            guest's discards do not come through to the image (qemu-behaviour 20.2).
-        detect_zeroes: `on` finds zeroes among what is written, `unmap` also gives their space back
-            and needs discard `unmap`; None leaves it to QEMU, which does neither.
+        discard: `unmap` lets QEMU give space back to the host, which `detect_zeroes = "unmap"`
+            needs; what the guest itself discards is not given back (qemu-behaviour 20.2). None
+            leaves it to QEMU, which gives nothing back.
+        detect_zeroes: `on` writes blocks of zeroes as such, `unmap` also gives their space back to
+            the host and needs discard `unmap`; None leaves it to QEMU, which does neither.
         throttle: Limits of what the guest reads and writes; None for none (qemu-behaviour 20.5).
-        resync_bytes_per_s: How fast it is copied to a new secondary at most, in bytes per second,
-            from 1048576; a guest that writes more never gets one. None for no limit.
+        resync_bytes_per_s: Highest rate of the copy to a new secondary, in bytes per second, from
+            1048576. If the guest writes faster, the copy never ends. None for no limit.
         device: QEMU's device model for the guest's disk.
         nodes: Node name to what is different there.
         ids: QEMU's names for its parts; None takes the names of its place in the pair.

@@ -28,23 +28,23 @@ class Supervision:
     silent_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
     "A QEMU that answers neither in nor out of band for so long is suspected."
     stuck_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
-    "A main loop that is silent for so long, and a second for each GiB of RAM, is suspected."
+    "A QEMU whose main loop is silent for so long, plus 1 s for each GiB of RAM, is suspected."
     entry_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     "Added to `stuck_s` and `no_checkpoint_s` until the second checkpoint: the first moves all RAM."
     no_checkpoint_s: float | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.seconds))
     )
-    "No checkpoint for so long is suspected; None: three delays, or a delay and 5 s if longer."
+    "No checkpoint for so long is a suspicion; None: 3 checkpoint delays, or 1 and 5 s if longer."
     primary_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
     "How long a suspicion stands before the primary acts on it."
     secondary_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
-    "The same for the secondary: later, since the primary loses less by going first."
+    "The same for the secondary; longer, since less is lost if the primary acts first."
     retake_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "A claim of the other node that has led to nothing for so long may be taken over."
+    "The other node's claim may be taken over after it has led to nothing for so long."
     fuse_s: float = attrs.field(default=2.0, validator=rules.Valid(rules.seconds))
-    "A fuse stops a primary after so long without a checkpoint and without a renewed lease."
+    "Agents: a fuse stops a primary after so long with neither a checkpoint nor a lease renewed."
     kill_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "A primary that its fuse has stopped is killed after so long."
+    "Agents: a primary that its fuse has stopped is killed after so long."
     retry_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
     "How long to wait after a launch or a resync that failed; doubled each time, up to a minute."
     tries_per_hour: int = attrs.field(default=5, validator=rules.Valid(rules.Whole(1, 1000)))

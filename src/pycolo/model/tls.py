@@ -18,7 +18,7 @@ CLIENT: Final = "tls-client"
 AUTHZ: Final = "tls-authz"
 "The id of the list of clients that a node admits."
 IDS: Final = (SERVER, CLIENT, AUTHZ)
-"They are fixed: each node may come to be either end."
+"They are the same on every node: at a failover a node becomes the other end of its connections."
 
 
 def _username(field: str, value: object) -> None:
@@ -40,8 +40,8 @@ class X509:
             `server-cert.pem`, `server-key.pem`, `client-cert.pem` and `client-key.pem`.
         folders: Node name to the folder there, where it differs from `folder`.
         authz: The distinguished names of the client certificates that are admitted, each in the
-            certificate's own order (`O=Example,CN=alpha`); none admits every certificate of the
-            authority.
+            certificate's own order (`O=Example,CN=alpha`). If it is empty, every certificate of the
+            authority is admitted.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -78,7 +78,8 @@ class Psk:
         folder: Absolute path of a folder on each node's host with `keys.psk`, whose lines are a
             user's name, a colon and the key in hexadecimal digits.
         folders: Node name to the folder there, where it differs from `folder`.
-        username: Whose key is used, on both nodes.
+        username: The name of the key that both nodes use, which stands before the colon in
+            `keys.psk`.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.

@@ -23,7 +23,7 @@ class Held:
     """What an arbiter holds for one pair, as of one read."""
 
     revision: int = 0
-    "Names this state of the record; another one after each change of it. 0: there is no record."
+    "The number of this state of the record, different after each change. 0: there is no record."
     shared: SharedRecord | None = None
     "The record; None as long as nobody has written one."
     leases: frozenset[str] = frozenset()
@@ -41,9 +41,9 @@ class Arbiter(Protocol):
     """
 
     async def identity(self, *, limit_s: float) -> str:
-        """What names this very arbiter in the records' files, such as `etcd:CLUSTER`.
+        """The name that the records' files have for this arbiter, such as `etcd:CLUSTER`.
 
-        One that was set up anew has another name, so that nobody takes it for the one before.
+        An arbiter that was set up anew has another name, so that it is not taken for the old one.
 
         Args:
             limit_s: How long the answer may take, in seconds.
@@ -110,7 +110,10 @@ class Arbiter(Protocol):
         """
 
     async def release(self, pair: str, node: str, *, limit_s: float) -> None:
-        """End a node's lease: its QEMU has ended, or no lease protects anybody any more.
+        """End a node's lease now, before it runs out by itself.
+
+        Call it only when the node's QEMU has ended, or when the record lets one node alone run, so
+        that no lease is needed.
 
         Args:
             pair: The pair's name.
@@ -134,7 +137,7 @@ class Arbiter(Protocol):
         """
 
     async def changed(self, pair: str, held: Held, *, limit_s: float) -> Held:
-        """Wait until something is held other than this, and give it.
+        """Wait until what is held for a pair is no longer what was read.
 
         Args:
             pair: The pair's name.
@@ -142,7 +145,7 @@ class Arbiter(Protocol):
             limit_s: How long to wait, in seconds.
 
         Returns:
-            What is held then, or when the limit has passed.
+            What is held at the end of the wait; equal to `held` if nothing changed in time.
 
         Raises:
             ArbiterLost: Changes cannot be followed any more; read again.

@@ -1,4 +1,4 @@
-"""What stops a node's own guest by itself: the fuse of its host, as an agent uses it."""
+"""The fuse of a node's host, as an agent uses it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Guard(Protocol):
         """Now, on the clock by which renewals count."""
 
     async def arm(self, instance: str) -> float:
-        """Have a QEMU of the node stopped, unless it is renewed; may be repeated.
+        """Arm the fuse for a QEMU of the node: it is stopped unless it is renewed; may be repeated.
 
         Returns:
             After how many seconds without a renewal it is stopped: those with which it was armed
@@ -37,10 +37,10 @@ class Guard(Protocol):
         """
 
     async def renew(self, instance: str, *, as_of_s: float) -> None:
-        """Let it run on, as of a moment; errors as `arm`."""
+        """Let it run for another `fuse_s` from a moment on; errors as `arm`."""
 
     async def disarm(self, instance: str) -> None:
-        """Have it guarded no more; errors as `arm`."""
+        """Stop guarding it; errors as `arm`."""
 
     async def aclose(self) -> None:
         """Let go of the fuse; what is armed stays so. May be called again."""
@@ -48,7 +48,7 @@ class Guard(Protocol):
 
 @final
 class FuseGuard(Guard):
-    """The process `pycolo fuse` on this machine; it is connected to again where it was lost."""
+    """The process `pycolo-fuse` on this machine. A connection that was lost is made again."""
 
     def __init__(self, pair: ColoPair, node: str, host: LocalHost, socket: Path) -> None:
         """Keep the fuse's place.

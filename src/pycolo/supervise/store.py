@@ -34,7 +34,7 @@ class Wish:
 
 @final
 class Store:
-    """The wishes for all pairs of one supervisor; other processes may change them meanwhile.
+    """What is wanted of each pair of one supervisor; other processes may change it meanwhile.
 
     Each change is on the disk when it returns. A context manager; not for several threads.
     """

@@ -21,13 +21,13 @@ SIZE_MAX_BYTES: Final = 65536
 
 @functools.cache
 def shared_document() -> Document:
-    """The form of a shared record."""
+    """Reads and checks the JSON of a shared record."""
     return Document("shared record", Forms(omits="nothing").record(SharedRecord))
 
 
 @functools.cache
 def end_document() -> Document:
-    """The form of a statement that a QEMU has ended."""
+    """Reads and checks the JSON of a statement that a QEMU has ended."""
     return Document("end", Forms(omits="nothing").record(Evidence))
 
 
