@@ -21,6 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 from typing_extensions import override
 
 from pycolo import catalogue, errors, features, findings
+from pycolo.cli._agent_file import AgentFile, EtcdPlace, SqlitePlace
 from pycolo.cli._app import app as command_line
 from pycolo.model import (
     X509,
@@ -152,7 +153,10 @@ class PairFileKeys(SphinxDirective):
 
     @override
     def run(self) -> Sequence[nodes.Node]:
-        return [self._table(heading, cls) for heading, cls in TABLES.items()]
+        return [self._table(heading, cls) for heading, cls in self._tables().items()]
+
+    def _tables(self) -> Mapping[str, type[attrs.AttrsInstance]]:
+        return TABLES
 
     def _table(self, heading: str, cls: type[attrs.AttrsInstance]) -> nodes.section:
         section = nodes.section(ids=[f"key-{cls.__name__.lower()}"], names=[heading.lower()])
@@ -164,6 +168,14 @@ class PairFileKeys(SphinxDirective):
             f"| key | type | default | meaning |\n|---|---|---|---|\n{rows}"
         )
         return section
+
+
+class AgentFileKeys(PairFileKeys):
+    """Every key of an agent file, from its classes."""
+
+    @override
+    def _tables(self) -> Mapping[str, type[attrs.AttrsInstance]]:
+        return {"The file itself": AgentFile, "[etcd]": EtcdPlace, "[sqlite]": SqlitePlace}
 
 
 # The spares are the third and later `[[nodes]]`.
@@ -190,7 +202,7 @@ TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
 
 
 def _key_rows(cls: type[attrs.AttrsInstance]) -> Iterator[str]:
-    if cls is ColoPair:
+    if cls in (ColoPair, AgentFile):
         yield "| `format_version` | integer | | 1. |\n"
     if cls in (X509, Psk):
         yield f"| `kind` | string | required | `{cls.__name__.lower()}`. |\n"
@@ -393,6 +405,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("error-catalogue", ErrorCatalogue)
     app.add_directive("finding-table", FindingTable)
     app.add_directive("pair-file-keys", PairFileKeys)
+    app.add_directive("agent-file-keys", AgentFileKeys)
     app.add_directive("decision-table", DecisionTable)
     app.add_directive("supervision-limits", SupervisionLimits)
     app.add_directive("sequence-diagram", SequenceDiagram)

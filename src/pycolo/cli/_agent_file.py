@@ -25,7 +25,7 @@ class SqlitePlace:
     """An arbiter in a file, for agents that run on one machine."""
 
     folder: str = attrs.field(validator=rules.Valid(rules.absolute_path))
-    "Where its file lies."
+    "Absolute path of the folder with its file, the same for every agent; made if missing."
 
 
 @final
@@ -34,27 +34,27 @@ class EtcdPlace:
     """An arbiter in etcd; the fields are those of `EtcdCluster`."""
 
     endpoints: tuple[str, ...] = attrs.field(converter=rules.as_tuple)
-    "The client URLs of its members."
+    "The client URLs of all members, such as `https://10.0.0.11:2379`."
     prefix: str = "pycolo"
-    "What the keys begin with."
+    "What the keys of all pairs begin with; the same for every agent."
     ca: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
     )
-    "The certificates by which a member is known."
+    "Absolute path of the authority's certificate; if absent, the system's authorities."
     cert: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
     )
-    "This agent's certificate."
+    "Absolute path of this agent's certificate, to be given with `key`."
     key: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
     )
-    "Its private key."
+    "Absolute path of its private key."
     user: str | None = None
-    "A user of etcd's own authentication."
+    "The user of etcd's own authentication, to be given with `password_file`."
     password_file: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
     )
-    "A file with that user's password."
+    "Absolute path of a file with nothing but that user's password."
 
 
 @final
@@ -67,15 +67,15 @@ class AgentFile:
     """
 
     node: str = attrs.field(validator=rules.Valid(rules.identifier))
-    "The node of each pair that runs on this host."
+    "The node that runs on this host; every pair file of this agent declares a node of that name."
     etcd: EtcdPlace | None = None
-    "The arbiter, in etcd."
+    "The arbiter, if it is in etcd: give this or `sqlite`."
     sqlite: SqlitePlace | None = None
-    "The arbiter, in a file."
+    "The arbiter, if it is in a file: for agents on one machine alone, such as in a test."
     fuse: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
     )
-    "The socket of this host's fuse; without one the other node never takes over by a lease."
+    "Absolute path of the socket of this host's fuse; without one no lease is evidence."
 
     def __attrs_post_init__(self) -> None:
         if (self.etcd is None) == (self.sqlite is None):

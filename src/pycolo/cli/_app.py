@@ -534,11 +534,12 @@ def agent(
 def want(
     *, wanted: Want, pair_file: Path, agent_file: Path | None, folder: Path, form: str
 ) -> None:
-    """Tell the supervisor what is wanted of a pair.
+    """Tell the supervisor, or the agents, what is wanted of a pair.
 
     WANT is protected, unprotected (the guest runs alone) or stopped (no QEMU runs; the guest is not
     asked to shut down first). It holds from now on, also after the supervisor is started again.
-    Run it on the supervisor's machine, as the supervisor's user.
+    Run it on the supervisor's machine, as the supervisor's user. If agents keep the pair, give
+    --agent: without it they hear nothing.
     """
     pair = _files.pair(pair_file)
     with _wishes.wishes(folder, agent_file) as kept:
@@ -555,10 +556,11 @@ def want(
 def pause(
     *, pair_file: Path, why: str | None, agent_file: Path | None, folder: Path, form: str
 ) -> None:
-    """Have the supervisor look at a pair and do nothing.
+    """Pause a pair: supervisor or agents look at it and do nothing.
 
     A plan or a fence that is under way is finished. If a QEMU ends meanwhile, there is no failover.
-    The pause holds until `unpause`, also over a reboot. Meanwhile `run` works on the pair.
+    The pause holds until `unpause`, also over a reboot. Meanwhile `run` works on the pair, unless
+    agents keep it.
     """
     pair = _files.pair(pair_file)
     with _wishes.wishes(folder, agent_file) as kept:
@@ -572,7 +574,7 @@ def pause(
 @_supervise.store
 @_options.output("text", "json")
 def unpause(*, pair_file: Path, agent_file: Path | None, folder: Path, form: str) -> None:
-    """Have the supervisor act on a pair again."""
+    """End a pause: supervisor or agents act on the pair again."""
     pair = _files.pair(pair_file)
     with _wishes.wishes(folder, agent_file) as kept:
         kept.pause(pair.name, None)
