@@ -13,6 +13,7 @@ from tests.testing.testbed import FakePair, declared, in_world, time_passes
 
 from pycolo.errors import ArbiterOvertaken, UndecidedError
 from pycolo.model import Supervision
+from pycolo.supervise import Arbiter, Held
 from pycolo.supervise.wishes import read_wish, set_paused, set_want
 from pycolo.testing._monitor import Client
 
@@ -522,5 +523,29 @@ def test_file_that_its_own_agent_has_written_first_is_as_good() -> None:
         await agents.protected()
         assert not [e.text for _, e in agents.events if e.kind == "trouble"]
         assert 2 == len(life.world.processes)
+
+    play(scenario)
+
+
+def test_what_speaks_to_the_arbiter_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw is told, and the agent follows the record again."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        arbiter = network.arbiter.client("beta")
+        right, calls = type(arbiter).changed, 0
+
+        async def once_wrong(self: Arbiter, pair: str, held: Held, *, limit_s: float) -> Held:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise ValueError("nobody foresaw it")
+            return await right(self, pair, held, limit_s=limit_s)
+
+        monkeypatch.setattr(type(arbiter), "changed", once_wrong)
+        await agents.until("has failed, and begins anew: nobody foresaw it", since=count)
+        life.world.qemu("alpha").kill()
+        await agents.until("failover is done", node="beta", since=count)
+        await agents.protected(len(agents.events))
 
     play(scenario)

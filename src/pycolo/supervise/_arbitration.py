@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
 from datetime import UTC, datetime
@@ -47,6 +48,7 @@ _ANSWER_S: Final = 2.0
 _FOLLOW_S: Final = 10.0
 _AGAIN_S: Final = 0.25
 _BEAT_S: Final = 0.25
+_LOG: Final = logging.getLogger("pycolo.supervise")
 _FIRST: Final = (1, 0)
 _WRITE: Final = "write-record"
 
@@ -112,8 +114,8 @@ class Arbitration(Authority):
 
     async def __aenter__(self) -> Arbitration:
         async with contextlib.AsyncExitStack() as stack:
-            for work in (self._follow(), self._renew(), self._relight(), self._beat()):
-                stack.push_async_callback(_ended, asyncio.create_task(work))
+            for work in (self._follow, self._renew, self._relight, self._beat):
+                stack.push_async_callback(_ended, asyncio.create_task(self._kept_up(work)))
             self._stack = stack.pop_all()
         return self
 
@@ -505,6 +507,21 @@ class Arbitration(Authority):
                     # A QEMU that has just become eligible gets its lease at once.
                     self._is_due.set()
                 self._wake()
+
+    async def _kept_up(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Do what goes on all the time, whatever goes wrong with it."""
+        while True:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - as the next line says
+                # Nobody waits for it: whatever ended it would leave the agent with an old record.
+                _LOG.exception("what speaks to the arbiter of %s has failed", self._pair.name)
+                why = f"what speaks to the arbiter has failed, and begins anew: {error}"
+                self._tell("person", f"{why}; if it comes again, restart the agent and report it")
+            else:
+                return
+            self._doubt()
+            await asyncio.sleep(_AGAIN_S)
 
     async def _news(self) -> Held | None:
         """What the arbiter holds, once that has changed; None where it has to be read again."""
