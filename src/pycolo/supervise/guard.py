@@ -28,8 +28,7 @@ class Guard(Protocol):
         """Arm the fuse for a QEMU of the node: it is stopped unless it is renewed; may be repeated.
 
         Returns:
-            After how many seconds without a renewal it is stopped: those with which it was armed
-            first.
+            After how many seconds without a renewal it is stopped, as it was armed first.
 
         Raises:
             FuseRefused: It cannot be guarded.
