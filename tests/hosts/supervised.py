@@ -227,6 +227,8 @@ class Supervised:
         if not path.exists():
             return None
         current = json.loads(path.read_text())["current"]
+        if current is None:
+            return None
         status = self._root(name) / f"proc/{current['pid']}/stat"
         try:
             state = status.read_text().rpartition(") ")[2][0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -25,7 +24,6 @@ from pycolo.record import Change, UnreadRecord
 from pycolo.supervise import Agent, Arbiter, Guard, Held, SupervisorEvent
 from pycolo.testing import FakeArbiter, FakeQemu, World
 
-_LOG = logging.getLogger(__name__)
 NODES: Final = ("alpha", "beta")
 LIMIT_S: Final = 600.0
 _AWAY: Final = "the host cannot be reached"
@@ -284,11 +282,12 @@ async def started(agents: Agents) -> AsyncGenerator[Agents]:
         for node in NODES:
             await agents.start(node)
         yield agents
+    except BaseException as failure:
+        told = (f"{teller}: {e.node} {e.kind}: {e.text}" for teller, e in agents.events[-100:])
+        failure.add_note("\n".join(told))
+        raise
     finally:
         await agents.aclose()
-        # Shown where the test fails.
-        for teller, event in agents.events[-80:]:
-            _LOG.info("%s tells of %s: %s: %s", teller, event.node, event.kind, event.text)
 
 
 @final

@@ -8,7 +8,7 @@ import attrs
 import pytest
 from tests.testing.agents import NODES, Agents, Network, play, started
 from tests.testing.test_controller import write
-from tests.testing.test_supervisor import serves
+from tests.testing.test_supervisor import freezes_as_a_checkpoint_begins, serves
 from tests.testing.testbed import FakePair, declared, in_world, time_passes
 
 from pycolo.errors import ArbiterOvertaken, UndecidedError
@@ -46,6 +46,23 @@ def test_death_is_survived(victim: str, survivor: str) -> None:
         await agents.protected(count)
         write(life)
         assert survivor == await serves(life)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_secondary_that_falls_silent_as_a_checkpoint_begins(*, is_cut: bool) -> None:
+    """The primary's main loop waits for it (qemu-behaviour 7.3), and the primary continues."""
+
+    async def scenario(life: FakePair, agents: Agents, _: Network) -> None:
+        count = await agents.protected()
+        write(life)
+        await freezes_as_a_checkpoint_begins(life, "beta")
+        if is_cut:
+            agents.cut_hosts()
+        async with asyncio.timeout(30.0):
+            await agents.until("failover is done", node="alpha", since=count)
+        assert "alpha" == await serves(life)
 
     play(scenario)
 

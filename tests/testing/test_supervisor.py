@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +22,6 @@ from pycolo.testing._monitor import Client
 from pycolo.testing._network import end
 
 LIMIT_S = 7200.0
-_LOG = logging.getLogger(__name__)
 QUIET = "protected"
 Scenario = Callable[[FakePair, "Watched"], Awaitable[None]]
 
@@ -63,11 +61,12 @@ async def kept(life: Pair, store: Store) -> AsyncGenerator[Watched]:
     try:
         async with supervisor:
             yield watched
+    except BaseException as failure:
+        told = (f"{e.when} {e.node} {e.kind}: {e.text}" for e in watched.events[-100:])
+        failure.add_note("\n".join(told))
+        raise
     finally:
         following.cancel()
-        # Shown where the test fails.
-        for event in watched.events[-200:]:
-            _LOG.info("%s %s %s: %s", event.when, event.node, event.kind, event.text)
 
 
 def play(folder: Path, scenario: Scenario) -> None:
@@ -93,6 +92,15 @@ async def serves(life: FakePair) -> str:
         while not life.world.serving:
             await time_passes(0.01)
     return has_all(life)
+
+
+async def freezes_as_a_checkpoint_begins(life: FakePair, name: str) -> None:
+    """Freeze a secondary that has stopped its guest, while the primary is about to flush to it."""
+    secondary = life.world.qemu(name)
+    async with asyncio.timeout(LIMIT_S):
+        while secondary.live.run_state != "colo":
+            await time_passes(0.001)
+    secondary.freeze()
 
 
 async def quiet(watched: Watched) -> int:
@@ -434,6 +442,21 @@ def test_stop_ends_a_qemu_that_gives_no_answer(tmp_path: Path) -> None:
         watched.store.want(life.pair.name, "stopped")
         await time_passes(120.0)
         assert not life.world.running
+
+    play(tmp_path, scenario)
+
+
+def test_secondary_that_falls_silent_as_a_checkpoint_begins(tmp_path: Path) -> None:
+    """The primary's main loop waits for it (qemu-behaviour 7.3), and the primary continues."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        write(life)
+        await freezes_as_a_checkpoint_begins(life, "beta")
+        async with asyncio.timeout(10.0):
+            count = await watched.until("failover is done", since=count)
+        assert "alpha" == await serves(life)
+        await protected(watched, count)
 
     play(tmp_path, scenario)
 

@@ -444,7 +444,7 @@ class Keeper:
 
     def _decided(self, node: str, snapshot: Snapshot, record: PairRecord) -> _Decided:
         own = snapshot.records.get(node)
-        seen = self._observed(node, record)
+        seen, limits = self._observed(node, record), self._limits(snapshot, record)
         decision = decide(
             node,
             SharedRecord(
@@ -456,10 +456,10 @@ class Keeper:
             ),
             own if isinstance(own, PairRecord) else None,
             seen,
-            limits=self._limits(snapshot, record),
+            limits=limits,
             now_s=self._now_s(),
         )
-        return _Decided(node=node, record=record, seen=seen, decision=decision)
+        return _Decided(node=node, record=record, seen=seen, limits=limits, decision=decision)
 
     async def _acted(self, decided: _Decided) -> bool:
         """Do what a decision asks for, but for what a round does; whether anything changed."""
@@ -633,14 +633,31 @@ class Keeper:
         return (_YANK_MIGRATION,) if holds else secondary_yanks(self.pair)
 
     async def _begin_claim(self, decided: _Decided) -> _Outcome:
-        if decided.seen.evidence is None and self._health(decided.node).signals:
-            # It gives no answer itself: it is the other node that may have to continue.
-            return "failed"
-        if not await self._authority.claim(decided.node):
+        if not self._may_claim(decided) or not await self._authority.claim(decided.node):
             return "failed"
         self._note_claim()
         self._say("action", f"claims the pair from {decided.peer}", decided.node)
         return "done"
+
+    def _may_claim(self, decided: _Decided) -> bool:
+        """Whether a node's own QEMU answers well enough to continue alone.
+
+        Its main loop may wait for the other QEMU, inside a checkpoint (qemu-behaviour 7.3), or for
+        a disk of its own, where it is the other node that has to continue. So it claims where the
+        other QEMU does not even answer out of band, or where the other node would have claimed by
+        now.
+        """
+        own, now_s = self._health(decided.node), self._now_s()
+        if decided.seen.evidence is not None or not own.signals:
+            return True
+        declared = self.pair.supervision
+        stuck_s = own.stuck_s(now_s)
+        if stuck_s is None or own.silent_s(now_s) >= declared.silent_s:
+            return False
+        peer = None if decided.peer is None else self._health(decided.peer)
+        if peer is not None and peer.silent_s(now_s) >= declared.silent_s:
+            return True
+        return stuck_s >= decided.limits.stands_s("stuck") + declared.secondary_s + _CUT_S
 
     def _begin_search(self, decided: _Decided) -> _Outcome:
         """Look for evidence that the peer's QEMU has ended, and make sure that it has."""
@@ -957,6 +974,7 @@ class _Decided:
     node: str
     record: PairRecord
     seen: Observation
+    limits: Limits
     decision: Decision
 
     @property
