@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -17,47 +16,18 @@ from types import MappingProxyType
 from typing import Final, final
 
 import pytest
+from tests import debian
 from tests.qemu.life import Loopback, loopback
-
-from pycolo.demo._apt import PrivateApt, debian_mirror, require_amd64_and_apt, unpack
-from pycolo.demo.builds import complete_folder, default_cache
 
 ETCD: Final = [pytest.mark.etcd, pytest.mark.heavy]
 "Marks a test that runs on a real etcd."
-_SUITE: Final = "trixie"
-_PACKAGES: Final = ("etcd-server", "etcd-client", "libc6")
-_LIBRARIES: Final = "root/usr/lib/x86_64-linux-gnu"
 _NAMES: Final = ("one", "two", "three")
 _LIMIT_S: Final = 20.0
 
 
-def _etcd_folder() -> Path:
-    """Find or fetch etcd, or skip the test and say why."""
-    folder = default_cache() / f"etcd-{_SUITE}"
-    try:
-        with complete_folder(folder, on_progress=print) as partial:
-            if partial is not None:
-                _fill(partial)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the test cannot run
-        pytest.skip(f"no etcd here: {error}")
-    return folder
-
-
-def _fill(partial: Path) -> None:
-    require_amd64_and_apt()
-    scratch = partial / "apt"
-    apt = PrivateApt.create(scratch, mirror=debian_mirror(), suites=(_SUITE,), on_progress=print)
-    # Of what they depend on, they need no more than the library of C to run.
-    unpack(apt.download_alone(_PACKAGES), partial / "root", leave_out=("./usr/share",))
-    shutil.rmtree(scratch)
-
-
 def program(name: str) -> list[str]:
-    """The command line that runs one of etcd's programs with the libraries of its own release."""
-    folder = _etcd_folder()
-    libraries = folder / _LIBRARIES
-    loader = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
-    return [*loader, str(folder / "root/usr/bin" / name)]
+    """The command line that runs one of etcd's programs."""
+    return debian.program(name, "etcd-server", "etcd-client")
 
 
 @final

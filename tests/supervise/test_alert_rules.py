@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.debian import program
 from tests.testing.testbed import FakePair, in_world
 
 from pycolo.supervise import Store, Supervisor
@@ -54,20 +55,19 @@ def test_manual_lists_every_metric(metrics: frozenset[str]) -> None:
 
 
 @pytest.fixture
-def promtool(tmp_path: Path) -> str:
+def promtool(tmp_path: Path) -> list[str]:
     """Prometheus's own checker, beside copies of the rules and of their cases."""
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip("promtool is not installed: apt-get install prometheus")
     shutil.copy(RULES, tmp_path)
     shutil.copy(CASES, tmp_path)
-    return found
+    return program("promtool", "promtool")
 
 
-def test_rules_alert_in_time(promtool: str, tmp_path: Path) -> None:
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+def test_rules_alert_in_time(promtool: list[str], tmp_path: Path) -> None:
     """Prometheus takes them, and each alerts when it should, and not before."""
     for words in (("check", "rules", RULES.name), ("test", "rules", CASES.name)):
         done = subprocess.run(
-            [promtool, *words], cwd=tmp_path, check=False, capture_output=True, text=True
+            [*promtool, *words], cwd=tmp_path, check=False, capture_output=True, text=True
         )
         assert 0 == done.returncode, done.stdout + done.stderr

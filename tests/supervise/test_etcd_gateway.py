@@ -374,7 +374,7 @@ async def test_a_renewal_is_no_news_to_a_watch() -> None:
         only.answer = answers(
             range=lambda: _found(WITH_LEASE), watch=_lines(CREATED, *renewals, CREATED)
         )
-        assert LEASED == await found.changed(PAIR, LEASED, limit_s=0.05)
+        assert LEASED == await found.changed(PAIR, LEASED, limit_s=0.5)
         assert 1 == sum(path == RANGE for path, _ in only.asked)
         for event in (_event("leases/alpha", type="DELETE"), _event("leases/beta")):
             reads = iter([_found(WITH_LEASE), _found()])
