@@ -62,6 +62,8 @@ class Node(NamedTuple):
     instance: int = 1
     halted: bool = False
     "Stopped by its fuse."
+    silent: bool = False
+    "Stopped by somebody else, with all its connections."
     knows: Record | None = None
     "The record as its supervisor last read it."
     up: bool = True
@@ -242,18 +244,26 @@ class Search:
         broken = me.qemu == "primary" and not s.disk
         ahead = peer.shutdown and not me.shutdown and me.qemu == "primary"
         lease_gone = self.rules.self_fence and s.reach[i] and s.leases[1 - i] == 0
+        # A primary waits for a silent secondary, inside a checkpoint (qemu-behaviour 7.3).
+        waits = me.qemu == "primary" and peer.silent
         key = (
             *(i, knows, me.qemu, me.instance, epoch, me.cut, me.since_cut, me.shutdown),
             *(due, evidence, lost, broken, ahead, lease_gone, s.reach[i]),
+            *(me.silent, waits, peer.silent, s.link),
         )
         found = self._decisions.get(key)
         if found is None:
-            signals: dict[Signal, float] = {"hung-up": 0.0} if due else {}
+            # That it is silent is seen where it can be asked.
+            signal: Signal = "silent" if peer.silent and s.link else "hung-up"
+            signals: dict[Signal, float] = {signal: 0.0} if due else {}
+            stuck_since_s = _NOW if s.link else 0.0
             other = instance_of("p", NAMES[1 - i], me.evidence)
             seen = Observation(
                 qemu=_QEMUS[me.qemu],
                 instance=instance_of("p", NAMES[i], me.instance),
                 signals=signals,
+                silent=me.silent,
+                stuck_since_s=stuck_since_s if waits else None,
                 evidence=_evidence(NAMES[1 - i], other, knows) if evidence else None,
                 arbiter_lost=not s.reach[i],
                 claim_since_s=0.0 if knows.claimed == 1 - i else None,
@@ -294,7 +304,9 @@ class Search:
         me, f = s.nodes[i], s._replace(faults=s.faults - 1)
         name = NAMES[i]
         if me.qemu != "none":
-            yield f"{name} is killed", _node(f, i, qemu="none", halted=False)
+            yield f"{name} is killed", _node(f, i, qemu="none", halted=False, silent=False)
+        if me.qemu in ("primary", "secondary") and not me.silent:
+            yield f"{name} falls silent", _node(f, i, silent=True)
         if me.up:
             yield (
                 f"supervisor of {name} ends",
@@ -335,6 +347,8 @@ class Search:
             yield "guest shuts down", f._replace(nodes=(gone[0], gone[1]))
 
     def _heals(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        if s.nodes[i].silent:
+            yield f"{NAMES[i]} goes on", _node(s, i, silent=False)
         if not s.reach[i]:
             yield f"arbiter back for {NAMES[i]}", s._replace(reach=_with(s.reach, i, value=True))
         if i == 0 and not s.link:
@@ -440,9 +454,12 @@ class Search:
         if s.reach[i] and s.nodes[j].up and knows is not None:
             yield _node(s, j, evidence=s.nodes[i].instance)
 
-    def _cut(self, s: State, i: int) -> Iterator[State]:
-        if s.nodes[i].qemu in ("primary", "secondary"):
-            yield _node(s, i, cut=True, since_cut=max(0, s.nodes[i].since_cut))
+    def _cut(self, s: State, i: int) -> Iterator[State] | None:
+        if s.nodes[i].qemu not in ("primary", "secondary"):
+            return iter(())
+        if s.nodes[i].silent:
+            return None
+        return iter((_node(s, i, cut=True, since_cut=max(0, s.nodes[i].since_cut)),))
 
     def _claim(self, s: State, i: int) -> Iterator[State] | None:
         record = self._writes(s, i)
@@ -465,7 +482,9 @@ class Search:
         j, knows = 1 - i, s.nodes[i].knows
         if knows is None or s.nodes[i].evidence == knows.instances[j]:
             return iter(())
-        fenced = s if s.nodes[j].qemu == "none" else _node(s, j, qemu="none", halted=False)
+        fenced = s
+        if s.nodes[j].qemu != "none":
+            fenced = _node(s, j, qemu="none", halted=False, silent=False)
         if not self.rules.fences and (fenced is not s or not s.nodes[j].up):
             # Nobody can tell: it fails, and what follows it is left out.
             return None
@@ -511,7 +530,7 @@ class Search:
 
     def _fail_over(self, s: State, i: int) -> Iterator[State]:
         me = s.nodes[i]
-        if me.qemu in ("primary", "secondary"):
+        if me.qemu in ("primary", "secondary") and not me.silent:
             yield self._alone(_node(s, i, halted=False, fuse=UNARMED, cut=False, since_cut=0), i)
 
     def _alone(self, s: State, i: int) -> State:
@@ -523,7 +542,8 @@ class Search:
         )
 
     def _end_own(self, s: State, i: int) -> Iterator[State]:
-        yield _node(s, i, qemu="none", halted=False, fuse=UNARMED, cut=False, since_cut=0)
+        ended = _node(s, i, qemu="none", halted=False, silent=False)
+        yield _node(ended, i, fuse=UNARMED, cut=False, since_cut=0)
 
     def _boot(self, s: State, i: int) -> Iterator[State] | None:
         record = self._writes(s, i)
@@ -559,7 +579,7 @@ class Search:
         assert knows is not None
         if knows.stopped:
             if me.qemu != "none":
-                yield _node(s, i, qemu="none", halted=False, fuse=UNARMED)
+                yield _node(s, i, qemu="none", halted=False, silent=False, fuse=UNARMED)
             return
         record = self._writes(s, i)
         if record is None or knows.holder != i or knows.eligible != (i,):
@@ -608,14 +628,17 @@ class Search:
             for after in self._swapped(s, i, changed):
                 proven = after if not _in_colo(s) else after._replace(newest=(True, True))
                 yield proven
-        if peer.qemu == "none" or peer.cut or me.cut or not s.link or not s.nbd:
+        lost = peer.qemu == "none" or peer.silent or peer.cut
+        if not me.silent and (lost or me.cut or not s.link or not s.nbd):
             yield from self._undone(s, i, record)
 
     def _undone(self, s: State, i: int, record: Record) -> Iterator[State]:
         changed = record._replace(phase="alone", joining=None)
         for after in self._swapped(s, i, changed):
             peer = after.nodes[1 - i]
-            ended = after if peer.qemu == "none" else _node(after, 1 - i, qemu="none")
+            ended = after
+            if peer.qemu != "none":
+                ended = _node(after, 1 - i, qemu="none", silent=False)
             yield _node(ended, i, fuse=UNARMED)
 
     # -- what is asked
@@ -693,6 +716,9 @@ class Search:
             return all(node.qemu == "none" for node in s.nodes)
         holder = s.record.holder
         node = s.nodes[holder]
+        if node.silent and s.record.phase == "joining":
+            # `next_step` tells a person: test_guest_alone_that_gets_stuck_is_told_to_a_person.
+            return True
         spent = node.instance >= INSTANCES or s.nodes[1 - holder].instance >= INSTANCES
         if _answers(s, holder) and s.record.phase != "protected":
             # No third instance of a node is searched, and none joins without a link and a record.
@@ -723,14 +749,14 @@ def _node(s: State, i: int, **fields: object) -> State:
 def _in_colo(s: State) -> bool:
     """Whether a checkpoint can end."""
     kinds = {node.qemu for node in s.nodes}
-    live = not any(node.halted or node.cut for node in s.nodes)
+    live = not any(node.halted or node.silent or node.cut for node in s.nodes)
     return s.link and live and kinds == {"primary", "secondary"}
 
 
 def _answers(s: State, i: int) -> bool:
     """Whether clients get answers; COLO holds some packets back, and others not (17.2)."""
     node = s.nodes[i]
-    return node.qemu in ("primary", "alone") and not node.halted
+    return node.qemu in ("primary", "alone") and not node.halted and not node.silent
 
 
 def _key(s: State) -> State:
@@ -746,6 +772,7 @@ def _key(s: State) -> State:
             node.qemu,
             node.instance,
             node.halted,
+            node.silent,
             None
             if node.knows is None
             else node.knows._replace(revision=int(node.knows.revision == record.revision)),

@@ -136,6 +136,47 @@ def _blind(
     return decide(node, shared, own_file, seen, limits=limits, now_s=now_s)
 
 
+def _patient(
+    node: str,
+    shared: SharedRecord,
+    own_file: PairRecord | None,
+    seen: Observation,
+    *,
+    limits: Limits,
+    now_s: float,
+) -> Decision:
+    """Leaves the pair to the other node for as long as its own main loop is silent."""
+    seen = attrs.evolve(seen, silent=seen.silent or seen.stuck_since_s is not None)
+    return decide(node, shared, own_file, seen, limits=limits, now_s=now_s)
+
+
+def _rash(
+    node: str,
+    shared: SharedRecord,
+    own_file: PairRecord | None,
+    seen: Observation,
+    *,
+    limits: Limits,
+    now_s: float,
+) -> Decision:
+    """Claims the pair although its own QEMU gives no answer; a supervisor of both cuts nothing."""
+    seen = attrs.evolve(seen, silent=False, stuck_since_s=None)
+    decision = decide(node, shared, own_file, seen, limits=limits, now_s=now_s)
+    actions = tuple(action for action in decision.actions if action != "cut")
+    return attrs.evolve(decision, actions=actions)
+
+
+@pytest.mark.parametrize("deployment", WITHOUT_ONE)
+def test_a_primary_that_waits_for_a_silent_secondary_continues(deployment: str) -> None:
+    """If it left the pair to the secondary, the guest would stand still for ever."""
+    assert "beta falls silent" in _found(WITHOUT_ONE[deployment], _patient)
+
+
+def test_a_silent_node_claims_nothing() -> None:
+    """Its supervisor would end the only QEMU that can continue."""
+    assert "alpha falls silent" in _found(NO_LEASE, _rash)
+
+
 def test_a_suspicion_is_no_evidence() -> None:
     """Whoever serves on a suspicion alone makes two guests."""
     assert "two guests" in _found(attrs.evolve(FULL, same_lease=False), _blind)

@@ -444,7 +444,7 @@ class Keeper:
 
     def _decided(self, node: str, snapshot: Snapshot, record: PairRecord) -> _Decided:
         own = snapshot.records.get(node)
-        seen, limits = self._observed(node, record), self._limits(snapshot, record)
+        seen = self._observed(node, record)
         decision = decide(
             node,
             SharedRecord(
@@ -456,10 +456,10 @@ class Keeper:
             ),
             own if isinstance(own, PairRecord) else None,
             seen,
-            limits=limits,
+            limits=self._limits(snapshot, record),
             now_s=self._now_s(),
         )
-        return _Decided(node=node, record=record, seen=seen, limits=limits, decision=decision)
+        return _Decided(node=node, record=record, seen=seen, decision=decision)
 
     async def _acted(self, decided: _Decided) -> bool:
         """Do what a decision asks for, but for what a round does; whether anything changed."""
@@ -519,6 +519,8 @@ class Keeper:
             qemu="none" if is_ended else health.qemu,
             instance=health.instance,
             signals=self._signals(record, health, theirs),
+            silent=health.is_silent(now_s, self.pair.supervision.silent_s),
+            stuck_since_s=health.stuck_since_s,
             evidence=self._evidence(record, peer),
             arbiter_lost=self._authority.is_lost,
             claim_since_s=since[1] if since and since[0] != node else None,
@@ -633,31 +635,11 @@ class Keeper:
         return (_YANK_MIGRATION,) if holds else secondary_yanks(self.pair)
 
     async def _begin_claim(self, decided: _Decided) -> _Outcome:
-        if not self._may_claim(decided) or not await self._authority.claim(decided.node):
+        if not await self._authority.claim(decided.node):
             return "failed"
         self._note_claim()
         self._say("action", f"claims the pair from {decided.peer}", decided.node)
         return "done"
-
-    def _may_claim(self, decided: _Decided) -> bool:
-        """Whether a node's own QEMU answers well enough to continue alone.
-
-        Its main loop may wait for the other QEMU, inside a checkpoint (qemu-behaviour 7.3), or for
-        a disk of its own, where it is the other node that has to continue. So it claims where the
-        other QEMU does not even answer out of band, or where the other node would have claimed by
-        now.
-        """
-        own, now_s = self._health(decided.node), self._now_s()
-        if decided.seen.evidence is not None or not own.signals:
-            return True
-        declared = self.pair.supervision
-        stuck_s = own.stuck_s(now_s)
-        if stuck_s is None or own.silent_s(now_s) >= declared.silent_s:
-            return False
-        peer = None if decided.peer is None else self._health(decided.peer)
-        if peer is not None and peer.silent_s(now_s) >= declared.silent_s:
-            return True
-        return stuck_s >= decided.limits.stands_s("stuck") + declared.secondary_s + _CUT_S
 
     def _begin_search(self, decided: _Decided) -> _Outcome:
         """Look for evidence that the peer's QEMU has ended, and make sure that it has."""
@@ -878,8 +860,8 @@ class Keeper:
         """Whether a node has waited for long for what another one, or the arbiter, has to do."""
         decision, now_s = decided.decision, self._now_s()
         waits = decision.phase == "waiting" and decision.event in _WAITS
-        # It cannot claim the pair, such as where its own QEMU gives no answer.
-        waits = waits or decision.phase == "claiming"
+        # It does not claim the pair, such as where its own QEMU gives no answer; or it cannot.
+        waits = waits or decision.event == "suspicion" or decision.phase == "claiming"
         # Whoever decides for both nodes waits for nobody.
         if not waits or not self._authority.observed:
             self._waits_since_s.pop(decided.node, None)
@@ -974,7 +956,6 @@ class _Decided:
     node: str
     record: PairRecord
     seen: Observation
-    limits: Limits
     decision: Decision
 
     @property

@@ -150,20 +150,22 @@ class NodeHealth:
                 found["silent"] = max(self._question_sent_s, self._last_answer_s)
         return found
 
-    def silent_s(self, now_s: float) -> float:
-        """How long it has answered neither in nor out of band, in seconds; 0 while it does."""
-        since = self.signals.get("silent")
-        return 0.0 if since is None else now_s - since
-
-    def stuck_s(self, now_s: float) -> float | None:
-        """How long its main loop has been silent while it answers out of band, in seconds.
-
-        None for any other QEMU: its main loop answers, or nothing of it does.
-        """
+    @property
+    def stuck_since_s(self) -> float | None:
+        """Since when its main loop has been silent while it answers out of band; None if not."""
         is_reached = self._hung_up_s is None and self._no_greeting_s is None
-        if not is_reached or not self._is_main_loop_silent or self._question_sent_s is None:
-            return None
-        return now_s - self._question_sent_s
+        return self._question_sent_s if is_reached and self._is_main_loop_silent else None
+
+    def is_silent(self, now_s: float, silent_s: float) -> bool:
+        """Whether it answers neither in nor out of band.
+
+        Args:
+            now_s: Now.
+            silent_s: How long an answer out of band may take, in seconds.
+        """
+        if self.stuck_since_s is None:
+            return bool(self.signals)
+        return now_s - self.signals.get("silent", now_s) >= silent_s
 
     def question_s(self, now_s: float) -> float:
         """How long the question has been without an answer, in seconds; 0 for none."""

@@ -117,7 +117,10 @@ def event_of(
     if peer_ended:
         return "peer-ended"
     if _lease_gone(node, shared, seen, limits, now_s):
-        return "lease-gone"
+        pending = "lease-gone"
+    is_first = pending in ("limit", "lease-gone") and shared.claimed_by != node
+    if is_first and record.phase == "protected" and _yields(seen, limits, now_s):
+        return "suspicion"
     return pending
 
 
@@ -146,6 +149,21 @@ def _pending(seen: Observation, limits: Limits, now_s: float, *, holds: bool) ->
     if stood_s is None:
         return "quiet"
     return "limit" if is_due else "suspicion"
+
+
+def _yields(seen: Observation, limits: Limits, now_s: float) -> bool:
+    """Whether it is for the other node to continue, since this one's own QEMU gives no answer.
+
+    Its main loop may wait for the other QEMU, inside a checkpoint (qemu-behaviour 7.3), or for a
+    disk of its own. The other QEMU is the worse one where it does not even answer out of band; and
+    where its node would have claimed by now, and has not.
+    """
+    if seen.silent:
+        return True
+    if seen.stuck_since_s is None:
+        return False
+    silent_s = now_s - seen.signals.get("silent", now_s)
+    return silent_s < limits.stands_s("silent") and now_s - seen.stuck_since_s < limits.yields_s
 
 
 def _has_rights(node: str, record: PairRecord, seen: Observation) -> bool:

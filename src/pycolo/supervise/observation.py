@@ -25,6 +25,8 @@ Signal: TypeAlias = Literal["hung-up", "colo-exit", "silent", "stuck", "no-check
 `no-checkpoint`: the last checkpoint was long ago.
 """
 SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
+_ACTS_S: Final = 1.0
+"How long a claim may take, from what is seen until it is written."
 
 
 @final
@@ -38,6 +40,10 @@ class Observation:
     "Its identity, `PAIR:NODE:HEX`; of no meaning where none runs."
     signals: Mapping[Signal, float] = attrs.field(factory=dict)
     "What may mean that the peer has ended, and since when it stands."
+    silent: bool = False
+    "Its own QEMU does not even answer out of band."
+    stuck_since_s: float | None = None
+    "Since when its own main loop has been silent, while it answers out of band; None for not."
     evidence: Evidence | None = None
     "What shows that the peer's QEMU has ended; it counts only about the QEMU the record means."
     arbiter_lost: bool = False
@@ -90,6 +96,14 @@ class Limits:
                 return (self.declared.no_checkpoint_s or longest_s) + (
                     self.declared.entry_s + self.ram_gib if self.entering else 0.0
                 )
+
+    @property
+    def yields_s(self) -> float:
+        """How long a node whose own main loop is silent leaves the pair to the other one.
+
+        The other one acts on it within that time, unless it cannot.
+        """
+        return self.stands_s("stuck") + self.declared.secondary_s + _ACTS_S
 
     def acts_s(self, *, holds: bool) -> float:
         """How long a suspicion must stand before this side acts on it."""
