@@ -15,7 +15,7 @@ import attrs
 import click
 
 import pycolo
-from pycolo import catalogue, compiler, operate, pairfile, wire
+from pycolo import catalogue, compiler, features, libvirt, operate, pairfile, wire
 from pycolo._json import JsonObject
 from pycolo.cli import (
     _agent_file,
@@ -38,13 +38,15 @@ from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
 from pycolo.cli._options import Asked, Detail
 from pycolo.cli._template import TEMPLATE
 from pycolo.compiler import check_members
+from pycolo.compiler.launch import Role
 from pycolo.diff import diff as difference
-from pycolo.errors import StoreError, UndecidedError
+from pycolo.errors import DeclarationError, StoreError, UndecidedError
+from pycolo.evidence import instance_of
 from pycolo.findings import MEANINGS
 from pycolo.journal import Journal, json_schema, line_to_json
 from pycolo.model import ColoPair
 from pycolo.observers import Observer, Recorder
-from pycolo.plan import Plan, Procedure
+from pycolo.plan import LaunchQemu, Plan, Procedure
 from pycolo.qmp.replies import Version
 from pycolo.reconcile import Want
 from pycolo.render import html, mermaid, qmp, shell, text, timeline
@@ -738,6 +740,49 @@ def explain(*, message: str, command: str | None, qemu: Version | None, form: st
     else:
         _say.result(text.render_explanations(found, colour=_say.results_in_colour()))
     return DONE if found else REFUSED
+
+
+@app.command()
+@click.argument("target", metavar="TARGET", type=click.Choice(("libvirt",)))
+@_options.pair_file
+@click.option("--node", metavar="NODE", required=True, help="The node whose QEMU is shown.")
+@click.option(
+    "--role",
+    type=click.Choice(get_args(Role)),
+    help="What it starts as; the first node as primary, the others not, if not given.",
+)
+@click.option(
+    "--qemu",
+    metavar="VERSION",
+    type=_options.version,
+    default=str(_options.NEWEST),
+    show_default=True,
+    help="The QEMU version on that node.",
+)
+@_options.output("xml", "json")
+def export(
+    *, target: str, pair_file: Path, node: str, role: Role | None, qemu: Version, form: str
+) -> None:
+    """Print a node's QEMU for another program, and ask nobody.
+
+    TARGET is libvirt: the XML of the transient domain that `launch` has libvirt create if the node
+    declares `libvirt`. It is for reading: no record knows of the identity in it.
+    """
+    pair = _files.pair(pair_file)
+    try:
+        pair.node(node)
+    except DeclarationError as error:
+        raise click.UsageError(f"--node: {error}") from error
+    role = role or ("primary" if node == pair.nodes[0].name else "secondary")
+    instance = instance_of(pair.name, node, 1)
+    known = features.accept_pair(pair, {node: qemu})
+    argv = compiler.launch_argv(pair, node, role=role, instance=instance, features=known)
+    made = libvirt.domain(pair, LaunchQemu(role=role, instance=instance, argv=argv))
+    if form == "json":
+        exported: JsonObject = {"target": target, "node": node, "role": role, "xml": made}
+        _say.result(wire.dumps({"format_version": 1, **exported}))
+    else:
+        _say.result(made)
 
 
 @app.command()

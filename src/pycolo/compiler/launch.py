@@ -65,6 +65,8 @@ def launch_node(
     kept = own if role == "primary" and isinstance(own, PairRecord) else None
     started = LaunchQemu(role=role, instance=instance, argv=argv, record=kept)
     why = "both machines must be equal but for their role (qemu-behaviour 3.11)"
+    if place.libvirt is not None:
+        why += f"; a domain of {place.libvirt.uri} runs it"
     draft.run_host(node, "launch-qemu", role, started, why=why, limit_s=limit_s)
 
 

@@ -10,9 +10,9 @@ import functools
 from importlib import resources
 from typing import assert_never
 
-from pycolo import record
+from pycolo import libvirt, record
 from pycolo._json import JsonObject
-from pycolo.model.node import Monitor, UnixMonitor
+from pycolo.model.node import Monitor, Node, UnixMonitor
 from pycolo.model.pair import QEMU_LOG, ColoPair
 from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
 
@@ -102,8 +102,16 @@ def _launch(pair: ColoPair, node: str, action: LaunchQemu, limit_s: float) -> Js
         "images": list(images),
         "written": list(written),
         "limit_s": limit_s,
+        **_domain(pair, place, action),
         **({} if pair.tls is None else {"credentials": list(pair.tls.files_on(node))}),
     }
+
+
+def _domain(pair: ColoPair, place: Node, action: LaunchQemu) -> JsonObject:
+    if place.libvirt is None:
+        return {}
+    where: JsonObject = {"uri": place.libvirt.uri, "virsh": place.libvirt.virsh_binary}
+    return {"domain": {**where, "xml": libvirt.domain(pair, action)}}
 
 
 def _ports(pair: ColoPair, node: str) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ import selectors
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -965,8 +966,9 @@ def launch(
     helper: str,
     limit_s: float,
     credentials: Sequence[str] = (),
+    domain: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Start a QEMU in a session of its own and wait for its greeting.
+    """Start a QEMU in a session of its own, or have libvirt start it, and wait for its greeting.
 
     Args:
         record: The node's record; its lock is held until the process is QEMU.
@@ -985,6 +987,7 @@ def launch(
         helper: The text of this file.
         limit_s: How long the QEMU before it may take to be gone, then the lock, then the greeting.
         credentials: Files for TLS that must be there; QEMU does not miss all of them at its start.
+        domain: `uri`, `virsh` and `xml` of the libvirt domain that runs it; None for none.
     """
     _check_credentials(credentials)
     _check_state_dir(record)
@@ -1002,6 +1005,10 @@ def launch(
         _clear(monitors, sockets)
         before = os.stat(log).st_size if os.path.exists(log) else 0
         _write_process(process, None, ended)
+        if domain is not None:
+            current = _create_domain(domain, monitors[0], instance, limit_s)
+            _write_process(process, current, ended)
+            return {"pid": current["pid"]}
         words = (helper, process, instance, json.dumps(ended))
         pid = _spawn(words, argv, log, lock)
     with contextlib.closing(Pidfd(pid, os.pidfd_open(pid))) as pidfd:
@@ -1012,6 +1019,62 @@ def launch(
         pidfd.send(signal.SIGKILL)
         pidfd.gone(KILL_S)
     raise Refused(f"{why}: {_tail(log, before) or 'it said nothing'}")
+
+
+def _create_domain(
+    domain: Mapping[str, str], monitor: Monitor, instance: str, limit_s: float
+) -> Answer:
+    """Have libvirt start a QEMU, and find its process; gives what identifies it.
+
+    The kernel tells which process listens on the monitor, and QEMU there tells its identity.
+    """
+    virsh = (domain["virsh"], "--quiet", "--connect", domain["uri"])
+    create = (*virsh, "create", "--paused", "--file", "/dev/stdin")
+    why = None
+    try:
+        code, text = _output(create, limit_s, domain["xml"])
+        if code == 0:
+            return _listener(monitor, instance, limit_s)
+        why = text.strip() or f"virsh ended with {code}"
+        is_made = code < 0
+    except FileNotFoundError:
+        raise Refused(f"there is no program {virsh[0]}: install it, or set virsh_binary") from None
+    except (Refused, OSError, ValueError) as error:
+        why, is_made = str(error), True
+    if is_made:
+        # A QEMU that nobody knows of would keep the images open.
+        code, text = _output((*virsh, "destroy", "--domain", instance), limit_s)
+        if code != 0:
+            raise Uncertain(f"{why}; the domain {instance} may run: {text.strip()}")
+    raise Refused(f"libvirt: {why}")
+
+
+def _listener(monitor: Monitor, instance: str, limit_s: float) -> Answer:
+    """The process that listens on a monitor, whose QEMU has this identity."""
+    with contextlib.closing(_connected(monitor)) as client:
+        client.settimeout(limit_s)
+        given = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid: int = struct.unpack("3i", given)[0]
+        start_time = _start_time(pid) if pid > 0 else None
+        if start_time is None:
+            raise Refused(f"the process that serves {_place(monitor)} cannot be seen from here")
+        # An answer that comes after the look shows that the process of then is the one that serves.
+        name = _name(client)
+    if name != instance:
+        raise Refused(f"{_place(monitor)} is served by {name}, not by {instance}")
+    boot = _boot()._asdict()
+    return {"instance": instance, "pid": pid, "start_time": start_time, "boot": boot}
+
+
+def _name(client: socket.socket) -> object:
+    """The name of the QEMU that serves a monitor."""
+    client.sendall(b'{"execute": "qmp_capabilities"}{"execute": "query-name"}')
+    with client.makefile("r", encoding="utf-8") as lines:
+        for line in lines:
+            answer = json.loads(line).get("return")
+            if answer:
+                return answer.get("name")
+    return None
 
 
 def _refuse_second(process: str) -> list[str]:
@@ -1311,13 +1374,19 @@ def version(*, binary: str, limit_s: float) -> Answer:
     return {"text": text}
 
 
-def _output(argv: Sequence[str], limit_s: float) -> tuple[int, str]:
-    """Run a program that ends by itself; gives its exit code and what it said."""
+def _output(argv: Sequence[str], limit_s: float, given: str = "") -> tuple[int, str]:
+    """Run a program that ends by itself; gives its exit code and what it said.
+
+    Args:
+        argv: Its command line.
+        limit_s: How long it may take.
+        given: What it reads from its standard input.
+    """
     done = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
-        text, _ = done.communicate(timeout=limit_s)
+        text, _ = done.communicate(given.encode(), timeout=limit_s)
     except subprocess.TimeoutExpired:
         done.kill()
         done.communicate()

@@ -7,7 +7,7 @@ checked when a value is made, so everything right of this package may trust what
 from pycolo.model.disk import DiskIds, DiskOnNode, ReplicationDisk, Throttle
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
-from pycolo.model.node import Fence, Monitor, Node, Ssh, TcpMonitor, UnixMonitor
+from pycolo.model.node import Fence, Libvirt, Monitor, Node, Ssh, TcpMonitor, UnixMonitor
 from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair, Ports, Timeouts
 from pycolo.model.sharing import Listener, PortCollision, port_collisions, refuse_collisions
 from pycolo.model.supervision import Supervision
@@ -23,6 +23,7 @@ __all__ = (
     "DiskOnNode",
     "Fence",
     "FilterChain",
+    "Libvirt",
     "Listener",
     "Machine",
     "Monitor",

@@ -133,6 +133,38 @@ class Fence:
             raise DeclarationError("Fence.command", [], "name a program")
 
 
+# Whatever else libvirt takes as a URI may lead to another host, or run a program.
+_LIBVIRT_URI = re.compile(r"qemu(\+unix)?:///(system|session)(\?socket=/[\w./@:-]+)?\Z")
+
+
+def _libvirt_uri(field: str, value: object) -> None:
+    rules.text(field, value)
+    if not _LIBVIRT_URI.match(str(value)):
+        rule = "be qemu:///system or qemu:///session, on the node's own host"
+        raise DeclarationError(field, value, rule)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Libvirt:
+    """The libvirt of a node's host that starts its QEMU, each time as a new transient domain.
+
+    It runs QEMU as the user who owns the node's folders; the domain is called after the identity of
+    the QEMU (`PAIR:NODE:HEX`).
+
+    Args:
+        uri: Where that libvirt is: `qemu:///system`, `qemu:///session`, or
+            `qemu+unix:///system?socket=PATH`.
+        virsh_binary: `virsh` on that host, a name on its PATH or an absolute path.
+
+    Raises:
+        DeclarationError: A field breaks its rule; no object is made.
+    """
+
+    uri: str = attrs.field(default="qemu:///system", validator=rules.Valid(_libvirt_uri))
+    virsh_binary: str = attrs.field(default="virsh", validator=rules.Valid(rules.text))
+
+
 def _in_folder(folder: str, name: str) -> str:
     return name if name.startswith("/") else f"{folder.rstrip('/')}/{name}"
 
@@ -166,6 +198,8 @@ class Node:
         observer: Monitor for readers; by default a socket in `run_dir`.
         qemu_binary: QEMU on that host, a name on its PATH or an absolute path.
         qemu_img_binary: `qemu-img` on that host, likewise.
+        libvirt: The libvirt that starts its QEMU; None where pycolo starts it. With it
+            `qemu_binary` must be an absolute path, and `control` a Unix socket.
         fences: What a supervisor tries, in this order, if its host cannot show that its QEMU has
             ended.
 
@@ -195,6 +229,9 @@ class Node:
     )
     qemu_binary: str = attrs.field(default="qemu-system-x86_64", validator=rules.Valid(rules.text))
     qemu_img_binary: str = attrs.field(default="qemu-img", validator=rules.Valid(rules.text))
+    libvirt: Libvirt | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.instance_of(Libvirt)))
+    )
     fences: tuple[Fence, ...] = attrs.field(
         default=(),
         converter=_fences,
@@ -219,6 +256,16 @@ class Node:
         if self.control is not None and self.control == self.observer:
             rule = "differ from control: one monitor serves one client"
             raise DeclarationError("Node.observer", self.observer, rule)
+        if self.libvirt is not None:
+            self._check_libvirt()
+
+    def _check_libvirt(self) -> None:
+        if not self.qemu_binary.startswith("/"):
+            rule = "be an absolute path: libvirt takes no other"
+            raise DeclarationError("Node.qemu_binary", self.qemu_binary, rule)
+        if isinstance(self.control, TcpMonitor):
+            rule = "be a Unix socket: it tells which process libvirt has started"
+            raise DeclarationError("Node.control", self.control, rule)
 
     @property
     def control_monitor(self) -> Monitor:
