@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,12 @@ from pycolo.model import Libvirt
 
 _SUITE: Final = "bookworm"
 _FOLDER: Final = f"libvirt-{_SUITE}"
-_PACKAGES: Final = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients")
+_PACKAGES: Final = (
+    "libvirt-daemon",
+    "libvirt-daemon-driver-qemu",
+    "libvirt-clients",
+    "libxml2-utils",
+)
 _NOT_NEEDED: Final = (
     "./etc",
     "./usr/share/doc",
@@ -104,6 +110,11 @@ def _command(root: Path, name: str) -> list[str]:
     return [str(loader), "--inhibit-cache", "--library-path", paths, str(root / "usr" / name)]
 
 
+def schema() -> Path:
+    """The schema of a domain, as libvirt has it."""
+    return _libvirt_folder() / "over/share/libvirt/schemas/domain.rng"
+
+
 @final
 class Daemon:
     """A libvirt that serves, and what asks it.
@@ -129,6 +140,9 @@ class Daemon:
         runtime.mkdir(0o700)
         (folder / "config/libvirt").mkdir(parents=True)
         (folder / "config/libvirt/qemu.conf").write_text(_CONFIGURATION, encoding="ascii")
+        # Two of them are two hosts to each other: a domain may go from one to the other.
+        host = f'host_uuid = "{uuid.uuid4()}"\n'
+        (folder / "config/libvirt/libvirtd.conf").write_text(host, encoding="ascii")
         virsh = folder / "virsh"
         _write_program(virsh, program("bin/virsh"))
         self.declared: Final = Libvirt(
@@ -181,8 +195,8 @@ class Daemon:
 def libvirt_daemon(folder: Path) -> Generator[Daemon]:
     """A libvirt that serves, until the context is left."""
     daemon = Daemon(folder)
-    daemon.start()
     try:
+        daemon.start()
         yield daemon
     finally:
         daemon.kill()
