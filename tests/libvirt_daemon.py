@@ -35,17 +35,19 @@ _NOT_NEEDED: Final = (
     "./usr/share/man",
     "./var",
 )
+_HOOK: Final = Path(__file__).parent.parent / "packaging" / "libvirt-hook"
 _LIMIT_S: Final = 30.0
 # Nothing is asked of the machine's other daemons, and the log of a domain needs no third one.
 _CONFIGURATION: Final = 'stdio_handler = "file"\n'
-# libvirt finds its tables of CPUs and its helpers where Debian installs them. Its daemon serves
+# libvirt finds tables, helpers and hooks where Debian installs them. Its daemon serves
 # a user's session, with the user's own folders, unless it is root; a user name space makes another
 # user of it.
 _START: Final = """\
 for folder in share lib; do
   mount -t overlay overlay -o "lowerdir=$1/over/$folder:/usr/$folder" "/usr/$folder"
 done
-shift
+mount -t overlay overlay -o "lowerdir=$2:/etc" /etc
+shift 2
 exec unshare --user --map-user=1000 --map-group=1000 "$@"
 """
 
@@ -138,6 +140,10 @@ class Daemon:
             ),
         }
         runtime.mkdir(0o700)
+        self._etc = folder / "etc"
+        hooks = self._etc / "libvirt/hooks/qemu.d"
+        hooks.mkdir(parents=True)
+        shutil.copy(_HOOK, hooks / "pycolo")
         (folder / "config/libvirt").mkdir(parents=True)
         (folder / "config/libvirt/qemu.conf").write_text(_CONFIGURATION, encoding="ascii")
         # Two of them are two hosts to each other: a domain may go from one to the other.
@@ -155,7 +161,7 @@ class Daemon:
         apart = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-e", "-c", _START, "sh"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*apart, str(_libvirt_folder()), *program("sbin/libvirtd")],
+                [*apart, *map(str, (_libvirt_folder(), self._etc)), *program("sbin/libvirtd")],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

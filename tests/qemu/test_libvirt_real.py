@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,8 +18,6 @@ from tests.libvirt_daemon import Daemon, libvirt_daemon, program, schema
 from tests.qemu.life import (
     LIMIT_S,
     LivePair,
-    accelerator_of,
-    as_it_is,
     bios_life,
     pair_folder,
     until,
@@ -36,6 +34,7 @@ from pycolo.session import Session
 
 pytestmark = [pytest.mark.qemu, pytest.mark.heavy, pytest.mark.timeout(240)]
 RELEASE: Release = "11.1"
+LAUNCH_S = 70.0
 POWER_OFF = "o /h 0x604 0x2000"
 FENCE = Path(__file__).parent.parent.parent / "examples" / "virsh-fence"
 
@@ -48,17 +47,15 @@ def daemon() -> Generator[Daemon]:
 
 
 @asynccontextmanager
-async def _life(
-    daemon: Daemon, shape: Callable[[ColoPair], ColoPair] = as_it_is
-) -> AsyncGenerator[LivePair]:
+async def _life(daemon: Daemon, release: Release = RELEASE) -> AsyncGenerator[LivePair]:
     """A pair whose nodes declare this libvirt; no domain of it is left behind."""
 
-    def shaped(pair: ColoPair) -> ColoPair:
+    def shape(pair: ColoPair) -> ColoPair:
         nodes = [attrs.evolve(node, libvirt=daemon.declared) for node in pair.nodes]
         spares = [attrs.evolve(node, libvirt=daemon.declared) for node in pair.spares]
-        return shape(attrs.evolve(pair, nodes=nodes, spares=spares))
+        return attrs.evolve(pair, nodes=nodes, spares=spares)
 
-    async with bios_life(RELEASE, accelerator_of(RELEASE), shape=shaped) as life:
+    async with bios_life(release, "tcg", shape=shape) as life:
         yield life
     # The next pair has domains of the same names.
     await until(lambda: [] == daemon.domains(), "no domain is left")
@@ -104,9 +101,10 @@ async def test_a_pair_of_domains_outlives_a_host_and_its_libvirt(daemon: Daemon)
 
 
 async def test_a_guest_that_powers_off_is_off_on_both_sides(daemon: Daemon) -> None:
-    """Without the `-no-shutdown` of libvirt, which would have the next checkpoint run it again."""
+    """Without the `-no-shutdown` of libvirt, whose next word may come too late, or not at all."""
     async with _life(daemon) as life:
         await _protected(life)
+        daemon.kill()
         watches = [life.watch(name) for name in ("alpha", "beta")]
         command = qmp.HumanMonitorCommand(command_line=POWER_OFF)
         async with contextlib.AsyncExitStack() as stack:
@@ -121,6 +119,7 @@ async def test_a_guest_that_powers_off_is_off_on_both_sides(daemon: Daemon) -> N
             for watch in watches:
                 await watch.wait_ended()
                 watch.close()
+        daemon.start()
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
@@ -148,6 +147,21 @@ async def test_what_libvirt_does_with_a_domain_in_colo(
         await _proven(life, "alpha", "beta")
 
 
+async def test_a_saved_qemu_is_not_run_again(daemon: Daemon, tmp_path: Path) -> None:
+    """The hook refuses it: its identity is that of a QEMU which is known to have ended."""
+    # This libvirt knows no `migrate` of 11.1, and saves by one.
+    async with _life(daemon, "10.0") as life:
+        await life.launch("alpha")
+        await life.cont("alpha")
+        await life.goes_on("alpha")
+        saved = tmp_path / "saved"
+        assert 0 == daemon.virsh("save", instance_of("colo", "alpha", 1), str(saved)).returncode
+        restored = daemon.virsh("restore", str(saved))
+        assert 1 == restored.returncode
+        assert "is a QEMU of pycolo's" in restored.stderr
+        assert [] == daemon.domains()
+
+
 async def test_a_domain_that_cannot_be_created_leaves_nothing(daemon: Daemon) -> None:
     """What QEMU said comes through libvirt; the next launch finds the way free."""
     async with _life(daemon) as life:
@@ -155,7 +169,7 @@ async def test_a_domain_that_cannot_be_created_leaves_nothing(daemon: Daemon) ->
         away = image.rename(image.with_name("away"))
         action = await _action(life, "alpha")
         with pytest.raises(HostRefused, match=r"libvirt: .*Could not open .*disk\.raw"):
-            await life.host.run(life.pair, "alpha", action, limit_s=LIMIT_S)
+            await life.host.run(life.pair, "alpha", action, limit_s=LAUNCH_S)
         assert [] == daemon.domains()
         away.rename(image)
         await life.launch("alpha")
@@ -169,7 +183,7 @@ async def test_a_qemu_that_is_not_the_one_meant_is_ended(daemon: Daemon) -> None
         words = tuple(f"guest={other}" if w.startswith("guest=") else w for w in action.argv)
         with pytest.raises(HostRefused, match=f"is served by {other}, not by {action.instance}"):
             await life.host.run(
-                life.pair, "alpha", attrs.evolve(action, argv=words), limit_s=LIMIT_S
+                life.pair, "alpha", attrs.evolve(action, argv=words), limit_s=LAUNCH_S
             )
         assert [] == daemon.domains()
 

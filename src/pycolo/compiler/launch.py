@@ -37,6 +37,8 @@ from pycolo.record import NOT_READ, PairRecord, UnreadRecord
 Role = Literal["primary", "secondary"]
 # To make an encrypted image, and to open one, takes seconds of computing (qemu-behaviour 20.4).
 ENCRYPTED_S = 60.0
+# Before its first domain libvirt looks at what a QEMU can do (qemu-behaviour 21.1).
+LIBVIRT_S = 60.0
 
 
 def launch_node(
@@ -66,6 +68,7 @@ def launch_node(
     started = LaunchQemu(role=role, instance=instance, argv=argv, record=kept)
     why = "both machines must be equal but for their role (qemu-behaviour 3.11)"
     if place.libvirt is not None:
+        limit_s += LIBVIRT_S
         why += f"; a domain of {place.libvirt.uri} runs it"
     draft.run_host(node, "launch-qemu", role, started, why=why, limit_s=limit_s)
 
