@@ -27,6 +27,7 @@ def ask(**environment: str) -> str:
         ("pycolo pl", "1", "plan"),
         ("pycolo plan fail", "2", "failover"),
         ("pycolo run start --p", "3", "--peer"),
+        ("pycolo export lib", "2", "libvirt"),
     ],
 )
 def test_a_word_is_completed(words: str, place: str, expected: str) -> None:
