@@ -190,6 +190,7 @@ def test_nodes_that_qemu_named_are_left_out() -> None:
                 {"label": "red1", "filename": "tcp:h:2 <-> h:3", "frontend-open": True},
                 {"label": "compat_monitor0", "filename": "unix:x", "frontend-open": True},
                 {"label": "serial0", "filename": "file", "frontend-open": True},
+                {"label": "charmonitor", "filename": "unix:y", "frontend-open": True},
             ],
             Live(version=VERSION, chardevs={"red0": False, "red1": True}),
         ),

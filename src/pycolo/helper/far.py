@@ -1030,22 +1030,21 @@ def _create_domain(
     """
     virsh = (domain["virsh"], "--quiet", "--connect", domain["uri"])
     create = (*virsh, "create", "--paused", "--file", "/dev/stdin")
-    why = None
     try:
-        code, text = _output(create, limit_s, domain["xml"])
-        if code == 0:
-            return _listener(monitor, instance, limit_s)
-        why = text.strip() or f"virsh ended with {code}"
-        is_made = code < 0
+        code, why = _output(create, limit_s, domain["xml"])
     except FileNotFoundError:
         raise Refused(f"there is no program {virsh[0]}: install it, or set virsh_binary") from None
-    except (Refused, OSError, ValueError) as error:
-        why, is_made = str(error), True
-    if is_made:
-        # A QEMU that nobody knows of would keep the images open.
-        code, text = _output((*virsh, "destroy", "--domain", instance), limit_s)
-        if code != 0:
-            raise Uncertain(f"{why}; the domain {instance} may run: {text.strip()}")
+    if code > 0:
+        raise Refused(f"libvirt: {why.strip() or f'virsh ended with {code}'}")
+    if code == 0:
+        try:
+            return _listener(monitor, instance, limit_s)
+        except (Refused, OSError, ValueError) as error:
+            why = str(error)
+    # A QEMU that nobody knows of would keep the images open.
+    code, text = _output((*virsh, "destroy", "--domain", instance), limit_s)
+    if code != 0:
+        raise Uncertain(f"{why}; the domain {instance} may run: {text.strip()}")
     raise Refused(f"libvirt: {why}")
 
 

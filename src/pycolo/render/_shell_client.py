@@ -178,7 +178,7 @@ def committed(monitor, quorum):
     return named <= 1
 
 KINDS = ("filter-mirror", "filter-redirector", "filter-rewriter", "colo-compare", "iothread")
-FOREIGN = ("compat_monitor", "serial", "parallel")
+FOREIGN = ("compat_monitor", "serial", "parallel", "charmonitor")
 
 def parts(monitor, expected):
     objects = monitor.ask("qom-list", {"path": "/objects"})
