@@ -24,6 +24,8 @@ from pycolo.model import (
     DiskOnNode,
     FilterChain,
     Machine,
+    MemoryBackend,
+    Migration,
     Monitor,
     Netdev,
     Node,
@@ -95,10 +97,28 @@ _arguments: st.SearchStrategy[tuple[str, ...]] = st.sampled_from(
 )
 
 
+_memory = st.one_of(
+    st.builds(MemoryBackend, prealloc=st.booleans(), share=st.booleans()),
+    st.builds(MemoryBackend, kind=st.just("file"), folder=st.just("/dev/huge,pages")),
+    st.builds(
+        MemoryBackend, kind=st.just("memfd"), huge_page_size_mib=st.sampled_from([None, 2, 1024])
+    ),
+)
+_migrations = st.builds(
+    Migration,
+    max_bandwidth_bytes_per_s=st.integers(0, 2**40),
+    downtime_limit_ms=st.integers(0, 2000),
+    multifd_channels=_maybe(st.integers(0, 255)),
+)
+
+
 def _machines() -> st.SearchStrategy[Machine]:
     return st.builds(
         Machine,
-        memory_mib=st.integers(1, 2**20),
+    MemoryBackend,
+    Migration,
+        memory_mib=st.integers(1, 2**9).map(lambda gib: gib * 1024),
+        memory_backend=_maybe(_memory),
         vcpus=st.integers(1, 255),
         accelerator=st.sampled_from(["kvm", "tcg"]),
         machine_type=st.sampled_from(["pc", "q35", "pc-i440fx-7.2"]),
@@ -204,7 +224,7 @@ def pairs(draw: st.DrawFn) -> ColoPair:
         checkpoint_delay_ms=draw(st.integers(1, 2**32 - 1)),
         ports=Ports(migration=draw(st.integers(30000, 30009)), nbd=draw(st.integers(30010, 30019))),
         timeouts=draw(st.builds(Timeouts, command_s=seconds, resync_s=seconds, failover_s=seconds)),
-        multifd=draw(st.booleans()),
+        migration=draw(_migrations),
         initial_sync=draw(st.sampled_from(["full", "identical"])),
         tls=draw(_TLS),
     )
@@ -339,7 +359,7 @@ def offline_plans(draw: st.DrawFn) -> Plan:
     try:
         return compiled(pair=pair)
     except RefusedError:
-        return compiled(pair=attrs.evolve(pair, machine=Machine(), multifd=False))
+        return compiled(pair=attrs.evolve(pair, machine=Machine(), migration=Migration()))
 
 
 @st.composite

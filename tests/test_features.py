@@ -8,7 +8,7 @@ from tests.compiler.cases import one_of_each
 
 from pycolo import features
 from pycolo.errors import VersionError
-from pycolo.model import CHECKPOINTS_OFF_MS, Machine
+from pycolo.model import CHECKPOINTS_OFF_MS, Machine, Migration
 from pycolo.qmp.replies import Version
 
 
@@ -81,12 +81,14 @@ def test_tcg_below_11_needs_no_chains_and_no_checkpoints(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["7.2.22", "10.0.13"])
-def test_q35_and_multifd_need_11(version: str) -> None:
+def test_q35_multifd_and_a_dirty_ring_need_11(version: str) -> None:
     """What cannot be loaded a second time is refused below 11.0 and accepted from there."""
     q35 = attrs.evolve(one_of_each(), machine=Machine(machine_type="pc-q35-7.2"))
-    multifd = attrs.evolve(one_of_each(), multifd=True)
+    multifd = attrs.evolve(one_of_each(), migration=Migration(multifd_channels=1))
 
-    for pair, word in ((q35, "q35"), (multifd, "multifd")):
+    ring = attrs.evolve(one_of_each(), machine=Machine(dirty_ring_size=4096))
+
+    for pair, word in ((q35, "q35"), (multifd, "multifd_channels"), (ring, "dirty_ring_size")):
         with pytest.raises(VersionError, match=word):
             features.accept_pair(pair, {"alpha": _v(version)})
         assert features.accept_pair(pair, {"alpha": _v("11.1.3")}).q35

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
         ColoPair,
         FilterChain,
         Machine,
+        MemoryBackend,
+        Migration,
         Netdev,
         Node,
         Ports,
@@ -81,6 +83,8 @@ __all__ = (  # noqa: RUF022 - most important first
     "FilterChain",
     "ReplicationDisk",
     "Machine",
+    "MemoryBackend",
+    "Migration",
     "Netdev",
     "Ports",
     "Timeouts",
@@ -141,7 +145,7 @@ __all__ = (  # noqa: RUF022 - most important first
 _NAMES: Final = {
     "pycolo.model": (
         *("ColoPair", "Node", "FilterChain", "ReplicationDisk", "Machine", "Netdev"),
-        *("Ports", "Timeouts", "UnixMonitor", "TcpMonitor", "Ssh"),
+        *("MemoryBackend", "Migration", "Ports", "Timeouts", "UnixMonitor", "TcpMonitor", "Ssh"),
     ),
     "pycolo.pairfile": ("load",),
     "pycolo.compiler.procedures": (

@@ -397,7 +397,13 @@ def _yankable(found: Iterable[object]) -> Iterator[str]:
 
 
 def _with_parameters(live: Live, found: replies.MigrationParameters) -> Live:
-    delay_ms = found.x_checkpoint_delay_ms
+    given = {
+        "checkpoint_delay_ms": found.x_checkpoint_delay_ms,
+        "max_bandwidth_bytes_per_s": found.max_bandwidth_bytes_per_s,
+        "downtime_limit_ms": found.downtime_limit_ms,
+        "multifd_channels": found.multifd_channels,
+    }
+    shown = {name: value for name, value in given.items() if value is not None}
     shown_tls = {
         "tls-creds": found.tls_creds,
         "tls-hostname": found.tls_hostname,
@@ -405,7 +411,7 @@ def _with_parameters(live: Live, found: replies.MigrationParameters) -> Live:
     }
     return attrs.evolve(
         live,
-        checkpoint_delay_ms=live.checkpoint_delay_ms if delay_ms is None else delay_ms,
+        **shown,
         migration_tls={name: value for name, value in shown_tls.items() if value},
     )
 

@@ -316,7 +316,12 @@ def _field_took_effect(before: object, expected: object, found: object) -> bool 
 
 
 def _with_parameters(live: Live, command: qmp.MigrateSetParameters) -> Live:
-    delay = command.x_checkpoint_delay_ms
+    limits = {
+        "checkpoint_delay_ms": command.x_checkpoint_delay_ms,
+        "max_bandwidth_bytes_per_s": command.max_bandwidth_bytes_per_s,
+        "downtime_limit_ms": command.downtime_limit_ms,
+        "multifd_channels": command.multifd_channels,
+    }
     given = {
         "tls-creds": command.tls_creds,
         "tls-hostname": command.tls_hostname,
@@ -326,7 +331,7 @@ def _with_parameters(live: Live, command: qmp.MigrateSetParameters) -> Live:
     tls = {name: value for name, value in {**live.migration_tls, **changed}.items() if value}
     return attrs.evolve(
         live,
-        checkpoint_delay_ms=live.checkpoint_delay_ms if delay is None else delay,
+        **{name: value for name, value in limits.items() if value is not None},
         migration_tls=tls,
     )
 

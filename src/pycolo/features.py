@@ -25,6 +25,7 @@ Feature = Literal[
     "tcg",
     "q35",
     "multifd",
+    "dirty_ring",
 ]
 
 
@@ -82,8 +83,15 @@ TABLE: tuple[Row, ...] = (
     Row(
         feature="multifd",
         since=_version("11.0.0"),
-        meaning="multifd survives a checkpoint",
-        source="2.4",
+        meaning="multifd survives a checkpoint, and the RAM is sent by it",
+        source="2.4, 21.2",
+    ),
+    Row(
+        feature="dirty_ring",
+        since=_version("11.0.0"),
+        meaning="KVM's dirty ring survives a checkpoint; before, the primary aborts at the first",
+        source="21.3",
+        accelerators=("kvm",),
     ),
 )
 
@@ -147,6 +155,7 @@ class Features:
     tcg: bool
     q35: bool
     multifd: bool
+    dirty_ring: bool
 
 
 @functools.cache
@@ -228,8 +237,17 @@ def _check_machine(pair: ColoPair, machine: Machine, features: Features) -> None
     if "q35" in machine.machine_type and not features.q35:
         why = "cannot load a q35's state twice: use machine_type pc or QEMU 11.0"
         raise VersionError((str(features.version),), why)
-    if pair.multifd and not features.multifd:
-        why = "breaks a checkpoint with multifd: leave multifd off or use QEMU 11.0"
+    if pair.migration.multifd_channels and not features.multifd:
+        why = (
+            "cannot load a checkpoint with multifd, and its secondary ends: leave"
+            " migration.multifd_channels out or use QEMU 11.0"
+        )
+        raise VersionError((str(features.version),), why)
+    if machine.dirty_ring_size is not None and not features.dirty_ring:
+        why = (
+            "aborts at the first checkpoint with KVM's dirty ring: leave machine.dirty_ring_size"
+            " out or use QEMU 11.0"
+        )
         raise VersionError((str(features.version),), why)
 
 

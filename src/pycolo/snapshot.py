@@ -18,6 +18,7 @@ import attrs
 from pycolo._mapping import read_only_mappings
 from pycolo._printable import brief
 from pycolo.evidence import Evidence
+from pycolo.model.migration import BANDWIDTH_BYTES_PER_S, DOWNTIME_LIMIT_MS, MULTIFD_CHANNELS
 from pycolo.qmp.replies import ColoMode, Version
 from pycolo.qmp.schema import Schema
 from pycolo.qmp.states import MIGRATION_MOVING
@@ -92,6 +93,12 @@ class Live:
     "Migration capabilities that are on."
     checkpoint_delay_ms: int = 20000
     "The parameter x-checkpoint-delay."
+    max_bandwidth_bytes_per_s: int = BANDWIDTH_BYTES_PER_S
+    "The parameter max-bandwidth."
+    downtime_limit_ms: int = DOWNTIME_LIMIT_MS
+    "The parameter downtime-limit."
+    multifd_channels: int = MULTIFD_CHANNELS
+    "The parameter multifd-channels; of no meaning without the capability multifd."
     migration_tls: Mapping[str, str] = attrs.field(factory=dict, metadata={"sparse": True})
     "The migration's TLS parameters that are set, by QEMU's names."
     block_nodes: frozenset[str] = frozenset()

@@ -16,6 +16,8 @@ import attrs
 from pycolo.features import Features
 from pycolo.model.disk import DIRECT, Cache, ReplicationDisk
 from pycolo.model.filters import FilterChain
+from pycolo.model.machine import Machine
+from pycolo.model.memory import MemoryKind
 from pycolo.model.node import Node
 from pycolo.model.pair import ColoPair
 from pycolo.model.tls import AUTHZ, CLIENT, SERVER, X509, Psk, Tls
@@ -42,6 +44,8 @@ from pycolo.qmp.objects import (
     FilterRedirector,
     FilterRewriter,
     IoThread,
+    MemoryBackendObject,
+    MemoryBackendType,
     ProxyObject,
     Secret,
     TlsCredsPsk,
@@ -52,6 +56,13 @@ from pycolo.qmp.objects import (
     YankMigration,
 )
 
+MIB = 2**20
+RAM = "pc.ram"
+MEMORY_TYPES: Mapping[MemoryKind, MemoryBackendType] = {
+    "ram": "memory-backend-ram",
+    "file": "memory-backend-file",
+    "memfd": "memory-backend-memfd",
+}
 # QEMU before 9.2 counts in whole seconds; a secondary that connects late makes the guest wait.
 RECONNECT_MS = 200
 # Long enough for any network that could carry COLO; a silent server blocks the guest so long.
@@ -296,6 +307,28 @@ def image(node: Node, disk: ReplicationDisk) -> Qcow2Node | RawNode | LuksNode:
         cache=_cache(here.cache),
         discard=here.discard,
         detect_zeroes=here.detect_zeroes,
+    )
+
+
+def memory(machine: Machine) -> MemoryBackendObject | None:
+    """What the guest's RAM is made of; None where that is left to QEMU.
+
+    It has the name of what QEMU would make by itself (qemu-behaviour 21.4).
+    """
+    backend = machine.memory_backend
+    if backend is None:
+        return None
+    page_mib = backend.huge_page_size_mib
+    return MemoryBackendObject(
+        qom_type=MEMORY_TYPES[backend.kind],
+        id=RAM,
+        size_bytes=machine.memory_mib * MIB,
+        # The slash has QEMU refuse what is no folder: a file would be shared by two QEMUs.
+        mem_path=None if backend.folder is None else f"{backend.folder.rstrip('/')}/",
+        hugetlb=None if page_mib is None else True,
+        hugetlbsize_bytes=None if page_mib is None else page_mib * MIB,
+        prealloc=backend.prealloc,
+        share=backend.share,
     )
 
 

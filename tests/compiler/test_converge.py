@@ -39,21 +39,29 @@ def test_a_protected_pair_is_as_declared(case: str, pair: str, version: str) -> 
 
 
 def test_what_was_set_by_hand_is_named_and_set_back() -> None:
-    """A compare timeout and a delay set by hand: both named with both values, both set back."""
+    """A compare timeout, a delay and limits set by hand: named with both values, all set back."""
     comp = attrs.evolve(
         _alpha().objects["comp0"],
         settings={**_alpha().objects["comp0"].settings, "compare_timeout": "1234"},
     )
     objects = {**_alpha().objects, "comp0": comp}
-    snapshot = _changed("alpha", objects=objects, checkpoint_delay_ms=9)
+    limits = {"max_bandwidth_bytes_per_s": 5, "downtime_limit_ms": 7}
+    snapshot = _changed("alpha", objects=objects, checkpoint_delay_ms=9, **limits)
 
     found = [(d.label, d.declared, d.live) for d in drift(PAIR, snapshot).changed]
     plan = converge(PAIR, snapshot)
 
-    assert [("comp0.compare_timeout", "3000", "1234"), ("x-checkpoint-delay", "1000", "9")] == found
+    assert [
+        ("comp0.compare_timeout", "3000", "1234"),
+        ("downtime-limit", "300", "7"),
+        ("max-bandwidth", "134217728", "5"),
+        ("x-checkpoint-delay", "1000", "9"),
+    ] == found
     assert [
         "alpha/qom-set/comp0.compare_timeout",
         "alpha/migrate-set-parameters",
+        "alpha/migrate-set-parameters/2",
+        "alpha/migrate-set-parameters/3",
     ] == [step.address for step in plan.steps]
     assert not drift(PAIR, plan.planned_state)
 
@@ -137,6 +145,7 @@ def test_a_copy_that_was_not_dismissed_is() -> None:
         ({"objects": {}}, "missing cannot be put back while COLO runs: object comp0 of alpha"),
         ({"jobs": {"mine": Job(status="running")}}, "job mine of alpha .* cancel and dismiss it"),
         ({"capabilities": frozenset({"x-colo"})}, "capabilities of alpha"),
+        ({"multifd_channels": 7}, "parameter multifd-channels of alpha is 7, and declared 2"),
     ],
 )
 def test_what_cannot_be_taken_back_under_colo_is_refused(

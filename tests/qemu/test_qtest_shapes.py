@@ -17,7 +17,7 @@ import pytest
 from tests.qemu.life import LIMIT_S, LivePair, bios_life, off_plan
 
 from pycolo.demo.guests import bios_guest
-from pycolo.model import ColoPair, Node
+from pycolo.model import ColoPair, Migration, Node
 from pycolo.qmp.events import StopEvent
 from pycolo.session import Notice, Session
 
@@ -60,7 +60,8 @@ async def life(request: pytest.FixtureRequest, *, multifd: bool) -> AsyncGenerat
     """A protected pair whose guest ran before it was protected."""
 
     def shape(pair: ColoPair) -> ColoPair:
-        return attrs.evolve(SHAPES[request.param](pair), multifd=multifd)
+        migration = Migration(multifd_channels=2 if multifd else 0)
+        return attrs.evolve(SHAPES[request.param](pair), migration=migration)
 
     async with bios_life("11.1", "tcg", shape=shape) as living:
         await living.launch("alpha", "beta")

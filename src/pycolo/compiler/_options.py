@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+
+from pycolo import topology
 from pycolo.model.disk import THROUGH, ReplicationDisk
 from pycolo.model.filters import FilterChain
+from pycolo.model.machine import Machine
 from pycolo.model.node import Monitor, UnixMonitor
 from pycolo.qmp.blockdevs import QuorumNode
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient
@@ -60,6 +65,15 @@ def throttling(disk: ReplicationDisk) -> list[str]:
 def secret_option(secret: Secret) -> str:
     """The argument of `--object` of `qemu-img`, and of QEMU's `-object`, for a secret."""
     return f"secret,id={secret.id},file={escaped(secret.file)}"
+
+
+def machine_options(machine: Machine) -> Iterator[str]:
+    """The words that give QEMU its machine and the machine its RAM."""
+    memory = topology.memory(machine)
+    if memory is not None:
+        yield from ("-object", json.dumps(memory.to_qmp(), separators=(",", ":")))
+    made_of = "" if memory is None else f",memory-backend={memory.id}"
+    yield from ("-machine", f"{machine.machine_type}{made_of}")
 
 
 def card_option(chain: FilterChain) -> str:

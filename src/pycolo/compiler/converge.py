@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from pycolo.compiler import _disks, _tls
 from pycolo.compiler._draft import Draft
-from pycolo.compiler.drift import DELAY, STATUS, drift
+from pycolo.compiler.drift import BANDWIDTH, DELAY, DOWNTIME, STATUS, drift
 from pycolo.compiler.members import check, members
 from pycolo.compiler.protect import is_recorded, lost_in_colo, protect
 from pycolo.compiler.roles import roles, versions
@@ -85,6 +85,12 @@ def _command(draft: Draft, difference: Difference) -> Command:
             return QomSet(path=f"/objects/{owner}", property_name=name, value=int(declared))
         case "parameter" if name == DELAY:
             return MigrateSetParameters(x_checkpoint_delay_ms=draft.pair.checkpoint_delay_ms)
+        case "parameter" if name == BANDWIDTH:
+            limit = draft.pair.migration.max_bandwidth_bytes_per_s
+            return MigrateSetParameters(max_bandwidth_bytes_per_s=limit)
+        case "parameter" if name == DOWNTIME:
+            limit = draft.pair.migration.downtime_limit_ms
+            return MigrateSetParameters(downtime_limit_ms=limit)
         case "child" if _is_stray(difference):
             return _detach(draft, difference)
         case "object" if _is_stray(difference):

@@ -17,6 +17,7 @@ from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import (
     card_option,
     escaped,
+    machine_options,
     monitor_option,
     netdev_option,
     secret_option,
@@ -331,8 +332,8 @@ def _incoming(pair: ColoPair, node: Node) -> str:
 def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
     machine = pair.machine
     yield from ("-enable-kvm",) if machine.accelerator == "kvm" else ("-accel", machine.accelerator)
-    if machine.machine_type != "pc":
-        yield from ("-machine", machine.machine_type)
+    if machine.machine_type != "pc" or machine.memory_backend is not None:
+        yield from machine_options(machine)
     if machine.cpu is not None:
         yield from ("-cpu", machine.cpu)
     yield from ("-m", str(machine.memory_mib), "-smp", str(machine.vcpus))

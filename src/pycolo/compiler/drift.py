@@ -21,6 +21,12 @@ STATUS: Final = "status"
 "QEMU's name of the setting that switches a filter on and off."
 DELAY: Final = "x-checkpoint-delay"
 "QEMU's name of the parameter for the longest time between two checkpoints."
+BANDWIDTH: Final = "max-bandwidth"
+"QEMU's name of the parameter for the speed of the RAM's copy."
+DOWNTIME: Final = "downtime-limit"
+"QEMU's name of the parameter for the pause that the RAM's copy may end with."
+CHANNELS: Final = "multifd-channels"
+"QEMU's name of the parameter for the number of connections of multifd."
 _Part: TypeAlias = tuple[str | None, str]
 "What a part belongs to, and its own name."
 
@@ -85,7 +91,10 @@ def _parts(
     yield "object", _kinds(wanted), _kinds(live)
     both = wanted.objects.keys() & live.objects.keys()
     yield "setting", _settings(wanted, both), _settings(live, both)
-    yield "parameter", _named(_parameters(wanted)), _named(_parameters(live))
+    # Without the capability their number has no meaning.
+    multifd = "multifd" in wanted.capabilities & live.capabilities
+    declared, shown = (_parameters(state, multifd=multifd) for state in (wanted, live))
+    yield "parameter", _named(declared), _named(shown)
 
 
 def _named(values: Mapping[str, str]) -> dict[_Part, str]:
@@ -120,8 +129,12 @@ def _settings(live: Live, names: set[str]) -> dict[_Part, str]:
     }
 
 
-def _parameters(live: Live) -> dict[str, str]:
+def _parameters(live: Live, *, multifd: bool) -> dict[str, str]:
     shown = {"capabilities": ", ".join(sorted(live.capabilities)) or "none"}
     if live.colo_mode == "primary":
         shown[DELAY] = str(live.checkpoint_delay_ms)
+        shown[BANDWIDTH] = str(live.max_bandwidth_bytes_per_s)
+        shown[DOWNTIME] = str(live.downtime_limit_ms)
+    if multifd:
+        shown[CHANNELS] = str(live.multifd_channels)
     return {**shown, **live.migration_tls}

@@ -17,6 +17,7 @@ from pycolo.compiler._options import (
     card_option,
     chardev_option,
     disk_option,
+    machine_options,
     monitor_option,
     netdev_option,
     secret_option,
@@ -258,7 +259,9 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
     machine = pair.machine
     yield from ("-name", f"guest={instance}")
     yield from ("-nodefaults", "-no-user-config", "-display", "none")
-    yield from ("-accel", machine.accelerator, "-machine", machine.machine_type)
+    ring = "" if machine.dirty_ring_size is None else f",dirty-ring-size={machine.dirty_ring_size}"
+    yield from ("-accel", f"{machine.accelerator}{ring}")
+    yield from machine_options(machine)
     if machine.cpu is not None:
         yield from ("-cpu", machine.cpu)
     yield from ("-m", str(machine.memory_mib), "-smp", str(machine.vcpus))

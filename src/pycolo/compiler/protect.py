@@ -34,6 +34,7 @@ from pycolo.conditions import (
 )
 from pycolo.errors import CompileError, check_all, compile_error
 from pycolo.features import Features
+from pycolo.model.migration import MULTIFD_CHANNELS
 from pycolo.plan import CheckPorts, Execute, Refusal
 from pycolo.qmp.chardevs import InetSocketAddress
 from pycolo.qmp.commands import (
@@ -83,7 +84,7 @@ def protect(draft: Draft, primary: str, secondary: str, features: Features) -> N
         if not entered:
             if draft.live(primary).migration not in MIGRATION_BUSY:
                 _prepare_secondary(draft, secondary, features)
-                _prepare_primary(draft, primary, secondary)
+                _prepare_primary(draft, primary, secondary, features)
             _enter(draft, primary, secondary, features)
         for chain in draft.pair.chains:
             _filters.wait_connected(draft, primary, secondary, chain)
@@ -314,16 +315,47 @@ def capabilities(features: Features, *, multifd: bool, primary: bool) -> tuple[C
 
 
 def _ensure_capabilities(draft: Draft, node: str, features: Features, *, primary: bool) -> None:
-    wanted = capabilities(features, multifd=draft.pair.multifd, primary=primary)
+    multifd = _channels(draft, features) > 0
+    wanted = capabilities(features, multifd=multifd, primary=primary)
     if not set(wanted) <= draft.live(node).capabilities:
         changes = tuple(MigrationCapability(capability=name, state=True) for name in wanted)
         why = "all in one call, and never ignored when refused (qemu-behaviour 2.6, 4.2, 4.6)"
         draft.execute(node, MigrateSetCapabilities(capabilities=changes), why)
 
 
+def _channels(draft: Draft, features: Features) -> int:
+    """Over how many connections multifd sends the RAM; 0 without it."""
+    declared = draft.pair.migration.multifd_channels
+    if declared is not None:
+        return declared
+    return MULTIFD_CHANNELS if features.multifd else 0
+
+
+def _ensure_channels(draft: Draft, node: str, features: Features) -> None:
+    channels = _channels(draft, features)
+    if channels and draft.live(node).multifd_channels != channels:
+        why = "as many on both sides, before either connects (qemu-behaviour 21.2)"
+        draft.execute(node, MigrateSetParameters(multifd_channels=channels), why)
+
+
+def _ensure_limits(draft: Draft, primary: str) -> None:
+    live, declared = draft.live(primary), draft.pair.migration
+    bandwidth, downtime_ms = declared.max_bandwidth_bytes_per_s, declared.downtime_limit_ms
+    command = MigrateSetParameters(
+        max_bandwidth_bytes_per_s=bandwidth
+        if live.max_bandwidth_bytes_per_s != bandwidth
+        else None,
+        downtime_limit_ms=downtime_ms if live.downtime_limit_ms != downtime_ms else None,
+    )
+    if command != MigrateSetParameters():
+        why = "how fast the RAM is copied, and with how long a pause (qemu-behaviour 21.1)"
+        draft.execute(primary, command, why)
+
+
 def _prepare_secondary(draft: Draft, secondary: str, features: Features) -> None:
     _tls.ensure_credentials(draft, secondary)
     _ensure_capabilities(draft, secondary, features, primary=False)
+    _ensure_channels(draft, secondary, features)
     node = draft.pair.node(secondary)
     if draft.pair.disks and not draft.live(secondary).nbd_server:
         address = InetSocketAddress(host=node.listen_address, port=draft.pair.ports.nbd)
@@ -351,9 +383,11 @@ def _prepare_secondary(draft: Draft, secondary: str, features: Features) -> None
         )
 
 
-def _prepare_primary(draft: Draft, primary: str, secondary: str) -> None:
+def _prepare_primary(draft: Draft, primary: str, secondary: str, features: Features) -> None:
     _tls.renew_credentials(draft, primary)
     _tls.ensure_parameters(draft, primary, "primary")
+    _ensure_limits(draft, primary)
+    _ensure_channels(draft, primary, features)
     for chain in draft.pair.chains:
         _filters.ensure_primary(draft, primary, secondary, chain)
     for disk in draft.pair.disks:

@@ -7,6 +7,8 @@ checked when a value is made, so everything right of this package may trust what
 from pycolo.model.disk import DiskIds, DiskOnNode, ReplicationDisk, Throttle
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
+from pycolo.model.memory import MemoryBackend
+from pycolo.model.migration import Migration
 from pycolo.model.node import Fence, Libvirt, Monitor, Node, Ssh, TcpMonitor, UnixMonitor
 from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair, Ports, Timeouts
 from pycolo.model.sharing import Listener, PortCollision, port_collisions, refuse_collisions
@@ -26,6 +28,8 @@ __all__ = (
     "Libvirt",
     "Listener",
     "Machine",
+    "MemoryBackend",
+    "Migration",
     "Monitor",
     "Netdev",
     "Node",

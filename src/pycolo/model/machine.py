@@ -9,9 +9,12 @@ import attrs
 
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
+from pycolo.model.memory import MemoryBackend
 
 Accelerator: TypeAlias = Literal["kvm", "tcg"]
 MEMORY_MAX_MIB = 16 * 1024 * 1024
+# What KVM takes: a power of two, no less than it keeps for itself.
+DIRTY_RING_SIZES = tuple(1 << power for power in range(10, 17))
 
 # What may be added to a node's command line, and what must not stand in its value. Nothing in here
 # opens a monitor, a file or a disk, waits for a client, or gives one side hardware of its own.
@@ -23,7 +26,6 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = {
     "-fw_cfg": ("file=",),
     "-global": ("filename",),
     "-k": (),
-    "-mem-prealloc": None,
     "-no-reboot": None,
     "-nodefaults": None,
     "-numa": (),
@@ -51,6 +53,12 @@ def _device(field: str, value: object) -> None:
         raise DeclarationError(field, value, rule)
 
 
+def _dirty_ring(field: str, value: object) -> None:
+    if value not in DIRTY_RING_SIZES or isinstance(value, bool):
+        known = ", ".join(map(str, DIRTY_RING_SIZES))
+        raise DeclarationError(field, value, f"be one of {known}, as KVM asks")
+
+
 @final
 @attrs.frozen(kw_only=True)
 class Machine:
@@ -59,6 +67,12 @@ class Machine:
     Args:
         memory_mib: RAM of the guest in MiB, from 1; the secondary needs twice that
             (qemu-behaviour 3.11).
+        memory_backend: What the RAM is made of; None leaves it to QEMU, which takes anonymous
+            memory page by page when the guest first writes to it.
+        dirty_ring_size: With KVM, from QEMU 11.0 on: keep the pages that a CPU has changed in a
+            ring of so many entries, 1024 to 65536, in place of a bitmap of the whole RAM. The
+            first checkpoint is then as short as the others (qemu-behaviour 21.3). None for the
+            bitmap.
         vcpus: Virtual CPUs, 1 to 255.
         accelerator: `kvm` or `tcg`.
         machine_type: QEMU's machine type; `q35` needs QEMU 11.0 (qemu-behaviour 2.4).
@@ -79,6 +93,12 @@ class Machine:
 
     memory_mib: int = attrs.field(
         default=512, validator=rules.Valid(rules.Whole(1, MEMORY_MAX_MIB))
+    )
+    memory_backend: MemoryBackend | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.instance_of(MemoryBackend)))
+    )
+    dirty_ring_size: int | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(_dirty_ring))
     )
     vcpus: int = attrs.field(default=1, validator=rules.Valid(rules.Whole(1, 255)))
     accelerator: Accelerator = attrs.field(
@@ -105,10 +125,20 @@ class Machine:
 
     def __attrs_post_init__(self) -> None:
         self._check_arguments()
+        self._check_memory()
         for name in ("initrd", "append"):
             if getattr(self, name) is not None and self.kernel is None:
                 rule = "go with a kernel"
                 raise DeclarationError(f"Machine.{name}", getattr(self, name), rule)
+
+    def _check_memory(self) -> None:
+        page_mib = self.memory_backend.huge_page_size_mib if self.memory_backend else None
+        if page_mib is not None and self.memory_mib % page_mib:
+            rule = f"be a multiple of memory_backend.huge_page_size_mib ({page_mib})"
+            raise DeclarationError("Machine.memory_mib", self.memory_mib, rule)
+        if self.dirty_ring_size is not None and self.accelerator != "kvm":
+            rule = "go with accelerator kvm: the ring is KVM's"
+            raise DeclarationError("Machine.dirty_ring_size", self.dirty_ring_size, rule)
 
     def _check_arguments(self) -> None:
         words = iter(enumerate(self.arguments))

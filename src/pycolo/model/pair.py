@@ -13,6 +13,7 @@ from pycolo.model import _rules as rules
 from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.machine import Machine
+from pycolo.model.migration import Migration
 from pycolo.model.node import Node, TcpMonitor, UnixMonitor, is_loopback
 from pycolo.model.supervision import Supervision
 from pycolo.model.tls import IDS, X509, Psk, Tls
@@ -133,7 +134,7 @@ class ColoPair:
             4294967295 puts checkpoints off for good (qemu-behaviour 1.7, 4.11).
         ports: Its TCP ports; pairs that share a host need different ones.
         timeouts: Limits of the plan's steps.
-        multifd: Send the RAM over several connections; needs QEMU 11.0 (qemu-behaviour 2.4).
+        migration: How the RAM is copied to a new secondary.
         initial_sync: `full` copies each disk to the secondary at the first start; `identical`
             is the operator's word that the images are equal: each node has its own, none is
             made, and the word is believed until the guest has run.
@@ -173,7 +174,9 @@ class ColoPair:
     timeouts: Timeouts = attrs.field(
         factory=Timeouts, validator=rules.Valid(rules.instance_of(Timeouts))
     )
-    multifd: bool = attrs.field(default=False, validator=rules.Valid(rules.boolean))
+    migration: Migration = attrs.field(
+        factory=Migration, validator=rules.Valid(rules.instance_of(Migration))
+    )
     initial_sync: Literal["full", "identical"] = attrs.field(
         default="full", validator=rules.Valid(rules.one_of("full", "identical"))
     )

@@ -204,7 +204,7 @@ class MigrateSetParameters(_Acknowledged):
     """The id of the object that authorises clients; empty for none."""
     multifd_channels: int | None = None
     """How many connections multifd makes; 1 to 255."""
-    max_bandwidth_bytes_s: int | None = attrs.field(
+    max_bandwidth_bytes_per_s: int | None = attrs.field(
         default=None, metadata={"qmp_name": "max-bandwidth"}
     )
     """The limit in bytes per second; 0 for none."""

@@ -1,4 +1,4 @@
-"""The objects of COLO's network proxy and of TLS, and the instances that a yank can cut."""
+"""The objects of COLO's network proxy, of TLS and of the RAM, and the instances that a yank can cut."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ __all__ = [
     "FilterRewriter",
     "FilterStatus",
     "IoThread",
+    "MemoryBackendObject",
+    "MemoryBackendType",
     "ProxyObject",
     "QomObject",
     "Secret",
@@ -229,6 +231,42 @@ class Secret(QmpRecord):
     """The object's id."""
     file: str
     """The path of the file whose content it is, byte for byte."""
+
+
+MemoryBackendType: TypeAlias = Literal[
+    "memory-backend-ram", "memory-backend-file", "memory-backend-memfd"
+]
+"""Anonymous memory, a file, or memory of the kernel's own file system."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class MemoryBackendObject(QmpRecord):
+    """What the guest's RAM is made of, of a command line alone.
+
+    A migration names the RAM by the object's id, not by its path in QOM (qemu-behaviour 21.4).
+    """
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (
+        ("x-use-canonical-path-for-ramblock-id", False),
+    )
+
+    qom_type: MemoryBackendType
+    """Its kind."""
+    id: str
+    """The object's id."""
+    size_bytes: int = attrs.field(metadata={"qmp_name": "size"})
+    """How much."""
+    mem_path: str | None = None
+    """A file, or the folder for one without a name; with a slash at its end a folder alone."""
+    hugetlb: bool | None = None
+    """Whether a memfd is made of huge pages."""
+    hugetlbsize_bytes: int | None = attrs.field(default=None, metadata={"qmp_name": "hugetlbsize"})
+    """Their size."""
+    prealloc: bool
+    """Whether it is taken from the host at once."""
+    share: bool
+    """Whether other processes could share it."""
 
 
 TlsEndpoint: TypeAlias = Literal["client", "server"]

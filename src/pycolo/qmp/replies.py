@@ -193,7 +193,7 @@ class MigrationParameters(QmpRecord):
     """The id of the object that authorises clients; empty for none."""
     multifd_channels: int | None = None
     """How many connections multifd makes."""
-    max_bandwidth_bytes_s: int | None = attrs.field(
+    max_bandwidth_bytes_per_s: int | None = attrs.field(
         default=None, metadata={"qmp_name": "max-bandwidth"}
     )
     """The limit in bytes per second; 0 for none."""

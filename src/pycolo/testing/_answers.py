@@ -87,11 +87,11 @@ def answer(qemu: Process, question: Question) -> QmpValue:  # noqa: C901 - one l
         case qmp.QueryMigrateParameters():
             return {
                 "x-checkpoint-delay": live.checkpoint_delay_ms,
-                "multifd-channels": 2,
+                "multifd-channels": live.multifd_channels,
                 **dict.fromkeys(("tls-creds", "tls-hostname", "tls-authz"), ""),
                 **live.migration_tls,
-                "max-bandwidth": 134217728,
-                "downtime-limit": 300,
+                "max-bandwidth": live.max_bandwidth_bytes_per_s,
+                "downtime-limit": live.downtime_limit_ms,
             }
         case qmp.QueryXenReplicationStatus():
             return _replication(qemu)
