@@ -85,9 +85,13 @@ class LivePair:
         if report.failed is not None:
             raise RuntimeError(f"{report.failed}: {report.outcomes[report.failed]}")
 
+    async def cont(self, name: str) -> None:
+        """Run the guest of a QEMU that was launched, alone."""
+        await self.sessions[name].execute(Cont(), limit_s=LIMIT_S)
+
     async def boot(self, name: str) -> None:
         """Run the guest of a QEMU that was launched, alone, until it counts or serves."""
-        await self.sessions[name].execute(Cont(), limit_s=LIMIT_S)
+        await self.cont(name)
         log = Path(self.pair.node(name).run_path("serial.log"))
         await asyncio.to_thread(_wait_booted, log)
 
@@ -112,10 +116,10 @@ class LivePair:
 
 
 @asynccontextmanager
-async def bios_pair(memory_mib: int = 64) -> AsyncGenerator[LivePair]:
+async def bios_pair(memory_mib: int = 64, release: Release = RELEASE) -> AsyncGenerator[LivePair]:
     """A pair with the guest that counts, on KVM; nothing runs yet."""
     machine = Machine(memory_mib=memory_mib, cpu="qemu64,kvmclock=on", serial_log=True)
-    async with _pair(machine) as living:
+    async with _pair(machine, release) as living:
         bios_guest(Path(living.pair.node(NODES[0]).image_path(DISK)), size_bytes=DISK_BYTES)
         yield living
 
@@ -161,8 +165,8 @@ async def networked_pair() -> AsyncGenerator[tuple[LivePair, Testbed]]:
 
 
 @asynccontextmanager
-async def _pair(machine: Machine) -> AsyncGenerator[LivePair]:
-    build = fetch(RELEASE)
+async def _pair(machine: Machine, release: Release = RELEASE) -> AsyncGenerator[LivePair]:
+    build = fetch(release)
     with tempfile.TemporaryDirectory(prefix="pycolo-", dir="/var/tmp") as folder:
         living = LivePair(
             ColoPair(

@@ -115,8 +115,6 @@ _migrations = st.builds(
 def _machines() -> st.SearchStrategy[Machine]:
     return st.builds(
         Machine,
-    MemoryBackend,
-    Migration,
         memory_mib=st.integers(1, 2**9).map(lambda gib: gib * 1024),
         memory_backend=_maybe(_memory),
         vcpus=st.integers(1, 255),

@@ -31,6 +31,8 @@ from pycolo.model import (
     FilterChain,
     Libvirt,
     Machine,
+    MemoryBackend,
+    Migration,
     Netdev,
     Node,
     Ports,
@@ -183,6 +185,8 @@ class AgentFileKeys(PairFileKeys):
 TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
     "The file itself": ColoPair,
     "[machine]": Machine,
+    "[machine.memory_backend]": MemoryBackend,
+    "[migration]": Migration,
     "[[nodes]]": Node,
     "[nodes.ssh]": Ssh,
     "[nodes.libvirt]": Libvirt,

@@ -397,13 +397,6 @@ def _yankable(found: Iterable[object]) -> Iterator[str]:
 
 
 def _with_parameters(live: Live, found: replies.MigrationParameters) -> Live:
-    given = {
-        "checkpoint_delay_ms": found.x_checkpoint_delay_ms,
-        "max_bandwidth_bytes_per_s": found.max_bandwidth_bytes_per_s,
-        "downtime_limit_ms": found.downtime_limit_ms,
-        "multifd_channels": found.multifd_channels,
-    }
-    shown = {name: value for name, value in given.items() if value is not None}
     shown_tls = {
         "tls-creds": found.tls_creds,
         "tls-hostname": found.tls_hostname,
@@ -411,9 +404,18 @@ def _with_parameters(live: Live, found: replies.MigrationParameters) -> Live:
     }
     return attrs.evolve(
         live,
-        **shown,
+        checkpoint_delay_ms=_shown(found.x_checkpoint_delay_ms, live.checkpoint_delay_ms),
+        max_bandwidth_bytes_per_s=_shown(
+            found.max_bandwidth_bytes_per_s, live.max_bandwidth_bytes_per_s
+        ),
+        downtime_limit_ms=_shown(found.downtime_limit_ms, live.downtime_limit_ms),
+        multifd_channels=_shown(found.multifd_channels, live.multifd_channels),
         migration_tls={name: value for name, value in shown_tls.items() if value},
     )
+
+
+def _shown(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
 
 
 def _with_exports(live: Live, found: Iterable[replies.BlockExport]) -> Live:

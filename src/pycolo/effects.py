@@ -316,12 +316,6 @@ def _field_took_effect(before: object, expected: object, found: object) -> bool 
 
 
 def _with_parameters(live: Live, command: qmp.MigrateSetParameters) -> Live:
-    limits = {
-        "checkpoint_delay_ms": command.x_checkpoint_delay_ms,
-        "max_bandwidth_bytes_per_s": command.max_bandwidth_bytes_per_s,
-        "downtime_limit_ms": command.downtime_limit_ms,
-        "multifd_channels": command.multifd_channels,
-    }
     given = {
         "tls-creds": command.tls_creds,
         "tls-hostname": command.tls_hostname,
@@ -331,9 +325,18 @@ def _with_parameters(live: Live, command: qmp.MigrateSetParameters) -> Live:
     tls = {name: value for name, value in {**live.migration_tls, **changed}.items() if value}
     return attrs.evolve(
         live,
-        **{name: value for name, value in limits.items() if value is not None},
+        checkpoint_delay_ms=_given(command.x_checkpoint_delay_ms, live.checkpoint_delay_ms),
+        max_bandwidth_bytes_per_s=_given(
+            command.max_bandwidth_bytes_per_s, live.max_bandwidth_bytes_per_s
+        ),
+        downtime_limit_ms=_given(command.downtime_limit_ms, live.downtime_limit_ms),
+        multifd_channels=_given(command.multifd_channels, live.multifd_channels),
         migration_tls=tls,
     )
+
+
+def _given(value: int | None, before: int) -> int:
+    return before if value is None else value
 
 
 def _lost_heartbeat(live: Live) -> Live:

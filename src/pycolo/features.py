@@ -84,13 +84,13 @@ TABLE: tuple[Row, ...] = (
         feature="multifd",
         since=_version("11.0.0"),
         meaning="multifd survives a checkpoint, and the RAM is sent by it",
-        source="2.4, 21.2",
+        source="2.4, 22.2",
     ),
     Row(
         feature="dirty_ring",
         since=_version("11.0.0"),
         meaning="KVM's dirty ring survives a checkpoint; before, the primary aborts at the first",
-        source="21.3",
+        source="22.3",
         accelerators=("kvm",),
     ),
 )

@@ -313,7 +313,7 @@ def image(node: Node, disk: ReplicationDisk) -> Qcow2Node | RawNode | LuksNode:
 def memory(machine: Machine) -> MemoryBackendObject | None:
     """What the guest's RAM is made of; None where that is left to QEMU.
 
-    It has the name of what QEMU would make by itself (qemu-behaviour 21.4).
+    It has the name of what QEMU would make by itself (qemu-behaviour 22.4).
     """
     backend = machine.memory_backend
     if backend is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TypedDict
 
 import attrs
@@ -32,10 +33,10 @@ def _plan(pair: ColoPair, version: str, procedure: Procedure = "start") -> Plan:
     return compile_offline(procedure, pair, version=Version.parse(version))
 
 
-def _set(plan: Plan) -> list[tuple[str, dict[str, object]]]:
+def _set(plan: Plan) -> list[tuple[str, Mapping[str, object]]]:
     """The parameters that are set, each time with the node, without the checkpoint delay."""
     found = [
-        (step.node, dict(step.command.arguments()))
+        (step.node, step.command.arguments())
         for step in plan.steps
         if isinstance(step, Execute) and step.command.qmp_name == "migrate-set-parameters"
     ]
@@ -74,11 +75,15 @@ def test_limits_of_the_copy_are_set_on_the_primary_before_it(version: str) -> No
     assert (0, 50) == (live.max_bandwidth_bytes_per_s, live.downtime_limit_ms)
 
 
-@pytest.mark.parametrize(("version", "uses"), [("7.2.22", False), ("10.0.13", False), ("11.1.3", True)])
+@pytest.mark.parametrize(
+    ("version", "uses"), [("7.2.22", False), ("10.0.13", False), ("11.1.3", True)]
+)
 def test_multifd_is_used_where_it_works(version: str, *, uses: bool) -> None:
     """Where nothing is declared: from QEMU 11.0 on, on both sides; and nowhere if it is off."""
     assert {"alpha": uses, "beta": uses} == _uses_multifd(_plan(_pair(), version))
-    assert {"alpha": False, "beta": False} == _uses_multifd(_plan(_pair(multifd_channels=0), version))
+    assert {"alpha": False, "beta": False} == _uses_multifd(
+        _plan(_pair(multifd_channels=0), version)
+    )
 
 
 def test_channels_are_set_on_both_sides_before_the_secondary_listens() -> None:
@@ -103,7 +108,9 @@ def test_channels_are_set_on_both_sides_before_the_secondary_listens() -> None:
         (
             MemoryBackend(kind="file", folder="/dev/hugepages,vm0", share=True),
             {
-                **{"qom-type": "memory-backend-file", "prealloc": False, "share": True},
+                "qom-type": "memory-backend-file",
+                "prealloc": False,
+                "share": True,
                 # A comma needs no care in JSON; the slash has QEMU refuse what is no folder.
                 "mem-path": "/dev/hugepages,vm0/",
             },
@@ -111,8 +118,11 @@ def test_channels_are_set_on_both_sides_before_the_secondary_listens() -> None:
         (
             MemoryBackend(kind="memfd", huge_page_size_mib=2, prealloc=True),
             {
-                **{"qom-type": "memory-backend-memfd", "prealloc": True, "share": False},
-                **{"hugetlb": True, "hugetlbsize": 2 << 20},
+                "qom-type": "memory-backend-memfd",
+                "prealloc": True,
+                "share": False,
+                "hugetlb": True,
+                "hugetlbsize": 2 << 20,
             },
         ),
     ],

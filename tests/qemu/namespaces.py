@@ -37,6 +37,13 @@ def plug(network: Network, name: str, state: str) -> None:
     _on(network, name, "ip", "link", "set", "dev", "colo", state)
 
 
+def acknowledge_at_once(network: Network, name: str) -> None:
+    """Have a host acknowledge what the other one sends without waiting for data of its own."""
+    (peer,) = (place.address for node, place in network.places.items() if node != name)
+    route = ("ip", "route", "replace", f"{peer}/32", "dev", "colo", "quickack", "1")
+    _on(network, name, *route)
+
+
 def swallow(network: Network, name: str, port: int) -> None:
     """Lose what a host answers from a TCP port: to others the port seems to take all in silence."""
     _on(network, name, *_rule("add", port))

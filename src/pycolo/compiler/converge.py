@@ -6,7 +6,7 @@ in COLO cannot be put back under it: that is refused, with the way that leads th
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 
 from pycolo.compiler import _disks, _tls
 from pycolo.compiler._draft import Draft
@@ -35,6 +35,14 @@ from pycolo.snapshot import Snapshot
 
 # What QEMU changes while the object works; the rest is fixed when it is made.
 NUMBERS = ("compare_timeout", "expired_scan_cycle", "max_queue_size")
+# Parameters that may change during COLO, and the command that makes each what is declared.
+LIMITS: Mapping[str, Callable[[ColoPair], Command]] = {
+    DELAY: lambda pair: MigrateSetParameters(x_checkpoint_delay_ms=pair.checkpoint_delay_ms),
+    BANDWIDTH: lambda pair: MigrateSetParameters(
+        max_bandwidth_bytes_per_s=pair.migration.max_bandwidth_bytes_per_s
+    ),
+    DOWNTIME: lambda pair: MigrateSetParameters(downtime_limit_ms=pair.migration.downtime_limit_ms),
+}
 GONE = (
     Refusal(text="not found"),
     Refusal(text="not found", error_class="DeviceNotFound"),
@@ -83,14 +91,8 @@ def _command(draft: Draft, difference: Difference) -> Command:
             return QomSet(path=f"/objects/{owner}", property_name=STATUS, value=declared)
         case "setting" if declared is not None and name in NUMBERS:
             return QomSet(path=f"/objects/{owner}", property_name=name, value=int(declared))
-        case "parameter" if name == DELAY:
-            return MigrateSetParameters(x_checkpoint_delay_ms=draft.pair.checkpoint_delay_ms)
-        case "parameter" if name == BANDWIDTH:
-            limit = draft.pair.migration.max_bandwidth_bytes_per_s
-            return MigrateSetParameters(max_bandwidth_bytes_per_s=limit)
-        case "parameter" if name == DOWNTIME:
-            limit = draft.pair.migration.downtime_limit_ms
-            return MigrateSetParameters(downtime_limit_ms=limit)
+        case "parameter" if name in LIMITS:
+            return LIMITS[name](draft.pair)
         case "child" if _is_stray(difference):
             return _detach(draft, difference)
         case "object" if _is_stray(difference):

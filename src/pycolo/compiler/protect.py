@@ -334,7 +334,7 @@ def _channels(draft: Draft, features: Features) -> int:
 def _ensure_channels(draft: Draft, node: str, features: Features) -> None:
     channels = _channels(draft, features)
     if channels and draft.live(node).multifd_channels != channels:
-        why = "as many on both sides, before either connects (qemu-behaviour 21.2)"
+        why = "as many on both sides, before either connects (qemu-behaviour 22.2)"
         draft.execute(node, MigrateSetParameters(multifd_channels=channels), why)
 
 
@@ -348,7 +348,7 @@ def _ensure_limits(draft: Draft, primary: str) -> None:
         downtime_limit_ms=downtime_ms if live.downtime_limit_ms != downtime_ms else None,
     )
     if command != MigrateSetParameters():
-        why = "how fast the RAM is copied, and with how long a pause (qemu-behaviour 21.1)"
+        why = "how fast the RAM is copied, and with how long a pause (qemu-behaviour 22.1)"
         draft.execute(primary, command, why)
 
 

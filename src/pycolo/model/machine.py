@@ -71,7 +71,7 @@ class Machine:
             memory page by page when the guest first writes to it.
         dirty_ring_size: With KVM, from QEMU 11.0 on: keep the pages that a CPU has changed in a
             ring of so many entries, 1024 to 65536, in place of a bitmap of the whole RAM. The
-            first checkpoint is then as short as the others (qemu-behaviour 21.3). None for the
+            first checkpoint is then as short as the others (qemu-behaviour 22.3). None for the
             bitmap.
         vcpus: Virtual CPUs, 1 to 255.
         accelerator: `kvm` or `tcg`.

@@ -24,7 +24,7 @@ class MemoryBackend:
     """QEMU's memory backend for the guest's RAM, equal on both nodes.
 
     It can be changed one node at a time: RAM moves between any two backends of one size
-    (qemu-behaviour 21.4).
+    (qemu-behaviour 22.4).
 
     Args:
         kind: `ram` is anonymous memory; `file` is a file of its own, without a name, in `folder`;

@@ -28,7 +28,7 @@ class Migration:
     )
     """How fast the RAM is copied at most, in bytes per second; 0 for no limit. It does not hold for
     checkpoints. Where the guest is paused during the copy, it decides for how long
-    (qemu-behaviour 21.1)."""
+    (qemu-behaviour 22.1)."""
     downtime_limit_ms: int = attrs.field(
         default=DOWNTIME_LIMIT_MS, validator=rules.Valid(rules.Whole(0, 2_000_000))
     )
@@ -38,4 +38,4 @@ class Migration:
         default=None, validator=rules.Valid(rules.Optional(rules.Whole(0, 255)))
     )
     """Over how many further connections the RAM is sent, 1 to 255, which needs QEMU 11.0; 0 for
-    none; None: 2 from QEMU 11.0 on, and none before (qemu-behaviour 21.2)."""
+    none; None: 2 from QEMU 11.0 on, and none before (qemu-behaviour 22.2)."""

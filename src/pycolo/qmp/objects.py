@@ -1,4 +1,4 @@
-"""The objects of COLO's network proxy, of TLS and of the RAM, and the instances that a yank can cut."""
+"""The objects of COLO's network proxy, of TLS and of the RAM, and what a yank can cut."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ MemoryBackendType: TypeAlias = Literal[
 class MemoryBackendObject(QmpRecord):
     """What the guest's RAM is made of, of a command line alone.
 
-    A migration names the RAM by the object's id, not by its path in QOM (qemu-behaviour 21.4).
+    A migration names the RAM by the object's id, not by its path in QOM (qemu-behaviour 22.4).
     """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (

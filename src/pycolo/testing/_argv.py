@@ -48,7 +48,7 @@ def read(argv: Sequence[str]) -> CommandLine:
     throttled = [_parts(text) for text in _all(options, "drive")]
     return CommandLine(
         name=_one(options, "name").removeprefix("guest="),
-        accelerator=_one(options, "accel"),
+        accelerator=_split(_one(options, "accel"))[0],
         incoming="defer" in _all(options, "incoming"),
         monitors=tuple(_monitor(text) for text in _all(options, "qmp")),
         netdevs=tuple(_parts(text)["id"] for text in _all(options, "netdev")),
@@ -61,7 +61,7 @@ def read(argv: Sequence[str]) -> CommandLine:
         objects=tuple(
             ObjectAdd.from_arguments(members).object
             for members in map(json.loads, _all(options, "object"))
-            if members["qom-type"] != "secret"
+            if not members["qom-type"].startswith(_NOT_ADDED_LATER)
         ),
     )
 
@@ -75,6 +75,8 @@ def _quorum(parts: Mapping[str, str]) -> QuorumNode:
     )
 
 
+# Of a command line alone.
+_NOT_ADDED_LATER = ("secret", "memory-backend-")
 _FLAGS = ("-S", "-nodefaults", "-no-user-config")
 
 
