@@ -60,12 +60,6 @@ def larger(pair: ColoPair) -> ColoPair:
     return attrs.evolve(large(pair), migration=attrs.evolve(LIMITS, multifd_channels=3))
 
 
-def with_ring(pair: ColoPair) -> ColoPair:
-    """The same with KVM's dirty ring."""
-    pair = larger(pair)
-    return attrs.evolve(pair, machine=attrs.evolve(pair.machine, dirty_ring_size=RING))
-
-
 def with_memory(
     pair: ColoPair, *, memory_backend: MemoryBackend, memory_mib: int | None = None
 ) -> ColoPair:
@@ -79,7 +73,7 @@ LIVES = (
     ("11.1", "tcg", larger),
     pytest.param("7.2", "kvm", large, marks=[NEEDS_KVM, pytest.mark.nightly]),
     pytest.param("10.0", "kvm", large, marks=[NEEDS_KVM, pytest.mark.nightly]),
-    pytest.param("11.1", "kvm", with_ring, marks=[NEEDS_KVM, pytest.mark.nightly]),
+    pytest.param("11.1", "kvm", larger, marks=[NEEDS_KVM, pytest.mark.nightly]),
 )
 
 

@@ -71,8 +71,8 @@ class Machine:
             memory page by page when the guest first writes to it.
         dirty_ring_size: With KVM, from QEMU 11.0 on: keep the pages that a CPU has changed in a
             ring of so many entries, 1024 to 65536, in place of a bitmap of the whole RAM. The
-            first checkpoint is then as short as the others (qemu-behaviour 22.3). None for the
-            bitmap.
+            first checkpoint is then as short as the others, but no whole life was shown with it:
+            try it before you rely on it (qemu-behaviour 22.3). None for the bitmap.
         vcpus: Virtual CPUs, 1 to 255.
         accelerator: `kvm` or `tcg`.
         machine_type: QEMU's machine type; `q35` needs QEMU 11.0 (qemu-behaviour 2.4).
