@@ -69,6 +69,12 @@ class ScriptedQmp:
         """Answer a command that was met with silence, late."""
         self.say({"return": value, "id": self.held.pop(name)})
 
+    def stop_reading(self) -> None:
+        """Take in nothing more, as a QEMU that is stopped."""
+        assert self._writer is not None
+        assert isinstance(self._writer.transport, asyncio.Transport)
+        self._writer.transport.pause_reading()
+
     def hang_up(self) -> None:
         """End the connection."""
         assert self._writer is not None

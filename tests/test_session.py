@@ -14,7 +14,7 @@ from pycolo.model.node import Monitor
 from pycolo.qmp import commands as qmp
 from pycolo.qmp import events
 from pycolo.qmp.replies import Version
-from pycolo.session import HungUp, Latched, Notice, Session
+from pycolo.session import HungUp, Latched, Notice, Session, wait_any_change
 
 LIMIT_S = 5.0
 SHORT_S = 0.1
@@ -306,6 +306,42 @@ async def test_checkpoint_is_stop_and_then_resume(script: ScriptedQmp, session: 
     half = session.checkpoint_since(mark)
     await happen("STOP", "RESUME")
     assert (False, True) == (half, session.checkpoint_since(mark))
+
+
+async def test_closing_waits_no_longer_than_a_second_for_what_was_sent(
+    script: ScriptedQmp, session: Session
+) -> None:
+    """A QEMU that is stopped never reads what was sent to it; the session is closed all the same."""
+    script.stop_reading()
+    long = session.send(qmp.HumanMonitorCommand(command_line="x" * (1 << 22)))
+    with pytest.raises(errors.CommandUnknown, match="no reply"):
+        await long.reply(SHORT_S)
+    async with asyncio.timeout(LIMIT_S):
+        await session.aclose()
+    with pytest.raises(errors.CommandUnknown, match="connection was lost"):
+        await long.reply(LIMIT_S)
+
+
+async def test_session_stays_usable_after_a_limit(script: ScriptedQmp, session: Session) -> None:
+    """A command that was not answered in time holds up neither the session nor its own reply."""
+    script.replies["query-name"] = SILENCE
+    sent = session.send(qmp.QueryName())
+    with pytest.raises(errors.CommandUnknown, match="no reply within 0 s"):
+        await sent.reply(0)
+    assert sent.pending
+    await session.execute(qmp.Stop(), limit_s=LIMIT_S)
+    script.release("query-name", {"name": "guest"})
+    assert "guest" == (await sent.reply(LIMIT_S)).name
+
+
+async def test_wait_on_a_closed_session_ends_at_once(session: Session) -> None:
+    """Nothing happens on it any more; a wait for another session as well is not ended by it."""
+    await session.aclose()
+    async with asyncio.timeout(SHORT_S):
+        await session.wait_change(LIMIT_S)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(SHORT_S):
+            await wait_any_change({session: session.mark()}, LIMIT_S)
 
 
 async def test_closing_twice_is_closing_once(session: Session) -> None:

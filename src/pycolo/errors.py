@@ -324,10 +324,12 @@ class CommandRefused(RemoteError):
 
 
 class CommandUnknown(RemoteError):
-    """A command was sent and its answer never came.
+    """A command was sent and no answer came in time, or none can come any more.
 
-    Its effect is unknown and it may still take place: reconnect, probe and compile again, never
-    repeat it (qemu-behaviour 7.5, 13.2). The session must be closed and opened anew.
+    Its effect is unknown and it may still take place: probe and compile again, never repeat it
+    (qemu-behaviour 7.5, 13.2). If a limit passed, the session stays open and a late answer is not
+    taken for that of another command; `Session.reopen` returns once nothing older is pending. If
+    the connection was lost, the session is closed.
     """
 
     def __init__(self, node: str, command: str, why: str) -> None:

@@ -66,7 +66,7 @@ class HungUp:
     """The connection ended, which proves nothing about the node's death."""
 
     why: str
-    "What ended it."
+    "What ended it, as a sentence without a full stop."
 
 
 Notice: TypeAlias = events.Event | HungUp
@@ -77,14 +77,17 @@ Subscriber: TypeAlias = Callable[[Notice], None]
 @final
 @attrs.frozen(kw_only=True)
 class Latched:
-    """What was seen and must not be forgotten."""
+    """What events told and no query tells: a session keeps it, also when it is reopened."""
 
     colo_exited: bool = False
     "COLO_EXIT was seen since the session was opened, or since `begin_generation`."
     quorum_bad: tuple[str, ...] = ()
-    "Block nodes that QUORUM_REPORT_BAD named, each once, in the order they were first named."
+    """Block nodes that QUORUM_REPORT_BAD named, each once, in the order they were first named.
+
+    Since the session was opened, or since `begin_generation`.
+    """
     powered_off: bool = False
-    "SHUTDOWN said that the guest has powered itself off."
+    "SHUTDOWN said that the guest has powered itself off; `begin_generation` does not clear it."
 
 
 @final
@@ -104,7 +107,7 @@ class Sent(Generic[_R]):
         return not self._task.done()
 
     def when_answered(self, on_answer: Callable[[object], None]) -> None:
-        """Have the answer handed on as it came, however late; nothing if none comes.
+        """Call a function with the answer as it came, however late; never if none comes.
 
         Args:
             on_answer: Is given what was returned, unparsed, or a CommandRefused. Called from the
@@ -128,13 +131,18 @@ class Sent(Generic[_R]):
         """Wait for the reply.
 
         Args:
-            limit_s: How long to wait, in seconds from now.
+            limit_s: How long to wait, in seconds from now; 0 or less for not at all.
+
+        Returns:
+            The reply, parsed; the same one each time.
 
         Raises:
             CommandRefused: QEMU answered with an error; the session stays usable.
-            CommandUnknown: The limit passed (`pending` is then true and one may wait again), or the
-                connection was lost. The command may have taken effect.
-            ConnectionFailed: The connection was lost before; the command was not sent.
+            CommandUnknown: The command may have taken effect. Either the limit passed: `pending` is
+                true, the session stays usable, and you can wait again. Or the connection was lost:
+                the session is closed.
+            ConnectionFailed: The connection was lost before, so the command was not sent; the
+                session is closed.
             ParseError: The reply is not one to this command; the session stays usable.
         """
         task = self._task
@@ -164,7 +172,7 @@ class Sent(Generic[_R]):
 
 @final
 class Session:
-    """A connection to one node's monitor; `connect` opens it, leaving the context closes it."""
+    """A connection to one node's monitor: an asynchronous context manager, made by `connect`."""
 
     def __init__(
         self,
@@ -215,15 +223,19 @@ class Session:
             node: Name of the node, for messages.
             monitor: Where its QMP server listens.
             limit_s: How long it may take in all, in seconds.
-            connector: How the monitor is reached, now and when the session is opened anew; by its
+            connector: How the monitor is reached, now and when the session is reopened; by its
                 address if None.
-            schemas: Where the schema is looked up before it is read, and kept for others; None
-                where this session reads its own.
+            schemas: Where the schema is looked up before it is read, and kept for others; if None,
+                this session reads its own.
+
+        Returns:
+            The session. Close it with `aclose`, or enter it as a context.
 
         Raises:
-            ConnectionFailed: There is no such socket, nobody or no QMP server listens there, or the
-                address does not resolve.
-            Busy: Connected, but no greeting came: another client holds the monitor.
+            ConnectionFailed: There is no such socket, nobody listens there, or what listens there
+                is no QEMU that offers QMP with out-of-band execution.
+            Busy: No greeting came within the limit: another client holds the monitor, or the
+                process is stopped.
             Unresponsive: Greeted, but the negotiation was never answered: the main loop is stuck.
         """
         way = connector or open_monitor
@@ -236,16 +248,18 @@ class Session:
         """Close the connection and open it anew, on the same monitor.
 
         QEMU answers the new negotiation after it is done with everything that was sent before,
-        so from then on nothing older is pending. Subscribers stay; a COLO_EXIT that came in
-        between was missed, one that came before is still latched.
+        so from then on nothing older is pending. Subscribers stay, and are told the end of the old
+        connection; a COLO_EXIT that came in between was missed, one that came before is still
+        latched. If it fails, the session is closed and can be reopened later.
 
         Args:
-            limit_s: How long opening may take in all, in seconds.
+            limit_s: How long opening may take in all, in seconds. Closing comes before that, see
+                `aclose`.
 
         Raises:
-            ConnectionFailed: See `connect`; or another QEMU answers there. The session is closed.
-            Busy: See `connect`. The session is closed.
-            Unresponsive: What was sent before still holds up the main loop. The session is closed.
+            ConnectionFailed: See `connect`; or a QEMU of another version answers there.
+            Busy: See `connect`.
+            Unresponsive: What was sent before still holds up the main loop.
         """
         await self.aclose()
         dialled = await dial(self.node, self._monitor, limit_s, self._connector)
@@ -268,7 +282,10 @@ class Session:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connection; may be called again. QEMU keeps running."""
+        """Close the connection; may be called again. QEMU keeps running.
+
+        What was sent and not yet taken by QEMU has a second to leave; then it is dropped.
+        """
         self._closing("it was closed")
         self._close_asked.set()
         if self._watcher is not None:
@@ -281,11 +298,11 @@ class Session:
 
         Args:
             command: What to send.
-            oob: Send it out of band: QEMU then executes it while its main loop is blocked. Few
-                commands allow that (qemu-behaviour 7.6).
+            oob: Send it out of band: QEMU then executes it while its main loop is blocked. QEMU
+                refuses it for most commands (qemu-behaviour 7.6).
 
         Returns:
-            The command under way. A connection that is lost is told by its `reply`, not here.
+            The command under way. If the connection is lost, its `reply` says so, not this.
         """
         call = self._client.execute(command.qmp_name, command.arguments() or None, oob=oob)
         task = asyncio.get_running_loop().create_task(call)
@@ -301,16 +318,21 @@ class Session:
             limit_s: How long the reply may take, in seconds.
             oob: Send it out of band; see `send`.
 
+        Returns:
+            The reply, parsed.
+
         Raises:
             CommandRefused: QEMU answered with an error; the session stays usable.
-            CommandUnknown: No reply within the limit, or the connection was lost.
-            ConnectionFailed: The connection was lost before; nothing was sent.
+            CommandUnknown: The command may have taken effect: no reply came within the limit, and
+                the session stays usable; or the connection was lost, and the session is closed.
+            ConnectionFailed: The connection was lost before, so nothing was sent; the session is
+                closed.
             ParseError: The reply is not one to this command; the session stays usable.
         """
         return await self.send(command, oob=oob).reply(limit_s)
 
     async def instance(self, *, limit_s: float) -> str:
-        """The identity this QEMU was given at launch; empty where it was given none.
+        """The identity this QEMU was given at launch; empty if it was given none.
 
         It cannot change over one connection, so it is asked for once: later it is known without
         a main loop that answers.
@@ -330,8 +352,8 @@ class Session:
     async def schema(self, *, limit_s: float) -> Schema:
         """The commands, events and types of this QEMU.
 
-        They cannot change over one connection, so they are asked for once, as is `instance`. With a
-        `SchemaCache` only the names of the commands are, where another QEMU of the build was read.
+        They cannot change over one connection, so they are asked for once, as is `instance`. If a
+        `SchemaCache` knows this QEMU's build, only the names of the commands are asked for.
 
         Args:
             limit_s: How long the reply may take, in seconds, the first time.
@@ -364,7 +386,7 @@ class Session:
     # -- who uses it
 
     def claim(self) -> bool:
-        """Take the session for one execution, until `release`; False where another one has it.
+        """Take the session for one execution, until `release`; False if another one has it.
 
         Two plans that were executed over one session at once would each find what the other one
         has just changed.
@@ -387,15 +409,15 @@ class Session:
 
     @property
     def latched(self) -> Latched:
-        """What was seen and must not be forgotten."""
+        """What events told so far that no query tells."""
         return self._latched
 
     def begin_generation(self) -> None:
-        """Forget what was latched: a COLO_EXIT or a lost disk of before says nothing of the next.
+        """Forget the latched COLO_EXIT and lost disks: they say nothing of the next COLO.
 
-        To be called when `migrate` or `migrate-incoming` is sent (qemu-behaviour 4.17). QEMU may
-        hold a report of a lost disk back for a second, also where the disk was replaced meanwhile:
-        for that long another one of the same node is no news (qemu-behaviour 5.10).
+        Call it when `migrate` or `migrate-incoming` is sent (qemu-behaviour 4.17). QEMU may hold a
+        report of a lost disk back for a second, even if the disk was replaced meanwhile: for that
+        long another report of the same block node is ignored (qemu-behaviour 5.10).
         """
         until = asyncio.get_running_loop().time() + HELD_BACK_S
         self._held_back_until = dict.fromkeys(self._latched.quorum_bad, until)
@@ -415,8 +437,9 @@ class Session:
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Hand each event, and the end of the connection, to a subscriber as they come.
 
-        An event that cannot be parsed is logged and left out. The end is told once, also where
-        `aclose` is called here; a session that is closed already tells nothing.
+        An event that cannot be parsed is logged and left out. The end of a connection is told once,
+        even if it is this program that calls `aclose`; a session that is closed already tells
+        nothing until it is reopened.
 
         Args:
             subscriber: Called from the event loop; must be quick and must not raise.
@@ -433,12 +456,16 @@ class Session:
         return unsubscribe
 
     async def wait_change(self, limit_s: float, *, since: int | None = None) -> None:
-        """Wait for any event, the hang-up or the limit, whichever is first.
+        """Wait for an event, the end of the connection or the limit, whichever is first.
+
+        On a session that is closed it returns at once: nothing happens there any more.
 
         Args:
             limit_s: How long to wait, in seconds.
             since: A `mark`; returns at once if there was an event after it. None means from now.
         """
+        if self.closed:
+            return
         await wait_any_change({self: self._count if since is None else since}, limit_s)
 
     # -- how it is told
@@ -506,8 +533,8 @@ async def wait_any_change(since: Mapping[Session, int], limit_s: float) -> None:
     """Wait for an event or a hang-up of any of these sessions, or the limit.
 
     Args:
-        since: Sessions, each with a `mark`; an event after it, or a session that is closed while it
-            is waited for, ends the wait.
+        since: Sessions, each with a `mark`; an event after it ends the wait, and so does a session
+            whose connection ends meanwhile. One that was closed before does not.
         limit_s: How long to wait, in seconds.
     """
     changed = asyncio.Event()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
 import attrs
 from qemu.qmp import ConnectError, Message, QMPClient, QMPError, Runstate
@@ -18,13 +20,34 @@ from pycolo.qmp.replies import VersionInfo
 from pycolo.session._socket import Connector, address_of, os_text
 
 
-@final
-class _Client(QMPClient):
-    """The QMP client, made to format messages for its debug log only where that is on.
+# How long what was sent may take to leave before the connection is cut.
+_FLUSH_S: Final = 1.0
 
-    It formats each one before it asks, which takes longer than most of what it does. These two
-    methods are its hooks for subclasses.
+
+@final
+class Client(QMPClient):
+    """The QMP client, with two changes.
+
+    It formats messages for its debug log only if that log is on: formatting takes longer than most
+    of what it does. And its connection can be cut: its own `disconnect` waits until the server has
+    read all that was sent, which a QEMU that is stopped never does.
     """
+
+    _socket: socket.socket | None = None
+
+    async def connect_to(self, opened: socket.socket) -> None:
+        """Take a connected socket, read the greeting and negotiate; errors as `connect`."""
+        self._socket = opened
+        await self.connect(opened)
+
+    def cut(self) -> None:
+        """End the connection at the socket: what was not sent yet is lost."""
+        if self._socket is not None:
+            # It may be closed already, by either side.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    # The hooks for subclasses, of which both format.
 
     @override
     def _cb_outbound(self, msg: Message) -> Message:
@@ -40,7 +63,7 @@ class _Client(QMPClient):
 class Dialled:
     """A connection that was negotiated."""
 
-    client: QMPClient
+    client: Client
     early: list[Message]
     version: VersionInfo
 
@@ -48,7 +71,7 @@ class Dialled:
 async def dial(node: str, monitor: Monitor, limit_s: float, connector: Connector) -> Dialled:
     """Connect to a monitor and negotiate out-of-band execution; see `Session.connect`."""
     address = address_of(monitor)
-    client = _Client(node)
+    client = Client(node)
     early: list[Message] = []
     client.events.event_filter = _keep_in(early)
     try:
@@ -72,14 +95,14 @@ async def dial(node: str, monitor: Monitor, limit_s: float, connector: Connector
     return Dialled(client=client, early=early, version=version)
 
 
-async def _greet(client: QMPClient, node: str, monitor: Monitor, connector: Connector) -> None:
+async def _greet(client: Client, node: str, monitor: Monitor, connector: Connector) -> None:
     """Connect until nothing but the greeting and the negotiation's reply comes.
 
     A reply that a client before us did not wait for may come in between (qemu-behaviour 14.10).
     """
     for last in (False, False, True):
         try:
-            await client.connect(await connector(node, monitor))
+            await client.connect_to(await connector(node, monitor))
         except ConnectError as error:
             if last or not isinstance(error.exc, GreetingError | NegotiationError):
                 raise
@@ -105,10 +128,11 @@ def _greeted(client: QMPClient, node: str, address: str) -> VersionInfo:
         raise ConnectionFailed(node, address, f"its greeting is not QEMU's: {error}") from error
 
 
-async def disconnected(client: QMPClient) -> str:
+async def disconnected(client: Client) -> str:
     """Bring the client back to idle; what it raises then is why the connection ended."""
     if client.runstate is Runstate.IDLE:
         return ""
+    cut = asyncio.get_running_loop().call_later(_FLUSH_S, client.cut)
     try:
         await client.disconnect()
     except (EOFError, OSError, QMPError) as error:
@@ -116,6 +140,8 @@ async def disconnected(client: QMPClient) -> str:
     except (ValueError, RecursionError) as error:
         # What the client's reader could not take in: a line without end, a number, a deep nest.
         return f"it sent what is no QMP ({error})"
+    finally:
+        cut.cancel()
     return ""
 
 
