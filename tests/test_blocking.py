@@ -99,6 +99,65 @@ def test_use_after_close_is_an_error() -> None:
         runner.run(_give(1))
 
 
+def test_closed_runner_is_not_entered() -> None:
+    """It would have a thread that nobody ends any more."""
+    runner = Runner()
+    runner.close()
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="not after it was closed"), runner:
+        pass
+    assert before == threading.active_count()
+
+
+def test_every_closing_waits_for_the_end() -> None:
+    """Whoever closes a runner that another thread is closing returns no earlier than that one."""
+    began, cancelled, released = threading.Event(), threading.Event(), threading.Event()
+
+    async def slow() -> None:
+        try:
+            await _for_ever(began)
+        finally:
+            cancelled.set()
+            await asyncio.to_thread(released.wait, LIMIT_S)
+
+    with ThreadPoolExecutor(2) as pool, Runner() as runner:
+        started = runner.start(slow())
+        began.wait(LIMIT_S)
+        first = pool.submit(runner.close)
+        cancelled.wait(LIMIT_S)
+        second = pool.submit(runner.close)
+        with pytest.raises(TimeoutError):
+            second.result(0.05)
+        released.set()
+        second.result(LIMIT_S)
+        assert started.done
+        first.result(LIMIT_S)
+
+
+def test_own_loop_cannot_close_the_runner() -> None:
+    """It would wait for itself for ever; the runner stays as it is."""
+    with Runner() as runner:
+
+        async def inside() -> None:
+            runner.close()
+
+        with pytest.raises(RuntimeError, match="itself"):
+            runner.run(inside(), LIMIT_S)
+        assert 1 == runner.run(_give(1), LIMIT_S)
+
+
+def test_coroutine_that_cancels_itself_says_so() -> None:
+    """It has no result, and the runner continues."""
+
+    async def inside() -> None:
+        raise asyncio.CancelledError
+
+    with Runner() as runner:
+        with pytest.raises(Cancelled):
+            runner.run(inside(), LIMIT_S)
+        assert 1 == runner.run(_give(1), LIMIT_S)
+
+
 def test_use_before_entering_is_an_error() -> None:
     """A runner that was not entered has no thread."""
     with pytest.raises(RunnerClosed):
@@ -205,7 +264,18 @@ with Runner() as runner:
         started.result(0.001)
     except TimeoutError:
         found.append(started.result(60))
-print(found == list(range(21)), ticks > 10)
+    at_work, ends = ticks, asyncio.Event()
+
+    async def slow():
+        try:
+            await ends.wait()
+        finally:
+            await asyncio.sleep(0.05)  # long enough for the others to tick
+
+    ending = runner.start(slow())
+    runner.run(ask(21), 60)
+    closing = ticks
+print(found == list(range(21)), at_work > 10, ticks > closing + 10)
 """
 
 
@@ -218,4 +288,4 @@ def _under_eventlet(monitor: str) -> str:
 
 def test_under_eventlet_others_go_on() -> None:
     """Patched by eventlet, twenty green threads wait at once and others run meanwhile."""
-    assert "True True" == _under_eventlet("")
+    assert "True True True" == _under_eventlet("")

@@ -25,26 +25,33 @@ _R = TypeVar("_R")
 
 
 class RunnerClosed(PycoloError):
-    """The runner is closed: what it ran was cancelled, and it runs nothing any more."""
+    """The runner is not open: it was closed, which cancels what it runs, or never entered."""
 
 
 class Cancelled(PycoloError):
-    """The coroutine was cancelled by `Started.cancel`, or ended itself so, and gives no result."""
+    """The coroutine was cancelled by `Started.cancel`, or by itself, and gives no result."""
 
 
 @final
 class Runner:
-    """An event loop in a real thread of its own; a context manager, entered once."""
+    """An event loop in a real thread of its own; a context manager, entered once.
+
+    >>> import asyncio
+    >>> with Runner() as runner:
+    ...     runner.run(asyncio.sleep(0, "a result"))
+    'a result'
+    """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: _Thread | None = None
-        self._calls: set[_Waiting] = set()
+        self._calls: set[_Refusable] = set()
         self._closed = False
+        self._over = _End()
 
     def __enter__(self) -> Self:
-        if self._thread is not None:
-            raise RuntimeError("a Runner is entered once")
+        if self._thread is not None or self._closed:
+            raise RuntimeError("a Runner is entered once, and not after it was closed")
         with _Signal() as ready:
             self._thread = _real_thread(lambda: self._main(ready))
             self._thread.start()
@@ -58,27 +65,34 @@ class Runner:
         """Run a coroutine to its end and give its result.
 
         May be called from several threads at once, and by green threads; not from the loop itself.
-        An interrupted caller (Ctrl-C) has the coroutine cancelled before it continues.
+        If the caller is interrupted (Ctrl-C), the coroutine is cancelled and has ended before the
+        interruption is raised.
 
         Args:
-            coro: What to run; its errors are raised here.
+            coro: What to run; its errors are raised here, and the runner stays usable.
             limit_s: After how many seconds it is cancelled; None for never.
 
+        Returns:
+            What the coroutine returned.
+
         Raises:
-            TimeoutError: The limit passed; the coroutine was cancelled and has ended.
-            RunnerClosed: The runner is closed, or was closed meanwhile.
+            TimeoutError: The limit passed; the coroutine was cancelled and has ended. The runner
+                stays usable.
+            Cancelled: The coroutine cancelled itself. The runner stays usable.
+            RunnerClosed: The runner was not entered, is closed, or was closed meanwhile.
             RuntimeError: It was called from the runner's own loop, which cannot wait for itself.
+                The coroutine was not begun, and the runner stays usable.
         """
         if self._is_inside():
             coro.close()
             raise RuntimeError("a Runner cannot wait for itself")
         call = self._submit(_Call(coro, limit_s))
         try:
-            call.wait(None)
+            call.end.wait(None)
         except BaseException:
             # What the caller asked for must not continue behind its back.
             self._cancel(call)
-            call.wait(None)
+            call.end.wait(None)
             raise
         return call.result()
 
@@ -86,17 +100,32 @@ class Runner:
         """Run a coroutine without waiting for it; from any thread, and by green threads.
 
         Args:
-            coro: What to run; where the runner is closed, `Started.result` says so.
+            coro: What to run.
+
+        Returns:
+            The coroutine under way. If the runner is not open, `Started.result` says so.
         """
         return Started(self, self._submit(_Call(coro, None)))
 
     def close(self) -> None:
-        """Cancel what runs, wait for it to end, end the thread; may be called again."""
+        """Cancel what runs, wait for it to end, and end the thread.
+
+        May be called again, and from several threads at once: each returns when all has ended.
+
+        Raises:
+            RuntimeError: It was called from the runner's own loop, which cannot wait for itself.
+                The runner stays open.
+        """
+        if self._is_inside():
+            raise RuntimeError("a Runner cannot wait for itself")
         loop, thread, closed = self._loop, self._thread, self._closed
         self._closed = True
-        if loop is None or thread is None or closed:
+        if loop is None or thread is None:
             return
-        loop.call_soon_threadsafe(self._end)
+        if not closed:
+            loop.call_soon_threadsafe(self._end)
+        # Under eventlet only this green thread waits so; to join would hold up all of them.
+        self._over.wait(None)
         thread.join()
 
     def _submit(self, call: _Call[_R]) -> _Call[_R]:
@@ -135,6 +164,7 @@ class Runner:
             # Those that came between the loop's last round and its end.
             for call in tuple(self._calls):
                 call.refuse()
+            self._over.come()
 
     def _begin(self, call: _Call[_R]) -> None:
         self._calls.discard(call)
@@ -157,7 +187,7 @@ class Runner:
         await asyncio.get_running_loop().shutdown_asyncgens()
 
 
-class _Waiting(Protocol):
+class _Refusable(Protocol):
     def refuse(self) -> None: ...
 
 
@@ -179,7 +209,7 @@ class Started(Generic[_R]):
     @property
     def done(self) -> bool:
         """Whether it has ended, however."""
-        return self._call.over
+        return self._call.end.is_here
 
     def result(self, limit_s: float | None = None) -> _R:
         """Wait for its end and give its result; its errors are raised here, each time.
@@ -187,19 +217,24 @@ class Started(Generic[_R]):
         Args:
             limit_s: For how many seconds to wait; None for as long as it takes.
 
+        Returns:
+            What the coroutine returned, each time.
+
         Raises:
-            TimeoutError: The limit passed; the coroutine continues, so one may ask again.
+            TimeoutError: The limit passed; the coroutine continues, and you can ask again.
             Cancelled: It was cancelled.
-            RunnerClosed: The runner is closed, or was closed meanwhile.
+            RunnerClosed: The runner was closed before it ended, or was not open when it was
+                started.
             RuntimeError: It runs, and the runner's own loop asked, which cannot wait for itself.
+                The coroutine continues.
         """
         if not self.done and self._runner._is_inside():  # noqa: SLF001 - the runner's other half
             raise RuntimeError("a Runner cannot wait for itself")
-        self._call.wait(limit_s)
+        self._call.end.wait(limit_s)
         return self._call.result()
 
     def cancel(self) -> None:
-        """Ask it to end, and return at once; does nothing where it has ended."""
+        """Ask it to end, and return at once; does nothing if it has ended."""
         self._runner._cancel(self._call)  # noqa: SLF001 - the runner's other half
 
 
@@ -208,10 +243,9 @@ class _Call(Generic[_R]):
     """One coroutine, what came of it, and who waits for that."""
 
     def __init__(self, coro: Coroutine[object, object, _R], limit_s: float | None) -> None:
-        self.over = False
+        self.end = _End()
         self._coro = coro
         self._limit_s = limit_s
-        self._waiting: list[_Signal] = []
         self._results: list[_R] = []
         self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
@@ -219,27 +253,16 @@ class _Call(Generic[_R]):
     def start(self, is_closed: Callable[[], bool]) -> None:
         self._task = asyncio.get_running_loop().create_task(self._main())
         # Not at the end of `_main`: a task that is cancelled at once never begins it.
-        self._task.add_done_callback(lambda _: self._end(closed=is_closed()))
+        self._task.add_done_callback(lambda _: self._settle(closed=is_closed()))
 
     def cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
     def refuse(self) -> None:
-        """Say that it will not run; does nothing where it ran."""
-        if self._task is None and not self.over:
-            self._end(closed=True)
-
-    def wait(self, limit_s: float | None) -> None:
-        with _Signal() as signal:
-            # In this order, and `_end` in the opposite one: so no lock is needed.
-            self._waiting.append(signal)
-            if self.over:
-                signal.give()
-            try:
-                signal.wait(limit_s)
-            finally:
-                self._waiting.remove(signal)
+        """Say that it will not run; does nothing if it ran."""
+        if self._task is None and not self.end.is_here:
+            self._settle(closed=True)
 
     def result(self) -> _R:
         if self._error is not None:
@@ -255,13 +278,37 @@ class _Call(Generic[_R]):
         except BaseException as error:  # noqa: BLE001 - all of it is the caller's
             self._error = error
 
-    def _end(self, *, closed: bool) -> None:
+    def _settle(self, *, closed: bool) -> None:
         self._coro.close()
         if not self._results and self._error is None:
-            self._error = RunnerClosed("the runner is closed") if closed else Cancelled("cancelled")
-        self.over = True
+            why = RunnerClosed("the runner is not open: use it inside its with block")
+            self._error = why if closed else Cancelled("the coroutine was cancelled")
+        self.end.come()
+
+
+@final
+class _End:
+    """Comes once, in one thread; others wait for it, and several of them may."""
+
+    def __init__(self) -> None:
+        self.is_here = False
+        self._waiting: list[_Signal] = []
+
+    def come(self) -> None:
+        self.is_here = True
         for signal in tuple(self._waiting):
             signal.give()
+
+    def wait(self, limit_s: float | None) -> None:
+        with _Signal() as signal:
+            # In this order, and `come` in the opposite one: so no lock is needed.
+            self._waiting.append(signal)
+            if self.is_here:
+                signal.give()
+            try:
+                signal.wait(limit_s)
+            finally:
+                self._waiting.remove(signal)
 
 
 @final
