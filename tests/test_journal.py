@@ -251,6 +251,17 @@ def test_a_journal_of_nothing_leaves_no_file(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
+def test_a_second_plan_ends_the_journal(tmp_path: Path) -> None:
+    """A journal holds one plan, and stays readable: what is done after that is not in it."""
+    with Journal(tmp_path / "j") as journal:
+        journal.plan_started(_plan())
+        assert None is journal.failure
+        journal.plan_started(_plan())
+        assert f"{tmp_path}/j: a journal holds one plan, and another one began" == journal.failure
+        journal.plan_finished(Report(plan=_plan(), outcomes={}))
+    assert () == load(tmp_path / "j").lines
+
+
 def test_only_its_owner_reads_a_journal(tmp_path: Path) -> None:
     """A journal has the addresses of a cloud's inside in it."""
     with Journal(tmp_path / "j") as journal:

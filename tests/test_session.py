@@ -311,7 +311,7 @@ async def test_checkpoint_is_stop_and_then_resume(script: ScriptedQmp, session: 
 async def test_closing_waits_no_longer_than_a_second_for_what_was_sent(
     script: ScriptedQmp, session: Session
 ) -> None:
-    """A QEMU that is stopped never reads what was sent to it; the session is closed all the same."""
+    """A QEMU that is stopped never reads what was sent; the session is closed all the same."""
     script.stop_reading()
     long = session.send(qmp.HumanMonitorCommand(command_line="x" * (1 << 22)))
     with pytest.raises(errors.CommandUnknown, match="no reply"):

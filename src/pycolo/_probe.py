@@ -106,13 +106,16 @@ async def probe(
 
     Args:
         nodes: Node name to its session, or to what is known of it otherwise.
-        pair: The declaration, by which records are found; None where none are read.
-        hosts: Node name to its host: from each of them the node's record is read.
-        limit_s: How long one answer may take, in seconds.
+        pair: The declaration, by which records are found; None to read none.
+        hosts: Node name to its host, from which the node's record is read. The record of a node of
+            the pair that has no host here is an `UnreadRecord`.
+        limit_s: How long one answer may take, in seconds. A node that does not answer is asked
+            nothing more.
 
     Returns:
-        What each node shows and what its file says. One that does not answer is `Unreachable`, a
-        file out of reach is an `UnreadRecord`; neither is an error here.
+        What each node shows and what its file says. A node whose connection ended, or whose reply
+        cannot be read, is `Unreachable`; one that does not answer within the limit is
+        `Unresponsive`; a file out of reach is an `UnreadRecord`. None of them is an error here.
     """
     states, kept = await asyncio.gather(_states(nodes, limit_s), _kept(pair, hosts, limit_s))
     return Snapshot(
@@ -152,7 +155,7 @@ async def glance(
         limit_s: How long one answer may take, in seconds.
 
     Returns:
-        Whether nothing of this differs and every node answers. Where not, probe.
+        Whether nothing of this differs and every node of `nodes` answers. If not, probe.
     """
     same = await asyncio.gather(
         *(_is_same(known, seen.state(name), limit_s) for name, known in nodes.items())

@@ -39,6 +39,7 @@ from pycolo.reconcile import (
     Prove,
     Settled,
     Want,
+    check_want,
     next_step,
 )
 from pycolo.record import UnreadRecord
@@ -83,7 +84,7 @@ class Compiled:
 
 @final
 class PairController:
-    """Keeps one pair as it is wanted; an async context manager, entered once.
+    """Keeps one pair as it is wanted; an asynchronous context manager, which closes its sessions.
 
     It belongs to one event loop. If two of its methods execute a plan, the second one waits for the
     first. `died` does not wait for a resync that has become pointless: it cancels the resync, and
@@ -92,7 +93,7 @@ class PairController:
     Args:
         pair: The declaration.
         hosts: Node name to its host, spares included; not closed by it.
-        want: What is wanted, until `want` says otherwise.
+        want: What is wanted, until the method `want` says otherwise.
         observer: Is called with what every execution does.
         resyncs: Held during each resync, so that among all pairs that share it at most its number
             run at once. A failover never waits for it.
@@ -103,7 +104,7 @@ class PairController:
             and must not raise.
 
     Raises:
-        DeclarationError: A node has no host.
+        DeclarationError: A node has no host, or `want` is none of the words.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class PairController:
         missing = [name for name in pair.names if name not in hosts]
         if missing:
             raise DeclarationError("hosts", sorted(hosts), f"have the host of {missing[0]}")
+        check_want("want", want)
         self.pair: Final = pair
         "The declaration."
         self._hosts = hosts
@@ -155,7 +157,8 @@ class PairController:
     async def aclose(self) -> None:
         """Close the sessions; may be called again. QEMUs keep running.
 
-        An execution is cancelled first, which takes effect between two steps.
+        An execution is cancelled first, which takes effect between two steps. The controller can be
+        used afterwards: it connects anew.
         """
         if self._current is not None:
             self._current[1].cancel()
@@ -170,7 +173,8 @@ class PairController:
     def armed(self) -> Mapping[str, Plan]:
         """The failover plans that are ready, by survivor.
 
-        `reconcile` sets them when the pair is settled; every execution clears them.
+        `reconcile` and `arm` set them when the pair is settled and protected; every execution and
+        `look_aside` clear them.
         """
         return self._armed
 
@@ -190,7 +194,11 @@ class PairController:
         return self._snapshot
 
     async def look(self) -> Snapshot:
-        """Read the pair as a whole, and do nothing about what is found."""
+        """Read the pair as a whole, and do nothing about what is found.
+
+        Returns:
+            What it shows. What does not answer is in it, and is no error.
+        """
         async with self._rounds:
             return await self._look()
 
@@ -199,6 +207,9 @@ class PairController:
 
         The sessions to the control monitors are closed before, so that another program can act on
         the pair. What was armed or compiled before is not executed any more.
+
+        Returns:
+            What it shows; see `look`.
         """
         async with self._rounds, self._acting:
             self._executions += 1
@@ -217,15 +228,18 @@ class PairController:
             return self._snapshot
 
     async def reach(self, node: str, *, limit_s: float) -> Session | None:
-        """The session to a node's QEMU, opened anew where it was lost.
+        """The session to a node's QEMU, opened anew if it was lost.
 
         Args:
             node: The node.
             limit_s: How long opening it may take, in seconds.
 
         Returns:
-            The session; send nothing over it that changes what a plan relies on. None where
-            nothing answers, and while a plan is executed over a session that was lost.
+            The session; send nothing over it that changes what a plan relies on. None if nothing
+            answers, or if it was lost while a plan is executed.
+
+        Raises:
+            DeclarationError: The pair has no such node.
         """
         session = self._sessions.get(node)
         if session is not None and not session.closed:
@@ -236,7 +250,11 @@ class PairController:
         return found if isinstance(found, Session) else None
 
     async def wait(self, limit_s: float) -> bool:
-        """Wait until something happens that makes another look worth while.
+        """Wait until something has happened since the last `reconcile` or `arm` began.
+
+        An event or the end of a session, an execution, evidence of a QEMU's end and a change of
+        what is wanted count; while failovers are armed, a checkpoint's STOP and RESUME do not. Once
+        something has happened it returns at once, until `reconcile` or `arm` is called again.
 
         Args:
             limit_s: How long to wait, in seconds.
@@ -252,7 +270,15 @@ class PairController:
     # -- what is wanted
 
     def want(self, want: Want) -> None:
-        """Say what is wanted from now on; `reconcile` brings it about."""
+        """Say what is wanted from now on; `reconcile` brings it about.
+
+        Args:
+            want: What is wanted.
+
+        Raises:
+            DeclarationError: It is none of the words; what was wanted before still is.
+        """
+        check_want("want", want)
         self._want = want
         self._changed.set()
 
@@ -296,9 +322,12 @@ class PairController:
             session.begin_generation()
 
     async def arm(self) -> Snapshot:
-        """Look at the pair, arm its failovers where it is settled, and do nothing else.
+        """Look at the pair, arm its failovers if it is settled, and do nothing else.
 
         For the node that does not drive the pair: what is not settled is the other one's to mend.
+
+        Returns:
+            What the pair shows.
         """
         async with self._rounds:
             self._changed.clear()
@@ -358,8 +387,12 @@ class PairController:
     def note(self, evidence: Evidence) -> bool:
         """Take note that a QEMU has ended, for the plans from now on; nothing is done about it.
 
+        Args:
+            evidence: Who says so, and of which QEMU.
+
         Returns:
-            False if it says nothing, since it is about a QEMU that ran on the node before.
+            False, and no note is taken, if another QEMU was seen on the node since the controller
+            was made: then the evidence says nothing of that one.
         """
         node = evidence.node
         if self._instances.get(node, evidence.instance) != evidence.instance:
@@ -375,8 +408,13 @@ class PairController:
             procedure: What to do; none that launches a QEMU.
             options: What it is asked for besides the pair.
 
+        Returns:
+            The plan, to be executed unless another execution comes first.
+
         Raises:
-            RefusedError: No safe way leads there, or a person must decide.
+            RefusedError: No safe way leads there, or a person must decide. Nothing was changed.
+            DeclarationError: An option breaks its rule, or names a node that the pair does not
+                have.
         """
         options = attrs.evolve(options, assume_good=self._assume_good)
         async with self._rounds:
@@ -393,7 +431,8 @@ class PairController:
             observer: Is called with what happens, besides the controller's own.
 
         Returns:
-            What came of it; None if another plan was executed since it was compiled.
+            What came of it. None, and nothing is done, if another plan was executed, or
+            `look_aside` was called, since it was compiled.
         """
         return await self._execute(compiled.plan, compiled.since, observer)
 
@@ -407,7 +446,7 @@ class PairController:
             What came of it; None where nothing differs, or it was not approved.
 
         Raises:
-            RefusedError: No safe way leads there.
+            RefusedError: No safe way leads there. Nothing was changed.
         """
         compiled = await self.compile("converge", Options())
         if not compiled.plan.acts or not await approve(compiled.plan):

@@ -7,7 +7,7 @@ nothing; what it says is right for that snapshot alone.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final, Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final, get_args
 
 import attrs
 
@@ -18,6 +18,7 @@ from pycolo.conditions import END_OR_LET_GO
 from pycolo.errors import CompileError, UndecidedError, VersionError, compile_error, undecided
 from pycolo.findings import Code, Finding
 from pycolo.model import ColoPair
+from pycolo.model import _rules as rules
 from pycolo.plan import Check, Options, Plan, Procedure, Wait
 from pycolo.qmp.replies import Version
 from pycolo.qmp.states import RUN_STANDING
@@ -25,6 +26,19 @@ from pycolo.snapshot import Dead, Live, Role, Snapshot, Unreachable, Unresponsiv
 
 Want: TypeAlias = Literal["protected", "unprotected", "stopped"]
 """What is wanted: a protected guest, a guest that runs alone, or no QEMU."""
+
+
+def check_want(field: str, want: object) -> None:
+    """Refuse what is none of `Want`, before anything is done about it.
+
+    Args:
+        field: What the error calls it.
+        want: What is wanted.
+
+    Raises:
+        DeclarationError: It is none of these words.
+    """
+    rules.one_of(*get_args(Want))(field, want)
 
 
 @final
@@ -123,7 +137,14 @@ def next_step(
             main loop is stuck on its dead peer answers no question; its armed plan still frees it.
         avoid: Nodes on which no secondary is to be launched.
         assume_good: QEMU versions that the operator vouches for.
+
+    Returns:
+        The next step. What no safe way leads to, and what a person must decide, is a `Decide`.
+
+    Raises:
+        DeclarationError: `want` is none of the words.
     """
+    check_want("want", want)
     try:
         compiler.check_members(pair, snapshot)
         ladder = _Ladder(

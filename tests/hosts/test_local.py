@@ -20,10 +20,11 @@ import attrs
 import pytest
 from tests.hosts.programs import SERVER
 
-from pycolo.errors import HostRefused
+from pycolo.errors import DeclarationError, HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.helper import far, request_of, text
 from pycolo.hosts.local import LocalHost
+from pycolo.hosts.ssh import SshHost
 from pycolo.hosts.ways import NoWay, hosts_of
 from pycolo.model import ColoPair, Ports, ReplicationDisk
 from pycolo.model.node import TcpMonitor
@@ -944,3 +945,35 @@ async def test_whoever_may_not_look_does_not_say_that_nothing_runs(
         text=True,
     )
     assert "permission denied" in json.loads(ended.stdout)["how"]
+
+
+async def test_own_node_must_be_one_of_the_pair(pair: ColoPair) -> None:
+    """A misspelled name must not have this machine taken for another one."""
+    with pytest.raises(DeclarationError, match="node must be one of alpha, beta, not 'aplha'"):
+        async with hosts_of(pair, own="aplha"):
+            pass
+
+
+def test_host_over_ssh_needs_a_declared_way(pair: ColoPair) -> None:
+    """A node without `ssh` is refused before anything is connected."""
+    with pytest.raises(DeclarationError, match="ssh of node alpha must be set, not None"):
+        SshHost(pair.nodes[0])
+
+
+async def test_closed_handle_shows_an_end_and_waits_for_none(pair: ColoPair) -> None:
+    """The evidence is the host's; only to wait needs the handle."""
+    await _launch(pair)
+    watch = HOST.watch(pair, "alpha")
+    assert watch is not None
+    waiting = asyncio.create_task(watch.wait_ended())
+    await asyncio.sleep(0)  # it takes a handle of its own
+    watch.close()
+    watch.close()
+    assert watch.evidence(4) is None
+    _kill(pair)
+    await asyncio.wait_for(waiting, LIMIT_S)
+    found = watch.evidence(4)
+    assert found is not None
+    assert FIRST == found.instance
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        await watch.wait_ended()

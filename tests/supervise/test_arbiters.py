@@ -213,6 +213,8 @@ def test_only_names_of_pairs_and_nodes_are_taken(run: Run) -> None:
         held = await written(alpha)
         with pytest.raises(DeclarationError, match=r"pair must .* not '\.\./x'"):
             await alpha.read("../x", limit_s=LIMIT_S)
+        with pytest.raises(DeclarationError, match=r"pair must .* not '\.\./x'"):
+            await alpha.changed("../x", held, limit_s=LIMIT_S)
         with pytest.raises(DeclarationError, match=r"node must .* not 'a/b'"):
             await alpha.renew(PAIR, "a/b", ALPHA, lease_s=LEASE_S, limit_s=LIMIT_S)
         with pytest.raises(DeclarationError, match=r"node must .* not ''"):

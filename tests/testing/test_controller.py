@@ -287,6 +287,53 @@ def test_node_without_a_host_is_refused() -> None:
     play(scenario)
 
 
+def test_word_that_nobody_can_want_is_refused() -> None:
+    """A misspelled wish must not end a pair; what was wanted before still is."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        rule = "want must be one of protected, unprotected, stopped, not 'protcted'"
+        misspelled: str = "protcted"
+        with pytest.raises(DeclarationError, match=rule):
+            controller.want(misspelled)  # type: ignore[arg-type]  # a caller's mistake
+        with pytest.raises(DeclarationError, match=rule):
+            PairController(
+                life.pair,
+                life.hosts,
+                want=misspelled,  # type: ignore[arg-type]  # a caller's mistake
+            )
+        assert ["Launch", "Launch", "resume", "Settled"] == kinds(await settled(controller))
+
+    play(scenario)
+
+
+def test_wait_is_over_until_the_next_round() -> None:
+    """What happened since the last round ends each wait at once; a look alone changes nothing."""
+
+    async def scenario(_: FakePair, controller: PairController) -> None:
+        assert not await controller.wait(1.0)
+        controller.want("protected")
+        await controller.look()
+        assert [True, True] == [await controller.wait(1.0), await controller.wait(1.0)]
+        await controller.arm()
+        assert not await controller.wait(1.0)
+
+    play(scenario)
+
+
+def test_controller_can_be_used_after_it_was_closed() -> None:
+    """It connects anew; only a node that the pair does not have is refused."""
+
+    async def scenario(_: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        await controller.aclose()
+        assert ["Settled"] == kinds(await settled(controller))
+        assert await controller.reach("alpha", limit_s=1.0) is not None
+        with pytest.raises(DeclarationError, match=r"node must be one of alpha, .* not 'nobody'"):
+            await controller.reach("nobody", limit_s=1.0)
+
+    play(scenario)
+
+
 async def _set_delay(controller: PairController, checkpoint_delay_ms: int) -> None:
     """Have somebody set another delay by hand."""
     session = controller._sessions["alpha"]  # noqa: SLF001 - nobody else can hold the monitor

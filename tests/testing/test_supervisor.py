@@ -12,7 +12,7 @@ import pytest
 from tests.testing.test_controller import has_all, refuse_a_write, write
 from tests.testing.testbed import FakePair, Pair, declared, in_world, time_passes
 
-from pycolo.errors import HostRefused, StoreError
+from pycolo.errors import DeclarationError, HostRefused, StoreError
 from pycolo.hosts import HostState
 from pycolo.model import ColoPair
 from pycolo.supervise import Store, Supervisor, SupervisorEvent
@@ -366,6 +366,36 @@ def test_one_supervisor_a_pair(tmp_path: Path) -> None:
             await second.__aenter__()
 
     play(tmp_path, scenario)
+
+
+def test_pair_that_is_none_of_its_own_is_refused(tmp_path: Path) -> None:
+    """Whatever is asked of a pair that the supervisor does not have names those that it has."""
+
+    async def scenario(_: FakePair, watched: Watched) -> None:
+        supervisor = watched.supervisor
+        asked = (supervisor.status, supervisor.underway, supervisor.measure, supervisor.checkpoints)
+        for ask in asked:
+            with pytest.raises(DeclarationError, match="pair must be one of colo, not 'nope'"):
+                ask("nope")
+        with pytest.raises(DeclarationError, match="pair must be one of colo, not 'nope'"):
+            await supervisor.switch_over("nope")
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("resyncs", [0, -1])
+def test_supervisor_without_resyncs_is_refused(tmp_path: Path, resyncs: int) -> None:
+    """It could never make a pair protected."""
+
+    async def played(life: FakePair) -> None:
+        hosts = {life.pair.name: life.hosts}
+        with (
+            Store(tmp_path) as store,
+            pytest.raises(DeclarationError, match=f"resyncs must be 1 or more, not {resyncs}"),
+        ):
+            Supervisor((life.pair,), hosts, store, resyncs=resyncs)
+
+    in_world("11.1.3", played)
 
 
 def test_cut_between_the_hosts(tmp_path: Path) -> None:

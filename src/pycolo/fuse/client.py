@@ -52,10 +52,11 @@ class ArmedFuse:
 
 @final
 class FuseClient:
-    """A connection to the fuse of this host. A context manager, for one event loop.
+    """A connection to the fuse of this host. An asynchronous context manager, for one event loop.
 
-    If one of its methods raises `FuseLost`, the connection is closed for good. Every method
-    may be called while others of the same client wait.
+    After `FuseRefused` it is usable. If one of its methods raises `FuseLost`, the connection is
+    closed for good, and every other method that waits raises `FuseLost` as well. A method may be
+    called while others of the same client wait.
     """
 
     def __init__(self, path: str, way: socket.socket) -> None:
@@ -75,8 +76,11 @@ class FuseClient:
             path: Its socket, `fuse.sock` in its folder.
             limit_s: How long its answer may take, in seconds.
 
+        Returns:
+            The connection. Close it with `aclose`, or enter it as a context.
+
         Raises:
-            FuseLost: There is none, or it gives no answer.
+            FuseLost: There is none, or it gives no answer. Nothing is left open.
         """
         way = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
@@ -159,7 +163,7 @@ class FuseClient:
             What is armed then, where `state` says whether QEMU runs.
 
         Raises:
-            FuseRefused: This instance is not armed.
+            FuseRefused: This instance is not armed, or the moment lies in the future.
             FuseLost: It is not known whether it was renewed.
         """
         request = {"request": "renew", "pair": pair, "node": node, "instance": instance}
@@ -177,7 +181,7 @@ class FuseClient:
             limit_s: How long the answer may take, in seconds.
 
         Raises:
-            FuseRefused: Another instance of that node is armed.
+            FuseRefused: Another instance of that node is armed, or a name is wrong.
             FuseLost: It is not known whether it was disarmed.
         """
         request = {"request": "disarm", "pair": pair, "node": node, "instance": instance}
@@ -188,6 +192,9 @@ class FuseClient:
 
         Args:
             limit_s: How long the answer may take, in seconds.
+
+        Returns:
+            What is armed; one whose process has ended is not among them any more.
 
         Raises:
             FuseLost: There is no answer.

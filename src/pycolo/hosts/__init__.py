@@ -31,16 +31,27 @@ class HostState:
     record: RecordState
     "What the node's own file says."
     folder: str = ""
-    "What tells its image folder from every other one; empty where that is not known."
+    "What tells its image folder from every other one; empty if that is not known."
     running: Running | None = None
     "The QEMU whose process is known to run there for the node; None proves nothing."
 
 
 class Host(Protocol):
-    """What pycolo needs of the host of a node. Every path is a path on that host."""
+    """What pycolo needs of the host of a node. Every path is a path on that host.
+
+    A host stays usable after each of these errors. A method that is given a pair raises
+    `DeclarationError` for a node that the pair does not have.
+    """
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
         """Open a connected, non-blocking socket to a monitor.
+
+        Args:
+            node: The node's name, for messages.
+            monitor: Where QEMU listens on that host.
+
+        Returns:
+            The socket; the caller closes it.
 
         Raises:
             ConnectionFailed: There is no such socket, or the host is out of reach.
@@ -57,12 +68,19 @@ class Host(Protocol):
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            What lies there. The record is an `UnreadRecord` where the host cannot be asked, and
-            where the images belong to another node or to a record in another place.
+            What lies there. The record is an `UnreadRecord` if the host cannot be asked, if its
+            folder is missing, and if the images belong to another node or to a record in another
+            place.
         """
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
         """Replace a node's record if it still is what the change expects, durably.
+
+        Args:
+            pair: The declaration.
+            node: The node's name.
+            change: What the record must still be, and what it becomes.
+            limit_s: How long it may take, in seconds.
 
         Raises:
             HostRefused: It is another one, or could not be written; nothing was changed.
@@ -71,6 +89,12 @@ class Host(Protocol):
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
         """Create an image, start a QEMU, end a QEMU, or check ports.
+
+        Args:
+            pair: The declaration.
+            node: The node's name.
+            action: What to do.
+            limit_s: How long it may take, in seconds.
 
         Returns:
             A note for the report, usually empty. For `StopQemu`, how the QEMU ended.
@@ -108,6 +132,11 @@ class Host(Protocol):
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
         """The version of the QEMU that is installed for a node.
+
+        Args:
+            pair: The declaration.
+            node: The node's name.
+            limit_s: How long the answer may take, in seconds.
 
         Raises:
             HostRefused: The host cannot find it out.

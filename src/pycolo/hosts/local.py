@@ -68,7 +68,18 @@ class LocalHost:
         """Do nothing: nothing is kept open."""
 
     def watch(self, pair: ColoPair, node: str) -> QemuWatch | None:
-        """Take hold of the QEMU that runs for a node here; None if none is known to run."""
+        """Take hold of the QEMU that runs for a node here.
+
+        Args:
+            pair: The declaration.
+            node: The node's name.
+
+        Returns:
+            A handle, which the caller closes; None if no QEMU is known to run.
+
+        Raises:
+            DeclarationError: The pair has no such node.
+        """
         try:
             held = far.hold(pair.process_path(node))
         except (far.Refused, OSError):
@@ -78,7 +89,7 @@ class LocalHost:
 
 @final
 class QemuWatch:
-    """Holds the handle of a running QEMU: its end can be waited for, and is evidence."""
+    """The kernel's handle of a running QEMU: its end can be waited for, and is evidence."""
 
     def __init__(self, pair: ColoPair, node: str, instance: str, pidfd: far.Pidfd) -> None:
         """Take the handle; used by `LocalHost.watch` alone."""
@@ -92,9 +103,13 @@ class QemuWatch:
         self._pidfd = pidfd
 
     async def wait_ended(self) -> None:
-        """Wait until none of its threads runs again; may be waited for several times at once.
+        """Wait, without a limit, until none of its threads runs again.
 
-        The process may still be there, with its sockets and its images, until its memory is free.
+        Several may wait at once, and one who waits is not disturbed by `close`. The process may
+        still be there, with its sockets and its images, until its memory is free.
+
+        Raises:
+            OSError: The handle was closed before.
         """
         loop = asyncio.get_running_loop()
         with (
@@ -106,10 +121,13 @@ class QemuWatch:
                 await _readable(lookout, lookout.arm())
 
     def evidence(self, epoch: int) -> Evidence | None:
-        """What its end is evidence of; None while it runs.
+        """What its end is evidence of; also after `close`.
 
         Args:
-            epoch: The epoch of the record in which it could have gone on alone.
+            epoch: The epoch of the record in which it could have run alone.
+
+        Returns:
+            The evidence; None while it runs, and if its process file cannot be believed.
         """
         victim = Victim(node=self.node, instance=self.instance, epoch=epoch)
         request: JsonObject = {

@@ -21,7 +21,7 @@ import asyncssh
 from pycolo import helper
 from pycolo._json import JsonObject
 from pycolo._printable import brief
-from pycolo.errors import ConnectionFailed
+from pycolo.errors import ConnectionFailed, DeclarationError
 from pycolo.evidence import Evidence, Victim
 from pycolo.hosts import HostState, requests
 from pycolo.model.node import Monitor, Node, Ssh, TcpMonitor, UnixMonitor
@@ -68,8 +68,12 @@ class SshHost:
 
         Args:
             node: A node with `ssh`.
+
+        Raises:
+            DeclarationError: The node has no `ssh`; no object is made.
         """
-        assert node.ssh is not None  # noqa: S101 - `hosts_of` asks
+        if node.ssh is None:
+            raise DeclarationError(f"ssh of node {node.name}", None, "be set")
         self._name: Final = node.name
         self._ssh: Final = node.ssh
         self._address: Final = node.ssh.address or node.address

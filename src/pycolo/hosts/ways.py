@@ -28,19 +28,22 @@ from pycolo.session import open_monitor
 async def hosts_of(pair: ColoPair, own: str | None = None) -> AsyncGenerator[Mapping[str, Host]]:
     """The hosts of all nodes, spares included, each by its declared way.
 
-    A node with `ssh` is reached over that, any other one is on this machine. One whose address is
-    not this machine's is refused for whatever is done on a host.
+    A node with `ssh` is reached over that; any other one is on this machine. If its address is not
+    one of this machine's, nothing can be read or done on its host, and each refusal says so.
 
     Args:
         pair: The declaration.
         own: The node that runs on this machine, whatever `ssh` it has for others; None for none.
 
     Yields:
-        Node name to its host; let go of when the block is left.
+        Node name to its host; all are closed when the block is left.
 
     Raises:
         ModuleNotFoundError: A node has `ssh`, and the extra of that name is not installed.
+        DeclarationError: The pair has no node `own`.
     """
+    if own is not None:
+        pair.node(own)
     async with AsyncExitStack() as stack:
         hosts: dict[str, Host] = {}
         for index, node in enumerate(pair.all_nodes):

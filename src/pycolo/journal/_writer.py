@@ -43,11 +43,12 @@ _MODE: Final = 0o600
 class Journal(Recorder):
     """Writes what an execution does to a new file, one JSON object a line; a context manager.
 
-    To be given to `execute` as its recorder. A command's line is on disk before the command is
+    Give it to one `execute` as its recorder. A command's line is on disk before the command is
     sent; the other lines are with the kernel when they are written, so that the end of this process
     loses none of them. Only commands of the plan are written, not the questions that a wait asks.
 
-    A file that cannot be written any more ends the journal, not the execution: see `failure`.
+    A file that cannot be written any more ends the journal, not the execution: see `failure`. So
+    does a second plan, since a journal holds one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +58,7 @@ class Journal(Recorder):
             path: Its name.
 
         Raises:
-            OSError: It cannot be made; FileExistsError where it is there already.
+            OSError: It cannot be made; FileExistsError if it is there already.
         """
         self.path: Final = path
         "The file."
@@ -73,7 +74,10 @@ class Journal(Recorder):
         self.close()
 
     def close(self) -> None:
-        """Close the file; may be called again. One without a plan is taken away."""
+        """Close the file; may be called again. One without a plan is removed.
+
+        Nothing more is written to it, and `failure` does not change.
+        """
         if self._file is None:
             return
         if self._began and self.failure is None:
@@ -88,6 +92,9 @@ class Journal(Recorder):
     @override
     def plan_started(self, plan: Plan) -> None:
         """Write the plan."""
+        if self._began and self.failure is None:
+            self.failure = f"{self.path}: a journal holds one plan, and another one began"
+            return
         self._began = True
         self._write(PlanBegan(**_now(), plan=plan))
 

@@ -19,7 +19,6 @@ from pycolo.model.node import Monitor
 from pycolo.qmp.replies import VersionInfo
 from pycolo.session._socket import Connector, address_of, os_text
 
-
 # How long what was sent may take to leave before the connection is cut.
 _FLUSH_S: Final = 1.0
 

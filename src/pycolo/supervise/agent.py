@@ -44,7 +44,8 @@ class Agent(Keeping):
         assume_good: QEMU versions that the operator vouches for.
 
     Raises:
-        DeclarationError: Two pairs have one name, a node has no host, or a pair has no such node.
+        DeclarationError: Two pairs have one name, a node has no host, a pair has no such node, or
+            `resyncs` is below 1.
     """
 
     def __init__(

@@ -36,8 +36,10 @@ class Arbiter(Protocol):
     """Reads, and compare-and-swaps, over any number of pairs.
 
     Every answer is linearizable: it shows each change that was acknowledged before the question.
-    Each method ends within its `limit_s`. `ArbiterLost` is raised where no answer came, or one that
-    says nothing for certain; whoever changed something then reads again before it acts on it.
+    Each method ends within its `limit_s`, which is above 0. `ArbiterLost` is raised if no answer
+    came, or one that says nothing for certain; whoever changed something then reads again before it
+    acts on it. `DeclarationError` is raised, and nothing asked, for a name that no pair or no node
+    can have, for a record under another pair's name, and for a lease that is not above 0 s.
     """
 
     async def identity(self, *, limit_s: float) -> str:
@@ -47,6 +49,9 @@ class Arbiter(Protocol):
 
         Args:
             limit_s: How long the answer may take, in seconds.
+
+        Returns:
+            The same name each time.
 
         Raises:
             ArbiterLost: There is no answer.
@@ -58,6 +63,9 @@ class Arbiter(Protocol):
         Args:
             pair: The pair's name.
             limit_s: How long the answer may take, in seconds.
+
+        Returns:
+            What is held; of a pair of which it knows nothing, revision 0 and no record.
 
         Raises:
             ArbiterLost: There is no answer.
@@ -152,4 +160,7 @@ class Arbiter(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Close the way to the arbiter; may be called again. Leases run out by themselves."""
+        """Close the way to the arbiter; may be called again. Leases run out by themselves.
+
+        Every other method raises ArbiterLost from then on.
+        """

@@ -13,7 +13,8 @@ from typing import Final, Self, final, get_args
 import attrs
 
 from pycolo.errors import StoreError
-from pycolo.reconcile import Want
+from pycolo.model import _rules as rules
+from pycolo.reconcile import Want, check_want
 
 _BUSY_S: Final = 5.0
 _TABLE: Final = """
@@ -29,21 +30,23 @@ class Wish:
     want: Want = "protected"
     "A protected guest, one that runs alone, or no QEMU."
     paused: str | None = None
-    "Who paused its supervision, and when; None where it is not paused."
+    "Who paused its supervision, and when; None if it is not paused."
 
 
 @final
 class Store:
     """What is wanted of each pair of one supervisor; other processes may change it meanwhile.
 
-    Each change is on the disk when it returns. A context manager; not for several threads.
+    Each change is on the disk when it returns. A context manager, which closes it; not for several
+    threads. After a `StoreError` it can be used once the reason is gone. What takes a pair's name
+    raises `DeclarationError` for a name that no pair can have.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the store; make it where there is none.
+        """Open the store; make it if there is none.
 
         Args:
-            folder: Where its file lies.
+            folder: Where its file lies; made if missing.
 
         Raises:
             StoreError: It cannot be made or opened.
@@ -66,7 +69,7 @@ class Store:
         self._database.close()
 
     def read(self, pair: str) -> Wish:
-        """What is wanted of a pair: a protected guest where nobody has said otherwise.
+        """What is wanted of a pair: a protected guest if nobody has said otherwise.
 
         Args:
             pair: The pair's name.
@@ -74,6 +77,7 @@ class Store:
         Raises:
             StoreError: It cannot be read.
         """
+        rules.identifier("pair", pair)
         with self._as_store_error():
             row = self._database.execute(
                 "SELECT want, paused FROM pairs WHERE name = ?", (pair,)
@@ -95,7 +99,10 @@ class Store:
 
         Raises:
             StoreError: It cannot be written; what was wanted before still is.
+            DeclarationError: It is nothing that can be wanted; what was wanted before still is.
         """
+        rules.identifier("pair", pair)
+        check_want("want", want)
         with self._as_store_error():
             self._database.execute(
                 "INSERT INTO pairs (name, want) VALUES (?, ?)"
@@ -108,11 +115,13 @@ class Store:
 
         Args:
             pair: The pair's name.
-            paused: By whom, when and why, in words; None ends the pause.
+            paused: By whom, when and why, in words that follow "paused", such as `by root`; None
+                ends the pause.
 
         Raises:
             StoreError: It cannot be written; nothing was changed.
         """
+        rules.identifier("pair", pair)
         with self._as_store_error():
             self._database.execute(
                 "INSERT INTO pairs (name, want, paused) VALUES (?, 'protected', ?)"
@@ -130,6 +139,7 @@ class Store:
         Raises:
             StoreError: Another process or store object holds it, or it cannot be made.
         """
+        rules.identifier("pair", pair)
         with self._as_store_error():
             descriptor = os.open(self.folder / f"{pair}.lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:

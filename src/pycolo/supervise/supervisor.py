@@ -63,6 +63,8 @@ class Keeping:
         names = [pair.name for pair in pairs]
         if len(set(names)) != len(names):
             raise DeclarationError("pairs", names, "have each name once")
+        if resyncs < 1:
+            raise DeclarationError("resyncs", resyncs, "be 1 or more")
         self._pairs = tuple(pairs)
         self._hosts = hosts
         self._authorities = authorities
@@ -117,6 +119,9 @@ class Keeping:
     def status(self, pair: str) -> PairStatus:
         """How a pair stands now.
 
+        Args:
+            pair: The pair's name.
+
         Raises:
             DeclarationError: The supervisor has no such pair.
         """
@@ -124,6 +129,9 @@ class Keeping:
 
     def underway(self, pair: str) -> Underway | None:
         """How far the plan is that is executed for a pair; None for none.
+
+        Args:
+            pair: The pair's name.
 
         Raises:
             DeclarationError: The supervisor has no such pair.
@@ -134,13 +142,20 @@ class Keeping:
     def measure(self, pair: str) -> Measures:
         """What was counted and timed of a pair since the supervisor was made.
 
+        Args:
+            pair: The pair's name.
+
         Raises:
             DeclarationError: The supervisor has no such pair.
         """
-        return self._tallies[pair].measures(self._kept_by(pair).silence)
+        keeper = self._kept_by(pair)
+        return self._tallies[pair].measures(keeper.silence)
 
     def checkpoints(self, pair: str) -> AsyncGenerator[Checkpoint]:
         """The checkpoints of a pair, as they end; ends when it is closed.
+
+        Args:
+            pair: The pair's name.
 
         Raises:
             DeclarationError: The supervisor has no such pair.
@@ -208,7 +223,9 @@ class Supervisor(Keeping):
         assume_good: QEMU versions that the operator vouches for.
 
     Raises:
-        DeclarationError: Two pairs have one name, or a node has no host.
+        DeclarationError: Two pairs have one name, a node has no host, or `resyncs` is below 1.
+        StoreError: Raised when it is entered: another supervisor with this store keeps one of the
+            pairs.
     """
 
     def __init__(
@@ -241,28 +258,54 @@ class Supervisor(Keeping):
     async def switch_over(self, pair: str, *, observer: Observer | None = None) -> Report:
         """Move the guest to its secondary on purpose; then the old primary becomes a new secondary.
 
-        Nothing is lost. As all that a person asks for, it is finished also where whoever asked is
+        Nothing is lost. Like all that a person asks for, it is finished even if the caller is
         cancelled meanwhile.
 
         Args:
             pair: The pair's name.
             observer: Is called with what happens, besides the supervisor's own; None for none.
 
+        Returns:
+            What became of each step. What failed is in it.
+
         Raises:
             RefusedError: It is not begun: the pair is not protected, its supervision is paused, or
-                something else is done with it.
+                something else is done with it. Nothing was changed.
             DeclarationError: The supervisor has no such pair.
         """
         return await self.perform(pair, "switch-over", observer=observer)
 
     async def checkpoint(self, pair: str, *, observer: Observer | None = None) -> Report:
-        """Force a checkpoint, and see it on both nodes; see `switch_over`."""
+        """Force a checkpoint, and see it on both nodes.
+
+        Args:
+            pair: The pair's name.
+            observer: See `switch_over`.
+
+        Returns:
+            See `switch_over`.
+
+        Raises:
+            RefusedError: See `switch_over`.
+            DeclarationError: See `switch_over`.
+        """
         return await self.perform(pair, "checkpoint", observer=observer)
 
     async def shutdown(self, pair: str, *, observer: Observer | None = None) -> Report:
-        """Have the guest power itself off, and keep it off; see `switch_over`.
+        """Have the guest power itself off, and keep it off.
 
         Once it is off, no guest is wanted; say in the store that one is, and it is booted again.
+
+        Args:
+            pair: The pair's name.
+            observer: See `switch_over`.
+
+        Returns:
+            See `switch_over`.
+
+        Raises:
+            RefusedError: See `switch_over`.
+            DeclarationError: See `switch_over`.
         """
         return await self.perform(pair, "shutdown", observer=observer)
 
@@ -280,11 +323,15 @@ class Supervisor(Keeping):
             pair: The pair's name.
             procedure: What to do.
             options: What it is asked for besides the pair; nothing if None.
-            observer: Is called with what happens, besides the supervisor's own; None for none.
+            observer: See `switch_over`.
+
+        Returns:
+            See `switch_over`.
 
         Raises:
             RefusedError: It is not begun; see `switch_over`.
-            DeclarationError: The supervisor has no such pair, or does not do this on request.
+            DeclarationError: The supervisor has no such pair or does not do this on request, or an
+                option breaks its rule.
         """
         if procedure not in ON_REQUEST:
             raise DeclarationError("procedure", procedure, f"be one of {', '.join(ON_REQUEST)}")

@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 
 from pycolo.errors import ArbiterOvertaken
-from pycolo.reconcile import Want
+from pycolo.reconcile import Want, check_want
 from pycolo.supervise.arbiter import Arbiter
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Wish
@@ -48,7 +48,9 @@ async def set_want(arbiter: Arbiter, pair: str, want: Want, *, limit_s: float) -
         ArbiterOvertaken: It holds no record of this pair, or the agents change it all the time:
             nothing was changed.
         ArbiterLost: It is not known whether it was changed.
+        DeclarationError: It is nothing that can be wanted; nothing was changed.
     """
+    check_want("want", want)
     return await _changed(arbiter, pair, lambda held: attrs.evolve(held, want=want), limit_s)
 
 
@@ -58,8 +60,16 @@ async def set_paused(arbiter: Arbiter, pair: str, paused: str | None, *, limit_s
     Args:
         arbiter: Holds its record.
         pair: The pair's name.
-        paused: By whom, when and why, in words; None ends the pause.
+        paused: By whom, when and why, in words that follow "paused", such as `by root`; None ends
+            the pause.
         limit_s: How long each answer may take, in seconds.
+
+    Returns:
+        What is wanted now.
+
+    Raises:
+        ArbiterOvertaken: See `set_want`.
+        ArbiterLost: See `set_want`.
     """
     return await _changed(arbiter, pair, lambda held: attrs.evolve(held, paused=paused), limit_s)
 

@@ -167,6 +167,7 @@ class SqliteArbiter:
 
     async def changed(self, pair: str, held: Held, *, limit_s: float) -> Held:
         """See `Arbiter.changed`."""
+        _rules.check_pair(pair)
         loop = asyncio.get_running_loop()
         end_s = loop.time() + limit_s
         while True:
