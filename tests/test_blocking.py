@@ -233,7 +233,7 @@ import warnings
 warnings.simplefilter("ignore")
 import eventlet
 eventlet.monkey_patch()
-import asyncio, sys, threading
+import asyncio, contextlib, sys, threading
 sys.path.insert(0, sys.argv[2])
 from pycolo.blocking import Runner
 from pycolo.model import UnixMonitor
@@ -270,7 +270,10 @@ with Runner() as runner:
         try:
             await ends.wait()
         finally:
-            await asyncio.sleep(0.05)  # long enough for the others to tick
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(10):
+                    while ticks <= closing + 10:
+                        await asyncio.sleep(0.001)  # until the others have ticked
 
     ending = runner.start(slow())
     runner.run(ask(21), 60)

@@ -46,6 +46,9 @@ def json_value(
 ) -> object:
     """The value of a JSON text.
 
+    NaN and Infinity, which are no JSON, are read as numbers: whoever parses the document refuses
+    them by their path.
+
     Args:
         text: The text.
         members: Makes an object of its members; a dict if None.

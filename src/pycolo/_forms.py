@@ -241,7 +241,7 @@ class Text:
     """A value that is written as a string."""
 
     parse: Callable[[str], object]
-    "Raises ValueError where the string is none of its kind."
+    "Raises ValueError if the string is none of its kind."
     rule: str
     pattern: str
 
@@ -335,9 +335,9 @@ class Member:
     default: object
     "The field's default, or attrs.NOTHING."
     place: str
-    "The member's key; where it stands in an inner object, the keys that lead there, with dots."
+    "The member's key; if it stands in an inner object, the keys that lead there, with dots."
     is_sparse: bool = False
-    "Whether it is left out where it holds nothing, whatever else its record leaves out."
+    "Whether it is left out if it holds nothing, whatever else its record leaves out."
     outer: tuple[str, ...] = attrs.field(init=False)
     last: str = attrs.field(init=False)
 
@@ -350,7 +350,7 @@ class Member:
         return self.place.rpartition(".")[2]
 
     def find(self, members: Mapping[str, object], path: str) -> object:
-        """Find its value in the object at `path`; attrs.NOTHING where it is absent."""
+        """Find its value in the object at `path`; attrs.NOTHING if it is absent."""
         for key in self.outer:
             path = at(path, key)
             if key not in members:
@@ -657,7 +657,7 @@ class Forms:
         Args:
             kind: The class.
             inline: A field whose members stand beside the other fields, and its form.
-            given: Forms of single fields, where the annotation does not say all.
+            given: Forms of single fields, if the annotation does not say all.
         """
         hints = get_type_hints(kind)
         layout: dict[str, Constant | Member] = {}
@@ -665,7 +665,7 @@ class Forms:
             if inline is not None and field.name == inline[0]:
                 continue
             form = self.narrow(given.get(field.name) or self.of(hints[field.name]), field.validator)
-            # It came later: where it holds nothing, a document reads as it did.
+            # It came later: if it holds nothing, a document reads as it did.
             is_sparse = bool(field.metadata.get("sparse"))
             layout[field.name] = Member(field.name, form, field.default, field.name, is_sparse)
         if kind in self.tags:

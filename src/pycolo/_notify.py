@@ -21,7 +21,7 @@ class Notify:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         period = os.environ.get("WATCHDOG_USEC", "")
         self.watchdog_s: Final = int(period) / _USEC if period.isdecimal() else 0.0
-        "How often `WATCHDOG=1` must be said at least, in seconds; 0 where nobody waits for it."
+        "How often `WATCHDOG=1` must be said at least, in seconds; 0 if nobody waits for it."
 
     def say(self, state: str) -> None:
         """Send one state, such as `READY=1`; a manager that is gone or stuck is no error."""

@@ -147,7 +147,7 @@ async def glance(
     - migration capabilities and parameters that were set by hand, the checkpoint delay among them.
 
     An armed failover plan is safe all the same: its own checks and its record's compare-and-swap
-    refuse it where the node is not as it was compiled for.
+    refuse it if the node is not as it was compiled for.
 
     Args:
         nodes: Node name to its session, or to what is known of it otherwise.
@@ -519,7 +519,7 @@ def _with_setting(live: Live, item: str, name: str, value: object) -> Live:
 
 
 def _settled(live: Live) -> Live:
-    """The node without `commit_pending` where it is a secondary: its overlays are in use."""
+    """The node without `commit_pending` if it is a secondary: its overlays are in use."""
     if live.colo_mode == "secondary" or live.run_state == "inmigrate":
         return attrs.evolve(live, commit_pending=frozenset())
     return live

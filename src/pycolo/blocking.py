@@ -148,7 +148,7 @@ class Runner:
                 self._loop.call_soon_threadsafe(call.cancel)
 
     def _is_inside(self) -> bool:
-        running = asyncio._get_running_loop()  # noqa: SLF001 - documented, and None where none is
+        running = asyncio._get_running_loop()  # noqa: SLF001 - documented, and None if none is
         return running is not None and running is self._loop
 
     # -- in the thread

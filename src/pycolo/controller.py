@@ -64,9 +64,9 @@ class Round:
     step: NextStep
     "What was next."
     report: Report | None = None
-    "What came of the plan that was executed; None where none was."
+    "What came of the plan that was executed; None if none was."
     why: str = ""
-    "Why the step was not done, as a sentence without a full stop; empty where it was."
+    "Why the step was not done, as a sentence without a full stop; empty if it was."
     is_overtaken: bool = False
     "It was not done since something else came first: look again, nothing has failed."
 
@@ -286,7 +286,7 @@ class PairController:
         """Look at the pair, and do what is next; call it again until it is settled.
 
         A protected pair of which nothing was heard since is asked three questions a node; only
-        where an answer differs, and every ten minutes, it is read as a whole: see `glance`.
+        if an answer differs, and every ten minutes, it is read as a whole: see `glance`.
 
         Args:
             avoid: Nodes on which no secondary is to be launched.
@@ -358,7 +358,7 @@ class PairController:
         return not task.cancelled() and task.result()
 
     async def died(self, evidence: Evidence) -> Report | None:
-        """Take note that a QEMU has ended, and fail over at once where a plan is armed for it.
+        """Take note that a QEMU has ended, and fail over at once if a plan is armed for it.
 
         Nothing is read or compiled first.
 
@@ -443,7 +443,7 @@ class PairController:
             approve: Is shown the plan and says whether it may be executed.
 
         Returns:
-            What came of it; None where nothing differs, or it was not approved.
+            What came of it; None if nothing differs, or it was not approved.
 
         Raises:
             RefusedError: No safe way leads there. Nothing was changed.
@@ -456,7 +456,7 @@ class PairController:
     # -- looking
 
     async def _left(self) -> Snapshot | None:
-        """What a resync that has just succeeded left; None where a glance shows something else.
+        """What a resync that has just succeeded left; None if a glance shows something else.
 
         The failovers are armed by it at once, and the pair is read as a whole in the next round.
         """

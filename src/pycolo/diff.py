@@ -28,9 +28,9 @@ class Change:
     path: str
     "Where it stands, such as `command.arguments.addr.data.port`."
     before: JsonValue
-    "What it was; None where there was nothing."
+    "What it was; None if there was nothing."
     after: JsonValue
-    "What it is; None where there is nothing."
+    "What it is; None if there is nothing."
 
     @override
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class MovedStep:
 @final
 @attrs.frozen(kw_only=True)
 class Diff:
-    """How a second plan differs from a first; false where it does not.
+    """How a second plan differs from a first; false if it does not.
 
     Two plans without a difference are equal.
     """

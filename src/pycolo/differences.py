@@ -27,18 +27,18 @@ class Difference:
     declared: str | None
     "What the declaration asks for; None if it declares no such part."
     live: str | None
-    "What the node shows; None where the part is not there."
+    "What the node shows; None if the part is not there."
 
     @property
     def label(self) -> str:
-        """Its name in messages, after its owner's and a dot where it has one."""
+        """Its name in messages, after its owner's and a dot if it has one."""
         return self.name if self.owner is None else f"{self.owner}.{self.name}"
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Drift:
-    """All differences, each in one of three lists; false where there is none."""
+    """All differences, each in one of three lists; false if there is none."""
 
     missing: tuple[Difference, ...] = ()
     "Declared and not there."

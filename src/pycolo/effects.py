@@ -273,7 +273,7 @@ def took_effect(before: Live, command: qmp.Command, found: Live) -> bool | None:
         found: The node as read after nothing older is pending.
 
     Returns:
-        True or False where the two can be told apart; None where the command leaves no trace, or
+        True or False if the two can be told apart; None if the command leaves no trace, or
         none yet: what it sets in motion may not have begun.
     """
     expected = after(before, command)

@@ -98,7 +98,7 @@ class DeclarationError(PycoloError, ValueError):
         """Keep the error's parts.
 
         Args:
-            field: The field's name, dotted where it is nested (``disks[0].size_bytes``).
+            field: The field's name, dotted if it is nested (``disks[0].size_bytes``).
             value: What was given.
             rule: What the value must be, to be read after the word "must".
         """

@@ -99,12 +99,12 @@ def instance_of(pair: str, node: str, number: int) -> str:
 
 
 def pair_of(instance: str) -> str:
-    """The pair that an identity names; empty where it is no identity of pycolo's."""
+    """The pair that an identity names; empty if it is no identity of pycolo's."""
     return _parts(instance)[0]
 
 
 def node_of(instance: str) -> str:
-    """The node that an identity names; empty where it is no identity of pycolo's."""
+    """The node that an identity names; empty if it is no identity of pycolo's."""
     return _parts(instance)[1]
 
 

@@ -263,7 +263,7 @@ def table_text() -> str:
 
 
 def refuse_document(pair: ColoPair, version: Version) -> None:
-    """Refuse to run a plan of dialect `doc` where QEMU would not accept the document's commands.
+    """Refuse to run a plan of dialect `doc` if QEMU would not accept the document's commands.
 
     Args:
         pair: The declaration.

@@ -84,11 +84,11 @@ class Finding:
     code: Code
     "What kind of thing it is."
     node: str | None
-    "The node that it is about; None where it is about the pair."
+    "The node that it is about; None if it is about the pair."
     what: str
     "What was found, as a sentence without a full stop."
     remedy: str
-    "What a person must decide or do; empty where nothing can be done."
+    "What a person must decide or do; empty if nothing can be done."
 
     @override
     def __str__(self) -> str:

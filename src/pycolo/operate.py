@@ -90,8 +90,8 @@ class Connection:
 
     Made by `connect`, for one procedure: a node that did not answer is not asked again. Compiling
     changes nothing; `execute` carries a plan out. Every method that compiles raises `RefusedError`
-    where no safe way leads on or a person must decide, `DeclarationError` where a name is none of
-    the pair's, and `Busy` where another client holds the control monitor of a node on which the
+    if no safe way leads on or a person must decide, `DeclarationError` if a name is none of
+    the pair's, and `Busy` if another client holds the control monitor of a node on which the
     plan acts. The connection can be used afterwards.
     """
 

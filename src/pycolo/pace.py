@@ -83,7 +83,7 @@ class Pace:
         return sum(self.pauses_s) / self.seconds
 
     def pause_s(self, part: float) -> float:
-        """How long a part of the pauses are at most, in seconds; 0 where there are none.
+        """How long a part of the pauses are at most, in seconds; 0 if there are none.
 
         Args:
             part: Above 0, to 1: 0.5 gives the median.
@@ -96,7 +96,7 @@ class Pace:
     def suggested_ms(self) -> int | None:
         """The shortest delay whose checkpoints pause the guest for 2 % of the time at most.
 
-        In full tens or hundreds of milliseconds; None where no checkpoint was seen. A shorter one
+        In full tens or hundreds of milliseconds; None if no checkpoint was seen. A shorter one
         shows sooner that the way between the hosts is lost, and leaves less to send at once.
         """
         if not self.pauses_s:

@@ -308,7 +308,7 @@ class _PairForm:
 
 
 def _with_base(chains: object, ports: object) -> object:
-    """The chains, where those that name some of their ports get the others from the pair's base."""
+    """The chains; those that name some of their ports get the others from the pair's base."""
     base = ports.get("base") if isinstance(ports, Mapping) else None
     if not isinstance(chains, list) or not isinstance(base, int) or not 0 < base <= BASE_MAX:
         # What is wrong there is said where it is read.

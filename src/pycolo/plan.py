@@ -283,7 +283,7 @@ class Plan:
     options: Options = attrs.field(factory=Options)
     "What it was asked for besides its procedure."
     restored_after: str | None = None
-    "Address of the step after which the guest serves again; None where it never stops serving."
+    "Address of the step after which the guest serves again; None if it never stops serving."
     recoveries: tuple[Recovery, ...] = ()
 
     @override

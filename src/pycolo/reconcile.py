@@ -64,16 +64,16 @@ class Launch:
 class Prove:
     """Find out whether a QEMU has ended; nothing else is safe before.
 
-    Ask its host. If the QEMU has ended, execute `plan` with the evidence; where there is no plan,
+    Ask its host. If the QEMU has ended, execute `plan` with the evidence; if there is no plan,
     take another snapshot. If it answers after all, take another snapshot: it was busy. Fence it
     only if it does neither.
     """
 
     node: str
     instance: str
-    "The identity of the QEMU; empty where it could not be asked."
+    "The identity of the QEMU; empty if it could not be asked."
     plan: Plan | None
-    "The failover that needs the evidence; None where no node is left that could fail over."
+    "The failover that needs the evidence; None if no node is left that could fail over."
 
 
 @final
@@ -259,7 +259,7 @@ class _Ladder:
         try:
             return Act(plan=self._compile("resume"))
         except CompileError:
-            # Where it has to leave somebody behind first, or has no rights, that is the reason.
+            # If it has to leave somebody behind first, or has no rights, that is the reason.
             step = self._survive(guest)
             if step is None:
                 raise
@@ -286,7 +286,7 @@ class _Ladder:
         return self._boot()
 
     def _survive(self, name: str) -> NextStep | None:
-        """What leads from COLO to a guest alone; None where nothing of COLO is left."""
+        """What leads from COLO to a guest alone; None if nothing of COLO is left."""
         try:
             plan = self._compile("failover", survivor=name)
         except CompileError as error:

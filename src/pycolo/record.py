@@ -12,7 +12,7 @@ two guests serve, no acknowledged write is lost, and no pair is stuck.
 3. A node leaves COLO alone only after its own file names it as the only eligible node.
 4. A secondary becomes eligible after a proven checkpoint, its primary's file first. It stops being
    eligible, its own file first, before anything that lets its primary continue without it.
-5. A file that could not be read is not written. Where any record exists, a file that is absent or
+5. A file that could not be read is not written. If any record exists, a file that is absent or
    damaged gives its node no right, and does not show that the node has none. It may be written
    anew, such as when the node joins.
 6. A node is started as primary only after its own file names it as the only eligible node. Before
@@ -93,7 +93,7 @@ class PairRecord:
 
     @property
     def partner(self) -> str | None:
-        """The node that protects the holder, or is about to; None where none is named."""
+        """The node that protects the holder, or is about to; None if none is named."""
         others = [node for node in self.eligible if node != self.holder]
         if not others and self.joining is not None:
             return node_of(self.joining)
@@ -106,7 +106,7 @@ class NoRecord:
     """The host was asked, and there is no file."""
 
     lost: str | None = None
-    "How it is known that there was one, so that this begins no new pair; None where it is not."
+    "How it is known that there was one, so that this begins no new pair; None if it is not."
 
 
 @final
@@ -176,7 +176,7 @@ def loads(data: bytes) -> PairRecord | DamagedRecord:
 
 
 def digest(state: ReadState) -> str | None:
-    """SHA-256 of the bytes of a file in this state; None where there is none."""
+    """SHA-256 of the bytes of a file in this state; None if there is none."""
     match state:
         case PairRecord():
             return hashlib.sha256(dumps(state).encode()).hexdigest()
@@ -187,7 +187,7 @@ def digest(state: ReadState) -> str | None:
 
 
 def highest(files: Files) -> PairRecord | None:
-    """The latest record that was read; None where none was."""
+    """The latest record that was read; None if none was."""
     return max(_read(files.values()), key=lambda record: record.order, default=None)
 
 
@@ -262,11 +262,11 @@ def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim 
         files: What was read.
         node: The node.
         instance: The identity of its QEMU.
-        leads: It is COLO's primary, or its guest runs unprotected: it may vouch for itself where
+        leads: It is COLO's primary, or its guest runs unprotected: it may vouch for itself if
             its own file is absent or damaged.
 
     Returns:
-        The QEMU that has to have ended; None where the node's own file names nobody else.
+        The QEMU that has to have ended; None if the node's own file names nobody else.
 
     Raises:
         CompileError: It may not run alone.
@@ -328,7 +328,7 @@ def went_on(
 ) -> PairRecord:
     """The record of a node that runs alone.
 
-    A new epoch where it leaves somebody behind or replaces a file that cannot be read; else its own
+    A new epoch if it leaves somebody behind or replaces a file that cannot be read; else its own
     file has named it alone before, and only the revision moves.
     """
     own = files.get(node)

@@ -50,7 +50,7 @@ class Done:
     took_s: float
     "From sending to the reply, or until the condition held."
     reply: str = attrs.field(default="", converter=brief)
-    "QEMU's words, where it refused something that was so already."
+    "QEMU's words, if it refused something that was so already."
 
 
 @final
@@ -78,7 +78,7 @@ class Refused:
     reason: str = attrs.field(converter=brief)
     "Who refused what, with QEMU's own message."
     error: QemuError | None = None
-    "QEMU's answer; None where it was not QEMU that refused."
+    "QEMU's answer; None if it was not QEMU that refused."
 
 
 @final
@@ -89,7 +89,7 @@ class Unknown:
     took_s: float
     reason: str = attrs.field(converter=brief)
     happened: bool | None = None
-    "Whether it took effect, as read over a new connection; None where that could not be told."
+    "Whether it took effect, as read over a new connection; None if that could not be told."
 
 
 @final
@@ -126,11 +126,11 @@ class Report:
     evidence: Mapping[str, Evidence] = attrs.field(factory=dict)
     "Node to the evidence of its QEMU's end that execution rested on."
     after: Snapshot | None = None
-    "What was read after a failure; None where all was done or nothing could be read."
+    "What was read after a failure; None if all was done or nothing could be read."
 
     @property
     def failed(self) -> str | None:
-        """Address of the step that ended execution; None where all is done that had to be."""
+        """Address of the step that ended execution; None if all is done that had to be."""
         for address, outcome in self.outcomes.items():
             if not isinstance(outcome, Done | NotRun) and address not in self._may_fail:
                 return address
@@ -140,7 +140,7 @@ class Report:
     def state_after(self) -> Snapshot | None:
         """The state that the execution left, as it was planned or, after a failure, as it was read.
 
-        None where nothing could be read. What no plan predicts is not in it after a success:
+        None if nothing could be read. What no plan predicts is not in it after a success:
         whether each disk is replicated after a resync, and what a host that nobody asked since
         knows to run. So read the pair before you rely on either; `PairController` does.
         """
@@ -229,7 +229,7 @@ class Report:
             address: A step's, of the plan or of its recovery.
 
         Returns:
-            The best explanation; None where QEMU refused nothing there, or nothing is known of it.
+            The best explanation; None if QEMU refused nothing there, or nothing is known of it.
         """
         outcome = self.outcomes.get(address) or self.recovery.get(address)
         step = self._step(address)
@@ -283,7 +283,7 @@ class Report:
         if self._death_unproven():
             return (
                 "make sure that the peer is dead: kill -9 its QEMU on its host, and run the"
-                " procedure again; where that host is out of reach, have it fenced, and say who did"
+                " procedure again; if that host is out of reach, have it fenced, and say who did"
                 " so and how"
             )
         if self._untrue(NotRunning):
@@ -345,7 +345,7 @@ class Report:
         return isinstance(step, Wait) and _asks_of(step.until, ChardevConnected)
 
     def _unlike(self) -> bool:
-        """Whether execution ended where something is not as the plan was compiled for."""
+        """Whether execution ended because something is not as the plan was compiled for."""
         outcome = self.outcomes.get(self.failed or "")
         return isinstance(self._failed_step, Check) and isinstance(outcome, Refused)
 
@@ -369,10 +369,10 @@ def explanation_of(step: Execute, outcome: Outcome, version: Version | None) -> 
     Args:
         step: The command.
         outcome: What became of it.
-        version: QEMU's version; None where it is not known.
+        version: QEMU's version; None if it is not known.
 
     Returns:
-        The best explanation; None where QEMU refused nothing, or nothing is known of it.
+        The best explanation; None if QEMU refused nothing, or nothing is known of it.
     """
     match outcome:
         case Refused(error=QemuError() as error):

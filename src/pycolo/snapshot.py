@@ -68,7 +68,7 @@ class Live:
     version: Version
     "QEMU's version triple."
     instance: str = ""
-    "Its identity, set at launch; empty where it was given none."
+    "Its identity, set at launch; empty if it was given none."
     run_state: str = "prelaunch"
     "QEMU's run state."
     colo_mode: ColoMode = "none"
@@ -78,7 +78,7 @@ class Live:
     colo_exited: bool = False
     "COLO_EXIT was seen; latched, QEMU itself forgets it (qemu-behaviour 18.4)."
     proven: bool | None = None
-    "A whole checkpoint was seen since it entered COLO; None where that is not known."
+    "A whole checkpoint was seen since it entered COLO; None if that is not known."
     commit_pending: frozenset[str] = frozenset()
     "Quorums whose overlays a promotion still merges into the image (qemu-behaviour 5.13)."
     migration: str = "none"
@@ -106,7 +106,7 @@ class Live:
     children: Mapping[str, tuple[Child, ...]] = attrs.field(factory=dict)
     "Quorum's node name to its children."
     sizes_bytes: Mapping[str, int] = attrs.field(factory=dict)
-    "Block node's name to its virtual size, where it is known."
+    "Block node's name to its virtual size, if it is known."
     images: Mapping[str, str] = attrs.field(factory=dict, eq=False)
     "Block node's name to the file that it is, as QEMU prints it; read, never planned."
     nbd_server: bool = False
@@ -133,7 +133,7 @@ class Live:
     QEMU tells it by events alone, to sessions that were open then (qemu-behaviour 5.11).
     """
     schema: Schema | None = attrs.field(default=None, eq=False)
-    "What commands this QEMU accepts; None where it was not read. Read, never planned."
+    "What commands this QEMU accepts; None if it was not read. Read, never planned."
 
 
 @final
@@ -172,16 +172,16 @@ class Dead:
     """A node whose QEMU has ended."""
 
     evidence: Evidence | None
-    "Who says so; None where a plan that was compiled offline assumes it: nothing executes on that."
+    "Who says so; None if a plan that was compiled offline assumes it: nothing executes on that."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Running:
-    """A QEMU that is known to run, also where its monitor gives no answer."""
+    """A QEMU that is known to run, even if its monitor gives no answer."""
 
     instance: str
-    "Its identity; empty where it was given none, or where that could not be asked."
+    "Its identity; empty if it was given none, or if that could not be asked."
     how: str
     "How that is known, as a main clause: `its host knows it as process 4711`."
 
@@ -209,7 +209,7 @@ class Snapshot:
         return self.nodes.get(name, NOT_READ)
 
     def live(self, name: str) -> Live | None:
-        """The node as QEMU shows it, or None where no QEMU answers."""
+        """The node as QEMU shows it, or None if no QEMU answers."""
         state = self.state(name)
         return state if isinstance(state, Live) else None
 

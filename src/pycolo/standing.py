@@ -50,7 +50,7 @@ def standing(snapshot: Snapshot) -> Standing:
     """What a snapshot makes of the pair.
 
     QEMU forgets that COLO ended with an error, so two nodes that both say COLO are called protected
-    only where a checkpoint was seen, or the records say so of these very QEMUs (qemu-behaviour
+    only if a checkpoint was seen, or the records say so of these very QEMUs (qemu-behaviour
     18.4).
     """
     roles = {name: role_of(state) for name, state in snapshot.nodes.items()}

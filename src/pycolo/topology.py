@@ -333,7 +333,7 @@ def memory(machine: Machine) -> MemoryBackendObject | None:
 
 
 def secret(node: Node, disk: ReplicationDisk) -> Secret | None:
-    """What opens a disk's image and overlays on a node; None where they are not encrypted."""
+    """What opens a disk's image and overlays on a node; None if they are not encrypted."""
     file = disk.on(node.name).secret_file
     return None if file is None else Secret(id=disk.names.secret, file=file)
 

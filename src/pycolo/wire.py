@@ -129,7 +129,8 @@ def loads(text: str | bytes) -> object:
     """The value of a document's text, for `plan_from_json` and its like.
 
     Raises:
-        ParseError: It is no JSON, is nested too deeply, or has a number that is too long.
+        ParseError: It is no JSON, is nested too deeply, or has a number that is too long. NaN and
+            Infinity are refused later, by their path, by what parses the value.
     """
     return _decode.json_value(text)
 

@@ -433,9 +433,9 @@ async def test_a_token_is_asked_for_once_and_replaced_where_it_is_stale(tmp_path
         ({"user": "", "password_file": Path("a")}, "user must be a non-empty string"),
         (
             {"user": "a", "password_file": Path("a")},
-            r"endpoints\[0\] must begin with https:// where user is given, not 'http://a:1'",
+            r"endpoints\[0\] must begin with https:// if user is given, not 'http://a:1'",
         ),
-        ({"ca": Path("a")}, "must begin with https:// where ca is given"),
+        ({"ca": Path("a")}, "must begin with https:// if ca is given"),
     ],
 )
 def test_a_wrong_declaration_is_refused(fields: dict[str, object], why: str) -> None:

@@ -34,7 +34,7 @@ async def execute(
 
     Steps of one batch are sent together. Execution ends at the first step that is not done, unless
     the step may fail. If it ends inside a range of steps with a recovery, that recovery is sent; it
-    is withheld, and its first step refused, where there is no connection to its node, or where the
+    is withheld, and its first step refused, if there is no connection to its node, or if the
     connection was lost and the node's record is not the one written here. Then the nodes are read.
 
     Cancelling breaks a wait off. It waits for the reply of a command that was sent, and for the end
@@ -49,9 +49,9 @@ async def execute(
             to. They are not closed; one that was lost is opened anew to find out what happened.
         hosts: Node name to its host, for each node whose record is read or written, on whose host
             something is done, or whose QEMU's end has to be shown.
-        evidence: Node name to evidence that its QEMU has ended. Where none is given that names the
+        evidence: Node name to evidence that its QEMU has ended. If none is given that names the
             node, instance and epoch which the plan does, the host on which it ran is asked. A fence
-            is refused where that QEMU answers within a second, or its host says within five that it
+            is refused if that QEMU answers within a second, or its host says within five that it
             runs.
         observer: Is called with what happens; an error it raises is logged and changes nothing.
         recorder: Called with the same after the observer, and with the conversation with QEMU: a

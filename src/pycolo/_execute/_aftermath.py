@@ -85,7 +85,7 @@ class Aftermath:
                     self.outcomes[step.address] = await attempt(step)
 
     async def _may_not(self, recovery: Recovery) -> str | None:
-        """Why a recovery must not be sent; None where it may.
+        """Why a recovery must not be sent; None if it may.
 
         A session that was lost was the lock as well: somebody else may have gone on from there. So
         it is opened again, and then the record must be what this execution last wrote.
@@ -116,7 +116,7 @@ class Aftermath:
     # -- a command without an answer
 
     async def happened(self, position: int, step: Execute) -> bool | None:
-        """Whether a command that was not answered took effect; None where that is not known."""
+        """Whether a command that was not answered took effect; None if that is not known."""
         # An answer is the barrier: on one connection QEMU answers in order, and a new one's
         # negotiation after all that was sent before.
         session = self._sessions[step.node]

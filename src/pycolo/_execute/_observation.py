@@ -65,7 +65,7 @@ class Observation:
         )
 
     def present(self, condition: c.Condition) -> str:
-        """The leaves that are true, with QEMU's own reason where it gives one."""
+        """The leaves that are true, with QEMU's own reason if it gives one."""
         found = (leaf for leaf in c.leaves(condition) if self.holds(leaf))
         return ", ".join(f"{leaf.words()}{self._reason(leaf)}" for leaf in found)
 

@@ -26,10 +26,10 @@ async def running(
         pair: The declaration.
         node: The name of a declared node.
         session: An open session with its control monitor; None for none.
-        host: The node's host; None where there is no way to it.
+        host: The node's host; None if there is no way to it.
 
     Returns:
-        None where the session gives no answer within 1 s, the observer monitor no greeting within
+        None if the session gives no answer within 1 s, the observer monitor no greeting within
         1 s, and the host, if it answers within 5 s, knows no process. A monitor that another client
         holds counts as silent.
     """

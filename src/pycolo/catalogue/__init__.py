@@ -108,7 +108,7 @@ def explain(
     Returns:
         What it may be, best first. What fits command, version and class comes before what does
         not, the whole message before a cause that it names, exact words before less exact ones.
-        Empty where nothing is known.
+        Empty if nothing is known.
 
     >>> from pycolo.catalogue import explain
     >>> for found in explain("Chardev 'red0' is busy", command="chardev-remove"):

@@ -37,16 +37,16 @@ class Wording:
     text: str
     "The message, with placeholders such as `{ID}`; `{CAUSE}` is whatever follows."
     since: Version | None = None
-    "The first version that uses these words; None where no older one is known."
+    "The first version that uses these words; None if no older one is known."
     until: Version | None = None
-    "The first version that uses others; None where the newest still has these."
+    "The first version that uses others; None if the newest still has these."
 
     def literals(self) -> str:
         """The words without the placeholders."""
         return _PLACEHOLDER.sub("", self.text)
 
     def values_in(self, message: str) -> Mapping[str, str] | None:
-        """What stands in the placeholders of a message; None where it is another message."""
+        """What stands in the placeholders of a message; None if it is another message."""
         found = _matcher(self.text).fullmatch(message)
         return None if found is None else found.groupdict()
 

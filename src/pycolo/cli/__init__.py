@@ -81,7 +81,7 @@ def _invoked(words: list[str]) -> int:
                 _say.note(HELD)
             found: int = context.meta.get(ERROR_CODE, _exits.of_error(error))
             _say.note(brief(f"pycolo: {error}"))
-            # Where it was the result that could not be written, neither can this.
+            # If it was the result that could not be written, neither can this.
             with contextlib.suppress(OSError):
                 if context.meta.get(FORM) == "json":
                     _say.result(_json.dumps(_refusal(error, found), indent=2))

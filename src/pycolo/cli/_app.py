@@ -314,7 +314,7 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
     "is_watch",
     is_flag=True,
     help="Show pairs that a supervisor keeps until Ctrl-C: all of its pairs, or those of the"
-    " PAIRFILEs. Where standard output is no terminal, one line a change.",
+    " PAIRFILEs. If standard output is no terminal, one line a change.",
 )
 @click.option(
     "--check",
@@ -473,7 +473,7 @@ def _reported(
             colour = _say.results_in_colour()
             _say.result(text.render_report(report, colour=colour, is_brief=is_brief))
     except OSError as error:
-        # What was done is done: the exit code says so where words cannot.
+        # What was done is done: the exit code says so if words cannot.
         _say.note(f"the report cannot be written: {error.strerror}")
     return report.exit_code
 
@@ -695,7 +695,7 @@ def demo(*, form: str) -> int:
     """Live the whole life of a pair on this machine.
 
     A supervisor keeps a guest protected while its QEMUs are killed and stopped. Takes about a
-    minute; QEMU and a small guest are fetched the first time. Where they cannot be had, the same
+    minute; QEMU and a small guest are fetched the first time. If they cannot be had, the same
     life is lived on fakes, and that is said.
     """
     # Nothing else needs what the demo needs.

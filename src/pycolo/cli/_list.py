@@ -33,7 +33,7 @@ class Listed:
     found: Standing
     "How the pair stands."
     snapshot: Snapshot | None = None
-    "What its nodes say; None where they were not asked, or not in time."
+    "What its nodes say; None if they were not asked, or not in time."
 
 
 async def listed(folders: Sequence[Path]) -> tuple[Listed, ...]:

@@ -34,7 +34,7 @@ async def measured(pair: ColoPair, folder: Path, seconds: float) -> Pace:
 
     Args:
         pair: The declaration.
-        folder: The store of its supervisor, where one keeps it.
+        folder: The store of its supervisor, if one keeps it.
         seconds: How long.
 
     Raises:

@@ -46,7 +46,7 @@ def version(text: str) -> Version:
 
 @final
 class _Procedure(click.Choice[str]):
-    """The name of a procedure; the nearest one is named where there is none."""
+    """The name of a procedure; the nearest one is named if there is none."""
 
     @override
     def convert(

@@ -49,7 +49,7 @@ def on_stderr(detail: Detail = "usual") -> Iterator[Kept]:
         return
     console = Console(stderr=True, highlight=False)
     with bars(console) as progress:
-        # Where results are read on the terminal too, the report has a line for each step.
+        # If results are read on the terminal too, the report has a line for each step.
         yield Bars(progress=progress, keeps_lines=not sys.stdout.isatty())
 
 
@@ -151,7 +151,7 @@ def _ends(plan: Plan, address: str) -> bool:
 @final
 @attrs.define(kw_only=True)
 class Bars(Kept):
-    """A bar for what is under way, with percent and rate where it is a copy."""
+    """A bar for what is under way, with percent and rate if it is a copy."""
 
     progress: Progress
     keeps_lines: bool

@@ -202,7 +202,7 @@ async def _written(supervisor: Keeping, form: str) -> None:
     line = _json_line if form == "json" else _text_line
     async for event in supervisor.events():
         with contextlib.suppress(OSError):
-            # Where nobody reads any more, the pairs are kept all the same.
+            # If nobody reads any more, the pairs are kept all the same.
             _say.result(line(event) + "\n")
 
 

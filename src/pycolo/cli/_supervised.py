@@ -26,7 +26,7 @@ _INSTEAD: Final[Mapping[Procedure, str]] = {
     "resume": "it protects the guest by itself",
     "stop": "type `pycolo want unprotected PAIRFILE`",
     "failover": (
-        "it fails over by itself; where it needs your word that a host is off, type"
+        "it fails over by itself; if it needs your word that a host is off, type"
         " `pycolo fenced PAIRFILE NODE --how TEXT`"
     ),
 }
@@ -53,7 +53,7 @@ class Act:
 
 
 def acts(folder: Path, pair: str, procedure: Procedure, asked: Asked) -> Act | None:
-    """What has a pair's supervisor execute a procedure; None where none is in the way.
+    """What has a pair's supervisor execute a procedure; None if none is in the way.
 
     Args:
         folder: The supervisor's store.
@@ -108,7 +108,7 @@ async def let_go(control: Control) -> PairView | None:
         control: The way to it.
 
     Returns:
-        How its pair stands: not paused, or with free monitors; None where it has ended meanwhile.
+        How its pair stands: not paused, or with free monitors; None if it has ended meanwhile.
 
     Raises:
         StoreError: It gives no answer, or still executes a plan after a minute.
@@ -127,7 +127,7 @@ async def let_go(control: Control) -> PairView | None:
 async def wait_heeded(control: Control, wish: Wish) -> None:
     """Wait until a supervisor has heard what is wanted, and, if it is paused, has let go.
 
-    Where it finishes a plan first, a person is told, and it is not waited for any longer.
+    If it finishes a plan first, a person is told, and it is not waited for any longer.
     """
     try:
         async with asyncio.timeout(_LET_GO_S), aclosing(control.watch()) as views:

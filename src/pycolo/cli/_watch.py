@@ -57,7 +57,7 @@ class Pace:
 
     @property
     def pause_ms(self) -> float | None:
-        """How long one paused the guest, on average; None where there was none."""
+        """How long one paused the guest, on average; None if there was none."""
         return (self.seen[-1][2] - self.seen[0][2]) * _MS / self._made if self._made else None
 
     @property
@@ -132,7 +132,7 @@ async def _views(control: Control, row: Row, changed: Callable[[Row], None]) -> 
             changed(row)
 
 
-# -- where it is no terminal
+# -- if it is no terminal
 
 
 @final

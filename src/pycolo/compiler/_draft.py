@@ -43,7 +43,7 @@ class Range:
     def __init__(self) -> None:
         """Not begun yet."""
         self.first: int | None = None
-        "The number of its first step; None where none has begun it."
+        "The number of its first step; None if none has begun it."
 
     def drop(self) -> None:
         """Cancel the range: its steps get no recovery."""

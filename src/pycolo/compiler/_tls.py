@@ -44,7 +44,7 @@ def ensure_parameters(draft: Draft, node: str, role: Literal["primary", "seconda
 def parameters(
     draft: Draft, node: str, role: Literal["primary", "secondary"]
 ) -> MigrateSetParameters | None:
-    """The command that gives the migration its TLS parameters; None where it has them.
+    """The command that gives the migration its TLS parameters; None if it has them.
 
     The list of clients is never unset: an empty id would be an id to QEMU before 11, and it is of
     no meaning to who connects (qemu-behaviour 10.9).

@@ -1,6 +1,6 @@
 """`converge`: the smallest plan that makes a live pair what its declaration says.
 
-Where QEMU lets a part be changed in place, replication runs on. A part that is missing from a pair
+If QEMU lets a part be changed in place, replication runs on. A part that is missing from a pair
 in COLO cannot be put back under it: that is refused, with the way that leads there.
 """
 
@@ -138,7 +138,7 @@ def converge(
     """The smallest plan that makes what is live what is declared.
 
     A pair in COLO is repaired in place, while replication runs; an unprotected guest with a fresh
-    secondary is protected. There is nothing to do where nothing differs.
+    secondary is protected. There is nothing to do if nothing differs.
 
     Args:
         pair: The declaration.

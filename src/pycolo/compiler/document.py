@@ -1,7 +1,7 @@
 """Dialect `doc`: the commands of QEMU's own document, in its order, to the letter.
 
 It looks at who is primary and whether that node was a secondary before, and at nothing else. It is
-for comparing and teaching; where a QEMU would refuse it, it is printed all the same. The checks
+for comparing and teaching; if a QEMU would refuse it, it is printed all the same. The checks
 and waits between the commands are ours: the document has them as prose, or not at all.
 """
 
@@ -302,8 +302,8 @@ def launch_argv(
 ) -> tuple[str, ...]:
     """Steps 1 and 2 of the document: a node's command line.
 
-    Where the declaration names a monitor, it takes the place of the document's `stdio`. The name is
-    the QEMU's identity, where the document has its role: records and evidence speak of that.
+    If the declaration names a monitor, it takes the place of the document's `stdio`. The name is
+    the QEMU's identity, if the document has its role: records and evidence speak of that.
 
     Args:
         pair: The declaration.
@@ -422,7 +422,7 @@ def _secret(node: Node, disk: ReplicationDisk) -> tuple[str, ...]:
 
 
 def _encryption(node: Node, disk: ReplicationDisk) -> str:
-    """What opens both overlays, where they are encrypted."""
+    """What opens both overlays, if they are encrypted."""
     secret = topology.secret(node, disk)
     overlays = () if secret is None else ("file.encrypt", "file.backing.encrypt")
     return "".join(f",{o}.format=luks,{o}.key-secret={disk.names.secret}" for o in overlays)

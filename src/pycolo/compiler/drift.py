@@ -39,7 +39,8 @@ def drift(pair: ColoPair, snapshot: Snapshot) -> Drift:
         snapshot: What both nodes show.
 
     Raises:
-        CompileError: No node answers, so there is nothing to compare with.
+        CompileError: No node answers, so there is nothing to compare with. Declaration and snapshot
+            stay usable.
     """
     if all(snapshot.live(node.name) is None for node in pair.nodes):
         why = f"no node answers ({all_stand(pair, snapshot)})"

@@ -19,7 +19,7 @@ def expected(pair: ColoPair, snapshot: Snapshot) -> Snapshot:
 
     Args:
         pair: The declaration.
-        snapshot: What both nodes show; where none answers, nothing is expected of anyone.
+        snapshot: What both nodes show; if none answers, nothing is expected of anyone.
     """
     live = {n.name: s for n in pair.nodes if (s := snapshot.live(n.name)) is not None}
     if not live:

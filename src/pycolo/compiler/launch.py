@@ -191,7 +191,7 @@ def images(
     """The images that are made for a node, each with the name it goes by in addresses.
 
     None for a primary: its images hold the guest and are the operator's. For a secondary the
-    overlays, and the image that the first copy fills, where it is a file.
+    overlays, and the image that the first copy fills, if it is a file.
 
     Args:
         node: The node.
@@ -203,7 +203,7 @@ def images(
         return
     for disk in disks:
         here, paths = disk.on(node.name), disk.paths(node)
-        # What is no file is not pycolo's to make: QEMU tells where it is missing.
+        # What is no file is not pycolo's to make: QEMU says if it is missing.
         if not given and here.driver == "file":
             yield _create(node, disk, paths["image"], here.image_format), disk.names.parent
         yield _create(node, disk, paths["active_image"], "qcow2"), disk.names.active

@@ -93,7 +93,7 @@ def members(pair: ColoPair, snapshot: Snapshot, *, peer: str | None = None) -> C
         pair: The declaration.
         snapshot: What is known.
         peer: The node that will protect the holder. If None, the one that the record names or,
-            where that does not answer, the only fresh secondary.
+            if that does not answer, the only fresh secondary.
 
     Raises:
         DeclarationError: `peer` is none of the pair's nodes.

@@ -53,7 +53,7 @@ def compile_offline(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        RefusedError: See the procedure.
+        RefusedError: See the procedure. `converge` is always refused: nothing differs offline.
         DeclarationError: A name is none of the pair's, or `forget` is given no `gone`.
     """
     good = tuple(assume_good)

@@ -58,7 +58,7 @@ def launch(
 ) -> Plan:
     """Images and QEMUs, for both nodes or for some.
 
-    A node whose peer has a guest becomes its secondary. Where nobody has, the node that holds the
+    A node whose peer has a guest becomes its secondary. If no node has one, the node that holds the
     newest data by the record becomes primary; for a new pair that is the pair's first node, and
     the others are secondaries, whichever is launched first.
 
@@ -72,7 +72,7 @@ def launch(
         newest: Who holds the newest data by an operator's statement, against what the records say;
             its QEMU may run already.
         instances: Node name to the identity its QEMU gets, `PAIR:NODE:HEX`, never used before; a
-            counted one where none is given, which serves for plans that are not executed.
+            counted one if none is given, which serves for plans that are not executed.
         birth: Random text that tells a new pair from others of its name; not used for one that has
             a record.
         dialect: `auto`, or `doc` for the document's own command lines.
@@ -172,7 +172,7 @@ def _check_seen(draft: Draft, name: str) -> None:
 
 
 def _silent(draft: Draft) -> list[str]:
-    """Every node that does not answer: where one becomes primary, none of them may run unseen."""
+    """Every node that does not answer: if one becomes primary, none of them may run unseen."""
     names = draft.pair.names
     return [name for name in names if draft.now.live(name) is None]
 
@@ -244,7 +244,7 @@ def _named(state: record.RecordState) -> tuple[str, ...]:
 
 
 def _new_primary(draft: Draft, declared: ColoPair, missing: Sequence[str]) -> str | None:
-    """Who becomes primary; None where somebody has the guest, or nobody is launched.
+    """Who becomes primary; None if somebody has the guest, or nobody is launched.
 
     Raises:
         CompileError: A node of the declaration has the guest as a secondary without its primary.
@@ -261,7 +261,7 @@ def _new_primary(draft: Draft, declared: ColoPair, missing: Sequence[str]) -> st
     top = record.highest(records)
     holder = draft.pair.nodes[0].name if top is None else top.holder
     if record.is_new(records) and holder not in missing:
-        # Its first node begins a new pair, also where the others are started before it.
+        # Its first node begins a new pair, even if the others are started before it.
         return None
     return holder if holder in missing else missing[0]
 
@@ -299,7 +299,7 @@ def start(
         pair: The declaration.
         snapshot: What both nodes and their records show. The primary's guest may run already.
         peer: The node that will protect the guest. If None, the one that the record names or,
-            where that does not answer, the only fresh secondary.
+            if that does not answer, the only fresh secondary.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
 
@@ -326,7 +326,7 @@ def resume(
         pair: The declaration.
         snapshot: What both nodes and their records show.
         peer: The node that will protect the guest. If None, the one that the record names or,
-            where that does not answer, the only fresh secondary.
+            if that does not answer, the only fresh secondary.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
 
@@ -377,7 +377,7 @@ def set_checkpoint_delay(
     Raises:
         DeclarationError: The delay is out of range.
         VersionError: The version cannot run COLO.
-        CompileError: Nobody is primary, or the change would wedge it.
+        CompileError: There is no primary with a secondary, or the change would wedge it.
     """
     attrs.evolve(pair, checkpoint_delay_ms=checkpoint_delay_ms)
     check(pair, snapshot)
@@ -636,7 +636,7 @@ def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:
     """Takes a node that is gone for good out of the records, by an operator's statement.
 
     Afterwards the others can be started without its host. Evidence that its QEMU has ended is
-    needed where it could still continue.
+    needed if it could still continue.
 
     Args:
         pair: The declaration; it need not name that node any more.

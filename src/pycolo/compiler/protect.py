@@ -58,7 +58,7 @@ from pycolo.snapshot import Live, role_of
 
 # It was told to continue already, and has left the pause since it was looked at.
 WENT_ON = (Refusal(text="Migration not in expected state"),)
-# Inside a checkpoint: of a moment, or for ever where the peer died in it (qemu-behaviour 7.1).
+# Inside a checkpoint: of a moment, or for ever if the peer died in it (qemu-behaviour 7.1).
 IN_CHECKPOINT = "colo"
 FRESH = ("fresh secondary", "prepared secondary")
 # Time for one packet to be lost and sent again: Linux repeats a SYN after one second.
@@ -426,7 +426,7 @@ _BACK = "COLO was not entered: the guest runs alone, with its plain network and 
 def _prepare_disks(
     draft: Draft, primary: str, secondary: str, features: Features, *, moves: bool
 ) -> None:
-    """Attach the peer's disks, and set the delay; the guest runs meanwhile where QEMU lets it."""
+    """Attach the peer's disks, and set the delay; the guest runs meanwhile if QEMU lets it."""
     if not (moves and features.pause_before_switchover):
         _attach(draft, primary, secondary, stop=moves)
         _ensure_delay(draft, primary)
@@ -523,7 +523,7 @@ def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
         AllOf(conditions=until),
         "both guests run and both sides say so; `colo` alone proves nothing (qemu-behaviour 4.4)",
         limit_s=draft.timeouts.entry_s,
-        # The RAM is copied meanwhile where QEMU cannot pause before the switch-over.
+        # The RAM is copied meanwhile if QEMU cannot pause before the switch-over.
         stall_s=draft.timeouts.stall_s,
         unless=AnyOf(conditions=unless),
     )
@@ -535,7 +535,7 @@ def _back(
     """Leave a half-made entry, from any point of it (qemu-behaviour 17.6, 17.10).
 
     The yanks free the main loop. A migration that is paused before its switch-over ends only when
-    it continues into the yanked connection. Where COLO was entered already, it is ended. The
+    it continues into the yanked connection. If COLO was entered already, it is ended. The
     secondary is used up by this and is replaced. Its disk is removed from the guest's quorum: a
     second entry would not notice the writes that it missed. A guest that never ran stays stopped.
     """

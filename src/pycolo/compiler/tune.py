@@ -24,7 +24,7 @@ def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int, features: Fe
 
 
 def refuse_deadlock(draft: Draft, features: Features) -> None:
-    """Refuse what forces a checkpoint where that deadlocks.
+    """Refuse what forces a checkpoint if that deadlocks.
 
     Raises:
         CompileError: The accelerator is TCG, on a QEMU before 11.0.

@@ -173,7 +173,7 @@ def complete_folder(folder: Path, *, on_progress: Progress) -> Generator[Path | 
         on_progress: Called when another process has to be waited for.
 
     Yields:
-        The folder to fill, or None where `folder` is complete already.
+        The folder to fill, or None if `folder` is complete already.
 
     Raises:
         FetchError: Another process kept the lock longer than half an hour.

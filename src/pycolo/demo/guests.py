@@ -38,7 +38,7 @@ DISK_PORT: Final = 9000
 """TCP port of the Linux guest's disk service; see `linux_guest`."""
 
 DEFAULT_ADDRESS: Final = "10.77.0.2/24"
-"""Address of the Linux guest's first card where none is given."""
+"""Address of the Linux guest's first card if none is given."""
 
 READY_LINE: Final = "pycolo: ready"
 """What the Linux guest writes to its serial port when its services listen."""

@@ -61,7 +61,7 @@ class LifeOptions:
     disk_mib: int = 64
     "Size of the guest's disk in MiB, at least 16."
     may_isolate: bool = True
-    "Use network namespaces where this machine lets us."
+    "Use network namespaces if this machine lets us."
     card: str = "rtl8139"
     "QEMU's model of the guest's network card; one that `linux_guest` drives."
     cache: Path | None = None

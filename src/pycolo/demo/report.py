@@ -59,7 +59,7 @@ class Protection:
     stops_s: tuple[float, ...]
     "How long the guest was paused, each time, before it was protected."
     waits_s: Mapping[str, float]
-    "The longest wait of each of the client's streams until it was protected, where notable."
+    "The longest wait of each of the client's streams until it was protected, if notable."
     steps: int
     "Steps of the plan."
 
@@ -77,13 +77,13 @@ class Failover:
     seen_s: float
     "Until the supervisor had evidence of the end of the process."
     resumed_s: float | None
-    "Until QEMU's last RESUME before service was restored; None where it said none."
+    "Until QEMU's last RESUME before service was restored; None if it said none."
     restored_s: float
     "Until the executor saw the guest running outside COLO."
     finished_s: float
     "Until the last step of the plan."
     outages_s: Mapping[str, float]
-    "How long each of the client's streams waited, where notable."
+    "How long each of the client's streams waited, if notable."
     connections: int
     "Connections with a request in flight or now and then, before."
     survived: int
@@ -127,7 +127,7 @@ class LifeReport:
     error: str | None
     "Why the life ended early."
     logs: str | None
-    "Folder with the logs, kept where something went wrong."
+    "Folder with the logs, kept if something went wrong."
 
     @property
     def ok(self) -> bool:

@@ -104,7 +104,7 @@ def open_testbed(
         programs: What runs.
         checkpoint_delay_ms: The longest time between two checkpoints.
         disk_mib: Size of the guest's disk, at least 16 for its records.
-        may_isolate: Use network namespaces where this machine lets us.
+        may_isolate: Use network namespaces if this machine lets us.
         card: QEMU's model of the guest's network card; one that `linux_guest` drives.
 
     Raises:

@@ -43,7 +43,7 @@ _LEGEND: Final = (
 
 
 def show(report: LifeReport, console: Console) -> None:
-    """Draw a life; in colour where the console has it.
+    """Draw a life; in colour if the console has it.
 
     Args:
         report: What was found out.

@@ -26,7 +26,7 @@ class Folder:
     """The folder of one fuse process; held by it alone until it ends."""
 
     def __init__(self, path: str) -> None:
-        """Take the folder, and make it where there is none.
+        """Take the folder, and make it if there is none.
 
         Args:
             path: Where it lies.
@@ -109,7 +109,7 @@ def _check(path: str) -> None:
 
 
 def _file_system(device: int) -> str:
-    """The type of a file system; empty where it cannot be told."""
+    """The type of a file system; empty if it cannot be told."""
     number = f"{os.major(device)}:{os.minor(device)}"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
         for line in mounts:

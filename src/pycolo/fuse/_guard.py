@@ -37,7 +37,7 @@ class Guard:
 
     @property
     def next_s(self) -> float | None:
-        """When to act next; None where nothing is left to do."""
+        """When to act next; None if nothing is left to do."""
         match self.state:
             case "armed":
                 return self.deadline_s

@@ -220,7 +220,7 @@ class Server:
         log(f"{disarm.instance}: is guarded no more")
 
     def _find(self, request: Arm | Renew | Disarm) -> Guard | None:
-        """The guard of an instance; None where its node has none.
+        """The guard of an instance; None if its node has none.
 
         Raises:
             Refused: Another instance of its node is guarded.

@@ -160,7 +160,7 @@ class FuseClient:
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            What is armed then, where `state` says whether QEMU runs.
+            What is armed then; `state` says whether QEMU runs.
 
         Raises:
             FuseRefused: This instance is not armed, or the moment lies in the future.

@@ -115,7 +115,7 @@ def _domain(pair: ColoPair, place: Node, action: LaunchQemu) -> JsonObject:
 
 
 def _ports(pair: ColoPair, node: str) -> tuple[int, ...]:
-    """The ports that must be free at a launch; none where another node of the pair may have them.
+    """The ports that must be free at a launch; none if another node of the pair may have them.
 
     A pair that runs at one address is for trying it out.
     """

@@ -87,7 +87,7 @@ class Uncertain(Exception):
 
 
 def _distrust(path: str) -> str | None:
-    """Why what a path holds may not be believed; None where only root and we can write to it."""
+    """Why what a path holds may not be believed; None if only root and we can write to it."""
     for candidate in dict.fromkeys((path, os.path.realpath(path))):
         found = os.lstat(candidate)
         if not stat.S_ISLNK(found.st_mode):
@@ -132,7 +132,7 @@ def _check_state_dir(path: str) -> None:
 
 
 def _mounted(folder: str, mounts: str = MOUNTS) -> tuple[str, str]:
-    """The type of the file system a folder is on, and its source; empty where it cannot be told."""
+    """The type of the file system a folder is on, and its source; empty if it cannot be told."""
     found = os.stat(folder)
     device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
     with open(mounts, encoding="utf-8", errors="replace") as lines:
@@ -162,7 +162,7 @@ def place_of(folder: str, mounts: str = MOUNTS) -> str:
 
 
 def _read(path: str) -> bytes | None:
-    """The bytes of a file; None where there is none.
+    """The bytes of a file; None if there is none.
 
     Raises:
         OSError: It is something else than a file, or longer than any that is written here.
@@ -210,7 +210,7 @@ def _locked(path: str, limit_s: float) -> Iterator[int]:
 
 
 def _replace(path: str, data: bytes) -> None:
-    """Replace a file durably, whole or not at all; needs no free space where it exists.
+    """Replace a file durably, whole or not at all; needs no free space if it exists.
 
     The new content goes into a spare file, whose disk space is allocated already; then the two
     files exchange their names.
@@ -220,7 +220,7 @@ def _replace(path: str, data: bytes) -> None:
     try:
         if not os.path.exists(path):
             os.rename(spare, path)
-            # The next change finds its block there; it is made without one where the disk is full.
+            # The next change finds its block there; it is made without one if the disk is full.
             with contextlib.suppress(OSError):
                 _write_spare(spare, b"")
         elif not _exchange(spare, path):
@@ -305,7 +305,7 @@ def observe(
     answer.update(alive(process=process, monitors=monitors))
     try:
         answer["folder"] = place_of(image_folder)
-        # Where a disk is not mounted its folder is missing: that is an error, and no new pair.
+        # If a disk is not mounted, its folder is missing: that is an error, and no new pair.
         os.stat(os.path.dirname(record))
         data = _read(record)
         why = None if data is None else _distrust(record)
@@ -334,7 +334,7 @@ def alive(*, process: str, monitors: Sequence[Monitor]) -> Answer:
         monitors: Its monitors.
 
     Returns:
-        `instance`, empty where it is not known, and `how`, empty for none.
+        `instance`, empty if it is not known, and `how`, empty for none.
     """
     current = None
     try:
@@ -387,7 +387,7 @@ def swap(
 
     Args:
         record: The node's record.
-        expects: SHA-256 of what it must still be; None where there must be none.
+        expects: SHA-256 of what it must still be; None if there must be none.
         data: What replaces it, in base64.
         pair: The pair's name.
         node: The node's name.
@@ -459,10 +459,10 @@ def _owner(path: str) -> _Owner | None:
 def _owned_by_another(
     found: Sequence[_Owner], own: Sequence[str], ours: tuple[str, str], record: str
 ) -> str | None:
-    """Why the record must not be used with these images; None where no owner file objects.
+    """Why the record must not be used with these images; None if no owner file objects.
 
     One objects where it names this node's record in another place, and there is one; the owner file
-    of a declared image also where it names another node of this pair, or any record in another
+    of a declared image even if it names another node of this pair, or any record in another
     place. An image of another pair is found by its record.
 
     Args:
@@ -472,7 +472,7 @@ def _owned_by_another(
         record: The node's record.
     """
     for one in found:
-        copied = f"or remove {one.path} where the image was copied here"
+        copied = f"or remove {one.path} if the image was copied here"
         if one.path in own and one.pair == ours[0] and one.node != ours[1]:
             return f"its image belongs to {one.pair}:{one.node}: correct the pair file, {copied}"
         elsewhere = _same(one.record) != _same(record) and os.path.lexists(one.record)
@@ -485,7 +485,7 @@ def _owned_by_another(
 def _lost(
     found: Sequence[_Owner], own: Sequence[str], ours: tuple[str, str], record: str
 ) -> str | None:
-    """How it is known that a record which is not there was there once; None where it is not."""
+    """How it is known that a record which is not there was there once; None if it is not."""
     for one in found:
         if one.speaks(own, ours):
             is_here = _same(one.record) == _same(record)
@@ -507,7 +507,7 @@ class _Boot(NamedTuple):
     time_namespace: str
 
     def restarted(self, later: _Boot) -> bool:
-        """Whether PID 1 is another one; where /proc hides it, nothing is known of that."""
+        """Whether PID 1 is another one; if /proc hides it, nothing is known of that."""
         starts = (self.init_start, later.init_start)
         return None not in starts and self.init_start != later.init_start
 
@@ -534,7 +534,7 @@ def _namespace(kind: str) -> str:
 
 
 def _machine() -> str:
-    """What tells this machine from others; empty where nothing does."""
+    """What tells this machine from others; empty if nothing does."""
     try:
         machine_id = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
@@ -543,7 +543,7 @@ def _machine() -> str:
 
 
 def _start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks after the boot; None where that cannot be seen."""
+    """When a process started, in clock ticks after the boot; None if that cannot be seen."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -607,7 +607,7 @@ def _process_number(value: object) -> int:
 
 
 def _over(process: _Process, now: _Boot) -> str | None:
-    """How a process is known to have ended by what is seen in this boot; None where it may run."""
+    """How a process is known to have ended by what is seen in this boot; None if it may run."""
     then = process.boot
     if then.machine != now.machine:
         return None
@@ -628,7 +628,7 @@ def _over(process: _Process, now: _Boot) -> str | None:
 
 
 def _open(process: _Process) -> Pidfd | None:
-    """The handle of the process; None where it has ended."""
+    """The handle of the process; None if it has ended."""
     try:
         pidfd = Pidfd(process.pid, os.pidfd_open(process.pid))
     except ProcessLookupError:
@@ -682,7 +682,7 @@ class Pidfd:
         return True
 
     def over(self) -> str | None:
-        """How it is known that none of its threads runs again; None where one may."""
+        """How it is known that none of its threads runs again; None if one may."""
         # In this order: one that goes in between was seen while it was there, or is gone after.
         exiting = _all_exiting(self.pid)
         if self.gone(0):
@@ -706,7 +706,7 @@ class Pidfd:
 
 
 def _all_exiting(pid: int) -> bool:
-    """Whether every thread of a process has begun to exit; false where that cannot be seen.
+    """Whether every thread of a process has begun to exit; false if that cannot be seen.
 
     A thread may make another one before it exits, and a list that is read while a thread of it ends
     may be cut short. So two lists in a row must be the same, with all of their threads still there:
@@ -734,7 +734,7 @@ def _all_exiting(pid: int) -> bool:
 
 
 def _is_exiting(pid: int, thread: str) -> bool | None:
-    """Whether a thread has begun to exit, as a zombie's has; None where it is gone.
+    """Whether a thread has begun to exit, as a zombie's has; None if it is gone.
 
     Its program is asked for first: it has none from the moment at which it lets go of its memory.
     To read `stat` before would hold the memory meanwhile, and whoever lets go of it last frees it.
@@ -774,7 +774,7 @@ class Lookout:
         self._hinted_until = time.monotonic() + SETTLE_S
 
     def fileno(self) -> int:
-        """Readable where the process is gone, or one of the threads that are watched has ended."""
+        """Readable if the process is gone, or one of the threads that are watched has ended."""
         return self._epoll.fileno()
 
     def close(self) -> None:
@@ -835,7 +835,7 @@ def death(*, process: str, instance: str, limit_s: float) -> Answer:  # noqa: AR
         limit_s: Not used: `watch` takes the same arguments.
 
     Returns:
-        `dead`, with `how` and `who` says so; false where it runs, and where nothing is known.
+        `dead`, with `how` and `who` says so; false if it runs, and if nothing is known.
 
     Raises:
         Refused: The process file is damaged, or others may have written it.
@@ -874,7 +874,7 @@ def hold(process: str) -> tuple[str, Pidfd] | None:
 
 
 def _running(process: str) -> _Process | None:
-    """The process that runs for a node here; None where none is known to run."""
+    """The process that runs for a node here; None if none is known to run."""
     current = _known(process).current
     return current if current is not None and _runs(current) else None
 
@@ -889,7 +889,7 @@ def stop(*, process: str, instance: str, at_once: bool, limit_s: float) -> Answe
     """End one QEMU, and no other, and see it end.
 
     It is told to end by itself first, unless it is to end at once. Somebody waits for its death
-    alone where it is to end at once; else the process is gone too, with its sockets and its images.
+    alone if it is to end at once; else the process is gone too, with its sockets and its images.
     """
     found = death(process=process, instance=instance, limit_s=limit_s)
     if found["dead"]:
@@ -1254,7 +1254,7 @@ def _connected(monitor: Monitor) -> socket.socket:
 
 
 def _serves(monitor: Monitor) -> bool:
-    """Whether something listens there, also where its queue is full: then nobody refuses.
+    """Whether something listens there, even if its queue is full: then nobody refuses.
 
     Raises:
         PermissionError: This user may not know.
@@ -1271,7 +1271,7 @@ def _serves(monitor: Monitor) -> bool:
 
 
 def _await_answer(monitor: Monitor, pidfd: Pidfd, limit_s: float) -> str | None:
-    """Why QEMU never answered a command; None where it did.
+    """Why QEMU never answered a command; None if it did.
 
     It greets before it makes its devices, and may end on one of them; it answers after that.
     """
@@ -1438,7 +1438,7 @@ def check_ports(*, process: str, address: str, ports: Sequence[int], limit_s: fl
 
 
 def _network(process: str) -> str | None:
-    """The name space of the network in which a node's QEMU runs, where it is not ours."""
+    """The name space of the network in which a node's QEMU runs, if it is not ours."""
     try:
         current = _running(process)
     except Refused:
@@ -1604,7 +1604,7 @@ def serve(helper: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do one thing for a script: `NAME JSON [HELPER]`; gives 0, 1 where refused, 3 if uncertain."""
+    """Do one thing for a script: `NAME JSON [HELPER]`; gives 0, 1 if refused, 3 if uncertain."""
     name, request = arguments[0], json.loads(arguments[1])
     try:
         found = perform(name, request, "".join(arguments[2:3]))

@@ -103,7 +103,7 @@ async def death(ask: Ask, pair: ColoPair, victim: Victim, limit_s: float) -> Evi
 
 
 async def watch(ask: Ask, pair: ColoPair, victim: Victim, limit_s: float) -> Evidence | None:
-    """Wait for the end of one QEMU; None where the limit passed or it is not known here."""
+    """Wait for the end of one QEMU; None if the limit passed or it is not known here."""
     return await _evidence(ask, pair, victim, "watch", limit_s)
 
 
@@ -123,7 +123,7 @@ async def _evidence(
 
 
 def evidence_of(victim: Victim, found: Mapping[str, object]) -> Evidence | None:
-    """The helper's answer about a death as evidence; None where it is none."""
+    """The helper's answer about a death as evidence; None if it is none."""
     if found["dead"] is not True:
         return None
     return Evidence.of(

@@ -101,7 +101,7 @@ class SshHost:
             await asyncio.sleep(LINE_S)
 
     async def _why_closed(self, monitor: Monitor) -> str | None:
-        """Why no channel could be opened; None where the listen backlog is full: retry."""
+        """Why no channel could be opened; None if the listen backlog is full: retry."""
         request: JsonObject = {"monitor": helper.monitor_json(monitor)}
         try:
             found = await self._ask("connect", request, OPEN_S)

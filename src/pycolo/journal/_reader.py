@@ -25,7 +25,7 @@ class Recording:
 
     @property
     def ended(self) -> PlanEnded | None:
-        """How the execution ended; None where its process did before."""
+        """How the execution ended; None if its process did before."""
         last = self.lines[-1] if self.lines else None
         return last if isinstance(last, PlanEnded) else None
 

@@ -113,7 +113,7 @@ class Throttle:
         for name, value in given.items():
             kind, _, what = name.partition("_")
             if what != "total" and f"{kind}_total" in given:
-                rule = f"be absent where {kind}_total is given, which QEMU asks for"
+                rule = f"be absent if {kind}_total is given, which QEMU asks for"
                 raise DeclarationError(f"Throttle.{name}", value, rule)
 
     def limits(self) -> dict[str, int]:
@@ -253,7 +253,7 @@ class ReplicationDisk:
             rule = f"be a multiple of {SECTOR_BYTES}"
             raise DeclarationError("ReplicationDisk.size_bytes", self.size_bytes, rule)
         if self.driver != "file" and not self.image.startswith("/"):
-            rule = f"be an absolute path where driver is {self.driver}"
+            rule = f"be an absolute path if driver is {self.driver}"
             raise DeclarationError("ReplicationDisk.image", self.image, rule)
         if self.image_format == "luks" and self.secret_file is None:
             raise DeclarationError("ReplicationDisk.secret_file", None, "be given for luks")

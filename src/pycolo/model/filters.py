@@ -178,13 +178,13 @@ def _mac(field: str, value: object) -> None:
         raise DeclarationError(field, value, "be six bytes like 52:54:00:12:34:56")
 
 
-# Which cards put virtio's header before each packet where the host's end takes it, as a tap does.
+# Which cards put virtio's header before each packet if the host's end takes it, as a tap does.
 VNET_CARDS: Final = ("virtio-net", "e1000e", "igb", "vmxnet3")
 PLAIN_CARDS: Final = ("e1000", "rtl8139", "ne2k", "pcnet", "tulip", "i825", "usb-net")
 
 
 def writes_vnet_headers(model: str) -> bool | None:
-    """Whether a card writes virtio headers to its netdev; None where that is not known.
+    """Whether a card writes virtio headers to its netdev; None if that is not known.
 
     Args:
         model: QEMU's device model.
@@ -201,7 +201,7 @@ class FilterChain:
 
     Args:
         netdev: The host's end of the card.
-        netdevs: Node name to the host's end there, where it differs from `netdev`.
+        netdevs: Node name to the host's end there, if it differs from `netdev`.
         model: QEMU's device model for the card.
         mac: MAC address, the same on both nodes; None leaves it to QEMU.
         vnet_hdr: Have every link of the chain carry the header that virtio puts before a packet;

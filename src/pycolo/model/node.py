@@ -193,7 +193,7 @@ class Node:
         state_dir: Absolute path of the folder that keeps this node's record of the pair and the
             identity of its QEMU's process. It must outlive a reboot, and nobody but its owner may
             write to it. By default the image folder.
-        ssh: The way to its host; None where the controller runs on it.
+        ssh: The way to its host; None if the controller runs on it.
         control: Monitor for the one writer; by default a socket in `run_dir`.
         observer: Monitor for readers; by default a socket in `run_dir`.
         qemu_binary: QEMU on that host, a name on its PATH or an absolute path.

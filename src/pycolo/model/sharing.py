@@ -78,7 +78,7 @@ def port_collisions(
             with one address are on one host, and each with a loopback address is on this one.
 
     Returns:
-        Each two that collide, by host and port; empty where every pair can be launched.
+        Each two that collide, by host and port; empty if every pair can be launched.
 
     Raises:
         DeclarationError: Two pairs have one name, or a node has no host.

@@ -38,7 +38,7 @@ class X509:
     Args:
         folder: Absolute path of a folder on each node's host with `ca-cert.pem`,
             `server-cert.pem`, `server-key.pem`, `client-cert.pem` and `client-key.pem`.
-        folders: Node name to the folder there, where it differs from `folder`.
+        folders: Node name to the folder there, if it differs from `folder`.
         authz: The distinguished names of the client certificates that are admitted, each in the
             certificate's own order (`O=Example,CN=alpha`). If it is empty, every certificate of the
             authority is admitted.
@@ -77,7 +77,7 @@ class Psk:
     Args:
         folder: Absolute path of a folder on each node's host with `keys.psk`, whose lines are a
             user's name, a colon and the key in hexadecimal digits.
-        folders: Node name to the folder there, where it differs from `folder`.
+        folders: Node name to the folder there, if it differs from `folder`.
         username: The name of the key that both nodes use, which stands before the colon in
             `keys.psk`.
 

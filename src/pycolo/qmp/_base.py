@@ -1,11 +1,11 @@
 """Commands, replies and events of QMP as values, and the form of each in QMP's JSON.
 
 A class states its members once, as attrs fields; its form is derived from them on first use. An
-underscore in a field's name is a hyphen in QMP's, and None means "absent". Where that does not
+underscore in a field's name is a hyphen in QMP's, and None means "absent". If that does not
 hold, the field's metadata says so:
 
 ``qmp_name``
-    The member's name, where the rule does not give it. A dot leads into a nested object:
+    The member's name, if the rule does not give it. A dot leads into a nested object:
     ``image.virtual-size``.
 ``qmp_form``
     ``"wrapped"``: a tagged object in QMP's older nesting, ``{"type": ..., "data": {...}}``
@@ -68,7 +68,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Null(enum.Enum):
-    """QMP's explicit ``null``, where it means something else than an absent member."""
+    """QMP's explicit ``null``, if it means something else than an absent member."""
 
     NULL = "null"
 
@@ -148,7 +148,7 @@ class QmpCommand(_Value, Generic[R_co]):
     """Whether QEMU can run it out of band (qemu-behaviour 7.6)."""
 
     def to_qmp(self) -> dict[str, QmpValue]:
-        """Give the wire form; without an ``arguments`` key where there are none."""
+        """Give the wire form; without an ``arguments`` key if there are none."""
         arguments = self.arguments()
         return (
             {"execute": self.qmp_name, "arguments": arguments}
@@ -187,7 +187,7 @@ class QmpCommand(_Value, Generic[R_co]):
     def subject(self) -> str:
         """What the command acts on, for the address of a step.
 
-        Empty where that is the node as a whole.
+        Empty if that is the node as a whole.
         """
         return ""
 
@@ -273,7 +273,7 @@ def _lazy(kind: type[QmpRecord]) -> Lazy:
 
 
 def _tagged(kinds: Sequence[type[QmpRecord]], place: int = 0) -> Tagged:
-    """Records that the constant in a place tells apart; where it does not, the next one."""
+    """Records that the constant in a place tells apart; if it does not, the next one."""
     groups: dict[str | bool, list[type[QmpRecord]]] = {}
     for kind in kinds:
         groups.setdefault(kind.qmp_constants[place][1], []).append(kind)

@@ -1,6 +1,6 @@
 """The nodes of the block graph that COLO needs.
 
-Where a node has children, a child is either the options of a node to make (it then belongs to its
+If a node has children, a child is either the options of a node to make (it then belongs to its
 parent and cannot be deleted by itself, qemu-behaviour 5.6) or the node name of one that exists.
 """
 
@@ -119,7 +119,7 @@ class NbdNode(QmpRecord):
     tls_creds: str | None = None
     """The id of TLS credentials for a client endpoint."""
     tls_hostname: str | None = None
-    """The name to find in the server's certificate, where it is not the host's."""
+    """The name to find in the server's certificate, if it is not the host's."""
 
 
 @final
@@ -151,7 +151,7 @@ class Qcow2Node(QmpRecord):
     discard: Discard | None = None
     """``ignore`` if absent."""
     encrypt: LuksEncryption | None = None
-    """How it is encrypted, where it is."""
+    """How it is encrypted, if it is."""
     file: BlockNode | str
     """The image's file."""
     backing: BlockNode | str | Null | None = None
@@ -220,9 +220,9 @@ class ReplicationNode(QmpRecord):
 
     def __attrs_post_init__(self) -> None:
         if self.mode == "secondary" and self.top_id is None:
-            raise DeclarationError("top_id", self.top_id, "be given where mode is secondary")
+            raise DeclarationError("top_id", self.top_id, "be given if mode is secondary")
         if self.mode == "primary" and self.top_id is not None:
-            raise DeclarationError("top_id", self.top_id, "be absent where mode is primary")
+            raise DeclarationError("top_id", self.top_id, "be absent if mode is primary")
 
 
 @final

@@ -102,7 +102,7 @@ class SocketClient(QmpRecord):
     def __attrs_post_init__(self) -> None:
         if self.reconnect_s is not None and self.reconnect_ms is not None:
             raise DeclarationError(
-                "reconnect_ms", self.reconnect_ms, "be absent where reconnect_s is given"
+                "reconnect_ms", self.reconnect_ms, "be absent if reconnect_s is given"
             )
 
 

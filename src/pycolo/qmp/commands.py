@@ -119,7 +119,7 @@ def _last_part(path: str) -> str:
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class Migrate(_Acknowledged):
-    """Start the migration that becomes COLO where x-colo is on."""
+    """Start the migration that becomes COLO if x-colo is on."""
 
     qmp_name: ClassVar[str] = "migrate"
 
@@ -660,7 +660,7 @@ class BlockdevMirror(_Acknowledged):
     device: str
     """The disk, by its drive's id or node name."""
     job_id: str | None = None
-    """The job's id; must be given where ``device`` is a node name."""
+    """The job's id; must be given if ``device`` is a node name."""
     target: str
     """The name of the node to copy to."""
     sync: Literal["top", "full", "none"]

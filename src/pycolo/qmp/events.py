@@ -49,7 +49,7 @@ class _EventData(QmpRecord):
 
     @override
     def to_qmp(self) -> dict[str, QmpValue]:
-        """Give the wire form, without a time stamp; without ``data`` where there is none."""
+        """Give the wire form, without a time stamp; without ``data`` if there is none."""
         data = super().to_qmp()
         return {"event": self.qmp_name, "data": data} if data else {"event": self.qmp_name}
 
@@ -175,7 +175,7 @@ class QuorumReportBadEvent(_EventData):
     type: Literal["read", "write", "flush"]
     """What failed."""
     error: str | None = None
-    """Why; None where the child only disagreed."""
+    """Why; None if the child only disagreed."""
     sector_num: int
     """The first sector, in units of 512 bytes."""
     sectors_count: int
@@ -230,7 +230,7 @@ class OtherEvent:
     """Its data as QEMU gave them."""
 
     def to_qmp(self) -> dict[str, QmpValue]:
-        """Give the wire form, without a time stamp; without ``data`` where there is none."""
+        """Give the wire form, without a time stamp; without ``data`` if there is none."""
         return {"event": self.name, "data": dict(self.data)} if self.data else {"event": self.name}
 
 

@@ -136,7 +136,7 @@ class MigrationInfo(QmpRecord):
     ram_mbps: float | None = attrs.field(default=None, metadata={"qmp_name": "ram.mbps"})
     """Throughput in megabits per second."""
     socket_address: tuple[QmpValue, ...] | None = None
-    """Where a secondary listens for the incoming migration; None where no listener was started."""
+    """Where a secondary listens for the incoming migration; None if no listener was started."""
     blocked_reasons: tuple[str, ...] = ()
     """Why a migration is impossible now."""
 
@@ -270,7 +270,7 @@ class NamedBlockNode(QmpRecord):
     qmp_open: ClassVar[bool] = True
 
     node_name: str = ""
-    """The node's name; ``#block`` and a number where QEMU made it up."""
+    """The node's name; ``#block`` and a number if QEMU made it up."""
     driver: str = attrs.field(metadata={"qmp_name": "drv"})
     """The node's driver."""
     filename: str = attrs.field(metadata={"qmp_name": "file"})
@@ -280,7 +280,7 @@ class NamedBlockNode(QmpRecord):
     read_only: bool = attrs.field(metadata={"qmp_name": "ro"})
     """Whether it refuses writes."""
     children: tuple[NodeChild, ...] | None = None
-    """Its children; None where this QEMU does not tell (before 10.1, qemu-behaviour 2.3)."""
+    """Its children; None if this QEMU does not tell (before 10.1, qemu-behaviour 2.3)."""
 
 
 @final
@@ -388,7 +388,7 @@ class BlockJob(QmpRecord):
     io_status: str
     """``ok``, ``failed`` or ``nospace``."""
     error: str | None = None
-    """Why it ended, where that was an error."""
+    """Why it ended, if that was an error."""
 
 
 @final
@@ -422,7 +422,7 @@ class Chardev(QmpRecord):
     label: str
     """The chardev's id."""
     filename: str
-    """Its backend, as QEMU prints it; ``disconnected:`` before it where it has no peer."""
+    """Its backend, as QEMU prints it; ``disconnected:`` before it if it has no peer."""
     frontend_open: bool
     """Whether an object or a device has opened it."""
 

@@ -141,7 +141,7 @@ class Schema:
 
     @property
     def commands(self) -> frozenset[str]:
-        """The names of all commands; none where it is known by its digest alone."""
+        """The names of all commands; none if it is known by its digest alone."""
         return frozenset(self._commands or ())
 
     def has_command(self, name: str) -> bool:

@@ -1,7 +1,7 @@
 """A plan as a script that a careful operator can read, and run.
 
 The script is POSIX shell with a small QMP client in Python. It sends what the plan holds, asks
-again and again where the plan waits, and ends at the first refusal that the plan does not accept.
+again and again while the plan waits, and ends at the first refusal that the plan does not accept.
 """
 
 from __future__ import annotations

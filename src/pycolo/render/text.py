@@ -180,7 +180,7 @@ def render_explanations(explanations: Sequence[Explanation], *, colour: bool = F
         colour: Use ANSI styles.
 
     Returns:
-        Lines, the last one ended as well; one line where nothing is known.
+        Lines, the last one ended as well; one line if nothing is known.
     """
     pen = _Pen(colour)
     if not explanations:
@@ -326,7 +326,7 @@ def render_drift(drift: Drift, *, colour: bool = False) -> str:
         colour: Use ANSI styles.
 
     Returns:
-        Lines, the last one ended as well; one line where there is no difference.
+        Lines, the last one ended as well; one line if there is no difference.
     """
     pen = _Pen(colour)
     lines = [pen("bad", f"- {_part(d)}") for d in drift.missing]
@@ -350,7 +350,7 @@ def render_diff(difference: Diff, *, colour: bool = False) -> str:
         colour: Use ANSI styles.
 
     Returns:
-        Lines, the last one ended as well; one line where there is no difference.
+        Lines, the last one ended as well; one line if there is no difference.
     """
     pen = _Pen(colour)
     lines = [_changed("plan", change) for change in difference.header]

@@ -36,9 +36,9 @@ class Call:
     oob: bool
     from_s: float
     to_s: float | None
-    "When the answer came; None where none did."
+    "When the answer came; None if none did."
     answer: Answer
-    "`unknown` where no answer is written: the command may have taken effect."
+    "`unknown` if no answer is written: the command may have taken effect."
     said: str
     "What was answered."
 
@@ -57,9 +57,9 @@ class StepLine:
     what: str
     state: State
     from_s: float | None
-    "None where it never began."
+    "None if it never began."
     to_s: float | None
-    "None where it never ended."
+    "None if it never ended."
     words: str
     "What was answered or seen instead."
     calls: tuple[Call, ...]
@@ -92,9 +92,9 @@ class Timeline:
     recovery: tuple[StepLine, ...]
     moments: tuple[Moment, ...]
     restored_s: float | None
-    "When the guest served again; None where it never stopped, or where that was not reached."
+    "When the guest served again; None if it never stopped, or if that was not reached."
     end: Literal["done", "failed", "not-seen"]
-    "How it ended; `not-seen` where the journal ends before."
+    "How it ended; `not-seen` if the journal ends before."
     verdict: str
     "How it ended, for people."
     cut: bool

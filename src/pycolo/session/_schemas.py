@@ -29,7 +29,7 @@ class SchemaCache:
     """The schemas of the QEMUs that a program talks to, each build's read and parsed once.
 
     A schema is a reply of some 200 KiB, and to read it takes most of the time that a connection
-    takes. Hand one cache to all sessions of an event loop: QEMUs share a schema where their
+    takes. Hand one cache to all sessions of an event loop: QEMUs share a schema if their
     version, their package and the names of all their commands are equal.
 
     The version alone would not be enough: a QEMU that was configured without replication, or

@@ -63,7 +63,7 @@ class Arbitration(Authority):
         hosts: Node name to its host; the agent's own one is at hand, the others may be out of
             reach. Not closed by it.
         arbiter: Holds the pair's record; not closed by it.
-        guard: The fuse of this node's host; None where it has none.
+        guard: The fuse of this node's host; None if it has none.
         wake: Is called whenever something was learnt; must be quick and must not raise.
         tell: Is called with what goes wrong: the kind of event, and words.
     """
@@ -207,7 +207,7 @@ class Arbitration(Authority):
 
     @override
     def decides(self, members: Collection[str]) -> tuple[str, ...]:
-        # Also where the record does not name it: a guest that runs here then has to be ended.
+        # Even if the record does not name it: a guest that runs here then has to be ended.
         return (self._node,)
 
     @override
@@ -288,7 +288,7 @@ class Arbitration(Authority):
 
     @override
     def way_out(self, node: str) -> str:
-        # A lease may still run out, which is evidence where a fuse was armed.
+        # A lease may still run out, which is evidence if a fuse was armed.
         later = "if the guest does not continue within a few seconds"
         remedy = f"bring its host back, or declare a fence for {node} and restart the agent"
         return f"{later}, {remedy}"
@@ -432,7 +432,7 @@ class Arbitration(Authority):
         await self._disarm_needless()
 
     def _refusal(self, shared: SharedRecord | None, record: PairRecord) -> str | None:
-        """Why a record must not replace the arbiter's; None where it may."""
+        """Why a record must not replace the arbiter's; None if it may."""
         if shared is None:
             is_new = self._files.get(self._node) == NoRecord()
             return None if is_new else "its record is not the arbiter's yet"
@@ -524,7 +524,7 @@ class Arbitration(Authority):
             await asyncio.sleep(_AGAIN_S)
 
     async def _news(self) -> Held | None:
-        """What the arbiter holds, once that has changed; None where it has to be read again."""
+        """What the arbiter holds, once that has changed; None if it has to be read again."""
         pair = self._pair.name
         if not self._name:
             self._name = await self._arbiter.identity(limit_s=_ANSWER_S)
@@ -612,7 +612,7 @@ class Arbitration(Authority):
                 await self._with_fuse(self._guard.renew(self._armed, as_of_s=as_of_s))
 
     async def _arm(self, instance: str) -> float | None:
-        """Arm the fuse; gives after how many seconds it stops QEMU, None where it is not armed."""
+        """Arm the fuse; gives after how many seconds it stops QEMU, None if it is not armed."""
         if self._guard is None:
             return None
         try:

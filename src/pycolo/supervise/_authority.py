@@ -59,7 +59,7 @@ class Authority(Protocol):
     def lets_go(self) -> bool:
         """Whether no control monitor is used during a pause, so that other programs may act.
 
-        Not where a fuse is renewed by the checkpoints that are heard over one.
+        Not if a fuse is renewed by the checkpoints that are heard over one.
         """
 
     def wish(self) -> Wish:
@@ -70,7 +70,7 @@ class Authority(Protocol):
         """
 
     def record(self, snapshot: Snapshot) -> PairRecord | None:
-        """The record that holds; None where there is none, or none could be read."""
+        """The record that holds; None if there is none, or none could be read."""
 
     def decides(self, members: Collection[str]) -> tuple[str, ...]:
         """The nodes for which this keeper decides, of those that the record names."""

@@ -55,7 +55,7 @@ class PairStatus:
     want: Want
     "What is wanted of it."
     paused: str | None
-    "Who paused its supervision, and when; None where it is not paused."
+    "Who paused its supervision, and when; None if it is not paused."
     phases: Mapping[str, Phase]
     "Node to the phase that it is in, the holder first; empty before the first look."
     standing: Standing | None

@@ -120,7 +120,7 @@ class FailureDetector:
         return self._health(node).pause_s(notice, self._now_s())
 
     def session(self, node: str) -> Session | None:
-        """The session over which a node was asked last; None where it never was."""
+        """The session over which a node was asked last; None if it never was."""
         return self._sessions.get(node)
 
     def has_lost_replication(self, primary: str) -> bool:
@@ -259,7 +259,7 @@ class FailureDetector:
         """Ask over the other monitor: the first one may only be held by another client."""
         monitor, way = self._pair.node(node).observer_monitor, self._hosts[node].connect
         is_observed = node in self._observed
-        # Where that it hung up counts for nothing, that is known before it is acted on.
+        # If it counts for nothing that it hung up, that is known before it is acted on.
         limit_s = min(self._interval_s, _GREETED_S) if is_observed else _GREETED_S
         try:
             session = await Session.connect(node, monitor, limit_s=limit_s, connector=way)

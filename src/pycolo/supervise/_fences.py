@@ -30,7 +30,7 @@ async def fenced(
         tell: Is told why a fence failed, as a sentence without a full stop.
 
     Returns:
-        Evidence from the first one that succeeded; None where none did.
+        Evidence from the first one that succeeded; None if none did.
     """
     for fence in fences:
         program = fence.command[0]
@@ -48,7 +48,7 @@ async def fenced(
 
 
 async def _run(fence: Fence) -> str | None:
-    """Run one to its end; why it failed, None where it succeeded."""
+    """Run one to its end; why it failed, None if it succeeded."""
     try:
         with contextlib.ExitStack() as stack:
             source: int | IO[bytes] = subprocess.DEVNULL

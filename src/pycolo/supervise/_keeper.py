@@ -251,7 +251,7 @@ class Keeper:
     ) -> Report:
         """Execute a procedure for a person, as the keeper's own work.
 
-        It is finished also where whoever asked does not wait for it.
+        It is finished even if whoever asked does not wait for it.
 
         Args:
             procedure: What to do.
@@ -345,7 +345,7 @@ class Keeper:
             is_due = self._now_s() >= self._look_due_s
             return self._begin_round() or (is_due and self._begin_look())
         await self._note(record)
-        # Also where something was done since: it shows what the nodes were before that.
+        # Even if something was done since: it shows what the nodes were before that.
         self._detector.update(self._controller, snapshot, record)
         if self._is_stale:
             # A guest that has shut itself down must not be booted again before that is heeded.
@@ -400,7 +400,7 @@ class Keeper:
             self._search.cancel()
 
     async def _withdraw(self) -> bool:
-        """Give a claim back where there is one; whether there is none any more."""
+        """Give a claim back if there is one; whether there is none any more."""
         is_given_back = self._authority.claimed_by is None or await self._authority.give_back()
         self._note_claim()
         return is_given_back
@@ -860,7 +860,7 @@ class Keeper:
         """Whether a node has waited for long for what another one, or the arbiter, has to do."""
         decision, now_s = decided.decision, self._now_s()
         waits = decision.phase == "waiting" and decision.event in _WAITS
-        # It does not claim the pair, such as where its own QEMU gives no answer; or it cannot.
+        # It does not claim the pair, such as when its own QEMU gives no answer; or it cannot.
         waits = waits or decision.event == "suspicion" or decision.phase == "claiming"
         # Whoever decides for both nodes waits for nobody.
         if not waits or not self._authority.observed:
@@ -905,7 +905,7 @@ class Keeper:
                 self._authority.checkpoint()
 
     def _heed(self) -> None:
-        """Take note of what is wanted, where another process has changed it."""
+        """Take note of what is wanted, if another process has changed it."""
         try:
             wish = self._authority.wish()
         except StoreError as error:

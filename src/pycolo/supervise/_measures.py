@@ -29,7 +29,7 @@ Survivor: TypeAlias = Literal["primary", "secondary"]
 """What the node was that continued."""
 
 Reason: TypeAlias = Kind | Literal["recorded"]
-"""What a failover rested on: the kind of its evidence, or the record, where it gave the pair to the
+"""What a failover rested on: the kind of its evidence, or the record, if it gave the pair to the
 survivor before."""
 
 FAILOVER_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -26,7 +26,7 @@ class NodeHealth:
     """One QEMU of a node; times are seconds of the event loop's clock."""
 
     instance: str = ""
-    "Its identity; empty where none was seen yet."
+    "Its identity; empty if none was seen yet."
     qemu: Qemu = "none"
     "What it was when it last answered."
     shutdown_s: float | None = None

@@ -29,7 +29,7 @@ class Readiness:
     pair: str
     "The pair's name."
     paused: str | None
-    "Who paused its supervision, and when; None where it is not paused."
+    "Who paused its supervision, and when; None if it is not paused."
     is_protected: bool
     "Each node may continue alone, and nothing has to be answered."
     is_acting: bool
@@ -79,7 +79,7 @@ def stated(
     """A person's word that a QEMU has ended, as evidence.
 
     Args:
-        record: The pair's latest record; None where none can be read.
+        record: The pair's latest record; None if none can be read.
         node: Where it ran.
         instance: Its identity; None for the one that the record names.
         who: Who made sure of it.

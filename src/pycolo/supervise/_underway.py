@@ -26,7 +26,7 @@ class Underway:
     steps: int
     "How many steps it has."
     done_bytes: int = 0
-    "How much the step has copied; 0 where it copies nothing."
+    "How much the step has copied; 0 if it copies nothing."
     total_bytes: int = 0
     "How much it has to copy, as far as it is known; may grow."
     rate_bytes_s: float = 0.0
@@ -34,12 +34,12 @@ class Underway:
 
     @property
     def percent(self) -> int | None:
-        """How much of the copy is done; None where nothing is copied."""
+        """How much of the copy is done; None if nothing is copied."""
         return None if not self.total_bytes else self.done_bytes * 100 // self.total_bytes
 
     @property
     def left_s(self) -> float | None:
-        """How long the copy takes still at this rate, in seconds; None where that is not known."""
+        """How long the copy takes still at this rate, in seconds; None if that is not known."""
         if not self.total_bytes or self.rate_bytes_s <= 0:
             return None
         return max(0, self.total_bytes - self.done_bytes) / self.rate_bytes_s

@@ -56,7 +56,7 @@ def decide(
         node: The node.
         shared: The record as it was last read; after a QEMU was launched on the node, or a
             session to it was opened, it must be read again first.
-        own_file: What the node's own file says, read before the record was; None where it says
+        own_file: What the node's own file says, read before the record was; None if it says
             nothing, or cannot be read.
         observation: What is known at `now_s`.
         limits: The limits that hold for the pair.
@@ -199,7 +199,7 @@ def _excludes(
     # Who lacks writes cannot continue without its peer, and must be able to hand over to it.
     peer_lost = _peer_ended(node, record, seen) or seen.peer_shutdown
     peer_lost = peer_lost or (seen.disk_failed and seen.replication_lost)
-    # Where the secondary has ended too, the holder is booted: it has every write.
+    # If the secondary has ended too, the holder is booted: it has every write.
     is_over = seen.qemu == "none" and record.holder != node
     lacks = _lacks_writes(node, record, seen) and not is_over
     return seen.qemu == "alone" or (peer_lost and lacks)

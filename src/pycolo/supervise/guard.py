@@ -19,13 +19,19 @@ _START_TIME_FIELD: Final = 22
 
 
 class Guard(Protocol):
-    """The fuse of a node's host. Each method ends within a second or so."""
+    """The fuse of a node's host, for one node. Each method ends within a second or so.
+
+    It stays usable after each error.
+    """
 
     def now_s(self) -> float:
-        """Now, on the clock by which renewals count."""
+        """Now, in seconds, on the clock by which renewals count."""
 
     async def arm(self, instance: str) -> float:
         """Arm the fuse for a QEMU of the node: it is stopped unless it is renewed; may be repeated.
+
+        Args:
+            instance: The identity of the QEMU.
 
         Returns:
             After how many seconds without a renewal it is stopped, as it was armed first.
@@ -36,13 +42,31 @@ class Guard(Protocol):
         """
 
     async def renew(self, instance: str, *, as_of_s: float) -> None:
-        """Let it run for another `fuse_s` from a moment on; errors as `arm`."""
+        """Let a QEMU run for another `fuse_s` from a moment on.
+
+        Args:
+            instance: The identity of the QEMU.
+            as_of_s: The moment, on the clock of `now_s`. One that is older than the latest changes
+                nothing.
+
+        Raises:
+            FuseRefused: This QEMU is not armed.
+            FuseLost: It is not known whether it was renewed.
+        """
 
     async def disarm(self, instance: str) -> None:
-        """Stop guarding it; errors as `arm`."""
+        """Stop guarding a QEMU. If the fuse has stopped it, it continues.
+
+        Args:
+            instance: The identity of the QEMU.
+
+        Raises:
+            FuseRefused: Another QEMU of the node is armed.
+            FuseLost: It is not known whether it was disarmed.
+        """
 
     async def aclose(self) -> None:
-        """Let go of the fuse; what is armed stays so. May be called again."""
+        """Close the connection to the fuse; what is armed stays so. May be called again."""
 
 
 @final

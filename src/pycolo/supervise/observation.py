@@ -37,7 +37,7 @@ class Observation:
     qemu: Qemu
     "The node's own QEMU."
     instance: str = ""
-    "Its identity, `PAIR:NODE:HEX`; of no meaning where none runs."
+    "Its identity, `PAIR:NODE:HEX`; of no meaning if none runs."
     signals: Mapping[Signal, float] = attrs.field(factory=dict)
     "What may mean that the peer has ended, and since when it stands."
     silent: bool = False

@@ -25,8 +25,8 @@ async def read_wish(arbiter: Arbiter, pair: str, *, limit_s: float) -> Wish:
         limit_s: How long the answer may take, in seconds.
 
     Raises:
-        ArbiterOvertaken: It holds no record of this pair.
-        ArbiterLost: There is no answer.
+        ArbiterOvertaken: It holds no record of this pair. Start the agents first.
+        ArbiterLost: There is no answer. The arbiter stays usable.
     """
     held = await arbiter.read(pair, limit_s=limit_s)
     return _wish(_known(pair, held.shared))

@@ -120,7 +120,7 @@ class FakeArbiter:
         Args:
             node: The node.
             there_s: How long a question is on its way, in seconds. What it asks for is done also
-                where the node has stopped waiting meanwhile.
+                if the node has stopped waiting meanwhile.
             back_s: How long an answer is on its way, in seconds.
         """
         way = self._way(node)

@@ -141,7 +141,7 @@ def _chardev(text: str) -> ChardevAdd:
 
 
 def block_file(node: BlockNode) -> str:
-    """The path of the file a block node stands on; empty where it stands on none of its own."""
+    """The path of the file a block node stands on; empty if it stands on none of its own."""
     below: object = node
     while below is not None and not isinstance(below, str):
         name = getattr(below, "filename", None)

@@ -63,7 +63,7 @@ class Clock:
 
 @final
 class _Selector(selectors.DefaultSelector):
-    """Looks for input that is there; where there is none, lets the clock's time pass instead."""
+    """Looks for input that is there; if there is none, lets the clock's time pass instead."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()

@@ -471,7 +471,7 @@ def _broken(channel: Channel) -> bool:
 
 
 def _talks_or_later(channel: Channel, action: Callable[[], None]) -> bool:
-    """Whether the two talk; where not, `action` is tried again."""
+    """Whether the two talk; if not, `action` is tried again."""
     if channel.source.talks(_target(channel)):
         return True
     channel.source.later(_POLL_S, action)

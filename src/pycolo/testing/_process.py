@@ -268,7 +268,7 @@ class Process:
             monitor.event(name, data)
 
     def tell_migration(self, status: str) -> None:
-        """Change the migration's status, and say so where the capability `events` is on."""
+        """Change the migration's status, and say so if the capability `events` is on."""
         self.live = attrs.evolve(self.live, migration=status)
         if "events" in self.live.capabilities:
             self.event("MIGRATION", {"status": status})

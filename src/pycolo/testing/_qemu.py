@@ -28,7 +28,7 @@ class FakeQemu(Process):
     # -- its process
 
     def kill(self) -> None:
-        """End it as SIGKILL does; nothing happens where it has ended."""
+        """End it as SIGKILL does; nothing happens if it has ended."""
         _network.end(self, -9)
 
     def freeze(self) -> None:

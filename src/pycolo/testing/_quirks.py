@@ -23,7 +23,7 @@ class Quirks:
     no_colo: str
     "Refusal of x-colo-lost-heartbeat outside COLO."
     needs_return_path: bool
-    "x-colo wants return-path; where not, return-path breaks the entry."
+    "x-colo wants return-path; if not, return-path breaks the entry."
     shows_device: bool
     "The MIGRATION path has `device`."
     shows_failing: bool

@@ -50,6 +50,9 @@ class World(Fleet):
 
         Args:
             main: What `asyncio.run` would be given.
+
+        Returns:
+            What the coroutine returned. The world can be used afterwards, and `run` again.
         """
         with asyncio.Runner(loop_factory=lambda: ClockLoop(self)) as runner:
             return runner.run(main)
@@ -63,27 +66,53 @@ class World(Fleet):
     # -- hosts
 
     def install(self, pair: ColoPair, node: str) -> None:
-        """Put the guest's images on a node's host: what an operator does before the first start."""
+        """Put the guest's images on a node's host: what an operator does before the first start.
+
+        Args:
+            pair: The declaration.
+            node: The node's name.
+
+        Raises:
+            DeclarationError: The pair has no such node.
+        """
         place = pair.node(node)
         for disk in pair.disks:
             self.create_image(place, disk.paths(place)["image"], disk.size_bytes)
 
     def host(self, node: str) -> FakeHost:
-        """The host of a node."""
+        """The host of a node; always the same object.
+
+        Args:
+            node: The node's name.
+        """
         return self._hosts.setdefault(node, FakeHost(self, node))
 
     def hosts(self, pair: ColoPair) -> Mapping[str, FakeHost]:
-        """Node name to host, for `execute` and `probe`, spares included."""
+        """Node name to host, for `execute` and `probe`, spares included.
+
+        Args:
+            pair: The declaration.
+        """
         return {node.name: self.host(node.name) for node in pair.all_nodes}
 
     # -- the network between hosts
 
     def cut(self, first: str, second: str) -> None:
-        """Lose every packet between two nodes' hosts; no connection ends by that."""
+        """Lose every packet between two nodes' hosts, until `heal`; no connection ends by that.
+
+        Args:
+            first: The name of one node.
+            second: The name of the other one.
+        """
         self.cuts.add(frozenset((first, second)))
 
     def heal(self, first: str, second: str) -> None:
-        """Carry packets again."""
+        """Carry packets between two nodes' hosts again.
+
+        Args:
+            first: The name of one node.
+            second: The name of the other one.
+        """
         self.cuts.discard(frozenset((first, second)))
         for process in self.processes:
             if not process.alive and process.node.name in (first, second):

@@ -39,7 +39,7 @@ def check_swap(pair: str, shared: SharedRecord) -> None:
 def overtaken(
     pair: str, current: Held, held: Held, no_lease_of: str | None
 ) -> ArbiterOvertaken | None:
-    """Why a compare-and-swap must change nothing; None where it may."""
+    """Why a compare-and-swap must change nothing; None if it may."""
     # An arbiter that was restored from a backup gives the same revision to another record.
     if (current.revision, current.shared) != (held.revision, held.shared):
         why = f"it is at revision {current.revision}, and was read at {held.revision}"

@@ -108,7 +108,7 @@ class Control:
 
         Args:
             request: What is asked.
-            asked: Its name, where it may change something.
+            asked: Its name, if it may change something.
             first_s: How long the first answer may take; None for any time.
         """
         async with self._connected() as (reader, writer):
@@ -134,7 +134,7 @@ class Control:
             raise self._lost(asked, ENDED) from error
 
     def _lost(self, asked: str, why: str) -> CommandUnknown | StoreError:
-        """What to say where a connection has ended, or is of no use."""
+        """What to say if a connection has ended, or is of no use."""
         who = f"the supervisor (pid {self.pid})"
         if asked:
             return CommandUnknown(who, asked, why)
@@ -162,7 +162,7 @@ def _refusal(answer: msg.NotDone) -> RefusedError:
 
 
 def find(folder: Path, pair: str) -> Control | None:
-    """The way to the supervisor that keeps a pair; None where none does with this store.
+    """The way to the supervisor that keeps a pair; None if none does with this store.
 
     Args:
         folder: The folder of its store.

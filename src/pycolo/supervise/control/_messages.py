@@ -76,7 +76,7 @@ class PairView:
     want: Want
     "What is wanted of it."
     paused: str | None
-    "Who paused its supervision, and when; None where it is not paused."
+    "Who paused its supervision, and when; None if it is not paused."
     are_monitors_free: bool
     "Supervision is paused, and `pycolo run` may act."
     phases: Mapping[str, str]
@@ -185,7 +185,7 @@ class NotDone:
     why: str
     "In words."
     findings: tuple[Finding, ...] = ()
-    "What stands in the way; empty where it is no finding."
+    "What stands in the way; empty if it is no finding."
 
 
 Told: TypeAlias = PlanStarted | StepStarted | StepProgress | StepFinished | RecoveryStarted

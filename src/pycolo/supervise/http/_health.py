@@ -10,7 +10,7 @@ from pycolo.supervise._events import PairStatus
 
 
 def problem(status: PairStatus) -> str:
-    """Why a pair is not as it is wanted, without a full stop; empty where it is, or is paused."""
+    """Why a pair is not as it is wanted, without a full stop; empty if it is, or is paused."""
     if status.paused is not None:
         return ""
     if status.person:

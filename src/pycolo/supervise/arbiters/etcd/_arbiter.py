@@ -43,7 +43,7 @@ class _Change:
 class EtcdArbiter:
     """An `Arbiter` in an etcd cluster of three members or more, for agents on several machines.
 
-    The first answer names the cluster. Where a later one comes from another cluster, or from one
+    The first answer names the cluster. If a later one comes from another cluster, or from one
     that knows less than it did, etcd was exchanged or restored from a backup: a permission that was
     given before may be forgotten. Every call raises ArbiterLost from then on; make a new object
     after a person has made sure that what is held is right.

@@ -53,8 +53,8 @@ class EtcdCluster:
         endpoints: The client URLs of its members, `https://HOST:PORT`; all of them, so that an
             agent finds one that lives.
         prefix: What the keys begin with; those of a pair are `PREFIX/PAIR/...`.
-        ca: The certificates in PEM by which a member is known; the system's where None.
-        cert: The client's certificate in PEM. Where etcd asks for passwords as well, it must have
+        ca: The certificates in PEM by which a member is known; the system's if None.
+        cert: The client's certificate in PEM. If etcd asks for passwords as well, it must have
             no common name: etcd's gateway refuses those.
         key: The private key of `cert` in PEM.
         user: The user of etcd's own authentication.
@@ -81,7 +81,7 @@ class EtcdCluster:
         secret = next((name for name in ("ca", "cert", "user") if getattr(self, name)), None)
         for place, endpoint in enumerate(self.endpoints):
             if secret is not None and not endpoint.startswith("https://"):
-                rule = f"begin with https:// where {secret} is given"
+                rule = f"begin with https:// if {secret} is given"
                 raise DeclarationError(f"EtcdCluster.endpoints[{place}]", endpoint, rule)
 
     def _check_both(self, first: str, second: str) -> None:

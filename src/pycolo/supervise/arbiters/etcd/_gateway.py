@@ -1,7 +1,7 @@
 """Requests to the JSON gateway of an etcd cluster, which is reached at several endpoints.
 
 A question is repeated at the next endpoint until its time is over. What changes something is sent
-once: it is repeated only where it is certain that no member has received it, or that a member has
+once: it is repeated only if it is certain that no member has received it, or that a member has
 refused it.
 """
 

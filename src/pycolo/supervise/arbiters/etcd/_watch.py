@@ -47,7 +47,7 @@ class Watching:
             until_s: How long to wait at most, by the event loop's clock.
 
         Returns:
-            Whether it was; False also where that is not known.
+            Whether it was; False, too, if that is not known.
         """
         if self._endpoint != self._gateway.endpoint:
             # The view came from elsewhere: who is watched here does not answer.
