@@ -1,12 +1,24 @@
 """What is done on a node's host: files, locks and processes. Needs Python 3.9 and nothing else.
 
-`LocalHost` calls these functions in threads. `SshHost` sends this very file to the far side, where
-it answers requests line by line. Each function takes and gives plain JSON values.
+The code of this file always runs on the host of the node that it is about, in one of four ways:
 
-A process is known by a small file that it writes itself before it becomes QEMU: its number, when it
-started, in which boot and in which name spaces. So nobody has to live on for that to be known, and
-a number that was given to another process is never taken for QEMU. Whatever is read as evidence may
-be written by its owner alone.
+- In the program that uses pycolo, if that runs on this host: `LocalHost` calls `perform` in a
+  thread.
+- In a helper process, if that program runs elsewhere: `SshHost` logs in once, starts a Python here,
+  sends it the text of this file, and calls `serve`. From then on each request is a line of JSON on
+  the helper's standard input, and each answer one on its standard output. The helper ends with the
+  connection; nothing is installed.
+- In a Python that a shell script from `pycolo.render.shell` starts: `main`, for one request.
+- In the process that becomes QEMU, for a moment: see `LAUNCHER`.
+
+A request is the name of an operation (`OPERATIONS`, and `launch`) and its arguments. Arguments and
+answers are plain JSON values, and every path is one on this host. Operations run side by side;
+those that change a node's record, images or process file hold the lock of its record.
+
+No process of pycolo's has to live as long as QEMU. QEMU's process is known by a small file, the
+process file, which that process writes itself before it becomes QEMU: its number, when it started,
+in which boot and in which name spaces. So a number that was given to another process later is never
+taken for QEMU. A file that others than its owner may have written is no evidence of a death.
 """
 
 from __future__ import annotations
@@ -87,7 +99,7 @@ class Uncertain(Exception):
 
 
 def _distrust(path: str) -> str | None:
-    """Why what a path holds may not be believed; None if only root and we can write to it."""
+    """Why a file may not be believed; None if only root and this user can write to it."""
     for candidate in dict.fromkeys((path, os.path.realpath(path))):
         found = os.lstat(candidate)
         if not stat.S_ISLNK(found.st_mode):
@@ -104,6 +116,7 @@ def _distrust(path: str) -> str | None:
 
 
 def _distrust_parents(path: str) -> str | None:
+    """Why the folders above a file let others replace it; None if they do not."""
     for parent in Path(path).parents:
         found = os.stat(parent)
         sticky = found.st_mode & stat.S_ISVTX and found.st_uid == 0
@@ -145,11 +158,11 @@ def _mounted(folder: str, mounts: str = MOUNTS) -> tuple[str, str]:
 
 
 def place_of(folder: str, mounts: str = MOUNTS) -> str:
-    """What tells a folder from every other one, on whichever host.
+    """A text that is the same for one folder, seen from any host, and differs for any other one.
 
     Args:
         folder: The folder.
-        mounts: What lists this host's file systems.
+        mounts: The file in which the kernel lists this host's file systems.
     """
     found = os.stat(folder)
     kind, source = _mounted(folder, mounts)
@@ -185,12 +198,24 @@ def _read(path: str) -> bytes | None:
 
 
 def _digest(data: bytes | None) -> str | None:
+    """SHA-256 of a file's bytes, by which a change says what it expects; None for no file."""
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
 @contextlib.contextmanager
 def _locked(path: str, limit_s: float) -> Iterator[int]:
-    """Hold the lock of a node's files; gives its descriptor."""
+    """Hold the lock of a node's record, beside it, against other threads and processes.
+
+    Args:
+        path: The node's record.
+        limit_s: How long to wait for whoever holds it.
+
+    Yields:
+        The lock's descriptor: a process that inherits it holds the lock as well.
+
+    Raises:
+        Refused: Somebody else still held it at the limit.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(f"{path}.lock", flags, 0o600)
     try:
@@ -214,6 +239,10 @@ def _replace(path: str, data: bytes) -> None:
 
     The new content goes into a spare file, whose disk space is allocated already; then the two
     files exchange their names.
+
+    Raises:
+        OSError: Nothing was changed.
+        Uncertain: The file may be the old or the new one.
     """
     spare = f"{path}.spare"
     _write_spare(spare, data)
@@ -392,7 +421,14 @@ def swap(
         pair: The pair's name.
         node: The node's name.
         owners: The owner files of its images.
-        limit_s: How long the lock may take.
+        limit_s: How long the lock may take, in seconds.
+
+    Returns:
+        `written`: false if the record is not what was read; nothing was changed then.
+
+    Raises:
+        Refused: Its folder cannot keep a record, or the lock was not free in time.
+        Uncertain: It is not known whether it was written.
     """
     _check_state_dir(record)
     with _locked(record, limit_s):
@@ -427,7 +463,7 @@ def _own(owners: Sequence[str], *, pair: str, node: str, record: str) -> None:
 
 
 def _beside(image_folder: str) -> list[str]:
-    """The owner files in an image folder, of whatever images."""
+    """The owner files in an image folder, also those of images that are not declared."""
     names = sorted(name for name in os.listdir(image_folder) if name.endswith(OWNER_SUFFIX))
     return [os.path.join(image_folder, name) for name in names[:OWNERS_READ]]
 
@@ -461,9 +497,9 @@ def _owned_by_another(
 ) -> str | None:
     """Why the record must not be used with these images; None if no owner file objects.
 
-    One objects where it names this node's record in another place, and there is one; the owner file
-    of a declared image even if it names another node of this pair, or any record in another
-    place. An image of another pair is found by its record.
+    An owner file objects if it names this node's record in another place, and there is a record
+    there. That of a declared image also objects if it names another node of this pair, or any
+    record in another place: so an image of another pair is found by its record.
 
     Args:
         found: The owner files in the image folder.
@@ -517,6 +553,7 @@ class _Boot(NamedTuple):
 
 
 def _boot() -> _Boot:
+    """The boot and the name spaces in which this code runs."""
     return _Boot(
         machine=_machine(),
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
@@ -607,7 +644,7 @@ def _process_number(value: object) -> int:
 
 
 def _over(process: _Process, now: _Boot) -> str | None:
-    """How a process is known to have ended by what is seen in this boot; None if it may run."""
+    """How it is known, from this boot, that a process has ended; None if it may still run."""
     then = process.boot
     if then.machine != now.machine:
         return None
@@ -850,7 +887,19 @@ def death(*, process: str, instance: str, limit_s: float) -> Answer:  # noqa: AR
 
 
 def watch(*, process: str, instance: str, limit_s: float) -> Answer:
-    """Wait for the end of one QEMU; the answer is that of `death`."""
+    """Wait for the end of one QEMU, if it runs here.
+
+    Args:
+        process: The node's process file.
+        instance: The identity of the QEMU.
+        limit_s: How long to wait, in seconds.
+
+    Returns:
+        As `death`; `dead` is false if the limit passed.
+
+    Raises:
+        Refused: The process file is damaged, or others may have written it.
+    """
     held = hold(process)
     if held is not None:
         with contextlib.closing(held[1]) as pidfd:
@@ -888,8 +937,20 @@ def _runs(process: _Process) -> bool:
 def stop(*, process: str, instance: str, at_once: bool, limit_s: float) -> Answer:
     """End one QEMU, and no other, and see it end.
 
-    It is told to end by itself first, unless it is to end at once. Somebody waits for its death
-    alone if it is to end at once; else the process is gone too, with its sockets and its images.
+    Args:
+        process: The node's process file.
+        instance: The identity of the QEMU.
+        at_once: Kill it, and wait only until it runs no more. Otherwise it is asked to end by
+            SIGTERM for half of the limit before it is killed, and the wait is for the end of the
+            process, which lets go of its sockets and its images.
+        limit_s: How long its end may take in all, in seconds.
+
+    Returns:
+        As `death`; `dead` is true.
+
+    Raises:
+        Refused: It is not known here, or its process cannot be seen from here.
+        Uncertain: It did not end in time.
     """
     found = death(process=process, instance=instance, limit_s=limit_s)
     if found["dead"]:
@@ -916,8 +977,11 @@ def stop(*, process: str, instance: str, at_once: bool, limit_s: float) -> Answe
 
 # -- launching -----------------------------------------------------------------------------------
 
-# Becomes QEMU after it has written down what process it is; whoever started it may be gone by then.
-# The lock that it inherits is let go at that moment, so that nobody starts a second one meanwhile.
+# The program of the process that becomes QEMU: it is given the text of this file, writes the
+# process file about itself, and replaces itself by QEMU. Whoever started it may be gone by then. It
+# inherits the lock of the record, which the kernel lets go when it becomes QEMU: so nobody starts a
+# second one meanwhile. If it fails, it writes why to the status pipe, which is closed empty
+# otherwise.
 LAUNCHER = """
 import json, os, signal, sys
 helper, path, instance, ended, lock, status, *argv = sys.argv[1:]
@@ -968,7 +1032,9 @@ def launch(
     credentials: Sequence[str] = (),
     domain: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Start a QEMU in a session of its own, or have libvirt start it, and wait for its greeting.
+    """Start a QEMU in a session of its own, or have libvirt start it, and wait until it answers.
+
+    The process that is started here runs `LAUNCHER` and then QEMU; nobody else stays.
 
     Args:
         record: The node's record; its lock is held until the process is QEMU.
@@ -980,14 +1046,21 @@ def launch(
         log: Where it writes what it has to say.
         address: Where it listens.
         ports: The TCP ports on which it comes to listen there; they must be free.
-        monitors: Its monitors, the first of which must greet.
+        monitors: Its monitors, the first of which must answer.
         sockets: What may be left of an earlier one, and is removed.
         images: Its images.
         written: What else is written by it or for it.
         helper: The text of this file.
-        limit_s: How long the QEMU before it may take to be gone, then the lock, then the greeting.
+        limit_s: How long the QEMU before it may take to be gone, then the lock, then the answer;
+            in seconds, each.
         credentials: Files for TLS that must be there; QEMU does not miss all of them at its start.
         domain: `uri`, `virsh` and `xml` of the libvirt domain that runs it; None for none.
+
+    Returns:
+        `pid`, the number of its process.
+
+    Raises:
+        Refused: Something stands in the way, or QEMU ended or did not answer; it does not run.
     """
     _check_credentials(credentials)
     _check_state_dir(record)
@@ -1292,6 +1365,7 @@ def _await_answer(monitor: Monitor, pidfd: Pidfd, limit_s: float) -> str | None:
 
 
 def _tail(log: str, offset: int) -> str:
+    """The last lines that QEMU has written to its log since it was that long."""
     with open(log, "rb") as stream:
         stream.seek(offset)
         lines = stream.read(READ_MAX_BYTES).decode(errors="replace").strip().splitlines()
@@ -1320,7 +1394,13 @@ def create_image(
         image_format: Its format.
         size_bytes: Its virtual size.
         qemu_img: The program that tells what one that is there is like.
-        limit_s: How long the lock may take, and then the program.
+        limit_s: How long the lock may take, and then the program; in seconds, each.
+
+    Returns:
+        `there`: true if an image was there already, as declared.
+
+    Raises:
+        Refused: There is another one, or the program failed; none was made.
     """
     _check_state_dir(record)
     with _locked(record, limit_s):
@@ -1363,7 +1443,18 @@ def _compare(argv: Sequence[str], image_format: str, size_bytes: int) -> None:
 
 
 def version(*, binary: str, limit_s: float) -> Answer:
-    """What QEMU says of its version."""
+    """Ask an installed QEMU for its version.
+
+    Args:
+        binary: The program.
+        limit_s: How long it may take, in seconds.
+
+    Returns:
+        `text`, what it says.
+
+    Raises:
+        Refused: There is no such program, or it failed.
+    """
     try:
         code, text = _output([binary, "--version"], limit_s)
     except FileNotFoundError:
@@ -1394,7 +1485,13 @@ def _output(argv: Sequence[str], limit_s: float, given: str = "") -> tuple[int, 
 
 
 def connect(*, monitor: Monitor) -> Answer:
-    """Connect to a monitor of this host; `in_line` says that its queue is full.
+    """Try to connect to a monitor of this host, to find out why nobody could through ssh.
+
+    Args:
+        monitor: The monitor.
+
+    Returns:
+        `in_line`: true if something listens there whose queue is full.
 
     Raises:
         OSError: The connection is refused.
@@ -1413,7 +1510,13 @@ def check_ports(*, process: str, address: str, ports: Sequence[int], limit_s: fl
         process: The node's process file: ports are checked from the network in which its QEMU runs.
         address: The other host's address.
         ports: Its TCP ports.
-        limit_s: How long the answers may take.
+        limit_s: How long the answers may take, in seconds.
+
+    Returns:
+        `note`, why nothing was checked; empty if all ports were.
+
+    Raises:
+        Refused: The address does not resolve, or a port cannot be reached.
     """
     try:
         found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
@@ -1527,7 +1630,17 @@ def blocked_among(ways: Sequence[Way], limit_s: float) -> Dict[int, str]:
 
 
 def is_here(*, address: str) -> Answer:
-    """Whether an address is one of this host's."""
+    """Find out whether an address is one of this host's.
+
+    Args:
+        address: An address, or a name.
+
+    Returns:
+        `here`.
+
+    Raises:
+        Refused: The name does not resolve.
+    """
     try:
         found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -1555,12 +1668,15 @@ OPERATIONS: Dict[str, Callable[..., Answer]] = {
 
 
 def perform(name: str, request: Mapping[str, object], helper: str = "") -> Answer:
-    """Do one thing; what the system refuses is refused.
+    """Perform one operation here: the one way in, from this process, a helper or a script.
 
     Args:
-        name: One of `OPERATIONS`.
+        name: One of `OPERATIONS`, or `launch`.
         request: Its arguments.
         helper: The text of this file: a launch hands it on to the process that becomes QEMU.
+
+    Returns:
+        What the operation returns.
 
     Raises:
         Refused: It was not done, and nothing was changed.
@@ -1578,7 +1694,10 @@ def perform(name: str, request: Mapping[str, object], helper: str = "") -> Answe
 
 
 def serve(helper: str) -> None:
-    """Answer requests from standard input, each in a thread of its own, until it ends.
+    """Be the helper of an `SshHost`: answer requests from standard input until that ends.
+
+    Each request is answered in a thread of its own, so that a slow one holds up no other. An answer
+    has the `id` of its request, and `ok`, `refused` or `uncertain`.
 
     Args:
         helper: The text of this file.
@@ -1604,7 +1723,16 @@ def serve(helper: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do one thing for a script: `NAME JSON [HELPER]`; gives 0, 1 if refused, 3 if uncertain."""
+    """Perform one operation for a shell script; the answer goes to standard output as JSON.
+
+    Args:
+        arguments: The operation's name, its arguments as JSON, and the text of this file if it is
+            a launch.
+
+    Returns:
+        The exit code: 0 if done, 1 if refused, 3 if it is not known whether it was done; the reason
+        goes to standard error.
+    """
     name, request = arguments[0], json.loads(arguments[1])
     try:
         found = perform(name, request, "".join(arguments[2:3]))
