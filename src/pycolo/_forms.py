@@ -57,16 +57,28 @@ A = TypeVar("A", bound=attrs.AttrsInstance)
 
 
 class Form(Protocol):
-    """How values of one type look in JSON."""
+    """How values of one type look in JSON: it reads them, writes them and describes them."""
 
     def read(self, value: object, path: str) -> object:
-        """Parse decoded JSON that stands at `path`, or raise ParseError."""
+        """Make the value that decoded JSON stands for.
+
+        Args:
+            value: The decoded JSON.
+            path: Its place in the document, for the error.
+
+        Raises:
+            ParseError: It stands for no value of the type.
+        """
 
     def write(self, value: object) -> JsonValue:
-        """Give the JSON of a value of the type."""
+        """Give the JSON that `read` makes this value of."""
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Give the schema; what it refers to is put into `definitions`."""
+        """Give the JSON Schema of what `read` accepts.
+
+        Args:
+            definitions: The document's `$defs`; what the schema refers to is put there.
+        """
 
 
 @final
@@ -79,19 +91,19 @@ class Scalar:
     keywords: Mapping[str, JsonValue]
 
     def read(self, value: object, path: str) -> object:
-        """Parse it."""
+        """Accept a value of one of the kinds, and no infinite number."""
         if type(value) not in self.kinds or (isinstance(value, float) and not math.isfinite(value)):
             raise ParseError(path, self.rule, value)
         return value
 
     def write(self, value: object) -> JsonValue:
-        """Give it as it is."""
+        """Give the value as it is: JSON has it too."""
         if not isinstance(value, str | int | float):
             raise TypeError(f"{value!r} is no scalar")
         return value
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
-        """Give type and bounds."""
+        """Give the type and the bounds of the value."""
         return dict(self.keywords)
 
 
@@ -122,19 +134,19 @@ class Choice:
     words: tuple[str | bool | int, ...]
 
     def read(self, value: object, path: str) -> object:
-        """Parse it."""
+        """Accept one of the constants."""
         if not any(is_same(value, word) for word in self.words):
             raise ParseError(path, f"be one of {_words(self.words)}", value)
         return value
 
     def write(self, value: object) -> JsonValue:
-        """Give the word."""
+        """Give the constant as it is."""
         if not isinstance(value, str | int):
             raise TypeError(f"{value!r} is none of the words")
         return value
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
-        """Give the words."""
+        """List the constants."""
         return {"enum": list(self.words)}
 
 
@@ -148,15 +160,15 @@ class Nullable:
     "What null stands for."
 
     def read(self, value: object, path: str) -> object:
-        """Parse it."""
+        """Read null as what it stands for, and all else by the other form."""
         return self.null if value is None else self.form.read(value, path)
 
     def write(self, value: object) -> JsonValue:
-        """Give it."""
+        """Write null for what it stands for, and all else by the other form."""
         return None if value is self.null else self.form.write(value)
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Give the alternative."""
+        """Allow null, or what the other form allows."""
         return {"anyOf": [self.form.schema(definitions), {"type": "null"}]}
 
 
@@ -171,7 +183,7 @@ class StringOr:
     rule: str
 
     def read(self, value: object, path: str) -> object:
-        """Parse it."""
+        """Take a string as it is, and read all else by the other form."""
         if isinstance(value, str):
             return value
         if not isinstance(value, self.container):
@@ -179,11 +191,11 @@ class StringOr:
         return self.form.read(value, path)
 
     def write(self, value: object) -> JsonValue:
-        """Give it."""
+        """Write a string as it is, and all else by the other form."""
         return value if isinstance(value, str) else self.form.write(value)
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Give the alternative."""
+        """Allow a string, or what the other form allows."""
         return {"anyOf": [{"type": "string"}, self.form.schema(definitions)]}
 
 
@@ -196,18 +208,18 @@ class Array:
     is_set: bool = False
 
     def read(self, value: object, path: str) -> object:
-        """Parse each item."""
+        """Read an array; each item by the form of the items."""
         items = [self.item.read(item, place) for place, item in array_at(value, path)]
         return frozenset(items) if self.is_set else tuple(items)
 
     def write(self, value: object) -> JsonValue:
-        """Give each item."""
+        """Write an array; a set is sorted, so that equal sets give equal text."""
         if isinstance(value, frozenset):
             return [self.item.write(item) for item in sorted(value)]
         return [self.item.write(item) for _, item in array_at(value, "")]
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Give the items' schema."""
+        """Allow an array of what the form of the items allows."""
         return {"type": "array", "items": self.item.schema(definitions)}
 
 
@@ -220,18 +232,18 @@ class Table:
     is_ordered: bool = False
 
     def read(self, value: object, path: str) -> object:
-        """Parse each value and return a dict with the same keys."""
+        """Read an object into a dict with the same keys; each value by the form of the values."""
         members = object_at(value, path)
         return {key: self.item.read(member, at(path, key)) for key, member in members.items()}
 
     def write(self, value: object) -> JsonValue:
-        """Give each value."""
+        """Write an object; each value by the form of the values."""
         members = object_at(value, "")
         keys = members if self.is_ordered else sorted(members)
         return {key: self.item.write(members[key]) for key in keys}
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Give the values' schema."""
+        """Allow an object with any keys, of what the form of the values allows."""
         return {"type": "object", "additionalProperties": self.item.schema(definitions)}
 
 
@@ -246,13 +258,13 @@ class Text:
     pattern: str
 
     def read(self, value: object, path: str) -> object:
-        """Parse the string."""
+        """Make the value from a string that matches the pattern."""
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             raise ParseError(path, self.rule, value)
         return self.parse(value)
 
     def write(self, value: object) -> JsonValue:
-        """Give the value's own text."""
+        """Write the value as its own string."""
         return str(value)
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
@@ -293,7 +305,7 @@ class Anything:
     """Whatever JSON can say; it is copied, so that it shares nothing with its source."""
 
     def read(self, value: object, path: str) -> JsonValue:
-        """Copy it.
+        """Copy the value.
 
         Raises:
             ParseError: There is something in it that JSON cannot say.
@@ -308,11 +320,11 @@ class Anything:
         raise ParseError(path, "be a JSON value", value)
 
     def write(self, value: object) -> JsonValue:
-        """Copy it."""
+        """Copy the value; see `read`."""
         return self.read(value, "")
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
-        """Allow everything."""
+        """Allow every JSON value."""
         return {}
 
 
@@ -445,7 +457,7 @@ class Record(Generic[T]):
         return fields
 
     def write(self, value: object) -> JsonObject:
-        """Give its members."""
+        """Write an object; a member that the layout may omit is left out."""
         members: JsonObject = {}
         for part in self.layout:
             if isinstance(part, Constant):
@@ -458,7 +470,7 @@ class Record(Generic[T]):
         return members
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Define it once, and refer to it."""
+        """Put the schema into the definitions, once, and give a reference to it."""
         name = self.kind.__name__
         if name not in definitions:
             definitions[name] = {}
@@ -466,7 +478,7 @@ class Record(Generic[T]):
         return {"$ref": f"#/$defs/{name}"}
 
     def inline_schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Give its schema where it stands."""
+        """Give the schema itself, to stand where a reference would."""
         properties: JsonObject = {
             part.key if isinstance(part, Constant) else part.place: (
                 {"const": part.value}
@@ -541,11 +553,11 @@ class Tagged:
         return self.pick(object_at(value, path), path).read(value, path)
 
     def write(self, value: object) -> JsonValue:
-        """Write it as its class does."""
+        """Write the value by the form of its class."""
         return self.records[self.tag_of(type(value))].write(value)
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Define the alternatives once, and refer to them."""
+        """Put the alternatives into the definitions, once, and give a reference to them."""
         if self.name is None:
             return self.inline_schema(definitions)
         if self.name not in definitions:
@@ -554,7 +566,7 @@ class Tagged:
         return {"$ref": f"#/$defs/{self.name}"}
 
     def inline_schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Give the alternatives."""
+        """Allow what one of the forms allows."""
         return {"oneOf": [record.schema(definitions) for record in self.records.values()]}
 
 
@@ -567,7 +579,7 @@ class Document:
     form: Described
 
     def read(self, value: object, path: str) -> object:
-        """Parse it.
+        """Read the document.
 
         Raises:
             ParseError: It has another version, or is wrong.
@@ -581,11 +593,11 @@ class Document:
         return self.form.read({k: v for k, v in members.items() if k != "format_version"}, path)
 
     def write(self, value: object) -> JsonObject:
-        """Give it with its version."""
+        """Write the document, its version first."""
         return {"format_version": FORMAT_VERSION, **object_of(self.form.write(value))}
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Define it once, and refer to it."""
+        """Put the schema into the definitions, once, and give a reference to it."""
         if self.name not in definitions:
             definitions[self.name] = {}
             schema = self.form.inline_schema(definitions)

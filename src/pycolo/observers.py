@@ -19,8 +19,9 @@ from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unkn
 class Observer:
     """What an execution tells, in this order; each method does nothing until you override it.
 
-    Each call must return quickly. One observer may serve many executions at once: the plan, which
-    holds the pair, says which one it is.
+    Each call must return quickly. One that raises is logged, and changes nothing of the execution.
+    One observer may serve many executions at once: the plan, which holds the pair, says which one
+    it is. A step is named by its address, which is unique in its plan and its recoveries.
     """
 
     def plan_started(self, plan: Plan) -> None:
@@ -32,16 +33,39 @@ class Observer:
     def step_progress(
         self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
-        """A wait for a copy of a disk or of the RAM continues; `total_bytes` may grow."""
+        """A wait for a copy of a disk or of the RAM continues.
+
+        Args:
+            plan: The plan.
+            address: The address of the step that waits.
+            done_bytes: How much was copied so far.
+            total_bytes: How much there is to copy; it may grow.
+            rate_bytes_s: How fast the copy is, in bytes a second.
+        """
 
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
-        """The step ended; also said of recovery steps."""
+        """The step ended; also said of recovery steps.
+
+        Args:
+            plan: The plan.
+            address: The step's address.
+            outcome: What became of it.
+        """
 
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
-        """Execution ended inside a range of steps, and what brings the guest back begins."""
+        """Execution ended inside a range of steps, and what brings the guest back begins.
+
+        Args:
+            plan: The plan.
+            recovery: The range, and the steps that are sent now.
+        """
 
     def plan_finished(self, report: Report) -> None:
-        """Nothing more is done."""
+        """Nothing more is done.
+
+        Args:
+            report: What became of every step, and how the nodes stand if one failed.
+        """
 
 
 class Recorder(Observer):
@@ -50,10 +74,25 @@ class Recorder(Observer):
     def command_sent(
         self, plan: Plan, number: int, address: str, node: str, command: Command, *, oob: bool
     ) -> None:
-        """A command of the step is about to be sent; returns when it may be."""
+        """A command of the step is about to be sent; it is sent when this returns.
+
+        Args:
+            plan: The plan.
+            number: Rises from 1 in one execution; the answer has the same one.
+            address: The step's address.
+            node: The node it is sent to.
+            command: The command.
+            oob: Whether it is sent out of band.
+        """
 
     def command_answered(self, plan: Plan, number: int, answer: object) -> None:
-        """The command was answered, however late: a `CommandRefused`, or what was returned."""
+        """The command was answered, however late; may come after `plan_finished`.
+
+        Args:
+            plan: The plan.
+            number: The command's.
+            answer: A `CommandRefused`, or what was returned, unparsed.
+        """
 
     def event_seen(self, plan: Plan, node: str, event: Event) -> None:
         """QEMU sent an event."""

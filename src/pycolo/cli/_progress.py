@@ -82,7 +82,7 @@ class Kept(Observer):
 
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
-        """Keep it."""
+        """Remember the step that began last."""
         self.step = step
 
     @override

@@ -30,7 +30,7 @@ class Wishes(Protocol):
     """What is wanted of pairs, by their names; errors as those of `Store`, or of the arbiter."""
 
     def read(self, pair: str) -> Wish:
-        """What is wanted."""
+        """What is wanted of a pair, and whether it is paused."""
 
     def want(self, pair: str, want: Want) -> None:
         """Say what is wanted."""

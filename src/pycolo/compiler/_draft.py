@@ -41,7 +41,7 @@ class Range:
     """A range of steps with a recovery; made by `Draft.range`."""
 
     def __init__(self) -> None:
-        """Not begun yet."""
+        """Begin a range that has no steps yet."""
         self.first: int | None = None
         "The number of its first step; None if none has begun it."
 

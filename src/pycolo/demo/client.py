@@ -370,7 +370,7 @@ async def _try_to_read(client: Client) -> None:
 
 
 def main() -> None:
-    """Be the program."""
+    """Run the client as a program of its own."""
     parser = argparse.ArgumentParser()
     parser.add_argument("host")
     parser.add_argument("echo_port", type=int)

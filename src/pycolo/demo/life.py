@@ -50,7 +50,7 @@ _POLL_S: Final = 0.05
 @final
 @attrs.frozen(kw_only=True)
 class LifeOptions:
-    """What shall happen."""
+    """What the demo does, and on what."""
 
     faults: tuple[Fault, ...] = ("kill primary", "stop secondary", "kill primary")
     "What happens to whose QEMU, one after the other."

@@ -44,7 +44,7 @@ class Timer:
         self._descriptor = descriptor
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """The descriptor that becomes readable when it fires."""
         return self._descriptor
 
     def set(self, at_s: float | None) -> None:

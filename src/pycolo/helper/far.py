@@ -815,7 +815,7 @@ class Lookout:
         return self._epoll.fileno()
 
     def close(self) -> None:
-        """Watch no more."""
+        """Close the descriptors by which it watches."""
         self._drop()
         self._epoll.close()
 

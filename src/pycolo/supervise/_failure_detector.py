@@ -195,7 +195,7 @@ class FailureDetector:
                 task.result()
 
     async def aclose(self) -> None:
-        """Stop watching."""
+        """End what watches the node; nothing is told any more."""
         if self._beat is not None:
             self._beat.cancel()
         tasks = tuple(self._tasks.values())

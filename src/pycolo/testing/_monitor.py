@@ -52,7 +52,7 @@ class Monitor:
     """One monitor of a fake; it serves one client; others wait without a greeting."""
 
     def __init__(self, qemu: Process, place: model.Monitor) -> None:
-        """Open it."""
+        """Serve no client yet."""
         self._qemu: Final = qemu
         self.place: Final = place
         self.server: Server | None = None
