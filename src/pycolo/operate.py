@@ -52,9 +52,9 @@ class Fenced:
     """An operator's statement that a node's QEMU has ended."""
 
     who: str
-    "Who made sure."
+    "Who made sure: printable, and not empty. Whatever compiles with it refuses any other text."
     how: str
-    "How: power switched off, host rebooted ..."
+    "How: power switched off, host rebooted ...; as `who`."
 
 
 # -- procedures -----------------------------------------------------------------------------------
@@ -377,6 +377,12 @@ async def status(pair: ColoPair) -> Snapshot:
 
     Args:
         pair: The declaration.
+
+    Returns:
+        What every node shows, spares included. What does not answer is in it, and is no error.
+
+    Raises:
+        ModuleNotFoundError: See `connect`.
     """
     async with AsyncExitStack() as stack:
         hosts = await stack.enter_async_context(hosts_of(pair))
@@ -401,8 +407,13 @@ async def checkpoints(pair: ColoPair, node: str) -> AsyncGenerator[Checkpoint]:
         pair: The declaration.
         node: The primary.
 
+    Yields:
+        Each checkpoint that began after the connection was made.
+
     Raises:
         RemoteError: Its observer monitor cannot be used.
+        DeclarationError: The pair has no such node.
+        ModuleNotFoundError: See `connect`.
     """
     async with hosts_of(pair) as hosts:
         monitor, way = pair.node(node).observer_monitor, hosts[node].connect
