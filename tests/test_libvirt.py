@@ -17,6 +17,7 @@ from pycolo.model import (
     FilterChain,
     Libvirt,
     Machine,
+    MemoryBackend,
     Netdev,
     Node,
     ReplicationDisk,
@@ -105,6 +106,13 @@ def test_a_program_without_its_path_is_refused() -> None:
     launch = attrs.evolve(_launches(PAIR)["alpha"], argv=("qemu-system-x86_64",))
     with pytest.raises(DeclarationError, match=r"Node.qemu_binary .* absolute path: libvirt"):
         libvirt.domain(PAIR, launch)
+
+
+def test_a_memory_backend_is_refused() -> None:
+    """Two objects of one name, libvirt's and pycolo's, would keep QEMU from starting."""
+    machine = attrs.evolve(PAIR.machine, memory_backend=MemoryBackend(kind="memfd"))
+    with pytest.raises(DeclarationError, match=r"memory_backend must be absent with nodes\[0\]"):
+        attrs.evolve(PAIR, machine=machine)
 
 
 def test_a_control_monitor_that_tells_no_process_is_refused() -> None:

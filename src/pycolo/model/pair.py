@@ -191,6 +191,7 @@ class ColoPair:
         self._place_nodes()
         self._place_chains()
         self._check_nodes()
+        self._check_libvirt()
         self._check_chains()
         self._check_tls()
         self._check_disks()
@@ -323,6 +324,14 @@ class ColoPair:
         if self.disks:
             why = "two QEMUs on one host must not open the same image"
             rules.distinct("ColoPair", folders, why)
+
+    def _check_libvirt(self) -> None:
+        backend = self.machine.memory_backend
+        for place, node in self._places():
+            if node.libvirt is not None and backend is not None:
+                field = "ColoPair.machine.memory_backend"
+                rule = f"be absent with {place}.libvirt, which makes the RAM itself"
+                raise DeclarationError(field, backend.kind, rule)
 
     def _check_chains(self) -> None:
         for n, chain in enumerate(self.chains):
