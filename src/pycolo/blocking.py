@@ -37,6 +37,7 @@ class Runner:
     """An event loop in a real thread of its own; a context manager, entered once.
 
     >>> import asyncio
+    >>> from pycolo.blocking import Runner
     >>> with Runner() as runner:
     ...     runner.run(asyncio.sleep(0, "a result"))
     'a result'
