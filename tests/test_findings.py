@@ -21,9 +21,6 @@ def test_every_code_has_a_meaning() -> None:
 def test_every_code_is_found_somewhere() -> None:
     """No code is left of a refusal that is gone."""
     texts = [path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")]
-    raised = {
-        c
-        for text in texts
-        for c in re.findall(r'(?:(?:compile_error|undecided)\(\s*|code=)"([a-z-]+)"', text)
-    }
+    made = r'(?:(?:compile_error|undecided)\(\s*|code=|found\(\s*(?:level|"[a-z]+"),\s*)"([a-z-]+)"'
+    raised = {code for text in texts for code in re.findall(made, text)}
     assert set(get_args(Code)) == raised

@@ -9,7 +9,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Final, Literal, get_args, get_origin, get_type_hints
 
 import attrs
 import click
@@ -20,7 +20,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 from typing_extensions import override
 
-from pycolo import catalogue, errors, features, findings
+from pycolo import catalogue, errors, features, findings, rules
 from pycolo.cli._agent_file import AgentFile, EtcdPlace, SqlitePlace
 from pycolo.cli._app import app as command_line
 from pycolo.model import (
@@ -46,6 +46,7 @@ from pycolo.model import (
     UnixMonitor,
 )
 from pycolo.model.filters import ChainPorts
+from pycolo.plan import Procedure
 from pycolo.supervise import table
 
 PAGE = "qemu-behaviour"
@@ -107,12 +108,37 @@ class BrokenVersions(SphinxDirective):
 
 
 class FindingTable(SphinxDirective):
-    """What the codes of findings mean, from `pycolo.findings`."""
+    """What the codes of findings that refuse a procedure mean, from `pycolo.findings`."""
 
     @override
     def run(self) -> Sequence[nodes.Node]:
-        rows = (f"| `{code}` | {meaning} |\n" for code, meaning in findings.MEANINGS.items())
+        rows = (
+            f"| `{code}` | {meaning} |\n"
+            for code, meaning in findings.MEANINGS.items()
+            if code not in rules.codes() or code in REFUSALS_TOO
+        )
         return self.parse_text_to_nodes("| code | it means |\n|---|---|\n" + "".join(rows))
+
+
+class PreflightTable(SphinxDirective):
+    """What a preflight may find, from `pycolo.rules`, and which procedures an error stops."""
+
+    @override
+    def run(self) -> Sequence[nodes.Node]:
+        codes = dict.fromkeys(code for rule in rules.TABLE for code in rule.codes)
+        rows = (f"| `{code}` | {findings.MEANINGS[code]} | {_stops(code)} |\n" for code in codes)
+        head = "| code | it means | its errors stop |\n|---|---|---|\n"
+        return self.parse_text_to_nodes(head + "".join(rows))
+
+
+# A procedure is refused by it as well.
+REFUSALS_TOO: Final = ("unsupported-version",)
+
+
+def _stops(code: findings.Code) -> str:
+    stopped = [name for name in get_args(Procedure) if code in rules.codes(name)]
+    always = ", always" if code in rules.NEVER_FORCED and stopped else ""
+    return ", ".join(f"`{name}`" for name in stopped) + always
 
 
 class DecisionTable(SphinxDirective):
@@ -410,6 +436,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("broken-versions", BrokenVersions)
     app.add_directive("error-catalogue", ErrorCatalogue)
     app.add_directive("finding-table", FindingTable)
+    app.add_directive("preflight-table", PreflightTable)
     app.add_directive("pair-file-keys", PairFileKeys)
     app.add_directive("agent-file-keys", AgentFileKeys)
     app.add_directive("decision-table", DecisionTable)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pycolo._execute import execute
+    from pycolo._preflight import preflight
     from pycolo._probe import glance, probe
     from pycolo.blocking import Runner
     from pycolo.compiler.converge import converge
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         VersionError,
     )
     from pycolo.evidence import Evidence
+    from pycolo.findings import Finding
     from pycolo.hosts import Host
     from pycolo.hosts.local import LocalHost
     from pycolo.hosts.ways import hosts_of
@@ -110,6 +112,8 @@ __all__ = (  # noqa: RUF022 - most important first
     "Version",
     "Report",
     "Session",
+    "preflight",
+    "Finding",
     "probe",
     "glance",
     "execute",
@@ -166,6 +170,8 @@ _NAMES: Final = {
     "pycolo.observers": ("Observer",),
     "pycolo.result": ("PlanFailed", "Report"),
     "pycolo.session": ("Session",),
+    "pycolo._preflight": ("preflight",),
+    "pycolo.findings": ("Finding",),
     "pycolo._probe": ("glance", "probe"),
     "pycolo._execute": ("execute",),
     "pycolo.reconcile": ("next_step",),

@@ -1,4 +1,4 @@
-"""What stands in the way of a procedure, as a value with a code.
+"""What stands in the way of a procedure, or was found before one, as a value with a code.
 
 A code is stable: programs may act on it, and `pycolo explain CODE` says what it means.
 """
@@ -72,14 +72,64 @@ Code: TypeAlias = Literal[
     "supervised",
     "supervision-paused",
     "at-work",
+    "host-unread",
+    "fact-unread",
+    "one-machine",
+    "same-machine-id",
+    "clocks-apart",
+    "kernels-differ",
+    "confined",
+    "logind-kills",
+    "few-open-files",
+    "locked-memory",
+    "state-folder",
+    "run-folder",
+    "no-folder",
+    "no-program",
+    "qemu-lacks",
+    "machines-differ",
+    "cpus-differ",
+    "no-kvm",
+    "firmware-differs",
+    "little-memory",
+    "no-image",
+    "image-differs",
+    "image-in-use",
+    "little-space",
+    "address-elsewhere",
+    "name-unresolved",
+    "names-differ",
+    "port-in-use",
+    "port-blocked",
+    "ways-untried",
+    "port-conflict",
+    "mtu-differs",
+    "mtu-not-carried",
+    "no-tap",
+    "tap-in-use",
+    "tap-unconnected",
+    "no-bridge",
+    "unheld-traffic",
+    "unread-file",
+    "key-mode",
+    "tls-refused",
+    "tls-expires",
+    "authorities-differ",
+    "tls-not-admitted",
+    "keys-differ",
+    "no-fence",
+    "not-forwarded",
 ]
 "What a finding may be."
+
+Level: TypeAlias = Literal["error", "warning", "note"]
+"How much it matters: an error stands in the way, a warning does not yet, a note is to be known."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Finding:
-    """One thing that stands in the way."""
+    """One thing that stands in the way, or is to be known."""
 
     code: Code
     "What kind of thing it is."
@@ -89,6 +139,8 @@ class Finding:
     "What was found, as a sentence without a full stop."
     remedy: str
     "What a person must decide or do; empty if nothing can be done."
+    level: Level = "error"
+    "How much it matters."
 
     @override
     def __str__(self) -> str:
@@ -252,6 +304,181 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "at-work": (
         "The supervisor executes another plan, or finds out whether a QEMU has ended. Try again "
         "once it is done."
+    ),
+    "host-unread": (
+        "The host of a node cannot be asked: it is out of reach, ssh does not let pycolo in, or"
+        " no way to it is declared."
+    ),
+    "fact-unread": (
+        "Something could not be read on a host, so nothing is known of it. The other findings "
+        "hold all the same."
+    ),
+    "one-machine": "Several nodes are on one machine: the pair does not survive its end.",
+    "same-machine-id": (
+        "Two hosts have the same /etc/machine-id, as copies of one installation have. It tells "
+        "a host's evidence and records from another's, so it must differ. Make a new one on one"
+        " of them with `systemd-machine-id-setup`, after you remove the file."
+    ),
+    "clocks-apart": (
+        "The clocks of two hosts differ by more than 2 s. Times in records, reports and "
+        "certificates then mislead. Have both follow a time server."
+    ),
+    "kernels-differ": (
+        "The hosts run different kernels. COLO works with that; KVM may offer the guest "
+        "different CPU features."
+    ),
+    "confined": (
+        "A security module confines what the user's processes may do, QEMU among them. If QEMU "
+        "cannot open a file that it may by its permissions, look there first."
+    ),
+    "logind-kills": (
+        "logind ends all processes of the user who starts QEMU with the user's last session. "
+        "QEMU would end with the ssh connection. Set KillUserProcesses=no, or start QEMU as "
+        "root."
+    ),
+    "few-open-files": (
+        "A process of the user may have fewer than 1024 files open. QEMU needs one for each "
+        "image, socket and tap. Raise the limit."
+    ),
+    "locked-memory": (
+        "The guest's memory is to be locked, and the user may not lock so much. Raise the limit"
+        " of locked memory."
+    ),
+    "state-folder": (
+        "The state folder cannot keep a record: it is missing, in memory alone, or others may "
+        "write to it. The record says who may run alone, so this must be corrected."
+    ),
+    "run-folder": (
+        "The run directory is there, and is not the user's alone. Remove it, or give it to that"
+        " user with mode 0700."
+    ),
+    "no-folder": (
+        "A folder is missing, or the user who starts QEMU cannot write to it. Make it, mount "
+        "its disk, or change its owner."
+    ),
+    "no-program": (
+        "QEMU or `qemu-img` is not found on a host. Install it, or set qemu_binary or "
+        "qemu_img_binary."
+    ),
+    "qemu-lacks": (
+        "QEMU on a host lacks what the pair needs: an object, a device, a block driver, a "
+        "machine type or a CPU model. Install a build that has it, or change the declaration."
+    ),
+    "machines-differ": (
+        "The machine type means another machine on each host. Name the full one, such as "
+        "pc-i440fx-10.0."
+    ),
+    "cpus-differ": (
+        "The CPU model gives the guest other features on each host, so that the guest can fail "
+        "after a failover. Name a CPU model that both hosts can give in full."
+    ),
+    "no-kvm": (
+        "KVM is declared and cannot be used on a host. Load its module, let the user open "
+        "/dev/kvm, or declare accelerator tcg."
+    ),
+    "firmware-differs": (
+        "A file that goes into the guest's memory differs between the hosts: firmware, the ROM "
+        "of a card, a kernel or an initrd. If the lengths differ, the guest's state cannot be "
+        "loaded. Install the same packages on both."
+    ),
+    "little-memory": (
+        "A host has too little memory available. A QEMU needs the guest's RAM, and as a "
+        "secondary the same again for COLO's cache (qemu-behaviour 3.11)."
+    ),
+    "no-image": (
+        "An image that must be there is not: the first node's, or with initial_sync identical "
+        "each node's."
+    ),
+    "image-differs": (
+        "An image is not as it is declared, in its format or its size, or it cannot be read. "
+        "pycolo never overwrites it."
+    ),
+    "image-in-use": (
+        "Another process has an image open. Two that write to it destroy it. End that process "
+        "first."
+    ),
+    "little-space": (
+        "The file system of images or overlays has little space left. A write that finds none "
+        "pauses the guest, or ends its protection."
+    ),
+    "address-elsewhere": (
+        "An address of a node is not one of its host's. QEMU cannot listen on it there."
+    ),
+    "name-unresolved": (
+        "A host cannot resolve the name of a node. Add it to the name server or to /etc/hosts, "
+        "or declare the address."
+    ),
+    "names-differ": (
+        "A name stands for another address on each host, such as 127.0.1.1 on the host that has"
+        " it. QEMU listens on one and its peer calls the other. Declare addresses, or make "
+        "/etc/hosts equal."
+    ),
+    "port-in-use": (
+        "A port of the pair is in use on a host. Declare other ports (ports.base), or end who "
+        "listens there."
+    ),
+    "port-blocked": (
+        "A host does not reach a port of another one: a firewall drops it, or there is no "
+        "route. A closed port that refuses is what should be found."
+    ),
+    "ways-untried": (
+        "The ports of the other hosts, and the packets to them, were not tried, since a QEMU that "
+        "listens would take that for its peer (qemu-behaviour 19.8)."
+    ),
+    "port-conflict": (
+        "A port of a host is open as another one sees it, and nobody listens on it there: another "
+        "machine has the address, or something leads elsewhere."
+    ),
+    "mtu-differs": (
+        "The largest packet differs by direction between two hosts. Set the same MTU on both "
+        "ends, and on what lies between."
+    ),
+    "mtu-not-carried": (
+        "Packets of the size that the host sends do not arrive, and nothing says so: the "
+        "guest's state would never get through. Lower the MTU of the interface, or raise it on "
+        "the way."
+    ),
+    "no-tap": (
+        "A tap cannot be used on a host: it is missing, of another kind or another user's, or "
+        "/dev/net/tun cannot be opened."
+    ),
+    "tap-in-use": "Another process has the tap. Each guest needs one of its own.",
+    "tap-unconnected": "The tap is in no bridge, or is down, so that the guest reaches nobody.",
+    "no-bridge": "A bridge that the pair names is missing, or is no bridge.",
+    "unheld-traffic": (
+        "COLO compares, and holds back until then, IPv4 without a VLAN tag alone. What the "
+        "guest sends by IPv6 or in a VLAN leaves at once, and a failover can take it back "
+        "(qemu-behaviour 17.2)."
+    ),
+    "unread-file": (
+        "A file that QEMU needs cannot be read: of TLS, a secret, a kernel or an initrd."
+    ),
+    "key-mode": (
+        "A key or a secret may be read or changed by others than its owner and group. Set mode "
+        "0600."
+    ),
+    "tls-refused": (
+        "A node's certificates do not work: one has expired, is not of this authority, does not"
+        " go with its key, or does not hold the address that the peer calls."
+    ),
+    "tls-expires": (
+        "A certificate expires within 30 days. QEMU reads certificates when it starts, so "
+        "replace it in time for the next launch."
+    ),
+    "authorities-differ": (
+        "The nodes trust different authorities. Each must accept the other's certificates."
+    ),
+    "tls-not-admitted": (
+        "The name of a node's client certificate is not in tls.authz, so that its peer refuses it."
+    ),
+    "keys-differ": "The nodes have different keys, or one has no key of the declared name.",
+    "no-fence": (
+        "A command that fences a node is not found on this machine, or its input file cannot be"
+        " read. It must be there where the supervisor runs."
+    ),
+    "not-forwarded": (
+        "The sshd of a host does not carry monitors. See AllowStreamLocalForwarding and "
+        "AllowTcpForwarding."
     ),
 }
 "Code to what it means, whatever node it is about."

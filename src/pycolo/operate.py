@@ -17,17 +17,28 @@ import attrs
 
 from pycolo import compiler
 from pycolo._execute import execute
+from pycolo._preflight import preflight
 from pycolo._probe import probe, with_latched
 from pycolo.errors import Busy, ConnectionFailed, RemoteError
 from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence, Victim, instance_of
+from pycolo.findings import Finding
 from pycolo.hosts import Host
 from pycolo.hosts.requests import now
 from pycolo.hosts.ways import hosts_of
 from pycolo.model import ColoPair, Node
 from pycolo.observers import Observer, Recorder
 from pycolo.pace import Checkpoint
-from pycolo.plan import DialectName, Execute, Options, Plan, Procedure, Wait
+from pycolo.plan import (
+    DialectName,
+    Execute,
+    LaunchQemu,
+    Options,
+    Plan,
+    Procedure,
+    RunHost,
+    Wait,
+)
 from pycolo.qmp.events import ColoExitEvent, QuorumReportBadEvent, ResumeEvent, StopEvent
 from pycolo.qmp.replies import Version
 from pycolo.result import Report
@@ -42,6 +53,8 @@ SILENT: Final = "it did not answer within a second of the others"
 VERSION_S: Final = 10.0
 # QEMU sends QUORUM_REPORT_BAD of one node at most once a second.
 LISTEN_S: Final = 1.1
+# What a preflight is made for first.
+PREFLIGHTED: Final[tuple[Procedure, ...]] = ("launch", "start", "resume")
 # The node that these continue without must not be waited for.
 WITHOUT_PEER: Final[tuple[Procedure, ...]] = ("failover", "forget")
 
@@ -232,6 +245,21 @@ class Connection:
             plan, reached.sessions, self._hosts, observer=observer, recorder=recorder
         )
 
+    async def preflight(self, plan: Plan) -> tuple[Finding, ...]:
+        """Look for errors that stop a plan of `launch`, `start` or `resume`; nothing is changed.
+
+        Args:
+            plan: A plan of this pair; the hosts on which it acts are looked at.
+        """
+        actions = [(s.node, s.action) for s in plan.steps if isinstance(s, RunHost)]
+        launched = {node: action for node, action in actions if isinstance(action, LaunchQemu)}
+        acting = launched if plan.procedure == "launch" else {s.node for s in plan.steps}
+        hosts = {name: host for name, host in self._hosts.items() if name in acting}
+        if plan.procedure not in PREFLIGHTED or not hosts:
+            return ()
+        boots = [name for name, action in launched.items() if action.role == "primary"]
+        return await preflight(plan.pair, hosts, before=plan.procedure, boots=boots)
+
     async def _compile(
         self, procedure: Procedure, options: Options, fenced: Fenced | None = None
     ) -> Plan:
@@ -363,6 +391,22 @@ async def apply(plan: Plan, observer: Observer, *, recorder: Recorder | None = N
     compiler.refuse_offline(plan)
     async with connect(plan.pair) as connection:
         return await connection.execute(plan, observer, recorder=recorder)
+
+
+# -- before anything is launched -----------------------------------------------------------------
+
+
+async def check(pair: ColoPair) -> tuple[Finding, ...]:
+    """Make a preflight of all hosts of a pair, spares included; see `pycolo.preflight`.
+
+    Args:
+        pair: The declaration.
+
+    Raises:
+        ModuleNotFoundError: See `connect`.
+    """
+    async with hosts_of(pair) as hosts:
+        return await preflight(pair, hosts)
 
 
 # -- status ---------------------------------------------------------------------------------------

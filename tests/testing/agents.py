@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from pycolo.errors import ConnectionFailed, FuseLost, FuseRefused, HostRefused
 from pycolo.evidence import Evidence, Victim
+from pycolo.facts import HostFacts, NoFacts, Part
 from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
 from pycolo.model.node import Monitor
@@ -77,6 +78,14 @@ class FarHost:
         """See `Host`."""
         self._reached(node, "launch-qemu")
         return await self._host.version(pair, node, limit_s=limit_s)
+
+    async def facts(
+        self, pair: ColoPair, node: str, parts: Collection[Part], *, limit_s: float
+    ) -> HostFacts | NoFacts:
+        """See `Host`."""
+        if self.is_cut:
+            return NoFacts(why=_AWAY)
+        return await self._host.facts(pair, node, parts, limit_s=limit_s)
 
     async def aclose(self) -> None:
         """Nothing is held."""

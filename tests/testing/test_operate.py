@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -20,6 +20,7 @@ from pycolo._probe import probe
 from pycolo.compiler import compile_offline
 from pycolo.errors import CompileError
 from pycolo.evidence import Evidence, Victim
+from pycolo.facts import HostFacts, NoFacts, Part
 from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
 from pycolo.model.node import Monitor
@@ -73,6 +74,12 @@ class Forwarded:
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
         """See `Host`."""
         return await self._host.version(pair, node, limit_s=limit_s)
+
+    async def facts(
+        self, pair: ColoPair, node: str, parts: Collection[Part], *, limit_s: float
+    ) -> HostFacts | NoFacts:
+        """See `Host`."""
+        return await self._host.facts(pair, node, parts, limit_s=limit_s)
 
     async def aclose(self) -> None:
         """See `Host`."""

@@ -20,9 +20,9 @@ from pycolo._json import JsonObject, kebab
 from pycolo._printable import brief
 from pycolo.cli import _exits, _say
 from pycolo.cli._app import app
+from pycolo.cli._check import finding_to_json
 from pycolo.cli._options import ERROR_CODE, FORM
 from pycolo.errors import Busy, CompileError, PycoloError
-from pycolo.findings import Finding
 
 __all__ = ("main",)
 
@@ -97,10 +97,5 @@ def _refusal(error: PycoloError | OSError, code: int) -> JsonObject:
         "exit_code": code,
     }
     if isinstance(error, CompileError):
-        refused["findings"] = [_finding(found) for found in error.findings]
+        refused["findings"] = [finding_to_json(found) for found in error.findings]
     return {"format_version": 1, "refused": refused}
-
-
-def _finding(found: Finding) -> JsonObject:
-    remedy = brief(found.remedy)
-    return {"code": found.code, "node": found.node, "what": brief(found.what), "remedy": remedy}

@@ -19,6 +19,7 @@ from pycolo import catalogue, compiler, features, libvirt, operate, pairfile, wi
 from pycolo._json import JsonObject
 from pycolo.cli import (
     _agent_file,
+    _check,
     _files,
     _interrupts,
     _list,
@@ -34,7 +35,7 @@ from pycolo.cli import (
     _watch,
     _wishes,
 )
-from pycolo.cli._exits import DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
+from pycolo.cli._exits import DECIDE, DIFFERENT, DONE, REFUSED, UNFINISHED, UNKNOWN
 from pycolo.cli._options import Asked, Detail
 from pycolo.cli._template import TEMPLATE
 from pycolo.compiler import check_members
@@ -42,7 +43,7 @@ from pycolo.compiler.launch import Role
 from pycolo.diff import diff as difference
 from pycolo.errors import DeclarationError, StoreError, UndecidedError
 from pycolo.evidence import instance_of
-from pycolo.findings import MEANINGS
+from pycolo.findings import MEANINGS, Code, Finding
 from pycolo.journal import Journal, json_schema, line_to_json
 from pycolo.model import ColoPair
 from pycolo.observers import Observer, Recorder
@@ -120,6 +121,31 @@ def _count(parts: Sequence[object], noun: str) -> str:
 
 def _pair_forms(pair: ColoPair, form: str, text_: str) -> str:
     return pairfile.dumps(pair) if form == "json" else f"{text_}\n"
+
+
+@app.command()
+@_options.pair_files
+@_options.output("text", "json")
+def check(*, pair_files: tuple[Path, ...], form: str) -> int:
+    """Look on the hosts for what would stand in a pair's way.
+
+    Nothing is changed. Programs, versions, memory, images, ports and firewalls, taps, certificates,
+    clocks and more are looked at, on each host and between each two. Ends with 4 if there is an
+    error; warnings and notes do not change how it ends. `pycolo explain CODE` says more.
+    """
+    found = asyncio.run(_checked(_files.pairs(pair_files)))
+    if form == "json":
+        _say.result(wire.dumps(_check.to_json(found)))
+    else:
+        colour = _say.results_in_colour()
+        parts = (_check.text(pair, findings, colour=colour) for pair, findings in found.items())
+        _say.result("".join(parts))
+    return DECIDE if any(map(_check.has_errors, found.values())) else DONE
+
+
+async def _checked(pairs: Sequence[ColoPair]) -> Mapping[str, Sequence[Finding]]:
+    found = await asyncio.gather(*(operate.check(pair) for pair in pairs))
+    return dict(zip((pair.name for pair in pairs), found, strict=True))
 
 
 @app.command()
@@ -201,10 +227,12 @@ async def _run(
     asked: Asked,
     observer: Observer,
     *,
+    forced: frozenset[Code],
     recorder: Recorder | None,
 ) -> Report:
     async with _connect(pair, asked) as connection:
         plan = await _compile(connection, procedure, asked)
+        _check.refuse_unready(await connection.preflight(plan), forced)
         return await connection.execute(plan, observer, recorder=recorder)
 
 
@@ -386,6 +414,7 @@ def list_pairs(*, folders: tuple[Path, ...], form: str) -> None:
 @_options.procedure
 @_options.pair_file
 @_options.asked
+@_check.force
 @_options.said
 @_options.journal
 @_supervise.store
@@ -395,6 +424,7 @@ def run(
     procedure: Procedure,
     pair_file: Path,
     asked: Asked,
+    forced: tuple[str, ...],
     detail: Detail,
     journal: Path | None,
     folder: Path,
@@ -407,17 +437,24 @@ def run(
     it again. A failover needs evidence that the other node's QEMU has ended: its host is asked, or
     you state it with --fenced.
 
+    launch, start and resume look first for what would stand in their way, as `pycolo check` does,
+    and are refused before anything is changed. --force continues in spite of one such finding, and
+    never of one about records, evidence or identity.
+
     If a supervisor keeps the pair, switch-over, checkpoint, shutdown and set-checkpoint-delay are
     done by it. For the others pause it first.
     """
     pair = _files.pair(pair_file)
     asked.check(pair, procedure)
+    codes = _check.forced_codes(forced, procedure)
     act = _supervised.acts(folder, pair.name, procedure, asked)
     if act is not None and journal is not None:
         raise click.UsageError("--journal is not for what a supervisor does: pause it first")
     if act is not None:
         return _reported(act, detail, None, form, heeded=_waited)
-    return _reported(functools.partial(_run, pair, procedure, asked), detail, journal, form)
+    return _reported(
+        functools.partial(_run, pair, procedure, asked, forced=codes), detail, journal, form
+    )
 
 
 @app.command()

@@ -7,22 +7,36 @@ this machine, sent over ssh to another one, and written into the scripts that pl
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import resources
-from typing import assert_never
+from typing import Final, assert_never
 
 from pycolo import libvirt, record
-from pycolo._json import JsonObject
+from pycolo._json import JsonObject, JsonValue
+from pycolo.facts import Part
+from pycolo.model.filters import Netdev
+from pycolo.model.machine import Machine
 from pycolo.model.node import Monitor, Node, UnixMonitor
 from pycolo.model.pair import QEMU_LOG, ColoPair
+from pycolo.model.tls import X509, Psk
 from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
 
-__all__ = ("kept_by", "monitor_json", "request_of", "text")
+__all__ = ("facts_request", "gather_request", "kept_by", "monitor_json", "request_of", "text")
+
+# How long a part of a preflight waits for other hosts, and how long before its limit it gives up.
+REACH_S: Final = 1.0
+MARGIN_S: Final = 0.5
 
 
 @functools.cache
 def text() -> str:
     """The text of the program."""
     return resources.files("pycolo.helper").joinpath("far.py").read_text(encoding="utf-8")
+
+
+@functools.cache
+def _gather_text() -> str:
+    return resources.files("pycolo.helper").joinpath("gather.py").read_text(encoding="utf-8")
 
 
 def kept_by(pair: ColoPair, node: str) -> JsonObject:
@@ -130,3 +144,211 @@ def monitor_json(monitor: Monitor) -> JsonObject:
     if isinstance(monitor, UnixMonitor):
         return {"path": monitor.path}
     return {"host": monitor.host, "port": monitor.port}
+
+
+# -- before anything is launched -----------------------------------------------------------------
+
+
+def facts_request(pair: ColoPair, node: str, parts: Collection[Part], limit_s: float) -> JsonObject:
+    """What a preflight asks of a node's host.
+
+    Args:
+        pair: The declaration.
+        node: The node's name.
+        parts: What to read; of those that mean nothing for the pair nothing is asked.
+        limit_s: How long it may take, in seconds.
+    """
+    asked: JsonObject = {}
+    for part, arguments in _PARTS.items():
+        found = arguments(pair, node) if part in parts else None
+        if found is not None:
+            asked[part] = found
+    place = pair.node(node)
+    return {
+        **gather_request(asked, limit_s),
+        "asks_launch": "launch" in parts,
+        "record": pair.record_path(node),
+        "process": pair.process_path(node),
+        "run_dir": place.run_path("").rstrip("/"),
+        "monitors": [monitor_json(monitor) for _, monitor in place.monitors],
+    }
+
+
+def gather_request(parts: JsonObject, limit_s: float) -> JsonObject:
+    """What reads some parts, without asking about a launch."""
+    return {
+        "program": _gather_text(),
+        "request": {"parts": parts, "limit_s": max(limit_s - MARGIN_S, MARGIN_S)},
+        "asks_launch": False,
+        "record": "",
+        "process": "",
+        "run_dir": "",
+        "monitors": [],
+    }
+
+
+def _nothing(_pair: ColoPair, _node: str) -> JsonObject:
+    return {}
+
+
+def _programs(pair: ColoPair, node: str) -> JsonObject:
+    place = pair.node(node)
+    return {"names": [place.qemu_binary, place.qemu_img_binary]}
+
+
+def _folders(pair: ColoPair, node: str) -> JsonObject:
+    place = pair.node(node)
+    named = (place.image_folder, place.overlay_folder, place.state_dir)
+    return {"paths": list(dict.fromkeys(named))}
+
+
+def _files(pair: ColoPair, node: str) -> JsonObject | None:
+    machine = pair.machine
+    booted = [path for path in (machine.kernel, machine.initrd) if path is not None]
+    named = [path for disk in pair.disks if (path := disk.on(node).secret_file) is not None]
+    named += () if pair.tls is None else pair.tls.files_on(node)
+    paths = [*dict.fromkeys([*booted, *named])]
+    return {"paths": [*paths], "digested": [*booted]} if paths else None
+
+
+def _images(pair: ColoPair, node: str) -> JsonObject | None:
+    place = pair.node(node)
+    paths = [disk.paths(place)["image"] for disk in pair.disks]
+    process = pair.process_path(node)
+    asked: JsonObject = {"paths": list(paths), "qemu_img": place.qemu_img_binary}
+    return {**asked, "own_process": process} if paths else None
+
+
+def _qemu(pair: ColoPair, node: str) -> JsonObject:
+    types = [disk.device for disk in pair.disks]
+    types += [device.partition(",")[0] for device in pair.machine.devices]
+    for chain in pair.chains:
+        types += [chain.model, "filter-mirror", "filter-redirector", "filter-rewriter"]
+        types += ["colo-compare", "iothread"]
+    match pair.tls:
+        case X509():
+            types.append("tls-creds-x509")
+        case Psk():
+            types.append("tls-creds-psk")
+        case None:
+            pass
+        case _:
+            assert_never(pair.tls)
+    return {
+        "binary": pair.node(node).qemu_binary,
+        "accelerator": pair.machine.accelerator,
+        "types": [*dict.fromkeys(types)],
+        "drivers": ["replication", "quorum", "nbd"] if pair.disks else [],
+        "capabilities": ["x-colo"],
+        "machine": pair.machine.machine_type.partition(",")[0],
+        "cpu": (pair.machine.cpu or "").partition(",")[0],
+    }
+
+
+# What QEMU loads for a card and for a screen.
+_CARD_ROMS: Final[Mapping[str, str]] = {
+    "e1000": "efi-e1000.rom",
+    "e1000e": "efi-e1000e.rom",
+    "ne2k_pci": "efi-ne2k_pci.rom",
+    "pcnet": "efi-pcnet.rom",
+    "rtl8139": "efi-rtl8139.rom",
+    "virtio-net-pci": "efi-virtio.rom",
+    "vmxnet3": "efi-vmxnet3.rom",
+}
+_SCREEN_ROMS: Final[Mapping[str, str]] = {
+    "cirrus": "vgabios-cirrus.bin",
+    "qxl": "vgabios-qxl.bin",
+    "std": "vgabios-stdvga.bin",
+    "virtio": "vgabios-virtio.bin",
+}
+
+
+def _firmware(pair: ColoPair, node: str) -> JsonObject:
+    machine = pair.machine
+    bios, screen = _argument(machine, "-bios"), _argument(machine, "-vga")
+    named = [bios or "bios-256k.bin", "kvmvapic.bin"]
+    named += [] if machine.kernel is None else ["linuxboot_dma.bin"]
+    named += [rom for chain in pair.chains if (rom := _CARD_ROMS.get(chain.model)) is not None]
+    named += [_SCREEN_ROMS[screen]] if screen in _SCREEN_ROMS else []
+    return {"binary": pair.node(node).qemu_binary, "names": [*dict.fromkeys(named)]}
+
+
+def _argument(machine: Machine, option: str) -> str:
+    words = iter(machine.arguments)
+    return next((next(words, "") for word in words if word.lstrip("-") == option[1:]), "")
+
+
+def _names(pair: ColoPair, _node: str) -> JsonObject:
+    named = [name for place in pair.all_nodes for name in (place.address, place.listen_address)]
+    return {"asked": list(dict.fromkeys(named))}
+
+
+def _used_ports(pair: ColoPair, node: str) -> JsonObject | None:
+    free = _ports(pair, node)
+    return {"address": pair.node(node).listen_address, "numbers": list(free)} if free else None
+
+
+def _reach(pair: ColoPair, node: str) -> JsonObject | None:
+    """The ports of the nodes that are elsewhere."""
+    own = pair.node(node).address
+    numbers: list[JsonValue] = [port for _, port in pair.listening_ports]
+    peers: JsonObject = {
+        peer.name: {"address": peer.address, "ports": numbers}
+        for peer in pair.all_nodes
+        if peer.address != own
+    }
+    return {"peers": peers, "limit_s": REACH_S} if peers else None
+
+
+def _interfaces(pair: ColoPair, node: str) -> JsonObject | None:
+    named = [name for chain in pair.chains for name in interface_names(chain.netdev_on(node))]
+    kinds = [chain.netdev_on(node).type for chain in pair.chains]
+    if not {"tap", "bridge"} & set(kinds):
+        return None
+    return {"names": [*dict.fromkeys(named)], "needs_tun": "tap" in kinds}
+
+
+def interface_names(netdev: Netdev) -> Iterator[str]:
+    """The interfaces of the host that a netdev names."""
+    named = {"tap": ("ifname", "br"), "bridge": ("br",)}.get(netdev.type, ())
+    for option in named:
+        value = netdev.options.get(option, "br0" if netdev.type == "bridge" else None)
+        if isinstance(value, str):
+            yield value
+
+
+def _tls(pair: ColoPair, node: str) -> JsonObject | None:
+    if not isinstance(pair.tls, X509):
+        return None
+    return {"folder": pair.tls.folder_on(node), "address": pair.node(node).address}
+
+
+def _psk(pair: ColoPair, node: str) -> JsonObject | None:
+    if not isinstance(pair.tls, Psk):
+        return None
+    (path,) = pair.tls.files_on(node)
+    return {"path": path, "username": pair.tls.username, "salt": pair.name}
+
+
+def _kvm(pair: ColoPair, _node: str) -> JsonObject | None:
+    return {} if pair.machine.accelerator == "kvm" else None
+
+
+_PARTS: Final[Mapping[Part, Callable[[ColoPair, str], JsonObject | None]]] = {
+    "system": _nothing,
+    "memory": _nothing,
+    "kvm": _kvm,
+    "programs": _programs,
+    "folders": _folders,
+    "files": _files,
+    "images": _images,
+    "qemu": _qemu,
+    "firmware": _firmware,
+    "names": _names,
+    "ports": _used_ports,
+    "reach": _reach,
+    "interfaces": _interfaces,
+    "tls": _tls,
+    "psk": _psk,
+}
+"What to ask for each part; None where it means nothing for the pair."

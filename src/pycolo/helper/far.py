@@ -1265,15 +1265,19 @@ def _make_run_dir(path: str) -> None:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        found = os.lstat(path)
-        mode = stat.S_IMODE(found.st_mode)
-        if not stat.S_ISDIR(found.st_mode):
-            raise Refused(f"run_dir {path} is no directory") from None
-        if found.st_uid != os.geteuid():
-            why = f"run_dir {path} belongs to user {found.st_uid}, not to {os.geteuid()}"
-            raise Refused(why) from None
-        if mode & WIDER_THAN_OWNER:
-            raise Refused(f"run_dir {path} has mode {mode:04o}, it must be 0700") from None
+        _check_run_dir(path)
+
+
+def _check_run_dir(path: str) -> None:
+    """Refuse a run directory that others may use."""
+    found = os.lstat(path)
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode):
+        raise Refused(f"run_dir {path} is no directory")
+    if found.st_uid != os.geteuid():
+        raise Refused(f"run_dir {path} belongs to user {found.st_uid}, not to {os.geteuid()}")
+    if mode & WIDER_THAN_OWNER:
+        raise Refused(f"run_dir {path} has mode {mode:04o}, it must be 0700")
 
 
 def _spawn(words: Sequence[str], argv: Sequence[str], log: str, lock: int) -> int:
@@ -1652,6 +1656,78 @@ def is_here(*, address: str) -> Answer:
     return {"here": False}
 
 
+# -- before anything is launched -----------------------------------------------------------------
+
+
+def facts(*, program: str, request: Mapping[str, object], **launch: object) -> Answer:
+    """Read what a preflight asks for; it changes nothing.
+
+    Args:
+        program: The text of `gather.py`, which is sent only when it is needed.
+        request: What it shall read.
+        launch: See `facts_by`.
+    """
+    scope: Dict[str, object] = {"__name__": "pycolo_gather"}
+    exec(program, scope)  # noqa: S102 - it comes from whoever has sent this file
+    return facts_by(scope["gather"], request, **launch)  # type: ignore[arg-type]  # by its name
+
+
+def facts_by(
+    gather: Callable[..., Answer],
+    request: Mapping[str, object],
+    *,
+    asks_launch: bool,
+    record: str,
+    process: str,
+    run_dir: str,
+    monitors: Sequence[Monitor],
+) -> Answer:
+    """What is read, with what a launch would find first.
+
+    Args:
+        gather: Reads the parts.
+        request: Its arguments.
+        asks_launch: Whether the launch is asked about.
+        record: The node's record.
+        process: The node's process file.
+        run_dir: The node's run directory.
+        monitors: The node's monitors.
+
+    Returns:
+        The parts, `clock_s`, what the host's clock says now, and `worked_s`, how long it took.
+    """
+    began = time.monotonic()
+    answer = dict(gather(**request))
+    if asks_launch:
+        answer["launch"] = {
+            "running": alive(process=process, monitors=monitors)["how"] or _letting_go(process),
+            "state_why": _why(lambda: _check_state_dir(record)),
+            "run_why": _why(lambda: _check_run_dir(run_dir)) if os.path.lexists(run_dir) else "",
+        }
+    return {**answer, "clock_s": time.time(), "worked_s": time.monotonic() - began}
+
+
+def _letting_go(process: str) -> str:
+    """How it is known that the QEMU before still has its memory, ports and images; else empty."""
+    try:
+        current = _known(process, is_trusted=False).current
+        pidfd = None if current is None else _lingering(current)
+    except (Refused, OSError):
+        return ""
+    if pidfd is None:
+        return ""
+    pidfd.close()
+    return f"process {pidfd.pid} has ended and is not gone yet"
+
+
+def _why(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except (Refused, OSError) as error:
+        return str(error)
+    return ""
+
+
 OPERATIONS: Dict[str, Callable[..., Answer]] = {
     "observe": observe,
     "swap": swap,
@@ -1664,6 +1740,7 @@ OPERATIONS: Dict[str, Callable[..., Answer]] = {
     "is_here": is_here,
     "connect": connect,
     "check_ports": check_ports,
+    "facts": facts,
 }
 
 

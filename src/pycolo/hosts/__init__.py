@@ -8,11 +8,13 @@ has the newest data comes from the host on which it happened.
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 from typing import Protocol, final
 
 import attrs
 
 from pycolo.evidence import Evidence, Victim
+from pycolo.facts import HostFacts, NoFacts, Part
 from pycolo.model.node import Monitor
 from pycolo.model.pair import ColoPair
 from pycolo.plan import HostAction
@@ -140,6 +142,21 @@ class Host(Protocol):
 
         Raises:
             HostRefused: The host cannot find it out.
+        """
+
+    async def facts(
+        self, pair: ColoPair, node: str, parts: Collection[Part], *, limit_s: float
+    ) -> HostFacts | NoFacts:
+        """Read what a preflight asks of a node's host; it changes nothing.
+
+        Args:
+            pair: The declaration.
+            node: The node's name.
+            parts: What to read; the clock is always read.
+            limit_s: How long the answer may take, in seconds; what is not read then is left out.
+
+        Returns:
+            What was read, or why the host could not be asked.
         """
 
     async def aclose(self) -> None:

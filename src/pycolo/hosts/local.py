@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, final
 
 from pycolo import helper
 from pycolo._json import JsonObject
 from pycolo.evidence import Evidence, Victim
-from pycolo.helper import far
+from pycolo.facts import HostFacts, NoFacts, Part
+from pycolo.helper import far, gather
 from pycolo.hosts import HostState, requests
 from pycolo.model.node import Monitor
 from pycolo.model.pair import ColoPair
@@ -63,6 +64,12 @@ class LocalHost:
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
         """See `Host`."""
         return await requests.version(_ask, pair, node, limit_s)
+
+    async def facts(
+        self, pair: ColoPair, node: str, parts: Collection[Part], *, limit_s: float
+    ) -> HostFacts | NoFacts:
+        """See `Host`."""
+        return await requests.facts(_ask, pair, node, parts, limit_s)
 
     async def aclose(self) -> None:
         """Do nothing: nothing is kept open."""
@@ -161,12 +168,19 @@ async def _ask(name: str, request: JsonObject, limit_s: float) -> Mapping[str, o
     del limit_s  # the helper keeps it
     loop = asyncio.get_running_loop()
     where = _QUICK if name in _QUICKLY else None
+    perform = _facts if name == "facts" else _perform
     try:
-        return await loop.run_in_executor(where, _perform, name, request)
+        return await loop.run_in_executor(where, perform, name, request)
     except far.Refused as error:
         raise requests.Refused(str(error)) from error
     except far.Uncertain as error:
         raise requests.Uncertain(str(error)) from error
+
+
+def _facts(_: str, request: JsonObject) -> Mapping[str, object]:
+    launch = {key: value for key, value in request.items() if key not in ("program", "request")}
+    facts_by: Callable[..., Mapping[str, object]] = far.facts_by
+    return facts_by(gather.gather, request["request"], **launch)
 
 
 def _perform(name: str, request: JsonObject) -> Mapping[str, object]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Final, TypeAlias, assert_never
 
+import attrs
+
 from pycolo import helper, record
+from pycolo._forms import Forms
 from pycolo._json import JsonObject, kebab
-from pycolo.errors import CommandUnknown, HostRefused
+from pycolo.errors import CommandUnknown, HostRefused, ParseError
 from pycolo.evidence import Evidence, Victim
+from pycolo.facts import ClockFacts, HostFacts, NoFacts, Part
 from pycolo.hosts import HostState
 from pycolo.model.pair import ColoPair
 from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
@@ -23,6 +28,8 @@ Ask: TypeAlias = Callable[[str, JsonObject, float], Awaitable[Mapping[str, objec
 "Performs one of the helper's operations; raises `Refused`, `Uncertain` or `OutOfReach`."
 
 _RECORD: Final = "write-record"
+HOST_FACTS: Final = Forms(omits="defaults").record(HostFacts)
+"How facts look in JSON."
 
 
 class Refused(Exception):
@@ -35,6 +42,10 @@ class Uncertain(Exception):
 
 class OutOfReach(Exception):
     """The host cannot be asked; nothing was sent."""
+
+
+FAILED: Final = (Refused, Uncertain, OutOfReach)
+"What an operation raises."
 
 
 async def observe(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> HostState:
@@ -145,6 +156,29 @@ async def version(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> Versio
     if told is None:
         raise HostRefused(node, "launch-qemu", f"{binary} tells no version")
     return Version.parse(told[1])
+
+
+async def facts(
+    ask: Ask, pair: ColoPair, node: str, parts: Collection[Part], limit_s: float
+) -> HostFacts | NoFacts:
+    """See `Host.facts`."""
+    request = helper.facts_request(pair, node, parts, limit_s)
+    sent_s = time.time()
+    try:
+        found = dict(await ask("facts", request, limit_s))
+    except FAILED as error:
+        return NoFacts(why=str(error))
+    received_s = time.time()
+    try:
+        clock_s, worked_s = (float(str(found.pop(key))) for key in ("clock_s", "worked_s"))
+        # When between the two it looked at its clock is not known, but that it worked before.
+        clock = ClockFacts(
+            least_s=clock_s - received_s, most_s=clock_s - min(sent_s + worked_s, received_s)
+        )
+        read = HOST_FACTS.read({name: found[name] for name in found if name != "forwarding"}, "")
+    except (ParseError, ValueError, KeyError) as error:
+        return NoFacts(why=f"its helper says what nobody knows: {error}")
+    return attrs.evolve(read, clock=clock)
 
 
 async def _asked(

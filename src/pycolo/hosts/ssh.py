@@ -13,16 +13,18 @@ import itertools
 import json
 import shlex
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, TypeAlias, assert_never, final
 
 import asyncssh
+import attrs
 
 from pycolo import helper
 from pycolo._json import JsonObject
 from pycolo._printable import brief
 from pycolo.errors import ConnectionFailed, DeclarationError
 from pycolo.evidence import Evidence, Victim
+from pycolo.facts import ForwardingFacts, HostFacts, NoFacts, Part
 from pycolo.hosts import HostState, requests
 from pycolo.model.node import Monitor, Node, Ssh, TcpMonitor, UnixMonitor
 from pycolo.model.pair import ColoPair
@@ -109,9 +111,41 @@ class SshHost:
             return str(error)
         if found["in_line"] is True:
             return None
+        return self._not_forwarded(monitor)
+
+    def _not_forwarded(self, monitor: Monitor) -> str:
         if isinstance(monitor, UnixMonitor):
             return f"the sshd of {self._address} forwards no socket: AllowStreamLocalForwarding"
         return f"the sshd of {self._address} forwards no port: AllowTcpForwarding"
+
+    async def _forwarding(self, monitor: Monitor) -> ForwardingFacts:
+        """Have the helper listen for a moment as a monitor does, and open a channel to that.
+
+        Raises:
+            OSError: It is not known whether one can be opened; so do all others here.
+            asyncssh.Error: The connection was lost.
+            requests.Refused: The host cannot listen.
+            requests.Uncertain: The host gives no answer.
+            requests.OutOfReach: The host cannot be asked.
+        """
+        is_unix = isinstance(monitor, UnixMonitor)
+        asked: JsonObject = {"is_unix": is_unix, "limit_s": OPEN_S}
+        request = helper.gather_request({"forwarding": asked}, OPEN_S)
+        found = await self._ask("facts", request, OPEN_S)
+        at = found.get("forwarding")
+        if not isinstance(at, dict):
+            raise requests.Uncertain(f"the host cannot listen: {found.get('unread')}")
+        way: Monitor
+        if is_unix:
+            way = UnixMonitor(path=str(at["path"]))
+        else:
+            way = TcpMonitor(host="127.0.0.1", port=int(at["port"]))
+        link = await self._linked()
+        try:
+            (await link.forward(way)).close()
+        except asyncssh.ChannelOpenError:
+            return ForwardingFacts(why=self._not_forwarded(monitor))
+        return ForwardingFacts(why="")
 
     async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
         """See `Host`."""
@@ -136,6 +170,20 @@ class SshHost:
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
         """See `Host`."""
         return await requests.version(self._ask, pair, node, limit_s)
+
+    async def facts(
+        self, pair: ColoPair, node: str, parts: Collection[Part], *, limit_s: float
+    ) -> HostFacts | NoFacts:
+        """See `Host`."""
+        found = await requests.facts(self._ask, pair, node, parts, limit_s)
+        if isinstance(found, NoFacts) or "forwarding" not in parts:
+            return found
+        try:
+            forwarding = await self._forwarding(pair.node(node).control_monitor)
+        except (OSError, asyncssh.Error, *requests.FAILED) as error:
+            unread = {**found.unread, "forwarding": brief(str(error))}
+            return attrs.evolve(found, unread=unread)
+        return attrs.evolve(found, forwarding=forwarding)
 
     async def aclose(self) -> None:
         """See `Host`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import final
 
@@ -13,6 +13,7 @@ import attrs
 from pycolo._json import kebab
 from pycolo.errors import ConnectionFailed, HostRefused
 from pycolo.evidence import Evidence, Victim
+from pycolo.facts import HostFacts, NoFacts, Part
 from pycolo.helper import far
 from pycolo.hosts import Host, HostState
 from pycolo.hosts.local import LocalHost
@@ -110,6 +111,17 @@ class NoWay:
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:  # noqa: ARG002 - a Host's
         """Raise HostRefused: nothing can be asked."""
         raise HostRefused(node, "launch-qemu", self.why)
+
+    async def facts(
+        self,
+        pair: ColoPair,  # noqa: ARG002 - a Host's
+        node: str,  # noqa: ARG002 - a Host's
+        parts: Collection[Part],  # noqa: ARG002 - a Host's
+        *,
+        limit_s: float,  # noqa: ARG002 - a Host's
+    ) -> HostFacts | NoFacts:
+        """Nothing is known."""
+        return NoFacts(why=self.why)
 
     async def aclose(self) -> None:
         """Do nothing: nothing is kept open."""

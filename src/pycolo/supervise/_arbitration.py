@@ -30,6 +30,7 @@ from pycolo.errors import (
     RemoteError,
 )
 from pycolo.evidence import Evidence, Victim
+from pycolo.facts import HostFacts, NoFacts, Part
 from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
 from pycolo.model.node import Monitor
@@ -696,6 +697,12 @@ class _ArbitratedHost:
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
         """See `Host`."""
         return await self._host.version(pair, node, limit_s=limit_s)
+
+    async def facts(
+        self, pair: ColoPair, node: str, parts: Collection[Part], *, limit_s: float
+    ) -> HostFacts | NoFacts:
+        """See `Host`."""
+        return await self._host.facts(pair, node, parts, limit_s=limit_s)
 
     async def aclose(self) -> None:
         """It closes nothing that it was given."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Collection
 from typing import Final, assert_never, final
 
 from pycolo.errors import ConnectionFailed, HostRefused
 from pycolo.evidence import Evidence, Victim
+from pycolo.facts import HostFacts, NoFacts, Part
 from pycolo.hosts import HostState
 from pycolo.model.node import Monitor
 from pycolo.model.pair import ColoPair
@@ -152,6 +154,17 @@ class FakeHost:
         """See `Host`."""
         self._reached(node, "launch-qemu")
         return Version.parse(self._world.version)
+
+    async def facts(
+        self,
+        pair: ColoPair,  # noqa: ARG002 - a Host's
+        node: str,  # noqa: ARG002 - a Host's
+        parts: Collection[Part],  # noqa: ARG002 - a Host's
+        *,
+        limit_s: float,  # noqa: ARG002 - a Host's
+    ) -> HostFacts | NoFacts:
+        """See `Host`; nothing is read of a host that is not real."""
+        return NoFacts(why=_AWAY) if self.away else HostFacts()
 
     async def aclose(self) -> None:
         """Do nothing: nothing is kept open."""

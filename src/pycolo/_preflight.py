@@ -1,0 +1,154 @@
+"""From hosts to findings: what would stand in the way of a pair, before anything is launched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import Final
+
+import attrs
+
+from pycolo import rules
+from pycolo.facts import HostFacts, NoFacts, PairFacts, Part
+from pycolo.findings import Finding
+from pycolo.hosts import Host
+from pycolo.model.node import Node
+from pycolo.model.pair import ColoPair
+from pycolo.plan import Procedure
+
+LIMIT_S: Final = 20.0
+# An answer may be under way at the limit.
+GRACE_S: Final = 3.0
+
+
+async def preflight(
+    pair: ColoPair,
+    hosts: Mapping[str, Host],
+    *,
+    before: Procedure | None = None,
+    boots: Collection[str] | None = None,
+    limit_s: float = LIMIT_S,
+) -> tuple[Finding, ...]:
+    """Look for what would stand in the way of a pair; nothing is changed.
+
+    It reads each host for itself, all at once. What cannot be read is a finding too. The ways
+    between the hosts are tried after that, and only while no QEMU of the pair runs and nobody
+    listens on its ports: whoever listens would take that for its peer (qemu-behaviour 19.8).
+
+    Args:
+        pair: The declaration.
+        hosts: Node name to its host; the nodes that are looked at.
+        before: Look only for errors that stop `launch`, `start` or `resume`; None for all.
+        boots: The nodes that are about to be launched with the guest; None where nothing is.
+        limit_s: How long each host has for an answer, in seconds.
+
+    Returns:
+        What was found, errors, warnings and notes; empty where everything is as it should be.
+
+    Raises:
+        DeclarationError: A name is none of the pair's nodes.
+    """
+    facts = await gather(pair, hosts, rules.parts_for(before), boots=boots, limit_s=limit_s)
+    return rules.evaluate(pair, facts, before=before)
+
+
+async def gather(
+    pair: ColoPair,
+    hosts: Mapping[str, Host],
+    parts: Collection[Part],
+    *,
+    boots: Collection[str] | None = None,
+    limit_s: float = LIMIT_S,
+) -> PairFacts:
+    """Read the facts of a pair's hosts; see `preflight`.
+
+    Args:
+        pair: The declaration.
+        hosts: Node name to its host.
+        parts: What to read.
+        boots: The nodes that are about to be launched with the guest.
+        limit_s: How long each host has, in seconds.
+    """
+    first = frozenset(parts) - {"reach"}
+    found, lacking = await asyncio.gather(
+        _read_all(pair, hosts, first, limit_s),
+        asyncio.to_thread(lambda: {n: tuple(_fences(pair.node(n))) for n in hosts}),
+    )
+    untried = ""
+    if "reach" in parts:
+        untried = _why_untried(pair, found)
+        found = found if untried else await _with_ways(pair, hosts, found, limit_s)
+    return PairFacts(
+        hosts=found,
+        now_s=time.time(),
+        no_fences=lacking,
+        boots=None if boots is None else frozenset(boots),
+        untried=untried,
+    )
+
+
+def _why_untried(pair: ColoPair, found: Mapping[str, HostFacts | NoFacts]) -> str:
+    """Why no connection may be opened to the nodes' ports; empty where one may.
+
+    A QEMU that listens would take it for its peer, whichever pair it is of (qemu-behaviour 19.8).
+    So it must be known of each port that nobody listens on it.
+    """
+    for name in pair.names:
+        host = found.get(name)
+        if not isinstance(host, HostFacts) or host.launch is None:
+            return f"it is not known what runs on {name}"
+        if host.running:
+            return f"a QEMU runs on {name}, and would take a connection for its peer's"
+        if host.ports is None:
+            return f"it is not known which ports of {name} are in use"
+        if host.ports:
+            return f"TCP port {host.ports[0].port} of {name} is in use"
+    return ""
+
+
+async def _with_ways(
+    pair: ColoPair,
+    hosts: Mapping[str, Host],
+    found: Mapping[str, HostFacts | NoFacts],
+    limit_s: float,
+) -> Mapping[str, HostFacts | NoFacts]:
+    """What was read, with the ways between the hosts."""
+    ways = await _read_all(pair, hosts, frozenset({"reach"}), limit_s)
+    merged = dict(found)
+    for name, host in found.items():
+        way = ways[name]
+        if isinstance(host, HostFacts) and isinstance(way, HostFacts):
+            unread = {**host.unread, **way.unread}
+            merged[name] = attrs.evolve(host, reach=way.reach, unread=unread)
+        elif isinstance(way, NoFacts):
+            merged[name] = way
+    return merged
+
+
+async def _read_all(
+    pair: ColoPair, hosts: Mapping[str, Host], parts: frozenset[Part], limit_s: float
+) -> Mapping[str, HostFacts | NoFacts]:
+    asked = (_read(pair, name, host, parts, limit_s) for name, host in hosts.items())
+    return dict(zip(hosts, await asyncio.gather(*asked), strict=True))
+
+
+async def _read(
+    pair: ColoPair, name: str, host: Host, parts: Collection[Part], limit_s: float
+) -> HostFacts | NoFacts:
+    try:
+        async with asyncio.timeout(limit_s + GRACE_S):
+            return await host.facts(pair, name, parts, limit_s=limit_s)
+    except TimeoutError:
+        return NoFacts(why=f"no answer within {limit_s:g} s")
+
+
+def _fences(node: Node) -> Iterator[str]:
+    """What the fences of a node lack on this machine."""
+    for fence in node.fences:
+        if shutil.which(fence.command[0]) is None:
+            yield f"there is no program {fence.command[0]} on this machine"
+        if fence.input_file is not None and not os.access(fence.input_file, os.R_OK):
+            yield f"{fence.input_file} cannot be read on this machine"

@@ -1,0 +1,783 @@
+"""What a preflight reads on a node's host. Needs Python 3.9 and nothing else.
+
+`LocalHost` calls it in a thread; over ssh it is sent when it is asked for, to the helper that runs
+there. Each part is read for itself: what cannot be read says why, and the others are there.
+
+It changes nothing. What it does beyond reading files: it binds ports for a moment without listening
+on them, opens connections to the peers' ports and sends them datagrams, and runs programs that end
+by themselves: `qemu-img info`, `busctl`, and a QEMU without a machine, which is told to quit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import resource
+import select
+import selectors
+import shutil
+import socket
+import ssl
+import stat
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Dict, List, Set, Tuple
+
+DIGEST_MAX_BYTES = 1 << 28
+CHUNK_BYTES = 1 << 20
+HOLDERS_MAX = 5
+PROGRAM_S = 15.0
+BUSCTL_S = 2.0
+# Of an image the bytes that QEMU locks (qemu-behaviour 20.8).
+LOCK_FIRST = 100
+LOCK_LENGTH = 200
+IP_MTU = 14
+IP_MTU_DISCOVER = 10
+IPV6_MTU = 24
+IPV6_MTU_DISCOVER = 23
+PMTUDISC_DO = 2
+IPV4_HEADERS_BYTES = 28
+IPV6_HEADERS_BYTES = 48
+SMALL_BYTES = 64
+UDP_MAX_BYTES = 65507
+DATAGRAM_S = 0.3
+ATTEMPTS = 2
+TUN_TAP = 0x2
+IFF_UP = 0x1
+KVM_GET_API_VERSION = 0xAE00
+KVM_API_VERSION = 12
+LISTENING = "0A"
+HANDSHAKE_ROUNDS = 10
+# How X.509 attributes are written in a distinguished name.
+SHORT_NAMES = {
+    "commonName": "CN",
+    "countryName": "C",
+    "domainComponent": "DC",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+    "streetAddress": "STREET",
+    "userId": "UID",
+}
+
+# Run as it stands by Python 3.9, which knows no `|` between types outside annotations.
+Value = Dict[str, object]
+
+
+def gather(*, parts: Mapping[str, Mapping[str, object]], limit_s: float) -> Value:
+    """Read each part, all at once.
+
+    Args:
+        parts: The name of each part that is wanted, and its arguments.
+        limit_s: How long to wait for the last of them.
+
+    Returns:
+        Each part that could be read, under its name, and `unread`: of each other one, why not.
+    """
+    found: Value = {}
+    unread: Dict[str, str] = {}
+
+    def work(name: str, arguments: Mapping[str, object]) -> None:
+        try:
+            found[name] = PARTS[name](**arguments)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other parts are there
+            unread[name] = str(error) or type(error).__name__
+
+    threads = [
+        threading.Thread(target=work, args=(name, arguments), daemon=True)
+        for name, arguments in parts.items()
+    ]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + limit_s
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    # A part may come while the answer is written: both are copied first.
+    answer, why = dict(found), dict(unread)
+    late = [name for name in parts if name not in answer and name not in why]
+    why.update(dict.fromkeys(late, f"no answer within {limit_s:g} s"))
+    return {**answer, "unread": why}
+
+
+# -- the host itself -----------------------------------------------------------------------------
+
+
+def system() -> Value:
+    """Whose host it is, and what its processes may do."""
+    memlock, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return {
+        "user_id": os.geteuid(),
+        "machine_id": _text("/etc/machine-id"),
+        "boot_id": _text("/proc/sys/kernel/random/boot_id"),
+        "kernel": os.uname().release,
+        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "locked_bytes": None if memlock == resource.RLIM_INFINITY else memlock,
+        "confinement": _confinement(),
+        "kills_user_processes": _kills_user_processes(),
+    }
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0 \t\n")
+    except OSError:
+        return ""
+
+
+def _confinement() -> str:
+    """What a security module holds its processes to; empty for nothing."""
+    if _text("/sys/fs/selinux/enforce") == "1":
+        return f"SELinux enforces, as {_text('/proc/self/attr/current')}"
+    if _text("/sys/module/apparmor/parameters/enabled") == "Y":
+        profile = _text("/proc/self/attr/apparmor/current") or _text("/proc/self/attr/current")
+        if profile and profile != "unconfined":
+            return f"AppArmor confines this user's processes to {profile}"
+    return ""
+
+
+def _kills_user_processes() -> bool:
+    """Whether logind ends a user's processes with the last session; root's are left alone."""
+    if os.geteuid() == 0 or not os.path.isdir("/run/systemd/system"):
+        return False
+    service, manager = "org.freedesktop.login1", "org.freedesktop.login1.Manager"
+    place = "/org/freedesktop/login1"
+    asked = ["busctl", "get-property", service, place, manager, "KillUserProcesses"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=BUSCTL_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "b true"
+
+
+def memory() -> Value:
+    """How much memory a new process can get."""
+    found = dict(re.findall(r"^(\w+):\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE))
+    return {
+        "total_bytes": int(found["MemTotal"]) * 1024,
+        "available_bytes": int(found["MemAvailable"]) * 1024,
+    }
+
+
+def kvm() -> Value:
+    """Why KVM cannot be used; empty where it can."""
+    try:
+        descriptor = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        return {"why": f"/dev/kvm: {error.strerror}"}
+    try:
+        found = fcntl.ioctl(descriptor, KVM_GET_API_VERSION, 0)
+    except OSError as error:
+        return {"why": f"/dev/kvm: {error.strerror}"}
+    finally:
+        os.close(descriptor)
+    return {"why": "" if found == KVM_API_VERSION else f"/dev/kvm has API version {found}"}
+
+
+def programs(*, names: Sequence[str]) -> Value:
+    """Which programs are missing."""
+    return {"missing": [name for name in names if shutil.which(name) is None]}
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def folders(*, paths: Sequence[str]) -> List[Value]:
+    """What the folders are like."""
+    return [_folder(path) for path in paths]
+
+
+def _folder(path: str) -> Value:
+    found: Value = {"path": path, "is_there": os.path.isdir(path)}
+    if found["is_there"]:
+        space = os.statvfs(path)
+        found["is_writable"] = os.access(path, os.W_OK | os.X_OK, effective_ids=True)
+        found["free_bytes"] = space.f_bavail * space.f_frsize
+        found["file_system"] = f"{os.stat(path).st_dev}"
+    return found
+
+
+def files(*, paths: Sequence[str], digested: Sequence[str]) -> List[Value]:
+    """What the files are like.
+
+    Args:
+        paths: The files.
+        digested: Those that are read to their ends; of a secret not even a digest is told.
+    """
+    return [_file(path, is_read=path in digested) for path in paths]
+
+
+def _file(path: str, *, is_read: bool = True) -> Value:
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return {"path": path, "why": "it is no regular file"}
+        if found.st_size > DIGEST_MAX_BYTES:
+            return {"path": path, "why": f"it is longer than {DIGEST_MAX_BYTES} bytes"}
+        digest = hashlib.sha256()
+        with open(path, "rb") as stream:
+            while is_read and (chunk := stream.read(CHUNK_BYTES)):
+                digest.update(chunk)
+    except OSError as error:
+        return {"path": path, "why": str(error.strerror)}
+    return {
+        "path": path,
+        "mode": stat.S_IMODE(found.st_mode),
+        "size_bytes": found.st_size,
+        "digest": digest.hexdigest() if is_read else "",
+    }
+
+
+def images(*, paths: Sequence[str], qemu_img: str, own_process: str) -> List[Value]:
+    """What the images are like, and who holds them.
+
+    Args:
+        paths: The images.
+        qemu_img: The program that tells what they are like.
+        own_process: The node's process file: what its QEMU holds is held by the pair.
+    """
+    own = _own_pid(own_process)
+    return [_image(path, qemu_img, own) for path in paths]
+
+
+def _own_pid(path: str) -> int:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return int(json.load(stream)["current"]["pid"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return 0
+
+
+def _image(path: str, qemu_img: str, own: int) -> Value:
+    found: Value = {"path": path, "is_there": os.path.lexists(path)}
+    if not found["is_there"]:
+        return found
+    try:
+        holders = _holders(path) if _is_locked(path) else []
+        # One that ends has no file to show any more, while it still holds the lock.
+        is_own = own in holders or (not holders and os.path.exists(f"/proc/{own}"))
+        # Whoever has only read it may be gone by now.
+        if not is_own and _is_locked(path):
+            found["is_locked"] = True
+            found["holders"] = [_process(pid) for pid in holders][:HOLDERS_MAX]
+        asked = [qemu_img, "info", "--output=json", "-U", path]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=PROGRAM_S)
+        told = json.loads(done.stdout) if done.returncode == 0 else None
+        if told is None:
+            return {**found, "why": done.stderr.strip() or f"qemu-img ended with {done.returncode}"}
+        return {**found, "image_format": told["format"], "size_bytes": told["virtual-size"]}
+    except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
+        return {**found, "why": str(error)}
+
+
+def _is_locked(path: str) -> bool:
+    """Whether anybody has an image open as QEMU does; the lock is not taken to find out."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, LOCK_FIRST, LOCK_LENGTH, 0)
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked)
+    finally:
+        os.close(descriptor)
+    return bool(struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK)
+
+
+def _processes() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _holders(path: str) -> List[int]:
+    """The processes that have a file open, as far as this user may see."""
+    wanted = os.stat(path)
+    return _having(lambda found: os.path.samestat(found, wanted))
+
+
+def _having(is_wanted: Callable[[os.stat_result], bool]) -> List[int]:
+    holders = []
+    for pid in _processes():
+        place = f"/proc/{pid}/fd"
+        try:
+            names = os.listdir(place)
+        except OSError:
+            continue
+        for name in names:
+            try:
+                if is_wanted(os.stat(f"{place}/{name}")):
+                    holders.append(pid)
+                    break
+            except OSError:
+                continue
+    return [pid for pid in holders if pid != os.getpid()]
+
+
+def _process(pid: int) -> str:
+    return f"process {pid} ({_text(f'/proc/{pid}/comm') or '?'})"
+
+
+# -- QEMU ----------------------------------------------------------------------------------------
+
+
+def qemu(
+    *,
+    binary: str,
+    accelerator: str,
+    types: Sequence[str],
+    drivers: Sequence[str],
+    capabilities: Sequence[str],
+    machine: str,
+    cpu: str,
+) -> Value:
+    """Ask a QEMU without a machine what it can do (qemu-behaviour 19.13).
+
+    Args:
+        binary: QEMU.
+        accelerator: What the guest's CPUs are run by; without KVM here, the CPUs are not asked.
+        types: Object types and devices that it must have.
+        drivers: Block drivers that it must have.
+        capabilities: Migration capabilities that it must have.
+        machine: The machine type, or an alias.
+        cpu: The CPU model; empty for the machine's default.
+    """
+    runs_kvm = accelerator != "kvm" or not kvm()["why"]
+    argv = [binary, "-machine", "none", "-accel", accelerator if runs_kvm else "tcg"]
+    argv += ["-nodefaults", "-no-user-config", "-display", "none", "-S", "-qmp", "stdio"]
+    commands: List[Value] = [
+        {"execute": "qom-list-types", "arguments": {"abstract": False}},
+        {"execute": "query-machines"},
+        {"execute": "query-cpu-definitions"},
+        {"execute": "query-qmp-schema"},
+    ]
+    if cpu in ("host", "max") and runs_kvm:
+        # The model itself says what of the host it takes.
+        model = {"type": "full", "model": {"name": cpu}}
+        commands.append({"execute": "query-cpu-model-expansion", "arguments": model})
+    version, replies = _asked(argv, commands)
+    names = {str(one["name"]) for one in _list(replies[0])}
+    enums = [_words(one.get("values")) for one in _list(replies[3])]
+    lacks = [name for name in types if not {name, f"{name}-pci"} & names]
+    lacks += _lacking(enums, "qcow2", "block driver", drivers)
+    lacks += _lacking(enums, "auto-converge", "migration capability", capabilities)
+    machines = _list(replies[1])
+    ours = [one for one in machines if machine in (one["name"], one.get("alias"))]
+    canonical = str(ours[0]["name"]) if ours else ""
+    wanted = cpu or (str(ours[0].get("default-cpu-type", "")) if ours else "")
+    cpus = [one for one in _list(replies[2]) if wanted in (one["name"], one.get("typename"))]
+    return {
+        "version": version,
+        "lacks": lacks,
+        "machine": canonical,
+        "has_cpu": bool(cpus),
+        "unavailable": sorted(_words(cpus[0].get("unavailable-features")))
+        if cpus and runs_kvm
+        else [],
+        "cpu_digest": _cpu_digest(replies[4]) if len(replies) > 4 else "",  # noqa: PLR2004
+    }
+
+
+def _words(value: object) -> Set[str]:
+    return set(value) if isinstance(value, list) else set()
+
+
+def _list(reply: object) -> List[Dict[str, object]]:
+    return reply if isinstance(reply, list) else []
+
+
+def _lacking(enums: Iterable[Set[str]], member: str, what: str, wanted: Sequence[str]) -> List[str]:
+    """Which names an enumeration lacks, which is the one with a certain other member."""
+    known: Set[str] = set().union(*(values for values in enums if member in values))
+    return [f"{what} {name}" for name in wanted if name not in known]
+
+
+def _cpu_digest(reply: object) -> str:
+    props = reply["model"]["props"] if isinstance(reply, dict) else None
+    text = json.dumps(props, sort_keys=True)
+    return "" if props is None else hashlib.sha256(text.encode()).hexdigest()
+
+
+def _asked(argv: Sequence[str], commands: Sequence[Value]) -> Tuple[str, List[object]]:
+    """QEMU's version and its replies; None in the place of one that it refuses."""
+    words = [{"execute": "qmp_capabilities"}, *commands, {"execute": "quit"}]
+    done = subprocess.run(
+        argv,
+        input="".join(json.dumps(word) + "\n" for word in words),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PROGRAM_S,
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    replies = [one.get("return") for one in told if "return" in one or "error" in one]
+    if len(replies) < len(commands) + 1:
+        raise OSError(done.stderr.strip() or f"{argv[0]} answers no question")
+    found = told[0]["QMP"]["version"]["qemu"]
+    version = f"{found['major']}.{found['minor']}.{found['micro']}"
+    return version, replies[1 : len(commands) + 1]
+
+
+def firmware(*, binary: str, names: Sequence[str]) -> List[Value]:
+    """The files that QEMU puts into the guest's memory, as it would find them."""
+    done = subprocess.run(
+        [binary, "-L", "help"], capture_output=True, text=True, check=False, timeout=PROGRAM_S
+    )
+    places = done.stdout.split("\n") if done.returncode == 0 else []
+    found: List[Value] = []
+    for name in names:
+        paths = [name] if name.startswith("/") else [os.path.join(at, name) for at in places if at]
+        path = next((path for path in paths if os.path.exists(path)), "")
+        found.append({**_file(path), "path": name} if path else {"path": name, "why": "not found"})
+    return found
+
+
+# -- the network ---------------------------------------------------------------------------------
+
+
+def names(*, asked: Sequence[str]) -> List[Value]:
+    """What names and addresses stand for here, and whether that is this host."""
+    return [_name(name) for name in asked]
+
+
+def _name(name: str) -> Value:
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return {"name": name, "addresses": [], "is_own": False}
+    is_own = False
+    for family, kind, protocol, _, place in found:
+        try:
+            with socket.socket(family, kind, protocol) as tried:
+                tried.bind((place[0], 0, *place[2:]))
+                is_own = True
+        except OSError:
+            continue
+    addresses = sorted({str(place[0]) for *_, place in found})
+    return {"name": name, "addresses": addresses, "is_own": is_own}
+
+
+def ports(*, address: str, numbers: Sequence[int]) -> List[Value]:
+    """Which of some ports are in use here, and by whom."""
+    try:
+        found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    used = [port for port in numbers if any(_is_used(way[0], way[4], port) for way in found)]
+    ours = {str(way[4][0]) for way in found} | {"0.0.0.0", "::"}  # noqa: S104 - looked for
+    return [{"port": port, "holders": _listeners(ours, port)} for port in used]
+
+
+def _is_used(family: int, place: Tuple[object, ...], port: int) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            # As QEMU does: a connection that has ended is in nobody's way.
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((place[0], port, *place[2:]))
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
+
+
+def _listeners(addresses: Set[str], port: int) -> List[str]:
+    """Who listens on a port of one of some addresses, as far as this user may see."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        for line in _text(f"/proc/net/{table}").splitlines()[1:]:
+            words = line.split()
+            at, _, number = words[1].partition(":")
+            if words[3] == LISTENING and int(number, 16) == port and _shown(at) in addresses:
+                inodes.add(int(words[9]))
+    if not inodes:
+        return []
+    holders = _having(lambda found: stat.S_ISSOCK(found.st_mode) and found.st_ino in inodes)
+    return [_process(pid) for pid in holders][:HOLDERS_MAX]
+
+
+def _shown(words: str) -> str:
+    """An address as the kernel lists it, in words of four bytes."""
+    parts = [struct.pack("=I", int(words[n : n + 8], 16)) for n in range(0, len(words), 8)]
+    family = socket.AF_INET if len(parts) == 1 else socket.AF_INET6
+    return socket.inet_ntop(family, b"".join(parts))
+
+
+def reach(*, peers: Mapping[str, Mapping[str, object]], limit_s: float) -> List[Value]:
+    """How the peers' ports answer, and how large a packet gets to them.
+
+    Args:
+        peers: The name of each peer, with its `address` and `ports`.
+        limit_s: How long their answers may take.
+    """
+    found: List[Value] = []
+    for name, peer in peers.items():
+        address, numbers = str(peer["address"]), peer["ports"]
+        assert isinstance(numbers, list)  # noqa: S101 - as it is sent
+        answers = _answers(address, numbers, limit_s)
+        path = _path(address, numbers[0]) if "refused" in answers.values() else {}
+        told = [{"port": port, "answer": answer} for port, answer in answers.items()]
+        found.append({"node": name, "ports": told, **path})
+    return found
+
+
+def _answers(address: str, numbers: Sequence[int], limit_s: float) -> Dict[int, str]:
+    """How each port answers, at the address of a name that answers best: QEMU tries each.
+
+    `open`, `refused`, `silent`, or another reason; empty where the name does not resolve.
+    """
+    try:
+        found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return {}
+    told: Dict[int, List[str]] = {port: [] for port in numbers}
+    with contextlib.ExitStack() as held, selectors.DefaultSelector() as selector:
+        for port in numbers:
+            for family, _, _, _, place in found:
+                tried = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                tried.settimeout(0)
+                number = tried.connect_ex((place[0], port, *place[2:]))
+                if number == errno.EINPROGRESS:
+                    selector.register(tried, selectors.EVENT_WRITE, (port, tried))
+                else:
+                    told[port].append(_answer(number))
+        end = time.monotonic() + limit_s
+        while selector.get_map():
+            ready = selector.select(max(0.0, end - time.monotonic()))
+            if not ready:
+                break
+            for key, _ in ready:
+                selector.unregister(key.fileobj)
+                port, tried = key.data
+                told[port].append(_answer(tried.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
+    return {port: _best(answers) for port, answers in told.items()}
+
+
+def _best(answers: Sequence[str]) -> str:
+    known = [answer for answer in ("open", "refused") if answer in answers]
+    return (known or [*answers, "silent"])[0]
+
+
+def _answer(number: int) -> str:
+    if number == 0:
+        return "open"
+    return "refused" if number == errno.ECONNREFUSED else os.strerror(number)
+
+
+def _path(address: str, port: int) -> Value:
+    """How large a packet may be on the way to a host, and whether one of that size gets there.
+
+    A closed UDP port answers a datagram. Where none of that size is answered and a small one is,
+    something on the way takes large packets and does not say so.
+    """
+    family, _, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
+    is_v6 = family == socket.AF_INET6
+    headers = IPV6_HEADERS_BYTES if is_v6 else IPV4_HEADERS_BYTES
+    level = socket.IPPROTO_IPV6 if is_v6 else socket.IPPROTO_IP
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0)
+        sock.setsockopt(level, IPV6_MTU_DISCOVER if is_v6 else IP_MTU_DISCOVER, PMTUDISC_DO)
+        sock.connect(place)
+        mtu = IPV6_MTU if is_v6 else IP_MTU
+        for _ in range(ATTEMPTS):
+            mtu_bytes = sock.getsockopt(level, mtu)
+            is_carried = _is_answered(sock, min(mtu_bytes - headers, UDP_MAX_BYTES))
+            if sock.getsockopt(level, mtu) == mtu_bytes:
+                break
+        if not is_carried and not _is_answered(sock, SMALL_BYTES):
+            return {"mtu_bytes": mtu_bytes, "is_carried": None}
+    return {"mtu_bytes": mtu_bytes, "is_carried": is_carried}
+
+
+def _is_answered(sock: socket.socket, size_bytes: int) -> bool:
+    try:
+        sock.send(bytes(size_bytes))
+        select.select([sock], [], [], DATAGRAM_S)
+        sock.recv(1)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    # Somebody listens there and has answered.
+    return True
+
+
+def interfaces(*, names: Sequence[str], needs_tun: bool) -> Value:
+    """What taps and bridges are like, and why no tap can be used at all."""
+    why = ""
+    if needs_tun:
+        try:
+            os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            why = f"/dev/net/tun: {error.strerror}"
+    return {"tun_why": why, "known": [_interface(name) for name in names]}
+
+
+def _interface(name: str) -> Value:
+    place = f"/sys/class/net/{name}"
+    if not os.path.isdir(place):
+        return {"name": name, "kind": ""}
+    flags = _text(f"{place}/tun_flags")
+    is_tap = bool(flags) and bool(int(flags, 16) & TUN_TAP)
+    is_bridge = os.path.isdir(f"{place}/bridge")
+    master = os.path.basename(os.path.realpath(f"{place}/master"))
+    bridge = master if os.path.isdir(f"{place}/brport") else ""
+    owner = _text(f"{place}/owner")
+    filtering = _text(f"/sys/class/net/{bridge or name}/bridge/vlan_filtering")
+    return {
+        "name": name,
+        "kind": "tap" if is_tap else "bridge" if is_bridge else "other",
+        "is_up": bool(int(_text(f"{place}/flags") or "0", 16) & IFF_UP),
+        "owner_id": int(owner) if owner.lstrip("-").isdigit() else -1,
+        "bridge": bridge,
+        "is_attached": is_tap and _text(f"{place}/carrier") == "1",
+        "has_vlans": filtering == "1",
+    }
+
+
+# -- TLS -----------------------------------------------------------------------------------------
+
+
+def tls(*, folder: str, address: str) -> Value:
+    """Try a node's certificates on each other, in memory.
+
+    Args:
+        folder: Where they lie.
+        address: How the peer calls this node.
+    """
+    authority = os.path.join(folder, "ca-cert.pem")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    server.verify_mode = ssl.CERT_REQUIRED
+    for end, context in (("server", server), ("client", client)):
+        cert, key = (os.path.join(folder, f"{end}-{what}.pem") for what in ("cert", "key"))
+        try:
+            context.load_verify_locations(authority)
+            context.load_cert_chain(cert, key, password=lambda: "")
+        except ssl.SSLError as error:
+            return {"why": f"{cert} does not go with {key}: {error.reason or error}"}
+    why, seen = _handshake(server, client, address)
+    if why:
+        return {"why": why}
+    return {
+        "why": "",
+        "authority_digest": hashlib.sha256(Path(authority).read_bytes()).hexdigest(),
+        "server_ends_s": ssl.cert_time_to_seconds(str(seen["server"]["notAfter"])),
+        "client_ends_s": ssl.cert_time_to_seconds(str(seen["client"]["notAfter"])),
+        "client_name": _distinguished(seen["client"].get("subject")),
+    }
+
+
+def _handshake(
+    server: ssl.SSLContext, client: ssl.SSLContext, address: str
+) -> Tuple[str, Dict[str, Value]]:
+    """Why the ends refuse each other, else what each shows."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    accepts = server.wrap_bio(up, down, server_side=True)
+    dials = client.wrap_bio(down, up, server_hostname=address)
+    ends = [("server", dials), ("client", accepts)]
+    left = [dials, accepts]
+    for _ in range(HANDSHAKE_ROUNDS):
+        for whose, end in ends:
+            if end not in left:
+                continue
+            try:
+                end.do_handshake()
+                left.remove(end)
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError as error:
+                return f"the certificate of the {whose}: {error.verify_message}", {}
+            except ssl.SSLError as error:
+                return f"no handshake with the {whose}'s certificate: {error.reason}", {}
+    if left:
+        return "no handshake came to its end", {}
+    return "", {whose: dict(end.getpeercert() or {}) for whose, end in ends}
+
+
+def _distinguished(subject: object) -> str:
+    """A certificate's name in its own order; empty where a part of it has no short name here."""
+    parts = [pair for group in subject for pair in group] if isinstance(subject, tuple) else []
+    if not all(name in SHORT_NAMES for name, _ in parts):
+        return ""
+    return ",".join(f"{SHORT_NAMES[name]}={_escaped(value)}" for name, value in parts)
+
+
+def _escaped(value: str) -> str:
+    return re.sub(r'([,+"\\<>;])', r"\\\1", value)
+
+
+def psk(*, path: str, username: str, salt: str) -> Value:
+    """What tells a shared key from others, without telling the key; empty where there is none."""
+    with open(path, "rb") as stream:
+        lines = stream.read(CHUNK_BYTES).splitlines()
+    for line in lines:
+        name, _, key = line.partition(b":")
+        if name.decode(errors="replace") == username and key.strip():
+            mixed = salt.encode() + b":" + key.strip().lower()
+            return {"digest": hashlib.sha256(mixed).hexdigest()[:16]}
+    return {"digest": ""}
+
+
+# -- the way here --------------------------------------------------------------------------------
+
+
+def forwarding(*, is_unix: bool, limit_s: float) -> Value:
+    """Listen for one connection, as a monitor does; gives where. Nothing is left of it.
+
+    Args:
+        is_unix: Listen on a Unix socket in a folder of its own; else on a port of loopback.
+        limit_s: How long to wait for it.
+    """
+    folder = tempfile.mkdtemp(prefix="pycolo-") if is_unix else ""
+    path = os.path.join(folder, "monitor") if is_unix else ""
+    server = socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET)
+    server.settimeout(limit_s)
+
+    def serve() -> None:
+        try:
+            server.accept()[0].close()
+        except OSError:
+            # Nobody came: whoever asked knows that best.
+            pass
+        finally:
+            _end(server, folder)
+
+    try:
+        server.bind(path if is_unix else ("127.0.0.1", 0))
+        server.listen()
+        port = 0 if is_unix else server.getsockname()[1]
+        threading.Thread(target=serve).start()
+    except BaseException:
+        _end(server, folder)
+        raise
+    return {"path": path, "port": port}
+
+
+def _end(server: socket.socket, folder: str) -> None:
+    server.close()
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+PARTS: Dict[str, Callable[..., object]] = {
+    "system": system,
+    "memory": memory,
+    "kvm": kvm,
+    "programs": programs,
+    "folders": folders,
+    "files": files,
+    "images": images,
+    "qemu": qemu,
+    "firmware": firmware,
+    "names": names,
+    "ports": ports,
+    "reach": reach,
+    "interfaces": interfaces,
+    "tls": tls,
+    "psk": psk,
+    "forwarding": forwarding,
+}

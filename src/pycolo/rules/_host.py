@@ -1,0 +1,168 @@
+"""Rules about the hosts themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pycolo.facts import NoFacts, PairFacts
+from pycolo.findings import Finding, Level
+from pycolo.model.pair import ColoPair
+from pycolo.rules._found import MIB, Rule, both, by_name, found, size_words
+
+APART_S = 2.0
+OPEN_FILES = 1024
+
+
+def unread(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """A host that could not be asked, and what could not be read of the others."""
+    for name, host in facts.hosts.items():
+        if isinstance(host, NoFacts):
+            what = f"the host of {name} cannot be asked: {host.why}"
+            yield found("error", "host-unread", name, what, "open the way to it (nodes.ssh)")
+            continue
+        for part, why in host.unread.items():
+            what = f"{part} of {name} could not be read: {why}"
+            remedy = "correct that, or look at it yourself"
+            yield found("warning", "fact-unread", name, what, remedy)
+
+
+def not_forwarded(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """The way to the host carries no monitors."""
+    for name, host in facts.read.items():
+        if host.forwarding is not None and host.forwarding.why:
+            remedy = "allow it in sshd_config"
+            yield found("error", "not-forwarded", name, host.forwarding.why, remedy)
+
+
+def machine_ids(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Two hosts with one identity, and two nodes on one host."""
+    for (one, first), (other, second) in both(facts, lambda host: host.system):
+        if first.boot_id == second.boot_id:
+            what = f"{one} and {other} are on one machine, whose end is the end of both"
+            yield found("warning", "one-machine", None, what, "put one on another machine")
+        elif first.machine_id and first.machine_id == second.machine_id:
+            what = f"{one} and {other} have the same /etc/machine-id, {first.machine_id}"
+            remedy = f"make a new one on {other}: it tells whose evidence is whose"
+            yield found("error", "same-machine-id", other, what, remedy)
+
+
+def clocks(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Clocks that differ, by what is certain of that."""
+    for (one, first), (other, second) in both(facts, lambda host: host.clock):
+        apart_s = max(first.least_s - second.most_s, second.least_s - first.most_s)
+        if apart_s > APART_S:
+            what = f"the clocks of {one} and {other} differ by {apart_s:.1f} s or more"
+            remedy = "have both follow a time server"
+            yield found("warning", "clocks-apart", None, what, remedy)
+
+
+def kernels(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Kernels that differ."""
+    known = {n: host.system.kernel for n, host in facts.read.items() if host.system is not None}
+    if len(set(known.values())) > 1:
+        what = f"the kernels differ: {by_name(known)}"
+        yield found("note", "kernels-differ", None, what, "update both in turn")
+
+
+def confinement(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """A security module that may stop QEMU."""
+    for name, host in facts.read.items():
+        if host.system is not None and host.system.confinement:
+            what = f"on {name} {host.system.confinement}"
+            remedy = "let QEMU open the pair's images, sockets and taps there"
+            yield found("note", "confined", name, what, remedy)
+
+
+def logind(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Processes that end with the session that started them."""
+    for name, host in facts.read.items():
+        if host.system is not None and host.system.kills_user_processes:
+            what = f"logind on {name} ends the processes of user {host.system.user_id} at logout"
+            remedy = "set KillUserProcesses=no in logind.conf, or start QEMU as root"
+            yield found("error", "logind-kills", name, what, remedy)
+
+
+def limits(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Limits of processes that a QEMU comes up against."""
+    locks = "mem-lock=on" in " ".join(pair.machine.arguments)
+    needed_bytes = pair.machine.memory_mib * MIB
+    for name, host in facts.read.items():
+        system = host.system
+        if system is None:
+            continue
+        if system.open_files < OPEN_FILES:
+            what = f"a process on {name} may have {system.open_files} files open"
+            remedy = f"raise the limit (nofile) to {OPEN_FILES} or more"
+            yield found("warning", "few-open-files", name, what, remedy)
+        locked_bytes = system.locked_bytes
+        if locks and system.user_id and locked_bytes is not None and locked_bytes < needed_bytes:
+            what = f"a process on {name} may lock {size_words(locked_bytes)} of memory"
+            remedy = f"raise the limit (memlock) above {size_words(needed_bytes)}"
+            yield found("error", "locked-memory", name, what, remedy)
+
+
+def memory(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Memory for the guest, and for COLO's cache of it."""
+    ram_bytes = pair.machine.memory_mib * MIB
+    for name, host in facts.read.items():
+        if host.memory is None:
+            continue
+        available_bytes = host.memory.available_bytes
+        # One that runs has its RAM; what it lacks as a secondary is the cache.
+        needed_bytes = ram_bytes if host.running else 2 * ram_bytes
+        if available_bytes >= needed_bytes:
+            continue
+        total = size_words(host.memory.total_bytes)
+        what = f"{name} has {size_words(available_bytes)} of {total} of memory available"
+        remedy = f"free {size_words(needed_bytes)}: the guest's RAM, and COLO's cache of it"
+        is_hopeless = not host.running and available_bytes < ram_bytes
+        level: Level = "error" if is_hopeless else "warning"
+        yield found(level, "little-memory", name, what, remedy)
+
+
+def launch_folders(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """What a launch would refuse of the state folder and the run directory."""
+    for name, host in facts.read.items():
+        if host.launch is None:
+            continue
+        if host.launch.state_why:
+            what = f"{name}: {host.launch.state_why}"
+            remedy = "correct it: the record says who may run alone"
+            yield found("error", "state-folder", name, what, remedy)
+        if host.launch.run_why:
+            what = f"{name}: {host.launch.run_why}"
+            remedy = "remove it while no QEMU of the node runs, or give it to that user, mode 0700"
+            yield found("error", "run-folder", name, what, remedy)
+
+
+def fences(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Fences that could not be run from here."""
+    for name, lacking in facts.no_fences.items():
+        for what in lacking:
+            remedy = "install it on the machine on which the supervisor runs"
+            yield found("warning", "no-fence", name, f"to fence {name}: {what}", remedy)
+
+
+RULES = (
+    Rule(codes=("host-unread", "fact-unread"), check=unread),
+    Rule(codes=("not-forwarded",), check=not_forwarded, parts=("forwarding",), before=("launch",)),
+    Rule(
+        codes=("one-machine", "same-machine-id"),
+        check=machine_ids,
+        parts=("system",),
+        before=("launch", "start", "resume"),
+    ),
+    Rule(codes=("clocks-apart",), check=clocks, parts=("system",)),
+    Rule(codes=("kernels-differ",), check=kernels, parts=("system",)),
+    Rule(codes=("confined",), check=confinement, parts=("system",)),
+    Rule(codes=("logind-kills",), check=logind, parts=("system",), before=("launch",)),
+    Rule(
+        codes=("few-open-files", "locked-memory"),
+        check=limits,
+        parts=("system",),
+        before=("launch",),
+    ),
+    Rule(codes=("little-memory",), check=memory, parts=("memory", "launch"), before=("launch",)),
+    Rule(codes=("state-folder", "run-folder"), check=launch_folders, parts=("launch",)),
+    Rule(codes=("no-fence",), check=fences),
+)

@@ -1,0 +1,128 @@
+"""Rules about QEMU and what it makes the guest of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from pycolo import features
+from pycolo.errors import ParseError, VersionError
+from pycolo.facts import FileFacts, HostFacts, PairFacts
+from pycolo.findings import Finding
+from pycolo.model.pair import ColoPair
+from pycolo.qmp.replies import Version
+from pycolo.rules._found import Rule, both, by_name, found
+
+
+def programs(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Programs that are missing."""
+    for name, host in facts.read.items():
+        for program in () if host.programs is None else host.programs.missing:
+            what = f"there is no program {program} on {name}"
+            remedy = "install it, or set qemu_binary or qemu_img_binary"
+            yield found("error", "no-program", name, what, remedy)
+
+
+def versions(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Versions that cannot run the pair, alone or together."""
+    known = {n: host.qemu.version for n, host in facts.read.items() if host.qemu is not None}
+    if not known:
+        return
+    try:
+        features.accept_pair(pair, {name: Version.parse(one) for name, one in known.items()})
+    except (VersionError, ParseError) as error:
+        remedy = "install one that pycolo accepts on each host, or vouch for it (--assume-good)"
+        yield found("error", "unsupported-version", None, str(error), remedy)
+
+
+def parts(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Parts that a build of QEMU lacks."""
+    for name, host in facts.read.items():
+        if host.qemu is None:
+            continue
+        lacks = list(host.qemu.lacks)
+        if not host.qemu.machine:
+            lacks.append(f"machine type {pair.machine.machine_type.partition(',')[0]}")
+        elif not host.qemu.has_cpu:
+            lacks.append(f"CPU model {(pair.machine.cpu or 'of its own').partition(',')[0]}")
+        if lacks:
+            what = f"QEMU {host.qemu.version} on {name} has no {', no '.join(lacks)}"
+            remedy = "install a build that has it, or change the declaration"
+            yield found("error", "qemu-lacks", name, what, remedy)
+
+
+def machines(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """An alias that stands for several machine types."""
+    known = {n: host.qemu.machine for n, host in facts.read.items() if host.qemu is not None}
+    if len(set(filter(None, known.values()))) > 1:
+        what = f"machine type {pair.machine.machine_type} is {by_name(known)}"
+        yield found("error", "machines-differ", None, what, "declare the full name of one")
+
+
+def cpus(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """A CPU model that gives the guest other features on each host."""
+    model = pair.machine.cpu or "of the machine"
+    for (one, first), (other, second) in both(facts, lambda host: host.qemu):
+        lacking = set(first.unavailable) ^ set(second.unavailable)
+        if lacking:
+            listed = ", ".join(sorted(lacking))
+            what = f"CPU model {model} lacks on only one of {one} and {other}: {listed}"
+        elif first.cpu_digest and second.cpu_digest and first.cpu_digest != second.cpu_digest:
+            what = f"CPU model {model} takes other features from {one} than from {other}"
+        else:
+            continue
+        remedy = "declare a CPU model that both hosts can give in full"
+        yield found("error", "cpus-differ", None, what, remedy)
+
+
+def kvm(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """KVM that is declared and cannot be used."""
+    for name, host in facts.read.items():
+        if host.kvm is not None and host.kvm.why:
+            what = f"KVM cannot be used on {name}: {host.kvm.why}"
+            remedy = "load its module, let the user open /dev/kvm, or declare accelerator tcg"
+            yield found("error", "no-kvm", name, what, remedy)
+
+
+def firmware(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Firmware that differs; what is nowhere found is not used."""
+    yield from _different(facts, lambda host: host.firmware or ())
+
+
+def boot_files(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """A kernel or an initrd that differs."""
+    booted = (pair.machine.kernel, pair.machine.initrd)
+    yield from _different(
+        facts, lambda host: [one for one in host.files or () if one.path in booted]
+    )
+
+
+def _different(
+    facts: PairFacts, pick: Callable[[HostFacts], Collection[FileFacts]]
+) -> Iterator[Finding]:
+    known: dict[str, dict[str, FileFacts]] = {}
+    for name, host in facts.read.items():
+        for one in pick(host):
+            known.setdefault(one.path, {})[name] = one
+    for path, files in known.items():
+        remedy = "install the same packages, or the same file, on both"
+        if len({one.digest for one in files.values()}) == 1:
+            continue
+        if len({one.size_bytes for one in files.values()}) > 1:
+            sizes = by_name({n: f"{f.size_bytes} bytes" for n, f in files.items()})
+            what = f"{path} differs in length: {sizes}"
+            yield found("error", "firmware-differs", None, what, remedy)
+        else:
+            what = f"{path} differs between {' and '.join(files)}"
+            yield found("warning", "firmware-differs", None, what, remedy)
+
+
+RULES = (
+    Rule(codes=("no-program",), check=programs, parts=("programs",), before=("launch",)),
+    Rule(codes=("unsupported-version",), check=versions, parts=("qemu",)),
+    Rule(codes=("qemu-lacks",), check=parts, parts=("qemu",)),
+    Rule(codes=("machines-differ",), check=machines, parts=("qemu",)),
+    Rule(codes=("cpus-differ",), check=cpus, parts=("qemu",)),
+    Rule(codes=("no-kvm",), check=kvm, parts=("kvm",), before=("launch",)),
+    Rule(codes=("firmware-differs",), check=firmware, parts=("firmware",)),
+    Rule(codes=("firmware-differs",), check=boot_files, parts=("files",), before=("launch",)),
+)

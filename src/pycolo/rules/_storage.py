@@ -1,0 +1,129 @@
+"""Rules about folders, images and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pycolo.facts import HostFacts, ImageFacts, PairFacts
+from pycolo.findings import Finding, Level
+from pycolo.model.disk import ReplicationDisk
+from pycolo.model.pair import ColoPair
+from pycolo.rules._found import MIB, Rule, found, size_words
+
+NO_SPACE_BYTES = 16 * MIB
+
+
+def folders(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Folders that are missing or cannot be written to."""
+    for name, host in facts.read.items():
+        for folder in host.folders or ():
+            if folder.is_there and folder.is_writable:
+                continue
+            why = "may not be written to" if folder.is_there else "is no folder"
+            what = f"{folder.path} on {name} {why}"
+            remedy = "make it, mount its disk, or give it to the user who starts QEMU"
+            yield found("error", "no-folder", name, what, remedy)
+
+
+def missing_images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Images that nobody makes, and that are missing."""
+    for disk in pair.disks:
+        known = {
+            n: image for n, host in facts.read.items() if (image := _image(pair, n, disk, host))
+        }
+        for name, image in known.items():
+            if image.is_there:
+                continue
+            if facts.boots is not None:
+                is_needed = name in facts.boots
+            else:
+                # After a failover another node than the first may be the only one that has it.
+                is_needed = not any(one.is_there for one in known.values())
+            is_device = disk.on(name).driver != "file"
+            if is_needed or is_device or pair.initial_sync == "identical":
+                remedy = "put the guest's image there" if is_needed else "make it"
+                what = f"there is no {image.path} on {name}"
+                yield found("error", "no-image", name, what, remedy)
+
+
+def _image(pair: ColoPair, name: str, disk: ReplicationDisk, host: HostFacts) -> ImageFacts | None:
+    path = disk.paths(pair.node(name))["image"]
+    return next((image for image in host.images or () if image.path == path), None)
+
+
+def images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Images that are not as declared, and images that somebody else has open."""
+    for name, host in facts.read.items():
+        for disk in pair.disks:
+            image = _image(pair, name, disk, host)
+            if image is None or not image.is_there:
+                continue
+            declared = (disk.on(name).image_format, disk.size_bytes)
+            if image.why:
+                what = f"{image.path} on {name} cannot be read: {image.why}"
+                remedy = "correct it: pycolo overwrites no image"
+                yield found("error", "image-differs", name, what, remedy)
+            elif (image.image_format, image.size_bytes) != declared:
+                what = (
+                    f"{image.path} on {name} has format {image.image_format} and"
+                    f" {image.size_bytes} bytes, declared are {declared[0]} and {declared[1]}"
+                )
+                remedy = "correct the pair file, or put the right image there"
+                yield found("error", "image-differs", name, what, remedy)
+            if image.is_locked:
+                by = ", ".join(image.holders) or "a process that this user may not see"
+                what = f"{image.path} on {name} is open in {by}"
+                yield found("error", "image-in-use", name, what, "end that first")
+
+
+def space(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Space for images that are made, and for overlays."""
+    overlays_bytes = sum(disk.size_bytes for disk in pair.disks)
+    for name, host in facts.read.items():
+        place = pair.node(name)
+        missing = [
+            disk.size_bytes
+            for disk in pair.disks
+            if (image := _image(pair, name, disk, host)) is not None and not image.is_there
+        ]
+        needed = {place.image_folder: sum(missing)}
+        needed[place.overlay_folder] = needed.get(place.overlay_folder, 0) + overlays_bytes
+        seen: set[str] = set()
+        for folder in host.folders or ():
+            if not folder.is_there or folder.file_system in seen:
+                continue
+            seen.add(folder.file_system)
+            wanted_bytes = sum(
+                needed.get(other.path, 0)
+                for other in host.folders or ()
+                if other.file_system == folder.file_system
+            )
+            if folder.free_bytes >= wanted_bytes:
+                continue
+            what = f"{folder.path} on {name} has {size_words(folder.free_bytes)} left"
+            remedy = f"have {size_words(wanted_bytes)} there, for images and overlays at their most"
+            level: Level = (
+                "error" if folder.free_bytes < min(NO_SPACE_BYTES, wanted_bytes) else "warning"
+            )
+            yield found(level, "little-space", name, what, remedy)
+
+
+def files(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Files that QEMU needs and cannot read."""
+    for name, host in facts.read.items():
+        for file in host.files or ():
+            if file.why:
+                what = f"{file.path} on {name} cannot be read: {file.why}"
+                remedy = "put it there, for the user who starts QEMU to read"
+                yield found("error", "unread-file", name, what, remedy)
+
+
+RULES = (
+    Rule(codes=("no-folder",), check=folders, parts=("folders",), before=("launch",)),
+    Rule(codes=("no-image",), check=missing_images, parts=("images",), before=("launch",)),
+    Rule(
+        codes=("image-differs", "image-in-use"), check=images, parts=("images",), before=("launch",)
+    ),
+    Rule(codes=("little-space",), check=space, parts=("folders", "images")),
+    Rule(codes=("unread-file",), check=files, parts=("files",), before=("launch",)),
+)
