@@ -8,16 +8,15 @@ import os
 import signal
 import subprocess
 import time
-import urllib.request
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, final
+from typing import Final, Protocol, final
 
 import pytest
 from tests import debian
-from tests.qemu.life import Loopback, loopback
+from tests.qemu.life import loopback
 
 ETCD: Final = [pytest.mark.etcd, pytest.mark.heavy]
 "Marks a test that runs on a real etcd."
@@ -41,11 +40,12 @@ class Member:
         folder: Path,
         options: Sequence[str] = (),
         environment: Mapping[str, str] = MappingProxyType({}),
+        enter: Sequence[str] = (),
     ) -> None:
         self.name: Final = name
         self.address: Final = address
         self.folder: Final = folder
-        self._argv = [*program("etcd"), "--data-dir", str(folder), *options]
+        self._argv = [*enter, *program("etcd"), "--data-dir", str(folder), *options]
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -90,6 +90,13 @@ def _is_stopped(stat: Path) -> bool:
     return stat.read_text().rpartition(")")[2].split()[0] == "T"
 
 
+class Addresses(Protocol):
+    """Addresses that are free."""
+
+    def address(self, n: int) -> str:
+        """The n-th of them, from 1."""
+
+
 @final
 class Members:
     """Three members of one cluster, none of them started at first.
@@ -99,20 +106,31 @@ class Members:
         net: Their addresses.
         label: What tells the cluster from others on the same addresses.
         tls: Options for TLS; with them, clients and members talk to each other by https.
+        enter: What to put before a command so that it runs where the addresses are.
     """
 
     def __init__(
-        self, folder: Path, net: Loopback, label: str = "first", tls: Sequence[str] = ()
+        self,
+        folder: Path,
+        net: Addresses,
+        label: str = "first",
+        tls: Sequence[str] = (),
+        enter: Sequence[str] = (),
     ) -> None:
         self.label: Final = label
         "What tells the cluster from others on the same addresses."
+        self._enter = enter
         self._scheme = "https" if tls else "http"
         hosts = {name: net.address(number) for number, name in enumerate(_NAMES, 1)}
         self.peers: Final = ",".join(f"{n}={self._scheme}://{a}:2380" for n, a in hosts.items())
         "What each of them is told of all of them."
         self.all: Final = tuple(
             Member(
-                name, host, folder / f"{label}-{name}", [*self._options(name, host, label), *tls]
+                name,
+                host,
+                folder / f"{label}-{name}",
+                [*self._options(name, host, label), *tls],
+                enter=enter,
             )
             for name, host in hosts.items()
         )
@@ -137,7 +155,7 @@ class Members:
         end_s = time.monotonic() + _LIMIT_S
         told: list[tuple[str, str]] = []
         while time.monotonic() < end_s:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(subprocess.CalledProcessError):
                 told = [self._status(member) for member in self.all]
                 leaders = {leader for _, leader in told}
                 for member, (own, _) in zip(self.all, told, strict=True):
@@ -148,10 +166,12 @@ class Members:
 
     def _status(self, member: Member) -> tuple[str, str]:
         """Its identity, and that of its leader; none is 0."""
-        url = f"http://{member.address}:2379/v3/maintenance/status"
-        with urllib.request.urlopen(url, data=b"{}", timeout=1) as answer:
-            status = json.load(answer)
-        return status["header"]["member_id"], status.get("leader", "0")
+        url = f"http://{member.address}:2379"
+        asked = ("--command-timeout=1s", "--endpoints", url, "endpoint", "status", "--write-out=json")
+        argv = [*self._enter, *program("etcdctl"), *asked]
+        done = subprocess.run(argv, check=True, capture_output=True, timeout=_LIMIT_S)
+        status = json.loads(done.stdout)[0]["Status"]
+        return str(status["header"]["member_id"]), str(status.get("leader", 0))
 
     def _options(self, name: str, host: str, label: str) -> list[str]:
         clients, peers = f"{self._scheme}://{host}:2379", f"{self._scheme}://{host}:2380"

@@ -94,9 +94,10 @@ def test_kernel_arguments_carry_one_address_for_each_card() -> None:
     expected = (
         "console=ttyS0 panic=1 quiet pycolo.addr=10.1.0.2/24,10.2.0.2/24 pycolo.gateway=10.1.0.1"
     )
-    assert expected == LinuxGuest.kernel_arguments(
-        addresses=("10.1.0.2/24", "10.2.0.2/24"), gateway="10.1.0.1"
-    )
+    two = ("10.1.0.2/24", "10.2.0.2/24")
+    assert expected == LinuxGuest.kernel_arguments(addresses=two, gateway="10.1.0.1")
+    asked = LinuxGuest.kernel_arguments(addresses=two, gateway="10.1.0.1", ipv6=True)
+    assert f"{expected} pycolo.ipv6" == asked
 
 
 def test_the_boot_sector_is_one_that_a_bios_starts() -> None:

@@ -1,4 +1,4 @@
-"""A pair on hosts of its own, and a real `pycolo supervise` that reaches their sshds alone."""
+"""A pair on hosts of its own, and what keeps it: real supervisors, or a real agent on each host."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple, final
 
-from tests.hosts.testbed import ROOT, STATE, Testbed
+import attrs
+from tests.hosts.testbed import CONTROLLER, ROOT, STATE, Host, Testbed
 from tests.real_qemu import build_of
 
 from pycolo.demo.guests import bios_counter, bios_guest
@@ -24,12 +25,13 @@ LIMIT_S: Final = 40.0
 SIZE_BYTES: Final = 1 << 20
 PAIR: Final = "/tmp/pair.toml"
 RUN: Final = "/run/shop"
+MAC: Final = "52:54:00:77:00:02"
 QUIET: Final = "protected"
 NAMES: Final = ("alpha", "beta")
 HEAD: Final = """
 format_version = 1
 name = "shop"
-checkpoint_delay_ms = 500
+checkpoint_delay_ms = {delay_ms}
 """
 NODE: Final = """
 [[nodes]]
@@ -53,8 +55,8 @@ limit_s = {limit_s}
 REST: Final = """
 [machine]
 accelerator = "tcg"
-memory_mib = 64
 serial_log = true
+{machine}
 
 [[disks]]
 size_bytes = {size_bytes}
@@ -63,9 +65,21 @@ image_format = "raw"
 
 [[chains]]
 model = "rtl8139"
+mac = "{mac}"
 [chains.netdev]
 type = "tap"
 options = {{ ifname = "tap0", script = "no", downscript = "no" }}
+"""
+
+
+AGENT_FILE: Final = "/tmp/agent.toml"
+AGENT: Final = """
+format_version = 1
+node = "{name}"
+fuse = "{fuse}"
+
+[etcd]
+endpoints = {endpoints}
 """
 
 
@@ -76,107 +90,168 @@ class Fence(NamedTuple):
     limit_s: float = 60.0
 
 
-class Told(NamedTuple):
-    """What a supervisor said, and when it was read, by this machine's monotonic clock."""
-
-    node: str | None
-    kind: str
-    text: str
-    at_s: float
-
-
 @final
-class Supervised:
-    """A pair on two hosts, and the supervisors that keep it, one after the other."""
+@attrs.frozen(kw_only=True)
+class Declared:
+    """What the pair file says of the guest, and by which of its addresses a host's sshd is reached."""
 
-    def __init__(self, hosts: Testbed, fences: Mapping[str, tuple[Fence, ...]]) -> None:
-        """Write the pair file, and put the guest's image where its first primary is."""
-        self.hosts = hosts
-        self.told: list[Told] = []
-        self._news = asyncio.Condition()
-        self._process: asyncio.subprocess.Process | None = None
-        self._reading: asyncio.Task[None] | None = None
-        build = build_of("11.1").prefix
-        nodes = []
+    machine: str = "memory_mib = 64"
+    "Lines of the machine."
+    size_bytes: int = SIZE_BYTES
+    delay_ms: int = 500
+    fences: Mapping[str, tuple[Fence, ...]] = MappingProxyType({})
+    "Node to its fences."
+
+    def text(self, hosts: Testbed, *, is_for_agents: bool = False) -> str:
+        """The pair file: agents reach the other host by the cable between the two."""
+        build, nodes = build_of("11.1").prefix, []
         for name in NAMES:
             host = hosts.hosts[name]
             nodes.append(
                 NODE.format(
                     name=name,
                     address=host.address,
-                    management=host.management,
+                    management=host.address if is_for_agents else host.management,
                     state=STATE,
                     run=RUN,
                     build=build,
                 )
             )
-            for fence in fences.get(name, ()):
+            for fence in self.fences.get(name, ()):
                 command = json.dumps(fence.command)
                 nodes.append(FENCE.format(command=command, limit_s=fence.limit_s))
-        rest = REST.format(size_bytes=SIZE_BYTES)
-        text = "".join((HEAD, *nodes, rest))
-        done = hosts.controller.run("sh", "-c", f"cat >{PAIR} <<'END'\n{text}\nEND")
-        assert 0 == done.returncode, done.stderr
-        bios_guest(hosts.hosts["alpha"].disk / "disk.raw", size_bytes=SIZE_BYTES)
+        head = HEAD.format(delay_ms=self.delay_ms)
+        rest = REST.format(size_bytes=self.size_bytes, machine=self.machine, mac=MAC)
+        return "".join((head, *nodes, rest))
 
-    # -- supervisors
+
+class Told(NamedTuple):
+    """What a supervisor or an agent said, and when it was read, by this machine's monotonic clock."""
+
+    node: str | None
+    kind: str
+    text: str
+    at_s: float
+    teller: str
+    "The host that it runs on."
+
+    @property
+    def is_first_hand(self) -> bool:
+        """Whether it is said of a node by who decides for it."""
+        return self.teller in (self.node, CONTROLLER)
+
+
+@final
+class Program:
+    """A process on a host, as this machine starts and signals it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process: Final = process
+        "What brings it onto the host, with its output."
+
+    @classmethod
+    async def start(
+        cls, host: Host, *argv: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> Program:
+        """Start a program of this project on a host that may read it."""
+        known = {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1", **environment}
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *host.entering(*argv, environment=known),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        )
 
     @property
     def pid(self) -> int:
-        """The supervisor that runs, as this machine counts."""
-        assert self._process is not None
-        pid = self._process.pid
+        """The process, as this machine counts."""
+        pid = self.process.pid
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
-    async def begin(self) -> asyncio.subprocess.Process:
-        """Start a supervisor, and take down what it says."""
-        self._process = await self.start()
-        self._reading = asyncio.create_task(self._read(self._process))
-        return self._process
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+        if number == signal.SIGCONT:
+            # What brought it onto its host stops with it, and does not see that it continues.
+            self.process.send_signal(number)
 
-    async def start(self) -> asyncio.subprocess.Process:
-        """Start a supervisor, whatever else runs."""
+    async def kill(self) -> None:
+        """End it the hard way, whether it is stopped or not."""
+        self.send(signal.SIGKILL)
+        self.process.send_signal(signal.SIGCONT)
+        await self.process.communicate()
+
+
+@final
+class Kept:
+    """A pair on two hosts, and the supervisors or agents that keep it, on each host one at a time."""
+
+    def __init__(self, hosts: Testbed) -> None:
+        self.hosts = hosts
+        self.told: list[Told] = []
+        self.programs: dict[str, Program] = {}
+        "Host to the supervisor or agent that runs there."
+        self._news = asyncio.Condition()
+        self._reading: dict[str, asyncio.Task[None]] = {}
+
+    def declare(self, declared: Declared) -> None:
+        """Write the pair file, also for agents where hosts may have one."""
+        self._put(CONTROLLER, PAIR, declared.text(self.hosts))
+        if self.hosts.has_agents:
+            for name in NAMES:
+                self._put(name, PAIR, declared.text(self.hosts, is_for_agents=True))
+
+    def be_agents(self, endpoints: Sequence[str], fuse: str) -> None:
+        """Write the file of each host's agent."""
+        for name in NAMES:
+            text = AGENT.format(name=name, fuse=fuse, endpoints=json.dumps(endpoints))
+            self._put(name, AGENT_FILE, text)
+
+    def _put(self, name: str, path: str, text: str) -> None:
+        done = self.hosts.hosts[name].run("sh", "-c", f"cat >{path} <<'END'\n{text}\nEND")
+        assert 0 == done.returncode, done.stderr
+
+    # -- supervisors and agents
+
+    async def begin(self, name: str = CONTROLLER) -> None:
+        """Start a supervisor, or the agent of a host, and take down what it says."""
+        self.programs[name] = made = await self.start(name)
+        self._reading[name] = asyncio.create_task(self._read(name, made.process))
+
+    async def start(self, name: str = CONTROLLER) -> Program:
+        """Start one, whatever else runs."""
+        words = ("supervise", PAIR) if name == CONTROLLER else ("agent", AGENT_FILE, PAIR)
         program = "from pycolo.cli import main; main()"
-        environment = {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
-        argv = (sys.executable, "-c", program, "supervise", PAIR, "--as", "json")
-        return await asyncio.create_subprocess_exec(
-            *self.hosts.controller.entering(*argv, environment=environment),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        argv = (sys.executable, "-c", program, *words, "--as", "json")
+        return await Program.start(self.hosts.hosts[name], *argv)
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
+    async def _read(self, name: str, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         async for line in process.stdout:
             said = json.loads(line)
             at_s = time.monotonic()
             async with self._news:
-                self.told.append(Told(said["node"], said["kind"], said["text"], at_s))
+                self.told.append(Told(said["node"], said["kind"], said["text"], at_s, name))
                 self._news.notify_all()
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the supervisor."""
-        os.kill(self.pid, number)
-        if number == signal.SIGCONT:
-            # What brought it into its namespaces stops with it, and does not see that it continues.
-            assert self._process is not None
-            self._process.send_signal(number)
+    def send(self, number: signal.Signals, name: str = CONTROLLER) -> None:
+        """Send a signal to the supervisor, or to a host's agent."""
+        self.programs[name].send(number)
 
-    async def kill(self) -> None:
-        """End the supervisor the hard way."""
-        assert self._process is not None
-        assert self._reading is not None
-        self.send(signal.SIGKILL)
-        await self._reading
-        await self._process.communicate()
-        self._process = None
+    async def kill(self, name: str = CONTROLLER) -> None:
+        """End the supervisor, or a host's agent, the hard way."""
+        program = self.programs.pop(name)
+        program.send(signal.SIGKILL)
+        program.process.send_signal(signal.SIGCONT)
+        await self._reading.pop(name)
+        await program.process.communicate()
 
     async def aclose(self) -> None:
-        """End the supervisor, if one runs."""
-        if self._process is not None:
-            self.send(signal.SIGCONT)
-            await self.kill()
+        """End whatever keeps it."""
+        for name in tuple(self.programs):
+            await self.kill(name)
 
     # -- what it says
 
@@ -192,20 +267,21 @@ class Supervised:
                             return count
                     await self._news.wait()
 
-    async def quiet(self, since: int = 0) -> int:
+    async def quiet(self, since: int = 0, limit_s: float = LIMIT_S) -> int:
         """Wait until two nodes are protected; gives how much it had said until then."""
         with self._shown():
-            async with self._news, asyncio.timeout(LIMIT_S):
+            async with self._news, asyncio.timeout(limit_s):
                 while True:
-                    states = [t for t in self.told[since:] if t.node and t.kind == "state"]
-                    last = {told.node: told.text for told in states}
+                    states = [t for t in self.told[since:] if t.is_first_hand]
+                    last = {told.node: told.text for told in states if told.kind == "state"}
                     if [QUIET, QUIET] == list(last.values()):
                         return len(self.told)
                     await self._news.wait()
 
-    async def protected(self, since: int = 0) -> int:
+    async def protected(self, since: int = 0, limit_s: float = LIMIT_S) -> int:
         """Wait for a resync, and until two nodes are protected."""
-        return await self.quiet(await self.until("resume is done", since=since) - 1)
+        resumed = await self.until("resume is done", since=since, limit_s=limit_s)
+        return await self.quiet(resumed - 1, limit_s)
 
     def said(self, kind: str, since: int = 0) -> list[str]:
         """What it has said of one kind."""
@@ -216,8 +292,12 @@ class Supervised:
         try:
             yield
         except TimeoutError:
-            lines = "\n".join(f"{t.at_s:.3f} {t.node} {t.kind}: {t.text}" for t in self.told[-60:])
-            raise AssertionError(f"nothing of this sort was said:\n{lines}") from None
+            raise AssertionError(f"nothing of this sort was said:\n{self.last()}") from None
+
+    def last(self) -> str:
+        """What was said last, for a failing test."""
+        lines = [f"{t.at_s:.3f} {t.teller}: {t.node} {t.kind}: {t.text}" for t in self.told[-80:]]
+        return "\n".join(lines)
 
     # -- the nodes
 
@@ -250,9 +330,12 @@ class Supervised:
 
     def counter(self, name: str) -> int:
         """How far the guest counted on a host."""
+        return bios_counter(self.serial(name)) or 0
+
+    def serial(self, name: str) -> str:
+        """What the guest wrote to its serial port on a host."""
         log = self._root(name) / RUN.removeprefix("/") / "serial.log"
-        text = log.read_text(encoding="ascii", errors="replace") if log.exists() else ""
-        return bios_counter(text) or 0
+        return log.read_text(encoding="ascii", errors="replace") if log.exists() else ""
 
     async def goes_on(self, *names: str, by: int = 3) -> None:
         """See the guest count on, on each of these hosts: up to 18 times a second."""
@@ -274,9 +357,11 @@ class Supervised:
 @asynccontextmanager
 async def supervised(
     hosts: Testbed, fences: Mapping[str, tuple[Fence, ...]] = MappingProxyType({})
-) -> AsyncGenerator[Supervised]:
-    """Have a supervisor keep a new pair, and wait until it is protected."""
-    kept = Supervised(hosts, fences)
+) -> AsyncGenerator[Kept]:
+    """Have a supervisor keep a new pair with the BIOS guest, and wait until it is protected."""
+    kept = Kept(hosts)
+    kept.declare(Declared(fences=fences))
+    bios_guest(hosts.hosts["alpha"].disk / "disk.raw", size_bytes=SIZE_BYTES)
     try:
         await kept.begin()
         await kept.protected()

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from typing import Final
 
 import pytest
-from tests.hosts.supervised import LIMIT_S, Fence, Supervised, supervised
+from tests.hosts.supervised import LIMIT_S, Fence, Kept, supervised
 from tests.hosts.testbed import Testbed, separate_hosts, why_none
 from tests.real_qemu import build_of
 
@@ -28,7 +28,7 @@ def hosts() -> Generator[Testbed]:
         yield made
 
 
-async def _continues(kept: Supervised, survivor: str, since: int, at_s: float, what: str) -> int:
+async def _continues(kept: Kept, survivor: str, since: int, at_s: float, what: str) -> int:
     """See a node continue alone, and note how long that took after a fault."""
     count = await kept.until("failover is done", since=since)
     _LOG.info("%s: %.3f s", what, kept.told[count - 1].at_s - at_s)
@@ -36,7 +36,7 @@ async def _continues(kept: Supervised, survivor: str, since: int, at_s: float, w
     return count
 
 
-async def _fails_over(kept: Supervised, victim: str, number: signal.Signals) -> None:
+async def _fails_over(kept: Kept, victim: str, number: signal.Signals) -> None:
     """Hit a QEMU; see the other one continue, a new one take its place, and nobody asked."""
     survivor = "alpha" if victim == "beta" else "beta"
     count, first = len(kept.told), kept.qemu(victim)
@@ -88,13 +88,13 @@ async def test_ways_to_the_hosts_are_lost(hosts: Testbed) -> None:
         await _fails_over(kept, "alpha", signal.SIGKILL)
 
 
-def _lose(kept: Supervised, name: str) -> None:
+def _lose(kept: Kept, name: str) -> None:
     """Cut every cable of a host."""
     for network in ("repl", "mgmt"):
         kept.hosts.cut(network, name)
 
 
-async def _come_back(kept: Supervised, name: str, count: int) -> None:
+async def _come_back(kept: Kept, name: str, count: int) -> None:
     """Switch a host on again that was switched off, and see it protect the guest."""
     for network in ("repl", "mgmt"):
         kept.hosts.heal(network, name)
@@ -183,9 +183,9 @@ async def test_supervisor_is_killed(hosts: Testbed) -> None:
         await kept.protected(count)
         await kept.goes_on("alpha", "beta")
         second = await kept.start()
-        _, why = await second.communicate()
+        _, why = await second.process.communicate()
         assert b"another supervisor of shop runs" in why
-        assert second.returncode not in (0, None)
+        assert second.process.returncode not in (0, None)
         await _fails_over(kept, "beta", signal.SIGKILL)
 
 

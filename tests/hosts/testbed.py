@@ -1,7 +1,8 @@
 """Hosts of their own on one machine: network, processes, mounts and names of each are apart.
 
 Each host has an sshd, a disk that outlives it and nothing else that another one could write to. The
-controller is a further such place that reaches their sshds and none of their files.
+controller is a further such place that reaches their sshds and none of their files. A client may be
+on the network of their guests.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ from typing import Final, TextIO, final
 
 import attrs
 
+from pycolo.demo.network import GUEST_ADDRESS, Network
+
 ROOT: Final = Path(__file__).parent.parent.parent
 REPLICATION: Final = "10.88.1."
 MANAGEMENT: Final = "10.88.2."
 CONTROLLER: Final = "controller"
 SWITCH: Final = "switch"
+CLIENT: Final = "client"
+CLIENT_LINK: Final = "lan"
+"What the client's end of the guests' network is called."
 STATE: Final = "/var/lib/pycolo"
 "What a host keeps over a power failure."
 READY_S: Final = 20.0
@@ -96,6 +102,7 @@ while True:
 """
 
 SSHD: Final = """\
+ListenAddress {management}
 ListenAddress {address}
 HostKey /etc/ssh/host_key
 AuthorizedKeysFile /etc/ssh/authorized_keys
@@ -227,6 +234,8 @@ class Testbed:
     "Where everything of it lies on this machine."
     builds: Path
     "QEMU's builds, which hosts may read."
+    has_agents: bool = False
+    "Whether hosts may read this project and reach each other's sshds, as agents do."
     hosts: dict[str, Host] = attrs.field(factory=dict)
     "Name to host, the controller too."
 
@@ -236,10 +245,21 @@ class Testbed:
 
     def shown(self, name: str) -> tuple[str, ...]:
         """What of this machine a host may read."""
-        if name != CONTROLLER:
-            return (str(self.builds),)
+        builds = () if name == CONTROLLER else (str(self.builds),)
+        if name != CONTROLLER and not self.has_agents:
+            return builds
         python = {sys.prefix, sys.base_prefix, *_source()}
-        return tuple(path for path in sorted(python) if not path.startswith("/usr"))
+        return (*builds, *(path for path in sorted(python) if not path.startswith("/usr")))
+
+    @property
+    def client(self) -> Network:
+        """Where a client of the guest is, on hosts that were made with one."""
+        return Network(
+            places={},
+            client=("ip", "netns", "exec", self.namespace(CLIENT)),
+            guest_address=f"{GUEST_ADDRESS}/24",
+            isolated=True,
+        )
 
     @property
     def controller(self) -> Host:
@@ -254,7 +274,12 @@ class Testbed:
         return self.controller.run(*argv, environment=environment, limit_s=limit_s)
 
     def cut(self, network: str, host: str) -> None:
-        """Lose every packet of a host's cable to `repl` or `mgmt`, without a sign at either end."""
+        """Lose every packet of a host's cable to a network, without a sign at either end.
+
+        Args:
+            network: `repl`, between the hosts; `mgmt`, to everything else; `lan`, to the client.
+            host: The host.
+        """
         _ip("-n", self.namespace(SWITCH), "link", "set", f"{network[0]}-{host}", "nomaster")
 
     def heal(self, network: str, host: str) -> None:
@@ -268,22 +293,29 @@ def _source() -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def separate_hosts(builds: Path, names: Sequence[str]) -> Generator[Testbed]:
+def separate_hosts(
+    builds: Path, names: Sequence[str], *, has_client: bool = False, has_agents: bool = False
+) -> Generator[Testbed]:
     """Make hosts and a controller, and take them away when the block is left.
 
     Args:
         builds: The folder of QEMU's builds.
         names: The hosts' names.
+        has_client: Whether there is a client, which reaches the guests of all hosts.
+        has_agents: See `Testbed.has_agents`.
     """
     _clear()
     # Records are kept on a disk, so this must be one.
     folder = Path(tempfile.mkdtemp(prefix="pycolotest-", dir="/var/tmp"))
-    made = Testbed(folder=folder, builds=builds)
+    made = Testbed(folder=folder, builds=builds, has_agents=has_agents)
+    spaces = (SWITCH, CONTROLLER, *((CLIENT,) if has_client else ()), *names)
     try:
-        for name in (SWITCH, CONTROLLER, *names):
+        for name in spaces:
             _ip("netns", "add", made.namespace(name))
             _ip("-n", made.namespace(name), "link", "set", "lo", "up")
         _networks(made, names)
+        if has_client:
+            _guests_network(made, names)
         _keys(made, names)
         for number, name in enumerate((*names, CONTROLLER), 1):
             host = made.hosts.setdefault(name, Host(made, name, number))
@@ -296,7 +328,7 @@ def separate_hosts(builds: Path, names: Sequence[str]) -> Generator[Testbed]:
     finally:
         for host in made.hosts.values():
             host.power_off()
-        for name in (SWITCH, CONTROLLER, *names):
+        for name in spaces:
             _delete(made.namespace(name))
         shutil.rmtree(folder)
 
@@ -322,6 +354,33 @@ def _networks(made: Testbed, names: Sequence[str]) -> None:
             _ip("-n", space, "link", "set", "tap0", "up")
 
 
+def _guests_network(made: Testbed, names: Sequence[str]) -> None:
+    """Join the hosts' taps and the client by a switch, and let none of the hosts speak there."""
+    switch = made.namespace(SWITCH)
+    _bridge(switch)
+    for name in names:
+        _bridge(made.namespace(name))
+        _ip("-n", made.namespace(name), "link", "set", "tap0", "master", "lan")
+        _lan_cable(made, name, "uplink")
+        _ip("-n", made.namespace(name), "link", "set", "uplink", "master", "lan")
+    _lan_cable(made, CLIENT, CLIENT_LINK)
+    address = f"{GUEST_ADDRESS.rpartition('.')[0]}.1/24"
+    _ip("-n", made.namespace(CLIENT), "address", "add", address, "dev", CLIENT_LINK)
+
+
+def _bridge(space: str) -> None:
+    _ip("-n", space, "link", "add", "lan", "type", "bridge", "mcast_snooping", "0")
+    _ip("-n", space, "link", "set", "lan", "addrgenmode", "none", "up")
+
+
+def _lan_cable(made: Testbed, name: str, end: str) -> None:
+    switch, space, port = made.namespace(SWITCH), made.namespace(name), f"l-{name}"[:15]
+    _ip("-n", space, "link", "add", end, *("type", "veth", "peer", "name", port, "netns", switch))
+    mode = "eui64" if name == CLIENT else "none"
+    _ip("-n", space, "link", "set", end, "addrgenmode", mode, "up")
+    _ip("-n", switch, "link", "set", port, "addrgenmode", "none", "master", "lan", "up")
+
+
 def _keys(made: Testbed, names: Sequence[str]) -> None:
     made.folder.chmod(0o755)
     for name in (CONTROLLER, *names):
@@ -336,10 +395,12 @@ def _key(path: Path) -> None:
 
 
 def _serve_ssh(made: Testbed, host: Host) -> None:
-    config = SSHD.format(address=host.management)
+    config = SSHD.format(management=host.management, address=host.address)
     (host.keys / "sshd_config").write_text(config)
-    allowed = made.folder / CONTROLLER / "keys" / "user_key.pub"
-    shutil.copy(allowed, host.keys / "authorized_keys")
+    key = made.folder / CONTROLLER / "keys" / "user_key"
+    shutil.copy(key.with_suffix(".pub"), host.keys / "authorized_keys")
+    if made.has_agents:
+        shutil.copy(key, host.keys / "user_key")
 
 
 def _trust(made: Testbed) -> None:
@@ -347,8 +408,10 @@ def _trust(made: Testbed) -> None:
     for host in made.hosts.values():
         if host.name != CONTROLLER:
             key = " ".join((host.keys / "host_key.pub").read_text().split()[:2])
-            lines.append(f"{host.management} {key}\n")
-    (made.folder / CONTROLLER / "keys" / "known_hosts").write_text("".join(lines))
+            lines.append(f"{host.management},{host.address} {key}\n")
+    for host in made.hosts.values():
+        if host.name == CONTROLLER or made.has_agents:
+            (host.keys / "known_hosts").write_text("".join(lines))
 
 
 def _clear() -> None:

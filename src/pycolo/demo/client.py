@@ -1,7 +1,8 @@
 """The client of the demo: it talks to the guest all the time and says when it had to wait.
 
 Run as a program, `python -m pycolo.demo.client HOST ECHO_PORT DISK_PORT [--ping]`, so that it can
-live in a network namespace of its own. What it sees goes to standard output, in the form of
+live in a network namespace of its own. With `--writes-from N` it does nothing but write, from record
+N on: for a second client of the same guest, over another protocol. What it sees goes to standard output, in the form of
 `pycolo.demo.messages`; the times are those of the machine's monotonic clock, in seconds.
 
 It takes lines on standard input: `target HOST ECHO_PORT DISK_PORT` (the guest is reached elsewhere
@@ -77,8 +78,9 @@ class Stream:
 class Client:
     """All streams, and what they tell."""
 
-    def __init__(self, target: Service, out: TextIO) -> None:
+    def __init__(self, target: Service, out: TextIO, first: int = 1) -> None:
         self.target = target
+        self.first = first
         self.acknowledged = 0
         self.streams: dict[str, Stream] = {}
         self._out = out
@@ -170,10 +172,9 @@ async def write(client: Client) -> None:
     stream = client.stream(DISK)
 
     async def asks(line: Line, asked: Asked) -> None:
-        while client.acknowledged < MAX_SLOTS - 1:
-            number = client.acknowledged + 1
+        while (number := client.first + client.acknowledged) < MAX_SLOTS:
             await _expect(line, f"w {number}", f"ok {number}")
-            client.acknowledged = number
+            client.acknowledged += 1
             client.answered(stream, asked.since_s)
             asked.now()
         # Every slot of the disk has its record; the next would replace the first.
@@ -252,7 +253,8 @@ async def read_back(client: Client) -> None:
             answer = await line.next(_READ_LIMIT_S)
     finally:
         line.close()
-    missing = sum(f"record {n}" not in found for n in range(1, acknowledged + 1))
+    written = range(client.first, client.first + acknowledged)
+    missing = sum(f"record {number}" not in found for number in written)
     client.tell(ReadBack(at_s=time.monotonic(), acknowledged=acknowledged, missing=missing))
 
 
@@ -321,20 +323,16 @@ def is_echo_reply(packet: bytes, identifier: int) -> bool:
 # -- the program
 
 
-async def run(client: Client, *, with_ping: bool) -> None:
+async def run(client: Client, *, with_ping: bool, only_writes: bool = False) -> None:
     """Do all of it until standard input ends."""
+    does = [write(client), _states(client)]
+    if not only_writes:
+        does += [echo(client, BUSY, 0), connect(client)]
+        does += [echo(client, name, IDLE_EVERY_S) for name in IDLE]
+    if with_ping:
+        does.append(ping(client))
     async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(echo(client, BUSY, 0)),
-            group.create_task(write(client)),
-            group.create_task(connect(client)),
-            group.create_task(_states(client)),
-        ]
-        for name in IDLE:
-            task = group.create_task(echo(client, name, IDLE_EVERY_S))
-            tasks.append(task)
-        if with_ping:
-            tasks.append(group.create_task(ping(client)))
+        tasks = [group.create_task(one) for one in does]
         await _commands(client)
         for task in tasks:
             task.cancel()
@@ -376,10 +374,13 @@ def main() -> None:
     parser.add_argument("echo_port", type=int)
     parser.add_argument("disk_port", type=int)
     parser.add_argument("--ping", action="store_true")
+    parser.add_argument("--writes-from", type=int)
     options = parser.parse_args()
     target = Service(host=options.host, echo_port=options.echo_port, disk_port=options.disk_port)
+    only_writes = options.writes_from is not None
+    client = Client(target, sys.stdout, options.writes_from or 1)
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-        asyncio.run(run(Client(target, sys.stdout), with_ping=options.ping))
+        asyncio.run(run(client, with_ping=options.ping, only_writes=only_writes))
 
 
 if __name__ == "__main__":

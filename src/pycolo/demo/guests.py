@@ -70,15 +70,16 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 for module in $(cat /modules/order); do insmod /modules/$module 2>/dev/null; done
 
-# COLO fences IPv4 only (qemu-behaviour 17.2): this guest speaks nothing else.
-echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
 addresses={default_address}
 for word in $(cat /proc/cmdline); do
   case $word in
     pycolo.addr=*) addresses=${word#*=} ;;
     pycolo.gateway=*) gateway=${word#*=} ;;
+    pycolo.ipv6) ipv6=1 ;;
   esac
 done
+# COLO fences IPv4 only (qemu-behaviour 17.2): this guest speaks nothing else unless it is asked to.
+[ -n "$ipv6" ] || echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
 ip link set lo up
 card=0
 for address in $(echo $addresses | tr , ' '); do
@@ -150,7 +151,7 @@ class LinuxGuest:
 
     @staticmethod
     def kernel_arguments(
-        *, addresses: Sequence[str] = (DEFAULT_ADDRESS,), gateway: str = ""
+        *, addresses: Sequence[str] = (DEFAULT_ADDRESS,), gateway: str = "", ipv6: bool = False
     ) -> str:
         """Say what to give QEMU with `-append`.
 
@@ -158,12 +159,15 @@ class LinuxGuest:
             addresses: IPv4 address and prefix length of each network card, in the order of the
                 cards.
             gateway: IPv4 address of the router; none when empty.
+            ipv6: Also serve on each card's link-local IPv6 address, whose replies COLO does not
+                hold back.
 
         Returns:
             The kernel's command line: console on the first serial port, reboot 1 s after a panic.
         """
         route = f" pycolo.gateway={gateway}" if gateway else ""
-        return f"console=ttyS0 panic=1 quiet pycolo.addr={','.join(addresses)}{route}"
+        others = " pycolo.ipv6" if ipv6 else ""
+        return f"console=ttyS0 panic=1 quiet pycolo.addr={','.join(addresses)}{route}{others}"
 
 
 def linux_guest(

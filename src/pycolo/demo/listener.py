@@ -141,19 +141,23 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(network: Network, service: Service, log: Path) -> AsyncGenerator[Listener]:
+async def listening(
+    network: Network, service: Service, log: Path, *, writes_from: int | None = None
+) -> AsyncGenerator[Listener]:
     """Run the client while the block lasts.
 
     Args:
         network: Where it lives.
         service: Where the guest is reached.
         log: Where its error messages go.
+        writes_from: The first record of a client that only writes; None for one that does all,
+            from record 1 on.
 
     Raises:
         ClientError: It could not be started.
     """
     listener = Listener()
-    process = await _started(_argv(network, service), log)
+    process = await _started(_argv(network, service, writes_from), log)
     following = asyncio.create_task(listener.follow(process))
     try:
         yield listener
@@ -162,10 +166,13 @@ async def listening(network: Network, service: Service, log: Path) -> AsyncGener
         await following
 
 
-def _argv(network: Network, service: Service) -> Sequence[str]:
+def _argv(network: Network, service: Service, writes_from: int | None) -> Sequence[str]:
     program = (sys.executable, "-m", "pycolo.demo.client")
     target = (service.host, str(service.echo_port), str(service.disk_port))
-    return (*network.client, *program, *target, *(("--ping",) if network.isolated else ()))
+    options = ("--ping",) if network.isolated else ()
+    if writes_from is not None:
+        options = ("--writes-from", str(writes_from))
+    return (*network.client, *program, *target, *options)
 
 
 async def _started(argv: Sequence[str], log: Path) -> Process:

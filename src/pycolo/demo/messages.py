@@ -60,7 +60,7 @@ class State:
 
     at_s: float
     acknowledged: int
-    "Disk writes acknowledged: the records 1 to this one."
+    "Disk writes acknowledged: so many records from the client's first one on."
     streams: Mapping[str, Counters]
 
 

@@ -1,0 +1,367 @@
+"""A Linux guest on two hosts, and clients outside that count its acknowledged writes.
+
+One client writes over IPv4, whose replies COLO holds back until both guests agree. A second one
+writes over IPv6, which COLO lets pass. At the switch each frame that a guest sends is noted with the
+host that it came from, so that a second guest that answers is seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final, NamedTuple, final
+
+import attrs
+from tests.etcd import Members
+from tests.hosts.supervised import MAC, NAMES, PAIR, Declared, Kept, Program
+from tests.hosts.testbed import CLIENT_LINK, CONTROLLER, MANAGEMENT, SWITCH, Testbed
+
+from pycolo.demo.client import DISK
+from pycolo.demo.guests import (
+    DISK_PORT,
+    ECHO_PORT,
+    MAX_SLOTS,
+    READY_LINE,
+    RECORD_BYTES,
+    LinuxGuest,
+    linux_guest,
+)
+from pycolo.demo.listener import Listener, listening
+from pycolo.demo.network import GUEST_ADDRESS, Service
+
+LIMIT_S: Final = 90.0
+WRITES: Final = 50
+"How many writes are acknowledged before a fault, and after it, at least."
+FUSES: Final = "/run/pycolo-fuse"
+_GUEST_IPV6: Final = "fe80::5054:ff:fe77:2"
+_LOG: Final = logging.getLogger(__name__)
+
+# Notes who sends frames as the guest: port, kind, first and last moment, number. By the kernel's
+# own time stamps, so that two ports are compared however late they are read.
+_FRAMES: Final = """
+import json, select, socket, struct, sys, time
+KINDS = {0x0800: "ipv4", 0x86dd: "ipv6"}
+STAMPS, OUTGOING = 35, 4
+mac, ports = bytes.fromhex(sys.argv[1].replace(":", "")), {}
+offset_s = time.monotonic() - time.time()
+for name in sys.argv[2:]:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    sock.setsockopt(socket.SOL_SOCKET, STAMPS, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    sock.bind((name, 0))
+    ports[sock] = name
+print("ready", flush=True)
+seen, due_s = {}, 0.0
+while True:
+    for sock in select.select(list(ports), [], [], 0.05)[0]:
+        frame, extra, _, address = sock.recvmsg(64, 64)
+        if address[2] == OUTGOING or frame[6:12] != mac:
+            continue
+        seconds, nanoseconds = struct.unpack("ll", extra[0][2])
+        at_s = seconds + nanoseconds / 1e9 + offset_s
+        kind = KINDS.get(int.from_bytes(frame[12:14], "big"), "other")
+        first_s, _, count = seen.get((ports[sock], kind), (at_s, at_s, 0))
+        seen[ports[sock], kind] = (first_s, at_s, count + 1)
+    if seen and time.monotonic() > due_s:
+        for (port, kind), found in seen.items():
+            print(json.dumps([port, kind, *found]))
+        sys.stdout.flush()
+        seen, due_s = {}, time.monotonic() + 0.05
+"""
+
+
+class Frames(NamedTuple):
+    """Frames of one kind that came from one host, one soon after the other."""
+
+    host: str
+    kind: str
+    first_s: float
+    last_s: float
+    count: int
+
+
+@final
+class Watcher:
+    """Notes which host a guest answers from."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frames] = []
+
+    async def follow(self, process: asyncio.subprocess.Process) -> None:
+        """Take down what is seen until the process ends."""
+        assert process.stdout is not None
+        async for line in process.stdout:
+            port, kind, first_s, last_s, count = json.loads(line)
+            self.frames.append(Frames(port.removeprefix("l-"), kind, first_s, last_s, count))
+
+    def first(self, host: str, since_s: float) -> float | None:
+        """When the first frame came from a host after a moment; None if none did."""
+        found = [one for one in self.frames if one.host == host and one.last_s > since_s]
+        return max(found[0].first_s, since_s) if found else None
+
+    def others(self, host: str, since_s: float) -> list[Frames]:
+        """What came from another host after a moment."""
+        return [one for one in self.frames if one.host != host and one.last_s > since_s]
+
+
+@final
+class Addresses:
+    """Addresses of the network that both hosts and the controller share."""
+
+    def address(self, n: int) -> str:
+        """See `tests.etcd.Addresses`."""
+        return f"{MANAGEMENT}{10 + n}"
+
+
+@final
+@attrs.define
+class Fault:
+    """One fault, and what came of it."""
+
+    name: str
+    at_s: float
+    "When it struck."
+    since: int
+    "How much was said before."
+    survivor: str
+    "Who had the guest afterwards."
+    is_failover: bool = False
+    notes: list[str] = attrs.field(factory=list)
+
+
+@final
+class LinuxLife:
+    """A protected Linux guest, what keeps it, and its clients."""
+
+    def __init__(self, kept: Kept, over_ipv4: Listener, over_ipv6: Listener) -> None:
+        self.kept: Final = kept
+        self.over_ipv4: Final = over_ipv4
+        self.over_ipv6: Final = over_ipv6
+        self.watcher: Final = Watcher()
+        self.fuses: Final[dict[str, Program]] = {}
+        self.etcd: Members | None = None
+        self.primary = "alpha"
+        self.rows: Final[list[Mapping[str, object]]] = []
+        self._lost_over_ipv6 = 0
+        self._known_over_ipv6 = 0
+
+    @property
+    def hosts(self) -> Testbed:
+        """The hosts, and their cables."""
+        return self.kept.hosts
+
+    @property
+    def secondary(self) -> str:
+        """The node that is not the primary."""
+        return next(name for name in NAMES if name != self.primary)
+
+    async def written(self, count: int = WRITES) -> None:
+        """See so many more writes acknowledged over IPv4."""
+        goal = self.over_ipv4.state.acknowledged + count
+        await self.until(lambda: self.over_ipv4.state.acknowledged >= goal, f"write {goal}")
+
+    async def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait for something that shows itself while the client tells how far it is."""
+        assert await self.over_ipv4.until(holds, LIMIT_S), f"{what}\n{self.kept.last()}"
+
+    async def passed(self, duration_s: float) -> None:
+        """Let the guest serve for a while."""
+        end_s = time.monotonic() + duration_s
+        await self.until(lambda: time.monotonic() >= end_s, "time passes")
+
+    # -- faults
+
+    @asynccontextmanager
+    async def fault(self, name: str, *, early: bool = False) -> AsyncGenerator[Fault]:
+        """Strike a protected guest in the block; then see it serve, protected, with every write.
+
+        Args:
+            name: What is struck.
+            early: Strike as soon as the guest is protected.
+        """
+        writes = self.over_ipv4.state.acknowledged
+        if not early:
+            await self.written()
+        struck = Fault(
+            name=name, at_s=time.monotonic(), since=len(self.kept.told), survivor=self.primary
+        )
+        yield struck
+        await self.until(
+            lambda: self.over_ipv4.state.streams[DISK].last_s > struck.at_s, "a write is answered"
+        )
+        before = max(0, self.over_ipv4.state.acknowledged - writes)
+        await self._protected(struck)
+        again_s = time.monotonic() - struck.at_s
+        count = self.over_ipv4.state.acknowledged
+        await self.written()
+        await self._judge(struck, before, self.over_ipv4.state.acknowledged - count, again_s)
+
+    async def _protected(self, struck: Fault) -> None:
+        if struck.is_failover:
+            await self.kept.protected(struck.since, LIMIT_S)
+        else:
+            assert not [t for t in self.kept.said("execution", struck.since) if "failover" in t]
+
+    async def _judge(self, struck: Fault, before: int, after: int, again_s: float) -> None:
+        """Count what was lost, and see that one guest alone answered."""
+        wait = self.over_ipv4.worst(DISK, struck.at_s, time.monotonic())
+        reading = await self.over_ipv4.read_back()
+        other = await self.over_ipv6.read_back()
+        lost_6, self._lost_over_ipv6 = other.missing - self._lost_over_ipv6, other.missing
+        done_6 = other.acknowledged - self._known_over_ipv6
+        self._known_over_ipv6 = other.acknowledged
+        began_s = self.watcher.first(struck.survivor, struck.at_s)
+        assert began_s is not None
+        strays = self.watcher.others(struck.survivor, began_s)
+        persons = self.kept.said("person", struck.since)
+        row: dict[str, object] = {
+            "fault": struck.name,
+            "survivor": struck.survivor,
+            "answered_s": None if wait is None else round(wait.took_s, 2),
+            "before": before,
+            "after": after,
+            "lost": reading.missing,
+            "ipv6": done_6,
+            "ipv6_lost": lost_6,
+            "strays": sum(one.count for one in strays),
+            "protected_s": round(again_s, 1) if struck.is_failover else None,
+            "persons": sorted(set(persons)),
+            "notes": struck.notes,
+        }
+        self.rows.append(row)
+        _LOG.info("MEASURED %s", json.dumps(row))
+        assert not strays, f"{strays}\n{self.kept.last()}"
+        assert 0 == reading.missing, self.kept.last()
+
+    async def fails_over(self, struck: Fault) -> None:
+        """Wait until a node continues alone, and know who."""
+        said = "continues alone"
+        count = await self.kept.until(said, since=struck.since, limit_s=LIMIT_S)
+        node = self.kept.told[count - 1].node
+        assert node is not None
+        struck.survivor = self.primary = node
+        struck.is_failover = True
+        await self.kept.until("failover is done", since=count, limit_s=LIMIT_S)
+
+    def continued(self, struck: Fault, victim: str, pid: int | None) -> None:
+        """Let a QEMU that was stopped run again, if it still is there."""
+        is_there = self.kept.qemu(victim) == pid
+        if is_there:
+            self.kept.hit(victim, signal.SIGCONT)
+        struck.notes.append("continued" if is_there else "ended before it was continued")
+
+
+def declared() -> Declared:
+    """The Linux guest, with a disk that has a place for each record of both clients."""
+    guest = linux_guest()
+    arguments = LinuxGuest.kernel_arguments(addresses=(f"{GUEST_ADDRESS}/24",), ipv6=True)
+    lines = [
+        "memory_mib = 128",
+        f'kernel = "{guest.kernel}"',
+        f'initrd = "{guest.initrd}"',
+        f'append = "{arguments}"',
+    ]
+    return Declared(
+        machine="\n".join(lines), size_bytes=MAX_SLOTS * RECORD_BYTES, delay_ms=2000
+    )
+
+
+@asynccontextmanager
+async def _serving(hosts: Testbed, folder: Path) -> AsyncGenerator[LinuxLife]:
+    """Have a supervisor run the guest alone, and clients talk to it."""
+    asked = declared()
+    kept = Kept(hosts)
+    kept.declare(asked)
+    (hosts.hosts["alpha"].disk / "disk.raw").touch()
+    os.truncate(hosts.hosts["alpha"].disk / "disk.raw", asked.size_bytes)
+    want(hosts, "unprotected")
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(kept.aclose)
+        await kept.begin()
+        end_s = time.monotonic() + LIMIT_S
+        await kept.until("launch is done")
+        while READY_LINE not in kept.serial("alpha"):
+            assert time.monotonic() < end_s, f"the guest boots\n{kept.last()}"
+            await asyncio.sleep(0.05)
+        clients = []
+        for host, first in ((GUEST_ADDRESS, None), (f"{_GUEST_IPV6}%{CLIENT_LINK}", MAX_SLOTS // 2)):
+            service = Service(host=host, echo_port=ECHO_PORT, disk_port=DISK_PORT)
+            log = folder / f"client-{len(clients)}.log"
+            talk = listening(hosts.client, service, log, writes_from=first)
+            clients.append(await stack.enter_async_context(talk))
+        life = LinuxLife(kept, *clients)
+        await stack.enter_async_context(_watching(hosts, life.watcher))
+        for client in clients:
+            assert await client.until(lambda: client.state.acknowledged > 5, LIMIT_S), log  # noqa: B023 - awaited here
+        yield life
+
+
+@asynccontextmanager
+async def _watching(hosts: Testbed, watcher: Watcher) -> AsyncGenerator[None]:
+    space = ("ip", "netns", "exec", hosts.namespace(SWITCH))
+    ports = [f"l-{name}" for name in NAMES]
+    process = await asyncio.create_subprocess_exec(
+        *(*space, sys.executable, "-I", "-c", _FRAMES, MAC, *ports),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert b"ready\n" == await process.stdout.readline()
+    following = asyncio.create_task(watcher.follow(process))
+    try:
+        yield
+    finally:
+        process.kill()
+        await following
+        await process.wait()
+
+
+def want(hosts: Testbed, wanted: str) -> None:
+    """Tell the supervisor what is wanted."""
+    done = hosts.pycolo("want", wanted, PAIR)
+    assert 0 == done.returncode, done.stderr
+
+
+@asynccontextmanager
+async def under_supervisor(hosts: Testbed, folder: Path) -> AsyncGenerator[LinuxLife]:
+    """Have one supervisor protect the guest, by ssh from a machine of its own."""
+    async with _serving(hosts, folder) as life:
+        count = len(life.kept.told)
+        want(hosts, "protected")
+        await life.kept.protected(count, LIMIT_S)
+        yield life
+
+
+@asynccontextmanager
+async def under_agents(hosts: Testbed, folder: Path) -> AsyncGenerator[LinuxLife]:
+    """Have an agent on each host protect the guest, with three members of etcd and fuses."""
+    async with AsyncExitStack() as stack:
+        life = await stack.enter_async_context(_serving(hosts, folder))
+        await life.kept.kill(CONTROLLER)
+        space = hosts.namespace(CONTROLLER)
+        life.etcd = etcd = Members(folder, Addresses(), enter=("ip", "netns", "exec", space))
+        for member in etcd.all:
+            address = ("address", "add", f"{member.address}/24", "dev", "mgmt")
+            assert 0 == hosts.controller.run("ip", *address).returncode
+        stack.callback(etcd.kill)
+        etcd.start()
+        etcd.leader()
+        for name in NAMES:
+            argv = (sys.executable, "-m", "pycolo.fuse", "--run-dir", FUSES)
+            life.fuses[name] = fuse = await Program.start(hosts.hosts[name], *argv)
+            stack.push_async_callback(fuse.kill)
+        life.kept.be_agents(etcd.endpoints, f"{FUSES}/fuse.sock")
+        stack.push_async_callback(life.kept.aclose)
+        count = len(life.kept.told)
+        for name in NAMES:
+            await life.kept.begin(name)
+        await life.kept.protected(count, LIMIT_S)
+        yield life
