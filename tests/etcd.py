@@ -39,6 +39,7 @@ class Member:
         address: str,
         folder: Path,
         options: Sequence[str] = (),
+        *,
         environment: Mapping[str, str] = MappingProxyType({}),
         enter: Sequence[str] = (),
     ) -> None:
@@ -167,7 +168,14 @@ class Members:
     def _status(self, member: Member) -> tuple[str, str]:
         """Its identity, and that of its leader; none is 0."""
         url = f"http://{member.address}:2379"
-        asked = ("--command-timeout=1s", "--endpoints", url, "endpoint", "status", "--write-out=json")
+        asked = (
+            "--command-timeout=1s",
+            "--endpoints",
+            url,
+            "endpoint",
+            "status",
+            "--write-out=json",
+        )
         argv = [*self._enter, *program("etcdctl"), *asked]
         done = subprocess.run(argv, check=True, capture_output=True, timeout=_LIMIT_S)
         status = json.loads(done.stdout)[0]["Status"]

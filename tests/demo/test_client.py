@@ -168,6 +168,23 @@ async def test_client_finds_a_write_that_was_acknowledged_and_is_not_there(tmp_p
         assert 1 == reading.missing
 
 
+async def test_second_client_writes_records_of_its_own(tmp_path: Path) -> None:
+    """From a first record on it does nothing but write, each record once, by some writer."""
+    network = Network(places={}, client=(), guest_address="", isolated=True)
+    log = tmp_path / "client.log"
+    async with (
+        serving() as guest,
+        listening(network, guest.service, log, writes_from=1000, writers=3) as listener,
+    ):
+        guest.forgets = 1005
+        assert await listener.until(lambda: listener.state.acknowledged > 10, LIMIT_S)
+        reading = await listener.read_back()
+        assert {DISK} == set(listener.state.streams)
+        assert 1 == reading.missing
+        assert 1000 == min(guest.records)
+    assert "" == log.read_text()
+
+
 async def test_client_goes_where_it_is_told(tmp_path: Path) -> None:
     """New connections reach the guest at its new address."""
     async with serving() as other, talking(tmp_path) as (guest, listener):

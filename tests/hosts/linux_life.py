@@ -1,8 +1,8 @@
 """A Linux guest on two hosts, and clients outside that count its acknowledged writes.
 
 One client writes over IPv4, whose replies COLO holds back until both guests agree. A second one
-writes over IPv6, which COLO lets pass. At the switch each frame that a guest sends is noted with the
-host that it came from, so that a second guest that answers is seen.
+writes over IPv6, which COLO lets pass. At the switch each frame that a guest sends is noted with
+the host that it came from, so that a second guest that answers is seen.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from pycolo.demo.client import DISK
 from pycolo.demo.guests import (
     DISK_PORT,
     ECHO_PORT,
-    MAX_SLOTS,
     READY_LINE,
     RECORD_BYTES,
     LinuxGuest,
@@ -38,9 +37,13 @@ from pycolo.demo.listener import Listener, listening
 from pycolo.demo.network import GUEST_ADDRESS, Service
 
 LIMIT_S: Final = 90.0
+BOOT_S: Final = 240.0
 WRITES: Final = 50
 "How many writes are acknowledged before a fault, and after it, at least."
 FUSES: Final = "/run/pycolo-fuse"
+SIZE_BYTES: Final = 4 << 20
+FIRST_OVER_IPV6: Final = SIZE_BYTES // RECORD_BYTES // 2
+"The first record of the client over IPv6; the other one writes those before it."
 _GUEST_IPV6: Final = "fe80::5054:ff:fe77:2"
 _LOG: Final = logging.getLogger(__name__)
 
@@ -152,6 +155,7 @@ class LinuxLife:
         self.rows: Final[list[Mapping[str, object]]] = []
         self._lost_over_ipv6 = 0
         self._known_over_ipv6 = 0
+        self._known_over_ipv4 = 0
 
     @property
     def hosts(self) -> Testbed:
@@ -173,23 +177,18 @@ class LinuxLife:
         assert await self.over_ipv4.until(holds, LIMIT_S), f"{what}\n{self.kept.last()}"
 
     async def passed(self, duration_s: float) -> None:
-        """Let the guest serve for a while."""
+        """Let a while pass, whatever the guest does meanwhile."""
         end_s = time.monotonic() + duration_s
         await self.until(lambda: time.monotonic() >= end_s, "time passes")
 
     # -- faults
 
     @asynccontextmanager
-    async def fault(self, name: str, *, early: bool = False) -> AsyncGenerator[Fault]:
-        """Strike a protected guest in the block; then see it serve, protected, with every write.
-
-        Args:
-            name: What is struck.
-            early: Strike as soon as the guest is protected.
-        """
-        writes = self.over_ipv4.state.acknowledged
-        if not early:
-            await self.written()
+    async def fault(self, name: str) -> AsyncGenerator[Fault]:
+        """Strike a protected guest in the block; then see it serve, protected, with every write."""
+        await self.written()
+        known = self.over_ipv4.state.acknowledged
+        before, self._known_over_ipv4 = known - self._known_over_ipv4, known
         struck = Fault(
             name=name, at_s=time.monotonic(), since=len(self.kept.told), survivor=self.primary
         )
@@ -197,12 +196,10 @@ class LinuxLife:
         await self.until(
             lambda: self.over_ipv4.state.streams[DISK].last_s > struck.at_s, "a write is answered"
         )
-        before = max(0, self.over_ipv4.state.acknowledged - writes)
         await self._protected(struck)
         again_s = time.monotonic() - struck.at_s
-        count = self.over_ipv4.state.acknowledged
         await self.written()
-        await self._judge(struck, before, self.over_ipv4.state.acknowledged - count, again_s)
+        await self._judge(struck, before, self.over_ipv4.state.acknowledged - known, again_s)
 
     async def _protected(self, struck: Fault) -> None:
         if struck.is_failover:
@@ -218,6 +215,9 @@ class LinuxLife:
         lost_6, self._lost_over_ipv6 = other.missing - self._lost_over_ipv6, other.missing
         done_6 = other.acknowledged - self._known_over_ipv6
         self._known_over_ipv6 = other.acknowledged
+        assert max(reading.acknowledged, other.acknowledged) < FIRST_OVER_IPV6, (
+            "no record's place is taken"
+        )
         began_s = self.watcher.first(struck.survivor, struck.at_s)
         assert began_s is not None
         strays = self.watcher.others(struck.survivor, began_s)
@@ -238,17 +238,23 @@ class LinuxLife:
         }
         self.rows.append(row)
         _LOG.info("MEASURED %s", json.dumps(row))
+        _LOG.debug("%s", self.kept.last())
         assert not strays, f"{strays}\n{self.kept.last()}"
         assert 0 == reading.missing, self.kept.last()
 
-    async def fails_over(self, struck: Fault) -> None:
-        """Wait until a node continues alone, and know who."""
+    async def serves(self, struck: Fault) -> int:
+        """Wait until a node is to continue alone, and know who; gives how much was said by then."""
         said = "continues alone"
         count = await self.kept.until(said, since=struck.since, limit_s=LIMIT_S)
         node = self.kept.told[count - 1].node
         assert node is not None
         struck.survivor = self.primary = node
         struck.is_failover = True
+        return count
+
+    async def fails_over(self, struck: Fault) -> None:
+        """Wait until a node has continued alone, and know who."""
+        count = await self.serves(struck)
         await self.kept.until("failover is done", since=count, limit_s=LIMIT_S)
 
     def continued(self, struck: Fault, victim: str, pid: int | None) -> None:
@@ -269,9 +275,7 @@ def declared() -> Declared:
         f'initrd = "{guest.initrd}"',
         f'append = "{arguments}"',
     ]
-    return Declared(
-        machine="\n".join(lines), size_bytes=MAX_SLOTS * RECORD_BYTES, delay_ms=2000
-    )
+    return Declared(machine="\n".join(lines), size_bytes=SIZE_BYTES, delay_ms=2000)
 
 
 @asynccontextmanager
@@ -286,16 +290,17 @@ async def _serving(hosts: Testbed, folder: Path) -> AsyncGenerator[LinuxLife]:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(kept.aclose)
         await kept.begin()
-        end_s = time.monotonic() + LIMIT_S
-        await kept.until("launch is done")
+        end_s = time.monotonic() + BOOT_S
+        await kept.until("launch is done", limit_s=LIMIT_S)
         while READY_LINE not in kept.serial("alpha"):
             assert time.monotonic() < end_s, f"the guest boots\n{kept.last()}"
             await asyncio.sleep(0.05)
         clients = []
-        for host, first in ((GUEST_ADDRESS, None), (f"{_GUEST_IPV6}%{CLIENT_LINK}", MAX_SLOTS // 2)):
+        ipv6 = f"{_GUEST_IPV6}%{CLIENT_LINK}"
+        for host, first, writers in ((GUEST_ADDRESS, 1, 8), (ipv6, FIRST_OVER_IPV6, 1)):
             service = Service(host=host, echo_port=ECHO_PORT, disk_port=DISK_PORT)
             log = folder / f"client-{len(clients)}.log"
-            talk = listening(hosts.client, service, log, writes_from=first)
+            talk = listening(hosts.client, service, log, writes_from=first, writers=writers)
             clients.append(await stack.enter_async_context(talk))
         life = LinuxLife(kept, *clients)
         await stack.enter_async_context(_watching(hosts, life.watcher))

@@ -93,7 +93,7 @@ class Fence(NamedTuple):
 @final
 @attrs.frozen(kw_only=True)
 class Declared:
-    """What the pair file says of the guest, and by which of its addresses a host's sshd is reached."""
+    """What the pair file says of the guest, and how the hosts are reached."""
 
     machine: str = "memory_mib = 64"
     "Lines of the machine."
@@ -126,7 +126,7 @@ class Declared:
 
 
 class Told(NamedTuple):
-    """What a supervisor or an agent said, and when it was read, by this machine's monotonic clock."""
+    """What a supervisor or an agent said, and when that was read, by this machine's clock."""
 
     node: str | None
     kind: str
@@ -186,7 +186,7 @@ class Program:
 
 @final
 class Kept:
-    """A pair on two hosts, and the supervisors or agents that keep it, on each host one at a time."""
+    """A pair on two hosts, and what keeps it: on each host one supervisor or agent at a time."""
 
     def __init__(self, hosts: Testbed) -> None:
         self.hosts = hosts

@@ -1,8 +1,9 @@
 """The client of the demo: it talks to the guest all the time and says when it had to wait.
 
 Run as a program, `python -m pycolo.demo.client HOST ECHO_PORT DISK_PORT [--ping]`, so that it can
-live in a network namespace of its own. With `--writes-from N` it does nothing but write, from record
-N on: for a second client of the same guest, over another protocol. What it sees goes to standard output, in the form of
+live in a network namespace of its own. With `--writers K` it does nothing but write, from record
+`--writes-from` on, over K connections at once, with a pause after each record: so that two such
+clients leave a slow guest time. What it sees goes to standard output, in the form of
 `pycolo.demo.messages`; the times are those of the machine's monotonic clock, in seconds.
 
 It takes lines on standard input: `target HOST ECHO_PORT DISK_PORT` (the guest is reached elsewhere
@@ -33,6 +34,8 @@ NOTABLE_S: Final = 0.02
 "What is answered faster is not told."
 PING_EVERY_S: Final = 0.005
 IDLE_EVERY_S: Final = 0.1
+WRITE_PAUSE_S: Final = 0.05
+"What a client that only writes waits between two records."
 IDLE: Final = tuple(f"echo-{n}" for n in range(1, 8))
 "Connections with a request now and then."
 BUSY: Final = "echo-busy"
@@ -80,8 +83,10 @@ class Client:
 
     def __init__(self, target: Service, out: TextIO, first: int = 1) -> None:
         self.target = target
-        self.first = first
-        self.acknowledged = 0
+        self.acknowledged: set[int] = set()
+        "The records that were acknowledged."
+        self.numbers = iter(range(first, MAX_SLOTS))
+        "The records to come, each with a place of its own on the disk."
         self.streams: dict[str, Stream] = {}
         self._out = out
 
@@ -105,7 +110,7 @@ class Client:
         """Tell all counters."""
         streams = {name: stream.counters() for name, stream in self.streams.items()}
         at_s = time.monotonic()
-        self.tell(State(at_s=at_s, acknowledged=self.acknowledged, streams=streams))
+        self.tell(State(at_s=at_s, acknowledged=len(self.acknowledged), streams=streams))
 
     def tell(self, message: Message) -> None:
         """Write one line."""
@@ -167,18 +172,23 @@ async def echo(client: Client, name: str, every_s: float) -> None:
     await _for_ever(client, stream, lambda: client.target.echo_port, asks)
 
 
-async def write(client: Client) -> None:
+async def write(client: Client, pause_s: float = 0.0) -> None:
     """Write one record after the other; each is acknowledged before the next is sent."""
     stream = client.stream(DISK)
+    number = next(client.numbers)
 
     async def asks(line: Line, asked: Asked) -> None:
-        while (number := client.first + client.acknowledged) < MAX_SLOTS:
+        nonlocal number
+        while True:
             await _expect(line, f"w {number}", f"ok {number}")
-            client.acknowledged += 1
+            client.acknowledged.add(number)
             client.answered(stream, asked.since_s)
+            number = next(client.numbers, 0)
+            if number == 0:
+                # Every slot of the disk has its record; the next would replace the first.
+                await asyncio.Event().wait()
+            await asyncio.sleep(pause_s)
             asked.now()
-        # Every slot of the disk has its record; the next would replace the first.
-        await asyncio.Event().wait()
 
     await _for_ever(client, stream, lambda: client.target.disk_port, asks)
 
@@ -243,7 +253,7 @@ async def connect(client: Client) -> None:
 
 async def read_back(client: Client) -> None:
     """Read the whole disk and tell how many acknowledged records are not on it."""
-    acknowledged = client.acknowledged
+    written = frozenset(client.acknowledged)
     found: set[str] = set()
     line = await Line.to(client.target.host, client.target.disk_port, _CONNECT_LIMIT_S)
     try:
@@ -253,9 +263,8 @@ async def read_back(client: Client) -> None:
             answer = await line.next(_READ_LIMIT_S)
     finally:
         line.close()
-    written = range(client.first, client.first + acknowledged)
     missing = sum(f"record {number}" not in found for number in written)
-    client.tell(ReadBack(at_s=time.monotonic(), acknowledged=acknowledged, missing=missing))
+    client.tell(ReadBack(at_s=time.monotonic(), acknowledged=len(written), missing=missing))
 
 
 # -- ping
@@ -323,11 +332,13 @@ def is_echo_reply(packet: bytes, identifier: int) -> bool:
 # -- the program
 
 
-async def run(client: Client, *, with_ping: bool, only_writes: bool = False) -> None:
-    """Do all of it until standard input ends."""
-    does = [write(client), _states(client)]
-    if not only_writes:
-        does += [echo(client, BUSY, 0), connect(client)]
+async def run(client: Client, *, with_ping: bool, writers: int = 0) -> None:
+    """Do all of it until standard input ends; with `writers`, nothing but write."""
+    does = [_states(client)]
+    if writers:
+        does += [write(client, WRITE_PAUSE_S) for _ in range(writers)]
+    else:
+        does += [write(client), echo(client, BUSY, 0), connect(client)]
         does += [echo(client, name, IDLE_EVERY_S) for name in IDLE]
     if with_ping:
         does.append(ping(client))
@@ -374,13 +385,13 @@ def main() -> None:
     parser.add_argument("echo_port", type=int)
     parser.add_argument("disk_port", type=int)
     parser.add_argument("--ping", action="store_true")
-    parser.add_argument("--writes-from", type=int)
+    parser.add_argument("--writes-from", type=int, default=1)
+    parser.add_argument("--writers", type=int, default=0)
     options = parser.parse_args()
     target = Service(host=options.host, echo_port=options.echo_port, disk_port=options.disk_port)
-    only_writes = options.writes_from is not None
-    client = Client(target, sys.stdout, options.writes_from or 1)
+    client = Client(target, sys.stdout, options.writes_from)
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-        asyncio.run(run(client, with_ping=options.ping, only_writes=only_writes))
+        asyncio.run(run(client, with_ping=options.ping, writers=options.writers))
 
 
 if __name__ == "__main__":

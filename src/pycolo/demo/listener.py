@@ -142,7 +142,7 @@ class Listener:
 
 @asynccontextmanager
 async def listening(
-    network: Network, service: Service, log: Path, *, writes_from: int | None = None
+    network: Network, service: Service, log: Path, *, writes_from: int = 1, writers: int = 0
 ) -> AsyncGenerator[Listener]:
     """Run the client while the block lasts.
 
@@ -150,14 +150,14 @@ async def listening(
         network: Where it lives.
         service: Where the guest is reached.
         log: Where its error messages go.
-        writes_from: The first record of a client that only writes; None for one that does all,
-            from record 1 on.
+        writes_from: The first record that it writes.
+        writers: How many connections write; 0 for a client that does all, and writes over one.
 
     Raises:
         ClientError: It could not be started.
     """
     listener = Listener()
-    process = await _started(_argv(network, service, writes_from), log)
+    process = await _started(_argv(network, service, writes_from, writers), log)
     following = asyncio.create_task(listener.follow(process))
     try:
         yield listener
@@ -166,13 +166,12 @@ async def listening(
         await following
 
 
-def _argv(network: Network, service: Service, writes_from: int | None) -> Sequence[str]:
+def _argv(network: Network, service: Service, writes_from: int, writers: int) -> Sequence[str]:
     program = (sys.executable, "-m", "pycolo.demo.client")
     target = (service.host, str(service.echo_port), str(service.disk_port))
-    options = ("--ping",) if network.isolated else ()
-    if writes_from is not None:
-        options = ("--writes-from", str(writes_from))
-    return (*network.client, *program, *target, *options)
+    writes = ("--writes-from", str(writes_from), "--writers", str(writers))
+    ping = ("--ping",) if network.isolated and not writers else ()
+    return (*network.client, *program, *target, *writes, *ping)
 
 
 async def _started(argv: Sequence[str], log: Path) -> Process:

@@ -60,7 +60,7 @@ class State:
 
     at_s: float
     acknowledged: int
-    "Disk writes acknowledged: so many records from the client's first one on."
+    "How many disk writes were acknowledged; with one writer, the client's first records."
     streams: Mapping[str, Counters]
 
 
