@@ -52,6 +52,7 @@ def early(number: signal.Signals, role: Role) -> Strike:
             await life.fails_over(struck)
             struck.since = await life.kept.protected(struck.since, LIMIT_S)
             said_s = life.kept.told[struck.since - 1].at_s
+            struck.primary = life.primary
             struck.at_s = life.kept.hit(_who(life, role), number)
             struck.notes.append(f"{struck.at_s - said_s:.1f} s after the entry")
             await life.fails_over(struck)
@@ -62,11 +63,12 @@ def early(number: signal.Signals, role: Role) -> Strike:
 async def hosts_apart(life: LinuxLife) -> None:
     """The cable between the hosts is cut until the QEMU of one of them has ended."""
     async with life.fault("cable between the hosts is cut") as struck:
-        life.hosts.cut("repl", life.primary)
+        cut = life.primary
+        life.hosts.cut("repl", cut)
         await life.fails_over(struck)
         await life.kept.ended(life.secondary, LIMIT_S)
-        life.hosts.heal("repl", "alpha")
-        life.hosts.heal("repl", "beta")
+        life.hosts.heal("repl", cut)
+        struck.notes.append(f"mended after {time.monotonic() - struck.at_s:.1f} s")
 
 
 def away(role: Role) -> Strike:
@@ -156,11 +158,10 @@ def agent_while(number: signal.Signals, phase: Literal["joining", "claim", "alon
 
 
 async def fuse_stopped(life: LinuxLife) -> None:
-    """The fuse of a primary is stopped for a while, and nothing else fails."""
+    """The fuse of a primary is stopped past its deadline, and nothing else fails."""
     name = life.primary
     async with life.fault("SIGSTOP to the primary's fuse"):
         life.fuses[name].send(STOP)
-        await life.written()
         await life.passed(AWAY_S)
         life.fuses[name].send(CONTINUE)
         await life.passed(AWAY_S)

@@ -109,6 +109,8 @@ class FakeGuard(Guard):
         self.stopped: FakeQemu | None = None
         self.fails = 0
         "How many times it gives no answer to `disarm`."
+        self.is_silent = False
+        "Whether it gives no answer at all, as one that is stopped."
 
     @override
     def now_s(self) -> float:
@@ -116,6 +118,7 @@ class FakeGuard(Guard):
 
     @override
     async def arm(self, instance: str) -> float:
+        await self._answers()
         if self.armed != instance:
             self.armed = instance
             self._set(self._world.now_s)
@@ -123,6 +126,7 @@ class FakeGuard(Guard):
 
     @override
     async def renew(self, instance: str, *, as_of_s: float) -> None:
+        await self._answers()
         if self.armed != instance:
             raise FuseRefused("the fake fuse", f"{instance} is not armed")
         until_s = as_of_s + self._limits.fuse_s
@@ -150,6 +154,11 @@ class FakeGuard(Guard):
         self.armed = None
         self._set(self._world.now_s)
 
+    async def _answers(self) -> None:
+        if self.is_silent:
+            await asyncio.sleep(1.0)
+            raise FuseLost("fuse.sock", "it did not answer within 1 s")
+
     def _set(self, as_of_s: float) -> None:
         self._until_s = as_of_s + self._limits.fuse_s
         if self._alarm is not None:
@@ -161,6 +170,8 @@ class FakeGuard(Guard):
         self._alarm = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._blow)
 
     def _blow(self) -> None:
+        if self.is_silent:
+            return
         for qemu in self._world.running:
             if qemu.line.name == self.armed:
                 self.stopped = qemu

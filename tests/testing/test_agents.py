@@ -283,6 +283,22 @@ def test_fuse_that_has_lost_what_was_armed_is_armed_again() -> None:
     play(scenario)
 
 
+def test_silent_fuse_delays_no_lease() -> None:
+    """Else the lease runs out, which tells the other node that the fuse has stopped this one."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        await agents.protected()
+        await agents.held(NODES)
+        network.guards["alpha"].is_silent = True
+        arbiter = network.arbiter.client("beta")
+        for _ in range(80):
+            await time_passes(0.25)
+            assert "alpha" in (await arbiter.read(life.pair.name, limit_s=1.0)).leases
+        assert "trouble" in {event.kind for _, event in agents.events}
+
+    play(scenario, pair=attrs.evolve(declared(), spares=(), supervision=Supervision(fuse_s=1.0)))
+
+
 def test_why_the_arbiter_gives_no_answer_is_told_once() -> None:
     """Else nobody could see what is wrong with the way to it."""
 

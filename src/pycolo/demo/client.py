@@ -34,7 +34,7 @@ NOTABLE_S: Final = 0.02
 "What is answered faster is not told."
 PING_EVERY_S: Final = 0.005
 IDLE_EVERY_S: Final = 0.1
-WRITE_PAUSE_S: Final = 0.05
+WRITE_PAUSE_S: Final = 0.1
 "What a client that only writes waits between two records."
 IDLE: Final = tuple(f"echo-{n}" for n in range(1, 8))
 "Connections with a request now and then."
@@ -87,6 +87,9 @@ class Client:
         "The records that were acknowledged."
         self.numbers = iter(range(first, MAX_SLOTS))
         "The records to come, each with a place of its own on the disk."
+        self.may_write = asyncio.Event()
+        "Clear while the disk is read: a slow guest would not come to an end with both."
+        self.may_write.set()
         self.streams: dict[str, Stream] = {}
         self._out = out
 
@@ -188,6 +191,7 @@ async def write(client: Client, pause_s: float = 0.0) -> None:
                 # Every slot of the disk has its record; the next would replace the first.
                 await asyncio.Event().wait()
             await asyncio.sleep(pause_s)
+            await client.may_write.wait()
             asked.now()
 
     await _for_ever(client, stream, lambda: client.target.disk_port, asks)
@@ -256,12 +260,14 @@ async def read_back(client: Client) -> None:
     written = frozenset(client.acknowledged)
     found: set[str] = set()
     line = await Line.to(client.target.host, client.target.disk_port, _CONNECT_LIMIT_S)
+    client.may_write.clear()
     try:
         answer = await line.ask("r", _READ_LIMIT_S)
         while answer != "end":
             found.add(answer)
             answer = await line.next(_READ_LIMIT_S)
     finally:
+        client.may_write.set()
         line.close()
     missing = sum(f"record {number}" not in found for number in written)
     client.tell(ReadBack(at_s=time.monotonic(), acknowledged=len(written), missing=missing))

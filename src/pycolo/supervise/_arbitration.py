@@ -26,6 +26,7 @@ from pycolo.errors import (
     ArbiterOvertaken,
     CommandUnknown,
     FuseError,
+    FuseRefused,
     HostRefused,
     RemoteError,
 )
@@ -103,6 +104,7 @@ class Arbitration(Authority):
         self._may_be_armed = True
         self._may_run = asyncio.Event()
         self._may_run_as_of_s = 0.0
+        self._leased_as_of: tuple[str, float] | None = None
         self._is_due = asyncio.Event()
         self._renewed: str | None = None
         # Whatever was said before the first of these moments has been read since.
@@ -584,14 +586,9 @@ class Arbitration(Authority):
         except ArbiterLost:
             self._doubt()
             return
-        if guard is None or not is_renewed or self._node not in self.fuses:
-            return
-        if self._armed != instance:
-            # An agent before this one has armed it.
-            await self._arm(instance)
-        if not await self._with_fuse(guard.renew(instance, as_of_s=as_of_s)):
-            # One that has lost what was armed guards nobody, and the arbiter says that it does.
-            await self._arm(instance)
+        if is_renewed and self._node in self.fuses:
+            self._leased_as_of = (instance, as_of_s)
+            self._may_run.set()
 
     async def _beat(self) -> None:
         """Keep the moment since which every event is still new.
@@ -604,13 +601,38 @@ class Arbitration(Authority):
             await asyncio.sleep(_BEAT_S)
 
     async def _relight(self) -> None:
-        """Renew the fuse by what checkpoints have shown."""
+        """Renew the fuse by what checkpoints have shown, and by the lease.
+
+        Apart from the lease: a fuse that gives no answer for a while must not delay that.
+        """
         while True:
             await self._may_run.wait()
             self._may_run.clear()
-            if self._guard is not None and self._armed is not None:
-                as_of_s = self._may_run_as_of_s
-                await self._with_fuse(self._guard.renew(self._armed, as_of_s=as_of_s))
+            leased, self._leased_as_of = self._leased_as_of, None
+            if self._guard is None:
+                continue
+            if leased is not None and leased[0] != self._armed:
+                # An agent before this one has armed it.
+                await self._arm(leased[0])
+            if self._armed is not None:
+                await self._renew_fuse(self._guard, self._armed, leased)
+
+    async def _renew_fuse(
+        self, guard: Guard, instance: str, leased: tuple[str, float] | None
+    ) -> None:
+        is_leased = leased is not None and leased[0] == instance
+        as_of_s = self._may_run_as_of_s
+        if leased is not None and is_leased:
+            as_of_s = max(as_of_s, leased[1])
+        try:
+            await guard.renew(instance, as_of_s=as_of_s)
+        except FuseRefused as error:
+            self._tell("trouble", str(error))
+            if is_leased:
+                # It has lost what was armed, and the arbiter says that it guards this node.
+                await self._arm(instance)
+        except FuseError as error:
+            self._tell("trouble", str(error))
 
     async def _arm(self, instance: str) -> float | None:
         """Arm the fuse; gives after how many seconds it stops QEMU, None if it is not armed."""
