@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, final
@@ -154,7 +154,6 @@ class LinuxLife:
         self.fuses: Final[dict[str, Program]] = {}
         self.etcd: Members | None = None
         self.primary = "alpha"
-        self.rows: Final[list[Mapping[str, object]]] = []
         self._lost_over_ipv6 = 0
         self._known_over_ipv6 = 0
         self._known_over_ipv4 = 0
@@ -211,16 +210,16 @@ class LinuxLife:
         if struck.is_failover:
             await self.kept.protected(struck.since, LIMIT_S)
         else:
-            assert not [t for t in self.kept.said("execution", struck.since) if "failover" in t]
+            await self.kept.quiet(limit_s=LIMIT_S)
+            done = self.kept.said("execution", struck.since)
+            assert not done, f"{done}\n{self.kept.last()}"
 
     async def _judge(self, struck: Fault, before: int, after: int, again_s: float) -> None:
         """Count what was lost, and see that one guest alone answered."""
         wait = self.over_ipv4.worst(DISK, struck.at_s, time.monotonic())
-        began_s = time.monotonic()
         reading, other = await asyncio.gather(
             self.over_ipv4.read_back(), self.over_ipv6.read_back()
         )
-        _LOG.info("read back in %.1f s", time.monotonic() - began_s)
         lost_6, self._lost_over_ipv6 = other.missing - self._lost_over_ipv6, other.missing
         done_6 = other.acknowledged - self._known_over_ipv6
         self._known_over_ipv6 = other.acknowledged
@@ -245,9 +244,7 @@ class LinuxLife:
             "persons": sorted(set(persons)),
             "notes": struck.notes,
         }
-        self.rows.append(row)
         _LOG.info("MEASURED %s", json.dumps(row))
-        _LOG.debug("%s", self.kept.last())
         assert not strays, f"{strays}\n{self.kept.last()}"
         assert 0 == reading.missing, self.kept.last()
 
