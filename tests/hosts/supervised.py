@@ -138,7 +138,7 @@ class Told(NamedTuple):
     @property
     def is_first_hand(self) -> bool:
         """Whether it is said of a node by who decides for it."""
-        return self.teller in (self.node, CONTROLLER)
+        return self.node is not None and self.teller in (self.node, CONTROLLER)
 
 
 @final
