@@ -103,7 +103,9 @@ class FakeGuard(Guard):
         self._world = world
         self._node = node
         self._limits = pair.supervision
-        self.armed: str | None = None
+        self.guarded: str | None = None
+        self.renewed_s = 0.0
+        "The moment from which the latest renewal counts."
         self._until_s = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self.stopped: FakeQemu | None = None
@@ -119,15 +121,20 @@ class FakeGuard(Guard):
     @override
     async def arm(self, instance: str) -> float:
         await self._answers()
-        if self.armed != instance:
-            self.armed = instance
+        if self.guarded != instance:
+            self.guarded = instance
             self._set(self._world.now_s)
         return self._limits.fuse_s
 
     @override
+    async def armed(self) -> str | None:
+        await self._answers()
+        return self.guarded
+
+    @override
     async def renew(self, instance: str, *, as_of_s: float) -> None:
         await self._answers()
-        if self.armed != instance:
+        if self.guarded != instance:
             raise FuseRefused("the fake fuse", f"{instance} is not armed")
         until_s = as_of_s + self._limits.fuse_s
         # One that is older than the latest, or too late, changes nothing.
@@ -140,9 +147,9 @@ class FakeGuard(Guard):
         if self.fails > 0:
             self.fails -= 1
             raise FuseLost("fuse.sock", "it gives no answer")
-        if self.armed == instance:
+        if self.guarded == instance:
             self._let_run()
-            self.armed = None
+            self.guarded = None
             self._set(self._world.now_s)
 
     @override
@@ -151,7 +158,7 @@ class FakeGuard(Guard):
 
     def forget(self) -> None:
         """Lose what is armed, as a fuse whose files are gone when it is started again."""
-        self.armed = None
+        self.guarded = None
         self._set(self._world.now_s)
 
     async def _answers(self) -> None:
@@ -160,11 +167,12 @@ class FakeGuard(Guard):
             raise FuseLost("fuse.sock", "it did not answer within 1 s")
 
     def _set(self, as_of_s: float) -> None:
+        self.renewed_s = as_of_s
         self._until_s = as_of_s + self._limits.fuse_s
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self.armed is None:
+        if self.guarded is None:
             return
         wait_s = self._until_s - self._world.now_s
         self._alarm = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._blow)
@@ -173,7 +181,7 @@ class FakeGuard(Guard):
         if self.is_silent:
             return
         for qemu in self._world.running:
-            if qemu.line.name == self.armed:
+            if qemu.line.name == self.guarded:
                 self.stopped = qemu
                 qemu.freeze()
                 loop = asyncio.get_running_loop()

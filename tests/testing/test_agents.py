@@ -255,7 +255,7 @@ def test_agents_may_end_while_the_guest_runs_alone() -> None:
         arbiter = network.arbiter.client("alpha")
         await set_want(arbiter, "colo", "unprotected", limit_s=1.0)
         async with asyncio.timeout(600.0):
-            while len(life.world.running) > 1 or network.guards["alpha"].armed:
+            while len(life.world.running) > 1 or network.guards["alpha"].guarded:
                 await time_passes(1.0)
         await agents.aclose()
         await time_passes(600.0)
@@ -275,10 +275,10 @@ def test_fuse_that_has_lost_what_was_armed_is_armed_again() -> None:
     async def scenario(_: FakePair, agents: Agents, network: Network) -> None:
         await agents.protected()
         guard = network.guards["alpha"]
-        armed = guard.armed
+        armed = guard.guarded
         guard.forget()
         await time_passes(2.0)
-        assert armed == guard.armed
+        assert armed == guard.guarded
 
     play(scenario)
 

@@ -35,7 +35,7 @@ from pycolo.facts import HostFacts, NoFacts, Part
 from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
 from pycolo.model.node import Monitor
-from pycolo.plan import HostAction, LaunchQemu
+from pycolo.plan import HostAction, LaunchQemu, StopQemu
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, DamagedRecord, NoRecord, PairRecord, RecordState
 from pycolo.snapshot import Snapshot
@@ -53,6 +53,8 @@ _BEAT_S: Final = 0.25
 _LOG: Final = logging.getLogger("pycolo.supervise")
 _FIRST: Final = (1, 0)
 _WRITE: Final = "write-record"
+_STOP: Final = "stop-qemu"
+_LATER: Final = "the arbiter holds a later record than the one that was read; look again"
 
 
 @final
@@ -102,8 +104,11 @@ class Arbitration(Authority):
         self._armed: str | None = None
         # An agent before this one may have armed it.
         self._may_be_armed = True
+        # A swap without an answer may still arrive, and make a secondary eligible.
+        self._may_arrive = True
         self._may_run = asyncio.Event()
         self._may_run_as_of_s = 0.0
+        self._begun_as_of_s = 0.0
         self._leased_as_of: tuple[str, float] | None = None
         self._is_due = asyncio.Event()
         self._renewed: str | None = None
@@ -162,7 +167,9 @@ class Arbitration(Authority):
     @property
     @override
     def needs_checkpoints(self) -> bool:
-        return self._is_lost and self._armed is not None
+        # Where its lease is renewed, that renews the fuse.
+        is_renewed = not self._is_lost and not self.doubt and self._leased == self._armed
+        return self._armed is not None and not is_renewed
 
     @property
     @override
@@ -206,7 +213,12 @@ class Arbitration(Authority):
     @override
     def record(self, snapshot: Snapshot) -> PairRecord | None:
         shared = self._shared
-        return None if shared is None else shared.record
+        if shared is not None:
+            return shared.record
+        own = self._files.get(self._node)
+        # Until the arbiter has answered once the pair is paused: it is looked at, so that the
+        # checkpoints are heard that renew a fuse which an agent before this one has armed.
+        return own if self._held is None and isinstance(own, PairRecord) else None
 
     @override
     def decides(self, members: Collection[str]) -> tuple[str, ...]:
@@ -261,8 +273,11 @@ class Arbitration(Authority):
     @override
     async def give_back(self) -> bool:
         shared = self._shared
-        if shared is None or shared.claimed_by != self._node:
+        if shared is None or shared.claimed_by is None:
             return True
+        if shared.claimed_by != self._node and shared.want != "stopped":
+            return True
+        # Nobody is to run alone where no guest is wanted: the one who claimed it may be gone.
         return await self._swapped(attrs.evolve(shared, claimed_by=None))
 
     @override
@@ -312,8 +327,13 @@ class Arbitration(Authority):
         return await self._filed(self._node, shared.record)
 
     @override
+    def checkpoint_begins(self) -> None:
+        self._begun_as_of_s = self._read_until_s[0]
+
+    @override
     def checkpoint(self) -> None:
-        self._may_run_as_of_s = self._read_until_s[0]
+        # The secondary took part in it after it began, and may have left COLO before it ended.
+        self._may_run_as_of_s = self._begun_as_of_s
         self._may_run.set()
 
     # -- the files
@@ -346,7 +366,8 @@ class Arbitration(Authority):
             if not self._has_mark(node) and not await self._filed(node, files[node]):
                 return False
         record = attrs.evolve(top, epoch=top.epoch + 1, revision=0)
-        return await self._swapped(SharedRecord(record=record))
+        async with self._arming:
+            return await self._swapped(await self._next(None, record))
 
     def _has_mark(self, node: str) -> bool:
         found = self._files.get(node)
@@ -417,8 +438,7 @@ class Arbitration(Authority):
                 new = await self._next(shared, record)
                 # What was armed for it has to be renewed in time, whether it succeeds or not.
                 fuse_s = new.fuses.get(self._node, self._pair.supervision.fuse_s)
-                self._held = await self._arbiter.swap(
-                    self._pair.name,
+                await self._swap(
                     held,
                     new,
                     no_lease_of=_lessee(shared, record),
@@ -441,13 +461,35 @@ class Arbitration(Authority):
             return None if is_new else "its record is not the arbiter's yet"
         if shared.claimed_by not in (None, self._node):
             return f"{shared.claimed_by} claims the pair"
-        both = (self._files.get(self._node), self._written)
-        known = [one for one in both if isinstance(one, PairRecord)]
-        if not any(_same(one, shared.record) for one in known):
-            return "the arbiter holds a later record than the one that was read; look again"
+        if not self._knows(shared.record):
+            return _LATER
         if record.order <= shared.record.order or record.birth != shared.record.birth:
             return "it does not follow on the arbiter's record; look again"
         return None
+
+    def _knows(self, record: PairRecord) -> bool:
+        """Whether a record is the one that this agent has read from its node's file, or written."""
+        both = (self._files.get(self._node), self._written)
+        return any(isinstance(one, PairRecord) and _same(one, record) for one in both)
+
+    async def permit_end(self, node: str) -> None:
+        """See that this agent may have another host end its QEMU.
+
+        Raises:
+            HostRefused: The arbiter gives no answer, another node claims the pair, or the record
+                is not the one by which this agent acts.
+        """
+        if node == self._node:
+            return
+        if not await self.is_current():
+            raise HostRefused(node, _STOP, "the arbiter gives no answer, or a new one; look again")
+        shared = self._shared
+        if shared is None:
+            return
+        if shared.claimed_by not in (None, self._node):
+            raise HostRefused(node, _STOP, f"{shared.claimed_by} claims the pair")
+        if not self._knows(shared.record):
+            raise HostRefused(node, _STOP, _LATER)
 
     async def _next(self, shared: SharedRecord | None, record: PairRecord) -> SharedRecord:
         """What the arbiter is to hold; the fuse is armed before a secondary becomes eligible."""
@@ -463,10 +505,31 @@ class Arbitration(Authority):
         if held is None:
             return False
         with self._noted():
-            self._held = await self._arbiter.swap(self._pair.name, held, shared, limit_s=_ANSWER_S)
+            await self._swap(held, shared)
             self._wake()
             return True
         return False
+
+    async def _swap(
+        self,
+        held: Held,
+        shared: SharedRecord,
+        *,
+        no_lease_of: str | None = None,
+        limit_s: float = _ANSWER_S,
+    ) -> None:
+        """Replace what the arbiter holds; errors as `Arbiter.swap`."""
+        try:
+            self._held = await self._arbiter.swap(
+                self._pair.name, held, shared, no_lease_of=no_lease_of, limit_s=limit_s
+            )
+        except ArbiterOvertaken:
+            raise
+        except BaseException:
+            self._may_arrive = True
+            raise
+        # Whatever was sent before was on another state of the record.
+        self._may_arrive = False
 
     @contextlib.contextmanager
     def _noted(self) -> Generator[None]:
@@ -590,6 +653,18 @@ class Arbitration(Authority):
             self._leased_as_of = (instance, as_of_s)
             self._may_run.set()
 
+    async def _take_over(self) -> None:
+        """Take over the fuse that an agent before this one has armed, once it says so."""
+        while self._guard is not None and self._may_be_armed:
+            try:
+                armed = await self._guard.armed()
+            except FuseError as error:
+                self._tell("trouble", str(error))
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            if self._may_be_armed:
+                self._armed, self._may_be_armed = armed, False
+
     async def _beat(self) -> None:
         """Keep the moment since which every event is still new.
 
@@ -605,6 +680,7 @@ class Arbitration(Authority):
 
         Apart from the lease: a fuse that gives no answer for a while must not delay that.
         """
+        await self._take_over()
         while True:
             await self._may_run.wait()
             self._may_run.clear()
@@ -650,16 +726,21 @@ class Arbitration(Authority):
         """Disarm the fuse once the record names this node alone, or its QEMU has ended."""
         async with self._arming:
             shared, instance = self._shared, self._armed
-            if self._guard is None or self._is_lost or shared is None:
-                return
-            if instance is None and self._may_be_armed:
-                instance = shared.record.eligible.get(self._node)
-            if instance is None:
+            if self._guard is None or self._is_lost or shared is None or instance is None:
                 return
             is_alone = shared.record.is_sole and shared.record.holder == self._node
-            is_needless = is_alone or instance in self.ends
-            if is_needless and await self._with_fuse(self._guard.disarm(instance)):
-                self._armed, self._may_be_armed = None, False
+            if instance not in self.ends and not (is_alone and await self._stays(shared)):
+                return
+            if await self._with_fuse(self._guard.disarm(instance)):
+                self._armed = None
+
+    async def _stays(self, shared: SharedRecord) -> bool:
+        """Whether a record that names this node alone stays, unless this agent changes it."""
+        if self._node not in self._files or self.doubt:
+            # An arbiter that was restored from a backup may get a later one.
+            return False
+        # The same once more: whatever was sent on the state before does not succeed any more.
+        return not self._may_arrive or await self._swapped(shared)
 
     async def _with_fuse(self, work: Coroutine[object, object, None]) -> bool:
         try:
@@ -704,6 +785,8 @@ class _ArbitratedHost:
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
         """See `Host`."""
+        if isinstance(action, StopQemu):
+            await self._arbitration.permit_end(node)
         if isinstance(action, LaunchQemu) and action.record is not None:
             action = attrs.evolve(action, record=self._arbitration.named(action.record))
         return await self._host.run(pair, node, action, limit_s=limit_s)

@@ -91,7 +91,7 @@ class Authority(Protocol):
         """Claim the pair for a node; whether the claim stands."""
 
     async def give_back(self) -> bool:
-        """Withdraw the claim; whether that was done."""
+        """Withdraw this keeper's claim, or any where no guest is wanted; whether that was done."""
 
     async def stop(self) -> bool:
         """Write that no guest is wanted; whether that was done.
@@ -112,8 +112,11 @@ class Authority(Protocol):
     def way_out(self, node: str) -> str:
         """What a person can do if nothing shows that a node's QEMU has ended."""
 
+    def checkpoint_begins(self) -> None:
+        """Take note that the node's guest was paused, such as for a checkpoint."""
+
     def checkpoint(self) -> None:
-        """Take note that the node, as primary, has finished a checkpoint."""
+        """Take note that the node, as primary, has finished the checkpoint that began last."""
 
 
 @final
@@ -236,6 +239,10 @@ class FilesAuthority(Authority):
     def way_out(self, node: str) -> str:
         said = f"type `pycolo fenced PAIRFILE {node} --how TEXT`"
         return f"bring its host back, or switch that host off and {said}"
+
+    @override
+    def checkpoint_begins(self) -> None:
+        return
 
     @override
     def checkpoint(self) -> None:

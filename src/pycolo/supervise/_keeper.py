@@ -485,7 +485,7 @@ class Keeper:
                     await self._authority.say_exit(end)
                 return "nothing"
             case "ask":
-                return self._ask(decided)
+                return self._ask(decided, decided.record.holder)
             case "cut":
                 return await self._sever(decided)
             case "claim":
@@ -575,28 +575,29 @@ class Keeper:
 
     # -- what is done
 
-    def _ask(self, decided: _Decided) -> _Outcome:
+    def _ask(self, decided: _Decided, primary: str) -> _Outcome:
         """Force a checkpoint, and another one when it has come: two of them end the suspicion."""
-        holder, made = decided.record.holder, self._health(decided.node).checkpoints
+        made = self._health(decided.node).checkpoints
         if self._asked.get(decided.node) == made:
             return "nothing"
         self._asked[decided.node] = made
         snapshot = self._controller.snapshot
-        live = None if snapshot is None else snapshot.live(holder)
-        session = self._detector.session(holder)
+        live = None if snapshot is None else snapshot.live(primary)
+        session = self._detector.session(primary)
         if live is not None and session is not None and not session.closed:
             session.send(MigrateSetParameters(x_checkpoint_delay_ms=live.checkpoint_delay_ms))
         return "nothing"
 
     def _ask_without_arbiter(self, decided: Sequence[_Decided]) -> None:
-        """Have a primary make checkpoints while no lease can be renewed: each renews its fuse."""
+        """Have a primary make checkpoints while its lease is not renewed: each renews its fuse."""
         if not self._authority.needs_checkpoints:
             return
         for one in decided:
             last_s = self._health(one.node).checkpoint_s
             fuse_s = self._authority.fuses.get(one.node, self.pair.supervision.fuse_s)
             if last_s is None or self._now_s() - last_s >= fuse_s / 4:
-                self._ask(one)
+                # The fuse guards its own QEMU, whomever an old record names.
+                self._ask(one, one.node)
 
     async def _sever(self, decided: _Decided) -> _Outcome:
         """Cut a primary's side of COLO that has lost its replication.
@@ -899,6 +900,8 @@ class Keeper:
     def _count_checkpoint(self, node: str, notice: Notice) -> None:
         # The holder comes first, and is COLO's primary: it is its guest that clients wait for.
         if node == next(iter(self._phases), None):
+            if isinstance(notice, StopEvent):
+                self._authority.checkpoint_begins()
             pause_s = self._detector.pause_s(node, notice)
             if pause_s is not None:
                 self._tally.checkpoint(pause_s)

@@ -41,6 +41,13 @@ class Guard(Protocol):
             FuseLost: It is not known whether it is.
         """
 
+    async def armed(self) -> str | None:
+        """The QEMU of the node that is guarded, whoever has armed the fuse; None for none.
+
+        Raises:
+            FuseLost: There is no answer.
+        """
+
     async def renew(self, instance: str, *, as_of_s: float) -> None:
         """Let a QEMU run for another `fuse_s` from a moment on.
 
@@ -112,6 +119,13 @@ class FuseGuard(Guard):
                 limit_s=_ANSWER_S,
             )
             return made.fuse_s
+
+    @override
+    async def armed(self) -> str | None:
+        mine = (self._pair.name, self._node)
+        async with self._fuse() as fuse:
+            found = await fuse.armed(limit_s=_ANSWER_S)
+        return next((one.instance for one in found if (one.pair, one.node) == mine), None)
 
     @override
     async def renew(self, instance: str, *, as_of_s: float) -> None:
