@@ -11,9 +11,11 @@ from tests.testing.test_controller import write
 from tests.testing.test_supervisor import freezes_as_a_checkpoint_begins, serves
 from tests.testing.testbed import FakePair, declared, in_world, time_passes
 
-from pycolo.errors import ArbiterOvertaken, UndecidedError
+from pycolo.errors import ArbiterOvertaken, HostRefused, UndecidedError
 from pycolo.model import Supervision
+from pycolo.plan import StopQemu
 from pycolo.supervise import Arbiter, Held
+from pycolo.supervise._arbitration import Arbitration
 from pycolo.supervise.wishes import read_wish, set_paused, set_want
 from pycolo.testing._monitor import Client
 
@@ -582,3 +584,93 @@ def test_what_speaks_to_the_arbiter_begins_anew(monkeypatch: pytest.MonkeyPatch)
         await agents.protected(len(agents.events))
 
     play(scenario)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_file_that_was_lost_while_its_qemu_runs_is_written_again(node: str) -> None:
+    """Else no plan of its agent is permitted any more, and nobody continues on that node."""
+
+    async def scenario(life: FakePair, agents: Agents, _: Network) -> None:
+        count = await agents.protected()
+        path = life.pair.record_path(node)
+        before = life.hosts[node].files.pop(path)
+        await agents.stop(node)
+        await agents.start(node)
+        count = await agents.until("protected", node=node, since=count)
+        await time_passes(1.0)
+        assert before == life.hosts[node].files[path]
+        other = next(one for one in NODES if one != node)
+        life.world.qemu(other).kill()
+        await agents.until("failover is done", node=node, since=count)
+        assert node == await serves(life)
+
+    play(scenario)
+
+
+def test_qemu_of_another_host_is_ended_only_with_the_arbiters_word() -> None:
+    """Its node claims the pair by now, or the arbiter gives no answer: it is let be."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        await agents.protected()
+        await agents.aclose()
+        network.guards["alpha"].forget()
+        other, peer = network.arbiter.client("beta"), life.world.qemu("beta")
+        one = Arbitration(
+            life.pair,
+            "alpha",
+            agents.hosts("alpha"),
+            network.arbiter.client("alpha"),
+            guard=None,
+            wake=lambda: None,
+            tell=lambda _, __: None,
+        )
+        end = StopQemu(instance=peer.line.name)
+
+        async def ended() -> None:
+            await one.hosts["beta"].run(life.pair, "beta", end, limit_s=1.0)
+
+        async with one:
+            await time_passes(0.1)
+            with pytest.raises(HostRefused, match="a later record than the one that was read"):
+                await ended()
+            await one.hosts["alpha"].observe(life.pair, "alpha", limit_s=1.0)
+            held = await other.read("colo", limit_s=1.0)
+            assert held.shared is not None
+            claimed = attrs.evolve(held.shared, claimed_by="beta")
+            held = await other.swap("colo", held, claimed, limit_s=1.0)
+            with pytest.raises(HostRefused, match="the arbiter gives no answer, or a new one"):
+                await ended()
+            await time_passes(0.1)
+            with pytest.raises(HostRefused, match="beta claims the pair"):
+                await ended()
+            await other.swap("colo", held, attrs.evolve(claimed, claimed_by=None), limit_s=1.0)
+            await time_passes(0.1)
+            network.arbiter.cut("alpha")
+            with pytest.raises(HostRefused, match="the arbiter gives no answer, or a new one"):
+                await ended()
+            assert peer.alive
+            network.arbiter.heal("alpha")
+            await time_passes(1.0)
+            await ended()
+            assert not peer.alive
+
+    play(scenario)
+
+
+def test_claim_of_an_agent_that_is_gone_does_not_keep_the_guest_running() -> None:
+    """No guest is wanted, so that nobody has to continue: the other agent ends what runs."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        await agents.protected()
+        arbiter = network.arbiter.client("alpha")
+        await agents.stop("beta")
+        held = await arbiter.read("colo", limit_s=1.0)
+        assert held.shared is not None
+        claimed = attrs.evolve(held.shared, claimed_by="beta")
+        await arbiter.swap("colo", held, claimed, limit_s=1.0)
+        await set_want(arbiter, "colo", "stopped", limit_s=1.0)
+        async with asyncio.timeout(60.0):
+            while life.world.running:
+                await time_passes(1.0)
+
+    play(scenario, fuses=False)

@@ -321,10 +321,16 @@ class Arbitration(Authority):
         if self._looked_on is None or self._looked_on.record != shared.record:
             # Another node's agent may have launched or ended a QEMU here.
             return True
-        if self._node not in shared.record.named or not _is_behind(own, shared.record):
-            return False
-        # Another node's agent wrote it, or one died between the arbiter and this file.
-        return await self._filed(self._node, shared.record)
+        is_due = self._node in shared.record.named and _is_behind(own, shared.record)
+        # A file that was lost: the QEMU that the record names runs, as nothing has replaced it.
+        is_due = is_due or (isinstance(own, NoRecord) and self._runs(snapshot, shared.record))
+        # Else another node's agent wrote it, or one died between the arbiter and this file.
+        return is_due and await self._filed(self._node, shared.record)
+
+    def _runs(self, snapshot: Snapshot, record: PairRecord) -> bool:
+        """Whether the QEMU that a record lets run alone on this node answers."""
+        live = snapshot.live(self._node)
+        return live is not None and live.instance == record.eligible.get(self._node)
 
     @override
     def checkpoint_begins(self) -> None:
