@@ -249,7 +249,7 @@ class Search:
         key = (
             *(i, knows, me.qemu, me.instance, epoch, me.cut, me.since_cut, me.shutdown),
             *(due, evidence, lost, broken, ahead, lease_gone, s.reach[i]),
-            *(me.silent, waits, peer.silent, s.link),
+            *(me.silent, me.halted, waits, peer.silent, s.link),
         )
         found = self._decisions.get(key)
         if found is None:
@@ -262,7 +262,7 @@ class Search:
                 qemu=_QEMUS[me.qemu],
                 instance=instance_of("p", NAMES[i], me.instance),
                 signals=signals,
-                silent=me.silent,
+                silent=me.silent or me.halted,
                 stuck_since_s=stuck_since_s if waits else None,
                 evidence=_evidence(NAMES[1 - i], other, knows) if evidence else None,
                 arbiter_lost=not s.reach[i],

@@ -157,3 +157,37 @@ def test_checkpoint_renews_the_fuse_from_its_beginning() -> None:
         assert began_s - 0.5 <= guard.renewed_s <= began_s
 
     play(scenario, pair=attrs.evolve(declared(), spares=(), supervision=Supervision(fuse_s=8.0)))
+
+
+def test_claimer_whose_host_is_gone_leaves_the_primary_to_its_agent() -> None:
+    """The fuse stopped the primary because of the claim: its own claim lets it continue."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        write(life)
+        primary, secondary = life.world.qemu("alpha"), life.world.qemu("beta")
+        # It hangs for a while; and then the host of whoever has claimed the pair ends.
+        primary.freeze()
+        network.agents.cut_hosts()
+        count = await agents.until("claims the pair from alpha", node="beta", since=count)
+        network.cut()
+        network.arbiter.cut("beta")
+        secondary.freeze()
+        await agents.stop("beta")
+        primary.thaw()
+        count = await agents.until("claims the pair from beta", node="alpha", since=count)
+        assert primary.frozen
+        await agents.until("failover is done", node="alpha", since=count)
+        assert primary.alive
+        assert not primary.frozen
+        assert "alpha" == await serves(life)
+        # Its host comes back: it finds that the other one serves.
+        secondary.thaw()
+        network.heal()
+        network.arbiter.heal("beta")
+        await agents.start("beta")
+        await agents.protected(count)
+        assert not secondary.alive
+        assert "alpha" == await serves(life)
+
+    play(scenario)

@@ -268,7 +268,11 @@ class Arbitration(Authority):
             return False
         if shared.claimed_by == node:
             return True
-        return await self._swapped(attrs.evolve(shared, claimed_by=node))
+        if not await self._swapped(attrs.evolve(shared, claimed_by=node)):
+            return False
+        # The fuse may have stopped its QEMU, as the other node's claim kept the lease from it.
+        self._is_due.set()
+        return True
 
     @override
     async def give_back(self) -> bool:

@@ -64,7 +64,7 @@ _Outcome: TypeAlias = Literal["done", "nothing", "failed"]
 _BY_ROUND: Final[frozenset[Action]] = frozenset({"reconcile", "boot", "hand-over"})
 "What `next_step` does, one step a round."
 _DOUBT: Final[frozenset[Event]] = frozenset(
-    {"undecidable", "claimed", "limit", "suspicion", "lease-gone"}
+    {"undecidable", "halted", "claimed", "limit", "suspicion", "lease-gone"}
 )
 "While one of these stands for either node no round begins."
 _WAITS: Final[frozenset[Event]] = frozenset({"no-arbiter", "own-ended", "lacks-writes"})
@@ -85,6 +85,7 @@ _WORDS: Final[Mapping[Event, str]] = {
     "replication-lost": ": the secondary no longer gets the writes",
     "disk-failed": ": a disk of the primary has failed",
     "lacks-writes": ": it no longer gets the writes of the primary",
+    "halted": ": the other node has claimed the pair and is gone, and the fuse stopped this QEMU",
     "claimed": ": the other node claims the pair",
     "limit": ": the other QEMU may have ended, and has not answered within its limit",
     "suspicion": ": the other QEMU may have ended",

@@ -103,6 +103,8 @@ def event_of(
     # While both may run alone, the holder is COLO's primary.
     holds = record.holder == node
     pending = _pending(seen, limits, now_s, holds=holds)
+    if pending in ("claimed", "limit") and holds and _is_halted(node, shared, seen, limits, now_s):
+        pending = "halted"
     if _excludes(node, shared, own_file, seen):
         return "undecidable"
     if _is_outdated(node, record, seen):
@@ -116,7 +118,7 @@ def event_of(
         return "both-ended" if peer_ended and holds else "own-ended"
     if peer_ended:
         return "peer-ended"
-    if _lease_gone(node, shared, seen, limits, now_s):
+    if pending != "halted" and _lease_gone(node, shared, seen, limits, now_s):
         pending = "lease-gone"
     is_first = pending in ("limit", "lease-gone") and shared.claimed_by != node
     if is_first and record.phase == "protected" and _yields(seen, limits, now_s):
@@ -219,6 +221,16 @@ def _peer_ended(node: str, record: PairRecord, seen: Observation) -> bool:
 def _lacks_writes(node: str, record: PairRecord, seen: Observation) -> bool:
     """Whether its peer has acknowledged writes that this node lacks."""
     return seen.disk_failed if record.holder == node else seen.replication_lost
+
+
+def _is_halted(
+    node: str, shared: SharedRecord, seen: Observation, limits: Limits, now_s: float
+) -> bool:
+    """Whether a claim that led to nothing keeps this primary stopped, and nobody stands by it."""
+    if seen.claim_since_s is None or not seen.silent or not seen.lease_gone:
+        return False
+    is_old = now_s - seen.claim_since_s >= limits.declared.retake_s
+    return is_old and node in shared.fuses
 
 
 def _lease_gone(

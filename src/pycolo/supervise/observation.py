@@ -41,7 +41,7 @@ class Observation:
     signals: Mapping[Signal, float] = attrs.field(factory=dict)
     "What may mean that the peer has ended, and since when it stands."
     silent: bool = False
-    "Its own QEMU does not even answer out of band."
+    "Its own QEMU does not even answer out of band, as one that its fuse has stopped."
     stuck_since_s: float | None = None
     "Since when its own main loop has been silent, while it answers out of band; None for not."
     evidence: Evidence | None = None

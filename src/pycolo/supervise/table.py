@@ -44,6 +44,7 @@ Event: TypeAlias = Literal[
     "replication-lost",
     "disk-failed",
     "lacks-writes",
+    "halted",
     "claimed",
     "limit",
     "suspicion",
@@ -59,7 +60,9 @@ QEMUs that are shown to have ended; the first only for the holder. `lease-gone`:
 ran out, long enough after this node left COLO. `peer-shutdown`: the secondary's guest alone shut
 down. `replication-lost`: the secondary no longer gets the writes. `disk-failed`: this primary's own
 disk failed. `lacks-writes`: this secondary no longer gets the writes, so that its primary has to
-continue. `claimed`: the other node claims the pair. `limit`: a suspicion stands for its limit.
+continue. `halted`: the other node's claim has led to nothing and its lease ran out, while the QEMU
+of this primary gives no answer: its fuse has stopped it, since the claim kept its lease from being
+renewed. `claimed`: the other node claims the pair. `limit`: a suspicion stands for its limit.
 `suspicion`: one stands. `quiet`: nothing of all this.
 """
 
@@ -128,7 +131,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("alone", "shutdown", "stop", "stopped"),
     _row("alone", "both-ended own-ended", "boot", "alone"),
     _row("alone", "disk-failed", "tell", "alone"),
-    _row("alone", f"{_PEER} lacks-writes claimed limit suspicion quiet", "reconcile", "alone"),
+    _row("alone", f"{_PEER} lacks-writes halted claimed limit suspicion quiet", "reconcile", "alone"),
     # The secondary is not eligible yet, so that what happens to it needs no evidence.
     _row("joining", "undecidable", "tell", "person"),
     _row("joining", "outdated", "tell end-own", "following"),
@@ -137,7 +140,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("joining", "both-ended own-ended", "boot", "alone"),
     _row("joining", "disk-failed", "tell", "joining"),
     _row("joining", f"{_PEER} limit", "reconcile", "alone"),
-    _row("joining", "lacks-writes claimed suspicion quiet", "reconcile", "joining"),
+    _row("joining", "lacks-writes halted claimed suspicion quiet", "reconcile", "joining"),
     # Both may run alone: whoever is first by the record does, and only with evidence.
     _row("protected", "undecidable", "tell", "person"),
     _row("protected", "outdated", "tell end-own", "following"),
@@ -150,6 +153,8 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("protected", "peer-shutdown replication-lost", "cut narrow", "serving"),
     _row("protected", "disk-failed", "tell hand-over", "following"),
     _row("protected", "lacks-writes", "tell", "waiting"),
+    # Nothing can cut it now: its claim has its fuse renewed, which continues it.
+    _row("protected", "halted", "claim", "claiming"),
     _row("protected", "claimed", "tell", "suspect"),
     _row("protected", "suspicion", "ask", "suspect"),
     _row("protected", "quiet", "reconcile", "protected"),
@@ -164,7 +169,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("claiming", "peer-ended lease-gone", "cut serve", "serving"),
     _row(
         "claiming",
-        "peer-shutdown replication-lost claimed limit suspicion quiet",
+        "peer-shutdown replication-lost halted claimed limit suspicion quiet",
         "tell cut seek-evidence",
         "waiting",
     ),
@@ -175,7 +180,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("serving", "both-ended own-ended", "boot", "alone"),
     _row(
         "serving",
-        f"no-arbiter {_PEER} disk-failed lacks-writes claimed limit suspicion quiet",
+        f"no-arbiter {_PEER} disk-failed lacks-writes halted claimed limit suspicion quiet",
         "fail-over",
         "alone",
     ),
@@ -185,15 +190,15 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("following", "no-arbiter", "tell", "following"),
     _row("following", "own-ended both-ended", "say-exit", "following"),
     _row("following", f"shutdown {_PEER} disk-failed", "", "following"),
-    _row("following", "lacks-writes claimed limit suspicion quiet", "", "following"),
+    _row("following", "lacks-writes halted claimed limit suspicion quiet", "", "following"),
     # No guest is wanted: what still runs is ended.
     _row("stopped", "undecidable", "tell", "person"),
     _row("stopped", "outdated", "tell end-own", "following"),
     _row("stopped", "no-arbiter", "tell", "stopped"),
     _row(
         "stopped",
-        f"shutdown both-ended own-ended {_PEER} disk-failed lacks-writes claimed limit suspicion"
-        " quiet",
+        f"shutdown both-ended own-ended {_PEER} disk-failed lacks-writes halted claimed limit"
+        " suspicion quiet",
         "reconcile",
         "stopped",
     ),
