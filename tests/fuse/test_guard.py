@@ -323,14 +323,39 @@ def test_frozen_fuse_acts_before_it_reads_a_renewal(fuse: Fuse) -> None:
         assert "armed" == found["state"]
 
 
-def test_fuse_that_was_frozen_for_too_long_kills(fuse: Fuse) -> None:
-    """No renewal that waits in its socket saves a QEMU that should have ended."""
+def test_fuse_that_was_frozen_for_long_stops_before_it_kills(fuse: Fuse) -> None:
+    """The renewal that waits in its socket is a good one, so that the stop is taken back."""
     with victim() as qemu, fuse.connected() as way:
-        deadline_s = fuse.arm(qemu, kill_s=0.01)
+        deadline_s = fuse.arm(qemu, kill_s=0.5)
         fuse.freeze()
-        wait_until(deadline_s + 0.01)
+        wait_until(deadline_s + 0.5)
         way.send(message("renew", **who(FIRST), as_of_s=boottime_s()))
         fuse.thaw()
+        lines = fuse.lines("continues")
+        assert f"{FIRST}: stopped, " in lines[-2]
+        assert qemu.process.poll() is None
+
+
+def test_fuse_that_was_frozen_hears_before_it_kills(fuse: Fuse) -> None:
+    """It had stopped its QEMU before, whose time to be renewed has passed meanwhile."""
+    with victim() as qemu, fuse.connected() as way:
+        deadline_s = fuse.arm(qemu, kill_s=0.5)
+        qemu.wait_stopped()
+        fuse.freeze()
+        wait_until(deadline_s + 1.5)
+        way.send(message("renew", **who(FIRST), as_of_s=boottime_s()))
+        fuse.thaw()
+        qemu.wait_continued()
+
+
+def test_fuse_that_was_frozen_kills_what_nobody_renews(fuse: Fuse) -> None:
+    """After another `kill_s` in which it could have heard of a renewal."""
+    with victim() as qemu:
+        deadline_s = fuse.arm(qemu, kill_s=0.2)
+        fuse.freeze()
+        wait_until(deadline_s + 1.0)
+        fuse.thaw()
+        qemu.wait_stopped()
         qemu.wait_killed()
 
 

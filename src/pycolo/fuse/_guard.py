@@ -9,6 +9,9 @@ from typing import Final
 
 from pycolo.fuse._requests import Arm, FuseState, Gone, Refused
 
+# A fuse that acts so late did not run: what was sent to it meanwhile comes before a kill.
+_LATE_S: Final = 0.5
+
 
 class Guard:
     """One QEMU: its process, and until when it may run without a renewal."""
@@ -27,6 +30,7 @@ class Guard:
         "What was asked for; its `as_of_s` is that of the latest renewal."
         self.state: FuseState = "armed"
         "Whether the process runs, as far as this guard has to do with it."
+        self._stopped_s = 0.0
         self.pidfd: Final = _opened(arm)
         "Readable once the process has ended."
 
@@ -42,12 +46,15 @@ class Guard:
             case "armed":
                 return self.deadline_s
             case "stopped":
-                return self.deadline_s + self.arm.kill_s
+                return self._stopped_s + self.arm.kill_s
             case "killed":
                 return None
 
     def act(self, now_s: float) -> str | None:
         """Stop or kill QEMU if it is time to.
+
+        It is killed after `kill_s` in which it was stopped and a renewal could have been heard: a
+        stop can be taken back.
 
         Args:
             now_s: The time on CLOCK_BOOTTIME.
@@ -56,16 +63,17 @@ class Guard:
             What was done; None for nothing.
         """
         late_s = now_s - self.deadline_s
-        if late_s < 0 or self.state == "killed":
+        if self.next_s is None or now_s < self.next_s:
             return None
-        if late_s >= self.arm.kill_s:
-            self.state = "killed"
-            # The signal comes before anything that may have to be loaded.
-            return f"{self._sent(signal.SIGKILL, 'killed')}, {late_s:.6f} s after its deadline"
         if self.state == "armed":
-            self.state = "stopped"
+            self.state, self._stopped_s = "stopped", now_s
+            # The signal comes before anything that may have to be loaded.
             return f"{self._sent(signal.SIGSTOP, 'stopped')}, {late_s:.6f} s after its deadline"
-        return None
+        if now_s - self.next_s > _LATE_S:
+            self._stopped_s = now_s
+            return None
+        self.state = "killed"
+        return f"{self._sent(signal.SIGKILL, 'killed')}, {late_s:.6f} s after its deadline"
 
     def renew(self, as_of_s: float, now_s: float) -> bool:
         """Let QEMU run until `fuse_s` after a moment; one that was stopped continues.
