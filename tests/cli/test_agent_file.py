@@ -100,5 +100,5 @@ def test_node_that_a_pair_lacks_is_refused(pycolo: Pycolo, pair_file: Path, tmp_
         f'format_version = 1\nnode = "omega"\n[sqlite]\nfolder = "{tmp_path}/arbiter"\n'
     )
     ended = pycolo("agent", agent_file, pair_file)
-    assert 1 == ended.code
+    assert 4 == ended.code
     assert "name a node of colo: alpha, beta" in ended.err

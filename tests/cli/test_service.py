@@ -73,3 +73,27 @@ def test_store_that_cannot_be_used_is_said(pycolo: Pycolo, pair_file: Path, tmp_
     ended = pycolo("want", "stopped", pair_file, "--store", tmp_path / "file" / "store")
     assert 1 == ended.code
     assert f"pycolo: {tmp_path}/file/store: " in ended.err
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_service_is_not_started_again_for_a_file_that_must_be_changed(
+    unit: Path, pycolo: Pycolo, tmp_path: Path
+) -> None:
+    """A pair file that breaks a rule, or that is not there, is what it was a moment later."""
+    prevented = "RestartPreventExitStatus=4 64"
+    assert prevented in unit.read_text().splitlines()
+    agent = tmp_path / "agent.toml"
+    agent.write_text(f'format_version = 1\nnode = "alpha"\nsqlite.folder = "{tmp_path}/arbiter"\n')
+    other = tmp_path / "other.toml"
+    other.write_text(agent.read_text().replace("alpha", "omega"))
+    broken, good = tmp_path / "broken.toml", tmp_path / "pair.toml"
+    good.write_text(PAIR.format(run_dir=tmp_path))
+    broken.write_text("name = 1")
+    command: tuple[str | Path, ...] = ("supervise", "--store", tmp_path / "store")
+    if unit.stem == "pycolo-agent":
+        command = ("agent", agent)
+        assert 4 == pycolo("agent", broken, good).code
+        assert 4 == pycolo("agent", other, good).code
+    assert 4 == pycolo(*command, broken).code
+    assert 64 == pycolo(*command, tmp_path / "absent.toml").code
+    assert 64 == pycolo(*command, "--nothing").code

@@ -539,10 +539,12 @@ def supervise(
     Launches what is missing, protects it, fails over when a QEMU has ended or stops answering, and
     makes a new secondary. It writes one line for each event; `!` marks what a person must do. While
     it runs it holds the control monitors, and `run` asks it. SIGTERM ends it, and every QEMU keeps
-    running.
+    running. Exit code 4: a file must be changed before it can run.
     """
-    pairs = _files.pairs(pair_files)
-    asyncio.run(_supervise.supervised(pairs, folder, endpoint, form))
+    with _options.mended_by_hand(OSError):
+        pairs = _files.pairs(pair_files)
+    with _options.mended_by_hand():
+        asyncio.run(_supervise.supervised(pairs, folder, endpoint, form))
 
 
 @app.command()
@@ -558,10 +560,12 @@ def agent(
     AGENTFILE says which node of each PAIRFILE runs here, where the arbiter is, by which the agents
     agree, and where this host's fuse is. It writes one line for each event; `!` marks what a person
     must do. SIGTERM ends it, and every QEMU keeps running; its fuse stops a primary in COLO that
-    nobody renews.
+    nobody renews. Exit code 4: a file must be changed before it can run.
     """
-    own = _agent_file.load(agent_file)
-    asyncio.run(_supervise.agent(_files.pairs(pair_files), own, endpoint, form))
+    with _options.mended_by_hand(OSError):
+        own, pairs = _agent_file.load(agent_file), _files.pairs(pair_files)
+    with _options.mended_by_hand():
+        asyncio.run(_supervise.agent(pairs, own, endpoint, form))
 
 
 @app.command()

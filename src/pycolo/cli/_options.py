@@ -6,7 +6,8 @@ import difflib
 import functools
 import getpass
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar, final, get_args
 
@@ -15,6 +16,7 @@ import click
 from typing_extensions import override
 
 from pycolo import operate
+from pycolo.cli._exits import DECIDE
 from pycolo.errors import DeclarationError, ParseError
 from pycolo.model import ColoPair
 from pycolo.plan import DialectName, Procedure
@@ -30,6 +32,22 @@ ERROR_CODE: Final = "pycolo.error-code"
 "Where a command's context keeps how its result is written."
 NEWEST: Final = Version(major=11, minor=1, micro=3)
 "The newest version that pycolo is tested with; offline nothing else says which one is meant."
+
+
+@contextmanager
+def mended_by_hand(*others: type[Exception]) -> Generator[None]:
+    """Have a declaration that cannot be used end the command with a code of its own.
+
+    A service manager must not start it again for that: nothing would be better.
+
+    Args:
+        others: Which errors besides mean the same.
+    """
+    try:
+        yield
+    except (DeclarationError, *others):
+        click.get_current_context().meta[ERROR_CODE] = DECIDE
+        raise
 
 
 def version(text: str) -> Version:
