@@ -18,7 +18,7 @@ from pycolo.cli import _measure, _watch
 from pycolo.pace import Checkpoint, Pace
 from pycolo.pairfile import load
 from pycolo.supervise import Store, Underway
-from pycolo.supervise.control import PairView
+from pycolo.supervise.control import PairView, find, of_agents
 
 VIEW = PairView(
     pair="shop-db",
@@ -110,7 +110,8 @@ def test_fence_is_stated_to_a_supervisor(pycolo: Pycolo, kept: Kept, tmp_path: P
     assert "the supervision of colo is paused by the test; type `pycolo unpause`" in ended.err
     alone = pycolo(*state, "--store", tmp_path / "another")
     assert 1 == alone.code
-    assert "no supervisor of colo listens; without one, type `pycolo run failover`" in alone.err
+    nobody = "no supervisor or agent of colo listens; without one, type `pycolo run failover`"
+    assert nobody in alone.err
 
 
 def test_watch_writes_a_line_a_change(kept: Kept, pycolo: Pycolo) -> None:
@@ -138,7 +139,7 @@ def test_watch_needs_somebody_to_watch(pycolo: Pycolo, pair_file: Path, tmp_path
     """With no supervisor it says so; and it is not for plugins."""
     nobody = pycolo("status", "--watch", "--store", tmp_path)
     assert 1 == nobody.code
-    assert "no supervisor with this store listens" in nobody.err
+    assert "no supervisor or agent with this store listens" in nobody.err
     assert 64 == pycolo("status", "--watch", "--check", pair_file).code
     assert 64 == pycolo("status").code
     assert 64 == pycolo("status", pair_file, pair_file).code
@@ -237,3 +238,33 @@ def test_no_checkpoint_suggests_nothing(pair_file: Path) -> None:
     assert "the delay is 20000 ms: measure for longer with --seconds" in text
     assert pace.suggested_ms is None
     assert 0.0 == pace.pause_s(0.5)
+
+
+def test_status_and_watch_ask_the_agent_of_this_host(pycolo: Pycolo, tmp_path: Path) -> None:
+    """`run` does not: an agent executes nothing on request."""
+    pair_file, folder, agent_file = (tmp_path / name for name in ("p.toml", "store", "agent.toml"))
+    pair_file.write_text(PAIR.format(run_dir=tmp_path))
+    # The agent of a spare launches nothing.
+    agent_file.write_text(
+        f'format_version = 1\nnode = "gamma"\n[sqlite]\nfolder = "{tmp_path}/arbiter"\n'
+    )
+    command = (sys.executable, "-m", "pycolo", "agent", agent_file, pair_file, "--store", folder)
+    watch = (sys.executable, "-m", "pycolo", "status", "--watch", "--store", folder)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as agent:
+        try:
+            while find(of_agents(folder), "colo") is None:
+                assert agent.poll() is None
+            with subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as watching:
+                assert watching.stdout is not None
+                line = watching.stdout.readline()
+                watching.send_signal(signal.SIGINT)
+            assert line.startswith("colo: ")
+            assert "no supervisor" not in line
+            state = ("fenced", pair_file, "alpha", "--how", "power off", "--store", folder)
+            ended = pycolo(*state)
+            assert 1 <= ended.code <= 4
+            assert "no supervisor or agent" not in ended.err
+            assert "a supervisor (pid" not in pycolo("run", "stop", pair_file, *state[4:]).err
+        finally:
+            agent.send_signal(signal.SIGTERM)
+    assert 0 == agent.returncode

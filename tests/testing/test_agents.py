@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import attrs
 import pytest
@@ -11,11 +12,14 @@ from tests.testing.test_controller import write
 from tests.testing.test_supervisor import freezes_as_a_checkpoint_begins, serves
 from tests.testing.testbed import FakePair, declared, in_world, time_passes
 
-from pycolo.errors import ArbiterOvertaken, HostRefused, UndecidedError
+from pycolo.cli._watch import said_by_agent
+from pycolo.errors import ArbiterOvertaken, HostRefused, RefusedError, UndecidedError
 from pycolo.model import Supervision
+from pycolo.observers import Observer
 from pycolo.plan import StopQemu
 from pycolo.supervise import Arbiter, Held
 from pycolo.supervise._arbitration import Arbitration
+from pycolo.supervise.control import find, of_agents, served
 from pycolo.supervise.wishes import read_wish, set_paused, set_want
 from pycolo.testing._monitor import Client
 
@@ -672,5 +676,36 @@ def test_claim_of_an_agent_that_is_gone_does_not_keep_the_guest_running() -> Non
         async with asyncio.timeout(60.0):
             while life.world.running:
                 await time_passes(1.0)
+
+    play(scenario, fuses=False)
+
+
+def test_agent_is_asked_by_people(tmp_path: Path) -> None:
+    """How the pair stands, as nobody else can see it; and it takes their word for a dead host."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        write(life)
+        place = of_agents(tmp_path)
+        place.mkdir()
+        async with served(agents.running["beta"], place):
+            control = find(place, "colo")
+            assert control is not None
+            said = await said_by_agent(tmp_path, "colo")
+            assert said is not None
+            assert ("protected", 0) == (said.state, said.code)
+            with pytest.raises(RefusedError, match="an agent does no checkpoint on request"):
+                await control.perform("checkpoint", Observer())
+            with pytest.raises(RefusedError, match="it takes connections"):
+                await control.state_fence("alpha", who="alice", how="power off")
+            life.world.qemu("alpha").kill()
+            life.world.host("alpha").away = True
+            network.cut()
+            await agents.stop("alpha")
+            await agents.until("type `pycolo fenced PAIRFILE alpha", node="beta", since=count)
+            evidence = await control.state_fence("alpha", who="alice", how="power off")
+            assert ("alice", "power off") == (evidence.who, evidence.how)
+            await agents.until("failover is done", node="beta", since=count)
+        assert "beta" == await serves(life)
 
     play(scenario, fuses=False)

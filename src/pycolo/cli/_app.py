@@ -54,7 +54,7 @@ from pycolo.render import html, mermaid, qmp, shell, text, timeline
 from pycolo.result import Report
 from pycolo.standing import standing
 from pycolo.supervise import HttpEndpoint, Store
-from pycolo.supervise.control import find
+from pycolo.supervise.control import find, of_agents
 
 _PLAN_FORMS: Final[Mapping[str, Callable[[Plan], str]]] = {
     "text": lambda plan: text.render(plan, colour=_say.results_in_colour()),
@@ -341,8 +341,8 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
     "--watch",
     "is_watch",
     is_flag=True,
-    help="Show pairs that a supervisor keeps until Ctrl-C: all of its pairs, or those of the"
-    " PAIRFILEs. If standard output is no terminal, one line a change.",
+    help="Show pairs that a supervisor, or this host's agent, keeps until Ctrl-C: all of its"
+    " pairs, or those of the PAIRFILEs. If standard output is no terminal, one line a change.",
 )
 @click.option(
     "--check",
@@ -358,7 +358,8 @@ def status(
 ) -> int:
     """Read nodes and records, and change nothing.
 
-    The observer monitors are asked, so that a running procedure is not disturbed.
+    The observer monitors are asked, so that a running procedure is not disturbed. If agents hold
+    them, the agent of this host is asked.
     """
     if is_watch and is_check:
         raise click.UsageError("give either --watch or --check")
@@ -379,13 +380,19 @@ def status(
     with contextlib.suppress(UndecidedError):
         check_members(pair, snapshot)
     found = standing(snapshot)
+    # Two agents hold both observer monitors, so that nobody else sees anything there.
+    said = asyncio.run(_watch.said_by_agent(folder, pair.name)) if found.state == "unknown" else None
+    found = said or found
     if form == "json":
         _say.result(wire.dumps(_status.to_json(snapshot, found)))
     elif is_check:
-        _say.result(f"{pair.name}: {text.verdict(snapshot)}\n")
+        verdict = text.verdict(snapshot) if said is None else f"{found.state}: {found.text}"
+        _say.result(f"{pair.name}: {verdict}\n")
     else:
         _say.console().print(_status.table(snapshot))
         _say.result(text.verdict(snapshot))
+        if said is not None:
+            _say.result(f"this host's agent says: {said.state}: {said.text}\n")
     return found.code if is_check else DONE
 
 
@@ -550,10 +557,16 @@ def supervise(
 @app.command()
 @click.argument("agent_file", metavar="AGENTFILE", type=click.Path(dir_okay=False, path_type=Path))
 @_options.pair_files
+@_supervise.store
 @_supervise.http
 @_options.output("text", "json")
 def agent(
-    *, agent_file: Path, pair_files: tuple[Path, ...], endpoint: HttpEndpoint | None, form: str
+    *,
+    agent_file: Path,
+    pair_files: tuple[Path, ...],
+    folder: Path,
+    endpoint: HttpEndpoint | None,
+    form: str,
 ) -> None:
     """Keep this host's nodes protected, beside other hosts' agents.
 
@@ -565,7 +578,7 @@ def agent(
     with _options.mended_by_hand(OSError):
         own, pairs = _agent_file.load(agent_file), _files.pairs(pair_files)
     with _options.mended_by_hand():
-        asyncio.run(_supervise.agent(pairs, own, endpoint, form))
+        asyncio.run(_supervise.agent(pairs, own, folder, endpoint, form))
 
 
 @app.command()
@@ -646,15 +659,16 @@ def fenced(
     folder: Path,
     form: str,
 ) -> None:
-    """State to the supervisor that the QEMU of NODE has ended.
+    """State to the supervisor, or to this host's agent, that the QEMU of NODE has ended.
 
     For a host that nobody can reach: switch it off first. The supervisor relies on your word as on
-    a fence: if it is wrong, two guests run. It is refused while that QEMU answers.
+    a fence: if it is wrong, two guests run. It is refused while that QEMU answers. Where agents
+    keep the pair, type it on the host of the node that is left.
     """
     pair = _files.pair(pair_file)
-    control = find(folder, pair.name)
+    control = find(folder, pair.name) or find(of_agents(folder), pair.name)
     if control is None:
-        why = f"no supervisor of {pair.name} listens; without one, type `pycolo run failover`"
+        why = f"no supervisor or agent of {pair.name} listens; without one, type `pycolo run failover`"
         raise StoreError(str(folder), f"{why} with --fenced")
     state = control.state_fence(node, who=who or getpass.getuser(), how=how, instance=instance)
     evidence = asyncio.run(state)
@@ -662,7 +676,7 @@ def fenced(
         _say.result(wire.dumps({"format_version": 1, "evidence": attrs.asdict(evidence)}))
     else:
         _say.result(
-            f"{pair.name}: the supervisor relies on it that {evidence.instance} has ended\n"
+            f"{pair.name}: from now on {evidence.instance} is taken to have ended\n"
         )
 
 

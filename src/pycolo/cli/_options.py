@@ -43,9 +43,10 @@ def mended_by_hand(*others: type[Exception]) -> Generator[None]:
     Args:
         others: Which errors besides mean the same.
     """
+    errors: tuple[type[Exception], ...] = (DeclarationError, *others)
     try:
         yield
-    except (DeclarationError, *others):
+    except errors:
         click.get_current_context().meta[ERROR_CODE] = DECIDE
         raise
 

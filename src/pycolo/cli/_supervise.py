@@ -28,6 +28,7 @@ from pycolo.hosts.requests import now
 from pycolo.hosts.ways import hosts_of
 from pycolo.model import ColoPair
 from pycolo.supervise import Agent, FuseGuard, HttpEndpoint, Store, Supervisor, SupervisorEvent
+from pycolo.supervise.control import of_agents
 from pycolo.supervise.control import served as listened
 from pycolo.supervise.supervisor import Keeping
 
@@ -46,8 +47,8 @@ def store(command: Callable[..., _R]) -> Callable[..., _R]:
         "folder",
         metavar="DIR",
         type=click.Path(file_okay=False, path_type=Path),
-        help="Where the supervisor keeps what is wanted of its pairs; if not given, /var/lib/pycolo"
-        " for root, else ~/.local/state/pycolo.",
+        help="Where the supervisor keeps what is wanted of its pairs, and where it and this host's"
+        " agent are asked; if not given, /var/lib/pycolo for root, else ~/.local/state/pycolo.",
     )
     return option(chosen)
 
@@ -98,7 +99,11 @@ async def supervised(
 
 
 async def agent(
-    pairs: Sequence[ColoPair], own: AgentFile, endpoint: HttpEndpoint | None, form: str
+    pairs: Sequence[ColoPair],
+    own: AgentFile,
+    folder: Path,
+    endpoint: HttpEndpoint | None,
+    form: str,
 ) -> None:
     """Keep this host's nodes, and write what happens, until a signal ends it."""
     nodes = {pair.name: own.node for pair in pairs}
@@ -107,7 +112,7 @@ async def agent(
         async with _hosts(pairs, own.node) as hosts:
             guards = _guards(pairs, own)
             keeping = Agent(pairs, nodes, hosts, arbiter, guards=guards)
-            await _served(keeping, endpoint, form, contextlib.nullcontext())
+            await _served(keeping, endpoint, form, _control(keeping, of_agents(folder)))
     finally:
         await arbiter.aclose()
 
@@ -148,13 +153,14 @@ async def _keep_alive(notify: Notify) -> None:
 
 
 @asynccontextmanager
-async def _control(supervisor: Supervisor, folder: Path) -> AsyncGenerator[None]:
+async def _control(supervisor: Keeping, folder: Path) -> AsyncGenerator[None]:
     """Listen for people's commands while the block lasts; the pairs are kept also without that."""
     async with AsyncExitStack() as stack:
         try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             await stack.enter_async_context(listened(supervisor, folder))
         except OSError as error:
-            _say.note(f"commands cannot ask this supervisor, since {error}")
+            _say.note(f"no command can ask what runs here, since {error}")
         yield
 
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final, final
+from typing import Final, final, get_args
 
 import attrs
 from rich import box
@@ -21,14 +21,16 @@ from pycolo._json import JsonObject
 from pycolo._printable import brief, one_line
 from pycolo.cli import _say
 from pycolo.errors import StoreError
+from pycolo.standing import Standing, State
 from pycolo.supervise import Underway
-from pycolo.supervise.control import Control, PairView, find, found
+from pycolo.supervise.control import Control, PairView, find, found, of_agents
 
 _AGAIN_S: Final = 1.0
 _WINDOW_S: Final = 60.0
 "Over how long checkpoints are counted."
 _MS: Final = 1000.0
 _LEAST_S: Final = 1.0
+_NOBODY: Final = "no supervisor or agent keeps it"
 WIDE: Final = 80
 "How many columns it takes to show all; fewer leave out how long a QEMU was silent."
 
@@ -71,10 +73,31 @@ class Row:
     """What is known of one pair."""
 
     pair: str
-    why: str = "no supervisor keeps it"
+    why: str = _NOBODY
     "Why there is no view."
     view: PairView | None = None
     pace: Pace = attrs.field(factory=Pace)
+
+
+async def said_by_agent(folder: Path, pair: str) -> Standing | None:
+    """How a pair stands for this host's agent; None where there is none, or it has not looked yet.
+
+    Args:
+        folder: The store beside which the agents are asked.
+        pair: The pair's name.
+
+    Raises:
+        StoreError: Its socket cannot be opened, or it gives no answer.
+    """
+    control = find(of_agents(folder), pair)
+    if control is None:
+        return None
+    async with aclosing(control.watch()) as views:
+        async for view in views:
+            word, _, words = view.stands.partition(": ")
+            state = next((one for one in get_args(State) if one == word), None)
+            return None if state is None else Standing(state=state, text=words)
+    return None
 
 
 async def watch(folder: Path, pairs: Sequence[str], form: str) -> None:
@@ -88,9 +111,10 @@ async def watch(folder: Path, pairs: Sequence[str], form: str) -> None:
     Raises:
         StoreError: No pair is named, and none is kept with this store.
     """
-    names = pairs or [control.pair for control in found(folder)]
+    kept = (control.pair for place in (folder, of_agents(folder)) for control in found(place))
+    names = pairs or sorted(set(kept))
     if not names:
-        raise StoreError(str(folder), "no supervisor with this store listens")
+        raise StoreError(str(folder), "no supervisor or agent with this store listens")
     rows = {name: Row(name) for name in names}
     console = _say.console()
     if form == "json" or not console.is_terminal:
@@ -113,8 +137,8 @@ async def _follow(folder: Path, row: Row, changed: Callable[[Row], None]) -> Non
     """Follow one pair, also over the end of its supervisor."""
     while True:
         try:
-            control = find(folder, row.pair)
-            row.why = "no supervisor keeps it"
+            control = find(folder, row.pair) or find(of_agents(folder), row.pair)
+            row.why = _NOBODY
             if control is not None:
                 await _views(control, row, changed)
         except StoreError as error:

@@ -312,7 +312,8 @@ class Arbitration(Authority):
     def way_out(self, node: str) -> str:
         # A lease may still run out, which is evidence if a fuse was armed.
         later = "if the guest does not continue within a few seconds"
-        remedy = f"bring its host back, or declare a fence for {node} and restart the agent"
+        said = f"type `pycolo fenced PAIRFILE {node} --how TEXT` on this one"
+        remedy = f"bring its host back, or switch that host off and {said}"
         return f"{later}, {remedy}"
 
     @override

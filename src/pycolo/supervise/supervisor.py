@@ -163,6 +163,32 @@ class Keeping:
         self._kept_by(pair)
         return self._tallies[pair].checkpoints.listen()
 
+    async def state_fence(
+        self, pair: str, node: str, *, who: str, how: str, instance: str | None = None
+    ) -> Evidence:
+        """Accept a person's statement that a QEMU has ended and cannot run any more.
+
+        It is acted on as on a fence that succeeded. An agent acts for its own node: tell the agent
+        of the node that is left.
+
+        Args:
+            pair: The pair's name.
+            node: The node on which it ran.
+            who: Who made sure of it.
+            how: How: power switched off, host rebooted ...
+            instance: The identity of the QEMU; None for the one that the record names.
+
+        Returns:
+            The evidence that is acted on from now on.
+
+        Raises:
+            RefusedError: The QEMU still answers, the record names no such QEMU, or the pair's
+                supervision is paused.
+            DeclarationError: There is no such pair, the pair no such node, or `who` or
+                `how` is empty or not printable.
+        """
+        return await self._kept_by(pair).state_fence(node, instance, who=who, how=how)
+
     def _kept_by(self, pair: str) -> Keeper:
         if pair not in self._keepers:
             raise DeclarationError("pair", pair, f"be one of {', '.join(self._keepers)}")
@@ -336,31 +362,6 @@ class Supervisor(Keeping):
         if procedure not in ON_REQUEST:
             raise DeclarationError("procedure", procedure, f"be one of {', '.join(ON_REQUEST)}")
         return await self._kept_by(pair).perform(procedure, options or Options(), observer)
-
-    async def state_fence(
-        self, pair: str, node: str, *, who: str, how: str, instance: str | None = None
-    ) -> Evidence:
-        """Accept a person's statement that a QEMU has ended and cannot run any more.
-
-        The supervisor acts on it as on a fence of its own that succeeded.
-
-        Args:
-            pair: The pair's name.
-            node: The node on which it ran.
-            who: Who made sure of it.
-            how: How: power switched off, host rebooted ...
-            instance: The identity of the QEMU; None for the one that the record names.
-
-        Returns:
-            The evidence that the supervisor acts on from now on.
-
-        Raises:
-            RefusedError: The QEMU still answers, the record names no such QEMU, or the pair's
-                supervision is paused.
-            DeclarationError: The supervisor has no such pair, the pair no such node, or `who` or
-                `how` is empty or not printable.
-        """
-        return await self._kept_by(pair).state_fence(node, instance, who=who, how=how)
 
 
 def _now_s() -> float:

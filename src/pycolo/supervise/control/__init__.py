@@ -1,4 +1,4 @@
-"""Ask a supervisor for something while it runs, over a socket in its store's folder.
+"""Ask a supervisor, or this host's agent, for something while it runs, over a socket in its store's folder.
 
 `served` listens for one supervisor, `find` gives the way to the one that keeps a pair. Who may open
 the socket may have the supervisor act, so it is for the supervisor's user alone.
@@ -6,6 +6,7 @@ the socket may have the supervisor act, so it is for the supervisor's user alone
 
 from pycolo.supervise.control._client import Control, find, found
 from pycolo.supervise.control._messages import PairView
+from pycolo.supervise.control._place import of_agents
 from pycolo.supervise.control._server import served
 
-__all__ = ("Control", "PairView", "find", "found", "served")
+__all__ = ("Control", "PairView", "find", "found", "of_agents", "served")

@@ -11,6 +11,17 @@ from typing import Final
 SUFFIX: Final = ".sock"
 
 
+def of_agents(folder: Path) -> Path:
+    """Where the sockets of this host's agents lie.
+
+    Apart from a supervisor's, which executes what `run` is asked for.
+
+    Args:
+        folder: The folder of a store.
+    """
+    return folder / "agents"
+
+
 @contextmanager
 def place(folder: Path, pair: str) -> Generator[str]:
     """A way to a pair's socket that is short, since a socket's name has at most 107 bytes.

@@ -1,4 +1,4 @@
-"""The supervisor's side: a socket for each of its pairs."""
+"""The side of a supervisor, or of an agent: a socket for each of its pairs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Final, assert_never, final
 
 from typing_extensions import override
 
-from pycolo.errors import CompileError, PycoloError
+from pycolo.errors import CompileError, PycoloError, RefusedError
 from pycolo.observers import Observer
 from pycolo.plan import Options, Plan, Recovery, Step
 from pycolo.result import Outcome
 from pycolo.supervise.control import _messages as msg
 from pycolo.supervise.control._place import place
-from pycolo.supervise.supervisor import Supervisor
+from pycolo.supervise.supervisor import Keeping, Supervisor
 
 _ASKED_S: Final = 10.0
 "How long a request may take to come."
@@ -27,15 +27,15 @@ _SHOW_S: Final = 0.5
 
 
 @asynccontextmanager
-async def served(supervisor: Supervisor, folder: Path) -> AsyncGenerator[None]:
+async def served(supervisor: Keeping, folder: Path) -> AsyncGenerator[None]:
     """Listen for people's commands about a supervisor's pairs while the block lasts.
 
     Enter it inside the supervisor's own block: a socket that is found there is then one that an
     ended supervisor has left.
 
     Args:
-        supervisor: Who is asked.
-        folder: The folder of its store.
+        supervisor: Who is asked; an agent executes no procedure on request.
+        folder: The folder of its store, or that of the agents.
 
     Raises:
         OSError: A socket cannot be made; nothing is listened to.
@@ -76,7 +76,7 @@ def _bound(path: Path) -> Generator[socket.socket]:
 class _Desk:
     """Answers whoever asks about one pair."""
 
-    def __init__(self, supervisor: Supervisor, pair: str) -> None:
+    def __init__(self, supervisor: Keeping, pair: str) -> None:
         self.pair: Final = pair
         self._supervisor = supervisor
         self._serving: set[asyncio.Task[None]] = set()
@@ -116,6 +116,8 @@ class _Desk:
         supervisor, pair = self._supervisor, self.pair
         match request:
             case msg.Perform(procedure=procedure, checkpoint_delay_ms=delay_ms):
+                if not isinstance(supervisor, Supervisor):
+                    raise RefusedError(f"an agent does no {procedure} on request")
                 options = Options(checkpoint_delay_ms=delay_ms)
                 report = await supervisor.perform(pair, procedure, options=options, observer=way)
                 way.tell(msg.Ended(report=report))
@@ -209,7 +211,7 @@ class _Way(Observer):
         self.tell(msg.RecoveryStarted(first=recovery.first))
 
 
-def _view(supervisor: Supervisor, pair: str) -> msg.PairView:
+def _view(supervisor: Keeping, pair: str) -> msg.PairView:
     status, measures = supervisor.status(pair), supervisor.measure(pair)
     stands = status.standing
     silence, pauses = measures.silence, measures.checkpoint_pause
