@@ -241,6 +241,22 @@ def test_a_claim_is_taken_over_only_when_it_leads_to_nothing() -> None:
     assert "limit" == _at("beta", seen, 110.0, claimed).event
 
 
+def test_a_primary_that_its_fuse_stopped_takes_over_a_claim_that_nobody_stands_by() -> None:
+    """It cannot be cut before: a stopped QEMU does nothing, and its own claim lets it continue."""
+    claimed = SharedRecord(record=RECORD, claimed_by="beta", fuses={"alpha": 2.0})
+    seen = attrs.evolve(IN_COLO, silent=True, lease_gone=True, claim_since_s=100.0)
+    assert "claimed" == _at("alpha", seen, 109.9, claimed).event
+    assert ("claim",) == _at("alpha", seen, 110.0, claimed).actions
+    # As long as the other node stands by its claim, it is that one which continues.
+    stands = attrs.evolve(seen, lease_gone=False)
+    assert "claimed" == _at("alpha", stands, 200.0, claimed).event
+    # One that no fuse has stopped hangs, and would gain nothing by a claim.
+    unarmed = attrs.evolve(claimed, fuses={})
+    assert "claimed" == _at("alpha", seen, 200.0, unarmed).event
+    answers = attrs.evolve(seen, silent=False)
+    assert "claimed" == _at("alpha", answers, 200.0, claimed).event
+
+
 def test_without_the_arbiter_nothing_is_missing_while_colo_works() -> None:
     """An outage of the arbiter alone changes nothing; with a suspicion it is waited for."""
     lost = attrs.evolve(IN_COLO, arbiter_lost=True)

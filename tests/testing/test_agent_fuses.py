@@ -100,7 +100,7 @@ def test_fuse_is_disarmed_after_what_is_under_way_can_do_nothing(
         arbiter, loop = network.arbiter.client("alpha"), asyncio.get_running_loop()
         right = type(arbiter).swap
 
-        async def swap(  # noqa: PLR0913 - an Arbiter's
+        async def swap(
             self: Arbiter,
             pair: str,
             held: Held,

@@ -52,7 +52,7 @@ from pycolo.qmp.replies import Version
 from pycolo.reconcile import Want
 from pycolo.render import html, mermaid, qmp, shell, text, timeline
 from pycolo.result import Report
-from pycolo.standing import standing
+from pycolo.standing import Standing, standing
 from pycolo.supervise import HttpEndpoint, Store
 from pycolo.supervise.control import find, of_agents
 
@@ -380,9 +380,11 @@ def status(
     with contextlib.suppress(UndecidedError):
         check_members(pair, snapshot)
     found = standing(snapshot)
-    # Two agents hold both observer monitors, so that nobody else sees anything there.
-    said = asyncio.run(_watch.said_by_agent(folder, pair.name)) if found.state == "unknown" else None
-    found = said or found
+    said: Standing | None = None
+    if found.state == "unknown":
+        # Two agents hold both observer monitors, so that nobody else sees anything there.
+        said = asyncio.run(_watch.said_by_agent(folder, pair.name))
+        found = said or found
     if form == "json":
         _say.result(wire.dumps(_status.to_json(snapshot, found)))
     elif is_check:
@@ -668,16 +670,14 @@ def fenced(
     pair = _files.pair(pair_file)
     control = find(folder, pair.name) or find(of_agents(folder), pair.name)
     if control is None:
-        why = f"no supervisor or agent of {pair.name} listens; without one, type `pycolo run failover`"
-        raise StoreError(str(folder), f"{why} with --fenced")
+        why = f"no supervisor or agent of {pair.name} listens; without one"
+        raise StoreError(str(folder), f"{why}, type `pycolo run failover` with --fenced")
     state = control.state_fence(node, who=who or getpass.getuser(), how=how, instance=instance)
     evidence = asyncio.run(state)
     if form == "json":
         _say.result(wire.dumps({"format_version": 1, "evidence": attrs.asdict(evidence)}))
     else:
-        _say.result(
-            f"{pair.name}: from now on {evidence.instance} is taken to have ended\n"
-        )
+        _say.result(f"{pair.name}: from now on {evidence.instance} is taken to have ended\n")
 
 
 @app.command()

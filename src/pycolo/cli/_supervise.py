@@ -157,7 +157,7 @@ async def _control(supervisor: Keeping, folder: Path) -> AsyncGenerator[None]:
     """Listen for people's commands while the block lasts; the pairs are kept also without that."""
     async with AsyncExitStack() as stack:
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
             await stack.enter_async_context(listened(supervisor, folder))
         except OSError as error:
             _say.note(f"no command can ask what runs here, since {error}")

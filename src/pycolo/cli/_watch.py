@@ -80,24 +80,24 @@ class Row:
 
 
 async def said_by_agent(folder: Path, pair: str) -> Standing | None:
-    """How a pair stands for this host's agent; None where there is none, or it has not looked yet.
+    """How a pair stands for this host's agent; None where it cannot be asked, or has not looked.
 
     Args:
         folder: The store beside which the agents are asked.
         pair: The pair's name.
-
-    Raises:
-        StoreError: Its socket cannot be opened, or it gives no answer.
     """
-    control = find(of_agents(folder), pair)
-    if control is None:
+    try:
+        control = find(of_agents(folder), pair)
+        if control is None:
+            return None
+        async with aclosing(control.watch()) as views:
+            view = await anext(views)
+    except (StoreError, StopAsyncIteration):
         return None
-    async with aclosing(control.watch()) as views:
-        async for view in views:
-            word, _, words = view.stands.partition(": ")
-            state = next((one for one in get_args(State) if one == word), None)
-            return None if state is None else Standing(state=state, text=words)
-    return None
+    word, _, words = view.stands.partition(": ")
+    known: Sequence[State] = get_args(State)
+    state = next((one for one in known if one == word), None)
+    return None if state is None else Standing(state=state, text=words)
 
 
 async def watch(folder: Path, pairs: Sequence[str], form: str) -> None:

@@ -645,6 +645,9 @@ class Keeper:
 
     def _begin_search(self, decided: _Decided) -> _Outcome:
         """Look for evidence that the peer's QEMU has ended, and make sure that it has."""
+        if self._authority.cuts and decided.seen.silent:
+            # Its fuse may have stopped it: a fence comes once it is known to continue.
+            return "nothing"
         named = None if decided.peer is None else decided.record.eligible.get(decided.peer)
         if named is not None:
             self._search_for(named, decided.record.epoch)
@@ -864,6 +867,7 @@ class Keeper:
         waits = decision.phase == "waiting" and decision.event in _WAITS
         # It does not claim the pair, such as when its own QEMU gives no answer; or it cannot.
         waits = waits or decision.event == "suspicion" or decision.phase == "claiming"
+        waits = waits or (decision.phase == "waiting" and decided.seen.silent)
         # Whoever decides for both nodes waits for nobody.
         if not waits or not self._authority.observed:
             self._waits_since_s.pop(decided.node, None)

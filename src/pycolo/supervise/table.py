@@ -131,7 +131,9 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("alone", "shutdown", "stop", "stopped"),
     _row("alone", "both-ended own-ended", "boot", "alone"),
     _row("alone", "disk-failed", "tell", "alone"),
-    _row("alone", f"{_PEER} lacks-writes halted claimed limit suspicion quiet", "reconcile", "alone"),
+    _row(
+        "alone", f"{_PEER} lacks-writes halted claimed limit suspicion quiet", "reconcile", "alone"
+    ),
     # The secondary is not eligible yet, so that what happens to it needs no evidence.
     _row("joining", "undecidable", "tell", "person"),
     _row("joining", "outdated", "tell end-own", "following"),

@@ -1,4 +1,6 @@
-"""Ask a supervisor, or this host's agent, for something while it runs, over a socket in its store's folder.
+"""Ask a supervisor, or this host's agent, for something while it runs.
+
+It listens on a socket in its store's folder, an agent in the one that `of_agents` names.
 
 `served` listens for one supervisor, `find` gives the way to the one that keeps a pair. Who may open
 the socket may have the supervisor act, so it is for the supervisor's user alone.
