@@ -44,6 +44,8 @@ from pycolo.model import (
     Node,
     ReplicationDisk,
 )
+from pycolo.model.memory import MemoryBackend
+from pycolo.model.node import Libvirt
 from pycolo.model.tls import X509
 
 GIB = 2**30
@@ -203,9 +205,11 @@ def test_confinement_is_a_note() -> None:
 
 
 def test_logind_that_ends_processes_is_an_error() -> None:
-    """QEMU would end with the ssh connection."""
+    """QEMU would end with the ssh connection, unless libvirt has started it."""
     kills = HostFacts(system=attrs.evolve(SYSTEM, kills_user_processes=True))
     assert [("error", "logind-kills", "alpha")] == found(kills)
+    place = attrs.evolve(ALPHA, libvirt=Libvirt(), qemu_binary="/usr/bin/qemu-system-x86_64")
+    assert [] == found(kills, pair=attrs.evolve(PAIR, nodes=(place, BETA)))
     assert [] == found(HostFacts(system=SYSTEM))
 
 
@@ -241,6 +245,10 @@ def test_memory_must_do_for_the_guest_and_should_for_the_cache() -> None:
     assert [] == found(having(2 * GIB))
     assert [("warning", "little-memory", "alpha")] == found(having(GIB - 1, "process 7"))
     assert [] == found(having(GIB, "process 7"))
+    backend = MemoryBackend(kind="memfd", huge_page_size_mib=2)
+    apart = attrs.evolve(PAIR, machine=Machine(memory_mib=1024, memory_backend=backend))
+    assert [("warning", "little-memory", "alpha")] == found(having(GIB - 1), pair=apart)
+    assert [] == found(having(GIB), pair=apart)
 
 
 def test_folders_that_a_launch_would_refuse_are_errors() -> None:

@@ -193,7 +193,9 @@ def _nothing(_pair: ColoPair, _node: str) -> JsonObject:
 
 def _programs(pair: ColoPair, node: str) -> JsonObject:
     place = pair.node(node)
-    return {"names": [place.qemu_binary, place.qemu_img_binary]}
+    names = [place.qemu_binary, place.qemu_img_binary]
+    names += [] if place.libvirt is None else [place.libvirt.virsh_binary]
+    return {"names": [*names]}
 
 
 def _folders(pair: ColoPair, node: str) -> JsonObject:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pycolo.facts import NoFacts, PairFacts
 from pycolo.findings import Finding, Level
+from pycolo.model.machine import Machine
 from pycolo.model.pair import ColoPair
 from pycolo.rules._found import MIB, Rule, both, by_name, found, size_words
 
@@ -73,9 +74,11 @@ def confinement(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
             yield found("note", "confined", name, what, remedy)
 
 
-def logind(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Processes that end with the session that started them."""
+def logind(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Processes that end with the session that started them; what libvirt starts does not."""
     for name, host in facts.read.items():
+        if pair.node(name).libvirt is not None:
+            continue
         if host.system is not None and host.system.kills_user_processes:
             what = f"logind on {name} ends the processes of user {host.system.user_id} at logout"
             remedy = "set KillUserProcesses=no in logind.conf, or start QEMU as root"
@@ -83,12 +86,12 @@ def logind(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def limits(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Limits of processes that a QEMU comes up against."""
+    """Limits of processes that a QEMU comes up against; under libvirt it has libvirt's."""
     locks = "mem-lock=on" in " ".join(pair.machine.arguments)
     needed_bytes = pair.machine.memory_mib * MIB
     for name, host in facts.read.items():
         system = host.system
-        if system is None:
+        if system is None or pair.node(name).libvirt is not None:
             continue
         if system.open_files < OPEN_FILES:
             what = f"a process on {name} may have {system.open_files} files open"
@@ -108,16 +111,25 @@ def memory(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
         if host.memory is None:
             continue
         available_bytes = host.memory.available_bytes
-        # One that runs has its RAM; what it lacks as a secondary is the cache.
-        needed_bytes = ram_bytes if host.running else 2 * ram_bytes
+        # RAM that is in use, or comes from a file or huge pages, is not taken from here.
+        has_ram = host.running or _is_set_aside(pair.machine)
+        needed_bytes = ram_bytes if has_ram else 2 * ram_bytes
         if available_bytes >= needed_bytes:
             continue
         total = size_words(host.memory.total_bytes)
         what = f"{name} has {size_words(available_bytes)} of {total} of memory available"
         remedy = f"free {size_words(needed_bytes)}: the guest's RAM, and COLO's cache of it"
-        is_hopeless = not host.running and available_bytes < ram_bytes
+        is_hopeless = not has_ram and available_bytes < ram_bytes
         level: Level = "error" if is_hopeless else "warning"
         yield found(level, "little-memory", name, what, remedy)
+
+
+def _is_set_aside(machine: Machine) -> bool:
+    """Whether the guest's RAM is not in the host's ordinary memory."""
+    backend = machine.memory_backend
+    if backend is None:
+        return False
+    return backend.folder is not None or backend.huge_page_size_mib is not None
 
 
 def launch_folders(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
