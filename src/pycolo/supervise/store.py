@@ -61,6 +61,8 @@ class Store:
             # A wish that was acknowledged survives the loss of power.
             for line in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", _TABLE):
                 self._database.execute(line)
+        self._rows: dict[str, tuple[str, str | None]] = {}
+        self._read_version: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -68,8 +70,22 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Something else after each change, by whatever process.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        with self._as_store_error():
+            row = self._database.execute("PRAGMA data_version").fetchone()
+        # The pragma leaves out this connection's own changes.
+        return row[0], self._database.total_changes
+
     def read(self, pair: str) -> Wish:
         """What is wanted of a pair: a protected guest if nobody has said otherwise.
+
+        The file is read for all pairs at once, and again only after a change.
 
         Args:
             pair: The pair's name.
@@ -78,10 +94,14 @@ class Store:
             StoreError: It cannot be read.
         """
         rules.identifier("pair", pair)
-        with self._as_store_error():
-            row = self._database.execute(
-                "SELECT want, paused FROM pairs WHERE name = ?", (pair,)
-            ).fetchone()
+        # Known before it is read: a change in between is read again, not missed.
+        version = self.version
+        if version != self._read_version:
+            with self._as_store_error():
+                found = self._database.execute("SELECT name, want, paused FROM pairs").fetchall()
+            self._rows = {name: (want, paused) for name, want, paused in found}
+            self._read_version = version
+        row = self._rows.get(pair)
         if row is None:
             return Wish()
         known = {name: name for name in get_args(Want)}
