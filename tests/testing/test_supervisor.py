@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import ParamSpec
 
 import pytest
 from tests.testing.test_controller import has_all, refuse_a_write, write
@@ -15,7 +16,7 @@ from tests.testing.testbed import FakePair, Pair, declared, in_world, time_passe
 from pycolo.errors import DeclarationError, HostRefused, StoreError
 from pycolo.hosts import HostState
 from pycolo.model import ColoPair
-from pycolo.supervise import Store, Supervisor, SupervisorEvent
+from pycolo.supervise import Decision, Store, Supervisor, SupervisorEvent, decide
 from pycolo.supervise._node_health import NodeHealth
 from pycolo.supervise.store import Wish
 from pycolo.testing._monitor import Client
@@ -23,6 +24,7 @@ from pycolo.testing._network import end
 
 LIMIT_S = 7200.0
 QUIET = "protected"
+_P = ParamSpec("_P")
 Scenario = Callable[[FakePair, "Watched"], Awaitable[None]]
 
 
@@ -669,3 +671,41 @@ def test_guest_that_shut_down_stays_down_where_that_cannot_be_written(
 
 def _fails(*_: object) -> Wish:
     raise StoreError("test", "the disk is full")
+
+
+def test_pair_at_rest_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing changes, nothing is decided but once a look, and what is wanted is not read."""
+    decided = list[str]()
+    monkeypatch.setattr("pycolo.supervise._keeper.decide", _counted(decide, decided))
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        await protected(watched)
+        # The look after a resync.
+        await time_passes(30.0)
+        statements = list[str]()
+        watched.store._database.set_trace_callback(statements.append)  # noqa: SLF001 - a look inside
+        decided.clear()
+        before = _checkpoints(watched)
+        await time_passes(60.0)
+        assert _checkpoints(watched) - before >= 100
+        # Three looks, and whenever a checkpoint could be overdue, which is every five seconds here.
+        assert 2 <= len(decided) <= 50
+        assert set() == {one for one in statements if one.startswith("SELECT")}
+        watched.store.pause(life.pair.name, "by jo")
+        count = await watched.until("paused by jo")
+        assert count
+
+    play(tmp_path, scenario)
+
+
+def _checkpoints(watched: Watched) -> int:
+    (measures,) = watched.supervisor.measures
+    return sum(measures.checkpoint_pause.counts)
+
+
+def _counted(decide: Callable[_P, Decision], decided: list[str]) -> Callable[_P, Decision]:
+    def counted(*values: _P.args, **named: _P.kwargs) -> Decision:
+        decided.append(str(values[0]))
+        return decide(*values, **named)
+
+    return counted

@@ -27,7 +27,15 @@ from pycolo.hosts.local import LocalHost
 from pycolo.hosts.requests import now
 from pycolo.hosts.ways import hosts_of
 from pycolo.model import ColoPair
-from pycolo.supervise import Agent, FuseGuard, HttpEndpoint, Store, Supervisor, SupervisorEvent
+from pycolo.supervise import (
+    Agent,
+    FuseGuard,
+    HttpEndpoint,
+    Store,
+    Supervisor,
+    SupervisorEvent,
+    _open_files,
+)
 from pycolo.supervise.control import of_agents
 from pycolo.supervise.control import served as listened
 from pycolo.supervise.supervisor import Keeping
@@ -130,6 +138,7 @@ async def _served(
     form: str,
     control: AbstractAsyncContextManager[None],
 ) -> None:
+    _open_files.allow_all()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Mapping
-from typing import Final, TypeVar, final
+import functools
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Final, final
+
+import attrs
 
 from pycolo.controller import PairController
 from pycolo.errors import Busy, ParseError, RemoteError, Unresponsive
@@ -13,21 +16,20 @@ from pycolo.evidence import Evidence, Victim, node_of
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
 from pycolo.qmp.commands import QueryStatus, Yank
+from pycolo.qmp.replies import StatusInfo
 from pycolo.record import PairRecord
 from pycolo.session import Notice, Sent, Session
 from pycolo.snapshot import Snapshot, role_of
+from pycolo.supervise._beat import Beat
 from pycolo.supervise._node_health import SHUTDOWN_S, NodeHealth
 from pycolo.supervise.observation import Qemu
 
-_R = TypeVar("_R")
 DRAIN_S: Final = 0.005
 """How long the last words of a QEMU that has ended may take: a guest that shut down says so.
 
 Its connection may stay open for seconds, while the memory of a big guest is freed.
 """
 _WATCH_S: Final = 30.0
-_BEAT_S: Final = 0.25
-_LATE_S: Final = 0.1
 _UNKNOWN_S: Final = 1.0
 _REACH_S: Final = 2.0
 _GREETED_S: Final = 1.0
@@ -40,7 +42,9 @@ class FailureDetector:
     Args:
         pair: The declaration.
         hosts: Node name to its host.
-        wake: Is called whenever something was seen; must be quick and must not raise.
+        wake: Is called when something was seen of its own accord, not for what `observe` is told;
+            must be quick and must not raise.
+        beat: Has each question asked in its time.
         observed: Nodes that are reached over their observer monitors alone, which anybody may hold.
     """
 
@@ -49,39 +53,33 @@ class FailureDetector:
         pair: ColoPair,
         hosts: Mapping[str, Host],
         wake: Callable[[], None],
+        beat: Beat,
         *,
         observed: Collection[str] = (),
     ) -> None:
         self._pair = pair
         self._hosts = hosts
         self._wake = wake
+        self._beat = beat
         self._observed = frozenset(observed)
         self._interval_s = pair.supervision.silent_s / 2
         self._sessions: dict[str, Session] = {}
         self._links = frozenset(disk.names.nbd for disk in pair.disks)
-        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._watching: dict[str, asyncio.Task[None]] = {}
+        self._asking: dict[str, _Asking] = {}
+        self._failure: Exception | None = None
         self._looked_at: Snapshot | None = None
         self._is_back = False
         self._is_aside = False
-        self._beat: asyncio.TimerHandle | None = None
         self.health: dict[str, NodeHealth] = {}
         "What is seen of each node."
         self.ended: dict[str, Evidence] = {}
         "The QEMUs that are shown to have ended, by identity."
 
-    def exclude_own_delay(self) -> None:
-        """Do not count a time in which this process did not run: see `NodeHealth.exclude_delay`.
-
-        Called before anything is concluded; from then on it calls itself again and again.
-        """
-        now_s = self._now_s()
-        late_s = 0.0 if self._beat is None else now_s - self._beat.when()
-        if self._beat is not None:
-            self._beat.cancel()
-        self._beat = asyncio.get_running_loop().call_later(_BEAT_S, self.exclude_own_delay)
-        if late_s > _LATE_S:
-            for health in self.health.values():
-                health.exclude_delay(late_s, now_s)
+    def exclude_delay(self, late_s: float, now_s: float) -> None:
+        """Do not count a time in which this process did not run: see `NodeHealth.exclude_delay`."""
+        for health in self.health.values():
+            health.exclude_delay(late_s, now_s)
 
     @property
     def is_aside(self) -> bool:
@@ -100,15 +98,13 @@ class FailureDetector:
         self._is_aside, self._looked_at = is_aside, seen
         self._sessions.clear()
         self.health.clear()
-        for key in [key for key in self._tasks if key[0] == "ask"]:
-            self._tasks.pop(key).cancel()
+        self._ask_only(frozenset())
 
     def observe(self, node: str, notice: Notice) -> None:
         """Take note of an event, or of the end of a connection."""
         if self._is_aside:
             return
         self._health(node).observe(notice, self._now_s())
-        self._wake()
 
     def pop_recovered(self) -> bool:
         """Whether a QEMU that had not answered has answered again since the last call."""
@@ -175,34 +171,52 @@ class FailureDetector:
                 self._health(node).other_monitor_answered()
             else:
                 self._health(node).set_role(role, self._now_s())
+        self._follow(controller, record)
+
+    def _follow(self, controller: PairController, record: PairRecord) -> None:
+        """Ask the QEMUs that were seen, and wait for the end of those that may run alone."""
         asked = () if self._is_aside else self.health.values()
-        wanted = {("ask", health.instance) for health in asked if health.instance}
+        instances = {health.instance for health in asked if health.instance}
+        self._ask_only(instances)
+        for instance in instances - self._asking.keys():
+            self._ask(_Asking(controller=controller, instance=instance))
         # One of a node that is not declared can be asked for nowhere.
-        named = (one for one in record.eligible.values() if node_of(one) in self._hosts)
-        wanted |= {("watch", instance) for instance in named if instance not in self.ended}
-        for key in tuple(self._tasks):
-            if key not in wanted or self._tasks[key].done():
-                self._tasks.pop(key).cancel()
-        for kind, instance in wanted - self._tasks.keys():
-            is_ask = kind == "ask"
-            work = self._ask(controller, instance) if is_ask else self._watch(instance)
-            self._tasks[kind, instance] = asyncio.get_running_loop().create_task(work)
+        named = {one for one in record.eligible.values() if node_of(one) in self._hosts}
+        wanted = named - self.ended.keys()
+        for instance in tuple(self._watching):
+            if instance not in wanted or self._watching[instance].done():
+                self._watching.pop(instance).cancel()
+        for instance in wanted - self._watching.keys():
+            self._watching[instance] = self._task(self._watch(instance))
 
     def check(self) -> None:
         """Raise what has ended a part of the watching, which nobody would do from then on."""
-        for task in self._tasks.values():
-            if task.done() and not task.cancelled():
-                task.result()
+        if self._failure is not None:
+            raise self._failure
 
     async def aclose(self) -> None:
         """End what watches the node; nothing is told any more."""
-        if self._beat is not None:
-            self._beat.cancel()
-        tasks = tuple(self._tasks.values())
-        self._tasks.clear()
+        tasks = [*self._watching.values()]
+        tasks += [one.reaching for one in self._asking.values() if one.reaching is not None]
+        self._watching.clear()
+        self._ask_only(frozenset())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _task(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._take)
+        return task
+
+    def _take(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._wake()
 
     def _health(self, node: str) -> NodeHealth:
         return self.health.setdefault(node, NodeHealth())
@@ -232,18 +246,45 @@ class FailureDetector:
 
     # -- its answers
 
-    async def _ask(self, controller: PairController, instance: str) -> None:
-        node = node_of(instance)
-        while True:
-            session = self._sessions.get(node)
+    def _ask_only(self, instances: Collection[str]) -> None:
+        """Ask no other QEMU any more."""
+        for instance in self._asking.keys() - instances:
+            asking = self._asking.pop(instance)
+            if asking.reaching is not None:
+                asking.reaching.cancel()
+
+    def _ask(self, asking: _Asking) -> None:
+        """Begin to ask a QEMU again and again."""
+        self._asking[asking.instance] = asking
+        self._turn(asking)
+
+    def _turn(self, asking: _Asking) -> None:
+        """Ask one question, or see that the last one has no answer; again after an interval."""
+        if self._asking.get(asking.instance) is not asking:
+            return
+        try:
+            session = self._sessions.get(asking.node)
             if session is None or session.closed:
-                session = await self._reached(controller, node)
-            if session is None:
-                await self._ask_elsewhere(node)
-                await asyncio.sleep(self._interval_s)
-                continue
-            self._sessions[node] = session
-            await self._ask_over(session, node)
+                asking.reaching = self._task(self._reach(asking))
+                return
+            self._ask_over(session, asking)
+        except Exception as error:  # noqa: BLE001 - the keeper begins anew, and says why
+            self._fail(error)
+            return
+        self._turn_later(asking)
+
+    def _turn_later(self, asking: _Asking) -> None:
+        self._beat.call_later(self._interval_s, functools.partial(self._turn, asking))
+
+    async def _reach(self, asking: _Asking) -> None:
+        """Get a session to a QEMU that has none, and ask over it."""
+        session = await self._reached(asking.controller, asking.node)
+        if session is None:
+            await self._ask_elsewhere(asking.node)
+            self._turn_later(asking)
+            return
+        self._sessions[asking.node] = session
+        self._turn(asking)
 
     async def _reached(self, controller: PairController, node: str) -> Session | None:
         """The session to a node; while it does not open, the other monitor is asked."""
@@ -279,35 +320,47 @@ class FailureDetector:
                 await session.execute(QueryStatus(), limit_s=_GREETED_S)
                 self._health(node).other_monitor_answered()
 
-    async def _ask_over(self, session: Session, node: str) -> None:
-        """Ask one question, and wait for its answer; ask out of band while there is none.
+    def _ask_over(self, session: Session, asking: _Asking) -> None:
+        """Ask one question, or ask out of band while the last one has no answer.
 
         No second question waits behind the first: they would keep out what is sent out of band
         (qemu-behaviour 7.6).
         """
-        health = self._health(node)
-        health.question_sent(self._now_s())
-        sent = session.send(QueryStatus())
-        again: Sent[None] | None = None
-        while not await self._is_answered(sent):
-            if session.closed:
-                return
-            if again is None or not again.pending:
-                health.oob_question_sent(self._now_s())
-                again = session.send(Yank(instances=()), oob=True)
-                again.when_answered(lambda _: health.oob_question_answered(self._now_s()))
-            self._wake()
-        if not session.closed:
-            self._is_back = self._is_back or bool(health.signals)
-            health.question_answered(self._now_s())
-            found = self.ended.get(health.instance)
-            if found is not None and found.kind == "fence":
-                # It answers: the fence had no effect, whatever it reported.
-                del self.ended[health.instance]
-            await asyncio.sleep(self._interval_s)
+        health, now_s = self._health(asking.node), self._now_s()
+        if asking.sent is None or not asking.sent.pending:
+            health.question_sent(now_s)
+            asking.sent = session.send(QueryStatus())
+            asking.sent.when_answered(lambda _: self._answered(session, asking))
+            return
+        if asking.again is None or not asking.again.pending:
+            health.oob_question_sent(now_s)
+            asking.again = session.send(Yank(instances=()), oob=True)
+            asking.again.when_answered(lambda _: health.oob_question_answered(self._now_s()))
+        self._wake()
 
-    async def _is_answered(self, sent: Sent[_R]) -> bool:
-        """Whether a question is answered, or never will be, within one interval."""
-        with contextlib.suppress(RemoteError, ParseError):
-            await sent.reply(self._interval_s)
-        return not sent.pending
+    def _answered(self, session: Session, asking: _Asking) -> None:
+        if session.closed or self._asking.get(asking.instance) is not asking:
+            return
+        health = self._health(asking.node)
+        self._is_back = self._is_back or bool(health.signals)
+        health.question_answered(self._now_s())
+        found = self.ended.get(health.instance)
+        if found is not None and found.kind == "fence":
+            # It answers: the fence had no effect, whatever it reported.
+            del self.ended[health.instance]
+
+
+@final
+@attrs.define(kw_only=True, eq=False)
+class _Asking:
+    """One QEMU that is asked again and again."""
+
+    controller: PairController
+    instance: str
+    sent: Sent[StatusInfo] | None = None
+    again: Sent[None] | None = None
+    reaching: asyncio.Task[None] | None = None
+
+    @property
+    def node(self) -> str:
+        return node_of(self.instance)

@@ -34,6 +34,7 @@ from pycolo.result import JOINING, Report
 from pycolo.session import Notice, SchemaCache
 from pycolo.snapshot import Snapshot
 from pycolo.supervise._authority import Authority
+from pycolo.supervise._beat import Beat
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
 from pycolo.supervise._failure_detector import FailureDetector
 from pycolo.supervise._fences import fenced
@@ -50,7 +51,7 @@ from pycolo.topology import secondary_yanks
 
 LOOK_S: Final = 20.0
 "How long a pair is left alone that says nothing."
-_WISH_S: Final = 1.0
+_AWAKE_S: Final = 1.0
 _CUT_S: Final = 1.0
 _PROOFS: Final = 2
 _GIB: Final = 1024.0
@@ -102,6 +103,7 @@ class Keeper:
         hosts: Node name to its host, spares included; not closed by it.
         authority: The pair's record, what is wanted of it, and who claims it.
         tell: Is called with every event; must be quick and must not raise.
+        beat: Shared by all pairs of an event loop.
         tally: Counts for this pair, also what a keeper before this one did.
         observer: Is called with what every execution does.
         resyncs: How many resyncs may run at once, among all pairs that share it.
@@ -116,6 +118,7 @@ class Keeper:
         authority: Authority,
         tell: Tell,
         *,
+        beat: Beat,
         tally: Tally,
         observer: Observer | None,
         resyncs: asyncio.Semaphore,
@@ -124,13 +127,20 @@ class Keeper:
     ) -> None:
         self.pair: Final = pair
         "The declaration."
+        self.begun: Final = asyncio.Event()
+        "Set once the pair has been looked at, and nothing more is to be done at once."
         self._hosts = hosts
         self._authority = authority
         self._assume_good = assume_good
         self._tell = tell
         self._tally = tally
         self._news = asyncio.Event()
-        self._detector = FailureDetector(pair, hosts, self._news.set, observed=authority.observed)
+        self._beat = beat
+        # Nothing can become due before the time for which it waits, but by what it is told of.
+        self._is_calm = False
+        self._detector = FailureDetector(
+            pair, hosts, self._news.set, beat, observed=authority.observed
+        )
         self._controller = PairController(
             pair,
             hosts,
@@ -172,26 +182,30 @@ class Keeper:
             StoreError: What is wanted cannot be read, and never was.
         """
         async with self._controller:
-            try:
-                while True:
-                    self._news.clear()
-                    self._heed()
-                    try:
-                        changed = await self._once()
-                    except StoreError as error:
-                        # Nothing else is done: a guest that has shut down would be booted again.
-                        why = f"what is wanted cannot be kept: {error}"
-                        self._say("person", f"{why}; mend that, nothing is done meanwhile")
-                        changed = False
-                    lacks = self._wish.want == "protected" and not self._is_protected
-                    self._tally.protection(lacks=lacks)
-                    if not changed:
-                        await self._rest()
-            finally:
-                await self._detector.aclose()
-                for task in filter(None, (self._work, self._takeover, self._search)):
-                    task.cancel()
-                    await asyncio.wait((task,))
+            with self._beat.joined(self._detector.exclude_delay):
+                await self._keep_on()
+
+    async def _keep_on(self) -> None:
+        try:
+            while True:
+                self._news.clear()
+                self._heed()
+                try:
+                    changed = await self._once()
+                except StoreError as error:
+                    # Nothing else is done: a guest that has shut down would be booted again.
+                    why = f"what is wanted cannot be kept: {error}"
+                    self._say("person", f"{why}; mend that, nothing is done meanwhile")
+                    changed = False
+                lacks = self._wish.want == "protected" and not self._is_protected
+                self._tally.protection(lacks=lacks)
+                if not changed:
+                    await self._rest()
+        finally:
+            await self._detector.aclose()
+            for task in filter(None, (self._work, self._takeover, self._search)):
+                task.cancel()
+                await asyncio.wait((task,))
 
     def wake(self) -> None:
         """Have it look at once: something was learnt."""
@@ -333,7 +347,7 @@ class Keeper:
     async def _once(self) -> bool:
         """Do what is to be done now; whether something was, so that more may follow at once."""
         self._detector.check()
-        self._detector.exclude_own_delay()
+        self._beat.exclude_own_delay()
         self._take_results()
         if self._takeover is not None or self._controller.is_acting:
             # What is seen while a plan is executed is the plan's to answer.
@@ -899,6 +913,9 @@ class Keeper:
     def _observe(self, node: str, notice: Notice) -> None:
         self._count_checkpoint(node, notice)
         self._detector.observe(node, notice)
+        if not self._is_calm or not isinstance(notice, StopEvent | ResumeEvent):
+            # A checkpoint is news only while one is waited for.
+            self._news.set()
         if not isinstance(notice, StopEvent | ResumeEvent) and not self._tries.failed_s:
             self._due_s = min(self._due_s, self._now_s())
 
@@ -940,17 +957,40 @@ class Keeper:
         self._say("state", f"{wish.want} is wanted{paused}")
 
     async def _rest(self) -> None:
+        if self._work is None:
+            self.begun.set()
+        limit_s = self._rest_s()
+        self._is_calm = limit_s > _AWAKE_S
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    await self._news.wait()
+        finally:
+            self._is_calm = False
+
+    def _rest_s(self) -> float:
+        """How long nothing has to be decided, unless there is news before."""
         declared = self.pair.supervision
         health = [self._health(node) for node in self._phases]
         is_alert = self._authority.claimed_by is not None or self._authority.is_lost
         is_alert = is_alert or not _ALERT.isdisjoint(self._phases.values())
         if is_alert or any(one.signals or one.colo_exit_s for one in health):
-            limit_s = min(declared.silent_s, declared.primary_s) / 4
-        else:
-            limit_s = _WISH_S
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                await self._news.wait()
+            return min(declared.silent_s, declared.primary_s) / 4
+        return max(self._quiet_s(), _AWAKE_S)
+
+    def _quiet_s(self) -> float:
+        """How long a protected pair stays as it is without news; 0 for one that is not."""
+        snapshot, record = self._controller.snapshot, self._record
+        is_busy = self._work is not None or self._takeover is not None or self._is_stale
+        is_busy = is_busy or self._search is not None or self._controller.is_acting
+        if is_busy or not self._is_protected or snapshot is None or record is None:
+            return 0.0
+        if self._wish.paused is not None or self._detector.has_shutdown:
+            return 0.0
+        now_s, limits = self._now_s(), self._limits(snapshot, record)
+        ends = [self._health(node).checkpoint_s for node in self._phases]
+        last_s = max((at_s for at_s in ends if at_s is not None), default=now_s)
+        return min(self._due_s, last_s + limits.stands_s("no-checkpoint")) - now_s
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()

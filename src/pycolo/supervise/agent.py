@@ -45,7 +45,8 @@ class Agent(Keeping):
 
     Raises:
         DeclarationError: Two pairs have one name, a node has no host, a pair has no such node, or
-            `resyncs` is below 1.
+            `resyncs` is below 1. Raised when it is entered: there are more pairs than this process
+            may have files open for.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from typing import Final, Self, final
 from typing_extensions import override
 
 from pycolo._printable import brief
-from pycolo.errors import DeclarationError
+from pycolo.errors import DeclarationError, StoreError
 from pycolo.evidence import Evidence
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
@@ -21,7 +21,9 @@ from pycolo.plan import Options, Procedure
 from pycolo.qmp.replies import Version
 from pycolo.result import Report
 from pycolo.session import SchemaCache
+from pycolo.supervise import _open_files
 from pycolo.supervise._authority import Authority, FilesAuthority
+from pycolo.supervise._beat import Beat
 from pycolo.supervise._events import PairStatus, SupervisorEvent
 from pycolo.supervise._keeper import Keeper
 from pycolo.supervise._measures import Measures, Tally
@@ -38,6 +40,9 @@ ON_REQUEST: Final[tuple[Procedure, ...]] = (
 )
 "What a supervisor does when a person asks for it; all else it does by itself."
 _AGAIN_S: Final = 1.0
+_FOLLOW_S: Final = 1.0
+_AT_ONCE: Final = 16
+_BEGIN_S: Final = 1.0
 _LOG: Final = logging.getLogger("pycolo.supervise")
 
 
@@ -72,6 +77,7 @@ class Keeping:
         self._assume_good = tuple(assume_good)
         self._turns = asyncio.Semaphore(resyncs)
         self._schemas = SchemaCache()
+        self._beat = Beat()
         self._events: Stream[SupervisorEvent] = Stream()
         self._stack = contextlib.AsyncExitStack()
         self._tallies = {name: Tally(pair=name, clock=_now_s) for name in names}
@@ -80,10 +86,10 @@ class Keeping:
         self._keepers = {pair.name: self._keeper(pair) for pair in self._pairs}
 
     async def __aenter__(self) -> Self:
+        _open_files.check(len(self._pairs))
         async with contextlib.AsyncExitStack() as stack:
             await self._enter(stack)
-            for pair in self._pairs:
-                stack.push_async_callback(_ended, asyncio.create_task(self._keep(pair)))
+            stack.push_async_callback(_ended, asyncio.create_task(self._keep_all()))
             self._stack = stack.pop_all()
         return self
 
@@ -205,6 +211,7 @@ class Keeping:
             self._hosts.get(pair.name, {}),
             self._authorities[pair.name],
             self._tell,
+            beat=self._beat,
             tally=self._tallies[pair.name],
             observer=Several(told),
             resyncs=self._turns,
@@ -214,6 +221,22 @@ class Keeping:
 
     async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
         """Take what the authorities need while the pairs are kept."""
+
+    async def _keep_all(self) -> None:
+        """Begin with a few pairs at a time: if a thousand began at once, every answer came late."""
+        places = asyncio.Semaphore(_AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            for pair in self._pairs:
+                await places.acquire()
+                group.create_task(self._keep(pair))
+                group.create_task(self._leave(places, self._keepers[pair.name]))
+
+    async def _leave(self, places: asyncio.Semaphore, keeper: Keeper) -> None:
+        """Let the next pair begin; one that takes long, as with a dead host, holds up nobody."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BEGIN_S):
+                await keeper.begun.wait()
+        places.release()
 
     async def _keep(self, pair: ColoPair) -> None:
         """Keep one pair, whatever goes wrong: whoever fails is started anew, and looks again."""
@@ -250,6 +273,8 @@ class Supervisor(Keeping):
 
     Raises:
         DeclarationError: Two pairs have one name, a node has no host, or `resyncs` is below 1.
+            Raised when it is entered: there are more pairs than this process may have files open
+            for.
         StoreError: Raised when it is entered: another supervisor with this store keeps one of the
             pairs.
     """
@@ -278,6 +303,26 @@ class Supervisor(Keeping):
     async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
         for pair in self._pairs:
             stack.enter_context(self._store.alone(pair.name))
+        following = asyncio.create_task(self._follow_store())
+        stack.push_async_callback(_ended, following)
+
+    async def _follow_store(self) -> None:
+        """Have the pairs looked at once another process has changed what is wanted of any."""
+        known = self._store_version()
+        while True:
+            await asyncio.sleep(_FOLLOW_S)
+            version = self._store_version()
+            if version is None or version != known:
+                # Each pair reads its own wish, and says where that cannot be read.
+                for keeper in self._keepers.values():
+                    keeper.wake()
+            known = version
+
+    def _store_version(self) -> tuple[int, int] | None:
+        try:
+            return self._store.version
+        except StoreError:
+            return None
 
     # -- what a person asks for
 

@@ -1,0 +1,99 @@
+"""One timer for what is done again and again for each of many pairs."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Final, TypeAlias, final
+
+Excluding: TypeAlias = Callable[[float, float], None]
+"Is told of a time in which this process did not run: how long, and when that was noticed."
+
+# What is due within a slot is done at once: a turn of the event loop costs as much as a question.
+_SLOT_S: Final = 0.01
+_PULSE_S: Final = 0.25
+_LATE_S: Final = 0.1
+
+
+@final
+class Beat:
+    """Calls back for all pairs of an event loop with one timer, and notices when that comes late.
+
+    It belongs to the event loop in which it is used first.
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[int, list[Callable[[], None]]] = {}
+        self._members: dict[object, Excluding] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._slot = 0
+        self._excluded_s = -math.inf
+
+    @contextmanager
+    def joined(self, excluding: Excluding) -> Generator[None]:
+        """Have somebody told of the times in which this process did not run, inside the block.
+
+        Args:
+            excluding: Must be quick and must not raise.
+        """
+        key = object()
+        self._members[key] = excluding
+        try:
+            if len(self._members) == 1:
+                self._pulse()
+            yield
+        finally:
+            del self._members[key]
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> None:
+        """Call something once, up to a hundredth of a second late.
+
+        Args:
+            delay_s: In how many seconds.
+            call: Must be quick; whoever changes its mind has to do nothing in it.
+        """
+        slot = math.ceil((_now_s() + delay_s) / _SLOT_S)
+        self._slots.setdefault(slot, []).append(call)
+        if self._timer is None or slot < self._slot:
+            self._set(slot)
+
+    def exclude_own_delay(self) -> None:
+        """Tell all members where this process has not run for a while.
+
+        Call it before anything is concluded from how long ago something was.
+        """
+        if self._timer is None:
+            return
+        now_s = _now_s()
+        late_s = now_s - max(self._slot * _SLOT_S, self._excluded_s)
+        if late_s > _LATE_S:
+            self._excluded_s = now_s
+            for excluding in tuple(self._members.values()):
+                excluding(late_s, now_s)
+
+    def _pulse(self) -> None:
+        # So that some timer always runs, by which a delay is noticed.
+        if self._members:
+            self.call_later(_PULSE_S, self._pulse)
+
+    def _set(self, slot: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._slot = slot
+        self._timer = asyncio.get_running_loop().call_at(slot * _SLOT_S, self._run)
+
+    def _run(self) -> None:
+        self.exclude_own_delay()
+        now_s, self._timer = _now_s(), None
+        for slot in sorted(slot for slot in self._slots if slot * _SLOT_S <= now_s):
+            for call in self._slots.pop(slot):
+                # Not called here: one that fails must not take the others with it.
+                asyncio.get_running_loop().call_soon(call)
+        if self._slots and self._timer is None:
+            self._set(min(self._slots))
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

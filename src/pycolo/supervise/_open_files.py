@@ -1,0 +1,37 @@
+"""How many files a process may have open, against how many its pairs need."""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+from pycolo.errors import DeclarationError
+
+# Of each pair: two sessions, the handles of two processes, each twice, the lock, one to spare.
+PER_PAIR: Final = 8
+_OWN: Final = 64
+
+
+def allow_all() -> None:
+    """Let this process open as many files as its hard limit allows.
+
+    The soft limit is kept low by default for programs that use `select`, which this one does not.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def check(pairs: int) -> None:
+    """Refuse more pairs than this process may have files open for.
+
+    Raises:
+        DeclarationError: There are too many pairs.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(0, soft - _OWN) // PER_PAIR
+    if soft != resource.RLIM_INFINITY and pairs > most:
+        rule = (
+            f"be at most {most} in number where a process may have {soft} files open:"
+            " raise that limit (`ulimit -n`, `LimitNOFILE=` of a unit)"
+        )
+        raise DeclarationError("pairs", pairs, rule)
