@@ -10,7 +10,7 @@ import random
 import statistics
 import time
 import tracemalloc
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, final
@@ -20,7 +20,7 @@ import attrs
 from typing_extensions import override
 
 from benchmarks.compiling import declared
-from benchmarks.measure import Figure, milliseconds, timed_s
+from benchmarks.measure import Figure, timed_s
 from pycolo.controller import PairController
 from pycolo.evidence import Evidence
 from pycolo.model import ColoPair
@@ -29,6 +29,7 @@ from pycolo.plan import Plan
 from pycolo.reconcile import Settled
 from pycolo.result import Outcome
 from pycolo.session import SchemaCache
+from pycolo.supervise import _open_files
 from pycolo.testing import FakeQemu, World
 from pycolo.testing._colo import force_checkpoint
 from pycolo.testing._monitor import Client, Monitor
@@ -42,15 +43,28 @@ AT_A_TIME: Final = 8
 LOOK_S: Final = 20.0
 TICK_S: Final = 0.02
 TRACED: Final = 10
+STALLED_S: Final = 120.0
+GOALS: Final[Mapping[str, float]] = {
+    "memory a pair, without its fakes": 100.0,
+    "at rest, 20 s checkpoint delay": 4.2,
+    "at rest, 0.5 s checkpoint delay": 24.5,
+    "death to first command, p50": 3.5,
+    "death to first command, p99": 11.0,
+    "50 at once, first command p50": 40.0,
+    "50 at once, all serving": 354.0,
+}
+"What a thousand pairs should cost at most, on two cores that do nothing else."
 QUESTION: Final = b'"query-status"'
 
 
 def run() -> list[Figure]:
     """Measure each size in turn, then tell the fakes' memory from the library's on a few pairs."""
+    _open_files.allow_all()
+    _open_files.check(max(SIZES))
     figures = asyncio.run(_nothing())
     for pairs in SIZES:
         figures += asyncio.run(_measured(pairs))
-    return [*figures, asyncio.run(_own_memory(TRACED))]
+    return with_goals([*figures, asyncio.run(_own_memory(TRACED))], GOALS)
 
 
 # -- the fakes, and what they cost themselves ----------------------------------------------------
@@ -203,12 +217,10 @@ async def _nothing() -> list[Figure]:
 
 async def _measured(pairs: int) -> list[Figure]:
     fakes, before_kib = Fakes(), rss_kib()
-    set_up = time.process_time()
+    cpu_s = time.process_time()
     async with _fleet(pairs, fakes) as fleet:
         figures = [
-            figure(
-                pairs, "set-up, CPU a pair", (time.process_time() - set_up) / pairs * 1000, "ms"
-            ),
+            set_up(pairs, time.process_time() - cpu_s, fakes),
             figure(pairs, "memory a pair, with its fakes", (rss_kib() - before_kib) / pairs, "KiB"),
             longest_stop(pairs, "longest stop for garbage"),
         ]
@@ -228,9 +240,22 @@ async def _measured(pairs: int) -> list[Figure]:
 
 def figure(pairs: int, what: str, value: float, unit: str, runs: int = 1) -> Figure:
     """A figure of so many pairs."""
-    return Figure(
-        benchmark="fleet", what=f"{pairs} pairs: {what}", value=value, unit=unit, runs=runs
-    )
+    return Figure(benchmark="fleet", what=what, value=value, unit=unit, runs=runs, pairs=pairs)
+
+
+def with_goals(figures: Sequence[Figure], goals: Mapping[str, float]) -> list[Figure]:
+    """The figures of a thousand pairs with the most that they should be."""
+    return [
+        attrs.evolve(one, goal=f"at most {most:g}", ratio=one.value / most)
+        if one.pairs == max(SIZES) and (most := goals.get(one.what))
+        else one
+        for one in figures
+    ]
+
+
+def set_up(pairs: int, cpu_s: float, fakes: Fakes) -> Figure:
+    """What the processor did for a pair until it was protected, without the fakes."""
+    return figure(pairs, "set-up, CPU a pair", (cpu_s - fakes.spent_s) / pairs * 1000, "ms")
 
 
 def longest_stop(pairs: int, what: str) -> Figure:
@@ -277,11 +302,9 @@ async def _deaths(pairs: int, fleet: Sequence[Kept], fakes: Fakes) -> list[Figur
     found = [await _death((kept,), fakes) for kept in singles]
     first_s = [one.first_s[0] for one in found]
     figures = [
-        milliseconds("fleet", f"{pairs} pairs: death to first command, p50", first_s),
+        figure(pairs, "death to first command, p50", *_median_ms(first_s)),
         figure(pairs, "death to first command, p99", p99(first_s) * 1000, "ms", len(first_s)),
-        milliseconds(
-            "fleet", f"{pairs} pairs: death to serving, p50", [d.served_s[0] for d in found]
-        ),
+        figure(pairs, "death to serving, p50", *_median_ms([d.served_s[0] for d in found])),
     ]
     if together:
         figures += _together(pairs, await _death(together, fakes))
@@ -302,6 +325,10 @@ def _together(pairs: int, many: Death) -> list[Figure]:
         figure(pairs, f"{count} at once, {what}", value_s * 1000, "ms", count)
         for what, value_s in found_s.items()
     ]
+
+
+def _median_ms(seconds: Sequence[float]) -> tuple[float, str, int]:
+    return statistics.median(seconds) * 1000, "ms", len(seconds)
 
 
 def p99(seconds: Sequence[float]) -> float:

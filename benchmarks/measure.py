@@ -27,6 +27,10 @@ class Figure:
     "How many runs it is the median of."
     goal: str = ""
     "What it should be; empty where nothing was promised."
+    ratio: float | None = None
+    "The value divided by the most that it should be; None where there is no such limit."
+    pairs: int | None = None
+    "With how many pairs it was measured; None where that is always the same."
 
 
 def timed_s(work: Callable[[], object]) -> float:
@@ -84,6 +88,7 @@ def compared(
             unit="",
             runs=len(our_s),
             goal=goal,
+            ratio=None if at_most is None else ratio / at_most,
         ),
     ]
 
@@ -94,13 +99,52 @@ def milliseconds(benchmark: str, what: str, runs_s: Sequence[float]) -> Figure:
     return Figure(benchmark=benchmark, what=what, value=value, unit="ms", runs=len(runs_s))
 
 
-def table(figures: Iterable[Figure]) -> str:
-    """The figures, one a line."""
-    lines = [("benchmark", "what", "median", "runs", "goal")]
-    lines += [
-        (f.benchmark, f.what, f"{f.value:.4g} {f.unit}".rstrip(), str(f.runs), f.goal)
-        for f in figures
+def table(figures: Sequence[Figure]) -> str:
+    """The figures, one a line; those of many sizes with a column for each size."""
+    single = [one for one in figures if one.pairs is None]
+    names = dict.fromkeys(one.benchmark for one in figures if one.pairs is not None)
+    sized = [
+        _by_size([one for one in figures if one.pairs is not None and one.benchmark == name])
+        for name in names
     ]
+    return "\n\n".join([_aligned(_lines(single))] * bool(single) + sized)
+
+
+def _lines(figures: Iterable[Figure]) -> list[Sequence[str]]:
+    return [
+        ("benchmark", "what", "median", "runs", "goal", "of goal"),
+        *(
+            (f.benchmark, f.what, _text(f.value, f.unit), str(f.runs), f.goal, _ratio(f.ratio))
+            for f in figures
+        ),
+    ]
+
+
+def _by_size(figures: Sequence[Figure]) -> str:
+    """A line for each thing that was measured; its growth is the largest size by the smallest."""
+    sizes = sorted({one.pairs for one in figures if one.pairs is not None})
+    lines: list[Sequence[str]] = [
+        (figures[0].benchmark, "unit", *map(str, sizes), "growth", "goal", "of goal")
+    ]
+    for what in dict.fromkeys(one.what for one in figures):
+        found = {one.pairs: one for one in figures if one.what == what}
+        measured = [found[size] for size in sizes if size in found]
+        first, last = measured[0], measured[-1]
+        growth = last.value / first.value if last is not first and first.value else None
+        values = (f"{found[size].value:.4g}" if size in found else "" for size in sizes)
+        lines.append((what, last.unit, *values, _ratio(growth), last.goal, _ratio(last.ratio)))
+    return _aligned(lines)
+
+
+def _text(value: float, unit: str) -> str:
+    return f"{value:.4g} {unit}".rstrip()
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
