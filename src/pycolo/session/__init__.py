@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Final, Generic, NoReturn, Self, TypeAlias, TypeVar, final
@@ -304,7 +305,7 @@ class Session:
         Returns:
             The command under way. If the connection is lost, its `reply` says so, not this.
         """
-        call = self._client.execute(command.qmp_name, command.arguments() or None, oob=oob)
+        call = self._client.execute_msg(_message(command.qmp_name, command.arguments(), oob=oob))
         task = asyncio.get_running_loop().create_task(call)
         self._sent.add(task)
         task.add_done_callback(self._take)
@@ -527,6 +528,19 @@ class Session:
     def _tell(self, notice: Notice) -> None:
         for subscriber in tuple(self._subscribers.values()):
             subscriber(notice)
+
+
+def _message(name: str, arguments: Mapping[str, object], *, oob: bool) -> Message:
+    if arguments:
+        return QMPClient.make_execute_msg(name, arguments, oob=oob)
+    return _without_arguments(name, oob=oob)
+
+
+@functools.cache
+def _without_arguments(name: str, *, oob: bool) -> Message:
+    # The client copies it before it gives it an id. It is made anew for each question otherwise,
+    # and a supervisor asks the same one thousands of times a second.
+    return QMPClient.make_execute_msg(name, oob=oob)
 
 
 async def wait_any_change(since: Mapping[Session, int], limit_s: float) -> None:
