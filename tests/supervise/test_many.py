@@ -52,11 +52,14 @@ def test_more_pairs_than_files_may_be_open_are_refused(tmp_path: Path) -> None:
         _open_files.check(24)
 
 
-def test_program_takes_all_files_that_it_may_open() -> None:
-    """The low default of the soft limit keeps nobody from keeping many pairs."""
+def test_program_takes_the_files_that_its_pairs_need() -> None:
+    """The low default of the soft limit keeps nobody from many pairs; it is raised by no more."""
     with files(256) as hard:
-        _open_files.allow_all()
-        assert (hard, hard) == resource.getrlimit(resource.RLIMIT_NOFILE)
+        _open_files.allow(24)
+        assert (256, hard) == resource.getrlimit(resource.RLIMIT_NOFILE)
+        _open_files.allow(30)
+        assert (304, hard) == resource.getrlimit(resource.RLIMIT_NOFILE)
+        _open_files.check(30)
 
 
 def test_pairs_begin_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

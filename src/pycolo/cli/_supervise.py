@@ -138,7 +138,7 @@ async def _served(
     form: str,
     control: AbstractAsyncContextManager[None],
 ) -> None:
-    _open_files.allow_all()
+    _open_files.allow(len(keeping.pairs))
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -30,6 +30,7 @@ class Beat:
         self._timer: asyncio.TimerHandle | None = None
         self._slot = 0
         self._excluded_s = -math.inf
+        self._is_pulsing = False
 
     @contextmanager
     def joined(self, excluding: Excluding) -> Generator[None]:
@@ -41,7 +42,7 @@ class Beat:
         key = object()
         self._members[key] = excluding
         try:
-            if len(self._members) == 1:
+            if not self._is_pulsing:
                 self._pulse()
             yield
         finally:
@@ -75,7 +76,8 @@ class Beat:
 
     def _pulse(self) -> None:
         # So that some timer always runs, by which a delay is noticed.
-        if self._members:
+        self._is_pulsing = bool(self._members)
+        if self._is_pulsing:
             self.call_later(_PULSE_S, self._pulse)
 
     def _set(self, slot: int) -> None:
@@ -86,12 +88,14 @@ class Beat:
 
     def _run(self) -> None:
         self.exclude_own_delay()
-        now_s, self._timer = _now_s(), None
-        for slot in sorted(slot for slot in self._slots if slot * _SLOT_S <= now_s):
+        # The clock may be a rounding before the slot that the timer was set to.
+        last = max(self._slot, math.floor(_now_s() / _SLOT_S))
+        self._timer = None
+        for slot in sorted(slot for slot in self._slots if slot <= last):
             for call in self._slots.pop(slot):
                 # Not called here: one that fails must not take the others with it.
                 asyncio.get_running_loop().call_soon(call)
-        if self._slots and self._timer is None:
+        if self._slots:
             self._set(min(self._slots))
 
 

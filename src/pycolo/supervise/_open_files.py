@@ -12,13 +12,16 @@ PER_PAIR: Final = 8
 _OWN: Final = 64
 
 
-def allow_all() -> None:
-    """Let this process open as many files as its hard limit allows.
+def allow(pairs: int) -> None:
+    """Let this process open as many files as its pairs need, as far as its hard limit allows.
 
-    The soft limit is kept low by default for programs that use `select`, which this one does not.
+    What it launches inherits the limit, so that it is not raised without need.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _OWN + pairs * PER_PAIR
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def check(pairs: int) -> None:
