@@ -219,7 +219,10 @@ class FailureDetector:
         self._wake()
 
     def _health(self, node: str) -> NodeHealth:
-        return self.health.setdefault(node, NodeHealth())
+        found = self.health.get(node)
+        if found is None:
+            found = self.health[node] = NodeHealth()
+        return found
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
