@@ -179,7 +179,8 @@ class FailureDetector:
         instances = {health.instance for health in asked if health.instance}
         self._ask_only(instances)
         for instance in instances - self._asking.keys():
-            self._ask(_Asking(controller=controller, instance=instance))
+            asking = _Asking(controller=controller, node=node_of(instance), instance=instance)
+            self._ask(asking)
         # One of a node that is not declared can be asked for nowhere.
         named = {one for one in record.eligible.values() if node_of(one) in self._hosts}
         wanted = named - self.ended.keys()
@@ -359,11 +360,8 @@ class _Asking:
     """One QEMU that is asked again and again."""
 
     controller: PairController
+    node: str
     instance: str
     sent: Sent[StatusInfo] | None = None
     again: Sent[None] | None = None
     reaching: asyncio.Task[None] | None = None
-
-    @property
-    def node(self) -> str:
-        return node_of(self.instance)
