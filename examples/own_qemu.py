@@ -16,7 +16,16 @@ from pathlib import Path
 import pycolo
 from pycolo import wire
 from pycolo.evidence import instance_of
-from pycolo.plan import CheckPorts, CreateImage, LaunchQemu, Plan, Record, RunHost, StopQemu
+from pycolo.plan import (
+    CheckDevices,
+    CheckPorts,
+    CreateImage,
+    LaunchQemu,
+    Plan,
+    Record,
+    RunHost,
+    StopQemu,
+)
 from pycolo.record import NoRecord, dumps
 from pycolo.snapshot import Absent
 
@@ -59,6 +68,8 @@ def describe(step: RunHost) -> None:
             print(f"{step.node}: starts as {role}: {shlex.join(argv)}")
         case StopQemu():
             print(f"{step.node}: is ended")
+        case CheckDevices(devices=devices):
+            print(f"{step.node}: its QEMU must know {', '.join(d.driver for d in devices)}")
         case CheckPorts(host=host, ports=ports):
             print(f"{step.node}: must reach {host}, TCP {ports}")
 

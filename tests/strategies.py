@@ -17,12 +17,16 @@ from pycolo.errors import RefusedError
 from pycolo.evidence import Evidence
 from pycolo.model import (
     X509,
+    Cdrom,
     ChainIds,
     ChainPorts,
+    Channel,
     ColoPair,
+    Device,
     DiskIds,
     DiskOnNode,
     FilterChain,
+    Firmware,
     Machine,
     MemoryBackend,
     Migration,
@@ -39,6 +43,7 @@ from pycolo.model import (
     UnixMonitor,
 )
 from pycolo.model.disk import Driver, ImageFormat
+from pycolo.model.hardware import Property
 from pycolo.plan import Check, Execute, Plan, Procedure, Record, Recovery, RunHost, Step, Wait
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.objects import YankBlockNode, YankChardev
@@ -110,6 +115,16 @@ _migrations = st.builds(
     downtime_limit_ms=st.integers(0, 2000),
     multifd_channels=_maybe(st.integers(0, 255)),
 )
+_properties: st.SearchStrategy[dict[str, Property]] = st.dictionaries(
+    st.sampled_from(["bootindex", "serial", "x.y-z_0"]),
+    st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | printable,
+    max_size=2,
+)
+_devices = st.builds(
+    Device,
+    driver=st.sampled_from(["usb-tablet", "VGA", "virtio-scsi-pci"]),
+    properties=_properties,
+)
 
 
 def _machines() -> st.SearchStrategy[Machine]:
@@ -121,7 +136,12 @@ def _machines() -> st.SearchStrategy[Machine]:
         accelerator=st.sampled_from(["kvm", "tcg"]),
         machine_type=st.sampled_from(["pc", "q35", "pc-i440fx-7.2"]),
         cpu=_maybe(printable),
-        devices=st.lists(printable, max_size=3),
+        devices=st.lists(_devices, max_size=2),
+        channels=st.lists(st.builds(Channel, properties=_properties), max_size=2),
+        cdroms=st.lists(
+            st.builds(Cdrom, image=_maybe(printable.map("/iso/{}".format))), max_size=2
+        ),
+        firmware=_maybe(st.just(Firmware(code="/fd/code", variables="/fd/variables"))),
         kernel=st.just("/boot/vmlinuz"),
         initrd=_maybe(printable.map("/boot/{}".format)),
         append=_maybe(printable),

@@ -8,7 +8,7 @@ from tests.compiler.cases import one_of_each
 
 from pycolo import features
 from pycolo.errors import VersionError
-from pycolo.model import CHECKPOINTS_OFF_MS, Machine, Migration
+from pycolo.model import CHECKPOINTS_OFF_MS, Device, Machine, Migration
 from pycolo.qmp.replies import Version
 
 
@@ -92,6 +92,31 @@ def test_q35_multifd_and_a_dirty_ring_need_11(version: str) -> None:
         with pytest.raises(VersionError, match=word):
             features.accept_pair(pair, {"alpha": _v(version)})
         assert features.accept_pair(pair, {"alpha": _v("11.1.3")}).q35
+
+
+@pytest.mark.parametrize("version", ["7.2.22", "10.0.13"])
+def test_an_nvme_disk_needs_11(version: str) -> None:
+    """Before, QEMU cannot move it."""
+    one = one_of_each()
+    pair = attrs.evolve(one, disks=(attrs.evolve(one.disks[0], device="nvme"),))
+
+    with pytest.raises(VersionError, match="cannot move an NVMe disk"):
+        features.accept_pair(pair, {"alpha": _v(version)})
+    assert features.accept_pair(pair, {"alpha": _v("11.1.3")}).nvme
+
+
+def test_a_disk_in_an_iothread_needs_10() -> None:
+    """7.2 aborts, whether the disk itself is in a thread or its controller."""
+    one = one_of_each()
+    served = {"iothread": "io0"}
+    device = Device(driver="virtio-scsi-pci", properties=served)
+    controller = attrs.evolve(one, machine=Machine(devices=(device,)))
+    disk = attrs.evolve(one, disks=(attrs.evolve(one.disks[0], properties=served),))
+
+    for pair in (controller, disk):
+        with pytest.raises(VersionError, match="aborts with a disk in an iothread"):
+            features.accept_pair(pair, {"alpha": _v("7.2.22")})
+        assert features.accept_pair(pair, {"alpha": _v("10.0.13")}).iothread
 
 
 def test_the_table_is_what_features_are_made_from() -> None:

@@ -21,6 +21,7 @@ from pycolo.model import (
     ChainIds,
     ChainPorts,
     ColoPair,
+    Device,
     DiskIds,
     FilterChain,
     Machine,
@@ -115,7 +116,7 @@ def test_the_documents_pair_is_declared_to_the_letter() -> None:
             vcpus=1,
             accelerator="kvm",
             cpu="qemu64,kvmclock=on",
-            devices=("piix3-usb-uhci", "usb-tablet"),
+            devices=(Device(driver="piix3-usb-uhci"), Device(driver="usb-tablet")),
         ),
         disks=(ReplicationDisk(size_bytes=10737418240, image="primary.qcow2", ids=disk_ids),),
         chains=(

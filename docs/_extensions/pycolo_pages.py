@@ -25,10 +25,15 @@ from pycolo.cli._agent_file import AgentFile, EtcdPlace, SqlitePlace
 from pycolo.cli._app import app as command_line
 from pycolo.model import (
     X509,
+    Cdrom,
+    Channel,
     ColoPair,
+    Device,
+    DeviceObject,
     DiskOnNode,
     Fence,
     FilterChain,
+    Firmware,
     Libvirt,
     Machine,
     MemoryBackend,
@@ -44,6 +49,7 @@ from pycolo.model import (
     Throttle,
     Timeouts,
     UnixMonitor,
+    Vnc,
 )
 from pycolo.model.filters import ChainPorts
 from pycolo.plan import Procedure
@@ -213,7 +219,13 @@ TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
     "[machine]": Machine,
     "[machine.memory_backend]": MemoryBackend,
     "[migration]": Migration,
+    "[[machine.objects]]": DeviceObject,
+    "[[machine.devices]]": Device,
+    "[[machine.cdroms]]": Cdrom,
+    "[[machine.channels]]": Channel,
+    "[machine.firmware]": Firmware,
     "[[nodes]]": Node,
+    "[nodes.vnc]": Vnc,
     "[nodes.ssh]": Ssh,
     "[nodes.libvirt]": Libvirt,
     "[[nodes.fences]]": Fence,

@@ -91,8 +91,9 @@ SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
 "The properties that are read of each type of object COLO uses."
 # Others of these types may be for whatever else the operator encrypts, such as VNC.
 _TLS: Final = frozenset({"tls-creds-x509", "tls-creds-psk", "authz-list"})
-# What QEMU and libvirt name themselves: monitors and the machine's ports are no part of COLO.
-_FOREIGN_CHARDEVS: Final = ("compat_monitor", "serial", "parallel", "charmonitor")
+# What QEMU and libvirt name themselves, monitors and the machine's ports, and the guest's channels
+# are no part of COLO.
+_FOREIGN_CHARDEVS: Final = ("compat_monitor", "serial", "parallel", "charmonitor", "channel")
 
 
 async def probe(

@@ -19,6 +19,7 @@ from pycolo.features import of
 from pycolo.model.pair import ColoPair
 from pycolo.plan import (
     Check,
+    CheckDevices,
     CheckPorts,
     CreateImage,
     Execute,
@@ -81,7 +82,7 @@ def _host(
     action: HostAction,
 ) -> Snapshot:
     match action:
-        case CreateImage() | CheckPorts():
+        case CreateImage() | CheckPorts() | CheckDevices():
             return snapshot
         case LaunchQemu():
             return snapshot.with_node(node, launched(pair, node, action, qemu[node]))
@@ -108,6 +109,10 @@ def launched(pair: ColoPair, node: str, action: LaunchQemu, version: Version) ->
         child = ids.replication if secondary else ids.parent
         children[ids.quorum] = (Child(name="children.0", node=child),)
         sizes.update(dict.fromkeys(names, disk.size_bytes))
+    blocks.update(b.node_name for b in topology.machine_blocks(pair, node) if b.node_name)
+    for own in pair.machine.objects:
+        if own.kind == "iothread":
+            objects[own.id] = Filter(qom_type=own.kind)
     for part in topology.tls_objects(pair.tls, node):
         objects[part.id] = _object(part)
     if secondary:

@@ -8,12 +8,13 @@ compares versions.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, final, get_args
 
 import attrs
 
 from pycolo.errors import VersionError
+from pycolo.model.hardware import Property
 from pycolo.model.machine import Accelerator, Machine
 from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair
 from pycolo.qmp.replies import Version
@@ -26,6 +27,8 @@ Feature = Literal[
     "q35",
     "multifd",
     "dirty_ring",
+    "iothread",
+    "nvme",
 ]
 
 
@@ -93,6 +96,18 @@ TABLE: tuple[Row, ...] = (
         source="22.3",
         accelerators=("kvm",),
     ),
+    Row(
+        feature="iothread",
+        since=_version("10.0.0"),
+        meaning="a disk may be served by an iothread; before, QEMU aborts",
+        source="23.3",
+    ),
+    Row(
+        feature="nvme",
+        since=_version("11.0.0"),
+        meaning="an NVMe disk can be moved; before, it blocks migration",
+        source="19.4, 23.2",
+    ),
 )
 
 
@@ -156,6 +171,8 @@ class Features:
     q35: bool
     multifd: bool
     dirty_ring: bool
+    iothread: bool
+    nvme: bool
 
 
 @functools.cache
@@ -249,6 +266,21 @@ def _check_machine(pair: ColoPair, machine: Machine, features: Features) -> None
             " out or use QEMU 11.0"
         )
         raise VersionError((str(features.version),), why)
+    if not features.iothread and any(_IOTHREADS & told.keys() for told in _disk_properties(pair)):
+        why = "aborts with a disk in an iothread: declare none, or use QEMU 10.0"
+        raise VersionError((str(features.version),), why)
+    if not features.nvme and any(disk.device == "nvme" for disk in pair.disks):
+        why = "cannot move an NVMe disk ('non-migratable device'): use another, or QEMU 11.0"
+        raise VersionError((str(features.version),), why)
+
+
+_IOTHREADS = frozenset({"iothread", "iothread-vq-mapping"})
+
+
+def _disk_properties(pair: ColoPair) -> Iterator[Mapping[str, Property]]:
+    """The properties of disks, and of devices that may be their controllers."""
+    yield from (disk.properties for disk in pair.disks)
+    yield from (device.properties for device in pair.machine.devices)
 
 
 def table_text() -> str:

@@ -34,6 +34,7 @@ from pycolo._forms import (
 from pycolo._json import JsonObject, JsonValue
 from pycolo.errors import DeclarationError, ParseError
 from pycolo.model import _rules as rules
+from pycolo.model import hardware
 from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
@@ -185,6 +186,8 @@ _KEYWORDS: Mapping[object, JsonObject] = {
 def _keywords(rule: object) -> JsonObject:
     if isinstance(rule, rules.Whole):
         return {"minimum": rule.minimum, "maximum": rule.maximum}
+    if rule is hardware.emulated:
+        return _KEYWORDS[rules.identifier]
     if rule is rules.block_node_name:
         return {**_KEYWORDS[rules.identifier], "maxLength": rules.BLOCK_NODE_NAME_MAX}
     return _KEYWORDS.get(rule, {})

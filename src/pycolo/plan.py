@@ -19,6 +19,7 @@ from pycolo.errors import DeclarationError
 from pycolo.evidence import Victim
 from pycolo.model import _rules as rules
 from pycolo.model.disk import ImageFormat
+from pycolo.model.hardware import GuestDevice
 from pycolo.model.pair import ColoPair
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.replies import Version
@@ -166,7 +167,20 @@ class CheckPorts:
     "What this node's QEMU will connect to there."
 
 
-HostAction: TypeAlias = CreateImage | LaunchQemu | StopQemu | CheckPorts
+@final
+@attrs.frozen(kw_only=True)
+class CheckDevices:
+    """See that the QEMU installed on the node's host knows devices and their properties.
+
+    A process of its own is asked, which has no guest: there are devices about which a QEMU cannot
+    be asked and live (qemu-behaviour 23.1). Those are left to the launch.
+    """
+
+    devices: tuple[GuestDevice, ...]
+    "What the guest is to have."
+
+
+HostAction: TypeAlias = CreateImage | LaunchQemu | StopQemu | CheckPorts | CheckDevices
 
 
 @final

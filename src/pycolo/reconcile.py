@@ -17,7 +17,7 @@ from pycolo.compiler.roles import IN_COLO, PRIMARIES, TWO_GUESTS, WITHOUT_GUEST
 from pycolo.conditions import END_OR_LET_GO
 from pycolo.errors import CompileError, UndecidedError, VersionError, compile_error, undecided
 from pycolo.findings import Code, Finding
-from pycolo.model import ColoPair
+from pycolo.model import ColoPair, tls
 from pycolo.model import _rules as rules
 from pycolo.plan import Check, Options, Plan, Procedure, Wait
 from pycolo.qmp.replies import Version
@@ -402,7 +402,14 @@ class _Ladder:
     def _is_untouched(self, name: str) -> bool:
         """Whether it begins a new pair, and no attempt to protect it has left anything."""
         live = self._live(name)
-        left = (live.objects, live.chardevs, live.jobs, live.exports, live.capabilities)
+        declared = {*tls.IDS, *(item.id for item in self.pair.machine.objects)}
+        left = (
+            live.objects.keys() - declared,
+            live.chardevs,
+            live.jobs,
+            live.exports,
+            live.capabilities,
+        )
         return self._is_anew(name) and not self._is_booted_again(name) and not any(left)
 
     def _is_booted_again(self, name: str) -> bool:

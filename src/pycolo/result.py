@@ -28,6 +28,7 @@ from pycolo.errors import PycoloError
 from pycolo.evidence import Evidence
 from pycolo.plan import (
     Check,
+    CheckDevices,
     CheckPorts,
     Execute,
     Plan,
@@ -409,7 +410,7 @@ def _acts(step: Step) -> bool:
         case Execute() | Record():
             return True
         case RunHost(action=action):
-            return not isinstance(action, CheckPorts)
+            return not isinstance(action, CheckPorts | CheckDevices)
         case Check() | Wait():
             return False
         case _:

@@ -14,8 +14,9 @@ from typing import Literal, assert_never
 import attrs
 
 from pycolo.features import Features
-from pycolo.model.disk import DIRECT, Cache, ReplicationDisk
+from pycolo.model.disk import DIRECT, THROUGH, Cache, ReplicationDisk
 from pycolo.model.filters import FilterChain
+from pycolo.model.hardware import FIRMWARE_IDS, GuestDevice, Property
 from pycolo.model.machine import Machine
 from pycolo.model.memory import MemoryKind
 from pycolo.model.node import Node
@@ -67,6 +68,7 @@ MEMORY_TYPES: Mapping[MemoryKind, MemoryBackendType] = {
 RECONNECT_MS = 200
 # Long enough for any network that could carry COLO; a silent server blocks the guest so long.
 NBD_OPEN_TIMEOUT_S = 3
+VNC_SECRET = "vnc-password"  # noqa: S105 - an id
 
 
 def tls_objects(tls: Tls | None, node: str) -> tuple[TlsObject, ...]:
@@ -368,6 +370,111 @@ def nbd_node(pair: ColoPair, secondary: Node, disk: ReplicationDisk) -> NbdNode:
         open_timeout_s=NBD_OPEN_TIMEOUT_S,
         tls_creds=client_creds(pair.tls),
     )
+
+
+def _sorted(properties: Mapping[str, Property]) -> Mapping[str, Property]:
+    return {name: properties[name] for name in sorted(properties)}
+
+
+def disk_device(disk: ReplicationDisk) -> GuestDevice:
+    """The guest's end of a disk."""
+    told: dict[str, Property] = {
+        "id": disk.names.device,
+        "drive": disk.names.quorum if disk.throttle is None else disk.names.throttle,
+    }
+    if disk.cache in THROUGH:
+        told["write-cache"] = "off"
+    return GuestDevice(driver=disk.device, properties={**told, **_sorted(disk.properties)})
+
+
+def card_device(chain: FilterChain) -> GuestDevice:
+    """The guest's end of a chain."""
+    told: dict[str, Property] = {"id": chain.names.device, "netdev": chain.names.netdev}
+    if chain.mac is not None:
+        told["mac"] = chain.mac
+    return GuestDevice(driver=chain.model, properties={**told, **_sorted(chain.properties)})
+
+
+def first_devices(machine: Machine) -> tuple[GuestDevice, ...]:
+    """What is made before the cards and the disks, which may stand on it."""
+    return tuple(
+        GuestDevice(
+            driver=device.driver,
+            properties={
+                **({} if device.id is None else {"id": device.id}),
+                **_sorted(device.properties),
+            },
+        )
+        for device in machine.devices
+    )
+
+
+def last_devices(machine: Machine) -> tuple[GuestDevice, ...]:
+    """What is made after the disks: CD-ROM drives, then channels."""
+    drives = (
+        GuestDevice(
+            driver=cdrom.device,
+            properties={
+                **({} if cdrom.image is None else {"drive": name}),
+                **_sorted(cdrom.properties),
+            },
+        )
+        for name, cdrom in zip(machine.cdrom_ids, machine.cdroms, strict=True)
+    )
+    ports = (
+        GuestDevice(
+            driver=channel.device, properties={"chardev": name, **_sorted(channel.properties)}
+        )
+        for name, channel in zip(machine.channel_ids, machine.channels, strict=True)
+    )
+    return (*drives, *ports)
+
+
+def guest_devices(pair: ColoPair) -> tuple[GuestDevice, ...]:
+    """All devices of the guest that are declared, in the order in which they are made."""
+    return (
+        *first_devices(pair.machine),
+        *map(card_device, pair.chains),
+        *map(disk_device, pair.disks),
+        *last_devices(pair.machine),
+    )
+
+
+def machine_blocks(pair: ColoPair, node: str) -> tuple[RawNode, ...]:
+    """The block nodes that are no replicated disks: firmware, and images in CD-ROM drives."""
+    made: list[RawNode] = []
+    firmware = pair.machine.firmware
+    if firmware is not None:
+        code, variables = FIRMWARE_IDS
+        made.append(_read_only(code, firmware.code))
+        file = FileNode(filename=pair.firmware_path(node))
+        made.append(RawNode(node_name=variables, file=file))
+    for name, cdrom in zip(pair.machine.cdrom_ids, pair.machine.cdroms, strict=True):
+        if cdrom.image is not None:
+            made.append(_read_only(name, cdrom.image))
+    return tuple(made)
+
+
+def _read_only(name: str, path: str) -> RawNode:
+    return RawNode(node_name=name, read_only=True, file=FileNode(filename=path, read_only=True))
+
+
+def channel_chardevs(pair: ColoPair, node: str) -> tuple[ChardevAdd, ...]:
+    """The sockets on which a node serves the guest's channels."""
+    place = pair.node(node)
+    return tuple(
+        ChardevAdd(
+            id=name,
+            backend=SocketServer(addr=UnixSocketAddress(path=place.socket_path(name)), wait=False),
+        )
+        for name in pair.machine.channel_ids
+    )
+
+
+def password(node: Node) -> Secret | None:
+    """The password of a node's screen; None where it asks for none."""
+    file = None if node.vnc is None else node.vnc.password_file
+    return None if file is None else Secret(id=VNC_SECRET, file=file)
 
 
 def primary_yanks(pair: ColoPair) -> tuple[Yank, ...]:

@@ -13,9 +13,14 @@ from pycolo._json import JsonValue
 from pycolo.compiler import compile_offline
 from pycolo.model import (
     X509,
+    Cdrom,
+    Channel,
     ColoPair,
+    Device,
+    DeviceObject,
     DiskOnNode,
     FilterChain,
+    Firmware,
     Machine,
     Netdev,
     Node,
@@ -23,6 +28,7 @@ from pycolo.model import (
     ReplicationDisk,
     Throttle,
     Tls,
+    Vnc,
 )
 from pycolo.plan import DialectName, Plan, Procedure
 from pycolo.qmp.replies import Version
@@ -48,6 +54,8 @@ CASES: Mapping[str, Case] = {
     "checkpoint/protected": ("checkpoint", None),
     "launch/storage": ("launch", None),
     "start/storage": ("start", None),
+    "launch/hardware": ("launch", None),
+    "start/hardware": ("start", None),
 }
 # The same again for the golden plans, over encrypted connections.
 OVER_TLS: Mapping[str, Case] = {
@@ -56,7 +64,10 @@ OVER_TLS: Mapping[str, Case] = {
     "resume/on-the-primary-over-tls": ("resume", "alpha"),
     "resume/on-the-promoted-over-tls": ("resume", "beta"),
 }
-SHAPES: Mapping[str, str] = {"launch/storage": "storage", "start/storage": "storage"}
+SHAPES: Mapping[str, str] = {
+    **dict.fromkeys(("launch/storage", "start/storage"), "storage"),
+    **dict.fromkeys(("launch/hardware", "start/hardware"), "hardware"),
+}
 "Case to the pair that it is compiled for, where that is not one of each."
 
 
@@ -132,6 +143,50 @@ def on_other_storage() -> ColoPair:
     return attrs.evolve(one, nodes=nodes, disks=(device, file, encrypted), chains=())
 
 
+def with_hardware() -> ColoPair:
+    """A pair whose guest has controllers, firmware, channels, drives and a screen."""
+    one = one_of_each()
+    devices = (
+        Device(driver="virtio-scsi-pci", id="scsi0", properties={"addr": "0x8"}),
+        Device(driver="virtio-serial-pci"),
+        Device(driver="virtio-rng-pci", properties={"rng": "rng0"}),
+        Device(driver="VGA"),
+    )
+    machine = attrs.evolve(
+        one.machine,
+        vcpus=4,
+        cores=2,
+        threads=2,
+        firmware=Firmware(code="/usr/share/OVMF/code,4m.fd", variables="/usr/share/OVMF/vars.fd"),
+        objects=(
+            DeviceObject(kind="iothread", id="io0", properties={"poll-max-ns": 0}),
+            DeviceObject(kind="rng-random", id="rng0"),
+        ),
+        devices=devices,
+        cdroms=(Cdrom(image="/srv/iso/a,b.iso"), Cdrom()),
+        channels=(
+            Channel(properties={"name": "org.qemu.guest_agent.0"}),
+            Channel(device="isa-serial", properties={"index": 1}),
+        ),
+    )
+    disk = ReplicationDisk(
+        size_bytes=10 * 2**30,
+        device="scsi-hd",
+        properties={"bus": "scsi0.0", "lun": 1, "serial": "a,id=b", "bootindex": 1},
+    )
+    card = FilterChain(
+        netdev=one.chains[0].netdev,
+        model="virtio-net-pci",
+        properties={"csum": False, "vectors": 3, "addr": "0x9"},
+    )
+    first, second = one.nodes
+    nodes = (
+        attrs.evolve(first, vnc=Vnc()),
+        attrs.evolve(second, vnc=Vnc(host="192.0.2.2", port=5901, password_file="/etc/vnc,key")),  # noqa: S106 - a path
+    )
+    return attrs.evolve(one, nodes=nodes, machine=machine, disks=(disk,), chains=(card,))
+
+
 def over_tls(tls: Tls) -> ColoPair:
     """A pair with one of each whose connections are encrypted."""
     return attrs.evolve(one_of_each(), tls=tls)
@@ -148,6 +203,7 @@ PAIRS: Mapping[str, ColoPair] = {
 }
 EVERY_PAIR: Mapping[str, ColoPair] = {
     **PAIRS,
+    "hardware": with_hardware(),
     "psk": over_tls(Psk(folder="/etc/pycolo/tls", username="vm0")),
 }
 # What a file shows: each with its QEMU and its pair.

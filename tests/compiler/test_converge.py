@@ -38,6 +38,15 @@ def test_a_protected_pair_is_as_declared(case: str, pair: str, version: str) -> 
     assert () == converge(PAIRS[pair], planned_state).steps
 
 
+def test_declared_hardware_is_no_drift() -> None:
+    """Firmware, drives, objects and channels of a protected guest are as declared."""
+    pair = EVERY_PAIR["hardware"]
+    planned_state = compiled(CASES["start/first"], pair, "11.1.3").planned_state
+
+    assert not drift(pair, planned_state)
+    assert () == converge(pair, planned_state).steps
+
+
 def test_what_was_set_by_hand_is_named_and_set_back() -> None:
     """A compare timeout, a delay and limits set by hand: named with both values, all set back."""
     comp = attrs.evolve(

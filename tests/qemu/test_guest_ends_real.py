@@ -26,7 +26,7 @@ from tests.testing.test_supervisor import Watched, kept, protected
 
 from pycolo.demo.builds import Release
 from pycolo.errors import PycoloError
-from pycolo.model import ColoPair
+from pycolo.model import ColoPair, Device
 from pycolo.qmp import commands as qmp
 from pycolo.session import Session
 from pycolo.supervise import Store
@@ -39,7 +39,9 @@ CASE_S = 200.0
 
 
 def _with_pvpanic(pair: ColoPair) -> ColoPair:
-    return attrs.evolve(pair, machine=attrs.evolve(pair.machine, devices=("pvpanic",)))
+    return attrs.evolve(
+        pair, machine=attrs.evolve(pair.machine, devices=(Device(driver="pvpanic"),))
+    )
 
 
 @asynccontextmanager

@@ -114,6 +114,7 @@ async def alone(life: LivePair, plan: Plan, survivor: str) -> None:
     live = await life.live(survivor)
     disks, chains = life.pair.disks, life.pair.chains
     left = set(live.objects) - {chain.names.rewriter for chain in chains} - set(tls.IDS)
+    left -= {item.id for item in life.pair.machine.objects}
     assert (set(), {}, {}, {}) == (left, live.chardevs, live.exports, live.jobs)
     assert all(disk.names.nbd not in live.block_nodes for disk in disks)
     assert all(1 == len(live.children[disk.names.quorum]) for disk in disks)

@@ -31,7 +31,7 @@ from tests.qemu.test_life import alone, kept
 from tests.real_qemu import RELEASES, bare_qemu, build_of
 
 from pycolo import topology
-from pycolo.compiler._options import disk_option, throttled_option
+from pycolo.compiler._options import device_json, throttled_option
 from pycolo.demo.builds import Release
 from pycolo.demo.guests import bios_disk_counter
 from pycolo.errors import CommandRefused
@@ -343,7 +343,7 @@ async def test_limits_of_a_drive_hold_up_no_copy(release: Release, run_dir: Path
     image, quorum = topology.primary_blocks(node, disk)
     assert isinstance(quorum, QuorumNode)
     words = ("-blockdev", json.dumps(image.to_qmp()), "-drive", throttled_option(disk, quorum))
-    argv = ("-accel", "tcg", "-m", "32", *words, "-device", disk_option(disk))
+    argv = ("-accel", "tcg", "-m", "32", *words, "-device", device_json(topology.disk_device(disk)))
     with bare_qemu(release, run_dir, *argv) as bare:
         session = await Session.connect("bare", bare.control, limit_s=LIMIT_S)
         try:

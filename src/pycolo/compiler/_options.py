@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pycolo import topology
-from pycolo.model.disk import THROUGH, ReplicationDisk
+from pycolo.model.disk import ReplicationDisk
 from pycolo.model.filters import FilterChain
+from pycolo.model.hardware import FIRMWARE_IDS, DeviceObject, GuestDevice, Property
 from pycolo.model.machine import Machine
-from pycolo.model.node import Monitor, UnixMonitor
+from pycolo.model.node import VNC_PORT, Monitor, Node, UnixMonitor, Vnc
+from pycolo.model.pair import VNC_SOCKET
 from pycolo.qmp.blockdevs import QuorumNode
-from pycolo.qmp.chardevs import InetSocketAddress, SocketClient
+from pycolo.qmp.chardevs import (
+    InetSocketAddress,
+    SocketClient,
+    SocketServer,
+    UnixSocketAddress,
+)
 from pycolo.qmp.commands import ChardevAdd
 from pycolo.qmp.objects import Secret
+from pycolo.topology import VNC_SECRET
 
 
 def monitor_option(monitor: Monitor) -> str:
@@ -35,11 +43,57 @@ def netdev_option(chain: FilterChain, node: str) -> str:
     return ",".join(parts)
 
 
-def disk_option(disk: ReplicationDisk) -> str:
-    """The argument of `-device` for a disk."""
-    drive = disk.names.quorum if disk.throttle is None else disk.names.throttle
-    option = f"{disk.device},id={disk.names.device},drive={drive}"
-    return f"{option},write-cache=off" if disk.cache in THROUGH else option
+def device_words(device: GuestDevice) -> str:
+    """The argument of `-device` in words, which the document has."""
+    told = (f"{name}={escaped(_word(value))}" for name, value in device.properties.items())
+    return ",".join((device.driver, *told))
+
+
+def device_json(device: GuestDevice) -> str:
+    """The argument of `-device` in JSON, in which no value can become another option."""
+    return as_json({"driver": device.driver, **device.properties})
+
+
+def object_json(item: DeviceObject) -> str:
+    """The argument of `-object` for what a device names."""
+    return as_json({"qom-type": item.kind, "id": item.id, **dict(sorted(item.properties.items()))})
+
+
+def as_json(value: Mapping[str, object]) -> str:
+    """JSON as it stands in a command line."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _word(value: Property) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
+
+
+def processors_option(machine: Machine) -> str:
+    """The argument of `-smp`."""
+    counts = (f"{name}={count}" for name, count in machine.processors.items())
+    return ",".join((str(machine.vcpus), *counts))
+
+
+def vnc_option(node: Node, vnc: Vnc) -> str:
+    """The argument of `-vnc`."""
+    if vnc.host is None or vnc.port is None:
+        place = f"unix:{node.socket_path(VNC_SOCKET)}"
+    else:
+        host = f"[{vnc.host}]" if ":" in vnc.host else vnc.host
+        place = f"{host}:{vnc.port - VNC_PORT}"
+    secret = "" if vnc.password_file is None else f",password-secret={VNC_SECRET}"
+    return escaped(place) + secret
+
+
+def server_option(chardev: ChardevAdd) -> str:
+    """The argument of `-chardev` for a Unix socket that a node serves."""
+    backend = chardev.backend
+    assert isinstance(backend, SocketServer)  # noqa: S101 - whoever calls has made it
+    assert isinstance(backend.addr, UnixSocketAddress)  # noqa: S101 - likewise
+    path = escaped(backend.addr.path)
+    return f"socket,id={chardev.id},path={path},server=on,wait=off"
 
 
 def throttled_option(disk: ReplicationDisk, quorum: QuorumNode) -> str:
@@ -68,18 +122,16 @@ def secret_option(secret: Secret) -> str:
 
 
 def machine_options(machine: Machine) -> Iterator[str]:
-    """The words that give QEMU its machine and the machine its RAM."""
+    """The words that give QEMU its machine and the machine its RAM and its firmware."""
     memory = topology.memory(machine)
     if memory is not None:
-        yield from ("-object", json.dumps(memory.to_qmp(), separators=(",", ":")))
-    made_of = "" if memory is None else f",memory-backend={memory.id}"
-    yield from ("-machine", f"{machine.machine_type}{made_of}")
-
-
-def card_option(chain: FilterChain) -> str:
-    """The argument of `-device` for a chain's card."""
-    option = f"{chain.model},id={chain.names.device},netdev={chain.names.netdev}"
-    return option if chain.mac is None else f"{option},mac={chain.mac}"
+        yield from ("-object", as_json(memory.to_qmp()))
+    parts = [machine.machine_type]
+    if memory is not None:
+        parts.append(f"memory-backend={memory.id}")
+    if machine.firmware is not None:
+        parts += [f"pflash{n}={name}" for n, name in enumerate(FIRMWARE_IDS)]
+    yield from ("-machine", ",".join(parts))
 
 
 def chardev_option(chardev: ChardevAdd) -> str:

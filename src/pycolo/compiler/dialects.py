@@ -133,6 +133,9 @@ def _accept_any(
     if pair.tls is not None:
         why = "QEMU's document does not say how to encrypt, and tls is declared"
         raise compile_error("not-in-document", why, "use dialect auto, or declare no tls")
+    if any(disk.properties for disk in pair.disks):
+        why = "QEMU's document makes disks without properties, and disks have some"
+        raise compile_error("not-in-document", why, "use dialect auto, or declare no properties")
     return of(next(iter(qemu.values())))
 
 

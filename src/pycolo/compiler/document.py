@@ -15,15 +15,20 @@ import attrs
 from pycolo import topology
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import (
-    card_option,
+    as_json,
+    device_words,
     escaped,
     machine_options,
     monitor_option,
     netdev_option,
+    object_json,
+    processors_option,
     secret_option,
+    server_option,
     throttling,
 )
 from pycolo.compiler.failover import claim_alone
+from pycolo.compiler.launch import screen
 from pycolo.compiler.protect import join, widen
 from pycolo.conditions import (
     AllOf,
@@ -320,6 +325,7 @@ def launch_argv(
         *(word for chain in pair.chains for word in network(pair, place, chain)),
         *(word for disk in pair.disks for word in _secret(place, disk)),
         *(word for disk in pair.disks for word in storage(place, disk)),
+        *_last(pair, node),
         *pair.machine.arguments,
         *(("-S",) if role == "primary" else ("-incoming", _incoming(pair, place))),
     )
@@ -332,11 +338,14 @@ def _incoming(pair: ColoPair, node: Node) -> str:
 def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
     machine = pair.machine
     yield from ("-enable-kvm",) if machine.accelerator == "kvm" else ("-accel", machine.accelerator)
-    if machine.machine_type != "pc" or machine.memory_backend is not None:
+    for block in topology.machine_blocks(pair, node.name):
+        yield from ("-blockdev", as_json(block.to_qmp()))
+    is_plain = machine.machine_type == "pc" and machine.firmware is None
+    if not is_plain or machine.memory_backend is not None:
         yield from machine_options(machine)
     if machine.cpu is not None:
         yield from ("-cpu", machine.cpu)
-    yield from ("-m", str(machine.memory_mib), "-smp", str(machine.vcpus))
+    yield from ("-m", str(machine.memory_mib), "-smp", processors_option(machine))
     monitors = [m for m in (node.control, node.observer) if m is not None]
     for argument in [monitor_option(m) for m in monitors] or ["stdio"]:
         yield from ("-qmp", argument)
@@ -346,14 +355,24 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
             yield from (f"-{option}", value)
     if machine.serial_log:
         yield from ("-serial", f"file:{node.run_path(SERIAL_LOG)}")
-    for device in machine.devices:
-        yield from ("-device", device)
+    yield from screen(node)
+    for item in machine.objects:
+        yield from ("-object", object_json(item))
+    for device in topology.first_devices(machine):
+        yield from ("-device", device_words(device))
     yield from ("-name", instance)
+
+
+def _last(pair: ColoPair, node: str) -> Iterator[str]:
+    for chardev in topology.channel_chardevs(pair, node):
+        yield from ("-chardev", server_option(chardev))
+    for device in topology.last_devices(pair.machine):
+        yield from ("-device", device_words(device))
 
 
 def _card(chain: FilterChain, node: Node) -> Iterator[str]:
     yield from ("-netdev", netdev_option(chain, node.name))
-    yield from ("-device", card_option(chain))
+    yield from ("-device", device_words(topology.card_device(chain)))
 
 
 def _vnet(chain: FilterChain) -> str:

@@ -7,30 +7,34 @@ COLO adds to it is added later, over QMP, by the same steps at the first start a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
 from pycolo import record, topology
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import (
-    card_option,
+    as_json,
     chardev_option,
-    disk_option,
+    device_json,
     machine_options,
     monitor_option,
     netdev_option,
+    object_json,
+    processors_option,
     secret_option,
+    server_option,
     throttled_option,
+    vnc_option,
 )
 from pycolo.conditions import NotRunning, PeerDead
 from pycolo.errors import compile_error, undecided
 from pycolo.evidence import Victim
 from pycolo.features import Features
 from pycolo.model.disk import ImageFormat, ReplicationDisk
+from pycolo.model.hardware import FIRMWARE_IDS, Firmware, GuestDevice
 from pycolo.model.node import Node
 from pycolo.model.pair import SERIAL_LOG, ColoPair
-from pycolo.plan import CreateImage, LaunchQemu
+from pycolo.plan import CheckDevices, CreateImage, LaunchQemu
 from pycolo.qmp._base import QmpRecord
 from pycolo.qmp.blockdevs import QuorumNode
 from pycolo.record import NOT_READ, PairRecord, UnreadRecord
@@ -64,6 +68,10 @@ def launch_node(
     for action, what in images(place, draft.pair.disks, role, given=given):
         why = "made once, never overwritten (qemu-behaviour 5.2)"
         draft.run_host(node, "create-image", what, action, why=why, limit_s=limit_s)
+    if draft.pair.machine.firmware is not None:
+        action = _variables(draft.pair, place, draft.pair.machine.firmware)
+        why = "each node has its own; an entry into COLO makes them equal (qemu-behaviour 23.4)"
+        draft.run_host(node, "create-image", FIRMWARE_IDS[1], action, why=why, limit_s=limit_s)
     own = draft.now.records.get(node)
     kept = own if role == "primary" and isinstance(own, PairRecord) else None
     started = LaunchQemu(role=role, instance=instance, argv=argv, record=kept)
@@ -84,6 +92,22 @@ def check_not_running(draft: Draft, nodes: Iterable[str]) -> None:
     with draft.batch("not-running"):
         for node in nodes:
             draft.check(node, "not-running", NotRunning(node=node), why)
+
+
+def check_devices(draft: Draft, node: str) -> None:
+    """Emit the check that a node's QEMU knows what is declared of the guest's devices.
+
+    Nothing is asked where nothing is declared but models of disks and cards.
+    """
+    pair = draft.pair
+    machine = pair.machine
+    beside = machine.devices or machine.cdroms or machine.channels
+    if beside or any([*(c.properties for c in pair.chains), *(d.properties for d in pair.disks)]):
+        action = CheckDevices(devices=topology.guest_devices(pair))
+        why = "a wrong name ends QEMU at its start, after the records were written"
+        what = "properties"
+        limit_s = draft.timeouts.command_s
+        draft.run_host(node, "check-devices", what, action, why=why, limit_s=limit_s)
 
 
 def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:
@@ -210,6 +234,17 @@ def images(
         yield _create(node, disk, paths["hidden_image"], "qcow2"), disk.names.hidden
 
 
+def _variables(pair: ColoPair, node: Node, firmware: Firmware) -> CreateImage:
+    path = pair.firmware_path(node.name)
+    convert = (node.qemu_img_binary, "convert", "-f", "raw", "-O", "raw")
+    return CreateImage(
+        path=path,
+        image_format="raw",
+        size_bytes=firmware.variables_bytes,
+        argv=(*convert, firmware.variables, path),
+    )
+
+
 def _create(node: Node, disk: ReplicationDisk, path: str, image_format: ImageFormat) -> CreateImage:
     return CreateImage(
         path=path,
@@ -250,6 +285,7 @@ def own_argv(
         *_credentials(pair, node),
         *_network(pair, place, role, features),
         *_storage(pair, place, role),
+        *_last(pair, node),
         *(("-incoming", "defer") if role == "secondary" else ("-S",)),
         *pair.machine.arguments,
     )
@@ -259,12 +295,14 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
     machine = pair.machine
     yield from ("-name", f"guest={instance}")
     yield from ("-nodefaults", "-no-user-config", "-display", "none")
+    for block in topology.machine_blocks(pair, node.name):
+        yield from ("-blockdev", _json(block))
     ring = "" if machine.dirty_ring_size is None else f",dirty-ring-size={machine.dirty_ring_size}"
     yield from ("-accel", f"{machine.accelerator}{ring}")
     yield from machine_options(machine)
     if machine.cpu is not None:
         yield from ("-cpu", machine.cpu)
-    yield from ("-m", str(machine.memory_mib), "-smp", str(machine.vcpus))
+    yield from ("-m", str(machine.memory_mib), "-smp", processors_option(machine))
     for option in ("kernel", "initrd", "append"):
         value: str | None = getattr(machine, option)
         if value is not None:
@@ -272,8 +310,31 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
     if machine.serial_log:
         # QEMU takes all that follows `file:` as the path, commas included.
         yield from ("-serial", f"file:{node.run_path(SERIAL_LOG)}")
-    for device in machine.devices:
-        yield from ("-device", device)
+    yield from screen(node)
+    for item in machine.objects:
+        yield from ("-object", object_json(item))
+    yield from _devices(topology.first_devices(machine))
+
+
+def screen(node: Node) -> Iterator[str]:
+    """The arguments for a node's screen."""
+    if node.vnc is None:
+        return
+    password = topology.password(node)
+    if password is not None:
+        yield from ("-object", _json(password))
+    yield from ("-vnc", vnc_option(node, node.vnc))
+
+
+def _devices(devices: Iterable[GuestDevice]) -> Iterator[str]:
+    for device in devices:
+        yield from ("-device", device_json(device))
+
+
+def _last(pair: ColoPair, node: str) -> Iterator[str]:
+    for chardev in topology.channel_chardevs(pair, node):
+        yield from ("-chardev", server_option(chardev))
+    yield from _devices(topology.last_devices(pair.machine))
 
 
 def _credentials(pair: ColoPair, node: str) -> Iterator[str]:
@@ -284,7 +345,7 @@ def _credentials(pair: ColoPair, node: str) -> Iterator[str]:
 def _network(pair: ColoPair, node: Node, role: Role, features: Features) -> Iterator[str]:
     for chain in pair.chains:
         yield from ("-netdev", netdev_option(chain, node.name))
-        yield from ("-device", card_option(chain))
+        yield from _devices([topology.card_device(chain)])
         if role == "secondary":
             for chardev in topology.secondary_chardevs(pair, node.name, chain, features):
                 yield from ("-chardev", chardev_option(chardev))
@@ -303,8 +364,8 @@ def _storage(pair: ColoPair, node: Node, role: Role) -> Iterator[str]:
                 yield from ("-drive", throttled_option(disk, block))
             else:
                 yield from ("-blockdev", _json(block))
-        yield from ("-device", disk_option(disk))
+        yield from _devices([topology.disk_device(disk)])
 
 
 def _json(value: QmpRecord) -> str:
-    return json.dumps(value.to_qmp(), separators=(",", ":"))
+    return as_json(value.to_qmp())

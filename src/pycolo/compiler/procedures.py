@@ -16,6 +16,7 @@ from pycolo.compiler.failover import stop as stop_protection
 from pycolo.compiler.failover import switch_over as switch
 from pycolo.compiler.launch import (
     Role,
+    check_devices,
     check_not_running,
     claim_boot,
     claim_newest,
@@ -117,6 +118,8 @@ def launch(
     _refuse_too_early(draft, missing)
     primary = newest or _new_primary(draft, declared, missing)
     check_not_running(draft, missing if primary is None else _silent(draft))
+    for name in missing:
+        check_devices(draft, name)
     if newest is not None:
         running = snapshot.live(newest)
         claim_newest(draft, newest, given[newest] if running is None else running.instance, birth)

@@ -19,7 +19,7 @@ from pycolo.model.machine import Machine
 from pycolo.model.node import Monitor, Node, UnixMonitor
 from pycolo.model.pair import QEMU_LOG, ColoPair
 from pycolo.model.tls import X509, Psk
-from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
+from pycolo.plan import CheckDevices, CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
 
 __all__ = ("facts_request", "gather_request", "kept_by", "monitor_json", "request_of", "text")
 
@@ -72,6 +72,12 @@ def request_of(
                 "at_once": at_once,
                 "limit_s": limit_s,
             }
+        case CheckDevices(devices=devices):
+            return "check_devices", {
+                "binary": pair.node(node).qemu_binary,
+                "devices": [[d.driver, dict(d.properties)] for d in devices],
+                "limit_s": limit_s,
+            }
         case CheckPorts(host=host, ports=ports):
             return "check_ports", {
                 "process": pair.process_path(node),
@@ -95,10 +101,15 @@ def _create(pair: ColoPair, node: str, action: CreateImage, limit_s: float) -> J
     }
 
 
+# What `ColoPair.paths` calls that which QEMU opens as an image.
+IMAGES: Final = ("disks[", "machine.firmware")
+
+
 def _launch(pair: ColoPair, node: str, action: LaunchQemu, limit_s: float) -> JsonObject:
     place = pair.node(node)
-    images = [path for what, path in pair.paths(node) if what.startswith("disks[")]
-    written = [path for what, path in pair.paths(node) if not what.startswith("disks[")]
+    paths = pair.paths(node)
+    images = [path for what, path in paths if what.startswith(IMAGES)]
+    written = [path for what, path in paths if not what.startswith(IMAGES)]
     own = [m.path for _, m in place.monitors if isinstance(m, UnixMonitor)]
     sockets = [path for path in written if path.endswith(".sock") or path in own]
     return {
@@ -207,7 +218,10 @@ def _folders(pair: ColoPair, node: str) -> JsonObject:
 def _files(pair: ColoPair, node: str) -> JsonObject | None:
     machine = pair.machine
     booted = [path for path in (machine.kernel, machine.initrd) if path is not None]
-    named = [path for disk in pair.disks if (path := disk.on(node).secret_file) is not None]
+    if machine.firmware is not None:
+        booted += [machine.firmware.code, machine.firmware.variables]
+    named = [drive.image for drive in machine.cdroms if drive.image is not None]
+    named += [path for disk in pair.disks if (path := disk.on(node).secret_file) is not None]
     named += () if pair.tls is None else pair.tls.files_on(node)
     paths = [*dict.fromkeys([*booted, *named])]
     return {"paths": [*paths], "digested": [*booted]} if paths else None
@@ -223,7 +237,7 @@ def _images(pair: ColoPair, node: str) -> JsonObject | None:
 
 def _qemu(pair: ColoPair, node: str) -> JsonObject:
     types = [disk.device for disk in pair.disks]
-    types += [device.partition(",")[0] for device in pair.machine.devices]
+    types += [device.driver for device in pair.machine.devices]
     for chain in pair.chains:
         types += [chain.model, "filter-mirror", "filter-redirector", "filter-rewriter"]
         types += ["colo-compare", "iothread"]

@@ -26,11 +26,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import difflib
 import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import select
 import selectors
 import signal
@@ -41,9 +43,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Dict, NamedTuple, Union
+from typing import Dict, NamedTuple, Tuple, Union
 
 POLL_S = 0.005
 GREETING_S = 1.0
@@ -1468,6 +1470,114 @@ def version(*, binary: str, limit_s: float) -> Answer:
     return {"text": text}
 
 
+def check_devices(
+    *, binary: str, devices: Sequence[Tuple[str, Mapping[str, object]]], limit_s: float
+) -> Answer:
+    """See that a QEMU knows devices and their properties, by asking one that runs no guest.
+
+    Args:
+        binary: The program.
+        devices: Each device's name, and what it is told.
+        limit_s: How long the answers may take.
+    """
+    drivers = list(dict.fromkeys(driver for driver, _ in devices))
+    known, said = _properties(binary, drivers, limit_s)
+    unknown = [driver for driver in drivers if driver in known and known[driver] is None]
+    if unknown:
+        raise Refused(f"QEMU knows no device {unknown[0]}{_nearest(unknown[0], known[''] or {})}")
+    for driver, told in devices:
+        names = known.get(driver)
+        if names is not None:
+            for name, value in told.items():
+                _check_property(driver, names, name, value)
+    silent = [driver for driver in drivers if driver not in known]
+    if silent:
+        return {"note": f"not looked at from {silent[0]} on: QEMU gave no answer ({said[-200:]})"}
+    return {"note": ""}
+
+
+def _properties(
+    binary: str, drivers: Sequence[str], limit_s: float
+) -> Tuple[Dict[str, Dict[str, str] | None], str]:
+    """The types of the properties of each device, by name; None for one that is not known.
+
+    Under the empty name stand all devices. What QEMU gave no answer about is absent.
+    """
+    questions = [("qmp_capabilities", {}), ("qom-list-types", {"implements": "device"})]
+    questions += [("device-list-properties", {"typename": driver}) for driver in drivers]
+    questions += [("quit", {})]
+    lines = (
+        json.dumps({"execute": command, "arguments": arguments, "id": number})
+        for number, (command, arguments) in enumerate(questions)
+    )
+    line = [binary, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none"]
+    line += ["-S", "-qmp", "stdio"]
+    asked = subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        text, said = asked.communicate("\n".join(lines).encode(), timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        asked.kill()
+        text, said = asked.communicate()
+    found: Dict[str, Dict[str, str] | None] = {}
+    for reply in filter(None, map(_json_object, text.splitlines())):
+        place = reply.get("id")
+        if place == 1:
+            found[""] = _listed(reply)
+        elif isinstance(place, int) and 1 < place < len(questions) - 1:
+            found[drivers[place - 2]] = _listed(reply) if "return" in reply else None
+    return found, said.decode(errors="replace").strip()
+
+
+def _listed(reply: Mapping[str, object]) -> Dict[str, str]:
+    """The names in a reply, each with its type."""
+    items = reply.get("return")
+    found = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    return {str(item["name"]): str(item.get("type", "")) for item in found}
+
+
+def _json_object(line: bytes) -> Dict[str, object]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _check_property(driver: str, names: Mapping[str, str], name: str, value: object) -> None:
+    """Refuse a property that a device has not, or one of another type.
+
+    What places a device on a bus is no property of it, and an address may be text or a number.
+    """
+    if name in ("id", "bus", "addr"):
+        return
+    if name not in names:
+        raise Refused(f"the device {driver} has no property {name}{_nearest(name, names)}")
+    rule = _rule_of(names[name], value)
+    if rule is not None:
+        raise Refused(f"the property {name} of {driver} must be {rule}, not {value!r}")
+
+
+def _rule_of(kind: str, value: object) -> str | None:
+    """What a value breaks that is not of a type of QEMU's; None where it breaks nothing."""
+    if kind == "bool":
+        return None if isinstance(value, bool) else "true or false"
+    bits = re.fullmatch(r"(u?)(?:int(\d*)|size)", kind)
+    if bits is None:
+        return None if isinstance(value, str) else f"a string ({kind})"
+    if isinstance(value, bool) or not isinstance(value, int):
+        return "a whole number"
+    size = int(bits[2] or 64)
+    lowest, highest = (0, 2**size - 1) if bits[1] else (-(2 ** (size - 1)), 2 ** (size - 1) - 1)
+    return None if lowest <= value <= highest else f"from {lowest} to {highest}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
 def _output(argv: Sequence[str], limit_s: float, given: str = "") -> tuple[int, str]:
     """Run a program that ends by itself; gives its exit code and what it said.
 
@@ -1741,6 +1851,7 @@ OPERATIONS: Dict[str, Callable[..., Answer]] = {
     "connect": connect,
     "check_ports": check_ports,
     "facts": facts,
+    "check_devices": check_devices,
 }
 
 

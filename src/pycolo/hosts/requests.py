@@ -19,7 +19,14 @@ from pycolo.evidence import Evidence, Victim
 from pycolo.facts import ClockFacts, HostFacts, NoFacts, Part
 from pycolo.hosts import HostState
 from pycolo.model.pair import ColoPair
-from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
+from pycolo.plan import (
+    CheckDevices,
+    CheckPorts,
+    CreateImage,
+    HostAction,
+    LaunchQemu,
+    StopQemu,
+)
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, NoRecord, RecordState, UnreadRecord
 from pycolo.snapshot import Running
@@ -100,7 +107,7 @@ async def run(ask: Ask, pair: ColoPair, node: str, action: HostAction, limit_s: 
             return "it is there, as declared" if found["there"] is True else ""
         case LaunchQemu():
             return ""
-        case CheckPorts():
+        case CheckPorts() | CheckDevices():
             return str(found["note"])
         case StopQemu():
             return str(found["how"])

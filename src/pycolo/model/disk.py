@@ -11,6 +11,7 @@ import attrs
 from pycolo._mapping import read_only_mappings
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
+from pycolo.model.hardware import Property, emulated, properties
 from pycolo.model.node import Node
 from pycolo.qmp.blockdevs import Aio, DetectZeroes, Discard
 
@@ -199,6 +200,8 @@ class ReplicationDisk:
         resync_bytes_per_s: Highest rate of the copy to a new secondary, in bytes per second, from
             1048576. If the guest writes faster, the copy never ends. None for no limit.
         device: QEMU's device model for the guest's disk.
+        properties: Properties of that device, by QEMU's names, such as `bus`, `lun`, `serial` or
+            `bootindex`. What the cache decides (`write-cache`) is not among them.
         nodes: Node name to what is different there.
         ids: QEMU's names for its parts; None takes the names of its place in the pair.
 
@@ -242,7 +245,10 @@ class ReplicationDisk:
         default=None,
         validator=rules.Valid(rules.Optional(rules.Whole(RESYNC_MIN_BYTES_PER_S, SIZE_MAX_BYTES))),
     )
-    device: str = attrs.field(default="ide-hd", validator=rules.Valid(rules.identifier))
+    device: str = attrs.field(default="ide-hd", validator=rules.Valid(emulated))
+    properties: Mapping[str, Property] = attrs.field(
+        factory=dict, validator=rules.Valid(properties)
+    )
     nodes: Mapping[str, DiskOnNode] = attrs.field(factory=dict)
     ids: DiskIds | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.instance_of(DiskIds)))
@@ -266,6 +272,10 @@ class ReplicationDisk:
         if self.detect_zeroes == "unmap" and self.discard != "unmap":
             rule = "be given with discard unmap, which QEMU asks for"
             raise DeclarationError("ReplicationDisk.detect_zeroes", self.detect_zeroes, rule)
+        if "write-cache" in self.properties:
+            field = "ReplicationDisk.properties.write-cache"
+            rule = "not be set: cache says whether the disk has a write cache"
+            raise DeclarationError(field, self.properties["write-cache"], rule)
         why = "each image is a file of its own"
         rules.distinct("ReplicationDisk", self.images().items(), why)
         for name in self.nodes:

@@ -11,6 +11,7 @@ import attrs
 from pycolo._mapping import read_only, read_only_mappings
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
+from pycolo.model.hardware import Property, emulated, properties
 
 MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}\Z")
 OPTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-._]*\Z")
@@ -178,6 +179,12 @@ def _mac(field: str, value: object) -> None:
         raise DeclarationError(field, value, "be six bytes like 52:54:00:12:34:56")
 
 
+_NOT_WITH_COLO: Final[Mapping[str, str]] = {
+    "mac": "not be set: mac is a key of the chain",
+    "mq": "be false: COLO's filters see one queue alone",
+    "failover": "be false: its partner is a card of the host, which is not on the other side",
+}
+
 # Which cards put virtio's header before each packet if the host's end takes it, as a tap does.
 VNET_CARDS: Final = ("virtio-net", "e1000e", "igb", "vmxnet3")
 PLAIN_CARDS: Final = ("e1000", "rtl8139", "ne2k", "pcnet", "tulip", "i825", "usb-net")
@@ -203,6 +210,8 @@ class FilterChain:
         netdev: The host's end of the card.
         netdevs: Node name to the host's end there, if it differs from `netdev`.
         model: QEMU's device model for the card.
+        properties: Properties of that device, by QEMU's names, such as `addr`, `bootindex`, `csum`
+            or `vectors`. Several queues (`mq`) and `failover` are refused.
         mac: MAC address, the same on both nodes; None leaves it to QEMU.
         vnet_hdr: Have every link of the chain carry the header that virtio puts before a packet;
             None decides by the card. It must be on for each card that writes such headers to a
@@ -220,7 +229,10 @@ class FilterChain:
 
     netdev: Netdev = attrs.field(validator=rules.Valid(rules.instance_of(Netdev)))
     netdevs: Mapping[str, Netdev] = attrs.field(factory=dict)
-    model: str = attrs.field(default="rtl8139", validator=rules.Valid(rules.identifier))
+    model: str = attrs.field(default="rtl8139", validator=rules.Valid(emulated))
+    properties: Mapping[str, Property] = attrs.field(
+        factory=dict, validator=rules.Valid(properties)
+    )
     mac: str | None = attrs.field(default=None, validator=rules.Valid(rules.Optional(_mac)))
     vnet_hdr: bool | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.boolean))
@@ -242,6 +254,10 @@ class FilterChain:
     )
 
     def __attrs_post_init__(self) -> None:
+        for name, rule in _NOT_WITH_COLO.items():
+            if self.properties.get(name, False) not in (False, "off"):
+                field = f"FilterChain.properties.{name}"
+                raise DeclarationError(field, self.properties[name], rule)
         writes = writes_vnet_headers(self.model)
         if writes is True and self.vnet_hdr is False:
             rule = f"not be false for {self.model}: a failover would lose acknowledged writes"

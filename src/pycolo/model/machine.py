@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, TypeAlias, final, get_args
 
 import attrs
 
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
+from pycolo.model.hardware import FIRMWARE_IDS, Cdrom, Channel, Device, DeviceObject, Firmware
 from pycolo.model.memory import MemoryBackend
 
 Accelerator: TypeAlias = Literal["kvm", "tcg"]
@@ -37,20 +38,28 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = {
     "-usb": None,
     "-uuid": (),
     "-vga": (),
-    "-vnc": ("reverse", "unix:"),
     "-watchdog-action": ("pause",),
 }
 "Option to what its value must not contain; None for an option without a value."
 
-# Devices of the host on which a QEMU runs: the other side has others, and no state moves.
-HOST_DEVICES = ("vfio", "usb-host", "vhost", "ivshmem", "pci-assign", "scsi-generic", "scsi-block")
+_cpus = rules.Valid(rules.Optional(rules.Whole(1, 255)))
 
 
-def _device(field: str, value: object) -> None:
-    rules.text(field, value)
-    if str(value).startswith(HOST_DEVICES):
-        rule = "be a device that QEMU emulates: one of the host is not on the other side"
-        raise DeclarationError(field, value, rule)
+# One for each kind: type checkers follow no generic converter.
+def _objects(objects: Iterable[DeviceObject]) -> tuple[DeviceObject, ...]:
+    return tuple(objects)
+
+
+def _devices(devices: Iterable[Device]) -> tuple[Device, ...]:
+    return tuple(devices)
+
+
+def _cdroms(cdroms: Iterable[Cdrom]) -> tuple[Cdrom, ...]:
+    return tuple(cdroms)
+
+
+def _channels(channels: Iterable[Channel]) -> tuple[Channel, ...]:
+    return tuple(channels)
 
 
 def _dirty_ring(field: str, value: object) -> None:
@@ -74,10 +83,19 @@ class Machine:
             first checkpoint is then as short as the others, but no whole life was shown with it:
             try it before you rely on it (qemu-behaviour 22.3). None for the bitmap.
         vcpus: Virtual CPUs, 1 to 255.
+        sockets: Processor sockets, 1 to 255. Where any of these three is given, `vcpus` is their
+            product, and one that is absent counts as 1; without them QEMU decides.
+        cores: Cores of a socket, 1 to 255.
+        threads: Threads of a core, 1 to 255.
         accelerator: `kvm` or `tcg`.
         machine_type: QEMU's machine type; `q35` needs QEMU 11.0 (qemu-behaviour 2.4).
         cpu: QEMU's CPU model with its flags; None leaves it to QEMU.
-        devices: Further `-device` arguments, one string each, in QEMU's syntax.
+        firmware: Firmware in flash chips, such as UEFI; None for the machine's own BIOS.
+        objects: What devices, disks and cards name in their properties, such as an iothread.
+        devices: Further devices, such as controllers, in the order in which they are made: they
+            come before the cards and the disks.
+        cdroms: CD-ROM drives, made after the disks.
+        channels: Ports that lead to a socket on each node, such as a guest agent's; made last.
         kernel: Absolute path of a kernel to boot directly, on both nodes; None boots from disk.
         initrd: Absolute path of its initial RAM disk.
         append: The kernel's command line.
@@ -101,13 +119,32 @@ class Machine:
         default=None, validator=rules.Valid(rules.Optional(_dirty_ring))
     )
     vcpus: int = attrs.field(default=1, validator=rules.Valid(rules.Whole(1, 255)))
+    sockets: int | None = attrs.field(default=None, validator=_cpus)
+    cores: int | None = attrs.field(default=None, validator=_cpus)
+    threads: int | None = attrs.field(default=None, validator=_cpus)
     accelerator: Accelerator = attrs.field(
         default="kvm", validator=rules.Valid(rules.one_of(*get_args(Accelerator)))
     )
     machine_type: str = attrs.field(default="pc", validator=rules.Valid(rules.text))
     cpu: str | None = attrs.field(default=None, validator=rules.Valid(rules.Optional(rules.text)))
-    devices: tuple[str, ...] = attrs.field(
-        default=(), converter=rules.as_tuple, validator=rules.Valid(rules.Each(_device))
+    firmware: Firmware | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.instance_of(Firmware)))
+    )
+    objects: tuple[DeviceObject, ...] = attrs.field(
+        default=(),
+        converter=_objects,
+        validator=rules.Valid(rules.Each(rules.instance_of(DeviceObject))),
+    )
+    devices: tuple[Device, ...] = attrs.field(
+        default=(), converter=_devices, validator=rules.Valid(rules.Each(rules.instance_of(Device)))
+    )
+    cdroms: tuple[Cdrom, ...] = attrs.field(
+        default=(), converter=_cdroms, validator=rules.Valid(rules.Each(rules.instance_of(Cdrom)))
+    )
+    channels: tuple[Channel, ...] = attrs.field(
+        default=(),
+        converter=_channels,
+        validator=rules.Valid(rules.Each(rules.instance_of(Channel))),
     )
     kernel: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
@@ -126,6 +163,7 @@ class Machine:
     def __attrs_post_init__(self) -> None:
         self._check_arguments()
         self._check_memory()
+        self._check_processors()
         for name in ("initrd", "append"):
             if getattr(self, name) is not None and self.kernel is None:
                 rule = "go with a kernel"
@@ -139,6 +177,43 @@ class Machine:
         if self.dirty_ring_size is not None and self.accelerator != "kvm":
             rule = "go with accelerator kvm: the ring is KVM's"
             raise DeclarationError("Machine.dirty_ring_size", self.dirty_ring_size, rule)
+
+    @property
+    def channel_ids(self) -> tuple[str, ...]:
+        """QEMU's names for the sockets of its channels, in order."""
+        return tuple(f"channel{n}" for n, _ in enumerate(self.channels))
+
+    @property
+    def cdrom_ids(self) -> tuple[str, ...]:
+        """QEMU's names for the images of its CD-ROM drives, in order."""
+        return tuple(f"cdrom{n}" for n, _ in enumerate(self.cdroms))
+
+    def ids(self) -> Iterator[tuple[str, str]]:
+        """Every id and node name of its parts, each with the field that it comes from."""
+        for n, item in enumerate(self.objects):
+            yield f"machine.objects[{n}].id", item.id
+        for n, device in enumerate(self.devices):
+            if device.id is not None:
+                yield f"machine.devices[{n}].id", device.id
+        for n, name in enumerate(self.cdrom_ids):
+            yield f"machine.cdroms[{n}]", name
+        for n, name in enumerate(self.channel_ids):
+            yield f"machine.channels[{n}]", name
+        if self.firmware is not None:
+            yield from (("machine.firmware", name) for name in FIRMWARE_IDS)
+
+    def _check_processors(self) -> None:
+        product = (self.sockets or 1) * (self.cores or 1) * (self.threads or 1)
+        if self.processors and product != self.vcpus:
+            shape = ", ".join(f"{name} = {count}" for name, count in self.processors.items())
+            rule = f"be {product}, the product of {shape}"
+            raise DeclarationError("Machine.vcpus", self.vcpus, rule)
+
+    @property
+    def processors(self) -> Mapping[str, int]:
+        """How its virtual CPUs are divided up, as far as that is declared, by QEMU's names."""
+        counts = {"sockets": self.sockets, "cores": self.cores, "threads": self.threads}
+        return {name: count for name, count in counts.items() if count is not None}
 
     def _check_arguments(self) -> None:
         words = iter(enumerate(self.arguments))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import TypeAlias, final
+from typing import Final, TypeAlias, final
 
 import attrs
 
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
+
+VNC_PORT: Final = 5900
+"The first port of VNC's displays: they are counted from it."
 
 
 @final
@@ -165,6 +168,40 @@ class Libvirt:
     virsh_binary: str = attrs.field(default="virsh", validator=rules.Valid(rules.text))
 
 
+@final
+@attrs.frozen(kw_only=True)
+class Vnc:
+    """Where a node shows the guest's screen, over VNC; the guest does not see it.
+
+    Who reaches it can use the guest's keyboard.
+
+    Args:
+        host: Address on which it listens, not a loopback one only with a password; None for the
+            socket `vnc.sock` in the run directory.
+        port: TCP port, 5900 to 65535; it goes with `host`.
+        password_file: Absolute path, on the node's host, of a file that holds the password, of
+            which VNC takes 8 bytes; None for no password.
+
+    Raises:
+        DeclarationError: A field breaks its rule; no object is made.
+    """
+
+    host: str | None = attrs.field(default=None, validator=rules.Valid(rules.Optional(_host)))
+    port: int | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.Whole(VNC_PORT, rules.PORT_MAX)))
+    )
+    password_file: str | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if (self.host is None) != (self.port is None):
+            raise DeclarationError("Vnc.port", self.port, "be given with host, and only then")
+        if self.host is not None and not is_loopback(self.host) and self.password_file is None:
+            rule = "be given where others than this host reach the screen"
+            raise DeclarationError("Vnc.password_file", None, rule)
+
+
 def _in_folder(folder: str, name: str) -> str:
     return name if name.startswith("/") else f"{folder.rstrip('/')}/{name}"
 
@@ -196,6 +233,7 @@ class Node:
         ssh: The way to its host; None if the controller runs on it.
         control: Monitor for the one writer; by default a socket in `run_dir`.
         observer: Monitor for readers; by default a socket in `run_dir`.
+        vnc: Where it shows the guest's screen; None for nowhere.
         qemu_binary: QEMU on that host, a name on its PATH or an absolute path.
         qemu_img_binary: `qemu-img` on that host, likewise.
         libvirt: The libvirt that starts its QEMU; None where pycolo starts it. With it
@@ -226,6 +264,9 @@ class Node:
     observer: Monitor | None = attrs.field(
         default=None,
         validator=rules.Valid(rules.Optional(rules.instance_of(UnixMonitor, TcpMonitor))),
+    )
+    vnc: Vnc | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.instance_of(Vnc)))
     )
     qemu_binary: str = attrs.field(default="qemu-system-x86_64", validator=rules.Valid(rules.text))
     qemu_img_binary: str = attrs.field(default="qemu-img", validator=rules.Valid(rules.text))

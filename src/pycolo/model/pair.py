@@ -12,6 +12,7 @@ from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
 from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
+from pycolo.model.hardware import CHANNEL_ID
 from pycolo.model.machine import Machine
 from pycolo.model.migration import Migration
 from pycolo.model.node import Node, TcpMonitor, UnixMonitor, is_loopback
@@ -26,6 +27,7 @@ ONE_DEVICE = "/dev/disk/by-id/"
 RUN_ROOT = "/run/pycolo"
 SERIAL_LOG = "serial.log"
 QEMU_LOG = "qemu.stderr"
+VNC_SOCKET = "vnc"
 # What a host keeps beside a file that it replaces as a whole.
 BESIDE = (".lock", ".spare")
 
@@ -277,6 +279,14 @@ class ColoPair:
         stems = stems or [f"{self.name}.{name}"]
         return tuple(node.image_path(f"{stem}.owner.json") for stem in stems)
 
+    def firmware_path(self, name: str) -> str:
+        """Where a node keeps the firmware's variables, on its host.
+
+        Raises:
+            DeclarationError: There is no such node.
+        """
+        return self.node(name).image_path(f"{self.name}.firmware.raw")
+
     def _state_path(self, name: str, what: str) -> str:
         stem = self.disks[0].on(name).stem if self.disks else f"{self.name}.{name}"
         return self.node(name).state_path(f"{stem}.{what}")
@@ -368,12 +378,18 @@ class ColoPair:
 
     def _check_ids(self) -> None:
         rules.distinct("ColoPair", self._ids(), "an id is used once")
+        for n, chain in enumerate(self.chains):
+            for name, value in rules.fields_of(chain.names, f"chains[{n}].ids"):
+                if CHANNEL_ID.fullmatch(str(value)):
+                    rule = "not be a channel's: those are channel0, channel1 ..."
+                    raise DeclarationError(f"ColoPair.{name}", value, rule)
 
     def _ids(self) -> Iterator[tuple[str, object]]:
         # Block nodes, devices, netdevs, chardevs and objects have name spaces of their own in
         # QEMU; one space for all keeps a plan readable and costs nothing.
         if self.tls is not None:
             yield from (("tls", name) for name in IDS)
+        yield from self.machine.ids()
         for n, disk in enumerate(self.disks):
             yield from rules.fields_of(disk.names, f"disks[{n}].ids")
         for n, chain in enumerate(self.chains):
@@ -402,6 +418,9 @@ class ColoPair:
         # Either node may come to listen on any of them, so a monitor's port is none of them.
         for place, node in self._places():
             monitors = [(k, m) for k, m in node.monitors if isinstance(m, TcpMonitor)]
+            if node.vnc is not None and node.vnc.port is not None:
+                with_vnc = [*named, (f"{place}.vnc.port", node.vnc.port)]
+                rules.distinct("ColoPair", with_vnc, "a port is used once on a host")
             for kind, monitor in monitors:
                 with_monitor = [*named, (f"{place}.{kind}.port", monitor.port)]
                 rules.distinct("ColoPair", with_monitor, "a port is used once on a host")
@@ -413,6 +432,8 @@ class ColoPair:
             for chain in self.chains:
                 for name in (chain.names.compare_local, chain.names.compare_out):
                     rules.socket_path(field, node.socket_path(name))
+            for name in self.machine.channel_ids:
+                rules.socket_path(field, node.socket_path(name))
         folders = [
             (f"{place}.run_dir", (host_key(node), normal(node.run_path(""))))
             for place, node in self._places()
@@ -469,6 +490,14 @@ class ColoPair:
             for n, chain in enumerate(self.chains)
             for part in ("compare_local", "compare_out")
         ]
+        sockets += [
+            (f"machine.channels[{n}]", node.socket_path(channel))
+            for n, channel in enumerate(self.machine.channel_ids)
+        ]
+        if node.vnc is not None and node.vnc.host is None:
+            sockets.append(("vnc", node.socket_path(VNC_SOCKET)))
+        if self.machine.firmware is not None:
+            images = [*images, ("machine.firmware", self.firmware_path(name))]
         logs = [(f"run_dir ({log})", node.run_path(log)) for log in (SERIAL_LOG, QEMU_LOG)]
         kept = [("record", self.record_path(name)), ("process", self.process_path(name))]
         kept += [(f"owner of disk {n}", path) for n, path in enumerate(self.owner_paths(name))]

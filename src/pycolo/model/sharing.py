@@ -153,6 +153,14 @@ def _listeners(pair: ColoPair) -> Iterator[Listener]:
                     address=monitor.host,
                     port=monitor.port,
                 )
+        if node.vnc is not None and node.vnc.host is not None and node.vnc.port is not None:
+            yield Listener(
+                pair=pair.name,
+                node=node.name,
+                field="vnc.port",
+                address=node.vnc.host,
+                port=node.vnc.port,
+            )
 
 
 def _meet(first: str, second: str) -> bool:

@@ -9,7 +9,17 @@ from typing import assert_never
 
 from pycolo._printable import one_line, printable
 from pycolo.evidence import Evidence
-from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, Plan, Recovery, StopQemu
+from pycolo.model.hardware import GuestDevice
+from pycolo.plan import (
+    CheckDevices,
+    CheckPorts,
+    CreateImage,
+    HostAction,
+    LaunchQemu,
+    Plan,
+    Recovery,
+    StopQemu,
+)
 from pycolo.qmp.commands import Command
 from pycolo.record import (
     Change,
@@ -56,6 +66,8 @@ def action_words(action: HostAction) -> str:
             return printable(f"launch {role} {instance}: {shlex.join(argv)}")
         case StopQemu(instance=instance, at_once=at_once):
             return printable(f"{'kill' if at_once else 'stop'} {instance}")
+        case CheckDevices(devices=devices):
+            return printable(f"check that QEMU knows {devices_words(devices)}")
         case CheckPorts(host=host, ports=ports):
             return printable(f"check that {host} lets through TCP {ports_words(ports)}")
         case _:
@@ -65,6 +77,11 @@ def action_words(action: HostAction) -> str:
 def ports_words(ports: tuple[int, ...]) -> str:
     """Ports, for people."""
     return f"port{'s' * (len(ports) > 1)} {', '.join(map(str, ports))}"
+
+
+def devices_words(devices: tuple[GuestDevice, ...]) -> str:
+    """Devices, for people."""
+    return ", ".join(dict.fromkeys(device.driver for device in devices))
 
 
 def state_words(state: NodeState) -> str:

@@ -10,6 +10,7 @@ from pycolo._printable import page
 from pycolo.conditions import describe
 from pycolo.plan import (
     Check,
+    CheckDevices,
     CheckPorts,
     CreateImage,
     Execute,
@@ -24,7 +25,7 @@ from pycolo.plan import (
     Wait,
 )
 from pycolo.render._wire import capabilities_line, step_line, wire_line
-from pycolo.render._words import change_words, ports_words
+from pycolo.render._words import change_words, devices_words, ports_words
 
 
 def render(plan: Plan) -> str:
@@ -113,6 +114,8 @@ def _action(action: HostAction) -> str:
             return shlex.join(argv)
         case StopQemu(instance=instance, at_once=at_once):
             return f"end the QEMU {instance}{' at once' if at_once else ''}"
+        case CheckDevices(devices=devices):
+            return f"see that QEMU knows {devices_words(devices)}"
         case CheckPorts(host=host, ports=ports):
             return f"see that {host} lets TCP {ports_words(ports)} through"
         case _:

@@ -23,6 +23,7 @@ from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
 from pycolo.plan import (
     OFFLINE_BIRTH,
     Check,
+    CheckDevices,
     CheckPorts,
     CreateImage,
     Execute,
@@ -40,7 +41,13 @@ from pycolo.record import DamagedRecord, NoRecord
 from pycolo.render._shell_client import CLIENT
 from pycolo.render._shell_library import LIBRARY
 from pycolo.render._wire import step_line, wire_line
-from pycolo.render._words import change_words, command_words, evidence_words, ports_words
+from pycolo.render._words import (
+    change_words,
+    command_words,
+    devices_words,
+    evidence_words,
+    ports_words,
+)
 from pycolo.snapshot import Dead
 
 _HEAD: Final = """\
@@ -277,6 +284,8 @@ def _action(action: HostAction) -> str:
             return f"launch the {role} {instance}"
         case StopQemu(instance=instance, at_once=at_once):
             return f"{'kill' if at_once else 'stop'} {instance}"
+        case CheckDevices(devices=devices):
+            return f"check that QEMU knows {devices_words(devices)}"
         case CheckPorts(host=host, ports=ports):
             return f"check that {host} lets through TCP {ports_words(ports)}"
         case _:

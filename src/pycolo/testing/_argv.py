@@ -9,6 +9,7 @@ from typing import final
 import attrs
 
 from pycolo import effects
+from pycolo.model.hardware import CHANNEL_ID
 from pycolo.model.node import Monitor, TcpMonitor, UnixMonitor
 from pycolo.qmp.blockdevs import BlockNode, QuorumNode
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient
@@ -53,17 +54,28 @@ def read(argv: Sequence[str]) -> CommandLine:
         monitors=tuple(_monitor(text) for text in _all(options, "qmp")),
         netdevs=tuple(_parts(text)["id"] for text in _all(options, "netdev")),
         drives=dict(_drives(_all(options, "device"), {t["id"]: t["node-name"] for t in throttled})),
-        chardevs=tuple(_chardev(text) for text in _all(options, "chardev")),
+        chardevs=tuple(
+            _chardev(text)
+            for text in _all(options, "chardev")
+            if not CHANNEL_ID.fullmatch(_parts(text)["id"])
+        ),
         blocks=(
             *(BlockdevAdd.from_arguments(json.loads(t)).node for t in _all(options, "blockdev")),
             *map(_quorum, throttled),
         ),
         objects=tuple(
             ObjectAdd.from_arguments(members).object
-            for members in map(json.loads, _all(options, "object"))
-            if not members["qom-type"].startswith(_NOT_ADDED_LATER)
+            for members in map(_known, map(json.loads, _all(options, "object")))
+            if not str(members["qom-type"]).startswith(_NOT_ADDED_LATER)
         ),
     )
+
+
+def _known(members: dict[str, object]) -> dict[str, object]:
+    """What these QEMUs know of an object: the polling of a thread is nothing to them."""
+    if members["qom-type"] != "iothread":
+        return members
+    return {name: members[name] for name in ("qom-type", "id")}
 
 
 def _quorum(parts: Mapping[str, str]) -> QuorumNode:
@@ -76,7 +88,7 @@ def _quorum(parts: Mapping[str, str]) -> QuorumNode:
 
 
 # Of a command line alone.
-_NOT_ADDED_LATER = ("secret", "memory-backend-")
+_NOT_ADDED_LATER = ("secret", "memory-backend-", "rng-")
 _FLAGS = ("-S", "-nodefaults", "-no-user-config")
 
 
@@ -121,8 +133,8 @@ def _monitor(text: str) -> Monitor:
 
 
 def _drives(devices: Sequence[str], nodes: Mapping[str, str]) -> list[tuple[str, str]]:
-    parts = [_parts(text) for text in devices]
-    drives = [(part["id"], part["drive"]) for part in parts if "drive" in part]
+    told = [json.loads(text) for text in devices]
+    drives = [(one["id"], one["drive"]) for one in told if "drive" in one and "id" in one]
     return [(device, nodes.get(drive, drive)) for device, drive in drives]
 
 

@@ -14,7 +14,14 @@ from pycolo.facts import HostFacts, NoFacts, Part
 from pycolo.hosts import HostState
 from pycolo.model.node import Monitor
 from pycolo.model.pair import ColoPair
-from pycolo.plan import CheckPorts, CreateImage, HostAction, LaunchQemu, StopQemu
+from pycolo.plan import (
+    CheckDevices,
+    CheckPorts,
+    CreateImage,
+    HostAction,
+    LaunchQemu,
+    StopQemu,
+)
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, NoRecord, UnreadRecord, digest, dumps, loads
 from pycolo.snapshot import Running
@@ -89,6 +96,9 @@ class FakeHost:
             case StopQemu(instance=instance):
                 self._reached(node, "stop-qemu")
                 return self._stop(node, instance)
+            case CheckDevices():
+                self._reached(node, "check-devices")
+                return "not looked at: these QEMUs are played"
             case CheckPorts(host=host):
                 self._reached(node, "check-ports")
                 return self._check_ports(pair, node, host)
