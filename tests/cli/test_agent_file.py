@@ -101,4 +101,4 @@ def test_node_that_a_pair_lacks_is_refused(pycolo: Pycolo, pair_file: Path, tmp_
     )
     ended = pycolo("agent", agent_file, pair_file)
     assert 4 == ended.code
-    assert "name a node of colo: alpha, beta" in ended.err
+    assert "node must be one of alpha, beta, gamma, not 'omega'" in ended.err

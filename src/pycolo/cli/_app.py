@@ -579,6 +579,9 @@ def agent(
     """
     with _options.mended_by_hand(OSError):
         own, pairs = _agent_file.load(agent_file), _files.pairs(pair_files)
+    with contextlib.suppress(OSError):
+        # Where it cannot be made, that is said later, and the pairs are kept all the same.
+        of_agents(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
     with _options.mended_by_hand():
         asyncio.run(_supervise.agent(pairs, own, folder, endpoint, form))
 
@@ -661,7 +664,7 @@ def fenced(
     folder: Path,
     form: str,
 ) -> None:
-    """State to the supervisor, or to this host's agent, that the QEMU of NODE has ended.
+    """State to the supervisor or agent that the QEMU of NODE has ended.
 
     For a host that nobody can reach: switch it off first. The supervisor relies on your word as on
     a fence: if it is wrong, two guests run. It is refused while that QEMU answers. Where agents
