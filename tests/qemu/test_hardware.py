@@ -252,6 +252,7 @@ async def test_a_guest_outlives_both_sides_on_each_disk(
         await outlive_both(life)
 
 
+@pytest.mark.nightly
 @pytest.mark.heavy
 async def test_a_guest_outlives_both_sides_on_nvme_and_q35() -> None:
     """From 11.1 on QEMU moves an NVMe disk, and a q35."""

@@ -123,7 +123,8 @@ async def test_a_guest_that_powers_off_is_off_on_both_sides(daemon: Daemon) -> N
         daemon.start()
 
 
-@pytest.mark.parametrize("name", ["alpha", pytest.param("beta", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["alpha", "beta"])
 async def test_what_libvirt_does_with_a_domain_in_colo(
     daemon: Daemon, name: str, tmp_path: Path
 ) -> None:
@@ -148,6 +149,7 @@ async def test_what_libvirt_does_with_a_domain_in_colo(
         await _proven(life, "alpha", "beta")
 
 
+@pytest.mark.nightly
 async def test_a_saved_qemu_is_not_run_again(daemon: Daemon, tmp_path: Path) -> None:
     """The hook refuses it: its identity is that of a QEMU which is known to have ended."""
     # This libvirt knows no `migrate` of 11.1, and saves by one.
@@ -176,6 +178,7 @@ async def test_a_domain_that_cannot_be_created_leaves_nothing(daemon: Daemon) ->
         await life.launch("alpha")
 
 
+@pytest.mark.nightly
 async def test_a_qemu_that_is_not_the_one_meant_is_ended(daemon: Daemon) -> None:
     """A QEMU that names itself otherwise than its domain has no process that pycolo knows."""
     async with _life(daemon) as life:
