@@ -142,7 +142,7 @@ class Choice:
     def write(self, value: object) -> JsonValue:
         """Give the constant as it is."""
         if not isinstance(value, str | int):
-            raise TypeError(f"{value!r} is none of the words")
+            raise TypeError(f"{value!r} is not one of {_words(self.words)}")
         return value
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none

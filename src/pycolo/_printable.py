@@ -76,9 +76,9 @@ def brief(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a message quotes it: its repr, printable and cut.
+    """A value as a message quotes it: its repr, printable and cut to `LONGEST_VALUE`.
 
-    It takes no longer for a value of many megabytes or of many levels than for a small one.
+    The time it takes is limited too, however large or deeply nested the value is.
     """
     text = ""
     for piece in _pieces(value, 0):

@@ -66,11 +66,11 @@ class _Fact(ABC):
 
     @abstractmethod
     def words(self) -> str:
-        """What it asks for, in words."""
+        """The fact as a clause for messages."""
 
     @abstractmethod
     def seen(self, live: Live) -> str:
-        """What the node shows instead, in words."""
+        """The node's actual state as a clause for messages, where the fact is not true."""
 
 
 @final

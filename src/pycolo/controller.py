@@ -104,7 +104,7 @@ class PairController:
             and must not raise.
 
     Raises:
-        DeclarationError: A node has no host, or `want` is none of the words.
+        DeclarationError: A node has no host, or `want` is not one of `Want`.
     """
 
     def __init__(
@@ -276,7 +276,7 @@ class PairController:
             want: What is wanted.
 
         Raises:
-            DeclarationError: It is none of the words; what was wanted before still is.
+            DeclarationError: `want` is not one of `Want`; the controller keeps the value it had.
         """
         check_want("want", want)
         self._want = want

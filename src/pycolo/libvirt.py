@@ -1,7 +1,7 @@
 """The QEMU of a node as a libvirt domain.
 
-The domain hands pycolo's own command line on, word by word. libvirt adds what it needs to watch the
-process; what of that would change the guest is taken back.
+The domain contains pycolo's own command line, unchanged. libvirt adds options to watch the process;
+`TAKEN_BACK` undoes those that would change the guest.
 """
 
 from __future__ import annotations

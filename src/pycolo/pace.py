@@ -53,12 +53,12 @@ class Pace:
 
     @classmethod
     def of(cls, checkpoints: Sequence[Checkpoint], *, seconds: float, delay_ms: int) -> Pace:
-        """Measure checkpoints.
+        """Compute the pace of some checkpoints.
 
         Args:
-            checkpoints: In the order in which they began.
-            seconds: How long they were listened for.
-            delay_ms: The checkpoint delay.
+            checkpoints: The checkpoints, in the order in which they began.
+            seconds: How long they were recorded, in seconds.
+            delay_ms: The checkpoint delay, in milliseconds.
         """
         delay_s = delay_ms / _MS
         least_s = delay_s - max(JITTER * delay_s, JITTER_S)

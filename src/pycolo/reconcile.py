@@ -29,14 +29,14 @@ Want: TypeAlias = Literal["protected", "unprotected", "stopped"]
 
 
 def check_want(field: str, want: object) -> None:
-    """Refuse what is none of `Want`, before anything is done about it.
+    """Refuse a value that is not one of `Want`, before anything is done.
 
     Args:
-        field: What the error calls it.
-        want: What is wanted.
+        field: The field's name in the error.
+        want: The value to check.
 
     Raises:
-        DeclarationError: It is none of these words.
+        DeclarationError: The value is not one of `Want`.
     """
     rules.one_of(*get_args(Want))(field, want)
 
@@ -142,7 +142,7 @@ def next_step(
         The next step. What no safe way leads to, and what a person must decide, is a `Decide`.
 
     Raises:
-        DeclarationError: `want` is none of the words.
+        DeclarationError: `want` is not one of `Want`.
     """
     check_want("want", want)
     try:

@@ -139,7 +139,11 @@ class Live:
 @final
 @attrs.frozen(kw_only=True)
 class Absent:
-    """No QEMU runs for this node, by a plan or by whoever starts its QEMUs; no probe finds that."""
+    """No QEMU runs for this node.
+
+    A plan assumes it, or whoever starts the QEMUs states it. Reading a node never finds it: a node
+    whose monitor does not answer is read as `Unreachable`.
+    """
 
 
 @final

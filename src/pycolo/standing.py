@@ -72,7 +72,7 @@ def standing(snapshot: Snapshot) -> Standing:
         return _alone(snapshot, running[0])
     unasked = [name for name in snapshot.nodes if not _is_asked(snapshot, name)]
     if unasked:
-        return Standing(state="unknown", text=f"{' and '.join(unasked)} cannot be asked")
+        return Standing(state="unknown", text=f"no answer from {' and '.join(unasked)}")
     return Standing(state="stopped", text=_nobody(snapshot))
 
 

@@ -547,7 +547,7 @@ def test_records_of_another_arbiter_are_not_handed_over(monkeypatch: pytest.Monk
 
         monkeypatch.setattr("pycolo.testing._arbiter._Client.identity", identity)
         await agents.start("alpha")
-        await agents.until("are handed to fake:1, and not to fake:2", node="alpha")
+        await agents.until("are handed over to fake:1, not to fake:2", node="alpha")
         await time_passes(60.0)
         assert (await network.arbiter.client("beta").read("colo", limit_s=1.0)).shared is None
 
@@ -582,7 +582,7 @@ def test_what_speaks_to_the_arbiter_begins_anew(monkeypatch: pytest.MonkeyPatch)
             return await right(self, pair, held, limit_s=limit_s)
 
         monkeypatch.setattr(type(arbiter), "changed", once_wrong)
-        await agents.until("has failed, and begins anew: nobody foresaw it", since=count)
+        await agents.until("failed and is started again: nobody foresaw it", since=count)
         life.world.qemu("alpha").kill()
         await agents.until("failover is done", node="beta", since=count)
         await agents.protected(len(agents.events))

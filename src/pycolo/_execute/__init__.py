@@ -1,7 +1,7 @@
-"""The only loop over the steps of a plan.
+"""Executes a plan: the only loop over its steps.
 
-What went wrong in a session or on a host becomes the outcome of a step here and nowhere else. What
-a caller gets is a `Report`, whatever happened; only cancellation is an exception.
+Only here does an error of a session or a host become the outcome of a step. The caller always gets
+a `Report`, whatever happened; only cancellation is raised.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ ENTRIES: Final = (
         commands=(EVERY,),
         meaning="an argument is missing; for an address it may stand in the wrong nesting",
         goal="missed",
-        remedy="correct the command; addresses have two forms",
+        remedy="correct the command: some commands wrap an address in `data`, others do not",
         source="3.13",
     ),
     Entry(

@@ -349,7 +349,7 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
     "is_check",
     is_flag=True,
     help="One line, and the exit codes of a monitoring plugin: 0 protected, 1 joining or"
-    " unprotected, 2 at risk, two guests or none, 3 unknown or an error.",
+    " unprotected, 2 at risk, two guests run or none does, 3 unknown or an error.",
 )
 @_supervise.store
 @_options.output("text", "json")
@@ -532,7 +532,7 @@ def _journal(path: Path | None) -> Iterator[Journal | None]:
     with Journal(path) as made:
         yield made
     if made.failure is not None:
-        _say.note(f"the journal is not whole: {made.failure}")
+        _say.note(f"the journal is incomplete: {made.failure}")
 
 
 @app.command()

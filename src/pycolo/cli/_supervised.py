@@ -136,7 +136,7 @@ async def wait_heeded(control: Control, wish: Wish) -> None:
                 if (view.want, view.paused) == (wish.want, wish.paused) and is_free:
                     return
     except TimeoutError:
-        _say.note(f"the supervisor (pid {control.pid}) finishes what is under way first")
+        _say.note(f"the supervisor (pid {control.pid}) finishes its current work first")
     except StoreError as error:
         # What is in the store holds: the next supervisor reads it.
         _say.note(str(error))

@@ -160,7 +160,7 @@ class Draft:
         return self._add(step)
 
     def check_instances(self, nodes: Iterable[str]) -> None:
-        """Bind the plan to the very QEMUs it is compiled for."""
+        """Emit a check for each node that its QEMU is still the one the plan is compiled for."""
         for node in nodes:
             instance = self.live(node).instance
             if instance:

@@ -115,13 +115,14 @@ def check_compiled(plan: Plan) -> None:
 
 
 def refuse_offline(plan: Plan) -> None:
-    """Refuse a launch whose identities were not drawn by chance.
+    """Refuse to execute a `launch` that was compiled offline.
 
-    A QEMU of another launch may have the same ones, and another pair the same birth.
+    Its identities and its birth are fixed, not random: QEMUs of another launch may have the same
+    identities, and another pair the same birth. Plans of other procedures pass.
 
     Raises:
-        CompileError: It was compiled offline.
+        CompileError: The plan is a `launch` that was compiled offline.
     """
     if plan.procedure == "launch" and plan.options.birth == OFFLINE_BIRTH:
-        why = "this launch was compiled offline, so its identities are not drawn by chance"
+        why = "this launch was compiled offline, so its identities are not random"
         raise compile_error("offline-launch", why, "save one with plan launch --live")

@@ -113,6 +113,12 @@ def check_devices(draft: Draft, node: str) -> None:
 def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:
     """Emit the records that make a node the holder, before its QEMU is started.
 
+    Args:
+        draft: The plan so far.
+        node: The node that becomes the holder.
+        instance: The identity of the QEMU that is to be started on it.
+        birth: The birth of the pair, for a pair that has no record yet.
+
     Raises:
         CompileError: Another node holds the newest data, or the records do not tell who does.
     """

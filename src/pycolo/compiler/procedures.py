@@ -296,7 +296,7 @@ def start(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """From a guest that runs, or was just launched, and a fresh secondary to a protected pair.
+    """Compile the plan that protects a guest, running or just launched, by a fresh secondary.
 
     Args:
         pair: The declaration.

@@ -101,9 +101,19 @@ def is_recorded(draft: Draft, primary: str, secondary: str) -> bool:
 
 
 def join(draft: Draft, primary: str, secondary: str, *, alone: bool) -> None:
-    """Write down that the secondary joins: until it is proven, only the primary is eligible.
+    """Emit the records that the secondary joins: until it is proven, only the primary is eligible.
 
-    Every way out of an attempt is safe after that, without reaching the secondary.
+    From then on the attempt can end in any way without a need to reach the secondary again.
+
+    Args:
+        draft: The plan so far.
+        primary: The node whose guest runs.
+        secondary: The node that joins.
+        alone: Whether the primary has not entered COLO yet. If so, a record by which another node
+            is still eligible is refused.
+
+    Raises:
+        CompileError: The records forbid it, or another node is still eligible.
     """
     records = draft.now.records
     instance, joins = draft.live(primary).instance, draft.live(secondary).instance

@@ -61,7 +61,7 @@ class Timer:
             raise _error()
 
     def close(self) -> None:
-        """Let go of the descriptor."""
+        """Close the descriptor."""
         os.close(self._descriptor)
 
 

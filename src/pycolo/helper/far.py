@@ -90,11 +90,11 @@ Monitor = Mapping[str, Union[str, int]]
 
 
 class Refused(Exception):
-    """It was not done, and nothing was changed."""
+    """The helper refused an operation, and nothing was changed."""
 
 
 class Uncertain(Exception):
-    """It is not known whether it was done."""
+    """It is not known whether an operation of the helper was done."""
 
 
 # -- what may be believed ------------------------------------------------------------------------
@@ -356,16 +356,18 @@ def observe(
 
 
 def alive(*, process: str, monitors: Sequence[Monitor]) -> Answer:
-    """The QEMU of a node that runs here: by its process file, or because it serves a monitor.
+    """Whether a QEMU of a node runs here, by its process file or because it serves a monitor.
 
-    A file that others may have written proves no death, but it may well tell of a life.
+    The process file is read even if another user could have written it: such a file cannot prove
+    that a QEMU has ended, but it can show one that runs.
 
     Args:
         process: The node's process file.
         monitors: Its monitors.
 
     Returns:
-        `instance`, empty if it is not known, and `how`, empty for none.
+        `instance`: the QEMU's identity, empty if it is not known. `how`: how it is known that a
+        QEMU runs, or why that cannot be known; empty if none was found.
     """
     current = None
     try:
@@ -479,7 +481,7 @@ class _Owner(NamedTuple):
     record: str
 
     def speaks(self, own: Sequence[str], ours: tuple[str, str]) -> bool:
-        """Whether it is of a declared image, or of this node."""
+        """Whether the file is one of `own`, or names the pair and node of `ours`."""
         return self.path in own or (self.pair, self.node) == ours
 
 
@@ -710,7 +712,11 @@ class Pidfd:
             signal.pidfd_send_signal(self._descriptor, number)
 
     def gone(self, limit_s: float) -> bool:
-        """Whether all of its threads have ended, now or within the limit; a zombie's have."""
+        """Whether all of its threads end within the limit; those of a zombie have ended.
+
+        Args:
+            limit_s: How long to wait, in seconds; 0 to look once.
+        """
         with selectors.DefaultSelector() as selector:
             selector.register(self._descriptor, selectors.EVENT_READ)
             if not selector.select(limit_s):
@@ -721,7 +727,7 @@ class Pidfd:
         return True
 
     def over(self) -> str | None:
-        """How it is known that none of its threads runs again; None if one may."""
+        """Why none of its threads can run again, as a sentence; None if one of them still can."""
         # In this order: one that goes in between was seen while it was there, or is gone after.
         exiting = _all_exiting(self.pid)
         if self.gone(0):

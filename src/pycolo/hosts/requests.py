@@ -40,11 +40,11 @@ HOST_FACTS: Final = Forms(omits="defaults").record(HostFacts)
 
 
 class Refused(Exception):
-    """It was not done, and nothing was changed."""
+    """The helper refused an operation, and nothing was changed."""
 
 
 class Uncertain(Exception):
-    """It is not known whether it was done."""
+    """It is not known whether an operation of the helper was done."""
 
 
 class OutOfReach(Exception):

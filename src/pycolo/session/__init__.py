@@ -410,7 +410,7 @@ class Session:
 
     @property
     def latched(self) -> Latched:
-        """What events told so far that no query tells."""
+        """What QEMU has reported so far in events only; no query returns it."""
         return self._latched
 
     def begin_generation(self) -> None:

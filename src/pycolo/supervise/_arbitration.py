@@ -359,8 +359,8 @@ class Arbitration(Authority):
         if others:
             # Its agents would go by that one, and this one by another.
             names = " and ".join(sorted(map(str, others)))
-            why = f"the pair's records are handed to {names}, and not to {self._name}"
-            self._tell("person", f"{why}: name that arbiter to this agent")
+            why = f"the pair's records are handed over to {names}, not to {self._name}"
+            self._tell("person", f"{why}: configure this agent with that arbiter")
             return False
         if any(not isinstance(state, PairRecord | NoRecord) for state in snapshot.records.values()):
             when = "once every node's record can be read: bring its hosts back"
@@ -586,15 +586,15 @@ class Arbitration(Authority):
                 self._wake()
 
     async def _kept_up(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
-        """Do what goes on all the time, whatever goes wrong with it."""
+        """Run a background loop until it returns; report an error it raises, and start it again."""
         while True:
             try:
                 await work()
             except Exception as error:  # noqa: BLE001 - as the next line says
                 # Nobody waits for it: whatever ended it would leave the agent with an old record.
-                _LOG.exception("what speaks to the arbiter of %s has failed", self._pair.name)
-                why = f"what speaks to the arbiter has failed, and begins anew: {error}"
-                self._tell("person", f"{why}; if it comes again, restart the agent and report it")
+                _LOG.exception("a task that talks to the arbiter of %s failed", self._pair.name)
+                why = f"a task that talks to the arbiter failed and is started again: {error}"
+                self._tell("person", f"{why}; if it fails again, restart the agent and report it")
             else:
                 return
             self._doubt()

@@ -325,10 +325,10 @@ class FailureDetector:
                 self._health(node).other_monitor_answered()
 
     def _ask_over(self, session: Session, asking: _Asking) -> None:
-        """Ask one question, or ask out of band while the last one has no answer.
+        """Send a query; while the previous one has no reply, send an out-of-band probe instead.
 
-        No second question waits behind the first: they would keep out what is sent out of band
-        (qemu-behaviour 7.6).
+        No second query is queued behind the first one: queued commands would keep QEMU from
+        reading out-of-band ones (qemu-behaviour 7.6).
         """
         health, now_s = self._health(asking.node), self._now_s()
         if asking.sent is None or not asking.sent.pending:

@@ -754,7 +754,10 @@ class Keeper:
         return True
 
     def _begin_look(self) -> bool:
-        """Look without acting: while that is paused, put off, or up to a person."""
+        """Begin to read the pair without acting on it; False if other work is under way.
+
+        This is for a pair that is paused, waits for its next round or needs a person.
+        """
         if self._work is not None:
             return False
         is_aside = self._detector.is_aside
@@ -1030,6 +1033,6 @@ def _are_protected(decided: Sequence[_Decided]) -> bool:
 
 
 def _has_diverged(health: NodeHealth, theirs: NodeHealth, now_s: float) -> bool:
-    """Whether the other node's guest has shut down, and this one's has not."""
+    """Whether the other node's guest shut down over `SHUTDOWN_S` ago, and this node's has not."""
     at_s = theirs.shutdown_s
     return at_s is not None and health.shutdown_s is None and now_s - at_s > SHUTDOWN_S

@@ -1,4 +1,4 @@
-"""One fake QEMU, as a test handles it: deaths, silence, and what becomes of its guest's writes."""
+"""One fake QEMU and what a test can do to it: end it, freeze it, have its guest write."""
 
 from __future__ import annotations
 

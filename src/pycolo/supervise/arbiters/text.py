@@ -1,6 +1,6 @@
-"""What an arbiter stores, as text: the record of a pair, and statements about QEMUs that ended.
+"""What an arbiter stores, as text: the record of a pair, and evidence of QEMUs that have ended.
 
-An arbiter of your own stores the same texts, so that `pycolo` reads what any of them holds.
+An arbiter that you write stores the same texts, so that `pycolo` can read them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def shared_document() -> Document:
 
 @functools.cache
 def end_document() -> Document:
-    """Reads and checks the JSON of a statement that a QEMU has ended."""
+    """Reads and checks the JSON of evidence that a QEMU has ended."""
     return Document("end", Forms(omits="nothing").record(Evidence))
 
 
@@ -37,14 +37,14 @@ def dump_shared(shared: SharedRecord) -> str:
 
 
 def load_shared(text: str, pair: str) -> SharedRecord:
-    """What the text of a shared record says.
+    """Parse the text of a shared record.
 
     Args:
-        text: The text.
-        pair: The name of the pair whose record it has to be.
+        text: The text, as `dump_shared` writes it.
+        pair: The name of the pair whose record it must be.
 
     Raises:
-        ParseError: It is the record of another pair, or pycolo would not write it like that.
+        ParseError: It is the record of another pair, or not exactly what `dump_shared` writes.
     """
     shared = _loads(shared_document(), text, "")
     assert isinstance(shared, SharedRecord)  # noqa: S101 - what the document's form makes
@@ -54,19 +54,19 @@ def load_shared(text: str, pair: str) -> SharedRecord:
 
 
 def dump_end(end: Evidence) -> str:
-    """The text of a statement: one line of JSON with its keys in a fixed order."""
+    """The text of evidence: one line of JSON with its keys in a fixed order."""
     return _dumps(end_document(), end)
 
 
 def load_end(text: str, node: str) -> Evidence:
-    """What the text of a statement says.
+    """Parse the text of evidence that a QEMU has ended.
 
     Args:
-        text: The text.
-        node: The name of the node whose QEMU it has to speak of.
+        text: The text, as `dump_end` writes it.
+        node: The name of the node on which that QEMU ran.
 
     Raises:
-        ParseError: It speaks of another node, or pycolo would not write it like that.
+        ParseError: It names another node, or is not exactly what `dump_end` writes.
     """
     end = _loads(end_document(), text, f"ends.{node}")
     assert isinstance(end, Evidence)  # noqa: S101 - what the document's form makes

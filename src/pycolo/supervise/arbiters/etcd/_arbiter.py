@@ -43,16 +43,16 @@ class _Change:
 class EtcdArbiter:
     """An `Arbiter` in an etcd cluster of three members or more, for agents on several machines.
 
-    The first answer names the cluster. If a later one comes from another cluster, or from one
-    that knows less than it did, etcd was exchanged or restored from a backup: a permission that was
-    given before may be forgotten. Every call raises ArbiterLost from then on; make a new object
-    after a person has made sure that what is held is right.
+    The first reply tells the cluster's id. If a later reply has another id, or an older revision
+    than one seen before, etcd was replaced or restored from a backup, and a permission that it gave
+    may be lost. From then on every call raises ArbiterLost; create a new object after a person has
+    checked what the arbiter holds.
 
     etcd grants whole seconds, two or more: a lease lasts up to a second longer than asked for, and
     longer still while etcd chooses a leader.
 
     Args:
-        cluster: Where it is.
+        cluster: How to reach the cluster.
 
     Raises:
         DeclarationError: The files for TLS cannot be used.

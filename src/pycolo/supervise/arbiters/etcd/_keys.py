@@ -119,10 +119,15 @@ def decoded(members: Mapping[str, object], key: str, path: str) -> str:
 
 
 def number(members: Mapping[str, object], key: str, path: str) -> int:
-    """The whole number of a member, which the gateway writes as a string.
+    """An integer member of a JSON object, which the gateway writes as a string; 0 if it is absent.
+
+    Args:
+        members: The members of the object.
+        key: The key of the member.
+        path: The path of the object, for the error.
 
     Raises:
-        ParseError: It is none.
+        ParseError: It is not a string of decimal digits.
     """
     value = members.get(key, "0")
     if isinstance(value, str) and value.isascii() and value.isdecimal():
