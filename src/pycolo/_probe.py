@@ -473,9 +473,9 @@ def _chain(graph: replies.BlockGraph, node: str, role: str) -> tuple[str, ...]:
 
 
 def _given_below(graph: replies.BlockGraph, node: str) -> str:
-    """The first node at or below this one that was given a name.
+    """The first block node, from this one down, whose name was given on purpose.
 
-    While COLO runs, the secondary's image has a filter of QEMU's own on it.
+    While COLO runs, QEMU places a filter node, whose name it makes up, above the secondary's image.
     """
     if _is_given(node):
         return node

@@ -567,7 +567,7 @@ def protected(files: Files, primary: str, secondary: str, secondary_instance: st
 
 
 def narrowed(files: Files, primary: str, instance: str) -> PairRecord:
-    """The record of a primary that is about to continue without its secondary, by choice."""
+    """The record of a primary that is to continue without its secondary, as an operator asked."""
     top = _top(files)
     promote = not isinstance(files.get(primary), PairRecord)
     epoch, revision = _next(top, promote=promote)

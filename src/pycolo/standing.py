@@ -94,7 +94,7 @@ def _amiss(
     if unseen:
         qemus = " and ".join(f"{one.instance or 'a QEMU'} ({one.how})" for one in unseen)
         seen = f"{' and '.join((*leading, *running))} answers, and " if leading or running else ""
-        return Standing(state="unknown", text=f"{seen}no answer of what runs: {qemus}")
+        return Standing(state="unknown", text=f"{seen}no answer from a running QEMU: {qemus}")
     stuck = [n for n in running if (one := snapshot.live(n)) and one.migration == "cancelling"]
     if stuck:
         text = f"{stuck[0]} has the guest, and a migration of it is being cancelled"

@@ -15,7 +15,7 @@ from pycolo.snapshot import Dead, Live, Running, Snapshot, Unresponsive
 @final
 @attrs.frozen(kw_only=True)
 class Observation:
-    """What was seen at one moment, as far as the condition needed it."""
+    """What was read at one moment: at least what the condition needs."""
 
     snapshot: Snapshot
     "The nodes; one that did not answer is `Unreachable`."

@@ -83,7 +83,7 @@ ENTRIES: Final = (
         name="chardev-failed",
         wordings=(words("Failed to add chardev '{ID}': {CAUSE}"),),
         commands=("chardev-add",),
-        meaning="the socket could not be made, for the reason behind the colon",
+        meaning="the socket could not be created, for the reason after the colon",
         goal="missed",
         remedy="remove the reason",
         source="3.3",
@@ -343,7 +343,7 @@ ENTRIES: Final = (
         commands=("blockdev-add",),
         meaning="one node encrypts the connection and the other does not",
         goal="missed",
-        remedy="launch the secondary anew, from the same pair file as the primary is controlled by",
+        remedy="launch the secondary anew, with the same pair file that is used for the primary",
         source="10.7",
     ),
     Entry(

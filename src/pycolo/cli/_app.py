@@ -341,8 +341,9 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
     "--watch",
     "is_watch",
     is_flag=True,
-    help="Show pairs that a supervisor, or this host's agent, keeps until Ctrl-C: all of its"
-    " pairs, or those of the PAIRFILEs. If standard output is no terminal, one line a change.",
+    help="Show, until Ctrl-C, the pairs that a supervisor or this host's agent keeps: all of them,"
+    " or those of the PAIRFILEs. If standard output is not a terminal, print one line for each"
+    " change.",
 )
 @click.option(
     "--check",
@@ -617,11 +618,11 @@ def want(
 def pause(
     *, pair_file: Path, why: str | None, agent_file: Path | None, folder: Path, form: str
 ) -> None:
-    """Pause a pair: supervisor or agents look at it and do nothing.
+    """Pause a pair: its supervisor or agents watch it and do not act on it.
 
-    A plan or a fence that is under way is finished. If a QEMU ends meanwhile, there is no failover.
-    The pause holds until `unpause`, also over a reboot. Meanwhile `run` works on the pair, unless
-    agents keep it.
+    A plan or a fence that has begun is finished. If a QEMU ends during the pause, there is no
+    failover. The pause lasts until `unpause`, also across a reboot. During it, `run` works on the
+    pair, unless agents keep it.
     """
     pair = _files.pair(pair_file)
     with _wishes.wishes(folder, agent_file) as kept:

@@ -184,7 +184,7 @@ class TakesMessage(click.Command):
 
     @override
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the words that are no options of this command behind `--`."""
+        """Move the words that are not options of this command behind `--`."""
         known = {name for p in self.get_params(ctx) for name in p.opts if name.startswith("-")}
         options: list[str] = []
         words: list[str] = []

@@ -1,4 +1,4 @@
-"""`pycolo report` on a terminal: a line a step, on one time axis."""
+"""`pycolo report` on a terminal: one line for each step, on a common time axis."""
 
 from __future__ import annotations
 

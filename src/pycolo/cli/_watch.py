@@ -114,7 +114,7 @@ async def watch(folder: Path, pairs: Sequence[str], form: str) -> None:
     kept = (control.pair for place in (folder, of_agents(folder)) for control in found(place))
     names = pairs or sorted(set(kept))
     if not names:
-        raise StoreError(str(folder), "no supervisor or agent with this store listens")
+        raise StoreError(str(folder), "no supervisor or agent that uses this store is running")
     rows = {name: Row(name) for name in names}
     console = _say.console()
     if form == "json" or not console.is_terminal:

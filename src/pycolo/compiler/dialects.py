@@ -1,7 +1,7 @@
-"""The two styles of commands, behind one table: everything in which they differ stands here.
+"""The two styles of commands, as a table of everything in which they differ.
 
-`auto` is pycolo's own style and `doc` that of QEMU's document, a small compiler of its own. The
-procedures around them are the same: who is primary, which records are written, what is refused.
+`auto` is pycolo's own style. `doc` is that of QEMU's document, and has a small compiler of its own.
+Procedures do the same for both: they choose the primary, write records and refuse what is unsafe.
 """
 
 from __future__ import annotations

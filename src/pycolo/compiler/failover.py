@@ -329,7 +329,7 @@ def force_checkpoint(draft: Draft, primary: str, secondary: str) -> str:
     since = draft.execute(
         primary,
         MigrateSetParameters(x_checkpoint_delay_ms=draft.live(primary).checkpoint_delay_ms),
-        "the same delay again forces a checkpoint (qemu-behaviour 4.11, 18.4)",
+        "setting the same delay again forces a checkpoint (qemu-behaviour 4.11, 18.4)",
     )
     both = (primary, secondary)
     until = AllOf(conditions=tuple(CheckpointSeen(node=node, since=since) for node in both))

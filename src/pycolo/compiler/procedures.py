@@ -622,10 +622,10 @@ def checkpoint(
 
 
 def _check_left(draft: Draft, name: str) -> None:
-    """Check that the only node that answers is the one to which the guest moves.
+    """Check, for `switch-over`, that the only node that answers is or was the secondary.
 
     Raises:
-        CompileError: It is the one that the guest was to leave.
+        CompileError: It is the node that has the guest and was to give it up.
     """
     live = draft.live(name)
     if "secondary" in (live.colo_mode, live.last_colo_mode) and live.colo_mode != "primary":

@@ -88,7 +88,7 @@ def leader(pair: ColoPair, snapshot: Snapshot) -> str:
         return leading[0]
     words = all_stand(pair, snapshot)
     if leading:
-        raise compile_error("two-guests", f"two nodes hold a guest each ({words})", TWO_GUESTS)
+        raise compile_error("two-guests", f"two nodes run a guest each ({words})", TWO_GUESTS)
     why = f"no primary answers ({words})"
     raise compile_error(
         "no-primary", why, "launch the pair; or, if a secondary has the guest, run failover"

@@ -48,7 +48,7 @@ class Uncertain(Exception):
 
 
 class OutOfReach(Exception):
-    """The host cannot be asked; nothing was sent."""
+    """The host cannot be reached; no request was sent."""
 
 
 FAILED: Final = (Refused, Uncertain, OutOfReach)

@@ -298,7 +298,18 @@ class _Link:
     # -- requests
 
     async def ask(self, name: str, request: JsonObject, limit_s: float) -> Mapping[str, object]:
-        """Have the helper do one thing."""
+        """Send the helper a request and wait for its answer.
+
+        Args:
+            name: The name of the operation.
+            request: Its arguments.
+            limit_s: How long to wait for the answer, in seconds.
+
+        Raises:
+            OutOfReach: The connection was lost before; nothing was sent.
+            Refused: The helper refused the operation.
+            Uncertain: No answer came in time, or the connection was lost meanwhile.
+        """
         if self.lost is not None:
             raise requests.OutOfReach(self.lost)
         number = next(self._numbers)
@@ -311,7 +322,7 @@ class _Link:
             async with asyncio.timeout(limit_s):
                 return await answer
         except TimeoutError:
-            why = f"no answer of the host within {limit_s:g} s"
+            why = f"no answer from the host within {limit_s:g} s"
             raise requests.Uncertain(why) from None
         finally:
             del self._waiting[number]
@@ -410,7 +421,7 @@ async def _start_helper(connection: _Connection, python: str) -> _Process:
         if line == "ready":
             break
         if not line and process.stdout.at_eof():
-            raise _NoHelper(f"{python} does not run: {' '.join(said) or 'it said nothing'}")
+            raise _NoHelper(f"{python} did not start: {' '.join(said) or 'no output'}")
         said.append(line)
     text = helper.text().encode()
     process.stdin.write(f"{len(text)}\n".encode() + text)

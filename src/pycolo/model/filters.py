@@ -57,7 +57,7 @@ class Netdev:
         if name == "vhost" and value != "off":
             raise DeclarationError(field, value, "be off: COLO's filters do not see vhost traffic")
         if name in ("vhostforce", "vhostfd", "vhostfds", "queues", "fds", "ifnames"):
-            raise DeclarationError(field, value, "not be set: no vhost and no multiqueue with COLO")
+            raise DeclarationError(field, value, "not be set: COLO has no vhost and no multiqueue")
 
 
 @final

@@ -680,7 +680,7 @@ class BlockdevMirror(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockJobCancel(_Acknowledged):
-    """End a mirror: complete if it was ready and ``force`` is not set, else useless.
+    """End a mirror; its target is complete only if the job was ready and ``force`` is not set.
 
     Source: qemu-behaviour 5.16.
     """

@@ -364,7 +364,7 @@ class BlockGraph(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockJob(QmpRecord):
-    """One entry of the reply to query-block-jobs, in its flat and its later form.
+    """One entry of the reply to query-block-jobs, whichever form QEMU's version gives it.
 
     Source: qemu-behaviour 2.3.
     """

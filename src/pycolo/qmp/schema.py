@@ -218,7 +218,7 @@ class Schema:
     def _type(self, name: str) -> Mapping[str, object]:
         entry = self._types.get(name)
         if entry is None:
-            raise ParseError("return", f"describe the type {name!r} that it uses", None)
+            raise ParseError("return", f"contain the type {name!r}, which it refers to", None)
         return entry
 
     def _array(self, element: str, value: object, path: str) -> Iterator[_Found]:

@@ -104,10 +104,13 @@ class Authority(Protocol):
         """Bring the record and the node's own file together; whether either was changed."""
 
     async def say_exit(self, end: Evidence) -> None:
-        """State that a QEMU of a node's own host has ended."""
+        """Store evidence that the QEMU of this node has ended, for the other agents to read."""
 
     def lease_evidence(self, peer: str, instance: str, epoch: int) -> Evidence | None:
-        """What a lease that has run out is evidence of."""
+        """Evidence that a QEMU has ended because its node's lease ran out; None without leases.
+
+        Call it only for the decision `lease-gone`: it does not look at the lease itself.
+        """
 
     def way_out(self, node: str) -> str:
         """What a person can do if nothing shows that a node's QEMU has ended."""

@@ -322,7 +322,11 @@ class Keeper:
         return evidence
 
     def _refuse_living(self, node: str) -> None:
-        """Refuse a person's word about a QEMU whose checkpoints show that it lives."""
+        """Refuse a statement that a node's QEMU has ended if checkpoints show that it still runs.
+
+        Raises:
+            CompileError: Its peer has finished checkpoints since the node stopped responding.
+        """
         record = self._record
         peer = None if record is None else _peer(record, node)
         gone_s = min(self._health(node).signals.values(), default=None)

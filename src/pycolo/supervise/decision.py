@@ -169,7 +169,7 @@ def _yields(seen: Observation, limits: Limits, now_s: float) -> bool:
 
 
 def _has_rights(node: str, record: PairRecord, seen: Observation) -> bool:
-    """Whether the record lets the node run alone, and means the QEMU that runs there."""
+    """Whether the record lets the node run alone and, if it runs a QEMU, names that QEMU."""
     named = record.eligible.get(node)
     return named is not None and (seen.qemu == "none" or named == seen.instance)
 

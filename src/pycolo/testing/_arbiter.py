@@ -78,9 +78,9 @@ class _Way:
 
 @final
 class FakeArbiter:
-    """An arbiter in memory: each node asks it over a way of its own, which a test can break.
+    """An arbiter in memory. Each node has its own connection to it, which a test can cut or delay.
 
-    Its time, by which leases run out, is that of the running event loop.
+    Leases run out by the clock of the running event loop.
     """
 
     def __init__(self) -> None:

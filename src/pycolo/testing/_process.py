@@ -235,7 +235,7 @@ class Process:
         return True
 
     def catch_up(self) -> None:
-        """Do what came while it could not."""
+        """Do the actions and commands that were queued while it was stuck or frozen."""
         while self.works and self._late:
             self.attempt(self._late.pop(0))
         for monitor in self.monitors:

@@ -1,4 +1,4 @@
-"""A supervisor over HTTP, for people and for monitoring: everything can be read, nothing changed.
+"""A read-only HTTP server of a supervisor, for people and for monitoring.
 
 It needs the extra `http` (aiohttp and prometheus-client).
 """

@@ -158,7 +158,7 @@ def _silences(measures: Sequence[Measures]) -> Iterator[Metric]:
     )
     limit = GaugeMetricFamily(
         "pycolo_signal_limit_seconds",
-        "How long a signal must stand before it is a suspicion.",
+        "How long a signal must last before it becomes a suspicion.",
         labels=("pair", "signal"),
     )
     for one in measures:

@@ -23,7 +23,7 @@ Folder: TypeAlias = Literal["leases", "ends"]
 @final
 @attrs.frozen
 class Keys:
-    """The keys of one pair."""
+    """The keys in etcd under which the data of one pair is stored."""
 
     prefix: str
     pair: str
