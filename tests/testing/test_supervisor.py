@@ -623,7 +623,7 @@ def test_defect_of_a_host_ends_no_supervision(
             await time_passes(60.0)
         await protected(watched, count)
         await serves(life)
-        assert "what kept the pair has failed" in "; ".join(_persons(watched))
+        assert "the keeper of the pair failed" in "; ".join(_persons(watched))
 
     play(tmp_path, scenario)
 

@@ -239,14 +239,14 @@ class Keeping:
         places.release()
 
     async def _keep(self, pair: ColoPair) -> None:
-        """Keep one pair, whatever goes wrong: whoever fails is started anew, and looks again."""
+        """Run the keeper of one pair; report an error it raises, and start a new keeper."""
         while True:
             try:
                 await self._keepers[pair.name].run()
             except Exception as error:  # noqa: BLE001 - as the next line says
                 # Nobody waits for this task: whatever ended it would leave the pair unprotected.
-                _LOG.exception("what kept %s has failed", pair.name)
-                what = f"what kept the pair has failed, and begins anew: {brief(str(error))}"
+                _LOG.exception("the keeper of %s failed", pair.name)
+                what = f"the keeper of the pair failed and is started again: {brief(str(error))}"
                 text = f"{what}; report this as a defect, with the log of that moment"
                 self._tell(SupervisorEvent(pair=pair.name, kind="person", text=text))
             await asyncio.sleep(_AGAIN_S)
