@@ -52,9 +52,10 @@ def test_pairs_that_cannot_share_a_host_are_refused(
     other = tmp_path / "other.toml"
     text = pair_file.read_text().replace('name = "colo"', 'name = "other"')
     other.write_text(text)
-    for words in (("validate",), ("supervise", "--store", tmp_path / "store")):
+    # What a service manager starts says with 4 that it need not be started again.
+    for code, *words in ((1, "validate"), (4, "supervise", "--store", tmp_path / "store")):
         ended = pycolo(*words, pair_file, other)
-        assert (1, "") == (ended.code, ended.out)
+        assert (code, "") == (ended.code, ended.out)
         assert "must differ from" in ended.err
         assert "give other ports of its own, such as ports.base = " in ended.err
     assert not (tmp_path / "store").exists()
