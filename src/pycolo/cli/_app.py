@@ -618,7 +618,7 @@ def want(
 def pause(
     *, pair_file: Path, why: str | None, agent_file: Path | None, folder: Path, form: str
 ) -> None:
-    """Pause a pair: its supervisor or agents watch it and do not act on it.
+    """Pause a pair: its supervisor or agents watch it and do nothing.
 
     A plan or a fence that has begun is finished. If a QEMU ends during the pause, there is no
     failover. The pause lasts until `unpause`, also across a reboot. During it, `run` works on the
