@@ -469,6 +469,8 @@ class Search:
 
     def _claimed(self, s: State, i: int, record: Record) -> Iterator[State]:
         if i in record.eligible and record.phase == "protected":
+            if s.nodes[i].silent and s.nodes[i].evidence != record.instances[1 - i]:
+                yield s._replace(verdict=f"{NAMES[i]} claims the pair, and gives no answer")
             yield from self._swapped(s, i, record._replace(claimed=i))
 
     def _give_back(self, s: State, i: int) -> Iterator[State] | None:
@@ -716,7 +718,7 @@ class Search:
             return all(node.qemu == "none" for node in s.nodes)
         holder = s.record.holder
         node = s.nodes[holder]
-        if node.silent and s.record.phase == "joining":
+        if node.silent and s.record.eligible == (holder,):
             # `next_step` tells a person: test_guest_alone_that_gets_stuck_is_told_to_a_person.
             return True
         spent = node.instance >= INSTANCES or s.nodes[1 - holder].instance >= INSTANCES

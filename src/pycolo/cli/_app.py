@@ -665,7 +665,7 @@ def fenced(
     folder: Path,
     form: str,
 ) -> None:
-    """State to the supervisor or agent that the QEMU of NODE has ended.
+    """State to the supervisor or agent that a QEMU has ended.
 
     For a host that nobody can reach: switch it off first. The supervisor relies on your word as on
     a fence: if it is wrong, two guests run. It is refused while that QEMU answers. Where agents
