@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import pycolo
+from pycolo import helper
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"
@@ -200,3 +201,8 @@ def test_a_run_that_is_ended_clears_up(under_our_rules: pytest.Pytester, ctrl_c:
     result = under_our_rules.run("sh", "-c", f'{trap}exec "$@"', "sh", *run)
     assert pytest.ExitCode.INTERRUPTED == result.ret
     result.stdout.fnmatch_lines(["*cleared up*"])
+
+
+def test_helper_is_one_argument_of_a_process() -> None:
+    """A launch hands it to a new process as one argument, of which Linux takes 128 KiB."""
+    assert len(helper.text().encode()) < 128 << 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -149,6 +150,30 @@ on() {
     *) echo "no node $name" >&2; return 1 ;;
   esac
 }""" == table[0]
+
+
+def test_files_of_a_far_host_are_made_over_ssh(
+    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs there reaches it, though it is longer than Linux takes as one word."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    # Runs the last word as sshd does: it is one word, of a shell on the other side.
+    ssh = programs / "ssh"
+    ssh.write_text('#!/bin/sh\nfor word in "$@"; do :; done\nexec sh -c "$word"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    path = str(tmp_path / "it's here.qcow2")
+    action = CreateImage(path=path, image_format="qcow2", size_bytes=1048576, argv=("touch", path))
+    step = RunHost(address="beta/image", node="beta", action=action, why="needed", limit_s=5)
+    plan = make_plan(step)
+    kept = attrs.evolve(plan.pair.nodes[1], image_folder=str(tmp_path), state_dir=str(tmp_path))
+    there = attrs.evolve(plan, pair=attrs.evolve(plan.pair, nodes=(plan.pair.nodes[0], kept)))
+    script = shell.render(there)
+    assert "beta) over_ssh" in script
+    done = run(script, tmp_path)
+    assert 0 == done.returncode, done.stderr
+    assert Path(path).exists()
 
 
 @pytest.mark.parametrize(("answer", "code"), [("yes\n", 0), ("no\n", 4), ("", 4)])

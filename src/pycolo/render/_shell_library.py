@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 LIBRARY: Final = r"""
-# Reaches a host that is not this one.
+# Reaches a host that is not this one; the command there reads what this function reads.
 over_ssh() {
   address=$1
   shift
-  ssh -n -o BatchMode=yes -o ConnectTimeout=5 -- "$address" \
+  ssh -o BatchMode=yes -o ConnectTimeout=5 -- "$address" \
     "$(python3 -c 'import shlex, sys; print(shlex.join(sys.argv[1:]))' "$@")"
 }
 
@@ -57,7 +57,7 @@ leave() {
 # send NODE LIMIT_S LINE ACCEPTS RESCUE: a refusal ends the script, unless ACCEPTS has it.
 send() {
   code=0
-  on "$1" python3 -c "$client" send "$(control "$1")" "$2" "$3" "$4" "$5" || code=$?
+  on "$1" python3 -c "$client" send "$(control "$1")" "$2" "$3" "$4" "$5" </dev/null || code=$?
   case $code in
     0) changed=yes ;;
     1) fail "$1 refused" ;;
@@ -71,21 +71,21 @@ recover() {
   recovered="$recovered $1"
   shift
   say "   $1: $3"
-  on "$1" python3 -c "$client" send "$(control "$1")" "$2" "$3" "$4" "$5" || :
+  on "$1" python3 -c "$client" send "$(control "$1")" "$2" "$3" "$4" "$5" </dev/null || :
 }
 
 # holds NODE PREDICATE ARGUMENT...: one question to QEMU.
 holds() {
   asked=$1
   shift
-  on "$asked" python3 -c "$client" holds "$(control "$asked")" "$@"
+  on "$asked" python3 -c "$client" holds "$(control "$asked")" "$@" </dev/null
 }
 
 # COLO_EXIT, checkpoints and a guest's end are events, which QEMU forgets: the observer monitor is
 # listened to.
 listen() {
   echo 0 >"$state/begun.$1"
-  on "$1" python3 -c "$client" listen "$(observer "$1")" >"$state/events.$1" &
+  on "$1" python3 -c "$client" listen "$(observer "$1")" </dev/null >"$state/events.$1" &
   listeners="$listeners $!"
   tries=0
   until [ -s "$state/events.$1" ]; do
@@ -155,11 +155,15 @@ ended() {
   : >"$state/dead.$2"
 }
 
-# at_host NODE NAME JSON: what is done with files and processes, in one step of the host's own.
+# at_host NODE NAME JSON: what is done with files and processes, in one step of the host's own. The
+# helper is read by the command: it is longer than what Linux takes as one word, 128 KiB, once ssh
+# has quoted it.
 at_host() {
   code=0
-  on "$1" python3 -c "$helper
-raise SystemExit(main(sys.argv[1:]))" "$2" "$3" "$helper" >"$state/answer" || code=$?
+  printf '%s\n' "$helper" | on "$1" python3 -c 'import sys
+helper = sys.stdin.read()
+exec(helper)
+raise SystemExit(main([*sys.argv[1:], helper]))' "$2" "$3" >"$state/answer" || code=$?
   return "$code"
 }
 
