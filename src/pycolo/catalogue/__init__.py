@@ -1,8 +1,9 @@
-"""What QEMU's refusals mean, whether the goal is reached in spite of them, and what to do.
+"""What QEMU's error messages mean, whether the command's goal is reached, and what to do.
 
-QEMU has hardly any error classes, so a refusal is said by its words. `ENTRIES` holds the messages
-that were met on the way into COLO and out of it; `explain` finds those that a message is. What is
-not in the table is not guessed at.
+QEMU has hardly any error classes, so only the text of a message tells one error from another.
+`ENTRIES` holds the messages that QEMU gives when it enters COLO, runs in it or leaves it; `explain`
+finds the entries that match a message. For a message that is not in the table, pycolo does not
+guess.
 """
 
 from __future__ import annotations
@@ -71,17 +72,17 @@ class Explanation:
     text: str
     "The part of the message that was recognized."
     values: Mapping[str, str]
-    "What stood in the placeholders."
+    "The value of each placeholder, by its name."
     whole: bool
-    "Whether the message says nothing else."
+    "Whether `text` is the whole message, and not only one line or one cause of it."
     fits: bool
-    "Whether the entry is known for the command, the version and the class that were given."
+    "Whether the entry applies to the given command, version and error class."
 
 
 @final
 @attrs.frozen
 class _Message:
-    """A message without its wrapping, and what is known of where it came from."""
+    """A message without the text around it, and the command and error class found in that text."""
 
     text: str
     command: str | None = None
@@ -96,19 +97,22 @@ def explain(
     error_class: str | None = None,
     version: Version | None = None,
 ) -> tuple[Explanation, ...]:
-    """Find what a message of QEMU's means.
+    """Find the catalogue entries that match a message of QEMU's.
 
     Args:
-        message: QEMU's words; as they came, as pycolo quotes them in a report, or the JSON of a
-            QMP error. Words of the human monitor may keep their prefix and their line ends.
-        command: The command that was answered, by its QMP name or the human monitor's.
+        message: QEMU's words: as QEMU wrote them, as pycolo quotes them in a report, or the JSON of
+            a QMP error. A message of the human monitor may keep its prefix `Error: ` and its line
+            ends. Only the first 4096 characters are read.
+        command: The command that QEMU answered with this message, by its name in QMP or in the
+            human monitor.
         error_class: QMP's class of the error, such as `GenericError`.
-        version: The version of that QEMU.
+        version: The version of the QEMU that wrote the message.
 
     Returns:
-        What it may be, best first. What fits command, version and class comes before what does
-        not, the whole message before a cause that it names, exact words before less exact ones.
-        Empty if nothing is known.
+        One explanation for each matching entry, the best first. Entries that apply to the command,
+        version and class come before those that do not; then a match of the whole message comes
+        before a match of one line or cause; then a match with more literal text comes before one
+        with less. Empty if no entry matches.
 
     >>> from pycolo.catalogue import explain
     >>> for found in explain("Chardev 'red0' is busy", command="chardev-remove"):
@@ -152,7 +156,7 @@ def _readings(entry: Entry, text: str) -> Iterator[tuple[Wording, Mapping[str, s
 
 
 def _exactness(explanation: Explanation) -> int:
-    """How much of the text the words themselves cover."""
+    """The number of characters of the text that are literal words, not placeholder values."""
     return len(explanation.text) - sum(map(len, explanation.values.values()))
 
 
@@ -169,7 +173,7 @@ def _unwrapped(message: str) -> _Message:
 
 
 def _from_json(text: str) -> _Message | None:
-    """The error of a QMP reply, as it stands on the wire."""
+    """Read the JSON of a QMP error reply, or of its `error` member; None for any other text."""
     if not text.startswith("{"):
         return None
     try:
@@ -183,7 +187,7 @@ def _from_json(text: str) -> _Message | None:
 
 
 def _texts(text: str) -> tuple[str, ...]:
-    """The whole message first, then each of its lines and the causes that they name."""
+    """The texts to look up: the whole message, each line, and what follows each `: ` of a line."""
     lines = [line.strip().removeprefix("Error: ") for line in text.splitlines() if line.strip()]
     found = [" ".join(lines)]
     for line in lines:
@@ -197,7 +201,14 @@ def _texts(text: str) -> tuple[str, ...]:
 
 
 def goal_words(entry: Entry) -> str:
-    """Whether the goal of the command is reached already, for people."""
+    """Say in words whether the command's goal is reached already in spite of the message.
+
+    Args:
+        entry: The catalogue entry.
+
+    Returns:
+        `yes`, `no`, or `only if` with the condition.
+    """
     match entry.goal:
         case "reached":
             return "yes"

@@ -1,4 +1,4 @@
-"""One row of the catalogue, and how a message is recognized by it."""
+"""One entry of the catalogue, and how its wordings are matched against a message."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ Goal: TypeAlias = Literal["reached", "depends", "missed"]
 
 HUMAN: Final = "human-monitor-command"
 EVERY: Final = "*"
-"Among an entry's commands: any command of QMP."
+"Stands in `Entry.commands` for every QMP command."
 
 _PLACEHOLDER: Final = re.compile(r"\{([A-Z]+)\}")
-# What stands in quotes holds no quote, what stands bare holds no blank: each form has one reading.
+# A value in quotes contains no quote and a value without quotes contains no blank, so that a
+# message can be matched in one way only.
 _QUOTED: Final = r"[^'\r\n]+"
 _BARE: Final = r"\S+"
 _REST: Final = r"[^\r\n]+"
@@ -32,26 +33,26 @@ _REST: Final = r"[^\r\n]+"
 @final
 @attrs.frozen
 class Wording:
-    """The words of a message, in the versions that use them."""
+    """The text of a message, and the QEMU versions that use this text."""
 
     text: str
-    "The message, with placeholders such as `{ID}`; `{CAUSE}` is whatever follows."
+    "The message, with placeholders such as `{ID}`; `{CAUSE}` matches the rest of the line."
     since: Version | None = None
-    "The first version that uses these words; None if no older one is known."
+    "The first version that uses this text; None if no earlier version with another text is known."
     until: Version | None = None
-    "The first version that uses others; None if the newest still has these."
+    "The first version that no longer uses this text; None if the newest version still uses it."
 
     def literals(self) -> str:
-        """The words without the placeholders."""
+        """The text without its placeholders."""
         return _PLACEHOLDER.sub("", self.text)
 
     def values_in(self, message: str) -> Mapping[str, str] | None:
-        """What stands in the placeholders of a message; None if it is another message."""
+        """The value of each placeholder in a message, by name; None if it does not match."""
         found = _matcher(self.text).fullmatch(message)
         return None if found is None else found.groupdict()
 
     def used_by(self, version: Version) -> bool:
-        """Whether a version uses these words, as far as is known."""
+        """Whether a QEMU version uses this text, as far as `since` and `until` tell."""
         old_enough = self.until is None or version < self.until
         return old_enough and (self.since is None or version >= self.since)
 
@@ -73,8 +74,8 @@ def words(text: str, *, since: str | None = None, until: str | None = None) -> W
 
     Args:
         text: The message with its placeholders.
-        since: The first version that uses it.
-        until: The first version that uses another.
+        since: The first version that uses this text, such as `10.0.0`.
+        until: The first version that no longer uses it.
     """
     first, end = (None if version is None else Version.parse(version) for version in (since, until))
     return Wording(text, first, end)
@@ -86,16 +87,16 @@ class Entry:
     """A message that QEMU answers with, what it means and what to do.
 
     Raises:
-        DeclarationError: `only_if` does not fit `goal`.
+        DeclarationError: `goal` is `depends` and `only_if` is empty, or the other way round.
     """
 
     name: str
-    "What the catalogue calls it; never used for another."
+    "The unique name of the entry."
     wordings: tuple[Wording, ...]
     commands: tuple[str, ...]
-    "Commands whose answer it is: QMP's names, and the human monitor's with `hmp:` before them."
+    "The commands that QEMU answers with this message; a name with `hmp:` is the human monitor's."
     meaning: str
-    "What it tells, as a sentence without a full stop."
+    "What the message means, as a sentence without a full stop."
     goal: Goal
     "Whether the goal of the command is reached already."
     remedy: str
@@ -103,18 +104,18 @@ class Entry:
     source: str
     "Entry or part of docs/qemu-behaviour.md."
     only_if: str = ""
-    "For the goal `depends`: when it is reached, to be read after `only if`."
+    "If `goal` is `depends`: the condition under which the goal is reached, without `only if`."
     error_class: ErrorClass = "GenericError"
     "QMP's class; errors of the human monitor and of queries have none."
     place: Place = "reply"
-    "Where it is read: a command's answer, an error that a query tells of, or QEMU's stderr."
+    "Where the message appears: in a command's reply, in a query's result, or on QEMU's stderr."
 
     def __attrs_post_init__(self) -> None:
         if (self.goal == "depends") != bool(self.only_if):
             raise DeclarationError(f"{self.name}.only_if", self.only_if, "be given with `depends`")
 
     def answers(self, command: str) -> bool:
-        """Whether it is known as an answer to a command."""
+        """Whether QEMU is known to answer a command with this message."""
         human = [name.removeprefix("hmp:") for name in self.commands if name.startswith("hmp:")]
         known = {*self.commands, *human, *([HUMAN] if human else [])}
         return command in known or EVERY in known

@@ -1,4 +1,4 @@
-"""Messages that any command may be answered with."""
+"""Messages with which QEMU may answer any command."""
 
 from __future__ import annotations
 
