@@ -1,8 +1,9 @@
-"""The hosts that nodes run on: what can be asked of them, and done there.
+"""The hosts that nodes run on: what pycolo can ask of a host, and do there.
 
-A `Host` is a protocol: this machine (`LocalHost`), a machine over ssh (`SshHost`, extra `ssh`), the
-hosts of fakes (`pycolo.testing`), or an embedder's own. Everything that proves a death or says who
-has the newest data comes from the host on which it happened.
+A `Host` is a protocol. Its implementations are this machine (`LocalHost`), a machine over ssh
+(`SshHost`, extra `ssh`), a simulated host (`pycolo.testing`), or one of the program that uses
+pycolo. Evidence of a QEMU's end, and the record that says which node has the newest data, always
+come from the host on which that QEMU ran.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ class HostState:
     """What a node's host knows of the pair."""
 
     record: RecordState
-    "What the node's own file says."
+    "The node's record, as its file on this host says."
     folder: str = ""
-    "What tells its image folder from every other one; empty if that is not known."
+    "A text that identifies the node's image folder among all hosts; empty if it is not known."
     running: Running | None = None
-    "The QEMU whose process is known to run there for the node; None proves nothing."
+    "The QEMU that is known to run there for the node; None does not prove that none runs."
 
 
 class Host(Protocol):
     """What pycolo needs of the host of a node. Every path is a path on that host.
 
-    A host stays usable after each of these errors. A method that is given a pair raises
-    `DeclarationError` for a node that the pair does not have.
+    A host stays usable after each of the errors named below. A method that takes a pair raises
+    `DeclarationError` if the pair has no node of the given name.
     """
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
@@ -56,13 +57,13 @@ class Host(Protocol):
             The socket; the caller closes it.
 
         Raises:
-            ConnectionFailed: There is no such socket, or the host is out of reach.
+            ConnectionFailed: Nothing listens there, or the host cannot be reached.
         """
 
     async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
-        """Read a node's record, and ask whether a process of its QEMU runs there.
+        """Read a node's record, and find out whether a QEMU of the node runs on the host.
 
-        A host that is out of reach is no error.
+        A host that cannot be reached raises no error: the returned record says so.
 
         Args:
             pair: The declaration.
@@ -70,13 +71,13 @@ class Host(Protocol):
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            What lies there. The record is an `UnreadRecord` if the host cannot be asked, if its
-            folder is missing, and if the images belong to another node or to a record in another
-            place.
+            The state of the node on its host. Its record is an `UnreadRecord` if the host cannot be
+            asked, if the record's folder is missing, or if the images belong to another node or to
+            a record in another place.
         """
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
-        """Replace a node's record if it still is what the change expects, durably.
+        """Replace a node's record durably, if the record is still the one that the change expects.
 
         Args:
             pair: The declaration.
@@ -85,25 +86,27 @@ class Host(Protocol):
             limit_s: How long it may take, in seconds.
 
         Raises:
-            HostRefused: It is another one, or could not be written; nothing was changed.
-            CommandUnknown: It is not known whether it was written.
+            HostRefused: The record on the host is another one, or it could not be written, or the
+                host cannot be reached; nothing was changed.
+            CommandUnknown: It is not known whether the record was written.
         """
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
-        """Create an image, start a QEMU, end a QEMU, or check ports.
+        """Create an image, start or end a QEMU, or check ports or devices.
 
         Args:
             pair: The declaration.
             node: The node's name.
-            action: What to do.
+            action: The action to perform.
             limit_s: How long it may take, in seconds.
 
         Returns:
-            A note for the report, usually empty. For `StopQemu`, how the QEMU ended.
+            A note for the report, usually empty. For `StopQemu`, how it is known that the QEMU
+            ended.
 
         Raises:
-            HostRefused: It was not done, and nothing was changed.
-            CommandUnknown: It is not known whether it was done.
+            HostRefused: The action was not done, and nothing was changed.
+            CommandUnknown: It is not known whether the action was done.
         """
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
@@ -115,8 +118,8 @@ class Host(Protocol):
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            Evidence, if the host can show it. None if the QEMU runs, if the host does not know it,
-            or if the host cannot be reached.
+            Evidence of the QEMU's end, if the host has it. None if the QEMU runs, if the host does
+            not know this QEMU, or if the host cannot be reached.
         """
 
     async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
@@ -128,12 +131,12 @@ class Host(Protocol):
             limit_s: How long to wait, in seconds.
 
         Returns:
-            Evidence, as soon as the host can show it. None if the limit passes, and at once if the
-            host does not know the QEMU or cannot be reached.
+            Evidence of the QEMU's end, as soon as the host has it. None if the limit passes first,
+            and at once if the host does not know this QEMU or cannot be reached.
         """
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
-        """The version of the QEMU that is installed for a node.
+        """Ask the QEMU binary that the node declares for its version; no guest is started.
 
         Args:
             pair: The declaration.
@@ -141,23 +144,26 @@ class Host(Protocol):
             limit_s: How long the answer may take, in seconds.
 
         Raises:
-            HostRefused: The host cannot find it out.
+            HostRefused: The binary is missing or fails, or prints no version, or the host cannot be
+                reached.
+            CommandUnknown: The host gave no answer.
         """
 
     async def facts(
         self, pair: ColoPair, node: str, parts: Collection[Part], *, limit_s: float
     ) -> HostFacts | NoFacts:
-        """Read what a preflight asks of a node's host; it changes nothing.
+        """Read the facts that a preflight needs of a node's host; nothing is changed there.
 
         Args:
             pair: The declaration.
             node: The node's name.
-            parts: What to read; the clock is always read.
-            limit_s: How long the answer may take, in seconds; what is not read then is left out.
+            parts: The parts to read; the host's clock is always read.
+            limit_s: How long the answer may take, in seconds; a part that is not read by then is
+                left out.
 
         Returns:
-            What was read, or why the host could not be asked.
+            The facts that were read, or `NoFacts` with the reason why the host could not be asked.
         """
 
     async def aclose(self) -> None:
-        """Close the way to the host; may be called again. QEMUs keep running."""
+        """Close the connection to the host; may be called again. QEMUs keep running."""

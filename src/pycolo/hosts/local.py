@@ -22,7 +22,8 @@ from pycolo.qmp.replies import Version
 from pycolo.record import Change
 from pycolo.session import open_monitor
 
-# What a failover waits for must not stand behind a launch that waits for its greeting.
+# The operations that a failover waits for have threads of their own, so that they are not queued
+# behind a launch that waits for QEMU's greeting.
 _QUICK: Final = ThreadPoolExecutor(16, "pycolo-record")
 _QUICKLY: Final = ("observe", "swap", "death")
 
@@ -75,14 +76,15 @@ class LocalHost:
         """Do nothing: nothing is kept open."""
 
     def watch(self, pair: ColoPair, node: str) -> QemuWatch | None:
-        """Take hold of the QEMU that runs for a node here.
+        """Open a handle of the QEMU process that runs for a node on this machine.
 
         Args:
             pair: The declaration.
             node: The node's name.
 
         Returns:
-            A handle, which the caller closes; None if no QEMU is known to run.
+            A handle, which the caller closes; None if no QEMU is known to run for the node, or if
+            its process file cannot be used.
 
         Raises:
             DeclarationError: The pair has no such node.
@@ -96,45 +98,46 @@ class LocalHost:
 
 @final
 class QemuWatch:
-    """The kernel's handle of a running QEMU: its end can be waited for, and is evidence."""
+    """The kernel's handle of a running QEMU, to wait for its end and to get evidence of it."""
 
     def __init__(self, pair: ColoPair, node: str, instance: str, pidfd: far.Pidfd) -> None:
-        """Take the handle; used by `LocalHost.watch` alone."""
+        """Keep the handle; only `LocalHost.watch` calls this."""
         self._pair = pair
         self.node: Final = node
-        "The node it runs for."
+        "The node that the QEMU runs for."
         self.pid: Final = pidfd.pid
-        "Its process id."
+        "The process id of the QEMU."
         self.instance: Final = instance
-        "Its identity."
+        "The identity of the QEMU."
         self._pidfd = pidfd
 
     async def wait_ended(self) -> None:
-        """Wait, without a limit, until none of its threads runs again.
+        """Wait, without a limit, until no thread of the QEMU can run again.
 
-        Several may wait at once, and one who waits is not disturbed by `close`. The process may
-        still be there, with its sockets and its images, until its memory is free.
+        Several tasks may wait at once, and `close` does not disturb a wait that has begun. The
+        process may still exist for a while after that, with its sockets and images open, until its
+        memory is freed.
 
         Raises:
-            OSError: The handle was closed before.
+            OSError: The handle was closed before this was called.
         """
         loop = asyncio.get_running_loop()
         with (
             contextlib.closing(self._pidfd.copy()) as pidfd,
             contextlib.closing(pidfd.lookout()) as lookout,
         ):
-            # A look may have to wait for the kernel: the loop must not.
+            # `over` may block in the kernel, so that it runs in a thread and not in the event loop.
             while await loop.run_in_executor(_QUICK, pidfd.over) is None:
                 await _readable(lookout, lookout.arm())
 
     def evidence(self, epoch: int) -> Evidence | None:
-        """What its end is evidence of; also after `close`.
+        """Return evidence that the QEMU has ended; may also be called after `close`.
 
         Args:
-            epoch: The epoch of the record in which it could have run alone.
+            epoch: The epoch of the record in which this QEMU could have run alone.
 
         Returns:
-            The evidence; None while it runs, and if its process file cannot be believed.
+            The evidence. None while the QEMU runs, and if its process file cannot be trusted.
         """
         victim = Victim(node=self.node, instance=self.instance, epoch=epoch)
         request: JsonObject = {
@@ -148,7 +151,7 @@ class QemuWatch:
             return None
 
     def close(self) -> None:
-        """Let go of the process; it keeps running. May be called again."""
+        """Close the handle; the QEMU keeps running. May be called again."""
         self._pidfd.close()
 
 

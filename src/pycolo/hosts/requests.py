@@ -1,4 +1,4 @@
-"""A host's protocol in terms of the helper's requests: one translation for every way to it."""
+"""The methods of `Host` in terms of the helper's requests, shared by every kind of host."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from pycolo.record import Change, NoRecord, RecordState, UnreadRecord
 from pycolo.snapshot import Running
 
 Ask: TypeAlias = Callable[[str, JsonObject, float], Awaitable[Mapping[str, object]]]
-"Performs one of the helper's operations; raises `Refused`, `Uncertain` or `OutOfReach`."
+"Performs one operation of the helper; raises `Refused`, `Uncertain` or `OutOfReach`."
 
 _RECORD: Final = "write-record"
 HOST_FACTS: Final = Forms(omits="defaults").record(HostFacts)
-"How facts look in JSON."
+"Reads and writes `HostFacts` as JSON."
 
 
 class Refused(Exception):
@@ -52,7 +52,7 @@ class OutOfReach(Exception):
 
 
 FAILED: Final = (Refused, Uncertain, OutOfReach)
-"What an operation raises."
+"The exceptions that an operation of the helper raises."
 
 
 async def observe(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> HostState:
@@ -121,7 +121,7 @@ async def death(ask: Ask, pair: ColoPair, victim: Victim, limit_s: float) -> Evi
 
 
 async def watch(ask: Ask, pair: ColoPair, victim: Victim, limit_s: float) -> Evidence | None:
-    """Wait for the end of one QEMU; None if the limit passed or it is not known here."""
+    """Wait for one QEMU to end; None if the limit passes, or the host does not know it."""
     return await _evidence(ask, pair, victim, "watch", limit_s)
 
 
@@ -141,7 +141,12 @@ async def _evidence(
 
 
 def evidence_of(victim: Victim, found: Mapping[str, object]) -> Evidence | None:
-    """The helper's answer about a death as evidence; None if it is none."""
+    """Turn the helper's answer about a QEMU's end into evidence; None if it has not ended.
+
+    Args:
+        victim: The QEMU.
+        found: The answer of the operation `death` or `watch`.
+    """
     if found["dead"] is not True:
         return None
     return Evidence.of(
@@ -150,7 +155,7 @@ def evidence_of(victim: Victim, found: Mapping[str, object]) -> Evidence | None:
 
 
 def now() -> str:
-    """The wall clock, as evidence tells it."""
+    """The current UTC time as ISO 8601 text, as evidence records it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -178,7 +183,8 @@ async def facts(
     received_s = time.time()
     try:
         clock_s, worked_s = (float(str(found.pop(key))) for key in ("clock_s", "worked_s"))
-        # When between the two it looked at its clock is not known, but that it worked before.
+        # The host read its clock at some moment between `sent_s` and `received_s`, and not before
+        # it had worked for `worked_s`.
         clock = ClockFacts(
             least_s=clock_s - received_s, most_s=clock_s - min(sent_s + worked_s, received_s)
         )

@@ -1,8 +1,8 @@
-"""A node's host over ssh: one connection, the helper at its far end, and monitors through it.
+"""A node's host over ssh: one connection carries the helper's requests and all monitors.
 
-Every monitor is a channel of that connection, and every request a line to the helper, which the
-login shell starts once and which is sent over its standard input. A loss of the connection ends
-what is under way, and proves nothing about the host.
+Each monitor is a channel of that connection. The login shell starts Python once, the text of the
+helper is sent over its standard input, and each request to the helper is one line. If the
+connection is lost, all requests and monitors end with it; that proves nothing about the host.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ from pycolo.qmp.replies import Version
 from pycolo.record import Change
 
 OPEN_S: Final = 5.0
-# How long after an attempt to connect none is made: who asks again at once would wait in vain.
+# How long after a failed attempt to connect no other one is made: a request in that time fails at
+# once instead of waiting for a host that does not answer.
 AGAIN_S: Final = 1.0
 KEEPALIVE_S: Final = 0.5
 KEEPALIVES: Final = 2
-# How much later than at its limit an answer may still come.
+# How long after a request's own limit an answer of the helper is still waited for.
 GRACE_S: Final = 2.0
 LINE_S: Final = 0.05
 CHUNK_BYTES: Final = 1 << 16
 LINE_MAX_BYTES: Final = 1 << 22
 
-# Standard input is a terminal, and is one no more before the first byte is sent to it: a session
-# with a terminal has the server send what it has at once, where a reply behind an event would else
-# wait for 40 ms.
+# The session has a terminal, because sshd then sends each piece of output at once; without one, a
+# reply that follows an event would be delayed by 40 ms. The terminal is set to raw mode before the
+# first byte is sent to it.
 BOOTSTRAP: Final = (
     "import sys,tty;"
     "tty.setraw(0);"
@@ -63,10 +64,10 @@ _Channel: TypeAlias = tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]
 
 @final
 class SshHost:
-    """The host of a node that declares `ssh`: connected at the first use, and anew after a loss."""
+    """The host of a node that declares `ssh`; connects at the first use, and again after a loss."""
 
     def __init__(self, node: Node) -> None:
-        """Connect to nothing yet.
+        """Keep the node's ssh settings; no connection is made yet.
 
         Args:
             node: A node with `ssh`.
@@ -94,7 +95,8 @@ class SshHost:
             try:
                 return await link.forward(monitor)
             except asyncssh.ChannelOpenError as error:
-                # All that the server says is that it could not: the helper tries, and learns why.
+                # The server does not say why it failed. The helper tries the same connection to
+                # learn the reason.
                 why = await self._why_closed(monitor)
                 if why is not None:
                     raise ConnectionFailed(node, place, why) from error
@@ -103,7 +105,7 @@ class SshHost:
             await asyncio.sleep(LINE_S)
 
     async def _why_closed(self, monitor: Monitor) -> str | None:
-        """Why no channel could be opened; None if the listen backlog is full: retry."""
+        """Why no channel could be opened; None if the listen backlog is full: try again then."""
         request: JsonObject = {"monitor": helper.monitor_json(monitor)}
         try:
             found = await self._ask("connect", request, OPEN_S)
@@ -119,14 +121,16 @@ class SshHost:
         return f"the sshd of {self._address} forwards no port: AllowTcpForwarding"
 
     async def _forwarding(self, monitor: Monitor) -> ForwardingFacts:
-        """Have the helper listen for a moment as a monitor does, and open a channel to that.
+        """Find out whether sshd forwards a connection to a socket like a monitor's.
+
+        The helper listens on such a socket for a moment, and a channel to that socket is opened.
 
         Raises:
-            OSError: It is not known whether one can be opened; so do all others here.
+            OSError: It is not known whether a channel can be opened.
             asyncssh.Error: The connection was lost.
-            requests.Refused: The host cannot listen.
-            requests.Uncertain: The host gives no answer.
-            requests.OutOfReach: The host cannot be asked.
+            requests.Refused: The helper refused the request.
+            requests.Uncertain: The host cannot listen, or gave no answer.
+            requests.OutOfReach: The host cannot be reached.
         """
         is_unix = isinstance(monitor, UnixMonitor)
         asked: JsonObject = {"is_unix": is_unix, "limit_s": OPEN_S}
@@ -208,7 +212,7 @@ class SshHost:
         if self._failed is not None and now_s < self._failed[1] + AGAIN_S:
             raise requests.OutOfReach(self._failed[0])
         if self._opening is None:
-            # One attempt for all who wait: each with one of its own would wait for the others'.
+            # All requests that wait for a connection share one attempt.
             self._opening = asyncio.create_task(self._reopen())
             self._opening.add_done_callback(self._opened)
         return await asyncio.shield(self._opening)
@@ -216,7 +220,8 @@ class SshHost:
     def _opened(self, opening: asyncio.Task[_Link]) -> None:
         self._opening = None
         if not opening.cancelled():
-            # Nobody may wait for it any more.
+            # Nobody may be waiting any more: fetch the error, or asyncio warns that it was never
+            # retrieved.
             opening.exception()
 
     async def _reopen(self) -> _Link:
@@ -248,38 +253,42 @@ class SshHost:
 
 
 class _NoHelper(Exception):
-    """The helper does not run on the far side."""
+    """The Python on the host did not start the helper."""
 
 
 @final
 class _Link:
-    """One connection, the helper at its end, and what is under way over it."""
+    """One ssh connection, the helper at its far end, and the requests and channels over it."""
 
     def __init__(self, connection: _Connection, process: _Process) -> None:
-        """Made by `open`."""
+        """Take the connection; only `open` calls this."""
         self._connection = connection
         self._process = process
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Mapping[str, object]]] = {}
         self._pumps: set[asyncio.Task[None]] = set()
         self.lost: str | None = None
-        "Why nothing goes over it any more."
+        "Why the connection cannot be used any more; None while it can."
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
     async def open(cls, address: str, ssh: Ssh) -> _Link:
         """Connect, log in, and start the helper.
 
+        Args:
+            address: The host to connect to.
+            ssh: The declared settings.
+
         Raises:
             OSError: The host does not answer.
-            asyncssh.Error: It is not who it should be, or does not let us in.
-            _NoHelper: Its Python does not run the helper.
+            asyncssh.Error: The host's key is not a known one, or the host refuses the login.
+            _NoHelper: The host's Python did not start the helper.
         """
         connection = await asyncssh.connect(
             address,
             ssh.port,
             username=ssh.user,
-            # Nothing but what is declared counts, whatever a configuration file says.
+            # Only the declaration counts: no ssh configuration file is read.
             config=None,
             client_keys=() if ssh.key_file is None else [ssh.key_file],
             agent_path=() if ssh.key_file is None else None,
@@ -306,9 +315,9 @@ class _Link:
             limit_s: How long to wait for the answer, in seconds.
 
         Raises:
-            OutOfReach: The connection was lost before; nothing was sent.
+            OutOfReach: The connection was lost before the request; nothing was sent.
             Refused: The helper refused the operation.
-            Uncertain: No answer came in time, or the connection was lost meanwhile.
+            Uncertain: No answer came in time, or the connection was lost during the wait.
         """
         if self.lost is not None:
             raise requests.OutOfReach(self.lost)
@@ -346,7 +355,7 @@ class _Link:
             found = json.loads(line)
             answer = self._waiting[found["id"]]
         except (ValueError, TypeError, KeyError, RecursionError):
-            # Words of a login shell, or an answer that nobody waits for any more.
+            # Output of the login shell, or an answer that came after its limit.
             return
         if answer.done():
             return
@@ -370,10 +379,10 @@ class _Link:
     # -- monitors
 
     async def forward(self, monitor: Monitor) -> socket.socket:
-        """Open a channel to a monitor; gives an end of a socket pair that it is tied to.
+        """Open a channel to a monitor, and return a socket that is connected to the channel.
 
         Raises:
-            asyncssh.ChannelOpenError: The server could not connect to it.
+            asyncssh.ChannelOpenError: The server could not connect to the monitor.
         """
         channel = await self._channel(monitor)
         ours, theirs = socket.socketpair()
@@ -394,7 +403,7 @@ class _Link:
                 assert_never(monitor)
 
     async def aclose(self) -> None:
-        """End everything; may be called again."""
+        """Close the connection, and end all requests and channels; may be called again."""
         self._reader.cancel()
         self._lose("it was closed")
         tasks = (self._reader, *self._pumps)
@@ -403,7 +412,7 @@ class _Link:
 
 
 def _bound_silence(connection: _Connection) -> None:
-    """Have the kernel end a connection whose bytes are not acknowledged in the keepalives' time."""
+    """Have the kernel end a connection whose peer stops acknowledging, as fast as keepalives do."""
     sock = connection.get_extra_info("socket")
     limit_ms = round(KEEPALIVE_S * (KEEPALIVES + 1) * 1000)
     if isinstance(sock, socket.socket) or hasattr(sock, "setsockopt"):
@@ -429,7 +438,7 @@ async def _start_helper(connection: _Connection, python: str) -> _Process:
 
 
 async def _pump(channel: _Channel, sock: socket.socket) -> None:
-    """Carry bytes both ways until either side has ended."""
+    """Copy bytes between a channel and a socket until either side has ended, then close both."""
     reader, writer = channel
     loop = asyncio.get_running_loop()
 

@@ -1,4 +1,4 @@
-"""The way to each node's host, as the declaration gives it."""
+"""Make the `Host` of each node from the declaration."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ from pycolo.session import open_monitor
 
 @asynccontextmanager
 async def hosts_of(pair: ColoPair, own: str | None = None) -> AsyncGenerator[Mapping[str, Host]]:
-    """The hosts of all nodes, spares included, each by its declared way.
+    """Open the hosts of all nodes, spares included, as the declaration says how to reach them.
 
-    A node with `ssh` is reached over that; any other one is on this machine. If its address is not
-    one of this machine's, nothing can be read or done on its host, and each refusal says so.
+    A node with `ssh` is reached over ssh; any other node is taken to be on this machine. If the
+    address of such a node is not an address of this machine, nothing can be read or done on its
+    host, and each refusal says so.
 
     Args:
         pair: The declaration.
-        own: The node that runs on this machine, whatever `ssh` it has for others; None for none.
+        own: The node that runs on this machine, even if it declares `ssh` for other machines; None
+            if there is no such node.
 
     Yields:
         Node name to its host; all are closed when the block is left.
 
     Raises:
-        ModuleNotFoundError: A node has `ssh`, and the extra of that name is not installed.
-        DeclarationError: The pair has no node `own`.
+        ModuleNotFoundError: A node has `ssh`, and the extra `ssh` is not installed.
+        DeclarationError: The pair has no node of the name `own`.
     """
     if own is not None:
         pair.node(own)
@@ -76,40 +78,40 @@ def _why_elsewhere(node: Node, field: str) -> str | None:
 @final
 @attrs.frozen(kw_only=True)
 class NoWay:
-    """A host without a declared way to it; only monitors that are forwarded here can be used."""
+    """A host that cannot be reached as declared; only forwarded monitors can be used."""
 
     why: str
-    "What is missing."
+    "Why the host cannot be reached."
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
-        """See `Host`; the monitor may be a forwarded socket on this machine."""
+        """See `Host`; the monitor may be a socket on this machine that is forwarded to the host."""
         try:
             return await open_monitor(node, monitor)
         except ConnectionFailed as error:
             raise ConnectionFailed(node, error.address, f"{error.why}; {self.why}") from error
 
     async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:  # noqa: ARG002 - a Host's
-        """Nothing can be read."""
+        """Return an `UnreadRecord` that says why."""
         return HostState(record=UnreadRecord(why=self.why))
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:  # noqa: ARG002 - a Host's
-        """Raise HostRefused: nothing can be written."""
+        """Raise HostRefused: no record can be written."""
         raise HostRefused(node, "write-record", self.why)
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:  # noqa: ARG002 - a Host's
-        """Raise HostRefused: nothing can be done."""
+        """Raise HostRefused: no action can be done."""
         raise HostRefused(node, kebab(type(action)), self.why)
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:  # noqa: ARG002 - a Host's
-        """Nothing is known."""
+        """Return None: there is no evidence."""
         return None
 
     async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:  # noqa: ARG002 - a Host's
-        """Nothing is known."""
+        """Return None at once: there is no evidence."""
         return None
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:  # noqa: ARG002 - a Host's
-        """Raise HostRefused: nothing can be asked."""
+        """Raise HostRefused: no version can be read."""
         raise HostRefused(node, "launch-qemu", self.why)
 
     async def facts(
@@ -120,7 +122,7 @@ class NoWay:
         *,
         limit_s: float,  # noqa: ARG002 - a Host's
     ) -> HostFacts | NoFacts:
-        """Nothing is known."""
+        """Return `NoFacts` that say why."""
         return NoFacts(why=self.why)
 
     async def aclose(self) -> None:
