@@ -1,1 +1,1 @@
-"""Whole lives of a pair on one machine: QEMU builds, guests, and the show that uses them."""
+"""A demonstration on one machine: QEMU builds, a guest, and a pair that outlives several faults."""

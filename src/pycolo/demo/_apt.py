@@ -1,9 +1,10 @@
-"""Debian packages without installing them: an apt of our own that thinks nothing is installed.
+"""Debian packages without installing them, by an apt that believes that nothing is installed.
 
-apt resolves, verifies and downloads well, so it is used for that; it never learns about this
-machine's packages and never changes them. With an empty status file it fetches every dependency,
-libc included (qemu-behaviour 1.2), so what is unpacked runs through its own loader on any amd64
-machine that has apt. All scratch folders are ours, so no root is needed.
+apt resolves, verifies and downloads packages well. Here it has sources, state and caches of its
+own, so that it never reads which packages this machine has and never changes them. Since its status
+file is empty, it fetches every dependency, libc included (qemu-behaviour 1.2). The unpacked
+programs run through their own dynamic loader, so they work on any amd64 machine that has apt. All
+folders belong to the calling user, so root is not needed.
 """
 
 import os
@@ -35,7 +36,7 @@ _UNPACK_LIMIT_S: Final = 120.0
 
 
 class FetchError(PycoloError):
-    """A QEMU build or a guest could not be had; nothing half-made was left behind."""
+    """A QEMU build or a guest could not be fetched or made; nothing unfinished was left behind."""
 
 
 @final
@@ -50,11 +51,11 @@ class AptSource:
     components: tuple[str, ...]
     """Components taken from it, such as `main`."""
     signed_by: str = ""
-    """The keyring it is checked against; empty when apt's default is used."""
+    """The keyring that verifies it; empty if apt's default keyrings do."""
 
     @property
     def is_debian(self) -> bool:
-        """Whether it has `main` of a Debian suite other than security."""
+        """Whether this source has the component `main` of a Debian suite that is not security."""
         return "main" in self.components and any(_is_debian_suite(suite) for suite in self.suites)
 
     @property
@@ -178,7 +179,7 @@ class PrivateApt:
     """An apt with its own sources, state and cache below one folder."""
 
     folder: Path
-    """Scratch folder; absolute."""
+    """Folder for apt's files; absolute."""
     on_progress: Progress
     """Called with what is being done."""
 
@@ -186,10 +187,10 @@ class PrivateApt:
     def create(
         cls, folder: Path, *, mirror: str, suites: Sequence[str], on_progress: Progress
     ) -> "PrivateApt":
-        """Set up the folders and read the package lists.
+        """Set up the folders and download the package lists.
 
         Args:
-            folder: Scratch folder, absolute; made if missing.
+            folder: Folder for apt's files, absolute; made if missing.
             mirror: URI of a Debian archive.
             suites: Debian suites to read, at least one.
             on_progress: Called with what is being done.
@@ -215,7 +216,7 @@ class PrivateApt:
         return apt
 
     def download_closure(self, packages: Sequence[str], *, suite: str) -> tuple[Path, ...]:
-        """Download packages and all they depend on, whatever this machine has installed.
+        """Download packages and all their dependencies, even those that this machine has installed.
 
         Args:
             packages: Package names.
@@ -257,7 +258,7 @@ class PrivateApt:
         return tuple(sorted(self.folder.glob("*.deb")))
 
     def first_dependency(self, package: str) -> str:
-        """Look up the package a metapackage stands for.
+        """Find the package that a metapackage depends on, such as the current kernel.
 
         Args:
             package: Name of the metapackage.
@@ -266,7 +267,7 @@ class PrivateApt:
             The name of its first dependency.
 
         Raises:
-            FetchError: apt does not know it, or it depends on nothing.
+            FetchError: apt does not know the metapackage, or it has no dependency.
         """
         text = self._run("apt-cache", "depends", package, limit_s=_QUERY_LIMIT_S)
         for line in text.splitlines():
@@ -284,12 +285,12 @@ class PrivateApt:
 
 
 def unpack(package_files: Iterable[Path], into: Path, *, leave_out: Sequence[str] = ()) -> None:
-    """Unpack package files over each other; no maintainer script runs.
+    """Unpack package files into one folder; no maintainer script runs.
 
     Args:
-        package_files: `.deb` files.
+        package_files: `.deb` files; a later one replaces equal paths of an earlier one.
         into: Target folder; made if missing.
-        leave_out: Paths inside the packages that are not wanted, such as `./usr/share/doc`.
+        leave_out: Paths inside the packages that are not unpacked, such as `./usr/share/doc`.
 
     Raises:
         FetchError: A package could not be unpacked.
@@ -314,8 +315,8 @@ def run_text(argv: Sequence[str], *, limit_s: float, cwd: Path | None = None) ->
         Its standard output.
 
     Raises:
-        FetchError: It could not be started, ended with another code than 0, or took longer than
-            `limit_s`.
+        FetchError: The program could not be started, ended with another code than 0, or took longer
+            than `limit_s`.
     """
     return _run(argv, limit_s=limit_s, cwd=cwd).decode(errors="replace")
 
@@ -364,8 +365,8 @@ def _sources_text(mirror: str, suites: Sequence[str], keyring: Path) -> str:
 
 
 def _configuration_text(folder: Path) -> str:
-    # The machine's own configuration is read first (it knows the proxy); what would let the
-    # machine's packages, pins and hooks take part is undone here.
+    # apt reads the machine's own configuration first, which names the proxy. These settings then
+    # take the machine's packages, pins and hooks out of it.
     settings = {
         "Dir::Etc::sourcelist": "/dev/null",
         "Dir::Etc::sourceparts": folder / "parts",

@@ -1,7 +1,7 @@
-"""An initial RAM disk, made without the cpio program and without root.
+"""Make an initial RAM disk without the cpio program and without root.
 
-The format is "newc" of the kernel's document "initramfs buffer format". Device nodes are entries in
-the archive, so no right to make them is needed here.
+The format is "newc" of the kernel's document "initramfs buffer format". A device node is only an
+entry in the archive, so that making one needs no privilege.
 """
 
 import gzip
@@ -23,30 +23,30 @@ class Entry:
     """One file, folder or device node of an archive."""
 
     path: str
-    """Its path, without a leading slash."""
+    """The path, without a leading slash."""
     mode: int
-    """Its type and permissions, as in `st_mode`."""
+    """The file type and permissions, as in `st_mode`."""
     content: bytes = b""
-    """What a file holds; empty for the others."""
+    """The content of a file; empty for folders and device nodes."""
     device: tuple[int, int] = (0, 0)
     """Major and minor number of a device node."""
 
 
 def folder(path: str) -> Entry:
-    """Make the entry of a folder that everyone may read.
+    """Make the entry of a folder with mode 0755.
 
     Args:
-        path: Its path, without a leading slash.
+        path: The folder's path, without a leading slash.
     """
     return Entry(path=path, mode=stat.S_IFDIR | 0o755)
 
 
 def program(path: str, content: bytes) -> Entry:
-    """Make the entry of a file that everyone may read and run.
+    """Make the entry of an executable file with mode 0755.
 
     Args:
-        path: Its path, without a leading slash.
-        content: What it holds.
+        path: The file's path, without a leading slash.
+        content: The file's content.
     """
     return Entry(path=path, mode=stat.S_IFREG | 0o755, content=content)
 
@@ -55,7 +55,7 @@ def character_device(path: str, major: int, minor: int) -> Entry:
     """Make the entry of a character device that only root may use.
 
     Args:
-        path: Its path, without a leading slash.
+        path: The device node's path, without a leading slash.
         major: Major device number.
         minor: Minor device number.
     """
@@ -66,7 +66,7 @@ def to_newc(entries: Iterable[Entry]) -> bytes:
     """Write an archive in the kernel's newc format.
 
     Args:
-        entries: What goes in, each folder before what is in it.
+        entries: The entries, each folder before the entries inside it.
 
     Returns:
         The archive, uncompressed.
@@ -85,7 +85,8 @@ def from_newc(archive: bytes) -> tuple[Entry, ...]:
         Its entries, in order.
 
     Raises:
-        ValueError: At some offset there is no newc header.
+        ValueError: The archive ends, or holds something else, at an offset at which a newc header
+            must be.
     """
     found: list[Entry] = []
     offset = 0
@@ -106,7 +107,7 @@ def from_newc(archive: bytes) -> tuple[Entry, ...]:
 
 
 def compressed(archive: bytes) -> bytes:
-    """Compress an archive as the kernel can unpack it; the same bytes in give the same bytes out.
+    """Compress an archive so that the kernel can unpack it; equal input gives equal output.
 
     Args:
         archive: The archive, uncompressed.

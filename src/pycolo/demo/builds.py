@@ -1,10 +1,10 @@
 """QEMU builds to run pairs on: Debian's packages, unpacked into a private folder.
 
-Three releases, for the three kinds of COLO that pycolo supports (qemu-behaviour 1.1): 7.2 from
-bookworm, 10.0 from trixie, 11.1 from trixie-backports. Debian moves their micro versions on, so
-what was fetched is asked for its version.
+There are three releases, one for each variant of COLO that pycolo supports (qemu-behaviour 1.1):
+7.2 from bookworm, 10.0 from trixie, 11.1 from trixie-backports. Debian updates their micro
+versions, so a fetched QEMU is asked for its exact version.
 
-A build is whole or absent: it is made in a folder of another name and moved into place when it is
+A build is complete or absent: it is made in a folder of another name, which is renamed when it is
 complete.
 """
 
@@ -98,7 +98,7 @@ class QemuBuild:
     prefix: Path
     """The folder it is in; absolute."""
     version: str
-    """What it says of itself, such as `11.1.3`."""
+    """The version that QEMU reports, such as `11.1.3`."""
 
     @property
     def qemu_system(self) -> Path:
@@ -134,10 +134,10 @@ def fetch(
     *,
     on_progress: Progress = lambda _: None,
 ) -> QemuBuild:
-    """Find a release that is already unpacked, or fetch and unpack it.
+    """Return an unpacked QEMU build; fetch and unpack it if the cache does not have it.
 
-    Blocks: some milliseconds when it is there, else a few seconds for about 40 MB. Several
-    processes may call it at once; one fetches, the others wait for it.
+    The call blocks: some milliseconds if the cache has the build, else a few seconds for about 40
+    MB. Several processes may call it at once: one fetches, and the others wait for it.
 
     Args:
         release: Which release.
@@ -151,8 +151,8 @@ def fetch(
 
     Raises:
         FetchError: The machine is not amd64 or has no apt, no Debian archive or keyring is known, a
-            download failed, or the archive now has another release in that place. The cache holds
-            no part of the build then.
+            download failed, or the archive now has another release under that suite. The cache
+            holds no part of the build then.
     """
     prefix = (cache or default_cache()).absolute() / f"qemu-{release}"
     with complete_folder(prefix, on_progress=on_progress) as partial:
@@ -163,14 +163,14 @@ def fetch(
 
 @contextmanager
 def complete_folder(folder: Path, *, on_progress: Progress) -> Generator[Path | None]:
-    """Give the caller an empty folder to fill, and put it into place when the block ends well.
+    """Give the block an empty folder to fill, and rename it to `folder` if the block succeeds.
 
-    A folder counts as complete when its stamp is there; the stamp is written last and the folder
-    renamed after that.
+    A folder counts as complete when it has a stamp file. The stamp is written after everything
+    else, and the folder is renamed after that.
 
     Args:
-        folder: Where the complete folder shall be; absolute.
-        on_progress: Called when another process has to be waited for.
+        folder: The path of the complete folder; absolute.
+        on_progress: Called if this process has to wait for another one that fills the folder.
 
     Yields:
         The folder to fill, or None if `folder` is complete already.
@@ -186,7 +186,7 @@ def complete_folder(folder: Path, *, on_progress: Progress) -> Generator[Path | 
         if is_complete(folder):  # by the process we waited for
             yield None
             return
-        # We hold the lock: whatever lies here was left by a process that was killed.
+        # We hold the lock, so an unfinished folder here was left by a process that was killed.
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -200,10 +200,10 @@ def complete_folder(folder: Path, *, on_progress: Progress) -> Generator[Path | 
 
 
 def is_complete(folder: Path) -> bool:
-    """Say whether a folder was filled to the end.
+    """Whether a folder was filled to the end.
 
     Args:
-        folder: A folder that `complete_folder` made or is still making.
+        folder: A path that was given to `complete_folder`; it may be missing.
     """
     return (folder / _STAMP).is_file()
 

@@ -1,14 +1,14 @@
-"""The client of the demo: it talks to the guest all the time and says when it had to wait.
+"""The client of the demo: sends requests to the guest all the time, and reports how long it waited.
 
-Run as a program, `python -m pycolo.demo.client HOST ECHO_PORT DISK_PORT [--ping]`, so that it can
-live in a network namespace of its own. With `--writers K` it does nothing but write, from record
-`--writes-from` on, over K connections at once, with a pause after each record: so that two such
-clients leave a slow guest time. What it sees goes to standard output, in the form of
-`pycolo.demo.messages`; the times are those of the machine's monotonic clock, in seconds.
+It runs as a program, `python -m pycolo.demo.client HOST ECHO_PORT DISK_PORT [--ping]`, so that it
+can run in a network namespace of its own. With `--writers K` it only writes, over K connections at
+once, beginning with record `--writes-from` and pausing after each record, so that two such clients
+do not overload a slow guest. It writes its messages to standard output, as `pycolo.demo.messages`
+describes them; times are those of the machine's monotonic clock, in seconds.
 
-It takes lines on standard input: `target HOST ECHO_PORT DISK_PORT` (the guest is reached elsewhere
-from now on), `read` (compare all records on the guest's disk with what was acknowledged before);
-their end ends it.
+On standard input it takes two commands, one a line: `target HOST ECHO_PORT DISK_PORT` (from now on
+the guest is reached at this address), and `read` (compare all records on the guest's disk with
+those that were acknowledged before). The client ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from pycolo.demo.messages import Counters, Lost, Message, ReadBack, State, Waite
 from pycolo.demo.network import Service
 
 NOTABLE_S: Final = 0.02
-"What is answered faster is not told."
+"A wait that is not longer than this is not reported."
 PING_EVERY_S: Final = 0.005
 IDLE_EVERY_S: Final = 0.1
 WRITE_PAUSE_S: Final = 0.1
-"What a client that only writes waits between two records."
+"The pause after each record in a client that only writes."
 IDLE: Final = tuple(f"echo-{n}" for n in range(1, 8))
-"Connections with a request now and then."
+"Connections with one request every `IDLE_EVERY_S`."
 BUSY: Final = "echo-busy"
 "The connection that always has a request in flight."
 PING: Final = "ping"
 DISK: Final = "disk"
 NEW: Final = "new"
-"A new connection each time."
+"The stream that makes a new connection for each request."
 READ: Final = "read"
-"The reading of the whole disk."
+"The name under which a failed reading of the whole disk is reported."
 
 _STATE_EVERY_S: Final = 0.2
 _CONNECT_LIMIT_S: Final = 5.0
@@ -59,13 +59,13 @@ _READ_LINE_BYTES: Final = 1 << 16
 
 
 class WrongReplyError(Exception):
-    """The guest answered something else than it was asked for."""
+    """The guest's reply is not the expected one."""
 
 
 @final
 @attrs.define
 class Stream:
-    """One thing the client does over and over."""
+    """One kind of request that the client repeats, such as an echo on one connection."""
 
     name: str
     answered: int = 0
@@ -73,50 +73,55 @@ class Stream:
     connection: int = 0
 
     def counters(self) -> Counters:
-        """How far it is."""
+        """The counters of this stream, as a message reports them."""
         return Counters(answered=self.answered, last_s=self.last_s, connection=self.connection)
 
 
 @final
 class Client:
-    """All streams, and what they tell."""
+    """The state that all streams share, and the output that they report to."""
 
     def __init__(self, target: Service, out: TextIO, first: int = 1) -> None:
         self.target = target
         self.acknowledged: set[int] = set()
-        "The records that were acknowledged."
+        "The numbers of the disk records that the guest acknowledged."
         self.numbers = iter(range(first, MAX_SLOTS))
-        "The records to come, each with a place of its own on the disk."
+        "The numbers of the next records; no two share a slot on the disk."
         self.may_write = asyncio.Event()
-        "Clear while the disk is read: a slow guest would not come to an end with both."
+        "Cleared while the disk is read: a slow guest could not finish if it had to write as well."
         self.may_write.set()
         self.streams: dict[str, Stream] = {}
         self._out = out
 
     def stream(self, name: str) -> Stream:
-        """The stream of a name, counted from now on."""
+        """Return the stream of this name, made at the first call."""
         return self.streams.setdefault(name, Stream(name))
 
     def answered(self, stream: Stream, asked_s: float) -> None:
-        """Note an answer, and tell of it when it took long."""
+        """Count an answer, and report the wait if it was longer than `NOTABLE_S`.
+
+        Args:
+            stream: The stream whose request was answered.
+            asked_s: When the request was first sent, by the monotonic clock.
+        """
         stream.last_s = time.monotonic()
         stream.answered += 1
         if stream.last_s - asked_s > NOTABLE_S:
             self.tell(Waited(stream=stream.name, from_s=asked_s, to_s=stream.last_s))
 
     def lost(self, stream: Stream, error: Exception) -> None:
-        """Print that a stream's connection has ended, and why, and count its next one."""
+        """Report that a stream's connection has ended, and why, and count the next connection."""
         self.tell(Lost(stream=stream.name, at_s=time.monotonic(), why=_why(error)))
         stream.connection += 1
 
     def state(self) -> None:
-        """Tell all counters."""
+        """Report the counters of all streams."""
         streams = {name: stream.counters() for name, stream in self.streams.items()}
         at_s = time.monotonic()
         self.tell(State(at_s=at_s, acknowledged=len(self.acknowledged), streams=streams))
 
     def tell(self, message: Message) -> None:
-        """Write one line."""
+        """Write a message to the output, as one line."""
         self._out.write(to_line(message))
         self._out.flush()
 
@@ -130,7 +135,7 @@ def _why(error: Exception) -> str:
 
 @final
 class Line:
-    """A connection with its dialogue of lines."""
+    """A connection over which lines of text are sent and received."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -138,17 +143,21 @@ class Line:
 
     @classmethod
     async def to(cls, host: str, port: int, limit_s: float) -> Line:
-        """Connect, or raise OSError."""
+        """Connect to a service of the guest; raises OSError if that fails or takes too long."""
         async with asyncio.timeout(limit_s):
             return cls(*await asyncio.open_connection(host, port, limit=_READ_LINE_BYTES))
 
     async def ask(self, request: str, limit_s: float = _REPLY_LIMIT_S) -> str:
-        """Send a line and take the next one; raises OSError when the connection ends or rests."""
+        """Send a line and return the next line that comes.
+
+        Raises:
+            OSError: The connection ended, or no line came within `limit_s`.
+        """
         self._writer.write(f"{request}\n".encode())
         return await self.next(limit_s)
 
     async def next(self, limit_s: float = _REPLY_LIMIT_S) -> str:
-        """Take the next line."""
+        """Return the next line that comes; raises OSError as `ask` does."""
         async with asyncio.timeout(limit_s):
             line = await self._reader.readline()
         if not line.endswith(b"\n"):
@@ -156,12 +165,18 @@ class Line:
         return line.decode("ascii", "replace").rstrip("\n")
 
     def close(self) -> None:
-        """Forget the connection at once; what is under way is dropped."""
+        """Abort the connection at once; data that is not sent yet is dropped."""
         self._writer.transport.abort()
 
 
 async def echo(client: Client, name: str, every_s: float) -> None:
-    """Ask for an echo over and over on one connection, and on a new one when that ends."""
+    """Send echo requests on one connection, and on a new one each time that the connection ends.
+
+    Args:
+        client: The client.
+        name: The name of the stream.
+        every_s: The pause after each answer, in seconds.
+    """
     stream = client.stream(name)
 
     async def asks(line: Line, asked: Asked) -> None:
@@ -176,7 +191,12 @@ async def echo(client: Client, name: str, every_s: float) -> None:
 
 
 async def write(client: Client, pause_s: float = 0.0) -> None:
-    """Write one record after the other; each is acknowledged before the next is sent."""
+    """Write records to the guest's disk; each is sent when the one before is acknowledged.
+
+    Args:
+        client: The client.
+        pause_s: The pause after each acknowledgement, in seconds.
+    """
     stream = client.stream(DISK)
     number = next(client.numbers)
 
@@ -188,7 +208,8 @@ async def write(client: Client, pause_s: float = 0.0) -> None:
             client.answered(stream, asked.since_s)
             number = next(client.numbers, 0)
             if number == 0:
-                # Every slot of the disk has its record; the next would replace the first.
+                # Every slot of the disk has its record; one more would replace the first: wait
+                # until cancelled.
                 await asyncio.Event().wait()
             await asyncio.sleep(pause_s)
             await client.may_write.wait()
@@ -199,13 +220,13 @@ async def write(client: Client, pause_s: float = 0.0) -> None:
 
 @final
 class Asked:
-    """When the request that is not answered yet was first sent."""
+    """The time at which the request that has no answer yet was first sent."""
 
     def __init__(self) -> None:
         self.since_s = time.monotonic()
 
     def now(self) -> None:
-        """A new request is sent."""
+        """Note that a new request is sent now."""
         self.since_s = time.monotonic()
 
 
@@ -237,12 +258,13 @@ async def _expect(line: Line, request: str, reply: str) -> None:
 
 
 async def connect(client: Client) -> None:
-    """Make a new connection over and over, with one echo on each."""
+    """Make a new connection for each echo request."""
     stream = client.stream(NEW)
     asked = Asked()
     while True:
         with contextlib.suppress(OSError, WrongReplyError):
-            # Given up early and made anew: a lost SYN is repeated only after a second.
+            # The limit is short, and the next attempt follows soon, because the kernel repeats a
+            # lost SYN only after a second.
             line = await Line.to(client.target.host, client.target.echo_port, _NEW_LIMIT_S)
             try:
                 await _expect(line, NEW, NEW)
@@ -256,7 +278,7 @@ async def connect(client: Client) -> None:
 
 
 async def read_back(client: Client) -> None:
-    """Read the whole disk and tell how many acknowledged records are not on it."""
+    """Read the whole disk through the guest, and report how many acknowledged records it lacks."""
     written = frozenset(client.acknowledged)
     found: set[str] = set()
     line = await Line.to(client.target.host, client.target.disk_port, _CONNECT_LIMIT_S)
@@ -277,7 +299,7 @@ async def read_back(client: Client) -> None:
 
 
 async def ping(client: Client) -> None:
-    """Send an ICMP echo request every 5 ms, whatever becomes of the ones before."""
+    """Send an ICMP echo request every 5 ms, whether or not the ones before were answered."""
     stream = client.stream(PING)
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
         sock.setblocking(False)  # noqa: FBT003 - the name of the method says it
@@ -297,7 +319,7 @@ async def _pings(client: Client, sock: socket.socket) -> None:
             sock.sendto(echo_request(_identifier(), sequence), (client.target.host, 0))
         sequence = (sequence + 1) % 65536
         now_s = time.monotonic()
-        # Kept up late, it continues from now: a burst would measure nothing.
+        # If this loop is late, it does not send the missed requests: a burst would measure nothing.
         next_s = max(next_s + PING_EVERY_S, now_s)
         await asyncio.sleep(next_s - now_s)
 
@@ -314,10 +336,10 @@ def _identifier() -> int:
 
 
 def echo_request(identifier: int, sequence: int) -> bytes:
-    """Give an ICMP echo request.
+    """Make an ICMP echo request.
 
     Args:
-        identifier: 0 to 65535; the reply has the same.
+        identifier: 0 to 65535; the reply has the same one.
         sequence: 0 to 65535.
     """
     bare = _ICMP_HEADER.pack(_ECHO_REQUEST, 0, 0, identifier, sequence)
@@ -327,7 +349,12 @@ def echo_request(identifier: int, sequence: int) -> bytes:
 
 
 def is_echo_reply(packet: bytes, identifier: int) -> bool:
-    """Say whether an IPv4 packet answers one of our echo requests."""
+    """Whether an IPv4 packet is the reply to one of our ICMP echo requests.
+
+    Args:
+        packet: The packet, with its IPv4 header.
+        identifier: The identifier of our requests.
+    """
     header_bytes = (packet[0] & 15) * 4 if packet else 0
     if len(packet) < header_bytes + _ICMP_HEADER.size:
         return False
@@ -339,7 +366,13 @@ def is_echo_reply(packet: bytes, identifier: int) -> bool:
 
 
 async def run(client: Client, *, with_ping: bool, writers: int = 0) -> None:
-    """Do all of it until standard input ends; with `writers`, nothing but write."""
+    """Run all streams until standard input ends.
+
+    Args:
+        client: The client.
+        with_ping: Also send ICMP echo requests; needs root.
+        writers: If not 0, only this many streams that write to the disk are run, and the pings.
+    """
     does = [_states(client)]
     if writers:
         does += [write(client, WRITE_PAUSE_S) for _ in range(writers)]

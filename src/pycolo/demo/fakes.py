@@ -1,7 +1,7 @@
-"""The same life where QEMU cannot be had: on fakes, and it says so.
+"""The same demonstration without QEMU: on fakes, which its output says.
 
-Plans, compiler, executor and sessions are the real ones; only QEMU is not. Times are the fakes' own
-and are left out: they would say nothing about any machine.
+Plans, compiler, executor and sessions are the real ones; only QEMU is simulated. The fakes have a
+clock of their own, whose times say nothing about any machine and are left out.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ class Chapter:
     what: str
     "`start`, `failover` or `resume`."
     who: str
-    "The node that has the guest now."
+    "The node whose guest serves clients after that."
     steps: int
-    "Steps of the plan that did it."
+    "The number of steps of the plan."
     acknowledged: int
-    "Writes acknowledged to clients so far."
+    "How many writes were acknowledged to clients so far."
     lost: int
-    "Of these, those that the guest does not have."
+    "How many of these the guest does not have."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class FakeLife:
-    """What came of a life on fakes."""
+    """The result of the demonstration on fakes."""
 
     why: str
-    "Why it is no real one."
+    "Why fakes were used in place of QEMU."
     version: str
-    "The QEMU version that the fakes play."
+    "The QEMU version that the fakes simulate."
     chapters: tuple[Chapter, ...]
 
     @property
@@ -65,7 +65,7 @@ class FakeLife:
         return {"fake": True, "ok": self.ok, **attrs.asdict(self)}
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The result as lines of text."""
         told = (
             f"{c.what:9} {c.who} has the guest after {c.steps} steps;"
             f" {c.acknowledged} writes acknowledged, {c.lost} lost"
@@ -75,10 +75,10 @@ class FakeLife:
 
 
 def run(why: str, progress: Progress) -> FakeLife:
-    """Live the life on fakes; takes about a second.
+    """Run the demonstration on fakes; takes about a second.
 
     Args:
-        why: Why there is no QEMU.
+        why: Why QEMU cannot be used; kept in the result.
         progress: Called with what is being done.
     """
     world = World()
@@ -108,7 +108,7 @@ def _declared() -> ColoPair:
 
 @final
 class _Life:
-    """A pair in a world of fakes, and what happened to it."""
+    """A pair of fakes, and the chapters of its life so far."""
 
     def __init__(self, world: World, progress: Progress) -> None:
         self.world = world

@@ -1,11 +1,11 @@
-"""Guests that show whether fault tolerance works: one of Debian's kernel, one of 512 bytes.
+"""Two guests that show whether fault tolerance works: a small Linux, and a 512-byte boot sector.
 
-`linux_guest` echoes TCP and acknowledges disk writes only when they are durable, so that a lost
-connection or a lost write can be counted from outside. It needs a working Linux on TCG or real KVM
+`linux_guest` echoes TCP, and acknowledges a disk write only when it is durable, so that a program
+outside can count lost connections and lost writes. It needs TCG that can run Linux, or real KVM
 (qemu-behaviour 1.8, 1.9).
 
-`bios_guest` needs nothing but a BIOS and runs wherever QEMU does. It counts on its serial port and
-on its disk.
+`bios_guest` needs only a BIOS and runs wherever QEMU does. It counts on its serial port and on its
+disk.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ DISK_PORT: Final = 9000
 """TCP port of the Linux guest's disk service; see `linux_guest`."""
 
 DEFAULT_ADDRESS: Final = "10.77.0.2/24"
-"""Address of the Linux guest's first card if none is given."""
+"""Address of the Linux guest's first network card if none is given."""
 
 READY_LINE: Final = "pycolo: ready"
 """What the Linux guest writes to its serial port when its services listen."""
@@ -47,7 +47,7 @@ RECORD_BYTES: Final = 512
 """Size of one record that the disk service writes."""
 
 MAX_SLOTS: Final = 32768
-"""Most records the Linux guest keeps: record N lies in slot N modulo the number of slots."""
+"""The most slots for records on the disk: record N is in slot N modulo the number of slots."""
 
 # 6.1: the kernel on which behaviour under COLO was measured (qemu-behaviour 1.11, 17).
 _KERNEL_SUITE: Final = "bookworm"
@@ -62,7 +62,7 @@ _MODULES: Final = (
     *("ata_piix", "ahci", "sd_mod", "virtio_blk"),
 )
 
-# PID 1. busybox's shell runs its own commands without files for them.
+# PID 1. busybox's shell has all commands used here built in.
 _INIT: Final = """\
 #!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
@@ -153,14 +153,14 @@ class LinuxGuest:
     def kernel_arguments(
         *, addresses: Sequence[str] = (DEFAULT_ADDRESS,), gateway: str = "", ipv6: bool = False
     ) -> str:
-        """Say what to give QEMU with `-append`.
+        """Make the kernel's command line, for QEMU's option `-append`.
 
         Args:
             addresses: IPv4 address and prefix length of each network card, in the order of the
                 cards.
-            gateway: IPv4 address of the router; none when empty.
-            ipv6: Also serve on each card's link-local IPv6 address, whose replies COLO does not
-                hold back.
+            gateway: IPv4 address of the default router; no default route if empty.
+            ipv6: Also serve on each card's link-local IPv6 address. COLO does not hold back replies
+                over IPv6.
 
         Returns:
             The kernel's command line: console on the first serial port, reboot 1 s after a panic.
@@ -173,17 +173,18 @@ class LinuxGuest:
 def linux_guest(
     cache: Path | None = None, mirror: str | None = None, *, on_progress: Progress = lambda _: None
 ) -> LinuxGuest:
-    """Find the Linux guest, or make it from Debian's kernel and busybox.
+    """Return the Linux guest; make it from Debian's kernel and busybox if the cache lacks it.
 
-    The guest needs 128 MB of memory, `-kernel` and `-initrd`, and takes any of rtl8139, e1000 and
-    virtio-net cards and of IDE, AHCI and virtio-blk disks. It answers ICMP, echoes TCP on
-    `ECHO_PORT`, writes `READY_LINE` and then one line `tick N` a second to its serial port. On
-    `DISK_PORT` each connection is a dialogue of lines:
+    The guest needs 128 MB of memory, `-kernel` and `-initrd`. It has drivers for the network cards
+    rtl8139, e1000 and virtio-net, and for IDE, AHCI and virtio-blk disks. It answers ICMP, echoes
+    TCP on `ECHO_PORT`, writes `READY_LINE` and then one line `tick N` a second to its serial port.
+    On `DISK_PORT` each connection is a dialogue of lines:
 
     - `w N` writes record N, flushes the disk, and then answers `ok N` (or `failed N`);
     - `r` answers one line `record N` for each record read from the disk, then `end`.
 
-    Blocks: some milliseconds when it is there, else a few seconds for about 75 MB.
+    The call blocks: some milliseconds if the cache has the guest, else a few seconds for about 75
+    MB.
 
     Args:
         cache: Folder that keeps guests; `default_cache()` when None.
@@ -207,7 +208,7 @@ def linux_guest(
 def acknowledged_in_image(image: Path, qemu_img: Path) -> frozenset[int]:
     """Read which records of the Linux guest's disk service are in a disk image.
 
-    No QEMU may be using the image. A record of the same slot replaces the one before: see
+    No QEMU may be using the image. A record replaces an earlier one in the same slot: see
     `MAX_SLOTS`.
 
     Args:
@@ -229,14 +230,14 @@ def acknowledged_in_image(image: Path, qemu_img: Path) -> frozenset[int]:
 
 
 def bios_guest(path: Path, *, size_bytes: int = 1 << 20) -> Path:
-    """Write the disk image of a guest that counts, on its serial port and on its disk.
+    """Write a raw disk image that boots a guest which counts on its serial port and on its disk.
 
-    At each tick of the BIOS clock (18.2 a second) it counts one up, writes the counter to the
-    second sector of the disk it was booted from, and prints it on COM1. When its power button is
-    pressed it powers off (qemu-behaviour 1.10).
+    At each tick of the BIOS clock (18.2 a second) the guest adds one to its counter, writes the
+    counter to the second sector of the disk it was booted from, and prints it on COM1. It powers
+    off when its power button is pressed (qemu-behaviour 1.10).
 
     Args:
-        path: Where the raw image shall be; a file that is there is replaced.
+        path: The path of the image; an existing file is replaced.
         size_bytes: Size of the image: a multiple of 512, at least 1024.
 
     Returns:
@@ -256,14 +257,14 @@ def bios_guest(path: Path, *, size_bytes: int = 1 << 20) -> Path:
 
 
 def bios_counter(serial_text: str) -> int | None:
-    """Read how far the BIOS guest has counted.
+    """Find the last number that the BIOS guest has printed.
 
     Args:
-        serial_text: What it wrote to its serial port so far; a line that is not complete yet is
-            left out.
+        serial_text: The guest's output on its serial port so far; an incomplete last line is
+            ignored.
 
     Returns:
-        The last number, or None before the first.
+        The number; None if the guest has printed none yet.
     """
     found = _COUNTER_LINE.findall(serial_text)
     return int(found[-1], 16) if found else None
@@ -273,7 +274,7 @@ def bios_disk_counter(image: Path) -> int:
     """Read the counter that the BIOS guest wrote to its disk.
 
     Args:
-        image: A raw image of `bios_guest`, or of that content.
+        image: A raw image that `bios_guest` made, or a raw copy of one.
 
     Returns:
         The counter; 0 when it was never written.
@@ -334,7 +335,7 @@ def _only(found: Iterable[Path], root: Path) -> Path:
 def _initrd_entries(busybox: Path, modules: Mapping[str, bytes]) -> Iterator[_initrd.Entry]:
     for name in ("bin", "dev", "modules", "proc", "run", "sys"):
         yield _initrd.folder(name)
-    # The kernel opens it for PID 1 before anything is mounted.
+    # The kernel opens /dev/console for PID 1 before anything is mounted.
     yield _initrd.character_device("dev/console", 5, 1)
     yield _initrd.program("bin/busybox", busybox.read_bytes())
     yield _initrd.program("init", _init().encode())
@@ -351,7 +352,7 @@ def _module_files(root: Path) -> dict[str, Path]:
 
 
 def load_order(wanted: Sequence[str], files: Mapping[str, Path]) -> dict[str, bytes]:
-    """Put kernel modules and all they depend on into an order in which they can be loaded.
+    """Sort kernel modules and all their dependencies into an order in which they can be loaded.
 
     Debian makes modules.dep only when a kernel is installed, so the dependencies are read from the
     modules themselves.
@@ -361,7 +362,7 @@ def load_order(wanted: Sequence[str], files: Mapping[str, Path]) -> dict[str, by
         files: Where each module is, by name with underscores; `.ko` or `.ko.xz`.
 
     Returns:
-        The modules' contents, uncompressed, by name; each after what it depends on.
+        The modules' contents, uncompressed, by name; each module comes after its dependencies.
 
     Raises:
         FetchError: There is no file for a wanted module or a dependency.

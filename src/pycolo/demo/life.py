@@ -1,9 +1,9 @@
-"""The whole life of a pair: a guest that outlives every one of the QEMUs it runs on.
+"""The demonstration: a guest that stays in service while each QEMU under it is killed or stopped.
 
 A supervisor is told that a guest is wanted, and that it is to be protected. Then QEMU processes are
-killed or stopped, in turn the primary's and the secondary's: the supervisor notices, has the other
-one continue, and puts a new secondary beside it. Nobody tells it anything. Meanwhile a client talks
-to the guest and says what it noticed.
+killed or stopped, one after another. The supervisor is not told of these faults: it notices each
+one, fails over to the surviving QEMU, and starts a new secondary. Meanwhile a client sends requests
+to the guest and reports how long it waited.
 """
 
 from __future__ import annotations
@@ -50,39 +50,39 @@ _POLL_S: Final = 0.05
 @final
 @attrs.frozen(kw_only=True)
 class LifeOptions:
-    """What the demo does, and on what."""
+    """The faults of the demonstration, and the pair on which they are shown."""
 
     faults: tuple[Fault, ...] = ("kill primary", "stop secondary", "kill primary")
-    "What happens to whose QEMU, one after the other."
+    "The faults, in their order; each happens to one QEMU of the protected pair."
     protected_s: float = 6.0
-    "How long the guest is left protected before each fault."
+    "How long the guest runs protected before each fault, in seconds."
     checkpoint_delay_ms: int = 2000
-    "The longest time between two checkpoints."
+    "The longest time between two checkpoints, in milliseconds."
     disk_mib: int = 64
     "Size of the guest's disk in MiB, at least 16."
     may_isolate: bool = True
-    "Use network namespaces if this machine lets us."
+    "Use network namespaces if this process is root and the kernel permits them."
     card: str = "rtl8139"
-    "QEMU's model of the guest's network card; one that `linux_guest` drives."
+    "QEMU's model of the guest's network card; `linux_guest` needs a driver for it."
     cache: Path | None = None
-    "Where QEMU and the guest are kept; the usual place if None."
+    "The folder that caches QEMU and the guest; `builds.default_cache()` if None."
 
 
 def run(options: LifeOptions, progress: Progress) -> LifeReport:
-    """Live the whole life, and clear up; blocks for one or two minutes.
+    """Run the whole demonstration and remove everything it made; blocks for one or two minutes.
 
     Args:
-        options: What happens in it.
+        options: The faults and the pair.
         progress: Called with a line of text for each thing that is done.
 
     Returns:
-        What was found out; a life that ended early says so in its report.
+        The report. If the demonstration ended early, its `error` says why.
 
     Raises:
-        FetchError: QEMU or the guest could not be had; nothing was started.
-        DeclarationError: pycolo does not take the card; nothing was started.
-        NetworkError: No network; nothing was started.
-        KeyboardInterrupt: It was interrupted, or told to end; all is cleared up.
+        FetchError: QEMU or the guest could not be fetched or made; nothing was started.
+        DeclarationError: pycolo does not support the network card; nothing was started.
+        NetworkError: No network could be made; nothing was started.
+        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP came; everything was removed.
     """
     with _terminable():
         programs = fetched(options.cache, progress)
@@ -98,12 +98,16 @@ def run(options: LifeOptions, progress: Progress) -> LifeReport:
 
 
 async def live(testbed: Testbed, options: LifeOptions, progress: Progress) -> LifeReport:
-    """Live the whole life on a testbed.
+    """Run the whole demonstration on a testbed.
 
     Args:
-        testbed: Where; whoever opened it clears up the processes that an interrupt leaves.
-        options: What happens in it.
+        testbed: The testbed. The caller closes it, which ends the processes that an interrupt
+            leaves.
+        options: The faults and the pair.
         progress: Called with a line of text for each thing that is done.
+
+    Returns:
+        The report. If the demonstration ended early, its `error` says why.
     """
     life = _Life(testbed, progress)
     error: str | None = None
@@ -118,9 +122,9 @@ async def live(testbed: Testbed, options: LifeOptions, progress: Progress) -> Li
 
 @contextmanager
 def _terminable() -> Generator[None]:
-    """Make an order to end an interrupt, which asyncio and everything else clears up after."""
+    """Turn SIGTERM and SIGHUP into an interrupt during the block, so that its clean-up is done."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # Shells have jobs in the background ignore interrupts; asyncio would not listen for them.
+    # A shell starts background jobs with SIGINT ignored, and asyncio then installs no handler.
     interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -135,28 +139,28 @@ def _terminable() -> Generator[None]:
 @final
 @attrs.frozen(kw_only=True)
 class _Executed:
-    """A plan that the supervisor executed, and when."""
+    """A plan that the supervisor executed, and the times of its steps."""
 
     report: Report
     started_s: float
     finished_s: float
     ended_s: Mapping[str, float]
-    "When each step ended."
+    "Step address to the time at which the step ended."
 
     @property
     def plan(self) -> Plan:
-        """The plan."""
+        """The plan that was executed."""
         return self.report.plan
 
     @property
     def restored_s(self) -> float:
-        """When the guest served again; for a plan during which it always does, when it ended."""
+        """When the guest served again; the end of the last step if the plan never interrupts it."""
         return self.ended_s[self.plan.restored_after or self.plan.steps[-1].address]
 
 
 @final
 class _Clockwork(Observer):
-    """An observer that notes when plans and their steps ended; they come one after the other."""
+    """An observer that notes when plans and their steps ended; only one plan runs at a time."""
 
     def __init__(self) -> None:
         self._executed: asyncio.Queue[_Executed] = asyncio.Queue()
@@ -165,17 +169,17 @@ class _Clockwork(Observer):
 
     @override
     def plan_started(self, plan: Plan) -> None:
-        """Note it."""
+        """Note the start of the plan."""
         self._started_s, self._ended_s = time.monotonic(), {}
 
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
-        """Note it."""
+        """Note the end of the step."""
         self._ended_s[address] = time.monotonic()
 
     @override
     def plan_finished(self, report: Report) -> None:
-        """Note it."""
+        """Queue the plan with its times."""
         executed = _Executed(
             report=report,
             started_s=self._started_s,
@@ -185,10 +189,10 @@ class _Clockwork(Observer):
         self._executed.put_nowait(executed)
 
     async def next(self, procedure: Procedure) -> _Executed:
-        """Wait until the procedure was executed whole, passing over all else.
+        """Wait until a plan of this procedure has been executed completely; skip all other plans.
 
         Raises:
-            LifeError: That takes too long.
+            LifeError: No such plan was completed within 60 s.
         """
         why = ""
         try:
@@ -204,7 +208,7 @@ class _Clockwork(Observer):
 
 @final
 class _Qemu:
-    """What is seen of one running QEMU over its other monitor."""
+    """When one QEMU stopped and resumed its guest, from the events of its observer monitor."""
 
     def __init__(self, session: Session) -> None:
         self.session: Final = session
@@ -222,7 +226,12 @@ class _Qemu:
                 pass
 
     def stops(self, from_s: float, to_s: float) -> tuple[float, ...]:
-        """How long each standstill was that began in a span of time."""
+        """How long the guest was paused, for each pause that began in a span of time.
+
+        Args:
+            from_s: The beginning of the span, by the monotonic clock.
+            to_s: The end of the span; a pause that has not ended is counted up to it.
+        """
         ends = [
             (began, next((at for at in self.resumed_s if at > began), to_s))
             for began in self.stopped_s
@@ -231,7 +240,7 @@ class _Qemu:
         return tuple(end - began for began, end in ends)
 
     async def aclose(self) -> None:
-        """Let go of it; it keeps running if it did."""
+        """Close the session; the QEMU is left as it is."""
         self._unsubscribe()
         await self.session.aclose()
 
@@ -243,7 +252,7 @@ class _Life:
     def __init__(self, testbed: Testbed, progress: Progress) -> None:
         self._testbed = testbed
         self._pair = testbed.pair
-        # One machine plays both hosts, whatever addresses they have in their name spaces.
+        # Both hosts are this machine, whatever addresses they have in their network namespaces.
         self._host = LocalHost()
         self._hosts = {node.name: self._host for node in testbed.pair.nodes}
         self._progress = progress
@@ -273,10 +282,10 @@ class _Life:
             await qemu.aclose()
 
     async def live(self, options: LifeOptions) -> None:
-        """All of it, in order.
+        """Run all parts of the demonstration in order.
 
         Raises:
-            PycoloError: It cannot continue.
+            PycoloError: A part failed, so that the demonstration cannot continue.
         """
         primary = self._pair.nodes[0].name
         await self._make_disks(primary)
@@ -297,7 +306,7 @@ class _Life:
             primary = await self._strike(primary, fault)
         await self._end(primary)
 
-    # -- what is told
+    # -- messages
 
     def _now_s(self) -> float:
         return time.monotonic() - self._begun_s
@@ -315,7 +324,7 @@ class _Life:
         if role is not None:
             self._roles[node] = (role, now_s)
 
-    # -- parts of a life
+    # -- parts of the demonstration
 
     async def _booted(self, node: str) -> None:
         await self._clockwork.next("launch")
@@ -329,7 +338,7 @@ class _Life:
         self._say(f"the guest is up on {node}, alone")
 
     async def _look_at(self, node: str) -> None:
-        """Follow what a QEMU does; the supervisor holds its first monitor."""
+        """Follow the events of a QEMU on its observer monitor; the supervisor has the other one."""
         before = self._qemus.pop(node, None)
         if before is not None:
             await before.aclose()
@@ -364,7 +373,7 @@ class _Life:
     # -- protection
 
     async def _protected(self, primary: str) -> None:
-        """See the supervisor put a secondary beside the guest."""
+        """Wait until the supervisor has added a secondary, and note how long that took."""
         secondary = self._pair.peer_of(primary).name
         launched = await self._clockwork.next("launch")
         began_s, launched_s = launched.started_s, launched.finished_s
@@ -398,7 +407,15 @@ class _Life:
     # -- failover
 
     async def _strike(self, primary: str, fault: Fault) -> str:
-        """Kill or stop a QEMU, and see what comes of it; gives who has the guest then."""
+        """Kill or stop a QEMU, wait for the failover, and note what the client saw.
+
+        Args:
+            primary: The node that is the primary.
+            fault: What happens to which QEMU.
+
+        Returns:
+            The node that runs the guest afterwards.
+        """
         secondary = self._pair.peer_of(primary).name
         how, _, role = fault.partition(" ")
         victim, survivor = (primary, secondary) if role == "primary" else (secondary, primary)
@@ -470,7 +487,7 @@ class _Life:
     # -- the end
 
     async def _end(self, node: str) -> None:
-        """End the guest, and look for every acknowledged write in the image it leaves."""
+        """End the guest, and count the acknowledged writes that its image does not hold."""
         await self._stack.aclose()
         acknowledged = self._listener.state.acknowledged
         place = self._pair.node(node)
@@ -487,7 +504,12 @@ class _Life:
         self._say(f"the image of {node} lacks {self._lost_writes} of {acknowledged} writes")
 
     def report(self, options: LifeOptions, error: str | None) -> LifeReport:
-        """What was found out."""
+        """Make the report.
+
+        Args:
+            options: The options that the demonstration was run with.
+            error: Why it ended early; None if it did not.
+        """
         waits = tuple(
             Waited(
                 stream=wait.stream,

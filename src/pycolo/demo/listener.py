@@ -1,4 +1,4 @@
-"""The demo's end of the client: starts it, keeps what it tells, and answers questions about it."""
+"""Run the demo's client as a process, collect its messages, and answer questions about them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pycolo.demo.network import Network, Service
 from pycolo.errors import ParseError, PycoloError
 
 KEPT: Final = (BUSY, *IDLE, DISK)
-"The connections that shall live on."
+"The streams whose connections should outlive a failover."
 _END_S: Final = 5.0
 _READ_S: Final = 70.0
 
 
 class ClientError(PycoloError):
-    """The client ended, or did not tell in time what it was asked for."""
+    """The client ended, or did not send an expected message in time."""
 
 
 @final
 class Listener:
-    """The messages that the client has sent so far; they grow while it runs."""
+    """The messages that the client has sent so far; more come while it runs."""
 
     def __init__(self) -> None:
         self.state = State(at_s=0.0, acknowledged=0, streams={})
@@ -40,7 +40,7 @@ class Listener:
         self._broken = ""
 
     def take(self, message: Message) -> None:
-        """Store one message of the client, and wake who waits for news of it."""
+        """Store one message of the client, and wake the tasks that wait in `until`."""
         match message:
             case State():
                 self.state = message
@@ -57,7 +57,13 @@ class Listener:
     # -- questions
 
     def worst(self, stream: str, from_s: float, to_s: float) -> Waited | None:
-        """The longest wait of a stream that touches a span of time."""
+        """The longest wait of a stream that overlaps a span of time; None if there is none.
+
+        Args:
+            stream: The stream's name.
+            from_s: The beginning of the span, by the monotonic clock.
+            to_s: The end of the span.
+        """
         touching = [
             wait
             for wait in self.waits
@@ -66,18 +72,25 @@ class Listener:
         return max(touching, key=lambda wait: wait.took_s, default=None)
 
     def connections(self) -> dict[str, int]:
-        """Which connection each kept stream is on, by number."""
+        """For each stream of `KEPT`, the number of the connection that it uses now."""
         return {name: self.state.streams[name].connection for name in KEPT}
 
     def answered_since(self, at_s: float) -> bool:
-        """Whether every stream got an answer after a moment."""
+        """Whether every stream has got an answer after a time of the monotonic clock."""
         streams = self.state.streams
         return set(KEPT) <= set(streams) and all(s.last_s > at_s for s in streams.values())
 
     # -- waiting and asking
 
     async def until(self, come_true: Callable[[], bool], limit_s: float) -> bool:
-        """Wait for something that the client tells; whether it came true in time.
+        """Wait until a condition on the client's messages holds, or the limit passes.
+
+        Args:
+            come_true: The condition; tested after each message.
+            limit_s: How long to wait, in seconds.
+
+        Returns:
+            Whether the condition holds.
 
         Raises:
             ClientError: The client ended.
@@ -91,10 +104,13 @@ class Listener:
         return come_true()
 
     async def read_back(self) -> ReadBack:
-        """Have the guest's disk read through the guest.
+        """Have the client read the guest's disk through the guest.
+
+        Returns:
+            How many acknowledged records the disk lacks.
 
         Raises:
-            ClientError: It could not be read.
+            ClientError: The client ended, or the disk could not be read, or not in time.
         """
         count, failed = len(self.readings), self._failed_readings()
         await self._ask(READ)
@@ -110,7 +126,11 @@ class Listener:
         return sum(lost.stream == READ for lost in self.lost)
 
     async def go_to(self, service: Service) -> None:
-        """Tell the client that the guest is reached elsewhere."""
+        """Tell the client that the guest is now reached at another address.
+
+        Raises:
+            ClientError: The client ended.
+        """
         await self._ask(f"target {service.host} {service.echo_port} {service.disk_port}")
 
     async def _ask(self, line: str) -> None:
@@ -127,7 +147,7 @@ class Listener:
     # -- the process
 
     async def follow(self, process: Process) -> None:
-        """Take what a process tells until it ends."""
+        """Take the messages of a client's process until that process ends."""
         self._process = process
         assert process.stdout is not None  # noqa: S101 - it was started with a pipe
         try:
@@ -144,17 +164,18 @@ class Listener:
 async def listening(
     network: Network, service: Service, log: Path, *, writes_from: int = 1, writers: int = 0
 ) -> AsyncGenerator[Listener]:
-    """Run the client while the block lasts.
+    """Run the client as a process while the block lasts.
 
     Args:
-        network: Where it lives.
-        service: Where the guest is reached.
-        log: Where its error messages go.
-        writes_from: The first record that it writes.
-        writers: How many connections write; 0 for a client that does all, and writes over one.
+        network: The network that the client is in.
+        service: The address and ports at which the client reaches the guest.
+        log: The file for the client's standard error.
+        writes_from: The number of the first record that the client writes.
+        writers: If not 0, the client only writes, over this many connections; if 0, it runs all
+            streams, one of which writes.
 
     Raises:
-        ClientError: It could not be started.
+        ClientError: The client could not be started.
     """
     listener = Listener()
     process = await _started(_argv(network, service, writes_from, writers), log)
@@ -175,7 +196,8 @@ def _argv(network: Network, service: Service, writes_from: int, writers: int) ->
 
 
 async def _started(argv: Sequence[str], log: Path) -> Process:
-    # In a session of its own: an interrupt at the terminal is for the demo, which ends it in order.
+    # The client has a session of its own, so that Ctrl-C reaches only the demo, which then ends the
+    # client.
     with log.open("ab") as stderr:
         try:
             return await asyncio.create_subprocess_exec(

@@ -20,7 +20,7 @@ class Waited:
 
     stream: str
     from_s: float
-    "When it was asked for; for pings, when the last answer before came."
+    "When the request was sent; for pings, when the previous answer came."
     to_s: float
     "When the answer came."
 
@@ -43,20 +43,20 @@ class Lost:
 @final
 @attrs.frozen(kw_only=True)
 class Counters:
-    """How far one stream is."""
+    """The counters of one stream."""
 
     answered: int
-    "Requests answered, over all connections."
+    "How many requests were answered, over all connections."
     last_s: float
     "When the last answer came; 0 before the first."
     connection: int
-    "How many connections ended before this one."
+    "The number of the connection: how many ended before it."
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class State:
-    """How far everything is."""
+    """The counters of all streams, sent several times a second."""
 
     at_s: float
     acknowledged: int
@@ -67,11 +67,11 @@ class State:
 @final
 @attrs.frozen(kw_only=True)
 class ReadBack:
-    """The guest's disk was read, through the guest."""
+    """The result of reading the guest's disk through the guest."""
 
     at_s: float
     acknowledged: int
-    "Writes that were acknowledged before the reading began."
+    "How many writes were acknowledged before the reading began."
     missing: int
     "How many of these are not on the disk."
 
@@ -84,15 +84,15 @@ _FORM: Final = Forms(tags=dict.fromkeys((Waited, Lost, State, ReadBack), "kind")
 
 
 def to_line(message: Message) -> str:
-    """Write one as a line."""
+    """Write a message as one line of JSON."""
     return json.dumps(_FORM.write(message)) + "\n"
 
 
 def from_line(line: str) -> Message:
-    """Parse a line.
+    """Parse a line of JSON into a message.
 
     Raises:
-        ParseError: The client writes no such line.
+        ParseError: The line is not a message of the client.
     """
     try:
         value: object = json.loads(line)

@@ -1,12 +1,12 @@
-"""Networks for a pair on one machine: two hosts and a client, in network namespaces or without.
+"""Networks for a pair on one machine: two hosts and a client, with or without network namespaces.
 
-With namespaces each QEMU has a host of its own: a bridge with the guest's tap, a cable to the
-client's bridge, and a second cable between the hosts for what COLO replicates. The guest's one MAC
-address moves from host to host at a failover, so connections live on, and the bridges learn of the
-move as they would in a rack.
+With namespaces each QEMU has a host of its own: a bridge with the guest's tap device, a virtual
+cable (veth) to the client's bridge, and a second cable between the hosts for COLO's replication. At
+a failover the guest's one MAC address moves from one host to the other, so connections continue,
+and the bridges learn of the move as the switches of a rack would.
 
-Without them each QEMU has its own user-mode network: the guest is reached through a port of the
-QEMU it runs on, so connections end with that QEMU.
+Without namespaces each QEMU has its own user-mode network: the guest is reached through a port of
+the QEMU it runs on, so connections end with that QEMU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pycolo.errors import PycoloError
 from pycolo.model import Netdev
 
 GUEST_ADDRESS: Final = "10.77.0.2"
-"Where the client finds the guest in namespaces."
+"The guest's address if there are namespaces."
 _CLIENT: Final = "client"
 _CLIENT_ADDRESS: Final = "10.77.0.1/24"
 _HOST_PREFIX: Final = "10.77.1."
@@ -39,13 +39,13 @@ _FOLDER_OF_NAMESPACES: Final = Path("/run/netns")
 
 
 class NetworkError(PycoloError):
-    """A network could not be made; what was made of it is gone again."""
+    """A network could not be made; the parts that were made have been deleted again."""
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Service:
-    """Where the client reaches the guest."""
+    """The address and ports at which the client reaches the guest."""
 
     host: str
     echo_port: int
@@ -55,40 +55,40 @@ class Service:
 @final
 @attrs.frozen(kw_only=True)
 class Place:
-    """What one node has of the network."""
+    """One node's part of the network."""
 
     address: str
-    "Where the peer reaches it."
+    "The address at which the peer node reaches this node."
     netdev: Netdev
-    "The host's end of the guest's card."
+    "The backend of the guest's network card on this host."
     enter: tuple[str, ...]
-    "What to put before a command so that it runs on that host."
+    "The words to put before a command so that it runs on this host."
     service: Service
-    "Where the client reaches the guest while it serves from here."
+    "Where the client reaches the guest while it runs on this node."
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Network:
-    """Where the nodes and the client are."""
+    """The network of the demo: the parts of both nodes, and that of the client."""
 
     places: Mapping[str, Place]
     "Node name to its place."
     client: tuple[str, ...]
-    "What to put before the client's command."
+    "The words to put before the client's command."
     guest_address: str
     "The guest's address with its prefix length."
     isolated: bool
-    "Whether each host has a namespace of its own, so that connections outlive a host."
+    "Whether each host has a namespace; only then connections outlive a failover."
 
 
 def wrapper(path: Path, enter: Sequence[str], program: Path) -> Path:
-    """Write a program that runs another one on a node's host, under the same process id.
+    """Write a shell script that becomes a program on a node's host, with the same process id.
 
     Args:
-        path: Where to write it.
-        enter: `Place.enter`.
-        program: What it runs.
+        path: Where to write the script.
+        enter: `Place.enter` of the node, or other words to put before the program.
+        program: The program that the script runs.
 
     Returns:
         `path`.
@@ -102,14 +102,15 @@ def wrapper(path: Path, enter: Sequence[str], program: Path) -> Path:
 def namespaces(nodes: Sequence[str]) -> Generator[Network]:
     """Make the network out of namespaces, and delete it when the block is left.
 
-    Blocks for some tenths of a second. Processes that still run inside keep their namespace until
-    they end, without a name.
+    The call blocks for some tenths of a second. A process that still runs inside a deleted
+    namespace keeps using it until the process ends.
 
     Args:
         nodes: Names of the two nodes.
 
     Raises:
-        NetworkError: Not root, no `ip`, or the kernel refuses; nothing is left behind.
+        NetworkError: This process is not root, there is no `ip`, or the kernel refuses; nothing is
+            left behind.
     """
     _delete_orphans()
     with ExitStack() as stack:
@@ -151,7 +152,7 @@ def _enter(namespace: str) -> tuple[str, ...]:
 
 
 def _without_ipv6(namespace: str) -> None:
-    # Hosts that greet each other over IPv6 would reach both guests, and COLO does not compare it.
+    # IPv6 packets of the hosts would reach both guests, and COLO does not compare IPv6.
     script = "for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do [ ! -w $f ] || echo 1 >$f; done"
     _run(*_enter(namespace), "sh", "-c", script)
 
@@ -198,12 +199,13 @@ def _up(namespace: str, link: str) -> None:
 
 
 def _delete(name: str) -> None:
-    # Whatever happens, the others are deleted too; a name that stays is seen by the caller's `ip`.
+    # A failure to delete one namespace must not keep the others from being deleted; `ip netns`
+    # shows one that is left.
     subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
 def _delete_orphans() -> None:
-    """Delete what a demo left that was killed before it could."""
+    """Delete the namespaces of demos that were killed before they could delete them."""
     for path in _FOLDER_OF_NAMESPACES.glob("pycolo-*-*"):
         pid = path.name.split("-")[1]
         if pid.isdecimal() and not Path("/proc", pid).exists():
@@ -255,7 +257,8 @@ def _user_place(host: str) -> Place:
 
 
 def _free_addresses(count: int) -> list[str]:
-    # All of 127/8 is this machine's: whoever runs a pair at the same time has other addresses.
+    # All of 127.0.0.0/8 is this machine's, so that each of several demos can have its own
+    # addresses.
     third, fourth = random.randint(1, 254), random.randint(1, 200)  # noqa: S311 - no secret
     return [f"127.77.{third}.{fourth + n}" for n in range(count)]
 
@@ -278,5 +281,5 @@ def _port(name: Iterable[object]) -> int:
 
 
 def leftovers() -> list[str]:
-    """The namespaces of this process that are still there."""
+    """The names of the network namespaces that this process made and that still exist."""
     return sorted(path.name for path in _FOLDER_OF_NAMESPACES.glob(f"pycolo-{os.getpid()}-*"))

@@ -1,4 +1,4 @@
-"""What the demo found out, as values; all times in seconds."""
+"""The results of the demonstration, as values; all times are in seconds."""
 
 from __future__ import annotations
 
@@ -13,97 +13,100 @@ from pycolo._mapping import read_only_mappings
 from pycolo.demo.messages import Waited
 
 Role: TypeAlias = Literal["alone", "primary", "secondary", "joining"]
-"""What a node is for a while; `joining` is a secondary that is not in lock-step yet."""
+"""The role of a node; `joining` is a secondary that is not in lock-step yet."""
 
 Fault: TypeAlias = Literal["kill primary", "kill secondary", "stop primary", "stop secondary"]
-"""What happens to whose QEMU: SIGKILL ends it, SIGSTOP has it stop responding."""
+"""A fault and the QEMU it happens to: `kill` sends SIGKILL, `stop` sends SIGSTOP."""
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Span:
-    """What a node was for a while."""
+    """A role of a node, from one time to another."""
 
     node: str
     role: Role
     from_s: float
-    "Since the demo began."
+    "Seconds since the demo began."
     to_s: float
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Moment:
-    """Something that happened."""
+    """A line of text about something that happened, with its time."""
 
     at_s: float
-    "Since the demo began."
+    "Seconds since the demo began."
     text: str
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Protection:
-    """How a guest on one node came to run on both."""
+    """How a guest that ran alone on one node became protected by a second one."""
 
     primary: str
     secondary: str
     at_s: float
-    "Since the demo began, when the new QEMU was launched."
+    "When the launch of the new QEMU began, in seconds since the demo began."
     launched_s: float
-    "Until the new QEMU could be spoken to."
+    "How long the launch took, until the new QEMU answered on its monitor."
     protected_s: float
-    "From then until both guests ran in lock-step."
+    "The time from the end of the launch until both guests ran in lock-step."
     proven_s: float
-    "From then until a checkpoint had been seen on both and the plan ended."
+    "The time from then until both QEMUs had made a checkpoint and the plan had ended."
     stops_s: tuple[float, ...]
-    "How long the guest was paused, each time, before it was protected."
+    "The length of each pause of the guest, until it was protected."
     waits_s: Mapping[str, float]
-    "The longest wait of each of the client's streams until it was protected, if notable."
+    "Stream name to its longest notable wait until the guest was protected."
     steps: int
-    "Steps of the plan."
+    "The number of steps of the plan."
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Failover:
-    """How the guest outlived a QEMU. Durations count from the fault unless told otherwise."""
+    """How the guest outlived a fault of one QEMU.
+
+    Durations count from the fault, unless a field says otherwise.
+    """
 
     fault: Fault
     victim: str
     survivor: str
     at_s: float
-    "Since the demo began, when the signal was sent."
+    "When the signal was sent, in seconds since the demo began."
     seen_s: float
-    "Until the supervisor had evidence of the end of the process."
+    "Until the supervisor had evidence that the QEMU has ended, and began the failover."
     resumed_s: float | None
-    "Until QEMU's last RESUME before service was restored; None if it said none."
+    "Until the survivor's last RESUME event before service was restored; None if there was none."
     restored_s: float
-    "Until the executor saw the guest running outside COLO."
+    "Until the plan's step that saw the guest run outside COLO had ended."
     finished_s: float
-    "Until the last step of the plan."
+    "Until the plan had ended."
     outages_s: Mapping[str, float]
-    "How long each of the client's streams waited, if notable."
+    "Stream name to its longest notable wait."
     connections: int
-    "Connections with a request in flight or now and then, before."
+    "How many of the client's lasting connections there were before the fault."
     survived: int
-    "How many of them answered again."
+    "How many of these connections were still the same after the failover."
     acknowledged: int
-    "Disk writes acknowledged before the disk was read back, through the guest."
+    "How many disk writes were acknowledged before the disk was read through the guest."
     missing: int
     "How many of these the guest's disk does not hold."
     checkpoints: int
-    "Checkpoints since the guest was protected."
+    "How many checkpoints the primary made while the guest was protected."
     protected_s: float
-    "How long it had been protected."
+    "How long the guest had been protected before the fault."
     steps: int
-    "Steps of the plan."
+    "The number of steps of the plan."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class LifeReport:
-    """The whole life of a pair."""
+    """The results of one run of the demonstration."""
 
     qemu: str
     "QEMU's version."
@@ -111,23 +114,23 @@ class LifeReport:
     isolated: bool
     "Whether hosts and client had network namespaces of their own."
     not_shown: tuple[str, ...]
-    "What could not be shown here, and why."
+    "What cannot be shown on this machine, and why."
     failovers_wanted: int
     protections: tuple[Protection, ...]
     failovers: tuple[Failover, ...]
     spans: tuple[Span, ...]
     moments: tuple[Moment, ...]
     waits: tuple[Waited, ...]
-    "All notable waits of the client, since the demo began."
+    "All notable waits of the client; times count from the beginning of the demo."
     took_s: float
     acknowledged: int
-    "Disk writes acknowledged in all."
+    "How many disk writes were acknowledged in all."
     lost_writes: int | None
-    "How many of them the survivor's image does not hold at the end; None if it was not read."
+    "How many of these the last image lacks at the end; None if it was not read."
     error: str | None
-    "Why the life ended early."
+    "Why the demonstration ended early; None if it did not."
     logs: str | None
-    "Folder with the logs, kept if something went wrong."
+    "The folder with the logs if something went wrong; else None."
 
     @property
     def ok(self) -> bool:
@@ -140,7 +143,7 @@ class LifeReport:
         )
 
     def to_json(self) -> JsonObject:
-        """Give it as JSON, with `format_version` and `ok`."""
+        """Return the report as JSON, with `format_version` and `ok`."""
         return {"format_version": 1, "ok": self.ok, **_FORM.write(self)}
 
 

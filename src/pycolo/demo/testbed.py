@@ -1,7 +1,7 @@
-"""Where the demo takes place: programs, a folder, a network and a declaration.
+"""What the demonstration runs on: programs, a folder, a network and a declaration.
 
-Everything here blocks and none of it needs an event loop, so that all is cleared up as well when
-one was interrupted.
+Everything here blocks, and nothing needs an event loop, so that an interrupt of the event loop does
+not prevent the clean-up.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ NODES: Final = ("alpha", "beta")
 _MAC: Final = "52:54:00:77:00:02"
 _MEMORY_MIB: Final = 128
 _GONE_S: Final = 10.0
-# Records are kept on a disk; /tmp may be in memory.
+# Records must be kept on a disk; /tmp may be in memory.
 STATE_ROOT: Final = "/var/tmp"  # noqa: S108 - a folder with a random name is made in it
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Programs:
-    """What is fetched before anything begins."""
+    """The QEMU build and the guest, which are fetched before anything else."""
 
     build: QemuBuild
     guest: LinuxGuest
 
     @property
     def version(self) -> Version:
-        """QEMU's version."""
+        """The version of QEMU."""
         return Version.parse(self.build.version)
 
 
 def fetched(cache: Path | None, progress: Callable[[str], None]) -> Programs:
-    """Find QEMU and the guest, or fetch them.
+    """Return QEMU and the guest; fetch them if the cache does not have them.
 
     Args:
-        cache: Folder that keeps them; the usual one if None.
+        cache: Folder that keeps them; `builds.default_cache()` if None.
         progress: Called with what is being done.
 
     Raises:
-        FetchError: One could not be had.
+        FetchError: QEMU or the guest could not be fetched or made.
     """
     build = fetch("11.1", cache, on_progress=progress)
     return Programs(build=build, guest=linux_guest(cache, on_progress=progress))
@@ -66,7 +66,7 @@ def fetched(cache: Path | None, progress: Callable[[str], None]) -> Programs:
 @final
 @attrs.frozen(kw_only=True)
 class Testbed:
-    """All that is there before the first QEMU runs."""
+    """Everything that exists before the first QEMU is started."""
 
     programs: Programs
     folder: Path
@@ -76,12 +76,12 @@ class Testbed:
     "What cannot be shown on this machine, and why."
 
     def serial_text(self, node: str) -> str:
-        """What the guest wrote to its serial port on a node."""
+        """The output of the guest on its serial port, as the QEMU of one node logged it."""
         path = Path(self.pair.node(node).run_path(SERIAL_LOG))
         return path.read_text(errors="replace") if path.exists() else ""
 
     def keep_logs(self) -> Path:
-        """Have the logs outlive the testbed."""
+        """Copy the logs to a new temporary folder that outlives the testbed; returns its path."""
         kept = Path(tempfile.mkdtemp(prefix="pycolo-demo-logs-"))
         for log in [*self.folder.glob("*.log"), *self.folder.glob("*/run/*")]:
             if log.suffix in (".log", ".stderr"):
@@ -98,18 +98,19 @@ def open_testbed(
     may_isolate: bool,
     card: str = "rtl8139",
 ) -> Generator[Testbed]:
-    """Make a testbed, and leave nothing of it behind: no process, no namespace, no folder.
+    """Make a testbed; all its processes, namespaces and folders are removed when the block is left.
 
     Args:
-        programs: What runs.
-        checkpoint_delay_ms: The longest time between two checkpoints.
-        disk_mib: Size of the guest's disk, at least 16 for its records.
-        may_isolate: Use network namespaces if this machine lets us.
-        card: QEMU's model of the guest's network card; one that `linux_guest` drives.
+        programs: QEMU and the guest.
+        checkpoint_delay_ms: The longest time between two checkpoints, in milliseconds.
+        disk_mib: Size of the guest's disk in MiB, at least 16, which its records need.
+        may_isolate: Use network namespaces if this process is root and the kernel permits them.
+        card: QEMU's model of the guest's network card; `linux_guest` needs a driver for it.
 
     Raises:
-        DeclarationError: The card's name cannot be QEMU's, or pycolo does not know the card.
-        NetworkError: There is no network to be had.
+        DeclarationError: `card` is no possible name of a card, or pycolo does not support this
+            card.
+        NetworkError: No network could be made.
     """
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="pycolo-demo-", dir=STATE_ROOT))
@@ -152,7 +153,7 @@ def _network(stack: ExitStack, *, may_isolate: bool) -> tuple[Network, tuple[str
 def _node(folder: Path, programs: Programs, name: str, place: Place) -> Node:
     home = folder / name
     home.mkdir()
-    # Whatever becomes of the demo, its QEMUs end with it.
+    # The kernel kills each QEMU when the demo ends, even if the demo is killed.
     tied = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
     program = wrapper(home / "qemu", (*tied, *place.enter), programs.build.qemu_system)
     return Node(
@@ -202,7 +203,7 @@ def _pair(
 
 
 def _end_all(pair: ColoPair) -> None:
-    """End what still runs, by the very processes that were started, and see them end."""
+    """Kill every QEMU of the pair that still runs, and wait until each process is gone."""
     for node in pair.nodes:
         path, running = pair.process_path(node.name), LocalHost().watch(pair, node.name)
         if running is not None:
@@ -210,10 +211,11 @@ def _end_all(pair: ColoPair) -> None:
                 os.kill(running.pid, signal.SIGKILL)
                 far.watch(process=path, instance=running.instance, limit_s=_GONE_S)
             running.close()
-        # One that ended with the thread that it is tied to is waited for as well.
+        # A QEMU may also have been killed with the thread that started it (see `setpriv`): wait for
+        # it.
         with suppress(far.Refused):
             far.await_gone(path, _GONE_S)
 
 
 class LifeError(PycoloError):
-    """The life of the pair could not continue."""
+    """The demonstration could not continue."""

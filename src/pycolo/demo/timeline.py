@@ -1,4 +1,4 @@
-"""What the demo found out, drawn for people: a time axis, and each failover in detail."""
+"""The results of the demonstration as text: a time axis, and the details of each failover."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _GLYPHS: Final[Mapping[Role, tuple[str, str]]] = {
     "secondary": ("s", "cyan"),
     "joining": ("j", "dim"),
 }
-# The longest wait in a column of the time axis: below so many seconds, this sign.
+# How a column of the time axis shows its longest wait: the first row whose limit in seconds is
+# above the wait gives the character and the style.
 _LEVELS: Final = (
     (0.05, "▁", "green"),
     (0.1, "▂", "green"),
@@ -43,22 +44,22 @@ _LEGEND: Final = (
 
 
 def show(report: LifeReport, console: Console) -> None:
-    """Draw a life; in colour if the console has it.
+    """Print a report, in colour if the console supports it.
 
     Args:
-        report: What was found out.
-        console: Where to draw.
+        report: The report.
+        console: The console to print on.
     """
     for line in lines(report, min(console.width, MAX_WIDTH)):
         console.print(line, soft_wrap=True, highlight=False)
 
 
 def lines(report: LifeReport, width: int) -> Iterator[Text]:
-    """The drawing, line by line.
+    """The lines of the drawing.
 
     Args:
-        report: What was found out.
-        width: How many columns there are, at least 60.
+        report: The report.
+        width: The width of the drawing in columns, at least 60.
     """
     where = "network namespaces of their own" if report.isolated else "user-mode networks"
     yield Text(f"QEMU {report.qemu}, two hosts in {where}, {report.took_s:.0f} s", style="bold")
