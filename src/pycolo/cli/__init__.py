@@ -1,4 +1,4 @@
-"""The command line: parses, calls and prints, and decides nothing.
+"""The command line: it parses arguments, calls the library and prints; it decides nothing itself.
 
 It needs the extra `cli` (click and rich).
 """
@@ -27,7 +27,7 @@ from pycolo.errors import Busy, CompileError, PycoloError
 __all__ = ("main",)
 
 COMPLETING: Final = "_PYCOLO_COMPLETE"
-"What a shell sets when it asks how a command line may continue."
+"The environment variable that a shell sets to ask for completions of a command line."
 
 HELD: Final = (
     "if a supervisor holds it, run the command as the supervisor's user, and with its --store"
@@ -66,7 +66,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         _say.note("interrupted")
         return _exits.UNFINISHED
     except BrokenPipeError:
-        # Whoever read the result has what they wanted, as `head` does.
+        # The reader of the result closed the pipe because it had read enough, as `head` does.
         return _exits.DONE
 
 
@@ -81,7 +81,7 @@ def _invoked(words: list[str]) -> int:
                 _say.note(HELD)
             found: int = context.meta.get(ERROR_CODE, _exits.of_error(error))
             _say.note(brief(f"pycolo: {error}"))
-            # If it was the result that could not be written, neither can this.
+            # If the error is that standard output cannot be written, this cannot be written either.
             with contextlib.suppress(OSError):
                 if context.meta.get(FORM) == "json":
                     _say.result(_json.dumps(_refusal(error, found), indent=2))
@@ -90,7 +90,7 @@ def _invoked(words: list[str]) -> int:
 
 
 def _refusal(error: PycoloError | OSError, code: int) -> JsonObject:
-    """A refusal for programs that asked for JSON."""
+    """The JSON that reports an error to a program that asked for JSON."""
     refused: JsonObject = {
         "kind": kebab(type(error)),
         "message": brief(str(error)),

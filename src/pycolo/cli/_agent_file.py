@@ -1,4 +1,4 @@
-"""The file that says what an agent is: its node, its arbiter and its fuse."""
+"""The agent file, which declares an agent: its node, its arbiter and its fuse."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SqlitePlace:
     """An arbiter in a file, for agents that run on one machine."""
 
     folder: str = attrs.field(validator=rules.Valid(rules.absolute_path))
-    "Absolute path of the folder with its file, the same for every agent; made if missing."
+    "Absolute path of the folder of its file, the same for every agent; made if missing."
 
 
 @final
@@ -36,7 +36,7 @@ class EtcdPlace:
     endpoints: tuple[str, ...] = attrs.field(converter=rules.as_tuple)
     "The client URLs of all members, such as `https://10.0.0.11:2379`."
     prefix: str = "pycolo"
-    "What the keys of all pairs begin with; the same for every agent."
+    "The prefix of all keys in etcd; the same for every agent."
     ca: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
     )
@@ -48,13 +48,13 @@ class EtcdPlace:
     key: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
     )
-    "Absolute path of its private key."
+    "Absolute path of the private key of `cert`."
     user: str | None = None
     "The user of etcd's own authentication, to be given with `password_file`."
     password_file: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
     )
-    "Absolute path of a file with nothing but that user's password."
+    "Absolute path of a file that holds that user's password and nothing else."
 
 
 @final
@@ -82,12 +82,12 @@ class AgentFile:
             raise DeclarationError("AgentFile.etcd", self.etcd, "be given, or sqlite; not both")
 
     def arbiter(self) -> Arbiter:
-        """The arbiter that it names; its `aclose` lets go of it.
+        """Open the arbiter that this file names; the caller closes it with `aclose`.
 
         Raises:
             DeclarationError: A field of `etcd` breaks its rule.
             StoreError: The arbiter's file cannot be opened.
-            click.UsageError: The extra that it needs is not installed.
+            click.UsageError: The arbiter is in etcd, and the extra `etcd` is not installed.
         """
         if self.sqlite is not None:
             return SqliteArbiter(Path(self.sqlite.folder))
@@ -115,8 +115,9 @@ def load(path: Path) -> AgentFile:
     """Read an agent file.
 
     Raises:
-        DeclarationError: It is none, or breaks a rule; the error's field is the key's path.
-        OSError: It cannot be read.
+        DeclarationError: The file is not an agent file, or breaks a rule; the error's field is the
+            path of the key in the file.
+        OSError: The file cannot be read.
     """
     try:
         text = _decode.file_text(path, size_max_bytes=_SIZE_MAX_BYTES)

@@ -373,17 +373,19 @@ def status(
         raise click.UsageError("give one PAIRFILE; only --watch takes none, or more")
     (pair_file,) = pair_files
     if is_check:
-        # To a monitor 1 is a state of the pair, which an error does not tell.
+        # For a monitoring plugin, exit code 1 means a state of the pair, so an error must end with
+        # another code.
         click.get_current_context().meta[_options.ERROR_CODE] = UNKNOWN
     pair = _files.pair(pair_file)
     snapshot = asyncio.run(operate.status(pair))
-    # What only a person can decide is a state of the pair, which is shown.
+    # That a person must decide is a state of the pair too: show it instead of failing.
     with contextlib.suppress(UndecidedError):
         check_members(pair, snapshot)
     found = standing(snapshot)
     said: Standing | None = None
     if found.state == "unknown":
-        # Two agents hold both observer monitors, so that nobody else sees anything there.
+        # If two agents hold both observer monitors, nobody else can connect to them: ask this
+        # host's agent.
         said = asyncio.run(_watch.said_by_agent(folder, pair.name))
         found = said or found
     if form == "json":
@@ -489,7 +491,7 @@ _Heeded: TypeAlias = Callable[
 
 
 class _Act(Protocol):
-    """What executes a plan and tells of it."""
+    """A function that executes a plan and reports its progress to an observer."""
 
     def __call__(
         self, observer: Observer, *, recorder: Recorder | None
@@ -497,7 +499,7 @@ class _Act(Protocol):
 
 
 async def _waited(execution: Coroutine[object, object, Report], _: _progress.Kept) -> Report:
-    """Wait for what another process executes: an interrupt ends the wait alone."""
+    """Wait for a plan that another process executes; an interrupt ends only the wait."""
     return await execution
 
 
@@ -520,7 +522,7 @@ def _reported(
             colour = _say.results_in_colour()
             _say.result(text.render_report(report, colour=colour, is_brief=is_brief))
     except OSError as error:
-        # What was done is done: the exit code says so if words cannot.
+        # The procedure was executed all the same, so the exit code must be that of its report.
         _say.note(f"the report cannot be written: {error.strerror}")
     return report.exit_code
 
@@ -581,7 +583,7 @@ def agent(
     with _options.mended_by_hand(OSError):
         own, pairs = _agent_file.load(agent_file), _files.pairs(pair_files)
     with contextlib.suppress(OSError):
-        # Where it cannot be made, that is said later, and the pairs are kept all the same.
+        # If the folder cannot be made, a note says so later, and the pairs are kept all the same.
         of_agents(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
     with _options.mended_by_hand():
         asyncio.run(_supervise.agent(pairs, own, folder, endpoint, form))
@@ -757,7 +759,7 @@ def demo(*, form: str) -> int:
     minute; QEMU and a small guest are fetched the first time. If they cannot be had, the same
     life is lived on fakes, and that is said.
     """
-    # Nothing else needs what the demo needs.
+    # Imported here because no other command needs these modules.
     from pycolo.demo import builds, fakes, life  # noqa: PLC0415
     from pycolo.demo import timeline as drawing  # noqa: PLC0415
 

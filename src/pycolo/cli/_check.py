@@ -1,4 +1,4 @@
-"""What a preflight has found, as text and for programs; and what may be overridden."""
+"""The findings of a preflight as text and as JSON, and which of them `--force` may override."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ force = click.option(
 
 
 def text(pair: str, found: Sequence[Finding], *, colour: bool) -> str:
-    """What was found of one pair.
+    """The findings about one pair as text.
 
     Args:
-        pair: Its name.
-        found: What was found.
-        colour: Whether the terminal takes colours.
+        pair: The pair's name.
+        found: The findings.
+        colour: Whether to use colours.
     """
     lines = [f"{pair}: {_counts(found)}"]
     for one in found:
@@ -55,10 +55,10 @@ def _counts(found: Sequence[Finding]) -> str:
 
 
 def to_json(found: Mapping[str, Sequence[Finding]]) -> JsonObject:
-    """The same for programs.
+    """The findings about all pairs as JSON.
 
     Args:
-        found: The name of each pair, and what was found.
+        found: Pair name to its findings.
     """
     pairs: list[JsonValue] = [
         {"pair": pair, "findings": [finding_to_json(one) for one in findings]}
@@ -68,7 +68,7 @@ def to_json(found: Mapping[str, Sequence[Finding]]) -> JsonObject:
 
 
 def finding_to_json(found: Finding) -> JsonObject:
-    """One finding for programs."""
+    """One finding as JSON."""
     return {
         "code": found.code,
         "level": found.level,
@@ -79,19 +79,19 @@ def finding_to_json(found: Finding) -> JsonObject:
 
 
 def has_errors(found: Collection[Finding]) -> bool:
-    """Whether anything stands in the way."""
+    """Whether any finding is an error, which stops a procedure."""
     return any(one.level == "error" for one in found)
 
 
 def refuse_unready(found: Collection[Finding], forced: Collection[Code]) -> None:
-    """Refuse a procedure in whose way something stands that nobody overrides.
+    """Refuse a procedure if a finding stops it that is not overridden.
 
     Args:
         found: The errors that were found.
-        forced: The codes that are overridden; each that was found is told.
+        forced: The codes that are overridden; each of them that was found is printed.
 
     Raises:
-        CompileError: Something stands in its way.
+        CompileError: At least one error is not overridden.
     """
     left = [one for one in found if one.code not in forced]
     if left:
@@ -101,14 +101,15 @@ def refuse_unready(found: Collection[Finding], forced: Collection[Code]) -> None
 
 
 def forced_codes(codes: Sequence[str], procedure: Procedure) -> frozenset[Code]:
-    """The codes that `--force` gives.
+    """Parse and check the codes that `--force` gives.
 
     Args:
-        codes: What was given.
-        procedure: What shall be executed.
+        codes: The values of the option.
+        procedure: The procedure that will be executed.
 
     Raises:
-        click.UsageError: One is no code, or nobody may override it.
+        click.UsageError: The procedure has no `--force`, or a value is no code, or may not be
+        overridden, or does not stop this procedure.
     """
     return frozenset(_forced_code(code, procedure) for code in codes)
 

@@ -1,4 +1,4 @@
-"""Exit codes: what a caller can conclude from a command's end."""
+"""Exit codes, which tell a caller how a command ended."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ DIFFERENT: Final = 2
 UNFINISHED: Final = 3
 "Changed but unfinished, or unknown."
 UNKNOWN: Final = 3
-"What a monitoring plugin ends with if it cannot tell the state."
+"The exit code of `status --check` if the state of the pair cannot be found out."
 DECIDE: Final = 4
 "A person must decide."
 USAGE: Final = 64
 
 
 def of_error(error: PycoloError | OSError) -> int:
-    """The code for an error that ended a command."""
+    """The exit code for an error that ended a command."""
     match error:
         case PlanFailed(report=report):
             return report.exit_code

@@ -22,8 +22,9 @@ def pair(path: Path) -> ColoPair:
     """Read a pair file.
 
     Raises:
-        DeclarationError: It is not a pair file; the error's field begins with the file's name.
-        OSError: It cannot be read.
+        DeclarationError: The file is not a pair file; the error's field begins with the file's
+            name.
+        OSError: The file cannot be read.
     """
     try:
         return pairfile.loads(_text(path)) if path == STDIN else pairfile.load(path)
@@ -32,11 +33,12 @@ def pair(path: Path) -> ColoPair:
 
 
 def pairs(paths: Sequence[Path]) -> tuple[ColoPair, ...]:
-    """Read pair files whose pairs can run beside each other.
+    """Read pair files, and check that their pairs can run beside each other.
 
     Raises:
-        DeclarationError: One is none, two have one name, or two would use one port of one host.
-        OSError: One cannot be read.
+        DeclarationError: A file is not a pair file, two pairs have the same name, or two pairs
+            would use the same port of a host.
+        OSError: A file cannot be read.
     """
     found = tuple(map(pair, paths))
     refuse_collisions(found)
@@ -47,20 +49,20 @@ def plan(path: Path) -> Plan:
     """Read a plan file.
 
     Raises:
-        ParseError: It is not a plan file; the error's path begins with the file's name.
-        OSError: It cannot be read.
+        ParseError: The file is not a plan file; the error's path begins with the file's name.
+        OSError: The file cannot be read.
     """
     return _parsed(path, _decoded(path), wire.plan_from_json)
 
 
 def prior_state(path: Path) -> Snapshot:
-    """What to compile from: the planned state of a plan file, or a snapshot.
+    """Read the state to compile from: the planned state of a plan file, or a snapshot.
 
-    A snapshot may stand alone or be the `snapshot` member of what `status --as json` writes.
+    The snapshot may be the whole file, or the `snapshot` member of what `status --as json` writes.
 
     Raises:
-        ParseError: It is neither.
-        OSError: It cannot be read.
+        ParseError: The file is neither a plan file nor a snapshot.
+        OSError: The file cannot be read.
     """
     value = _decoded(path)
     if _is_plan(value):
@@ -74,8 +76,8 @@ def recording(path: Path) -> journal.Recording:
     """Read a journal.
 
     Raises:
-        ParseError: It is not a journal; the error's path begins with the file's name.
-        OSError: It cannot be read.
+        ParseError: The file is not a journal; the error's path begins with the file's name.
+        OSError: The file cannot be read.
     """
     if path == STDIN:
         return _parsed(path, _text(path), journal.loads)
@@ -83,11 +85,11 @@ def recording(path: Path) -> journal.Recording:
 
 
 def plan_if_one(path: Path) -> Plan | None:
-    """Read a plan file; None for any other, such as a pair file.
+    """Read a plan file; None if the file is something else, such as a pair file.
 
     Raises:
-        ParseError: It is a plan, and a broken one.
-        OSError: It cannot be read.
+        ParseError: The file is a damaged plan file.
+        OSError: The file cannot be read.
     """
     try:
         value = _decoded(path)

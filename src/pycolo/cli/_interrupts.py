@@ -1,4 +1,4 @@
-"""What Ctrl-C does while a plan is executed."""
+"""How Ctrl-C ends a command that executes a plan."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from pycolo.result import Report
 
 
 async def heeded(execution: Coroutine[object, object, Report], progress: Kept) -> Report:
-    """Wait for an execution; the first interrupt ends it between two steps, the second at once.
+    """Wait for an execution, and handle SIGINT while it runs.
+
+    The first interrupt ends the execution after the current step; the second one ends this process
+    at once.
 
     Args:
-        execution: What is waited for.
-        progress: What it tells; knows the step under way.
+        execution: The execution.
+        progress: The observer of the execution, which knows the current step.
+
+    Returns:
+        The report of the execution, also if it was interrupted.
 
     Raises:
-        KeyboardInterrupt: It was interrupted before it had begun with a plan.
+        KeyboardInterrupt: The interrupt came before the plan was begun.
     """
     task = asyncio.ensure_future(execution)
     interrupts = _Interrupts(task, progress)
@@ -32,7 +38,7 @@ async def heeded(execution: Coroutine[object, object, Report], progress: Kept) -
     try:
         return await task
     except asyncio.CancelledError:
-        # Execution ended between two steps, and reported before it did.
+        # The execution ended between two steps, and gave its report to `progress` before that.
         if progress.report is None:
             raise KeyboardInterrupt from None
         return progress.report
@@ -48,7 +54,7 @@ class _Interrupts:
         self._has_come = False
 
     def came(self) -> None:
-        """Say what is being finished; the second time, say what is left, and leave."""
+        """Handle an interrupt: the first cancels the execution, the second ends the process."""
         step = self._progress.step
         if self._has_come:
             self._leave()
@@ -64,5 +70,5 @@ class _Interrupts:
         _say.note(f"left {where}: whether it took effect is not known, and a guest may be paused")
         _say.note("  look with `pycolo status PAIRFILE`, then run the same procedure again")
         _say.let_go()
-        # Nothing of the execution is waited for, whatever it is doing.
+        # End without waiting for the execution, whatever it is doing.
         os._exit(UNFINISHED)

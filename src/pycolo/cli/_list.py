@@ -1,4 +1,4 @@
-"""The pairs whose files lie in some folders, and how each of them stands."""
+"""`pycolo list`: the pairs whose files are in some folders, and the state of each."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ AT_ONCE: Final = 8
 @final
 @attrs.frozen(kw_only=True)
 class Listed:
-    """One pair file, and how its pair stands."""
+    """One pair file, and the state of its pair."""
 
     file: Path
-    "The file."
+    "The path of the file."
     pair: ColoPair | None
-    "What it declares; None for what is no valid declaration."
+    "The pair that the file declares; None if the declaration is not valid."
     found: Standing
-    "How the pair stands."
+    "The state of the pair."
     snapshot: Snapshot | None = None
-    "What its nodes say; None if they were not asked, or not in time."
+    "What the nodes answered; None if they were not asked, or did not answer in time."
 
 
 async def listed(folders: Sequence[Path]) -> tuple[Listed, ...]:
-    """Read every pair file of some folders, and ask the nodes, so many pairs at once.
+    """Read every pair file of some folders, and ask the nodes of `AT_ONCE` pairs at a time.
 
     Args:
-        folders: The folders; folders in them are not looked into.
+        folders: The folders; their subfolders are not read.
     """
     places = asyncio.Semaphore(AT_ONCE)
 
@@ -59,7 +59,7 @@ def _pair_files(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def _declares_nodes(path: Path) -> bool:
-    """Whether a file could be a pair file: other programs have files with such names."""
+    """Whether a file could be a pair file; other programs' files have the same extensions."""
     try:
         text = _decode.file_text(path)
         value = _decode.json_value(text) if path.suffix == ".json" else _decode.toml_value(text)
@@ -84,7 +84,7 @@ async def _one(path: Path) -> Listed:
 
 
 def table(found: Sequence[Listed]) -> str:
-    """One line a pair: its name, its state in a word or two, and what there is to say."""
+    """One line for each pair: its name, its state, and a sentence about the state."""
     if not found:
         return "no pair file lies here\n"
     names = [one_line(one.file.name if one.pair is None else one.pair.name) for one in found]
@@ -98,7 +98,7 @@ def table(found: Sequence[Listed]) -> str:
 
 
 def to_json(found: Sequence[Listed]) -> JsonObject:
-    """The same for programs."""
+    """The listed pairs as JSON."""
     pairs: list[JsonValue] = [_row(one) for one in found]
     return {"format_version": 1, "pairs": pairs}
 

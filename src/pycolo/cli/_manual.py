@@ -1,4 +1,4 @@
-"""The manual page, from the commands themselves."""
+"""The manual page, made from the commands' own help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pycolo
 
 
 def page(app: click.Group) -> str:
-    """The manual page of a group of commands, as roff for `man`.
+    """Make the manual page of a group of commands, as roff for `man`.
 
     Args:
         app: The group.
@@ -39,7 +39,7 @@ def _command(context: click.Context) -> Iterator[str]:
     yield from _paragraphs(context.command.help or "")
     for parameter in context.command.get_params(context):
         record = parameter.get_help_record(context)
-        # An argument stands in the heading, and has no meaning of its own.
+        # An argument is shown in the heading; click keeps no help text for it.
         if record is not None and record[1]:
             option, meaning = record
             yield from (".TP", f".B {_roff(option)}", _roff(meaning))
@@ -52,6 +52,6 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _roff(text: str) -> str:
-    """Text as roff takes it: a dash is one that can be copied, and no line is a request."""
+    """Escape text for roff, so that dashes can be copied and no line is taken for a request."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     return re.sub(r"^([.'])", r"\\&\1", escaped)

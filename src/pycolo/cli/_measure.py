@@ -34,8 +34,8 @@ async def measured(pair: ColoPair, folder: Path, seconds: float) -> Pace:
 
     Args:
         pair: The declaration.
-        folder: The store of its supervisor, if one keeps it.
-        seconds: How long.
+        folder: The store of the supervisor that may keep the pair.
+        seconds: How long to listen.
 
     Raises:
         CompileError: The pair is not in COLO.
@@ -52,7 +52,8 @@ async def measured(pair: ColoPair, folder: Path, seconds: float) -> Pace:
         raise compile_error("no-pair", why, "measure it once it is protected")
     ((name, live),) = primaries
     control = find(folder, pair.name)
-    # The supervisor tells what it hears anyway, so that the observer monitor stays free.
+    # If a supervisor keeps the pair, it reports the checkpoints that it sees anyway, and the
+    # observer monitor stays free.
     source = operate.checkpoints(pair, name) if control is None else control.checkpoints()
     heard: list[Checkpoint] = []
     took_s = await _listened(source, heard, seconds)
@@ -62,13 +63,22 @@ async def measured(pair: ColoPair, folder: Path, seconds: float) -> Pace:
 async def _listened(
     source: AsyncGenerator[Checkpoint], heard: list[Checkpoint], seconds: float
 ) -> float:
-    """Listen for so long, or until COLO ends; how long it was, in seconds."""
+    """Collect checkpoints for some seconds, or until COLO ends.
+
+    Args:
+        source: Yields each checkpoint; closed at the end.
+        heard: The list that the checkpoints are appended to.
+        seconds: How long to listen.
+
+    Returns:
+        How long it did listen, in seconds.
+    """
     loop = asyncio.get_running_loop()
     began_s, take = loop.time(), heard.append
 
     async def listen() -> None:
         async with aclosing(source) as checkpoints:
-            # One by one: what was heard until the end counts, and the end comes in between.
+            # Append one by one: the task is cancelled while it waits, and what came before counts.
             async for checkpoint in checkpoints:
                 take(checkpoint)
 
@@ -86,7 +96,7 @@ async def _listened(
 
 
 class _Tell:
-    """Shows how far it is: a bar on a terminal, nothing elsewhere."""
+    """Shows the progress of the measurement: a bar on a terminal, nothing elsewhere."""
 
     def __init__(self, progress: Progress | None, seconds: float) -> None:
         self._progress = progress
@@ -94,7 +104,7 @@ class _Tell:
             self._task = progress.add_task("", total=seconds)
 
     def __call__(self, past_s: float, count: int) -> None:
-        """Say how much time is over, and how many checkpoints came."""
+        """Show how many seconds have passed, and how many checkpoints came."""
         if self._progress is not None:
             words = f"{count} checkpoints"
             self._progress.update(self._task, completed=past_s, description=words)
@@ -112,7 +122,7 @@ def _progress(seconds: float) -> Iterator[_Tell]:
 
 
 def text(pair: ColoPair, pace: Pace) -> str:
-    """What was measured, for a person."""
+    """The measurement as text."""
     return "".join(f"{line}\n" for line in _lines(pair, pace))
 
 
@@ -136,10 +146,10 @@ def _lines(pair: ColoPair, pace: Pace) -> Iterator[str]:
 
 
 def histogram(pauses_s: tuple[float, ...]) -> Iterator[str]:
-    """A bar for each doubling of the pause, from the shortest to the longest.
+    """Draw a bar for each doubling of the pause, from the shortest to the longest pause.
 
     Args:
-        pauses_s: One or more, ascending, in seconds.
+        pauses_s: One or more pauses in seconds, ascending.
     """
     bound_ms = 1.0
     while bound_ms < pauses_s[0] * _MS:
@@ -157,7 +167,7 @@ def histogram(pauses_s: tuple[float, ...]) -> Iterator[str]:
 
 
 def to_json(pair: ColoPair, pace: Pace) -> JsonObject:
-    """The same for programs."""
+    """The measurement as JSON."""
     percentiles: JsonObject = {name: round(pace.pause_s(p) * _MS, 3) for name, p in _PARTS}
     return {
         "format_version": 1,

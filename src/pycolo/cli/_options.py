@@ -26,22 +26,24 @@ _F = TypeVar("_F", bound=Callable[..., object])
 _R = TypeVar("_R")
 
 Detail: TypeAlias = Literal["quiet", "usual", "verbose"]
-"""How much is said while a plan is executed."""
+"""How much is printed while a plan is executed."""
 FORM: Final = "pycolo.form"
+"The key in a click context's `meta` for the value of `--as`."
 ERROR_CODE: Final = "pycolo.error-code"
-"Where a command's context keeps how its result is written."
+"The key in a click context's `meta` for an exit code to end with if an error is raised."
 NEWEST: Final = Version(major=11, minor=1, micro=3)
-"The newest version that pycolo is tested with; offline nothing else says which one is meant."
+"The newest version that pycolo is tested with; plans that are compiled offline assume it."
 
 
 @contextmanager
 def mended_by_hand(*others: type[Exception]) -> Generator[None]:
-    """Have a declaration that cannot be used end the command with a code of its own.
+    """End the command with exit code 4 if the block raises DeclarationError or one of `others`.
 
-    A service manager must not start it again for that: nothing would be better.
+    A service manager must not restart the command after that: it would fail again until a person
+    has changed a file.
 
     Args:
-        others: Which errors besides mean the same.
+        others: The other exceptions that end with this code.
     """
     errors: tuple[type[Exception], ...] = (DeclarationError, *others)
     try:
@@ -52,10 +54,10 @@ def mended_by_hand(*others: type[Exception]) -> Generator[None]:
 
 
 def version(text: str) -> Version:
-    """A QEMU version from the command line.
+    """Parse a QEMU version from the command line.
 
     Raises:
-        click.BadParameter: It is not a version.
+        click.BadParameter: The text is not a version.
     """
     try:
         return Version.parse(text)
@@ -65,7 +67,7 @@ def version(text: str) -> Version:
 
 @final
 class _Procedure(click.Choice[str]):
-    """The name of a procedure; the nearest one is named if there is none."""
+    """The type of an argument that names a procedure; its error suggests the nearest name."""
 
     @override
     def convert(
@@ -141,7 +143,7 @@ journal = click.option(
 
 
 def said(command: Callable[..., _R]) -> Callable[..., _R]:
-    """The options `-q` and `-v`, which the command gets as its argument `detail`."""
+    """Add the options `-q` and `-v`; the command gets them as its argument `detail`."""
 
     @functools.wraps(command)
     def chosen(*, is_quiet: bool, is_verbose: bool, **rest: object) -> _R:
@@ -161,7 +163,7 @@ def said(command: Callable[..., _R]) -> Callable[..., _R]:
 
 @final
 class Commands(click.Group):
-    """The commands; a procedure in the place of one is shown the way to it."""
+    """The group of commands; the error for a procedure's name says that `run` executes it."""
 
     @override
     def resolve_command(
@@ -170,7 +172,7 @@ class Commands(click.Group):
         """Find the command that the first word names.
 
         Raises:
-            click.UsageError: There is none.
+            click.UsageError: No command has that name.
         """
         if args[0] in get_args(Procedure):
             name = args[0]
@@ -180,11 +182,11 @@ class Commands(click.Group):
 
 
 class TakesMessage(click.Command):
-    """A command whose argument is a message, which may begin with a dash as an option does."""
+    """A command whose argument is a message, which may begin with a dash."""
 
     @override
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Move the words that are not options of this command behind `--`."""
+        """Move the words that are no options of this command behind `--`: they are arguments."""
         known = {name for p in self.get_params(ctx) for name in p.opts if name.startswith("-")}
         options: list[str] = []
         words: list[str] = []
@@ -202,7 +204,11 @@ def _stands_alone(option: str) -> bool:
 
 
 def output(*forms: str) -> Callable[[_F], _F]:
-    """The option `--as`, with the first form as its default."""
+    """Make the option `--as`.
+
+    Args:
+        forms: The values that the option takes; the first one is the default.
+    """
     return click.option(
         "--as",
         "form",
@@ -215,12 +221,12 @@ def output(*forms: str) -> Callable[[_F], _F]:
 
 
 def _remember(context: click.Context, _: click.Parameter, form: str) -> str:
-    """Keep the form for whoever writes a refusal."""
+    """Store the value of `--as` in the context, where a later error finds it."""
     context.meta[FORM] = form
     return form
 
 
-# What each procedure can be asked for besides its pair; the rest is refused.
+# The options that each procedure uses; all others are refused.
 USED: Final[Mapping[str, tuple[str, ...]]] = {
     "launch": ("node", "newest", "dialect"),
     "start": ("peer", "dialect"),
@@ -239,7 +245,7 @@ USED: Final[Mapping[str, tuple[str, ...]]] = {
 @final
 @attrs.frozen(kw_only=True)
 class Asked:
-    """What a procedure is asked for on the command line besides its pair."""
+    """The values of the options that a procedure may use, besides its pair."""
 
     survivor: str | None
     peer: str | None
@@ -251,15 +257,16 @@ class Asked:
     newest: str | None
 
     def check(self, pair: ColoPair, procedure: str, *, offline: bool = False) -> None:
-        """Refuse options that the procedure does not use, and names that are no node's.
+        """Refuse options that the procedure does not use, and names that no node has.
 
         Args:
             pair: The declaration.
-            procedure: Its name.
-            offline: Nobody is asked, so that it must be said who survived before `resume`.
+            procedure: The procedure's name.
+            offline: Whether the plan is compiled without asking the hosts; `resume` may then need
+                `--survivor`.
 
         Raises:
-            click.UsageError: One does not fit.
+            click.UsageError: An option or a name does not fit.
         """
         used = USED[procedure] + (("survivor",) if offline and procedure == "resume" else ())
         for option in (option for option in self._given() if option not in used):
@@ -288,7 +295,7 @@ class Asked:
 
 
 def asked(command: Callable[..., _R]) -> Callable[..., _R]:
-    """The options of `Asked`, which the command gets as its argument `asked`."""
+    """Add the options of `Asked`; the command gets them as its argument `asked`."""
 
     @functools.wraps(command)
     def collected(
@@ -321,10 +328,10 @@ def asked(command: Callable[..., _R]) -> Callable[..., _R]:
 
 
 def _fenced_by(text: str | None) -> operate.Fenced | None:
-    """The word that `--fenced` gives, as `WHO: HOW` or `HOW`.
+    """Parse the value of `--fenced`, which is `WHO: HOW` or `HOW`.
 
     Raises:
-        click.UsageError: It says nothing.
+        click.UsageError: The value is empty.
     """
     if text is None:
         return None

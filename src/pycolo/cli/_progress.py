@@ -1,4 +1,4 @@
-"""Progress on standard error: bars on a terminal, lines elsewhere."""
+"""Progress of a plan on standard error: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -39,7 +39,15 @@ MIB = 1024 * 1024
 
 @contextmanager
 def on_stderr(detail: Detail = "usual") -> Iterator[Kept]:
-    """An observer that fits where standard error goes, and says as much as was asked for."""
+    """Give the observer that fits standard error and the wanted detail.
+
+    Args:
+        detail: How much to print.
+
+    Yields:
+        `Kept` if nothing is printed; `Lines` for verbose output or if standard error takes no
+        colour; else `Bars`.
+    """
     if detail == "quiet":
         yield Kept()
         return
@@ -49,12 +57,12 @@ def on_stderr(detail: Detail = "usual") -> Iterator[Kept]:
         return
     console = Console(stderr=True, highlight=False)
     with bars(console) as progress:
-        # If results are read on the terminal too, the report has a line for each step.
+        # If results go to a terminal too, the report there has a line for each step already.
         yield Bars(progress=progress, keeps_lines=not sys.stdout.isatty())
 
 
 def bars(console: Console) -> Progress:
-    """Bars that fit a console: a narrow one gives up the bar and the words, never the figures."""
+    """Make progress bars; a narrow console gets no bar and a shortened text, but all figures."""
     shortened = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     wide = (BarColumn(), DownloadColumn(binary_units=True)) if console.width >= WIDE else ()
     return Progress(
@@ -71,14 +79,14 @@ def bars(console: Console) -> Progress:
 
 @attrs.define(kw_only=True)
 class Kept(Observer):
-    """Says nothing, and keeps what an interrupt and the command itself have to say."""
+    """An observer that prints nothing, and stores the current step and the report."""
 
     report: Report | None = None
-    "What became of the plan, once it has ended."
+    "The report of the plan; None until the plan has ended."
     step: Step | None = None
-    "The step under way."
+    "The step that began last; None before the first one."
     has_lines: bool = False
-    "Whether each step gets a line of its own."
+    "Whether this observer prints a line for each step."
 
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
@@ -87,30 +95,30 @@ class Kept(Observer):
 
     @override
     def plan_finished(self, report: Report) -> None:
-        """Keep it: the command itself says how it ended."""
+        """Store the report; the command itself prints it."""
         self.report = report
 
 
 @final
 @attrs.define(kw_only=True)
 class Lines(Kept):
-    """One line a step, and one for every tenth of a copy."""
+    """An observer that prints a line for each step, and one for every tenth of a copy."""
 
     has_lines: bool = True
     is_verbose: bool = False
-    "Whether a step's command is shown as it is sent."
+    "Whether each step's QMP command is printed too."
     is_reported: bool = False
-    "Whether the report follows in the same place: it says why execution ended."
+    "Whether the report goes to the same file or terminal, and says why a step failed."
     _told: dict[str, int] = attrs.field(factory=dict)
 
     @override
     def plan_started(self, plan: Plan) -> None:
-        """Say how much there is to do."""
+        """Print the number of steps."""
         _say.note(f"{plan.procedure}: {len(plan.steps)} steps")
 
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
-        """Say what begins."""
+        """Print the step that begins."""
         self.step = step
         _say.note(summary(step))
         if self.is_verbose and isinstance(step, Execute):
@@ -120,7 +128,7 @@ class Lines(Kept):
     def step_progress(
         self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
-        """Say how far it is, every tenth."""
+        """Print how much is copied, every tenth."""
         percent = 100 * done_bytes // total_bytes if total_bytes else 0
         if percent - self._told.get(address, -PERCENT_A_LINE) >= PERCENT_A_LINE:
             self._told[address] = percent
@@ -130,7 +138,7 @@ class Lines(Kept):
 
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
-        """Say what became of it."""
+        """Print the step's outcome."""
         line = words(outcome)
         if self.is_reported and not isinstance(outcome, Done) and _ends(plan, address):
             line = line.partition(":")[0]
@@ -138,12 +146,12 @@ class Lines(Kept):
 
     @override
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
-        """Say that the guest is being brought back."""
+        """Print why the guest is being brought back."""
         _say.note(one_line(f"recovery: {recovery.why}"))
 
 
 def _ends(plan: Plan, address: str) -> bool:
-    """Whether execution ends if this step fails; a recovery's step ends nothing."""
+    """Whether execution ends if this step of the plan fails; false for a step of a recovery."""
     steps = (step for step in plan.steps if step.address == address)
     return any(isinstance(step, Check) or not step.may_fail for step in steps)
 
@@ -151,21 +159,21 @@ def _ends(plan: Plan, address: str) -> bool:
 @final
 @attrs.define(kw_only=True)
 class Bars(Kept):
-    """A bar for what is under way, with percent and rate if it is a copy."""
+    """An observer that shows a bar for the current step, with percent and rate if it is a copy."""
 
     progress: Progress
     keeps_lines: bool
-    "Whether a step that ended leaves a line."
+    "Whether a line is printed for each step that ended."
     _bars: dict[str, TaskID] = attrs.field(factory=dict)
 
     @override
     def plan_started(self, plan: Plan) -> None:
-        """Say how much there is to do."""
+        """Print the number of steps."""
         self.progress.console.print(Text(f"{plan.procedure}: {len(plan.steps)} steps", "bold"))
 
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
-        """Show what is under way."""
+        """Show a bar for the step."""
         self.step = step
         description = Text(summary(step)).plain.replace("[", r"\[")
         self._bars[step.address] = self.progress.add_task(description, total=None)
@@ -184,7 +192,7 @@ class Bars(Kept):
 
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
-        """Take the bar away."""
+        """Remove the step's bar."""
         if address in self._bars:
             self.progress.remove_task(self._bars.pop(address))
         if not self.keeps_lines:
@@ -194,5 +202,5 @@ class Bars(Kept):
 
     @override
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
-        """Say that the guest is being brought back."""
+        """Print why the guest is being brought back."""
         self.progress.console.print(Text(one_line(f"recovery: {recovery.why}"), "bold red"))

@@ -1,6 +1,7 @@
-"""What goes where: results to standard output, all else to standard error.
+"""Output of the command line: results to standard output, all else to standard error.
 
-All that the command line writes goes through here, so that nothing in it can move a cursor.
+Everything that the command line writes passes through here, where control characters are escaped,
+so that no text can move a cursor.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ def result(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Write a line to standard error; an error of writing is ignored."""
+    """Write text to standard error; an error of writing is ignored."""
     with contextlib.suppress(OSError):
         click.echo(_page(text, colour=in_colour(sys.stderr)), err=True, nl=False)
 
 
 def let_go() -> None:
-    """Write what is left; what cannot be written does not change how the command ends."""
+    """Flush both output streams; an error of writing does not change the exit code."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
         except OSError:
-            # Python would try once more at its end, and end with a code of its own.
+            # Python flushes again when it ends, and would end with exit code 120 if that failed.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -42,12 +43,12 @@ def _page(text: str, *, colour: bool) -> str:
 
 
 def in_colour(stream: TextIO | None) -> bool:
-    """Whether a stream is a terminal that wants colour; one that was closed before us is none."""
+    """Whether a stream is a terminal and NO_COLOR is unset; false for None, a closed stream."""
     return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def is_one_stream() -> bool:
-    """Whether results and all else end in the same file, pipe or terminal."""
+    """Whether standard output and standard error are the same file, pipe or terminal."""
     try:
         ours = [os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr)]
     except (OSError, ValueError, AttributeError):
@@ -61,5 +62,5 @@ def results_in_colour() -> bool:
 
 
 def console() -> Console:
-    """Rich's console for results."""
+    """Make Rich's console on standard output."""
     return Console(file=sys.stdout, highlight=False)

@@ -15,7 +15,7 @@ from pycolo.standing import Standing
 
 
 def table(snapshot: Snapshot) -> Table:
-    """One column a node, one row a fact; facts that no node has are left out."""
+    """A table of a snapshot: a column for each node, a row for each fact that some node has."""
     shown = Table(show_header=True, header_style="bold")
     shown.add_column("node")
     columns = {name: _column(state) for name, state in snapshot.nodes.items()}
@@ -32,7 +32,12 @@ def table(snapshot: Snapshot) -> Table:
 
 
 def to_json(snapshot: Snapshot, found: Standing) -> JsonObject:
-    """The same for programs, with what it makes of the pair; a plan can be compiled from it."""
+    """A snapshot and the state of its pair as JSON; a plan can be compiled from it.
+
+    Args:
+        snapshot: The snapshot.
+        found: The state of the pair.
+    """
     return {
         "format_version": 1,
         "state": found.state,
@@ -56,7 +61,11 @@ def _column(state: NodeState) -> dict[str, str]:
 
 
 def _remedy(*, oob: bool) -> str:
-    """What gets past a main loop that is stuck (qemu-behaviour 7.5, 7.6)."""
+    """How to free a main loop that is stuck (qemu-behaviour 7.5, 7.6).
+
+    Args:
+        oob: Whether a session from before is left that can send out-of-band commands.
+    """
     kill = "kill this QEMU and fail over to the other node"
     if oob:
         return f"yank the dead peer's connections over the session that is open, or {kill}"

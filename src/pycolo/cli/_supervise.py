@@ -1,4 +1,4 @@
-"""`pycolo supervise` and what is said to it while it runs."""
+"""`pycolo supervise` and `pycolo agent`, and the options of commands that talk to them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _R = TypeVar("_R")
 
 
 def store(command: Callable[..., _R]) -> Callable[..., _R]:
-    """The option `--store`, which the command gets as a folder."""
+    """Add the option `--store`; the command gets it as its argument `folder`."""
 
     @functools.wraps(command)
     def chosen(*, folder: Path | None, **rest: object) -> _R:
@@ -62,7 +62,7 @@ def store(command: Callable[..., _R]) -> Callable[..., _R]:
 
 
 def http(command: Callable[..., _R]) -> Callable[..., _R]:
-    """The option `--http`, which the command gets as its argument `endpoint`."""
+    """Add the option `--http`; the command gets it as its argument `endpoint`."""
     option = click.option(
         "--http",
         "endpoint",
@@ -81,7 +81,7 @@ def _endpoint(_: click.Context, __: click.Parameter, text: str | None) -> HttpEn
 
 
 def _default_folder() -> Path:
-    # systemd makes the folder of a service, and names it.
+    # systemd makes a service's state folder, and gives its path in STATE_DIRECTORY.
     given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if given:
         return Path(given)
@@ -92,14 +92,25 @@ def _default_folder() -> Path:
 
 
 def by_whom(why: str | None) -> str:
-    """Who pauses a pair, when and why, as the store keeps it."""
+    """Say who pauses a pair, when and why, as text for the store.
+
+    Args:
+        why: The reason; None if the user gave none.
+    """
     return f"by {getpass.getuser()} at {now()}" + ("" if why is None else f": {why}")
 
 
 async def supervised(
     pairs: Sequence[ColoPair], folder: Path, endpoint: HttpEndpoint | None, form: str
 ) -> None:
-    """Keep pairs, and write what happens, until a signal ends it."""
+    """Keep pairs, and print events, until SIGINT or SIGTERM.
+
+    Args:
+        pairs: The pairs.
+        folder: The supervisor's store.
+        endpoint: Where to serve HTTP; None for nowhere.
+        form: `text` or `json`, for the events.
+    """
     with Store(folder) as kept:
         async with _hosts(pairs) as hosts:
             supervisor = Supervisor(pairs, hosts, kept)
@@ -113,7 +124,15 @@ async def agent(
     endpoint: HttpEndpoint | None,
     form: str,
 ) -> None:
-    """Keep this host's nodes, and write what happens, until a signal ends it."""
+    """Keep this host's nodes, and print events, until SIGINT or SIGTERM.
+
+    Args:
+        pairs: The pairs.
+        own: The agent's declaration.
+        folder: The store beside which this agent listens for commands.
+        endpoint: Where to serve HTTP; None for nowhere.
+        form: `text` or `json`, for the events.
+    """
     nodes = {pair.name: own.node for pair in pairs}
     arbiter = own.arbiter()
     try:
@@ -155,7 +174,7 @@ async def _served(
 
 
 async def _keep_alive(notify: Notify) -> None:
-    """Say twice in each period that the event loop still turns; until cancelled."""
+    """Notify systemd's watchdog twice in each period while the event loop runs; until cancelled."""
     while notify.watchdog_s > 0:
         notify.say("WATCHDOG=1")
         await asyncio.sleep(notify.watchdog_s / 2)
@@ -163,7 +182,7 @@ async def _keep_alive(notify: Notify) -> None:
 
 @asynccontextmanager
 async def _control(supervisor: Keeping, folder: Path) -> AsyncGenerator[None]:
-    """Listen for people's commands while the block lasts; the pairs are kept also without that."""
+    """Listen for commands of other pycolo processes during the block; print a failure to listen."""
     async with AsyncExitStack() as stack:
         try:
             await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
@@ -175,10 +194,10 @@ async def _control(supervisor: Keeping, folder: Path) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def _pages(supervisor: Keeping, endpoint: HttpEndpoint | None) -> AsyncGenerator[None]:
-    """Serve what is asked for over HTTP while the block lasts.
+    """Serve HTTP during the block, if there is an endpoint.
 
     Raises:
-        click.UsageError: The extra that it needs is not installed.
+        click.UsageError: The extra `http` is not installed.
     """
     if endpoint is None:
         yield
@@ -203,7 +222,7 @@ async def _hosts(
 
 @asynccontextmanager
 async def _tasks() -> AsyncGenerator[Callable[[Coroutine[object, object, None]], object]]:
-    """Tasks that end with the block."""
+    """Give a function that starts tasks; all of them are cancelled when the block is left."""
     begun: list[asyncio.Task[None]] = []
     try:
         yield lambda work: begun.append(asyncio.create_task(work))
@@ -217,7 +236,7 @@ async def _written(supervisor: Keeping, form: str) -> None:
     line = _json_line if form == "json" else _text_line
     async for event in supervisor.events():
         with contextlib.suppress(OSError):
-            # If nobody reads any more, the pairs are kept all the same.
+            # If the reader of the events has gone, the pairs are kept all the same.
             _say.result(line(event) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Commands about a pair that a supervisor of this machine keeps: asked of it, or refused."""
+"""Commands about a pair that a supervisor on this machine keeps: sent to it, or refused."""
 
 from __future__ import annotations
 
@@ -30,20 +30,25 @@ _INSTEAD: Final[Mapping[Procedure, str]] = {
         " `pycolo fenced PAIRFILE NODE --how TEXT`"
     ),
 }
-"What there is in place of a procedure that a supervisor does not do on request."
+"What to do instead of a procedure that a supervisor does not execute on request."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Act:
-    """Has a supervisor execute a procedure; told and reported as if it were executed here."""
+    """Has a supervisor execute a procedure, and observes it as if it were executed here."""
 
     control: Control
     procedure: Procedure
     ms: int | None
 
     async def __call__(self, observer: Observer, *, recorder: Recorder | None) -> Report:  # noqa: ARG002 - there is none
-        """Ask, and wait for the end."""
+        """Send the request to the supervisor, and wait for the report.
+
+        Args:
+            observer: Is told of the progress.
+            recorder: Not used: the supervisor sends no journal.
+        """
         try:
             return await self.control.perform(self.procedure, observer, checkpoint_delay_ms=self.ms)
         except asyncio.CancelledError:
@@ -53,17 +58,24 @@ class Act:
 
 
 def acts(folder: Path, pair: str, procedure: Procedure, asked: Asked) -> Act | None:
-    """What has a pair's supervisor execute a procedure; None if none is in the way.
+    """Find out whether a supervisor must execute a procedure in place of this process.
+
+    This waits until a paused supervisor uses no control monitor any more.
 
     Args:
         folder: The supervisor's store.
         pair: The pair's name.
-        procedure: What is to be done.
-        asked: What it is asked for besides.
+        procedure: The procedure.
+        asked: The options of the procedure.
+
+    Returns:
+        A function that has the supervisor execute it; None if no supervisor keeps the pair, or its
+        supervisor is paused.
 
     Raises:
-        CompileError: There is one, and it does not do this on request.
-        StoreError: There is one, and it gives no answer.
+        CompileError: The pair's supervisor does not execute this procedure on request, or not with
+            these options.
+        StoreError: The pair's supervisor does not answer.
     """
     control = _in_the_way(folder, pair)
     if control is None:
@@ -74,11 +86,17 @@ def acts(folder: Path, pair: str, procedure: Procedure, asked: Asked) -> Act | N
 
 
 def refuse(folder: Path, pair: str) -> None:
-    """Refuse what needs the control monitors of a pair that a supervisor keeps.
+    """Refuse a command that needs the control monitors of a pair, if a supervisor keeps the pair.
+
+    This waits until a paused supervisor uses no control monitor any more.
+
+    Args:
+        folder: The supervisor's store.
+        pair: The pair's name.
 
     Raises:
-        CompileError: One does.
-        StoreError: One does, and gives no answer.
+        CompileError: A supervisor keeps the pair, and is not paused.
+        StoreError: The pair's supervisor does not answer.
     """
     control = _in_the_way(folder, pair)
     if control is not None:
@@ -93,7 +111,10 @@ def _refusal(control: Control, instead: str) -> CompileError:
 
 
 def _in_the_way(folder: Path, pair: str) -> Control | None:
-    """The supervisor that keeps a pair and is not paused; waits until a paused one has let go."""
+    """The supervisor that keeps a pair and is not paused; None if there is none.
+
+    This waits until a paused supervisor uses no control monitor any more.
+    """
     control = find(folder, pair)
     if control is None:
         return None
@@ -102,16 +123,16 @@ def _in_the_way(folder: Path, pair: str) -> Control | None:
 
 
 async def let_go(control: Control) -> PairView | None:
-    """Wait until a supervisor that is paused uses no control monitor any more.
+    """Wait until a supervisor is not paused, or is paused and uses no control monitor any more.
 
     Args:
-        control: The way to it.
+        control: The connection to the supervisor.
 
     Returns:
-        How its pair stands: not paused, or with free monitors; None if it has ended meanwhile.
+        The supervisor's view of the pair at that time; None if the supervisor has ended.
 
     Raises:
-        StoreError: It gives no answer, or still executes a plan after a minute.
+        StoreError: The supervisor does not answer, or still executes a plan after a minute.
     """
     try:
         async with asyncio.timeout(_LET_GO_S), aclosing(control.watch()) as views:
@@ -125,9 +146,14 @@ async def let_go(control: Control) -> PairView | None:
 
 
 async def wait_heeded(control: Control, wish: Wish) -> None:
-    """Wait until a supervisor has heard what is wanted, and, if it is paused, has let go.
+    """Wait until a supervisor has read a changed wish and, if it says paused, uses no monitor.
 
-    If it finishes a plan first, a person is told, and it is not waited for any longer.
+    If that takes longer than a minute, or the supervisor does not answer, a note is printed, and
+    the wait ends.
+
+    Args:
+        control: The connection to the supervisor.
+        wish: The wish, as the store now has it.
     """
     try:
         async with asyncio.timeout(_LET_GO_S), aclosing(control.watch()) as views:
@@ -138,5 +164,5 @@ async def wait_heeded(control: Control, wish: Wish) -> None:
     except TimeoutError:
         _say.note(f"the supervisor (pid {control.pid}) finishes its current work first")
     except StoreError as error:
-        # What is in the store holds: the next supervisor reads it.
+        # The wish is in the store all the same: the next supervisor reads it there.
         _say.note(str(error))

@@ -23,11 +23,11 @@ _STYLES: Final[dict[State, tuple[str, str]]] = {
 
 
 def lines(timeline: Timeline, width: int) -> Iterator[Text]:
-    """The drawing, line by line.
+    """The lines of the drawing.
 
     Args:
-        timeline: What is drawn.
-        width: How many columns there are.
+        timeline: The journal's contents.
+        width: The width of the drawing in columns.
     """
     columns = max(_LEAST, min(_MOST, width - _BESIDE))
     plan = timeline.plan

@@ -1,4 +1,4 @@
-"""`pycolo status --watch`: how supervised pairs stand, again and again."""
+"""`pycolo status --watch`: the states of supervised pairs, shown each time that they change."""
 
 from __future__ import annotations
 
@@ -27,25 +27,30 @@ from pycolo.supervise.control import Control, PairView, find, found, of_agents
 
 _AGAIN_S: Final = 1.0
 _WINDOW_S: Final = 60.0
-"Over how long checkpoints are counted."
+"The time over which the rate of checkpoints is computed, in seconds."
 _MS: Final = 1000.0
 _LEAST_S: Final = 1.0
 _NOBODY: Final = "no supervisor or agent keeps it"
 WIDE: Final = 80
-"How many columns it takes to show all; fewer leave out how long a QEMU was silent."
+"The least width for all columns; a narrower terminal shows neither silence nor want."
 
 
 @final
 @attrs.define
 class Pace:
-    """How often checkpoints have come of late, and how long they took; times are in seconds."""
+    """The rate and the pauses of checkpoints in the last minute; times are in seconds."""
 
     seen: deque[tuple[float, int, float]] = attrs.field(factory=deque)
 
     def take(self, at_s: float, view: PairView) -> None:
-        """Take note of what a supervisor has counted until then."""
+        """Add a supervisor's counters to the sample.
+
+        Args:
+            at_s: When the view came, by a monotonic clock.
+            view: The view, with its counters.
+        """
         if self.seen and view.checkpoints < self.seen[-1][1]:
-            # Another supervisor counts from the beginning.
+            # The counters went back, so this is another supervisor, which began at 0.
             self.seen.clear()
         self.seen.append((at_s, view.checkpoints, view.pause_sum_s))
         while at_s - self.seen[0][0] > _WINDOW_S:
@@ -53,13 +58,13 @@ class Pace:
 
     @property
     def per_second(self) -> float | None:
-        """How many came in a second; None before anything can be said."""
+        """Checkpoints in a second; None until a second of samples is there."""
         took_s = self.seen[-1][0] - self.seen[0][0] if self.seen else 0.0
         return None if took_s < _LEAST_S else self._made / took_s
 
     @property
     def pause_ms(self) -> float | None:
-        """How long one paused the guest, on average; None if there was none."""
+        """The mean pause of the guest in a checkpoint, in ms; None if there was no checkpoint."""
         return (self.seen[-1][2] - self.seen[0][2]) * _MS / self._made if self._made else None
 
     @property
@@ -70,21 +75,24 @@ class Pace:
 @final
 @attrs.define
 class Row:
-    """What is known of one pair."""
+    """One pair, and what its supervisor or agent said last."""
 
     pair: str
     why: str = _NOBODY
-    "Why there is no view."
+    "If `view` is None: why."
     view: PairView | None = None
     pace: Pace = attrs.field(factory=Pace)
 
 
 async def said_by_agent(folder: Path, pair: str) -> Standing | None:
-    """How a pair stands for this host's agent; None where it cannot be asked, or has not looked.
+    """The state of a pair as this host's agent sees it.
 
     Args:
-        folder: The store beside which the agents are asked.
+        folder: The store beside which the agents listen.
         pair: The pair's name.
+
+    Returns:
+        The state; None if no agent keeps the pair, does not answer, or has not looked yet.
     """
     try:
         control = find(of_agents(folder), pair)
@@ -101,15 +109,16 @@ async def said_by_agent(folder: Path, pair: str) -> Standing | None:
 
 
 async def watch(folder: Path, pairs: Sequence[str], form: str) -> None:
-    """Show pairs until it is cancelled.
+    """Show pairs until cancelled.
 
     Args:
         folder: The supervisor's store.
-        pairs: Their names; every pair that is kept with this store if empty.
-        form: `text`, or `json` for one object a change.
+        pairs: The pairs' names; if empty, every pair that a supervisor or agent keeps with this
+            store.
+        form: `text`, or `json` for one object at each change.
 
     Raises:
-        StoreError: No pair is named, and none is kept with this store.
+        StoreError: `pairs` is empty, and no supervisor or agent uses this store.
     """
     kept = (control.pair for place in (folder, of_agents(folder)) for control in found(place))
     names = pairs or sorted(set(kept))
@@ -134,7 +143,7 @@ async def _followed(folder: Path, rows: Mapping[str, Row], changed: Callable[[Ro
 
 
 async def _follow(folder: Path, row: Row, changed: Callable[[Row], None]) -> None:
-    """Follow one pair, also over the end of its supervisor."""
+    """Follow one pair; if its supervisor ends, wait for the next one."""
     while True:
         try:
             control = find(folder, row.pair) or find(of_agents(folder), row.pair)
@@ -156,20 +165,20 @@ async def _views(control: Control, row: Row, changed: Callable[[Row], None]) -> 
             changed(row)
 
 
-# -- if it is no terminal
+# -- if standard output is no terminal
 
 
 @final
 @attrs.frozen
 class Lines:
-    """A line for each change of what is not a mere figure."""
+    """Prints a line for each change of a pair that is not only a change of figures."""
 
     rows: Mapping[str, Row]
     line: Callable[[Row], str]
     _last: dict[str, object] = attrs.field(factory=dict)
 
     def changed(self, row: Row) -> None:
-        """Write a line, unless the last one said the same."""
+        """Print a line, unless only figures have changed since the last one."""
         key = _key(row)
         if self._last.get(row.pair) != key:
             self._last[row.pair] = key
@@ -187,7 +196,7 @@ def _key(row: Row) -> object:
 
 
 def text_line(row: Row) -> str:
-    """One line of what is known of a pair."""
+    """One line of text about a pair."""
     view = row.view
     if view is None:
         return one_line(f"{row.pair}: {row.why}")
@@ -226,7 +235,7 @@ def _json_line(row: Row) -> str:
 
 
 def table(rows: Sequence[Row], console: Console) -> RenderableType:
-    """A row a pair, and under the table what is more than a figure."""
+    """A table with a row for each pair, and below it a line for each remark."""
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("pair", "nodes"):
         shown.add_column(name, overflow="fold")
@@ -269,7 +278,7 @@ def _silence(view: PairView) -> str:
 
 
 def _remarks(row: Row) -> list[tuple[str, str]]:
-    """What else there is to say about a pair, each with its style."""
+    """The remarks about a pair, each with its style."""
     view = row.view
     if view is None:
         return [("yellow", row.why)]

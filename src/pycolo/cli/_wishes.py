@@ -1,4 +1,4 @@
-"""Where what is wanted of a pair is kept: a supervisor's store, or the arbiter of agents."""
+"""Read and change what is wanted of a pair: in a supervisor's store, or in the agents' arbiter."""
 
 from __future__ import annotations
 
@@ -27,21 +27,31 @@ option = click.option(
 
 
 class Wishes(Protocol):
-    """What is wanted of pairs, by their names; errors as those of `Store`, or of the arbiter."""
+    """What is wanted of pairs, by pair name; raises the errors of `Store`, or of the arbiter."""
 
     def read(self, pair: str) -> Wish:
-        """What is wanted of a pair, and whether it is paused."""
+        """Read what is wanted of a pair, and whether the pair is paused."""
 
     def want(self, pair: str, want: Want) -> None:
-        """Say what is wanted."""
+        """Change what is wanted of a pair."""
 
     def pause(self, pair: str, paused: str | None) -> None:
-        """Pause the pair, or end the pause."""
+        """Pause a pair, or end its pause.
+
+        Args:
+            pair: The pair's name.
+            paused: Who pauses the pair, when and why; None to end the pause.
+        """
 
 
 @contextmanager
 def wishes(folder: Path, agent_file: Path | None) -> Generator[Wishes]:
-    """Where the wishes are kept: in the arbiter of an agent file, or else in a store."""
+    """Open the place where wishes are kept.
+
+    Args:
+        folder: The store; not used if there is an agent file.
+        agent_file: The agent file that names the arbiter; None if a supervisor keeps the pair.
+    """
     if agent_file is not None:
         yield _InArbiter(_agent_file.load(agent_file))
     else:
