@@ -1,10 +1,11 @@
-"""FakeQemu: QEMUs to test a controller against, without QEMU.
+"""FakeQemu: simulated QEMUs to test a controller against, without QEMU.
 
-A `World` holds hosts, images, a network and a clock that stops until it is advanced. What is
-launched in it speaks QMP as QEMU does, in memory or over sockets, and behaves as the same contract
-tests find that the real ones do: COLO's way in and its ends, checkpoints, deaths, silence, a main
-loop that hangs on a silent peer, and the differences between versions. It checks what no QMP
-tells: who serves, and which acknowledged writes are where. `FakeArbiter` is an arbiter for agents.
+A `World` holds hosts, images, a network and a clock that stands still until it is advanced. A QEMU
+that is launched in it speaks QMP as QEMU does, in memory or over sockets. The same contract tests
+run against these fakes and against real QEMUs: entering and leaving COLO, checkpoints, deaths,
+peers that stop responding, a main loop that hangs on such a peer, and the differences between
+versions. A world can also tell what QMP cannot: which guest serves clients, and where each
+acknowledged write is. `FakeArbiter` is an arbiter for agents.
 """
 
 from pycolo.testing._arbiter import ArbiterBackup, FakeArbiter

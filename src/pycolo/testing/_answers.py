@@ -1,4 +1,4 @@
-"""Answers to questions, in the shape QEMU gives them."""
+"""Replies to queries, in the shape in which QEMU gives them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Question = (
 )
 Object = dict[str, QmpValue]
 
-# In QEMU's order; a version leaves out those of its quirks.
+# In QEMU's order; a version lacks its `Quirks.gone_capabilities`.
 _CAPABILITIES: Final = (
     *("xbzrle", "rdma-pin-all", "auto-converge", "zero-blocks", "compress", "events"),
     *("postcopy-ram", "x-colo", "release-ram", "block", "return-path"),
@@ -61,11 +61,16 @@ _RAM_BYTES: Final = 67641344
 _FILE_SIZE_BYTES: Final = 262144
 _CLIENT_PORT: Final = 40000
 _TOP: Final = "#block80"
-"What QEMU's own node above a disk's image is called, before the disk's place."
+"The prefix of the name of the node that QEMU itself puts above a disk's image."
 
 
 def answer(qemu: Process, question: Question) -> QmpValue:  # noqa: C901 - one line a question
-    """Answer a question from what the fake shows."""
+    """Make the reply to a query from the state of a fake.
+
+    Args:
+        qemu: The fake.
+        question: The query.
+    """
     live = qemu.live
     match question:
         case qmp.QueryStatus():
@@ -123,14 +128,14 @@ def answer(qemu: Process, question: Question) -> QmpValue:  # noqa: C901 - one l
 
 
 def version(qemu: Process) -> Object:
-    """What the greeting and query-version tell."""
+    """The version object of the greeting and of query-version."""
     v = qemu.live.version
     triple: Object = {"major": v.major, "minor": v.minor, "micro": v.micro}
     return {"qemu": triple, "package": qemu.quirks.package}
 
 
 def yankable(qemu: Process) -> list[dict[str, str]]:
-    """The instances that a yank could cut, the monitors among them (qemu-behaviour 7.7)."""
+    """The instances that query-yank lists, the monitors among them (qemu-behaviour 7.7)."""
     chardevs = (*(f"compat_monitor{n}" for n in range(len(qemu.monitors))), *qemu.live.chardevs)
     found = [{"type": "chardev", "id": name} for name in chardevs]
     found += [
@@ -176,7 +181,7 @@ def _export(qemu: Process, name: str, node: str) -> Object:
 
 
 def _top(qemu: Process, image: str) -> str:
-    """The node that QEMU itself has put above a disk's image."""
+    """The name of the node that QEMU itself puts above a disk's image."""
     images = [qemu.parent_of(qemu.live.children[quorum][0].node) for quorum in qemu.quorums]
     return f"{_TOP}{images.index(image)}"
 
@@ -242,7 +247,7 @@ def _object(qemu: Process, name: str) -> Filter:
 def used_chardevs(
     item: FilterMirror | FilterRedirector | FilterRewriter | ColoCompare | IoThread,
 ) -> tuple[str, ...]:
-    """The chardevs that an object opens."""
+    """The names of the chardevs that an object uses."""
     match item:
         case FilterMirror(outdev=outdev):
             return (outdev,)
@@ -301,7 +306,7 @@ _DRIVERS: Final[dict[type[BlockNode], str]] = {
 
 
 class _Graph:
-    """The block nodes, those among them that QEMU makes itself, and the lines between them."""
+    """The block nodes of a fake, those that QEMU makes by itself included, and their edges."""
 
     def __init__(self, qemu: Process) -> None:
         self.qemu = qemu
@@ -358,7 +363,7 @@ class _Graph:
             self.edges.append((name, "file", active))
 
     def named(self) -> QmpValue:
-        """The reply to query-named-block-nodes."""
+        """Make the reply to query-named-block-nodes."""
         return [self._entry(name, driver) for name, driver in self.drivers.items()]
 
     def _entry(self, name: str, driver: str) -> Object:
@@ -367,7 +372,7 @@ class _Graph:
         size = sizes.get(name, _FILE_SIZE_BYTES)
         file = "" if block is None else block_file(block)
         if isinstance(block, Qcow2Node) and block.backing is not None:
-            # What no file name says is shown as JSON.
+            # QEMU shows a node that no file name describes as JSON.
             file = f"json:{json.dumps({'driver': driver, 'file': file})}"
         entry: Object = {"node-name": name, "drv": driver, "file": file, "ro": False}
         entry["image"] = {"virtual-size": size, "filename": file, "format": driver}
@@ -377,7 +382,7 @@ class _Graph:
         return entry
 
     def graph(self) -> QmpValue:
-        """The reply to x-debug-query-block-graph."""
+        """Make the reply to x-debug-query-block-graph."""
         points = [*((name, "block-driver") for name in self.drivers), *self.extra]
         ids = {name: n for n, (name, _) in enumerate(points, 1)}
         nodes: list[Object] = [

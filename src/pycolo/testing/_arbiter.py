@@ -1,4 +1,4 @@
-"""An arbiter in memory, and the ways of its clients to it, which a test can break."""
+"""An arbiter in memory, and the connections of its clients, which a test can break."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _R = TypeVar("_R")
 @final
 @attrs.frozen(field_transformer=read_only_mappings)
 class _Pair:
-    """What is held for a pair."""
+    """What the arbiter holds for one pair."""
 
     revision: int = 0
     shared: SharedRecord | None = None
     until_s: Mapping[str, float] = attrs.field(factory=dict)
-    "Node to when its lease runs out."
+    "Node name to the time at which its lease runs out."
     ends: Mapping[str, Evidence] = attrs.field(factory=dict)
 
     def held(self, now_s: float) -> Held:
@@ -37,7 +37,7 @@ class _Pair:
 @final
 @attrs.frozen
 class ArbiterBackup:
-    """What a `FakeArbiter` held at a time."""
+    """A copy of everything that a `FakeArbiter` held at one time."""
 
     pairs: Mapping[str, object]
     revision: int
@@ -46,7 +46,7 @@ class ArbiterBackup:
 @final
 @attrs.define(eq=False)
 class _Contents:
-    """What the arbiter holds, and who waits for a change of it."""
+    """What the arbiter holds for all pairs, and the events of clients that wait for a change."""
 
     pairs: dict[str, _Pair] = attrs.field(factory=dict)
     revision: int = 0
@@ -68,7 +68,7 @@ class _Contents:
 @final
 @attrs.define(eq=False)
 class _Way:
-    """How a node reaches the arbiter."""
+    """The connection of one node to the arbiter, with the faults that a test has asked for."""
 
     is_cut: bool = False
     there_s: float = 0.0
@@ -88,7 +88,7 @@ class FakeArbiter:
         self._ways: dict[str, _Way] = {}
 
     def client(self, node: str) -> Arbiter:
-        """The arbiter as a node's agent sees it.
+        """The `Arbiter` for a node's agent, over the connection of that node.
 
         Args:
             node: The node.
@@ -96,7 +96,7 @@ class FakeArbiter:
         return _Client(self._contents, self._way(node))
 
     def cut(self, node: str) -> None:
-        """Lose all that a node asks, and all answers to it that are on their way, until `heal`.
+        """Lose all requests of a node, and all answers on their way to it, until `heal`.
 
         Args:
             node: The node.
@@ -105,7 +105,7 @@ class FakeArbiter:
         self._contents.tell()
 
     def heal(self, node: str) -> None:
-        """End the cut of a node, and what `delay` and `lose_answer` have asked for.
+        """Undo `cut`, `delay` and `lose_answer` for a node.
 
         Args:
             node: The node.
@@ -115,12 +115,12 @@ class FakeArbiter:
         way.there_s = way.back_s = 0.0
 
     def delay(self, node: str, *, there_s: float = 0.0, back_s: float = 0.0) -> None:
-        """Have the questions of a node and the answers to them take time.
+        """Delay the requests of a node and the answers to them.
 
         Args:
             node: The node.
-            there_s: How long a question is on its way, in seconds. What it asks for is done also
-                if the node has stopped waiting meanwhile.
+            there_s: How long a request is on its way, in seconds. It is carried out even if the
+                node has stopped waiting for the answer by then.
             back_s: How long an answer is on its way, in seconds.
         """
         way = self._way(node)
@@ -135,14 +135,14 @@ class FakeArbiter:
         self._way(node).loses_answer = True
 
     def backup(self) -> ArbiterBackup:
-        """What it holds, to be restored later."""
+        """Copy everything that the arbiter holds, for `restore`."""
         return ArbiterBackup(dict(self._contents.pairs), self._contents.revision)
 
     def restore(self, backup: ArbiterBackup) -> None:
-        """Hold what it held then, leases included; revisions since then are given once more.
+        """Go back to a backup, leases included; revisions given since then are given again.
 
         Args:
-            backup: What `backup` gave.
+            backup: The value that `backup` returned.
         """
         pairs = {name: pair for name, pair in backup.pairs.items() if isinstance(pair, _Pair)}
         self._contents.pairs, self._contents.revision = pairs, backup.revision
@@ -154,7 +154,7 @@ class FakeArbiter:
 
 @final
 class _Client:
-    """An `Arbiter` over one way."""
+    """An `Arbiter` over the connection of one node."""
 
     def __init__(self, contents: _Contents, way: _Way) -> None:
         self._contents = contents
@@ -237,7 +237,8 @@ class _Client:
                 current = await self.read(pair, limit_s=end_s - _now_s())
                 if current != held:
                     return current
-                # One that has run out meanwhile, or is gone, is a reason to read again at once.
+                # A lease that has run out or was released since the read is a change: then this
+                # does not wait.
                 until_s = self._contents.pair(pair).until_s
                 await _wait(news, min([end_s, *(until_s.get(n, 0.0) for n in current.leases)]))
                 if _now_s() >= end_s:
@@ -248,7 +249,7 @@ class _Client:
     async def aclose(self) -> None:
         self._is_closed = True
 
-    # -- the way
+    # -- the connection
 
     async def _ask(
         self, pair: str, work: Callable[[], _R], limit_s: float, *, is_change: bool = False
@@ -283,7 +284,7 @@ class _Client:
 
 
 async def _wait(news: asyncio.Event, until_s: float) -> None:
-    """Wait for news, or until a time."""
+    """Wait until the event is set, or until a time of the event loop's clock."""
     try:
         async with asyncio.timeout_at(until_s):
             await news.wait()

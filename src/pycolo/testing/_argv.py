@@ -1,4 +1,4 @@
-"""The command lines that pycolo starts QEMU with, read back, and what they start."""
+"""Parse a command line that pycolo starts QEMU with, and make the state of the started QEMU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pycolo.snapshot import Child, Filter, Live
 @final
 @attrs.frozen(kw_only=True)
 class CommandLine:
-    """What a QEMU is told when it is started."""
+    """The parts of QEMU's command line that a fake uses."""
 
     name: str
     accelerator: str
@@ -30,7 +30,7 @@ class CommandLine:
     monitors: tuple[Monitor, ...]
     netdevs: tuple[str, ...]
     drives: Mapping[str, str]
-    "Device id to the block node it sits on."
+    "Device id to the name of its block node."
     chardevs: tuple[ChardevAdd, ...]
     blocks: tuple[BlockNode, ...]
     objects: tuple[QomObject, ...]
@@ -43,7 +43,7 @@ def read(argv: Sequence[str]) -> CommandLine:
         argv: The arguments, the binary first.
 
     Raises:
-        ValueError: It has an option in a form that pycolo does not write.
+        ValueError: An option has a form that pycolo does not write in dialect `auto`.
     """
     options = list(_options(argv[1:]))
     throttled = [_parts(text) for text in _all(options, "drive")]
@@ -72,7 +72,7 @@ def read(argv: Sequence[str]) -> CommandLine:
 
 
 def _known(members: dict[str, object]) -> dict[str, object]:
-    """What these QEMUs know of an object: the polling of a thread is nothing to them."""
+    """The members of an object that the fakes know; the polling of an iothread is left out."""
     if members["qom-type"] != "iothread":
         return members
     return {name: members[name] for name in ("qom-type", "id")}
@@ -87,7 +87,7 @@ def _quorum(parts: Mapping[str, str]) -> QuorumNode:
     )
 
 
-# Of a command line alone.
+# The types of objects that exist only on a command line.
 _NOT_ADDED_LATER = ("secret", "memory-backend-", "rng-")
 _FLAGS = ("-S", "-nodefaults", "-no-user-config")
 
@@ -114,7 +114,7 @@ def _one(options: Sequence[tuple[str, str]], name: str) -> str:
 
 
 def _split(text: str) -> list[str]:
-    # A doubled comma is one comma inside a value.
+    # QEMU reads two commas as one comma inside a value.
     return [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
 
 
@@ -153,7 +153,7 @@ def _chardev(text: str) -> ChardevAdd:
 
 
 def block_file(node: BlockNode) -> str:
-    """The path of the file a block node stands on; empty if it stands on none of its own."""
+    """The path of the file below a block node; empty if the node names no file itself."""
     below: object = node
     while below is not None and not isinstance(below, str):
         name = getattr(below, "filename", None)
@@ -164,7 +164,12 @@ def block_file(node: BlockNode) -> str:
 
 
 def started(line: CommandLine, version: Version) -> Live:
-    """What a snapshot would show of a QEMU that was just started."""
+    """Make the state that a snapshot would show of a QEMU that was just started.
+
+    Args:
+        line: Its command line.
+        version: Its version.
+    """
     objects = {
         item.id: Filter(
             qom_type=str(dict(item.qmp_constants)["qom-type"]),

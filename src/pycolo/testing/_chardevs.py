@@ -1,4 +1,4 @@
-"""Chardevs: a client's socket finds a server's, and each side shows whether it has a peer."""
+"""Chardevs of fakes: client sockets connect to server sockets, and both show it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pycolo.testing._process import Process, Wire
 
 
 def add(qemu: Process, chardev: ChardevAdd) -> None:
-    """Make a chardev; a client begins to connect."""
+    """Add a chardev to a fake; if it is a client, it begins to connect."""
     qemu.backends[chardev.id] = chardev.backend
     if isinstance(chardev.backend, SocketClient):
         _connect(qemu, chardev.id)
 
 
 def _connect(qemu: Process, chardev: str) -> None:
-    """Connect a client's socket, now or again later."""
+    """Connect a client chardev to its server; if there is none, try again as `reconnect` says."""
     backend = qemu.backends.get(chardev)
     if not isinstance(backend, SocketClient) or chardev in qemu.wires:
         return
@@ -41,7 +41,7 @@ def _connect(qemu: Process, chardev: str) -> None:
 
 
 def _both_encrypt(server: ChardevBackend, client: ChardevBackend) -> bool:
-    """Whether a handshake can come about: both ends use TLS, or neither does."""
+    """Whether the two ends can connect: both use TLS, or neither does."""
     return (server.tls_creds is None) == (client.tls_creds is None)
 
 
@@ -52,14 +52,20 @@ def _connect_later(qemu: Process, chardev: str, client: SocketClient) -> None:
 
 
 def connected(qemu: Process, chardev: str, *, now: bool) -> None:
-    """Note whether a chardev has a peer."""
+    """Set whether a chardev shows a peer.
+
+    Args:
+        qemu: The fake.
+        chardev: The chardev's name.
+        now: Whether it has a peer now.
+    """
     if chardev in qemu.live.chardevs:
         changed = {**qemu.live.chardevs, chardev: now}
         qemu.live = attrs.evolve(qemu.live, chardevs=changed)
 
 
 def unplug(qemu: Process, chardev: str) -> None:
-    """End a chardev's connection; a client that was told to will connect again."""
+    """End the connection of a chardev; a client with a reconnect delay connects again later."""
     wire = qemu.wires.pop(chardev, None)
     if chardev in qemu.unnoticed:
         qemu.unnoticed.discard(chardev)
@@ -69,7 +75,7 @@ def unplug(qemu: Process, chardev: str) -> None:
     for end, name in ((wire.server, wire.server_id), (wire.client, wire.client_id)):
         end.wires.pop(name, None)
         if end is not qemu and _only_writes(end, name):
-            # An end that never reads does not notice that its peer is gone.
+            # A chardev that only writes does not notice that its peer is gone.
             end.unnoticed.add(name)
         else:
             connected(end, name, now=False)
@@ -79,13 +85,21 @@ def unplug(qemu: Process, chardev: str) -> None:
 
 
 def _only_writes(qemu: Process, chardev: str) -> bool:
-    """Whether no object reads from a chardev."""
+    """Whether an object writes to a chardev and none reads from it."""
     used = [n for o in qemu.live.objects.values() for n, v in o.settings.items() if v == chardev]
     return bool(used) and set(used) == {"outdev"}
 
 
 def server_at(seeker: Process, place: SocketAddress) -> tuple[Process, str] | None:
-    """The server chardev at an address that has no client yet; None if there is none."""
+    """Find the server chardev at an address that has no client yet.
+
+    Args:
+        seeker: The fake that connects.
+        place: The address that it connects to.
+
+    Returns:
+        The fake and the name of its chardev; None if there is none.
+    """
     far = [] if isinstance(place, UnixSocketAddress) else seeker.at(place.host)
     for process in far or [seeker]:
         if process is not seeker and not seeker.talks(process):

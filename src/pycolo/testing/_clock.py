@@ -1,4 +1,4 @@
-"""A world's time, and an event loop that goes by it."""
+"""The clock of a world, and an event loop that uses this clock."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _ROUND_S = 0.0001
 
 @attrs.define(eq=False, repr=False)
 class Clock:
-    """Time that stops unless it is advanced, and what happens when it passes."""
+    """A clock that stands still unless it is advanced, with the actions that are due at a time."""
 
     now_s: float = attrs.field(default=0.0, init=False)
-    "The world's clock, in seconds since it was made."
+    "The time in seconds since the world was made."
     waiting: dict[Callable[[], bool], None] = attrs.field(factory=dict, init=False)
-    "What resumes each main loop that waits, in the order in which they began to: see `settle`."
+    "The functions that try to resume each waiting main loop, the longest wait first."
     _agenda: list[tuple[float, int, Callable[[], None]]] = attrs.field(factory=list, init=False)
     _order: Iterator[int] = attrs.field(factory=itertools.count, init=False)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and what is due in it happen.
+        """Advance the clock, and perform the actions that become due.
 
         Args:
-            seconds: How long, 0 or more.
+            seconds: By how much, 0 or more.
         """
         end = self.now_s + seconds
         while self._agenda and self._agenda[0][0] <= end:
@@ -42,28 +42,28 @@ class Clock:
 
     @property
     def next_s(self) -> float | None:
-        """When the next thing is due, by the world's clock; None if nothing ever is."""
+        """The time at which the next action is due; None if there is none."""
         return self._agenda[0][0] if self._agenda else None
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Have something happen when time has passed.
+        """Schedule an action.
 
         Args:
-            delay_s: How long from now, 0 or more.
-            action: What happens.
+            delay_s: How long from now, in seconds of this clock, 0 or more.
+            action: The function that is called then.
         """
         heapq.heappush(self._agenda, (self.now_s + delay_s, next(self._order), action))
 
     def settle(self) -> None:
-        """Resume each main loop that waited for something that is over, until none is left."""
-        # One that is resumed may free another, before or after it in the list.
+        """Resume every waiting main loop that can continue, until none of them can."""
+        # A main loop that resumes may free another one, before or after it in the list.
         while [tries for tries in tuple(self.waiting) if tries()]:
             pass
 
 
 @final
 class _Selector(selectors.DefaultSelector):
-    """Looks for input that is there; if there is none, lets the clock's time pass instead."""
+    """A selector that, if no input is there, advances the clock instead of waiting."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -73,12 +73,12 @@ class _Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         found = super().select(0)
         if found or (timeout is not None and timeout <= 0):
-            # Whoever asks again and again must see time pass, too.
+            # Advance a little here too, or a task that polls would poll for ever.
             self._clock.advance(_ROUND_S)
             return found
         due_s = self._clock.next_s
         if timeout is None and due_s is None:
-            # Only another thread can continue from here.
+            # Nothing is due: only another thread can wake this loop.
             return super().select(None)
         now_s = self._clock.now_s
         ends = [end for end in (due_s, None if timeout is None else now_s + timeout) if end]
@@ -88,10 +88,10 @@ class _Selector(selectors.DefaultSelector):
 
 @final
 class ClockLoop(asyncio.SelectorEventLoop):
-    """The event loop of `World.run`: time passes fast while nobody has anything to do."""
+    """The event loop of `World.run`: while all tasks wait, the clock jumps to the next due time."""
 
     def __init__(self, clock: Clock) -> None:
-        """Take a world's clock for its own."""
+        """Use a world's clock."""
         self._world_clock = clock
         super().__init__(_Selector(clock))
 

@@ -21,14 +21,19 @@ _LOAD_S: Final = 0.03
 _RESUME_S: Final = 0.04
 
 
-# -- the way in
+# -- entering COLO
 
 
 def migrate(source: Process, command: qmp.Migrate) -> None:
-    """Answer `migrate` as QEMU does, and begin the migration.
+    """Perform `migrate`: begin a migration, or refuse it as QEMU does.
+
+    Args:
+        source: The fake that gets the command.
+        command: The command.
 
     Raises:
-        Refused: The fake has a migration or COLO, waits for one, or has migrated away.
+        Refused: The fake has a migration or COLO, waits for an incoming migration, or has completed
+            one.
     """
     live = source.live
     if live.colo_mode != "none" or live.migration in MIGRATION_BUSY:
@@ -114,7 +119,7 @@ def _pauses(channel: Channel) -> bool:
 
 
 def go_on(source: Process, command: qmp.MigrateContinue) -> None:
-    """Leave pre-switchover."""
+    """Perform `migrate-continue`: leave the status pre-switchover."""
     if source.live.migration != command.state:
         raise Refused(f"Migration not in expected state: {source.live.migration}")
     source.accept(command)
@@ -163,7 +168,7 @@ def _switch_later(channel: Channel) -> None:
 
 
 def _complete(channel: Channel) -> None:
-    """A plain migration: nobody's guest runs afterwards (qemu-behaviour 4.6)."""
+    """End a plain migration; neither guest runs afterwards (qemu-behaviour 4.6)."""
     source, target = channel.source, _target(channel)
     channel.stage, channel.up = "over", False
     source.live = attrs.evolve(source.live, run_state="postmigrate")
@@ -173,7 +178,7 @@ def _complete(channel: Channel) -> None:
 
 
 def _wrong_path(channel: Channel) -> None:
-    """A return path before 11.0: the target runs, and must be killed (qemu-behaviour 4.7)."""
+    """Fail as QEMU before 11.0 does with return-path: the target runs (qemu-behaviour 4.7)."""
     target = _target(channel)
     channel.target = None
     target.channel = None
@@ -244,7 +249,7 @@ def _primary_resumes(channel: Channel) -> None:
 
 
 def force_checkpoint(source: Process) -> None:
-    """What a change of x-checkpoint-delay does in COLO (qemu-behaviour 4.11)."""
+    """Do what a change of x-checkpoint-delay does in COLO: a checkpoint (qemu-behaviour 4.11)."""
     channel = source.channel
     if channel is not None and channel.entered and source.live.colo_mode == "primary":
         if channel.checkpoint:
@@ -325,17 +330,22 @@ def _goes_on(channel: Channel, turn: int) -> bool:
 
 
 def _is_due(channel: Channel, turn: int) -> bool:
-    """Whether a timer still speaks of the channel and the checkpoint that it was set for."""
+    """Whether the channel and the checkpoint that a timer was set for are still current."""
     source = channel.source
     same = source.channel is channel and turn == channel.turn
     return same and source.live.colo_mode == "primary"
 
 
-# -- the ways out
+# -- leaving COLO
 
 
 def lost_heartbeat(qemu: Process, command: qmp.XColoLostHeartbeat) -> None:
-    """End COLO here, whatever the peer thinks (qemu-behaviour 8)."""
+    """Perform `x-colo-lost-heartbeat`: end COLO here, whatever the peer does (qemu-behaviour 8).
+
+    Raises:
+        Refused: The fake is not in COLO.
+        Stuck: A disk connection does not answer.
+    """
     mode = qemu.live.colo_mode
     if mode == "none":
         raise Refused(qemu.quirks.no_colo)
@@ -360,7 +370,7 @@ def lost_heartbeat(qemu: Process, command: qmp.XColoLostHeartbeat) -> None:
 
 
 def _promote(qemu: Process) -> None:
-    """Filters go off but the rewriter, and the overlays begin to be merged (5.13, 6.7)."""
+    """Turn off all filters but the rewriter, and begin to merge the overlays (5.13, 6.7)."""
     objects = {
         name: attrs.evolve(item, on=False) if _goes_off(item) else item
         for name, item in qemu.live.objects.items()
@@ -385,7 +395,12 @@ def _committed(qemu: Process) -> None:
 
 
 def fail(channel: Channel, why: str | None = None) -> None:
-    """The migration fails before COLO: the source's guest is as before, or nearly so."""
+    """Fail a migration before COLO; the source's guest runs again if the version lets it.
+
+    Args:
+        channel: The migration.
+        why: QEMU's error text; that of a cut channel if None.
+    """
     source, target = channel.source, channel.target
     channel.stage, channel.up = "over", False
     quirks = source.quirks
@@ -418,7 +433,7 @@ def _used_up(target: Process) -> None:
 
 
 def cancel(source: Process) -> None:
-    """What migrate_cancel does (qemu-behaviour 9.3, 17.10)."""
+    """Perform `migrate_cancel` (qemu-behaviour 9.3, 17.10)."""
     channel = source.channel
     if channel is None or source.live.migration not in MIGRATION_BUSY:
         return
@@ -455,7 +470,7 @@ def _source_learns(channel: Channel) -> None:
         channel.source.colo_exit("error")
 
 
-# -- what both sides see of the other
+# -- what each side sees of the other
 
 
 def _target(channel: Channel) -> Process:
@@ -471,7 +486,7 @@ def _broken(channel: Channel) -> bool:
 
 
 def _talks_or_later(channel: Channel, action: Callable[[], None]) -> bool:
-    """Whether the two talk; if not, `action` is tried again."""
+    """Whether the target would answer the source; if not, `action` is tried again later."""
     if channel.source.talks(_target(channel)):
         return True
     channel.source.later(_POLL_S, action)
@@ -479,7 +494,11 @@ def _talks_or_later(channel: Channel, action: Callable[[], None]) -> bool:
 
 
 def capabilities(qemu: Process, command: qmp.MigrateSetCapabilities) -> None:
-    """Turn capabilities on and off, by the version's rules (qemu-behaviour 2.3)."""
+    """Perform `migrate-set-capabilities` by the version's rules (qemu-behaviour 2.3).
+
+    Raises:
+        Refused: The version does not accept the change now.
+    """
     busy = qemu.live.migration in MIGRATION_BUSY and not qemu.live.incoming
     if busy and not qemu.quirks.capabilities_in_colo:
         raise Refused("There's a migration process in progress")

@@ -1,4 +1,4 @@
-"""What each command does: a refusal in QEMU's words, or its effect (qemu-behaviour 11)."""
+"""The effect of each command on a fake, or the refusal in QEMU's words (qemu-behaviour 11)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,18 @@ _POWER_OFF_S: Final = 0.1
 
 
 def perform(qemu: Process, command: qmp.Command) -> QmpValue:  # noqa: C901, PLR0915 - one line a command
-    """Do what a command says and give its reply.
+    """Perform a command on a fake.
+
+    Args:
+        qemu: The fake.
+        command: The command.
+
+    Returns:
+        The `return` member of the reply.
 
     Raises:
-        Refused: QEMU answers with an error; nothing was changed.
-        Stuck: The main loop hangs in it; to be called again when that is over.
+        Refused: QEMU would answer with an error; nothing was changed.
+        Stuck: The main loop hangs in the command; call this again when it no longer hangs.
     """
     match command:
         case qmp.Migrate():
@@ -128,12 +135,12 @@ def _quit(qemu: Process) -> None:
     qemu.event("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
     for export in qemu.live.exports:
         qemu.event("BLOCK_EXPORT_DELETED", {"id": export})
-    # Its reply goes out before it ends.
+    # QEMU sends the reply before it ends.
     qemu.later(0, lambda: _network.end(qemu, 0))
 
 
 def _power_off(qemu: Process) -> None:
-    """What a guest with ACPI does about its button; one that somebody paused does nothing."""
+    """Have the guest react to its ACPI power button; a paused guest does nothing."""
     if qemu.live.run_state == "colo":
         qemu.later(_POWER_OFF_S, lambda: _power_off(qemu))
     elif qemu.runs:

@@ -1,4 +1,4 @@
-"""The fake QEMUs of a world: how they are launched, found, and reached by their monitors."""
+"""The fake QEMUs of a world: launching and finding them, and connecting to their monitors."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _FIRST_PID: Final = 1000
 
 @attrs.define(eq=False, repr=False)
 class Fleet(Ground):
-    """A world with its QEMUs, before anybody handles them."""
+    """A world with its fake QEMUs; the base of `World`."""
 
     processes: list[FakeQemu] = attrs.field(factory=list, init=False)
-    "Every QEMU that was ever launched, the dead ones too, in the order of their launches."
+    "Every QEMU that was ever launched, also those that have ended, in the order of launch."
 
     @property
     def running(self) -> list[FakeQemu]:
-        """The QEMUs that run, frozen or not."""
+        """The QEMUs that run, those that are frozen included."""
         return [process for process in self.processes if process.alive]
 
     def launch(self, what: LaunchQemu | Sequence[str], node: Node) -> FakeQemu:
@@ -42,8 +42,8 @@ class Fleet(Ground):
             node: The node on whose host it runs.
 
         Raises:
-            HostRefused: It does not start, or one runs there already.
-            ValueError: The command line is none that pycolo writes in dialect `auto`.
+            HostRefused: The QEMU does not start, or one runs on that node already.
+            ValueError: The command line is not one that pycolo writes in dialect `auto`.
         """
         line = read(what.argv if isinstance(what, LaunchQemu) else what)
         if self.find(node.name) is not None:
@@ -89,14 +89,14 @@ class Fleet(Ground):
         return sizes
 
     def find(self, node: str) -> FakeQemu | None:
-        """The QEMU that runs on a node, frozen or not; None if none does."""
+        """The QEMU that runs on a node, also a frozen one; None if there is none."""
         return next((q for q in self.running if q.node.name == node), None)
 
     def qemu(self, node: str) -> FakeQemu:
-        """The QEMU that runs on a node, or the last that ran there.
+        """The QEMU that runs on a node, or else the last one that ran there.
 
         Raises:
-            KeyError: None ever ran there.
+            KeyError: No QEMU ever ran on that node.
         """
         for process in reversed(self.processes):
             if process.node.name == node:
@@ -105,7 +105,7 @@ class Fleet(Ground):
 
     @property
     def connector(self) -> Callable[[str, MonitorPlace], Awaitable[socket.socket]]:
-        """How `Session.connect` reaches monitors of this world."""
+        """A function that connects to the monitors of this world, for `Session.connect`."""
         return self._connect
 
     async def _connect(self, node: str, place: MonitorPlace) -> socket.socket:

@@ -1,4 +1,4 @@
-"""What all fakes of a world share: its version, images, cuts, and the writes of its guests."""
+"""What all fakes of a world share: the version, images, network cuts, and the guests' writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAUNCH: Final = "launch-qemu"
 @final
 @attrs.define(eq=False)
 class Image:
-    """A disk image on a host: its size, and the numbers of the writes it holds."""
+    """A disk image on a host: its virtual size, and the numbers of the writes it holds."""
 
     size_bytes: int
     records: set[int] = attrs.field(factory=set)
@@ -25,20 +25,20 @@ class Image:
 
 @attrs.define(eq=False, repr=False)
 class Ground(Clock):
-    """A world before any QEMU is launched in it."""
+    """A world without QEMUs; the base of `Fleet`."""
 
     version: PackagedVersion = "11.1.3"
     ram_copy_s: float = attrs.field(default=0.03, kw_only=True)
     disk_copy_s: float = attrs.field(default=0.2, kw_only=True)
     commit_s: float = attrs.field(default=0.2, kw_only=True)
     acknowledged: set[int] = attrs.field(factory=set, init=False)
-    "The numbers of the writes that some client was told over IPv4 are done."
+    "The numbers of the writes that were acknowledged to a client over IPv4."
     acknowledged_over_ipv6: set[int] = attrs.field(factory=set, init=False)
-    "The same over IPv6, which COLO does not hold back: they may be lost (qemu-behaviour 17.2)."
+    "Those over IPv6, which COLO does not hold back: they may be lost (qemu-behaviour 17.2)."
     written: set[int] = attrs.field(factory=set, init=False)
-    "The numbers of all writes that guests were told to make."
+    "The numbers of all writes that `guest_write` began."
     cuts: set[frozenset[str]] = attrs.field(factory=set, init=False)
-    "The pairs of nodes between whose hosts every packet is lost."
+    "Each pair of node names between whose hosts every packet is lost."
     _images: dict[tuple[str, str], Image] = attrs.field(factory=dict, init=False)
 
     def carries(self, first: str, second: str) -> bool:
@@ -46,15 +46,15 @@ class Ground(Clock):
         return frozenset((first, second)) not in self.cuts
 
     def create_image(self, node: Node, path: str, size_bytes: int) -> None:
-        """Put an empty image on a node's host; one that is there stays as it is.
+        """Make an empty image on a node's host; an existing image of this size stays as it is.
 
         Args:
             node: The node.
             path: The image's path.
-            size_bytes: Its virtual size.
+            size_bytes: The image's virtual size.
 
         Raises:
-            HostRefused: One of another size is there.
+            HostRefused: An image of another size exists at this path.
         """
         found = self._images.setdefault((node.name, path), Image(size_bytes=size_bytes))
         if found.size_bytes != size_bytes:
@@ -62,10 +62,10 @@ class Ground(Clock):
             raise HostRefused(node.name, "create-image", why)
 
     def image(self, node: Node, path: str) -> Image:
-        """An image on a node's host.
+        """Return the image at a path on a node's host.
 
         Raises:
-            HostRefused: There is no such image.
+            HostRefused: There is no image at this path.
         """
         found = self._images.get((node.name, path))
         if found is None:

@@ -1,4 +1,4 @@
-"""The hosts of a world, as controllers reach them."""
+"""The simulated hosts of a world, for a controller."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _AWAY: Final = "the host does not answer"
 
 @final
 class FakeHost:
-    """The host of a node in a world: a `pycolo.hosts.Host`; made by `World.host`."""
+    """The simulated host of a node, a `pycolo.hosts.Host`; made by `World.host`."""
 
     def __init__(self, world: Fleet, name: str) -> None:
-        """Used by `World.host` alone."""
+        """Keep the world; only `World.host` calls this."""
         self._world: Final = world
         self.name: Final = name
-        "The node it is the host of."
+        "The name of the node."
         self.away = False
-        "Nobody reaches it: what runs on it runs on, and its files stay."
+        "If true, the host cannot be reached; its QEMUs keep running and its files stay."
         self.files: dict[str, bytes] = {}
         "The records on its disk, by path; a test may damage or remove one."
 
@@ -109,7 +109,7 @@ class FakeHost:
         ours = [q for q in self._world.processes if q.node.name == node and q.line.name == instance]
         if not ours:
             raise HostRefused(node, "stop-qemu", f"no process here is known to be {instance}")
-        # A frozen one does not end by SIGTERM; a real host sends SIGKILL after that.
+        # A frozen QEMU does not end by SIGTERM; a real host then sends SIGKILL.
         end(ours[-1], 0 if ours[-1].works else -9)
         return f"process {ours[-1].pid} has ended"
 
@@ -125,7 +125,11 @@ class FakeHost:
         return None if self.away else self.evidence(victim)
 
     def evidence(self, victim: Victim) -> Evidence | None:
-        """What the end of a process on it is evidence of, whoever reaches it."""
+        """Return evidence that a QEMU has ended, even if the host is `away`; None if it has not.
+
+        Args:
+            victim: The QEMU.
+        """
         for process in self._world.processes:
             named = (process.node.name, process.line.name)
             if named == (victim.node, victim.instance) and not process.alive:
@@ -173,7 +177,7 @@ class FakeHost:
         *,
         limit_s: float,  # noqa: ARG002 - a Host's
     ) -> HostFacts | NoFacts:
-        """See `Host`; nothing is read of a host that is not real."""
+        """See `Host`; the facts are empty, since the host is not real."""
         return NoFacts(why=_AWAY) if self.away else HostFacts()
 
     async def aclose(self) -> None:

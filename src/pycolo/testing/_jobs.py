@@ -1,4 +1,4 @@
-"""Mirrors: a disk is copied to the secondary, and kept equal until the copy is ended (5.15)."""
+"""Mirror jobs, which copy a disk to the secondary and keep the copy equal until they end (5.15)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ _POLL_S: Final = 0.05
 
 
 def mirror(qemu: Process, command: qmp.BlockdevMirror) -> None:
-    """Begin a copy."""
+    """Perform `blockdev-mirror`: begin to copy a disk.
+
+    Raises:
+        Refused: A node does not exist or is in use, or the job's name is taken.
+    """
     job = command.job_id or command.device
     if command.device not in qemu.blocks and command.device not in qemu.line.drives:
         raise Refused(f"Cannot find device='{command.device}' nor node-name='{command.device}'")
@@ -36,7 +40,10 @@ def mirror(qemu: Process, command: qmp.BlockdevMirror) -> None:
 
 
 def _is(qemu: Process, job: str, link: DiskLink, status: str) -> bool:
-    """Whether a job is still the one over this connection: its name may be used again."""
+    """Whether a job has this status and is still the one that uses this connection.
+
+    A job of the same name may have been started again since a timer was set.
+    """
     target = qemu.targets.get(job)
     same = target is not None and qemu.disk_links.get(target) is link
     return same and qemu.live.jobs[job].status == status
@@ -70,7 +77,11 @@ def _exported_as(qemu: Process, quorum: str) -> str:
 
 
 def cancel(qemu: Process, command: qmp.BlockJobCancel) -> None:
-    """End a copy: complete if it is ready, else useless (qemu-behaviour 5.16)."""
+    """Perform `block-job-cancel`: complete a copy that is ready, abort any other (5.16).
+
+    Raises:
+        Refused: There is no such job, or it is ending already.
+    """
     job, known = command.device, qemu.live.jobs.get(command.device)
     if known is None:
         raise Refused(f"Block job '{job}' not found", "DeviceNotActive")
@@ -99,14 +110,14 @@ def _conclude(qemu: Process, job: str, link: DiskLink) -> None:
 
 
 def abort(qemu: Process, job: str) -> None:
-    """End a copy before it is complete, as a cancelled one."""
+    """End a job before its copy is complete, with the error of a cancelled job."""
     _status(qemu, job, "aborting")
     qemu.event("BLOCK_JOB_CANCELLED", _data(qemu, job))
     _over(qemu, job, CANCELLED)
 
 
 def fail(qemu: Process, job: str, why: str) -> None:
-    """End a copy with an error, as when its target is gone (qemu-behaviour 5.17)."""
+    """End a job with an error, as QEMU does when the job's target is gone (qemu-behaviour 5.17)."""
     error: dict[str, QmpValue] = {"device": job, "operation": "write", "action": "report"}
     qemu.event("BLOCK_JOB_ERROR", error)
     _status(qemu, job, "aborting")
@@ -115,7 +126,7 @@ def fail(qemu: Process, job: str, why: str) -> None:
 
 
 def pause(qemu: Process) -> None:
-    """What stopping the guest does to copies that are ready."""
+    """Send the events that jobs which are ready send when the guest is stopped."""
     for job, known in qemu.live.jobs.items():
         if known.status == "ready":
             qemu.tell_job(job, "standby")
@@ -123,7 +134,11 @@ def pause(qemu: Process) -> None:
 
 
 def dismiss(qemu: Process, command: qmp.JobDismiss) -> None:
-    """Forget a copy that has ended."""
+    """Perform `job-dismiss`: remove a job that has concluded.
+
+    Raises:
+        Refused: There is no such job, or it has not concluded.
+    """
     known = qemu.live.jobs.get(command.id)
     if known is None:
         raise Refused("Job not found")
@@ -155,5 +170,5 @@ def _data(qemu: Process, job: str) -> dict[str, QmpValue]:
 
 
 def size_bytes(qemu: Process) -> int:
-    """How much a copy has to do."""
+    """The size of the largest disk, which the jobs report as their length."""
     return max((qemu.live.sizes_bytes.get(quorum, 0) for quorum in qemu.quorums), default=0)

@@ -1,4 +1,4 @@
-"""QMP as a monitor speaks it, without a socket: bytes in, bytes out (qemu-behaviour 7.6, 14.1)."""
+"""The QMP protocol of a monitor, without a socket: bytes in, bytes out (7.6, 14.1)."""
 
 from __future__ import annotations
 
@@ -26,43 +26,48 @@ _UINT32: Final = range(2**32)
 
 
 class Server(Protocol):
-    """What serves a monitor to other programs."""
+    """A server that accepts connections of other programs to a monitor."""
 
     def close(self) -> None:
-        """Serve nobody any more."""
+        """Accept no more connections."""
 
 
 @final
 class Client:
-    """One connection to a monitor."""
+    """One client's connection to a monitor."""
 
     def __init__(self, send: Callable[[bytes], None], close: Callable[[], None]) -> None:
-        """Keep how to reach it."""
+        """Keep the functions that send bytes to the client, and that close its connection."""
         self.send: Final = send
         self.close: Final = close
         self.ready = False
-        "It has negotiated."
+        "Whether the client has sent `qmp_capabilities`."
         self.oob = False
         self.text = ""
-        "What came and is not a whole message yet."
+        "Received text that is not processed yet."
 
 
 @final
 class Monitor:
-    """One monitor of a fake; it serves one client; others wait without a greeting."""
+    """One monitor of a fake. It serves one client at a time; others wait without a greeting."""
 
     def __init__(self, qemu: Process, place: model.Monitor) -> None:
-        """Serve no client yet."""
+        """Make a monitor without clients.
+
+        Args:
+            qemu: The fake that the monitor belongs to.
+            place: The address of the monitor, as the command line gives it.
+        """
         self._qemu: Final = qemu
         self.place: Final = place
         self.server: Server | None = None
-        "What serves it to other programs."
+        "The server for other programs; None if there is none."
         self._line: list[Client] = []
         self._greeted: Client | None = None
 
     @property
     def filename(self) -> str:
-        """What query-chardev shows."""
+        """The `filename` that query-chardev shows for this monitor."""
         if isinstance(self.place, model.UnixMonitor):
             return f"unix:{self.place.path},server=on"
         return f"tcp:{self.place.host}:{self.place.port},server=on"
@@ -70,18 +75,18 @@ class Monitor:
     # -- connections
 
     def join(self, client: Client) -> None:
-        """Somebody connects."""
+        """Add a client that has connected to the queue."""
         self._line.append(client)
         self.go_on()
 
     def leave(self, client: Client) -> None:
-        """Somebody hangs up; the next in line is greeted."""
+        """Remove a client that has disconnected; the next one in the queue is greeted."""
         if client in self._line:
             self._line.remove(client)
         self.go_on()
 
     def hang_up(self) -> None:
-        """QEMU has ended."""
+        """Close all connections, because QEMU has ended."""
         line, self._line = self._line, []
         if self.server is not None:
             self.server.close()
@@ -89,7 +94,7 @@ class Monitor:
             client.close()
 
     def go_on(self) -> None:
-        """Greet and read, unless QEMU is frozen."""
+        """Greet the first client and process its input, unless QEMU is frozen."""
         qemu = self._qemu
         if not self._line or not qemu.alive or qemu.frozen:
             return
@@ -100,7 +105,7 @@ class Monitor:
         self._read(client)
 
     def receive(self, client: Client, data: bytes) -> None:
-        """Take what a client has sent."""
+        """Process bytes that a client has sent."""
         client.text += data.decode()
         self.go_on()
 
@@ -233,7 +238,7 @@ def _check_widths(arguments: Message) -> None:
 
 
 def _words(problem: SchemaProblem) -> str:
-    """A problem in QEMU's words."""
+    """The text of QEMU's error for a command that does not match the schema."""
     where = problem.path.removeprefix("arguments").removeprefix(".")
     if problem.rule == "be absent":
         return f"Parameter '{where}' is unexpected"

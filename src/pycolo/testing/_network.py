@@ -1,4 +1,4 @@
-"""The network between fakes: which QEMU listens where, and which notices that a peer is gone."""
+"""The network between fakes: which QEMU listens where, and which peers see a connection end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from pycolo.testing._process import Process
 
 
 def listener(seeker: Process, what: str, host: str, port: int) -> Process | None:
-    """The QEMU that listens there, also a silent one; None if a connection would be refused."""
+    """Find the QEMU that listens at an address, even if it does not respond.
+
+    Args:
+        seeker: The QEMU that connects.
+        what: The service: `migration` or `nbd`.
+        host: The address.
+        port: The TCP port.
+
+    Returns:
+        The QEMU; None if the connection would be refused.
+    """
     for process in seeker.at(host):
         place = process.listens.get(what)
         if place is None or place[1] != port:
@@ -21,7 +31,7 @@ def listener(seeker: Process, what: str, host: str, port: int) -> Process | None
 
 
 def incoming_at(seeker: Process, uri: str) -> Process | None:
-    """The QEMU that waits for a migration there; one that had a migration takes no other (7.12)."""
+    """Find the QEMU that waits for a migration at a URI; one that had one takes no other (7.12)."""
     host, _, port = uri.removeprefix("tcp:").rpartition(":")
     found = listener(seeker, "migration", host.strip("[]"), int(port))
     if found is None or found.live.run_state != "inmigrate" or found.channel is not None:
@@ -30,7 +40,7 @@ def incoming_at(seeker: Process, uri: str) -> Process | None:
 
 
 def taken(qemu: Process, port: int) -> bool:
-    """Whether somebody listens already where a node wants to."""
+    """Whether a QEMU already listens on a port at the address of this QEMU's node."""
     here = [process for process in qemu.running if process.node.address == qemu.node.address]
     return any(port in _ports(process) for process in here)
 
@@ -42,7 +52,12 @@ def _ports(qemu: Process) -> list[int]:
 
 
 def unserve(server: Process, exports: Iterable[str]) -> None:
-    """Exports are gone: their clients' connections end."""
+    """End the clients' connections to exports that were removed.
+
+    Args:
+        server: The QEMU that had the exports.
+        exports: The names of the removed exports.
+    """
     gone = set(exports)
     for process in server.running:
         for link in process.disk_links.values():
@@ -51,7 +66,12 @@ def unserve(server: Process, exports: Iterable[str]) -> None:
 
 
 def end(qemu: Process, code: int) -> None:
-    """A process ends with an exit code; its peers see their connections end."""
+    """End a QEMU's process; its peers see their connections end.
+
+    Args:
+        qemu: The QEMU; nothing is done if it has ended already.
+        code: The exit code; negative for a signal.
+    """
     if not qemu.alive:
         return
     qemu.exit_code = code
@@ -63,7 +83,7 @@ def end(qemu: Process, code: int) -> None:
 
 
 def lost(dead: Process) -> None:
-    """Tell the peers that the host of an ended QEMU can still reach."""
+    """End the connections of a QEMU that has ended, except those that a network cut hides."""
     for name, wire in tuple(dead.wires.items()):
         peer = wire.client if wire.server is dead else wire.server
         if not dead.is_cut(peer):

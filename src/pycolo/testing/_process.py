@@ -1,4 +1,4 @@
-"""One fake QEMU's process: what it shows, what ties it to others, and what it does by itself."""
+"""The process of a fake QEMU: its state, its connections to others, and what it does by itself."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ BAD: Final = "Input/output error"
 
 
 class Refused(Exception):
-    """QEMU answers with an error."""
+    """The command is answered with an error of QEMU."""
 
     def __init__(self, text: str, error_class: str = "GenericError") -> None:
-        """Keep QEMU's words and its class of error."""
+        """Keep the text and the class of the error."""
         super().__init__(text)
         self.text = text
         self.error_class = error_class
 
 
 class Stuck(Exception):
-    """The main loop waits for a silent peer; its action is started again afterwards."""
+    """The main loop hangs on a peer that does not respond; its action is repeated afterwards."""
 
     def __init__(self, links: tuple[DiskLink, ...]) -> None:
-        """Keep what it waits for; it waits for ever if that is nothing."""
+        """Keep the connections that the main loop waits for; without any, it waits for ever."""
         super().__init__()
         self.links = links
 
@@ -43,12 +43,12 @@ class Stuck(Exception):
 @final
 @attrs.define(eq=False)
 class Overlay:
-    """What stands between a secondary's guest and its image (qemu-behaviour 5.1)."""
+    """The active and the hidden overlay above a secondary's image (qemu-behaviour 5.1)."""
 
     active: set[int] = attrs.field(factory=set)
-    "What the secondary's own guest has written since the last checkpoint."
+    "The writes of the secondary's own guest since the last checkpoint."
     hidden: set[int] = attrs.field(factory=set)
-    "What the primary has written since then, which the secondary's guest must not see yet."
+    "The primary's writes since then, which the secondary's guest must not see yet."
 
 
 @final
@@ -63,7 +63,7 @@ class DiskLink:
 
     @property
     def silent(self) -> bool:
-        """Whether what is sent is never answered; a connection that is down answers at once."""
+        """Whether requests are never answered; a connection that is down fails them at once."""
         return self.up and not self.client.talks(self.server)
 
     @property
@@ -94,22 +94,22 @@ class Channel:
     source: Process
     target: Process | None
     origin: str
-    "The source's run state before."
+    "The source's run state before the migration."
     learns: Callable[[Channel, Process], None]
-    "What a side does when it learns that the channel is closed."
+    "Called for each side when it learns that the channel is closed."
     stage: Stage = "setup"
     up: bool = True
     entered: bool = False
-    "Both guests have run in COLO."
+    "Whether both guests have run in COLO."
     checkpoint: bool = False
-    "A checkpoint is being made."
+    "Whether a checkpoint is being made."
     again: bool = False
-    "Another one was forced meanwhile, and follows it at once."
+    "Whether another checkpoint was forced during this one, and follows it at once."
     turn: int = 0
-    "The number of the next checkpoint; one that was announced with another number is off."
+    "The number of the next checkpoint; a timer that was set for another number does nothing."
 
     def cut(self) -> None:
-        """Close it: each side learns of it in its own way (qemu-behaviour 7.1)."""
+        """Close the channel; each side learns of that in its own way (qemu-behaviour 7.1)."""
         self.up = False
         self.source.attempt(lambda: self.learns(self, self.source))
         target = self.target
@@ -122,29 +122,29 @@ class Voice(Protocol):
 
     @property
     def filename(self) -> str:
-        """What query-chardev shows."""
+        """The `filename` that query-chardev shows for this monitor."""
 
     def event(self, name: str, data: Mapping[str, QmpValue] | None) -> None:
         """Send an event to the client, if it has negotiated."""
 
     def go_on(self) -> None:
-        """Greet and read, unless QEMU is frozen."""
+        """Greet the first client and process its input, unless QEMU is frozen."""
 
     def hang_up(self) -> None:
-        """QEMU has ended."""
+        """Close all connections, because QEMU has ended."""
 
 
 class Process:
-    """A fake QEMU as its peers and its own commands see it."""
+    """A fake QEMU, as other fakes and its own commands use it; the base of `FakeQemu`."""
 
     def __init__(
         self, world: Ground, processes: Sequence[Process], node: Node, pid: int, line: CommandLine
     ) -> None:
-        """Start; used by `World.launch` alone."""
+        """Start the process; only `World.launch` calls this."""
         self.world: Final = world
-        "The world it lives in."
+        "The world in which it runs."
         self.processes: Final = processes
-        "Every process that was ever launched there."
+        "Every process that was ever launched in this world."
         self.node: Final = node
         "The node it runs on."
         self.pid: Final = pid
@@ -154,22 +154,22 @@ class Process:
         self.quirks: Final = QUIRKS[world.version]
         self.monitors: Sequence[Voice] = ()
         self.exit_code: int | None = None
-        "None while it runs; negative for a signal."
+        "The exit code, negative for a signal; None while the process runs."
         self.frozen = False
-        "Stopped as by SIGSTOP: it keeps its connections and does nothing."
+        "Whether it is stopped as by SIGSTOP: it does nothing, and keeps its connections."
         self.live = started(line, Version.parse(world.version))
-        "What a snapshot would show of it, but for what it cannot show."
+        "The state that a snapshot would show."
         self._first: Final = {b.node_name: b for b in line.blocks if b.node_name}
         self.blocks: dict[str, BlockNode] = dict(self._first)
         self.backends: dict[str, ChardevBackend] = {c.id: c.backend for c in line.chardevs}
         self.wires: dict[str, Wire] = {}
         self.unnoticed: set[str] = set()
-        "Chardevs that show a peer that has gone."
+        "The chardevs that still show a peer although it has gone."
         self.disk_links: dict[str, DiskLink] = {}
         self.opening: dict[str, DiskLink] = {}
-        "Disk connections that are being made."
+        "The disk connections that are being made, by node name."
         self.hung: list[tuple[str, int]] = []
-        "The guest's writes that wait for a disk connection: its block node, and the write."
+        "The guest's writes that wait for a disk connection: block node and write number."
         self.overlays: dict[str, Overlay] = {}
         self.targets: dict[str, str] = {}
         self.kept: dict[str, bool] = {}
@@ -177,7 +177,7 @@ class Process:
         self.channel: Channel | None = None
         self.error_desc: str | None = None
         self.promoted = False
-        "Its overlays were merged, or are being."
+        "Whether its overlays were merged, or are being merged."
         self._stuck: tuple[Stuck, Callable[[], None]] | None = None
         self._late: list[Callable[[], None]] = []
 
@@ -185,7 +185,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether the process exists; a frozen one does."""
+        """Whether the process exists; true for a frozen one."""
         return self.exit_code is None
 
     @property
@@ -199,10 +199,11 @@ class Process:
         return self.alive and not self.frozen and not self.stuck
 
     def attempt(self, action: Callable[[], None]) -> None:
-        """Do something in its main loop, now or when it is free.
+        """Perform an action in the main loop: now, or when the main loop is free.
 
         Args:
-            action: May raise `Stuck`; it is then begun again when what it waits for is over.
+            action: May raise `Stuck`; it is then called again when the connections it waits for
+                answer.
         """
         if not self.alive:
             return
@@ -216,11 +217,11 @@ class Process:
             self.world.waiting[self.settle] = None
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Do something in its main loop after a time of the world's."""
+        """Perform an action in the main loop after some seconds of the world's clock."""
         self.world.later(delay_s, lambda: self.attempt(action))
 
     def settle(self) -> bool:
-        """Continue if what the main loop hung on is over; returns whether anything happened."""
+        """Resume the main loop if the connections it waits for answer; returns whether it did."""
         self._deliver()
         if self._stuck is None and not self.hung:
             self.world.waiting.pop(self.settle, None)
@@ -235,54 +236,54 @@ class Process:
         return True
 
     def catch_up(self) -> None:
-        """Do the actions and commands that were queued while it was stuck or frozen."""
+        """Perform the actions and commands that came while the process was stuck or frozen."""
         while self.works and self._late:
             self.attempt(self._late.pop(0))
         for monitor in self.monitors:
             monitor.go_on()
 
-    # -- those beside it
+    # -- other processes
 
     @property
     def running(self) -> list[Process]:
-        """The processes that run in its world, frozen or not."""
+        """All processes of the world that exist, those that are frozen included."""
         return [process for process in self.processes if process.alive]
 
     def at(self, host: str) -> list[Process]:
-        """The processes that run where an address leads."""
+        """The running processes whose node has this address."""
         return [p for p in self.running if host in (p.node.address, p.node.listen_address)]
 
     def is_cut(self, other: Process) -> bool:
-        """Whether no packet goes between the two."""
+        """Whether every packet between the hosts of the two processes is lost."""
         return not self.world.carries(self.node.name, other.node.name)
 
     def talks(self, other: Process) -> bool:
-        """Whether the other would answer."""
+        """Whether the other process would answer this one."""
         return other.works and not self.is_cut(other)
 
-    # -- what it says
+    # -- events
 
     def event(self, name: str, data: Mapping[str, QmpValue] | None = None) -> None:
-        """Send an event to everyone who has negotiated."""
+        """Send an event to every client that has negotiated."""
         for monitor in self.monitors:
             monitor.event(name, data)
 
     def tell_migration(self, status: str) -> None:
-        """Change the migration's status, and say so if the capability `events` is on."""
+        """Set the migration's status; send an event if the capability `events` is on."""
         self.live = attrs.evolve(self.live, migration=status)
         if "events" in self.live.capabilities:
             self.event("MIGRATION", {"status": status})
 
     def tell_job(self, job: str, status: str) -> None:
-        """Say that a job's status changed."""
+        """Send the event that a job's status has changed."""
         self.event("JOB_STATUS_CHANGE", {"status": status, "id": job})
 
     def accept(self, command: Command) -> None:
-        """Take over what a command that is accepted leaves behind."""
+        """Apply the effect of an accepted command to `live`."""
         self.live = effects.after(self.live, command)
 
     def colo_exit(self, reason: str) -> None:
-        """Say that COLO ended here, unless that was said already (qemu-behaviour 8.5)."""
+        """Send COLO_EXIT, unless it was sent already (qemu-behaviour 8.5)."""
         if not self.live.colo_exited:
             mode = self.live.colo_mode if self.live.colo_mode != "none" else "secondary"
             self.live = attrs.evolve(self.live, colo_exited=True)
@@ -296,13 +297,13 @@ class Process:
         return self.alive and not self.frozen and self.live.run_state == "running"
 
     def halt(self, run_state: str) -> None:
-        """Stop the guest."""
+        """Stop the guest's processors, and set the run state."""
         if self.live.run_state == "running":
             self.event("STOP")
         self.live = attrs.evolve(self.live, run_state=run_state)
 
     def go_on(self, run_state: str = "running") -> None:
-        """Let the guest run."""
+        """Set the run state, by default to `running`, which lets the guest run."""
         was = self.live.run_state
         self.live = attrs.evolve(self.live, run_state=run_state)
         if run_state == "running" != was:
@@ -311,10 +312,10 @@ class Process:
     # -- its disk connections
 
     def flush(self) -> bool:
-        """Flush every disk connection; returns whether all went well.
+        """Flush every disk connection; returns whether none of them failed.
 
         Raises:
-            Stuck: One is silent (qemu-behaviour 7.3).
+            Stuck: A connection does not answer (qemu-behaviour 7.3).
         """
         self.need(*self.disk_links.values())
         fine = True
@@ -325,10 +326,10 @@ class Process:
         return fine
 
     def need(self, *links: DiskLink) -> None:
-        """Continue only if these connections answer.
+        """Return if all these connections answer.
 
         Raises:
-            Stuck: One is silent.
+            Stuck: A connection does not answer.
         """
         silent = tuple(link for link in links if link.silent)
         if silent:
@@ -339,11 +340,17 @@ class Process:
         return any(c.node == block for children in self.live.children.values() for c in children)
 
     def hangs_on(self, block: str) -> bool:
-        """Whether a write of the guest's waits for a disk connection."""
+        """Whether a write of the guest waits for this disk connection."""
         return any(name == block for name, _ in self.hung)
 
     def arrive(self, block: str, link: DiskLink, number: int) -> None:
-        """End a write of the guest's at the peer's disk, or report that it failed."""
+        """Perform a write of the guest on the peer's disk, or report an error if the link is down.
+
+        Args:
+            block: The block node of the disk connection.
+            link: The disk connection.
+            number: The number of the write.
+        """
         if not link.up:
             self._report_bad(block, "write", 1)
             return
@@ -353,7 +360,7 @@ class Process:
         link.image.records.add(number)
 
     def _deliver(self) -> None:
-        """Finish the guest's writes that hung on a connection that is silent no more."""
+        """Finish the guest's writes that hung on a connection which answers again, or is down."""
         still: list[tuple[str, int]] = []
         for block, number in self.hung:
             link = self.disk_links.get(block)
@@ -371,11 +378,11 @@ class Process:
 
     @property
     def quorums(self) -> tuple[str, ...]:
-        """The guest's disks, in its order."""
+        """The quorum nodes of the guest's disks, in the order of the disks."""
         return tuple(self.line.drives.values())
 
     def guest_data(self, disk: int = 0) -> frozenset[int]:
-        """The numbers of the writes that the guest here would read back from a disk."""
+        """The numbers of the writes that this guest would read back from a disk."""
         quorum = self.quorums[disk]
         records, overlay = self.quorum_image(quorum).records, self.overlays.get(quorum)
         if overlay is None:
@@ -383,21 +390,21 @@ class Process:
         return frozenset((records - overlay.hidden) | overlay.active)
 
     def image_of(self, block: str) -> Image:
-        """The image a block node of an image stands on."""
+        """The image below the block node of an image."""
         return self.world.image(self.node, block_file(self._first[block]))
 
     def quorum_image(self, quorum: str) -> Image:
-        """The image below a quorum's local child."""
+        """The image below the local child of a quorum."""
         local = self.live.children[quorum][0].node
         return self.image_of(self.parent_of(local))
 
     def parent_of(self, block: str) -> str:
-        """The image's node below a local child: itself, or what its overlays stand on."""
+        """The image's node below a quorum's local child; the child itself if it has no overlays."""
         below = self.below(block)
         return block if not below else below[-1]
 
     def below(self, block: str) -> tuple[str, ...]:
-        """The active and hidden overlay and the image's node below a replication node."""
+        """The nodes below a replication node: active overlay, hidden overlay, image."""
         chain: list[str] = []
         name: object = getattr(self._first.get(block), "file", None)
         while isinstance(name, str):

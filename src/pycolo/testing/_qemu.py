@@ -1,4 +1,4 @@
-"""One fake QEMU and what a test can do to it: end it, freeze it, have its guest write."""
+"""One fake QEMU, and what a test can do to it: kill it, freeze it, have its guest write."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pycolo.testing._monitor import Monitor
 from pycolo.testing._process import BAD, Channel, Process
 
 Family: TypeAlias = Literal["ipv4", "ipv6"]
-"What a guest and a client speak to each other over."
+"The protocol between a guest and its clients."
 
 
 @final
 class FakeQemu(Process):
     """A process that speaks QMP as QEMU does; made by `World.launch`.
 
-    Its state is the `Live` a snapshot would show, plus what ties it to others. Whatever QEMU
-    accepts changes that state by `pycolo.effects`, which the compiler counts on as well; what QEMU
-    does by itself afterwards is played here.
+    Its state is the `Live` that a snapshot would show, and its connections to other fakes. An
+    accepted command changes that state through `pycolo.effects`, which the compiler uses too. What
+    QEMU does by itself after a command is simulated here.
     """
 
     monitors: Sequence[Monitor]
@@ -28,15 +28,15 @@ class FakeQemu(Process):
     # -- its process
 
     def kill(self) -> None:
-        """End it as SIGKILL does; nothing happens if it has ended."""
+        """End the process as SIGKILL does; nothing happens if it has ended."""
         _network.end(self, -9)
 
     def freeze(self) -> None:
-        """Stop it as SIGSTOP does: silent, with all its connections."""
+        """Stop the process as SIGSTOP does: nothing responds, and all connections stay open."""
         self.frozen = True
 
     def thaw(self) -> None:
-        """Let it continue after `freeze`."""
+        """Continue the process after `freeze`."""
         self.frozen = False
         self.catch_up()
         self.world.settle()
@@ -44,23 +44,23 @@ class FakeQemu(Process):
     # -- its guest's writes
 
     def guest_write(self, number: int, disk: int = 0, family: Family = "ipv4") -> bool:
-        """Have the guest write a record, and have it acknowledge that to its client.
+        """Have the guest write a record, and acknowledge the write to a client.
 
         Args:
-            number: What tells this write from others.
-            disk: Which of the guest's disks, from 0.
-            family: Over what the client hears of it.
+            number: A number that identifies this write in the world.
+            disk: The index of the guest's disk, from 0.
+            family: The protocol over which the guest answers the client.
 
         Returns:
-            Whether the acknowledgement reached the client, that is, the guest runs here, the write
-            came to an end, and COLO's proxy let the answer out (qemu-behaviour 5.12, 17.1).
+            Whether the acknowledgement reached the client: the guest runs here, the write ended,
+            and COLO's proxy let the answer pass (qemu-behaviour 5.12, 17.1).
         """
         if not self.runs or self.live.colo_mode == "secondary":
             return False
         self.world.written.add(number)
         quorum = self.quorums[disk]
         self._write_locally(quorum, number)
-        # Every child gets the write, whatever became of it on the one before.
+        # Every child gets the write, even if it hangs or fails on the child before.
         ended = [self._write_to(c.node, number) for c in self.live.children[quorum][1:]]
         twin = self._twin()
         if twin is not None:
@@ -91,7 +91,7 @@ class FakeQemu(Process):
         return True
 
     def _twin(self) -> Process | None:
-        """The secondary whose guest does the same at this moment."""
+        """The secondary whose guest makes the same write in lock-step; None if there is none."""
         channel = self.channel
         if channel is None or channel.target is None or not self._lock_step(channel):
             return None
@@ -115,14 +115,17 @@ class FakeQemu(Process):
 
     @property
     def reachable(self) -> bool:
-        """Whether what the guest sends over IPv4 gets out to clients."""
+        """Whether the guest's IPv4 packets reach clients."""
         return self.reaches("ipv4")
 
     def reaches(self, family: Family) -> bool:
-        """Whether what the guest sends gets out to clients.
+        """Whether the guest's packets of a protocol reach clients.
 
-        A redirector that takes packets away from the guest and is on holds them until COLO's proxy
-        has compared them, or lets through at once what is not IPv4 (qemu-behaviour 6.6, 17.2).
+        A redirector that is on and takes the guest's packets holds IPv4 packets until COLO's proxy
+        has compared them, and lets all others pass at once (qemu-behaviour 6.6, 17.2).
+
+        Args:
+            family: The protocol.
         """
         taken = [f for f in self.live.objects.values() if _takes_away(f)]
         if not taken:
@@ -132,7 +135,7 @@ class FakeQemu(Process):
 
     @property
     def serving(self) -> bool:
-        """Whether the guest runs here and clients get its answers."""
+        """Whether the guest runs here and its IPv4 packets reach clients."""
         return self.runs and self.reachable
 
 

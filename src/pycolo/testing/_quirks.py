@@ -1,4 +1,4 @@
-"""How the three QEMU versions differ where a controller can see it, in one table.
+"""The differences between the three QEMU versions that a controller can see, in one table.
 
 Source: qemu-behaviour 2.3, 4.6 to 4.9, 9.1 to 9.4, 17.10, 18.1.
 """
@@ -16,50 +16,50 @@ from pycolo.qmp.schema import PackagedVersion
 @final
 @attrs.frozen(kw_only=True)
 class Quirks:
-    """What one version does and says."""
+    """How one version behaves where the versions differ."""
 
     package: str
-    "What its greeting calls the distribution's package."
+    "The name of the distribution's package in the greeting."
     no_colo: str
-    "Refusal of x-colo-lost-heartbeat outside COLO."
+    "The error text of x-colo-lost-heartbeat outside COLO."
     needs_return_path: bool
-    "x-colo wants return-path; if not, return-path breaks the entry."
+    "Whether x-colo needs return-path; if not, entering COLO with return-path fails."
     shows_device: bool
-    "The MIGRATION path has `device`."
+    "Whether a migration passes the status `device`."
     shows_failing: bool
-    "A failure passes `failing`."
+    "Whether a failed migration passes the status `failing`."
     waits_in_device: bool
-    "With a silent secondary the primary waits in `device`; else it says `colo` already."
+    "Whether a primary whose secondary does not respond waits in `device`, not in `colo`."
     pause_works: bool
-    "COLO can be entered by way of pre-switchover."
+    "Whether COLO can be entered through pre-switchover."
     runs_after_failure: bool
-    "A failed migration lets a guest run again that ran before; else it ends in postmigrate."
+    "Whether a guest that ran runs again after a failed migration; else it is in postmigrate."
     second_migrate: Literal["refused", "breaks"]
-    "What a migrate during COLO does to a primary."
+    "What `migrate` during COLO does to a primary."
     aborts_on_second_migrate: bool
-    "A migrate during COLO ends a secondary."
+    "Whether `migrate` during COLO aborts a secondary."
     secondary_needs_colo: Literal["no", "exits", "hangs the primary"]
-    "What comes of a secondary that was not given x-colo."
+    "What a secondary without the capability x-colo does when COLO begins."
     capabilities_in_colo: bool
-    "migrate-set-capabilities is accepted of a primary in COLO."
+    "Whether a primary in COLO accepts migrate-set-capabilities."
     cont_in_checkpoint: bool
-    "cont is accepted inside a checkpoint."
+    "Whether `cont` is accepted during a checkpoint."
     bad_compare_hangs: bool
-    "A colo-compare without its chardevs hangs QEMU; else it aborts."
+    "Whether a colo-compare without its chardevs hangs QEMU; else QEMU aborts."
     tcg_checkpoints: bool
-    "A checkpoint under TCG comes to an end."
+    "Whether a checkpoint under TCG completes."
     error_prefix: str
-    "What the human monitor's errors begin with."
+    "The prefix of the human monitor's errors."
     taken_twice: str
-    "Refusal of a chardev that another object has."
+    "The error text for a chardev that another object uses."
     failed_desc: str
-    "Why a migration failed whose channel was cut."
+    "The error text of a migration whose channel was cut."
     has_singlestep: bool
-    "query-status tells singlestep."
+    "Whether query-status reports `singlestep`."
     has_children: bool
-    "query-named-block-nodes tells children."
+    "Whether query-named-block-nodes reports `children`."
     gone_capabilities: frozenset[str]
-    "Capabilities that are listed by an older version only."
+    "The capabilities of other versions that this version does not list."
 
 
 _OLD: Final = frozenset({"switchover-ack", "dirty-limit", "mapped-ram"})

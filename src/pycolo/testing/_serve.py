@@ -39,7 +39,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def connect(monitor: Monitor) -> socket.socket:
-    """Give a client's end of a new connection to a monitor; needs no name in any file system."""
+    """Open a connection to a monitor without an address, and return the client's socket."""
     ours, theirs = socket.socketpair()
     theirs.settimeout(0)
     ours.settimeout(0)
@@ -47,19 +47,19 @@ async def connect(monitor: Monitor) -> socket.socket:
     try:
         await loop.connect_accepted_socket(lambda: _Connection(monitor), theirs)
     except BaseException:
-        # Cancelled while it is accepted: nobody has got it.
+        # Cancelled before the caller got the socket.
         ours.close()
         raise
     return ours
 
 
 async def listen(monitor: Monitor) -> asyncio.Server:
-    """Serve a monitor where its command line says."""
+    """Accept connections to a monitor at the address that its command line gives."""
     loop = asyncio.get_running_loop()
     place = monitor.place
     if isinstance(place, UnixMonitor):
         if sys.version_info >= (3, 13):
-            # A QEMU that is killed leaves its socket behind.
+            # Keep the socket file at the end, as a QEMU that is killed does.
             return await loop.create_unix_server(
                 lambda: _Connection(monitor), place.path, cleanup_socket=False
             )

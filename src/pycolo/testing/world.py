@@ -1,4 +1,4 @@
-"""The world that fake QEMUs live in, as a test handles it."""
+"""The world of fake QEMUs, as a test uses it."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _AUTORUN_S: Final = 0.01
 @final
 @attrs.define(eq=False, repr=False)
 class World(Fleet):
-    """Hosts on which fake QEMUs run, with a clock of their own.
+    """Simulated hosts on which fake QEMUs run, with a clock of their own.
 
     The clock moves only inside `run`, by `advance`, or while `autorun` runs.
 
     Args:
-        version: The QEMU version that every fake plays.
-        ram_copy_s: How long the first copy of a guest's RAM takes.
-        disk_copy_s: How long a mirror takes until it is ready.
-        commit_s: How long a promoted secondary merges its overlays.
+        version: The QEMU version that every fake simulates.
+        ram_copy_s: How long the first copy of a guest's RAM takes, in seconds.
+        disk_copy_s: How long a mirror job takes until it is ready, in seconds.
+        commit_s: How long a promoted secondary takes to merge its overlays, in seconds.
     """
 
     _hosts: dict[str, FakeHost] = attrs.field(factory=dict, init=False)
@@ -43,16 +43,16 @@ class World(Fleet):
     def run(self, main: Coroutine[object, object, _T]) -> _T:
         """Run a coroutine on an event loop that has the world's clock.
 
-        While every task waits, the clock jumps to the next thing that is due, so that a limit of an
-        hour takes no time; otherwise each turn of the loop takes a tenth of a millisecond. The same
-        program takes the same course every time. Only sessions in memory can be used: another
-        program would go by another clock.
+        While every task waits, the clock jumps to the next time at which an action or a timer is
+        due, so that a limit of an hour takes no real time. Otherwise each turn of the loop advances
+        the clock by a tenth of a millisecond. The same coroutine runs in the same way every time.
+        Only sessions in memory can be used, because another program would use another clock.
 
         Args:
-            main: What `asyncio.run` would be given.
+            main: The coroutine.
 
         Returns:
-            What the coroutine returned. The world can be used afterwards, and `run` again.
+            The coroutine's result. The world can be used afterwards, and `run` can be called again.
         """
         with asyncio.Runner(loop_factory=lambda: ClockLoop(self)) as runner:
             return runner.run(main)
@@ -66,7 +66,7 @@ class World(Fleet):
     # -- hosts
 
     def install(self, pair: ColoPair, node: str) -> None:
-        """Put the guest's images on a node's host: what an operator does before the first start.
+        """Make the guest's images on a node's host, as an operator does before the first start.
 
         Args:
             pair: The declaration.
@@ -80,7 +80,7 @@ class World(Fleet):
             self.create_image(place, disk.paths(place)["image"], disk.size_bytes)
 
     def host(self, node: str) -> FakeHost:
-        """The host of a node; always the same object.
+        """The simulated host of a node; the same object at each call.
 
         Args:
             node: The node's name.
@@ -88,7 +88,7 @@ class World(Fleet):
         return self._hosts.setdefault(node, FakeHost(self, node))
 
     def hosts(self, pair: ColoPair) -> Mapping[str, FakeHost]:
-        """Node name to host, for `execute` and `probe`, spares included.
+        """Map each node name, spares included, to its host, as `execute` and `probe` take them.
 
         Args:
             pair: The declaration.
@@ -98,7 +98,7 @@ class World(Fleet):
     # -- the network between hosts
 
     def cut(self, first: str, second: str) -> None:
-        """Lose every packet between two nodes' hosts, until `heal`; no connection ends by that.
+        """Lose every packet between two nodes' hosts, until `heal`; connections stay open.
 
         Args:
             first: The name of one node.
@@ -119,7 +119,7 @@ class World(Fleet):
                 _network.lost(process)
         self.settle()
 
-    # -- what can be checked
+    # -- what a test can check
 
     @property
     def serving(self) -> tuple[FakeQemu, ...]:
@@ -129,34 +129,33 @@ class World(Fleet):
     def answering(self, family: Family) -> tuple[FakeQemu, ...]:
         """The QEMUs whose guest a client reaches over IPv4 or IPv6 now.
 
-        COLO holds back untagged IPv4 and nothing else (qemu-behaviour 17.2): a guest that is fenced
-        by that answers IPv6 all the same, beside one that was promoted.
+        COLO holds back untagged IPv4 and nothing else (qemu-behaviour 17.2). So a guest whose IPv4
+        packets are held back still answers over IPv6, beside one that was promoted.
         """
         return tuple(q for q in self.running if q.runs and q.reaches(family))
 
-    # -- the way in for controllers
+    # -- connections of controllers
 
     async def session(self, node: Node, *, observer: bool = False) -> Session:
-        """A real session with the QEMU on a node, in memory.
+        """Connect a real `Session` to the QEMU on a node, in memory.
 
         Args:
             node: The node.
-            observer: On the monitor for readers, instead of the one for the writer.
+            observer: Use the observer monitor instead of the control monitor.
 
         Raises:
-            RemoteError: As `Session.connect`.
+            RemoteError: The connection failed, as for `Session.connect`.
         """
         place = node.observer_monitor if observer else node.control_monitor
         return await Session.connect(node.name, place, limit_s=_SESSION_S, connector=self.connector)
 
     async def listen(self) -> tuple[asyncio.Server, ...]:
-        """Serve the monitors of all that run, where their command lines say, for other programs.
+        """Serve the monitors of all running QEMUs at their own addresses, for other programs.
 
-        May be called again, after more were launched. A monitor is served until its QEMU ends.
+        May be called again after more QEMUs were launched. A monitor is served until its QEMU ends.
 
         Returns:
-            The servers that are new, to be closed by the caller; their sockets' folders must be
-            there.
+            The new servers, which the caller closes. The folders of their Unix sockets must exist.
         """
         new = [m for process in self.running for m in process.monitors if not m.server]
         servers = [await _serve.listen(monitor) for monitor in new]
