@@ -1,7 +1,8 @@
-"""What is done on a node's host, as requests to a small program that runs there.
+"""Requests to the helper, the small program that acts on a node's host.
 
-`far` is that program: one file that needs Python 3.9 and nothing else. It is called in threads on
-this machine, sent over ssh to another one, and written into the scripts that plans are shown as.
+The helper is `far`: one file that needs Python 3.9 and nothing else. On this machine its functions
+are called in threads; to another machine its text is sent over ssh; and its text is part of the
+shell scripts that plans are rendered as.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from pycolo.plan import CheckDevices, CheckPorts, CreateImage, HostAction, Launc
 
 __all__ = ("facts_request", "gather_request", "kept_by", "monitor_json", "request_of", "text")
 
-# How long a part of a preflight waits for other hosts, and how long before its limit it gives up.
+# REACH_S: how long a part of a preflight waits for other hosts. MARGIN_S: how much earlier than the
+# request's limit the parts must end.
 REACH_S: Final = 1.0
 MARGIN_S: Final = 0.5
 
 
 @functools.cache
 def text() -> str:
-    """The text of the program."""
+    """The text of `far.py`."""
     return resources.files("pycolo.helper").joinpath("far.py").read_text(encoding="utf-8")
 
 
@@ -40,7 +42,7 @@ def _gather_text() -> str:
 
 
 def kept_by(pair: ColoPair, node: str) -> JsonObject:
-    """Whose record it is and where it lies, as every request about a record tells it."""
+    """The members that every request about a record has: pair, node, record and owner files."""
     return {
         "pair": pair.name,
         "node": node,
@@ -52,13 +54,16 @@ def kept_by(pair: ColoPair, node: str) -> JsonObject:
 def request_of(
     pair: ColoPair, node: str, action: HostAction, limit_s: float
 ) -> tuple[str, JsonObject]:
-    """The operation that does an action, and its request.
+    """Make the helper's request for an action.
 
     Args:
         pair: The declaration.
         node: The node's name.
-        action: What to do.
-        limit_s: How long it may take, in seconds.
+        action: The action.
+        limit_s: How long the action may take, in seconds.
+
+    Returns:
+        The name of the operation, and its arguments.
     """
     match action:
         case CreateImage():
@@ -101,7 +106,7 @@ def _create(pair: ColoPair, node: str, action: CreateImage, limit_s: float) -> J
     }
 
 
-# What `ColoPair.paths` calls that which QEMU opens as an image.
+# `ColoPair.paths` names the paths that QEMU opens as images with these prefixes.
 IMAGES: Final = ("disks[", "machine.firmware")
 
 
@@ -140,9 +145,9 @@ def _domain(pair: ColoPair, place: Node, action: LaunchQemu) -> JsonObject:
 
 
 def _ports(pair: ColoPair, node: str) -> tuple[int, ...]:
-    """The ports that must be free at a launch; none if another node of the pair may have them.
+    """The ports that must be free at a launch; none if two nodes of the pair share an address.
 
-    A pair that runs at one address is for trying it out.
+    Both nodes of such a pair, which is meant for trials, listen on the same ports.
     """
     place = pair.node(node)
     others = [other.listen_address for other in pair.all_nodes if other.name != node]
@@ -151,7 +156,7 @@ def _ports(pair: ColoPair, node: str) -> tuple[int, ...]:
 
 
 def monitor_json(monitor: Monitor) -> JsonObject:
-    """A monitor as the program takes it."""
+    """A monitor's address, as the helper's operations take it."""
     if isinstance(monitor, UnixMonitor):
         return {"path": monitor.path}
     return {"host": monitor.host, "port": monitor.port}
@@ -161,13 +166,13 @@ def monitor_json(monitor: Monitor) -> JsonObject:
 
 
 def facts_request(pair: ColoPair, node: str, parts: Collection[Part], limit_s: float) -> JsonObject:
-    """What a preflight asks of a node's host.
+    """Make the helper's request for the facts that a preflight needs.
 
     Args:
         pair: The declaration.
         node: The node's name.
-        parts: What to read; of those that mean nothing for the pair nothing is asked.
-        limit_s: How long it may take, in seconds.
+        parts: The parts to read; a part that does not apply to the pair is left out.
+        limit_s: How long the request may take, in seconds.
     """
     asked: JsonObject = {}
     for part, arguments in _PARTS.items():
@@ -186,7 +191,12 @@ def facts_request(pair: ColoPair, node: str, parts: Collection[Part], limit_s: f
 
 
 def gather_request(parts: JsonObject, limit_s: float) -> JsonObject:
-    """What reads some parts, without asking about a launch."""
+    """Make a request of the operation `facts` that reads some parts, but nothing about a launch.
+
+    Args:
+        parts: The name of each part, and its arguments.
+        limit_s: How long the request may take, in seconds.
+    """
     return {
         "program": _gather_text(),
         "request": {"parts": parts, "limit_s": max(limit_s - MARGIN_S, MARGIN_S)},
@@ -261,7 +271,7 @@ def _qemu(pair: ColoPair, node: str) -> JsonObject:
     }
 
 
-# What QEMU loads for a card and for a screen.
+# The ROM files that QEMU loads for a network card and for a VGA card.
 _CARD_ROMS: Final[Mapping[str, str]] = {
     "e1000": "efi-e1000.rom",
     "e1000e": "efi-e1000e.rom",
@@ -305,7 +315,7 @@ def _used_ports(pair: ColoPair, node: str) -> JsonObject | None:
 
 
 def _reach(pair: ColoPair, node: str) -> JsonObject | None:
-    """The ports of the nodes that are elsewhere."""
+    """The ports of the nodes at other addresses; None if there are none."""
     own = pair.node(node).address
     numbers: list[JsonValue] = [port for _, port in pair.listening_ports]
     peers: JsonObject = {
@@ -325,7 +335,7 @@ def _interfaces(pair: ColoPair, node: str) -> JsonObject | None:
 
 
 def interface_names(netdev: Netdev) -> Iterator[str]:
-    """The interfaces of the host that a netdev names."""
+    """The names of the host's network interfaces that a netdev uses."""
     named = {"tap": ("ifname", "br"), "bridge": ("br",)}.get(netdev.type, ())
     for option in named:
         value = netdev.options.get(option, "br0" if netdev.type == "bridge" else None)
@@ -367,4 +377,4 @@ _PARTS: Final[Mapping[Part, Callable[[ColoPair, str], JsonObject | None]]] = {
     "tls": _tls,
     "psk": _psk,
 }
-"What to ask for each part; None where it means nothing for the pair."
+"Makes the arguments of each part; None if the part does not apply to the pair."

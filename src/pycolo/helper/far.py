@@ -1,24 +1,26 @@
-"""What is done on a node's host: files, locks and processes. Needs Python 3.9 and nothing else.
+"""The helper: acts on a node's host. Needs Python 3.9 and nothing else.
 
-The code of this file always runs on the host of the node that it is about, in one of four ways:
+The code of this file reads and writes files, takes locks, and starts and ends processes. It always
+runs on the host of the node that it acts for, in one of four ways:
 
 - In the program that uses pycolo, if that runs on this host: `LocalHost` calls `perform` in a
   thread.
 - In a helper process, if that program runs elsewhere: `SshHost` logs in once, starts a Python here,
   sends it the text of this file, and calls `serve`. From then on each request is a line of JSON on
-  the helper's standard input, and each answer one on its standard output. The helper ends with the
-  connection; nothing is installed.
+  the helper's standard input, and each answer is a line on its standard output. The helper ends
+  with the connection; nothing is installed.
 - In a Python that a shell script from `pycolo.render.shell` starts: `main`, for one request.
-- In the process that becomes QEMU, for a moment: see `LAUNCHER`.
+- In the process that becomes QEMU, before it does: see `LAUNCHER`.
 
 A request is the name of an operation (`OPERATIONS`, and `launch`) and its arguments. Arguments and
-answers are plain JSON values, and every path is one on this host. Operations run side by side;
+answers are plain JSON values, and every path is a path on that host. Operations run side by side;
 those that change a node's record, images or process file hold the lock of its record.
 
-No process of pycolo's has to live as long as QEMU. QEMU's process is known by a small file, the
-process file, which that process writes itself before it becomes QEMU: its number, when it started,
-in which boot and in which name spaces. So a number that was given to another process later is never
-taken for QEMU. A file that others than its owner may have written is no evidence of a death.
+No process of pycolo has to live as long as QEMU. A small file, the process file, identifies QEMU's
+process. The process itself writes it before it becomes QEMU: its number, its start time, and the
+boot and the name spaces in which that number is valid. So a process that was given the same number
+later is never taken for QEMU. A process file that other users may have written is no evidence of a
+QEMU's end.
 """
 
 from __future__ import annotations
@@ -53,38 +55,43 @@ RELEASE_S = 1.0
 KILL_S = 10.0
 LIMIT_S = 10.0
 TAIL_LINES = 5
-# Most records and identities are shorter; a block that is there already needs no free space.
+# Most records and process files are shorter. A file with an allocated block can be rewritten on a
+# full disk.
 BLOCK_BYTES = 4096
 READ_MAX_BYTES = 1 << 20
 ENDED_KEPT = 32
-# Flags of the kernel: of a task that has begun to exit, and of a pidfd that means one thread.
+# Kernel flags: PF_EXITING of a task that has begun to exit; PIDFD_THREAD makes a pidfd stand for
+# one thread.
 PF_EXITING = 0x4
 PIDFD_THREAD = os.O_EXCL
-# The first threads of a QEMU live as long as it does, and only one of them can free its memory.
+# How many threads are watched. The first threads of a QEMU live as long as it does, and at most one
+# of them is the thread that frees its memory.
 THREADS_WATCHED = 4
-# After the end of one thread the others of a killed process follow within milliseconds.
+# After one thread of a killed process has ended, the others end within milliseconds: look every
+# LOOK_S for SETTLE_S.
 LOOK_S = 0.002
 SETTLE_S = 0.1
-# Without a word from the kernel: where it tells of no thread, and where it should have told.
+# How often to look without a hint: UNTOLD_S if the kernel reports no ends of threads, TOLD_S if it
+# does.
 UNTOLD_S = 0.05
 TOLD_S = 1.0
 OTHERS_MAY_WRITE = 0o022
 PID_MAX = 1 << 22
 OWNER_SUFFIX = ".owner.json"
-# Far more images than any pair has; a folder with more is not read to its end.
+# The most owner files that are read of a folder; far more than a pair has images.
 OWNERS_READ = 1000
 WIDER_THAN_OWNER = 0o077
 MOUNTS = "/proc/self/mountinfo"
-# Several hosts see the same files there, under the same source and inode.
+# On these, several hosts see the same files, with the same source and inode number.
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.glusterfs", "lustre")
 RAM_FILE_SYSTEMS = ("tmpfs", "ramfs", "devtmpfs")
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
 CLONE_NEWNET = 0x40000000
-# A port that is closed answers: nothing between the hosts takes the question away.
+# Results of a connection attempt that show that no firewall drops packets; a closed port refuses.
 LET_THROUGH = (0, errno.ECONNREFUSED)
 
-# Run as it stands by Python 3.9, which knows no `|` between types outside annotations.
+# Python 3.9 runs this file and knows no `|` between types, except in annotations.
 Answer = Dict[str, object]
 Monitor = Mapping[str, Union[str, int]]
 
@@ -97,11 +104,12 @@ class Uncertain(Exception):
     """It is not known whether an operation of the helper was done."""
 
 
-# -- what may be believed ------------------------------------------------------------------------
+# -- which files can be trusted
+# ------------------------------------------------------------------------
 
 
 def _distrust(path: str) -> str | None:
-    """Why a file may not be believed; None if only root and this user can write to it."""
+    """Why a file cannot be trusted; None if only root and this user can write to it."""
     for candidate in dict.fromkeys((path, os.path.realpath(path))):
         found = os.lstat(candidate)
         if not stat.S_ISLNK(found.st_mode):
@@ -118,7 +126,7 @@ def _distrust(path: str) -> str | None:
 
 
 def _distrust_parents(path: str) -> str | None:
-    """Why the folders above a file let others replace it; None if they do not."""
+    """Why the folders above a file let other users replace it; None if they do not."""
     for parent in Path(path).parents:
         found = os.stat(parent)
         sticky = found.st_mode & stat.S_ISVTX and found.st_uid == 0
@@ -132,7 +140,14 @@ def _is_writable_by_others(found: os.stat_result) -> bool:
 
 
 def _check_state_dir(path: str) -> None:
-    """Refuse a folder that cannot keep a record."""
+    """Refuse a record's path if its folder is missing, not trusted, or on a RAM file system.
+
+    Args:
+        path: The record.
+
+    Raises:
+        Refused: The folder cannot keep a record.
+    """
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise Refused(f"there is no folder {folder}")
@@ -147,7 +162,7 @@ def _check_state_dir(path: str) -> None:
 
 
 def _mounted(folder: str, mounts: str = MOUNTS) -> tuple[str, str]:
-    """The type of the file system a folder is on, and its source; empty if it cannot be told."""
+    """The type and the source of the file system that a folder is on; empty if they are unknown."""
     found = os.stat(folder)
     device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
     with open(mounts, encoding="utf-8", errors="replace") as lines:
@@ -160,7 +175,7 @@ def _mounted(folder: str, mounts: str = MOUNTS) -> tuple[str, str]:
 
 
 def place_of(folder: str, mounts: str = MOUNTS) -> str:
-    """A text that is the same for one folder, seen from any host, and differs for any other one.
+    """A text that identifies a folder: equal on all hosts that see this folder, else different.
 
     Args:
         folder: The folder.
@@ -177,10 +192,10 @@ def place_of(folder: str, mounts: str = MOUNTS) -> str:
 
 
 def _read(path: str) -> bytes | None:
-    """The bytes of a file; None if there is none.
+    """The bytes of a file; None if there is no file.
 
     Raises:
-        OSError: It is something else than a file, or longer than any that is written here.
+        OSError: The path is not a regular file, or the file is longer than any that pycolo writes.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -200,23 +215,23 @@ def _read(path: str) -> bytes | None:
 
 
 def _digest(data: bytes | None) -> str | None:
-    """SHA-256 of a file's bytes, by which a change says what it expects; None for no file."""
+    """The SHA-256 of a file's bytes, which `expects` is compared with; None for no file."""
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
 @contextlib.contextmanager
 def _locked(path: str, limit_s: float) -> Iterator[int]:
-    """Hold the lock of a node's record, beside it, against other threads and processes.
+    """Hold the lock file of a node's record, against other threads and processes.
 
     Args:
-        path: The node's record.
-        limit_s: How long to wait for whoever holds it.
+        path: The node's record; the lock file is beside it.
+        limit_s: How long to wait for another holder, in seconds.
 
     Yields:
         The lock's descriptor: a process that inherits it holds the lock as well.
 
     Raises:
-        Refused: Somebody else still held it at the limit.
+        Refused: The lock was still held at the limit.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(f"{path}.lock", flags, 0o600)
@@ -237,21 +252,21 @@ def _locked(path: str, limit_s: float) -> Iterator[int]:
 
 
 def _replace(path: str, data: bytes) -> None:
-    """Replace a file durably, whole or not at all; needs no free space if it exists.
+    """Replace a file durably and atomically; needs no free space if the file exists.
 
     The new content goes into a spare file, whose disk space is allocated already; then the two
     files exchange their names.
 
     Raises:
-        OSError: Nothing was changed.
-        Uncertain: The file may be the old or the new one.
+        OSError: The content could not be written; nothing was changed.
+        Uncertain: The file may have the old or the new content.
     """
     spare = f"{path}.spare"
     _write_spare(spare, data)
     try:
         if not os.path.exists(path):
             os.rename(spare, path)
-            # The next change finds its block there; it is made without one if the disk is full.
+            # Allocate the spare file's block for the next change; on a full disk there is none.
             with contextlib.suppress(OSError):
                 _write_spare(spare, b"")
         elif not _exchange(spare, path):
@@ -266,11 +281,11 @@ def _replace(path: str, data: bytes) -> None:
 
 
 def _write_spare(spare: str, data: bytes) -> None:
-    # Under another name it may be anything: that keeps it, and a new file takes this name.
+    # If the spare file has a second name, a hard link, leave that file alone and make a new one.
     with contextlib.suppress(FileNotFoundError):
         if os.lstat(spare).st_nlink != 1:
             os.unlink(spare)
-    # Somebody's pipe of that name would have us wait for a reader.
+    # O_NONBLOCK: to open a pipe of that name would else wait for a reader.
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(spare, flags, 0o600)
     try:
@@ -290,7 +305,7 @@ def _write_spare(spare: str, data: bytes) -> None:
 
 
 def _exchange(first: str, second: str) -> bool:
-    """Have two files exchange their names in one step; false if this system cannot."""
+    """Exchange the names of two files atomically; false if this system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -316,27 +331,28 @@ def observe(
     owners: Sequence[str],
     monitors: Sequence[Monitor],
 ) -> Answer:
-    """Read a node's record, and ask which process runs for it.
+    """Read a node's record, and find out whether a QEMU of the node runs.
 
     Args:
         record: The node's record.
         process: The node's process file.
-        image_folder: The folder of its images.
+        image_folder: The folder of the node's images.
         pair: The pair's name.
         node: The node's name.
-        owners: The owner files of its images.
-        monitors: Its monitors.
+        owners: The owner files of the node's images.
+        monitors: The node's monitors.
 
     Returns:
-        `record`, in base64, None for none; `unread`, why it must not be used, else None; `lost`,
-        how it is known that there was one, else None; `folder`, what tells the image folder
-        from every other one; `instance` and `how` of the QEMU that is known to run, empty for none.
+        `record`: the record in base64, or None. `unread`: why the record must not be used, or None.
+            `lost`: how it is known that a missing record existed once, or None. `folder`: a text
+            that identifies the image folder. `instance` and `how`: as `alive`.
     """
     answer: Answer = {"record": None, "unread": None, "lost": None, "folder": ""}
     answer.update(alive(process=process, monitors=monitors))
     try:
         answer["folder"] = place_of(image_folder)
-        # If a disk is not mounted, its folder is missing: that is an error, and no new pair.
+        # A missing folder is an error, since its disk may not be mounted; it does not mean a new
+        # pair.
         os.stat(os.path.dirname(record))
         data = _read(record)
         why = None if data is None else _distrust(record)
@@ -356,18 +372,18 @@ def observe(
 
 
 def alive(*, process: str, monitors: Sequence[Monitor]) -> Answer:
-    """Whether a QEMU of a node runs here, by its process file or because it serves a monitor.
+    """Find out whether a QEMU of a node runs here, from its process file and its monitors.
 
     The process file is read even if another user could have written it: such a file cannot prove
-    that a QEMU has ended, but it can show one that runs.
+    that a QEMU has ended, but it can show that one runs.
 
     Args:
         process: The node's process file.
-        monitors: Its monitors.
+        monitors: The node's monitors.
 
     Returns:
-        `instance`: the QEMU's identity, empty if it is not known. `how`: how it is known that a
-        QEMU runs, or why that cannot be known; empty if none was found.
+        `instance`: the QEMU's identity; empty if it is not known. `how`: how it is known that a
+            QEMU runs, or why that cannot be found out; empty if no QEMU was found.
     """
     current = None
     try:
@@ -375,7 +391,7 @@ def alive(*, process: str, monitors: Sequence[Monitor]) -> Answer:
     except PermissionError as error:
         return {"instance": "", "how": _unseen(error)}
     except (Refused, OSError):
-        # A process file that cannot be used tells of no process; `launch` refuses it.
+        # A damaged process file shows no process here; `launch` refuses to work with it.
         pass
     if current is not None and _runs(current):
         return {"instance": current.instance, "how": f"its host knows it as process {current.pid}"}
@@ -392,7 +408,12 @@ def alive(*, process: str, monitors: Sequence[Monitor]) -> Answer:
 
 
 def _keeps_sockets(path: str, process: _Process) -> bool:
-    """Whether what serves a monitor is left of a QEMU that is over, and closed once it is gone."""
+    """Whether a QEMU that is over but not gone yet may still hold its monitors' sockets open.
+
+    Args:
+        path: The node's process file.
+        process: The process that it names.
+    """
     if _distrust(path) is not None:
         return False
     pidfd = _lingering(process)
@@ -402,7 +423,7 @@ def _keeps_sockets(path: str, process: _Process) -> bool:
 
 
 def _unseen(error: PermissionError, place: str = "") -> str:
-    """Whoever may not look cannot say that nothing runs."""
+    """The answer if this user lacks the permission to find out whether a QEMU runs."""
     return f"its host may not look, permission denied: {error.filename or place}"
 
 
@@ -416,23 +437,24 @@ def swap(
     owners: Sequence[str],
     limit_s: float,
 ) -> Answer:
-    """Replace a node's record if it still is what was read.
+    """Replace a node's record, if the record is still the one that the caller has read.
 
     Args:
         record: The node's record.
-        expects: SHA-256 of what it must still be; None if there must be none.
-        data: What replaces it, in base64.
+        expects: SHA-256 of the record that must still be there; None if there must be none.
+        data: The new record, in base64.
         pair: The pair's name.
         node: The node's name.
-        owners: The owner files of its images.
-        limit_s: How long the lock may take, in seconds.
+        owners: The owner files of the node's images.
+        limit_s: How long to wait for the lock, in seconds.
 
     Returns:
-        `written`: false if the record is not what was read; nothing was changed then.
+        `written`: true if the record was replaced; false if it was not the expected one, and
+            nothing was changed.
 
     Raises:
-        Refused: Its folder cannot keep a record, or the lock was not free in time.
-        Uncertain: It is not known whether it was written.
+        Refused: The record's folder cannot keep a record, or the lock was not free in time.
+        Uncertain: It is not known whether the record was written.
     """
     _check_state_dir(record)
     with _locked(record, limit_s):
@@ -443,14 +465,15 @@ def swap(
     return {"written": True}
 
 
-# -- whose an image is ---------------------------------------------------------------------------
+# -- which node an image belongs to
+# ---------------------------------------------------------------------------
 
 
 def _own(owners: Sequence[str], *, pair: str, node: str, record: str) -> None:
-    """Write the owner file of each image: its pair, its node, and where the record lies.
+    """Write the owner file of each image: its pair, its node, and the path of the record.
 
-    It comes after the record, and keeps nobody waiting: what cannot be written now, as on a full
-    disk, is written with the next change of the record.
+    The record is written before. A failure here is ignored: an owner file that cannot be written
+    now, as on a full disk, is written with the next change of the record.
 
     Args:
         owners: The owner files.
@@ -473,7 +496,7 @@ def _beside(image_folder: str) -> list[str]:
 
 
 class _Owner(NamedTuple):
-    """What an owner file says."""
+    """The content of an owner file, and its path."""
 
     path: str
     pair: str
@@ -481,12 +504,17 @@ class _Owner(NamedTuple):
     record: str
 
     def speaks(self, own: Sequence[str], ours: tuple[str, str]) -> bool:
-        """Whether the file is one of `own`, or names the pair and node of `ours`."""
+        """Whether the owner file is about a node: one of its image's, or one that names it.
+
+        Args:
+            own: The paths of the owner files of the node's declared images.
+            ours: The names of the node's pair and of the node.
+        """
         return self.path in own or (self.pair, self.node) == ours
 
 
 def _owner(path: str) -> _Owner | None:
-    """What an owner file says; None of one that is not there, cannot be read or is damaged."""
+    """Read an owner file; None if it is missing, unreadable or damaged."""
     try:
         found = json.loads(_read(path) or b"{}")
         owner = _Owner(path, str(found["pair"]), str(found["node"]), str(found["record"]))
@@ -499,16 +527,16 @@ def _owner(path: str) -> _Owner | None:
 def _owned_by_another(
     found: Sequence[_Owner], own: Sequence[str], ours: tuple[str, str], record: str
 ) -> str | None:
-    """Why the record must not be used with these images; None if no owner file objects.
+    """Why the record must not be used with these images; None if no owner file speaks against it.
 
-    An owner file objects if it names this node's record in another place, and there is a record
-    there. That of a declared image also objects if it names another node of this pair, or any
-    record in another place: so an image of another pair is found by its record.
+    Two things speak against it. An owner file of a declared image names another node of this pair.
+    Or an owner file that is about this node (see `_Owner.speaks`) names a record at another path,
+    and a file is there; in this way an image of another pair is found too.
 
     Args:
         found: The owner files in the image folder.
-        own: The paths of those of the declared images.
-        ours: The pair's name and the node's.
+        own: The paths of the owner files of the declared images.
+        ours: The names of the pair and of the node.
         record: The node's record.
     """
     for one in found:
@@ -525,7 +553,14 @@ def _owned_by_another(
 def _lost(
     found: Sequence[_Owner], own: Sequence[str], ours: tuple[str, str], record: str
 ) -> str | None:
-    """How it is known that a record which is not there was there once; None if it is not."""
+    """How it is known that a missing record existed once; None if no owner file says so.
+
+    Args:
+        found: The owner files in the image folder.
+        own: The paths of the owner files of the declared images.
+        ours: The names of the pair and of the node.
+        record: The node's record.
+    """
     for one in found:
         if one.speaks(own, ours):
             is_here = _same(one.record) == _same(record)
@@ -538,7 +573,7 @@ def _lost(
 
 
 class _Boot(NamedTuple):
-    """In which boot of which machine, and in which name spaces, process numbers are given."""
+    """The machine, its boot, and the name spaces in which a process number is valid."""
 
     machine: str
     boot_id: str
@@ -547,12 +582,12 @@ class _Boot(NamedTuple):
     time_namespace: str
 
     def restarted(self, later: _Boot) -> bool:
-        """Whether PID 1 is another one; if /proc hides it, nothing is known of that."""
+        """Whether PID 1 has been started again since; false if /proc hides PID 1."""
         starts = (self.init_start, later.init_start)
         return None not in starts and self.init_start != later.init_start
 
     def counts_like(self, now: _Boot) -> bool:
-        """Whether a process number of then means the same process now."""
+        """Whether a process number of this value means the same process in `now`."""
         return self._replace(init_start=now.init_start) == now and not self.restarted(now)
 
 
@@ -575,7 +610,7 @@ def _namespace(kind: str) -> str:
 
 
 def _machine() -> str:
-    """What tells this machine from others; empty if nothing does."""
+    """A text that identifies this machine; empty if there is none."""
     try:
         machine_id = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
@@ -584,17 +619,17 @@ def _machine() -> str:
 
 
 def _start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks after the boot; None if that cannot be seen."""
+    """When a process started, in clock ticks after the boot; None if that cannot be read."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    # The second field is the program's name in parentheses, and may hold anything. Field 22.
+    # Field 22. The second field is the program's name in parentheses, and may hold anything.
     return int(text.rpartition(")")[2].split()[19])
 
 
 class _Process(NamedTuple):
-    """What identifies the process of a QEMU."""
+    """The identity of a QEMU, and what identifies its process."""
 
     instance: str
     pid: int
@@ -603,22 +638,22 @@ class _Process(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What a node's process file says."""
+    """The content of a node's process file."""
 
     current: _Process | None
     ended: list[str]
-    "Instances whose processes had ended when the next one was started, the latest last."
+    "The identities of earlier QEMUs that had ended when the next one was started, latest last."
 
 
 def _known(path: str, *, is_trusted: bool = True) -> _Known:
-    """What a node's process file says.
+    """Read a node's process file; a missing file names no process.
 
     Args:
         path: The file.
-        is_trusted: Refuse one that others than its owner may have written.
+        is_trusted: Whether to refuse a file that other users may have written.
 
     Raises:
-        Refused: It is damaged, or others than its owner may have written it.
+        Refused: The file is damaged, or other users may have written it.
     """
     data = _read(path)
     if data is None:
@@ -648,18 +683,24 @@ def _process_number(value: object) -> int:
 
 
 def _over(process: _Process, now: _Boot) -> str | None:
-    """How it is known, from this boot, that a process has ended; None if it may still run."""
+    """How it is known that a process has ended or is over; None if it may still run.
+
+    Args:
+        process: The process.
+        now: The boot and the name spaces of this code.
+    """
     then = process.boot
     if then.machine != now.machine:
         return None
     if then.boot_id != now.boot_id:
-        # Another boot of this very machine has ended it.
+        # The same machine has been rebooted since.
         return "its host has booted since" if now.machine else None
     spaces = (now.pid_namespace, now.time_namespace)
     if (then.pid_namespace, then.time_namespace) != spaces:
         return None
     if then.restarted(now):
-        # The number of a name space is given again only when all of its processes have ended.
+        # A pid name space of this number with another PID 1 is a new one: the kernel gives a number
+        # again only after all processes of the old one have ended.
         return "its container has been started since"
     pidfd = _open(process)
     if pidfd is None:
@@ -669,7 +710,7 @@ def _over(process: _Process, now: _Boot) -> str | None:
 
 
 def _open(process: _Process) -> Pidfd | None:
-    """The handle of the process; None if it has ended."""
+    """Open a handle of the process; None if it has ended."""
     try:
         pidfd = Pidfd(process.pid, os.pidfd_open(process.pid))
     except ProcessLookupError:
@@ -682,37 +723,37 @@ def _open(process: _Process) -> Pidfd | None:
 
 
 class Pidfd:
-    """The kernel's own handle of a process: it never means another one.
+    """The kernel's handle of a process, which never comes to mean another process.
 
-    A process is over before it is gone. A killed one is over as soon as each of its threads has
-    begun to exit: the kernel runs none of them outside itself again, and no guest in them. Then
-    the last thread frees the memory, which takes some 70 ms a GiB, closes the sockets and the
-    images, and only then is the process gone (qemu-behaviour 19.11).
+    A process is "over" before it is "gone". A killed process is over as soon as each of its threads
+    has begun to exit: from then on the kernel runs none of its code, nor any guest in it. Its last
+    thread then frees the memory, which takes about 70 ms per GiB, and closes the sockets and the
+    images. After that the process is gone (qemu-behaviour 19.11).
     """
 
     def __init__(self, pid: int, descriptor: int) -> None:
-        """Take a descriptor of a process; it is closed by `close`."""
+        """Take a descriptor of a process, which `close` closes."""
         self.pid = pid
-        "Its process id."
+        "The process id."
         self._descriptor = descriptor
 
     def copy(self) -> Pidfd:
-        """Another handle of the same process, which is closed apart."""
+        """Open another handle of the same process, which must be closed separately."""
         return Pidfd(self.pid, os.dup(self._descriptor))
 
     def close(self) -> None:
-        """Let go of it; the process keeps running. May be called again."""
+        """Close the handle; the process keeps running. May be called again."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def send(self, number: int) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal to the process; nothing happens if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, number)
 
     def gone(self, limit_s: float) -> bool:
-        """Whether all of its threads end within the limit; those of a zombie have ended.
+        """Whether the process ends within the limit; a zombie has ended.
 
         Args:
             limit_s: How long to wait, in seconds; 0 to look once.
@@ -721,21 +762,25 @@ class Pidfd:
             selector.register(self._descriptor, selectors.EVENT_READ)
             if not selector.select(limit_s):
                 return False
-        # Only a child of ours can be a zombie of ours; a child of another process is reaped there.
+        # If it is our child, reap it; a child of another process is reaped by that process.
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED | os.WNOHANG)
         return True
 
     def over(self) -> str | None:
-        """Why none of its threads can run again, as a sentence; None if one of them still can."""
-        # In this order: one that goes in between was seen while it was there, or is gone after.
+        """Say why no thread of the process can run again; None if one of them still can."""
+        # In this order: if the process ends between the two looks, `gone` sees it.
         exiting = _all_exiting(self.pid)
         if self.gone(0):
             return f"process {self.pid} has ended"
         return f"all threads of process {self.pid} have ended or are exiting" if exiting else None
 
     def wait_over(self, limit_s: float) -> bool:
-        """Whether it is over, now or within the limit."""
+        """Wait until the process is over; returns whether it is over within the limit.
+
+        Args:
+            limit_s: How long to wait, in seconds.
+        """
         end = time.monotonic() + limit_s
         with contextlib.closing(self.lookout()) as lookout:
             while self.over() is None:
@@ -746,19 +791,19 @@ class Pidfd:
         return True
 
     def lookout(self) -> Lookout:
-        """What tells when to look again whether it is over."""
+        """Make a `Lookout`, which tells when to call `over` again."""
         return Lookout(self.pid, self._descriptor)
 
 
 def _all_exiting(pid: int) -> bool:
     """Whether every thread of a process has begun to exit; false if that cannot be seen.
 
-    A thread may make another one before it exits, and a list that is read while a thread of it ends
-    may be cut short. So two lists in a row must be the same, with all of their threads still there:
-    whoever is in neither was made by nobody.
+    A thread may start another thread before it exits, and the list of threads may lack some if one
+    of them ends while it is read. So the threads must be listed until two lists in a row are equal
+    and all threads of both still exist: then no thread is missing.
     """
     if os.readlink("/proc/self") != str(os.getpid()):
-        # That /proc is of another name space, where this number means another process.
+        # This /proc belongs to another pid name space, where the number means another process.
         return False
     before: set[str] | None = None
     while True:
@@ -779,16 +824,18 @@ def _all_exiting(pid: int) -> bool:
 
 
 def _is_exiting(pid: int, thread: str) -> bool | None:
-    """Whether a thread has begun to exit, as a zombie's has; None if it is gone.
+    """Whether a thread has begun to exit, or is a zombie; None if it is gone.
 
-    Its program is asked for first: it has none from the moment at which it lets go of its memory.
-    To read `stat` before would hold the memory meanwhile, and whoever lets go of it last frees it.
+    The link to its program is read first: a thread has none from the moment at which it releases
+    its memory. To read `stat` before that would hold a reference to the memory, and then this
+    process might have to free it.
     """
     place = f"/proc/{pid}/task/{thread}"
     try:
         os.readlink(f"{place}/exe")
     except OSError:
-        # It has none, or only its owner may know; `stat` tells everybody.
+        # The thread has no program any more, or this user may not see it; everybody may read
+        # `stat`.
         pass
     else:
         return False
@@ -798,47 +845,52 @@ def _is_exiting(pid: int, thread: str) -> bool | None:
         return None
     except OSError:
         return False
-    # As in `_start_time`. Field 9.
+    # Field 9; see `_start_time`.
     return bool(int(text.rpartition(")")[2].split()[6]) & PF_EXITING)
 
 
 class Lookout:
     """Tells when to look whether a process is over, by a descriptor that becomes readable.
 
-    Of the first threads all but one end within milliseconds of SIGKILL, whatever the last one has
-    to free. The end of a thread is only a hint: looks follow in quick succession, for a moment.
+    After SIGKILL all of the first threads but one end within milliseconds, however long the last
+    one has to free memory. The end of a thread is only a hint that the process may be over: after a
+    hint, looks follow each other closely for a moment.
     """
 
     def __init__(self, pid: int, descriptor: int) -> None:
-        """Watch a process; used by `Pidfd.lookout` alone."""
+        """Watch a process; only `Pidfd.lookout` calls this."""
         self._pid = pid
         self._epoll = select.epoll()
         self._epoll.register(descriptor, select.EPOLLIN)
         self._threads: list[int] = []
-        # The process may have been killed a moment ago, and have no thread left that could tell.
+        # The process may have been killed a moment ago, so that no thread is left to give a hint.
         self._hinted_until = time.monotonic() + SETTLE_S
 
     def fileno(self) -> int:
-        """Readable if the process is gone, or one of the threads that are watched has ended."""
+        """A descriptor that is readable if the process is gone or a watched thread has ended."""
         return self._epoll.fileno()
 
     def close(self) -> None:
-        """Close the descriptors by which it watches."""
+        """Close all descriptors of this object."""
         self._drop()
         self._epoll.close()
 
     def wait(self, limit_s: float) -> None:
-        """Wait until it is readable, no longer than the limit."""
+        """Wait until `fileno` is readable, or the limit passes.
+
+        Args:
+            limit_s: How long to wait, in seconds.
+        """
         self._epoll.poll(limit_s)
 
     def arm(self) -> float:
-        """Watch for the next hint; gives how long to wait for it before a look, in seconds."""
+        """Watch for the next hint; returns how many seconds to wait for it before the next look."""
         if self._epoll.poll(0):
             self._hint()
         if time.monotonic() < self._hinted_until:
             return LOOK_S
         if not self._threads and self._watch_threads():
-            # Whatever ended before they were watched is seen by a look now.
+            # A thread may have ended before it was watched: look now.
             return 0.0
         return TOLD_S if self._threads else UNTOLD_S
 
@@ -857,7 +909,7 @@ class Lookout:
         except OSError:
             self._drop()
         if len(self._threads) == 1:
-            # It may be the one that frees the memory.
+            # A single thread may be the one that frees the memory, so its end is no early hint.
             self._drop()
         return bool(self._threads)
 
@@ -872,18 +924,19 @@ def _dead(how: str) -> Answer:
 
 
 def death(*, process: str, instance: str, limit_s: float) -> Answer:  # noqa: ARG001 - as `watch`
-    """Whether it is known here that one QEMU has ended.
+    """Find out whether one QEMU is known here to have ended.
 
     Args:
         process: The node's process file.
         instance: The identity of the QEMU.
-        limit_s: Not used: `watch` takes the same arguments.
+        limit_s: Not used; present because `watch` takes the same arguments.
 
     Returns:
-        `dead`, with `how` and `who` says so; false if it runs, and if nothing is known.
+        `dead`: true if the QEMU has ended; false if it runs, or if nothing is known of it. `how`:
+            how its end is known. `who`: the name of this host.
 
     Raises:
-        Refused: The process file is damaged, or others may have written it.
+        Refused: The process file is damaged, or other users may have written it.
     """
     known = _known(process)
     if instance in known.ended:
@@ -895,7 +948,7 @@ def death(*, process: str, instance: str, limit_s: float) -> Answer:  # noqa: AR
 
 
 def watch(*, process: str, instance: str, limit_s: float) -> Answer:
-    """Wait for the end of one QEMU, if it runs here.
+    """Wait for one QEMU to end, if it runs here.
 
     Args:
         process: The node's process file.
@@ -903,10 +956,10 @@ def watch(*, process: str, instance: str, limit_s: float) -> Answer:
         limit_s: How long to wait, in seconds.
 
     Returns:
-        As `death`; `dead` is false if the limit passed.
+        As `death`; `dead` is false if the QEMU has not ended within the limit.
 
     Raises:
-        Refused: The process file is damaged, or others may have written it.
+        Refused: The process file is damaged, or other users may have written it.
     """
     held = hold(process)
     if held is not None:
@@ -917,13 +970,16 @@ def watch(*, process: str, instance: str, limit_s: float) -> Answer:
 
 
 def hold(process: str) -> tuple[str, Pidfd] | None:
-    """The identity and the handle of the QEMU that runs for a node here; None for none.
+    """Open a handle of the QEMU that runs for a node here.
 
     Args:
         process: The node's process file.
 
+    Returns:
+        The QEMU's identity and the handle, which the caller closes; None if none is known to run.
+
     Raises:
-        Refused: The process file is damaged, or others may have written it.
+        Refused: The process file is damaged, or other users may have written it.
     """
     current = _running(process)
     pidfd = None if current is None else _open(current)
@@ -931,34 +987,35 @@ def hold(process: str) -> tuple[str, Pidfd] | None:
 
 
 def _running(process: str) -> _Process | None:
-    """The process that runs for a node here; None if none is known to run."""
+    """The process that is known to run for a node here; None if there is none."""
     current = _known(process).current
     return current if current is not None and _runs(current) else None
 
 
 def _runs(process: _Process) -> bool:
-    """Whether a process is known to run, and its number means this process here."""
+    """Whether a process is known to run, and can be seen under its number from here."""
     now = _boot()
     return process.boot.counts_like(now) and _over(process, now) is None
 
 
 def stop(*, process: str, instance: str, at_once: bool, limit_s: float) -> Answer:
-    """End one QEMU, and no other, and see it end.
+    """End one QEMU and wait for its end; no other process can be meant.
 
     Args:
         process: The node's process file.
         instance: The identity of the QEMU.
-        at_once: Kill it, and wait only until it runs no more. Otherwise it is asked to end by
-            SIGTERM for half of the limit before it is killed, and the wait is for the end of the
-            process, which lets go of its sockets and its images.
-        limit_s: How long its end may take in all, in seconds.
+        at_once: If true, send SIGKILL and wait until the process is over (see `Pidfd`). If false,
+            send SIGTERM, send SIGKILL if the process still exists after half of the limit, and wait
+            until it is gone, so that its sockets and images are closed.
+        limit_s: How long all of this may take, in seconds.
 
     Returns:
         As `death`; `dead` is true.
 
     Raises:
-        Refused: It is not known here, or its process cannot be seen from here.
-        Uncertain: It did not end in time.
+        Refused: The process file does not name this QEMU, is damaged, or may have been written by
+            other users; or its process cannot be seen from here.
+        Uncertain: The QEMU did not end in time.
     """
     found = death(process=process, instance=instance, limit_s=limit_s)
     if found["dead"]:
@@ -985,11 +1042,11 @@ def stop(*, process: str, instance: str, at_once: bool, limit_s: float) -> Answe
 
 # -- launching -----------------------------------------------------------------------------------
 
-# The program of the process that becomes QEMU: it is given the text of this file, writes the
-# process file about itself, and replaces itself by QEMU. Whoever started it may be gone by then. It
-# inherits the lock of the record, which the kernel lets go when it becomes QEMU: so nobody starts a
-# second one meanwhile. If it fails, it writes why to the status pipe, which is closed empty
-# otherwise.
+# The program of the process that becomes QEMU. It gets the text of this file, writes the process
+# file about itself, and replaces itself by QEMU. The process that started it may have ended by
+# then. It inherits the lock of the record, so that no second QEMU can be started meanwhile; the
+# kernel releases the lock when the program becomes QEMU. If the program fails, it writes the reason
+# to the status pipe; otherwise that pipe is closed empty.
 LAUNCHER = """
 import json, os, signal, sys
 helper, path, instance, ended, lock, status, *argv = sys.argv[1:]
@@ -1042,33 +1099,37 @@ def launch(
 ) -> Answer:
     """Start a QEMU in a session of its own, or have libvirt start it, and wait until it answers.
 
-    The process that is started here runs `LAUNCHER` and then QEMU; nobody else stays.
+    Without libvirt, the process that is started here runs `LAUNCHER` and then becomes QEMU; no
+    other process of pycolo stays.
 
     Args:
-        record: The node's record; its lock is held until the process is QEMU.
+        record: The node's record; its lock is held until the process is QEMU, or until libvirt has
+            started it.
         process: The node's process file.
-        expects: SHA-256 of what the record must still be; None for no matter what.
-        instance: The identity of the QEMU.
-        argv: Its command line.
-        run_dir: Its run directory, made if it is not there.
-        log: Where it writes what it has to say.
-        address: Where it listens.
-        ports: The TCP ports on which it comes to listen there; they must be free.
-        monitors: Its monitors, the first of which must answer.
-        sockets: What may be left of an earlier one, and is removed.
-        images: Its images.
-        written: What else is written by it or for it.
+        expects: SHA-256 of the record that must be there; None if any record, or none, will do.
+        instance: The identity of the QEMU; must not have been used by an earlier one.
+        argv: QEMU's command line.
+        run_dir: QEMU's run directory; made if it is missing.
+        log: The file to which QEMU's standard output and standard error are appended.
+        address: The address at which QEMU will listen.
+        ports: The TCP ports on which QEMU will listen there; they must be free.
+        monitors: QEMU's monitors, the first of which must answer.
+        sockets: The paths of sockets that an earlier QEMU may have left; they are removed.
+        images: The images that QEMU opens.
+        written: All other paths that are written; none of them may be an image.
         helper: The text of this file.
-        limit_s: How long the QEMU before it may take to be gone, then the lock, then the answer;
-            in seconds, each.
-        credentials: Files for TLS that must be there; QEMU does not miss all of them at its start.
-        domain: `uri`, `virsh` and `xml` of the libvirt domain that runs it; None for none.
+        limit_s: How long to wait for an earlier QEMU to be gone, then for the lock, and then for
+            the answer; in seconds, each.
+        credentials: Files for TLS that must be readable; QEMU does not check all of them at its
+            start.
+        domain: `uri`, `virsh` and `xml` of the libvirt domain that runs QEMU; None without libvirt.
 
     Returns:
-        `pid`, the number of its process.
+        `pid`, the process id of QEMU.
 
     Raises:
-        Refused: Something stands in the way, or QEMU ended or did not answer; it does not run.
+        Refused: A condition does not hold, or QEMU ended or did not answer; it does not run.
+        Uncertain: The process file may not have been written, or a libvirt domain may run.
     """
     _check_credentials(credentials)
     _check_state_dir(record)
@@ -1078,7 +1139,7 @@ def launch(
     with _locked(record, limit_s) as lock:
         ended = _refuse_second(process)
         if instance in ended:
-            # The end of the first would be taken for evidence that the second has ended.
+            # The end of the earlier one would be evidence that this one has ended.
             raise Refused(f"{instance} has run here before: each start has an identity of its own")
         if expects is not None and _digest(_read(record)) != expects:
             raise Refused("the record has changed: another start or failover came first")
@@ -1096,7 +1157,7 @@ def launch(
         why = _await_answer(monitors[0], pidfd, limit_s)
         if why is None:
             return {"pid": pid}
-        # A QEMU that nobody can speak to is of no use, and nobody else knows of it.
+        # A QEMU that does not answer is of no use, and only this process knows that it was started.
         pidfd.send(signal.SIGKILL)
         pidfd.gone(KILL_S)
     raise Refused(f"{why}: {_tail(log, before) or 'it said nothing'}")
@@ -1105,9 +1166,22 @@ def launch(
 def _create_domain(
     domain: Mapping[str, str], monitor: Monitor, instance: str, limit_s: float
 ) -> Answer:
-    """Have libvirt start a QEMU, and find its process; gives what identifies it.
+    """Have libvirt start a QEMU, and find its process.
 
-    The kernel tells which process listens on the monitor, and QEMU there tells its identity.
+    The kernel tells which process listens on the monitor, and the QEMU there tells its identity.
+
+    Args:
+        domain: `uri`, `virsh` and `xml` of the domain.
+        monitor: The monitor of the domain's QEMU.
+        instance: The identity of the QEMU, which is also the domain's name.
+        limit_s: How long each step may take, in seconds.
+
+    Returns:
+        The part of the process file that identifies the process.
+
+    Raises:
+        Refused: The QEMU does not run.
+        Uncertain: The domain may run.
     """
     virsh = (domain["virsh"], "--quiet", "--connect", domain["uri"])
     create = (*virsh, "create", "--paused", "--file", "/dev/stdin")
@@ -1122,7 +1196,7 @@ def _create_domain(
             return _listener(monitor, instance, limit_s)
         except (Refused, OSError, ValueError) as error:
             why = str(error)
-    # A QEMU that nobody knows of would keep the images open.
+    # A QEMU whose process is not known would keep the images open.
     code, text = _output((*virsh, "destroy", "--domain", instance), limit_s)
     if code != 0:
         raise Uncertain(f"{why}; the domain {instance} may run: {text.strip()}")
@@ -1130,7 +1204,7 @@ def _create_domain(
 
 
 def _listener(monitor: Monitor, instance: str, limit_s: float) -> Answer:
-    """The process that listens on a monitor, whose QEMU has this identity."""
+    """Find the process that listens on a monitor, and check the identity of its QEMU."""
     with contextlib.closing(_connected(monitor)) as client:
         client.settimeout(limit_s)
         given = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -1138,7 +1212,8 @@ def _listener(monitor: Monitor, instance: str, limit_s: float) -> Answer:
         start_time = _start_time(pid) if pid > 0 else None
         if start_time is None:
             raise Refused(f"the process that serves {_place(monitor)} cannot be seen from here")
-        # An answer that comes after the look shows that the process of then is the one that serves.
+        # The answer comes after `_start_time`, so the process of that start time is the one that
+        # serves.
         name = _name(client)
     if name != instance:
         raise Refused(f"{_place(monitor)} is served by {name}, not by {instance}")
@@ -1147,7 +1222,7 @@ def _listener(monitor: Monitor, instance: str, limit_s: float) -> Answer:
 
 
 def _name(client: socket.socket) -> object:
-    """The name of the QEMU that serves a monitor."""
+    """Ask the QEMU that serves a monitor for its name."""
     client.sendall(b'{"execute": "qmp_capabilities"}{"execute": "query-name"}')
     with client.makefile("r", encoding="utf-8") as lines:
         for line in lines:
@@ -1158,7 +1233,12 @@ def _name(client: socket.socket) -> object:
 
 
 def _refuse_second(process: str) -> list[str]:
-    """See that no QEMU runs for the node here; gives the instances that have ended."""
+    """Refuse if a QEMU runs for the node here; returns the identities of those that have ended.
+
+    Raises:
+        Refused: A QEMU runs, or the process file is damaged or may have been written by other
+            users.
+    """
     known = _known(process)
     if known.current is None:
         return known.ended
@@ -1169,7 +1249,15 @@ def _refuse_second(process: str) -> list[str]:
 
 
 def await_gone(process: str, limit_s: float) -> None:
-    """Wait until a QEMU that is over is gone: until then its ports and its images are not free."""
+    """Wait until a QEMU that is over is gone; only then its ports and its images are free.
+
+    Args:
+        process: The node's process file.
+        limit_s: How long to wait, in seconds.
+
+    Raises:
+        Refused: The QEMU is not gone within the limit.
+    """
     current = _known(process).current
     pidfd = None if current is None else _lingering(current)
     if pidfd is not None:
@@ -1182,7 +1270,7 @@ def await_gone(process: str, limit_s: float) -> None:
 
 
 def _lingering(process: _Process) -> Pidfd | None:
-    """The handle of a process that is over and not gone; None of any other."""
+    """A handle of a process that is over but not gone; None for any other process."""
     now = _boot()
     pidfd = _open(process) if process.boot.counts_like(now) else None
     if pidfd is None or (pidfd.over() is not None and not pidfd.gone(0)):
@@ -1192,11 +1280,14 @@ def _lingering(process: _Process) -> Pidfd | None:
 
 
 def _check_free(address: str, ports: Sequence[int]) -> None:
-    """Check that the ports on which a QEMU will listen are free, or it would fail later.
+    """Check that the ports on which a QEMU will listen are free; else QEMU would fail later.
 
-    Nothing is known of an address that is not this host's, or is in another network namespace. The
-    kernel may hold the ports of a QEMU that was killed for some moments after its end
-    (qemu-behaviour 19.10).
+    An address of another host or of another network namespace cannot be checked, and passes. The
+    kernel may keep the ports of a QEMU in use for a moment after that QEMU was killed
+    (qemu-behaviour 19.10), so a port is tried again for one second.
+
+    Raises:
+        Refused: A port is in use.
     """
     end = time.monotonic() + RELEASE_S
     for port in ports:
@@ -1216,7 +1307,7 @@ def _is_in_use(address: str, port: int) -> bool:
         return False
     for family, _, _, _, place in found:
         with socket.socket(family, socket.SOCK_STREAM) as tried:
-            # As QEMU does: a connection that has ended is in nobody's way.
+            # QEMU sets this too: connections in TIME_WAIT do not keep the port in use.
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 tried.bind(place)
@@ -1227,7 +1318,11 @@ def _is_in_use(address: str, port: int) -> bool:
 
 
 def _clear(monitors: Sequence[Monitor], sockets: Sequence[str]) -> None:
-    """Remove the sockets that an earlier QEMU has left: one that is there proves nothing."""
+    """Remove the sockets that an earlier QEMU has left; refuse if a monitor is served.
+
+    Raises:
+        Refused: Something serves one of the monitors.
+    """
     for monitor in monitors:
         if _serves(monitor):
             raise Refused(f"something serves its monitor {_place(monitor)} already")
@@ -1238,7 +1333,7 @@ def _clear(monitors: Sequence[Monitor], sockets: Sequence[str]) -> None:
 
 
 def _same(path: str) -> str:
-    """What is equal for two names of one file, whatever links lead to it."""
+    """A text that is equal for two paths of the same file, also through links."""
     try:
         found = os.stat(path)
     except OSError:
@@ -1249,7 +1344,11 @@ def _same(path: str) -> str:
 
 
 def _check_images(images: Sequence[str], written: Sequence[str]) -> None:
-    """Refuse to write a log, a socket or a record over an image, whatever link leads there."""
+    """Refuse if two images are one file, or if a path that is written is an image, also by a link.
+
+    Raises:
+        Refused: Two paths are one file.
+    """
     real = {_same(path): path for path in images}
     if len(real) < len(images):
         raise Refused(f"two of the images are one file: {', '.join(images)}")
@@ -1260,7 +1359,11 @@ def _check_images(images: Sequence[str], written: Sequence[str]) -> None:
 
 
 def _check_credentials(paths: Sequence[str]) -> None:
-    """See that every file for TLS can be read."""
+    """Check that every file for TLS can be read.
+
+    Raises:
+        Refused: A file cannot be read.
+    """
     for path in paths:
         try:
             os.close(os.open(path, os.O_RDONLY))
@@ -1277,7 +1380,11 @@ def _make_run_dir(path: str) -> None:
 
 
 def _check_run_dir(path: str) -> None:
-    """Refuse a run directory that others may use."""
+    """Refuse a run directory that is no directory of this user, or that other users may use.
+
+    Raises:
+        Refused: The directory cannot be used.
+    """
     found = os.lstat(path)
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISDIR(found.st_mode):
@@ -1289,7 +1396,20 @@ def _check_run_dir(path: str) -> None:
 
 
 def _spawn(words: Sequence[str], argv: Sequence[str], log: str, lock: int) -> int:
-    """Start the launcher and see it become QEMU."""
+    """Start the launcher, and wait until it has become QEMU.
+
+    Args:
+        words: The launcher's arguments: helper text, process file, identity, ended identities.
+        argv: QEMU's command line.
+        log: The file for QEMU's output.
+        lock: The descriptor of the record's lock.
+
+    Returns:
+        The process id.
+
+    Raises:
+        Refused: The launcher failed.
+    """
     heard, told = os.pipe2(os.O_CLOEXEC)
     python = sys.executable or "/usr/bin/python3"
     line = [python, "-I", "-S", "-c", LAUNCHER, *words, str(LOCK_FD), str(STATUS_FD), *argv]
@@ -1306,7 +1426,7 @@ def _spawn(words: Sequence[str], argv: Sequence[str], log: str, lock: int) -> in
                 (os.POSIX_SPAWN_DUP2, lock, LOCK_FD),
                 (os.POSIX_SPAWN_DUP2, told, STATUS_FD),
             ),
-            # Signals to us are not for QEMU.
+            # A new session, so that signals from our terminal do not reach QEMU.
             setsid=True,
             setsigmask=(),
         )
@@ -1339,10 +1459,10 @@ def _connected(monitor: Monitor) -> socket.socket:
 
 
 def _serves(monitor: Monitor) -> bool:
-    """Whether something listens there, even if its queue is full: then nobody refuses.
+    """Whether a process listens at a monitor's address, even if its listen backlog is full.
 
     Raises:
-        PermissionError: This user may not know.
+        PermissionError: This user may not connect, so that nothing is known.
     """
     try:
         _connected(monitor).close()
@@ -1356,9 +1476,15 @@ def _serves(monitor: Monitor) -> bool:
 
 
 def _await_answer(monitor: Monitor, pidfd: Pidfd, limit_s: float) -> str | None:
-    """Why QEMU never answered a command; None if it did.
+    """Wait until QEMU answers a command; returns why it did not, or None if it did.
 
-    It greets before it makes its devices, and may end on one of them; it answers after that.
+    QEMU sends its greeting before it makes its devices, and may end because of one of them. It
+    answers commands only after that.
+
+    Args:
+        monitor: QEMU's monitor.
+        pidfd: The handle of QEMU's process.
+        limit_s: How long to wait, in seconds.
     """
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
@@ -1377,7 +1503,7 @@ def _await_answer(monitor: Monitor, pidfd: Pidfd, limit_s: float) -> str | None:
 
 
 def _tail(log: str, offset: int) -> str:
-    """The last lines that QEMU has written to its log since it was that long."""
+    """The last lines of QEMU's log after an offset in bytes, joined into one line."""
     with open(log, "rb") as stream:
         stream.seek(offset)
         lines = stream.read(READ_MAX_BYTES).decode(errors="replace").strip().splitlines()
@@ -1397,22 +1523,22 @@ def create_image(
     qemu_img: str,
     limit_s: float,
 ) -> Answer:
-    """Make an image under another name, and give it its name when it is whole.
+    """Make an image under a temporary name, and give it its own name when it is complete.
 
     Args:
         record: The node's record, whose lock is held.
-        path: Where the image shall be; one that is there is compared and never written to.
-        argv: The command line that makes it at `path`.
-        image_format: Its format.
-        size_bytes: Its virtual size.
-        qemu_img: The program that tells what one that is there is like.
-        limit_s: How long the lock may take, and then the program; in seconds, each.
+        path: The path of the image; an existing image is compared and never written to.
+        argv: The command line that makes the image at `path`.
+        image_format: The image's format.
+        size_bytes: The image's virtual size.
+        qemu_img: The `qemu-img` program, to examine an existing image.
+        limit_s: How long to wait for the lock, and then for the program; in seconds, each.
 
     Returns:
-        `there`: true if an image was there already, as declared.
+        `there`: true if an image with this format and size existed already.
 
     Raises:
-        Refused: There is another one, or the program failed; none was made.
+        Refused: Another image exists at `path`, or the program failed; no image was made.
     """
     _check_state_dir(record)
     with _locked(record, limit_s):
@@ -1420,7 +1546,7 @@ def create_image(
             _compare([qemu_img, "info", "--output=json", "-U", path], image_format, size_bytes)
             return {"there": True}
         partial = f"{path}.pycolo-partial"
-        # Left by somebody who was killed: it never had its name.
+        # Left by a process that was killed before the image was complete.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -1438,7 +1564,16 @@ def create_image(
 
 
 def _compare(argv: Sequence[str], image_format: str, size_bytes: int) -> None:
-    """Refuse an image that is not as declared."""
+    """Refuse an existing image whose format or size is not the declared one.
+
+    Args:
+        argv: The command line of `qemu-img info`, the image last.
+        image_format: The declared format.
+        size_bytes: The declared virtual size.
+
+    Raises:
+        Refused: The image differs, or is no image.
+    """
     path = argv[-1]
     code, text = _output(argv, LIMIT_S)
     try:
@@ -1455,17 +1590,17 @@ def _compare(argv: Sequence[str], image_format: str, size_bytes: int) -> None:
 
 
 def version(*, binary: str, limit_s: float) -> Answer:
-    """Ask an installed QEMU for its version.
+    """Run a QEMU binary to get its version.
 
     Args:
         binary: The program.
-        limit_s: How long it may take, in seconds.
+        limit_s: How long the program may take, in seconds.
 
     Returns:
-        `text`, what it says.
+        `text`, the output of the program.
 
     Raises:
-        Refused: There is no such program, or it failed.
+        Refused: There is no such program, or it failed, or it did not end in time.
     """
     try:
         code, text = _output([binary, "--version"], limit_s)
@@ -1479,12 +1614,18 @@ def version(*, binary: str, limit_s: float) -> Answer:
 def check_devices(
     *, binary: str, devices: Sequence[Tuple[str, Mapping[str, object]]], limit_s: float
 ) -> Answer:
-    """See that a QEMU knows devices and their properties, by asking one that runs no guest.
+    """Check that a QEMU knows devices and their properties, by asking one that runs no guest.
 
     Args:
         binary: The program.
-        devices: Each device's name, and what it is told.
-        limit_s: How long the answers may take.
+        devices: For each device, its driver and the properties that it is given.
+        limit_s: How long the answers may take, in seconds.
+
+    Returns:
+        `note`: from which device on QEMU gave no answer; empty if all were checked.
+
+    Raises:
+        Refused: QEMU knows no such device or property, or a property has another type.
     """
     drivers = list(dict.fromkeys(driver for driver, _ in devices))
     known, said = _properties(binary, drivers, limit_s)
@@ -1505,9 +1646,16 @@ def check_devices(
 def _properties(
     binary: str, drivers: Sequence[str], limit_s: float
 ) -> Tuple[Dict[str, Dict[str, str] | None], str]:
-    """The types of the properties of each device, by name; None for one that is not known.
+    """Ask a QEMU for the properties of devices.
 
-    Under the empty name stand all devices. What QEMU gave no answer about is absent.
+    Args:
+        binary: The program.
+        drivers: The devices.
+        limit_s: How long the answers may take, in seconds.
+
+    Returns:
+        For each device, the type of each property by name; None for an unknown device; absent if
+        QEMU gave no answer. Under the empty name, all devices. Then QEMU's error output.
     """
     questions = [("qmp_capabilities", {}), ("qom-list-types", {"implements": "device"})]
     questions += [("device-list-properties", {"typename": driver}) for driver in drivers]
@@ -1552,9 +1700,18 @@ def _json_object(line: bytes) -> Dict[str, object]:
 
 
 def _check_property(driver: str, names: Mapping[str, str], name: str, value: object) -> None:
-    """Refuse a property that a device has not, or one of another type.
+    """Refuse a property that a device does not have, or whose value has another type.
 
-    What places a device on a bus is no property of it, and an address may be text or a number.
+    `id`, `bus` and `addr` place a device and are not checked.
+
+    Args:
+        driver: The device.
+        names: The device's properties, with their types.
+        name: The property.
+        value: Its value.
+
+    Raises:
+        Refused: The property or its value does not fit.
     """
     if name in ("id", "bus", "addr"):
         return
@@ -1566,7 +1723,12 @@ def _check_property(driver: str, names: Mapping[str, str], name: str, value: obj
 
 
 def _rule_of(kind: str, value: object) -> str | None:
-    """What a value breaks that is not of a type of QEMU's; None where it breaks nothing."""
+    """What a value of a type of QEMU's must be; None if the value is of that type.
+
+    Args:
+        kind: The name of the type, such as `bool` or `uint32`.
+        value: The value.
+    """
     if kind == "bool":
         return None if isinstance(value, bool) else "true or false"
     bits = re.fullmatch(r"(u?)(?:int(\d*)|size)", kind)
@@ -1585,12 +1747,16 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _output(argv: Sequence[str], limit_s: float, given: str = "") -> tuple[int, str]:
-    """Run a program that ends by itself; gives its exit code and what it said.
+    """Run a program that ends by itself.
 
     Args:
-        argv: Its command line.
-        limit_s: How long it may take.
-        given: What it reads from its standard input.
+        argv: The command line.
+        limit_s: How long the program may take, in seconds.
+        given: The text for its standard input.
+
+    Returns:
+        The exit code and the output; the code -1 and a message if the program was killed at the
+        limit.
     """
     done = subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -1605,16 +1771,17 @@ def _output(argv: Sequence[str], limit_s: float, given: str = "") -> tuple[int, 
 
 
 def connect(*, monitor: Monitor) -> Answer:
-    """Try to connect to a monitor of this host, to find out why nobody could through ssh.
+    """Try to connect to a monitor of this host, to find out why a connection through ssh failed.
 
     Args:
         monitor: The monitor.
 
     Returns:
-        `in_line`: true if something listens there whose queue is full.
+        `in_line`: true if a process listens there and its listen backlog is full; false if the
+            connection succeeded.
 
     Raises:
-        OSError: The connection is refused.
+        OSError: The connection failed.
     """
     try:
         _connected(monitor).close()
@@ -1624,16 +1791,16 @@ def connect(*, monitor: Monitor) -> Answer:
 
 
 def check_ports(*, process: str, address: str, ports: Sequence[int], limit_s: float) -> Answer:
-    """See that another host lets connections to its ports through; a closed one is let through.
+    """Check that no firewall drops connections to another host's ports; closed ports pass.
 
     Args:
-        process: The node's process file: ports are checked from the network in which its QEMU runs.
+        process: The node's process file: the connections start in the network of its QEMU.
         address: The other host's address.
-        ports: Its TCP ports.
+        ports: The other host's TCP ports.
         limit_s: How long the answers may take, in seconds.
 
     Returns:
-        `note`, why nothing was checked; empty if all ports were.
+        `note`: why nothing was checked; empty if all ports were checked.
 
     Raises:
         Refused: The address does not resolve, or a port cannot be reached.
@@ -1642,7 +1809,7 @@ def check_ports(*, process: str, address: str, ports: Sequence[int], limit_s: fl
         found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise Refused(f"{address} does not resolve: {error}") from error
-    # QEMU, too, tries each address that a name stands for.
+    # QEMU, too, tries each address of a name.
     ways = [
         Way(port, family, (at[0], port, *at[2:])) for family, _, _, _, at in found for port in ports
     ]
@@ -1661,7 +1828,7 @@ def check_ports(*, process: str, address: str, ports: Sequence[int], limit_s: fl
 
 
 def _network(process: str) -> str | None:
-    """The name space of the network in which a node's QEMU runs, if it is not ours."""
+    """The path of the network name space in which a node's QEMU runs; None if it is ours."""
     try:
         current = _running(process)
     except Refused:
@@ -1676,7 +1843,12 @@ def _network(process: str) -> str | None:
 
 
 def _inside(network: str, observe: Callable[[], Dict[int, str]]) -> Dict[int, str]:
-    """Look from another network, by a thread that ends with it."""
+    """Call a function in another network name space, in a thread of its own.
+
+    Args:
+        network: The path of the network name space.
+        observe: The function.
+    """
     found: Dict[int, str] = {}
     failed: list[Exception] = []
 
@@ -1697,7 +1869,7 @@ def _inside(network: str, observe: Callable[[], Dict[int, str]]) -> Dict[int, st
 
 
 def _enter(network: int) -> None:
-    """Have this thread alone use another network."""
+    """Move this thread alone into another network name space."""
     if ctypes.CDLL(None, use_errno=True).setns(network, CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -1712,7 +1884,15 @@ class Way(NamedTuple):
 
 
 def blocked_among(ways: Sequence[Way], limit_s: float) -> Dict[int, str]:
-    """Each port that is let through at none of its addresses, and why."""
+    """Find the ports that are reached at none of their addresses.
+
+    Args:
+        ways: The addresses of each port.
+        limit_s: How long the answers may take, in seconds.
+
+    Returns:
+        Port to the reason; empty if all are reached.
+    """
     passed = set()
     blocked: Dict[int, str] = {}
 
@@ -1727,7 +1907,7 @@ def blocked_among(ways: Sequence[Way], limit_s: float) -> Dict[int, str]:
             try:
                 tried = held.enter_context(socket.socket(way.family, socket.SOCK_STREAM))
             except OSError as error:
-                # The system knows nothing of addresses of this kind.
+                # This system does not support this address family.
                 settle(way.port, error.errno or errno.EAFNOSUPPORT)
                 continue
             tried.settimeout(0)
@@ -1750,13 +1930,13 @@ def blocked_among(ways: Sequence[Way], limit_s: float) -> Dict[int, str]:
 
 
 def is_here(*, address: str) -> Answer:
-    """Find out whether an address is one of this host's.
+    """Find out whether an address is an address of this host.
 
     Args:
         address: An address, or a name.
 
     Returns:
-        `here`.
+        `here`: true if it is.
 
     Raises:
         Refused: The name does not resolve.
@@ -1776,12 +1956,15 @@ def is_here(*, address: str) -> Answer:
 
 
 def facts(*, program: str, request: Mapping[str, object], **launch: object) -> Answer:
-    """Read what a preflight asks for; it changes nothing.
+    """Read the facts that a preflight needs; nothing is changed.
 
     Args:
-        program: The text of `gather.py`, which is sent only when it is needed.
-        request: What it shall read.
-        launch: See `facts_by`.
+        program: The text of `gather.py`, which is sent with each such request.
+        request: The arguments of `gather`.
+        launch: The other arguments of `facts_by`.
+
+    Returns:
+        As `facts_by`.
     """
     scope: Dict[str, object] = {"__name__": "pycolo_gather"}
     exec(program, scope)  # noqa: S102 - it comes from whoever has sent this file
@@ -1798,19 +1981,20 @@ def facts_by(
     run_dir: str,
     monitors: Sequence[Monitor],
 ) -> Answer:
-    """What is read, with what a launch would find first.
+    """Read the parts of a preflight, and what could keep a launch from succeeding.
 
     Args:
-        gather: Reads the parts.
+        gather: The function `gather` of `gather.py`.
         request: Its arguments.
-        asks_launch: Whether the launch is asked about.
+        asks_launch: Whether to check the launch too.
         record: The node's record.
         process: The node's process file.
         run_dir: The node's run directory.
         monitors: The node's monitors.
 
     Returns:
-        The parts, `clock_s`, what the host's clock says now, and `worked_s`, how long it took.
+        The parts, and `launch` if asked; `clock_s`, this host's wall clock; `worked_s`, how long
+        the reading took, in seconds.
     """
     began = time.monotonic()
     answer = dict(gather(**request))
@@ -1824,7 +2008,10 @@ def facts_by(
 
 
 def _letting_go(process: str) -> str:
-    """How it is known that the QEMU before still has its memory, ports and images; else empty."""
+    """How it is known that the last QEMU is over but still has its memory, ports and images.
+
+    Empty if that is not so.
+    """
     try:
         current = _known(process, is_trusted=False).current
         pidfd = None if current is None else _lingering(current)
@@ -1862,19 +2049,19 @@ OPERATIONS: Dict[str, Callable[..., Answer]] = {
 
 
 def perform(name: str, request: Mapping[str, object], helper: str = "") -> Answer:
-    """Perform one operation here: the one way in, from this process, a helper or a script.
+    """Perform one operation here, for this process, a helper process or a script.
 
     Args:
         name: One of `OPERATIONS`, or `launch`.
-        request: Its arguments.
-        helper: The text of this file: a launch hands it on to the process that becomes QEMU.
+        request: The operation's arguments.
+        helper: The text of this file, which a launch passes to the process that becomes QEMU.
 
     Returns:
-        What the operation returns.
+        The operation's answer.
 
     Raises:
-        Refused: It was not done, and nothing was changed.
-        Uncertain: It is not known whether it was done.
+        Refused: The operation was not done, and nothing was changed.
+        Uncertain: It is not known whether the operation was done.
     """
     try:
         if name == "launch":
@@ -1888,10 +2075,10 @@ def perform(name: str, request: Mapping[str, object], helper: str = "") -> Answe
 
 
 def serve(helper: str) -> None:
-    """Be the helper of an `SshHost`: answer requests from standard input until that ends.
+    """Run as the helper of an `SshHost`: answer requests from standard input until that ends.
 
-    Each request is answered in a thread of its own, so that a slow one holds up no other. An answer
-    has the `id` of its request, and `ok`, `refused` or `uncertain`.
+    Each request is answered in a thread of its own, so that a slow one does not delay others. An
+    answer has the `id` of its request, and `ok`, `refused` or `uncertain`.
 
     Args:
         helper: The text of this file.
@@ -1917,15 +2104,17 @@ def serve(helper: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Perform one operation for a shell script; the answer goes to standard output as JSON.
+    """Perform one operation for a shell script.
+
+    The answer goes to standard output as JSON; the reason of a failure goes to standard error.
 
     Args:
-        arguments: The operation's name, its arguments as JSON, and the text of this file if it is
-            a launch.
+        arguments: The operation's name, its arguments as JSON, and the text of this file if the
+            operation is a launch.
 
     Returns:
-        The exit code: 0 if done, 1 if refused, 3 if it is not known whether it was done; the reason
-        goes to standard error.
+        The exit code: 0 if the operation was done, 1 if it was refused, 3 if it is not known
+        whether it was done.
     """
     name, request = arguments[0], json.loads(arguments[1])
     try:

@@ -1,11 +1,13 @@
-"""What a preflight reads on a node's host. Needs Python 3.9 and nothing else.
+"""Read the facts that a preflight needs on a node's host. Needs Python 3.9 and nothing else.
 
-`LocalHost` calls it in a thread; over ssh it is sent when it is asked for, to the helper that runs
-there. Each part is read for itself: what cannot be read says why, and the others are there.
+`LocalHost` calls it in a thread; over ssh its text is sent with each request that needs it. Each
+part is read separately: if a part cannot be read, `unread` says why, and the other parts are
+returned.
 
-It changes nothing. What it does beyond reading files: it binds ports for a moment without listening
+It changes nothing that lasts. Besides reading files, it binds ports for a moment without listening
 on them, opens connections to the peers' ports and sends them datagrams, and runs programs that end
 by themselves: `qemu-img info`, `busctl`, and a QEMU without a machine, which is told to quit.
+`forwarding` also listens for one connection.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ CHUNK_BYTES = 1 << 20
 HOLDERS_MAX = 5
 PROGRAM_S = 15.0
 BUSCTL_S = 2.0
-# Of an image the bytes that QEMU locks (qemu-behaviour 20.8).
+# The bytes of an image that QEMU locks (qemu-behaviour 20.8).
 LOCK_FIRST = 100
 LOCK_LENGTH = 200
 IP_MTU = 14
@@ -58,7 +60,7 @@ KVM_GET_API_VERSION = 0xAE00
 KVM_API_VERSION = 12
 LISTENING = "0A"
 HANDSHAKE_ROUNDS = 10
-# How X.509 attributes are written in a distinguished name.
+# The short names of X.509 attributes in a distinguished name.
 SHORT_NAMES = {
     "commonName": "CN",
     "countryName": "C",
@@ -71,19 +73,19 @@ SHORT_NAMES = {
     "userId": "UID",
 }
 
-# Run as it stands by Python 3.9, which knows no `|` between types outside annotations.
+# Python 3.9 runs this file and knows no `|` between types, except in annotations.
 Value = Dict[str, object]
 
 
 def gather(*, parts: Mapping[str, Mapping[str, object]], limit_s: float) -> Value:
-    """Read each part, all at once.
+    """Read parts, each in a thread of its own.
 
     Args:
-        parts: The name of each part that is wanted, and its arguments.
-        limit_s: How long to wait for the last of them.
+        parts: The name of each wanted part, and its arguments.
+        limit_s: How long to wait for all of them, in seconds.
 
     Returns:
-        Each part that could be read, under its name, and `unread`: of each other one, why not.
+        Each part that was read, under its name; and `unread`, the reason for each other part.
     """
     found: Value = {}
     unread: Dict[str, str] = {}
@@ -103,7 +105,7 @@ def gather(*, parts: Mapping[str, Mapping[str, object]], limit_s: float) -> Valu
     end = time.monotonic() + limit_s
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
-    # A part may come while the answer is written: both are copied first.
+    # A thread that is late may still add its part while the answer is made, so copy both first.
     answer, why = dict(found), dict(unread)
     late = [name for name in parts if name not in answer and name not in why]
     why.update(dict.fromkeys(late, f"no answer within {limit_s:g} s"))
@@ -114,7 +116,7 @@ def gather(*, parts: Mapping[str, Mapping[str, object]], limit_s: float) -> Valu
 
 
 def system() -> Value:
-    """Whose host it is, and what its processes may do."""
+    """The user and the host, and the limits on the user's processes."""
     memlock, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return {
         "user_id": os.geteuid(),
@@ -136,7 +138,7 @@ def _text(path: str) -> str:
 
 
 def _confinement() -> str:
-    """What a security module holds its processes to; empty for nothing."""
+    """How a security module confines this user's processes; empty if none does."""
     if _text("/sys/fs/selinux/enforce") == "1":
         return f"SELinux enforces, as {_text('/proc/self/attr/current')}"
     if _text("/sys/module/apparmor/parameters/enabled") == "Y":
@@ -147,7 +149,7 @@ def _confinement() -> str:
 
 
 def _kills_user_processes() -> bool:
-    """Whether logind ends a user's processes with the last session; root's are left alone."""
+    """Whether logind ends this user's processes with the last session; false for root."""
     if os.geteuid() == 0 or not os.path.isdir("/run/systemd/system"):
         return False
     service, manager = "org.freedesktop.login1", "org.freedesktop.login1.Manager"
@@ -161,7 +163,7 @@ def _kills_user_processes() -> bool:
 
 
 def memory() -> Value:
-    """How much memory a new process can get."""
+    """The host's total memory, and how much of it new processes can get."""
     found = dict(re.findall(r"^(\w+):\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE))
     return {
         "total_bytes": int(found["MemTotal"]) * 1024,
@@ -170,7 +172,7 @@ def memory() -> Value:
 
 
 def kvm() -> Value:
-    """Why KVM cannot be used; empty where it can."""
+    """Why KVM cannot be used; empty if it can."""
     try:
         descriptor = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -185,7 +187,11 @@ def kvm() -> Value:
 
 
 def programs(*, names: Sequence[str]) -> Value:
-    """Which programs are missing."""
+    """Find the programs that are missing.
+
+    Args:
+        names: The programs' names or paths.
+    """
     return {"missing": [name for name in names if shutil.which(name) is None]}
 
 
@@ -193,7 +199,7 @@ def programs(*, names: Sequence[str]) -> Value:
 
 
 def folders(*, paths: Sequence[str]) -> List[Value]:
-    """What the folders are like."""
+    """Describe folders: whether they exist and are writable, and their free space."""
     return [_folder(path) for path in paths]
 
 
@@ -208,11 +214,11 @@ def _folder(path: str) -> Value:
 
 
 def files(*, paths: Sequence[str], digested: Sequence[str]) -> List[Value]:
-    """What the files are like.
+    """Describe files: mode, size and digest, or why a file cannot be read.
 
     Args:
         paths: The files.
-        digested: Those that are read to their ends; of a secret not even a digest is told.
+        digested: The files to read and make a digest of; never a secret.
     """
     return [_file(path, is_read=path in digested) for path in paths]
 
@@ -239,12 +245,13 @@ def _file(path: str, *, is_read: bool = True) -> Value:
 
 
 def images(*, paths: Sequence[str], qemu_img: str, own_process: str) -> List[Value]:
-    """What the images are like, and who holds them.
+    """Describe images, and which other processes have them open.
 
     Args:
         paths: The images.
-        qemu_img: The program that tells what they are like.
-        own_process: The node's process file: what its QEMU holds is held by the pair.
+        qemu_img: The `qemu-img` program.
+        own_process: The node's process file: an image that its QEMU has open is not reported as
+            locked.
     """
     own = _own_pid(own_process)
     return [_image(path, qemu_img, own) for path in paths]
@@ -264,9 +271,9 @@ def _image(path: str, qemu_img: str, own: int) -> Value:
         return found
     try:
         holders = _holders(path) if _is_locked(path) else []
-        # One that ends has no file to show any more, while it still holds the lock.
+        # A QEMU that is ending shows no open files any more, but still holds the lock.
         is_own = own in holders or (not holders and os.path.exists(f"/proc/{own}"))
-        # Whoever has only read it may be gone by now.
+        # A program that only read the image may have closed it by now: look again.
         if not is_own and _is_locked(path):
             found["is_locked"] = True
             found["holders"] = [_process(pid) for pid in holders][:HOLDERS_MAX]
@@ -281,7 +288,7 @@ def _image(path: str, qemu_img: str, own: int) -> Value:
 
 
 def _is_locked(path: str) -> bool:
-    """Whether anybody has an image open as QEMU does; the lock is not taken to find out."""
+    """Whether a process holds QEMU's locks on an image; found out without taking a lock."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, LOCK_FIRST, LOCK_LENGTH, 0)
@@ -296,7 +303,7 @@ def _processes() -> Iterator[int]:
 
 
 def _holders(path: str) -> List[int]:
-    """The processes that have a file open, as far as this user may see."""
+    """The processes that have a file open, as far as this user can see."""
     wanted = os.stat(path)
     return _having(lambda found: os.path.samestat(found, wanted))
 
@@ -336,16 +343,22 @@ def qemu(
     machine: str,
     cpu: str,
 ) -> Value:
-    """Ask a QEMU without a machine what it can do (qemu-behaviour 19.13).
+    """Ask a QEMU without a machine what it supports (qemu-behaviour 19.13).
 
     Args:
-        binary: QEMU.
-        accelerator: What the guest's CPUs are run by; without KVM here, the CPUs are not asked.
-        types: Object types and devices that it must have.
-        drivers: Block drivers that it must have.
-        capabilities: Migration capabilities that it must have.
+        binary: The QEMU binary.
+        accelerator: The accelerator; if it is `kvm` and KVM cannot be used, QEMU runs with `tcg`,
+            and features of the CPU are not asked.
+        types: Object types and devices that QEMU must have.
+        drivers: Block drivers that QEMU must have.
+        capabilities: Migration capabilities that QEMU must have.
         machine: The machine type, or an alias.
         cpu: The CPU model; empty for the machine's default.
+
+    Returns:
+        `version`; `lacks`, what is missing; `machine`, the type without alias; `has_cpu`;
+        `unavailable`, features of the CPU that this host lacks; `cpu_digest`, of the properties of
+        the model `host` or `max`.
     """
     runs_kvm = accelerator != "kvm" or not kvm()["why"]
     argv = [binary, "-machine", "none", "-accel", accelerator if runs_kvm else "tcg"]
@@ -357,7 +370,7 @@ def qemu(
         {"execute": "query-qmp-schema"},
     ]
     if cpu in ("host", "max") and runs_kvm:
-        # The model itself says what of the host it takes.
+        # These models take their features from the host, so ask QEMU which.
         model = {"type": "full", "model": {"name": cpu}}
         commands.append({"execute": "query-cpu-model-expansion", "arguments": model})
     version, replies = _asked(argv, commands)
@@ -392,7 +405,14 @@ def _list(reply: object) -> List[Dict[str, object]]:
 
 
 def _lacking(enums: Iterable[Set[str]], member: str, what: str, wanted: Sequence[str]) -> List[str]:
-    """Which names an enumeration lacks, which is the one with a certain other member."""
+    """Find the wanted names that an enumeration of QEMU's schema lacks.
+
+    Args:
+        enums: All enumerations of the schema.
+        member: A name that only the right enumeration has.
+        what: What the names are, for the result.
+        wanted: The names.
+    """
     known: Set[str] = set().union(*(values for values in enums if member in values))
     return [f"{what} {name}" for name in wanted if name not in known]
 
@@ -404,7 +424,10 @@ def _cpu_digest(reply: object) -> str:
 
 
 def _asked(argv: Sequence[str], commands: Sequence[Value]) -> Tuple[str, List[object]]:
-    """QEMU's version and its replies; None in the place of one that it refuses."""
+    """Run a QEMU, send it commands, and return its version and its replies.
+
+    A reply is None if QEMU refused the command.
+    """
     words = [{"execute": "qmp_capabilities"}, *commands, {"execute": "quit"}]
     done = subprocess.run(
         argv,
@@ -424,7 +447,12 @@ def _asked(argv: Sequence[str], commands: Sequence[Value]) -> Tuple[str, List[ob
 
 
 def firmware(*, binary: str, names: Sequence[str]) -> List[Value]:
-    """The files that QEMU puts into the guest's memory, as it would find them."""
+    """Describe the firmware files, as this QEMU finds them in its data folders.
+
+    Args:
+        binary: The QEMU binary.
+        names: The files' names, or absolute paths.
+    """
     done = subprocess.run(
         [binary, "-L", "help"], capture_output=True, text=True, check=False, timeout=PROGRAM_S
     )
@@ -441,7 +469,11 @@ def firmware(*, binary: str, names: Sequence[str]) -> List[Value]:
 
 
 def names(*, asked: Sequence[str]) -> List[Value]:
-    """What names and addresses stand for here, and whether that is this host."""
+    """Resolve names and addresses, and find out which are this host's own.
+
+    Args:
+        asked: The names and addresses.
+    """
     return [_name(name) for name in asked]
 
 
@@ -463,7 +495,12 @@ def _name(name: str) -> Value:
 
 
 def ports(*, address: str, numbers: Sequence[int]) -> List[Value]:
-    """Which of some ports are in use here, and by whom."""
+    """Find the ports that are in use here, and the processes that listen on them.
+
+    Args:
+        address: The address that QEMU will listen on.
+        numbers: The TCP ports.
+    """
     try:
         found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -476,7 +513,7 @@ def ports(*, address: str, numbers: Sequence[int]) -> List[Value]:
 def _is_used(family: int, place: Tuple[object, ...], port: int) -> bool:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as tried:
-            # As QEMU does: a connection that has ended is in nobody's way.
+            # QEMU sets this too: connections in TIME_WAIT do not keep the port in use.
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind((place[0], port, *place[2:]))
     except OSError as error:
@@ -485,7 +522,7 @@ def _is_used(family: int, place: Tuple[object, ...], port: int) -> bool:
 
 
 def _listeners(addresses: Set[str], port: int) -> List[str]:
-    """Who listens on a port of one of some addresses, as far as this user may see."""
+    """The processes that listen on a port of these addresses, as far as this user can see."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         for line in _text(f"/proc/net/{table}").splitlines()[1:]:
@@ -500,18 +537,18 @@ def _listeners(addresses: Set[str], port: int) -> List[str]:
 
 
 def _shown(words: str) -> str:
-    """An address as the kernel lists it, in words of four bytes."""
+    """The usual text of an address that the kernel lists as hexadecimal words of four bytes."""
     parts = [struct.pack("=I", int(words[n : n + 8], 16)) for n in range(0, len(words), 8)]
     family = socket.AF_INET if len(parts) == 1 else socket.AF_INET6
     return socket.inet_ntop(family, b"".join(parts))
 
 
 def reach(*, peers: Mapping[str, Mapping[str, object]], limit_s: float) -> List[Value]:
-    """How the peers' ports answer, and how large a packet gets to them.
+    """Find out how the peers' ports answer, and how large a packet reaches each peer.
 
     Args:
         peers: The name of each peer, with its `address` and `ports`.
-        limit_s: How long their answers may take.
+        limit_s: How long the answers of one peer may take, in seconds.
     """
     found: List[Value] = []
     for name, peer in peers.items():
@@ -525,9 +562,18 @@ def reach(*, peers: Mapping[str, Mapping[str, object]], limit_s: float) -> List[
 
 
 def _answers(address: str, numbers: Sequence[int], limit_s: float) -> Dict[int, str]:
-    """How each port answers, at the address of a name that answers best: QEMU tries each.
+    """Find out how each port of a host answers.
 
-    `open`, `refused`, `silent`, or another reason; empty where the name does not resolve.
+    If a name has several addresses, the best answer counts, since QEMU tries each of them.
+
+    Args:
+        address: The host's address or name.
+        numbers: The TCP ports.
+        limit_s: How long the answers may take, in seconds.
+
+    Returns:
+        Port to `open`, `refused`, `silent`, or the text of another error; empty if the name does
+        not resolve.
     """
     try:
         found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
@@ -568,10 +614,17 @@ def _answer(number: int) -> str:
 
 
 def _path(address: str, port: int) -> Value:
-    """How large a packet may be on the way to a host, and whether one of that size gets there.
+    """Find the MTU of the path to a host, and whether a packet of that size gets there.
 
-    A closed UDP port answers a datagram. Where none of that size is answered and a small one is,
-    something on the way takes large packets and does not say so.
+    A closed UDP port refuses each datagram that reaches it. If no datagram of the MTU's size is
+    refused but a small one is, something on the path drops large packets without saying so.
+
+    Args:
+        address: The host's address or name.
+        port: A UDP port, which should be closed.
+
+    Returns:
+        `mtu_bytes`; `is_carried`, None if not even a small datagram was answered.
     """
     family, _, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
     is_v6 = family == socket.AF_INET6
@@ -601,12 +654,17 @@ def _is_answered(sock: socket.socket, size_bytes: int) -> bool:
         return True
     except OSError:
         return False
-    # Somebody listens there and has answered.
+    # A program listens on that UDP port and has answered.
     return True
 
 
 def interfaces(*, names: Sequence[str], needs_tun: bool) -> Value:
-    """What taps and bridges are like, and why no tap can be used at all."""
+    """Describe taps and bridges, and say why no tap can be used at all.
+
+    Args:
+        names: The names of the interfaces.
+        needs_tun: Whether to check /dev/net/tun.
+    """
     why = ""
     if needs_tun:
         try:
@@ -642,11 +700,15 @@ def _interface(name: str) -> Value:
 
 
 def tls(*, folder: str, address: str) -> Value:
-    """Try a node's certificates on each other, in memory.
+    """Try a node's server and client certificates on each other, in memory.
 
     Args:
-        folder: Where they lie.
-        address: How the peer calls this node.
+        folder: The folder with the certificates and keys.
+        address: The name or address by which the peer reaches this node.
+
+    Returns:
+        `why`: why they do not work; empty if they do. Then also the authority's digest, when each
+            certificate expires, and the client's name.
     """
     authority = os.path.join(folder, "ca-cert.pem")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -674,7 +736,16 @@ def tls(*, folder: str, address: str) -> Value:
 def _handshake(
     server: ssl.SSLContext, client: ssl.SSLContext, address: str
 ) -> Tuple[str, Dict[str, Value]]:
-    """Why the ends refuse each other, else what each shows."""
+    """Make a TLS handshake in memory.
+
+    Args:
+        server: The server's certificate.
+        client: The client's certificate.
+        address: The name that the server's certificate must have.
+
+    Returns:
+        Why the handshake failed, empty if it did not; and the certificates of both ends.
+    """
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     accepts = server.wrap_bio(up, down, server_side=True)
     dials = client.wrap_bio(down, up, server_hostname=address)
@@ -699,7 +770,7 @@ def _handshake(
 
 
 def _distinguished(subject: object) -> str:
-    """A certificate's name in its own order; empty where a part of it has no short name here."""
+    """A certificate's distinguished name; empty if an attribute has no short name here."""
     parts = [pair for group in subject for pair in group] if isinstance(subject, tuple) else []
     if not all(name in SHORT_NAMES for name, _ in parts):
         return ""
@@ -711,7 +782,13 @@ def _escaped(value: str) -> str:
 
 
 def psk(*, path: str, username: str, salt: str) -> Value:
-    """What tells a shared key from others, without telling the key; empty where there is none."""
+    """A digest that tells a shared key from other keys; empty if the file has no such key.
+
+    Args:
+        path: The file with the keys.
+        username: The name of the key.
+        salt: A text that is mixed in, so that digests of several pairs cannot be compared.
+    """
     with open(path, "rb") as stream:
         lines = stream.read(CHUNK_BYTES).splitlines()
     for line in lines:
@@ -722,15 +799,19 @@ def psk(*, path: str, username: str, salt: str) -> Value:
     return {"digest": ""}
 
 
-# -- the way here --------------------------------------------------------------------------------
+# -- connections through ssh
+# --------------------------------------------------------------------------------
 
 
 def forwarding(*, is_unix: bool, limit_s: float) -> Value:
-    """Listen for one connection, as a monitor does; gives where. Nothing is left of it.
+    """Listen for one connection, as a monitor does; nothing of it stays afterwards.
 
     Args:
-        is_unix: Listen on a Unix socket in a folder of its own; else on a port of loopback.
-        limit_s: How long to wait for it.
+        is_unix: Whether to listen on a Unix socket in a new folder, or else on a port of 127.0.0.1.
+        limit_s: How long to wait for the connection, in seconds.
+
+    Returns:
+        `path` of the socket, or `port`.
     """
     folder = tempfile.mkdtemp(prefix="pycolo-") if is_unix else ""
     path = os.path.join(folder, "monitor") if is_unix else ""
@@ -741,7 +822,7 @@ def forwarding(*, is_unix: bool, limit_s: float) -> Value:
         try:
             server.accept()[0].close()
         except OSError:
-            # Nobody came: whoever asked knows that best.
+            # No connection came, which the other side finds out by itself.
             pass
         finally:
             _end(server, folder)
