@@ -101,7 +101,7 @@ def explain(
 
     Args:
         message: QEMU's words: as QEMU wrote them, as pycolo quotes them in a report, or the JSON of
-            a QMP error. A message of the human monitor may keep its prefix `Error: ` and its line
+            a QMP error. A message of the human monitor may keep the prefix `Error:` and its line
             ends. Only the first 4096 characters are read.
         command: The command that QEMU answered with this message, by its name in QMP or in the
             human monitor.

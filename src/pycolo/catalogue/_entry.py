@@ -102,11 +102,11 @@ class Entry:
     remedy: str
     "What to do, as a sentence without a full stop."
     source: str
-    "Entry or part of docs/qemu-behaviour.md."
+    "The entry or part of docs/qemu-behaviour.md that describes the message."
     only_if: str = ""
     "If `goal` is `depends`: the condition under which the goal is reached, without `only if`."
     error_class: ErrorClass = "GenericError"
-    "QMP's class; errors of the human monitor and of queries have none."
+    "The class of a QMP error reply; it says nothing about messages that come another way."
     place: Place = "reply"
     "Where the message appears: in a command's reply, in a query's result, or on QEMU's stderr."
 

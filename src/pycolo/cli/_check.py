@@ -109,7 +109,7 @@ def forced_codes(codes: Sequence[str], procedure: Procedure) -> frozenset[Code]:
 
     Raises:
         click.UsageError: The procedure has no `--force`, or a value is no code, or may not be
-        overridden, or does not stop this procedure.
+            overridden, or does not stop this procedure.
     """
     return frozenset(_forced_code(code, procedure) for code in codes)
 

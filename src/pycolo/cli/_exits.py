@@ -12,11 +12,11 @@ REFUSED: Final = 1
 "Refused or failed, and nothing was changed."
 DIFFERENT: Final = 2
 UNFINISHED: Final = 3
-"Changed but unfinished, or unknown."
+"Something was changed but not completed, or what was changed is not known."
 UNKNOWN: Final = 3
 "The exit code of `status --check` if the state of the pair cannot be found out."
 DECIDE: Final = 4
-"A person must decide."
+"A person must decide, or change a file."
 USAGE: Final = 64
 
 

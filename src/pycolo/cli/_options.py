@@ -262,8 +262,8 @@ class Asked:
         Args:
             pair: The declaration.
             procedure: The procedure's name.
-            offline: Whether the plan is compiled without asking the hosts; `resume` may then need
-                `--survivor`.
+            offline: Whether the plan is compiled without asking the hosts; then `resume` takes
+                `--survivor` too.
 
         Raises:
             click.UsageError: An option or a name does not fit.

@@ -62,7 +62,7 @@ def on_stderr(detail: Detail = "usual") -> Iterator[Kept]:
 
 
 def bars(console: Console) -> Progress:
-    """Make progress bars; a narrow console gets no bar and a shortened text, but all figures."""
+    """Make progress bars; a narrow console gets no bar, no byte counts and a shortened text."""
     shortened = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     wide = (BarColumn(), DownloadColumn(binary_units=True)) if console.width >= WIDE else ()
     return Progress(

@@ -61,7 +61,7 @@ class FakeLife:
         return all(chapter.lost == 0 for chapter in self.chapters)
 
     def to_json(self) -> JsonObject:
-        """The life as JSON."""
+        """The result as JSON, with `fake` and `ok`."""
         return {"fake": True, "ok": self.ok, **attrs.asdict(self)}
 
     def lines(self) -> list[str]:

@@ -17,10 +17,10 @@ answers are plain JSON values, and every path is a path on that host. Operations
 those that change a node's record, images or process file hold the lock of its record.
 
 No process of pycolo has to live as long as QEMU. A small file, the process file, identifies QEMU's
-process. The process itself writes it before it becomes QEMU: its number, its start time, and the
-boot and the name spaces in which that number is valid. So a process that was given the same number
-later is never taken for QEMU. A process file that other users may have written is no evidence of a
-QEMU's end.
+process by its number, its start time, and the boot and the name spaces in which that number is
+valid. That process writes the file itself before it becomes QEMU; if libvirt starts QEMU, `launch`
+writes the file. So a process that was given the same number later is never taken for QEMU. A
+process file that other users may have written is no evidence of a QEMU's end.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ TAIL_LINES = 5
 BLOCK_BYTES = 4096
 READ_MAX_BYTES = 1 << 20
 ENDED_KEPT = 32
-# Kernel flags: PF_EXITING of a task that has begun to exit; PIDFD_THREAD makes a pidfd stand for
-# one thread.
+# Kernel flags: PF_EXITING of a task that has begun to exit; PIDFD_THREAD makes a pidfd refer to one
+# thread.
 PF_EXITING = 0x4
 PIDFD_THREAD = os.O_EXCL
 # How many threads are watched. The first threads of a QEMU live as long as it does, and at most one
@@ -899,7 +899,7 @@ class Lookout:
         self._hinted_until = time.monotonic() + SETTLE_S
 
     def _watch_threads(self) -> bool:
-        """Whether the kernel tells of the ends of some threads; it does from Linux 6.9 on."""
+        """Watch the first threads; returns whether the kernel reports their ends (Linux 6.9 on)."""
         try:
             for thread in os.listdir(f"/proc/{self._pid}/task")[:THREADS_WATCHED]:
                 self._threads.append(os.pidfd_open(int(thread), PIDFD_THREAD))
@@ -1044,9 +1044,9 @@ def stop(*, process: str, instance: str, at_once: bool, limit_s: float) -> Answe
 
 # The program of the process that becomes QEMU. It gets the text of this file, writes the process
 # file about itself, and replaces itself by QEMU. The process that started it may have ended by
-# then. It inherits the lock of the record, so that no second QEMU can be started meanwhile; the
-# kernel releases the lock when the program becomes QEMU. If the program fails, it writes the reason
-# to the status pipe; otherwise that pipe is closed empty.
+# then. The program inherits the lock of the record, so that no second QEMU can be started
+# meanwhile; the kernel releases the lock when the program becomes QEMU. If the program fails, it
+# writes the reason to the status pipe; otherwise that pipe is closed empty.
 LAUNCHER = """
 import json, os, signal, sys
 helper, path, instance, ended, lock, status, *argv = sys.argv[1:]
@@ -1478,7 +1478,7 @@ def _serves(monitor: Monitor) -> bool:
 def _await_answer(monitor: Monitor, pidfd: Pidfd, limit_s: float) -> str | None:
     """Wait until QEMU answers a command; returns why it did not, or None if it did.
 
-    QEMU sends its greeting before it makes its devices, and may end because of one of them. It
+    QEMU sends its greeting before it makes its devices, and may end because of one of them. QEMU
     answers commands only after that.
 
     Args:
@@ -1857,7 +1857,7 @@ def _inside(network: str, observe: Callable[[], Dict[int, str]]) -> Dict[int, st
             with open(network, "rb") as space:
                 _enter(space.fileno())
             found.update(observe())
-        except Exception as error:  # noqa: BLE001 - it is raised where the thread is waited for
+        except Exception as error:  # noqa: BLE001 - raised again after the join
             failed.append(error)
 
     thread = threading.Thread(target=work)
@@ -1967,7 +1967,7 @@ def facts(*, program: str, request: Mapping[str, object], **launch: object) -> A
         As `facts_by`.
     """
     scope: Dict[str, object] = {"__name__": "pycolo_gather"}
-    exec(program, scope)  # noqa: S102 - it comes from whoever has sent this file
+    exec(program, scope)  # noqa: S102 - from the sender of this file
     return facts_by(scope["gather"], request, **launch)  # type: ignore[arg-type]  # by its name
 
 

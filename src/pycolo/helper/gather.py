@@ -1,13 +1,13 @@
 """Read the facts that a preflight needs on a node's host. Needs Python 3.9 and nothing else.
 
-`LocalHost` calls it in a thread; over ssh its text is sent with each request that needs it. Each
-part is read separately: if a part cannot be read, `unread` says why, and the other parts are
-returned.
+`LocalHost` calls `gather` in a thread; over ssh the text of this file is sent with each request for
+facts. Each part is read separately: if a part cannot be read, `unread` says why, and the other
+parts are returned.
 
-It changes nothing that lasts. Besides reading files, it binds ports for a moment without listening
-on them, opens connections to the peers' ports and sends them datagrams, and runs programs that end
-by themselves: `qemu-img info`, `busctl`, and a QEMU without a machine, which is told to quit.
-`forwarding` also listens for one connection.
+The host is left as it was. Besides reading files, this code binds ports for a moment without
+listening on them, opens connections to the peers' ports, sends datagrams to them, and runs programs
+that end by themselves: `qemu-img info`, `busctl`, and a QEMU without a machine, which is told to
+quit. `forwarding` also listens for one connection.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def gather(*, parts: Mapping[str, Mapping[str, object]], limit_s: float) -> Valu
     def work(name: str, arguments: Mapping[str, object]) -> None:
         try:
             found[name] = PARTS[name](**arguments)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other parts are there
+        except Exception as error:  # noqa: BLE001 - the other parts must be returned
             unread[name] = str(error) or type(error).__name__
 
     threads = [

@@ -168,7 +168,7 @@ async def _readable(lookout: far.Lookout, limit_s: float) -> None:
 
 
 async def _ask(name: str, request: JsonObject, limit_s: float) -> Mapping[str, object]:
-    del limit_s  # the helper keeps it
+    del limit_s  # the operation applies it
     loop = asyncio.get_running_loop()
     where = _QUICK if name in _QUICKLY else None
     perform = _facts if name == "facts" else _perform

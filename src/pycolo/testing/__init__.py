@@ -1,6 +1,6 @@
 """FakeQemu: simulated QEMUs to test a controller against, without QEMU.
 
-A `World` holds hosts, images, a network and a clock that stands still until it is advanced. A QEMU
+A `World` holds hosts, images, a network and a clock that is stopped until it is advanced. A QEMU
 that is launched in it speaks QMP as QEMU does, in memory or over sockets. The same contract tests
 run against these fakes and against real QEMUs: entering and leaving COLO, checkpoints, deaths,
 peers that stop responding, a main loop that hangs on such a peer, and the differences between

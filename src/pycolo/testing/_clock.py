@@ -17,7 +17,7 @@ _ROUND_S = 0.0001
 
 @attrs.define(eq=False, repr=False)
 class Clock:
-    """A clock that stands still unless it is advanced, with the actions that are due at a time."""
+    """A clock that moves only when it is advanced, and the actions that are due at a time."""
 
     now_s: float = attrs.field(default=0.0, init=False)
     "The time in seconds since the world was made."

@@ -474,7 +474,7 @@ def _source_learns(channel: Channel) -> None:
 
 
 def _target(channel: Channel) -> Process:
-    assert channel.target is not None  # noqa: S101 - whoever gets here has connected
+    assert channel.target is not None  # noqa: S101 - set when the source connected
     return channel.target
 
 

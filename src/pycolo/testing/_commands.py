@@ -251,7 +251,7 @@ def _blockdev_add(qemu: Process, command: qmp.BlockdevAdd) -> None:
     if not isinstance(node, NbdNode) or not isinstance(node.server, InetSocketAddress):
         raise Refused(f"FakeQemu does not play blockdev-add of {type(node).__name__}")
     link = qemu.opening.get(name) or _connect(qemu, name, node, node.server)
-    # It can be yanked from now on, which does not end it (qemu-behaviour 5.19).
+    # The connection can be yanked from now on; that does not end the command (qemu-behaviour 5.19).
     qemu.opening[name] = link
     qemu.need(link)
     del qemu.opening[name]
@@ -317,7 +317,7 @@ def _change(qemu: Process, command: qmp.XBlockdevChange) -> None:
             raise Refused(why)
         link = qemu.disk_links.get(taken[0].node)
         if link is not None and qemu.hangs_on(taken[0].node):
-            # It waits for the guest's write that hangs (qemu-behaviour 5.12).
+            # The command waits for the guest's write that hangs (qemu-behaviour 5.12).
             qemu.need(link)
     qemu.accept(command)
 
@@ -340,7 +340,7 @@ def _check_compare(qemu: Process, item: ColoCompare) -> None:
     taken = _in_use(qemu)
     devices = used_chardevs(item)
     if any(device not in qemu.live.chardevs or device in taken for device in devices):
-        # QEMU does not survive it (qemu-behaviour 6.9).
+        # QEMU ends or hangs on such an object (qemu-behaviour 6.9).
         if not qemu.quirks.bad_compare_hangs:
             _network.end(qemu, -6)
         raise Stuck(())

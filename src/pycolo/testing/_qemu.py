@@ -52,8 +52,8 @@ class FakeQemu(Process):
             family: The protocol over which the guest answers the client.
 
         Returns:
-            Whether the acknowledgement reached the client: the guest runs here, the write ended,
-            and COLO's proxy let the answer pass (qemu-behaviour 5.12, 17.1).
+            Whether the acknowledgement reached the client, which means that the guest runs here,
+            the write ended, and COLO's proxy let the answer pass (qemu-behaviour 5.12, 17.1).
         """
         if not self.runs or self.live.colo_mode == "secondary":
             return False
