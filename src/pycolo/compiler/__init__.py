@@ -1,8 +1,8 @@
-"""From a declaration and what is known of its nodes to a plan: pure.
+"""Pure functions from a declaration and what is known of its nodes to a plan.
 
-Each procedure is a function from `(pair, snapshot)` to a `Plan`. It looks at what is there, the
-records included, and emits what is missing, so that compiling again after a half-finished run
-finishes it.
+Each procedure is a function from `(pair, snapshot)` to a `Plan`. It compares the snapshot, records
+included, with the state that it is for, and emits the steps that are missing. So if an execution
+stops half-way, compiling again gives the plan that finishes the procedure.
 """
 
 from pycolo.compiler.converge import converge

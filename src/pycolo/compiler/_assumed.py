@@ -16,7 +16,7 @@ from pycolo.snapshot import Absent, Dead, Snapshot
 
 
 def new_pair(pair: ColoPair) -> Snapshot:
-    """What is known of a pair that was never launched."""
+    """The snapshot of a pair that was never launched: no QEMU and no record on any node."""
     nodes = pair.all_nodes
     return Snapshot(
         nodes={node.name: Absent() for node in pair.nodes},
@@ -45,7 +45,13 @@ class AssumedLife:
     def launch(
         self, known: Snapshot, nodes: tuple[str, ...] = (), newest: str | None = None
     ) -> Plan:
-        """Launch some nodes, or both."""
+        """The plan that launches nodes, from a snapshot.
+
+        Args:
+            known: The snapshot.
+            nodes: The nodes; both if empty.
+            newest: The node that holds the newest data by an operator's statement.
+        """
         names = self._pair.names
         return launch(
             self._pair,
@@ -58,18 +64,23 @@ class AssumedLife:
         )
 
     def launched(self) -> Snapshot:
-        """A new pair, both QEMUs just launched."""
+        """The snapshot of a new pair whose QEMUs were both just launched."""
         return self.launch(new_pair(self._pair)).planned_state
 
     def started(self) -> Snapshot:
-        """A new pair, protected."""
+        """The snapshot of a new pair that is protected."""
         plan = start(
             self._pair, self.launched(), dialect=self._dialect, assume_good=self._assume_good
         )
         return plan.planned_state
 
     def failover(self, survivor: str, known: Snapshot | None) -> Plan:
-        """One node continues, from what is known or from a protected pair."""
+        """The plan by which one node continues; the other one counts as dead.
+
+        Args:
+            survivor: The node that continues.
+            known: The snapshot to compile from; that of a protected new pair if None.
+        """
         known = known or self.started()
         dead = _partner(self._pair, known, survivor)
         return failover(
@@ -81,7 +92,17 @@ class AssumedLife:
         )
 
     def resume(self, survivor: str, peer: str | None, known: Snapshot | None) -> Plan:
-        """The survivor is protected again, from what is known or after its failover."""
+        """The plan by which the survivor is protected again.
+
+        Args:
+            survivor: The node with the guest.
+            peer: The node that protects it, launched first if it does not answer; the survivor's
+                partner if None.
+            known: The snapshot to compile from; that after the survivor's failover if None.
+
+        Raises:
+            CompileError: The survivor does not answer.
+        """
         known = known or self.failover(survivor, None).planned_state
         if known.live(survivor) is None:
             raise compile_error(

@@ -1,4 +1,4 @@
-"""The steps of one disk: export it, copy it, attach the peer's, take it off again."""
+"""The steps of one disk: export it, copy it, attach the peer's disk to it, detach that again."""
 
 from __future__ import annotations
 
@@ -25,15 +25,24 @@ from pycolo.snapshot import Live
 LOCAL_CHILD = "children.0"
 NO_INSTANCE = (Refusal(text="Instance not found", error_class="DeviceNotFound"),)
 ENDING = ("waiting", "pending", "aborting")
-# A job ends in its own time: one that was told to end may have ended since it was looked at. How
-# it ended is what the wait behind the command looks for.
+# The job may have ended between the snapshot and the command that ends it. Whether the job
+# succeeded is then found by the wait that follows the command.
 ENDED = (Refusal(text="cannot accept command verb 'cancel'"),)
 
 
 def job_id(draft: Draft, peer: str, disk: ReplicationDisk) -> str:
-    """The mirror's job id, which carries the secondary's identity.
+    """The id of the job that copies a disk to the secondary; it holds the secondary's identity.
 
-    A copy that concluded says that *this* secondary's disk is complete, and nothing of another's.
+    So a concluded job shows that the disk of *this* secondary is complete, and says nothing of the
+    disk of another secondary.
+
+    Args:
+        draft: The plan so far.
+        peer: The node of the secondary, whose QEMU answers.
+        disk: The disk.
+
+    Raises:
+        CompileError: The QEMU of `peer` does not answer.
     """
     # QEMU takes no colon in a job's id.
     return f"{_job_prefix(disk)}{draft.live(peer).instance.replace(':', '.')}"
@@ -44,7 +53,7 @@ def _job_prefix(disk: ReplicationDisk) -> str:
 
 
 def peer_child(live: Live, disk: ReplicationDisk) -> str | None:
-    """QEMU's name for the place of the peer's disk in the quorum; None while it is not attached."""
+    """QEMU's name of the quorum's child that is the peer's disk; None if it is not attached."""
     for child in live.children.get(disk.names.quorum, ()):
         if child.node == disk.names.nbd and child.name != LOCAL_CHILD:
             return child.name
@@ -52,7 +61,7 @@ def peer_child(live: Live, disk: ReplicationDisk) -> str | None:
 
 
 def ensure_export(draft: Draft, node: str, disk: ReplicationDisk) -> None:
-    """The secondary offers its image to the primary's writes."""
+    """Export the secondary's image over NBD, so that the primary can write to it."""
     parent = disk.names.parent
     if parent not in draft.live(node).exports:
         command = BlockExportAdd(id=parent, node_name=parent, name=parent, writable=True)
@@ -61,10 +70,17 @@ def ensure_export(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 
 def ensure_nbd(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
-    """The primary has a named way to the secondary's image."""
+    """Add the NBD node through which the primary writes to the secondary's image.
+
+    Args:
+        draft: The plan so far.
+        node: The primary.
+        peer: The secondary.
+        disk: The disk.
+    """
     command = BlockdevAdd(node=topology.nbd_node(draft.pair, draft.pair.node(peer), disk))
     if peer_child(draft.live(node), disk) is None and not resync_jobs(draft.live(node), disk):
-        # Nothing shows where it leads: it may have been made for another secondary.
+        # Nothing shows to which host this NBD node leads: it may be that of another secondary.
         remove_nbd(draft, node, disk)
     if disk.names.nbd not in draft.live(node).block_nodes:
         why = "named, so that it can be yanked; limited in time (qemu-behaviour 5.4, 5.6, 5.22)"
@@ -72,10 +88,16 @@ def ensure_nbd(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Non
 
 
 def check_ours(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
-    """Check that a disk that is attached, or about to be, was copied to this very secondary.
+    """Check that an attached disk, or a copy under way, is that of this very secondary.
+
+    Args:
+        draft: The plan so far.
+        node: The primary.
+        peer: The secondary.
+        disk: The disk.
 
     Raises:
-        CompileError: What is there belongs to an attempt with another secondary.
+        CompileError: The attached disk, or the copy, belongs to an attempt with another secondary.
     """
     live, ours = draft.live(node), job_id(draft, peer, disk)
     others = [job for job in resync_jobs(live, disk) if job != ours]
@@ -88,10 +110,10 @@ def check_ours(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Non
 
 
 def is_identical(draft: Draft, primary: str) -> bool:
-    """Whether the operator's word that the images are equal still holds.
+    """Whether the images are equal because the operator declared them so (`initial_sync`).
 
-    It speaks of the images before the guest ever ran: in the pair's first epoch, on a QEMU whose
-    guest has not been started.
+    The declaration `identical` counts only until the guest has run: in the pair's first epoch, on
+    a QEMU whose guest has not been started.
     """
     live, own = draft.live(primary), draft.now.records.get(primary)
     first = isinstance(own, PairRecord) and own.epoch == 1
@@ -100,9 +122,10 @@ def is_identical(draft: Draft, primary: str) -> bool:
 
 
 def must_be_there(draft: Draft) -> bool:
-    """Whether a secondary's image is the operator's, since `start` will take it for equal.
+    """Whether the operator must provide the secondary's image, so that `launch` creates none.
 
-    An empty one, made in the place of one that was forgotten, would be taken for equal too.
+    That is so if `start` will take the images for equal and not copy them. `start` would also take
+    an empty image for equal, if `launch` created one in the place of an image that is missing.
     """
     top = highest(draft.now.records)
     holder = None if top is None else draft.now.live(top.holder)
@@ -111,7 +134,14 @@ def must_be_there(draft: Draft) -> bool:
 
 
 def ensure_mirror(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
-    """The copy is under way."""
+    """Start the copy of a disk to the secondary, unless it has begun or is attached already.
+
+    Args:
+        draft: The plan so far.
+        node: The primary.
+        peer: The secondary.
+        disk: The disk.
+    """
     job = draft.live(node).jobs.get(job_id(draft, peer, disk))
     if job is None and peer_child(draft.live(node), disk) is None:
         command = BlockdevMirror(
@@ -128,7 +158,14 @@ def ensure_mirror(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> 
 def dismiss_useless(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:
     """Dismiss the job of a copy that failed, or that ended while the guest kept writing.
 
-    Then `ensure_mirror` starts another one. A copy whose disk is in the quorum already is kept.
+    Then `ensure_mirror` starts another copy. If the peer's disk is attached to the quorum already,
+    its job is kept.
+
+    Args:
+        draft: The plan so far.
+        node: The primary.
+        peer: The secondary.
+        disk: The disk.
     """
     job = draft.live(node).jobs.get(job_id(draft, peer, disk))
     if job is None or peer_child(draft.live(node), disk) is not None:
@@ -145,7 +182,14 @@ def dismiss_useless(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -
 
 
 def ensure_mirrored(draft: Draft, node: str, peer: str, disks: tuple[ReplicationDisk, ...]) -> None:
-    """Wait until source and target of every copy are equal and kept so."""
+    """Wait until every copy is ready: the secondary has the whole disk and gets each new write.
+
+    Args:
+        draft: The plan so far.
+        node: The primary.
+        peer: The secondary.
+        disks: The disks that are copied.
+    """
     running = [d for d in disks if _job(draft, node, peer, d) in ("created", "running")]
     if not running:
         return
@@ -168,7 +212,17 @@ def ensure_mirrored(draft: Draft, node: str, peer: str, disks: tuple[Replication
 def ensure_mirror_ended(
     draft: Draft, node: str, peer: str, disks: tuple[ReplicationDisk, ...]
 ) -> str | None:
-    """End the copies at one moment of a guest that is paused; returns the first address."""
+    """End the copies while the guest is paused, so that all disks are of one moment.
+
+    Args:
+        draft: The plan so far.
+        node: The primary, whose guest is paused.
+        peer: The secondary.
+        disks: The disks that are copied.
+
+    Returns:
+        The address of the first step that ends a copy; None if no copy is ready.
+    """
     first: str | None = None
     for disk in disks:
         if _job(draft, node, peer, disk) == "ready":
@@ -199,7 +253,7 @@ def _wait_ended(draft: Draft, node: str, peer: str, disks: list[ReplicationDisk]
 
 
 def ensure_attached(draft: Draft, node: str, disk: ReplicationDisk) -> None:
-    """From here on every write goes to both disks."""
+    """Attach the peer's disk to the quorum: from then on every write goes to both disks."""
     if peer_child(draft.live(node), disk) is not None:
         return
     command = XBlockdevChange(parent=disk.names.quorum, node=disk.names.nbd)
@@ -207,14 +261,17 @@ def ensure_attached(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 
 def ensure_dismissed(draft: Draft, node: str, disk: ReplicationDisk) -> None:
-    """Forget the finished copy, last of all: while it is there, the entry is not proven."""
+    """Dismiss the finished copy jobs of a disk, after the entry into COLO is proven.
+
+    Until then the concluded job shows that the copy was complete.
+    """
     for job in resync_jobs(draft.live(node), disk):
         why = "until here the finished job showed that the copy was complete (qemu-behaviour 18.5)"
         draft.execute(node, JobDismiss(id=job), why)
 
 
 def resync_jobs(live: Live, disk: ReplicationDisk) -> tuple[str, ...]:
-    """Ids of the copies of a disk that were not dismissed, to whichever secondary."""
+    """Ids of a disk's copy jobs that were not dismissed, of every secondary."""
     return tuple(job for job in live.jobs if job.startswith(_job_prefix(disk)))
 
 
@@ -234,7 +291,7 @@ def ensure_no_job(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 
 def check_child(draft: Draft, node: str, disk: ReplicationDisk) -> None:
-    """Check that the child's name still names the peer's disk."""
+    """Check that the child that will be detached from the quorum is still the peer's disk."""
     child = peer_child(draft.live(node), disk)
     if child is not None:
         ids = disk.names
@@ -244,7 +301,7 @@ def check_child(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 
 def detach(draft: Draft, node: str, disk: ReplicationDisk) -> None:
-    """The quorum writes to the local disk alone."""
+    """Detach the peer's disk: from then on the quorum writes to the local disk alone."""
     child = peer_child(draft.live(node), disk)
     if child is None:
         return
@@ -258,9 +315,16 @@ def detach(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 
 def copy_recovery(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> tuple[Execute, ...]:
-    """Resume a guest that is paused for the end of its disk copy, even if the peer hangs.
+    """Abort a copy as recovery, so that the paused guest can be resumed even if the peer hangs.
 
-    The copy is lost by it, and is made to look so.
+    The connection to the peer is cut, so the copy is lost. Its job is cancelled, so that nothing
+    takes the copy for complete.
+
+    Args:
+        draft: The plan so far.
+        node: The primary.
+        peer: The secondary.
+        disk: The disk.
     """
     why = "a write of the copy that nobody confirms holds everything up (qemu-behaviour 5.23)"
     yank = draft.recovery_step(
@@ -274,14 +338,23 @@ def copy_recovery(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> 
 
 
 def copy_end_recovery(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> Execute:
-    """End a copy as recovery, once the way to the peer was yanked; else no other can be begun."""
+    """Cancel the job of a copy as recovery, after the NBD connection to the peer was yanked.
+
+    If the job stayed, no other copy could begin.
+
+    Args:
+        draft: The plan so far.
+        node: The primary.
+        peer: The secondary.
+        disk: The disk.
+    """
     gone = (Refusal(text="not found", error_class="DeviceNotActive"), *ENDED)
     command = BlockJobCancel(device=job_id(draft, peer, disk), force=True)
     return draft.recovery_step(node, command, "it cannot complete any more", accepts=gone)
 
 
 def detach_recovery(draft: Draft, node: str, disk: ReplicationDisk) -> tuple[Execute, ...]:
-    """The same as recovery, once the way to the peer was yanked."""
+    """Detach the peer's disk as recovery, after the NBD connection to the peer was yanked."""
     child = peer_child(draft.live(node), disk)
     if child is None:
         return ()
@@ -297,7 +370,7 @@ def detach_recovery(draft: Draft, node: str, disk: ReplicationDisk) -> tuple[Exe
 
 
 def remove_nbd(draft: Draft, node: str, disk: ReplicationDisk) -> None:
-    """The NBD node goes once nothing uses it (qemu-behaviour 5.9)."""
+    """Delete the NBD node, which nothing may use any more (qemu-behaviour 5.9)."""
     if disk.names.nbd in draft.live(node).block_nodes:
         draft.execute(
             node,
@@ -309,7 +382,7 @@ def remove_nbd(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 
 def remove_overlays(draft: Draft, node: str, disk: ReplicationDisk) -> None:
-    """Delete a promoted secondary's overlay nodes, whose data is in the image now."""
+    """Delete the overlay nodes of a promoted secondary, after their data was merged."""
     for overlay in (disk.names.active, disk.names.hidden):
         if overlay in draft.live(node).block_nodes:
             why = "its data is in the image now; its file is free (qemu-behaviour 5.13)"
@@ -318,7 +391,7 @@ def remove_overlays(draft: Draft, node: str, disk: ReplicationDisk) -> None:
 
 
 def ensure_committed(draft: Draft, node: str) -> None:
-    """Wait until a promotion has merged its overlays: till then a crash loses them."""
+    """Wait until a promotion has merged its overlays: until then a crash loses their data."""
     pending = [d for d in draft.pair.disks if d.names.quorum in draft.live(node).commit_pending]
     if not pending:
         return

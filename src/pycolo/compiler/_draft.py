@@ -1,7 +1,7 @@
 """A plan being written: the steps so far, and the snapshot they lead to.
 
-Every procedure asks the draft what is there *now*, after its own steps, and emits what is missing.
-That is why a procedure that stopped half-way is finished by compiling it again.
+Every procedure asks the draft what exists *now*, after the steps emitted so far, and emits the
+steps that are missing. So if a procedure stops half-way, compiling it again finishes it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from pycolo.snapshot import Live, Snapshot
 
 @final
 class Range:
-    """A range of steps with a recovery; made by `Draft.range`."""
+    """A range of steps that share a recovery; opened by `Draft.range`."""
 
     def __init__(self) -> None:
         """Begin a range that has no steps yet."""
         self.first: int | None = None
-        "The number of its first step; None if none has begun it."
+        "The index of its first step in the plan, from 0; None before `Draft.begin`."
 
     def drop(self) -> None:
         """Cancel the range: its steps get no recovery."""
@@ -52,7 +52,7 @@ class Range:
 
 @final
 class Draft:
-    """Collects steps; the only thing in the compiler that changes."""
+    """A plan under construction: it collects steps, and is the compiler's only mutable value."""
 
     def __init__(
         self,
@@ -85,10 +85,10 @@ class Draft:
         return self.pair.timeouts
 
     def live(self, node: str) -> Live:
-        """What the node shows now.
+        """The state of a node's QEMU after the steps so far.
 
         Raises:
-            CompileError: No QEMU answers there.
+            CompileError: No QEMU of the node answers.
         """
         live = self.now.live(node)
         if live is None:
@@ -108,10 +108,22 @@ class Draft:
         oob: bool = False,
         may_fail: bool = False,
     ) -> str:
-        """Add a command; returns its address.
+        """Add a step that sends a command.
+
+        Args:
+            node: The node whose QEMU gets the command.
+            command: The command.
+            why: The reason, for people.
+            accepts: Refusals that count as success.
+            rescue: The yanks to send out of band if no answer comes in time.
+            oob: Whether the command is sent out of band.
+            may_fail: Whether execution continues if the step fails.
+
+        Returns:
+            The step's address.
 
         Raises:
-            CompileError: The node's QEMU does not accept it.
+            CompileError: The node's QEMU does not accept the command, by its schema.
         """
         self._check_accepted(node, command, oob=oob)
         step = Execute(
@@ -140,7 +152,22 @@ class Draft:
         stall_s: float | None = None,
         may_fail: bool = False,
     ) -> str:
-        """Add a wait; returns its address."""
+        """Add a step that waits for a condition.
+
+        Args:
+            node: The node that the wait belongs to.
+            what: A word for the address.
+            until: The condition that ends the wait.
+            why: The reason, for people.
+            limit_s: The longest wait, in seconds.
+            unless: A condition under which the wait fails at once; None for none.
+            stall_s: How long, in seconds, a copy may receive no byte before the wait fails; None
+                for no such limit.
+            may_fail: Whether execution continues if the step fails.
+
+        Returns:
+            The step's address.
+        """
         step = Wait(
             address=self._address(node, "wait", what),
             node=node,
@@ -154,7 +181,17 @@ class Draft:
         return self._add(step)
 
     def check(self, node: str, what: str, condition: Condition, why: str) -> str:
-        """Add a check; returns its address."""
+        """Add a step that checks a condition once.
+
+        Args:
+            node: The node that the check belongs to.
+            what: A word for the address.
+            condition: The condition; if it is false, execution ends.
+            why: The reason, for people.
+
+        Returns:
+            The step's address.
+        """
         address = self._address(node, "check", what)
         step = Check(address=address, node=node, condition=condition, why=why, batch=self._batch)
         return self._add(step)
@@ -168,7 +205,10 @@ class Draft:
                 self.check(node, "instance", InstanceIs(node=node, instance=instance), why)
 
     def check_parts(self, nodes: Iterable[str]) -> None:
-        """Bind the plan to the parts that were found, so that it makes none of them twice."""
+        """Emit a check for each node that it still has exactly the parts in the snapshot.
+
+        So no step makes a part that exists by then.
+        """
         for node in nodes:
             why = "the plan was compiled for these; compile again for others"
             self.check(node, "parts", PartsAre.of(node, self.live(node)), why)
@@ -184,7 +224,20 @@ class Draft:
         limit_s: float,
         may_fail: bool = False,
     ) -> str:
-        """Add something to do on the host; returns its address."""
+        """Add a step that is done on a node's host.
+
+        Args:
+            node: The node.
+            verb: A word for the address, such as `stop-qemu`.
+            what: What the action concerns, also for the address.
+            action: The action.
+            why: The reason, for people.
+            limit_s: How long the action may take, in seconds.
+            may_fail: Whether execution continues if the step fails.
+
+        Returns:
+            The step's address.
+        """
         step = RunHost(
             address=self._address(node, verb, what),
             node=node,
@@ -205,10 +258,21 @@ class Draft:
         needs: Victim | None = None,
         may_fail: bool = False,
     ) -> str:
-        """Add the writing of a node's own record; returns its address.
+        """Add a step that writes the record in a node's own file.
+
+        Args:
+            node: The node.
+            what: A word for the address.
+            becomes: The new record; it replaces the one in the snapshot, and no other.
+            why: The reason, for people.
+            needs: The QEMU whose end must be shown by evidence first; None for none.
+            may_fail: Whether execution continues if the step fails.
+
+        Returns:
+            The step's address.
 
         Raises:
-            CompileError: The file was not read, so it cannot be written.
+            CompileError: The node's file was not read, so it cannot be written.
         """
         found = self.now.records.get(node, NOT_READ)
         if isinstance(found, UnreadRecord):
@@ -232,7 +296,7 @@ class Draft:
 
     @contextmanager
     def batch(self, name: str) -> Iterator[None]:
-        """Send the steps that are added inside together."""
+        """Mark the commands, checks and records added in the `with` block to be sent together."""
         self._batch = name
         try:
             yield
@@ -241,14 +305,14 @@ class Draft:
 
     @contextmanager
     def range(self, why: str, back: Callable[[], Iterable[Execute]]) -> Iterator[Range]:
-        """Give the steps that are added inside a recovery.
+        """Open a range of steps that share a recovery.
 
-        The range goes from the step that is added after `begin` to the last one inside; without a
-        `begin` there is none.
+        The range goes from the first step added after `begin` to the last step added in the `with`
+        block. If `begin` is not called there, the steps get no recovery.
 
         Args:
-            why: What state the guest is in between.
-            back: Gives the recovery; called when the last step was added.
+            why: The state of the guest during the range, for people.
+            back: Returns the recovery's steps; called at the end of the `with` block.
         """
         opened = Range()
         self._ranges.append(opened)
@@ -263,7 +327,7 @@ class Draft:
                 self._recoveries.append(Recovery(first=first, last=last, steps=steps, why=why))
 
     def begin(self) -> None:
-        """Begin the range that was opened last at the next step, unless it has begun."""
+        """Begin the innermost open range at the next step, unless that range has begun."""
         opened = self._ranges[-1]
         if opened.first is None:
             opened.first = len(self._steps)
@@ -277,10 +341,17 @@ class Draft:
         oob: bool = False,
         accepts: tuple[Refusal, ...] = (),
     ) -> Execute:
-        """A command for a recovery; it is no step of the plan.
+        """Make a step for a recovery, without adding it to the plan.
+
+        Args:
+            node: The node whose QEMU gets the command.
+            command: The command.
+            why: The reason, for people.
+            oob: Whether the command is sent out of band.
+            accepts: Refusals that count as success.
 
         Raises:
-            CompileError: The node's QEMU does not accept it.
+            CompileError: The node's QEMU does not accept the command, by its schema.
         """
         self._check_accepted(node, command, oob=oob)
         return Execute(
@@ -294,7 +365,7 @@ class Draft:
         )
 
     def restored(self, address: str) -> None:
-        """Name the step after which the guest serves again."""
+        """Name the step after which the guest serves again, by its address."""
         self._restored_after = address
 
     def plan(self) -> Plan:
@@ -317,7 +388,8 @@ class Draft:
         # The document's commands are kept as they are, whether or not this QEMU accepts them.
         if live is None or live.schema is None or self._dialect == "doc":
             return
-        # All plans are tested against the packaged ones; a check takes longer than the compiling.
+        # Tests check all plans against the packaged schemas; checking here would take longer than
+        # compiling.
         if live.schema.is_packaged:
             return
         for problem in live.schema.check(command, oob=oob):

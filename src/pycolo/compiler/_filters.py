@@ -27,7 +27,17 @@ GONE_CHARDEV = (Refusal(text="not found"),)
 
 
 def ensure_primary(draft: Draft, node: str, secondary: str, chain: FilterChain) -> None:
-    """Chardevs, then filters, iothread and compare; the guest keeps its plain network."""
+    """Add the parts of a chain that a primary lacks, in order; the filters stay switched off.
+
+    First the chardevs, then filters, iothread and compare. The guest keeps its plain network until
+    `switch_on`.
+
+    Args:
+        draft: The plan so far.
+        node: The primary.
+        secondary: The secondary, which must be connected before compare is made.
+        chain: The chain.
+    """
     for chardev in topology.primary_chardevs(draft.pair, node, chain):
         if chardev.id not in draft.live(node).chardevs:
             draft.execute(node, chardev, _why_chardev(chardev, chain))
@@ -35,7 +45,7 @@ def ensure_primary(draft: Draft, node: str, secondary: str, chain: FilterChain) 
     _clear_behind(draft, node, chain)
     for item in topology.primary_objects(chain, promoted=promoted):
         if isinstance(item, ColoCompare) and item.id not in draft.live(node).objects:
-            # A compare whose sockets are not there kills QEMU (qemu-behaviour 6.9).
+            # QEMU dies if compare is made before its sockets are connected (qemu-behaviour 6.9).
             wait_connected(draft, node, secondary, chain)
         if item.id not in draft.live(node).objects:
             draft.execute(node, ObjectAdd(object=item), _why_object(item))
@@ -53,10 +63,16 @@ def _clear_behind(draft: Draft, node: str, chain: FilterChain) -> None:
 
 
 def wait_connected(draft: Draft, node: str, secondary: str, chain: FilterChain) -> None:
-    """Both links to the secondary and both of compare's loops are connected at both ends.
+    """Wait until both links to the secondary and both loops of compare are connected.
 
-    A TLS handshake that one end refused leaves the other end connected, without a message
-    (qemu-behaviour 19.7).
+    Both ends of each connection are asked: if one end refused a TLS handshake, the other end still
+    reports that it is connected (qemu-behaviour 19.7).
+
+    Args:
+        draft: The plan so far.
+        node: The primary.
+        secondary: The secondary.
+        chain: The chain.
     """
     ids = chain.names
     here = (
@@ -77,7 +93,11 @@ def wait_connected(draft: Draft, node: str, secondary: str, chain: FilterChain) 
 
 
 def switch_on(draft: Draft, node: str, chain: FilterChain) -> str | None:
-    """Let the guest's packets through COLO's proxy; returns the first step's address."""
+    """Switch the chain's filters on, so that the guest's packets go through COLO's proxy.
+
+    Returns:
+        The address of the first step; None if no filter has to be switched on.
+    """
     first: str | None = None
     for item, why in (
         (
@@ -97,7 +117,11 @@ def switch_on(draft: Draft, node: str, chain: FilterChain) -> str | None:
 
 
 def switch_off(draft: Draft, node: str, chain: FilterChain) -> None:
-    """Give the guest its plain network back before anything slow (qemu-behaviour 6.6)."""
+    """Switch the chain's filters off, which gives the guest its plain network back.
+
+    It must come before anything slow: with the filters on and no secondary, the guest has no
+    network (qemu-behaviour 6.6).
+    """
     for item in (chain.names.redirector_in, chain.names.filter_mirror):
         known = draft.live(node).objects.get(item)
         if known is not None and known.on:
@@ -110,7 +134,7 @@ def switch_off(draft: Draft, node: str, chain: FilterChain) -> None:
 
 
 def off_recovery(draft: Draft, node: str, chain: FilterChain) -> tuple[Execute, ...]:
-    """The same as recovery: sent whatever state execution ended in."""
+    """Switch the chain's filters off as recovery: both, whether or not they are on."""
     return tuple(
         draft.recovery_step(
             node,
@@ -123,7 +147,10 @@ def off_recovery(draft: Draft, node: str, chain: FilterChain) -> tuple[Execute, 
 
 
 def remove_primary(draft: Draft, node: str, chain: FilterChain) -> None:
-    """Compare first: its end flushes what it holds. Chardevs last (qemu-behaviour 6.7)."""
+    """Remove a primary's parts of a chain, compare first and the chardevs last.
+
+    When compare is deleted, it releases the packets that it holds (qemu-behaviour 6.7).
+    """
     ids = chain.names
     objects = (ids.compare, ids.filter_mirror, ids.redirector_out, ids.redirector_in, ids.iothread)
     chardevs = (
@@ -138,7 +165,10 @@ def remove_primary(draft: Draft, node: str, chain: FilterChain) -> None:
 
 
 def remove_secondary(draft: Draft, node: str, chain: FilterChain) -> None:
-    """Both redirectors and their sockets; the rewriter stays (qemu-behaviour 6.3, 7.10)."""
+    """Remove a secondary's redirectors and their sockets; the rewriter stays.
+
+    Source: qemu-behaviour 6.3, 7.10.
+    """
     ids = chain.names
     objects = (ids.redirector_to_primary, ids.redirector_from_primary)
     _remove(draft, node, objects, (ids.red_out, ids.red_in))

@@ -1,4 +1,4 @@
-"""Parts of a command line that have no JSON form: strings in which a comma is doubled."""
+"""Arguments of QEMU's command line: as JSON, or as option strings with commas doubled."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ def netdev_option(chain: FilterChain, node: str) -> str:
 
 
 def device_words(device: GuestDevice) -> str:
-    """The argument of `-device` in words, which the document has."""
+    """The argument of `-device` as an option string, which dialect `doc` uses."""
     told = (f"{name}={escaped(_word(value))}" for name, value in device.properties.items())
     return ",".join((device.driver, *told))
 
 
 def device_json(device: GuestDevice) -> str:
-    """The argument of `-device` in JSON, in which no value can become another option."""
+    """The argument of `-device` as JSON, in which no value can become another option."""
     return as_json({"driver": device.driver, **device.properties})
 
 
 def object_json(item: DeviceObject) -> str:
-    """The argument of `-object` for what a device names."""
+    """The argument of `-object`, as JSON, for an object that a device names."""
     return as_json({"qom-type": item.kind, "id": item.id, **dict(sorted(item.properties.items()))})
 
 
 def as_json(value: Mapping[str, object]) -> str:
-    """JSON as it stands in a command line."""
+    """JSON without spaces, for a command line."""
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -71,13 +71,13 @@ def _word(value: Property) -> str:
 
 
 def processors_option(machine: Machine) -> str:
-    """The argument of `-smp`."""
+    """The argument of `-smp` for the machine's virtual CPUs."""
     counts = (f"{name}={count}" for name, count in machine.processors.items())
     return ",".join((str(machine.vcpus), *counts))
 
 
 def vnc_option(node: Node, vnc: Vnc) -> str:
-    """The argument of `-vnc`."""
+    """The argument of `-vnc` for a node's screen."""
     if vnc.host is None or vnc.port is None:
         place = f"unix:{node.socket_path(VNC_SOCKET)}"
     else:
@@ -97,10 +97,10 @@ def server_option(chardev: ChardevAdd) -> str:
 
 
 def throttled_option(disk: ReplicationDisk, quorum: QuorumNode) -> str:
-    """The argument of `-drive` for a quorum whose guest is held to limits.
+    """The argument of `-drive` for a quorum with limits for what the guest reads and writes.
 
-    They are the drive's: a throttle node above the quorum would hold up copies of the disk too,
-    and a copy could not begin at the quorum (qemu-behaviour 20.5).
+    The limits are set on the drive. A throttle node above the quorum would slow copies of the disk
+    too, and no copy could begin at the quorum (qemu-behaviour 20.5).
     """
     assert disk.throttle is not None  # noqa: S101 - whoever calls has looked
     parts = ["if=none", f"id={disk.names.throttle}", f"node-name={quorum.node_name}"]
@@ -111,7 +111,7 @@ def throttled_option(disk: ReplicationDisk, quorum: QuorumNode) -> str:
 
 
 def throttling(disk: ReplicationDisk) -> list[str]:
-    """The options of `-drive` that hold the guest to its limits."""
+    """The options of `-drive` that limit what the guest reads and writes; empty without limits."""
     limits = {} if disk.throttle is None else disk.throttle.limits()
     return [f"throttling.{name.replace('_', '-')}={value}" for name, value in limits.items()]
 
@@ -122,7 +122,7 @@ def secret_option(secret: Secret) -> str:
 
 
 def machine_options(machine: Machine) -> Iterator[str]:
-    """The words that give QEMU its machine and the machine its RAM and its firmware."""
+    """The arguments for the machine, its memory backend and its firmware."""
     memory = topology.memory(machine)
     if memory is not None:
         yield from ("-object", as_json(memory.to_qmp()))
@@ -151,5 +151,5 @@ def chardev_option(chardev: ChardevAdd) -> str:
 
 
 def escaped(value: str) -> str:
-    """A value inside an option string: QEMU reads a doubled comma as one."""
+    """A value for an option string: each comma is doubled, which QEMU reads as one comma."""
     return value.replace(",", ",,")

@@ -1,4 +1,4 @@
-"""The credentials of a node: there, as fresh as their files, and named to the migration."""
+"""TLS: the steps that add and renew a node's credentials and name them to the migration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pycolo.qmp.commands import MigrateSetParameters, ObjectAdd, ObjectDel
 
 
 def ensure_credentials(draft: Draft, node: str) -> None:
-    """Add what a QEMU was not launched with: somebody else may have started it."""
+    """Add the credentials that a QEMU lacks, because pycolo may not have launched it."""
     for item in topology.tls_objects(draft.pair.tls, node):
         if item.id not in draft.live(node).objects:
             why = "roles change, so each node has credentials for both ends (qemu-behaviour 10.1)"
@@ -19,9 +19,10 @@ def ensure_credentials(draft: Draft, node: str) -> None:
 
 
 def renew_credentials(draft: Draft, primary: str) -> None:
-    """Have a primary read its files again, which may have been renewed since it was launched.
+    """Have a primary read its credential files again, in case they were renewed since its launch.
 
-    What has begun to connect is left alone: a socket keeps the credentials it was made with.
+    If a socket to the secondary exists already, nothing is renewed: a socket keeps the credentials
+    that it was made with.
     """
     live = draft.live(primary)
     links = [link for c in draft.pair.chains for link in (c.names.mirror, c.names.compare_in)]
@@ -34,7 +35,7 @@ def renew_credentials(draft: Draft, primary: str) -> None:
 
 
 def ensure_parameters(draft: Draft, node: str, role: Literal["primary", "secondary"]) -> None:
-    """Name the migration the credentials for the end that the node is now."""
+    """Set the migration's TLS parameters to the credentials for a node's role, if they differ."""
     command = parameters(draft, node, role)
     if command is not None:
         why = "which end it is changes with each failover (qemu-behaviour 10.2)"
@@ -46,8 +47,8 @@ def parameters(
 ) -> MigrateSetParameters | None:
     """The command that gives the migration its TLS parameters; None if it has them.
 
-    The list of clients is never unset: an empty id would be an id to QEMU before 11, and it is of
-    no meaning to who connects (qemu-behaviour 10.9).
+    `tls-authz`, the list of admitted clients, is never unset: QEMU before 11 takes an empty string
+    for the id of a list, and the end that connects does not use it (qemu-behaviour 10.9).
     """
     wanted, live = topology.migration_tls(draft.pair.tls, role), draft.live(node).migration_tls
     creds, authz = wanted.get("tls-creds", ""), wanted.get("tls-authz")
