@@ -1,8 +1,9 @@
 """`failover`, `stop` and `switch-over`: one node runs alone.
 
-What a primary has to do is the same whether its secondary died or was dismissed: write its record,
-cut every connection to it, give the guest its network and disk back, end COLO, then clear up. The
-steps that bring the guest back come first (qemu-behaviour 7.9, 7.10).
+A primary takes the same steps whether its secondary died or was dismissed: write its own record,
+cut every connection to the secondary, give the guest its network and disk back, end COLO, then
+remove the parts that are left. The steps that bring the guest back come first (qemu-behaviour 7.9,
+7.10).
 """
 
 from __future__ import annotations
@@ -54,8 +55,13 @@ LOST_HEARTBEAT_WHY = "ends COLO here and runs the guest (qemu-behaviour 8.1); it
 def fail_over(draft: Draft, survivor: str) -> None:
     """Emit the steps by which `survivor` continues without its peer.
 
+    Nothing is emitted if the survivor runs alone already and no parts of the pair are left.
+
     Raises:
-        CompileError: The survivor has no guest that could continue, or its record does not let it.
+        CompileError: The survivor has no guest that could continue, its guest was paused by
+            somebody, a migration is being cancelled, or the records do not let it run alone.
+        UndecidedError: Only a person can decide, such as when a disk of the survivor has refused
+            a write.
     """
     live, role = draft.live(survivor), _survivors_role(draft, survivor)
     victim = _check_may(draft, survivor)
@@ -87,10 +93,10 @@ def fail_over(draft: Draft, survivor: str) -> None:
 
 
 def _check_can(draft: Draft, node: str) -> None:
-    """Check that what is in the way of a guest alone is ours to take away.
+    """Check that nothing but pycolo has stopped the guest or its migration.
 
     Raises:
-        CompileError: Somebody paused the guest, or cancelled a migration inside COLO.
+        CompileError: Somebody else paused the guest, or a migration is being cancelled.
     """
     live, own = draft.live(node), draft.now.records.get(node)
     joining = isinstance(own, PairRecord) and own.phase == "joining"
@@ -119,10 +125,10 @@ def check_not_cancelling(draft: Draft, node: str) -> None:
 
 
 def _check_disks(draft: Draft, node: str, peer: str) -> None:
-    """Check that a node has every write that its peer has.
+    """Check that a node's own disks have every write that its peer has.
 
     Raises:
-        UndecidedError: A disk of its own refused one.
+        UndecidedError: A disk of the node has refused a write.
     """
     if draft.live(node).disk_error:
         why = f"a disk of {node} has refused writes that {peer} has"
@@ -134,10 +140,14 @@ def _check_disks(draft: Draft, node: str, peer: str) -> None:
 
 
 def claim_alone(draft: Draft, survivor: str) -> None:
-    """Emit what a survivor writes before it continues: evidence, its own answer, its record.
+    """Emit the steps that must come before a survivor continues alone.
+
+    They check the evidence of the peer's end and that the survivor's QEMU is still the same, and
+    write the survivor's record.
 
     Raises:
-        CompileError: Its record does not let it.
+        CompileError: The records do not let the survivor run alone.
+        UndecidedError: Only a person can decide whether the survivor may run alone.
     """
     live = draft.live(survivor)
     victim = _check_may(draft, survivor)
@@ -147,7 +157,15 @@ def claim_alone(draft: Draft, survivor: str) -> None:
 
 
 def _check_may(draft: Draft, survivor: str) -> Victim | None:
-    """Check the evidence, and then the survivor; the order matters."""
+    """Emit the check of the evidence, then that of the survivor's instance, in this order.
+
+    Returns:
+        The QEMU whose end the evidence must show; None if the survivor needs no evidence.
+
+    Raises:
+        CompileError: The records do not let the survivor run alone.
+        UndecidedError: Only a person can decide whether the survivor may run alone.
+    """
     live = draft.live(survivor)
     leads = live.colo_mode != "secondary"
     victim = record.may_go_on(draft.now.records, survivor, live.instance, leads=leads)
@@ -165,7 +183,10 @@ def _claim(draft: Draft, node: str, claim: PairRecord, victim: Victim | None) ->
 
 
 def _tell_peer(draft: Draft, survivor: str, peer: str) -> None:
-    """Write it into the peer's own file too, if that is within reach; there it only denies."""
+    """Emit the copy of the survivor's record into the peer's file, if that file was read.
+
+    The peer's file then gives the peer no right to run alone. The step may fail.
+    """
     own, other = (draft.now.records.get(name) for name in (survivor, peer))
     if not isinstance(own, PairRecord) or own == other or isinstance(other, UnreadRecord | None):
         return
@@ -174,7 +195,7 @@ def _tell_peer(draft: Draft, survivor: str, peer: str) -> None:
 
 
 def settle(draft: Draft, node: str) -> None:
-    """Wait for a promotion's merge, write it down, and only then let go of the overlays."""
+    """Wait for the merge of a promotion, record it, and only then delete the overlay nodes."""
     _disks.ensure_committed(draft, node)
     ensure_clean(draft, node)
     for disk in draft.pair.disks:
@@ -182,7 +203,10 @@ def settle(draft: Draft, node: str) -> None:
 
 
 def ensure_clean(draft: Draft, node: str) -> None:
-    """Record that the image is complete without its overlays, after QEMU has shown it."""
+    """Record that a node's image is complete without its overlays, if the record says `pending`.
+
+    Call it after the wait for the merge.
+    """
     own = draft.now.records.get(node)
     if isinstance(own, PairRecord) and own.commit == "pending":
         why = "the image is complete without overlays now: it may be booted (qemu-behaviour 5.13)"
@@ -190,7 +214,11 @@ def ensure_clean(draft: Draft, node: str) -> None:
 
 
 def _commit_after(draft: Draft, survivor: str) -> record.Commit:
-    """Whether the survivor's image lacks writes once it runs alone."""
+    """The `commit` for the record of a survivor that runs alone.
+
+    Returns:
+        `pending` if writes are still in overlays and not in the survivor's image.
+    """
     live, own = draft.live(survivor), draft.now.records.get(survivor)
     if live.colo_mode == "secondary":
         return "pending" if draft.pair.disks else "clean"
@@ -199,7 +227,7 @@ def _commit_after(draft: Draft, survivor: str) -> record.Commit:
 
 
 def _is_unfinished(draft: Draft, survivor: str) -> bool:
-    """Whether anything is left of a pair that this node continued from."""
+    """Whether a lone survivor still has parts of the pair, a pending merge or a stopped guest."""
     live, own = draft.live(survivor), draft.now.records.get(survivor)
     pending = isinstance(own, PairRecord) and own.commit == "pending"
     booted = live.run_state == "prelaunch" and isinstance(own, PairRecord) and own.is_sole
@@ -218,15 +246,23 @@ def _has_secondary_parts(draft: Draft, node: str) -> bool:
 
 
 def _was_promoted(draft: Draft, survivor: str) -> bool:
-    """Whether it runs alone already, and has connections to a new peer by now."""
+    """Whether a promoted survivor has left COLO and is connected to a new peer."""
     return draft.live(survivor).colo_mode == "none" and _linked(draft, survivor)
 
 
 def stop(draft: Draft, primary: str, secondary: str | None) -> None:
     """Emit the steps that end protection on purpose: the secondary ends, the guest continues.
 
+    Args:
+        draft: The plan so far.
+        primary: The node whose guest continues.
+        secondary: The node whose QEMU ends; None if the primary has no partner.
+
     Raises:
-        CompileError: The records do not let the primary, or the secondary's cannot be written.
+        CompileError: The records do not let the primary run alone, the secondary's record cannot
+            be written, somebody paused the guest, or a migration is being cancelled.
+        UndecidedError: A disk of the primary has refused a write that the secondary has, or the
+            primary's record is absent or damaged.
     """
     records, instance = draft.now.records, draft.live(primary).instance
     record.may_lead(records, primary, instance, secondary)
@@ -247,7 +283,12 @@ def stop(draft: Draft, primary: str, secondary: str | None) -> None:
 
 
 def instances_on(draft: Draft, node: str | None) -> tuple[str, ...]:
-    """The QEMUs of a node that may run: the one that answers, and those that records name."""
+    """The instances of a node that may run: the one that answers, and those in the records.
+
+    Args:
+        draft: The plan so far.
+        node: The node; for None the result is empty.
+    """
     if node is None:
         return ()
     live = draft.now.live(node)
@@ -260,13 +301,13 @@ def instances_on(draft: Draft, node: str | None) -> tuple[str, ...]:
 
 
 def end_secondary(draft: Draft, secondary: str, instances: tuple[str, ...], why: str) -> None:
-    """Emit what ends a secondary's QEMU, by its monitor and by its host.
+    """Emit the steps that end a secondary's QEMU, through its monitor and through its host.
 
     Args:
-        draft: The plan.
+        draft: The plan so far.
         secondary: The node.
-        instances: Its QEMUs that may run; see `instances_on`.
-        why: Why it is ended.
+        instances: The instances of the node that may run; see `instances_on`.
+        why: Why the QEMU is ended, for people.
     """
     limit_s = draft.timeouts.command_s
     if draft.now.live(secondary) is not None:
@@ -289,10 +330,12 @@ def end_secondary(draft: Draft, secondary: str, instances: tuple[str, ...], why:
 def switch_over(draft: Draft, primary: str, secondary: str) -> None:
     """Emit the steps by which the guest moves to its secondary on purpose, without a loss.
 
-    The primary's QEMU is ended on its host, and that is the evidence for the failover.
+    The primary's QEMU is ended on its host. Its end is the evidence for the failover.
 
     Raises:
-        CompileError: The record does not call the pair protected.
+        CompileError: The records do not name both instances as eligible, or the secondary cannot
+            continue; see `fail_over`.
+        UndecidedError: See `fail_over`.
     """
     prove(draft, primary, secondary)
     instance = draft.live(primary).instance
@@ -307,10 +350,10 @@ def switch_over(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def prove(draft: Draft, primary: str, secondary: str) -> None:
-    """Emit the checkpoint that shows that a protected pair works.
+    """Emit a checkpoint, which shows that a protected pair works.
 
     Raises:
-        CompileError: The record does not call the pair protected.
+        CompileError: The records do not name both instances as eligible.
     """
     instances = {node: draft.live(node).instance for node in (primary, secondary)}
     if not record.is_protected(draft.now.records, instances):
@@ -321,10 +364,10 @@ def prove(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def force_checkpoint(draft: Draft, primary: str, secondary: str) -> str:
-    """Emit a checkpoint that is seen on both sides (qemu-behaviour 4.4, 18.4).
+    """Emit a forced checkpoint and the wait until both sides show it (qemu-behaviour 4.4, 18.4).
 
     Returns:
-        The address at which it is seen.
+        The address of the wait.
     """
     since = draft.execute(
         primary,
@@ -359,12 +402,14 @@ def _survivors_role(draft: Draft, survivor: str) -> str:
 
 
 def go_on_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
-    """A primary without its secondary, once its record says so (qemu-behaviour 7.9).
+    """Emit the steps by which a primary continues without its secondary (qemu-behaviour 7.9).
+
+    The step that writes the primary's record must have been emitted before.
 
     Args:
-        draft: The plan.
+        draft: The plan so far.
         primary: The node.
-        yanks: What still has to be cut.
+        yanks: The yanks to send if connections to the secondary are left.
     """
     pair = draft.pair
     why = "the guest is paused or has no network until COLO has ended"
@@ -398,7 +443,7 @@ def go_on_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
 
 
 def _alone_back(draft: Draft, primary: str) -> Iterator[Execute]:
-    """End COLO on a primary that is about to run alone, from any point of that."""
+    """The recovery of `go_on_alone`: end COLO, whichever of its steps was the last one."""
     yield from cut_recovery(draft, primary)
     for chain in draft.pair.chains:
         yield from _filters.off_recovery(draft, primary, chain)
@@ -410,7 +455,7 @@ def _lost_heartbeat(draft: Draft, node: str) -> Execute:
 
 
 def tied(draft: Draft, primary: str) -> bool:
-    """Whether anything of COLO is left on a node."""
+    """Whether capabilities, copy jobs or connections of COLO are left on a primary."""
     live = draft.live(primary)
     left = not live.capabilities.isdisjoint(CAPABILITIES)
     jobs = any(_disks.resync_jobs(live, disk) for disk in draft.pair.disks)
@@ -418,7 +463,7 @@ def tied(draft: Draft, primary: str) -> bool:
 
 
 def _linked(draft: Draft, primary: str) -> bool:
-    """Whether anything still leads to a peer."""
+    """Whether a connection of COLO, a migration or an NBD node still leads to a peer."""
     live = draft.live(primary)
     ours = {disk.names.nbd for disk in draft.pair.disks}
     links = {c.names.mirror for c in draft.pair.chains} | {
@@ -434,10 +479,16 @@ def _linked(draft: Draft, primary: str) -> bool:
 
 
 def promote(draft: Draft, secondary: str, claim: PairRecord, victim: Victim | None) -> None:
-    """A secondary without its primary (qemu-behaviour 7.10).
+    """Emit the steps by which a secondary continues without its primary (qemu-behaviour 7.10).
 
-    The NBD server stops before COLO ends: a late write of the primary must not reach the image past
-    the overlays.
+    The NBD server stops before COLO ends: a late write of the primary must not bypass the overlays
+    and reach the image.
+
+    Args:
+        draft: The plan so far.
+        secondary: The node.
+        claim: The record by which the node runs alone.
+        victim: The primary's QEMU, whose end must be shown first; None if no evidence is needed.
     """
     in_colo = draft.live(secondary).colo_mode == "secondary"
     with draft.batch("claim"):
@@ -455,7 +506,10 @@ def promote(draft: Draft, secondary: str, claim: PairRecord, victim: Victim | No
 
 
 def clear_promoted(draft: Draft, node: str) -> None:
-    """Remove what a promoted node needed as a secondary, but its rewriter (qemu-behaviour 6.3)."""
+    """Remove a promoted node's NBD server, redirectors, sockets and COLO capabilities.
+
+    Its rewriter stays (qemu-behaviour 6.3); its overlays are deleted by `settle`.
+    """
     _stop_nbd(draft, node)
     for chain in draft.pair.chains:
         _filters.remove_secondary(draft, node, chain)
@@ -486,7 +540,7 @@ def _yank(draft: Draft, node: str, yanks: tuple[Yank, ...]) -> None:
 
 
 def cut_recovery(draft: Draft, primary: str) -> tuple[Execute, ...]:
-    """The yanks as recovery: whoever is recovered may have been left before they were sent."""
+    """Every yank of a primary, as recovery: execution may have ended before they were sent."""
     why = "nothing waits for the secondary any more (qemu-behaviour 7.3)"
     return tuple(
         draft.recovery_step(primary, yank, why, oob=True, accepts=_disks.NO_INSTANCE)
@@ -495,7 +549,11 @@ def cut_recovery(draft: Draft, primary: str) -> tuple[Execute, ...]:
 
 
 def _end_entry(draft: Draft, primary: str) -> None:
-    """End an entry under way, whichever way it takes once its connection is yanked."""
+    """Emit the steps that end an entry into COLO, after the migration's connection was yanked.
+
+    The entry may then fail at once, pause before the switch-over, or still reach COLO; the steps
+    cover all three.
+    """
     settled = MigrationIs(node=primary, statuses=("pre-switchover", "colo", *MIGRATION_OVER))
     why = "what the yank has ended shows first (qemu-behaviour 17.10)"
     limit_s = draft.timeouts.command_s
@@ -516,7 +574,16 @@ def _end_entry(draft: Draft, primary: str) -> None:
 
 
 def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> bool:
-    """Emit what ends COLO or lets a stopped guest continue; whether there was anything to end."""
+    """Emit the command that ends COLO, or the one that lets a stopped guest continue.
+
+    Args:
+        draft: The plan so far.
+        node: The node.
+        rescue: The yanks to send out of band if no answer comes in time.
+
+    Returns:
+        Whether the caller has to wait until the guest runs outside COLO.
+    """
     live = draft.live(node)
     if live.colo_mode != "none":
         draft.execute(
@@ -528,13 +595,13 @@ def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> bool:
         why = "an entry or a resync that failed had stopped the guest (qemu-behaviour 5.18)"
         draft.execute(node, Cont(), why)
     else:
-        # The order was given before; a guest inside its last checkpoint is still waited for.
+        # COLO was told to end before; the guest may still be inside its last checkpoint.
         return live.run_state == "colo"
     return True
 
 
 def _wait_restored(draft: Draft, node: str) -> None:
-    """Wait for the running guest: from there on it serves again."""
+    """Wait until the guest runs outside COLO, and mark that wait as where it serves again."""
     until = AllOf(
         conditions=(
             RunStateIs(node=node, states=("running",)),

@@ -1,4 +1,4 @@
-"""Which two nodes are the pair now, and whether what answers is theirs: before anything else."""
+"""Which two nodes are the pair now, and whether the QEMUs and records found belong to it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def check(pair: ColoPair, snapshot: Snapshot, *, without: str | None = None) -> 
     Args:
         pair: The declaration.
         snapshot: What is known.
-        without: A node that records may name although it is not declared any more.
+        without: A node that records may name although it is not declared any more; None for none.
 
     Raises:
-        CompileError: A QEMU or a record belongs to another pair or node, or two nodes have one
-            image folder.
+        CompileError: A QEMU or a record belongs to another pair or node, a QEMU has no identity,
+            or two nodes have one image folder.
         UndecidedError: The records come from two births, or an arbiter manages them.
     """
     names = pair.names
@@ -84,10 +84,10 @@ def _check_identity(pair: ColoPair, name: str, snapshot: Snapshot) -> None:
 
 
 def members(pair: ColoPair, snapshot: Snapshot, *, peer: str | None = None) -> ColoPair:
-    """The pair whose two nodes are those that the record names.
+    """The pair with the two nodes that the newest record names.
 
-    A spare that protects the holder, or is about to, stands in the place of the node that it
-    replaced.
+    A spare that protects the holder, or is about to, is then one of the two nodes, and the node
+    that it replaced is a spare.
 
     Args:
         pair: The declaration.
@@ -96,7 +96,7 @@ def members(pair: ColoPair, snapshot: Snapshot, *, peer: str | None = None) -> C
             if that does not answer, the only fresh secondary.
 
     Raises:
-        DeclarationError: `peer` is none of the pair's nodes.
+        DeclarationError: `peer` is not one of the pair's nodes.
         CompileError: `peer` holds the newest data itself.
     """
     if peer is not None:
@@ -118,7 +118,8 @@ def _partner(pair: ColoPair, snapshot: Snapshot, top: record.PairRecord) -> str 
     known = top.partner or pair.peer_of(top.holder).name
     holder = snapshot.live(top.holder)
     if snapshot.live(known) is not None or (holder is not None and holder.colo_mode != "none"):
-        # A holder in COLO leaves its partner, dead or not, before another one takes its place.
+        # A holder in COLO must fail over or stop before another node can take the partner's place,
+        # even if the partner is dead.
         return known
     names = pair.names
     fresh = [name for name in names if role_of(snapshot.state(name)) in JOINABLE]
@@ -126,7 +127,10 @@ def _partner(pair: ColoPair, snapshot: Snapshot, top: record.PairRecord) -> str 
 
 
 def _with(pair: ColoPair, name: str, *, keeping: str | None) -> ColoPair:
-    """The pair with a node in it, in the place of the one that is not kept."""
+    """The pair with the node `name` as one of its two.
+
+    The second node becomes a spare, or the first one if the second is `keeping`.
+    """
     first, second = (node.name for node in pair.nodes)
     if name in (first, second):
         return pair

@@ -1,10 +1,10 @@
 """`start` and `resume`: from a guest on one node to a guest on both.
 
-One procedure serves both. The first start differs in that the guest may not have run yet, and that
-its images may be equal by the operator's word. The order is that of qemu-behaviour 17.6: the
-guest stands still only while the copy ends and while COLO takes over; under TCG, and on a QEMU
-that cannot pause before the switch-over, it is paused in between as well (qemu-behaviour 17.11,
-18.1).
+Both procedures emit the same steps. At the first start the guest may not have run yet, and its
+images may be equal because the operator declared them so. The order is that of qemu-behaviour 17.6:
+the guest is paused only while the disk copy ends and while COLO is entered. Under TCG, and on a
+QEMU that cannot pause before the switch-over, it is paused in between as well (qemu-behaviour
+17.11, 18.1).
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ from pycolo.qmp.states import MIGRATION_BUSY, MIGRATION_ENDING, RUN_COPYABLE
 from pycolo.record import PairRecord
 from pycolo.snapshot import Live, role_of
 
-# It was told to continue already, and has left the pause since it was looked at.
+# The migration was told to continue before, and has left the pause since the snapshot.
 WENT_ON = (Refusal(text="Migration not in expected state"),)
-# Inside a checkpoint: of a moment, or for ever if the peer died in it (qemu-behaviour 7.1).
+# The run state inside a checkpoint: for a moment, or for ever if the peer died in it
+# (qemu-behaviour 7.1).
 IN_CHECKPOINT = "colo"
 FRESH = ("fresh secondary", "prepared secondary")
 # Time for one packet to be lost and sent again: Linux repeats a SYN after one second.
@@ -66,10 +67,17 @@ REACH_S = 2.0
 
 
 def protect(draft: Draft, primary: str, secondary: str, features: Features) -> None:
-    """Emit what is missing for the guest of `primary` to be protected by `secondary`.
+    """Emit the steps that are missing until `secondary` protects the guest of `primary`.
+
+    Args:
+        draft: The plan so far.
+        primary: The node with the guest.
+        secondary: The node that will protect the guest.
+        features: What both QEMUs understand.
 
     Raises:
-        CompileError: The nodes are in a state from which no safe way leads there.
+        CompileError: No safe way leads from the state of the nodes to a protected pair.
+        UndecidedError: Only a person can decide, by the records.
     """
     entered = _entered(draft, primary, secondary)
     if entered:
@@ -95,7 +103,7 @@ def protect(draft: Draft, primary: str, secondary: str, features: Features) -> N
 
 
 def is_recorded(draft: Draft, primary: str, secondary: str) -> bool:
-    """Whether both files say that these two QEMUs protect each other."""
+    """Whether the files of both nodes name these two instances, and no others, as eligible."""
     both = {node: draft.live(node).instance for node in (primary, secondary)}
     return record.is_protected(draft.now.records, both)
 
@@ -136,7 +144,10 @@ def join(draft: Draft, primary: str, secondary: str, *, alone: bool) -> None:
 
 
 def widen(draft: Draft, primary: str, secondary: str) -> None:
-    """Make the secondary eligible, its primary's file first: from here on no way leads out."""
+    """Emit the records that make the secondary eligible, the primary's file first.
+
+    From then on only a failover or `stop`, which writes the secondary's file first, ends this.
+    """
     joins = draft.live(secondary).instance
     protected = record.protected(draft.now.records, primary, secondary, joins)
     why = f"{secondary} has what {primary} has: either may take over (record, rule 4)"
@@ -161,7 +172,11 @@ def _check_filters(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def lost_in_colo(told: str) -> CompileError:
-    """The error for a part that only another entry into COLO can put back."""
+    """The error for parts that only another entry into COLO can put back.
+
+    Args:
+        told: The missing parts, for the message.
+    """
     why = f"what is missing cannot be put back while COLO runs: {told}"
     return compile_error(
         "lost-in-colo", why, "end protection with stop, launch a new secondary, then resume"
@@ -194,7 +209,7 @@ def _check_secondary(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def _check_only_one(draft: Draft, secondary: str) -> None:
-    """Check that no other secondary waits: whichever connects first gets the packets."""
+    """Check that no other secondary waits: the first one that connects would get the packets."""
     waiting = [name for name in draft.pair.names if role_of(draft.now.state(name)) in FRESH]
     others = [name for name in waiting if name != secondary]
     if others and draft.pair.chains:
@@ -204,7 +219,7 @@ def _check_only_one(draft: Draft, secondary: str) -> None:
 
 
 def _check_images(draft: Draft, name: str) -> None:
-    """Check that each disk is the image that is declared, and not that of another disk."""
+    """Check that no disk on a node uses the image that is declared for another disk."""
     node, live = draft.pair.node(name), draft.live(name)
     images = {disk.paths(node)["image"]: disk.names.parent for disk in draft.pair.disks}
     for path, parent in images.items():
@@ -239,7 +254,12 @@ def _check_run_state(draft: Draft, primary: str) -> None:
 
 
 def _check_colo(draft: Draft, primary: str, secondary: str) -> None:
-    """Refuse what looks like an entry under way, and is none."""
+    """Refuse states that look like an entry into COLO under way, and are not.
+
+    Raises:
+        CompileError: A guest was paused inside COLO, or the secondary of a primary in COLO is gone
+            and a new one was launched.
+    """
     live, peer = draft.live(primary), draft.live(secondary)
     if (live.colo_mode, peer.colo_mode) == ("primary", "secondary"):
         for node in (primary, secondary):
@@ -251,7 +271,8 @@ def _check_colo(draft: Draft, primary: str, secondary: str) -> None:
                     "continue it, or wait for a checkpoint, then compile again",
                     node=node,
                 )
-    # Its RESUME comes after its secondary's: that one was there, and is gone (qemu-behaviour 4.13).
+    # A primary runs in COLO only after its secondary does, so there was a secondary, which is gone
+    # (qemu-behaviour 4.13).
     if live.colo_mode == "primary" and live.run_state == "running" and role_of(peer) in FRESH:
         why = f"the secondary of {primary} is gone, and {secondary} was launched anew"
         advice = f"end protection with stop, which ends {secondary}, and launch {secondary} anew"
@@ -259,15 +280,15 @@ def _check_colo(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def _half_in(live: Live, peer: Live) -> bool:
-    """The secondary's guest runs in COLO, the primary's is about to (qemu-behaviour 4.3)."""
+    """Whether the secondary is in COLO and the primary is about to be (qemu-behaviour 4.3)."""
     about_to = live.run_state == "finish-migrate" and live.migration in ("device", "colo")
     return about_to and peer.colo_mode == "secondary"
 
 
 def _ask_ports(draft: Draft, primary: str, secondary: str) -> None:
-    """Check, before anything is changed, that each host can reach the other's ports.
+    """Emit the checks that each host can reach the other's ports, before anything is changed.
 
-    A port on which QEMU listens already is not asked: it would take the check for its peer
+    A port on which QEMU listens already is left out: QEMU would take the check for its peer
     (qemu-behaviour 19.8).
     """
     live, peer, pair = draft.live(primary), draft.live(secondary), draft.pair
@@ -313,7 +334,13 @@ def _check_sizes(draft: Draft, primary: str, secondary: str, block_node: str) ->
 
 
 def capabilities(features: Features, *, multifd: bool, primary: bool) -> tuple[CapabilityName, ...]:
-    """The capabilities that one side needs on this QEMU (qemu-behaviour 2.3, 4.1, 4.2)."""
+    """The migration capabilities that one side needs (qemu-behaviour 2.3, 4.1, 4.2).
+
+    Args:
+        features: What the QEMU understands.
+        multifd: Whether the RAM is sent over several connections.
+        primary: Whether the side is the primary.
+    """
     wanted: list[CapabilityName] = ["x-colo", "events"]
     if features.return_path:
         wanted.insert(0, "return-path")
@@ -334,7 +361,7 @@ def _ensure_capabilities(draft: Draft, node: str, features: Features, *, primary
 
 
 def _channels(draft: Draft, features: Features) -> int:
-    """Over how many connections multifd sends the RAM; 0 without it."""
+    """The number of connections over which multifd sends the RAM; 0 without multifd."""
     declared = draft.pair.migration.multifd_channels
     if declared is not None:
         return declared
@@ -436,7 +463,18 @@ _BACK = "COLO was not entered: the guest runs alone, with its plain network and 
 def _prepare_disks(
     draft: Draft, primary: str, secondary: str, features: Features, *, moves: bool
 ) -> None:
-    """Attach the peer's disks, and set the delay; the guest runs meanwhile if QEMU lets it."""
+    """Emit the end of the copies, the attaching of the peer's disks and the checkpoint delay.
+
+    If QEMU can pause before the switch-over, a guest that ran continues after that; else it stays
+    paused until COLO is entered.
+
+    Args:
+        draft: The plan so far.
+        primary: The primary.
+        secondary: The secondary.
+        features: What both QEMUs understand.
+        moves: Whether the guest has been started.
+    """
     if not (moves and features.pause_before_switchover):
         _attach(draft, primary, secondary, stop=moves)
         _ensure_delay(draft, primary)
@@ -451,7 +489,14 @@ def _prepare_disks(
 
 
 def _attach(draft: Draft, primary: str, secondary: str, *, stop: bool) -> None:
-    """Stop the guest, end the copy, attach the peer's disk."""
+    """Emit the steps that stop the guest, end the copies and attach the peer's disks.
+
+    Args:
+        draft: The plan so far.
+        primary: The primary.
+        secondary: The secondary.
+        stop: Whether to stop a guest that runs; it is done only if a disk is not attached yet.
+    """
     pending = [d for d in draft.pair.disks if _disks.peer_child(draft.live(primary), d) is None]
     if stop and pending and draft.live(primary).run_state == "running":
         draft.begin()
@@ -473,7 +518,7 @@ def _ensure_delay(draft: Draft, primary: str) -> None:
 
 
 def _paused_back(draft: Draft, primary: str, secondary: str) -> Iterator[Execute]:
-    """Leave the copy, from any point of the pause in which it ends."""
+    """The recovery of the pause in which the copies end: give up the copies, run the guest."""
     for disk in draft.pair.disks:
         yield from _disks.copy_recovery(draft, primary, secondary, disk)
     yield draft.recovery_step(primary, Cont(), "the guest continues (qemu-behaviour 5.18)")
@@ -533,7 +578,7 @@ def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
         AllOf(conditions=until),
         "both guests run and both sides say so; `colo` alone proves nothing (qemu-behaviour 4.4)",
         limit_s=draft.timeouts.entry_s,
-        # The RAM is copied meanwhile if QEMU cannot pause before the switch-over.
+        # If QEMU cannot pause before the switch-over, the RAM is copied during this wait.
         stall_s=draft.timeouts.stall_s,
         unless=AnyOf(conditions=unless),
     )
@@ -542,12 +587,20 @@ def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
 def _back(
     draft: Draft, primary: str, features: Features, copied: Iterable[Execute] = (), *, go_on: bool
 ) -> tuple[Execute, ...]:
-    """Leave a half-made entry, from any point of it (qemu-behaviour 17.6, 17.10).
+    """The recovery of an entry into COLO, from any point of it (qemu-behaviour 17.6, 17.10).
 
     The yanks free the main loop. A migration that is paused before its switch-over ends only when
     it continues into the yanked connection. If COLO was entered already, it is ended. The
-    secondary is used up by this and is replaced. Its disk is removed from the guest's quorum: a
-    second entry would not notice the writes that it missed. A guest that never ran stays stopped.
+    secondary cannot be used again and must be replaced. Its disk is removed from the guest's
+    quorum: a second entry would not notice the writes that the disk missed.
+
+    Args:
+        draft: The plan so far.
+        primary: The primary.
+        features: What both QEMUs understand.
+        copied: Recovery steps that cancel the copy jobs.
+        go_on: Whether to send `cont`. It is not sent for a guest that never ran, which stays
+            stopped.
     """
     end = "the entry ends here"
     steps = [*cut_recovery(draft, primary), *copied]
@@ -568,11 +621,14 @@ def _back(
 
 
 def _prove(draft: Draft, primary: str, secondary: str, features: Features) -> None:
-    """See one checkpoint on both sides, or leave COLO again."""
-    # A checkpoint there would be the deadlock that putting them off avoids (qemu-behaviour 1.6).
+    """Emit a forced checkpoint that both sides must show; its recovery leaves COLO again.
+
+    Nothing is emitted under TCG on a QEMU that deadlocks at a checkpoint.
+    """
+    # This pair has put checkpoints off because one would deadlock (qemu-behaviour 1.6).
     if draft.pair.machine.accelerator == "tcg" and not features.tcg:
         return
-    # A secondary that stopped responding holds up the guest's writes, and soon the main loop.
+    # If the secondary stops responding, the guest's writes wait for it, and soon the main loop too.
     why = "the pair is not known to work: the guest runs alone, with its plain network and disk"
     with draft.range(why, lambda: _back(draft, primary, features, go_on=False)):
         draft.begin()
@@ -580,5 +636,5 @@ def _prove(draft: Draft, primary: str, secondary: str, features: Features) -> No
 
 
 def _host(address: str) -> str:
-    """An address inside a URI: an IPv6 one goes in brackets."""
+    """An address for a URI: an IPv6 address gets brackets."""
     return f"[{address}]" if ":" in address else address

@@ -18,10 +18,10 @@ TWO_GUESTS = "decide which guest has the right data, and end the other QEMU"
 
 
 def versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:
-    """The versions of nodes that must answer.
+    """The QEMU version of each of some nodes.
 
     Raises:
-        CompileError: One of them does not answer.
+        CompileError: One of the nodes does not answer.
     """
     check_all(partial(_check_answers, snapshot, node) for node in nodes)
     live = {node: snapshot.live(node) for node in nodes}
@@ -36,10 +36,12 @@ def _check_answers(snapshot: Snapshot, node: str) -> None:
 
 
 def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
-    """The only node of the pair that answers.
+    """The only node of the pair that can survive: it answers and is not a fresh secondary.
+
+    If only one node answers, it is that node, whatever it is.
 
     Raises:
-        CompileError: No node answers, or both do.
+        CompileError: No node answers; or both answer, and not exactly one of them has a guest.
     """
     live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
     # A fresh secondary has no guest that could survive.
@@ -60,10 +62,11 @@ def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
 
 
 def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
-    """Who is primary and who is secondary.
+    """The names of the primary and of the secondary, in this order.
 
     Raises:
-        CompileError: There is no such pair; it names what each node is.
+        CompileError: There is no primary with a secondary, which the error explains by what each
+            node is; or the primary was started anew, and the secondary has the only guest.
     """
     found = {node.name: role_of(snapshot.state(node.name)) for node in pair.nodes}
     first, second = found
@@ -77,10 +80,11 @@ def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
 
 
 def leader(pair: ColoPair, snapshot: Snapshot) -> str:
-    """The node whose guest would continue if protection were ended.
+    """The primary, protected or not: its guest continues if protection is ended.
 
     Raises:
-        CompileError: There is no such node, or two, or the secondary has the only guest.
+        CompileError: No primary answers, two nodes run a guest each, or the primary was started
+            anew and the secondary has the only guest.
     """
     leading = [n.name for n in pair.nodes if role_of(snapshot.state(n.name)) in PRIMARIES]
     if len(leading) == 1:
@@ -96,10 +100,10 @@ def leader(pair: ColoPair, snapshot: Snapshot) -> str:
 
 
 def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:
-    """A secondary that lost its primary runs the only guest: a new QEMU there has none yet.
+    """Check that the secondary does not run the only guest, its primary having been started anew.
 
     Raises:
-        CompileError: The primary is such a new QEMU.
+        CompileError: The primary's QEMU has no guest yet, and the secondary's is in COLO.
     """
     live, peer = snapshot.live(primary), snapshot.live(secondary)
     anew = live is not None and (live.run_state, live.migration) == ("prelaunch", "none")
@@ -114,12 +118,15 @@ def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:
 
 
 def all_stand(pair: ColoPair, snapshot: Snapshot) -> str:
-    """How each of the two nodes stands."""
+    """The role of each of the two nodes, in words for a message; see `stands`."""
     return ", ".join(f"{node.name}: {stands(snapshot, node.name)}" for node in pair.nodes)
 
 
 def stands(snapshot: Snapshot, name: str) -> str:
-    """What a node is, why it is not more than that, and whether its QEMU runs all the same."""
+    """A node's role, in words for a message.
+
+    If the node does not answer, the words also say why, and whether its QEMU is known to run.
+    """
     state = snapshot.state(name)
     words: list[str] = [role_of(state)]
     if isinstance(state, Unreachable | Unresponsive):
