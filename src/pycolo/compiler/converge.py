@@ -1,7 +1,7 @@
 """`converge`: the smallest plan that makes a live pair what its declaration says.
 
-If QEMU lets a part be changed in place, replication runs on. A part that is missing from a pair
-in COLO cannot be put back under it: that is refused, with the way that leads there.
+If QEMU can change a part in place, replication continues. A part that is missing from a pair in
+COLO cannot be added while COLO runs: `converge` is refused then, and the error says what to do.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from pycolo.qmp.commands import (
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Snapshot
 
-# What QEMU changes while the object works; the rest is fixed when it is made.
+# Properties of compare that QEMU can change while it works; all others are fixed when it is made.
 NUMBERS = ("compare_timeout", "expired_scan_cycle", "max_queue_size")
-# Parameters that may change during COLO, and the command that makes each what is declared.
+# Parameters that may change during COLO, and the command that sets each to its declared value.
 LIMITS: Mapping[str, Callable[[ColoPair], Command]] = {
     DELAY: lambda pair: MigrateSetParameters(x_checkpoint_delay_ms=pair.checkpoint_delay_ms),
     BANDWIDTH: lambda pair: MigrateSetParameters(
@@ -48,12 +48,13 @@ GONE = (
     Refusal(text="not found", error_class="DeviceNotFound"),
     Refusal(text="Failed to find node"),
 )
-# What holds another goes first: objects before their chardevs, children before their block nodes.
+# A part is changed or deleted before the parts that it uses: objects before their chardevs,
+# children before their block nodes.
 ORDER = ("setting", "parameter", "object", "chardev", "export", "child", "block node")
 
 
 def _repair(draft: Draft, primary: str) -> None:
-    """Emit what removes every difference of a protected pair.
+    """Emit the steps that remove every difference between a protected pair and its declaration.
 
     Raises:
         CompileError: A difference cannot be removed while replication runs.
@@ -61,7 +62,7 @@ def _repair(draft: Draft, primary: str) -> None:
     for disk in draft.pair.disks:
         _disks.ensure_dismissed(draft, primary, disk)
     for node in draft.pair.nodes:
-        # No connection uses them before the next entry.
+        # Credentials can be added now: no connection uses them before the next entry into COLO.
         _tls.ensure_credentials(draft, node.name)
     found = drift(draft.pair, draft.now)
     if found.missing:
@@ -135,20 +136,21 @@ def converge(
     peer: str | None = None,
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """The smallest plan that makes what is live what is declared.
+    """Compile the smallest plan that makes the live pair what its declaration says.
 
-    A pair in COLO is repaired in place, while replication runs; an unprotected guest with a fresh
-    secondary is protected. There is nothing to do if nothing differs.
+    A pair in COLO is repaired in place, while replication runs. An unprotected guest with a fresh
+    secondary is protected. If nothing differs, the plan is empty.
 
     Args:
         pair: The declaration.
         snapshot: What both nodes and their records show.
-        peer: Who shall protect the guest; if None, the node that the record names.
+        peer: The node that will protect the guest. If None, the one that the record names or,
+            if that does not answer, the only fresh secondary.
         assume_good: Versions the operator vouches for.
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        DeclarationError: `peer` is none of the pair's nodes.
+        DeclarationError: `peer` is not one of the pair's nodes.
         CompileError: A difference cannot be removed, or a node is missing.
     """
     check(pair, snapshot)

@@ -1,7 +1,7 @@
 """The two styles of commands, as a table of everything in which they differ.
 
-`auto` is pycolo's own style. `doc` is that of QEMU's document, and has a small compiler of its own.
-Procedures do the same for both: they choose the primary, write records and refuse what is unsafe.
+`auto` is pycolo's own style. `doc` is that of QEMU's `docs/COLO-FT.txt`, and the module `document`
+compiles it. In both, the procedures choose the primary, write records and refuse what is unsafe.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ class Dialect:
     """One style of commands."""
 
     accept: Accept
-    "The features of the nodes' QEMU; raises VersionError if this style cannot use it."
+    """Returns the features of the nodes' QEMU.
+
+    Raises VersionError if this style cannot use that version, or CompileError if the style cannot
+    express the declaration."""
     argv: Argv
-    "The command line of a QEMU, by node, role and identity."
+    "Returns the command line of a QEMU, for a node, its role and the QEMU's identity."
     is_secondary_first: bool
     "Whether the secondary is launched before its primary."
     are_images_given: Callable[[Draft], bool]
-    "Whether the operator has copied the secondary's images by hand."
+    "Whether the operator provides the secondary's images, so that `launch` creates none."
     protect: Protect
     "Emits `start` or `resume`, for a primary and a secondary."
     set_delay: Callable[[Draft, str, int, Features], None]
@@ -47,11 +50,11 @@ class Dialect:
     fail_over: Callable[[Draft, str], None]
     "Emits `failover`."
     ends_protection: bool
-    "Whether it has a way to end protection, or to switch over, on purpose."
+    "Whether this style has `stop`, `switch-over`, `shutdown` and `checkpoint`."
 
 
 def of_name(name: DialectName) -> Dialect:
-    """The dialect of a name.
+    """The dialect that has this name.
 
     Raises:
         DeclarationError: There is no dialect of that name.
@@ -62,10 +65,14 @@ def of_name(name: DialectName) -> Dialect:
 
 
 def refuse_ending(name: DialectName, what: str) -> None:
-    """Refuse what a dialect has no way to do.
+    """Refuse `stop`, `switch-over`, `shutdown` or `checkpoint` in a dialect that lacks them.
+
+    Args:
+        name: The dialect's name.
+        what: What the procedure does, as words that follow "how to" in the message.
 
     Raises:
-        CompileError: The dialect cannot do it.
+        CompileError: The dialect has none of these procedures.
     """
     if not _DIALECTS[name].ends_protection:
         raise compile_error(
@@ -87,9 +94,9 @@ def launch_argv(
     Args:
         pair: The declaration.
         node: The node's name.
-        role: What it starts as.
-        instance: The identity it is given and is known by afterwards (query-name).
-        features: What its QEMU's version understands.
+        role: The role in which the QEMU starts.
+        instance: The identity that the QEMU gets, which query-name then returns.
+        features: What the QEMU's version understands.
         dialect: `auto`, or `doc` for the document's own command line.
 
     Returns:
@@ -113,7 +120,7 @@ def _accept_own(
 def _protect_own(
     draft: Draft, procedure: Procedure, primary: str, secondary: str, features: Features
 ) -> None:
-    del procedure  # what is missing is emitted, whatever it is called
+    del procedure  # `start` and `resume` emit the same steps: those that are missing
     states = [draft.live(node) for node in (primary, secondary)]
     in_colo = all(live.colo_mode != "none" and not live.jobs for live in states)
     if not (in_colo and is_recorded(draft, primary, secondary)):
@@ -128,7 +135,7 @@ def _protect_own(
 def _accept_any(
     pair: ColoPair, qemu: Mapping[str, Version], assume_good: Collection[Version]
 ) -> Features:
-    # The document's commands are the same for every version; `execute` refuses them where needed.
+    # The document's commands are the same for every version, even if a QEMU refuses some of them.
     del assume_good
     if pair.tls is not None:
         why = "QEMU's document does not say how to encrypt, and tls is declared"
@@ -172,7 +179,7 @@ _DIALECTS: Final[Mapping[DialectName, Dialect]] = {
     "doc": Dialect(
         accept=_accept_any,
         argv=_document_argv,
-        # A primary of the document waits for its secondary (qemu-behaviour 3.1).
+        # With the document's command line a primary waits for its secondary (qemu-behaviour 3.1).
         is_secondary_first=True,
         are_images_given=lambda _: True,
         protect=_protect_document,

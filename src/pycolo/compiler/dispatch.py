@@ -26,11 +26,11 @@ def compile_plan(  # noqa: C901 - one case a procedure
         procedure: Its name, as on the command line.
         pair: The declaration.
         snapshot: What is known.
-        options: What the procedure is asked for besides; its defaults if None.
+        options: The procedure's further arguments; their defaults if None.
         dialect: `auto` or `doc`.
 
     Raises:
-        DeclarationError: A name is none of the pair's, or `forget` is not told whom.
+        DeclarationError: A name is not one of the pair's, or `forget` is given no `gone`.
         RefusedError: See the procedure.
     """
     asked = options or Options()
@@ -95,12 +95,12 @@ def _gone(asked: Options) -> str:
 def check_compiled(plan: Plan) -> None:
     """Refuse a plan that is not what its own declaration, snapshot and options compile to.
 
-    A plan file is not a shell: compiling is pure, so this comparison covers every command, command
-    line and record in it.
+    So a plan file cannot carry commands of its own: compiling is pure, and the comparison covers
+    every command, command line and record in the plan.
 
     Raises:
         ParseError: The plan differs; the error names the first step that does.
-        RefusedError: Nothing can be compiled from them.
+        RefusedError: No plan can be compiled from the declaration, snapshot and options.
     """
     again = compile_plan(
         plan.procedure, plan.pair, plan.prior_state, plan.options, dialect=plan.dialect

@@ -1,8 +1,9 @@
-"""Dialect `doc`: the commands of QEMU's own document, in its order, to the letter.
+"""Dialect `doc`: the commands of QEMU's `docs/COLO-FT.txt`, in its order and unchanged.
 
-It looks at who is primary and whether that node was a secondary before, and at nothing else. It is
-for comparing and teaching; if a QEMU would refuse it, it is printed all the same. The checks
-and waits between the commands are ours: the document has them as prose, or not at all.
+The commands depend on which node is primary and whether it was a secondary before; parts that exist
+already are not looked for. The dialect is for comparing and teaching, so a command is printed even
+if this QEMU would refuse it. The checks, waits and records between the commands are pycolo's: the
+document describes them in prose, or not at all.
 """
 
 from __future__ import annotations
@@ -79,7 +80,11 @@ JOB = "resync"
 
 
 def start(draft: Draft, primary: str, secondary: str) -> None:
-    """Steps 3 and 4 of the document: the secondary's commands, then the primary's."""
+    """Emit steps 3 and 4 of the document: the secondary's commands, then the primary's.
+
+    Raises:
+        CompileError: The records do not let the secondary join.
+    """
     join(draft, primary, secondary, alone=True)
     _prepare_secondary(draft, secondary)
     _attach(draft, primary, secondary, WHY_PRIMARY)
@@ -87,7 +92,11 @@ def start(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def resume(draft: Draft, primary: str, secondary: str) -> None:
-    """Step 3 on the new secondary, then the document's resume on the survivor."""
+    """Emit step 3 for the new secondary, then the document's resume for the survivor.
+
+    Raises:
+        CompileError: The records do not let the secondary join.
+    """
     join(draft, primary, secondary, alone=True)
     _prepare_secondary(draft, secondary)
     peer = draft.pair.node(secondary)
@@ -117,7 +126,7 @@ def resume(draft: Draft, primary: str, secondary: str) -> None:
     for disk in draft.pair.disks:
         draft.execute(primary, BlockJobCancel(device=_job(disk)), WHY_RESUME)
     if jobs:
-        # Without an end in `concluded`: the document's job dismisses itself.
+        # The document's job dismisses itself, so it is gone and not `concluded` when it ends.
         draft.wait(
             primary,
             "mirror-ended",
@@ -134,10 +143,11 @@ def resume(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def fail_over(draft: Draft, survivor: str) -> None:
-    """The document's primary or secondary failover, by what the survivor is.
+    """Emit the document's failover for a secondary in COLO, or else that for a primary.
 
     Raises:
-        CompileError: The record does not let it continue.
+        CompileError: The records do not let the survivor run alone.
+        UndecidedError: Only a person can decide whether the survivor may run alone.
     """
     claim_alone(draft, survivor)
     if draft.live(survivor).colo_mode == "secondary":
@@ -147,7 +157,7 @@ def fail_over(draft: Draft, survivor: str) -> None:
 
 
 def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int) -> None:
-    """Step 5 of the document."""
+    """Emit step 5 of the document, which sets the checkpoint delay."""
     command = MigrateSetParameters(x_checkpoint_delay_ms=checkpoint_delay_ms)
     draft.execute(primary, command, "document, Test procedure, step 5")
 
@@ -292,7 +302,7 @@ def _primary_chardevs(node: Node, chain: FilterChain) -> Iterator[ChardevAdd]:
 def _primary_objects(chain: FilterChain, *, promoted: bool) -> Iterator[QomObject]:
     for item in topology.primary_objects(chain, promoted=promoted):
         if isinstance(item, FilterMirror | FilterRedirector):
-            # The document's filters work from the first moment.
+            # The document's filters are on as soon as they are made.
             yield attrs.evolve(item, status=None)
         else:
             yield item
@@ -305,16 +315,16 @@ def _job(disk: ReplicationDisk) -> str:
 def launch_argv(
     pair: ColoPair, node: str, role: Literal["primary", "secondary"], instance: str
 ) -> tuple[str, ...]:
-    """Steps 1 and 2 of the document: a node's command line.
+    """A node's command line: step 1 of the document for a primary, step 2 for a secondary.
 
-    If the declaration names a monitor, it takes the place of the document's `stdio`. The name is
-    the QEMU's identity, if the document has its role: records and evidence speak of that.
+    A declared monitor replaces the document's `stdio`. `-name` has the QEMU's identity, where the
+    document has the role, because records and evidence name that identity.
 
     Args:
         pair: The declaration.
         node: The node's name.
-        role: What it starts as.
-        instance: The identity it is given.
+        role: The role in which the QEMU starts.
+        instance: The identity that the QEMU gets.
     """
     place = pair.node(node)
     network = _primary_network if role == "primary" else _secondary_network
@@ -441,14 +451,20 @@ def _secret(node: Node, disk: ReplicationDisk) -> tuple[str, ...]:
 
 
 def _encryption(node: Node, disk: ReplicationDisk) -> str:
-    """What opens both overlays, if they are encrypted."""
+    """The options that open both overlays of a disk if they are encrypted; else empty."""
     secret = topology.secret(node, disk)
     overlays = () if secret is None else ("file.encrypt", "file.backing.encrypt")
     return "".join(f",{o}.format=luks,{o}.key-secret={disk.names.secret}" for o in overlays)
 
 
 def _image(node: Node, disk: ReplicationDisk, prefix: str) -> str:
-    """The image's options, the document's two first; those of QEMU's own choice are left out."""
+    """The options of a disk's image, the document's two first; QEMU's defaults are left out.
+
+    Args:
+        node: The node.
+        disk: The disk.
+        prefix: The words before each option, such as those of a quorum's child.
+    """
     options = topology.image(node, disk).to_qmp()
     del options["node-name"]
     flat = dict(_flat(options, prefix))

@@ -1,7 +1,7 @@
-"""Drift: what is declared against what is live, part by part.
+"""Drift: how the live pair differs from its declaration, part by part.
 
-What should be there is not written down a second time: it is what the compiler would plan for a
-pair in these roles and with this history, so drift and plans cannot disagree.
+The state to compare with is the one that the compiler plans for a pair in these roles and with this
+history, so drift and plans cannot disagree.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ DELAY: Final = "x-checkpoint-delay"
 BANDWIDTH: Final = "max-bandwidth"
 "QEMU's name of the parameter for the speed of the RAM's copy."
 DOWNTIME: Final = "downtime-limit"
-"QEMU's name of the parameter for the pause that the RAM's copy may end with."
+"QEMU's name of the parameter for the longest pause at the end of the RAM's copy."
 CHANNELS: Final = "multifd-channels"
 "QEMU's name of the parameter for the number of connections of multifd."
 _Part: TypeAlias = tuple[str | None, str]
-"What a part belongs to, and its own name."
+"The name of the part that owns a part, None for none, and the part's own name."
 
 
 def drift(pair: ColoPair, snapshot: Snapshot) -> Drift:
@@ -37,6 +37,9 @@ def drift(pair: ColoPair, snapshot: Snapshot) -> Drift:
     Args:
         pair: The declaration.
         snapshot: What both nodes show.
+
+    Returns:
+        The differences; none are found if no primary answers.
 
     Raises:
         CompileError: No node answers, so there is nothing to compare with. Declaration and snapshot
@@ -92,7 +95,7 @@ def _parts(
     yield "object", _kinds(wanted), _kinds(live)
     both = wanted.objects.keys() & live.objects.keys()
     yield "setting", _settings(wanted, both), _settings(live, both)
-    # Without the capability their number has no meaning.
+    # Without the capability multifd the number of its connections has no meaning.
     multifd = "multifd" in wanted.capabilities & live.capabilities
     declared, shown = (_parameters(state, multifd=multifd) for state in (wanted, live))
     yield "parameter", _named(declared), _named(shown)
@@ -107,7 +110,7 @@ def _there(names: frozenset[str] | Mapping[str, object]) -> dict[_Part, str]:
 
 
 def _children(live: Live) -> dict[_Part, str]:
-    # The first is read from; behind it QEMU numbers the places as it likes.
+    # QEMU reads from the first child; the numbers of the others may change.
     return {
         (quorum, child.node): "first" if child.name == LOCAL_CHILD else "behind the first"
         for quorum, children in live.children.items()

@@ -1,4 +1,4 @@
-"""What a pair should look like in its roles: the planned state of a plan compiled offline."""
+"""The state that a pair should have in its roles: that of a plan compiled offline."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ SECONDARIES = ("secondary", "broken secondary", "fresh secondary", "prepared sec
 
 
 def expected(pair: ColoPair, snapshot: Snapshot) -> Snapshot:
-    """What the declaration asks of these nodes, given their history.
+    """The state that the declaration asks of both nodes, given their roles and history.
 
-    A node that was promoted keeps its rewriter and its replication node for good (qemu-behaviour
-    5.14, 6.3): which one it is, is read from what it shows.
+    A node that was promoted keeps its rewriter and its replication node until its QEMU ends
+    (qemu-behaviour 5.14, 6.3). These parts show that it was promoted.
 
     Args:
         pair: The declaration.
-        snapshot: What both nodes show; if none answers, nothing is expected of anyone.
+        snapshot: What both nodes show.
+
+    Returns:
+        The expected state; without any node if no primary answers.
     """
     live = {n.name: s for n in pair.nodes if (s := snapshot.live(n.name)) is not None}
     if not live:

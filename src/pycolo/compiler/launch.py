@@ -1,8 +1,8 @@
-"""`launch`: the command lines of both QEMUs, and the images a secondary needs.
+"""`launch`: the command lines of both QEMUs, and the images that a secondary needs.
 
 Only QEMU's own JSON forms and strings with doubled commas are used, so that no path can become an
-option. The primary starts as a clean, unprotected guest with its plain network; everything that
-COLO adds to it is added later, over QMP, by the same steps at the first start and at every resume.
+option. The primary starts as an unprotected guest with its plain network. The parts that COLO needs
+are added later, over QMP, by the same steps at the first start and at every resume.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ from pycolo.qmp.blockdevs import QuorumNode
 from pycolo.record import NOT_READ, PairRecord, UnreadRecord
 
 Role = Literal["primary", "secondary"]
-# To make an encrypted image, and to open one, takes seconds of computing (qemu-behaviour 20.4).
+# Creating or opening an encrypted image takes seconds of computing (qemu-behaviour 20.4).
 ENCRYPTED_S = 60.0
-# Before its first domain libvirt looks at what a QEMU can do (qemu-behaviour 21.1).
+# Before its first domain libvirt probes the capabilities of QEMU (qemu-behaviour 21.1).
 LIBVIRT_S = 60.0
 
 
 def launch_node(
     draft: Draft, node: str, role: Role, *, instance: str, argv: tuple[str, ...], given: bool
 ) -> None:
-    """Emit a node's images and its QEMU.
+    """Emit the steps that create a node's images and start its QEMU.
 
-    A primary's own record says already that only this instance is eligible; the process is made
-    only while it still says so.
+    For a primary, its own record must say already that only this instance is eligible. The QEMU is
+    started only if the record still says so then.
 
     Args:
-        draft: The plan.
+        draft: The plan so far.
         node: The node's name.
-        role: What its QEMU starts as.
-        instance: The identity of its QEMU.
-        argv: Its command line.
-        given: The operator copied the secondary's images by hand.
+        role: The role in which the QEMU starts.
+        instance: The identity of the QEMU.
+        argv: The command line of the QEMU.
+        given: Whether the operator provides the secondary's images, so that none is created.
     """
     place = draft.pair.node(node)
     encrypted = [disk for disk in draft.pair.disks if topology.secret(place, disk) is not None]
@@ -83,10 +83,10 @@ def launch_node(
 
 
 def check_not_running(draft: Draft, nodes: Iterable[str]) -> None:
-    """Emit one check for each node, before any change: no QEMU of it is known to run.
+    """Emit one check for each node, before any change, that no QEMU of the node is known to run.
 
-    A QEMU may give no answer and serve all the same: another client holds its monitor, its main
-    loop is stuck, or its sockets were removed. A host that is out of reach passes the check.
+    A QEMU may give no answer and still run the guest: another client uses its monitor, its main
+    loop is stuck, or its sockets were removed. If a host is out of reach, the check passes.
     """
     why = "a QEMU that gives no answer may serve: it keeps its rights (qemu-behaviour 8.6)"
     with draft.batch("not-running"):
@@ -95,9 +95,9 @@ def check_not_running(draft: Draft, nodes: Iterable[str]) -> None:
 
 
 def check_devices(draft: Draft, node: str) -> None:
-    """Emit the check that a node's QEMU knows what is declared of the guest's devices.
+    """Emit the check that a node's QEMU knows the guest's devices and their properties.
 
-    Nothing is asked where nothing is declared but models of disks and cards.
+    Nothing is emitted if the declaration has no devices, CD-ROM drives, channels or properties.
     """
     pair = draft.pair
     machine = pair.machine
@@ -133,7 +133,15 @@ def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:
 
 
 def claim_newest(draft: Draft, node: str, instance: str, birth: str) -> None:
-    """Emit a person's decision that a node holds the newest data, in every file within reach.
+    """Emit the records of a person's decision that a node holds the newest data.
+
+    They are written to every file within reach, the node's own file last.
+
+    Args:
+        draft: The plan so far.
+        node: The node that becomes the holder.
+        instance: The identity of its QEMU, which runs or is to be started.
+        birth: The birth of the pair, for a pair that has no record yet.
 
     Raises:
         CompileError: Another node's QEMU answers, or the node's own file is out of reach.
@@ -156,12 +164,16 @@ def claim_newest(draft: Draft, node: str, instance: str, birth: str) -> None:
 
 
 def forget_node(draft: Draft, gone: str) -> None:
-    """Emit what takes a node that is gone for good out of every record within reach.
+    """Emit the steps that remove a node from every record within reach.
+
+    Args:
+        draft: The plan so far.
+        gone: The node, which will never come back.
 
     Raises:
         CompileError: The node that holds the newest data has no record that can be read.
-        UndecidedError: That is the node that is gone, that node may have run alone, or no record
-            could be read.
+        UndecidedError: The node that is gone holds the newest data or may have run alone, or no
+            record could be read.
     """
     records = draft.now.records
     top = record.highest(records)
@@ -196,12 +208,13 @@ def forget_node(draft: Draft, gone: str) -> None:
 
 
 def _check_not_gone_on(draft: Draft, top: PairRecord, gone: str) -> None:
-    """Check that the node that is gone has not run alone before it ended.
+    """Check that the node that is gone cannot have run alone before it ended.
 
-    It could not while the holder's QEMU lived, and its own file would say so.
+    It cannot have if the record does not name it as eligible or the holder's QEMU still runs. If
+    its own file was read, that file says whether it did.
 
     Raises:
-        UndecidedError: It may have, and the writes that it acknowledged are nowhere else.
+        UndecidedError: The node may have run alone, and then has writes that no other node has.
     """
     if gone not in top.eligible or isinstance(draft.now.records.get(gone), PairRecord):
         return
@@ -218,22 +231,23 @@ def _check_not_gone_on(draft: Draft, top: PairRecord, gone: str) -> None:
 def images(
     node: Node, disks: Collection[ReplicationDisk], role: Role, *, given: bool
 ) -> Iterator[tuple[CreateImage, str]]:
-    """The images that are made for a node, each with the name it goes by in addresses.
+    """The images that `launch` creates for a node, each with its name in step addresses.
 
-    None for a primary: its images hold the guest and are the operator's. For a secondary the
-    overlays, and the image that the first copy fills, if it is a file.
+    For a primary there are none: its images hold the guest, and the operator provides them. For a
+    secondary they are the overlays, and the image that the first copy fills, if it is a file.
 
     Args:
         node: The node.
         disks: The pair's disks.
-        role: What its QEMU is started as.
-        given: The operator copied the secondary's images by hand: they must be there.
+        role: The role in which the node's QEMU starts.
+        given: Whether the operator provides the secondary's images; then only the overlays are
+            created.
     """
     if role == "primary":
         return
     for disk in disks:
         here, paths = disk.on(node.name), disk.paths(node)
-        # What is no file is not pycolo's to make: QEMU says if it is missing.
+        # pycolo creates files only; if a block device is missing, QEMU reports it.
         if not given and here.driver == "file":
             yield _create(node, disk, paths["image"], here.image_format), disk.names.parent
         yield _create(node, disk, paths["active_image"], "qcow2"), disk.names.active
@@ -314,7 +328,7 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
         if value is not None:
             yield from (f"-{option}", value)
     if machine.serial_log:
-        # QEMU takes all that follows `file:` as the path, commas included.
+        # QEMU takes everything after `file:` as the path, commas included.
         yield from ("-serial", f"file:{node.run_path(SERIAL_LOG)}")
     yield from screen(node)
     for item in machine.objects:
@@ -323,7 +337,7 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
 
 
 def screen(node: Node) -> Iterator[str]:
-    """The arguments for a node's screen."""
+    """The arguments by which a node shows the guest's screen over VNC; none if it does not."""
     if node.vnc is None:
         return
     password = topology.password(node)

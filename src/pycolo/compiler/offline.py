@@ -30,31 +30,33 @@ def compile_offline(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """A plan compiled without asking anybody.
+    """Compile a plan without asking any node or host.
 
     Args:
         procedure: Its name. `launch` begins with a new pair, `start` with two QEMUs just launched,
             `failover` with the planned state of `start` and the other node dead, `resume` with the
-            planned state of that failover and its peer launched anew, the rest with the planned
+            planned state of that failover and its peer launched anew, all others with the planned
             state of `start`.
         pair: The declaration.
         version: QEMU's version on every node.
         prior_state: What to compile from instead: a snapshot, or another plan's planned state.
-        survivor: Who survives; the pair's second node if None.
-        peer: Who takes the dead one's place in `resume`; the dead node itself, launched
-            anew, if None.
+        survivor: The node that survives. If None, the only node that answers in `prior_state`, or
+            else the pair's second node.
+        peer: The node that protects the survivor in `resume`; if None, the dead node itself,
+            launched anew.
         evidence: Evidence of the other node's death, kept in the plan; without it the death is
             assumed, and the plan needs evidence to be executed.
         checkpoint_delay_ms: For `set-checkpoint-delay`; the declared one if None.
         nodes: For `launch`: which nodes; both if empty.
-        newest: For `launch`: who holds the newest data by an operator's statement.
-        gone: For `forget`: who is gone for good.
+        newest: For `launch`: the node that holds the newest data by an operator's statement.
+        gone: For `forget`: the node that will never come back.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
 
     Raises:
-        RefusedError: See the procedure. `converge` is always refused: nothing differs offline.
-        DeclarationError: A name is none of the pair's, or `forget` is given no `gone`.
+        RefusedError: See the procedure. `converge` is refused without a `prior_state`, because
+            nothing differs offline.
+        DeclarationError: A name is not one of the pair's, or `forget` is given no `gone`.
     """
     good = tuple(assume_good)
     life = AssumedLife(pair, version, dialect, good, evidence)

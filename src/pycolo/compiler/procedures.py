@@ -1,4 +1,4 @@
-"""The procedures as callers see them: roles are derived, versions accepted, then steps emitted."""
+"""The public procedures: each derives the roles, accepts the versions and emits the steps."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def launch(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """Images and QEMUs, for both nodes or for some.
+    """Compile the plan that creates images and starts QEMUs, for both nodes or for some.
 
     A node whose peer has a guest becomes its secondary. If no node has one, the node that holds the
     newest data by the record becomes primary; for a new pair that is the pair's first node, and
@@ -72,8 +72,9 @@ def launch(
             place of the node that does not hold the newest data.
         newest: Who holds the newest data by an operator's statement, against what the records say;
             its QEMU may run already.
-        instances: Node name to the identity its QEMU gets, `PAIR:NODE:HEX`, never used before; a
-            counted one if none is given, which serves for plans that are not executed.
+        instances: Node name to the identity its QEMU gets, `PAIR:NODE:HEX`, never used before. For
+            a node that is absent the identity is counted up, which is enough for a plan that is
+            not executed.
         birth: Random text that tells a new pair from others of its name; not used for one that has
             a record.
         dialect: `auto`, or `doc` for the document's own command lines.
@@ -81,10 +82,11 @@ def launch(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        DeclarationError: A name in `nodes` or `instances` is none of the pair's, an identity in
-            `instances` has another form, or `qemu` lacks a node that is launched.
-        CompileError: Another node holds the newest data, one is in the way, or `newest` is not
-            among those launched.
+        DeclarationError: A name in `nodes` is not one of the pair's, a name in `instances` is not
+            one of the nodes to launch, an identity in `instances` has another form, or `qemu`
+            lacks a node that is launched.
+        CompileError: Another node holds the newest data, a QEMU is in the way, or `newest` is not
+            one of the nodes to launch.
         UndecidedError: The records do not tell who holds the newest data.
     """
     check(pair, snapshot)
@@ -135,12 +137,17 @@ def launch(
 
 
 def _refuse_unseen(draft: Draft, missing: Sequence[str]) -> None:
-    """Refuse to start anything for a node whose QEMU runs and gives no answer.
+    """Refuse to launch nodes if the QEMU of one of them runs and gives no answer.
 
-    Where nobody has the guest, no other node's QEMU may run unseen either: it may have it.
+    If no node that answers has the guest, every node of the pair is checked, not only those to
+    launch: a QEMU that gives no answer may have the guest.
+
+    Args:
+        draft: The plan so far.
+        missing: The nodes to launch.
 
     Raises:
-        CompileError: The host of such a node knows its process.
+        CompileError: The host of a checked node reports that a QEMU of it runs.
     """
     states = (draft.now.state(node.name) for node in draft.pair.nodes)
     guest = any(role_of(state) in PRIMARIES for state in states)
@@ -151,7 +158,12 @@ def _refuse_unseen(draft: Draft, missing: Sequence[str]) -> None:
 def _refuse_too_early(draft: Draft, missing: Sequence[str]) -> None:
     """Refuse to start a secondary while a primary is in COLO.
 
-    It would connect to what a failover takes away, and not notice that (qemu-behaviour 3.16).
+    It would connect to sockets that the primary's failover removes, and not notice that
+    (qemu-behaviour 3.16).
+
+    Args:
+        draft: The plan so far.
+        missing: The nodes to launch.
 
     Raises:
         CompileError: A primary is in COLO.
@@ -175,7 +187,7 @@ def _check_seen(draft: Draft, name: str) -> None:
 
 
 def _silent(draft: Draft) -> list[str]:
-    """Every node that does not answer: if one becomes primary, none of them may run unseen."""
+    """The names of all nodes that do not answer, spares included."""
     names = draft.pair.names
     return [name for name in names if draft.now.live(name) is None]
 
@@ -183,7 +195,14 @@ def _silent(draft: Draft) -> list[str]:
 def _taking_in(
     pair: ColoPair, wanted: Sequence[str], snapshot: Snapshot, newest: str | None
 ) -> ColoPair:
-    """The pair with a spare that is wanted in the place of the one that does not hold the data."""
+    """The pair with every wanted spare as one of its two nodes.
+
+    A spare takes the place of a node that does not hold the newest data and is not wanted.
+
+    Raises:
+        DeclarationError: A wanted name is not one of the pair's.
+        CompileError: A spare is to begin a new pair, or no node can make room for it.
+    """
     top = record.highest(snapshot.records)
     for name in wanted:
         pair.node(name)
@@ -247,10 +266,18 @@ def _named(state: record.RecordState) -> tuple[str, ...]:
 
 
 def _new_primary(draft: Draft, declared: ColoPair, missing: Sequence[str]) -> str | None:
-    """Who becomes primary; None if somebody has the guest, or nobody is launched.
+    """The node that becomes primary; None if no launched node does.
+
+    None does if a primary answers already, if no node is launched, or if only the second node of a
+    new pair is.
+
+    Args:
+        draft: The plan so far.
+        declared: The pair as declared.
+        missing: The nodes to launch.
 
     Raises:
-        CompileError: A node of the declaration has the guest as a secondary without its primary.
+        CompileError: A secondary in COLO has the guest, and its primary is missing.
     """
     if not missing:
         return None
@@ -264,13 +291,13 @@ def _new_primary(draft: Draft, declared: ColoPair, missing: Sequence[str]) -> st
     top = record.highest(records)
     holder = draft.pair.nodes[0].name if top is None else top.holder
     if record.is_new(records) and holder not in missing:
-        # Its first node begins a new pair, even if the others are started before it.
+        # In a new pair the first node becomes primary, even if others are launched before it.
         return None
     return holder if holder in missing else missing[0]
 
 
 def _refuse_orphan(draft: Draft, name: str) -> None:
-    """Refuse to start a primary beside a secondary that has the guest, with the way that leads on.
+    """Refuse to start a primary while the secondary `name` has the guest, and say what to do.
 
     Raises:
         CompileError: Always.
@@ -281,7 +308,7 @@ def _refuse_orphan(draft: Draft, name: str) -> None:
     try:
         record.may_go_on(draft.now.records, name, instance, leads=False)
     except CompileError as error:
-        # Only a record that was read says that others have all that it has.
+        # Only a record that was read shows that other nodes have all the writes of this one.
         if error.findings[0].code in ("not-eligible", "outdated"):
             why += ", and its record does not let it run alone"
             advice = f"end its QEMU, then launch again: {name} has no write that others lack"
@@ -308,7 +335,7 @@ def start(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        DeclarationError: `peer` is none of the pair's nodes.
+        DeclarationError: `peer` is not one of the pair's nodes.
         CompileError: No safe way leads there from the snapshot.
     """
     options = Options(peer=peer, assume_good=tuple(assume_good))
@@ -323,7 +350,7 @@ def resume(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """From a survivor and a fresh secondary back to a protected pair.
+    """Compile the plan that protects the guest of a survivor by a fresh secondary.
 
     Args:
         pair: The declaration.
@@ -335,7 +362,7 @@ def resume(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        DeclarationError: `peer` is none of the pair's nodes.
+        DeclarationError: `peer` is not one of the pair's nodes.
         CompileError: No safe way leads there from the snapshot.
     """
     options = Options(peer=peer, assume_good=tuple(assume_good))
@@ -368,7 +395,7 @@ def set_checkpoint_delay(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """The longest time between two checkpoints, on the primary.
+    """Compile the plan that sets the longest time between two checkpoints, on the primary.
 
     Args:
         pair: The declaration.
@@ -380,7 +407,8 @@ def set_checkpoint_delay(
     Raises:
         DeclarationError: The delay is out of range.
         VersionError: The version cannot run COLO.
-        CompileError: There is no primary with a secondary, or the change would wedge it.
+        CompileError: There is no primary with a secondary, or the change would force a checkpoint
+            that deadlocks this QEMU (dialect `auto`).
     """
     attrs.evolve(pair, checkpoint_delay_ms=checkpoint_delay_ms)
     check(pair, snapshot)
@@ -403,25 +431,27 @@ def failover(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """One node runs alone after the other's death. Its first step looks for evidence of that.
+    """Compile the plan by which one node runs alone after the other one has died.
 
-    The plan can be compiled while all is well and kept ready: it is *armed*. After
-    any change of the record, compile another one.
+    If the record lets the other node run alone too, the plan first checks evidence of its death.
+    The plan can be compiled while the pair is protected, and kept ready: it is *armed*. After any
+    change of the record, compile another one.
 
     Args:
         pair: The declaration.
         snapshot: What the survivor and the records show; of the other node only its death counts,
             and only when the plan is executed.
-        survivor: The node that survives; if None, the only node that answers.
+        survivor: The node that survives; if None, the only node that answers, fresh secondaries
+            left out.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
 
     Raises:
         VersionError: The version cannot run COLO.
-        DeclarationError: `survivor` is none of the pair's nodes.
-        CompileError: It is not clear who survives, the survivor has no guest to run, or the
-            record does not let it.
-        UndecidedError: Only a person can say whether it may.
+        DeclarationError: `survivor` is not one of the pair's nodes.
+        CompileError: It is not clear which node survives, the survivor has no guest to run, or the
+            record does not let it run alone.
+        UndecidedError: Only a person can say whether the survivor may run alone.
     """
     check(pair, snapshot)
     pair = members(pair, snapshot)
@@ -451,9 +481,10 @@ def stop(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """Ends protection on purpose: the secondary ends, the primary's guest runs alone.
+    """Compile the plan that ends protection on purpose.
 
-    The secondary's record must be within reach; its QEMU need not answer.
+    The secondary's QEMU ends, and the primary's guest runs alone. The secondary's record must be
+    within reach; its QEMU need not answer.
 
     Args:
         pair: The declaration.
@@ -462,9 +493,10 @@ def stop(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        VersionError: The version cannot run COLO.
+        VersionError: A version cannot run COLO, or the two differ.
         CompileError: No primary answers, the secondary's record cannot be written, or the dialect
             is `doc`.
+        UndecidedError: A disk of the primary has refused a write that the secondary has.
     """
     dialects.refuse_ending(dialect, "end protection")
     check(pair, snapshot)
@@ -493,9 +525,10 @@ def switch_over(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """Moves the guest to its secondary on purpose; the primary's QEMU ends. Nothing is lost.
+    """Compile the plan that moves the guest to the secondary on purpose, without a loss.
 
-    Compiled again after the primary has ended, it is the failover that is left.
+    The primary's QEMU ends. If only the secondary answers by then, such as after an execution that
+    stopped half-way, the plan is the failover that is left.
 
     Args:
         pair: The declaration.
@@ -504,8 +537,9 @@ def switch_over(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        VersionError: The version cannot run COLO, or deadlocks at a checkpoint.
-        CompileError: The pair is not protected, or the dialect is `doc`.
+        VersionError: A version cannot run COLO, or the two differ.
+        CompileError: The pair is not protected, this QEMU deadlocks at a checkpoint, or the dialect
+            is `doc`.
     """
     dialects.refuse_ending(dialect, "switch over")
     check(pair, snapshot)
@@ -532,11 +566,11 @@ def shutdown(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """Has the guest power itself off, and sees both QEMUs end; `launch` boots it again.
+    """Compile the plan by which the guest powers itself off and both QEMUs end.
 
-    The guest is asked by its power button. Once it is off, the secondary's QEMU is ended; if it
-    does not power off in time, nothing is. The records stay as they are: the node with the newest
-    data is still the one to boot.
+    The plan presses the guest's power button. Once the guest is off, the secondary's QEMU is ended;
+    if the guest does not power off in time, no QEMU is. The records stay as they are, so `launch`
+    boots the guest again from the newest data.
 
     Args:
         pair: The declaration.
@@ -545,10 +579,10 @@ def shutdown(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        VersionError: The version cannot run COLO.
+        VersionError: A version cannot run COLO, or the two differ.
         CompileError: No primary answers, its guest does not run, or the dialect is `doc`. A
-            secondary that is left alone is not ended: whether its guest was powered off before, or
-            lives on in it, is forgotten with the primary.
+            secondary without its primary is refused too: nothing shows whether its guest was
+            powered off or still has to continue in it.
     """
     dialects.refuse_ending(dialect, "shut a guest down")
     check(pair, snapshot)
@@ -579,7 +613,7 @@ def _refuse_left(pair: ColoPair, snapshot: Snapshot) -> None:
 
 
 def _is_off(pair: ColoPair, snapshot: Snapshot) -> bool:
-    """Whether no node answers, and every host was asked, so that none is known to run."""
+    """Whether no node answers and the record of every node could be read."""
     files = [snapshot.records.get(name, record.NOT_READ) for name in pair.names]
     unread = any(isinstance(file, record.UnreadRecord) for file in files)
     return not unread and all(snapshot.live(name) is None for name in pair.names)
@@ -592,10 +626,11 @@ def checkpoint(
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
-    """Forces one checkpoint and sees it end on both nodes, which proves that protection works.
+    """Compile the plan that forces one checkpoint, which proves that protection works.
 
-    A pair whose COLO has ended can look healthy (qemu-behaviour 18.4); this finds it out. It is
-    never done: each time it is compiled, it is another checkpoint.
+    The plan waits until the checkpoint has ended on both nodes. A pair whose COLO has ended can
+    look healthy (qemu-behaviour 18.4); this plan then fails. Compiled again, it forces another
+    checkpoint.
 
     Args:
         pair: The declaration.
@@ -604,7 +639,7 @@ def checkpoint(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        VersionError: The version cannot run COLO.
+        VersionError: A version cannot run COLO, or the two differ.
         CompileError: The pair is not protected, this QEMU deadlocks at a checkpoint, or the dialect
             is `doc`.
     """
@@ -625,7 +660,7 @@ def _check_left(draft: Draft, name: str) -> None:
     """Check, for `switch-over`, that the only node that answers is or was the secondary.
 
     Raises:
-        CompileError: It is the node that has the guest and was to give it up.
+        CompileError: The node is the primary, and no other node can take its guest.
     """
     live = draft.live(name)
     if "secondary" in (live.colo_mode, live.last_colo_mode) and live.colo_mode != "primary":
@@ -636,13 +671,13 @@ def _check_left(draft: Draft, name: str) -> None:
 
 
 def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:
-    """Takes a node that is gone for good out of the records, by an operator's statement.
+    """Compile the plan that removes a node from the records because an operator says it is gone.
 
-    Afterwards the others can be started without its host. Evidence that its QEMU has ended is
-    needed if it could still continue.
+    Afterwards the other nodes can be started without the host of that node. If the record still
+    lets that node run alone, the plan first checks evidence that its QEMU has ended.
 
     Args:
-        pair: The declaration; it need not name that node any more.
+        pair: The declaration; it need not name the node that is gone any more.
         snapshot: What is known, the records of all other nodes included.
         gone: The node's name.
 

@@ -11,13 +11,13 @@ from pycolo.qmp.states import RUN_STANDING
 
 
 def shut_down(draft: Draft, primary: str) -> None:
-    """Emit the steps that ask the guest to power itself off, and then end a secondary.
+    """Emit the steps that ask the guest to power itself off, and then end the secondary's QEMU.
 
-    A secondary in COLO does not see the button and does not end by itself (qemu-behaviour 19.12);
-    one that waits for its guest does not either.
+    A secondary in COLO does not see the power button and does not end by itself (qemu-behaviour
+    19.12). A fresh secondary does not end by itself either.
 
     Raises:
-        CompileError: The guest does not run, so it would not react.
+        CompileError: The guest does not run, so it would not react to the power button.
     """
     live = draft.live(primary)
     if live.run_state in RUN_STANDING:

@@ -1,4 +1,4 @@
-"""`set-checkpoint-delay`: how long two checkpoints may lie apart."""
+"""`set-checkpoint-delay`: the longest time between two checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from pycolo.qmp.commands import MigrateSetParameters
 
 
 def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int, features: Features) -> None:
-    """Emit the one command, unless the delay is that already.
+    """Emit the command that sets the checkpoint delay, unless the delay has that value already.
+
+    Args:
+        draft: The plan so far.
+        primary: The primary.
+        checkpoint_delay_ms: The delay, 1 to 4294967295.
+        features: What the QEMU understands.
 
     Raises:
         CompileError: The change would force a checkpoint that deadlocks this QEMU.
@@ -24,7 +30,7 @@ def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int, features: Fe
 
 
 def refuse_deadlock(draft: Draft, features: Features) -> None:
-    """Refuse what forces a checkpoint if that deadlocks.
+    """Refuse a procedure that forces a checkpoint if a checkpoint deadlocks this QEMU.
 
     Raises:
         CompileError: The accelerator is TCG, on a QEMU before 11.0.
