@@ -1,7 +1,7 @@
-"""What the user declares: frozen values that cannot be wrong once they exist.
+"""The declaration of a pair: frozen values whose rules are checked when they are made.
 
-A declaration names hosts, images and cards; it never says who is primary. Every rule is
-checked when a value is made, so everything right of this package may trust what it gets.
+A declaration names hosts, images and network cards; it never says which node is primary. A value
+that breaks a rule cannot be made, so the rest of pycolo need not check a declaration again.
 """
 
 from pycolo.model.disk import DiskIds, DiskOnNode, ReplicationDisk, Throttle

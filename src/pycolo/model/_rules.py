@@ -26,12 +26,12 @@ Rule: TypeAlias = Callable[[str, object], None]
 @final
 @attrs.frozen
 class Valid:
-    """The attrs validator that holds a field to a rule."""
+    """An attrs validator that checks a field by a rule."""
 
     rule: Rule
 
     def __call__(self, instance: object, attribute: attrs.Attribute[_T], value: _T, /) -> None:
-        """Refuse a wrong value."""
+        """Refuse a value that breaks the rule."""
         self.rule(f"{type(instance).__name__}.{attribute.name}", value)
 
 
@@ -39,7 +39,7 @@ def identifier(field: str, value: object) -> None:
     """Check that a value is a QEMU id: an ASCII letter, then any of a-z, A-Z, 0-9, '-', '.', '_'.
 
     Raises:
-        DeclarationError: It is not one. Every rule of this module raises this error.
+        DeclarationError: The value is no QEMU id. Every rule of this module raises this error.
     """
     if not isinstance(value, str) or not QEMU_ID.match(value):
         rule = "be a letter followed by letters, digits, '-', '.' or '_' (QEMU's rule for ids)"
@@ -62,7 +62,10 @@ def text(field: str, value: object) -> None:
 
 
 def absolute_path(field: str, value: object) -> None:
-    """An absolute path: QEMU and the caller may have different working directories."""
+    """Check that a value is an absolute path.
+
+    A relative one would be read by QEMU and by the caller from different working directories.
+    """
     text(field, value)
     if not str(value).startswith("/"):
         rule = "be an absolute path"
@@ -70,7 +73,7 @@ def absolute_path(field: str, value: object) -> None:
 
 
 def boolean(field: str, value: object) -> None:
-    """True or false, and nothing that merely looks like it."""
+    """Check that a value is `True` or `False`; 0 and 1 are refused."""
     if not isinstance(value, bool):
         raise DeclarationError(field, value, "be true or false")
 
@@ -78,13 +81,13 @@ def boolean(field: str, value: object) -> None:
 @final
 @attrs.frozen
 class Whole:
-    """A whole number between two bounds, both included."""
+    """The rule that a value is a whole number between two bounds, both included."""
 
     minimum: int
     maximum: int
 
     def __call__(self, field: str, value: object) -> None:
-        """Refuse any other value."""
+        """Refuse a value that is no such number, such as `True`."""
         if not isinstance(value, int) or isinstance(value, bool) or not self._admits(value):
             rule = f"be a whole number from {self.minimum} to {self.maximum}"
             raise DeclarationError(field, value, rule)
@@ -94,11 +97,11 @@ class Whole:
 
 
 port = Whole(1, PORT_MAX)
-"""A TCP port."""
+"""The rule that a value is a TCP port, 1 to 65535."""
 
 
 def seconds(field: str, value: object) -> None:
-    """A positive, finite number of seconds."""
+    """Check that a value is a positive, finite number of seconds."""
     ok = isinstance(value, int | float) and not isinstance(value, bool)
     if not ok or not 0 < float(str(value)) < float("inf"):
         rule = "be a positive number of seconds"
@@ -106,7 +109,7 @@ def seconds(field: str, value: object) -> None:
 
 
 def one_of(*allowed: str) -> Rule:
-    """One of the named words."""
+    """Make the rule that a value is one of some words."""
 
     def check(field: str, value: object) -> None:
         if value not in allowed:
@@ -117,7 +120,7 @@ def one_of(*allowed: str) -> Rule:
 
 
 def instance_of(*kinds: type) -> Rule:
-    """A value of one of the given classes, named in the refusal."""
+    """Make the rule that a value is of one of some classes, which the error names."""
 
     def check(field: str, value: object) -> None:
         if not isinstance(value, kinds):
@@ -130,7 +133,7 @@ def instance_of(*kinds: type) -> Rule:
 @final
 @attrs.frozen
 class Each:
-    """A tuple, each of whose members obeys a rule."""
+    """The rule that a value is a tuple and that each of its members obeys another rule."""
 
     rule: Rule
 
@@ -145,26 +148,29 @@ class Each:
 @final
 @attrs.frozen
 class Optional:
-    """None, or what a rule asks for."""
+    """The rule that a value is None or obeys another rule."""
 
     rule: Rule
 
     def __call__(self, field: str, value: object) -> None:
-        """Refuse what the rule refuses."""
+        """Refuse a value that is not None and breaks the rule."""
         if value is not None:
             self.rule(field, value)
 
 
 def as_tuple(value: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """Lists become tuples, so that declared values stay frozen; the validator checks the rest."""
+    """Convert a list to a tuple, so that declared values stay frozen.
+
+    Other values are returned as they are; the field's validator checks them.
+    """
     return tuple(value) if isinstance(value, list) else value
 
 
 def socket_path(field: str, path: str) -> None:
-    """A Unix socket's path must fit into the kernel's `sun_path`.
+    """Check that the path of a Unix socket fits into the kernel's `sun_path`.
 
     Raises:
-        DeclarationError: the path has more than 107 bytes.
+        DeclarationError: The path has more than 107 bytes.
     """
     if len(path.encode()) > SOCKET_PATH_MAX_BYTES:
         rule = (
@@ -174,16 +180,18 @@ def socket_path(field: str, path: str) -> None:
 
 
 def distinct(owner: str, named: Iterable[tuple[str, object]], why: str) -> None:
-    """No two of the named values may be equal.
+    """Check that no two of some fields have equal values.
 
     Args:
-        owner: The class whose fields they are.
-        named: Fields, as paths from the owner, with their values; of a tuple, such as a host and
-            a path on it, the last part is the field's own.
-        why: The rule behind it, as a sentence without a full stop.
+        owner: The class that has the fields.
+        named: Each field, as a path from the owner, with its value. A value may be a tuple, such as
+            a host and a path on it: tuples are compared as a whole, and an error shows the last
+            member.
+        why: The reason for the rule, as a sentence without a full stop.
 
     Raises:
-        DeclarationError: Two are equal; its field is the second, its rule names the first.
+        DeclarationError: Two values are equal. The error is about the second field, and its rule
+            names the first.
     """
     seen: dict[object, str] = {}
     for name, value in named:

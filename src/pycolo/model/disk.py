@@ -19,24 +19,24 @@ SECTOR_BYTES = 512
 SIZE_MAX_BYTES = 2**63 - SECTOR_BYTES
 
 ImageFormat: TypeAlias = Literal["qcow2", "raw", "luks"]
-"What is in an image."
+"The format of an image."
 Driver: TypeAlias = Literal["file", "host_device"]
-"What an image is for its host."
+"QEMU's driver for an image: a file, or a block device of the host."
 Cache: TypeAlias = Literal["writeback", "writethrough", "none", "directsync", "unsafe"]
-"QEMU's names for the ways to use the host's cache."
+"QEMU's names for the ways in which an image uses the host's cache."
 
 DIRECT: tuple[Cache, ...] = ("none", "directsync")
-"What goes past the host's page cache."
+"The cache modes that bypass the host's page cache."
 RESYNC_MIN_BYTES_PER_S = 2**20
-"A slower copy would be taken for one that has stalled."
+"The lowest limit of a copy's rate: a slower copy would be taken for a stalled one."
 THROUGH: tuple[Cache, ...] = ("writethrough", "directsync")
-"What tells the guest that its disk has no cache of its own."
+"The cache modes in which the guest's disk has no write cache."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class DiskIds:
-    """QEMU's names for the parts of one disk; the same on every node, whatever its role.
+    """QEMU's names for the parts of one disk, equal on every node and in both roles.
 
     Take `DiskIds.numbered(n)` and change single names with `attrs.evolve`.
     """
@@ -118,13 +118,13 @@ class Throttle:
                 raise DeclarationError(f"Throttle.{name}", value, rule)
 
     def limits(self) -> dict[str, int]:
-        """Its limits that are not absent, by field."""
+        """The limits that are set, by field name."""
         fields = (field.name for field in attrs.fields(Throttle))
         return {name: value for name in fields if (value := getattr(self, name)) is not None}
 
 
 def _place(field: str, value: object) -> None:
-    """Check that a value is a file's name or its absolute path."""
+    """Check that a value is a file name or an absolute path."""
     rules.text(field, value)
     text = str(value)
     if text.endswith("/") or ("/" in text and not text.startswith("/")):
@@ -162,7 +162,7 @@ class DiskOnNode:
     detect_zeroes: DetectZeroes | None = None
 
     def given(self) -> dict[str, object]:
-        """Its values that are not absent."""
+        """The values that are set, by field name."""
         fields = (field.name for field in attrs.fields(DiskOnNode))
         return {name: value for name in fields if (value := getattr(self, name)) is not None}
 
@@ -186,9 +186,9 @@ class ReplicationDisk:
         active_image: The secondary's active overlay (qcow2): a file name in each node's overlay
             folder, or an absolute path.
         hidden_image: The secondary's hidden overlay (qcow2), likewise.
-        cache: How the image uses the host's cache, as QEMU names it: `writeback`, `none` (past the
-            page cache), `writethrough`, `directsync` or `unsafe`, which ignores the guest's
-            flushes. Whether the guest sees a write cache must be equal on all nodes.
+        cache: How the image uses the host's cache, as QEMU names it: `writeback`, `none`, which
+            bypasses the page cache, `writethrough`, `directsync` or `unsafe`, which ignores the
+            guest's flushes. Whether the guest sees a write cache must be equal on all nodes.
         aio: `threads`, `native`, which needs cache `none` or `directsync`, or `io_uring`; None
             leaves it to QEMU (qemu-behaviour 20.3).
         discard: `unmap` lets QEMU give space back to the host, which `detect_zeroes = "unmap"`
@@ -301,12 +301,12 @@ class ReplicationDisk:
         return changed(self, nodes={}, **self.nodes[node].given())
 
     def images(self) -> dict[str, str]:
-        """Its three images, by field."""
+        """The names of the three images, by field name."""
         names = {"image": self.image, "active_image": self.active_image}
         return {**names, "hidden_image": self.hidden_image}
 
     def paths(self, node: Node) -> dict[str, str]:
-        """The paths of its three images on a node, by field."""
+        """The paths of the three images on a node, by field name."""
         here = self.on(node.name)
         overlays = {"active_image": here.active_image, "hidden_image": here.hidden_image}
         return {
@@ -316,12 +316,12 @@ class ReplicationDisk:
 
     @property
     def stem(self) -> str:
-        """What files are named after that belong to its image."""
+        """The first part of the names of files that belong to the image, such as the record."""
         if self.driver == "file":
             return posixpath.basename(self.image)
         return self.image.strip("/").replace("/", "-")
 
     @property
     def names(self) -> DiskIds:
-        """QEMU's names for its parts; those of disk 0 for a disk outside a pair."""
+        """QEMU's names for the disk's parts; those of disk 0 for a disk outside a pair."""
         return self.ids or DiskIds.numbered(0)

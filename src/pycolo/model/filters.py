@@ -16,7 +16,7 @@ from pycolo.model.hardware import Property, emulated, properties
 MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}\Z")
 OPTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-._]*\Z")
 TIMEOUT_MAX_MS = 2**32 - 1
-# Ports of a second chain and so on stand this far from the document's.
+# The difference between the ports of one chain and the next; those of chain 0 are the document's.
 PORT_STRIDE = 10
 
 
@@ -63,7 +63,7 @@ class Netdev:
 @final
 @attrs.frozen(kw_only=True)
 class ChainIds:
-    """QEMU's names for the parts of one chain; the same on every node, whatever its role.
+    """QEMU's names for the parts of one chain, equal on every node and in both roles.
 
     Take `ChainIds.numbered(n)` and change single names with `attrs.evolve`.
     """
@@ -109,8 +109,8 @@ class ChainIds:
     def numbered(cls, n: int) -> ChainIds:
         """The names of the n-th chain, from 0; those of chain 0 are the document's.
 
-        The document's own names end in digits that are no numbers of a chain (`redire0` and
-        `redire1` are two parts of one), so further chains take the name, a dot and the number.
+        Digits at the end of the document's names do not number chains: `redire0` and `redire1` are
+        two parts of one chain. So a name of a further chain is that name, a dot and the number.
         """
         tail = f".{n}" if n else ""
         return cls(
@@ -165,8 +165,8 @@ class ChainPorts:
         """The ports of the n-th chain, from 0, of a pair with a base of its own.
 
         Args:
-            base: The first port of the pair, which it takes for itself with the next one.
-            n: The chain's place.
+            base: The first port of the pair. This port and the next one are those of `Ports`.
+            n: The chain's number, from 0.
         """
         first = base + 2 + 4 * n
         return cls(
@@ -185,7 +185,7 @@ _NOT_WITH_COLO: Final[Mapping[str, str]] = {
     "failover": "be false: its partner is a card of the host, which is not on the other side",
 }
 
-# Which cards put virtio's header before each packet if the host's end takes it, as a tap does.
+# Cards that put virtio's header before each packet if the host's end, such as a tap, accepts it.
 VNET_CARDS: Final = ("virtio-net", "e1000e", "igb", "vmxnet3")
 PLAIN_CARDS: Final = ("e1000", "rtl8139", "ne2k", "pcnet", "tulip", "i825", "usb-net")
 
@@ -268,19 +268,19 @@ class FilterChain:
 
     @property
     def vnet_hdr_support(self) -> bool:
-        """The one fact that all seven objects of the chain share."""
+        """Whether packets carry virtio's header; all seven objects of the chain must agree."""
         if self.vnet_hdr is not None:
             return self.vnet_hdr
         return writes_vnet_headers(self.model) is True
 
     @property
     def names(self) -> ChainIds:
-        """QEMU's names for its parts; those of chain 0 for a chain outside a pair."""
+        """QEMU's names for the chain's parts; those of chain 0 for a chain outside a pair."""
         return self.ids or ChainIds.numbered(0)
 
     @property
     def proxy_ports(self) -> ChainPorts:
-        """Its ports; those of chain 0 for a chain outside a pair."""
+        """The chain's ports; those of chain 0 for a chain outside a pair."""
         return self.ports or ChainPorts.numbered(0)
 
     def netdev_on(self, node: str) -> Netdev:

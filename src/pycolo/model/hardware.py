@@ -1,7 +1,7 @@
 """Devices of the guest beside its disks and cards, each as a name and its properties.
 
-The guest sees them, so they are equal on both nodes by construction. What a property may be called
-is known to QEMU alone: its own QEMU is asked at a launch (qemu-behaviour 23.1).
+The guest sees them, so a pair declares them once for both nodes. Only QEMU knows which properties a
+device has: `launch` asks the QEMU of each node that it launches (qemu-behaviour 23.1).
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from pycolo.model import _rules as rules
 Property: TypeAlias = str | int | bool
 "The value of a property, of the type that QEMU gives it."
 ObjectKind: TypeAlias = Literal["iothread", "rng-random", "rng-builtin"]
-"What an object for devices may be."
+"The kinds of objects that a device may name in a property."
 
 PROPERTY_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*\Z")
 FIRMWARE_IDS: Final = ("firmware-code", "firmware-variables")
-"QEMU's names for the two files of a firmware."
+"QEMU's block node names for the two files of a firmware."
 CHANNEL_ID: Final = re.compile(r"channel\d+")
-"The ids of channels' sockets; no other chardev has such a one."
+"The form of the ids of channels' sockets; no other chardev may have such an id."
 INTEGER_MAX: Final = 2**63 - 1
 
-# Devices of the host on which a QEMU runs: the other side has others, and no state moves.
+# Devices of the host on which a QEMU runs: the other host has others, and COLO moves no state of
+# them.
 HOST_DEVICES: Final = (
     *("vfio", "usb-host", "vhost", "ivshmem", "pci-assign", "scsi-generic", "scsi-block"),
     *("usb-redir", "usb-mtp", "virtio-input-host", "u2f-passthru", "ccid-card", "xen"),
 )
-# What reads a file of the host into the guest's memory.
+# Devices that read a file of the host into the guest's memory.
 LOADERS: Final = ("loader", "guest-loader")
 _OTHER_KEYS: Final[Mapping[str, str]] = {
     "driver": "the driver has a key of its own",
@@ -43,7 +44,7 @@ _OTHER_KEYS: Final[Mapping[str, str]] = {
     "chardev": "declare a channel",
     "memdev": "the guest's memory is that of the machine",
 }
-"What is no property of a device here, and what to do."
+"Names that are refused as properties, each with what to do instead."
 
 
 def properties(field: str, value: object) -> None:
@@ -89,9 +90,9 @@ class Device:
 
     Args:
         driver: QEMU's name of the device.
-        id: By which other devices name it, or its bus (`scsi0.0`); None for none.
+        id: The name by which other devices name it or its bus (`scsi0.0`); None for none.
         properties: Its properties, by QEMU's names: a string, a whole number, true or false, as
-            QEMU has it. What leads to a host is not among them.
+            QEMU types it. Properties that connect it to the host, such as `drive`, are refused.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -109,12 +110,12 @@ class Device:
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class GuestDevice:
-    """A device as QEMU is told of it, whatever declares it."""
+    """A device as it is passed to QEMU, whether a disk, a card or `Device` declares it."""
 
     driver: str
     "QEMU's name of the device."
     properties: Mapping[str, Property]
-    "All that it is told, the id and what leads to a host among them, in order."
+    "All its properties in order, including the id and those that connect it to the host."
 
 
 @final
@@ -163,7 +164,7 @@ class Channel:
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Cdrom:
-    """A CD-ROM drive, empty or with an image that nobody writes to.
+    """A CD-ROM drive, empty or with a read-only image.
 
     Args:
         image: Absolute path, on each node, of the image; both must be equal. None for an empty
@@ -189,11 +190,11 @@ class Cdrom:
 @final
 @attrs.frozen(kw_only=True)
 class Firmware:
-    """Firmware in two flash chips, such as UEFI: code that is only read, and variables.
+    """Firmware in two flash chips, such as UEFI: read-only code, and variables.
 
     Args:
         code: Absolute path, on each node, of the code; both must be equal.
-        variables: Absolute path, on each node, of a file with the first variables. Each node gets
+        variables: Absolute path, on each node, of a file with the initial variables. Each node gets
             a copy of its own, `PAIR.firmware.raw` in its image folder. An entry into COLO makes
             them equal, a checkpoint does not (qemu-behaviour 23.4).
         variables_bytes: Size of that file, a multiple of 4096.

@@ -1,4 +1,4 @@
-"""The virtual machine both QEMUs emulate: equal on both nodes by construction."""
+"""The virtual machine that both QEMUs emulate; declared once, so it is equal on both nodes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pycolo.model.memory import MemoryBackend
 
 Accelerator: TypeAlias = Literal["kvm", "tcg"]
 MEMORY_MAX_MIB = 16 * 1024 * 1024
-# What KVM takes: a power of two, no less than it keeps for itself.
+# The sizes that KVM accepts: powers of two, above the entries that it reserves for itself.
 DIRTY_RING_SIZES = tuple(1 << power for power in range(10, 17))
 
-# What may be added to a node's command line, and what must not stand in its value. Nothing in here
-# opens a monitor, a file or a disk, waits for a client, or gives one side hardware of its own.
+# The options that may be added to a node's command line. With the forbidden parts of values none of
+# them opens a monitor, a file or a disk, waits for a client, or gives one side hardware of its own.
 OPTIONS: Mapping[str, tuple[str, ...] | None] = {
     "-action": ("shutdown=pause", "panic=pause"),
     "-bios": (),
@@ -40,12 +40,12 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = {
     "-vga": (),
     "-watchdog-action": ("pause",),
 }
-"Option to what its value must not contain; None for an option without a value."
+"Option to the texts that its value must not contain; None for an option without a value."
 
 _cpus = rules.Valid(rules.Optional(rules.Whole(1, 255)))
 
 
-# One for each kind: type checkers follow no generic converter.
+# One converter for each kind, because type checkers cannot follow a generic one.
 def _objects(objects: Iterable[DeviceObject]) -> tuple[DeviceObject, ...]:
     return tuple(objects)
 
@@ -76,22 +76,25 @@ class Machine:
     Args:
         memory_mib: RAM of the guest in MiB, from 1; the secondary needs twice that
             (qemu-behaviour 3.11).
-        memory_backend: What the RAM is made of; None leaves it to QEMU, which takes anonymous
-            memory page by page when the guest first writes to it.
+        memory_backend: The kind of memory on the host for the RAM; None leaves it to QEMU, which
+            takes anonymous memory page by page when the guest first writes to it.
         dirty_ring_size: With KVM, from QEMU 11.0 on: keep the pages that a CPU has changed in a
             ring of so many entries, 1024 to 65536, in place of a bitmap of the whole RAM. The
-            first checkpoint is then as short as the others, but no whole life was shown with it:
-            try it before you rely on it (qemu-behaviour 22.3). None for the bitmap.
+            first checkpoint is then as short as the others. Nobody has run every procedure of a
+            pair with it on real KVM: try it before you rely on it (qemu-behaviour 22.3). None for
+            the bitmap.
         vcpus: Virtual CPUs, 1 to 255.
-        sockets: Processor sockets, 1 to 255. Where any of these three is given, `vcpus` is their
-            product, and one that is absent counts as 1; without them QEMU decides.
+        sockets: Processor sockets, 1 to 255. If `sockets`, `cores` or `threads` is given, `vcpus`
+            must be the product of the three, and one that is absent counts as 1. Without them QEMU
+            decides.
         cores: Cores of a socket, 1 to 255.
         threads: Threads of a core, 1 to 255.
         accelerator: `kvm` or `tcg`.
         machine_type: QEMU's machine type; `q35` needs QEMU 11.0 (qemu-behaviour 2.4).
         cpu: QEMU's CPU model with its flags; None leaves it to QEMU.
         firmware: Firmware in flash chips, such as UEFI; None for the machine's own BIOS.
-        objects: What devices, disks and cards name in their properties, such as an iothread.
+        objects: Objects that devices, disks and cards name in their properties, such as an
+            iothread.
         devices: Further devices, such as controllers, in the order in which they are made: they
             come before the cards and the disks.
         cdroms: CD-ROM drives, made after the disks.
@@ -101,8 +104,8 @@ class Machine:
         append: The kernel's command line.
         serial_log: Write the first serial port to `serial.log` in the run directory.
         arguments: Further arguments, word by word, for what has no field here (display, RTC):
-            options of `OPTIONS` with their values. What opens a monitor, a file or a disk is
-            refused, and so is `-no-shutdown`: with it a guest that was powered off looks
+            options of `OPTIONS` with their values. An option that opens a monitor, a file or a
+            disk is refused, and so is `-no-shutdown`: with it a guest that was powered off looks
             protected, and the next checkpoint runs it again (qemu-behaviour 19.3).
 
     Raises:
@@ -189,7 +192,7 @@ class Machine:
         return tuple(f"cdrom{n}" for n, _ in enumerate(self.cdroms))
 
     def ids(self) -> Iterator[tuple[str, str]]:
-        """Every id and node name of its parts, each with the field that it comes from."""
+        """The ids and block node names of its parts, each after the field that it comes from."""
         for n, item in enumerate(self.objects):
             yield f"machine.objects[{n}].id", item.id
         for n, device in enumerate(self.devices):
@@ -211,7 +214,7 @@ class Machine:
 
     @property
     def processors(self) -> Mapping[str, int]:
-        """How its virtual CPUs are divided up, as far as that is declared, by QEMU's names."""
+        """The declared numbers of sockets, cores and threads, by these names."""
         counts = {"sockets": self.sockets, "cores": self.cores, "threads": self.threads}
         return {name: count for name, count in counts.items() if count is not None}
 
@@ -219,7 +222,7 @@ class Machine:
         words = iter(enumerate(self.arguments))
         for place, word in words:
             field = f"Machine.arguments[{place}]"
-            # QEMU takes an option with one dash or two.
+            # QEMU accepts an option with one dash or two.
             option = word.replace("--", "-", 1) if word.startswith("--") else word
             if option not in OPTIONS:
                 rule = f"be one of {', '.join(OPTIONS)}: the rest is the pair's, or not safe"

@@ -1,4 +1,4 @@
-"""What the guest's RAM is made of on both hosts."""
+"""The kind of memory on both hosts from which the guest's RAM is made."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def _huge_page(field: str, value: object) -> None:
 class MemoryBackend:
     """QEMU's memory backend for the guest's RAM, equal on both nodes.
 
-    It can be changed one node at a time: RAM moves between any two backends of one size
-    (qemu-behaviour 22.4).
+    It can be changed one node at a time: the RAM can be copied between any two backends of one
+    size (qemu-behaviour 22.4).
 
     Args:
         kind: `ram` is anonymous memory; `file` is a file of its own, without a name, in `folder`;
             `memfd` is shared memory of the kernel, which needs no folder.
-        folder: For `file` alone: an absolute path of a folder that is there on both hosts, such as
-            where a hugetlbfs is mounted.
-        huge_page_size_mib: For `memfd` alone: 2 or 1024, the size in MiB of the host's huge pages
-            that it is taken from; None for normal pages.
-        prealloc: Take all of the RAM from the host when QEMU is launched, which ends then if there
-            is not enough.
-        share: Map it so that other processes could share it.
+        folder: For `file` only: the absolute path of a folder that exists on both hosts, such as
+            the mount point of a hugetlbfs.
+        huge_page_size_mib: For `memfd` only: the size in MiB of the host's huge pages that the RAM
+            is taken from, 2 or 1024; None for normal pages.
+        prealloc: Take all of the RAM from the host when QEMU is launched. QEMU then ends at once
+            if the host has too little.
+        share: Map the RAM so that other processes could share it.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.

@@ -13,7 +13,7 @@ from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
 
 VNC_PORT: Final = 5900
-"The first port of VNC's displays: they are counted from it."
+"The port of VNC's display 0; display N has this port plus N."
 
 
 @final
@@ -48,7 +48,7 @@ Monitor: TypeAlias = UnixMonitor | TcpMonitor
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this host's own, whoever reads it."""
+    """Whether an address is a loopback address or `localhost`: on each host it means that host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -71,20 +71,20 @@ def _user(field: str, value: object) -> None:
 @final
 @attrs.frozen(kw_only=True)
 class Ssh:
-    """The way to a node's host for whoever does not run on it.
+    """How a controller on another machine reaches a node's host over ssh.
 
-    The server's key must be known beforehand, and only keys are offered: no password is ever asked
-    for. Nothing in here becomes an argument of a program.
+    The server's key must be known beforehand. Only keys are offered; no password is ever asked for.
+    No value of this class becomes an argument of a program.
 
     Args:
         address: Host name or IP address of its sshd; None for the node's own `address`.
         port: TCP port of its sshd.
-        user: Who logs in: the owner of the node's folders, who starts QEMU.
-        key_file: Absolute path of a private key, on the machine of the controller; None takes what
-            ssh would: the agent's, then the user's own.
+        user: The user to log in as. It must own the node's folders, and QEMU runs as this user.
+        key_file: Absolute path of a private key, on the machine of the controller. None takes the
+            keys that ssh would take: the agent's, then the user's own.
         known_hosts_file: Absolute path of a file with the server's key, on the machine of the
-            controller; None for the user's own.
-        python: Python 3.9 or later on that host.
+            controller; None for the user's own `known_hosts`.
+        python: The command for Python 3.9 or later on that host.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -107,7 +107,7 @@ class Ssh:
 @final
 @attrs.frozen(kw_only=True)
 class Fence:
-    """A command that ends whatever runs on a node, such as by switching its host off.
+    """A command that ends all QEMUs of a node, such as by switching its host off.
 
     A supervisor runs it on its own machine, without a shell, if the node's host cannot show that
     its QEMU has ended. Exit code 0 must mean that no QEMU runs there any more: the other node then
@@ -115,9 +115,9 @@ class Fence:
 
     Args:
         command: The program, then its arguments; the agents of `fence-agents` work as they are.
-        input_file: Absolute path of a file that it reads as its standard input; None for none. An
-            agent of `fence-agents` reads its options there if `command` has no arguments.
-        limit_s: How long it may take, in seconds; it is killed then, and counts as failed.
+        input_file: Absolute path of the file that the command gets as its standard input; None for
+            none. An agent of `fence-agents` reads its options there if `command` has no arguments.
+        limit_s: How long the command may take, in seconds; then it is killed and counts as failed.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -136,7 +136,7 @@ class Fence:
             raise DeclarationError("Fence.command", [], "name a program")
 
 
-# Whatever else libvirt takes as a URI may lead to another host, or run a program.
+# Other URIs that libvirt accepts may lead to another host, or run a program.
 _LIBVIRT_URI = re.compile(r"qemu(\+unix)?:///(system|session)(\?socket=/[\w./@:-]+)?\Z")
 
 
@@ -152,11 +152,11 @@ def _libvirt_uri(field: str, value: object) -> None:
 class Libvirt:
     """The libvirt of a node's host that starts its QEMU, each time as a new transient domain.
 
-    It runs QEMU as the user who owns the node's folders; the domain is called after the identity of
-    the QEMU (`PAIR:NODE:HEX`).
+    libvirt runs the QEMU as the user who owns the node's folders. The name of the domain is the
+    identity of the QEMU (`PAIR:NODE:HEX`).
 
     Args:
-        uri: Where that libvirt is: `qemu:///system`, `qemu:///session`, or
+        uri: The URI of that libvirt: `qemu:///system`, `qemu:///session`, or
             `qemu+unix:///system?socket=PATH`.
         virsh_binary: `virsh` on that host, a name on its PATH or an absolute path.
 
@@ -171,16 +171,16 @@ class Libvirt:
 @final
 @attrs.frozen(kw_only=True)
 class Vnc:
-    """Where a node shows the guest's screen, over VNC; the guest does not see it.
+    """The VNC server on which a node shows the guest's screen; the guest does not see it.
 
-    Who reaches it can use the guest's keyboard.
+    Everybody who can connect to it can use the guest's keyboard.
 
     Args:
-        host: Address on which it listens, not a loopback one only with a password; None for the
-            socket `vnc.sock` in the run directory.
-        port: TCP port, 5900 to 65535; it goes with `host`.
+        host: Address on which it listens. An address that is not loopback needs `password_file`.
+            None for the socket `vnc.sock` in the run directory.
+        port: TCP port, 5900 to 65535. It is required with `host`, and not allowed without.
         password_file: Absolute path, on the node's host, of a file that holds the password, of
-            which VNC takes 8 bytes; None for no password.
+            which VNC uses the first 8 bytes; None for no password.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -213,33 +213,33 @@ def _fences(fences: Iterable[Fence]) -> tuple[Fence, ...]:
 @final
 @attrs.frozen(kw_only=True)
 class Node:
-    """A host that can run one of the two QEMUs; its name is no role.
+    """A host that can run one of the two QEMUs, as primary or as secondary.
 
-    Its paths are paths on that host.
+    All paths are paths on that host.
 
     Args:
-        name: What plans, reports and the command line call it; an id in QEMU's sense.
+        name: The node's name in plans, reports and on the command line; an id in QEMU's sense.
         address: Host name or IP address at which the peer reaches it (replication traffic).
         image_folder: Absolute path of the folder with this node's images.
         overlay_folder: Absolute path of the folder with its overlays, such as one in memory; by
             default the image folder.
-        listen_address: Address its listeners bind; by default `address`, so that nothing
-            listens on networks other than the replication one.
+        listen_address: Address to which QEMU's listening sockets are bound; by default `address`,
+            so that nothing listens on networks other than the replication one.
         run_dir: Absolute path of this node's private run directory (made with mode 0700): monitor
             and compare sockets, log. A pair gives it the default `/run/pycolo/PAIR/NAME`.
         state_dir: Absolute path of the folder that keeps this node's record of the pair and the
             identity of its QEMU's process. It must outlive a reboot, and nobody but its owner may
             write to it. By default the image folder.
-        ssh: The way to its host; None if the controller runs on it.
-        control: Monitor for the one writer; by default a socket in `run_dir`.
-        observer: Monitor for readers; by default a socket in `run_dir`.
-        vnc: Where it shows the guest's screen; None for nowhere.
+        ssh: How the controller reaches the host; None if the controller runs on it.
+        control: Monitor for the only client that sends commands; by default a socket in `run_dir`.
+        observer: Monitor for clients that only read; by default a socket in `run_dir`.
+        vnc: The VNC server that shows the guest's screen; None for none.
         qemu_binary: QEMU on that host, a name on its PATH or an absolute path.
         qemu_img_binary: `qemu-img` on that host, likewise.
-        libvirt: The libvirt that starts its QEMU; None where pycolo starts it. With it
+        libvirt: The libvirt that starts its QEMU; None if pycolo starts it. With `libvirt`,
             `qemu_binary` must be an absolute path, and `control` a Unix socket.
-        fences: What a supervisor tries, in this order, if its host cannot show that its QEMU has
-            ended.
+        fences: The commands that a supervisor tries, in this order, if the host cannot show that
+            the node's QEMU has ended.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -340,19 +340,25 @@ class Node:
         return _in_folder(self.overlay_folder, name)
 
     def run_path(self, name: str) -> str:
-        """The path of something in this node's run directory.
+        """The path of a file in this node's run directory.
 
         Raises:
-            DeclarationError: It has none yet: a node gets the default from its pair.
+            DeclarationError: The node has no `run_dir`: it gets the default from its pair.
         """
         if self.run_dir is None:
             raise DeclarationError("Node.run_dir", None, "be given for a node outside a pair")
         return f"{self.run_dir.rstrip('/')}/{name}"
 
     def state_path(self, name: str) -> str:
-        """The path of something in this node's state directory."""
+        """The path of a file in this node's state directory."""
         return f"{self.state_dir.rstrip('/')}/{name}"
 
     def socket_path(self, name: str) -> str:
-        """The path of a socket in this node's run directory; a pair refuses too long ones."""
+        """The path of a socket in this node's run directory.
+
+        A pair refuses a run directory in which such a path would be too long.
+
+        Raises:
+            DeclarationError: The node has no `run_dir`: it gets the default from its pair.
+        """
         return self.run_path(f"{name}.sock")

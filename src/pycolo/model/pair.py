@@ -22,13 +22,13 @@ from pycolo.model.tls import IDS, X509, Psk, Tls
 CHECKPOINTS_OFF_MS = 2**32 - 1
 # Leaves room for the ports of a hundred cards.
 BASE_MAX = 65000
-# What the kernel names after a device's own identity.
+# The kernel's folder of links that are named after each device's own identity.
 ONE_DEVICE = "/dev/disk/by-id/"
 RUN_ROOT = "/run/pycolo"
 SERIAL_LOG = "serial.log"
 QEMU_LOG = "qemu.stderr"
 VNC_SOCKET = "vnc"
-# What a host keeps beside a file that it replaces as a whole.
+# The suffixes of the files that a host keeps beside a file that it replaces as a whole.
 BESIDE = (".lock", ".spare")
 
 
@@ -41,7 +41,7 @@ def _nbd_port(ports: Ports) -> int:
 
 
 def _following(ports: Ports, n: int, *, otherwise: int) -> int:
-    # The base is validated after this.
+    # This runs before the base is validated.
     return ports.base + n if isinstance(ports.base, int) else otherwise
 
 
@@ -53,21 +53,21 @@ class Ports:
     base: int | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.Whole(1, BASE_MAX)))
     )
-    """The first of the pair's ports, 1 to 65000. Those that are not given follow it: two for the
-    pair, then four for each card. Without it they are QEMU's documented ones, which are the same in
-    each pair."""
+    """The first of the pair's ports, 1 to 65000. Ports that are not given follow it: two for the
+    pair, then four for each card. Without a base they are those of QEMU's document, which are the
+    same in each pair."""
     migration: int = attrs.field(
         default=attrs.Factory(_migration_port, takes_self=True), validator=rules.Valid(rules.port)
     )
-    "RAM and device state; if not given, `base`, or 9998 without one."
+    "The port for RAM and device state; if not given, `base`, or 9998 without a base."
     nbd: int = attrs.field(
         default=attrs.Factory(_nbd_port, takes_self=True), validator=rules.Valid(rules.port)
     )
-    """The disks: the first copy, and all writes after it; if not given, `base` + 1, or 9999 without
-    a base."""
+    """The port for the disks, for the first copy and all writes after it; if not given, `base` + 1,
+    or 9999 without a base."""
 
     def of_chain(self, n: int) -> ChainPorts:
-        """The ports of the n-th chain, from 0, that are not given."""
+        """The ports for the n-th chain, from 0, if it declares none."""
         return ChainPorts.numbered(n) if self.base is None else ChainPorts.from_base(self.base, n)
 
 
@@ -81,7 +81,7 @@ class Timeouts:
     connect_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     "The chain's sockets, from both ends up to connected."
     resync_s: float = attrs.field(default=86400.0, validator=rules.Valid(rules.seconds))
-    "A whole disk copied to the new secondary, or merged after a promotion."
+    "The copy of a whole disk to the new secondary, or the merge of its overlays after a promotion."
     migration_s: float = attrs.field(default=3600.0, validator=rules.Valid(rules.seconds))
     "The RAM's first copy, while the guest runs."
     stall_s: float = attrs.field(default=30.0, validator=rules.Valid(rules.seconds))
@@ -91,7 +91,7 @@ class Timeouts:
     checkpoint_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
     "A forced checkpoint on both sides."
     failover_s: float = attrs.field(default=30.0, validator=rules.Valid(rules.seconds))
-    "From the order to fail over to the guest running."
+    "From the command that ends COLO until the guest runs."
     shutdown_s: float = attrs.field(default=120.0, validator=rules.Valid(rules.seconds))
     "From the power button until the guest has powered itself off."
 
@@ -125,21 +125,22 @@ class ColoPair:
     """One guest, run twice in lock-step on two nodes.
 
     Args:
-        name: What the pair is called, an id; part of the identity of each QEMU and of its record.
-        nodes: The two nodes. The first is primary at the very first launch; afterwards who is
-            primary is read from QEMU and from the record, never from here.
+        name: The pair's name, an id in QEMU's sense; part of the identity of each QEMU and of the
+            record.
+        nodes: The two nodes. The first one is primary at the very first launch. Afterwards QEMU
+            and the record show which node is primary, never the declaration.
         machine: The guest's hardware.
         disks: Replicated disks, in the guest's order; the first is number 0.
         chains: Network cards, in the guest's order; the first is number 0.
         spares: Further nodes that can take a dead one's place (`replacing`).
         checkpoint_delay_ms: The longest time between two checkpoints, 1 to 4294967295.
-            4294967295 puts checkpoints off for good (qemu-behaviour 1.7, 4.11).
-        ports: Its TCP ports; pairs that share a host need different ones.
+            4294967295, 49 days, in effect puts checkpoints off (qemu-behaviour 1.7, 4.11).
+        ports: The pair's TCP ports; pairs that share a host need different ones.
         timeouts: Limits of the plan's steps.
         migration: How the RAM is copied to a new secondary.
-        initial_sync: `full` copies each disk to the secondary at the first start; `identical`
-            is the operator's word that the images are equal: each node has its own, none is
-            made, and the word is believed until the guest has run.
+        initial_sync: `full` copies each disk to the secondary at the first start. `identical`
+            means that the operator has put an equal image on each node: pycolo then creates and
+            copies none, until the guest has run.
         tls: How all connections between the nodes are encrypted; None for not at all.
         supervision: The limits by which a supervisor acts.
 
@@ -209,7 +210,7 @@ class ColoPair:
             object.__setattr__(self, field, tuple(self._placed(node) for node in nodes))
 
     def _place_chains(self) -> None:
-        """Give each chain without ports those of its place."""
+        """Give each chain without ports those of its place in the pair."""
         placed = tuple(
             attrs.evolve(chain, ports=chain.ports or self.ports.of_chain(n))
             for n, chain in enumerate(self.chains)
@@ -223,12 +224,12 @@ class ColoPair:
 
     @property
     def all_nodes(self) -> tuple[Node, ...]:
-        """Its two nodes, then its spares."""
+        """The pair's two nodes, then its spares."""
         return (*self.nodes, *self.spares)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its two nodes, then of its spares."""
+        """The names of the pair's two nodes, then of its spares."""
         return tuple(node.name for node in self.all_nodes)
 
     def node(self, name: str) -> Node:
@@ -244,10 +245,10 @@ class ColoPair:
         raise DeclarationError("node", name, f"be one of {known}")
 
     def record_path(self, name: str) -> str:
-        """Where a node keeps its record of the pair, on its host.
+        """The path, on a node's host, of the node's record of the pair.
 
-        It is named after the first image, so that two pairs that take the same image for theirs
-        find each other's record.
+        The file is named after the first image, so that two pairs that use the same image find each
+        other's record.
 
         Raises:
             DeclarationError: There is no such node.
@@ -255,7 +256,7 @@ class ColoPair:
         return self._state_path(name, "record.json")
 
     def process_path(self, name: str) -> str:
-        """Where a node keeps the identity of its QEMU's process, on its host.
+        """The path, on a node's host, of the file with the identity of its QEMU's process.
 
         Raises:
             DeclarationError: There is no such node.
@@ -263,24 +264,24 @@ class ColoPair:
         return self._state_path(name, "process.json")
 
     def owner_paths(self, name: str) -> tuple[str, ...]:
-        """The owner files of a node's images, as paths on its host; without disks, a single one.
+        """The paths of the owner files of a node's images, on its host; without disks, of one file.
 
-        Each lies beside its image, that of a block device in the image folder. It names the pair,
-        the node and the path of the record. By it pycolo finds that an image belongs to another
-        node, or has its record in another place.
+        Each lies beside its image, or in the image folder if the image is a block device. It names
+        the pair, the node and the path of the record. So pycolo notices if an image belongs to
+        another node, or if its record is in another place.
 
         Raises:
             DeclarationError: There is no such node.
         """
         node = self.node(name)
         disks = [disk.on(name) for disk in self.disks]
-        # No file can be made beside a device for good.
+        # A file beside a device, in /dev, would be lost at the next boot.
         stems = [disk.image if disk.driver == "file" else disk.stem for disk in disks]
         stems = stems or [f"{self.name}.{name}"]
         return tuple(node.image_path(f"{stem}.owner.json") for stem in stems)
 
     def firmware_path(self, name: str) -> str:
-        """Where a node keeps the firmware's variables, on its host.
+        """The path, on a node's host, of its copy of the firmware's variables.
 
         Raises:
             DeclarationError: There is no such node.
@@ -307,7 +308,7 @@ class ColoPair:
     def replacing(self, old: str, new: Node) -> ColoPair:
         """The same pair with another node in the place of `old`.
 
-        The one that leaves becomes a spare; one that was a spare no longer is.
+        `old` becomes a spare. If `new` was a spare, it no longer is.
 
         Raises:
             DeclarationError: `old` is not one of the pair's two, or the new pair breaks a rule.
@@ -397,9 +398,9 @@ class ColoPair:
 
     @property
     def listening_ports(self) -> tuple[tuple[str, int], ...]:
-        """The TCP ports on which its QEMUs listen in dialect `auto`, as primary or as secondary.
+        """The TCP ports on which the QEMUs listen in dialect `auto`, as primary or as secondary.
 
-        Each with the field that declares it; the monitors' ports are not among them.
+        Each comes after the field that declares it. The ports of monitors and VNC are not included.
         """
         named = [("ports.migration", self.ports.migration), ("ports.nbd", self.ports.nbd)]
         for n, chain in enumerate(self.chains):
@@ -415,7 +416,7 @@ class ColoPair:
         for n, chain in enumerate(self.chains):
             named += rules.fields_of(chain.proxy_ports, f"chains[{n}].ports")
         rules.distinct("ColoPair", named, "a port is used once on a host")
-        # Either node may come to listen on any of them, so a monitor's port is none of them.
+        # Either node may listen on any of these ports some day, so a monitor must use another one.
         for place, node in self._places():
             monitors = [(k, m) for k, m in node.monitors if isinstance(m, TcpMonitor)]
             if node.vnc is not None and node.vnc.port is not None:
@@ -448,9 +449,9 @@ class ColoPair:
         rules.distinct("ColoPair", monitors, "one monitor serves one client of one QEMU")
 
     def _check_paths(self) -> None:
-        """No two things that QEMU or pycolo writes may be one file: the second destroys the first.
+        """Check that no two paths that QEMU or pycolo writes to on a host are the same file.
 
-        Links are not seen here; a host looks at them before it writes.
+        Links are not followed here; the host follows them before it writes.
         """
         why = "each is a file of its own"
         images = [
@@ -473,7 +474,7 @@ class ColoPair:
             name: The node's name.
 
         Returns:
-            What it is, as a path from the node, and the path itself.
+            For each path the field that declares it or a description, and the path itself.
 
         Raises:
             DeclarationError: There is no such node.
@@ -506,11 +507,11 @@ class ColoPair:
 
 
 def normal(path: str) -> str:
-    """A path without `//`, `.` and `..`: the same for every spelling of one place."""
+    """A path without `//`, `.` and `..`, so that different spellings of one path compare equal."""
     return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def host_key(node: Node) -> str:
-    """What tells a node's host from the others, as far as a declaration knows."""
-    # Loopback addresses differ and are one host all the same (qemu-behaviour 3.12).
+    """A key that is equal for nodes on one host, as far as their addresses show."""
+    # Different loopback addresses are all the same host (qemu-behaviour 3.12).
     return "localhost" if is_loopback(node.address) else node.address

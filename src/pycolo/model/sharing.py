@@ -1,7 +1,7 @@
 """Several pairs on the same hosts: which of their ports collide.
 
-A pair declares its ports for itself, and a host may run QEMUs of many pairs. Nothing that one pair
-knows tells that; whoever places the pairs does.
+A declaration describes one pair, but a host may run QEMUs of many pairs, which need different
+ports. So collisions are found from the declarations of all pairs that share hosts.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Listener:
     node: str
     "The node's name."
     field: str
-    "What declares it, as a path from the pair."
+    "The field that declares the port, as a path from the pair."
     address: str
-    "The address that it is bound to."
+    "The address that the port is bound to."
     port: int
     "The port."
 
     @override
     def __str__(self) -> str:
-        """Name what declares it."""
+        """Name the pair and the field that declares the port."""
         return f"{self.pair}/{self.node} {self.field}"
 
 
@@ -53,9 +53,9 @@ class PortCollision:
     port: int
     "The port."
     first: Listener
-    "One of them."
+    "One of the two listeners."
     second: Listener
-    "The other one, of another pair."
+    "The other listener, of another pair."
 
     @override
     def __str__(self) -> str:
@@ -69,16 +69,16 @@ def port_collisions(
     """Find the ports that several pairs would use on one host, before anything is launched.
 
     Each node of a pair, spares included, may become primary or secondary, so it counts with all
-    ports of its pair. Two that listen on different addresses of a host do not collide, unless one
-    of these is the address of all.
+    ports of its pair. Two listeners on different addresses of a host do not collide, unless one of
+    the addresses is `0.0.0.0` or `::`.
 
     Args:
         pairs: The pairs, each under a name of its own.
-        hosts: Pair name to node name to whatever tells one host from the others. If None, nodes
-            with one address are on one host, and each with a loopback address is on this one.
+        hosts: For each pair's name, node name to a text that identifies the node's host. If None,
+            nodes with equal addresses are on one host, and all nodes with loopback addresses too.
 
     Returns:
-        Each two that collide, by host and port; empty if every pair can be launched.
+        Each two listeners that collide, ordered by host and port; empty if there are none.
 
     Raises:
         DeclarationError: Two pairs have one name, or a node has no host.
@@ -112,7 +112,8 @@ def _collisions(
 def refuse_collisions(pairs: Collection[ColoPair]) -> None:
     """Refuse pairs that would use one port of one host; see `port_collisions`.
 
-    The second one would not start, or, worse, its secondary would join the first one's primary.
+    The second pair's QEMU would not start. Or, worse, its secondary would connect to the primary of
+    the first pair.
 
     Args:
         pairs: The pairs, each under a name of its own.
@@ -133,7 +134,7 @@ def refuse_collisions(pairs: Collection[ColoPair]) -> None:
 
 
 def _unused_base(pairs: Collection[ColoPair]) -> int:
-    """A base above every port of the pairs; a round one, since people write it down."""
+    """A round number above every port of the pairs, at most the highest base that is allowed."""
     last = max(listener.port for pair in pairs for listener in _listeners(pair))
     return min(-(-(last + 1) // _ROUND) * _ROUND, BASE_MAX)
 

@@ -9,7 +9,8 @@ import attrs
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
 
-# A host frees a lease late, never early; a second more than the fuse keeps the two apart.
+# An arbiter may free a lease late, never early. A second more than the fuse makes sure that the
+# fuse acts first.
 LEASE_MARGIN_S: Final = 1.0
 
 
@@ -30,21 +31,23 @@ class Supervision:
     stuck_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
     "A QEMU whose main loop is silent for so long, plus 1 s for each GiB of RAM, is suspected."
     entry_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "Added to `stuck_s` and `no_checkpoint_s` until the second checkpoint: the first moves all RAM."
+    """Added to `stuck_s` and `no_checkpoint_s` until the second checkpoint, because the first one
+    copies all RAM."""
     no_checkpoint_s: float | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.seconds))
     )
-    "No checkpoint for so long is a suspicion; None: 3 checkpoint delays, or 1 and 5 s if longer."
+    """How long without a checkpoint is a suspicion. None for 3 checkpoint delays, or one checkpoint
+    delay plus 5 s if that is longer."""
     primary_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
-    "How long a suspicion stands before the primary acts on it."
+    "How long a suspicion must last before the primary acts on it."
     secondary_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
     "The same for the secondary; longer, since less is lost if the primary acts first."
     retake_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "The other node's claim may be taken over after it has led to nothing for so long."
+    "How long the other node's claim may stay without effect before this node may take it over."
     fuse_s: float = attrs.field(default=2.0, validator=rules.Valid(rules.seconds))
-    "Agents: a fuse stops a primary after so long with neither a checkpoint nor a lease renewed."
+    "With agents: a fuse stops a primary after so long with no checkpoint and no renewed lease."
     kill_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "Agents: a primary that its fuse has stopped is killed after so long."
+    "With agents: a primary that its fuse has stopped is killed after so long."
     retry_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
     "How long to wait after a launch or a resync that failed; doubled each time, up to a minute."
     tries_per_hour: int = attrs.field(default=5, validator=rules.Valid(rules.Whole(1, 1000)))
@@ -57,5 +60,5 @@ class Supervision:
 
     @property
     def lease_s(self) -> float:
-        """How long a node's lease lasts, which is longer than its fuse."""
+        """How long a node's lease lasts, in seconds; longer than `fuse_s`."""
         return self.fuse_s + LEASE_MARGIN_S

@@ -18,7 +18,9 @@ CLIENT: Final = "tls-client"
 AUTHZ: Final = "tls-authz"
 "The id of the list of clients that a node admits."
 IDS: Final = (SERVER, CLIENT, AUTHZ)
-"They are the same on every node: at a failover a node becomes the other end of its connections."
+"""The ids of all TLS objects, equal on every node.
+
+At a failover a node becomes the other end of its connections, so each node has all of them."""
 
 
 def _username(field: str, value: object) -> None:
@@ -30,7 +32,7 @@ def _username(field: str, value: object) -> None:
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class X509:
-    """TLS with certificates, which each node verifies of the other.
+    """TLS with certificates: each node verifies that of the other.
 
     A server's certificate must hold, as a subject alternative name, the node's `address` as it is
     declared: an IP address as an address, a name as a DNS name.
@@ -78,8 +80,7 @@ class Psk:
         folder: Absolute path of a folder on each node's host with `keys.psk`, whose lines are a
             user's name, a colon and the key in hexadecimal digits.
         folders: Node name to the folder there, if it differs from `folder`.
-        username: The name of the key that both nodes use, which stands before the colon in
-            `keys.psk`.
+        username: The name of the key that both nodes use: the text before the colon in `keys.psk`.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
