@@ -21,14 +21,14 @@ SIZE_MAX_BYTES = 2**63 - SECTOR_BYTES
 ImageFormat: TypeAlias = Literal["qcow2", "raw", "luks"]
 "The format of an image."
 Driver: TypeAlias = Literal["file", "host_device"]
-"QEMU's driver for an image: a file, or a block device of the host."
+"QEMU's driver for an image, which is a file or a block device of the host."
 Cache: TypeAlias = Literal["writeback", "writethrough", "none", "directsync", "unsafe"]
 "QEMU's names for the ways in which an image uses the host's cache."
 
 DIRECT: tuple[Cache, ...] = ("none", "directsync")
 "The cache modes that bypass the host's page cache."
 RESYNC_MIN_BYTES_PER_S = 2**20
-"The lowest limit of a copy's rate: a slower copy would be taken for a stalled one."
+"The lowest limit of a copy's rate; a slower copy would be taken for a stalled one."
 THROUGH: tuple[Cache, ...] = ("writethrough", "directsync")
 "The cache modes in which the guest's disk has no write cache."
 
@@ -42,7 +42,7 @@ class DiskIds:
     """
 
     quorum: str = attrs.field(validator=rules.Valid(rules.block_node_name))
-    "The quorum: the node the guest's device sits on."
+    "The quorum, the block node that the guest's device uses."
     parent: str = attrs.field(validator=rules.Valid(rules.block_node_name))
     "The image's node, and the export a secondary offers."
     replication: str = attrs.field(validator=rules.Valid(rules.block_node_name))

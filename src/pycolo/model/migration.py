@@ -32,10 +32,10 @@ class Migration:
     downtime_limit_ms: int = attrs.field(
         default=DOWNTIME_LIMIT_MS, validator=rules.Valid(rules.Whole(0, 2_000_000))
     )
-    """The longest expected pause at the end of the RAM's copy, in ms, 0 to 2000000: QEMU pauses the
+    """The longest expected pause at the end of the RAM's copy, in ms, 0 to 2000000. QEMU pauses the
     guest once it expects to copy the rest within this time."""
     multifd_channels: int | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.Whole(0, 255)))
     )
-    """The number of further connections over which the RAM is sent: 1 to 255, which needs QEMU
-    11.0; 0 for none; None for 2 from QEMU 11.0 on, and for none before (qemu-behaviour 22.2)."""
+    """The number of further connections over which the RAM is sent, 0 to 255, of which 1 and more
+    need QEMU 11.0. None for 2 from QEMU 11.0 on, and 0 before (qemu-behaviour 22.2)."""

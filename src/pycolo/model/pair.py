@@ -53,9 +53,9 @@ class Ports:
     base: int | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.Whole(1, BASE_MAX)))
     )
-    """The first of the pair's ports, 1 to 65000. Ports that are not given follow it: two for the
-    pair, then four for each card. Without a base they are those of QEMU's document, which are the
-    same in each pair."""
+    """The first of the pair's ports, 1 to 65000. Ports that are not given are counted from it, two
+    for the pair, then four for each card. Without a base they are those of QEMU's document, which
+    are the same in each pair."""
     migration: int = attrs.field(
         default=attrs.Factory(_migration_port, takes_self=True), validator=rules.Valid(rules.port)
     )

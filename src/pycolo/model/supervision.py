@@ -45,9 +45,9 @@ class Supervision:
     retake_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     "How long the other node's claim may stay without effect before this node may take it over."
     fuse_s: float = attrs.field(default=2.0, validator=rules.Valid(rules.seconds))
-    "With agents: a fuse stops a primary after so long with no checkpoint and no renewed lease."
+    "With agents, a fuse stops a primary after so long with no checkpoint and no renewed lease."
     kill_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "With agents: a primary that its fuse has stopped is killed after so long."
+    "With agents, a primary that its fuse has stopped is killed after so long."
     retry_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
     "How long to wait after a launch or a resync that failed; doubled each time, up to a minute."
     tries_per_hour: int = attrs.field(default=5, validator=rules.Valid(rules.Whole(1, 1000)))

@@ -1,8 +1,8 @@
 """QMP with types: commands, the values in them, replies, events and QEMU's own schema.
 
-``commands`` holds what is sent, ``replies`` what comes back, ``events`` what QEMU sends by itself;
-``blockdevs``, ``chardevs`` and ``objects`` hold the values in commands. ``Schema`` tells what one
-QEMU accepts.
+``commands`` holds the commands, ``replies`` their replies, and ``events`` the messages that QEMU
+sends without being asked. ``blockdevs``, ``chardevs`` and ``objects`` hold the values in commands.
+A ``Schema`` knows which commands one QEMU accepts.
 """
 
 from pycolo.qmp._base import NULL, Null, QmpCommand, QmpRecord, QmpValue

@@ -15,9 +15,9 @@ hold, the field's metadata says so:
 
     ``"inline"``: the members of this value are the members of the object itself.
 
-Reading is strict: an unknown key, a missing one or a value of the wrong type is a ParseError that
-names the path. Classes marked ``qmp_open`` are what QEMU says to us: there unknown keys are
-ignored, because new versions of QEMU add some.
+Reading is strict: an unknown key, a missing key or a value of the wrong type raises a ParseError
+that names the path. Classes marked ``qmp_open`` are read from QEMU's replies and events: there
+unknown keys are ignored, because new versions of QEMU add some.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ from pycolo.errors import ParseError
 __all__ = ["NULL", "Null", "QmpCommand", "QmpRecord", "QmpValue"]
 
 QmpValue: TypeAlias = JsonValue
-"""What JSON can say, and so what QMP can carry."""
+"""A JSON value, and so any value in QMP."""
 
 R_co = TypeVar("R_co", covariant=True)
 
 
 class Null(enum.Enum):
-    """QMP's explicit ``null``, if it means something else than an absent member."""
+    """QMP's explicit ``null``, for members in which it differs from an absent member."""
 
     NULL = "null"
 
@@ -78,16 +78,16 @@ NULL: Final = Null.NULL
 
 
 class _Value:
-    """A value compared and shown by its fields.
+    """The base of values that are compared and shown by their fields.
 
-    attrs would compile these methods anew for each of a hundred classes, each time pycolo is
-    imported; shared, they cost nothing then.
+    If attrs made these methods, it would compile them for each of a hundred classes whenever pycolo
+    is imported. As methods of a base class they are compiled once.
     """
 
     __slots__ = ()
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = ()
-    """Members that are the same in every value of the class; they tell the members of a union
+    """Wire members with one value for the whole class; by them the classes of a union are told
     apart."""
 
     qmp_open: ClassVar[bool] = False
@@ -112,7 +112,7 @@ class _Value:
 
 
 class QmpRecord(_Value):
-    """A value with a form in QMP that is a part of a command, a reply or an event."""
+    """A part of a command, a reply or an event, with a form in QMP's JSON."""
 
     __slots__ = ()
 
@@ -179,15 +179,15 @@ class QmpCommand(_Value, Generic[R_co]):
         """Parse what QEMU returned for this command.
 
         Raises:
-            ParseError: It is not a reply to this command; paths begin with ``return``.
+            ParseError: ``value`` is not a reply to this command; paths begin with ``return``.
         """
         raise NotImplementedError
 
     @property
     def subject(self) -> str:
-        """What the command acts on, for the address of a step.
+        """The name of the object that the command acts on, for the address of a step.
 
-        Empty if that is the node as a whole.
+        Empty if the command acts on the node as a whole.
         """
         return ""
 
@@ -229,7 +229,7 @@ def _derived(kind: type[_Value]) -> Record[_Value]:
             place = field.metadata.get("qmp_name", name.replace("_", "-"))
             members.append(Member(name, form, field.default, place))
     constants = [Constant(key, value) for key, value in kind.qmp_constants]
-    # The tag comes first, further constants come last.
+    # In the wire form the tag comes first, and further constants come last.
     layout: list[Constant | Member] = [*constants[:1], *members, *constants[1:]]
     return Record(kind, tuple(layout), is_open=kind.qmp_open, inline=inline)
 
@@ -252,7 +252,7 @@ def _styled(style: str | None, hint: object) -> Form:
 
 
 def _form(hint: object) -> Form:
-    """The form of a type; a None in it only says that the member may be absent."""
+    """The form of a field's type; a None in the type means only that the member may be absent."""
     kinds = [kind for kind in members_of(hint) if kind is not type(None)]
     records = [k for k in kinds if isinstance(k, type) and issubclass(k, QmpRecord)]
     if records:
@@ -273,7 +273,13 @@ def _lazy(kind: type[QmpRecord]) -> Lazy:
 
 
 def _tagged(kinds: Sequence[type[QmpRecord]], place: int = 0) -> Tagged:
-    """Records that the constant in a place tells apart; if it does not, the next one."""
+    """The form of a union of records, told apart by their constants.
+
+    Args:
+        kinds: The classes of the union.
+        place: The index of the constant to look at. Classes with equal values there are told apart
+            by the next constant.
+    """
     groups: dict[str | bool, list[type[QmpRecord]]] = {}
     for kind in kinds:
         groups.setdefault(kind.qmp_constants[place][1], []).append(kind)
@@ -289,7 +295,7 @@ def _tagged(kinds: Sequence[type[QmpRecord]], place: int = 0) -> Tagged:
 @final
 @attrs.frozen
 class _Wrapped:
-    """A tagged object whose members but the tag stand in an inner object."""
+    """A tagged object in QMP's older nesting: all members but the tag are in an inner object."""
 
     tagged: Tagged
 

@@ -1,7 +1,7 @@
 """The nodes of the block graph that COLO needs.
 
-If a node has children, a child is either the options of a node to make (it then belongs to its
-parent and cannot be deleted by itself, qemu-behaviour 5.6) or the node name of one that exists.
+A child of a node is given in one of two forms. As the options of a node to make, it belongs to its
+parent and cannot be deleted by itself (qemu-behaviour 5.6). As a node name, it must exist already.
 """
 
 from __future__ import annotations
@@ -48,10 +48,13 @@ ReplicationMode: TypeAlias = Literal["primary", "secondary"]
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class CacheOptions(QmpRecord):
-    """How a node uses the host's cache; the nodes that are made with it, below it, do the same."""
+    """How a node uses the host's cache.
+
+    The options also hold for the nodes below it that are made in the same command.
+    """
 
     direct: bool | None = None
-    """Whether it goes past the host's page cache."""
+    """Whether it bypasses the host's page cache."""
     no_flush: bool | None = None
     """Whether it ignores flushes."""
 
@@ -106,7 +109,7 @@ class NbdNode(QmpRecord):
     read_only: bool | None = None
     """Whether it refuses writes."""
     detect_zeroes: DetectZeroes | None = None
-    """``on`` for the plain child of a quorum (qemu-behaviour 5.4); ``off`` if absent."""
+    """``on`` for a direct child of a quorum (qemu-behaviour 5.4); ``off`` if absent."""
     discard: Discard | None = None
     """``ignore`` if absent."""
     server: SocketAddress
@@ -114,8 +117,8 @@ class NbdNode(QmpRecord):
     export: str | None = None
     """The export's name."""
     open_timeout_s: int | None = attrs.field(default=None, metadata={"qmp_name": "open-timeout"})
-    """Seconds to connect and negotiate within; without it a silent server wedges QEMU's main loop
-    for good (qemu-behaviour 5.19, 5.22)."""
+    """The limit, in seconds, for connecting and negotiating. Without it a server that does not
+    answer blocks QEMU's main loop for ever (qemu-behaviour 5.19, 5.22)."""
     tls_creds: str | None = None
     """The id of TLS credentials for a client endpoint."""
     tls_hostname: str | None = None
@@ -155,7 +158,7 @@ class Qcow2Node(QmpRecord):
     file: BlockNode | str
     """The image's file."""
     backing: BlockNode | str | Null | None = None
-    """What lies beneath: NULL for nothing; if absent, what the image itself names."""
+    """The backing node; NULL for none; if absent, the backing file that the image itself names."""
 
 
 @final
@@ -214,9 +217,10 @@ class ReplicationNode(QmpRecord):
     mode: ReplicationMode
     """The side it serves."""
     top_id: str | None = None
-    """The id or node name of the quorum above it; on a secondary only, and there it must be."""
+    """The id or node name of the quorum above it; required on a secondary, absent on a primary."""
     file: BlockNode | str
-    """Primary: the NBD node. Secondary: the active image, over the hidden image, over the disk."""
+    """On a primary the NBD node; on a secondary the active image over the hidden image over the
+    disk's own image."""
 
     def __attrs_post_init__(self) -> None:
         if self.mode == "secondary" and self.top_id is None:
@@ -242,7 +246,7 @@ class QuorumNode(QmpRecord):
     vote_threshold: int
     """How many children must agree; 1 for COLO."""
     children: tuple[BlockNode | str, ...]
-    """The local disk, and behind it the way to the peer's."""
+    """The local disk first, then the NBD node of the peer's disk."""
 
     def __attrs_post_init__(self) -> None:
         if not 1 <= self.vote_threshold <= len(self.children):

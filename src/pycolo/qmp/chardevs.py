@@ -26,13 +26,14 @@ _HIGHEST_PORT: Final = 65535
 class InetSocketAddress(QmpRecord):
     """A TCP address.
 
-    ``to_qmp`` gives the flat nesting; who needs the older one asks for it (qemu-behaviour 3.13).
+    ``to_qmp`` gives the flat nesting. A field that needs the older nesting has the metadata
+    ``qmp_form="wrapped"`` (qemu-behaviour 3.13).
     """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("type", "inet"),)
 
     host: str
-    """A name or an address; ``0.0.0.0`` to listen on every interface."""
+    """A host name or an IP address; ``0.0.0.0`` to listen on every interface."""
     port: int = attrs.field(metadata={"qmp_form": "text"})
     """1 to 65535; QMP carries it as a string."""
 
@@ -56,7 +57,7 @@ class UnixSocketAddress(QmpRecord):
 
 
 SocketAddress: TypeAlias = InetSocketAddress | UnixSocketAddress
-"""Where a socket is; a closed union."""
+"""The address of a socket; a closed union."""
 
 
 @final
@@ -72,8 +73,8 @@ class SocketServer(QmpRecord):
     addr: SocketAddress = attrs.field(metadata={"qmp_form": "wrapped"})
     """Where it listens."""
     wait: Literal[False] | None = None
-    """Whether QEMU waits for a client; it must not, since that wedges its main loop (qemu-behaviour
-    3.2)."""
+    """Whether QEMU waits for a client. True is not allowed, since it blocks QEMU's main loop
+    (qemu-behaviour 3.2)."""
     tls_creds: str | None = None
     """The id of TLS credentials for a server endpoint."""
     tls_authz: str | None = None
@@ -107,4 +108,4 @@ class SocketClient(QmpRecord):
 
 
 ChardevBackend: TypeAlias = SocketServer | SocketClient
-"""What is behind a chardev of COLO; a closed union."""
+"""The socket behind a chardev of COLO; a closed union."""

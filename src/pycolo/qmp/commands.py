@@ -1,7 +1,7 @@
 """The QMP commands that COLO needs, one frozen class each.
 
 Field names are QEMU's argument names with underscores, and carry their unit. ``command_from_qmp``
-is the way back from the wire form.
+parses the wire form.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Migrate(_Acknowledged):
     qmp_name: ClassVar[str] = "migrate"
 
     uri: str
-    """Where the secondary listens, such as ``tcp:127.0.0.2:9998`` or
+    """The address on which the secondary listens, such as ``tcp:127.0.0.2:9998`` or
     ``unix:/run/pair/migration``."""
 
 
@@ -136,18 +136,18 @@ class MigrateIncoming(_Acknowledged):
     qmp_name: ClassVar[str] = "migrate-incoming"
 
     uri: str
-    """Where to listen, such as ``tcp:0.0.0.0:9998``."""
+    """The address to listen on, such as ``tcp:0.0.0.0:9998``."""
 
 
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class MigrateContinue(_Acknowledged):
-    """Let a migration continue that pauses before the switchover (qemu-behaviour 17.6)."""
+    """Continue a migration that is paused before the switchover (qemu-behaviour 17.6)."""
 
     qmp_name: ClassVar[str] = "migrate-continue"
 
     state: Literal["pre-switchover"]
-    """The state it pauses in."""
+    """The state in which the migration is paused."""
 
 
 CapabilityName: TypeAlias = Literal[
@@ -175,7 +175,7 @@ class MigrateSetCapabilities(_Acknowledged):
     qmp_name: ClassVar[str] = "migrate-set-capabilities"
 
     capabilities: tuple[MigrationCapability, ...]
-    """What to change."""
+    """The capabilities to change."""
 
     @classmethod
     def turning_on(cls, *names: CapabilityName) -> Self:
@@ -197,21 +197,22 @@ class MigrateSetParameters(_Acknowledged):
     )
     """Milliseconds between two checkpoints; 0 to 4294967295."""
     tls_creds: str | None = None
-    """The id of TLS credentials, unchecked until migrate (qemu-behaviour 10.3); empty for none."""
+    """The id of TLS credentials; empty for none. QEMU does not check it before migrate
+    (qemu-behaviour 10.3)."""
     tls_hostname: str | None = None
-    """The name to find in the peer's certificate; empty for the host's."""
+    """The name expected in the peer's certificate; empty for the name of the peer's host."""
     tls_authz: str | None = None
     """The id of the object that authorises clients; empty for none."""
     multifd_channels: int | None = None
-    """How many connections multifd makes; 1 to 255."""
+    """The number of connections that multifd makes, 1 to 255."""
     max_bandwidth_bytes_per_s: int | None = attrs.field(
         default=None, metadata={"qmp_name": "max-bandwidth"}
     )
-    """The limit in bytes per second; 0 for none."""
+    """The highest rate of the migration, in bytes per second; 0 for no limit."""
     downtime_limit_ms: int | None = attrs.field(
         default=None, metadata={"qmp_name": "downtime-limit"}
     )
-    """How long the guest may be paused at the end of the copy."""
+    """The longest expected pause of the guest at the end of the copy, in milliseconds."""
 
     def __attrs_post_init__(self) -> None:
         delay_ms = self.x_checkpoint_delay_ms
@@ -222,7 +223,7 @@ class MigrateSetParameters(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryMigrate(QmpCommand[MigrationInfo]):
-    """Ask how the migration stands."""
+    """Ask for the state of the migration."""
 
     qmp_name: ClassVar[str] = "query-migrate"
 
@@ -390,15 +391,14 @@ class Quit(_Acknowledged):
 class Yank(_Acknowledged):
     """Cut connections, so that nothing waits for a dead peer any more.
 
-    All or nothing: one unknown instance and none is cut, so send one instance a command
-    (qemu-behaviour 7.7).
+    If one instance is unknown, none is cut, so send one instance a command (qemu-behaviour 7.7).
     """
 
     qmp_name: ClassVar[str] = "yank"
     oob_capable: ClassVar[bool] = True
 
     instances: tuple[YankInstance, ...]
-    """What to cut."""
+    """The connections to cut."""
 
     @property
     @override
@@ -409,7 +409,7 @@ class Yank(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class QueryYank(QmpCommand[tuple[YankInstance, ...]]):
-    """Ask what a yank could cut; the monitors are in it too, and must never be.
+    """Ask which connections a yank could cut; those of monitors must never be yanked.
 
     Source: qemu-behaviour 7.7.
     """
@@ -439,7 +439,7 @@ class NbdServerStart(_Acknowledged):
     tls_authz: str | None = None
     """The id of the object that authorises clients."""
     max_connections: int | None = None
-    """How many clients at once; 0 for no limit."""
+    """The highest number of clients at once; 0 for no limit."""
 
 
 @final
@@ -473,7 +473,7 @@ class NbdServerStop(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockExportAdd(_Acknowledged):
-    """Export a node over NBD; it takes a node name only (qemu-behaviour 5.3)."""
+    """Export a block node over NBD, by its node name only (qemu-behaviour 5.3)."""
 
     qmp_name: ClassVar[str] = "block-export-add"
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("type", "nbd"),)
@@ -481,7 +481,7 @@ class BlockExportAdd(_Acknowledged):
     id: str
     """The export's id, for BlockExportDel."""
     node_name: str
-    """The node to show."""
+    """The name of the node to export."""
     name: str | None = None
     """The export's name for clients; ``node_name`` if absent."""
     writable: bool | None = None
@@ -531,7 +531,7 @@ class QueryBlockExports(QmpCommand[tuple[BlockExport, ...]]):
 class BlockdevAdd(_Acknowledged):
     """Make a block node.
 
-    Towards a silent NBD server it wedges QEMU's main loop (qemu-behaviour 5.19).
+    A node for an NBD server that does not answer blocks QEMU's main loop (qemu-behaviour 5.19).
     """
 
     qmp_name: ClassVar[str] = "blockdev-add"
@@ -571,7 +571,7 @@ class XBlockdevChange(_Acknowledged):
     parent: str
     """The quorum, by its drive's id or node name."""
     child: str | None = None
-    """The child to take away, such as ``children.1``; read from QEMU, never guessed (qemu-behaviour
+    """The child to remove, such as ``children.1``; read from QEMU, never guessed (qemu-behaviour
     5.8)."""
     node: str | None = None
     """The name of the node to add."""
@@ -701,7 +701,7 @@ class BlockJobCancel(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class JobDismiss(_Acknowledged):
-    """Forget a concluded job."""
+    """Delete a concluded job."""
 
     qmp_name: ClassVar[str] = "job-dismiss"
 
@@ -894,9 +894,10 @@ def _command_name(value: object, path: str) -> str:
 
 
 def _hmp_value(field: str, value: str) -> str:
-    """Write a value into a list of options.
+    """Escape a value for an option string of the human monitor: each comma is doubled.
 
-    A comma is doubled, what would end or quote the word is refused.
+    Raises:
+        DeclarationError: The value is empty, or has a character that would end or quote the word.
     """
     if not value or not _UNSAFE_IN_HMP.isdisjoint(value) or not value.isprintable():
         raise DeclarationError(
@@ -908,16 +909,16 @@ def _hmp_value(field: str, value: str) -> str:
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class HumanMonitorCommand(QmpCommand[str]):
-    """A line for the human monitor; ``drive_add`` and ``drive_del`` make the document's own.
+    """A line for the human monitor; ``drive_add`` and ``drive_del`` make those of QEMU's document.
 
-    Errors come back as a successful reply with text; the block graph shows what happened
-    (qemu-behaviour 5.9, 11).
+    QEMU reports an error of the line as text in a successful reply; the block graph shows whether
+    the line took effect (qemu-behaviour 5.9, 11).
     """
 
     qmp_name: ClassVar[str] = "human-monitor-command"
 
     command_line: str
-    """The whole line."""
+    """The whole command line."""
 
     @classmethod
     def drive_add(
@@ -927,14 +928,14 @@ class HumanMonitorCommand(QmpCommand[str]):
 
         Args:
             node_name: The replication node's name.
-            host: Where the secondary's NBD server is.
-            port: Its port, 1 to 65535.
+            host: The host of the secondary's NBD server.
+            port: The port of that server, 1 to 65535.
             export: The export's name.
-            nbd_node_name: The NBD node's name; the document gives none, and it then cannot be
+            nbd_node_name: The NBD node's name. If None, as in the document, the node cannot be
                 yanked (qemu-behaviour 5.6).
 
         Raises:
-            DeclarationError: A value cannot stand in such a line.
+            DeclarationError: A value is empty or has a character that the line cannot carry.
         """
         if not 0 < port <= _HIGHEST_PORT:
             raise DeclarationError("port", port, f"be 1 to {_HIGHEST_PORT}")
@@ -960,7 +961,7 @@ class HumanMonitorCommand(QmpCommand[str]):
         """Make the line that deletes a node.
 
         Raises:
-            DeclarationError: The name cannot stand in such a line.
+            DeclarationError: The name is empty or has a character that the line cannot carry.
         """
         if "," in node_name:
             raise DeclarationError("node_name", node_name, "be without commas")
@@ -1051,8 +1052,8 @@ def command_from_qmp(value: object, path: str = "") -> Command:
         path: Where ``value`` stands in its document, for the error.
 
     Raises:
-        ParseError: It is not a command of ``Command``, or an argument is unknown, missing or of the
-            wrong type.
+        ParseError: ``value`` is not a command of ``Command``, or an argument is unknown, missing or
+            of the wrong type.
     """
     message = object_at(value, path)
     refuse_unknown(message, ("execute", "arguments"), path)

@@ -1,6 +1,6 @@
 """QEMU's events, as values.
 
-``event_from_qmp`` parses every event: one that pycolo has no use for is an OtherEvent.
+``event_from_qmp`` parses every event. An event that pycolo does not use becomes an OtherEvent.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 
 class _EventData(QmpRecord):
-    """An event: QmpRecord's members are its data, its wire form is the whole message."""
+    """An event. Its fields are the members of ``data``; its wire form is the whole message."""
 
     __slots__ = ()
 
@@ -92,9 +92,9 @@ class ColoExitEvent(_EventData):
     qmp_name: ClassVar[str] = "COLO_EXIT"
 
     mode: ColoMode
-    """The side this QEMU was."""
+    """The side that this QEMU was in COLO."""
     reason: ColoReason
-    """Never to be relied upon (qemu-behaviour 8.5)."""
+    """Why COLO ended, as QEMU reports it; it may be wrong (qemu-behaviour 8.5)."""
 
 
 @final
@@ -131,13 +131,13 @@ class BlockJobCompletedEvent(_EventData):
     id: str = attrs.field(metadata={"qmp_name": "device"})
     """The job's id."""
     error: str | None = None
-    """What went wrong; None for nothing."""
+    """The error; None if there was none."""
 
 
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockJobCancelledEvent(_EventData):
-    """A block job was aborted; a mirror's copy is useless (qemu-behaviour 5.16)."""
+    """A block job was aborted; the copy of a mirror is then incomplete (qemu-behaviour 5.16)."""
 
     qmp_name: ClassVar[str] = "BLOCK_JOB_CANCELLED"
 
@@ -157,13 +157,13 @@ class BlockJobErrorEvent(_EventData):
     operation: str
     """``read`` or ``write``."""
     action: str
-    """What the job did about it: ``report``, ``ignore`` or ``stop``."""
+    """How the job reacted, such as ``report``, ``ignore`` or ``stop``."""
 
 
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class QuorumReportBadEvent(_EventData):
-    """A quorum's child failed: the way to the peer, or else the local disk.
+    """A child of a quorum failed: the NBD node of the peer's disk, or the local disk.
 
     Source: qemu-behaviour 5.11.
     """
@@ -222,7 +222,7 @@ class ResetEvent(_EventData):
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class OtherEvent:
-    """An event that pycolo has no use for."""
+    """An event that pycolo does not use."""
 
     name: str
     """Its name in QMP."""
@@ -264,7 +264,10 @@ def _events_by_name() -> dict[str, type[_Known]]:
 
 @functools.cache
 def _bare_events() -> dict[str, _Known]:
-    """Those that have no members: a pair sends two at every checkpoint, and one value does."""
+    """The events without members, by name; each parse returns the same value.
+
+    A pair sends two of them at every checkpoint.
+    """
     kinds = _events_by_name().items()
     return {name: kind.from_qmp({}) for name, kind in kinds if not attrs.fields(kind)}
 
@@ -277,7 +280,8 @@ def event_from_qmp(value: object, path: str = "") -> Event:
         path: Where ``value`` stands in its document, for the error.
 
     Raises:
-        ParseError: It is not an event, or one that pycolo reads lacks something.
+        ParseError: ``value`` is not an event, or the data of an event that pycolo uses lack a
+            member or have one of the wrong type.
     """
     message = object_at(value, path)
     name = message.get("event")

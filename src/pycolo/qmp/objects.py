@@ -1,4 +1,4 @@
-"""The objects of COLO's network proxy, of TLS and of the RAM, and what a yank can cut."""
+"""The objects of COLO's network proxy, of TLS and of the RAM, and the connections of a yank."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ __all__ = [
 ]
 
 FilterQueue: TypeAlias = Literal["all", "rx", "tx"]
-"""Which packets a filter sees: ``tx`` towards the guest, ``rx`` from it (qemu-behaviour 6.1)."""
+"""Which packets a filter sees, ``tx`` towards the guest, ``rx`` from it (qemu-behaviour 6.1)."""
 
 FilterInsert: TypeAlias = Literal["before", "behind"]
-"""On which side of the filter named by ``position`` a new one goes."""
+"""On which side of the filter that ``position`` names a new filter is inserted."""
 
 FilterStatus: TypeAlias = Literal["on", "off"]
-"""Whether a filter works."""
+"""Whether a filter is switched on."""
 
 
 def _check_position(position: str | None) -> None:
@@ -159,8 +159,8 @@ class FilterRewriter(QmpRecord):
 class ColoCompare(QmpRecord):
     """The comparison of the two guests' packets.
 
-    QEMU aborts or hangs on a wrong one (qemu-behaviour 6.9), so it is checked as far as its own
-    fields tell.
+    QEMU aborts or hangs on a wrong object (qemu-behaviour 6.9), so its fields are checked as far as
+    possible without QEMU.
 
     Raises:
         DeclarationError: Two of the three chardevs are the same one, or a time or size is not above
@@ -223,14 +223,17 @@ class IoThread(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class Secret(QmpRecord):
-    """What opens an encrypted image, of a command line alone: QEMU keeps what it reads from it."""
+    """A secret, such as the passphrase of an encrypted image; on command lines only.
+
+    QEMU reads the file when the object is made, and keeps the content.
+    """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "secret"),)
 
     id: str
     """The object's id."""
     file: str
-    """The path of the file whose content it is, byte for byte."""
+    """The path of the file whose content is the secret, byte for byte."""
 
 
 MemoryBackendType: TypeAlias = Literal[
@@ -242,7 +245,7 @@ MemoryBackendType: TypeAlias = Literal[
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class MemoryBackendObject(QmpRecord):
-    """What the guest's RAM is made of, of a command line alone.
+    """The memory backend of the guest's RAM; on command lines only.
 
     A migration names the RAM by the object's id, not by its path in QOM (qemu-behaviour 22.4).
     """
@@ -252,25 +255,27 @@ class MemoryBackendObject(QmpRecord):
     )
 
     qom_type: MemoryBackendType
-    """Its kind."""
+    """QEMU's type of the object."""
     id: str
     """The object's id."""
     size_bytes: int = attrs.field(metadata={"qmp_name": "size"})
-    """How much."""
+    """The size of the memory."""
     mem_path: str | None = None
-    """A file, or the folder for one without a name; with a slash at its end a folder alone."""
+    """A file, or a folder in which QEMU makes a file without a name. With a slash at its end, only
+    a folder is accepted."""
     hugetlb: bool | None = None
     """Whether a memfd is made of huge pages."""
     hugetlbsize_bytes: int | None = attrs.field(default=None, metadata={"qmp_name": "hugetlbsize"})
-    """Their size."""
+    """The size of a huge page."""
     prealloc: bool
-    """Whether it is taken from the host at once."""
+    """Whether QEMU takes all of the memory from the host when it starts."""
     share: bool
     """Whether other processes could share it."""
 
 
 TlsEndpoint: TypeAlias = Literal["client", "server"]
-"""Which end of a connection credentials are for; QEMU refuses the other (qemu-behaviour 10.1)."""
+"""The end of a connection that credentials are for; the other end cannot use them (qemu-behaviour
+10.1)."""
 
 
 @final
@@ -315,9 +320,9 @@ class AuthZRule(QmpRecord):
     match: str
     """A client's name; of a certificate its distinguished name (qemu-behaviour 10.9)."""
     policy: Literal["allow", "deny"]
-    """What becomes of a client of that name."""
+    """Whether a client of that name is admitted."""
     format: Literal["exact", "glob"] | None = None
-    """How it is compared; ``exact`` if absent."""
+    """How the client's name is compared with that of the rule; ``exact`` if absent."""
 
 
 @final
@@ -330,19 +335,19 @@ class AuthZList(QmpRecord):
     id: str
     """The object's id."""
     policy: Literal["allow", "deny"] | None = None
-    """What becomes of a client that no rule matches; ``deny`` if absent."""
+    """Whether a client that no rule matches is admitted; ``deny`` if absent."""
     rules: tuple[AuthZRule, ...] | None = None
-    """In the order in which they are tried."""
+    """The rules, in the order in which they are tried."""
 
 
 ProxyObject: TypeAlias = FilterMirror | FilterRedirector | FilterRewriter | ColoCompare | IoThread
 """A part of COLO's network proxy; a closed union."""
 
 TlsObject: TypeAlias = TlsCredsX509 | TlsCredsPsk | AuthZList
-"""What a connection with TLS names; a closed union."""
+"""An object that a connection with TLS refers to; a closed union."""
 
 QomObject: TypeAlias = ProxyObject | TlsObject
-"""What object-add can make; a closed union."""
+"""An object that object-add can make; a closed union."""
 
 
 @final
@@ -364,7 +369,7 @@ class YankBlockNode(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class YankChardev(QmpRecord):
-    """The connection of a socket chardev. Never that of a monitor (qemu-behaviour 7.7)."""
+    """The connection of a socket chardev; never use that of a monitor (qemu-behaviour 7.7)."""
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("type", "chardev"),)
 
@@ -380,7 +385,10 @@ class YankChardev(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class YankMigration(QmpRecord):
-    """The migration's connection; gone once COLO has ended (qemu-behaviour 7.7)."""
+    """The migration's connection; it cannot be yanked any more after COLO has ended.
+
+    Source: qemu-behaviour 7.7.
+    """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("type", "migration"),)
 

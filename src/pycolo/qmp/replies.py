@@ -1,6 +1,6 @@
-"""What QEMU answers, parsed where it enters.
+"""The replies of QEMU, as typed values.
 
-Each type reads only what pycolo uses, is strict about that, and ignores every other key, since new
+Each type strictly reads the keys that pycolo uses, and ignores every other key, because new
 versions of QEMU add some. Vocabularies that grow with QEMU (run states, migration and job states)
 are plain strings.
 """
@@ -49,7 +49,7 @@ ColoMode: TypeAlias = Literal["none", "primary", "secondary"]
 """Which side of a pair a QEMU is, or was."""
 
 ColoReason: TypeAlias = Literal["none", "request", "error", "processing"]
-"""Why COLO ended; never to be relied upon (qemu-behaviour 8.5)."""
+"""Why COLO ended, as QEMU reports it; it may be wrong (qemu-behaviour 8.5)."""
 
 
 @final
@@ -74,7 +74,7 @@ class NameInfo(QmpRecord):
     qmp_open: ClassVar[bool] = True
 
     name: str | None = None
-    """What ``-name`` gave."""
+    """The name that the option ``-name`` gave."""
 
 
 @final
@@ -92,7 +92,7 @@ class ColoStatus(QmpRecord):
     last_mode: ColoMode
     """The side it was in its previous COLO run."""
     reason: ColoReason
-    """Why that ended."""
+    """Why the previous COLO run ended."""
 
 
 @final
@@ -106,7 +106,7 @@ class ReplicationStatus(QmpRecord):
     qmp_open: ClassVar[bool] = True
 
     error: bool
-    """Whether one of them failed."""
+    """Whether one of the nodes failed."""
     desc: str | None = None
     """What failed."""
 
@@ -122,7 +122,7 @@ class MigrationInfo(QmpRecord):
     """Such as ``active``, ``colo``, ``completed`` or ``failed``; None if there never was a
     migration."""
     error_desc: str | None = None
-    """Why it failed."""
+    """Why the migration failed."""
     ram_transferred_bytes: int | None = attrs.field(
         default=None, metadata={"qmp_name": "ram.transferred"}
     )
@@ -149,14 +149,14 @@ class MigrationCapabilities:
     enabled: frozenset[str]
     """The capabilities that are on."""
     known: frozenset[str]
-    """All that this QEMU has."""
+    """All capabilities that this QEMU has."""
 
     @classmethod
     def from_qmp(cls, value: object, path: str = "return") -> Self:
         """Parse the reply.
 
         Raises:
-            ParseError: It is not a list of capabilities with their states.
+            ParseError: ``value`` is not a list of capabilities with their states.
         """
         states = list_at(value, path, _CapabilityState.from_qmp)
         return cls(
@@ -188,7 +188,7 @@ class MigrationParameters(QmpRecord):
     tls_creds: str | None = None
     """The id of the migration's TLS credentials; empty for none."""
     tls_hostname: str | None = None
-    """The name expected in the peer's certificate; empty for the host's."""
+    """The name expected in the peer's certificate; empty for the name of the peer's host."""
     tls_authz: str | None = None
     """The id of the object that authorises clients; empty for none."""
     multifd_channels: int | None = None
@@ -196,11 +196,11 @@ class MigrationParameters(QmpRecord):
     max_bandwidth_bytes_per_s: int | None = attrs.field(
         default=None, metadata={"qmp_name": "max-bandwidth"}
     )
-    """The limit in bytes per second; 0 for none."""
+    """The highest rate of the migration, in bytes per second; 0 for no limit."""
     downtime_limit_ms: int | None = attrs.field(
         default=None, metadata={"qmp_name": "downtime-limit"}
     )
-    """How long the guest may be paused at the end of the copy."""
+    """The longest expected pause of the guest at the end of the copy, in milliseconds."""
 
 
 _VERSION: Final = r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})"
@@ -257,7 +257,7 @@ class NodeChild(QmpRecord):
     qmp_open: ClassVar[bool] = True
 
     child: str
-    """What it is to its parent: ``file``, ``backing``, ``children.1``."""
+    """Its role for the parent, such as ``file``, ``backing`` or ``children.1``."""
     node_name: str
     """The child node's name."""
 
@@ -286,7 +286,7 @@ class NamedBlockNode(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class GraphNode(QmpRecord):
-    """A node of the block graph: a block node, or what uses one."""
+    """A node of the block graph: a block node, or a drive, export or job that uses one."""
 
     qmp_open: ClassVar[bool] = True
 
@@ -329,9 +329,13 @@ class BlockGraph(QmpRecord):
     """Its edges, each from a parent to a child."""
 
     def find(self, name: str) -> GraphNode | None:
-        """Find the block node that x-blockdev-change means by ``name``.
+        """Find the block node that ``name`` means in x-blockdev-change.
 
-        ``name`` is a drive's id or, if no drive has it, a node name. None if there is neither.
+        Args:
+            name: A drive's id or, if no drive has that id, a node name.
+
+        Returns:
+            The block node; None if there is neither a drive nor a node of that name.
         """
         drive = self._named(name, "block-backend")
         roots = [] if drive is None else list(self._below(drive))
@@ -364,7 +368,7 @@ class BlockGraph(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockJob(QmpRecord):
-    """One entry of the reply to query-block-jobs, whichever form QEMU's version gives it.
+    """One entry of the reply to query-block-jobs, whose form differs between QEMU versions.
 
     Source: qemu-behaviour 2.3.
     """
@@ -380,15 +384,15 @@ class BlockJob(QmpRecord):
     ready: bool
     """Whether the copy has caught up."""
     length_bytes: int = attrs.field(metadata={"qmp_name": "len"})
-    """Where it will end."""
+    """The value of ``offset_bytes`` at which the job ends; it may grow."""
     offset_bytes: int = attrs.field(metadata={"qmp_name": "offset"})
-    """Where it is."""
+    """The progress of the job."""
     auto_dismiss: bool
-    """Whether it vanishes when it ends."""
+    """Whether the job vanishes when it ends."""
     io_status: str
     """``ok``, ``failed`` or ``nospace``."""
     error: str | None = None
-    """Why it ended, if that was an error."""
+    """The error with which the job ended; None if there is none."""
 
 
 @final
@@ -405,11 +409,12 @@ class Job(QmpRecord):
     status: str
     """Such as ``running``, ``ready`` or ``concluded``."""
     current_progress: int
-    """Where it is, in a unit of its own."""
+    """The progress of the job, in a unit that depends on the job."""
     total_progress: int
-    """Where it will end."""
+    """The value of ``current_progress`` at which the job ends; it may grow."""
     error: str | None = None
-    """Why it ended; on a concluded mirror None means a complete copy (qemu-behaviour 18.5)."""
+    """The error with which the job ended; on a concluded mirror None means a complete copy
+    (qemu-behaviour 18.5)."""
 
 
 @final
@@ -422,7 +427,7 @@ class Chardev(QmpRecord):
     label: str
     """The chardev's id."""
     filename: str
-    """Its backend, as QEMU prints it; ``disconnected:`` before it if it has no peer."""
+    """Its backend, as QEMU prints it, with the prefix ``disconnected:`` if it has no peer."""
     frontend_open: bool
     """Whether an object or a device has opened it."""
 
@@ -457,9 +462,9 @@ class BlockExport(QmpRecord):
     type: str
     """``nbd`` for COLO's."""
     node_name: str
-    """The node it shows."""
+    """The name of the exported block node."""
     shutting_down: bool
-    """Whether it is going away."""
+    """Whether the export is being deleted."""
 
 
 @final
@@ -475,7 +480,7 @@ class SchemaInfo:
         """Parse the reply.
 
         Raises:
-            ParseError: It is not a list of objects.
+            ParseError: ``value`` is not a list of objects.
         """
         return cls(entries=list_at(value, path, object_at))
 
@@ -484,7 +489,7 @@ def yank_instances(value: object, path: str = "return") -> tuple[YankInstance, .
     """Parse the reply to query-yank; instances of a kind that pycolo does not know are left out.
 
     Raises:
-        ParseError: It is not a list of instances.
+        ParseError: ``value`` is not a list of instances.
     """
     found = list_at(value, path, _yank_instance)
     return tuple(instance for instance in found if instance is not None)

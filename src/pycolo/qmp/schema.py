@@ -28,7 +28,7 @@ PackagedVersion: TypeAlias = Literal["7.2.22", "10.0.13", "11.1.3"]
 """The QEMU versions whose schema is in the package."""
 
 FeatureName: TypeAlias = Literal["unstable", "deprecated"]
-"""What QEMU says of parts that may change or go."""
+"""QEMU's words for parts that may change or be removed."""
 
 _FEATURES: Final[tuple[FeatureName, ...]] = ("unstable", "deprecated")
 _INTEGERS: Final = range(-(2**63), 2**64)
@@ -42,7 +42,7 @@ class SchemaProblem:
     path: str
     """Where in the command, such as ``arguments.addr.data``."""
     rule: str
-    """What must be there, to be read after the word "must"."""
+    """The rule that is broken, as words that follow "must"."""
 
     @override
     def __str__(self) -> str:
@@ -56,9 +56,9 @@ class SchemaFeature:
     """A part of a command that is unstable or deprecated in the QEMU."""
 
     path: str
-    """Where in the command: ``execute`` for the command as a whole."""
+    """Where in the command; ``execute`` for the command as a whole."""
     feature: FeatureName
-    """Which of the two."""
+    """Whether the part is unstable or deprecated."""
 
     @override
     def __str__(self) -> str:
@@ -72,10 +72,10 @@ _Found: TypeAlias = SchemaProblem | SchemaFeature
 @final
 @attrs.frozen
 class Schema:
-    """What one QEMU accepts; the same for every QEMU of one build."""
+    """The commands, events and types of one QEMU; equal for every QEMU of one build."""
 
     digest: str
-    """SHA-256 of the schema, as hexadecimal digits: what stands for it in a document."""
+    """SHA-256 of the schema, as hexadecimal digits, by which documents name the schema."""
     _commands: Mapping[str, Mapping[str, object]] | None = attrs.field(repr=False, eq=False)
     _events: frozenset[str] = attrs.field(repr=False, eq=False)
     _types: Mapping[str, Mapping[str, object]] = attrs.field(repr=False, eq=False)
@@ -89,14 +89,14 @@ class Schema:
     def from_reply(cls, value: object, path: str = "return") -> Schema:
         """Read the reply to query-qmp-schema.
 
-        The nodes of a build share one value, however many are read.
+        Equal replies, such as those of all QEMUs of one build, give the same object.
 
         Args:
             value: The decoded JSON: a list of entries, as in ``SchemaInfo.entries``.
             path: Where ``value`` stands in its document, for the error.
 
         Raises:
-            ParseError: It is not such a reply.
+            ParseError: ``value`` is not such a reply.
         """
         entries = list_at(value, path, _Entry.from_qmp)
         text = json.dumps([entry.content for entry in entries], sort_keys=True)
@@ -120,14 +120,14 @@ class Schema:
 
     @classmethod
     def from_digest(cls, digest: str) -> Schema:
-        """Give the schema that a document names.
+        """Give the schema that a document names by its digest.
 
         Args:
-            digest: As in `digest`.
+            digest: SHA-256 of the schema, as hexadecimal digits.
 
         Returns:
-            The packaged schema of that digest, or one that is known by its digest alone and finds
-            nothing wrong with any command.
+            The packaged schema with that digest. If there is none, an empty schema with that
+            digest, whose `check` finds nothing wrong with any command.
         """
         for version, packaged in _PACKAGED_DIGESTS.items():
             if digest == packaged:
@@ -136,12 +136,12 @@ class Schema:
 
     @property
     def is_packaged(self) -> bool:
-        """Whether it is one of those in the package, against which all plans are tested."""
+        """Whether the schema is one of those in the package, by which all plans are tested."""
         return self.digest in _PACKAGED_DIGESTS.values()
 
     @property
     def commands(self) -> frozenset[str]:
-        """The names of all commands; none if it is known by its digest alone."""
+        """The names of all commands; empty if only the digest of the schema is known."""
         return frozenset(self._commands or ())
 
     def has_command(self, name: str) -> bool:
@@ -155,11 +155,15 @@ class Schema:
     def check(
         self, command: QmpCommand[object] | Mapping[str, object], *, oob: bool = False
     ) -> tuple[SchemaProblem, ...]:
-        """Find what this QEMU does not accept in ``command``; nothing if it accepts it.
+        """Find the parts of ``command`` that this QEMU does not accept.
 
         Args:
             command: A command, or its wire form.
-            oob: Whether it is to be sent out of band.
+            oob: Whether the command is to be sent out of band.
+
+        Returns:
+            The problems; empty if QEMU accepts the command, or if only the digest of the schema is
+            known.
         """
         if self._commands is None:
             return ()
@@ -179,7 +183,11 @@ class Schema:
     def features(
         self, command: QmpCommand[object] | Mapping[str, object]
     ) -> tuple[SchemaFeature, ...]:
-        """Find what is unstable or deprecated of exactly the parts that ``command`` uses."""
+        """Find the parts that ``command`` uses and that are unstable or deprecated.
+
+        Args:
+            command: A command, or its wire form.
+        """
         return tuple(found for found in self._walk(command) if type(found) is SchemaFeature)
 
     def _command(self, name: object) -> Mapping[str, object] | None:
@@ -201,7 +209,7 @@ class Schema:
         yield from self._value(_text(entry, "arg-type"), wire.get("arguments", {}), "arguments")
 
     def _value(self, type_name: str, value: object, path: str) -> Iterator[_Found]:
-        """Go through a value of the type ``type_name``."""
+        """Find the problems and features of a value that should have the type ``type_name``."""
         entry = self._type(type_name)
         match entry["meta-type"]:
             case "builtin":
@@ -229,7 +237,7 @@ class Schema:
             yield from self._value(element, item, f"{path}[{index}]")
 
     def _alternate(self, entry: Mapping[str, object], value: object, path: str) -> Iterator[_Found]:
-        """Take the branch whose JSON type is the value's; QEMU makes sure there is at most one."""
+        """Check a value by the branch of its JSON type; QEMU's schema has at most one per type."""
         branches = [_text(branch, "type") for branch in _entries(entry, "members")]
         kinds = {name: self._json_kind(name) for name in branches}
         kind = _kind_of(value)
@@ -270,7 +278,7 @@ class Schema:
     def _members(
         self, entry: Mapping[str, object], value: Mapping[str, object]
     ) -> Iterator[Mapping[str, object]]:
-        """Give an object's members, with those of the variant that its tag chooses."""
+        """Give the members of an object type, with those of the variant that the tag names."""
         yield from _entries(entry, "members")
         tag = entry.get("tag")
         chosen = value.get(tag) if isinstance(tag, str) else None
@@ -281,18 +289,18 @@ class Schema:
 
 @functools.lru_cache(maxsize=4096)
 def _problems(schema: Schema, wire: str, *, oob: bool) -> tuple[SchemaProblem, ...]:
-    # A controller compiles the same commands again and again, and a walk takes far longer than
-    # writing one.
+    # A controller checks the same commands again and again, and a walk through the schema takes far
+    # longer than writing a command as JSON, which is the key of this cache.
     return schema._check(json.loads(wire), oob=oob)  # noqa: SLF001 - what it remembers
 
 
-# Lets a document be read without reading every schema of the package.
+# With these digests a document can be read without reading every schema of the package.
 _PACKAGED_DIGESTS: Final[Mapping[PackagedVersion, str]] = {
     "7.2.22": "0d7fb804908eaca89a78741aca7f3ef072a2c235ae648d0882449e10bab57d8b",
     "10.0.13": "f8c9d6ca32717dfb4505e657be1718bf2d104cc3067bbd45ab81cc8059ce61a4",
     "11.1.3": "c5be8d7dd31a7e952b97568158a0c41df8809a430a459e25448d55696b124bca",
 }
-# A schema is megabytes of small values, and a controller reads that of one build from many nodes.
+# A schema is megabytes of small values, and a controller reads an equal one from many nodes.
 _READ: Final[MutableMapping[str, Schema]] = weakref.WeakValueDictionary()
 
 
@@ -303,8 +311,8 @@ def _packaged(version: PackagedVersion) -> Schema:
 
 @functools.cache
 def packaged_entries(version: PackagedVersion) -> QmpValue:
-    """Give the reply to query-qmp-schema of a version that pycolo is tested with."""
-    # Reading the package is rare, and its tools are slow to import.
+    """Give the packaged reply to query-qmp-schema of a version that pycolo is tested with."""
+    # Packaged schemas are rarely read, and these modules are slow to import.
     import gzip  # noqa: PLC0415
     from importlib import resources  # noqa: PLC0415
 
@@ -319,7 +327,7 @@ def packaged_entries(version: PackagedVersion) -> QmpValue:
 @final
 @attrs.frozen
 class _Entry:
-    """One entry of the reply, with what the later reading relies upon made sure of."""
+    """One entry of the reply, whose name and meta-type are checked to be strings."""
 
     name: str
     meta_type: str

@@ -1,7 +1,7 @@
-"""The states in which QEMU says that a guest, a migration or a block job is.
+"""The states that QEMU reports of a guest, a migration or a block job.
 
-Whoever names a state names one of these. What a QEMU reports is read as text, so that a state that
-a later QEMU adds does not make the node unreadable.
+pycolo's code names only these states. A state that a QEMU reports is read as text, so that a state
+that a later QEMU adds does not make the node unreadable.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ RunState: TypeAlias = Literal[
 """The run states that query-status gives."""
 
 RUN_COPYABLE: Final[tuple[RunState, ...]] = ("prelaunch", "running", "paused", "finish-migrate")
-"""Where a guest may stand before its RAM is copied, and where a copy under way leaves it."""
+"""The run states of a guest before its RAM is copied, and during the copy."""
 
 RUN_PAUSED: Final[tuple[RunState, ...]] = ("paused", "postmigrate", "finish-migrate")
-"""A guest that `cont` continues: somebody paused it, or a migration did."""
+"""The run states that `cont` ends; the guest was paused by somebody or by a migration."""
 
 RUN_STANDING: Final[tuple[RunState, ...]] = (
     *("prelaunch", "paused", "shutdown", "suspended"),
     *("guest-panicked", "internal-error", "io-error", "watchdog"),
 )
-"""A guest that does not run, and does not continue by itself."""
+"""The run states in which a guest does not run and does not continue by itself."""
 
 MigrationStatus: TypeAlias = Literal[
     "active",
@@ -77,16 +77,16 @@ MigrationStatus: TypeAlias = Literal[
 MIGRATION_MOVING: Final[tuple[MigrationStatus, ...]] = (
     *("setup", "active", "pre-switchover", "device"),
 )
-"""A migration that is under way and has not entered COLO."""
+"""The statuses of a migration that is under way and has not entered COLO."""
 
 MIGRATION_BUSY: Final[tuple[MigrationStatus, ...]] = (*MIGRATION_MOVING, "colo")
-"""A migration that is under way or has entered COLO."""
+"""The statuses of a migration that is under way or has entered COLO."""
 
 MIGRATION_OVER: Final[tuple[MigrationStatus, ...]] = ("failed", "completed", "cancelled")
-"""A migration that has ended without COLO."""
+"""The statuses of a migration that has ended and is not in COLO."""
 
 MIGRATION_ENDING: Final[tuple[MigrationStatus, ...]] = (*MIGRATION_OVER, "cancelling")
-"""A migration that enters COLO no more."""
+"""The statuses of a migration that has ended or is being cancelled, so it will not enter COLO."""
 
 JobStatus: TypeAlias = Literal[
     "aborting",
