@@ -1,7 +1,7 @@
 """The QMP client that a rendered script carries with it: Python, standard library only.
 
-It is text here, because it runs on hosts that need not have pycolo. Ends with 0 for done or true,
-1 for refused or false, 3 for unknown.
+The program is a text here, because it runs on hosts that need not have pycolo. It ends with 0 for
+done or true, 1 for refused or false, and 3 for unknown.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def answered(monitor, command, rescue, limit_s):
         return monitor.answer("step")
 
 def send(address, limit_s, line, accepts="[]", rescue="[]"):
-    # An interrupt takes effect between steps.
+    # An interrupt is ignored here, so that it takes effect between two steps.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     command, accepts, rescue = json.loads(line), json.loads(accepts), json.loads(rescue)
     limit_s = float(limit_s)
@@ -94,7 +94,7 @@ def send(address, limit_s, line, accepts="[]", rescue="[]"):
     conclude(monitor, command, answer, accepts)
 
 def human_refusal(monitor, line, reply):
-    # The human monitor refuses by text, and prints text where it succeeds too.
+    # The human monitor reports a refusal as text, and may also print text if it succeeds.
     lines = (part.strip() for part in reply.splitlines())
     words = " ".join(w for w in lines if w and w != "OK" and "Failed flush for" not in w)
     if line.startswith("drive_del ") and words:
@@ -168,7 +168,7 @@ def child(monitor, quorum, place, name):
     return graph.name(graph.children(quorum).get(place)) == name
 
 def committed(monitor, quorum):
-    # Overlays stand below the quorum as a chain of nodes that were given names.
+    # Overlays are nodes with names of their own, in a chain below the quorum.
     graph = Graph(monitor)
     node = graph.below(graph.children(quorum).get("children.0")).get("file")
     named = 0
@@ -228,13 +228,13 @@ def holds(address, predicate, *arguments):
         end(1, "%s: %s" % (predicate, error))
 
 def fill(state, evidence):
-    # Whoever continues writes down what that rests on; until then nobody knows it.
+    # The record of a node that continues holds the evidence, which is known only at this moment.
     if state is None or evidence is None or state["epoch"] <= evidence["epoch"]:
         return state
     return {**state, "evidence": evidence}
 
 def request(kept, limit_s, expects, becomes, evidence):
-    # The record as the helper takes it: what must be there, by its digest, and what replaces it.
+    # The request to the helper: the digest of the expected file, and the data that replace it.
     expects, becomes, evidence = (json.loads(text) for text in (expects, becomes, evidence))
     texts = [
         json.dumps(fill(state, evidence), ensure_ascii=False) + "\n" for state in (expects, becomes)
@@ -252,7 +252,7 @@ def listen(address):
     monitor = Monitor(address, LIMIT_S)
     parent = os.getppid()
     print("LISTENING", flush=True)
-    # A script that was killed cannot end its listeners.
+    # If the script was killed, it cannot end its listeners, so each ends by itself.
     while os.getppid() == parent:
         if b"\n" in monitor.buffer or select.select([monitor.link], [], [], 1.0)[0]:
             monitor.until = time.monotonic() + LIMIT_S

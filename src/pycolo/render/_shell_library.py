@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 LIBRARY: Final = r"""
-# Reaches a host that is not this one; the command there reads what this function reads.
+# Runs a command on another host; it reads what this function reads.
 over_ssh() {
   address=$1
   shift
@@ -21,7 +21,7 @@ listeners=
 
 say() { printf '%s\n' "$*" >&2; }
 
-# Ends the script: 1 where nothing was changed, 3 where something was.
+# Ends the script with 1 if nothing was changed, or 3 if something was.
 fail() {
   say "ended: $*"
   if [ -n "$changed" ]; then exit 3; fi
@@ -54,7 +54,8 @@ leave() {
   recoveries=$kept
 }
 
-# send NODE LIMIT_S LINE ACCEPTS RESCUE: a refusal ends the script, unless ACCEPTS has it.
+# send NODE LIMIT_S LINE ACCEPTS RESCUE: sends LINE to the node's QEMU. A refusal ends the script,
+# unless ACCEPTS lists it. RESCUE holds the yanks to send if no answer comes in time.
 send() {
   code=0
   on "$1" python3 -c "$client" send "$(control "$1")" "$2" "$3" "$4" "$5" </dev/null || code=$?
@@ -65,7 +66,8 @@ send() {
   esac
 }
 
-# recover NUMBER NODE LIMIT_S LINE ACCEPTS RESCUE: the same, once, whatever the answer.
+# recover NUMBER NODE LIMIT_S LINE ACCEPTS RESCUE: like send, but the recovery step NUMBER is sent
+# once only, and a refusal does not end the script.
 recover() {
   case " $recovered " in *" $1 "*) return 0 ;; esac
   recovered="$recovered $1"
@@ -74,15 +76,15 @@ recover() {
   on "$1" python3 -c "$client" send "$(control "$1")" "$2" "$3" "$4" "$5" </dev/null || :
 }
 
-# holds NODE PREDICATE ARGUMENT...: one question to QEMU.
+# holds NODE PREDICATE ARGUMENT...: asks QEMU once; true if the predicate holds.
 holds() {
   asked=$1
   shift
   on "$asked" python3 -c "$client" holds "$(control "$asked")" "$@" </dev/null
 }
 
-# COLO_EXIT, checkpoints and a guest's end are events, which QEMU forgets: the observer monitor is
-# listened to.
+# COLO_EXIT, checkpoints and a guest's end are events, and QEMU does not keep them. So a listener on
+# the observer monitor writes them to a file.
 listen() {
   echo 0 >"$state/begun.$1"
   on "$1" python3 -c "$client" listen "$(observer "$1")" </dev/null >"$state/events.$1" &
@@ -98,7 +100,7 @@ colo_exited() {
   awk -v seen="$(cat "$state/begun.$1")" \
     'NR > seen && /^COLO_EXIT$/ { found = 1 } END { exit !found }' "$state/events.$1"
 }
-# A COLO_EXIT of the run before says nothing about this one.
+# From here on only a later COLO_EXIT counts, not one of an earlier COLO run.
 begin_colo() { wc -l <"$state/events.$1" >"$state/begun.$1"; }
 no_colo_exit() { holds "$1" alive && ! colo_exited "$1"; }
 powered_off() { grep -qx 'SHUTDOWN guest-shutdown' "$state/events.$1"; }
@@ -109,7 +111,8 @@ checkpoint_seen() {
      END { exit !found }' "$state/events.$1"
 }
 
-# wait_until LIMIT_S UNTIL UNLESS: asks again and again.
+# wait_until LIMIT_S UNTIL UNLESS: asks repeatedly until UNTIL is true. It ends the script when
+# UNLESS is true or the limit has passed.
 wait_until() {
   deadline=$(($(date +%s) + $1))
   until "$2"; do
@@ -120,8 +123,9 @@ wait_until() {
 }
 never() { false; }
 
-# proven_dead NODE INSTANCE EPOCH: only a person can answer that; the answer is kept. It is refused
-# where that QEMU answers, or where its host knows that it runs; the host's own report is enough.
+# proven_dead NODE INSTANCE EPOCH: asks a person whether that QEMU has ended, and keeps the answer.
+# If the QEMU answers, or its host reports that it runs, the script ends. If the script itself has
+# ended the QEMU on its host, nobody is asked.
 proven_dead() {
   if [ -e "$state/dead.$1" ]; then return 0; fi
   not_alive "$@"
@@ -138,7 +142,7 @@ proven_dead() {
   ended fence "$1" "$2" "$3" "$(id -un)" "a person said so when this script asked"
 }
 
-# not_alive NODE INSTANCE: ends the script where that QEMU, or one without a name, is there.
+# not_alive NODE INSTANCE: ends the script if that QEMU, or one without a name, runs on the node.
 not_alive() {
   if holds "$1" name "$2" 2>/dev/null; then fail "$2 answers"; fi
   if ! at_host "$1" alive "$(process "$1")"; then return 0; fi
@@ -148,16 +152,16 @@ not_alive() {
   fi
 }
 
-# ended KIND NODE INSTANCE EPOCH WHO HOW: what a promotion rests on, for its record.
+# ended KIND NODE INSTANCE EPOCH WHO HOW: keeps the evidence that a QEMU has ended, for the record.
 ended() {
   python3 -c "$client" evidence "$1" "$2" "$3" "$4" "$5" "$6" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
     >"$state/evidence"
   : >"$state/dead.$2"
 }
 
-# at_host NODE NAME JSON: what is done with files and processes, in one step of the host's own. The
-# helper is read by the command: it is longer than what Linux takes as one word, 128 KiB, once ssh
-# has quoted it.
+# at_host NODE NAME JSON: runs the helper on the node's host, which works on files and processes
+# there. Its answer is kept in a file. The helper goes as input: once it is quoted for ssh, it is
+# longer than the 128 KiB that Linux takes as one argument.
 at_host() {
   code=0
   printf '%s\n' "$helper" | on "$1" python3 -c 'import sys
@@ -167,14 +171,16 @@ raise SystemExit(main([*sys.argv[1:], helper]))' "$2" "$3" >"$state/answer" || c
   return "$code"
 }
 
-# not_running NODE: neither a monitor nor the host shows a QEMU of the node; true if none answers.
+# not_running NODE: true if neither the monitor nor the host shows a QEMU of the node, or if neither
+# of them answers.
 not_running() {
   if holds "$1" alive 2>/dev/null; then return 1; fi
   at_host "$1" alive "$(process "$1")" || return 0
   grep -q '"how": ""' "$state/answer"
 }
 
-# record NODE KEPT LIMIT_S EXPECTS BECOMES: the node's own file, if it still is what was read.
+# record NODE KEPT LIMIT_S EXPECTS BECOMES: writes the record BECOMES to the node's own file, if the
+# file still holds the record EXPECTS.
 record() {
   evidence=null
   if [ -e "$state/evidence" ]; then evidence=$(cat "$state/evidence"); fi
@@ -192,8 +198,8 @@ record() {
   changed=yes
 }
 
-# host NODE NAME JSON: makes an image, starts a QEMU that outlives this script, ends one, or checks
-# ports or devices.
+# host NODE NAME JSON: creates an image, starts a QEMU that outlives this script, ends a QEMU, or
+# checks ports or devices.
 host() {
   code=0
   at_host "$@" || code=$?
@@ -206,6 +212,6 @@ host() {
   esac
 }
 
-# maybe COMMAND...: what may fail; the script continues.
+# maybe COMMAND...: runs a command that may fail; the script continues then.
 maybe() { ( recoveries=; listeners=; "$@" ) || say "   it was not done, and need not be"; }
 """.lstrip()

@@ -1,7 +1,7 @@
-"""A plan as a script that a careful operator can read, and run.
+"""A plan as a shell script that an operator can read and run.
 
-The script is POSIX shell with a small QMP client in Python. It sends what the plan holds, asks
-again and again while the plan waits, and ends at the first refusal that the plan does not accept.
+The script is POSIX shell with a small QMP client in Python. It sends the commands of the plan, asks
+QEMU repeatedly during a wait, and ends at the first refusal that the plan does not accept.
 """
 
 from __future__ import annotations
@@ -58,26 +58,26 @@ _HEAD: Final = """\
 # two steps it holds no connection: see that nobody else works on the nodes meanwhile.
 #
 # It ends with 0 when all is done, 1 when it was refused and nothing was changed, 3 when something
-# was or may have been changed, and 4 where a person must decide.
+# was or may have been changed, and 4 if a person must decide.
 set -eu
 
 client=$(cat <<'END_OF_CLIENT'
 {client}END_OF_CLIENT
 )
 
-# What is done with a host's own files and processes; it runs there.
+# The helper: it runs on a node's host and works on the files and processes there.
 helper=$(cat <<'END_OF_HELPER'
 {helper}END_OF_HELPER
 )
 
-# How a command reaches each node's host, and where its monitors are: correct these if need be.
+# How a command reaches each node's host, and where its monitors are. Correct these if necessary.
 {places}
 {library}"""
 
 
 _OFFLINE: Final = """\
-# Compiled offline: every such script has these identities. Make one from `plan launch --live` for
-# a pair that shall live on."""
+# Compiled offline: every such script has these identities. For a pair that you keep, make a script
+# from `plan launch --live`."""
 
 
 def render(plan: Plan) -> str:
@@ -181,7 +181,7 @@ def _begins_colo(step: Step) -> bool:
 
 
 def _marks(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Address of a step to the nodes whose checkpoints are counted from there."""
+    """Address of each step from which checkpoints are counted, to the nodes that must show them."""
     marks: dict[str, tuple[str, ...]] = {}
     for leaf in _conditions(plan):
         if isinstance(leaf, c.CheckpointSeen) and leaf.node not in marks.get(leaf.since, ()):
@@ -204,7 +204,7 @@ def _recoveries(plan: Plan) -> Iterator[str]:
 
 
 def _entered(plan: Plan, address: str) -> Iterator[str]:
-    # What is entered last is recovered first.
+    # `enter` puts a recovery before the others, so the one that is entered last runs first.
     for number, recovery in reversed(list(enumerate(plan.recoveries, 1))):
         if recovery.first == address:
             yield f"enter recovery_{number}"
@@ -319,7 +319,7 @@ def _run_host(plan: Plan, step: RunHost) -> str:
 
 
 def _ended(plan: Plan, step: RunHost) -> Iterator[str]:
-    """What was ended on its host is evidence for the steps after it."""
+    """The line that keeps the end of a QEMU on its host as evidence for later steps."""
     for victim in plan.victims():
         if isinstance(step.action, StopQemu) and step.action.instance == victim.instance:
             words = [
