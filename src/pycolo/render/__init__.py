@@ -1,7 +1,7 @@
-"""Readers of the values that pycolo makes: text, QMP, shell and diagrams.
+"""Renderers of plans, reports and other values: as text, QMP, shell scripts and diagrams.
 
-Each is a pure function from a value to a string and draws on nothing else, so what is shown of a
-plan is what the plan holds, and the same plan always reads the same.
+Each is a pure function from a value to a string and uses nothing but the value. So it shows only
+what a plan holds, and the same plan always gives the same text.
 """
 
 from pycolo.conditions import describe

@@ -1,4 +1,4 @@
-"""A step's command as a line of QMP, shared by the readers that print QMP."""
+"""Commands as lines of QMP, for the renderers that print QMP."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pycolo.qmp.commands import Command
 
 
 def wire_line(command: Command, *, oob: bool = False) -> str:
-    """One line of JSON, as a monitor takes it.
+    """A command as one line of JSON, as QEMU's monitor reads it.
 
     Args:
         command: The command.
-        oob: Whether it goes out of band.
+        oob: Whether the command is sent out of band.
     """
     key = "exec-oob" if oob else "execute"
     line: dict[str, object] = {key: command.qmp_name}
@@ -24,12 +24,12 @@ def wire_line(command: Command, *, oob: bool = False) -> str:
 
 
 def step_line(step: Execute) -> str:
-    """The line of one step."""
+    """The command of a step as one line of JSON."""
     return wire_line(step.command, oob=step.oob)
 
 
 def capabilities_line(*, oob: bool) -> str:
-    """What opens a QMP connection, with or without out-of-band commands."""
+    """The first line of a QMP connection, which allows out-of-band commands if `oob` is set."""
     line: dict[str, object] = {"execute": "qmp_capabilities"}
     if oob:
         line["arguments"] = {"enable": ["oob"]}

@@ -1,4 +1,4 @@
-"""Small things that several readers say in the same words."""
+"""Words for commands, actions, records and nodes that several renderers share."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _value(value: object) -> str:
 
 
 def action_words(action: HostAction) -> str:
-    """What is done on a host, for people."""
+    """An action on a host, in words for people."""
     match action:
         case CreateImage(path=path, argv=argv):
             return printable(f"create image {path}: {shlex.join(argv)}")
@@ -75,17 +75,17 @@ def action_words(action: HostAction) -> str:
 
 
 def ports_words(ports: tuple[int, ...]) -> str:
-    """Ports, for people."""
+    """Ports in words for people, such as `ports 9998, 9999`."""
     return f"port{'s' * (len(ports) > 1)} {', '.join(map(str, ports))}"
 
 
 def devices_words(devices: tuple[GuestDevice, ...]) -> str:
-    """Devices, for people."""
+    """The QEMU names of devices, each once, separated by commas."""
     return ", ".join(dict.fromkeys(device.driver for device in devices))
 
 
 def state_words(state: NodeState) -> str:
-    """What is known of a node, in a few words."""
+    """The role of a node, and why it does not answer or how its death is known."""
     role = role_of(state)
     match state:
         case Unreachable(why=why) | Unresponsive(why=why):
@@ -110,7 +110,7 @@ def evidence_words(evidence: Evidence | None) -> str:
 
 
 def change_words(change: Change) -> str:
-    """What a node's record is changed to."""
+    """The new record of a change, in a few words."""
     becomes = change.becomes
     may = " or ".join(becomes.eligible) or "nobody"
     pending = ", commit pending" if becomes.commit == "pending" else ""
@@ -119,7 +119,7 @@ def change_words(change: Change) -> str:
 
 
 def record_words(state: RecordState) -> str:
-    """What a node's record says, in a few words."""
+    """The record of a node, or why there is none to show, in a few words."""
     match state:
         case PairRecord(epoch=epoch, revision=revision, holder=holder, phase=phase):
             may = ", ".join(state.eligible) or "nobody"
@@ -136,10 +136,10 @@ def record_words(state: RecordState) -> str:
 
 
 def snapshot_words(snapshot: Snapshot) -> str:
-    """Each node and what is known of it."""
+    """Each node of a snapshot with its role, on one line."""
     return "; ".join(f"{name} {state_words(state)}" for name, state in snapshot.nodes.items())
 
 
 def recoveries_at(plan: Plan, address: str) -> tuple[Recovery, ...]:
-    """The recovery ranges that begin with a step."""
+    """The recoveries whose range begins with the step of an address."""
     return tuple(recovery for recovery in plan.recoveries if recovery.first == address)

@@ -75,13 +75,16 @@ summary svg{display:none}}
 
 
 def render(timeline: Timeline) -> str:
-    """Show a timeline as a page that stands alone.
+    """Show a timeline as an HTML page in one file.
 
-    It needs no script and no network, follows the reader's choice of light or dark, and can be
-    read with the keyboard alone.
+    The page has no script and loads nothing, follows the browser's setting of light or dark, and
+    can be read with the keyboard alone.
 
     Args:
-        timeline: What `pycolo.render.timeline` made of a journal.
+        timeline: The timeline of a journal, from `pycolo.render.timeline`.
+
+    Returns:
+        The HTML text.
     """
     return "".join(_page(timeline))
 
@@ -90,7 +93,7 @@ def _page(t: Timeline) -> Iterator[str]:
     title = escape(f"{t.plan.procedure}: pair {t.plan.pair.name}")
     yield '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width,initial-scale=1">'
-    # Whatever a message may hold, the page loads nothing and runs nothing.
+    # This policy keeps the page from loading or running anything, whatever text a message holds.
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     yield f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><main>"
@@ -192,7 +195,15 @@ def _lane(t: Timeline, node: str | None, y: float) -> Iterator[str]:
 def _bar(
     t: Timeline, span: tuple[float, float], room: tuple[float, float], state: str, told: str
 ) -> str:
-    """A bar from one moment to another, in the room of its top and its height."""
+    """A bar of the time axis, with a tooltip.
+
+    Args:
+        t: The timeline.
+        span: The moments at which the bar begins and ends, in seconds.
+        room: The bar's upper edge and its height.
+        state: The state that gives the bar its colour.
+        told: The text of the tooltip.
+    """
     x, width = _x(span[0], t), max(_x(span[1], t) - _x(span[0], t) - 0.5, _LEAST_BAR)
     shape = f'x="{x:.1f}" y="{room[0]:.1f}" width="{width:.1f}" height="{room[1]}" rx="1.5"'
     return f'<rect class="f-{state}" {shape}><title>{escape(told)}</title></rect>'

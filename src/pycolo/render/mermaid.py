@@ -22,11 +22,11 @@ def render(what: Plan | ColoPair) -> str:
     """Draw a pair.
 
     Args:
-        what: A plan, drawn as the pair is to be after its last step; or a declaration,
-            drawn as it is with its first node as the primary.
+        what: A plan, whose pair is drawn in its planned state; or a declaration, whose pair is
+            drawn as protected, with the first node as the primary.
 
     Returns:
-        A Mermaid flowchart, the last line ended as well.
+        A Mermaid flowchart, which ends with a newline.
     """
     sides = _planned(what) if isinstance(what, Plan) else _declared(what)
     pair = what.pair if isinstance(what, Plan) else what
@@ -41,7 +41,7 @@ def render(what: Plan | ColoPair) -> str:
 @final
 @attrs.frozen(kw_only=True)
 class _Side:
-    """One node of the diagram and what stands in it."""
+    """One node in the diagram, and the names of its parts."""
 
     place: int
     name: str
@@ -49,7 +49,7 @@ class _Side:
     parts: frozenset[str]
 
     def id(self, part: str) -> str:
-        """The diagram's id of a part: every other character than a letter or digit in hex."""
+        """The id of a part in the diagram; characters except letters and digits become hex."""
         return f"n{self.place}_" + "".join(
             ch if _WORD.match(ch) else f"_{ord(ch):x}_" for ch in part
         )
@@ -191,7 +191,13 @@ def _arrows(side: _Side, *pairs: tuple[str, str]) -> Iterator[str]:
 
 
 def _links(pair: ColoPair, ours: _Side, theirs: _Side) -> Iterator[str]:
-    """What goes from one side, as the primary, to the other, as the secondary."""
+    """The connections between both nodes, if one side is the primary and the other the secondary.
+
+    Args:
+        pair: The declaration.
+        ours: The side that counts as the primary.
+        theirs: The side that counts as the secondary.
+    """
     if "primary" in ours.role and "secondary" in theirs.role:
         label = f"RAM and devices, port {pair.ports.migration}"
         yield f'  n{ours.place}__guest == "{label}" ==> n{theirs.place}__guest'

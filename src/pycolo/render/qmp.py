@@ -31,14 +31,15 @@ from pycolo.render._words import change_words, devices_words, ports_words
 def render(plan: Plan) -> str:
     """Show a plan as QMP lines with comments between them.
 
-    Lines that begin with `{` go into the monitor of the node named last, in the order shown; lines
-    that begin with `#` are for whoever pastes them. JSON has no comments.
+    Paste the lines that begin with `{`, in the order shown, into the monitor of the node that the
+    last `# node` line names. Do not paste the lines that begin with `#`: they are for people, and
+    QMP has no comments.
 
     Args:
-        plan: Any plan; an empty one gives a comment.
+        plan: Any plan; for an empty one the text says that there is nothing to do.
 
     Returns:
-        Lines, the last one ended as well.
+        The text, which ends with a newline.
     """
     lines = [f"# {plan.procedure} of pair {plan.pair.name}"]
     lines += list(_body(plan)) if plan.steps else ["# nothing to do"]
@@ -68,7 +69,7 @@ def _body(plan: Plan) -> Iterator[str]:
 
 
 def _oob_nodes(plan: Plan) -> frozenset[str]:
-    """The nodes that need out-of-band commands, rescues and recoveries included."""
+    """The nodes to which out-of-band commands are sent, in steps, rescues or recoveries."""
     executes = [step for step in plan.steps if isinstance(step, Execute)]
     executes += [step for recovery in plan.recoveries for step in recovery.steps]
     return frozenset(step.node for step in executes if step.oob or step.rescue)

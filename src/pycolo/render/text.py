@@ -36,7 +36,7 @@ _CODES: dict[Style, str] = {"strong": "1", "faint": "2", "good": "32", "bad": "3
 @final
 @attrs.frozen
 class _Pen:
-    """Puts ANSI styles around words, or leaves them bare."""
+    """Puts ANSI styles around words, or returns them unchanged without `colour`."""
 
     colour: bool
 
@@ -47,15 +47,15 @@ class _Pen:
 def render(plan: Plan, *, colour: bool = False) -> str:
     """Show a plan: a header, then every step with its reason, its limit and its address.
 
-    Steps with a bar before them are a range in which the guest is paused or has no network;
-    what execution does if it ends inside one stands at its beginning.
+    A bar before steps marks a range in which the guest is paused or has no network. Before its
+    first step are the recovery steps that are sent if execution ends inside the range.
 
     Args:
         plan: Any plan.
         colour: Use ANSI styles.
 
     Returns:
-        Lines, the last one ended as well.
+        The text, which ends with a newline.
     """
     pen = _Pen(colour)
     lines = [*_header(plan, pen), ""]
@@ -97,7 +97,7 @@ def _step(step: Step, pen: _Pen) -> Iterator[str]:
         yield pen("faint", line)
     yield from _details(step)
     limit = "" if isinstance(step, Check) else f", at most {step.limit_s:g} s"
-    # Neighbours of one batch are sent together.
+    # Consecutive steps with the same batch are sent together.
     batch = None if isinstance(step, Wait | RunHost) else step.batch
     together = "" if batch is None else f", batch {one_line(batch)}"
     yield pen("faint", f"[{one_line(step.address)}{limit}{together}]")
@@ -136,17 +136,17 @@ def _details(step: Step) -> Iterator[str]:
 
 
 def render_report(report: Report, *, colour: bool = False, is_brief: bool = False) -> str:
-    """Show what became of a plan: one line a step, and how it ended.
+    """Show the outcome of a plan: one line for each step, and how execution ended.
 
-    Why the step failed that ended execution is said once, in the last line.
+    The last line says why the step failed that ended execution; the line of that step does not.
 
     Args:
         report: Any report.
         colour: Use ANSI styles.
-        is_brief: Of the steps, show only one that failed.
+        is_brief: Show no steps except one that failed.
 
     Returns:
-        Lines, the last one ended as well.
+        The text, which ends with a newline.
     """
     pen = _Pen(colour)
     failed = () if report.failed is None else (report.failed,)
@@ -173,14 +173,14 @@ def _outcome(report: Report, address: str, pen: _Pen) -> Iterator[str]:
 
 
 def render_explanations(explanations: Sequence[Explanation], *, colour: bool = False) -> str:
-    """Show what the catalogue knows of a message, best first.
+    """Show the explanations of a message of QEMU, the best one first.
 
     Args:
-        explanations: What `pycolo.catalogue.explain` found.
+        explanations: The explanations from `pycolo.catalogue.explain`.
         colour: Use ANSI styles.
 
     Returns:
-        Lines, the last one ended as well; one line if nothing is known.
+        The text, which ends with a newline; one line if there is no explanation.
     """
     pen = _Pen(colour)
     if not explanations:
@@ -211,7 +211,7 @@ def _known_from(entry: Entry) -> str:
 
 
 def outcome_words(outcome: Outcome, *, colour: bool = False) -> str:
-    """An outcome in one word, and how long it took, in columns of equal width."""
+    """An outcome in a word or two, and how long the step took, in columns of equal width."""
     pen = _Pen(colour)
     match outcome:
         case Done(took_s=took_s):
@@ -243,14 +243,14 @@ def _reason(outcome: Outcome) -> str:
 
 
 def render_snapshot(snapshot: Snapshot, *, colour: bool = False) -> str:
-    """Show what is known of each node, and what that makes of the pair.
+    """Show the state and the record of each node, and how the pair stands.
 
     Args:
         snapshot: Any snapshot.
         colour: Use ANSI styles.
 
     Returns:
-        Lines, the last one ended as well.
+        The text, which ends with a newline.
     """
     pen = _Pen(colour)
     lines: list[str] = []
@@ -264,7 +264,7 @@ def render_snapshot(snapshot: Snapshot, *, colour: bool = False) -> str:
 
 
 def facts(live: Live) -> tuple[tuple[str, str], ...]:
-    """The facts of a QEMU that answers, as pairs of a label and words; the words may be empty."""
+    """The facts about a QEMU that answers, each as a label and its words, which may be empty."""
     mode = f"{live.colo_mode}, COLO_EXIT seen" if live.colo_exited else live.colo_mode
     return (
         ("qemu", f"{live.version} {one_line(live.instance)}".strip()),
@@ -305,13 +305,13 @@ def _jobs(live: Live) -> str:
 
 
 def _migration(live: Live) -> str:
-    """Its status, with what QEMU says of it."""
+    """The migration's status, with QEMU's error and the reasons that block a migration."""
     said = [live.migration_error or "", *live.migration_blockers]
     return one_line(": ".join([live.migration, *filter(None, said)]))
 
 
 def verdict(snapshot: Snapshot) -> str:
-    """What a snapshot makes of the pair, in one line: `STATE: ...`."""
+    """How the pair in a snapshot stands, on one line: `STATE: ...`."""
     found = standing(snapshot)
     return one_line(f"{found.state}: {found.text}")
 
@@ -319,14 +319,15 @@ def verdict(snapshot: Snapshot) -> str:
 def render_drift(drift: Drift, *, colour: bool = False) -> str:
     """Show how a live pair differs from its declaration.
 
-    `-` marks what is missing, `+` what is there and not declared, `~` what is not as declared.
+    `-` marks parts that are missing, `+` parts that are live and not declared, and `~` parts that
+    differ from their declaration.
 
     Args:
-        drift: What `pycolo.compiler.drift` found.
+        drift: The drift from `pycolo.compiler.drift`.
         colour: Use ANSI styles.
 
     Returns:
-        Lines, the last one ended as well; one line if there is no difference.
+        The text, which ends with a newline; one line if there is no difference.
     """
     pen = _Pen(colour)
     lines = [pen("bad", f"- {_part(d)}") for d in drift.missing]
@@ -342,15 +343,15 @@ def _part(difference: Difference) -> str:
 def render_diff(difference: Diff, *, colour: bool = False) -> str:
     """Show how a second plan differs from a first.
 
-    `-` marks steps that are gone, `+` new ones, `>` those in another place and `~` what differs in
-    a step that both have.
+    `-` marks steps that only the first plan has, `+` steps that only the second has, `>` steps in
+    another place, and `~` the differences within a step that both have.
 
     Args:
-        difference: What `pycolo.diff` found.
+        difference: The difference from `pycolo.diff`.
         colour: Use ANSI styles.
 
     Returns:
-        Lines, the last one ended as well; one line if there is no difference.
+        The text, which ends with a newline; one line if there is no difference.
     """
     pen = _Pen(colour)
     lines = [_changed("plan", change) for change in difference.header]

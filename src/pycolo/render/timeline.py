@@ -1,4 +1,4 @@
-"""A journal as steps, calls and moments on one time axis: what its drawings have in common."""
+"""A journal as steps, calls and moments on one time axis, from which it is drawn."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _COARSE_S: Final = 0.1
 @final
 @attrs.frozen(kw_only=True)
 class Call:
-    """One command and its answer."""
+    """One command that was sent, and its answer. Times are seconds as in `Timeline`."""
 
     node: str
     words: str
-    "The command, for people."
+    "The command in words for people."
     command: str
     "The command, as QMP's JSON."
     oob: bool
@@ -38,18 +38,18 @@ class Call:
     to_s: float | None
     "When the answer came; None if none did."
     answer: Answer
-    "`unknown` if no answer is written: the command may have taken effect."
+    "`unknown` if the journal has no answer; the command may have taken effect."
     said: str
-    "What was answered."
+    "The reply or the error, as text; empty without an answer."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class StepLine:
-    """One step and what became of it."""
+    """One step and its outcome. Times are seconds as in `Timeline`."""
 
     number: int | None
-    "Its place in the plan, from 1; None for recovery."
+    "The step's place in the plan, from 1; None for a recovery step."
     address: str
     node: str
     kind: str
@@ -57,20 +57,20 @@ class StepLine:
     what: str
     state: State
     from_s: float | None
-    "None if it never began."
+    "When the step began; None if it never did."
     to_s: float | None
-    "None if it never ended."
+    "When the step ended; None if it never did."
     words: str
-    "What was answered or seen instead."
+    "The reply, or why the step failed; empty if it was not run."
     calls: tuple[Call, ...]
     explanation: Explanation | None
-    "What the refusal that it ended with means."
+    "The explanation of the refusal with which the step ended; None if there is none."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Moment:
-    """An event of QEMU's, or the end of a connection."""
+    """An event of QEMU, or the end of a connection. Its time is in seconds as in `Timeline`."""
 
     at_s: float
     node: str
@@ -85,18 +85,18 @@ class Timeline:
 
     plan: Plan
     at: str
-    "The wall clock when it began."
+    "The wall-clock time at which the execution began."
     took_s: float
-    "Until the last line that was written."
+    "The time of the last line of the journal."
     steps: tuple[StepLine, ...]
     recovery: tuple[StepLine, ...]
     moments: tuple[Moment, ...]
     restored_s: float | None
-    "When the guest served again; None if it never stopped, or if that was not reached."
+    "When the guest served again; None if no step restores it, or that step was not done."
     end: Literal["done", "failed", "not-seen"]
-    "How it ended; `not-seen` if the journal ends before."
+    "How the execution ended; `not-seen` if the journal ends before the execution does."
     verdict: str
-    "How it ended, for people."
+    "How the execution ended, in words for people."
     cut: bool
     "Whether the journal ends in the middle of a line."
 
@@ -105,14 +105,14 @@ def timeline(recording: journal.Recording) -> Timeline:
     """Put a journal on a time axis.
 
     Args:
-        recording: What was read; it may end anywhere.
+        recording: The journal that was read; it may end anywhere.
     """
     return _Made(recording).timeline()
 
 
 @final
 class _Made:
-    """What is gathered from the lines."""
+    """Collects the lines of a journal and makes the timeline of them."""
 
     def __init__(self, recording: journal.Recording) -> None:
         self._recording = recording
@@ -269,11 +269,11 @@ def _explanation(plan: Plan, step: Step, outcome: Outcome | None) -> Explanation
 
 
 def ticks(took_s: float, most: int) -> Iterator[float]:
-    """Round moments of a time axis, from 0.
+    """The moments to label on a time axis, in seconds from 0, at a round distance.
 
     Args:
-        took_s: Where it ends, in seconds.
-        most: How many there may be, at least 1.
+        took_s: The end of the axis, in seconds.
+        most: The most moments after 0, at least 1.
     """
     every_s = 0.001
     while took_s / every_s > most:
