@@ -1,4 +1,4 @@
-"""Pure functions from a declaration and what is known of its nodes to a plan.
+"""Pure functions from a declaration, and a snapshot of its nodes, to a plan.
 
 Each procedure is a function from `(pair, snapshot)` to a `Plan`. It compares the snapshot, records
 included, with the state that it is for, and emits the steps that are missing. So if an execution

@@ -117,6 +117,7 @@ class AssumedLife:
 
 
 def _partner(pair: ColoPair, known: Snapshot, survivor: str) -> str:
+    """The other node of the pair, by the record if it names the survivor as eligible."""
     top = record.highest(known.records)
     if top is not None and top.partner is not None and survivor in top.eligible:
         others = [node for node in (top.holder, top.partner) if node != survivor]

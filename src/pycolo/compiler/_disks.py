@@ -49,6 +49,7 @@ def job_id(draft: Draft, peer: str, disk: ReplicationDisk) -> str:
 
 
 def _job_prefix(disk: ReplicationDisk) -> str:
+    """The start of the ids of a disk's copy jobs, before the secondary's identity."""
     return f"resync-{disk.names.quorum}-"
 
 
@@ -124,8 +125,8 @@ def is_identical(draft: Draft, primary: str) -> bool:
 def must_be_there(draft: Draft) -> bool:
     """Whether the operator must provide the secondary's image, so that `launch` creates none.
 
-    That is so if `start` will take the images for equal and not copy them. `start` would also take
-    an empty image for equal, if `launch` created one in the place of an image that is missing.
+    The operator must if `start` will take the images for equal and not copy them. `start` would
+    also take an empty image for equal, if `launch` created one in the place of a missing image.
     """
     top = highest(draft.now.records)
     holder = None if top is None else draft.now.live(top.holder)
@@ -237,6 +238,7 @@ def ensure_mirror_ended(
 
 
 def _wait_ended(draft: Draft, node: str, peer: str, disks: list[ReplicationDisk]) -> None:
+    """Wait until the copy jobs of some disks are concluded; an error ends the wait."""
     until = AllOf(
         conditions=tuple(
             JobIs(node=node, job=job_id(draft, peer, d), statuses=("concluded",)) for d in disks
@@ -414,9 +416,11 @@ def ensure_committed(draft: Draft, node: str) -> None:
 
 
 def _job(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> str | None:
+    """The status of a disk's copy to a peer; None if there is no job or it failed."""
     job = draft.live(node).jobs.get(job_id(draft, peer, disk))
     return None if job is None or job.error is not None else job.status
 
 
 def _failed(draft: Draft, node: str, peer: str, disks: list[ReplicationDisk]) -> Condition:
+    """The condition that one of the copy jobs has failed."""
     return AnyOf(conditions=tuple(JobFailed(node=node, job=job_id(draft, peer, d)) for d in disks))

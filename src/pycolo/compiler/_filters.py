@@ -119,7 +119,7 @@ def switch_on(draft: Draft, node: str, chain: FilterChain) -> str | None:
 def switch_off(draft: Draft, node: str, chain: FilterChain) -> None:
     """Switch the chain's filters off, which gives the guest its plain network back.
 
-    It must come before anything slow: with the filters on and no secondary, the guest has no
+    Emit these steps before anything slow: with the filters on and no secondary, the guest has no
     network (qemu-behaviour 6.6).
     """
     for item in (chain.names.redirector_in, chain.names.filter_mirror):

@@ -76,16 +76,23 @@ def _repair(draft: Draft, primary: str) -> None:
 
 
 def _place(difference: Difference) -> tuple[int, str, str]:
+    """The sort key by which differences are removed in the right order."""
     known = difference.kind in ORDER
     place = ORDER.index(difference.kind) if known else len(ORDER)
     return place, difference.node, difference.label
 
 
 def _is_stray(difference: Difference) -> bool:
+    """Whether a part is live and not declared."""
     return difference.declared is None
 
 
 def _command(draft: Draft, difference: Difference) -> Command:
+    """The command that removes a difference in place.
+
+    Raises:
+        CompileError: The difference cannot be removed while COLO runs.
+    """
     name, owner, declared = difference.name, difference.owner, difference.declared
     match difference.kind:
         case "setting" if declared is not None and name == STATUS:
@@ -112,6 +119,11 @@ def _command(draft: Draft, difference: Difference) -> Command:
 
 
 def _detach(draft: Draft, difference: Difference) -> Command:
+    """The command that detaches a stray child of a quorum, after a check of its name.
+
+    Raises:
+        CompileError: The guest's disk is read from that child.
+    """
     node, quorum = difference.node, difference.owner or ""
     for child in draft.live(node).children[quorum]:
         if child.node == difference.name and child.name != _disks.LOCAL_CHILD:
@@ -124,6 +136,7 @@ def _detach(draft: Draft, difference: Difference) -> Command:
 
 
 def _remedy(difference: Difference) -> str:
+    """What the operator can do about a difference that cannot be removed, for the error."""
     if difference.kind == "job":
         return "wait for that job, or cancel and dismiss it; then run converge again"
     return "run stop, launch a new secondary, then run resume"

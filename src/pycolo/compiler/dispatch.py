@@ -1,4 +1,4 @@
-"""Any procedure by its name, and a plan compiled again from what it holds."""
+"""Compile a procedure by its name, and check a plan by compiling it again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def compile_plan(  # noqa: C901 - one case a procedure
     Args:
         procedure: Its name, as on the command line.
         pair: The declaration.
-        snapshot: What is known.
+        snapshot: The states of the nodes and their records.
         options: The procedure's further arguments; their defaults if None.
         dialect: `auto` or `doc`.
 
@@ -82,11 +82,17 @@ def compile_plan(  # noqa: C901 - one case a procedure
 
 
 def _delay_ms(pair: ColoPair, asked: Options) -> int:
+    """The delay that was asked for, or else the declared one."""
     given = asked.checkpoint_delay_ms
     return pair.checkpoint_delay_ms if given is None else given
 
 
 def _gone(asked: Options) -> str:
+    """The node to forget.
+
+    Raises:
+        DeclarationError: No node was named.
+    """
     if asked.gone is None:
         raise DeclarationError("options.gone", None, "name the node that is gone for good")
     return asked.gone

@@ -32,7 +32,7 @@ _Part: TypeAlias = tuple[str | None, str]
 
 
 def drift(pair: ColoPair, snapshot: Snapshot) -> Drift:
-    """Compare a declaration with what is live.
+    """Compare a declaration with the live pair.
 
     Args:
         pair: The declaration.
@@ -64,6 +64,7 @@ def drift(pair: ColoPair, snapshot: Snapshot) -> Drift:
 
 
 def _of_node(name: str, wanted: Live | None, snapshot: Snapshot) -> Iterator[Difference]:
+    """The differences on one node; none if no state of it is expected."""
     live = snapshot.live(name)
     if wanted is None:
         return
@@ -87,6 +88,7 @@ def _of_node(name: str, wanted: Live | None, snapshot: Snapshot) -> Iterator[Dif
 def _parts(
     wanted: Live, live: Live
 ) -> Iterator[tuple[Kind, Mapping[_Part, str], Mapping[_Part, str]]]:
+    """The expected and the live parts of a node, one kind after the other."""
     yield "block node", _there(wanted.block_nodes), _there(live.block_nodes)
     yield "child", _children(wanted), _children(live)
     yield "export", _named(wanted.exports), _named(live.exports)
@@ -102,14 +104,17 @@ def _parts(
 
 
 def _named(values: Mapping[str, str]) -> dict[_Part, str]:
+    """Values by name, as parts without an owner."""
     return {(None, name): value for name, value in values.items()}
 
 
 def _there(names: frozenset[str] | Mapping[str, object]) -> dict[_Part, str]:
+    """Names of parts that either exist or do not, as parts without an owner."""
     return _named(dict.fromkeys(names, "there"))
 
 
 def _children(live: Live) -> dict[_Part, str]:
+    """The children of each quorum: the first, which is read from, and the others."""
     # QEMU reads from the first child; the numbers of the others may change.
     return {
         (quorum, child.node): "first" if child.name == LOCAL_CHILD else "behind the first"
@@ -119,10 +124,12 @@ def _children(live: Live) -> dict[_Part, str]:
 
 
 def _kinds(live: Live) -> dict[_Part, str]:
+    """The type of each object."""
     return _named({name: item.qom_type for name, item in live.objects.items()})
 
 
 def _settings(live: Live, names: set[str]) -> dict[_Part, str]:
+    """The settings of some objects, and whether they are switched on."""
     return {
         (name, key): value
         for name in names
@@ -134,6 +141,7 @@ def _settings(live: Live, names: set[str]) -> dict[_Part, str]:
 
 
 def _parameters(live: Live, *, multifd: bool) -> dict[str, str]:
+    """The migration's capabilities, parameters and TLS settings that are compared."""
     shown = {"capabilities": ", ".join(sorted(live.capabilities)) or "none"}
     if live.colo_mode == "primary":
         shown[DELAY] = str(live.checkpoint_delay_ms)

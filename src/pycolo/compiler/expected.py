@@ -40,11 +40,13 @@ def expected(pair: ColoPair, snapshot: Snapshot) -> Snapshot:
 
 
 def _was_promoted(pair: ColoPair, live: Live) -> bool:
+    """Whether a node has parts that only a former secondary has."""
     chains = any(chain.names.rewriter in live.objects for chain in pair.chains)
     return chains or any(disk.names.replication in live.block_nodes for disk in pair.disks)
 
 
 def _with_first(pair: ColoPair, first: str) -> ColoPair:
+    """The pair with the given node as its first one."""
     if pair.nodes[0].name == first:
         return pair
     return attrs.evolve(pair, nodes=(pair.nodes[1], pair.nodes[0]))

@@ -178,6 +178,7 @@ def _check_may(draft: Draft, survivor: str) -> Victim | None:
 
 
 def _claim(draft: Draft, node: str, claim: PairRecord, victim: Victim | None) -> None:
+    """Emit the record by which a node alone is eligible, with the evidence that it needs."""
     why = f"before it runs alone, that is written down: {node} alone is eligible (record, rule 3)"
     draft.record(node, "sole", claim, why, needs=victim)
 
@@ -236,6 +237,7 @@ def _is_unfinished(draft: Draft, survivor: str) -> bool:
 
 
 def _has_secondary_parts(draft: Draft, node: str) -> bool:
+    """Whether a node still has redirectors, overlays, exports or an NBD server of a secondary."""
     pair, live = draft.pair, draft.live(node)
     names = [c.names for c in pair.chains]
     filters = {i for n in names for i in (n.redirector_from_primary, n.redirector_to_primary)}
@@ -387,6 +389,11 @@ def force_checkpoint(draft: Draft, primary: str, secondary: str) -> str:
 
 
 def _survivors_role(draft: Draft, survivor: str) -> str:
+    """The role of the survivor: its role in COLO now, or else the one that it had last.
+
+    Raises:
+        CompileError: The survivor never ran in COLO and has no guest.
+    """
     live = draft.live(survivor)
     if live.colo_mode != "none":
         return live.colo_mode
@@ -451,6 +458,7 @@ def _alone_back(draft: Draft, primary: str) -> Iterator[Execute]:
 
 
 def _lost_heartbeat(draft: Draft, node: str) -> Execute:
+    """The recovery step that ends COLO on a node."""
     return draft.recovery_step(node, XColoLostHeartbeat(), LOST_HEARTBEAT_WHY, accepts=NOT_IN_COLO)
 
 
@@ -526,6 +534,7 @@ def _plain_migration(draft: Draft, node: str) -> None:
 
 
 def _stop_nbd(draft: Draft, secondary: str) -> None:
+    """Stop the NBD server of a node, if it runs or has exports."""
     live = draft.live(secondary)
     if live.nbd_server or live.exports:
         why = "nobody writes to the image past the guest any more (qemu-behaviour 7.11)"
@@ -534,6 +543,7 @@ def _stop_nbd(draft: Draft, secondary: str) -> None:
 
 
 def _yank(draft: Draft, node: str, yanks: tuple[Yank, ...]) -> None:
+    """Send yanks out of band, one command for each connection."""
     why = "nothing blocks on a dead peer; one instance a command (qemu-behaviour 7.3, 7.7)"
     for yank in yanks:
         draft.execute(node, yank, why, accepts=_disks.NO_INSTANCE, oob=True)

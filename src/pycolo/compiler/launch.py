@@ -135,7 +135,7 @@ def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:
 def claim_newest(draft: Draft, node: str, instance: str, birth: str) -> None:
     """Emit the records of a person's decision that a node holds the newest data.
 
-    They are written to every file within reach, the node's own file last.
+    The record is written to every file within reach, the node's own file last.
 
     Args:
         draft: The plan so far.
@@ -210,8 +210,8 @@ def forget_node(draft: Draft, gone: str) -> None:
 def _check_not_gone_on(draft: Draft, top: PairRecord, gone: str) -> None:
     """Check that the node that is gone cannot have run alone before it ended.
 
-    It cannot have if the record does not name it as eligible or the holder's QEMU still runs. If
-    its own file was read, that file says whether it did.
+    The node cannot have if the record does not name it as eligible, or if the holder's QEMU still
+    answers. If the node's own file was read, that file says whether it did.
 
     Raises:
         UndecidedError: The node may have run alone, and then has writes that no other node has.

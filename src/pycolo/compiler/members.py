@@ -19,7 +19,7 @@ def check(pair: ColoPair, snapshot: Snapshot, *, without: str | None = None) -> 
 
     Args:
         pair: The declaration.
-        snapshot: What is known.
+        snapshot: The states of the nodes and their records.
         without: A node that records may name although it is not declared any more; None for none.
 
     Raises:
@@ -39,6 +39,7 @@ def check(pair: ColoPair, snapshot: Snapshot, *, without: str | None = None) -> 
 
 
 def _check_folders(pair: ColoPair, folders: Mapping[str, str]) -> None:
+    """Check that no two nodes have the same image folder."""
     seen: dict[str, str] = {}
     for name, folder in folders.items():
         if folder in seen and pair.disks:
@@ -49,6 +50,7 @@ def _check_folders(pair: ColoPair, folders: Mapping[str, str]) -> None:
 
 
 def _check_process(name: str, snapshot: Snapshot) -> None:
+    """Check that the process file of a node names a QEMU of that node."""
     found = snapshot.running.get(name)
     if found is not None and node_of(found.instance) not in ("", name):
         why = f"the process file of {name} names {found.instance}, a QEMU of another node"
@@ -56,6 +58,7 @@ def _check_process(name: str, snapshot: Snapshot) -> None:
 
 
 def _check_identity(pair: ColoPair, name: str, snapshot: Snapshot) -> None:
+    """Check that the QEMU that answers for a node has that node's identity."""
     live = snapshot.live(name)
     if live is None:
         return
@@ -91,7 +94,7 @@ def members(pair: ColoPair, snapshot: Snapshot, *, peer: str | None = None) -> C
 
     Args:
         pair: The declaration.
-        snapshot: What is known.
+        snapshot: The states of the nodes and their records.
         peer: The node that will protect the holder. If None, the one that the record names or,
             if that does not answer, the only fresh secondary.
 
@@ -115,6 +118,7 @@ def members(pair: ColoPair, snapshot: Snapshot, *, peer: str | None = None) -> C
 
 
 def _partner(pair: ColoPair, snapshot: Snapshot, top: record.PairRecord) -> str | None:
+    """The node that protects the holder, or will; None if it is not clear which."""
     known = top.partner or pair.peer_of(top.holder).name
     holder = snapshot.live(top.holder)
     if snapshot.live(known) is not None or (holder is not None and holder.colo_mode != "none"):

@@ -35,7 +35,7 @@ def compile_offline(
     Args:
         procedure: Its name. `launch` begins with a new pair, `start` with two QEMUs just launched,
             `failover` with the planned state of `start` and the other node dead, `resume` with the
-            planned state of that failover and its peer launched anew, all others with the planned
+            planned state of that failover and its peer launched again, all others with the planned
             state of `start`.
         pair: The declaration.
         version: QEMU's version on every node.
@@ -43,7 +43,7 @@ def compile_offline(
         survivor: The node that survives. If None, the only node that answers in `prior_state`, or
             else the pair's second node.
         peer: The node that protects the survivor in `resume`; if None, the dead node itself,
-            launched anew.
+            launched again.
         evidence: Evidence of the other node's death, kept in the plan; without it the death is
             assumed, and the plan needs evidence to be executed.
         checkpoint_delay_ms: For `set-checkpoint-delay`; the declared one if None.
@@ -80,6 +80,7 @@ def compile_offline(
 
 
 def _survivor(pair: ColoPair, prior_state: Snapshot | None) -> str:
+    """The node that survives if the caller names none."""
     live = [
         n.name
         for n in pair.nodes

@@ -65,18 +65,18 @@ def launch(
 
     Args:
         pair: The declaration.
-        snapshot: What is known, the records of all nodes included; a node that answers is left
-            alone.
+        snapshot: The states of the nodes, and the records of all nodes. A node that answers is not
+            launched.
         qemu: Node name to the version of the QEMU installed there.
         nodes: The nodes to launch; if empty, the two that the record names. A spare takes the
             place of the node that does not hold the newest data.
-        newest: Who holds the newest data by an operator's statement, against what the records say;
-            its QEMU may run already.
+        newest: The node that holds the newest data by an operator's statement, which overrides the
+            records. Its QEMU may run already.
         instances: Node name to the identity its QEMU gets, `PAIR:NODE:HEX`, never used before. For
             a node that is absent the identity is counted up, which is enough for a plan that is
             not executed.
-        birth: Random text that tells a new pair from others of its name; not used for one that has
-            a record.
+        birth: Random text by which a new pair differs from other pairs of its name. It is not used
+            if the pair has a record.
         dialect: `auto`, or `doc` for the document's own command lines.
         assume_good: Versions the operator vouches for.
 
@@ -158,7 +158,7 @@ def _refuse_unseen(draft: Draft, missing: Sequence[str]) -> None:
 def _refuse_too_early(draft: Draft, missing: Sequence[str]) -> None:
     """Refuse to start a secondary while a primary is in COLO.
 
-    It would connect to sockets that the primary's failover removes, and not notice that
+    The secondary would connect to sockets that the primary's failover removes, and not notice that
     (qemu-behaviour 3.16).
 
     Args:
@@ -179,6 +179,11 @@ def _refuse_too_early(draft: Draft, missing: Sequence[str]) -> None:
 
 
 def _check_seen(draft: Draft, name: str) -> None:
+    """Refuse to launch if the host of a node reports that a QEMU runs which gives no answer.
+
+    Raises:
+        CompileError: The host reports such a QEMU.
+    """
     unseen = draft.now.running.get(name)
     if unseen is not None:
         what = f"{unseen.instance or 'a QEMU'} runs and gives no answer"
@@ -232,6 +237,17 @@ def _taking_in(
 def _identities(
     pair: ColoPair, snapshot: Snapshot, wanted: Sequence[str], given: Mapping[str, str]
 ) -> dict[str, str]:
+    """The identity for each node to launch: the given one, or one that is counted up.
+
+    Args:
+        pair: The declaration.
+        snapshot: The states of the nodes and their records.
+        wanted: The nodes to launch; those that answer get no identity.
+        given: Node name to identity, as the caller gives them.
+
+    Raises:
+        DeclarationError: An identity is for another node or has another form.
+    """
     for name, instance in given.items():
         if name not in wanted:
             rule = f"be for a node that is launched, which are {', '.join(wanted)}"
@@ -244,6 +260,7 @@ def _identities(
 
 
 def _counted(pair: ColoPair, snapshot: Snapshot, name: str) -> str:
+    """An identity for a node, with a number above those in the records and that of its QEMU."""
     known = [instance for state in snapshot.records.values() for instance in _named(state)]
     live = snapshot.live(name)
     known += [] if live is None else [live.instance]
@@ -253,6 +270,7 @@ def _counted(pair: ColoPair, snapshot: Snapshot, name: str) -> str:
 
 
 def _number(text: str) -> int:
+    """The number at the end of an identity; 0 if it is not hexadecimal."""
     try:
         return int(text, 16)
     except ValueError:
@@ -260,6 +278,7 @@ def _number(text: str) -> int:
 
 
 def _named(state: record.RecordState) -> tuple[str, ...]:
+    """The identities that a record names; none if there is no readable record."""
     if not isinstance(state, record.PairRecord):
         return ()
     return (*state.eligible.values(), *(() if state.joining is None else (state.joining,)))
@@ -376,6 +395,7 @@ def _protected(
     options: Options,
     dialect: DialectName,
 ) -> Plan:
+    """Compile `start` or `resume`, which differ in dialect `doc` only."""
     check(pair, snapshot)
     pair = members(pair, snapshot, peer=options.peer)
     primary, secondary = roles(pair, snapshot)
@@ -439,8 +459,8 @@ def failover(
 
     Args:
         pair: The declaration.
-        snapshot: What the survivor and the records show; of the other node only its death counts,
-            and only when the plan is executed.
+        snapshot: The survivor's state and the records. Whether the other node is dead matters only
+            when the plan is executed.
         survivor: The node that survives; if None, the only node that answers, fresh secondaries
             left out.
         dialect: `auto` or `doc`.
@@ -603,6 +623,11 @@ def shutdown(
 
 
 def _refuse_left(pair: ColoPair, snapshot: Snapshot) -> None:
+    """Refuse to shut down a secondary whose primary is missing.
+
+    Raises:
+        CompileError: A secondary is in COLO, and no primary answers.
+    """
     found = {node.name: role_of(snapshot.state(node.name)) for node in pair.nodes}
     if any(role in PRIMARIES for role in found.values()):
         return
@@ -678,7 +703,7 @@ def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:
 
     Args:
         pair: The declaration; it need not name the node that is gone any more.
-        snapshot: What is known, the records of all other nodes included.
+        snapshot: The states of the nodes, and the records of all other nodes.
         gone: The node's name.
 
     Raises:

@@ -156,12 +156,18 @@ def widen(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def _entered(draft: Draft, primary: str, secondary: str) -> bool:
+    """Whether both sides are in COLO, with guests that run or are inside a checkpoint."""
     modes = draft.live(primary).colo_mode, draft.live(secondary).colo_mode
     states = {draft.live(node).run_state for node in (primary, secondary)}
     return modes == ("primary", "secondary") and states <= {"running", IN_CHECKPOINT}
 
 
 def _check_filters(draft: Draft, primary: str, secondary: str) -> None:
+    """Check that no filter or compare is missing on a pair in COLO.
+
+    Raises:
+        CompileError: One is missing; only another entry into COLO can add it.
+    """
     chains = draft.pair.chains
     mirroring = [o for chain in chains for o in topology.primary_objects(chain, promoted=False)]
     rewriting = [o for chain in chains for o in topology.secondary_objects(chain)]
@@ -184,6 +190,12 @@ def lost_in_colo(told: str) -> CompileError:
 
 
 def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
+    """Check the state of both nodes before an entry into COLO.
+
+    Raises:
+        CompileError: The entry cannot begin. All checks but the first are made, and the error has
+            every finding.
+    """
     _check_colo(draft, primary, secondary)
     disks = draft.pair.disks
     check_all(
@@ -201,6 +213,7 @@ def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def _check_secondary(draft: Draft, primary: str, secondary: str) -> None:
+    """Check that the secondary's guest has not run, unless the entry is about to complete."""
     peer = draft.live(secondary)
     if peer.run_state != "inmigrate" and not _half_in(draft.live(primary), peer):
         why = f"{secondary} is no fresh secondary: its guest is in state {peer.run_state}"
@@ -233,6 +246,7 @@ def _check_images(draft: Draft, name: str) -> None:
 
 
 def _check_blockers(draft: Draft, primary: str) -> None:
+    """Check that QEMU can migrate the primary's guest."""
     blockers = draft.live(primary).migration_blockers
     if blockers:
         why = f"QEMU cannot move the guest on {primary}: {'; '.join(blockers)}"
@@ -241,6 +255,7 @@ def _check_blockers(draft: Draft, primary: str) -> None:
 
 
 def _check_run_state(draft: Draft, primary: str) -> None:
+    """Check that the guest's run state allows a copy, and that nobody else paused it."""
     live = draft.live(primary)
     if live.run_state not in RUN_COPYABLE:
         why = f"the guest on {primary} is in state {live.run_state}, from which no copy starts"
@@ -319,6 +334,7 @@ def _ask_ports(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def _check_sizes(draft: Draft, primary: str, secondary: str, block_node: str) -> None:
+    """Check that a disk has the same size on both nodes."""
     here = draft.live(primary).sizes_bytes.get(block_node)
     there = draft.live(secondary).sizes_bytes.get(block_node)
     if here is not None and there is not None and here != there:
@@ -352,6 +368,7 @@ def capabilities(features: Features, *, multifd: bool, primary: bool) -> tuple[C
 
 
 def _ensure_capabilities(draft: Draft, node: str, features: Features, *, primary: bool) -> None:
+    """Switch the migration capabilities on that a side needs, if one is off."""
     multifd = _channels(draft, features) > 0
     wanted = capabilities(features, multifd=multifd, primary=primary)
     if not set(wanted) <= draft.live(node).capabilities:
@@ -369,6 +386,7 @@ def _channels(draft: Draft, features: Features) -> int:
 
 
 def _ensure_channels(draft: Draft, node: str, features: Features) -> None:
+    """Set the number of multifd's connections, if it is used and differs."""
     channels = _channels(draft, features)
     if channels and draft.live(node).multifd_channels != channels:
         why = "as many on both sides, before either connects (qemu-behaviour 22.2)"
@@ -376,6 +394,7 @@ def _ensure_channels(draft: Draft, node: str, features: Features) -> None:
 
 
 def _ensure_limits(draft: Draft, primary: str) -> None:
+    """Set the highest rate and the longest pause of the RAM's copy, if they differ."""
     live, declared = draft.live(primary), draft.pair.migration
     bandwidth, downtime_ms = declared.max_bandwidth_bytes_per_s, declared.downtime_limit_ms
     command = MigrateSetParameters(
@@ -390,6 +409,7 @@ def _ensure_limits(draft: Draft, primary: str) -> None:
 
 
 def _prepare_secondary(draft: Draft, secondary: str, features: Features) -> None:
+    """Emit the steps that let a secondary accept the copy of the disks and the RAM."""
     _tls.ensure_credentials(draft, secondary)
     _ensure_capabilities(draft, secondary, features, primary=False)
     _ensure_channels(draft, secondary, features)
@@ -421,6 +441,7 @@ def _prepare_secondary(draft: Draft, secondary: str, features: Features) -> None
 
 
 def _prepare_primary(draft: Draft, primary: str, secondary: str, features: Features) -> None:
+    """Emit the steps before the pause: TLS, limits, filters, and the copy of the disks."""
     _tls.renew_credentials(draft, primary)
     _tls.ensure_parameters(draft, primary, "primary")
     _ensure_limits(draft, primary)
@@ -437,6 +458,7 @@ def _prepare_primary(draft: Draft, primary: str, secondary: str, features: Featu
 
 
 def _enter(draft: Draft, primary: str, secondary: str, features: Features) -> None:
+    """Emit the steps from the end of the disk copy until both guests run in COLO."""
     moves = draft.live(primary).run_state != "prelaunch"
     copied: list[Execute] = []
 
@@ -510,6 +532,7 @@ def _attach(draft: Draft, primary: str, secondary: str, *, stop: bool) -> None:
 
 
 def _ensure_delay(draft: Draft, primary: str) -> None:
+    """Set the checkpoint delay, if it differs."""
     if draft.live(primary).checkpoint_delay_ms != draft.pair.checkpoint_delay_ms:
         command = MigrateSetParameters(x_checkpoint_delay_ms=draft.pair.checkpoint_delay_ms)
         draft.execute(
@@ -527,6 +550,10 @@ def _paused_back(draft: Draft, primary: str, secondary: str) -> Iterator[Execute
 
 
 def _migrate(draft: Draft, primary: str, secondary: str, features: Features) -> None:
+    """Emit the command that starts the RAM's copy.
+
+    If QEMU cannot pause before the switch-over, the filters are switched on before it.
+    """
     draft.begin()
     if not features.pause_before_switchover:
         for chain in draft.pair.chains:
@@ -538,6 +565,7 @@ def _migrate(draft: Draft, primary: str, secondary: str, features: Features) -> 
 
 
 def _switch_over(draft: Draft, primary: str) -> None:
+    """Emit the wait for the end of the RAM's copy, the filters' start, and the switch-over."""
     draft.begin()
     if draft.live(primary).migration in ("setup", "active"):
         draft.wait(
@@ -558,6 +586,11 @@ def _switch_over(draft: Draft, primary: str) -> None:
 
 
 def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
+    """Emit the wait until both guests run in COLO.
+
+    Returns:
+        The address of the wait.
+    """
     until: tuple[Condition, ...] = (
         MigrationIs(node=primary, statuses=("colo",)),
         ColoModeIs(node=primary, mode="primary"),

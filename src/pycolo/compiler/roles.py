@@ -66,7 +66,7 @@ def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
 
     Raises:
         CompileError: There is no primary with a secondary, which the error explains by what each
-            node is; or the primary was started anew, and the secondary has the only guest.
+            node is; or the primary's QEMU was started again, and the secondary has the only guest.
     """
     found = {node.name: role_of(snapshot.state(node.name)) for node in pair.nodes}
     first, second = found
@@ -83,8 +83,8 @@ def leader(pair: ColoPair, snapshot: Snapshot) -> str:
     """The primary, protected or not: its guest continues if protection is ended.
 
     Raises:
-        CompileError: No primary answers, two nodes run a guest each, or the primary was started
-            anew and the secondary has the only guest.
+        CompileError: No primary answers, two nodes run a guest each, or the primary's QEMU was
+            started again and the secondary has the only guest.
     """
     leading = [n.name for n in pair.nodes if role_of(snapshot.state(n.name)) in PRIMARIES]
     if len(leading) == 1:
@@ -100,7 +100,7 @@ def leader(pair: ColoPair, snapshot: Snapshot) -> str:
 
 
 def _check_no_orphan(snapshot: Snapshot, primary: str, secondary: str) -> None:
-    """Check that the secondary does not run the only guest, its primary having been started anew.
+    """Refuse a pair whose secondary runs the only guest, since the primary was started again.
 
     Raises:
         CompileError: The primary's QEMU has no guest yet, and the secondary's is in COLO.

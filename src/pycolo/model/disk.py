@@ -86,9 +86,9 @@ _limit = rules.Valid(rules.Optional(rules.Whole(1, LIMIT_MAX)))
 @final
 @attrs.frozen(kw_only=True)
 class Throttle:
-    """How much the guest may read and write; it does not limit the copy to a new secondary.
+    """Limits for the guest's reads and writes; the copy to a new secondary is not limited by them.
 
-    For operations give a total, or limits of reads and writes, and not both; the same for bytes.
+    For operations, give either a total or limits for reads and writes; the same for bytes.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -135,7 +135,7 @@ def _place(field: str, value: object) -> None:
 @final
 @attrs.frozen(kw_only=True)
 class DiskOnNode:
-    """How a disk differs on one node; a key that is absent has the value of the disk itself.
+    """The values in which a disk differs on one node; those of the disk hold for absent keys.
 
     Args:
         image: See `ReplicationDisk.image`.
@@ -177,12 +177,12 @@ class ReplicationDisk:
         image: The image: a file name in each node's image folder, or an absolute path. Its own
             header names a backing file, if it has one (qemu-behaviour 20.7).
         image_format: `qcow2`, `raw` or `luks`, which is raw and encrypted.
-        driver: What the image is: `file`, or `host_device` for a block device of the host, which
-            must be there on both nodes (qemu-behaviour 20.1).
+        driver: `file`, or `host_device` if the image is a block device of the host, which must
+            exist on both nodes (qemu-behaviour 20.1).
         secret_file: Absolute path, on each node, of the file that holds the passphrase of an
-            encrypted image; every byte counts, also a newline at its end. Required for `luks`; with
-            `qcow2` it says that the image is encrypted by LUKS. The overlays are then encrypted
-            with the same passphrase (qemu-behaviour 20.4).
+            encrypted image; every byte counts, also a newline at its end. Required for `luks`. With
+            `qcow2` it means that the image is encrypted by LUKS. The overlays are encrypted with
+            the same passphrase (qemu-behaviour 20.4).
         active_image: The secondary's active overlay (qcow2): a file name in each node's overlay
             folder, or an absolute path.
         hidden_image: The secondary's hidden overlay (qcow2), likewise.
@@ -192,18 +192,18 @@ class ReplicationDisk:
         aio: `threads`, `native`, which needs cache `none` or `directsync`, or `io_uring`; None
             leaves it to QEMU (qemu-behaviour 20.3).
         discard: `unmap` lets QEMU give space back to the host, which `detect_zeroes = "unmap"`
-            needs; what the guest itself discards is not given back (qemu-behaviour 20.2). None
-            leaves it to QEMU, which gives nothing back.
+            needs; space that the guest itself discards is not given back (qemu-behaviour 20.2).
+            None leaves it to QEMU, which gives nothing back.
         detect_zeroes: `on` writes blocks of zeroes as such, `unmap` also gives their space back to
             the host and needs discard `unmap`; None leaves it to QEMU, which does neither.
-        throttle: Limits of what the guest reads and writes; None for none (qemu-behaviour 20.5).
+        throttle: Limits for the guest's reads and writes; None for none (qemu-behaviour 20.5).
         resync_bytes_per_s: Highest rate of the copy to a new secondary, in bytes per second, from
             1048576. If the guest writes faster, the copy never ends. None for no limit.
         device: QEMU's device model for the guest's disk.
         properties: Properties of that device, by QEMU's names, such as `bus`, `lun`, `serial` or
-            `bootindex`. What the cache decides (`write-cache`) is not among them.
-        nodes: Node name to what is different there.
-        ids: QEMU's names for its parts; None takes the names of its place in the pair.
+            `bootindex`. `write-cache` is refused, because `cache` decides it.
+        nodes: Node name to the values that differ on that node.
+        ids: QEMU's names for the disk's parts; None takes the names of its place in the pair.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.

@@ -32,9 +32,9 @@ class Netdev:
     """The host's end of the card: QEMU's netdev type and its options.
 
     Args:
-        type: `tap`, `user`, `hubport`, `socket` ...; whatever QEMU offers (qemu-behaviour 3.6).
+        type: `tap`, `user`, `hubport`, `socket` or another type of QEMU (qemu-behaviour 3.6).
         options: The type's options without `id`, in order; a list of values repeats the option.
-            vhost and multiqueue are refused, COLO's filters do not see such traffic.
+            vhost and multiqueue are refused, because COLO's filters do not see their traffic.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -162,7 +162,7 @@ class ChainPorts:
 
     @classmethod
     def from_base(cls, base: int, n: int) -> ChainPorts:
-        """The ports of the n-th chain, from 0, of a pair with a base of its own.
+        """The ports of the n-th chain, from 0, of a pair that declares a base port.
 
         Args:
             base: The first port of the pair. This port and the next one are those of `Ports`.
@@ -213,14 +213,14 @@ class FilterChain:
         properties: Properties of that device, by QEMU's names, such as `addr`, `bootindex`, `csum`
             or `vectors`. Several queues (`mq`) and `failover` are refused.
         mac: MAC address, the same on both nodes; None leaves it to QEMU.
-        vnet_hdr: Have every link of the chain carry the header that virtio puts before a packet;
-            None decides by the card. It must be on for each card that writes such headers to a
-            tap, and be given for one that pycolo does not know (qemu-behaviour 6.5).
+        vnet_hdr: Whether every link of the chain carries the header that virtio puts before a
+            packet; None decides by the card. It must be true for a card that writes such headers
+            to a tap, and be given for a card that pycolo does not know (qemu-behaviour 6.5).
         compare_timeout_ms: How long compare waits for the other side's packet, 1 to 2^32-1.
         expired_scan_cycle_ms: How often compare looks for expired packets, 1 to 2^32-1.
-        max_queue_size: Packets compare holds per connection, 1 to 2^32-1; one value for all
-            chains (qemu-behaviour 6.11). None leaves these three to QEMU.
-        ids: QEMU's names for its parts; None takes the names of its place in the pair.
+        max_queue_size: Packets that compare holds per connection, 1 to 2^32-1; one value for all
+            chains (qemu-behaviour 6.11). For these last three, None leaves the value to QEMU.
+        ids: QEMU's names for the chain's parts; None takes the names of its place in the pair.
         ports: Ports on the primary's host; None takes those of its place in the pair.
 
     Raises:

@@ -103,8 +103,8 @@ class Machine:
         initrd: Absolute path of its initial RAM disk.
         append: The kernel's command line.
         serial_log: Write the first serial port to `serial.log` in the run directory.
-        arguments: Further arguments, word by word, for what has no field here (display, RTC):
-            options of `OPTIONS` with their values. An option that opens a monitor, a file or a
+        arguments: Further arguments, word by word, for settings without a field here, such as the
+            RTC: options of `OPTIONS` with their values. An option that opens a monitor, a file or a
             disk is refused, and so is `-no-shutdown`: with it a guest that was powered off looks
             protected, and the next checkpoint runs it again (qemu-behaviour 19.3).
 

@@ -23,8 +23,8 @@ def _huge_page(field: str, value: object) -> None:
 class MemoryBackend:
     """QEMU's memory backend for the guest's RAM, equal on both nodes.
 
-    It can be changed one node at a time: the RAM can be copied between any two backends of one
-    size (qemu-behaviour 22.4).
+    The backend can be changed on one node at a time: the RAM can be copied between any two backends
+    of one size (qemu-behaviour 22.4).
 
     Args:
         kind: `ram` is anonymous memory; `file` is a file of its own, without a name, in `folder`;

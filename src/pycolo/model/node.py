@@ -31,7 +31,7 @@ class UnixMonitor:
 @final
 @attrs.frozen(kw_only=True)
 class TcpMonitor:
-    """A QMP monitor on TCP, allowed on loopback only: whoever reaches it owns the guest."""
+    """A QMP monitor on TCP, only on loopback: who can connect to it controls the guest."""
 
     host: str = attrs.field(validator=rules.Valid(rules.text))
     "A loopback address, or `localhost`."

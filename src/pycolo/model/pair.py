@@ -41,6 +41,7 @@ def _nbd_port(ports: Ports) -> int:
 
 
 def _following(ports: Ports, n: int, *, otherwise: int) -> int:
+    """The port `n` after the base, or `otherwise` without a base."""
     # This runs before the base is validated.
     return ports.base + n if isinstance(ports.base, int) else otherwise
 
@@ -79,13 +80,13 @@ class Timeouts:
     command_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     "One QMP command until its reply."
     connect_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "The chain's sockets, from both ends up to connected."
+    "The connecting of a chain's sockets, until both ends are connected."
     resync_s: float = attrs.field(default=86400.0, validator=rules.Valid(rules.seconds))
     "The copy of a whole disk to the new secondary, or the merge of its overlays after a promotion."
     migration_s: float = attrs.field(default=3600.0, validator=rules.Valid(rules.seconds))
     "The RAM's first copy, while the guest runs."
     stall_s: float = attrs.field(default=30.0, validator=rules.Valid(rules.seconds))
-    "How long a copy of a disk or of the RAM may continue without a byte arriving."
+    "How long a copy of a disk or of the RAM may receive no byte before it counts as stalled."
     entry_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
     "From switch-over to both guests running in COLO, while the guest is paused."
     checkpoint_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
@@ -289,6 +290,7 @@ class ColoPair:
         return self.node(name).image_path(f"{self.name}.firmware.raw")
 
     def _state_path(self, name: str, what: str) -> str:
+        """The path of a file in a node's state directory, named after the first image."""
         stem = self.disks[0].on(name).stem if self.disks else f"{self.name}.{name}"
         return self.node(name).state_path(f"{stem}.{what}")
 
@@ -322,6 +324,7 @@ class ColoPair:
         return attrs.evolve(self, nodes=nodes, spares=spares)
 
     def _places(self) -> tuple[tuple[str, Node], ...]:
+        """Each node after its place in the declaration, such as `spares[0]`."""
         places = [(f"nodes[{n}]", node) for n, node in enumerate(self.nodes)]
         return (*places, *((f"spares[{n}]", node) for n, node in enumerate(self.spares)))
 
@@ -374,6 +377,7 @@ class ColoPair:
         rules.distinct("ColoPair", shared, why)
 
     def _check_known(self, field: str, name: str) -> None:
+        """Check that a field names one of the pair's nodes, spares included."""
         if name not in self.names:
             raise DeclarationError(field, name, f"be for one of {', '.join(self.names)}")
 
@@ -386,6 +390,7 @@ class ColoPair:
                     raise DeclarationError(f"ColoPair.{name}", value, rule)
 
     def _ids(self) -> Iterator[tuple[str, object]]:
+        """Every id in QEMU that the declaration names, each after its field."""
         # Block nodes, devices, netdevs, chardevs and objects have name spaces of their own in
         # QEMU; one space for all keeps a plan readable and costs nothing.
         if self.tls is not None:

@@ -89,6 +89,7 @@ def port_collisions(
 def _collisions(
     pairs: Collection[ColoPair], hosts: Mapping[str, Mapping[str, str]] | None
 ) -> Iterator[PortCollision]:
+    """The collisions one by one; see `port_collisions`."""
     if hosts is None:
         hosts = {p.name: {node.name: host_key(node) for node in p.all_nodes} for p in pairs}
     names = [pair.name for pair in pairs]
@@ -140,6 +141,7 @@ def _unused_base(pairs: Collection[ColoPair]) -> int:
 
 
 def _listeners(pair: ColoPair) -> Iterator[Listener]:
+    """Every TCP port on which a pair's QEMUs may listen, monitors and VNC included."""
     for node in pair.all_nodes:
         for field, port in pair.listening_ports:
             yield Listener(
@@ -165,4 +167,5 @@ def _listeners(pair: ColoPair) -> Iterator[Listener]:
 
 
 def _meet(first: str, second: str) -> bool:
+    """Whether two addresses of one host cannot be used for the same port."""
     return first == second or first in _EVERY_ADDRESS or second in _EVERY_ADDRESS

@@ -1,4 +1,4 @@
-"""The limits by which a supervisor tells a fault from a slow moment."""
+"""The limits by which a supervisor distinguishes a fault from a slow moment."""
 
 from __future__ import annotations
 

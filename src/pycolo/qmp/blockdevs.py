@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Aio: TypeAlias = Literal["threads", "native", "io_uring"]
-"""How a node reads and writes without waiting."""
+"""The host's interface that a node uses for asynchronous reads and writes."""
 
 DetectZeroes: TypeAlias = Literal["off", "on", "unmap"]
 """What a node does with a write of zeroes."""
@@ -154,7 +154,7 @@ class Qcow2Node(QmpRecord):
     discard: Discard | None = None
     """``ignore`` if absent."""
     encrypt: LuksEncryption | None = None
-    """How it is encrypted, if it is."""
+    """The encryption of the image; absent if it is not encrypted."""
     file: BlockNode | str
     """The image's file."""
     backing: BlockNode | str | Null | None = None
@@ -232,9 +232,9 @@ class ReplicationNode(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class QuorumNode(QmpRecord):
-    """The top of a replicated disk.
+    """The top node of a replicated disk.
 
-    It writes to every child and reads from the first that answers.
+    The quorum writes to every child and reads from the first one that answers.
     """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "quorum"),)
@@ -244,7 +244,7 @@ class QuorumNode(QmpRecord):
     read_pattern: Literal["quorum", "fifo"] | None = None
     """``fifo`` for COLO (qemu-behaviour 5.1)."""
     vote_threshold: int
-    """How many children must agree; 1 for COLO."""
+    """The number of children that must agree; 1 for COLO."""
     children: tuple[BlockNode | str, ...]
     """The local disk first, then the NBD node of the peer's disk."""
 
@@ -265,4 +265,4 @@ BlockNode: TypeAlias = (
     | FileNode
     | HostDeviceNode
 )
-"""What blockdev-add can make; a closed union."""
+"""A block node that blockdev-add can make; a closed union."""

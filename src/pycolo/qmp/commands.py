@@ -845,7 +845,7 @@ class ChardevAdd(_Acknowledged):
     id: str
     """The chardev's id."""
     backend: ChardevBackend = attrs.field(metadata={"qmp_form": "wrapped"})
-    """What is behind it."""
+    """The socket behind the chardev."""
 
     @property
     @override

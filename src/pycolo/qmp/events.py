@@ -179,7 +179,7 @@ class QuorumReportBadEvent(_EventData):
     sector_num: int
     """The first sector, in units of 512 bytes."""
     sectors_count: int
-    """How many sectors; 0 for a flush."""
+    """The number of sectors; 0 for a flush."""
 
 
 @final

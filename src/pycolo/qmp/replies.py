@@ -192,7 +192,7 @@ class MigrationParameters(QmpRecord):
     tls_authz: str | None = None
     """The id of the object that authorises clients; empty for none."""
     multifd_channels: int | None = None
-    """How many connections multifd makes."""
+    """The number of connections that multifd makes."""
     max_bandwidth_bytes_per_s: int | None = attrs.field(
         default=None, metadata={"qmp_name": "max-bandwidth"}
     )
@@ -318,7 +318,7 @@ class GraphEdge(QmpRecord):
 class BlockGraph(QmpRecord):
     """The reply to x-debug-query-block-graph.
 
-    It gives the names of a quorum's children on every version.
+    On every version of QEMU it has the names of a quorum's children.
     """
 
     qmp_open: ClassVar[bool] = True

@@ -132,6 +132,7 @@ def _head(t: Timeline) -> Iterator[str]:
 
 
 def _x(at_s: float, t: Timeline) -> float:
+    """The horizontal place of a moment on the time axis."""
     return _LEFT + (_WIDTH - _LEFT - 20) * at_s / max(t.took_s, 1e-6)
 
 
@@ -153,6 +154,7 @@ def _overview(t: Timeline) -> Iterator[str]:
 
 
 def _cut(name: str) -> str:
+    """A name, cut off if it is too long for a lane's label."""
     most = 14
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
@@ -172,6 +174,7 @@ def _axis(t: Timeline, height: int) -> Iterator[str]:
 
 
 def _lane(t: Timeline, node: str | None, y: float) -> Iterator[str]:
+    """The bars and events of one lane: of a node, or of the steps if `node` is None."""
     if node is None:
         for step in (*t.steps, *t.recovery):
             if step.from_s is not None:

@@ -56,6 +56,7 @@ class _Side:
 
 
 def _declared(pair: ColoPair) -> tuple[_Side, _Side]:
+    """Both sides with all parts of a protected pair, the first node as the primary."""
     primary, secondary = pair.nodes
     ours: set[str] = set()
     theirs: set[str] = set()
@@ -93,6 +94,7 @@ def _secondary_parts(chain: FilterChain) -> tuple[str, ...]:
 
 
 def _planned(plan: Plan) -> tuple[_Side, _Side]:
+    """Both sides with the parts that they have in a plan's planned state."""
     first, second = (_one_planned(plan, n, node.name) for n, node in enumerate(plan.pair.nodes))
     return first, second
 

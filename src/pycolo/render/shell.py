@@ -125,6 +125,13 @@ def _head(plan: Plan) -> str:
 
 
 def _table(name: str, rows: Mapping[str, str], before: str = "") -> str:
+    """A shell function that prints or runs the row of a node; another name is an error.
+
+    Args:
+        name: The function's name.
+        rows: Node name to a line of shell.
+        before: Shell that runs before the choice; it must set `name` to the node's name.
+    """
     word = "$name" if before else "$1"
     cases = "".join(f"    {shlex.quote(node)}) {row} ;;\n" for node, row in rows.items())
     unknown = f'    *) echo "no node {word}" >&2; return 1 ;;\n'
@@ -132,10 +139,12 @@ def _table(name: str, rows: Mapping[str, str], before: str = "") -> str:
 
 
 def _way(node: Node) -> str:
+    """The shell words that run a command on a node's host."""
     return '"$@"' if _is_here(node) else f'over_ssh {shlex.quote(node.address)} "$@"'
 
 
 def _is_here(node: Node) -> bool:
+    """Whether a node's address is a loopback address, so that its host is this one."""
     try:
         return ipaddress.ip_address(node.address).is_loopback
     except ValueError:
@@ -143,6 +152,7 @@ def _is_here(node: Node) -> bool:
 
 
 def _place(monitor: Monitor) -> str:
+    """The shell line that prints the address of a monitor."""
     match monitor:
         case UnixMonitor(path=path):
             place = f"unix:{path}"
@@ -154,6 +164,7 @@ def _place(monitor: Monitor) -> str:
 
 
 def _process(plan: Plan, node: str) -> str:
+    """The shell line that prints the helper's request about a node's QEMU process."""
     monitors = [helper.monitor_json(monitor) for _, monitor in plan.pair.node(node).monitors]
     request = json.dumps({"process": plan.pair.process_path(node), "monitors": monitors})
     return f"printf '%s\\n' {shlex.quote(request)}"
@@ -163,6 +174,7 @@ def _process(plan: Plan, node: str) -> str:
 
 
 def _conditions(plan: Plan) -> Iterator[c.Leaf]:
+    """Every single condition of the plan's checks and waits."""
     for step in plan.steps:
         if isinstance(step, Check):
             yield from c.leaves(step.condition)
@@ -172,11 +184,13 @@ def _conditions(plan: Plan) -> Iterator[c.Leaf]:
 
 
 def _listened(plan: Plan) -> tuple[str, ...]:
+    """The nodes whose events the plan's conditions need."""
     kinds = (c.NoColoExit, c.ColoExited, c.CheckpointSeen, c.PoweredOff)
     return tuple(dict.fromkeys(leaf.node for leaf in _conditions(plan) if isinstance(leaf, kinds)))
 
 
 def _begins_colo(step: Step) -> bool:
+    """Whether a step starts a migration, after which an older COLO_EXIT does not count."""
     return isinstance(step, Execute) and isinstance(step.command, Migrate | MigrateIncoming)
 
 
@@ -193,6 +207,7 @@ def _marks(plan: Plan) -> dict[str, tuple[str, ...]]:
 
 
 def _recoveries(plan: Plan) -> Iterator[str]:
+    """The shell functions of the plan's recoveries; a step of several has one number."""
     addresses = dict.fromkeys(
         step.address for recovery in plan.recoveries for step in recovery.steps
     )
@@ -204,6 +219,7 @@ def _recoveries(plan: Plan) -> Iterator[str]:
 
 
 def _entered(plan: Plan, address: str) -> Iterator[str]:
+    """The lines that begin the recoveries whose range begins with a step."""
     # `enter` puts a recovery before the others, so the one that is entered last runs first.
     for number, recovery in reversed(list(enumerate(plan.recoveries, 1))):
         if recovery.first == address:
@@ -211,12 +227,14 @@ def _entered(plan: Plan, address: str) -> Iterator[str]:
 
 
 def _left(plan: Plan, address: str) -> Iterator[str]:
+    """The lines that end the recoveries whose range ends with a step."""
     for number, recovery in enumerate(plan.recoveries, 1):
         if recovery.last == address:
             yield f"leave recovery_{number}"
 
 
 def _send(call: Sequence[str], step: Execute) -> str:
+    """The line that sends a step's command, by the shell function that `call` begins with."""
     accepts = [{"class": refusal.error_class, "text": refusal.text} for refusal in step.accepts]
     rescue = [json.loads(wire_line(yank, oob=True)) for yank in step.rescue]
     words = [*call, step.node, f"{step.limit_s:g}", step_line(step)]
@@ -346,6 +364,12 @@ def _record(plan: Plan, step: Record) -> str:
 
 
 def _test(condition: c.Condition, numbers: Mapping[str, int]) -> str:
+    """A condition as a shell test.
+
+    Args:
+        condition: The condition.
+        numbers: The address of each step to its number in the plan.
+    """
     match condition:
         case c.AllOf(conditions=()):
             return "true"
@@ -360,6 +384,7 @@ def _test(condition: c.Condition, numbers: Mapping[str, int]) -> str:
 
 
 def _words(leaf: c.Leaf, numbers: Mapping[str, int]) -> list[str]:  # noqa: C901 - one line a leaf
+    """A single condition as the words of a shell command."""
     node = leaf.node
     match leaf:
         case c.RunStateIs(states=states):

@@ -129,6 +129,7 @@ class _Made:
             self._take(line)
 
     def _s(self, line: journal.Line) -> float:
+        """The time of a line, in seconds since the journal's first line."""
         return line.monotonic_s - self._zero_s
 
     def _take(self, line: journal.Line) -> None:
@@ -174,6 +175,7 @@ class _Made:
         )
 
     def _verdict(self) -> str:
+        """How the execution ended, for a journal that does not say so."""
         parts = ["the journal ends before the execution does"]
         if self._recording.cut is not None:
             parts.append("its last line is cut off")
