@@ -1,4 +1,4 @@
-"""A pair's life compiled offline: each procedure begins where the one before ends."""
+"""Procedures of a pair compiled offline, each from the planned state of the one before."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def new_pair(pair: ColoPair) -> Snapshot:
 
 @final
 class AssumedLife:
-    """One pair's life, each procedure compiled from the planned state of the one before."""
+    """The procedures of one pair, compiled as if every plan before had been executed."""
 
     def __init__(
         self,

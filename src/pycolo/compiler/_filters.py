@@ -1,4 +1,4 @@
-"""The steps of one chain: set it up on a primary, switch it, take it down."""
+"""The steps of one chain of filters: add it, switch it on and off, remove it."""
 
 from __future__ import annotations
 

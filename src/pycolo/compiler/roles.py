@@ -1,4 +1,4 @@
-"""Who is primary and who is secondary, and which QEMU a plan is for."""
+"""Which node is primary and which is secondary, and which QEMU a plan is for."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def block_node_name(field: str, value: object) -> None:
 
 
 def text(field: str, value: object) -> None:
-    """Check that a value is a non-empty string without control characters."""
+    """Check that a value is a non-empty string of printable characters."""
     if not isinstance(value, str) or not value or not value.isprintable():
         rule = "be a non-empty string of printable characters"
         raise DeclarationError(field, value, rule)

@@ -44,7 +44,7 @@ class DiskIds:
     quorum: str = attrs.field(validator=rules.Valid(rules.block_node_name))
     "The quorum, the block node that the guest's device uses."
     parent: str = attrs.field(validator=rules.Valid(rules.block_node_name))
-    "The image's node, and the export a secondary offers."
+    "The block node of the image, and the export that a secondary offers."
     replication: str = attrs.field(validator=rules.Valid(rules.block_node_name))
     "The secondary's replication node."
     active: str = attrs.field(validator=rules.Valid(rules.block_node_name))
@@ -294,7 +294,7 @@ class ReplicationDisk:
             raise DeclarationError(f"{field}.cache", cache, rule)
 
     def on(self, node: str) -> ReplicationDisk:
-        """The disk as it is on one node."""
+        """The disk with the values that hold on one node."""
         if node not in self.nodes:
             return self
         changed: Callable[..., ReplicationDisk] = attrs.evolve

@@ -69,7 +69,7 @@ class ChainIds:
     """
 
     netdev: str = attrs.field(validator=rules.Valid(rules.identifier))
-    "The netdev all filters sit on."
+    "The netdev that all filters of the chain are attached to."
     device: str = attrs.field(validator=rules.Valid(rules.identifier))
     "The guest's card."
     mirror: str = attrs.field(validator=rules.Valid(rules.identifier))
@@ -91,7 +91,7 @@ class ChainIds:
     redirector_in: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Primary's filter-redirector that takes the guest's packets to compare."
     iothread: str = attrs.field(validator=rules.Valid(rules.identifier))
-    "The thread compare runs in."
+    "The thread in which compare runs."
     compare: str = attrs.field(validator=rules.Valid(rules.identifier))
     "Primary's colo-compare."
     red_in: str = attrs.field(validator=rules.Valid(rules.identifier))
@@ -141,13 +141,13 @@ class ChainPorts:
     """TCP ports of one chain on the primary's host (qemu-behaviour 3.10)."""
 
     mirror: int = attrs.field(validator=rules.Valid(rules.port))
-    "The secondary fetches the guest's incoming packets here."
+    "The port from which the secondary gets the guest's incoming packets."
     compare_in: int = attrs.field(validator=rules.Valid(rules.port))
-    "The secondary brings its guest's replies here."
+    "The port to which the secondary sends its guest's packets."
     compare_local: int = attrs.field(validator=rules.Valid(rules.port))
-    "Loop into compare, on 127.0.0.1; dialect `doc` alone."
+    "The port of the loop into compare, on 127.0.0.1; dialect `doc` only."
     compare_out: int = attrs.field(validator=rules.Valid(rules.port))
-    "Loop out of compare, on 127.0.0.1; dialect `doc` alone."
+    "The port of the loop out of compare, on 127.0.0.1; dialect `doc` only."
 
     @classmethod
     def numbered(cls, n: int) -> ChainPorts:

@@ -319,7 +319,7 @@ class Node:
 
     @property
     def observer_monitor(self) -> Monitor:
-        """The monitor for clients that only read, such as `status`; it serves one at a time.
+        """The monitor for clients that only read, such as `status`; it serves one client at a time.
 
         Raises:
             DeclarationError: The node has no `run_dir` and declares no `observer`.
@@ -328,15 +328,28 @@ class Node:
 
     @property
     def monitors(self) -> tuple[tuple[str, Monitor], ...]:
-        """Both monitors, each with the name of its field."""
+        """Both monitors, each after the name of its field.
+
+        Raises:
+            DeclarationError: The node has no `run_dir` and does not declare both monitors.
+        """
         return (("control", self.control_monitor), ("observer", self.observer_monitor))
 
     def image_path(self, name: str) -> str:
-        """The path of one of this node's images: a name in its folder, or a path as it is."""
+        """The path of an image on this node.
+
+        Args:
+            name: A file name in the image folder, or an absolute path, which is returned unchanged.
+        """
         return _in_folder(self.image_folder, name)
 
     def overlay_path(self, name: str) -> str:
-        """The path of one of this node's overlays: a name in its folder, or a path as it is."""
+        """The path of an overlay on this node.
+
+        Args:
+            name: A file name in the overlay folder, or an absolute path, which is returned
+                unchanged.
+        """
         return _in_folder(self.overlay_folder, name)
 
     def run_path(self, name: str) -> str:

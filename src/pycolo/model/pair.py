@@ -78,13 +78,13 @@ class Timeouts:
     """How long the steps of a plan may take, in seconds, each greater than 0."""
 
     command_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "One QMP command until its reply."
+    "A QMP command, until its reply."
     connect_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     "The connecting of a chain's sockets, until both ends are connected."
     resync_s: float = attrs.field(default=86400.0, validator=rules.Valid(rules.seconds))
     "The copy of a whole disk to the new secondary, or the merge of its overlays after a promotion."
     migration_s: float = attrs.field(default=3600.0, validator=rules.Valid(rules.seconds))
-    "The RAM's first copy, while the guest runs."
+    "The first copy of the RAM, while the guest runs."
     stall_s: float = attrs.field(default=30.0, validator=rules.Valid(rules.seconds))
     "How long a copy of a disk or of the RAM may receive no byte before it counts as stalled."
     entry_s: float = attrs.field(default=60.0, validator=rules.Valid(rules.seconds))
@@ -295,10 +295,13 @@ class ColoPair:
         return self.node(name).state_path(f"{stem}.{what}")
 
     def peer_of(self, name: str) -> Node:
-        """The other node of the pair.
+        """The other one of the pair's two nodes.
+
+        Args:
+            name: The name of one of the two.
 
         Raises:
-            DeclarationError: The name is not one of the pair's two.
+            DeclarationError: The name is not one of the two, such as that of a spare.
         """
         first, second = self.nodes
         if name == first.name:

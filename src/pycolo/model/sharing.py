@@ -46,7 +46,7 @@ class Listener:
 @final
 @attrs.frozen(kw_only=True)
 class PortCollision:
-    """Two QEMUs that would listen on one port of one host."""
+    """Two listeners, of two pairs, that would use one port of one host."""
 
     host: str
     "The host, as the caller names it."

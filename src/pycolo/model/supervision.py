@@ -19,8 +19,8 @@ LEASE_MARGIN_S: Final = 1.0
 class Supervision:
     """How soon a supervisor acts; times in seconds, each greater than 0.
 
-    A wrong suspicion costs redundancy, never data: nobody continues alone before the other QEMU is
-    shown to have ended.
+    A wrong suspicion costs redundancy, never data: no node continues alone before there is evidence
+    that the other QEMU has ended.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -41,7 +41,8 @@ class Supervision:
     primary_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
     "How long a suspicion must last before the primary acts on it."
     secondary_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
-    "The same for the secondary; longer, since less is lost if the primary acts first."
+    """How long a suspicion must last before the secondary acts on it. It must be longer than
+    `primary_s`, because less is lost if the primary acts first."""
     retake_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     "How long the other node's claim may stay without effect before this node may take it over."
     fuse_s: float = attrs.field(default=2.0, validator=rules.Valid(rules.seconds))

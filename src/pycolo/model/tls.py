@@ -95,7 +95,7 @@ class Psk:
             rules.absolute_path(f"Psk.folders.{node}", folder)
 
     def folder_on(self, node: str) -> str:
-        """The folder with the keys on one node's host."""
+        """The folder with the key file on one node's host."""
         return self.folders.get(node, self.folder)
 
     def files_on(self, node: str) -> tuple[str, ...]:

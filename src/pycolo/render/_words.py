@@ -97,7 +97,7 @@ def state_words(state: NodeState) -> str:
 
 
 def evidence_words(evidence: Evidence | None) -> str:
-    """Say who reports the end of a QEMU, and how; "assumed" if there is no evidence."""
+    """Who reports the end of a QEMU, and how it ended; "assumed" if there is no evidence."""
     match evidence:
         case Evidence(kind="exit", who=who, how=how):
             return one_line(f"seen by {who}: {how}")

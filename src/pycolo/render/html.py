@@ -1,4 +1,4 @@
-"""A journal's timeline as one page: nothing from elsewhere, no script, all text escaped."""
+"""A journal's timeline as one HTML page without scripts, which loads nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan as lines to paste into two monitors."""
+"""A plan as lines of QMP to paste into the monitors of both nodes."""
 
 from __future__ import annotations
 

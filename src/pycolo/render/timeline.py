@@ -36,7 +36,7 @@ class Call:
     oob: bool
     from_s: float
     to_s: float | None
-    "When the answer came; None if none did."
+    "When the answer came; None if the journal has no answer."
     answer: Answer
     "`unknown` if the journal has no answer; the command may have taken effect."
     said: str
@@ -288,7 +288,11 @@ def ticks(took_s: float, most: int) -> Iterator[float]:
 
 
 def duration(took_s: float) -> str:
-    """A duration for people, in the unit that fits."""
+    """A duration in words for people, in s or ms.
+
+    Args:
+        took_s: The duration, in seconds.
+    """
     if took_s >= 1:
         return f"{took_s:.2f} s"
     return f"{took_s * 1000:.0f} ms" if took_s >= _COARSE_S else f"{took_s * 1000:.1f} ms"
