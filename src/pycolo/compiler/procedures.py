@@ -73,7 +73,7 @@ def launch(
         newest: The node that holds the newest data by an operator's statement, which overrides the
             records. Its QEMU may run already.
         instances: Node name to the identity its QEMU gets, `PAIR:NODE:HEX`, never used before. For
-            a node that is absent the identity is counted up, which is enough for a plan that is
+            a node without an entry the identity is counted up, which is enough for a plan that is
             not executed.
         birth: Random text by which a new pair differs from other pairs of its name. It is not used
             if the pair has a record.
