@@ -16,10 +16,10 @@ REFUSED: Final = 1
 
 
 def main() -> NoReturn:
-    """Guard QEMUs until a signal ends the process; what is armed stays so for the next one.
+    """Guard QEMUs until a signal ends the process; the next process guards them again.
 
     Raises:
-        SystemExit: The folder cannot be used.
+        SystemExit: An argument is wrong, or the folder or the socket in it cannot be used.
     """
     parser = argparse.ArgumentParser(
         prog="pycolo-fuse",
@@ -28,7 +28,7 @@ def main() -> NoReturn:
     place = "its folder, on a tmpfs and for its user alone: holds fuse.sock, and what is armed"
     parser.add_argument("--run-dir", required=True, metavar="DIR", help=place)
     arguments = parser.parse_args()
-    # It can be ended at any moment, and has nothing to do before.
+    # The process has nothing to clean up, so SIGINT may end it at any moment.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         server = Server(Folder(arguments.run_dir))

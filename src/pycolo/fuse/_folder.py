@@ -1,8 +1,9 @@
-"""The fuse's folder: what is armed, for the next process after one that was killed.
+"""The fuse's folder: a file for each guarded QEMU, from which the next fuse process continues.
 
-Each QEMU has a file: what was asked for, with the latest renewal. So a deadline continues, and a
-QEMU that was stopped is known by a deadline that has passed. The folder lies in memory: a disk that
-does not answer must not keep the fuse from acting, and a reboot ends every QEMU.
+Each file holds the `Arm` request of one QEMU, with the moment of its latest renewal. So the next
+process knows the deadline, and stops QEMU if it has passed. The folder must be on a tmpfs: a disk
+that does not answer would keep the fuse from acting. After a reboot nobody needs the files, since
+every QEMU has ended.
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ _IN_MEMORY: Final = ("tmpfs", "ramfs")
 
 
 class Folder:
-    """The folder of one fuse process; held by it alone until it ends."""
+    """The folder of one fuse process, which locks it until the process ends."""
 
     def __init__(self, path: str) -> None:
-        """Take the folder, and make it if there is none.
+        """Lock the folder, and make it if there is none.
 
         Args:
-            path: Where it lies.
+            path: The path of the folder.
 
         Raises:
-            Refused: It may be used by others, lies on a disk, or another fuse process holds it.
-            OSError: It cannot be made or read.
+            Refused: The path is not a folder on a tmpfs that belongs to this user alone, or another
+                fuse process has locked it.
+            OSError: The folder cannot be made or read.
         """
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
         _check(path)
         self.path: Final = path
-        "Where it lies."
+        "The path of the folder."
         self._boot_id = _boot_id()
         self._lock = os.open(self.inside("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -49,14 +51,14 @@ class Folder:
             raise Refused(f"another fuse process holds {path}") from error
 
     def inside(self, name: str) -> str:
-        """The path of a file in it."""
+        """The path of a file in the folder."""
         return os.path.join(self.path, name)
 
     def keep(self, armed: Arm) -> None:
-        """Write what is armed.
+        """Write the file of an armed fuse, or replace it.
 
         Raises:
-            OSError: It could not be written; the file is as it was.
+            OSError: The file could not be written; an older one is unchanged.
         """
         path = self._file(armed)
         text = json.dumps({"boot_id": self._boot_id, "arm": armed._asdict()})
@@ -65,16 +67,19 @@ class Folder:
         os.replace(f"{path}.new", path)
 
     def forget(self, armed: Arm) -> None:
-        """Remove what was armed; it may be gone already.
+        """Remove the file of a fuse that is no longer armed, if there is one.
 
         Raises:
-            OSError: It could not be removed.
+            OSError: The file could not be removed.
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._file(armed))
 
     def kept(self) -> Iterator[Arm | str]:
-        """What was armed in this boot; the error of a file that cannot be used."""
+        """Yield each fuse that was armed since boot, or a message for a file that cannot be used.
+
+        Files of an earlier boot are removed.
+        """
         for name in sorted(os.listdir(self.path)):
             if not name.endswith(_SUFFIX):
                 continue
@@ -90,7 +95,7 @@ class Folder:
                 yield f"{path} CANNOT BE USED, its QEMU is not guarded: {error}"
 
     def _file(self, armed: Arm) -> str:
-        # No name holds a colon.
+        # Names of pairs and nodes contain no colon, so that no two fuses share a file.
         return self.inside(f"{armed.pair}:{armed.node}{_SUFFIX}")
 
 
@@ -109,7 +114,7 @@ def _check(path: str) -> None:
 
 
 def _file_system(device: int) -> str:
-    """The type of a file system; empty if it cannot be told."""
+    """The type of the file system with this device number; empty if no mount shows it."""
     number = f"{os.major(device)}:{os.minor(device)}"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
         for line in mounts:

@@ -1,4 +1,4 @@
-"""One QEMU under guard: what is done to its process, and when."""
+"""One guarded QEMU: when its process is stopped, continued or killed."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import Final
 
 from pycolo.fuse._requests import Arm, FuseState, Gone, Refused
 
-# A fuse that acts so late did not run: what was sent to it meanwhile comes before a kill.
+# If a kill is later than this, the fuse itself did not run: it reads its messages before it kills.
 _LATE_S: Final = 0.5
 
 
 class Guard:
-    """One QEMU: its process, and until when it may run without a renewal."""
+    """One guarded QEMU: a handle on its process, and its deadline."""
 
     def __init__(self, arm: Arm) -> None:
-        """Open the process; nothing is done to it.
+        """Open a handle on the process, which is not stopped by that.
 
         Args:
-            arm: Which process it is, and the limits.
+            arm: The request that names the process and the limits.
 
         Raises:
-            Gone: It has ended; its number may mean another one.
-            Refused: It is another program, or may not be signalled.
+            Gone: The process has ended; its process ID may belong to another one by now.
+            Refused: The process is another program, or cannot be read or signalled.
         """
         self.arm = arm
-        "What was asked for; its `as_of_s` is that of the latest renewal."
+        "The request that armed the fuse, with the `as_of_s` of the latest renewal."
         self.state: FuseState = "armed"
-        "Whether the process runs, as far as this guard has to do with it."
+        "What this guard has done to the process: nothing, stopped it, or killed it."
         self._stopped_s = 0.0
         self.pidfd: Final = _opened(arm)
-        "Readable once the process has ended."
+        "The handle on the process; readable once the process has ended."
 
     @property
     def deadline_s(self) -> float:
-        """Until when QEMU may run, on CLOCK_BOOTTIME."""
+        """The moment until which QEMU may run, in seconds on CLOCK_BOOTTIME."""
         return self.arm.as_of_s + self.arm.fuse_s
 
     @property
     def next_s(self) -> float | None:
-        """When to act next; None if nothing is left to do."""
+        """When to call `act` next, in seconds on CLOCK_BOOTTIME; None once QEMU was killed."""
         match self.state:
             case "armed":
                 return self.deadline_s
@@ -51,23 +51,23 @@ class Guard:
                 return None
 
     def act(self, now_s: float) -> str | None:
-        """Stop or kill QEMU if it is time to.
+        """Stop QEMU if its deadline has passed, or kill it if it was stopped `kill_s` ago.
 
-        It is killed after `kill_s` in which it was stopped and a renewal could have been heard: a
-        stop can be taken back.
+        If the fuse itself did not run when the kill was due, the time until the kill starts again:
+        a renewal that was sent meanwhile can then still continue QEMU.
 
         Args:
-            now_s: The time on CLOCK_BOOTTIME.
+            now_s: The time, in seconds on CLOCK_BOOTTIME.
 
         Returns:
-            What was done; None for nothing.
+            What was done, for the log; None for nothing.
         """
         late_s = now_s - self.deadline_s
         if self.next_s is None or now_s < self.next_s:
             return None
         if self.state == "armed":
             self.state, self._stopped_s = "stopped", now_s
-            # The signal comes before anything that may have to be loaded.
+            # The signal is sent first: what follows may have to wait for a page to be loaded.
             return f"{self._sent(signal.SIGSTOP, 'stopped')}, {late_s:.6f} s after its deadline"
         if now_s - self.next_s > _LATE_S:
             self._stopped_s = now_s
@@ -76,15 +76,15 @@ class Guard:
         return f"{self._sent(signal.SIGKILL, 'killed')}, {late_s:.6f} s after its deadline"
 
     def renew(self, as_of_s: float, now_s: float) -> bool:
-        """Let QEMU run until `fuse_s` after a moment; one that was stopped continues.
+        """Move the deadline to `fuse_s` after a moment; `let_run` then continues a stopped QEMU.
 
         Args:
-            as_of_s: The moment, on CLOCK_BOOTTIME.
-            now_s: The time.
+            as_of_s: The moment, in seconds on CLOCK_BOOTTIME.
+            now_s: The time, in seconds on CLOCK_BOOTTIME.
 
         Returns:
-            Whether anything changed: a renewal that is older than the one before, or by which QEMU
-            should have been stopped by now, changes nothing.
+            Whether the deadline was moved. It is not moved if the renewal is not later than the
+            latest one, if the new deadline would have passed already, or if QEMU was killed.
         """
         if as_of_s <= self.arm.as_of_s or as_of_s + self.arm.fuse_s <= now_s:
             return False
@@ -94,7 +94,11 @@ class Guard:
         return True
 
     def let_run(self) -> str | None:
-        """Continue a QEMU that this guard has stopped; gives what was done, None for nothing."""
+        """Continue QEMU if this guard has stopped it.
+
+        Returns:
+            What was done, for the log; None for nothing.
+        """
         if self.state != "stopped":
             return None
         self.state = "armed"
@@ -105,7 +109,7 @@ class Guard:
         return _has_ended(self.pidfd)
 
     def close(self) -> None:
-        """Let go of the process."""
+        """Close the handle on the process."""
         os.close(self.pidfd)
 
     def _sent(self, number: signal.Signals, done: str) -> str:
@@ -134,35 +138,39 @@ def _opened(arm: Arm) -> int:
 
 
 def _check(arm: Arm, pidfd: int) -> None:
-    """See that a process is the QEMU it is said to be.
+    """Check that a process is the QEMU that a request names.
+
+    Args:
+        arm: The request.
+        pidfd: The handle on the process.
 
     Raises:
-        Gone: It has ended; its number may mean another one.
-        Refused: It is another program, or that cannot be seen.
+        Gone: The process has ended; its process ID may belong to another one by now.
+        Refused: The process is another program, or cannot be read or signalled.
     """
     try:
         started = _start_time(arm.pid)
         words = _read(f"/proc/{arm.pid}/cmdline").split(b"\0")
-        # Whoever may not signal it could not stop it either.
+        # A process that may not be signalled could not be stopped either.
         signal.pidfd_send_signal(pidfd, 0)
     except OSError as error:
         if _has_ended(pidfd):
             raise Gone(f"process {arm.pid} has ended") from error
         raise Refused(f"process {arm.pid} cannot be guarded: {error.strerror}") from error
-    # In this order: as long as the process has not ended, its number means no other one.
+    # Checked after /proc was read: if the process has not ended, what was read is about it.
     if _has_ended(pidfd):
         raise Gone(f"process {arm.pid} has ended")
     if started != arm.start_time:
         why = f"process {arm.pid} started at {started}, not at {arm.start_time}: it is another one"
         raise Gone(why)
-    # QEMU's option is `-name [guest=]NAME[,...]`; launches give the identity of the instance.
+    # QEMU's option is `-name [guest=]NAME[,...]`; NAME is the identity of the instance.
     names = {part for word in words for part in word.split(b",")}
     if not names & {arm.instance.encode(), b"guest=" + arm.instance.encode()}:
         raise Refused(f"process {arm.pid} is not {arm.instance}: its command line does not name it")
 
 
 def _start_time(pid: int) -> int:
-    # The second field is the program's name in parentheses, and may hold anything. Field 22.
+    # Field 22. The second field is the program's name in parentheses, which may contain anything.
     return int(_read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19])
 
 

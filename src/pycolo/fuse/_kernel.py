@@ -1,4 +1,4 @@
-"""What the fuse needs of the kernel and Python 3.11 does not offer."""
+"""Interfaces of the kernel that the fuse needs and Python 3.11 does not offer."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class _Itimerspec(ctypes.Structure):
 
 
 class Timer:
-    """A descriptor that becomes readable at a moment on CLOCK_BOOTTIME.
+    """A timer whose descriptor becomes readable at a moment on CLOCK_BOOTTIME.
 
-    The timeout of `poll` and `epoll` counts on CLOCK_MONOTONIC: after a suspension it is late.
+    The timeout of `poll` and `epoll` would be late after a suspension: it counts on
+    CLOCK_MONOTONIC, which does not advance meanwhile.
     """
 
     def __init__(self) -> None:
@@ -44,16 +45,17 @@ class Timer:
         self._descriptor = descriptor
 
     def fileno(self) -> int:
-        """The descriptor that becomes readable when it fires."""
+        """The descriptor that becomes readable when the timer fires."""
         return self._descriptor
 
     def set(self, at_s: float | None) -> None:
-        """Have it become readable at a moment, at once if that has passed; until then it is not.
+        """Set the moment at which the timer fires; until then its descriptor is not readable.
 
         Args:
-            at_s: The moment, in seconds; None for never.
+            at_s: The moment, in seconds on CLOCK_BOOTTIME: one that has passed fires the timer at
+                once. None for never.
         """
-        # 0 would mean never.
+        # To the kernel 0 means never.
         when = 0 if at_s is None else max(1, math.ceil(at_s * _NSEC))
         value = _Itimerspec(_Timespec(0, 0), _Timespec(*divmod(when, _NSEC)))
         pointer = ctypes.byref(value)
@@ -66,10 +68,10 @@ class Timer:
 
 
 def take_precedence() -> Iterator[str]:
-    """Be scheduled before others, be spared when memory runs out, and never wait for a page.
+    """Give this process a real-time priority, keep the OOM killer from it, and lock its memory.
 
     Yields:
-        What was refused, and why; the process does without.
+        A message for each of the three that was refused; the process continues without it.
     """
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))

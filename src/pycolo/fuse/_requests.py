@@ -1,4 +1,4 @@
-"""What may be asked of the fuse: one JSON object a request, whose every field is checked."""
+"""The requests that the fuse accepts: each is one JSON object, whose every field is checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FuseState: TypeAlias = Literal["armed", "stopped", "killed"]
 _NAME_MAX: Final = 100
 _PID_MAX: Final = 1 << 22
 _START_MAX: Final = 1 << 63
-# Far more than any machine has run.
+# In seconds since boot: far longer than any machine has been running.
 _MOMENT_MAX_S: Final = 1e12
 _LIMIT_MIN_S: Final = 0.01
 _LIMIT_MAX_S: Final = 3600.0
@@ -25,15 +25,15 @@ _NUMBER: Final = re.compile(r"[0-9a-f]{8}\Z")
 
 
 class Refused(Exception):
-    """It was not done, and nothing was changed."""
+    """The fuse refused a request, a process or its folder; what is armed stays as it was."""
 
 
 class Gone(Refused):
-    """The process has ended; its number may mean another one by now."""
+    """The process to guard has ended; its process ID may belong to another one by now."""
 
 
 class Arm(NamedTuple):
-    """Guard a QEMU from now on."""
+    """The request to arm the fuse for a QEMU."""
 
     pair: str
     node: str
@@ -48,7 +48,7 @@ class Arm(NamedTuple):
 
 
 class Renew(NamedTuple):
-    """Let a QEMU run on: at `as_of_s` it was known that it may."""
+    """The request to let a QEMU run until `fuse_s` after `as_of_s`, a moment when it might run."""
 
     pair: str
     node: str
@@ -57,7 +57,7 @@ class Renew(NamedTuple):
 
 
 class Disarm(NamedTuple):
-    """Guard a QEMU no more."""
+    """The request to stop guarding a QEMU."""
 
     pair: str
     node: str
@@ -65,20 +65,20 @@ class Disarm(NamedTuple):
 
 
 class List(NamedTuple):
-    """Tell what is guarded."""
+    """The request to list the guarded QEMUs."""
 
 
 Request: TypeAlias = Arm | Renew | Disarm | List
 
 
 def parse(data: bytes) -> Request:
-    """The request that a message is.
+    """Parse a message as a request.
 
     Args:
-        data: The message.
+        data: The message: one JSON object in at most `REQUEST_MAX_BYTES`.
 
     Raises:
-        Refused: It is none.
+        Refused: The message is not a request of the fuse, or a field is missing, unknown or wrong.
     """
     if len(data) > REQUEST_MAX_BYTES:
         raise Refused(f"a request must have at most {REQUEST_MAX_BYTES} bytes")
@@ -96,7 +96,10 @@ def parse(data: bytes) -> Request:
 
 
 def arm(found: Mapping[object, object]) -> Arm:
-    """The request that has these fields.
+    """Make an `Arm` request from its fields.
+
+    Args:
+        found: Field name to value, as parsed from JSON.
 
     Raises:
         Refused: A field is missing, unknown or wrong.
@@ -173,7 +176,7 @@ def _whole(field: str, value: object, minimum: int, maximum: int) -> int:
 
 
 def _seconds(field: str, value: object, minimum: float, maximum: float) -> float:
-    # NaN is in no range. A whole number may be too large for a float, so that it is compared first.
+    # NaN is in no range. The range is checked first, since `float` fails for a huge integer.
     if (
         isinstance(value, int | float)
         and not isinstance(value, bool)

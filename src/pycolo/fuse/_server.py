@@ -1,4 +1,4 @@
-"""The loop of the fuse: deadlines first, then one event."""
+"""The main loop of the fuse: it acts on every deadline that has passed, then on one event."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _CLIENTS_MAX: Final = 64
 _GUARDS_MAX: Final = 256
 # struct ucred: process, user, group.
 _UCRED: Final = struct.Struct("3i")
-# A pipe that can be written to takes so much without a wait.
+# A pipe that polls as writable accepts this many bytes without blocking.
 _LINE_MAX: Final = 512
 
 
 def log(text: str) -> None:
-    """Write a line to standard error, unless its reader would keep the fuse waiting."""
+    """Write a line to standard error, or drop it if writing would block."""
     poll = select.poll()
     poll.register(2, select.POLLOUT)
     with contextlib.suppress(OSError):
@@ -36,16 +36,16 @@ def log(text: str) -> None:
 
 
 class Server:
-    """Guards QEMUs, and answers agents."""
+    """Guards QEMUs, and answers the requests of agents."""
 
     def __init__(self, folder: Folder) -> None:
-        """Guard what was armed before; agents can connect.
+        """Guard the QEMUs that an earlier process guarded, and listen for agents.
 
         Args:
             folder: The fuse's folder.
 
         Raises:
-            OSError: The socket cannot be made.
+            OSError: The folder cannot be listed, or the socket cannot be made.
         """
         self._folder = folder
         self._guards: dict[int, Guard] = {}
@@ -56,7 +56,7 @@ class Server:
         self._said_s = boottime_s()
         for kept in folder.kept():
             self._take_up(kept)
-        # A deadline that passed while no fuse ran comes before any renewal.
+        # A deadline that passed while no fuse ran is acted on before any renewal is read.
         self._act()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         path = folder.inside(SOCKET)
@@ -68,13 +68,13 @@ class Server:
         self._epoll.register(self._listener, select.EPOLLIN)
 
     def run(self) -> NoReturn:
-        """Guard until the process is ended by a signal."""
+        """Guard QEMUs and answer agents until a signal ends the process."""
         self._notify.say("READY=1")
         while True:
             self._timer.set(self._next_s())
-            # One event at a time: a descriptor is closed, and its number given again, only between.
+            # One event at a time: handling one may close a descriptor, whose number is used again.
             events = self._epoll.poll(-1, 1)
-            # The process may have been stopped: what is overdue comes before any message.
+            # This process may have been stopped: deadlines come before any message.
             self._act()
             for descriptor, _ in events:
                 self._handle(descriptor)
@@ -123,7 +123,7 @@ class Server:
         try:
             client, _ = self._listener.accept()
         except OSError:
-            # It has gone again.
+            # The client has disconnected already.
             return
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, user, _ = _UCRED.unpack(credentials)
@@ -137,13 +137,13 @@ class Server:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            # One byte more than a request may have: a longer one is cut.
+            # One byte above the limit, by which a request that is too long is noticed.
             data = client.recv(REQUEST_MAX_BYTES + 1)
             if data:
                 client.send(json.dumps(self._reply(data)).encode())
                 return
         except OSError:
-            # It has gone, or reads no replies.
+            # The client has disconnected, or reads no replies.
             pass
         self._epoll.unregister(client)
         del self._clients[client.fileno()]
@@ -174,7 +174,7 @@ class Server:
         _check_moment(arm.as_of_s)
         found = self._find(arm)
         if found is not None:
-            # What it was armed with holds, and an agent that asks again has no new evidence.
+            # Its deadline stays: a repeated request does not show that QEMU may still run.
             if found.arm._replace(as_of_s=arm.as_of_s) != arm:
                 raise Refused(f"{arm.instance} is armed with other values: disarm it first")
             return found
@@ -198,12 +198,12 @@ class Server:
         if guard is None:
             raise Refused(f"{renew.instance} is not armed")
         if guard.renew(renew.as_of_s, boottime_s()):
-            # Continue it first: a fuse that is started again in between stops it once more.
+            # QEMU before the file: if this process ends between the two, the next one stops QEMU.
             self._let_run(guard)
             try:
                 self._folder.keep(guard.arm)
             except OSError as error:
-                # A fuse that is started again acts too early then, never too late.
+                # The next process then reads an older deadline: it acts too early, never too late.
                 log(f"{renew.instance}: the renewal cannot be written: {error.strerror}")
         return guard
 
@@ -220,10 +220,12 @@ class Server:
         log(f"{disarm.instance}: is guarded no more")
 
     def _find(self, request: Arm | Renew | Disarm) -> Guard | None:
-        """The guard of an instance; None if its node has none.
+        """The guard of the instance that a request names; None if its node has none.
+
+        The guard of another instance of that node is removed if its process has ended.
 
         Raises:
-            Refused: Another instance of its node is guarded.
+            Refused: Another instance of the node is guarded, and its process has not ended.
         """
         for guard in self._guards.values():
             if (guard.arm.pair, guard.arm.node) == (request.pair, request.node):
@@ -258,7 +260,7 @@ class Server:
         try:
             self._folder.forget(arm)
         except OSError as error:
-            # The process has ended, and the next fuse sees that as well.
+            # The next process sees as well that this QEMU has ended.
             log(f"{arm.instance}: its file cannot be removed: {error.strerror}")
 
 

@@ -1,4 +1,4 @@
-"""An agent's connection to the fuse of its host: it arms the fuse for a QEMU, and renews it."""
+"""An agent's connection to the fuse of its host, over which it arms, renews and disarms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ("ArmedFuse", "FuseClient", "FuseState", "boottime_s")
 @final
 @attrs.frozen(kw_only=True)
 class ArmedFuse:
-    """What the fuse says of a QEMU that it guards."""
+    """One guarded QEMU, as the fuse reports it."""
 
     pair: str
     "The pair's name."
@@ -32,21 +32,21 @@ class ArmedFuse:
     instance: str
     "The identity of its QEMU, `PAIR:NODE:HEX`."
     pid: int
-    "Its process."
+    "The process ID of QEMU."
     start_time: int
-    "When that process started, field 22 of /proc/PID/stat."
+    "When that process started, in clock ticks since boot: field 22 of /proc/PID/stat."
     fuse_s: float
     "How long QEMU may run without a renewal, in seconds."
     kill_s: float
     "How long after it was stopped QEMU is killed, in seconds."
     as_of_s: float
-    "The moment from which `fuse_s` counts, on CLOCK_BOOTTIME."
+    "The moment from which `fuse_s` counts, in seconds on CLOCK_BOOTTIME."
     state: FuseState
-    "What the fuse has done to it: nothing yet, stopped it, or killed it."
+    "What the fuse has done to QEMU: nothing yet, stopped it, or killed it."
 
     @property
     def deadline_s(self) -> float:
-        """Until when QEMU may run without a further renewal, on CLOCK_BOOTTIME."""
+        """The moment until which QEMU may run without a renewal, in seconds on CLOCK_BOOTTIME."""
         return self.as_of_s + self.fuse_s
 
 
@@ -54,13 +54,18 @@ class ArmedFuse:
 class FuseClient:
     """A connection to the fuse of this host. An asynchronous context manager, for one event loop.
 
-    After `FuseRefused` it is usable. If one of its methods raises `FuseLost`, the connection is
-    closed for good, and every other method that waits raises `FuseLost` as well. A method may be
-    called while others of the same client wait.
+    After `FuseRefused` the connection is usable. Once a method has raised `FuseLost`, the
+    connection is closed: every request that waits for an answer, and every later one, raises
+    `FuseLost` as well. Methods may be called while others of the same client wait.
     """
 
     def __init__(self, path: str, way: socket.socket) -> None:
-        """Take a connected socket; used by `connect` alone."""
+        """Use a connected socket. Only `connect` calls this.
+
+        Args:
+            path: The path of the fuse's socket.
+            way: A socket that is connected to it.
+        """
         self.path: Final = path
         "The path of the fuse's socket."
         self._way = way
@@ -70,17 +75,17 @@ class FuseClient:
 
     @classmethod
     async def connect(cls, path: str, *, limit_s: float) -> Self:
-        """Connect to a fuse, and see that it answers.
+        """Connect to a fuse, and check that it answers.
 
         Args:
-            path: Its socket, `fuse.sock` in its folder.
-            limit_s: How long its answer may take, in seconds.
+            path: The path of the fuse's socket, `fuse.sock` in its folder.
+            limit_s: How long the fuse's answer may take, in seconds.
 
         Returns:
             The connection. Close it with `aclose`, or enter it as a context.
 
         Raises:
-            FuseLost: There is none, or it gives no answer. Nothing is left open.
+            FuseLost: No fuse listens there, or it does not answer in time. Nothing is left open.
         """
         way = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
@@ -117,7 +122,7 @@ class FuseClient:
         kill_s: float,
         limit_s: float,
     ) -> ArmedFuse:
-        """Arm the fuse for a QEMU: it is stopped `fuse_s` after this call, unless it is renewed.
+        """Arm the fuse for a QEMU, which it stops `fuse_s` after this call if it is not renewed.
 
         If this instance is armed already with the same values, nothing changes: only `renew` moves
         its deadline.
@@ -126,19 +131,21 @@ class FuseClient:
             pair: The pair's name.
             node: The node's name.
             instance: The identity of its QEMU, `PAIR:NODE:HEX`; its command line names it.
-            pid: Its process.
-            start_time: When that process started, field 22 of /proc/PID/stat.
+            pid: The process ID of that QEMU.
+            start_time: When that process started, in clock ticks since boot: field 22 of
+                /proc/PID/stat.
             fuse_s: How long QEMU may run without a renewal, 0.01 to 3600 s.
             kill_s: How long after it was stopped QEMU is killed, 0 to 3600 s.
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            What is armed.
+            The QEMU as the fuse guards it now.
 
         Raises:
             FuseRefused: A value is wrong, the process is not that instance or cannot be signalled,
-                another instance of that node is armed, or this one with other values.
-            FuseLost: It is not known whether it is armed.
+                another instance of that node is armed, this one is armed with other values, or the
+                fuse cannot guard it. What is armed stays as it was.
+            FuseLost: No answer came: it is not known whether the fuse is armed.
         """
         request: dict[str, object] = {"request": "arm", "pair": pair, "node": node}
         request |= {"instance": instance, "pid": pid, "start_time": start_time}
@@ -148,31 +155,31 @@ class FuseClient:
     async def renew(
         self, pair: str, node: str, instance: str, *, as_of_s: float, limit_s: float
     ) -> ArmedFuse:
-        """Let a QEMU run for another `fuse_s` from a moment on; one that was stopped continues.
+        """Let a QEMU run until `fuse_s` after a moment, and continue it if the fuse stopped it.
 
         Args:
             pair: The pair's name.
             node: The node's name.
             instance: The identity of its QEMU.
-            as_of_s: The moment, on CLOCK_BOOTTIME, at which QEMU may run for certain: when the
-                renewal of the lease was sent, or the checkpoint began. One that is older than the
-                latest, or `fuse_s` old, changes nothing.
+            as_of_s: A moment, in seconds on CLOCK_BOOTTIME, at which QEMU was allowed to run for
+                certain: when the renewal of the lease was sent, or the checkpoint began. A moment
+                that is not later than the latest one, or is `fuse_s` or more ago, changes nothing.
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            What is armed then; `state` says whether QEMU runs.
+            The QEMU as the fuse guards it now; `state` says whether it runs.
 
         Raises:
-            FuseRefused: This instance is not armed, or the moment lies in the future.
-            FuseLost: It is not known whether it was renewed.
+            FuseRefused: The fuse is not armed for this instance, or the moment is in the future.
+            FuseLost: No answer came: it is not known whether the fuse was renewed.
         """
         request = {"request": "renew", "pair": pair, "node": node, "instance": instance}
         return self._armed(await self._ask({**request, "as_of_s": as_of_s}, limit_s))
 
     async def disarm(self, pair: str, node: str, instance: str, *, limit_s: float) -> None:
-        """Stop guarding a QEMU. If the fuse has stopped it, it continues.
+        """Stop guarding a QEMU, and continue it if the fuse has stopped it.
 
-        If nothing is armed for that node, nothing is done.
+        If the fuse is not armed for that node, nothing is done.
 
         Args:
             pair: The pair's name.
@@ -181,23 +188,24 @@ class FuseClient:
             limit_s: How long the answer may take, in seconds.
 
         Raises:
-            FuseRefused: Another instance of that node is armed, or a name is wrong.
-            FuseLost: It is not known whether it was disarmed.
+            FuseRefused: Another instance of that node is armed, a name is wrong, or the fuse cannot
+                write its folder. The fuse stays armed.
+            FuseLost: No answer came: it is not known whether the fuse was disarmed.
         """
         request = {"request": "disarm", "pair": pair, "node": node, "instance": instance}
         await self._ask(request, limit_s)
 
     async def armed(self, *, limit_s: float) -> tuple[ArmedFuse, ...]:
-        """Every QEMU that is guarded, also those that other agents have armed.
+        """List every guarded QEMU, whichever agent armed the fuse for it.
 
         Args:
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            What is armed; one whose process has ended is not among them any more.
+            The guarded QEMUs. A QEMU whose process has ended is no longer among them.
 
         Raises:
-            FuseLost: There is no answer.
+            FuseLost: The fuse gave no answer.
         """
         found = await self._ask({"request": "list"}, limit_s)
         if not isinstance(found, list):
@@ -205,11 +213,11 @@ class FuseClient:
         return tuple(map(self._armed, found))
 
     async def wait_lost(self) -> str:
-        """Wait until the connection has ended, as it does when the fuse ends; gives the reason."""
+        """Wait until the connection has ended, as it does when the fuse ends; return the reason."""
         return await asyncio.shield(self._lost)
 
     async def aclose(self) -> None:
-        """Close the connection; what is armed stays so. May be called again."""
+        """Close the connection; the fuse stays armed. May be called again."""
         self._end("the client was closed")
         self._reader.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -252,14 +260,18 @@ class FuseClient:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(ConnectionResetError):
             while data := await loop.sock_recv(self._way, _requests.REPLY_MAX_BYTES):
-                # Answers come in the order of the requests; nobody may wait for this one any more.
+                # Answers come in the order of the requests. The caller may have been cancelled.
                 answer = self._waiting.popleft() if self._waiting else None
                 if answer is not None and not answer.done():
                     answer.set_result(data)
         self._end("the fuse has ended")
 
     def _failed(self, why: str) -> FuseLost:
-        """End the connection; gives the error that says so."""
+        """End the connection, and return the error to raise.
+
+        Args:
+            why: The reason, as a sentence without a full stop.
+        """
         self._end(why)
         self._reader.cancel()
         return FuseLost(self.path, self._lost.result())

@@ -21,73 +21,76 @@ _START_TIME_FIELD: Final = 22
 class Guard(Protocol):
     """The fuse of a node's host, for one node. Each method ends within a second or so.
 
-    It stays usable after each error.
+    The guard stays usable after each error.
     """
 
     def now_s(self) -> float:
-        """Now, in seconds, on the clock by which renewals count."""
+        """The present time, in seconds on the clock to which `renew` refers."""
 
     async def arm(self, instance: str) -> float:
-        """Arm the fuse for a QEMU of the node: it is stopped unless it is renewed; may be repeated.
+        """Arm the fuse for a QEMU of the node, which it stops unless it is renewed.
+
+        Arming the fuse again for the same QEMU changes nothing.
 
         Args:
             instance: The identity of the QEMU.
 
         Returns:
-            After how many seconds without a renewal it is stopped, as it was armed first.
+            After how many seconds without a renewal the fuse stops QEMU. If it was armed already,
+            this is the value with which it was armed.
 
         Raises:
-            FuseRefused: It cannot be guarded.
-            FuseLost: It is not known whether it is.
+            FuseRefused: The fuse cannot guard this QEMU, such as when it does not run here.
+            FuseLost: No answer came: it is not known whether the fuse is armed.
         """
 
     async def armed(self) -> str | None:
-        """The QEMU of the node that is guarded, whoever has armed the fuse; None for none.
+        """The identity of the node's guarded QEMU, whichever agent armed the fuse; None for none.
 
         Raises:
-            FuseLost: There is no answer.
+            FuseLost: The fuse gave no answer.
         """
 
     async def renew(self, instance: str, *, as_of_s: float) -> None:
-        """Let a QEMU run for another `fuse_s` from a moment on.
+        """Let a QEMU run until `fuse_s` after a moment, and continue it if the fuse stopped it.
 
         Args:
             instance: The identity of the QEMU.
-            as_of_s: The moment, on the clock of `now_s`. One that is older than the latest changes
-                nothing.
+            as_of_s: The moment, in seconds on the clock of `now_s`. A moment that is not later than
+                the latest one, or is `fuse_s` or more ago, changes nothing.
 
         Raises:
-            FuseRefused: This QEMU is not armed.
-            FuseLost: It is not known whether it was renewed.
+            FuseRefused: The fuse is not armed for this QEMU, or the moment is in the future.
+            FuseLost: No answer came: it is not known whether the fuse was renewed.
         """
 
     async def disarm(self, instance: str) -> None:
-        """Stop guarding a QEMU. If the fuse has stopped it, it continues.
+        """Stop guarding a QEMU, and continue it if the fuse has stopped it.
 
         Args:
             instance: The identity of the QEMU.
 
         Raises:
-            FuseRefused: Another QEMU of the node is armed.
-            FuseLost: It is not known whether it was disarmed.
+            FuseRefused: The fuse is armed for another QEMU of the node, or cannot write its folder.
+            FuseLost: No answer came: it is not known whether the fuse was disarmed.
         """
 
     async def aclose(self) -> None:
-        """Close the connection to the fuse; what is armed stays so. May be called again."""
+        """Close the connection to the fuse, which stays armed. May be called again."""
 
 
 @final
 class FuseGuard(Guard):
-    """The process `pycolo-fuse` on this machine. A connection that was lost is made again."""
+    """A guard by the process `pycolo-fuse` on this machine; it reconnects after `FuseLost`."""
 
     def __init__(self, pair: ColoPair, node: str, host: LocalHost, socket: Path) -> None:
-        """Keep the fuse's place.
+        """Store the arguments; the first call of a method connects to the fuse.
 
         Args:
             pair: The declaration.
             node: The node whose QEMU runs on this machine.
             host: This machine.
-            socket: The fuse's socket.
+            socket: The path of the fuse's socket.
         """
         self._pair: Final = pair
         self._node: Final = node
@@ -104,7 +107,7 @@ class FuseGuard(Guard):
         pid, started = self._process(instance)
         declared = self._pair.supervision
         async with self._fuse() as fuse:
-            # One that an agent with another pair file has armed keeps its limits.
+            # A fuse that was armed with the limits of another pair file keeps them.
             for armed in await fuse.armed(limit_s=_ANSWER_S):
                 if armed.instance == instance:
                     return armed.fuse_s
@@ -145,7 +148,11 @@ class FuseGuard(Guard):
             await client.aclose()
 
     def _process(self, instance: str) -> tuple[int, int]:
-        """The process of a QEMU, and when it started."""
+        """The process ID of a QEMU, and when it started, in clock ticks since boot.
+
+        Raises:
+            FuseRefused: This QEMU does not run on this machine.
+        """
         held = self._host.watch(self._pair, self._node)
         if held is None:
             raise FuseRefused(str(self._socket), f"{instance} does not run on this machine")
@@ -159,7 +166,7 @@ class FuseGuard(Guard):
 
     @contextlib.asynccontextmanager
     async def _fuse(self) -> AsyncGenerator[FuseClient]:
-        """The fuse; one that is lost is connected to again the next time."""
+        """The connection to the fuse; after `FuseLost`, the next use opens another one."""
         if self._client is None:
             self._client = await FuseClient.connect(str(self._socket), limit_s=_ANSWER_S)
         try:
@@ -170,7 +177,7 @@ class FuseGuard(Guard):
 
 
 def _start_time(pid: int) -> int:
-    """When a process started, in clock ticks since the machine did."""
-    # The name of the program, in parentheses, may hold spaces and parentheses of its own.
+    """When a process started, in clock ticks since boot."""
+    # The name of the program, in parentheses, may contain spaces and parentheses itself.
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return int(fields[_START_TIME_FIELD - 3])
