@@ -1,10 +1,10 @@
-"""An agent's authority: the record that an arbiter holds, before the files of the hosts.
+"""An agent's authority: the record in an arbiter, which is changed before the files of the hosts.
 
-Every record that a plan writes is swapped into the arbiter first, so that plans are the same as
-without one. The files carry the arbiter's name (`managed_by`): whoever does not ask that arbiter
-takes no right from them. With nothing else held back, a node's right is the arbiter's word, and its
-own file, which is durable before its guest runs alone, shows an arbiter that was restored from a
-backup.
+Plans are the same as without an arbiter: if a plan writes a record into a node's file, the record
+is swapped into the arbiter first. The files carry the arbiter's name (`managed_by`), and give no
+rights to a program that does not ask that arbiter. An agent takes its node's rights from the
+arbiter alone. From the node's own file, which is written before the node's guest runs alone, the
+agent notices an arbiter that was restored from an old backup.
 """
 
 from __future__ import annotations
@@ -59,17 +59,21 @@ _LATER: Final = "the arbiter holds a later record than the one that was read; lo
 
 @final
 class Arbitration(Authority):
-    """What one node's agent knows of the arbiter, and does there; a context manager.
+    """What one node's agent has read from the arbiter, and its changes there.
+
+    An async context manager: its background tasks run inside the block.
 
     Args:
         pair: The declaration.
         node: The node of this agent.
-        hosts: Node name to its host; the agent's own one is at hand, the others may be out of
-            reach. Not closed by it.
-        arbiter: Holds the pair's record; not closed by it.
+        hosts: Node name to its host: this machine for the agent's own node; the other hosts may be
+            out of reach. They are not closed.
+        arbiter: Holds the pair's record; it is not closed.
         guard: The fuse of this node's host; None if it has none.
-        wake: Is called whenever something was learnt; must be quick and must not raise.
-        tell: Is called with what goes wrong: the kind of event, and words.
+        wake: Is called when the arbiter's record may have changed, or is in doubt; must be quick
+            and must not raise.
+        tell: Is called when something goes wrong, with the kind of the event and a sentence
+            without a full stop.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class Arbitration(Authority):
         self._pair: Final = pair
         self._node: Final = node
         self._arbiter: Final = arbiter
-        # What names the arbiter in the files; known before anything that it holds.
+        # The arbiter's name in the files; read before anything that the arbiter holds.
         self._name = ""
         self._guard: Final = guard
         self._wake: Final = wake
@@ -102,9 +106,9 @@ class Arbitration(Authority):
         self._looked_on: SharedRecord | None = None
         self._arming = asyncio.Lock()
         self._armed: str | None = None
-        # An agent before this one may have armed it.
+        # An earlier agent may have armed the fuse.
         self._may_be_armed = True
-        # A swap without an answer may still arrive, and make a secondary eligible.
+        # A swap that got no answer may still be done, and make a secondary eligible.
         self._may_arrive = True
         self._may_run = asyncio.Event()
         self._may_run_as_of_s = 0.0
@@ -112,13 +116,13 @@ class Arbitration(Authority):
         self._leased_as_of: tuple[str, float] | None = None
         self._is_due = asyncio.Event()
         self._renewed: str | None = None
-        # Whatever was said before the first of these moments has been read since.
+        # Every event that QEMU sent before the first of these moments has been read since.
         self._read_until_s = (0.0, 0.0)
         self._stack = contextlib.AsyncExitStack()
         self.hosts: Final[Mapping[str, Host]] = {
             one: _ArbitratedHost(host, one, self) for one, host in hosts.items()
         }
-        "Node name to its host, with the arbiter before its record."
+        "Node name to its host, which swaps records into the arbiter before it writes them."
 
     async def __aenter__(self) -> Arbitration:
         async with contextlib.AsyncExitStack() as stack:
@@ -167,7 +171,7 @@ class Arbitration(Authority):
     @property
     @override
     def needs_checkpoints(self) -> bool:
-        # Where its lease is renewed, that renews the fuse.
+        # If the node's lease is renewed, this renews its fuse as well.
         is_renewed = not self._is_lost and not self.doubt and self._leased == self._armed
         return self._armed is not None and not is_renewed
 
@@ -216,13 +220,13 @@ class Arbitration(Authority):
         if shared is not None:
             return shared.record
         own = self._files.get(self._node)
-        # Until the arbiter has answered once the pair is paused: it is looked at, so that the
-        # checkpoints are heard that renew a fuse which an agent before this one has armed.
+        # Until the arbiter has answered once, the pair is paused. It is looked at all the same, to
+        # hear the checkpoints that renew a fuse which an earlier agent has armed.
         return own if self._held is None and isinstance(own, PairRecord) else None
 
     @override
     def decides(self, members: Collection[str]) -> tuple[str, ...]:
-        # Even if the record does not name it: a guest that runs here then has to be ended.
+        # Even if the record does not name this node: a guest that runs here must then be ended.
         return (self._node,)
 
     @override
@@ -239,7 +243,7 @@ class Arbitration(Authority):
             return self.claimed_by == self._node
         if self._node != record.holder:
             return False
-        # Once its QEMU has ended it is the other node's turn, unless that has ended as well.
+        # Once the holder's QEMU has ended, the other node acts, unless its QEMU has ended as well.
         ended = {node: instance in self.ends for node, instance in record.eligible.items()}
         return all(ended.values()) or not ended.get(self._node, False)
 
@@ -270,7 +274,8 @@ class Arbitration(Authority):
             return True
         if not await self._swapped(attrs.evolve(shared, claimed_by=node)):
             return False
-        # The fuse may have stopped its QEMU, as the other node's claim kept the lease from it.
+        # The other node's claim kept this node's lease from being renewed, so that the fuse may
+        # have stopped QEMU: renew the lease at once.
         self._is_due.set()
         return True
 
@@ -281,7 +286,7 @@ class Arbitration(Authority):
             return True
         if shared.claimed_by != self._node and shared.want != "stopped":
             return True
-        # Nobody is to run alone where no guest is wanted: the one who claimed it may be gone.
+        # If no guest is wanted, no node is to run alone. The node that claims the pair may be gone.
         return await self._swapped(attrs.evolve(shared, claimed_by=None))
 
     @override
@@ -310,7 +315,7 @@ class Arbitration(Authority):
 
     @override
     def way_out(self, node: str) -> str:
-        # A lease may still run out, which is evidence if a fuse was armed.
+        # The lease of that node may still run out, which is evidence if its fuse was armed.
         later = "if the guest does not continue within a few seconds"
         said = f"type `pycolo fenced PAIRFILE {node} --how TEXT` on this one"
         remedy = f"bring its host back, or switch that host off and {said}"
@@ -324,12 +329,13 @@ class Arbitration(Authority):
         if shared is None:
             return await self._adopted(snapshot)
         if self._looked_on is None or self._looked_on.record != shared.record:
-            # Another node's agent may have launched or ended a QEMU here.
+            # Look again: another node's agent may have launched or ended a QEMU here.
             return True
         is_due = self._node in shared.record.named and _is_behind(own, shared.record)
-        # A file that was lost: the QEMU that the record names runs, as nothing has replaced it.
+        # The file was lost, and the QEMU that the record names still runs: nothing replaced it.
         is_due = is_due or (isinstance(own, NoRecord) and self._runs(snapshot, shared.record))
-        # Else another node's agent wrote it, or one died between the arbiter and this file.
+        # The file is behind if another node's agent changed the record, or if an agent ended after
+        # it changed the arbiter's record and before it wrote this file.
         return is_due and await self._filed(self._node, shared.record)
 
     def _runs(self, snapshot: Snapshot, record: PairRecord) -> bool:
@@ -343,21 +349,30 @@ class Arbitration(Authority):
 
     @override
     def checkpoint(self) -> None:
-        # The secondary took part in it after it began, and may have left COLO before it ended.
+        # The beginning counts: the secondary may have left COLO before the checkpoint ended.
         self._may_run_as_of_s = self._begun_as_of_s
         self._may_run.set()
 
     # -- the files
 
     async def _adopted(self, snapshot: Snapshot) -> bool:
-        """Hand the files' record over to the arbiter, by the holder's agent."""
+        """Put the newest record of the files into the arbiter, if this node is its holder.
+
+        Before that, the arbiter's name is written into the files of all eligible nodes.
+
+        Args:
+            snapshot: What the last look has shown.
+
+        Returns:
+            Whether the arbiter holds the record now.
+        """
         files = {n: r for n, r in snapshot.records.items() if isinstance(r, PairRecord)}
         top = max(files.values(), key=lambda record: record.order, default=None)
         if top is None or top.holder != self._node:
             return False
         others = {record.managed_by for record in files.values()} - {None}
         if others:
-            # Its agents would go by that one, and this one by another.
+            # The agents of that arbiter would act by its record, and this one by another record.
             names = " and ".join(sorted(map(str, others)))
             why = f"the pair's records are handed over to {names}, not to {self._name}"
             self._tell("person", f"{why}: configure this agent with that arbiter")
@@ -371,7 +386,8 @@ class Arbitration(Authority):
             remedy = "restore its data, and see the manual on arbiters"
             self._tell("person", f"{why}: it has lost them; {remedy}")
             return False
-        # A marked file gives no right, so that nobody goes by it while both places hold a record.
+        # A file that names an arbiter gives no rights: no program acts by it once both the file and
+        # the arbiter hold a record.
         self._is_adopting = True
         for node in top.eligible:
             if not self._has_mark(node) and not await self._filed(node, files[node]):
@@ -385,7 +401,11 @@ class Arbitration(Authority):
         return isinstance(found, PairRecord) and found.managed_by == self._name
 
     async def _filed(self, node: str, record: PairRecord) -> bool:
-        """Write a record that the arbiter has, or is to have, into a node's file."""
+        """Write a record that the arbiter has, or is to have, into a node's file.
+
+        Returns:
+            Whether it was written; a host's error is told and not raised.
+        """
         found = self._files.get(node)
         if not isinstance(found, PairRecord | DamagedRecord | NoRecord):
             return False
@@ -399,11 +419,19 @@ class Arbitration(Authority):
         return True
 
     def named(self, record: PairRecord) -> PairRecord:
-        """A record as a file keeps it."""
+        """A record as it is written into a file: with the arbiter's name."""
         return attrs.evolve(record, managed_by=self._name)
 
     def found(self, node: str, state: RecordState) -> RecordState:
-        """Take note of what is in a file; gives what a plan is to take it for."""
+        """Take note of what a node's file holds.
+
+        Args:
+            node: The node.
+            state: What was read from its file.
+
+        Returns:
+            The same for plans: without the name of this arbiter, which would deny the rights.
+        """
         self._files[node] = state
         if node == self._node:
             self._looked_on = self._shared
@@ -412,7 +440,10 @@ class Arbitration(Authority):
         return state
 
     def change(self, node: str, change: Change) -> Change:
-        """What a plan changes, as a change of the file."""
+        """Translate a plan's change of a record into the change of a node's file.
+
+        The file also holds the arbiter's name, and may hold other evidence than the plan knows.
+        """
         found, expects = self._files.get(node), change.expects
         match expects, found:
             case PairRecord(), PairRecord() if _same(expects, found):
@@ -422,22 +453,31 @@ class Arbitration(Authority):
         return Change(expects=expects, becomes=self.named(change.becomes))
 
     def monitor(self, node: str, monitor: Monitor) -> Monitor:
-        """The monitor by which this agent speaks to a node: the first one is its own agent's."""
+        """The monitor that this agent uses instead of a given one.
+
+        The control monitor of another node is for that node's own agent: its observer monitor is
+        used instead.
+        """
         declared = self._pair.node(node)
         is_peers = node != self._node and monitor == declared.control_monitor
         return declared.observer_monitor if is_peers else monitor
 
     async def permit(self, node: str, record: PairRecord) -> None:
-        """Swap a record into the arbiter before a file gets it.
+        """Swap a record into the arbiter before it is written into a node's file.
+
+        Args:
+            node: The node whose file is to be written, for the error.
+            record: The record as a plan has it.
 
         Raises:
-            HostRefused: The arbiter does not let it be written.
-            CommandUnknown: It is not known whether the arbiter has it.
+            HostRefused: The arbiter gives no answer, or its record must not be replaced by this
+                one. The arbiter was not changed.
+            CommandUnknown: No answer came: it is not known whether the arbiter has the record.
         """
         held = self._held
         shared = None if held is None else held.shared
         if shared is not None and _same(shared.record, record):
-            # The arbiter has it already.
+            # The arbiter holds this record already.
             return
         if held is None or self._is_lost:
             raise HostRefused(node, _WRITE, "the arbiter gives no answer")
@@ -447,7 +487,8 @@ class Arbitration(Authority):
         try:
             async with self._arming:
                 new = await self._next(shared, record)
-                # What was armed for it has to be renewed in time, whether it succeeds or not.
+                # A fuse that was armed for this swap must be renewed in time, whether the swap
+                # succeeds or not.
                 fuse_s = new.fuses.get(self._node, self._pair.supervision.fuse_s)
                 await self._swap(
                     held,
@@ -466,7 +507,7 @@ class Arbitration(Authority):
         await self._disarm_needless()
 
     def _refusal(self, shared: SharedRecord | None, record: PairRecord) -> str | None:
-        """Why a record must not replace the arbiter's; None if it may."""
+        """Why a record must not replace the arbiter's, as a clause; None if it may."""
         if shared is None:
             is_new = self._files.get(self._node) == NoRecord()
             return None if is_new else "its record is not the arbiter's yet"
@@ -484,7 +525,10 @@ class Arbitration(Authority):
         return any(isinstance(one, PairRecord) and _same(one, record) for one in both)
 
     async def permit_end(self, node: str) -> None:
-        """See that this agent may have another host end its QEMU.
+        """Check that this agent may have the QEMU of another node ended; its own one it always may.
+
+        Args:
+            node: The node whose QEMU is to be ended.
 
         Raises:
             HostRefused: The arbiter gives no answer, another node claims the pair, or the record
@@ -503,7 +547,14 @@ class Arbitration(Authority):
             raise HostRefused(node, _STOP, _LATER)
 
     async def _next(self, shared: SharedRecord | None, record: PairRecord) -> SharedRecord:
-        """What the arbiter is to hold; the fuse is armed before a secondary becomes eligible."""
+        """Make the shared record that a swap puts into the arbiter, without a claim.
+
+        If the record makes a secondary eligible beside this node, this node's fuse is armed first.
+
+        Args:
+            shared: What the arbiter holds; None if it holds nothing of this pair.
+            record: The record that is to replace the present one.
+        """
         before = shared or SharedRecord(record=record)
         fuses: Mapping[str, float] = {} if record.is_sole else before.fuses
         if record.phase == "protected" and record.holder == self._node:
@@ -529,7 +580,7 @@ class Arbitration(Authority):
         no_lease_of: str | None = None,
         limit_s: float = _ANSWER_S,
     ) -> None:
-        """Replace what the arbiter holds; errors as `Arbiter.swap`."""
+        """Replace what the arbiter holds; arguments and errors as those of `Arbiter.swap`."""
         try:
             self._held = await self._arbiter.swap(
                 self._pair.name, held, shared, no_lease_of=no_lease_of, limit_s=limit_s
@@ -539,12 +590,12 @@ class Arbitration(Authority):
         except BaseException:
             self._may_arrive = True
             raise
-        # Whatever was sent before was on another state of the record.
+        # An earlier swap cannot be done any more: it expects another state of the record.
         self._may_arrive = False
 
     @contextlib.contextmanager
     def _noted(self) -> Generator[None]:
-        """Take note that the arbiter gave no answer, or holds something else: it is read again."""
+        """Tell an `ArbiterError` of the block instead of raising it, and have the arbiter read."""
         try:
             yield
         except ArbiterError as error:
@@ -552,12 +603,12 @@ class Arbitration(Authority):
             self._tell("trouble", str(error))
 
     def _doubt(self) -> None:
-        """Have the arbiter read again, and nothing be built on what it held."""
+        """Have the arbiter read again; until then the agent does not rely on what it held."""
         self._is_lost = True
         self._doubted.set()
         self._wake()
 
-    # -- what goes on all the time
+    # -- background tasks
 
     async def _follow(self) -> None:
         while True:
@@ -567,7 +618,7 @@ class Arbitration(Authority):
             except ArbiterLost as error:
                 self._is_lost = True
                 if not self._is_outage_told:
-                    # Once an outage: its members may give different reasons in turn.
+                    # Told once for each outage: the members may give different reasons in turn.
                     self._is_outage_told = True
                     self._tell("trouble", str(error))
                 self._wake()
@@ -591,7 +642,7 @@ class Arbitration(Authority):
             try:
                 await work()
             except Exception as error:  # noqa: BLE001 - as the next line says
-                # Nobody waits for it: whatever ended it would leave the agent with an old record.
+                # Nobody awaits this task: if it stayed ended, the agent would keep an old record.
                 _LOG.exception("a task that talks to the arbiter of %s failed", self._pair.name)
                 why = f"a task that talks to the arbiter failed and is started again: {error}"
                 self._tell("person", f"{why}; if it fails again, restart the agent and report it")
@@ -601,7 +652,11 @@ class Arbitration(Authority):
             await asyncio.sleep(_AGAIN_S)
 
     async def _news(self) -> Held | None:
-        """What the arbiter holds, once that has changed; None if it has to be read again."""
+        """Read what the arbiter holds: at once if it is in doubt, else after a change or a while.
+
+        Returns:
+            What is held; None if it must be read again.
+        """
         pair = self._pair.name
         if not self._name:
             self._name = await self._arbiter.identity(limit_s=_ANSWER_S)
@@ -612,7 +667,7 @@ class Arbitration(Authority):
         doubted = asyncio.ensure_future(self._doubted.wait())
         try:
             await asyncio.wait((changed, doubted), return_when=asyncio.FIRST_COMPLETED)
-            # Whatever was changed from here since is newer than what was waited for.
+            # If this agent has changed the record meanwhile, it has a newer state than this answer.
             is_current = changed.done() and self._held is before
             return changed.result() if is_current else None
         finally:
@@ -621,7 +676,7 @@ class Arbitration(Authority):
             await asyncio.wait((changed, doubted))
 
     async def _renew(self) -> None:
-        """Renew the lease, and by it the fuse, as long as the arbiter lets this node run alone."""
+        """Renew the lease, and by it the fuse, again and again while `_leased` names a QEMU."""
         while True:
             interval_s = self.fuses.get(self._node, self._pair.supervision.fuse_s) / 4
             self._is_due.clear()
@@ -629,7 +684,7 @@ class Arbitration(Authority):
             if instance is not None:
                 await self._renew_once(instance, interval_s)
                 self._renewed = instance
-            # The fuse may have given no answer before.
+            # The fuse may not have answered when this was tried before.
             await self._disarm_needless()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval_s):
@@ -637,7 +692,7 @@ class Arbitration(Authority):
 
     @property
     def _leased(self) -> str | None:
-        """The QEMU of this node whose lease is renewed: it may run alone beside another one."""
+        """This node's QEMU if it needs a lease, because the peer's may run alone as well."""
         shared = self._shared
         if shared is None or shared.record.is_sole:
             return None
@@ -665,7 +720,7 @@ class Arbitration(Authority):
             self._may_run.set()
 
     async def _take_over(self) -> None:
-        """Take over the fuse that an agent before this one has armed, once it says so."""
+        """Ask the fuse, until it answers, for which QEMU an earlier agent has armed it."""
         while self._guard is not None and self._may_be_armed:
             try:
                 armed = await self._guard.armed()
@@ -677,19 +732,20 @@ class Arbitration(Authority):
                 self._armed, self._may_be_armed = armed, False
 
     async def _beat(self) -> None:
-        """Keep the moment since which every event is still new.
+        """Keep a moment that is earlier than every event that is read from now on.
 
-        After this process, or the whole machine, did not run for a while, what is read first was
-        said before that. It may be read after the beat that comes first, but not after a second.
+        After a time in which this process, or the whole machine, did not run, the events that are
+        read first were sent before that time. They may be read after the first beat that follows,
+        but not after the second: so the moment of the last beat but one is used.
         """
         while self._guard is not None:
             self._read_until_s = (self._read_until_s[1], self._guard.now_s())
             await asyncio.sleep(_BEAT_S)
 
     async def _relight(self) -> None:
-        """Renew the fuse by what checkpoints have shown, and by the lease.
+        """Renew the fuse each time a checkpoint, or a renewed lease, shows that QEMU may run.
 
-        Apart from the lease: a fuse that gives no answer for a while must not delay that.
+        This is a task apart from `_renew`: a fuse that does not answer must not delay the lease.
         """
         await self._take_over()
         while True:
@@ -699,7 +755,7 @@ class Arbitration(Authority):
             if self._guard is None:
                 continue
             if leased is not None and leased[0] != self._armed:
-                # An agent before this one has armed it.
+                # The record says that the fuse is armed: an earlier agent has armed it.
                 await self._arm(leased[0])
             if self._armed is not None:
                 await self._renew_fuse(self._guard, self._armed, leased)
@@ -716,13 +772,17 @@ class Arbitration(Authority):
         except FuseRefused as error:
             self._tell("trouble", str(error))
             if is_leased:
-                # It has lost what was armed, and the arbiter says that it guards this node.
+                # The fuse has lost what was armed, while the record says that it guards this node.
                 await self._arm(instance)
         except FuseError as error:
             self._tell("trouble", str(error))
 
     async def _arm(self, instance: str) -> float | None:
-        """Arm the fuse; gives after how many seconds it stops QEMU, None if it is not armed."""
+        """Arm the fuse for a QEMU of this node.
+
+        Returns:
+            After how many seconds the fuse stops QEMU; None if it is not known to be armed.
+        """
         if self._guard is None:
             return None
         try:
@@ -734,7 +794,7 @@ class Arbitration(Authority):
         return armed_s
 
     async def _disarm_needless(self) -> None:
-        """Disarm the fuse once the record names this node alone, or its QEMU has ended."""
+        """Disarm the fuse if the record lets this node alone run, or if its QEMU has ended."""
         async with self._arming:
             shared, instance = self._shared, self._armed
             if self._guard is None or self._is_lost or shared is None or instance is None:
@@ -746,11 +806,15 @@ class Arbitration(Authority):
                 self._armed = None
 
     async def _stays(self, shared: SharedRecord) -> bool:
-        """Whether a record that names this node alone stays, unless this agent changes it."""
+        """Make sure that only this agent can still change a record that lets its node alone run.
+
+        Returns:
+            Whether this is sure.
+        """
         if self._node not in self._files or self.doubt:
-            # An arbiter that was restored from a backup may get a later one.
+            # The arbiter may have been restored from a backup, and get a later record again.
             return False
-        # The same once more: whatever was sent on the state before does not succeed any more.
+        # Write the same record once more: then an earlier swap without an answer cannot succeed.
         return not self._may_arrive or await self._swapped(shared)
 
     async def _with_fuse(self, work: Coroutine[object, object, None]) -> bool:
@@ -764,7 +828,7 @@ class Arbitration(Authority):
 
 @final
 class _ArbitratedHost:
-    """A host whose records go by way of the arbiter."""
+    """A host whose records are swapped into the arbiter before they are written into its files."""
 
     def __init__(self, host: Host, node: str, arbitration: Arbitration) -> None:
         self._host = host
@@ -787,7 +851,7 @@ class _ArbitratedHost:
         try:
             await self._host.write(pair, node, file, limit_s=limit_s)
         except HostRefused:
-            # The node's own agent may have been first: it writes what the arbiter holds.
+            # The node's own agent may have written the record first: it writes the arbiter's.
             there = (await self._host.observe(pair, node, limit_s=limit_s)).record
             if not isinstance(there, PairRecord) or not _same(there, file.becomes):
                 raise
@@ -821,11 +885,11 @@ class _ArbitratedHost:
         return await self._host.facts(pair, node, parts, limit_s=limit_s)
 
     async def aclose(self) -> None:
-        """It closes nothing that it was given."""
+        """Do nothing: the wrapped host is not closed."""
 
 
 def _same(one: PairRecord, other: PairRecord) -> bool:
-    """Whether two records say the same, whoever gave the evidence and wherever they lie."""
+    """Whether two records are equal apart from their evidence and the arbiter that they name."""
     return _bare(one) == _bare(other)
 
 
@@ -834,24 +898,31 @@ def _bare(record: PairRecord) -> PairRecord:
 
 
 def _is_behind(file: RecordState | None, record: PairRecord) -> bool:
-    """Whether a file lacks what the arbiter's record says of the same pair."""
+    """Whether a file must be replaced by the arbiter's record of the same pair.
+
+    It must if it is damaged, holds an older record, or does not exist yet for a first record.
+    """
     match file:
         case DamagedRecord():
             return True
         case PairRecord():
             return file.birth == record.birth and file.order < record.order
         case NoRecord(lost=None):
-            # Nothing has been launched by a pair's first record before its file was written.
+            # No QEMU is launched by a pair's first record before its file was written.
             return record.order == _FIRST
         case _:
             return False
 
 
 def _lessee(shared: SharedRecord | None, record: PairRecord) -> str | None:
-    """The node that must have no lease when a record replaces the arbiter's.
+    """The node that must have no lease when a record replaces the arbiter's; None for none.
 
-    Later records keep the evidence of the last failover, while that node has a QEMU and a lease
-    again.
+    It is the node whose lease has run out, if this record rests on that. Later records keep that
+    evidence, while the node may have another QEMU and a lease again: for them it is None.
+
+    Args:
+        shared: What the arbiter holds; None if it holds nothing of this pair.
+        record: The record that is to replace the present one.
     """
     evidence = record.evidence
     if shared is None or evidence is None or evidence.kind != "self-fence" or not record.is_sole:

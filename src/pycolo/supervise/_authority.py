@@ -1,4 +1,4 @@
-"""Who may act on a pair, on whose word: its record, what is wanted of it, and who claims it.
+"""Where a keeper reads and writes a pair's record, what is wanted of the pair, and who claims it.
 
 A supervisor that reaches both hosts decides for both nodes, by the nodes' own files. An agent
 decides for one node, by an arbiter's record; see `pycolo.supervise._arbitration`.
@@ -18,11 +18,11 @@ from pycolo.supervise.store import Store, Wish
 
 
 class Authority(Protocol):
-    """What a keeper asks before it acts."""
+    """The source of a pair's record, wish and claim, which a keeper asks before it acts."""
 
     @property
     def claimed_by(self) -> str | None:
-        """The node that claims the pair."""
+        """The node that claims the pair, which is about to run alone; None for none."""
 
     @property
     def is_lost(self) -> bool:
@@ -30,78 +30,108 @@ class Authority(Protocol):
 
     @property
     def fuses(self) -> Mapping[str, float]:
-        """The nodes whose fuse is armed, and after how many seconds it stops their QEMU."""
+        """Each node whose fuse is armed, to the seconds after which that stops the node's QEMU."""
 
     @property
     def ends(self) -> Mapping[str, Evidence]:
-        """Identity to what others state of the end of that QEMU."""
+        """The identity of a QEMU to the evidence, stored by an agent, that it has ended."""
 
     @property
     def observed(self) -> frozenset[str]:
-        """The nodes that are reached over their observer monitors alone."""
+        """The nodes of which this keeper uses only the observer monitors."""
 
     @property
     def needs_checkpoints(self) -> bool:
-        """Whether a node's fuse is armed that nothing but a checkpoint can renew now."""
+        """Whether a node's fuse is armed that only checkpoints renew now, since no lease does."""
 
     @property
     def cuts(self) -> bool:
-        """Whether a node cuts its side of COLO before it claims.
+        """Whether a node cuts its side of COLO before it claims the pair.
 
-        A checkpoint renews the other node's fuse.
+        It does if the other node may have a fuse: a checkpoint would renew that.
         """
 
     @property
     def doubt(self) -> str:
-        """Why the record cannot be right, and what a person does about it; empty for no doubt."""
+        """Why the record cannot be right, and what a person must do; empty for no doubt."""
 
     @property
     def lets_go(self) -> bool:
-        """Whether no control monitor is used during a pause, so that other programs may act.
+        """Whether the keeper uses no control monitor during a pause, so that other programs may.
 
-        Not if a fuse is renewed by the checkpoints that are heard over one.
+        False for an agent: it hears over a control monitor the checkpoints that renew its fuse.
         """
 
     def wish(self) -> Wish:
-        """What is wanted.
+        """What is wanted of the pair, and whether its supervision is paused.
 
         Raises:
-            StoreError: It cannot be read.
+            StoreError: The store cannot be read.
         """
 
     def record(self, snapshot: Snapshot) -> PairRecord | None:
-        """The record that holds; None if there is none, or none could be read."""
+        """The record by which the keeper acts; None if there is none, or none could be read.
+
+        Args:
+            snapshot: What the last look has shown, with the records of the nodes' files.
+        """
 
     def decides(self, members: Collection[str]) -> tuple[str, ...]:
-        """The nodes for which this keeper decides, of those that the record names."""
+        """The nodes for which this keeper decides.
+
+        Args:
+            members: The nodes that the record names, the holder first.
+        """
 
     def drives(self, record: PairRecord | None) -> bool:
-        """Whether this keeper brings about what is wanted; it looks otherwise."""
+        """Whether this keeper brings about what is wanted; if not, it only reads the pair."""
 
     def lacks_lease(self, node: str) -> bool:
-        """Whether a node's lease has run out."""
+        """Whether a node is known to have no lease; False if there are no leases."""
 
     async def is_current(self) -> bool:
-        """Read the record once more; whether it still is what it was known to be.
+        """Read the record once more.
 
-        Asked before a QEMU is ended, or a host is fenced, because of the record.
+        Call it before a QEMU is ended, or a host is fenced, because of the record.
+
+        Returns:
+            Whether the record is still the one that was read before.
         """
 
     async def claim(self, node: str) -> bool:
-        """Claim the pair for a node; whether the claim stands."""
+        """Claim the pair for a node.
+
+        Returns:
+            Whether the node claims the pair now.
+        """
 
     async def give_back(self) -> bool:
-        """Withdraw this keeper's claim, or any where no guest is wanted; whether that was done."""
+        """Withdraw the claim of this keeper's node; if no guest is wanted, that of any node.
+
+        Returns:
+            False if there is such a claim, and it could not be withdrawn.
+        """
 
     async def stop(self) -> bool:
-        """Write that no guest is wanted; whether that was done.
+        """Write that no guest is wanted.
+
+        Returns:
+            Whether it was written.
 
         Raises:
-            StoreError: It cannot be written.
+            StoreError: The store cannot be written.
         """
 
     async def settle(self, snapshot: Snapshot) -> bool:
-        """Bring the record and the node's own file together; whether either was changed."""
+        """Make the record and the node's own file agree.
+
+        Args:
+            snapshot: What the last look has shown.
+
+        Returns:
+            Whether the pair must be looked at again: the record or the file was changed, or the
+            record is another one than at the last look.
+        """
 
     async def say_exit(self, end: Evidence) -> None:
         """Store evidence that the QEMU of this node has ended, for the other agents to read."""
@@ -116,25 +146,25 @@ class Authority(Protocol):
         """What a person can do if nothing shows that a node's QEMU has ended."""
 
     def checkpoint_begins(self) -> None:
-        """Take note that the node's guest was paused, such as for a checkpoint."""
+        """Take note that the guest of COLO's primary was paused, such as for a checkpoint."""
 
     def checkpoint(self) -> None:
-        """Take note that the node, as primary, has finished the checkpoint that began last."""
+        """Take note that COLO's primary has finished the checkpoint that began last."""
 
 
 @final
 class FilesAuthority(Authority):
-    """The nodes' own files, and a store: for the one supervisor that reaches all hosts.
+    """The authority of the one supervisor that reaches all hosts: the nodes' files, and a store.
 
-    Nobody else acts on the pair, so that a claim is in its memory alone.
+    No other program acts on the pair, so the supervisor keeps a claim in memory only.
     """
 
     def __init__(self, pair: str, store: Store) -> None:
-        """Keep the wishes' place.
+        """Store the arguments; nothing is read yet.
 
         Args:
             pair: The pair's name.
-            store: What is wanted of it.
+            store: Holds what is wanted of the pair.
         """
         self._pair: Final = pair
         self._store: Final = store
@@ -207,7 +237,7 @@ class FilesAuthority(Authority):
 
     @override
     async def is_current(self) -> bool:
-        # Each look reads the files, and nobody else acts on the pair.
+        # Each look reads the files, and no other program acts on the pair.
         return True
 
     @override
@@ -231,7 +261,7 @@ class FilesAuthority(Authority):
 
     @override
     async def say_exit(self, end: Evidence) -> None:
-        # Both nodes' decisions are made in one place.
+        # One keeper decides for both nodes, so that no other one has to read this.
         return
 
     @override

@@ -1,4 +1,4 @@
-"""An agent: it keeps one host's nodes, beside the agents of the other hosts."""
+"""An agent, which keeps the nodes of one host while other agents keep those of other hosts."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ from pycolo.supervise.supervisor import RESYNCS, Keeping
 
 @final
 class Agent(Keeping):
-    """Keeps the nodes of its own host, with an agent on every other host of the pairs.
+    """Keeps the nodes of its own host; every other host of the pairs has an agent of its own.
 
-    The agents agree by an arbiter, which holds each pair's record: none of them needs to reach
-    another host in order to take over. The agent of the node with the newest data launches and
-    protects, over the other hosts' ssh. An async context manager, entered once.
+    The agents agree through an arbiter, which holds each pair's record, so that an agent can take
+    over without reaching another host. The agent of the node with the newest data launches QEMUs
+    and protects the guest; for that it reaches the other hosts. An async context manager, entered
+    once; it keeps the pairs while the block lasts.
 
-    A pair whose records lie in files alone is handed to the arbiter by its holder's agent, once
-    every node's record can be read.
+    If the arbiter holds no record of a pair and the hosts have some in files, the agent of the
+    holder puts the newest one into the arbiter, once every node's file can be read.
 
     Args:
         pairs: The declarations; each name once.
         nodes: Pair name to the node that runs on this host.
-        hosts: Pair name to node name to its host, spares included; not closed by it.
-        arbiter: Holds the pairs' records; not closed by it.
-        guards: Pair name to this host's fuse for its node; a pair that is not in it has none, and
-            its secondary cannot take over because the agent of this host is silent.
+        hosts: Pair name to node name to its host, spares included. They are not closed.
+        arbiter: Holds the pairs' records; it is not closed.
+        guards: Pair name to this host's fuse for the pair's node. Without a fuse, the other node
+            of a pair cannot take over only because this host's agent stops responding.
         observer: Is called with what every execution does; None for none.
         resyncs: How many resyncs may run at once, 1 or more. A failover never waits for one.
         assume_good: QEMU versions that the operator vouches for.
 
     Raises:
         DeclarationError: Two pairs have one name, a node has no host, a pair has no such node, or
-            `resyncs` is below 1. Raised when it is entered: there are more pairs than this process
+            `resyncs` is below 1. When the agent is entered: there are more pairs than this process
             may have files open for.
     """
 
@@ -93,7 +94,7 @@ class Agent(Keeping):
             await stack.enter_async_context(one)
 
     def _wake(self, pair: str) -> None:
-        """Have a pair looked at again: its arbiter holds something new."""
+        """Have a pair looked at again, since its arbiter may hold something new."""
         self._keepers[pair].wake()
 
     def _report(self, pair: str, kind: EventKind, text: str) -> None:

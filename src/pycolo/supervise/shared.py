@@ -16,12 +16,12 @@ from pycolo.record import PairRecord
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class SharedRecord:
-    """The record of a pair as an arbiter holds it; every change is a compare-and-swap of it all."""
+    """The record of a pair as an arbiter holds it; a compare-and-swap replaces it as a whole."""
 
     record: PairRecord
     "Who has the newest data, and who may run alone."
     claimed_by: str | None = None
-    "The node that is about to run alone, and still looks for evidence about its peer."
+    "The node that is about to run alone and looks for evidence about its peer; None for none."
     want: Want = "protected"
     "What is wanted of the pair."
     paused: str | None = None
@@ -33,9 +33,19 @@ class SharedRecord:
     """
 
     def may_renew(self, node: str, instance: str) -> bool:
-        """Whether a QEMU's lease may be renewed: it may run alone, and no other node claims so."""
+        """Whether a lease may be renewed: its QEMU may run alone, and no other node has a claim.
+
+        Args:
+            node: The node whose lease it is.
+            instance: The identity of the node's QEMU.
+        """
         return self.record.eligible.get(node) == instance and self.claimed_by in (None, node)
 
     def lease_s(self, node: str, declared: Supervision) -> float:
-        """How long a node's lease lasts: longer than its fuse."""
+        """How long a node's lease lasts, in seconds: longer than its fuse waits.
+
+        Args:
+            node: The node.
+            declared: The limits in the pair file.
+        """
         return max(declared.lease_s, self.fuses.get(node, 0.0) + LEASE_MARGIN_S)

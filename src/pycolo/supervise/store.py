@@ -25,7 +25,7 @@ _TABLE: Final = """
 @final
 @attrs.frozen(kw_only=True)
 class Wish:
-    """What is wanted of a pair."""
+    """What is wanted of a pair, and whether its supervision is paused."""
 
     want: Want = "protected"
     "A protected guest, one that runs alone, or no QEMU."
@@ -35,24 +35,24 @@ class Wish:
 
 @final
 class Store:
-    """What is wanted of each pair of one supervisor; other processes may change it meanwhile.
+    """What is wanted of each pair of one supervisor, in a file that other processes may change.
 
-    Each change is on the disk when it returns. A context manager, which closes it; not for several
-    threads. After a `StoreError` it can be used once the reason is gone. What takes a pair's name
-    raises `DeclarationError` for a name that no pair can have.
+    A change is on the disk when its method returns. A context manager, which closes the store; not
+    for several threads. After a `StoreError` the store can be used again once the cause is gone. A
+    method that takes a pair's name raises `DeclarationError` for a name that no pair can have.
     """
 
     def __init__(self, folder: Path) -> None:
         """Open the store; make it if there is none.
 
         Args:
-            folder: Where its file lies; made if missing.
+            folder: The folder of the store's file; made if missing.
 
         Raises:
-            StoreError: It cannot be made or opened.
+            StoreError: The file cannot be made or opened.
         """
         self.folder: Final = folder
-        "Where its file lies."
+        "The folder of the store's file."
         with self._as_store_error():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._database = sqlite3.connect(
@@ -72,18 +72,18 @@ class Store:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Something else after each change, by whatever process.
+        """A value that is another one after each change, by this or another process.
 
         Raises:
-            StoreError: It cannot be read.
+            StoreError: The file cannot be read.
         """
         with self._as_store_error():
             row = self._database.execute("PRAGMA data_version").fetchone()
-        # The pragma leaves out this connection's own changes.
+        # The pragma does not count this connection's own changes.
         return row[0], self._database.total_changes
 
     def read(self, pair: str) -> Wish:
-        """What is wanted of a pair: a protected guest if nobody has said otherwise.
+        """Read what is wanted of a pair: a protected guest if nothing else was set.
 
         The file is read for all pairs at once, and again only after a change.
 
@@ -91,10 +91,10 @@ class Store:
             pair: The pair's name.
 
         Raises:
-            StoreError: It cannot be read.
+            StoreError: The file cannot be read, or it holds a value that pycolo does not know.
         """
         rules.identifier("pair", pair)
-        # Known before it is read: a change in between is read again, not missed.
+        # The version is taken before the file is read: a change in between causes another read.
         version = self.version
         if version != self._read_version:
             with self._as_store_error():
@@ -111,15 +111,15 @@ class Store:
         return Wish(want=want, paused=row[1])
 
     def want(self, pair: str, want: Want) -> None:
-        """Say what is wanted of a pair.
+        """Set what is wanted of a pair.
 
         Args:
             pair: The pair's name.
             want: What its supervisor brings about from now on.
 
         Raises:
-            StoreError: It cannot be written; what was wanted before still is.
-            DeclarationError: It is nothing that can be wanted; what was wanted before still is.
+            StoreError: The file cannot be written; what was wanted before still is.
+            DeclarationError: `want` is not one of `Want`; what was wanted before still is.
         """
         rules.identifier("pair", pair)
         check_want("want", want)
@@ -135,11 +135,11 @@ class Store:
 
         Args:
             pair: The pair's name.
-            paused: By whom, when and why, in words that follow "paused", such as `by root`; None
-                ends the pause.
+            paused: Who paused it, when and why, in words that follow "paused", such as `by root`;
+                None ends the pause.
 
         Raises:
-            StoreError: It cannot be written; nothing was changed.
+            StoreError: The file cannot be written; nothing was changed.
         """
         rules.identifier("pair", pair)
         with self._as_store_error():
@@ -151,13 +151,13 @@ class Store:
 
     @contextmanager
     def alone(self, pair: str) -> Generator[None]:
-        """Hold the lock of a pair, so that only one supervisor with this folder keeps it.
+        """Hold a pair's lock inside the block, so that one supervisor of this store keeps the pair.
 
         Args:
             pair: The pair's name.
 
         Raises:
-            StoreError: Another process or store object holds it, or it cannot be made.
+            StoreError: Another process or store object holds the lock, or it cannot be made.
         """
         rules.identifier("pair", pair)
         with self._as_store_error():

@@ -17,26 +17,26 @@ _TRIES: Final = 5
 
 
 async def read_wish(arbiter: Arbiter, pair: str, *, limit_s: float) -> Wish:
-    """What is wanted of a pair.
+    """Read what is wanted of a pair.
 
     Args:
-        arbiter: Holds its record.
+        arbiter: Holds the pair's record.
         pair: The pair's name.
         limit_s: How long the answer may take, in seconds.
 
     Raises:
-        ArbiterOvertaken: It holds no record of this pair. Start the agents first.
-        ArbiterLost: There is no answer. The arbiter stays usable.
+        ArbiterOvertaken: The arbiter holds no record of this pair. Start the agents first.
+        ArbiterLost: No answer came. The arbiter can still be used.
     """
     held = await arbiter.read(pair, limit_s=limit_s)
     return _wish(_known(pair, held.shared))
 
 
 async def set_want(arbiter: Arbiter, pair: str, want: Want, *, limit_s: float) -> Wish:
-    """Say what is wanted of a pair; its agents bring it about from now on.
+    """Set what is wanted of a pair; its agents bring it about from now on.
 
     Args:
-        arbiter: Holds its record.
+        arbiter: Holds the pair's record.
         pair: The pair's name.
         want: What is wanted.
         limit_s: How long each answer may take, in seconds.
@@ -45,10 +45,10 @@ async def set_want(arbiter: Arbiter, pair: str, want: Want, *, limit_s: float) -
         What is wanted now.
 
     Raises:
-        ArbiterOvertaken: It holds no record of this pair, or the agents change it all the time:
-            nothing was changed.
-        ArbiterLost: It is not known whether it was changed.
-        DeclarationError: It is nothing that can be wanted; nothing was changed.
+        ArbiterOvertaken: The arbiter holds no record of this pair, or the agents changed it during
+            each of several tries; nothing was changed.
+        ArbiterLost: No answer came: it is not known whether the arbiter has the change.
+        DeclarationError: `want` is not one of `Want`; nothing was changed.
     """
     check_want("want", want)
     return await _changed(arbiter, pair, lambda held: attrs.evolve(held, want=want), limit_s)
@@ -58,10 +58,10 @@ async def set_paused(arbiter: Arbiter, pair: str, paused: str | None, *, limit_s
     """Pause a pair's agents, or end the pause; see `set_want`.
 
     Args:
-        arbiter: Holds its record.
+        arbiter: Holds the pair's record.
         pair: The pair's name.
-        paused: By whom, when and why, in words that follow "paused", such as `by root`; None ends
-            the pause.
+        paused: Who paused it, when and why, in words that follow "paused", such as `by root`; None
+            ends the pause.
         limit_s: How long each answer may take, in seconds.
 
     Returns:
