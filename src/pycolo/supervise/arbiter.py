@@ -1,8 +1,9 @@
-"""The arbiter's contract: it holds each pair's record outside the pair's hosts.
+"""The interface of an arbiter, which holds each pair's record outside the pair's hosts.
 
-An arbiter serves the agents of several hosts, of which none reaches all others: whoever wants to
-run alone changes the record there first. SQLite serves one machine (`SqliteArbiter`), etcd many
-(`EtcdArbiter`, extra `etcd`); a cloud controller brings its own, such as a row of its database.
+An arbiter serves the agents of several hosts, which may not reach each other: before a node runs
+alone, its agent changes the record there. `SqliteArbiter` serves agents on one machine,
+`EtcdArbiter` (extra `etcd`) agents on many. A cloud controller can implement another one, such as
+by a row of its database.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ class Held:
     shared: SharedRecord | None = None
     "The record; None as long as nobody has written one."
     leases: frozenset[str] = frozenset()
-    "Nodes whose agent has a lease that has not run out."
+    "The nodes that have a lease which has not run out."
     ends: Mapping[str, Evidence] = attrs.field(factory=dict)
-    "Node name to what its agent states of the end of its QEMU: the latest statement of each."
+    "Node name to the latest evidence, stored by its agent, that a QEMU of the node has ended."
 
 
 class Arbiter(Protocol):
-    """Reads, and compare-and-swaps, over any number of pairs.
+    """Holds the records of any number of pairs, and changes them by compare-and-swap.
 
     Every answer is linearizable: it shows each change that was acknowledged before the question.
     Each method ends within its `limit_s`, which is above 0. `ArbiterLost` is raised if no answer
-    came, or one that says nothing for certain; whoever changed something then reads again before it
-    acts on it. `DeclarationError` is raised, and nothing asked, for a name that no pair or no node
-    can have, for a record under another pair's name, and for a lease that is not above 0 s.
+    came, or one that leaves it uncertain what was done; after a change the caller then reads again
+    before it acts. `DeclarationError` is raised, and nothing is sent, for a name that no pair or no
+    node can have, for a record under another pair's name, and for a lease that is not above 0 s.
     """
 
     async def identity(self, *, limit_s: float) -> str:
-        """The name that the records' files have for this arbiter, such as `etcd:CLUSTER`.
+        """The name by which the files of records refer to this arbiter, such as `etcd:CLUSTER`.
 
-        An arbiter that was set up anew has another name, so that it is not taken for the old one.
+        An arbiter that was set up again has another name, so that it is not taken for the old one.
 
         Args:
             limit_s: How long the answer may take, in seconds.
@@ -54,21 +55,21 @@ class Arbiter(Protocol):
             The same name each time.
 
         Raises:
-            ArbiterLost: There is no answer.
+            ArbiterLost: No answer came.
         """
 
     async def read(self, pair: str, *, limit_s: float) -> Held:
-        """What is held for a pair.
+        """Read what is held for a pair.
 
         Args:
             pair: The pair's name.
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            What is held; of a pair of which it knows nothing, revision 0 and no record.
+            What is held; revision 0 and no record for a pair that the arbiter does not know.
 
         Raises:
-            ArbiterLost: There is no answer.
+            ArbiterLost: No answer came.
         """
 
     async def swap(
@@ -80,13 +81,14 @@ class Arbiter(Protocol):
         no_lease_of: str | None = None,
         limit_s: float,
     ) -> Held:
-        """Replace a pair's record if it still is the one that was read, durably.
+        """Replace a pair's record durably, if it still is the one that was read.
 
         Args:
             pair: The pair's name.
-            held: What was read.
+            held: What was read, which the arbiter must still hold.
             shared: The new record.
-            no_lease_of: A node that must have no lease at that very moment; None for any.
+            no_lease_of: A node that must have no lease at the moment of the change; None for no
+                such condition.
             limit_s: How long the answer may take, in seconds.
 
         Returns:
@@ -94,27 +96,27 @@ class Arbiter(Protocol):
 
         Raises:
             ArbiterOvertaken: Another record is held, or that node has a lease; nothing was changed.
-            ArbiterLost: It is not known whether it was changed.
+            ArbiterLost: No answer came: it is not known whether the record was replaced.
         """
 
     async def renew(
         self, pair: str, node: str, instance: str, *, lease_s: float, limit_s: float
     ) -> bool:
-        """Renew a node's lease, or begin it, in one transaction with a look at the record.
+        """Renew or begin a node's lease if the record allows it, in one transaction.
 
         Args:
             pair: The pair's name.
             node: The node.
-            instance: Its QEMU.
+            instance: The identity of the node's QEMU.
             lease_s: After how many seconds without a renewal the lease runs out; never earlier.
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            Whether it was renewed, because the record lets this QEMU run alone and no other node
-            claims the pair. Otherwise nothing was changed.
+            Whether the lease was renewed: it is if the record lets this QEMU run alone and no other
+            node claims the pair. Otherwise nothing was changed.
 
         Raises:
-            ArbiterLost: It is not known whether it was renewed.
+            ArbiterLost: No answer came: it is not known whether the lease was renewed.
         """
 
     async def release(self, pair: str, node: str, *, limit_s: float) -> None:
@@ -129,19 +131,22 @@ class Arbiter(Protocol):
             limit_s: How long the answer may take, in seconds.
 
         Raises:
-            ArbiterLost: It is not known whether it was ended; it runs out by itself.
+            ArbiterLost: No answer came: it is not known whether the lease was ended. It runs out by
+                itself.
         """
 
     async def state(self, pair: str, end: Evidence, *, limit_s: float) -> None:
-        """State that a QEMU of one's own host has ended: the statement about its node is replaced.
+        """Store evidence that a QEMU of the caller's host has ended.
+
+        It replaces earlier evidence about a QEMU of the same node.
 
         Args:
             pair: The pair's name.
-            end: What was seen.
+            end: The evidence.
             limit_s: How long the answer may take, in seconds.
 
         Raises:
-            ArbiterLost: It is not known whether it was written.
+            ArbiterLost: No answer came: it is not known whether the evidence was stored.
         """
 
     async def changed(self, pair: str, held: Held, *, limit_s: float) -> Held:
@@ -156,11 +161,11 @@ class Arbiter(Protocol):
             What is held at the end of the wait; equal to `held` if nothing changed in time.
 
         Raises:
-            ArbiterLost: Changes cannot be followed any more; read again.
+            ArbiterLost: It is not known whether anything has changed; read again.
         """
 
     async def aclose(self) -> None:
-        """Close the way to the arbiter; may be called again. Leases run out by themselves.
+        """Close the connection to the arbiter. May be called again.
 
-        Every other method raises ArbiterLost from then on.
+        Every other method raises `ArbiterLost` from then on. Leases run out by themselves.
         """

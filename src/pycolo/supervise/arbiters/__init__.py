@@ -1,7 +1,7 @@
 """Arbiters: where the agents of several hosts keep the records of their pairs.
 
-`SqliteArbiter` serves agents on one machine, and `pycolo.supervise.arbiters.etcd.EtcdArbiter` those
-of many; it needs the extra `etcd` (aiohttp).
+`SqliteArbiter` serves agents on one machine. `pycolo.supervise.arbiters.etcd.EtcdArbiter` serves
+agents on many, and needs the extra `etcd` (aiohttp).
 """
 
 from pycolo.supervise.arbiters.sqlite import SqliteArbiter

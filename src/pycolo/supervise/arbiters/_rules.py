@@ -1,4 +1,4 @@
-"""What every arbiter checks in the same way."""
+"""Checks that all arbiters have in common."""
 
 from __future__ import annotations
 
@@ -9,28 +9,40 @@ from pycolo.supervise.shared import SharedRecord
 
 
 def check_pair(pair: str) -> None:
-    """Refuse what is no name of a pair.
+    """Check the name of a pair, before anything is sent.
 
     Raises:
-        DeclarationError: It is none; nothing was asked.
+        DeclarationError: No pair can have this name.
     """
     rules.identifier("pair", pair)
 
 
 def check_node(pair: str, node: str) -> None:
-    """Refuse what is no name of a pair or of a node; see `check_pair`."""
+    """Check the names of a pair and a node, before anything is sent.
+
+    Raises:
+        DeclarationError: No pair, or no node, can have this name.
+    """
     check_pair(pair)
     rules.identifier("node", node)
 
 
 def check_lease(pair: str, node: str, lease_s: float) -> None:
-    """Refuse a lease that could not be kept; see `check_pair`."""
+    """Check the names and the length of a lease, before anything is sent.
+
+    Raises:
+        DeclarationError: A name is wrong, or the lease is not above 0 s.
+    """
     check_node(pair, node)
     rules.seconds("lease_s", lease_s)
 
 
 def check_swap(pair: str, shared: SharedRecord) -> None:
-    """Refuse a record under another pair's name; see `check_pair`."""
+    """Check that a record is that of a pair, before anything is sent.
+
+    Raises:
+        DeclarationError: No pair can have this name, or the record is that of another pair.
+    """
     check_pair(pair)
     if shared.record.pair != pair:
         raise DeclarationError("shared.record.pair", shared.record.pair, f"be {pair}")
@@ -39,8 +51,15 @@ def check_swap(pair: str, shared: SharedRecord) -> None:
 def overtaken(
     pair: str, current: Held, held: Held, no_lease_of: str | None
 ) -> ArbiterOvertaken | None:
-    """Why a compare-and-swap must change nothing; None if it may."""
-    # An arbiter that was restored from a backup gives the same revision to another record.
+    """Make the error of a compare-and-swap that must change nothing; None if it may be done.
+
+    Args:
+        pair: The pair's name.
+        current: What the arbiter holds now.
+        held: What the caller has read.
+        no_lease_of: A node that must have no lease now; None for no such condition.
+    """
+    # An arbiter that was restored from a backup may give the same revision to another record.
     if (current.revision, current.shared) != (held.revision, held.shared):
         why = f"it is at revision {current.revision}, and was read at {held.revision}"
         return ArbiterOvertaken(pair, why)

@@ -21,7 +21,7 @@ _R = TypeVar("_R")
 _FILE: Final = "arbiter.db"
 _OPEN_S: Final = 5.0
 _POLL_S: Final = 0.05
-# Another process that writes is done within a millisecond or two.
+# A write by another process takes a millisecond or two.
 _BUSY_S: Final = 0.005
 _BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -44,7 +44,7 @@ _TABLES: Final = (
 
 
 def boottime_s() -> float:
-    """Seconds since the machine was started; they pass while it is suspended, too."""
+    """The seconds since boot, those included in which the machine was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -53,14 +53,14 @@ class SqliteArbiter:
     """An `Arbiter` in a file, for agents that run on one machine.
 
     Each change is on the disk when it is acknowledged. The machine should be neither node's host:
-    a pair whose arbiter is lost with its peer needs a person. The folder has to be on a disk of the
-    machine, not on a network file system. Calls block the event loop while the disk writes.
+    if a node is lost together with the arbiter, a person must act. The folder has to be on a disk
+    of the machine, not on a network file system. Calls block the event loop while the disk writes.
 
     After the machine was restarted, each lease in the file runs for its whole length once more.
 
     Args:
-        folder: Where its file lies; made if missing.
-        clock: The seconds by which leases run out; the same clock for every agent.
+        folder: The folder of the file; made if missing.
+        clock: Gives the time, in seconds, by which leases run out; every agent must use the same.
 
     Raises:
         StoreError: The file cannot be made or opened.
@@ -80,18 +80,18 @@ class SqliteArbiter:
 
     def _open(self) -> None:
         execute = self._database.execute
-        # What was acknowledged survives the loss of power.
+        # A change that was acknowledged survives the loss of power.
         for line in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "BEGIN IMMEDIATE"):
             execute(line)
         for table in _TABLES:
             execute(table)
         execute("INSERT OR IGNORE INTO identity VALUES (1, lower(hex(randomblob(8))))")
-        # The clock began anew, so nobody knows how long ago they were renewed.
+        # The clock started at 0 again, so it is not known how long ago these leases were renewed.
         execute(
             "UPDATE leases SET until_s = lease_s + ?, boot = ? WHERE boot != ?",
             (self._clock(), self._boot, self._boot),
         )
-        # From here on the event loop waits for other processes, not SQLite.
+        # From here on SQLite does not wait for a lock: that would block the event loop.
         for line in ("COMMIT", "PRAGMA busy_timeout=0"):
             execute(line)
 
@@ -171,7 +171,7 @@ class SqliteArbiter:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + limit_s
         while True:
-            # Marked before it is read: a change in between is read again, not missed.
+            # The mark is taken before the read: a change in between then causes another read.
             mark = self._mark(pair)
             current, runs_out_s = await self._transact(
                 pair, "BEGIN", lambda now_s: self._look(pair, now_s), end_s - loop.time()
@@ -201,7 +201,17 @@ class SqliteArbiter:
     async def _transact(
         self, pair: str, begin: str, work: Callable[[float], _R], limit_s: float
     ) -> _R:
-        """Do work in a transaction; it is given the time at which the lock was there."""
+        """Do work in a transaction; try again while another process holds the lock.
+
+        Args:
+            pair: The pair's name, for the error.
+            begin: The statement that begins the transaction.
+            work: Is called inside the transaction with the time, by `clock`.
+            limit_s: How long to try, in seconds.
+
+        Raises:
+            ArbiterLost: The lock was held for all that time, or the file cannot be used.
+        """
         loop = asyncio.get_running_loop()
         end_s = loop.time() + limit_s
         while True:
@@ -227,7 +237,7 @@ class SqliteArbiter:
         return result
 
     def _check_file(self) -> None:
-        # A connection would go on with the file that was replaced, and others with the new one.
+        # If the file was replaced, this connection still uses the old one, and others the new one.
         if _identity(self._path) != self._file:
             raise OSError("another file has taken its place: open it anew")
 
@@ -235,7 +245,7 @@ class SqliteArbiter:
         return self._look(pair, now_s)[0]
 
     def _look(self, pair: str, now_s: float) -> tuple[Held, float]:
-        """What is held at a time, and when the next of its leases runs out."""
+        """Read what is held at a time, and when the next lease runs out, both by `clock`."""
         execute = self._database.execute
         row = execute("SELECT revision, record FROM records WHERE pair = ?", (pair,)).fetchone()
         leases = execute(
@@ -251,10 +261,14 @@ class SqliteArbiter:
         return held, min((until_s for _, until_s in leases), default=math.inf)
 
     def _mark(self, pair: str) -> tuple[object, ...]:
-        """Something else after each change of the file, by whatever connection."""
+        """A value that is another one after each change of the file, by any connection.
+
+        Raises:
+            ArbiterLost: The file cannot be read.
+        """
         try:
             row = self._database.execute("PRAGMA data_version").fetchone()
-            # The version leaves out this connection's own changes.
+            # The version does not count this connection's own changes.
             return (_identity(self._path), row[0], self._database.total_changes)
         except (OSError, sqlite3.Error) as error:
             raise ArbiterLost(pair, f"{self._path}: {error}") from error
@@ -266,7 +280,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _is_busy(error: Exception) -> bool:
-    # Errors of Python's own, such as that of a closed database, have no code.
+    # Errors that SQLite does not raise, such as that of a closed database, have no code.
     code: object = getattr(error, "sqlite_errorcode", 0)
     # The low byte is the kind of error, the rest its details.
     return isinstance(code, int) and code & 0xFF in _BUSY_CODES

@@ -85,6 +85,6 @@ def _loads(document: Document, text: str, path: str) -> object:
         raise ParseError(path, f"have at most {SIZE_MAX_BYTES} bytes", size_bytes)
     value = document.read(_decode.json_value(text), path)
     if _dumps(document, value) != text:
-        # A key that is missing or double would count as its default, or as the last of them.
+        # Otherwise a missing key would get its default, and of a repeated key the last would count.
         raise ParseError(path, "be as pycolo writes it, with every key once", text)
     return value

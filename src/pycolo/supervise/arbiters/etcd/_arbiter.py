@@ -26,14 +26,14 @@ _ANY_PAIR: Final = "any"
 _RANGE: Final = "/v3/kv/range"
 _TXN: Final = "/v3/kv/txn"
 _GRANT: Final = "/v3/lease/grant"
-# A member that is stopped tells a watch nothing; so whoever watches asks as well.
+# A member that is stopped sends nothing to a watch, so the keys are read this often as well.
 _SILENCE_S: Final = 1.0
 
 
 @final
 @attrs.frozen(kw_only=True)
 class _Change:
-    """A transaction: what must be unchanged, and what is done then."""
+    """A transaction: its conditions, and the operation that is done if all of them hold."""
 
     compares: tuple[JsonObject, ...]
     operation: JsonObject
@@ -48,14 +48,14 @@ class EtcdArbiter:
     may be lost. From then on every call raises ArbiterLost; create a new object after a person has
     checked what the arbiter holds.
 
-    etcd grants whole seconds, two or more: a lease lasts up to a second longer than asked for, and
-    longer still while etcd chooses a leader.
+    etcd grants leases of whole seconds, two or more: a lease lasts up to a second longer than asked
+    for, and longer still while etcd elects a leader.
 
     Args:
         cluster: How to reach the cluster.
 
     Raises:
-        DeclarationError: The files for TLS cannot be used.
+        DeclarationError: A file for TLS cannot be used.
     """
 
     def __init__(self, cluster: EtcdCluster) -> None:
@@ -68,7 +68,7 @@ class EtcdArbiter:
     async def identity(self, *, limit_s: float) -> str:
         """See `Arbiter.identity`."""
         if self._cluster_id is None:
-            # Every answer names the cluster.
+            # Every answer contains the cluster's id.
             await self.read(_ANY_PAIR, limit_s=limit_s)
         return f"etcd:{self._cluster_id}"
 
@@ -92,7 +92,7 @@ class EtcdArbiter:
         keys = self._keys(pair)
         compares = [_written_at(keys.record, held.revision)]
         if held.shared is not None:
-            # A cluster that was restored from a backup gives revisions once more.
+            # A cluster that was restored from a backup may use the same revision again.
             compares.append(
                 _compare(keys.record, "VALUE", "value", encoded(dump_shared(held.shared)))
             )
@@ -117,14 +117,14 @@ class EtcdArbiter:
             view = await self._view(keys, end_s)
             if not _may_renew(view, node, instance):
                 return False
-            # It runs from here on; the key that is put with it is deleted when it ends.
+            # The lease runs from here on. etcd deletes the key that is put with it when it ends.
             lease = await self._granted(lease_s, end_s)
 
             def renewal(view: View) -> _Change | None:
                 if not _may_renew(view, node, instance):
                     return None
                 key = keys.of("leases", node)
-                # One that is late must not replace a later one, whose lease ends later.
+                # A renewal that arrives late must not replace a newer one, whose lease ends later.
                 compares = tuple(_as_in(view, one) for one in (keys.record, key))
                 return _Change(compares=compares, operation=_put(key, instance, lease=lease))
 
@@ -139,7 +139,7 @@ class EtcdArbiter:
         def deletion(view: View) -> _Change | None:
             if key not in view.revisions:
                 return None
-            # A release that is late must not end what was renewed since.
+            # A release that arrives late must not end a lease that was renewed since.
             delete: JsonObject = {"request_delete_range": {"key": encoded(key)}}
             return _Change(compares=(_as_in(view, key),), operation=delete)
 
@@ -153,7 +153,7 @@ class EtcdArbiter:
         key = keys.of("ends", end.node)
 
         def statement(view: View) -> _Change:
-            # A statement that is late must not replace a later one.
+            # Evidence that arrives late must not replace newer evidence.
             return _Change(compares=(_as_in(view, key),), operation=_put(key, dump_end(end)))
 
         async with self._answers(pair):
@@ -168,7 +168,8 @@ class EtcdArbiter:
                 try:
                     view = await self._view(keys, end_s)
                 except NoAnswer:
-                    # Cut short by the limit: what was read a moment ago is as good, unless told.
+                    # The limit cut this read short. The last one is recent enough, unless the watch
+                    # has reported a change since.
                     if is_told or now_s() < end_s or now_s() - seen_s > 2 * _SILENCE_S:
                         raise
                     return held
@@ -193,7 +194,16 @@ class EtcdArbiter:
         return View.read(keys, answer, self._checked(answer, known))
 
     async def _transact(self, keys: Keys, change: _Change, end_s: float) -> tuple[bool, View]:
-        """Whether a change took place, and what is held after it, or instead."""
+        """Send a transaction.
+
+        Args:
+            keys: The pair's keys.
+            change: The transaction.
+            end_s: Until when to wait for the answer, by the event loop's clock.
+
+        Returns:
+            Whether its operation was done, and what is held afterwards in either case.
+        """
         known = self._revision
         look: JsonObject = {"request_range": keys.all}
         body: JsonObject = {
@@ -210,9 +220,18 @@ class EtcdArbiter:
     async def _update(
         self, keys: Keys, view: View, change_of: Callable[[View], _Change | None], end_s: float
     ) -> bool:
-        """Change what is held as long as there is something to be changed in it.
+        """Send transactions until one is done, or until nothing has to be changed any more.
 
-        A transaction that failed has changed nothing, and tells what is held instead.
+        If the conditions of one do not hold, the next one is made for what is held instead.
+
+        Args:
+            keys: The pair's keys.
+            view: What was read.
+            change_of: Makes the transaction for what is held; None if nothing has to be changed.
+            end_s: Until when to wait for the answers, by the event loop's clock.
+
+        Returns:
+            Whether a transaction was done.
         """
         while (change := change_of(view)) is not None:
             is_done, view = await self._transact(keys, change, end_s)
@@ -221,16 +240,16 @@ class EtcdArbiter:
         return False
 
     async def _granted(self, lease_s: float, end_s: float) -> str:
-        """A new lease of etcd's own, without keys as yet."""
+        """Have etcd grant a lease, to which no key belongs yet, and return its id."""
         ttl_s = math.ceil(lease_s)
-        # It may be repeated: one that nobody uses ends by itself, and nobody sees it.
+        # The request may be repeated: a lease without a key has no effect, and ends by itself.
         answer = await self._gateway.ask(_GRANT, {"TTL": str(ttl_s)}, end_s=end_s)
         granted_s = number(answer, "TTL", "")
         if granted_s < ttl_s:
             raise ParseError("TTL", f"be {ttl_s} or more", granted_s)
         return str(number(answer, "ID", ""))
 
-    # -- what is believed
+    # -- checks of the answers
 
     @asynccontextmanager
     async def _answers(self, pair: str) -> AsyncGenerator[None]:
@@ -242,14 +261,15 @@ class EtcdArbiter:
             raise ArbiterLost(pair, str(error)) from error
 
     def _checked(self, answer: Mapping[str, object], known: int) -> int:
-        """The revision at which something was answered.
+        """Check that an answer is from the same cluster as those before; return its revision.
 
         Args:
             answer: The answer.
-            known: The highest revision that was known when it was asked for.
+            known: The highest revision that was known when the request was sent.
 
         Raises:
-            NoAnswer: It does not come from the cluster that answered before.
+            NoAnswer: The cluster's id is another one, or its revision is below `known`. Every later
+                call fails as well.
         """
         header = object_at(answer.get("header"), "header")
         revision, cluster_id = number(header, "revision", "header"), header.get("cluster_id")
@@ -278,12 +298,12 @@ def _compare(key: str, target: str, field: str, value: str) -> JsonObject:
 
 
 def _written_at(key: str, revision: int) -> JsonObject:
-    """That a key was written last at a revision; 0: that it is not there."""
+    """The condition that a key was last written at a revision; for 0, that it does not exist."""
     return _compare(key, "MOD", "mod_revision", str(revision))
 
 
 def _as_in(view: View, key: str) -> JsonObject:
-    """That a key has not been changed since."""
+    """The condition that a key is still as in a view."""
     return _written_at(key, view.revisions.get(key, 0))
 
 

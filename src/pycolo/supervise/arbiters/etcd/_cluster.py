@@ -1,4 +1,4 @@
-"""Where an etcd cluster is, and how its clients show who they are."""
+"""The endpoints of an etcd cluster, and how its clients authenticate."""
 
 from __future__ import annotations
 
@@ -47,22 +47,23 @@ def _check_prefix(field: str, value: object) -> None:
 @final
 @attrs.frozen(kw_only=True)
 class EtcdCluster:
-    """An etcd cluster, and how its clients show who they are.
+    """An etcd cluster: its endpoints, and how its clients authenticate.
 
     Args:
         endpoints: The client URLs of its members, `https://HOST:PORT`; all of them, so that an
-            agent finds one that lives.
+            agent finds one that answers.
         prefix: What the keys begin with; those of a pair are `PREFIX/PAIR/...`.
-        ca: The certificates in PEM by which a member is known; the system's if None.
-        cert: The client's certificate in PEM. If etcd asks for passwords as well, it must have
-            no common name: etcd's gateway refuses those.
-        key: The private key of `cert` in PEM.
-        user: The user of etcd's own authentication.
+        ca: A file with the CA certificates for the members, in PEM; the system's if None.
+        cert: A file with the client's certificate, in PEM. If etcd asks for passwords as well, the
+            certificate must have no common name: etcd's gateway refuses one that has.
+        key: A file with the private key of `cert`, in PEM.
+        user: The name of the user for etcd's own authentication.
         password_file: A file with nothing but that user's password; read each time it is needed.
 
     Raises:
-        DeclarationError: A field breaks its rule, or half of a pair of fields is missing; no object
-            is made.
+        DeclarationError: A field breaks its rule, only one of `cert` and `key` or of `user` and
+            `password_file` is given, or `ca`, `cert` or `user` is given and an endpoint is not
+            `https://`; no object is made.
     """
 
     endpoints: tuple[str, ...] = attrs.field(

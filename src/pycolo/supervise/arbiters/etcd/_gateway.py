@@ -1,8 +1,8 @@
 """Requests to the JSON gateway of an etcd cluster, which is reached at several endpoints.
 
-A question is repeated at the next endpoint until its time is over. What changes something is sent
-once: it is repeated only if it is certain that no member has received it, or that a member has
-refused it.
+A request that changes nothing is repeated at the next endpoint until its time is over. A request
+that changes something is sent once: it is repeated only if it is certain that no member has
+received it, or that a member has refused it because of an outdated token.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ _CONNECT_S: Final = 1.0
 _PAUSE_S: Final = 0.1
 "Between two rounds over the endpoints."
 _SIZE_MAX_BYTES: Final = 4 << 20
-"Longer than what is held for any pair."
+"Larger than everything that is held for any pair."
 _AUTHENTICATE: Final = "/v3/auth/authenticate"
 _PASSWORD_MAX_BYTES: Final = 4096
 _SHOWN_BYTES: Final = 200
-# What gRPC calls invalid argument, permission denied, failed precondition and unauthenticated.
+# gRPC's codes of invalid argument, permission denied, failed precondition and unauthenticated.
 _REFUSALS: Final = (3, 7, 9, 16)
-# A member says so before it changes anything: the token has expired, or users were changed.
+# Messages of a member that refuses an expired or outdated token; it has changed nothing then.
 _STALE_TOKEN: Final = ("invalid auth token", "revision in header is old")
 
 
 class NoAnswer(Exception):
-    """There was no answer, or none that says something; a change may have taken place."""
+    """No answer came, or one that cannot be used; a change that was sent may have been made."""
 
 
 class NotSent(NoAnswer):
-    """No member has received the request, or one has refused it and would accept it anew."""
+    """No member has received the request, or one refused its token; nothing was changed."""
 
 
 class Refused(NoAnswer):
-    """etcd will not do it, at whichever endpoint: nothing was changed."""
+    """The request is refused, and would be at every endpoint; nothing was changed."""
 
 
 @final
@@ -56,7 +56,7 @@ class Gateway:
     """The endpoints of a cluster, of which the one that answered last is asked first.
 
     Raises:
-        DeclarationError: The files for TLS cannot be used.
+        DeclarationError: A file for TLS cannot be used.
     """
 
     def __init__(self, cluster: EtcdCluster) -> None:
@@ -79,46 +79,54 @@ class Gateway:
             self._place = (self._place + 1) % len(self._cluster.endpoints)
 
     async def ask(self, path: str, body: JsonObject, *, end_s: float) -> Mapping[str, object]:
-        """Ask what changes nothing.
-
-        Args:
-            path: The gateway's path.
-            body: The question.
-            end_s: Until when to ask, by the event loop's clock.
-
-        Raises:
-            NoAnswer: No endpoint has answered by then, or etcd refused it.
-        """
-        return await self._rounds(path, body, end_s, is_change=False)
-
-    async def change(self, path: str, body: JsonObject, *, end_s: float) -> Mapping[str, object]:
-        """Send what changes something: no member receives it twice.
+        """Send a request that changes nothing, to one endpoint after the other.
 
         Args:
             path: The gateway's path.
             body: The request.
-            end_s: How long to wait for its answer, by the event loop's clock.
+            end_s: Until when to ask, by the event loop's clock.
+
+        Returns:
+            The answer.
 
         Raises:
-            NoAnswer: No answer came by then; whether it was changed is not known.
+            Refused: etcd refused the request.
+            NoAnswer: No endpoint has answered by then.
+        """
+        return await self._rounds(path, body, end_s, is_change=False)
+
+    async def change(self, path: str, body: JsonObject, *, end_s: float) -> Mapping[str, object]:
+        """Send a request that changes something, so that it is not executed twice.
+
+        Args:
+            path: The gateway's path.
+            body: The request.
+            end_s: Until when to wait for the answer, by the event loop's clock.
+
+        Returns:
+            The answer.
+
+        Raises:
+            Refused: etcd refused the request; nothing was changed.
+            NoAnswer: No answer came by then: it is not known whether the change was made.
         """
         return await self._rounds(path, body, end_s, is_change=True)
 
     async def open(
         self, path: str, body: JsonObject, *, end_s: float
     ) -> tuple[str, aiohttp.ClientResponse]:
-        """Open, at the endpoint that is asked first, what is answered line by line.
+        """Send a request that is answered line by line, to the endpoint that is asked first.
 
         Args:
             path: The gateway's path.
             body: The request.
-            end_s: Until when it must have begun to answer, by the event loop's clock.
+            end_s: Until when the answer must have begun, by the event loop's clock.
 
         Returns:
-            The endpoint, and what is to be read, and then closed.
+            The endpoint, and the response: read its lines, then close it.
 
         Raises:
-            NoAnswer: It has not.
+            NoAnswer: The answer has not begun by then, or the request was refused.
         """
         endpoint = self.endpoint
         try:
@@ -145,7 +153,7 @@ class Gateway:
         self, path: str, body: JsonObject, end_s: float, *, is_change: bool
     ) -> Mapping[str, object]:
         loop = asyncio.get_running_loop()
-        # Each once, in order: an attempt that was cut short must not hide what is wrong.
+        # Each error once, in order: an attempt that was cut short must not hide an earlier error.
         troubles: dict[str, None] = {}
         tries, attempt_s = 0, _ATTEMPT_S
         while loop.time() < end_s:
@@ -155,7 +163,7 @@ class Gateway:
             tries += 1
             endpoint = self.endpoint
             try:
-                # A member makes passwords slow to check, on purpose.
+                # A member takes long to check a password, on purpose.
                 headers = await self._headers(endpoint, min(end_s, loop.time() + 4 * attempt_s))
                 until_s = min(end_s, loop.time() + attempt_s)
                 return await self._once(
@@ -193,7 +201,7 @@ class Gateway:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ssl=self._tls),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                # An event of a watch is a line, with a record in it.
+                # An event of a watch is one line, which may contain a record.
                 read_bufsize=_SIZE_MAX_BYTES // 2,
             )
         limit = aiohttp.ClientTimeout(total=None, connect=_CONNECT_S)
@@ -210,7 +218,13 @@ class Gateway:
             raise NotSent(f"{endpoint}: not connected within {_CONNECT_S:g} s") from error
 
     def _members(self, endpoint: str, status: int, data: bytes) -> Mapping[str, object]:
-        """The answer as an object."""
+        """Parse an answer as a JSON object.
+
+        Raises:
+            NotSent: The member refused the token; the next request gets another one.
+            Refused: etcd refused the request.
+            NoAnswer: The answer is another error, or not a JSON object.
+        """
         try:
             members = object_at(_decode.json_value(data), "")
         except ParseError as error:
@@ -225,7 +239,7 @@ class Gateway:
             raise NotSent(why)
         raise Refused(why) if members.get("code") in _REFUSALS else NoAnswer(why)
 
-    # -- who we are
+    # -- authentication
 
     async def _headers(self, endpoint: str, until_s: float) -> Mapping[str, str]:
         user, path = self._cluster.user, self._cluster.password_file
@@ -255,7 +269,12 @@ class Gateway:
 
 @asynccontextmanager
 async def _until(endpoint: str, until_s: float) -> AsyncGenerator[None]:
-    """Take whatever keeps an answer from coming as no answer; so, too, that a time is over."""
+    """Raise `NoAnswer` for a network error inside the block, or if the block takes too long.
+
+    Args:
+        endpoint: The endpoint, for the error.
+        until_s: When the block must have ended, by the event loop's clock.
+    """
     try:
         async with asyncio.timeout_at(until_s):
             yield
@@ -292,5 +311,5 @@ def _tls_of(cluster: EtcdCluster) -> ssl.SSLContext | bool:
 
 
 def _no_password() -> str:
-    # Without this, OpenSSL asks for it on the terminal.
+    # Without this, OpenSSL asks on the terminal for the password of an encrypted key.
     return ""

@@ -1,4 +1,4 @@
-"""What lies in etcd for a pair: `PREFIX/PAIR/record`, `.../leases/NODE` and `.../ends/NODE`."""
+"""The keys of a pair in etcd: `PREFIX/PAIR/record`, `.../leases/NODE` and `.../ends/NODE`."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class Keys:
 
     @property
     def record(self) -> str:
-        """The key of its record."""
+        """The key of the pair's record."""
         return f"{self.prefix}/{self.pair}/record"
 
     def of(self, folder: Folder, node: str) -> str:
-        """The key of a node's lease, or of the statement about it."""
+        """The key of a node's lease (`leases`), or of the evidence about its QEMU (`ends`)."""
         return f"{self.prefix}/{self.pair}/{folder}/{node}"
 
     @property
     def all(self) -> JsonObject:
-        """The range of all its keys."""
-        # The end is what comes after every name that goes on behind the slash.
+        """The range of all keys of the pair, as members of a request."""
+        # '0' follows '/' in ASCII, so every key that begins with `PREFIX/PAIR/` is in this range.
         first, last = f"{self.prefix}/{self.pair}/", f"{self.prefix}/{self.pair}0"
         return {"key": encoded(first), "range_end": encoded(last)}
 
     def parts(self, key: str) -> tuple[str, str]:
-        """Folder and node that a key names; the folder is empty for the record."""
+        """The folder and the node that a key names; the folder is empty for the record's key."""
         folder, _, node = key.removeprefix(f"{self.prefix}/{self.pair}/").rpartition("/")
         return folder, node
 
@@ -57,21 +57,21 @@ class View:
 
     held: Held
     revisions: Mapping[str, int]
-    "Key to the revision at which it was written last; a key that is not there is not here either."
+    "Key to the revision at which it was last written, for every key that exists."
     revision: int
     "The cluster's revision at which it was read."
 
     @classmethod
     def read(cls, keys: Keys, answer: Mapping[str, object], revision: int) -> View:
-        """Parse the answer to a question for `Keys.all`.
+        """Parse the answer to a request for `Keys.all`.
 
         Args:
             keys: The pair's keys.
             answer: The answer.
-            revision: The cluster's revision then.
+            revision: The cluster's revision when it answered.
 
         Raises:
-            ParseError: It is none, or a value is not as pycolo writes it.
+            ParseError: The answer has another form, or a value is not as pycolo writes it.
         """
         revisions: dict[str, int] = {}
         leases: set[str] = set()
@@ -98,17 +98,22 @@ class View:
 
 
 def encoded(text: str) -> str:
-    """How the gateway writes the bytes of a text."""
+    """Encode a text in base64, as the gateway writes keys and values."""
     return base64.b64encode(text.encode()).decode()
 
 
 def decoded(members: Mapping[str, object], key: str, path: str) -> str:
-    """The text of a member.
+    """The text of a member in base64 of a JSON object; empty if it is absent.
+
+    Args:
+        members: The members of the object.
+        key: The key of the member.
+        path: The path of the object, for the error.
 
     Raises:
-        ParseError: It is none.
+        ParseError: The member is not text in base64.
     """
-    # Protocol buffers leave out what is empty.
+    # Protocol buffers leave out an empty value.
     value = members.get(key, "")
     try:
         if isinstance(value, str):
@@ -127,7 +132,7 @@ def number(members: Mapping[str, object], key: str, path: str) -> int:
         path: The path of the object, for the error.
 
     Raises:
-        ParseError: It is not a string of decimal digits.
+        ParseError: The member is not a string of decimal digits.
     """
     value = members.get(key, "0")
     if isinstance(value, str) and value.isascii() and value.isdecimal():

@@ -1,7 +1,7 @@
-"""A watch over the keys of one pair: it tells soon of a change, and its silence means nothing.
+"""A watch over the keys of one pair: it reports a change soon, but its silence shows nothing.
 
-A member that is stopped, or cut off from the others, tells nothing to whoever watches there. So
-whoever watches reads as well, again and again.
+A member that is stopped, or cut off from the others, sends nothing to the clients that watch there.
+So a client that watches also reads the keys again and again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PAUSE_S: Final = 0.1
 
 @final
 class Watching:
-    """Watches at the endpoint that answers; a context manager."""
+    """A watch at the endpoint that answers. An async context manager, which closes it."""
 
     def __init__(self, gateway: Gateway, keys: Keys) -> None:
         self._gateway = gateway
@@ -40,17 +40,17 @@ class Watching:
         self._close()
 
     async def news(self, view: View, *, until_s: float) -> bool:
-        """Wait until something was changed other than that a lease was renewed.
+        """Wait until a key was changed, other than by the renewal of a lease.
 
         Args:
-            view: What is known.
-            until_s: How long to wait at most, by the event loop's clock.
+            view: What was read last.
+            until_s: Until when to wait at most, by the event loop's clock.
 
         Returns:
-            Whether it was; False, too, if that is not known.
+            Whether a key was changed; False also if that is not known.
         """
         if self._endpoint != self._gateway.endpoint:
-            # The view came from elsewhere: who is watched here does not answer.
+            # The view came from another endpoint: the one of this watch does not answer.
             self._close()
         try:
             async with asyncio.timeout_at(until_s):
@@ -66,7 +66,7 @@ class Watching:
                     return True
         except TimeoutError:
             pass
-        # Whatever is not told is read.
+        # The caller reads the keys again, and sees a change that the watch did not report.
         return False
 
     async def _opened(self, view: View, until_s: float) -> aiohttp.ClientResponse:
@@ -103,5 +103,5 @@ class Watching:
     def _is_renewal(self, view: View, event: object, path: str) -> bool:
         members = object_at(event, path)
         folder, node = self._keys.parts(decoded(object_at(members.get("kv"), path), "key", path))
-        # What is put has no type.
+        # An event that puts a key has no type.
         return folder == "leases" and node in view.held.leases and "type" not in members
