@@ -1,4 +1,4 @@
-"""One timer for what is done again and again for each of many pairs."""
+"""One timer for the periodic work of many pairs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Final, TypeAlias, final
 
 Excluding: TypeAlias = Callable[[float, float], None]
-"Is told of a time in which this process did not run: how long, and when that was noticed."
+"Is called after a time in which this process did not run: its length, and the time now."
 
-# What is due within a slot is done at once: a turn of the event loop costs as much as a question.
+# All calls of a slot are made in one turn: a turn of the event loop costs as much as one query.
 _SLOT_S: Final = 0.01
 _PULSE_S: Final = 0.25
 _LATE_S: Final = 0.1
@@ -19,9 +19,9 @@ _LATE_S: Final = 0.1
 
 @final
 class Beat:
-    """Calls back for all pairs of an event loop with one timer, and notices when that comes late.
+    """Makes timed calls for all pairs of an event loop, and notices when its timer fires late.
 
-    It belongs to the event loop in which it is used first.
+    A beat belongs to the event loop in which it is used first.
     """
 
     def __init__(self) -> None:
@@ -34,10 +34,10 @@ class Beat:
 
     @contextmanager
     def joined(self, excluding: Excluding) -> Generator[None]:
-        """Have somebody told of the times in which this process did not run, inside the block.
+        """Inside the block, report each time in which this process did not run.
 
         Args:
-            excluding: Must be quick and must not raise.
+            excluding: Is called with each such time; must be quick and must not raise.
         """
         key = object()
         self._members[key] = excluding
@@ -53,7 +53,8 @@ class Beat:
 
         Args:
             delay_s: In how many seconds.
-            call: Must be quick; whoever changes its mind has to do nothing in it.
+            call: What to call; must be quick. A call cannot be cancelled: one that is not needed
+                any more must do nothing.
         """
         slot = math.ceil((_now_s() + delay_s) / _SLOT_S)
         self._slots.setdefault(slot, []).append(call)
@@ -61,7 +62,7 @@ class Beat:
             self._set(slot)
 
     def exclude_own_delay(self) -> None:
-        """Tell all members where this process has not run for a while.
+        """Report it to all members if this process has not run for a while.
 
         Call it before anything is concluded from how long ago something was.
         """
@@ -75,7 +76,7 @@ class Beat:
                 excluding(late_s, now_s)
 
     def _pulse(self) -> None:
-        # So that some timer always runs, by which a delay is noticed.
+        # A timer always runs, so that a delay is noticed.
         self._is_pulsing = bool(self._members)
         if self._is_pulsing:
             self.call_later(_PULSE_S, self._pulse)
@@ -88,12 +89,12 @@ class Beat:
 
     def _run(self) -> None:
         self.exclude_own_delay()
-        # The clock may be a rounding before the slot that the timer was set to.
+        # By rounding, the clock may still be just before the slot that the timer was set to.
         last = max(self._slot, math.floor(_now_s() / _SLOT_S))
         self._timer = None
         for slot in sorted(slot for slot in self._slots if slot <= last):
             for call in self._slots.pop(slot):
-                # Not called here: one that fails must not take the others with it.
+                # Not called here: one call that raises must not prevent the others.
                 asyncio.get_running_loop().call_soon(call)
         if self._slots:
             self._set(min(self._slots))

@@ -42,13 +42,13 @@ class SupervisorEvent:
     when: str = attrs.field(
         factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"), eq=False
     )
-    "ISO 8601."
+    "When the event was made, in UTC, as ISO 8601."
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class PairStatus:
-    """How a pair stands under its supervisor."""
+    """The status of a pair under its supervisor."""
 
     pair: str
     "The pair's name."
@@ -69,4 +69,4 @@ class PairStatus:
     are_monitors_free: bool
     "Supervision is paused, and the supervisor uses no control monitor: `pycolo run` may."
     person: str
-    "What a person has to do about it; empty for nothing."
+    "What a person has to do about the pair; empty for nothing."

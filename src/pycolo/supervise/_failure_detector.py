@@ -1,4 +1,4 @@
-"""Watching the QEMUs of one pair: each is asked again and again, and its end is waited for."""
+"""Detects failures of one pair's QEMUs: asks each again and again, and waits for its end."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from pycolo.supervise._node_health import SHUTDOWN_S, NodeHealth
 from pycolo.supervise.observation import Qemu
 
 DRAIN_S: Final = 0.005
-"""How long the last words of a QEMU that has ended may take: a guest that shut down says so.
+"""How long to wait for the last events of a QEMU that has ended, in seconds.
 
-Its connection may stay open for seconds, while the memory of a big guest is freed.
+One of them may say that the guest shut down. The connection itself may stay open for seconds, while
+the memory of a big guest is freed.
 """
 _WATCH_S: Final = 30.0
 _UNKNOWN_S: Final = 1.0
@@ -37,15 +38,16 @@ _GREETED_S: Final = 1.0
 
 @final
 class FailureDetector:
-    """What is seen of one pair's QEMUs.
+    """Observes the QEMUs of one pair.
 
     Args:
         pair: The declaration.
         hosts: Node name to its host.
-        wake: Is called when something was seen of its own accord, not for what `observe` is told;
-            must be quick and must not raise.
-        beat: Has each question asked in its time.
-        observed: Nodes that are reached over their observer monitors alone, which anybody may hold.
+        wake: Is called when the detector itself has found something, not for a notice that
+            `observe` is given; must be quick and must not raise.
+        beat: The timer by which the questions are asked.
+        observed: Nodes of which only the observer monitors are used; any other client may hold
+            those.
     """
 
     def __init__(
@@ -87,13 +89,13 @@ class FailureDetector:
         return self._is_aside
 
     def stand_aside(self, seen: Snapshot | None, *, is_aside: bool) -> None:
-        """Leave the monitors to others, or use them again; what was heard before is forgotten.
+        """Leave the monitors to other programs, or use them again; forget what was seen before.
 
-        The end of a QEMU is seen all the same.
+        In both cases the end of a QEMU is still noticed.
 
         Args:
-            seen: What the last look showed, which says nothing any more.
-            is_aside: Whether to leave them.
+            seen: The snapshot of the last look, which is not used any more.
+            is_aside: Whether to leave the monitors to other programs.
         """
         self._is_aside, self._looked_at = is_aside, seen
         self._sessions.clear()
@@ -107,7 +109,7 @@ class FailureDetector:
         self._health(node).observe(notice, self._now_s())
 
     def pop_recovered(self) -> bool:
-        """Whether a QEMU that had not answered has answered again since the last call."""
+        """Return whether a QEMU that had not answered has answered since the last call."""
         found, self._is_back = self._is_back, False
         return found
 
@@ -128,17 +130,17 @@ class FailureDetector:
         return not self._links.issuperset(self._bad(primary))
 
     def forget_shutdowns(self) -> None:
-        """What guests did of their own is over: a guest is wanted again."""
+        """Forget that guests have shut themselves down, since a guest is wanted again."""
         for health in self.health.values():
             health.shutdown_s = None
 
     @property
     def has_shutdown(self) -> bool:
-        """Whether a guest has shut itself down, and that was not answered yet."""
+        """Whether a guest has shut itself down since `forget_shutdowns` was called."""
         return any(health.shutdown_s is not None for health in self.health.values())
 
     def _bad(self, node: str) -> frozenset[str]:
-        """The children of its quorums that a node in COLO has reported."""
+        """The quorum children that a node's QEMU has reported as failed; empty outside COLO."""
         session = self._sessions.get(node)
         if session is None or self._health(node).qemu != "colo":
             return frozenset()
@@ -148,15 +150,15 @@ class FailureDetector:
         """Take note of what a probe has shown, and watch the QEMUs that may run alone.
 
         Args:
-            controller: Who holds the sessions.
-            snapshot: What was seen.
-            record: The latest record in it.
+            controller: Holds the sessions to the QEMUs.
+            snapshot: What the probe has shown; one that was given before is ignored.
+            record: The record by which the keeper acts.
         """
         if snapshot is self._looked_at:
             return
         self._looked_at = snapshot
         if self._is_aside:
-            # Nothing is heard between two looks: each one stands for itself.
+            # Nothing is heard between two looks, so the earlier look says nothing.
             self.health.clear()
         assumed: Qemu = "colo" if record.phase == "protected" else "alone"
         for node in self._pair.names:
@@ -164,7 +166,7 @@ class FailureDetector:
             if live is not None and live.instance != self._health(node).instance:
                 self.health[node] = NodeHealth(instance=live.instance)
             elif not self._health(node).instance and node in record.eligible:
-                # It has not answered yet; the record says who it should be.
+                # The node's QEMU has not answered yet; the record says which one it should be.
                 self.health[node] = NodeHealth(instance=record.eligible[node], qemu=assumed)
             role = role_of(snapshot.state(node))
             if role == "unresponsive" and node in self._observed:
@@ -181,7 +183,7 @@ class FailureDetector:
         for instance in instances - self._asking.keys():
             asking = _Asking(controller=controller, node=node_of(instance), instance=instance)
             self._ask(asking)
-        # One of a node that is not declared can be asked for nowhere.
+        # If a node is not declared, there is no host that could be asked about its QEMU.
         named = {one for one in record.eligible.values() if node_of(one) in self._hosts}
         wanted = named - self.ended.keys()
         for instance in tuple(self._watching):
@@ -191,12 +193,12 @@ class FailureDetector:
             self._watching[instance] = self._task(self._watch(instance))
 
     def check(self) -> None:
-        """Raise what has ended a part of the watching, which nobody would do from then on."""
+        """Raise the error that has ended a part of the detector, which is not started again."""
         if self._failure is not None:
             raise self._failure
 
     async def aclose(self) -> None:
-        """End what watches the node; nothing is told any more."""
+        """End all tasks of the detector and stop asking."""
         tasks = [*self._watching.values()]
         tasks += [one.reaching for one in self._asking.values() if one.reaching is not None]
         self._watching.clear()
@@ -228,7 +230,7 @@ class FailureDetector:
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
 
-    # -- its end
+    # -- the end of a QEMU
 
     async def _watch(self, instance: str) -> None:
         node = node_of(instance)
@@ -248,10 +250,10 @@ class FailureDetector:
         self.ended[instance] = evidence
         self._wake()
 
-    # -- its answers
+    # -- questions to a QEMU
 
     def _ask_only(self, instances: Collection[str]) -> None:
-        """Ask no other QEMU any more."""
+        """Stop asking every QEMU except these."""
         for instance in self._asking.keys() - instances:
             asking = self._asking.pop(instance)
             if asking.reaching is not None:
@@ -263,7 +265,7 @@ class FailureDetector:
         self._turn(asking)
 
     def _turn(self, asking: _Asking) -> None:
-        """Ask one question, or see that the last one has no answer; again after an interval."""
+        """Ask a QEMU one question, by a session that is opened if needed; repeat after a while."""
         if self._asking.get(asking.instance) is not asking:
             return
         try:
@@ -272,7 +274,7 @@ class FailureDetector:
                 asking.reaching = self._task(self._reach(asking))
                 return
             self._ask_over(session, asking)
-        except Exception as error:  # noqa: BLE001 - the keeper begins anew, and says why
+        except Exception as error:  # noqa: BLE001 - `check` raises it in the keeper
             self._fail(error)
             return
         self._turn_later(asking)
@@ -281,7 +283,7 @@ class FailureDetector:
         self._beat.call_later(self._interval_s, functools.partial(self._turn, asking))
 
     async def _reach(self, asking: _Asking) -> None:
-        """Get a session to a QEMU that has none, and ask over it."""
+        """Open a session to a QEMU, and ask over it."""
         session = await self._reached(asking.controller, asking.node)
         if session is None:
             await self._ask_elsewhere(asking.node)
@@ -291,7 +293,7 @@ class FailureDetector:
         self._turn(asking)
 
     async def _reached(self, controller: PairController, node: str) -> Session | None:
-        """The session to a node; while it does not open, the other monitor is asked."""
+        """Open the session to a node; None if it fails. Meanwhile ask over the other monitor."""
         opening = asyncio.ensure_future(controller.reach(node, limit_s=_REACH_S))
         try:
             while not (await asyncio.wait((opening,), timeout=self._interval_s))[0]:
@@ -301,23 +303,24 @@ class FailureDetector:
             opening.cancel()
 
     async def _ask_elsewhere(self, node: str) -> None:
-        """Ask over the other monitor: the first one may only be held by another client."""
+        """Ask over the observer monitor, since another client may merely hold the first one."""
         monitor, way = self._pair.node(node).observer_monitor, self._hosts[node].connect
         is_observed = node in self._observed
-        # If it counts for nothing that it hung up, that is known before it is acted on.
+        # The limit is short, so that a hang-up is not acted on before this shows that QEMU works.
         limit_s = min(self._interval_s, _GREETED_S) if is_observed else _GREETED_S
         try:
             session = await Session.connect(node, monitor, limit_s=limit_s, connector=way)
         except (Busy, Unresponsive):
             if is_observed:
-                # A person may hold it, and there is no other one: checkpoints show if it works.
+                # A person may hold this monitor, and no other one is used: checkpoints show whether
+                # QEMU works.
                 self._health(node).other_monitor_answered()
             else:
                 self._health(node).greeting_missing(self._now_s())
             self._wake()
             return
         except RemoteError:
-            # Nothing listens there: that it hung up stands.
+            # Nothing listens there, so the hang-up counts.
             return
         async with session:
             with contextlib.suppress(RemoteError, ParseError):
@@ -350,14 +353,14 @@ class FailureDetector:
         health.question_answered(self._now_s())
         found = self.ended.get(health.instance)
         if found is not None and found.kind == "fence":
-            # It answers: the fence had no effect, whatever it reported.
+            # The QEMU answers: the fence had no effect, whatever it reported.
             del self.ended[health.instance]
 
 
 @final
 @attrs.define(kw_only=True, eq=False)
 class _Asking:
-    """One QEMU that is asked again and again."""
+    """The questions to one QEMU, which is asked again and again."""
 
     controller: PairController
     node: str

@@ -1,4 +1,4 @@
-"""Running the fences that a node declares, until one of them says that nothing runs there."""
+"""Runs the fences that a node declares, until one of them succeeds."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _KILLED_S: Final = 1.0
 async def fenced(
     fences: tuple[Fence, ...], victim: Victim, tell: Callable[[str], None]
 ) -> Evidence | None:
-    """Try a node's fences in their order.
+    """Run a node's fences in their order, until one succeeds.
 
     Args:
-        fences: What the node declares.
-        victim: The QEMU that has to have ended afterwards.
-        tell: Is told why a fence failed, as a sentence without a full stop.
+        fences: The fences that the node declares.
+        victim: The QEMU that must have ended after a fence succeeded.
+        tell: Is called with the reason if a fence failed, a sentence without a full stop.
 
     Returns:
         Evidence from the first one that succeeded; None if none did.
@@ -48,14 +48,18 @@ async def fenced(
 
 
 async def _run(fence: Fence) -> str | None:
-    """Run one to its end; why it failed, None if it succeeded."""
+    """Run a fence until it ends or its limit has passed.
+
+    Returns:
+        Why it failed; None if it succeeded.
+    """
     try:
         with contextlib.ExitStack() as stack:
             source: int | IO[bytes] = subprocess.DEVNULL
             if fence.input_file is not None:
                 path = Path(fence.input_file)
                 source = stack.enter_context(await asyncio.to_thread(path.open, "rb"))
-            # In a session of its own: an interrupt at the terminal must not end it half-way.
+            # The fence has a session of its own: an interrupt at the terminal must not end it.
             process = await asyncio.create_subprocess_exec(
                 *fence.command,
                 stdin=source,
@@ -81,7 +85,7 @@ async def _run(fence: Fence) -> str | None:
 
 
 async def _killed(process: asyncio.subprocess.Process) -> None:
-    # With whatever it has started: none of that may act later.
+    # The processes that the fence has started are killed as well: none of them may act later.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):

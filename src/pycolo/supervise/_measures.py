@@ -26,11 +26,11 @@ Result: TypeAlias = Literal["done", "failed", "not-begun"]
 """What came of a procedure that was due; `not-begun`: no plan was executed."""
 
 Survivor: TypeAlias = Literal["primary", "secondary"]
-"""What the node was that continued."""
+"""Whether the node that continued was COLO's primary or its secondary before the failover."""
 
 Reason: TypeAlias = Kind | Literal["recorded"]
-"""What a failover rested on: the kind of its evidence, or the record, if it gave the pair to the
-survivor before."""
+"""What a failover rested on: the kind of its evidence, or `recorded` if the record already let the
+survivor alone run."""
 
 FAILOVER_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 PAUSE_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24)
@@ -39,22 +39,22 @@ PAUSE_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5
 @final
 @attrs.frozen(kw_only=True)
 class Histogram:
-    """How often a duration was how long."""
+    """A histogram of durations."""
 
     bounds_s: tuple[float, ...]
-    "The upper bounds of the buckets, which are counted in, ascending; the last bucket has none."
+    "The upper bounds of the buckets, inclusive and ascending; the last bucket has no bound."
     counts: tuple[int, ...]
     "How many durations fell into each bucket: one more than there are bounds."
     sum_s: float = 0.0
-    "All durations together."
+    "The sum of all durations."
 
     @classmethod
     def of(cls, bounds_s: tuple[float, ...]) -> Histogram:
-        """One without any duration."""
+        """Make a histogram without any duration."""
         return cls(bounds_s=bounds_s, counts=(0,) * (len(bounds_s) + 1))
 
     def plus(self, took_s: float) -> Histogram:
-        """The same with one more duration."""
+        """This histogram with one more duration, in seconds."""
         place = bisect.bisect_left(self.bounds_s, took_s)
         counts = (*self.counts[:place], self.counts[place] + 1, *self.counts[place + 1 :])
         return attrs.evolve(self, counts=counts, sum_s=self.sum_s + took_s)
@@ -77,11 +77,11 @@ class Silence:
     checkpoint_s: float | None
     "How long ago the last checkpoint ended, or COLO began; None outside it."
     limits_s: Mapping[Signal, float]
-    "How long each signal must stand before it is a suspicion; empty before the first look."
+    "How long each signal must last before it is a suspicion; empty before the first look."
 
 
 NO_SILENCE: Final = Silence(question_s={}, longest_s={}, checkpoint_s=None, limits_s={})
-"Of a pair that was not looked at yet."
+"The silence of a pair that was not looked at yet."
 
 
 @final
@@ -94,11 +94,11 @@ class Measures:
     unprotected_s: float
     "How long it was not known to be protected while that was wanted, in seconds."
     executions: Mapping[tuple[Procedure, Result], int]
-    "How often a procedure was due, and what came of it."
+    "How often each procedure was due, by its result."
     failovers: Mapping[tuple[Survivor, Reason], int]
-    "Failovers that were done."
+    "How many failovers succeeded, by survivor and reason."
     failover: Histogram
-    "How long each of them took until the guest served again; without the time until it began."
+    "How long each of these failovers took, from its beginning until the guest served again."
     checkpoint_pause: Histogram
     "How long the primary's guest was paused for each checkpoint, as the supervisor heard of it."
     silence: Silence
@@ -108,14 +108,14 @@ class Measures:
 @final
 @attrs.define(kw_only=True, eq=False)
 class Tally(Observer):
-    """Counts for one pair, whoever keeps it; hears of every execution as an observer."""
+    """Counts for one pair, across restarts of its keeper; it observes every execution."""
 
     pair: str
     "The pair's name."
     clock: Callable[[], float]
     "Gives the time in seconds."
     checkpoints: Stream[Checkpoint] = attrs.field(factory=Stream)
-    "Hands on each checkpoint as it ends."
+    "Gives each checkpoint to its listeners, as it ends."
     _unprotected_s: float = 0.0
     _since_s: float | None = None
     _executions: Counter[tuple[Procedure, Result]] = attrs.field(factory=Counter)
@@ -126,18 +126,18 @@ class Tally(Observer):
     _restored_s: float | None = None
 
     def protection(self, *, lacks: bool) -> None:
-        """Say, again and again, whether the pair lacks the protection that is wanted."""
+        """Take note whether the pair lacks the protection that is wanted; call this repeatedly."""
         now_s = self.clock()
         self._unprotected_s += self._lacking_s(now_s)
         self._since_s = now_s if lacks else None
 
     def checkpoint(self, pause_s: float) -> None:
-        """Take note of a checkpoint for which the primary's guest was paused for so long."""
+        """Count a checkpoint for which the primary's guest was paused for `pause_s` seconds."""
         self._pause = self._pause.plus(pause_s)
         self.checkpoints.tell(Checkpoint(began_s=self.clock() - pause_s, pause_s=pause_s))
 
     def not_begun(self, procedure: Procedure) -> None:
-        """Take note of a procedure that was due, and of which no plan was executed."""
+        """Count a procedure that was due, and for which no plan was executed."""
         self._executions[procedure, "not-begun"] += 1
 
     @override
@@ -153,7 +153,7 @@ class Tally(Observer):
 
     @override
     def plan_finished(self, report: Report) -> None:
-        """Count the execution, and a failover that succeeded."""
+        """Count the execution, and its duration if it is a failover that succeeded."""
         plan = report.plan
         self._executions[plan.procedure, "done" if report.failed is None else "failed"] += 1
         if plan.procedure == "failover" and plan.acts and report.failed is None:
@@ -162,7 +162,7 @@ class Tally(Observer):
             self._failover = self._failover.plus(ended_s - self._began_s)
 
     def measures(self, silence: Silence) -> Measures:
-        """What was counted and timed until now."""
+        """The measures until now, with the present silence of the pair's QEMUs."""
         return Measures(
             pair=self.pair,
             unprotected_s=self._unprotected_s + self._lacking_s(self.clock()),
@@ -178,7 +178,7 @@ class Tally(Observer):
 
 
 def _survivor(plan: Plan) -> Survivor:
-    """What the node was that the guest continues on: the one that a failover's commands go to."""
+    """The role that the survivor had: the node to which the failover sends its commands."""
     node = next(step.node for step in plan.steps if isinstance(step, Execute))
     return "secondary" if "secondary" in role_of(plan.prior_state.state(node)) else "primary"
 

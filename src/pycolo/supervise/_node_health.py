@@ -15,15 +15,15 @@ from pycolo.snapshot import Role
 from pycolo.supervise.observation import Qemu, Signal
 
 SHUTDOWN_S: Final = 0.25
-"A guest that shuts down on one side does so on the other within 20 ms."
+"How long one side may shut down before the other one, in seconds; 20 ms are usual."
 CHECKPOINTS: Final = 2
-"Until so many were seen a pair may still be entering COLO."
+"Until this many checkpoints were seen, a pair may still be entering COLO."
 
 
 @final
 @attrs.define(kw_only=True, eq=False)
 class NodeHealth:
-    """One QEMU of a node; times are seconds of the event loop's clock."""
+    """What was seen of a node's QEMU; times are seconds of the event loop's clock."""
 
     instance: str = ""
     "Its identity; empty if none was seen yet."
@@ -36,11 +36,11 @@ class NodeHealth:
     cut_s: float | None = None
     "When its side of COLO was cut."
     checkpoints: int = 0
-    "How many it has made since it entered COLO, as far as was seen."
+    "How many checkpoints were seen since it entered COLO."
     gone: asyncio.Event = attrs.field(factory=asyncio.Event)
     "Set while its connection has ended, so that no event comes from it."
     longest_s: float = 0.0
-    "The longest that a question was without an answer before it came."
+    "The longest time that an answer took, in seconds."
     _checkpoints_s: tuple[float, ...] = ()
     _stopped_s: float | None = None
     _hung_up_s: float | None = None
@@ -54,7 +54,7 @@ class NodeHealth:
         """Take note of the role that a probe has shown."""
         before, self.qemu = self.qemu, _qemu(role, self.qemu)
         if self.qemu != before:
-            # What was seen until now was about its earlier role.
+            # What was seen until now belongs to the earlier role.
             self._checkpoints_s, self.checkpoints = (now_s,), 0
             self.colo_exit_s = self.cut_s = None
         if role in ("broken primary", "broken secondary") and self.colo_exit_s is None:
@@ -86,46 +86,54 @@ class NodeHealth:
     def pause_s(self, notice: Notice, now_s: float) -> float | None:
         """How long its guest was paused for the checkpoint that this notice ends, in seconds.
 
-        None for every other notice. Call it before `observe` gets the notice.
+        It is None for every other notice. Call this before `observe` gets the notice.
         """
         is_whole = self.qemu == "colo" and self.colo_exit_s is None
         if isinstance(notice, ResumeEvent) and is_whole and self._stopped_s is not None:
             return now_s - self._stopped_s
         return None
 
-    # -- asking
+    # -- questions and answers
 
     def question_sent(self, now_s: float) -> None:
-        """A question was sent that only a main loop answers, and none was under way."""
+        """Take note that a question to the main loop was sent, when none waited for an answer."""
         self._question_sent_s = now_s
 
     def question_answered(self, now_s: float) -> None:
-        """The question to the main loop was answered."""
+        """Take note that the main loop has answered the question."""
         self.longest_s = max(self.longest_s, self.question_s(now_s))
         self._last_answer_s, self._is_main_loop_silent = now_s, False
         self.gone.clear()
         self._question_sent_s = self._oob_question_s = self._hung_up_s = self._no_greeting_s = None
 
     def oob_question_sent(self, now_s: float) -> None:
-        """A question was sent out of band, and none was under way."""
+        """Take note that a question was sent out of band, when none waited for an answer."""
         self._oob_question_s = now_s
 
     def oob_question_answered(self, now_s: float) -> None:
-        """The question out of band was answered, while that to the main loop was not."""
+        """Take note that the out-of-band question was answered, and that to the main loop not."""
         self._last_answer_s, self._is_main_loop_silent = now_s, True
         self._oob_question_s = None
 
     def other_monitor_answered(self) -> None:
-        """Its other monitor answered: somebody else holds the first one, and it works."""
+        """Forget a hang-up or a missing greeting: another client merely holds the monitor."""
         self._hung_up_s = self._no_greeting_s = None
 
     def greeting_missing(self, now_s: float) -> None:
-        """It takes connections, and greets nobody: it is stuck, or its monitors are held."""
+        """Take note that QEMU accepts a connection and sends no greeting.
+
+        It is stuck, or other clients hold its monitors.
+        """
         if self._no_greeting_s is None:
             self._no_greeting_s = now_s
 
     def exclude_delay(self, late_s: float, now_s: float) -> None:
-        """Do not count a time in which this process took no note of what QEMU said."""
+        """Do not count a time in which this process did not run, and so read nothing from QEMU.
+
+        Args:
+            late_s: The length of that time, in seconds.
+            now_s: Now.
+        """
         self._question_sent_s = _later(self._question_sent_s, late_s, now_s)
         self._oob_question_s = _later(self._oob_question_s, late_s, now_s)
         self._hung_up_s = _later(self._hung_up_s, late_s, now_s)
@@ -133,11 +141,11 @@ class NodeHealth:
         self._checkpoints_s = tuple(min(at_s + late_s, now_s) for at_s in self._checkpoints_s)
         self.colo_exit_s = _later(self.colo_exit_s, late_s, now_s)
 
-    # -- what follows
+    # -- conclusions
 
     @property
     def signals(self) -> Mapping[Signal, float]:
-        """What may mean that this QEMU has ended, and since when."""
+        """Each sign that this QEMU may have ended, to the time since when there is one."""
         found: dict[Signal, float] = {}
         if self._hung_up_s is not None:
             found["hung-up"] = self._hung_up_s
@@ -157,7 +165,7 @@ class NodeHealth:
         return self._question_sent_s if is_reached and self._is_main_loop_silent else None
 
     def is_silent(self, now_s: float, silent_s: float) -> bool:
-        """Whether it answers neither in nor out of band.
+        """Whether QEMU answers neither in nor out of band.
 
         Args:
             now_s: Now.
@@ -168,16 +176,19 @@ class NodeHealth:
         return now_s - self.signals.get("silent", now_s) >= silent_s
 
     def question_s(self, now_s: float) -> float:
-        """How long the question has been without an answer, in seconds; 0 for none."""
+        """How long the question to the main loop has had no answer, in seconds; 0 for none."""
         return 0.0 if self._question_sent_s is None else now_s - self._question_sent_s
 
     @property
     def checkpoint_s(self) -> float | None:
-        """When the last checkpoint ended, or COLO began; None outside it."""
+        """When the last checkpoint ended, or COLO began; None if QEMU is not in COLO."""
         return self._checkpoints_s[-1] if self._checkpoints_s and self.qemu == "colo" else None
 
     def checkpoints_since(self, at_s: float) -> int:
-        """How many of its last two checkpoints ended after a moment; its peer took part in each."""
+        """How many of the last two checkpoints ended after a moment; 0 if COLO has ended.
+
+        The peer took part in each of them.
+        """
         if self.qemu != "colo" or self.colo_exit_s is not None:
             return 0
         return sum(ended_s > at_s for ended_s in self._checkpoints_s)

@@ -1,4 +1,4 @@
-"""How many files a process may have open, against how many its pairs need."""
+"""Compares how many files this process may have open with how many its pairs need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OWN: Final = 64
 def allow(pairs: int) -> None:
     """Let this process open as many files as its pairs need, as far as its hard limit allows.
 
-    What it launches inherits the limit, so that it is not raised without need.
+    The limit is not raised further, since the processes that this one starts inherit it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _OWN + pairs * PER_PAIR

@@ -1,4 +1,4 @@
-"""What a person may ask a keeper for, and why it refuses."""
+"""Checks of what a person asks of a keeper."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _LATER: Final = "try again once `pycolo status --watch` says that it is done"
 @final
 @attrs.frozen(kw_only=True)
 class Readiness:
-    """What a keeper knows of its pair when it is asked for something."""
+    """What a keeper knows of its pair when a person asks for something."""
 
     pair: str
     "The pair's name."
     paused: str | None
     "Who paused its supervision, and when; None if it is not paused."
     is_protected: bool
-    "Each node may continue alone, and nothing has to be answered."
+    "Each node may continue alone, and nothing says that a QEMU has ended or that a write is lost."
     is_acting: bool
     "A plan is executed."
     claims: str | None
@@ -43,7 +43,8 @@ class Readiness:
         """Refuse a procedure that cannot be begun now.
 
         Raises:
-            CompileError: It cannot.
+            CompileError: Supervision is paused, a plan is executed, a node is about to run alone,
+                or the pair is not protected and the procedure is `switch-over`.
         """
         self.refuse_paused()
         if self.is_acting or self.claims is not None:
@@ -54,10 +55,10 @@ class Readiness:
             raise compile_error("not-protected", why, remedy)
 
     def refuse_paused(self) -> None:
-        """Refuse whatever is asked for while supervision is paused.
+        """Refuse every request while supervision is paused.
 
         Raises:
-            CompileError: It is.
+            CompileError: Supervision is paused.
         """
         if self.paused is not None:
             why = f"the supervision of {self.pair} is paused {self.paused}"
@@ -65,7 +66,7 @@ class Readiness:
             raise compile_error("supervision-paused", why, remedy)
 
     def at_work(self) -> CompileError:
-        """Why something else comes first."""
+        """Make the error which says that other work on the pair comes first."""
         why = f"the supervisor is at work on {self.pair}"
         if self.claims is not None:
             why = f"{self.claims} is about to run alone, as the other QEMU of {self.pair} may have"
@@ -76,17 +77,17 @@ class Readiness:
 def stated(
     record: PairRecord | None, node: str, instance: str | None, *, who: str, how: str
 ) -> Evidence:
-    """A person's word that a QEMU has ended, as evidence.
+    """Make evidence of a person's statement that a QEMU has ended.
 
     Args:
         record: The pair's latest record; None if none can be read.
-        node: Where it ran.
-        instance: Its identity; None for the one that the record names.
-        who: Who made sure of it.
-        how: How.
+        node: The node on which the QEMU ran.
+        instance: The identity of the QEMU; None for the one that the record names.
+        who: Who made sure that it has ended.
+        how: How that person made sure.
 
     Raises:
-        CompileError: The record names no such QEMU.
+        CompileError: The record names no such QEMU, or no record can be read.
         DeclarationError: `who` or `how` is empty or not printable.
     """
     if record is None:
@@ -106,10 +107,15 @@ def _named(record: PairRecord) -> list[str]:
 
 
 async def refuse_answering(host: Host, node: str, monitor: Monitor) -> None:
-    """See that nothing takes connections where a QEMU is said to have ended.
+    """Check that a QEMU that is said to have ended accepts no connection.
+
+    Args:
+        host: The host of the node.
+        node: The node on which the QEMU ran.
+        monitor: The monitor to connect to.
 
     Raises:
-        CompileError: Something does.
+        CompileError: The monitor accepts a connection.
     """
     try:
         async with asyncio.timeout(_REACHED_S):
@@ -121,6 +127,11 @@ async def refuse_answering(host: Host, node: str, monitor: Monitor) -> None:
 
 
 def living(node: str, how: str) -> CompileError:
-    """Why nobody can say that a QEMU has ended."""
+    """Make the error for a statement that a QEMU has ended, if it still runs.
+
+    Args:
+        node: The node on which it runs.
+        how: How it is known that it runs, as a clause.
+    """
     why = f"the QEMU of {node} has not ended: {how}"
     return compile_error("answers", why, "end it, or switch its host off, and say so then")

@@ -1,4 +1,4 @@
-"""When to try again what failed: with growing waits, and only so often in an hour."""
+"""When to try again after a failure: after growing waits, and a limited number of times an hour."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ HOUR_S: Final = 3600.0
 @final
 @attrs.frozen(kw_only=True)
 class Retries:
-    """What has failed of late; times are seconds of one clock."""
+    """The tries that have failed lately; times are seconds of one clock."""
 
     limits: Supervision
     failed_s: tuple[float, ...] = ()
-    "When, the latest last."
+    "When each of them failed, the latest last."
 
     def failed(self, now_s: float) -> Retries:
-        """One more try has failed."""
+        """These tries and one more that has failed now."""
         kept = tuple(at_s for at_s in self.failed_s if now_s - at_s < HOUR_S)
         return attrs.evolve(self, failed_s=(*kept, now_s))
 
     def succeeded(self) -> Retries:
-        """A try succeeded: what failed before says nothing any more."""
+        """The same limits without any failed try, since one has succeeded."""
         return attrs.evolve(self, failed_s=())
 
     @property
     def are_spent(self) -> bool:
-        """Whether as many have failed within an hour as may."""
+        """Whether as many tries have failed within an hour as are allowed to."""
         recent = [at_s for at_s in self.failed_s if self.failed_s[-1] - at_s < HOUR_S]
         return len(recent) >= self.limits.tries_per_hour
 

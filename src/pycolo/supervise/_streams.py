@@ -1,4 +1,4 @@
-"""Telling the same things to whoever listens."""
+"""A stream of items for any number of listeners."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _KEPT: Final = 1000
 
 @final
 class Stream(Generic[_T]):
-    """Hands each item to every listener."""
+    """Gives each item to every listener."""
 
     def __init__(self) -> None:
         self._listeners: dict[object, asyncio.Queue[_T]] = {}
 
     def tell(self, item: _T) -> None:
-        """Hand on an item; a listener for whom a thousand wait loses the oldest one."""
+        """Give an item to every listener; one that has not read a thousand loses the oldest."""
         for queue in self._listeners.values():
             if queue.full():
                 queue.get_nowait()
             queue.put_nowait(item)
 
     async def listen(self) -> AsyncGenerator[_T]:
-        """What is told from the first read on; ends when it is closed."""
+        """Yield each item that is told from the first read on, until the generator is closed."""
         queue: asyncio.Queue[_T] = asyncio.Queue(_KEPT)
         key = object()
         self._listeners[key] = queue

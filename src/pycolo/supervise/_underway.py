@@ -1,4 +1,4 @@
-"""How far the plan is that is executed for a pair."""
+"""The progress of the plan that is executed for a pair."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from pycolo.result import Report
 @final
 @attrs.frozen(kw_only=True)
 class Underway:
-    """A plan that is executed, and how far it is."""
+    """The progress of a plan that is executed."""
 
     procedure: Procedure
-    "What it does."
+    "The procedure of the plan."
     step: str
     "The address of the step under way; empty before the first one."
     number: int
-    "The how-manieth step that is, from 1; 0 before the first one, and in a recovery."
+    "The position of that step in the plan, from 1; 0 before the first one, and in a recovery."
     steps: int
-    "How many steps it has."
+    "How many steps the plan has."
     done_bytes: int = 0
     "How much the step has copied; 0 if it copies nothing."
     total_bytes: int = 0
-    "How much it has to copy, as far as it is known; may grow."
+    "How much the step has to copy, as far as that is known; may grow."
     rate_bytes_s: float = 0.0
-    "How much it copies in a second."
+    "How much the step copies in a second."
 
     @property
     def percent(self) -> int | None:
-        """How much of the copy is done; None if nothing is copied."""
+        """How much of the copy is done, in percent; None if nothing is copied."""
         return None if not self.total_bytes else self.done_bytes * 100 // self.total_bytes
 
     @property
     def left_s(self) -> float | None:
-        """How long the copy takes still at this rate, in seconds; None if that is not known."""
+        """How long the copy still takes at this rate, in seconds; None if that is not known."""
         if not self.total_bytes or self.rate_bytes_s <= 0:
             return None
         return max(0, self.total_bytes - self.done_bytes) / self.rate_bytes_s
@@ -48,19 +48,19 @@ class Underway:
 @final
 @attrs.define(eq=False)
 class Following(Observer):
-    """Keeps how far the plan of one pair is."""
+    """An observer that keeps the progress of one pair's plan."""
 
     underway: Underway | None = None
-    "None while no plan is executed."
+    "The progress; None while no plan is executed."
 
     @override
     def plan_started(self, plan: Plan) -> None:
-        """Note that it begins."""
+        """Take note that a plan begins."""
         self.underway = Underway(procedure=plan.procedure, step="", number=0, steps=len(plan.steps))
 
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
-        """Note which step it is."""
+        """Take note which step begins."""
         addresses = [one.address for one in plan.steps]
         known = step.address in addresses
         self.underway = Underway(
@@ -74,7 +74,7 @@ class Following(Observer):
     def step_progress(
         self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
-        """Note how much is copied."""
+        """Take note how much is copied."""
         if self.underway is not None:
             self.underway = attrs.evolve(
                 self.underway,
@@ -85,5 +85,5 @@ class Following(Observer):
 
     @override
     def plan_finished(self, report: Report) -> None:
-        """Note that it is over."""
+        """Take note that the plan has ended."""
         self.underway = None

@@ -1,7 +1,7 @@
 """What a node's supervisor does next: a pure function of what it knows.
 
-It keeps nothing from one decision to the next, so that a supervisor can be killed at any moment and
-started again.
+The function keeps nothing from one decision to the next, so that a supervisor can be killed at any
+moment and started again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pycolo.supervise.observation import Limits, Observation
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.table import TABLE, Action, Event, Phase, State
 
-# What is done for a pair that is paused.
+# The only actions for a pair whose supervision is paused.
 _WHILE_PAUSED: Final[frozenset[Action]] = frozenset({"tell", "say-exit"})
 _GUEST: Final = frozenset({"colo", "alone"})
 
@@ -26,13 +26,13 @@ class Decision:
     """What a node's supervisor has to do."""
 
     state: State
-    "How the node stood."
+    "The state of the node, by the record and its own QEMU."
     event: Event
-    "What it has to answer."
+    "The gravest event at that moment."
     actions: tuple[Action, ...]
-    "What to do, in this order; what follows one that fails is left out."
+    "What to do, in this order; if one action fails, those after it are left out."
     phase: Phase
-    "What the node is in afterwards, should every action succeed."
+    "The phase of the node afterwards, if every action succeeds."
 
 
 def decide(
@@ -44,20 +44,19 @@ def decide(
     limits: Limits,
     now_s: float,
 ) -> Decision:
-    """What the supervisor of a node has to do now.
+    """Decide what the supervisor of a node has to do now.
 
     Ask again after each action that changed something, whenever an event comes, and at least every
     quarter of the shortest limit. A decision is made on the record as it was last read: `claim`,
     `serve`, `narrow`, `hand-over`, `give-back`, `boot` and `stop` are compare-and-swaps on that
-    very record, and one that finds another record, or that got no answer, is followed by reading it
-    again.
+    very record. Read the record again after one that found another record, or got no answer.
 
     Args:
         node: The node.
         shared: The record as it was last read; after a QEMU was launched on the node, or a
             session to it was opened, it must be read again first.
-        own_file: What the node's own file says, read before the record was; None if it says
-            nothing, or cannot be read.
+        own_file: The record in the node's own file, read before `shared` was; None if there is
+            none, or it cannot be read.
         observation: What is known at `now_s`.
         limits: The limits that hold for the pair.
         now_s: Now, in seconds, by the clock of the observation.
@@ -68,21 +67,21 @@ def decide(
     if shared.paused is not None:
         left = tuple(action for action in row.actions if action in _WHILE_PAUSED)
         if "tell" not in left and event != "quiet" and left != row.actions:
-            # A person paused it, and has to know what is not done meanwhile.
+            # A person paused the pair, and must be told what is not done meanwhile.
             left = ("tell", *left)
         return Decision(state=state, event=event, actions=left, phase=state)
     return Decision(state=state, event=event, actions=row.actions, phase=row.phase)
 
 
 def state_of(node: str, shared: SharedRecord, observation: Observation) -> State:
-    """How a node stands, by the record and its own QEMU."""
+    """The state of a node, by the record and its own QEMU."""
     record = shared.record
     if shared.want == "stopped":
         return "stopped"
     if not _has_rights(node, record, observation):
         return "following"
     if shared.claimed_by == node and record.phase == "protected":
-        # Whoever is alone has nothing left to claim.
+        # In every other phase one node alone may run alone, and nothing is left to claim.
         return "claiming"
     if record.phase != "alone":
         return record.phase
@@ -98,7 +97,7 @@ def event_of(
     limits: Limits,
     now_s: float,
 ) -> Event:
-    """What a node's supervisor has to answer: the gravest of what stands; see `decide`."""
+    """The gravest event for a node's supervisor; arguments as those of `decide`."""
     seen, record = observation, shared.record
     # While both may run alone, the holder is COLO's primary.
     holds = record.holder == node
@@ -127,14 +126,17 @@ def event_of(
 
 
 def suspicion_s(observation: Observation, limits: Limits, now_s: float) -> float | None:
-    """How long the oldest suspicion has stood, in seconds; None if there is none."""
+    """How long the oldest suspicion has lasted, in seconds; None if there is none.
+
+    A signal becomes a suspicion once it has lasted for `Limits.stands_s`.
+    """
     since = [at_s + limits.stands_s(signal) for signal, at_s in observation.signals.items()]
     stood_s = [now_s - at_s for at_s in since if at_s <= now_s]
     return max(stood_s, default=None)
 
 
 def _pending(seen: Observation, limits: Limits, now_s: float, *, holds: bool) -> Event:
-    """What has to be answered apart from the end of a QEMU."""
+    """The gravest event apart from the end of a QEMU and of a lease; `holds`: for the holder."""
     if holds and seen.peer_shutdown:
         return "peer-shutdown"
     if holds and seen.replication_lost:
@@ -154,11 +156,12 @@ def _pending(seen: Observation, limits: Limits, now_s: float, *, holds: bool) ->
 
 
 def _yields(seen: Observation, limits: Limits, now_s: float) -> bool:
-    """Whether it is for the other node to continue, since this one's own QEMU gives no answer.
+    """Whether this node lets the other one claim the pair, since its own QEMU does not answer.
 
-    Its main loop may wait for the other QEMU, inside a checkpoint (qemu-behaviour 7.3), or for a
-    disk of its own. The other QEMU is the worse one where it does not even answer out of band; and
-    where its node would have claimed by now, and has not.
+    It always does if its QEMU does not answer out of band. If only the main loop is silent, that
+    may wait for the other QEMU, inside a checkpoint (qemu-behaviour 7.3), or for a disk of its own.
+    The node then acts itself if the other QEMU does not answer out of band either, or if the other
+    node would have claimed the pair by now, and has not.
     """
     if seen.silent:
         return True
@@ -175,7 +178,7 @@ def _has_rights(node: str, record: PairRecord, seen: Observation) -> bool:
 
 
 def _is_outdated(node: str, record: PairRecord, seen: Observation) -> bool:
-    """Whether it has a guest that the record gives to another QEMU."""
+    """Whether the node's QEMU has a guest, and the record gives that QEMU no right to it."""
     joins = record.joining == seen.instance
     return seen.qemu in _GUEST and not joins and not _has_rights(node, record, seen)
 
@@ -183,50 +186,53 @@ def _is_outdated(node: str, record: PairRecord, seen: Observation) -> bool:
 def _excludes(
     node: str, shared: SharedRecord, own_file: PairRecord | None, seen: Observation
 ) -> bool:
-    """Whether nothing is safe by itself."""
+    """Whether a person must decide: the record excludes file or QEMU, or writes are missing."""
     record = shared.record
     if own_file is not None and (own_file.birth, own_file.pair) != (record.birth, record.pair):
         return True
     if own_file is not None and own_file.epoch > record.epoch:
-        # The record is older than what this node has done: it was restored from a backup.
+        # The record is older than this node's file: the arbiter was restored from a backup.
         return True
     if not _has_rights(node, record, seen):
         return False
     is_off = shared.want == "stopped" or seen.shutdown
     if record.commit == "pending" and seen.qemu == "none" and not is_off:
-        # The image of a promoted node lacks what its overlays hold.
+        # The image of a promoted node lacks the writes that are still in its overlays.
         return True
     if record.phase != "protected":
         return False
-    # Who lacks writes cannot continue without its peer, and must be able to hand over to it.
+    # A node that lacks writes cannot continue without its peer: it must hand over to that.
     peer_lost = _peer_ended(node, record, seen) or seen.peer_shutdown
     peer_lost = peer_lost or (seen.disk_failed and seen.replication_lost)
-    # If the secondary has ended too, the holder is booted: it has every write.
+    # If this secondary has ended as well, the holder is booted: it has every write.
     is_over = seen.qemu == "none" and record.holder != node
     lacks = _lacks_writes(node, record, seen) and not is_over
     return seen.qemu == "alone" or (peer_lost and lacks)
 
 
 def _peer_ended(node: str, record: PairRecord, seen: Observation) -> bool:
-    """Whether there is evidence, about the very QEMU that this node could have to wait for."""
+    """Whether there is evidence about the very QEMU that this node would have to wait for."""
     if seen.evidence is None:
         return False
     others = [named for other, named in record.eligible.items() if other != node]
     if not others:
-        # The record does not name it: it has handed over, or joins.
+        # The record names no QEMU of the peer as eligible: the peer has handed over, or joins.
         return seen.evidence.node != node and seen.evidence.epoch == record.epoch
     return seen.evidence.instance in others
 
 
 def _lacks_writes(node: str, record: PairRecord, seen: Observation) -> bool:
-    """Whether its peer has acknowledged writes that this node lacks."""
+    """Whether this node lacks acknowledged writes, which its peer has."""
     return seen.disk_failed if record.holder == node else seen.replication_lost
 
 
 def _is_halted(
     node: str, shared: SharedRecord, seen: Observation, limits: Limits, now_s: float
 ) -> bool:
-    """Whether a claim that led to nothing keeps this primary stopped, and nobody stands by it."""
+    """Whether the fuse has stopped this primary because of a claim that has led to nothing.
+
+    The claim is older than `retake_s`, and the lease of the node that made it has run out.
+    """
     if seen.claim_since_s is None or not seen.silent or not seen.lease_gone:
         return False
     is_old = now_s - seen.claim_since_s >= limits.declared.retake_s
@@ -236,10 +242,10 @@ def _is_halted(
 def _lease_gone(
     node: str, shared: SharedRecord, seen: Observation, limits: Limits, now_s: float
 ) -> bool:
-    """Whether the peer has lost its right, and its guest has stopped by itself.
+    """Whether the peer's lease has run out, and its guest serves no client any more.
 
-    Its fuse is renewed by a checkpoint too: only a whole lease after this side was cut, none of
-    them can have renewed it.
+    A checkpoint renews the peer's fuse as well. So a whole lease must have passed since this node
+    cut its side of COLO: since then no checkpoint has renewed that fuse.
     """
     if not seen.lease_gone or seen.cut_since_s is None:
         return False
@@ -249,6 +255,7 @@ def _lease_gone(
     lease_s = max((shared.lease_s(one, limits.declared) for one in fused), default=0.0)
     if now_s - seen.cut_since_s < max(lease_s, limits.declared.lease_s):
         return False
-    # A secondary that was not promoted answers nobody. A primary that has handed over still does.
+    # A secondary that was not promoted serves no client. Any other peer, such as a primary that has
+    # handed over, still does, unless its fuse has stopped it.
     is_primary = shared.record.holder == node and not shared.record.is_sole
     return is_primary or bool(fused)

@@ -14,19 +14,19 @@ from pycolo.model.supervision import Supervision
 Qemu: TypeAlias = Literal["none", "joining", "colo", "alone"]
 """A node's QEMU: none runs, it waits as a new secondary, it is in COLO, or it has the guest alone.
 
-One that does not answer stays what it was.
+A QEMU that does not answer keeps the value that it had.
 """
 
 Signal: TypeAlias = Literal["hung-up", "colo-exit", "silent", "stuck", "no-checkpoint"]
-"""What may mean that the peer has ended:
+"""A sign that the peer may have ended:
 
-`hung-up`: its monitor closed the connection. `colo-exit`: COLO has ended on this node.
-`silent`: it answers neither in nor out of band. `stuck`: it answers out of band alone.
-`no-checkpoint`: the last checkpoint was long ago.
+`hung-up`: the peer's monitor closed the connection. `colo-exit`: COLO has ended on a node.
+`silent`: the peer answers neither in nor out of band. `stuck`: it answers out of band only, or
+accepts connections and sends no greeting. `no-checkpoint`: the last checkpoint was long ago.
 """
 SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
 _ACTS_S: Final = 1.0
-"How long a claim may take, from what is seen until it is written."
+"How long a claim may take, from the observation until it is written, in seconds."
 
 
 @final
@@ -39,25 +39,25 @@ class Observation:
     instance: str = ""
     "Its identity, `PAIR:NODE:HEX`; of no meaning if none runs."
     signals: Mapping[Signal, float] = attrs.field(factory=dict)
-    "What may mean that the peer has ended, and since when it stands."
+    "Each sign that the peer may have ended, to the time since when there is one."
     silent: bool = False
-    "Its own QEMU does not even answer out of band, as one that its fuse has stopped."
+    "The node's own QEMU does not answer out of band either, as one that its fuse has stopped."
     stuck_since_s: float | None = None
-    "Since when its own main loop has been silent, while it answers out of band; None for not."
+    "Since when only its own QEMU's main loop has been silent; None if it is not."
     evidence: Evidence | None = None
-    "What shows that the peer's QEMU has ended; it counts only about the QEMU the record means."
+    "What shows that the peer's QEMU has ended; it counts only if the record names that QEMU."
     arbiter_lost: bool = False
     "The record can neither be read nor written."
     claim_since_s: float | None = None
     "When the other node's claim was first seen; None for no such claim."
     lease_gone: bool = False
-    "The arbiter has deleted the peer's lease."
+    "The arbiter holds no lease of the peer."
     cut_since_s: float | None = None
     "When this node cut its own side of COLO, so that no checkpoint can end; None if it has not."
     shutdown: bool = False
     "The guest shut itself down, or panicked, on this node."
     peer_shutdown: bool = False
-    "It did so on the other node, and not on this one: the two have diverged."
+    "The guest did so on the other node, and not on this one: the two have diverged."
     replication_lost: bool = False
     "The secondary no longer gets this primary's writes."
     disk_failed: bool = False
@@ -72,14 +72,14 @@ class Limits:
     declared: Supervision
     "What the pair file says."
     checkpoint_delay_s: float
-    "The longest time between two checkpoints."
+    "The longest time between two checkpoints, in seconds."
     ram_gib: float
-    "The guest's RAM."
+    "The size of the guest's RAM, in GiB."
     entering: bool = False
     "The second checkpoint since the pair entered COLO has not been seen yet."
 
     def stands_s(self, signal: Signal) -> float:
-        """How long a signal must stand before it is a suspicion."""
+        """How long a signal must last before it is a suspicion, in seconds."""
         stuck_s = self.declared.stuck_s + self.ram_gib
         if self.entering:
             stuck_s += self.declared.entry_s
@@ -99,12 +99,16 @@ class Limits:
 
     @property
     def yields_s(self) -> float:
-        """How long a node whose own main loop is silent leaves the pair to the other one.
+        """How long a node whose own main loop is silent lets the other node act first, in seconds.
 
-        The other one acts on it within that time, unless it cannot.
+        The other node acts on that silence within this time, unless it cannot.
         """
         return self.stands_s("stuck") + self.declared.secondary_s + _ACTS_S
 
     def acts_s(self, *, holds: bool) -> float:
-        """How long a suspicion must stand before this side acts on it."""
+        """How long a suspicion must last before a node acts on it, in seconds.
+
+        Args:
+            holds: Whether the node is the holder, which is COLO's primary.
+        """
         return self.declared.primary_s if holds else self.declared.secondary_s

@@ -1,8 +1,8 @@
 """What a node's supervisor does: for each state of the pair and each event, what follows.
 
-The states are those that the record and the node's own QEMU show, so that a supervisor that was
-started a moment ago is in the right one. The table is total: an event that changes nothing stands
-in it too.
+A state follows from the record and the node's own QEMU alone, so that a supervisor that was started
+a moment ago finds the right one. The table is total: it has a row even for an event that changes
+nothing.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import attrs
 State: TypeAlias = Literal[
     "alone", "joining", "protected", "claiming", "serving", "following", "stopped"
 ]
-"""How a node stands in its pair, by the record and its own QEMU:
+"""The state of a node in its pair, by the record and the node's own QEMU:
 
-`alone`: it is the holder, and runs the guest alone, or is to. `joining`: the same, and a secondary
-joins. `protected`: it may run alone, and so may its peer. `claiming`: it has claimed the pair and
-looks for evidence about its peer. `serving`: the record lets it run alone, and its QEMU still has
-to leave COLO. `following`: it has no rights. `stopped`: no guest is wanted.
+`alone`: the node is the holder, and runs the guest alone, or is to. `joining`: the same, and a
+secondary joins. `protected`: the node may run alone, and so may its peer. `claiming`: the node has
+claimed the pair and looks for evidence about its peer. `serving`: the record lets this node alone
+run, and its QEMU still has to leave COLO. `following`: the node has no rights. `stopped`: no guest
+is wanted.
 """
 
 Phase: TypeAlias = Literal[State, "suspect", "waiting", "person"]
-"""A state, or what a decision makes of it:
+"""A state, or one of three more words for a node after a decision:
 
 `suspect`: the peer may have ended. `waiting`: evidence or the arbiter is missing. `person`: nothing
 is safe before a person has decided.
@@ -50,20 +51,20 @@ Event: TypeAlias = Literal[
     "suspicion",
     "quiet",
 ]
-"""What a node's supervisor has to answer, the gravest first.
+"""What a node's supervisor reacts to, the gravest event first.
 
-`undecidable`: the record and the node's own file exclude each other, or the node that is left
-lacks writes, or the image of this one does. `outdated`: the record gives the
-pair to another node while this one has a guest. `no-arbiter`: something has to be done, and the
-record is out of reach. `shutdown`: the guest shut down. `both-ended`, `own-ended`, `peer-ended`:
-QEMUs that are shown to have ended; the first only for the holder. `lease-gone`: the peer's lease
-ran out, long enough after this node left COLO. `peer-shutdown`: the secondary's guest alone shut
-down. `replication-lost`: the secondary no longer gets the writes. `disk-failed`: this primary's own
-disk failed. `lacks-writes`: this secondary no longer gets the writes, so that its primary has to
-continue. `halted`: the other node's claim has led to nothing and its lease ran out, while the QEMU
-of this primary gives no answer: its fuse has stopped it, since the claim kept its lease from being
-renewed. `claimed`: the other node claims the pair. `limit`: a suspicion stands for its limit.
-`suspicion`: one stands. `quiet`: nothing of all this.
+`undecidable`: the record and the node's own file or QEMU exclude each other, or the node that is
+left lacks writes, or the image of this node does. `outdated`: this node has a guest, and the record
+gives its QEMU no right to it. `no-arbiter`: something has to be done, and the record is out of
+reach. `shutdown`: the guest shut down. `both-ended`, `own-ended`, `peer-ended`: there is evidence
+that these QEMUs have ended; `both-ended` only for the holder. `lease-gone`: the peer's lease ran
+out, long enough after this node cut its side of COLO. `peer-shutdown`: the secondary's guest alone
+shut down. `replication-lost`: the secondary no longer gets the writes. `disk-failed`: this
+primary's own disk failed. `lacks-writes`: this secondary no longer gets the writes, so that its
+primary has to continue. `halted`: the other node's claim has led to nothing and that node's lease
+ran out, while the QEMU of this primary gives no answer: its fuse has stopped it, since the claim
+kept its lease from being renewed. `claimed`: the other node claims the pair. `limit`: a suspicion
+has lasted for its limit. `suspicion`: there is one. `quiet`: none of these.
 """
 
 Action: TypeAlias = Literal[
@@ -102,13 +103,13 @@ EVENTS: Final[tuple[Event, ...]] = get_args(Event)
 @final
 @attrs.frozen
 class Row:
-    """What some events lead to in one state."""
+    """The actions and the phase to which some events lead in one state."""
 
     state: State
     events: tuple[Event, ...]
     actions: tuple[Action, ...]
     phase: Phase
-    "What the node is in afterwards, should every action succeed."
+    "The phase of the node afterwards, if every action succeeds."
 
 
 def _row(state: State, events: str, actions: str, phase: Phase) -> Row:
@@ -124,7 +125,7 @@ def _row(state: State, events: str, actions: str, phase: Phase) -> Row:
 _PEER = "peer-ended lease-gone peer-shutdown replication-lost"
 
 ROWS: Final[tuple[Row, ...]] = (
-    # The node has the guest alone, or is to have it: its peer's fate changes nothing.
+    # The node runs the guest alone, or is to: what happens to its peer changes nothing.
     _row("alone", "undecidable", "tell", "person"),
     _row("alone", "outdated", "tell end-own", "following"),
     _row("alone", "no-arbiter", "tell", "waiting"),
@@ -143,7 +144,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("joining", "disk-failed", "tell", "joining"),
     _row("joining", f"{_PEER} limit", "reconcile", "alone"),
     _row("joining", "lacks-writes halted claimed suspicion quiet", "reconcile", "joining"),
-    # Both may run alone: whoever is first by the record does, and only with evidence.
+    # Both nodes may run alone: the first one to change the record does, and only with evidence.
     _row("protected", "undecidable", "tell", "person"),
     _row("protected", "outdated", "tell end-own", "following"),
     _row("protected", "no-arbiter", "tell", "waiting"),
@@ -155,12 +156,13 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("protected", "peer-shutdown replication-lost", "cut narrow", "serving"),
     _row("protected", "disk-failed", "tell hand-over", "following"),
     _row("protected", "lacks-writes", "tell", "waiting"),
-    # Nothing can cut it now: its claim has its fuse renewed, which continues it.
+    # A QEMU that is stopped cannot be cut. With its node's claim the fuse is renewed, which
+    # continues it.
     _row("protected", "halted", "claim", "claiming"),
     _row("protected", "claimed", "tell", "suspect"),
     _row("protected", "suspicion", "ask", "suspect"),
     _row("protected", "quiet", "reconcile", "protected"),
-    # The claim stands: no other node continues meanwhile, unless it takes the claim over.
+    # While this node claims the pair, the other one continues only if it takes the claim over.
     _row("claiming", "undecidable", "tell", "person"),
     _row("claiming", "outdated", "tell end-own", "following"),
     _row("claiming", "no-arbiter", "tell", "waiting"),
@@ -175,7 +177,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "tell cut seek-evidence",
         "waiting",
     ),
-    # The record lets this node alone run, so that nothing is in the way of its failover.
+    # The record lets this node alone run, so that nothing prevents its failover.
     _row("serving", "undecidable", "tell", "person"),
     _row("serving", "outdated", "tell end-own", "following"),
     _row("serving", "shutdown", "stop", "stopped"),
@@ -186,14 +188,14 @@ ROWS: Final[tuple[Row, ...]] = (
         "fail-over",
         "alone",
     ),
-    # It has no rights: the holder's supervisor launches it, and ends it.
+    # The node has no rights: the holder's supervisor launches and ends its QEMU.
     _row("following", "undecidable", "tell", "person"),
     _row("following", "outdated", "tell end-own", "following"),
     _row("following", "no-arbiter", "tell", "following"),
     _row("following", "own-ended both-ended", "say-exit", "following"),
     _row("following", f"shutdown {_PEER} disk-failed", "", "following"),
     _row("following", "lacks-writes halted claimed limit suspicion quiet", "", "following"),
-    # No guest is wanted: what still runs is ended.
+    # No guest is wanted: a QEMU that still runs is ended.
     _row("stopped", "undecidable", "tell", "person"),
     _row("stopped", "outdated", "tell end-own", "following"),
     _row("stopped", "no-arbiter", "tell", "stopped"),
@@ -205,7 +207,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "stopped",
     ),
 )
-"""The table as it is written: each pair of state and event stands in exactly one row."""
+"""The table as it is written: each combination of state and event is in exactly one row."""
 
 TABLE: Final[Mapping[tuple[State, Event], Row]] = MappingProxyType(
     {(row.state, event): row for row in ROWS for event in row.events}
