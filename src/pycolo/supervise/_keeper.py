@@ -1,9 +1,8 @@
-"""Keeping one pair: it looks, has `decide` say what to do, does it, and begins again.
+"""Keeps one pair: a keeper looks at it, has `decide` say what to do, does that, and repeats.
 
-One keeper reaches both hosts, so it decides for both nodes. The records lie in the nodes' own files
-and every plan changes them by the rules of `pycolo.record`; a claim is the keeper's alone, since no
-other one acts on the pair. It keeps nothing that it could not see again: one that was killed is
-started anew, and goes on.
+The keeper of a supervisor decides for both nodes, that of an agent for the agent's own node. Its
+`Authority` reads and writes the record and the claim, in the nodes' own files or in an arbiter. A
+keeper holds no state that it could not read again: if it is killed, another one continues.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ from pycolo.supervise.table import Action, Event, Phase
 from pycolo.topology import secondary_yanks
 
 LOOK_S: Final = 20.0
-"How long a pair is left alone that says nothing."
+"How long a pair that sends no event goes without a look or a round, in seconds."
 _AWAKE_S: Final = 1.0
 _CUT_S: Final = 1.0
 _PROOFS: Final = 2
@@ -63,13 +62,13 @@ Tell: TypeAlias = Callable[[SupervisorEvent], None]
 _Outcome: TypeAlias = Literal["done", "nothing", "failed"]
 
 _BY_ROUND: Final[frozenset[Action]] = frozenset({"reconcile", "boot", "hand-over"})
-"What `next_step` does, one step a round."
+"The actions that a round does, one step at a time, by `next_step`."
 _DOUBT: Final[frozenset[Event]] = frozenset(
     {"undecidable", "halted", "claimed", "limit", "suspicion", "lease-gone"}
 )
-"While one of these stands for either node no round begins."
+"While one of these is the event of a node, no round begins."
 _WAITS: Final[frozenset[Event]] = frozenset({"no-arbiter", "own-ended", "lacks-writes"})
-"What may stand for ever while a node waits, and nobody else tells a person of it."
+"Events that may last for ever while a node waits, so that a person is told after a while."
 _ALERT: Final[frozenset[Phase]] = frozenset({"suspect", "claiming", "waiting"})
 _WORDS: Final[Mapping[Event, str]] = {
     "undecidable": ": nothing is safe by itself: its record and its QEMU exclude each other, or the"
@@ -103,11 +102,11 @@ class Keeper:
         hosts: Node name to its host, spares included; not closed by it.
         authority: The pair's record, what is wanted of it, and who claims it.
         tell: Is called with every event; must be quick and must not raise.
-        beat: Shared by all pairs of an event loop.
-        tally: Counts for this pair, also what a keeper before this one did.
+        beat: The timer, shared by all pairs of an event loop.
+        tally: Counts for this pair, across restarts of its keeper.
         observer: Is called with what every execution does.
-        resyncs: How many resyncs may run at once, among all pairs that share it.
-        schemas: Shared by all pairs of an event loop.
+        resyncs: Limits how many resyncs run at once, among all pairs that share it.
+        schemas: The cache of QMP schemas, shared by all pairs of an event loop.
         assume_good: QEMU versions that the operator vouches for.
     """
 
@@ -136,7 +135,7 @@ class Keeper:
         self._tally = tally
         self._news = asyncio.Event()
         self._beat = beat
-        # Nothing can become due before the time for which it waits, but by what it is told of.
+        # Whether the keeper waits for a while in which only an event can make something due.
         self._is_calm = False
         self._detector = FailureDetector(
             pair, hosts, self._news.set, beat, observed=authority.observed
@@ -156,9 +155,10 @@ class Keeper:
         self._asked: dict[str, int] = {}
         self._work: asyncio.Task[Round] | asyncio.Task[Snapshot] | None = None
         self._takeover: asyncio.Task[Report | None] | None = None
-        # What the last look showed is not true any more.
+        # Whether the snapshot of the last look is out of date.
         self._is_stale = True
-        # A person had something done, so that the nodes' phases come before the next step.
+        # Whether a procedure was executed for a person: look, and update the phases, before the
+        # next step.
         self._is_look_first = False
         self._is_aside = False
         self._due_s = 0.0
@@ -171,15 +171,16 @@ class Keeper:
         self._phases: Mapping[str, Phase] = {}
         self._waits_since_s: dict[str, float] = {}
         self._is_protected = False
-        # When the record last let one node alone run: a COLO that has ended before is not this one.
+        # When the pair was last not protected by its record: an end of COLO that was seen before
+        # belongs to an earlier generation.
         self._unprotected_s = -math.inf
         self._person = ""
 
     async def run(self) -> None:
-        """Keep the pair; QEMUs keep running when it ends.
+        """Keep the pair until the task is cancelled; QEMUs keep running after that.
 
         Raises:
-            StoreError: What is wanted cannot be read, and never was.
+            StoreError: What is wanted cannot be read, and was never read before.
         """
         async with self._controller:
             with self._beat.joined(self._detector.exclude_delay):
@@ -193,7 +194,7 @@ class Keeper:
                 try:
                     changed = await self._once()
                 except StoreError as error:
-                    # Nothing else is done: a guest that has shut down would be booted again.
+                    # Nothing else is done meanwhile: a guest that shut down would be booted again.
                     why = f"what is wanted cannot be kept: {error}"
                     self._say("person", f"{why}; mend that, nothing is done meanwhile")
                     changed = False
@@ -208,16 +209,16 @@ class Keeper:
                 await asyncio.wait((task,))
 
     def wake(self) -> None:
-        """Have it look at once: something was learnt."""
+        """Have the keeper decide again at once, since something was learnt."""
         self._news.set()
 
     def report(self, kind: EventKind, text: str, node: str) -> None:
-        """Tell what its authority has found on a node's side, once."""
+        """Tell what the keeper's authority has found on a node's side, unless it was told last."""
         self._say(kind, text, node)
 
     @property
     def status(self) -> PairStatus:
-        """How the pair stands now."""
+        """The status of the pair now."""
         return PairStatus(
             pair=self.pair.name,
             want=self._wish.want,
@@ -233,7 +234,7 @@ class Keeper:
 
     @property
     def silence(self) -> Silence:
-        """How long the pair's QEMUs have been silent."""
+        """How long the pair's QEMUs have been silent until now."""
         snapshot, record = self._controller.snapshot, self._record
         if snapshot is None or record is None:
             return NO_SILENCE
@@ -255,7 +256,7 @@ class Keeper:
 
     @property
     def _record(self) -> PairRecord | None:
-        """The record that holds."""
+        """The record by which the keeper acts; None before the first look, or without a record."""
         snapshot = self._controller.snapshot
         return None if snapshot is None else self._authority.record(snapshot)
 
@@ -266,17 +267,20 @@ class Keeper:
     ) -> Report:
         """Execute a procedure for a person, as the keeper's own work.
 
-        It is finished even if whoever asked does not wait for it.
+        The procedure is finished even if the caller is cancelled meanwhile.
 
         Args:
-            procedure: What to do.
-            options: What it is asked for besides the pair.
-            observer: Is called with what happens.
+            procedure: The procedure.
+            options: The options of the procedure.
+            observer: Is called with what the execution does.
+
+        Returns:
+            The report; a step that failed is in it.
 
         Raises:
-            RefusedError: It is not begun: the pair is paused, something else is done with it, or
-                the procedure has no safe way.
-            CommandUnknown: The keeper has ended meanwhile.
+            RefusedError: The procedure is not begun: the pair is paused, other work on it comes
+                first, or there is no safe way. Nothing was changed.
+            CommandUnknown: The keeper has ended meanwhile: it is not known what was done.
         """
         self._readiness.refuse(procedure)
         try:
@@ -284,7 +288,7 @@ class Keeper:
                 compiled = await self._controller.compile(procedure, options)
         except TimeoutError:
             raise self._readiness.at_work() from None
-        # Anything may have happened meanwhile.
+        # The pair may have changed while the plan was compiled.
         self._readiness.refuse(procedure)
         self._is_look_first = True
         work = self._takeover = self._task(self._controller.execute(compiled, observer))
@@ -297,17 +301,22 @@ class Keeper:
         return report
 
     async def state_fence(self, node: str, instance: str | None, who: str, how: str) -> Evidence:
-        """Take it that a QEMU has ended, by a person's word.
+        """Accept a person's statement that a QEMU has ended.
 
         Args:
-            node: Where it ran.
-            instance: Its identity; None for the one that the record names.
-            who: Who made sure of it.
-            how: How.
+            node: The node on which the QEMU ran.
+            instance: The identity of the QEMU; None for the one that the record names.
+            who: Who made sure that it has ended.
+            how: How that person made sure.
+
+        Returns:
+            The evidence that is used from now on.
 
         Raises:
-            RefusedError: The pair is paused, the record names no such QEMU, or something still
-                takes connections there.
+            RefusedError: The pair is paused, the record names no such QEMU, the QEMU accepts
+                connections, or checkpoints show that it runs.
+            DeclarationError: The pair has no such node, or `who` or `how` is empty or not
+                printable.
         """
         self._readiness.refuse_paused()
         monitor = self.pair.node(node).observer_monitor
@@ -349,25 +358,29 @@ class Keeper:
     # -- one turn
 
     async def _once(self) -> bool:
-        """Do what is to be done now; whether something was, so that more may follow at once."""
+        """Take one turn: note the results of the work, decide for each node, and act.
+
+        Returns:
+            Whether something was done, so that the next turn follows at once.
+        """
         self._detector.check()
         self._beat.exclude_own_delay()
         self._take_results()
         if self._takeover is not None or self._controller.is_acting:
-            # What is seen while a plan is executed is the plan's to answer.
+            # While a plan is executed, the plan itself handles what happens.
             return False
         snapshot, record = self._controller.snapshot, self._record
         if snapshot is None or record is None:
             if snapshot is not None and await self._settles(snapshot):
                 return True
-            # So that it is seen where one can be read again.
+            # A look now and then shows whether a record can be read again.
             is_due = self._now_s() >= self._look_due_s
             return self._begin_round() or (is_due and self._begin_look())
         await self._note(record)
-        # Even if something was done since: it shows what the nodes were before that.
+        # Also if something was done since the look: the snapshot shows what the nodes were before.
         self._detector.update(self._controller, snapshot, record)
         if self._is_stale:
-            # A guest that has shut itself down must not be booted again before that is heeded.
+            # After a shutdown by the guest a look comes first: a round would boot the guest again.
             is_first = self._is_look_first or self._detector.has_shutdown
             return (not is_first and self._begin_round()) or self._begin_look()
         if await self._settles(snapshot):
@@ -388,14 +401,18 @@ class Keeper:
         return await self._proceed(decided, snapshot)
 
     async def _settles(self, snapshot: Snapshot) -> bool:
-        """Bring record and file together, which makes what was seen stale."""
+        """Make the record and the node's file agree.
+
+        Returns:
+            Whether the pair must be looked at again because of that.
+        """
         if self._work is not None or not await self._authority.settle(snapshot):
             return False
         self._is_stale = True
         return True
 
     async def _note(self, record: PairRecord) -> None:
-        """Take note of what the record says, and of who claims the pair."""
+        """Take note of the record's phase, and of the node that claims the pair."""
         if record.phase != "protected":
             await self._withdraw()
             self._unprotected_s = self._now_s()
@@ -404,7 +421,7 @@ class Keeper:
         self._note_claim()
 
     async def _reconsider(self, snapshot: Snapshot, record: PairRecord) -> None:
-        """Give up a claim whose reason is gone: the other QEMU answers, or is shown to work."""
+        """Withdraw this keeper's claim if the other QEMU answers, or checkpoints show it works."""
         claimed_by = self._authority.claimed_by
         if claimed_by is None or claimed_by not in self._authority.decides(_members(record)):
             return
@@ -419,13 +436,17 @@ class Keeper:
             self._search.cancel()
 
     async def _withdraw(self) -> bool:
-        """Give a claim back if there is one; whether there is none any more."""
+        """Withdraw the claim on the pair, if there is one.
+
+        Returns:
+            False if the claim could not be withdrawn.
+        """
         is_given_back = self._authority.claimed_by is None or await self._authority.give_back()
         self._note_claim()
         return is_given_back
 
     def _note_claim(self) -> None:
-        """Take note since when a claim stands."""
+        """Take note since when the present claim has been known."""
         claimed_by = self._authority.claimed_by
         if claimed_by is None:
             self._claim_since = None
@@ -445,19 +466,23 @@ class Keeper:
             self._finish(over.result())
 
     async def _proceed(self, decided: Sequence[_Decided], snapshot: Snapshot) -> bool:
-        """Do what `next_step` says, unless it is in the way of a decision; whether that began."""
+        """Begin a round, which does what `next_step` says, unless a decision forbids it.
+
+        Returns:
+            Whether a round, or a look instead of it, was begun.
+        """
         events = {one.decision.event for one in decided}
         actions = {action for one in decided for action in one.decision.actions}
         if "undecidable" in events:
             self._say_findings(snapshot)
         if {one.decision.state for one in decided}.isdisjoint({"protected", "claiming"}):
-            # Nobody is about to continue alone: what may have ended holds nothing up for ever.
+            # No node is about to continue alone, so a suspicion must not hold up rounds for ever.
             await self._withdraw()
             events.discard("limit")
         # While a node is about to continue alone, nothing else is done with the pair.
         is_doubtful = self._authority.claimed_by is not None or not events.isdisjoint(_DOUBT)
         if is_doubtful or self._wish.paused is not None:
-            # So that it is seen what a person does about it.
+            # A look now and then shows what a person does about it.
             return self._now_s() >= self._look_due_s and self._begin_look()
         return bool(actions & _BY_ROUND) and self._begin_round()
 
@@ -481,7 +506,11 @@ class Keeper:
         return _Decided(node=node, record=record, seen=seen, decision=decision)
 
     async def _acted(self, decided: _Decided) -> bool:
-        """Do what a decision asks for, but for what a round does; whether anything changed."""
+        """Do the actions of a decision, except those that a round does.
+
+        Returns:
+            Whether anything was changed.
+        """
         changed = False
         for action in decided.decision.actions:
             match await self._do(action, decided):
@@ -496,7 +525,7 @@ class Keeper:
     async def _do(self, action: Action, decided: _Decided) -> _Outcome:  # noqa: C901 - one case an action
         match action:
             case "tell" | "reconcile" | "boot" | "hand-over":
-                # Events tell; the others are done by a round.
+                # `_say_decision` has told it; the others are done by a round.
                 return "nothing"
             case "say-exit":
                 end = self._detector.ended.get(decided.seen.instance)
@@ -554,11 +583,11 @@ class Keeper:
     def _signals(
         self, record: PairRecord, health: NodeHealth, theirs: NodeHealth
     ) -> Mapping[Signal, float]:
-        """What may mean that a node's peer has ended, and since when."""
+        """Each sign that a node's peer may have ended, to the time since when there is one."""
         found: dict[Signal, float] = {}
         for signal, at_s in theirs.signals.items():
-            # The peer takes part in every checkpoint. One may have been under way when it ended;
-            # two show that it lives, and that only the way to it is lost.
+            # The peer takes part in every checkpoint. One may have been under way when the peer
+            # ended; two show that it runs, and that only the connection to it is lost.
             proofs = health.checkpoints_since(at_s)
             if proofs < _PROOFS:
                 found[signal] = max(at_s, health.checkpoint_s or at_s) if proofs else at_s
@@ -572,7 +601,7 @@ class Keeper:
         return found
 
     def _evidence(self, record: PairRecord, peer: str | None) -> Evidence | None:
-        """What shows that the peer's QEMU has ended which the record lets run alone."""
+        """Evidence that the peer's eligible QEMU has ended; None if there is none."""
         named = None if peer is None else record.eligible.get(peer)
         if named is None:
             return None
@@ -595,7 +624,10 @@ class Keeper:
     # -- what is done
 
     def _ask(self, decided: _Decided, primary: str) -> _Outcome:
-        """Force a checkpoint, and another one when it has come: two of them end the suspicion."""
+        """Force a checkpoint, unless the last forced one has not ended yet.
+
+        Two checkpoints end a suspicion.
+        """
         made = self._health(decided.node).checkpoints
         if self._asked.get(decided.node) == made:
             return "nothing"
@@ -615,15 +647,15 @@ class Keeper:
             last_s = self._health(one.node).checkpoint_s
             fuse_s = self._authority.fuses.get(one.node, self.pair.supervision.fuse_s)
             if last_s is None or self._now_s() - last_s >= fuse_s / 4:
-                # The fuse guards its own QEMU, whomever an old record names.
+                # The fuse guards this node's own QEMU, whichever node an old record names.
                 self._ask(one, one.node)
 
     async def _sever(self, decided: _Decided) -> _Outcome:
-        """Cut a primary's side of COLO that has lost its replication.
+        """Cut a node's side of COLO, before a claim or before its peer loses its rights.
 
-        Before a claim there is nothing to cut: no other program acts on the pair, no checkpoint
-        renews a lease, and the failover begins with the same. As long as nothing shows that the
-        other QEMU has ended, the two may continue: only the way to it may be lost.
+        A supervisor does not cut before a claim: no other program acts on the pair, no checkpoint
+        renews a fuse, and a failover begins with the same cut. As long as nothing shows that the
+        other QEMU has ended, the two may continue: perhaps only the connection to it is lost.
         """
         node, seen = decided.node, decided.seen
         is_claim = self._authority.cuts and seen.evidence is None
@@ -634,7 +666,7 @@ class Keeper:
         if session is None:
             return "failed"
         try:
-            # A refusal says that there is nothing left to cut.
+            # If QEMU refuses it, nothing is left to cut.
             for yank in self._yanks(decided):
                 with contextlib.suppress(CommandRefused):
                     await session.execute(yank, limit_s=_CUT_S, oob=True)
@@ -646,10 +678,10 @@ class Keeper:
         return "done"
 
     def _yanks(self, decided: _Decided) -> tuple[Yank, ...]:
-        """What cuts a node's side, so that no checkpoint can end any more.
+        """The commands that cut a node's side of COLO, so that no checkpoint can end any more.
 
-        A primary's disks and filters are cut later: a write that hangs there would end without the
-        secondary, and so would answers over IPv6.
+        A primary's disks and filters are cut later: a write that hangs there would be completed
+        without the secondary, and answers over IPv6 would be sent without it.
         """
         holds = decided.record.holder == decided.node
         return (_YANK_MIGRATION,) if holds else secondary_yanks(self.pair)
@@ -662,9 +694,9 @@ class Keeper:
         return "done"
 
     def _begin_search(self, decided: _Decided) -> _Outcome:
-        """Look for evidence that the peer's QEMU has ended, and make sure that it has."""
+        """Begin to look for evidence that the peer's QEMU has ended, and to end it if needed."""
         if self._authority.cuts and decided.seen.silent:
-            # Its fuse may have stopped it: a fence comes once it is known to continue.
+            # This node's fuse may have stopped its QEMU: no fence before that QEMU answers again.
             return "nothing"
         named = None if decided.peer is None else decided.record.eligible.get(decided.peer)
         if named is not None:
@@ -693,25 +725,38 @@ class Keeper:
         known = await host.death(self.pair, victim, limit_s=HOST_S)
         if known is None and await self._may_act():
             known = await self._ended(victim)
-        # What is only to be stopped is in nobody's way, and a fence ends a whole host.
+        # No fence if no guest is wanted: a fence may end a whole host, and no node has to continue.
         if known is None and self._wish.want != "stopped" and await self._may_act():
             tell = functools.partial(self._say, "trouble", node=node)
             known = await fenced(self.pair.node(node).fences, victim, tell)
         return known
 
     async def _may_act(self) -> bool:
-        """Whether it still is for this keeper to end a QEMU: its host may have taken its time."""
+        """Whether this keeper may still end a QEMU, after a host may have taken long to answer."""
         is_ours = self._wish.paused is None and self._authority.drives(self._record)
         return is_ours and await self._authority.is_current()
 
     async def _ended(self, victim: Victim) -> Evidence | None:
-        """Have a QEMU killed by its host."""
+        """Have a QEMU killed by its host.
+
+        Returns:
+            Evidence that it has ended; None if there is none.
+        """
         if not await self._kill(victim.node, victim.instance, "its host has not ended it"):
             return None
         return await self._hosts[victim.node].death(self.pair, victim, limit_s=HOST_S)
 
     async def _kill(self, node: str, instance: str, why_not: str) -> bool:
-        """Have a node's host kill a QEMU; whether it did. If not, that is said with `why_not`."""
+        """Have a node's host kill a QEMU.
+
+        Args:
+            node: The node.
+            instance: The identity of the QEMU.
+            why_not: The beginning of the text that is told if the host did not kill it.
+
+        Returns:
+            Whether the host killed it.
+        """
         action = StopQemu(instance=instance, at_once=True)
         try:
             await self._hosts[node].run(self.pair, node, action, limit_s=HOST_S)
@@ -723,7 +768,7 @@ class Keeper:
     def _begin_failover(self, decided: _Decided) -> _Outcome:
         evidence = decided.seen.evidence or self._by_lease(decided)
         if evidence is None:
-            # The record was written before: what is left of the failover is compiled anew.
+            # The record already lets this node alone run: a round does the rest of the failover.
             return "done" if self._begin_round() else "nothing"
         self._say("action", f"continues alone: {evidence.how}, says {evidence.who}", decided.node)
         self._takeover = self._task(self._controller.died(evidence))
@@ -738,7 +783,7 @@ class Keeper:
 
     async def _end(self, decided: _Decided) -> _Outcome:
         if not await self._authority.is_current():
-            # It may have joined the pair again since.
+            # The record may name this QEMU again since, as one that joins.
             return "failed"
         if not await self._kill(decided.node, decided.seen.instance, "it was not ended"):
             return "failed"
@@ -780,10 +825,10 @@ class Keeper:
         task.add_done_callback(lambda _: self._news.set())
         return task
 
-    # -- what came of it
+    # -- results of the work
 
     def _finish(self, found: Round | Report | Snapshot | None) -> None:
-        """Take note of what came of the work, and when more of it is due."""
+        """Take note of the result of a round, a plan or a look, and when the next one is due."""
         if isinstance(found, Snapshot):
             self._is_stale = self._is_look_first = False
             self._look_due_s = self._now_s() + LOOK_S
@@ -802,17 +847,17 @@ class Keeper:
         failed = report is not None and report.failed is not None
         self._is_stale = report is not None or not isinstance(found, Round)
         if not isinstance(found, Round):
-            # Without a report no plan was armed: what is next is compiled.
+            # Without a report no failover plan was armed: a round compiles the next step.
             self._due_s += self.pair.supervision.retry_s if failed else 0.0
             return
         if not found.is_overtaken:
             self._conclude(found, failed=failed)
         if self._pursued != self._wish:
-            # It brought about what was wanted before.
+            # The round brought about what was wanted before.
             self._due_s = now_s
 
     def _conclude(self, found: Round, *, failed: bool) -> None:
-        """Tell what came of a round, and say when the next one is due."""
+        """Tell the result of a round, and set when the next one is due."""
         now_s, report = self._now_s(), found.report
         match found.step:
             case Settled():
@@ -847,12 +892,12 @@ class Keeper:
                 pass
 
     def _again_s(self, step: NextStep, now_s: float) -> float:
-        """When to do something about a step again that has failed."""
+        """When to try a step again that has failed."""
         declared = self.pair.supervision
         joins = isinstance(step, Act) and step.plan.procedure in JOINING
         is_try = joins or isinstance(step, Launch)
         if not is_try or self._authority.is_lost:
-            # Without an arbiter nothing was tried.
+            # Not a failed try: other steps are not counted, and without an arbiter none is tried.
             return now_s + declared.retry_s
         self._tries = self._tries.failed(now_s)
         if self._tries.are_spent:
@@ -883,13 +928,13 @@ class Keeper:
         self._say(kind, f"{decision.phase}{words}", decided.node)
 
     def _has_waited(self, decided: _Decided) -> bool:
-        """Whether a node has waited for long for what another one, or the arbiter, has to do."""
+        """Whether a node has waited for another node or the arbiter for `retake_s` or longer."""
         decision, now_s = decided.decision, self._now_s()
         waits = decision.phase == "waiting" and decision.event in _WAITS
-        # It does not claim the pair, such as when its own QEMU gives no answer; or it cannot.
+        # A node with a suspicion leaves the claim to the other one, or cannot write its own claim.
         waits = waits or decision.event == "suspicion" or decision.phase == "claiming"
         waits = waits or (decision.phase == "waiting" and decided.seen.silent)
-        # Whoever decides for both nodes waits for nobody.
+        # A supervisor decides for both nodes, so that it waits for no other program.
         if not waits or not self._authority.observed:
             self._waits_since_s.pop(decided.node, None)
             return False
@@ -897,7 +942,7 @@ class Keeper:
         return now_s - since_s >= self.pair.supervision.retake_s
 
     def _say_findings(self, snapshot: Snapshot) -> None:
-        """Tell what stands in the way of the pair, and what to do about it."""
+        """Tell a person why the record cannot be right, or which findings they must decide on."""
         doubt = self._authority.doubt
         if doubt:
             self._say("person", doubt)
@@ -907,7 +952,7 @@ class Keeper:
             self._say("person", "; also: ".join(map(str, step.findings)))
 
     def _say(self, kind: EventKind, text: str, node: str | None = None) -> None:
-        """Tell something, unless it is what was told last of this kind and node."""
+        """Tell an event, unless the last one of this kind and node had the same text."""
         if kind == "person":
             self._person = text
         if self._said.get((kind, node)) == text:
@@ -921,13 +966,13 @@ class Keeper:
         self._count_checkpoint(node, notice)
         self._detector.observe(node, notice)
         if not self._is_calm or not isinstance(notice, StopEvent | ResumeEvent):
-            # A checkpoint is news only while one is waited for.
+            # A checkpoint matters only to a keeper that waits for one.
             self._news.set()
         if not isinstance(notice, StopEvent | ResumeEvent) and not self._tries.failed_s:
             self._due_s = min(self._due_s, self._now_s())
 
     def _count_checkpoint(self, node: str, notice: Notice) -> None:
-        # The holder comes first, and is COLO's primary: it is its guest that clients wait for.
+        # The first of the phases is the holder's, COLO's primary: clients wait for its guest.
         if node == next(iter(self._phases), None):
             if isinstance(notice, StopEvent):
                 self._authority.checkpoint_begins()
@@ -937,13 +982,17 @@ class Keeper:
                 self._authority.checkpoint()
 
     def _heed(self) -> None:
-        """Take note of what is wanted, if another process has changed it."""
+        """Take note of what is wanted, if that was changed.
+
+        Raises:
+            StoreError: What is wanted cannot be read, and was never read before.
+        """
         try:
             wish = self._authority.wish()
         except StoreError as error:
             if not self._is_wish_known:
                 raise
-            # Whoever fails over needs no store.
+            # A failover needs no store, so the keeper continues.
             why = f"what is wanted cannot be read: {error}"
             self._say("person", f"{why}; mend that, what was wanted before still is")
             return
@@ -951,7 +1000,7 @@ class Keeper:
         if wish == self._wish:
             return
         if wish.want != "stopped":
-            # That a guest shut itself down was heeded when it did.
+            # A guest is wanted again: an earlier shutdown by the guest does not count any more.
             self._detector.forget_shutdowns()
         is_aside = wish.paused is not None and self._authority.lets_go
         if is_aside != self._detector.is_aside:
@@ -976,7 +1025,7 @@ class Keeper:
             self._is_calm = False
 
     def _rest_s(self) -> float:
-        """How long nothing has to be decided, unless there is news before."""
+        """How long to wait for news before the next turn, in seconds."""
         declared = self.pair.supervision
         health = [self._health(node) for node in self._phases]
         is_alert = self._authority.claimed_by is not None or self._authority.is_lost
@@ -986,7 +1035,7 @@ class Keeper:
         return max(self._quiet_s(), _AWAKE_S)
 
     def _quiet_s(self) -> float:
-        """How long a protected pair stays as it is without news; 0 for one that is not."""
+        """How long a protected pair needs no decision without news, in seconds; else 0."""
         snapshot, record = self._controller.snapshot, self._record
         is_busy = self._work is not None or self._takeover is not None or self._is_stale
         is_busy = is_busy or self._search is not None or self._controller.is_acting
@@ -1006,7 +1055,7 @@ class Keeper:
 @final
 @attrs.frozen(kw_only=True)
 class _Decided:
-    """What was decided for one node, and on what."""
+    """A decision for one node, with the record and the observation that it was made on."""
 
     node: str
     record: PairRecord
@@ -1015,23 +1064,23 @@ class _Decided:
 
     @property
     def peer(self) -> str | None:
-        """The other node of the pair."""
+        """The other node that the record names; None if there is none."""
         return _peer(self.record, self.node)
 
 
 def _members(record: PairRecord) -> tuple[str, ...]:
-    """The nodes that the record names, the holder first."""
+    """The one or two nodes that the record names, the holder first."""
     partner = record.partner
     return (record.holder,) if partner is None else (record.holder, partner)
 
 
 def _peer(record: PairRecord, node: str) -> str | None:
-    """The other node that the record names."""
+    """The other node that the record names; None if there is none."""
     return next((name for name in _members(record) if name != node), None)
 
 
 def _are_protected(decided: Sequence[_Decided]) -> bool:
-    """Whether each node may run alone, and nothing has to be answered."""
+    """Whether every decision has the state `protected` and the event `quiet`."""
     decisions = [(one.decision.state, one.decision.event) for one in decided]
     return bool(decisions) and all(one == ("protected", "quiet") for one in decisions)
 

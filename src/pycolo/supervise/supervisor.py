@@ -1,4 +1,4 @@
-"""A supervisor: it keeps pairs as they are wanted, without an operator."""
+"""A supervisor, which keeps pairs as they are wanted without an operator."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ON_REQUEST: Final[tuple[Procedure, ...]] = (
     "shutdown",
     "set-checkpoint-delay",
 )
-"What a supervisor does when a person asks for it; all else it does by itself."
+"The procedures that a supervisor executes on request; it does all others by itself."
 _AGAIN_S: Final = 1.0
 _FOLLOW_S: Final = 1.0
 _AT_ONCE: Final = 16
@@ -47,9 +47,9 @@ _LOG: Final = logging.getLogger("pycolo.supervise")
 
 
 class Keeping:
-    """Keeps pairs: what `Supervisor` and `Agent` have in common.
+    """The common base of `Supervisor` and `Agent`: keeps pairs, each by a keeper.
 
-    They differ in where a pair's record is, which is what its authority knows.
+    The two differ in where a pair's record is, and so in the `Authority` of each pair.
 
     An async context manager, entered once; it keeps the pairs while the block lasts.
     """
@@ -64,7 +64,10 @@ class Keeping:
         resyncs: int,
         assume_good: Collection[Version],
     ) -> None:
-        """Take the pairs; errors as `Supervisor`."""
+        """Make a keeper for each pair; arguments and errors as those of `Supervisor`.
+
+        `authorities` gives the authority of each pair by the pair's name.
+        """
         names = [pair.name for pair in pairs]
         if len(set(names)) != len(names):
             raise DeclarationError("pairs", names, "have each name once")
@@ -82,7 +85,7 @@ class Keeping:
         self._stack = contextlib.AsyncExitStack()
         self._tallies = {name: Tally(pair=name, clock=_now_s) for name in names}
         self._following = {name: Following() for name in names}
-        # What is wrong with a declaration is said before anything is kept.
+        # An error in a declaration is raised here, before any pair is kept.
         self._keepers = {pair.name: self._keeper(pair) for pair in self._pairs}
 
     async def __aenter__(self) -> Self:
@@ -103,16 +106,16 @@ class Keeping:
 
     @property
     def statuses(self) -> tuple[PairStatus, ...]:
-        """How each pair stands now, in the order in which they were given."""
+        """The status of each pair now, in the order in which the pairs were given."""
         return tuple(keeper.status for keeper in self._keepers.values())
 
     @property
     def measures(self) -> tuple[Measures, ...]:
-        """What was counted and timed of each pair since the supervisor was made."""
+        """The measures of each pair since this object was made, in the order of the pairs."""
         return tuple(self.measure(name) for name in self._keepers)
 
     async def events(self) -> AsyncGenerator[SupervisorEvent]:
-        """What happens from the first read on, as it happens; ends when it is closed.
+        """Yield each event from the first read on, until the generator is closed.
 
         At most a thousand events wait for a slow reader; then the oldest ones are dropped.
         """
@@ -120,10 +123,10 @@ class Keeping:
             async for event in events:
                 yield event
 
-    # -- what it shows of one pair
+    # -- one pair
 
     def status(self, pair: str) -> PairStatus:
-        """How a pair stands now.
+        """The status of a pair now.
 
         Args:
             pair: The pair's name.
@@ -134,7 +137,7 @@ class Keeping:
         return self._kept_by(pair).status
 
     def underway(self, pair: str) -> Underway | None:
-        """How far the plan is that is executed for a pair; None for none.
+        """The progress of the plan that is executed for a pair; None if none is executed.
 
         Args:
             pair: The pair's name.
@@ -146,7 +149,7 @@ class Keeping:
         return self._following[pair].underway
 
     def measure(self, pair: str) -> Measures:
-        """What was counted and timed of a pair since the supervisor was made.
+        """The measures of a pair since this object was made.
 
         Args:
             pair: The pair's name.
@@ -158,7 +161,7 @@ class Keeping:
         return self._tallies[pair].measures(keeper.silence)
 
     def checkpoints(self, pair: str) -> AsyncGenerator[Checkpoint]:
-        """The checkpoints of a pair, as they end; ends when it is closed.
+        """The checkpoints of a pair, each as it ends, until the generator is closed.
 
         Args:
             pair: The pair's name.
@@ -174,22 +177,22 @@ class Keeping:
     ) -> Evidence:
         """Accept a person's statement that a QEMU has ended and cannot run any more.
 
-        It is acted on as on a fence that succeeded. An agent acts for its own node: tell the agent
-        of the node that is left.
+        The statement has the effect of a fence that succeeded. An agent acts for its own node only:
+        make the statement to the agent of the node that is left.
 
         Args:
             pair: The pair's name.
-            node: The node on which it ran.
-            who: Who made sure of it.
-            how: How: power switched off, host rebooted ...
+            node: The node on which the QEMU ran.
+            who: Who made sure that it has ended.
+            how: How that person made sure, such as `power switched off` or `host rebooted`.
             instance: The identity of the QEMU; None for the one that the record names.
 
         Returns:
-            The evidence that is acted on from now on.
+            The evidence that is used from now on.
 
         Raises:
-            RefusedError: The QEMU still answers, the record names no such QEMU, or the pair's
-                supervision is paused.
+            RefusedError: The QEMU still accepts connections or makes checkpoints, the record names
+                no such QEMU, or the pair's supervision is paused. Nothing was changed.
             DeclarationError: There is no such pair, the pair no such node, or `who` or
                 `how` is empty or not printable.
         """
@@ -220,10 +223,10 @@ class Keeping:
         )
 
     async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
-        """Take what the authorities need while the pairs are kept."""
+        """Enter what the authorities need while the pairs are kept."""
 
     async def _keep_all(self) -> None:
-        """Begin with a few pairs at a time: if a thousand began at once, every answer came late."""
+        """Keep all pairs. Begin with a few at a time: with a thousand, answers would come late."""
         places = asyncio.Semaphore(_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for pair in self._pairs:
@@ -232,7 +235,12 @@ class Keeping:
                 group.create_task(self._leave(places, self._keepers[pair.name]))
 
     async def _leave(self, places: asyncio.Semaphore, keeper: Keeper) -> None:
-        """Let the next pair begin; one that takes long, as with a dead host, holds up nobody."""
+        """Let the next pair begin once this one has, or after a second, as with a dead host.
+
+        Args:
+            places: Limits how many pairs begin at once.
+            keeper: The keeper of this pair.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_BEGIN_S):
                 await keeper.begun.wait()
@@ -244,7 +252,7 @@ class Keeping:
             try:
                 await self._keepers[pair.name].run()
             except Exception as error:  # noqa: BLE001 - as the next line says
-                # Nobody waits for this task: whatever ended it would leave the pair unprotected.
+                # Nobody awaits this task: if it stayed ended, the pair would be left unprotected.
                 _LOG.exception("the keeper of %s failed", pair.name)
                 what = f"the keeper of the pair failed and is started again: {brief(str(error))}"
                 text = f"{what}; report this as a defect, with the log of that moment"
@@ -258,13 +266,13 @@ class Supervisor(Keeping):
     """Keeps pairs protected: notices that a QEMU has ended, fails over, and makes a new secondary.
 
     An async context manager, entered once; it keeps the pairs while the block lasts. QEMUs keep
-    running after the block, and the next supervisor continues from what it finds. It must reach the
-    hosts of all nodes, and be the only supervisor of its pairs: with one store `Store.alone`
-    ensures that.
+    running after the block, and the next supervisor continues from what it finds. A supervisor must
+    reach the hosts of all nodes, and be the only one for its pairs. Among supervisors that use the
+    same store, `Store.alone` ensures this.
 
     Args:
         pairs: The declarations; each name once.
-        hosts: Pair name to node name to its host, spares included; not closed by it.
+        hosts: Pair name to node name to its host, spares included. They are not closed.
         store: What is wanted of each pair; read about once a second, since other processes may
             change it.
         observer: Is called with what every execution does; None for none.
@@ -273,10 +281,10 @@ class Supervisor(Keeping):
 
     Raises:
         DeclarationError: Two pairs have one name, a node has no host, or `resyncs` is below 1.
-            Raised when it is entered: there are more pairs than this process may have files open
-            for.
-        StoreError: Raised when it is entered: another supervisor with this store keeps one of the
-            pairs.
+            When the supervisor is entered: there are more pairs than this process may have files
+            open for.
+        StoreError: When the supervisor is entered: another supervisor with this store keeps one of
+            the pairs, or the lock of a pair cannot be made.
     """
 
     def __init__(
@@ -307,13 +315,13 @@ class Supervisor(Keeping):
         stack.push_async_callback(_ended, following)
 
     async def _follow_store(self) -> None:
-        """Have the pairs looked at once another process has changed what is wanted of any."""
+        """Wake every keeper each time the store was changed or cannot be read."""
         known = self._store_version()
         while True:
             await asyncio.sleep(_FOLLOW_S)
             version = self._store_version()
             if version is None or version != known:
-                # Each pair reads its own wish, and says where that cannot be read.
+                # Each keeper reads the wish of its pair, and tells it if that cannot be read.
                 for keeper in self._keepers.values():
                     keeper.wake()
             known = version
@@ -329,25 +337,27 @@ class Supervisor(Keeping):
     async def switch_over(self, pair: str, *, observer: Observer | None = None) -> Report:
         """Move the guest to its secondary on purpose; then the old primary becomes a new secondary.
 
-        Nothing is lost. Like all that a person asks for, it is finished even if the caller is
-        cancelled meanwhile.
+        No write is lost. Like every procedure on request, this one is finished even if the caller
+        is cancelled meanwhile.
 
         Args:
             pair: The pair's name.
-            observer: Is called with what happens, besides the supervisor's own; None for none.
+            observer: Is called with what the execution does, as is the supervisor's own observer;
+                None for none.
 
         Returns:
-            What became of each step. What failed is in it.
+            What came of each step. A step that failed is in the report and is not raised.
 
         Raises:
-            RefusedError: It is not begun: the pair is not protected, its supervision is paused, or
-                something else is done with it. Nothing was changed.
+            RefusedError: The procedure is not begun: the pair is not protected, its supervision is
+                paused, or other work on it comes first. Nothing was changed.
+            CommandUnknown: The supervisor has ended meanwhile: it is not known what was done.
             DeclarationError: The supervisor has no such pair.
         """
         return await self.perform(pair, "switch-over", observer=observer)
 
     async def checkpoint(self, pair: str, *, observer: Observer | None = None) -> Report:
-        """Force a checkpoint, and see it on both nodes.
+        """Force a checkpoint, and wait until it is seen on both nodes.
 
         Args:
             pair: The pair's name.
@@ -357,15 +367,18 @@ class Supervisor(Keeping):
             See `switch_over`.
 
         Raises:
-            RefusedError: See `switch_over`.
+            RefusedError: The procedure is not begun: the pair cannot make one, its supervision is
+                paused, or other work on it comes first. Nothing was changed.
+            CommandUnknown: See `switch_over`.
             DeclarationError: See `switch_over`.
         """
         return await self.perform(pair, "checkpoint", observer=observer)
 
     async def shutdown(self, pair: str, *, observer: Observer | None = None) -> Report:
-        """Have the guest power itself off, and keep it off.
+        """Have the guest shut itself down, and keep it off.
 
-        Once it is off, no guest is wanted; say in the store that one is, and it is booted again.
+        Once the guest is off, the supervisor writes into its store that no guest is wanted. To boot
+        the guest again, change that with `Store.want`.
 
         Args:
             pair: The pair's name.
@@ -375,7 +388,9 @@ class Supervisor(Keeping):
             See `switch_over`.
 
         Raises:
-            RefusedError: See `switch_over`.
+            RefusedError: The procedure is not begun: there is no safe way, the pair's supervision
+                is paused, or other work on it comes first. Nothing was changed.
+            CommandUnknown: See `switch_over`.
             DeclarationError: See `switch_over`.
         """
         return await self.perform(pair, "shutdown", observer=observer)
@@ -388,19 +403,21 @@ class Supervisor(Keeping):
         options: Options | None = None,
         observer: Observer | None = None,
     ) -> Report:
-        """Execute a procedure of `ON_REQUEST`; see `switch_over`.
+        """Execute a procedure of `ON_REQUEST`.
 
         Args:
             pair: The pair's name.
-            procedure: What to do.
-            options: What it is asked for besides the pair; nothing if None.
+            procedure: The procedure, one of `ON_REQUEST`.
+            options: The options of the procedure; the defaults if None.
             observer: See `switch_over`.
 
         Returns:
             See `switch_over`.
 
         Raises:
-            RefusedError: It is not begun; see `switch_over`.
+            RefusedError: The procedure is not begun: there is no safe way, the pair's supervision
+                is paused, or other work on it comes first. Nothing was changed.
+            CommandUnknown: See `switch_over`.
             DeclarationError: The supervisor has no such pair or does not do this on request, or an
                 option breaks its rule.
         """
