@@ -1,4 +1,4 @@
-"""Where a supervisor is asked over HTTP."""
+"""The address at which a supervisor is served over HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PORT_MAX: Final = 65535
 @final
 @attrs.frozen(kw_only=True)
 class HttpEndpoint:
-    """Where a supervisor is served over HTTP: a loopback address, since nobody is authenticated.
+    """The address of a supervisor's HTTP server: on loopback, since it authenticates no client.
 
     Raises:
         DeclarationError: The host is not a loopback address, or the port is out of range; no object
@@ -36,13 +36,13 @@ class HttpEndpoint:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Make one from `HOST:PORT`, or `[HOST]:PORT` for IPv6.
+        """Parse an endpoint from `HOST:PORT`, or `[HOST]:PORT` for IPv6.
 
         Args:
             text: The text.
 
         Raises:
-            DeclarationError: The text is neither, or a part of it breaks its rule.
+            DeclarationError: The text has neither form, or a part of it breaks its rule.
         """
         host, _, port = text.rpartition(":")
         if not host or not (port.isascii() and port.isdecimal() and len(port) <= len("65535")):

@@ -1,9 +1,10 @@
-"""Ask a supervisor, or this host's agent, for something while it runs.
+"""Requests to a supervisor, or to this host's agent, while it runs.
 
-It listens on a socket in its store's folder, an agent in the one that `of_agents` names.
+A supervisor listens on a socket for each pair in its store's folder, an agent in the folder that
+`of_agents` names.
 
-`served` listens for one supervisor, `find` gives the way to the one that keeps a pair. Who may open
-the socket may have the supervisor act, so it is for the supervisor's user alone.
+`served` listens for one supervisor or agent; `find` finds the one that keeps a pair. A program that
+can open the socket can have the supervisor act, so only the supervisor's own user may open it.
 """
 
 from pycolo.supervise.control._client import Control, find, found

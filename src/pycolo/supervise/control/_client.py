@@ -1,4 +1,4 @@
-"""A person's side: one request a connection."""
+"""The client's side: one request for each connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pycolo.supervise.control import _messages as msg
 from pycolo.supervise.control._place import SUFFIX, place
 
 _FIRST_S: Final = 30.0
-"How long the first answer may take: the supervisor reads the pair before."
+"How long the first answer may take, in seconds: the supervisor reads the pair before it."
 ENDED: Final = "it has ended"
 _CREDENTIALS: Final = struct.Struct("3i")
 
@@ -31,7 +31,7 @@ _CREDENTIALS: Final = struct.Struct("3i")
 @final
 @attrs.frozen(kw_only=True)
 class Control:
-    """The way to the supervisor that keeps a pair; see `find`.
+    """A client of the supervisor or agent that keeps a pair; `find` makes it.
 
     Every method raises `StoreError` if the supervisor has ended before it was asked.
     """
@@ -39,9 +39,9 @@ class Control:
     pair: str
     "The pair's name."
     folder: Path
-    "The folder of the supervisor's store."
+    "The folder of the supervisor's socket."
     pid: int
-    "The supervisor's process."
+    "The process ID of the supervisor."
 
     async def perform(
         self,
@@ -53,13 +53,18 @@ class Control:
         """Have the supervisor execute a procedure; see `Supervisor.perform`.
 
         Args:
-            procedure: What to do.
-            observer: Is called with what happens.
-            checkpoint_delay_ms: For `set-checkpoint-delay`; the declared one if None.
+            procedure: The procedure.
+            observer: Is called with what the execution does.
+            checkpoint_delay_ms: The delay for `set-checkpoint-delay`, in milliseconds; the declared
+                one if None.
+
+        Returns:
+            The report; a step that failed is in it.
 
         Raises:
-            RefusedError: It is not begun.
-            CommandUnknown: The supervisor has ended, or gives no answer: look at the pair.
+            RefusedError: The procedure is not begun; nothing was changed.
+            CommandUnknown: The supervisor has ended, or gives no answer: it is not known what was
+                done; look at the pair.
         """
         request = msg.Perform(procedure=procedure, checkpoint_delay_ms=checkpoint_delay_ms)
         told = _Told(observer)
@@ -77,8 +82,8 @@ class Control:
         """State that a QEMU has ended; see `Supervisor.state_fence`.
 
         Raises:
-            RefusedError: The supervisor does not take it.
-            CommandUnknown: The supervisor has ended, or gives no answer: say it again.
+            RefusedError: The supervisor does not accept the statement.
+            CommandUnknown: The supervisor has ended, or gives no answer: make the statement again.
         """
         request = msg.StateFence(node=node, who=who, how=how, instance=instance)
         async with aclosing(self._answers(request, asked="fenced")) as answers:
@@ -88,14 +93,14 @@ class Control:
         raise self._lost("fenced", ENDED)
 
     async def watch(self) -> AsyncGenerator[msg.PairView]:
-        """How the pair stands, twice a second; ends when it is closed, or the supervisor ends."""
+        """Yield the pair's view twice a second, until closed or until the supervisor ends."""
         async with aclosing(self._answers(msg.Watch())) as answers:
             async for answer in answers:
                 if isinstance(answer, msg.Shown):
                     yield answer.view
 
     async def checkpoints(self) -> AsyncGenerator[Checkpoint]:
-        """Each checkpoint as it ends; ends when it is closed, or the supervisor ends."""
+        """Yield each checkpoint as it ends, until closed or until the supervisor ends."""
         async with aclosing(self._answers(msg.Listen(), first_s=None)) as answers:
             async for answer in answers:
                 if isinstance(answer, msg.Heard):
@@ -104,12 +109,19 @@ class Control:
     async def _answers(
         self, request: msg.Request, *, asked: str = "", first_s: float | None = _FIRST_S
     ) -> AsyncGenerator[msg.Answer]:
-        """The answers to a request, until the supervisor closes the connection.
+        """Yield the answers to a request, until the supervisor closes the connection.
 
         Args:
-            request: What is asked.
-            asked: Its name, if it may change something.
-            first_s: How long the first answer may take; None for any time.
+            request: The request.
+            asked: The name of the request, for errors; empty if the request changes nothing.
+            first_s: How long the first answer may take, in seconds; None for no limit.
+
+        Raises:
+            RefusedError: The supervisor refused the request.
+            CommandUnknown: The connection was lost or is of no use, after a request that may have
+                changed something.
+            StoreError: The supervisor has ended before it was asked, or the connection was lost
+                or is of no use after a request that changes nothing.
         """
         async with self._connected() as (reader, writer):
             writer.write(msg.request_line(request))
@@ -134,7 +146,12 @@ class Control:
             raise self._lost(asked, ENDED) from error
 
     def _lost(self, asked: str, why: str) -> CommandUnknown | StoreError:
-        """What to say if a connection has ended, or is of no use."""
+        """Make the error for a connection that has ended or is of no use.
+
+        Args:
+            asked: The name of the request; empty if it has changed nothing.
+            why: What is wrong with the connection, as a clause.
+        """
         who = f"the supervisor (pid {self.pid})"
         if asked:
             return CommandUnknown(who, asked, why)
@@ -162,14 +179,14 @@ def _refusal(answer: msg.NotDone) -> RefusedError:
 
 
 def find(folder: Path, pair: str) -> Control | None:
-    """The way to the supervisor that keeps a pair; None if none does with this store.
+    """Find the supervisor or agent that keeps a pair; None if none listens in this folder.
 
     Args:
-        folder: The folder of its store.
+        folder: The folder of a supervisor's store, or that of the agents.
         pair: The pair's name.
 
     Raises:
-        StoreError: Its socket cannot be opened, as by another user.
+        StoreError: The socket cannot be opened, such as one of another user.
     """
     try:
         with place(folder, pair) as path, socket.socket(socket.AF_UNIX) as sock:
@@ -184,10 +201,10 @@ def find(folder: Path, pair: str) -> Control | None:
 
 
 def found(folder: Path) -> Iterator[Control]:
-    """The ways to all supervised pairs of a store, by name.
+    """Yield a client for each pair that is kept with a store, in the order of the pairs' names.
 
     Args:
-        folder: The store's folder.
+        folder: The folder of a supervisor's store, or that of the agents.
 
     Raises:
         StoreError: A socket cannot be opened.
@@ -200,14 +217,14 @@ def found(folder: Path) -> Iterator[Control]:
 
 @final
 class _Told:
-    """Tells an observer here what the supervisor's was told there."""
+    """Passes what the supervisor reports of an execution to an observer of this process."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._plan: Plan | None = None
 
     def take(self, answer: msg.Answer) -> None:
-        """Take an answer; what does not fit the plan is nobody's."""
+        """Pass an answer to the observer; ignore one that does not fit the plan."""
         if isinstance(answer, msg.PlanStarted):
             self._plan = answer.plan
             self._observer.plan_started(answer.plan)

@@ -1,4 +1,4 @@
-"""What is asked and answered over the socket: one JSON object a line, a request a connection."""
+"""The messages over a socket: each is one line of JSON, and a connection has one request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pycolo.result import Outcome, Report
 from pycolo.supervise._underway import Underway
 
 LINE_BYTES: Final = 64 * 1024 * 1024
-"How long one line may be: a report holds its plan, and that the snapshots."
+"How long one line may be: a report contains its plan, which contains snapshots."
 
 
 # -- requests
@@ -31,7 +31,7 @@ LINE_BYTES: Final = 64 * 1024 * 1024
 @final
 @attrs.frozen(kw_only=True)
 class Perform:
-    """Execute a procedure; answered by what happens, and `Ended`."""
+    """Execute a procedure; answered by what an observer is told, and then by `Ended`."""
 
     procedure: Procedure
     checkpoint_delay_ms: int | None = None
@@ -40,7 +40,7 @@ class Perform:
 @final
 @attrs.frozen(kw_only=True)
 class StateFence:
-    """Take it from a person that a QEMU has ended; answered by `Noted`."""
+    """Accept a person's statement that a QEMU has ended; answered by `Noted`."""
 
     node: str
     who: str
@@ -57,7 +57,7 @@ class Watch:
 @final
 @attrs.frozen(kw_only=True)
 class Listen:
-    """Tell of each checkpoint; answered by `Heard`, until the connection is closed."""
+    """Report each checkpoint; answered by `Heard`, until the connection is closed."""
 
 
 Request: TypeAlias = Perform | StateFence | Watch | Listen
@@ -86,17 +86,17 @@ class PairView:
     stands: str
     "How the pair stood at the last look; empty before the first one."
     is_protected: bool
-    "Each node may continue alone, and nothing has to be answered."
+    "Each node may continue alone, and nothing says that a QEMU has ended or that a write is lost."
     person: str
-    "What a person has to do about it; empty for nothing."
+    "What a person has to do about the pair; empty for nothing."
     checkpoints: int
     "How many checkpoints the supervisor has heard of."
     pause_sum_s: float
-    "How long the guest was paused for all of them together."
+    "How long the guest was paused for all of these checkpoints together, in seconds."
     longest_s: float
-    "The longest time that a QEMU has left a question unanswered."
+    "The longest time that a QEMU has left a question unanswered, in seconds."
     limit_s: float | None
-    "How long it may; None before the first look."
+    "After how many seconds such a QEMU is suspected; None before the first look."
     underway: Underway | None
     "The plan that is executed; None for none."
 
@@ -104,7 +104,7 @@ class PairView:
 @final
 @attrs.frozen(kw_only=True)
 class PlanStarted:
-    """See `Observer`; the following name the plan's steps by their addresses."""
+    """See `Observer.plan_started`; later messages name the plan's steps by their addresses."""
 
     plan: Plan
 
@@ -112,7 +112,7 @@ class PlanStarted:
 @final
 @attrs.frozen(kw_only=True)
 class StepStarted:
-    """See `Observer`."""
+    """See `Observer.step_started`."""
 
     address: str
 
@@ -120,7 +120,7 @@ class StepStarted:
 @final
 @attrs.frozen(kw_only=True)
 class StepProgress:
-    """See `Observer`."""
+    """See `Observer.step_progress`."""
 
     address: str
     done_bytes: int
@@ -131,7 +131,7 @@ class StepProgress:
 @final
 @attrs.frozen(kw_only=True)
 class StepFinished:
-    """See `Observer`."""
+    """See `Observer.step_finished`."""
 
     address: str
     outcome: Outcome
@@ -140,7 +140,7 @@ class StepFinished:
 @final
 @attrs.frozen(kw_only=True)
 class RecoveryStarted:
-    """See `Observer`; the recovery is named by the first step of its range."""
+    """See `Observer.recovery_started`; the recovery is named by the first step of its range."""
 
     first: str
 
@@ -148,7 +148,7 @@ class RecoveryStarted:
 @final
 @attrs.frozen(kw_only=True)
 class Ended:
-    """What came of a procedure."""
+    """The report of a procedure that was executed."""
 
     report: Report
 
@@ -156,7 +156,7 @@ class Ended:
 @final
 @attrs.frozen(kw_only=True)
 class Noted:
-    """A person's word, as evidence."""
+    """The evidence that was made of a person's statement."""
 
     evidence: Evidence
 
@@ -164,7 +164,7 @@ class Noted:
 @final
 @attrs.frozen(kw_only=True)
 class Shown:
-    """How the pair stands."""
+    """The pair at one moment."""
 
     view: PairView
 
@@ -180,12 +180,12 @@ class Heard:
 @final
 @attrs.frozen(kw_only=True)
 class NotDone:
-    """It was refused, or cannot be answered."""
+    """The request was refused, or could not be read."""
 
     why: str
-    "In words."
+    "The reason, in words."
     findings: tuple[Finding, ...] = ()
-    "What stands in the way; empty if it is no finding."
+    "The findings that stand in the way; empty if the reason is another one."
 
 
 Told: TypeAlias = PlanStarted | StepStarted | StepProgress | StepFinished | RecoveryStarted
@@ -196,7 +196,7 @@ Answer: TypeAlias = Told | Ended | Noted | Shown | Heard | NotDone
 
 
 def request_line(request: Request) -> bytes:
-    """A request as a line."""
+    """Write a request as a line."""
     return _line("Request", Request, request)
 
 
@@ -204,7 +204,7 @@ def read_request(line: bytes) -> Request:
     """Parse a request.
 
     Raises:
-        ParseError: It is none that this pycolo knows.
+        ParseError: The line is not a request that this version of pycolo knows.
     """
     request = _read("Request", Request, line)
     assert isinstance(request, Request)  # noqa: S101 - the union's forms make nothing else
@@ -212,7 +212,7 @@ def read_request(line: bytes) -> Request:
 
 
 def answer_line(answer: Answer) -> bytes:
-    """An answer as a line."""
+    """Write an answer as a line."""
     return _line("Answer", Answer, answer)
 
 
@@ -220,7 +220,7 @@ def read_answer(line: bytes) -> Answer:
     """Parse an answer.
 
     Raises:
-        ParseError: It is none that this pycolo knows.
+        ParseError: The line is not an answer that this version of pycolo knows.
     """
     answer = _read("Answer", Answer, line)
     assert isinstance(answer, Answer)  # noqa: S101 - the union's forms make nothing else
@@ -230,7 +230,7 @@ def read_answer(line: bytes) -> Answer:
 @final
 @attrs.frozen
 class _Report:
-    """A report as other programs read it."""
+    """The form of a report inside a message: the JSON that other programs read as well."""
 
     def read(self, value: object, path: str) -> object:
         return wire.report_from_json(value, path)

@@ -1,4 +1,4 @@
-"""Where the socket of a pair's supervisor lies."""
+"""The paths of the sockets on which supervisors and agents listen."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ SUFFIX: Final = ".sock"
 
 
 def of_agents(folder: Path) -> Path:
-    """Where the sockets of this host's agents lie.
+    """The folder of the sockets of this host's agents.
 
-    Apart from a supervisor's, which executes what `run` is asked for.
+    It is apart from the supervisors' folder: `pycolo run` has a supervisor execute a procedure, but
+    not an agent.
 
     Args:
-        folder: The folder of a store.
+        folder: The folder of a supervisor's store.
     """
     return folder / "agents"
 
 
 @contextmanager
 def place(folder: Path, pair: str) -> Generator[str]:
-    """A way to a pair's socket that is short, since a socket's name has at most 107 bytes.
+    """A short path to a pair's socket, since the name of a socket has at most 107 bytes.
 
     Args:
-        folder: The store's folder.
+        folder: The folder of the socket.
         pair: The pair's name.
 
     Yields:
-        A path that is of use inside the block.
+        The path, which can be used inside the block only.
 
     Raises:
-        OSError: There is no such folder, or it cannot be entered.
+        OSError: There is no such folder, or it cannot be opened.
     """
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""The side of a supervisor, or of an agent: a socket for each of its pairs."""
+"""The side of a supervisor or an agent, which listens on a socket for each of its pairs."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from pycolo.supervise.control._place import place
 from pycolo.supervise.supervisor import Keeping, Supervisor
 
 _ASKED_S: Final = 10.0
-"How long a request may take to come."
+"How long a request may take to arrive, in seconds."
 _SHOW_S: Final = 0.5
 
 
 @asynccontextmanager
 async def served(supervisor: Keeping, folder: Path) -> AsyncGenerator[None]:
-    """Listen for people's commands about a supervisor's pairs while the block lasts.
+    """Listen for people's requests about a supervisor's pairs while the block lasts.
 
-    Enter it inside the supervisor's own block: a socket that is found there is then one that an
-    ended supervisor has left.
+    Enter this inside the supervisor's own block: a socket that already exists in the folder was
+    then left by a supervisor that has ended, and is replaced.
 
     Args:
-        supervisor: Who is asked; an agent executes no procedure on request.
-        folder: The folder of its store, or that of the agents.
+        supervisor: The supervisor or agent that is asked; an agent executes no procedure on
+            request.
+        folder: The folder of the supervisor's store, or that of the agents.
 
     Raises:
-        OSError: A socket cannot be made; nothing is listened to.
+        OSError: A socket cannot be made; none is open afterwards.
     """
     async with AsyncExitStack() as stack:
         for pair in supervisor.pairs:
@@ -60,10 +61,10 @@ async def _listening(desk: _Desk, folder: Path) -> AsyncGenerator[None]:
 
 @contextlib.contextmanager
 def _bound(path: Path) -> Generator[socket.socket]:
-    """A socket of that name, which only this user may open."""
+    """A socket bound to a path, which only this user may open; removed after the block."""
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        # The file gets the socket's mode when it is made: there is no moment with another one.
+        # `bind` makes the file with the socket's mode, so that it never has another mode.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(str(path))
         try:
@@ -74,7 +75,7 @@ def _bound(path: Path) -> Generator[socket.socket]:
 
 @final
 class _Desk:
-    """Answers whoever asks about one pair."""
+    """Answers the requests about one pair."""
 
     def __init__(self, supervisor: Keeping, pair: str) -> None:
         self.pair: Final = pair
@@ -82,14 +83,14 @@ class _Desk:
         self._serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one connection to its end."""
+        """Answer the request of a connection, until the connection has ended."""
         task = asyncio.create_task(self._serve(reader, writer))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
         await asyncio.wait((task,))
 
     async def aclose(self) -> None:
-        """End the connections."""
+        """End all connections."""
         tasks = tuple(self._serving)
         for task in tasks:
             task.cancel()
@@ -107,7 +108,7 @@ class _Desk:
         except (PycoloError, ValueError, TimeoutError) as error:
             way.tell(msg.NotDone(why=str(error) or "no request came"))
         except OSError:
-            # Whoever asked has gone.
+            # The client has disconnected.
             return
         finally:
             writer.close()
@@ -147,7 +148,7 @@ class _Desk:
 async def _until_gone(
     reader: asyncio.StreamReader, way: _Way, answers: AsyncGenerator[msg.Answer]
 ) -> None:
-    """Tell again and again, until whoever asked closes the connection."""
+    """Send the answers, until the client closes the connection."""
     async with aclosing(answers):
         telling = asyncio.ensure_future(_told(way, answers))
         gone = asyncio.ensure_future(reader.read(1))
@@ -167,7 +168,10 @@ async def _told(way: _Way, answers: AsyncIterator[msg.Answer]) -> None:
 
 @final
 class _Way(Observer):
-    """The connection to whoever asked, who may be gone; tells what an execution does."""
+    """The connection to a client; as an observer, it sends what an execution does.
+
+    If the client has disconnected, nothing is sent.
+    """
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
@@ -178,7 +182,7 @@ class _Way(Observer):
             self._writer.write(msg.answer_line(answer))
 
     async def drain(self) -> None:
-        """Wait until what was sent can be taken."""
+        """Wait until the client can take more answers."""
         await self._writer.drain()
 
     @override

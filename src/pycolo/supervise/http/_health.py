@@ -1,4 +1,4 @@
-"""Whether pairs are as they are wanted, and how each of them stands, as JSON."""
+"""Whether pairs are as they are wanted, and the status of each, as JSON."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def problem(status: PairStatus) -> str:
 
 
 def health_to_json(statuses: Sequence[PairStatus]) -> JsonObject:
-    """Whether all is well, and what is not, by pair."""
+    """Whether every pair is as it is wanted, and the problem of each pair that is not."""
     found: dict[str, JsonValue] = {s.pair: problem(s) for s in statuses if problem(s)}
     return {"format_version": 1, "healthy": not found, "problems": found}
 
 
 def pairs_to_json(statuses: Sequence[PairStatus]) -> JsonObject:
-    """How each pair stands, for programs."""
+    """The status of each pair, for programs."""
     pairs: list[JsonValue] = [_pair(status) for status in statuses]
     return {"format_version": 1, "pairs": pairs}
 

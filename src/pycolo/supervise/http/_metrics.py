@@ -1,4 +1,4 @@
-"""What a supervisor measures, in the form of Prometheus."""
+"""The measures of a supervisor, as text that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PAIR: Final = ("pair",)
 _NODE: Final = ("pair", "node")
 _USUAL: Final[tuple[Procedure, ...]] = ("launch", "start", "resume", "failover", "switch-over")
-"The procedures that are shown before they were ever due."
+"The procedures that are shown, with the count 0, before they were ever due."
 
 
 def exposition(statuses: Sequence[PairStatus], measures: Sequence[Measures]) -> bytes:
-    """All metrics as text: about a millisecond of work for each pair.
+    """All metrics as text; making it takes about a millisecond for each pair.
 
     Args:
-        statuses: How each pair stands.
-        measures: What was measured of each pair.
+        statuses: The status of each pair.
+        measures: The measures of each pair.
     """
     registry = CollectorRegistry()
     registry.register(_Collector(statuses, measures))
@@ -45,7 +45,7 @@ def exposition(statuses: Sequence[PairStatus], measures: Sequence[Measures]) -> 
 
 @final
 class _Collector(Collector):
-    """Gives the metrics to a registry of their own."""
+    """Gives the metrics of all pairs to a registry that is made for one text."""
 
     def __init__(self, statuses: Sequence[PairStatus], measures: Sequence[Measures]) -> None:
         self._statuses = statuses
@@ -102,7 +102,7 @@ def _counters(measures: Sequence[Measures]) -> Iterator[Metric]:
         "Procedures that were due, by what came of them.",
         labels=("pair", "procedure", "result"),
     )
-    # What has not happened yet is counted too, as 0: `increase` sees no first time otherwise.
+    # An event that has not happened yet is counted as 0: else `increase` does not see the first.
     reasons = (*get_args(Kind), "recorded")
     for one in measures:
         lacking.add_metric((one.pair,), one.unprotected_s)
@@ -169,7 +169,7 @@ def _silences(measures: Sequence[Measures]) -> Iterator[Metric]:
         if silence.checkpoint_s is not None:
             checkpoint.add_metric((one.pair,), silence.checkpoint_s)
         for signal, limit_s in silence.limits_s.items():
-            # Others are a suspicion at once.
+            # Signals without a limit are a suspicion at once.
             if limit_s > 0.0:
                 limit.add_metric((one.pair, signal), limit_s)
     yield from (question, longest, checkpoint, limit)

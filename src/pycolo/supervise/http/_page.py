@@ -1,4 +1,4 @@
-"""The status page: nothing from elsewhere, no script, all text escaped."""
+"""The status page: it loads nothing from elsewhere, has no script, and escapes all text."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ dd{margin:0;overflow-wrap:anywhere}
 
 
 def page(statuses: Sequence[PairStatus], when: str) -> str:
-    """How every pair stands, and first of all what a person must do.
+    """The status page as HTML, with the pairs first that need attention.
 
     Args:
-        statuses: Of each pair.
-        when: The time at which they were read, as it is shown.
+        statuses: The status of each pair.
+        when: The time at which these were read, as it is shown.
     """
     return "".join(_page(statuses, when))
 
@@ -83,7 +83,7 @@ def _pair(status: PairStatus) -> Iterator[str]:
 
 
 def _sign(status: PairStatus) -> tuple[str, str]:
-    """The kind of a pair's card, and a word for it."""
+    """The CSS class of a pair's card, and the words of its sign."""
     if status.paused is not None:
         return "none", "‖ supervision is paused"
     if status.person:

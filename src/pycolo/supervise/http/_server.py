@@ -1,4 +1,4 @@
-"""The server: each answer is made of what the supervisor says at that moment."""
+"""The HTTP server: each answer is made from the state of the supervisor at that moment."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ async def served(supervisor: Keeping, endpoint: HttpEndpoint) -> AsyncGenerator[
     """Serve a supervisor's pages until the block is left.
 
     Args:
-        supervisor: Whose pairs are shown; it may be entered later, and left before.
-        endpoint: Where.
+        supervisor: The supervisor or agent whose pairs are shown. It may be entered after this
+            block was entered, and left before the block is left.
+        endpoint: The address to listen at.
 
     Yields:
         The URL of the status page.
@@ -90,7 +91,7 @@ class _Pages:
     async def metrics(self, _: web.Request) -> web.Response:
         async with self._turn:
             supervisor = self._supervisor
-            # In a thread, since no failover may wait for it.
+            # In a thread, so that no failover has to wait for it.
             body = await asyncio.to_thread(
                 _metrics.exposition, supervisor.statuses, supervisor.measures
             )
@@ -106,10 +107,10 @@ def _answer(value: JsonObject, status: HTTPStatus = HTTPStatus.OK) -> web.Respon
 async def _guarded(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answer only who asks for this machine by its own name.
+    """Answer only a request whose Host header names a loopback address.
 
-    A page from elsewhere in a browser on this machine may send requests here under a name of its
-    own that it has let point to a loopback address.
+    This prevents DNS rebinding: a foreign page in a browser on this machine could send requests
+    here under a host name of its own, which it has let point to a loopback address.
     """
     if not _is_own(request.headers.get("Host", "")):
         raise web.HTTPMisdirectedRequest(text="ask for a loopback address\n", headers=_HEADERS)
