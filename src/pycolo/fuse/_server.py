@@ -174,7 +174,7 @@ class Server:
         _check_moment(arm.as_of_s)
         found = self._find(arm)
         if found is not None:
-            # Its deadline stays: a repeated request does not show that QEMU may still run.
+            # The deadline stays: a repeated request does not show that QEMU may still run.
             if found.arm._replace(as_of_s=arm.as_of_s) != arm:
                 raise Refused(f"{arm.instance} is armed with other values: disarm it first")
             return found

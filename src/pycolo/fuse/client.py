@@ -30,7 +30,7 @@ class ArmedFuse:
     node: str
     "The node's name."
     instance: str
-    "The identity of its QEMU, `PAIR:NODE:HEX`."
+    "The identity of the node's QEMU, `PAIR:NODE:HEX`."
     pid: int
     "The process ID of QEMU."
     start_time: int
@@ -38,7 +38,7 @@ class ArmedFuse:
     fuse_s: float
     "How long QEMU may run without a renewal, in seconds."
     kill_s: float
-    "How long after it was stopped QEMU is killed, in seconds."
+    "How long after QEMU was stopped it is killed, in seconds."
     as_of_s: float
     "The moment from which `fuse_s` counts, in seconds on CLOCK_BOOTTIME."
     state: FuseState
@@ -130,12 +130,13 @@ class FuseClient:
         Args:
             pair: The pair's name.
             node: The node's name.
-            instance: The identity of its QEMU, `PAIR:NODE:HEX`; its command line names it.
+            instance: The identity of the node's QEMU, `PAIR:NODE:HEX`, which its command line
+                contains.
             pid: The process ID of that QEMU.
             start_time: When that process started, in clock ticks since boot: field 22 of
                 /proc/PID/stat.
             fuse_s: How long QEMU may run without a renewal, 0.01 to 3600 s.
-            kill_s: How long after it was stopped QEMU is killed, 0 to 3600 s.
+            kill_s: How long after QEMU was stopped it is killed, 0 to 3600 s.
             limit_s: How long the answer may take, in seconds.
 
         Returns:
@@ -160,7 +161,7 @@ class FuseClient:
         Args:
             pair: The pair's name.
             node: The node's name.
-            instance: The identity of its QEMU.
+            instance: The identity of the node's QEMU.
             as_of_s: A moment, in seconds on CLOCK_BOOTTIME, at which QEMU was allowed to run for
                 certain: when the renewal of the lease was sent, or the checkpoint began. A moment
                 that is not later than the latest one, or is `fuse_s` or more ago, changes nothing.
@@ -184,7 +185,7 @@ class FuseClient:
         Args:
             pair: The pair's name.
             node: The node's name.
-            instance: The identity of its QEMU.
+            instance: The identity of the node's QEMU.
             limit_s: How long the answer may take, in seconds.
 
         Raises:

@@ -1,8 +1,8 @@
 """Keep pairs protected without an operator.
 
 `Supervisor` does this for any number of pairs, from a machine that reaches the hosts of all nodes.
-`decide` is the pure function by which it decides, for a program that has high availability of its
-own.
+`decide` is the pure function by which a supervisor decides, for programs that bring their own high
+availability.
 """
 
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent

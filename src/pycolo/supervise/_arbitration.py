@@ -134,7 +134,7 @@ class Arbitration(Authority):
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    # -- what is known
+    # -- what the arbiter holds
 
     @property
     def _shared(self) -> SharedRecord | None:
@@ -263,7 +263,7 @@ class Arbitration(Authority):
             self._doubt()
         return False
 
-    # -- what is changed
+    # -- changes in the arbiter
 
     @override
     async def claim(self, node: str) -> bool:
@@ -900,7 +900,8 @@ def _bare(record: PairRecord) -> PairRecord:
 def _is_behind(file: RecordState | None, record: PairRecord) -> bool:
     """Whether a file must be replaced by the arbiter's record of the same pair.
 
-    It must if it is damaged, holds an older record, or does not exist yet for a first record.
+    A file must be replaced if it is damaged or holds an older record, or if the arbiter's record is
+    the pair's first one and there is no file yet.
     """
     match file:
         case DamagedRecord():

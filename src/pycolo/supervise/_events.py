@@ -32,13 +32,13 @@ class SupervisorEvent:
     pair: str
     "The pair's name."
     kind: EventKind
-    "What it is about."
+    "What the event is about."
     text: str
     "A sentence without a full stop."
     node: str | None = None
-    "The node that it is about; None for the pair as a whole."
+    "The node that the event is about; None for the pair as a whole."
     report: Report | None = None
-    "What came of the plan that was executed; None if the event is not about one."
+    "The report of the plan that was executed; None if the event is not about a plan."
     when: str = attrs.field(
         factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"), eq=False
     )
@@ -53,11 +53,11 @@ class PairStatus:
     pair: str
     "The pair's name."
     want: Want
-    "What is wanted of it."
+    "What is wanted of the pair."
     paused: str | None
-    "Who paused its supervision, and when; None if it is not paused."
+    "Who paused the pair's supervision, and when; None if it is not paused."
     phases: Mapping[str, Phase]
-    "Node to the phase that it is in, the holder first; empty before the first look."
+    "Node to its phase, the holder first; empty before the first look."
     standing: Standing | None
     "How the pair stood at the last look; None before the first one."
     record: PairRecord | None
@@ -67,6 +67,6 @@ class PairStatus:
     is_busy: bool
     "A plan is executed, or the pair is looked at."
     are_monitors_free: bool
-    "Supervision is paused, and the supervisor uses no control monitor: `pycolo run` may."
+    "Supervision is paused, and the supervisor uses no control monitor, so that `pycolo run` may."
     person: str
     "What a person has to do about the pair; empty for nothing."

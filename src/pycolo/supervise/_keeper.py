@@ -95,7 +95,7 @@ _WORDS: Final[Mapping[Event, str]] = {
 
 @final
 class Keeper:
-    """Keeps one pair until it is cancelled.
+    """Keeps one pair until the task of `run` is cancelled.
 
     Args:
         pair: The declaration.
@@ -260,7 +260,7 @@ class Keeper:
         snapshot = self._controller.snapshot
         return None if snapshot is None else self._authority.record(snapshot)
 
-    # -- what a person asks for
+    # -- requests of a person
 
     async def perform(
         self, procedure: Procedure, options: Options, observer: Observer | None
@@ -556,7 +556,7 @@ class Keeper:
             case _:
                 assert_never(action)
 
-    # -- what is seen
+    # -- observations
 
     def _observed(self, node: str, record: PairRecord) -> Observation:
         health, now_s, since = self._health(node), self._now_s(), self._claim_since
@@ -621,7 +621,7 @@ class Keeper:
     def _health(self, node: str) -> NodeHealth:
         return self._detector.health.get(node) or NodeHealth()
 
-    # -- what is done
+    # -- actions
 
     def _ask(self, decided: _Decided, primary: str) -> _Outcome:
         """Force a checkpoint, unless the last forced one has not ended yet.

@@ -1,4 +1,4 @@
-"""What is counted and timed of a pair under its supervisor."""
+"""The measures of a pair under its supervisor: counts, durations and silences."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class Silence:
     question_s: Mapping[str, float]
     "Node to the age of the question that its QEMU has not answered; 0 for none."
     longest_s: Mapping[str, float]
-    "Node to the longest time that its QEMU has left a question unanswered since it was first seen."
+    "Node to the longest time that its present QEMU has left a question unanswered."
     checkpoint_s: float | None
-    "How long ago the last checkpoint ended, or COLO began; None outside it."
+    "How long ago the last checkpoint ended, or COLO began; None outside COLO."
     limits_s: Mapping[Signal, float]
     "How long each signal must last before it is a suspicion; empty before the first look."
 
@@ -87,12 +87,12 @@ NO_SILENCE: Final = Silence(question_s={}, longest_s={}, checkpoint_s=None, limi
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Measures:
-    """What was counted and timed of a pair since its supervisor was made."""
+    """The counts and durations of a pair since its supervisor was made."""
 
     pair: str
     "The pair's name."
     unprotected_s: float
-    "How long it was not known to be protected while that was wanted, in seconds."
+    "How long the pair was not known to be protected while that was wanted, in seconds."
     executions: Mapping[tuple[Procedure, Result], int]
     "How often each procedure was due, by its result."
     failovers: Mapping[tuple[Survivor, Reason], int]
@@ -102,7 +102,7 @@ class Measures:
     checkpoint_pause: Histogram
     "How long the primary's guest was paused for each checkpoint, as the supervisor heard of it."
     silence: Silence
-    "How long its QEMUs have been silent."
+    "How long the pair's QEMUs have been silent."
 
 
 @final

@@ -1,4 +1,4 @@
-"""The health of one node's QEMU as its supervisor sees it, and since when."""
+"""The health of one node's QEMU as a supervisor sees it, with the time of each sign."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pycolo.snapshot import Role
 from pycolo.supervise.observation import Qemu, Signal
 
 SHUTDOWN_S: Final = 0.25
-"How long one side may shut down before the other one, in seconds; 20 ms are usual."
+"How much later than on one side a guest may shut down on the other, in seconds; usual are 20 ms."
 CHECKPOINTS: Final = 2
 "Until this many checkpoints were seen, a pair may still be entering COLO."
 
@@ -26,19 +26,19 @@ class NodeHealth:
     """What was seen of a node's QEMU; times are seconds of the event loop's clock."""
 
     instance: str = ""
-    "Its identity; empty if none was seen yet."
+    "The identity of the QEMU; empty if none was seen yet."
     qemu: Qemu = "none"
-    "What it was when it last answered."
+    "What the QEMU was when it last answered."
     shutdown_s: float | None = None
-    "When its guest shut itself down, or panicked."
+    "When the guest shut itself down, or panicked."
     colo_exit_s: float | None = None
-    "When COLO ended on it."
+    "When COLO ended on the node."
     cut_s: float | None = None
-    "When its side of COLO was cut."
+    "When the node's side of COLO was cut."
     checkpoints: int = 0
-    "How many checkpoints were seen since it entered COLO."
+    "How many checkpoints were seen since the QEMU entered COLO."
     gone: asyncio.Event = attrs.field(factory=asyncio.Event)
-    "Set while its connection has ended, so that no event comes from it."
+    "Set while the connection to the QEMU has ended, so that no event comes from it."
     longest_s: float = 0.0
     "The longest time that an answer took, in seconds."
     _checkpoints_s: tuple[float, ...] = ()

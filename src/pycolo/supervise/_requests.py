@@ -29,7 +29,7 @@ class Readiness:
     pair: str
     "The pair's name."
     paused: str | None
-    "Who paused its supervision, and when; None if it is not paused."
+    "Who paused the pair's supervision, and when; None if it is not paused."
     is_protected: bool
     "Each node may continue alone, and nothing says that a QEMU has ended or that a write is lost."
     is_acting: bool

@@ -26,7 +26,7 @@ class Held:
     revision: int = 0
     "The number of this state of the record, different after each change. 0: there is no record."
     shared: SharedRecord | None = None
-    "The record; None as long as nobody has written one."
+    "The record; None if no record was written yet."
     leases: frozenset[str] = frozenset()
     "The nodes that have a lease which has not run out."
     ends: Mapping[str, Evidence] = attrs.field(factory=dict)

@@ -25,7 +25,7 @@ class HttpEndpoint:
     host: str
     "A loopback address such as `127.0.0.1` or `::1`, or `localhost`."
     port: int
-    "0 to 65535; 0 for any that is free."
+    "0 to 65535; 0 for any port that is free."
 
     def __attrs_post_init__(self) -> None:
         if not is_loopback(self.host):

@@ -37,19 +37,19 @@ class Observation:
     qemu: Qemu
     "The node's own QEMU."
     instance: str = ""
-    "Its identity, `PAIR:NODE:HEX`; of no meaning if none runs."
+    "The identity of that QEMU, `PAIR:NODE:HEX`; of no meaning if none runs."
     signals: Mapping[Signal, float] = attrs.field(factory=dict)
     "Each sign that the peer may have ended, to the time since when there is one."
     silent: bool = False
     "The node's own QEMU does not answer out of band either, as one that its fuse has stopped."
     stuck_since_s: float | None = None
-    "Since when only its own QEMU's main loop has been silent; None if it is not."
+    "Since when the main loop of that QEMU is silent while it answers out of band; None if not."
     evidence: Evidence | None = None
     "What shows that the peer's QEMU has ended; it counts only if the record names that QEMU."
     arbiter_lost: bool = False
     "The record can neither be read nor written."
     claim_since_s: float | None = None
-    "When the other node's claim was first seen; None for no such claim."
+    "When the other node's claim was first seen; None if the other node has no claim."
     lease_gone: bool = False
     "The arbiter holds no lease of the peer."
     cut_since_s: float | None = None

@@ -30,7 +30,7 @@ class Wish:
     want: Want = "protected"
     "A protected guest, one that runs alone, or no QEMU."
     paused: str | None = None
-    "Who paused its supervision, and when; None if it is not paused."
+    "Who paused the pair's supervision, and when; None if it is not paused."
 
 
 @final

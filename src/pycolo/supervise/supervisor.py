@@ -332,7 +332,7 @@ class Supervisor(Keeping):
         except StoreError:
             return None
 
-    # -- what a person asks for
+    # -- requests of a person
 
     async def switch_over(self, pair: str, *, observer: Observer | None = None) -> Report:
         """Move the guest to its secondary on purpose; then the old primary becomes a new secondary.

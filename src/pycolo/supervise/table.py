@@ -168,7 +168,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("claiming", "no-arbiter", "tell", "waiting"),
     _row("claiming", "shutdown", "give-back stop", "stopped"),
     _row("claiming", "both-ended own-ended", "give-back", "protected"),
-    # Its peer has every write: a fence would end the only node that can continue.
+    # The node's peer has every write: a fence would end the only node that can continue.
     _row("claiming", "disk-failed lacks-writes", "give-back", "protected"),
     _row("claiming", "peer-ended lease-gone", "cut serve", "serving"),
     _row(

@@ -38,7 +38,7 @@ async def set_want(arbiter: Arbiter, pair: str, want: Want, *, limit_s: float) -
     Args:
         arbiter: Holds the pair's record.
         pair: The pair's name.
-        want: What is wanted.
+        want: What is wanted from now on.
         limit_s: How long each answer may take, in seconds.
 
     Returns:

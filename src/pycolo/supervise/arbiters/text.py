@@ -44,7 +44,7 @@ def load_shared(text: str, pair: str) -> SharedRecord:
         pair: The name of the pair whose record it must be.
 
     Raises:
-        ParseError: It is the record of another pair, or not exactly what `dump_shared` writes.
+        ParseError: The record is that of another pair, or not exactly what `dump_shared` writes.
     """
     shared = _loads(shared_document(), text, "")
     assert isinstance(shared, SharedRecord)  # noqa: S101 - what the document's form makes
@@ -66,7 +66,7 @@ def load_end(text: str, node: str) -> Evidence:
         node: The name of the node on which that QEMU ran.
 
     Raises:
-        ParseError: It names another node, or is not exactly what `dump_end` writes.
+        ParseError: The evidence names another node, or is not exactly what `dump_end` writes.
     """
     end = _loads(end_document(), text, f"ends.{node}")
     assert isinstance(end, Evidence)  # noqa: S101 - what the document's form makes

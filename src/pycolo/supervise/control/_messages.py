@@ -74,13 +74,13 @@ class PairView:
     pair: str
     "The pair's name."
     want: Want
-    "What is wanted of it."
+    "What is wanted of the pair."
     paused: str | None
-    "Who paused its supervision, and when; None if it is not paused."
+    "Who paused the pair's supervision, and when; None if it is not paused."
     are_monitors_free: bool
     "Supervision is paused, and `pycolo run` may act."
     phases: Mapping[str, str]
-    "Node to the phase that it is in, the holder first."
+    "Node to its phase, the holder first."
     epoch: int | None
     "The epoch of the latest record."
     stands: str

@@ -20,7 +20,7 @@ from pycolo.supervise.http import _health, _metrics, _page
 from pycolo.supervise.supervisor import Keeping
 
 _END_S: Final = 1.0
-"How long answers that are under way may take when the server ends."
+"How long answers that are under way may take when the server ends, in seconds."
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": _page.POLICY,

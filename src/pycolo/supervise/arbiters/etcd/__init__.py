@@ -1,6 +1,6 @@
 """An arbiter of several machines: an etcd cluster, over its JSON gateway.
 
-It needs the extra `etcd` (aiohttp).
+This package needs the extra `etcd` (aiohttp).
 """
 
 from pycolo.supervise.arbiters.etcd._arbiter import EtcdArbiter

@@ -24,10 +24,10 @@ from pycolo.errors import DeclarationError, ParseError
 from pycolo.supervise.arbiters.etcd._cluster import EtcdCluster
 
 _ATTEMPT_S: Final = 0.5
-"How long one endpoint may take to answer a question; doubled with each round over all of them."
+"How long one endpoint may take to answer, in seconds; doubled with each round over all of them."
 _CONNECT_S: Final = 1.0
 _PAUSE_S: Final = 0.1
-"Between two rounds over the endpoints."
+"How long to wait between two rounds over the endpoints, in seconds."
 _SIZE_MAX_BYTES: Final = 4 << 20
 "Larger than everything that is held for any pair."
 _AUTHENTICATE: Final = "/v3/auth/authenticate"

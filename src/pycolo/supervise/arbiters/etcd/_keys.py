@@ -59,7 +59,7 @@ class View:
     revisions: Mapping[str, int]
     "Key to the revision at which it was last written, for every key that exists."
     revision: int
-    "The cluster's revision at which it was read."
+    "The cluster's revision at which the keys were read."
 
     @classmethod
     def read(cls, keys: Keys, answer: Mapping[str, object], revision: int) -> View:

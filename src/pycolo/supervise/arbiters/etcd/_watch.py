@@ -20,7 +20,7 @@ from pycolo.supervise.arbiters.etcd._keys import Keys, View, decoded
 
 _PATH: Final = "/v3/watch"
 _PAUSE_S: Final = 0.1
-"Before a watch is opened once more."
+"How long to wait before a watch is opened again, in seconds."
 
 
 @final
