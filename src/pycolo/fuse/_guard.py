@@ -17,7 +17,7 @@ class Guard:
     """One guarded QEMU: a handle on its process, and its deadline."""
 
     def __init__(self, arm: Arm) -> None:
-        """Open a handle on the process, which is not stopped by that.
+        """Open a handle on the process, and check that it is the QEMU of the request.
 
         Args:
             arm: The request that names the process and the limits.

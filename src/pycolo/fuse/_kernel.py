@@ -68,7 +68,7 @@ class Timer:
 
 
 def take_precedence() -> Iterator[str]:
-    """Give this process a real-time priority, keep the OOM killer from it, and lock its memory.
+    """Give this process a real-time priority, exempt it from the OOM killer, and lock its memory.
 
     Yields:
         A message for each of the three that was refused; the process continues without it.

@@ -48,7 +48,7 @@ class Arm(NamedTuple):
 
 
 class Renew(NamedTuple):
-    """The request to let a QEMU run until `fuse_s` after `as_of_s`, a moment when it might run."""
+    """The request to let a QEMU run until `fuse_s` after `as_of_s`, when it was allowed to run."""
 
     pair: str
     node: str

@@ -1,4 +1,4 @@
-"""An agent's connection to the fuse of its host, over which it arms, renews and disarms."""
+"""An agent's connection to the fuse of its host, by which it arms, renews and disarms the fuse."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class FuseClient:
         kill_s: float,
         limit_s: float,
     ) -> ArmedFuse:
-        """Arm the fuse for a QEMU, which it stops `fuse_s` after this call if it is not renewed.
+        """Arm the fuse for a QEMU: without a renewal, it stops QEMU `fuse_s` after this call.
 
         If this instance is armed already with the same values, nothing changes: only `renew` moves
         its deadline.

@@ -595,7 +595,7 @@ class Arbitration(Authority):
 
     @contextlib.contextmanager
     def _noted(self) -> Generator[None]:
-        """Tell an `ArbiterError` of the block instead of raising it, and have the arbiter read."""
+        """Tell an `ArbiterError` of the block instead of raising it, and read the arbiter again."""
         try:
             yield
         except ArbiterError as error:

@@ -30,7 +30,7 @@ class Authority(Protocol):
 
     @property
     def fuses(self) -> Mapping[str, float]:
-        """Each node whose fuse is armed, to the seconds after which that stops the node's QEMU."""
+        """Each node whose fuse is armed, to the seconds after which the fuse stops its QEMU."""
 
     @property
     def ends(self) -> Mapping[str, Evidence]:

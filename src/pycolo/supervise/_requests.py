@@ -77,7 +77,7 @@ class Readiness:
 def stated(
     record: PairRecord | None, node: str, instance: str | None, *, who: str, how: str
 ) -> Evidence:
-    """Make evidence of a person's statement that a QEMU has ended.
+    """Make evidence from a person's statement that a QEMU has ended.
 
     Args:
         record: The pair's latest record; None if none can be read.

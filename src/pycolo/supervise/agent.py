@@ -38,8 +38,8 @@ class Agent(Keeping):
         nodes: Pair name to the node that runs on this host.
         hosts: Pair name to node name to its host, spares included. They are not closed.
         arbiter: Holds the pairs' records; it is not closed.
-        guards: Pair name to this host's fuse for the pair's node. Without a fuse, the other node
-            of a pair cannot take over only because this host's agent stops responding.
+        guards: Pair name to this host's fuse for the pair's node. Without a fuse, the
+            silence of this host's agent alone never lets the pair's other node take over.
         observer: Is called with what every execution does; None for none.
         resyncs: How many resyncs may run at once, 1 or more. A failover never waits for one.
         assume_good: QEMU versions that the operator vouches for.

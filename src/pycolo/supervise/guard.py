@@ -28,7 +28,7 @@ class Guard(Protocol):
         """The present time, in seconds on the clock to which `renew` refers."""
 
     async def arm(self, instance: str) -> float:
-        """Arm the fuse for a QEMU of the node, which it stops unless it is renewed.
+        """Arm the fuse for a QEMU of the node: without a renewal in time, it stops QEMU.
 
         Arming the fuse again for the same QEMU changes nothing.
 

@@ -44,7 +44,7 @@ _TABLES: Final = (
 
 
 def boottime_s() -> float:
-    """The seconds since boot, those included in which the machine was suspended."""
+    """The seconds since boot, including those in which the machine was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

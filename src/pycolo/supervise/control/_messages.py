@@ -156,7 +156,7 @@ class Ended:
 @final
 @attrs.frozen(kw_only=True)
 class Noted:
-    """The evidence that was made of a person's statement."""
+    """The evidence that was made from a person's statement."""
 
     evidence: Evidence
 
