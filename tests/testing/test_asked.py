@@ -23,7 +23,7 @@ from pycolo.hosts import Host
 from pycolo.observers import Observer
 from pycolo.plan import Plan, Procedure, Step
 from pycolo.result import Outcome, Report
-from pycolo.supervise import Store
+from pycolo.supervise import Store, Supervisor
 from pycolo.supervise.control import Control, find, found, served
 
 NAME = "colo"
@@ -437,6 +437,23 @@ def test_supervisor_that_ends_in_the_midst_leaves_it_unknown(tmp_path: Path) -> 
                 await serves(life)
 
     in_world("11.1.3", played)
+
+
+def test_keeper_that_ends_in_the_midst_leaves_it_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor lives on, and does not call refused what may have been done."""
+
+    async def ends(*_: object, **__: object) -> Report:
+        raise CommandUnknown("the supervisor", "switch-over", "it has ended meanwhile")
+
+    async def scenario(_: FakePair, watched: Watched, control: Control) -> None:
+        await protected(watched)
+        monkeypatch.setattr(Supervisor, "perform", ends)
+        with pytest.raises(CommandUnknown, match="switch-over, its effect is unknown"):
+            await control.perform("switch-over", Observer())
+
+    ask(tmp_path, scenario)
 
 
 def test_refusal_comes_over_the_socket(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Final, assert_never, final
 
 from typing_extensions import override
 
-from pycolo.errors import CompileError, PycoloError, RefusedError
+from pycolo.errors import CommandUnknown, CompileError, PycoloError, RefusedError
 from pycolo.observers import Observer
 from pycolo.plan import Options, Plan, Recovery, Step
 from pycolo.result import Outcome
@@ -103,6 +103,9 @@ class _Desk:
                 line = await reader.readline()
             if line:
                 await self._answer(msg.read_request(line), reader, way)
+        except CommandUnknown:
+            # A client whose connection ends without an answer does not know what was done either.
+            return
         except CompileError as error:
             way.tell(msg.NotDone(why=str(error), findings=error.findings))
         except (PycoloError, ValueError, TimeoutError) as error:
