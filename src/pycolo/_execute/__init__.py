@@ -1,7 +1,7 @@
 """Executes a plan: the only loop over its steps.
 
-Only here does an error of a session or a host become the outcome of a step. The caller always gets
-a `Report`, whatever happened; only cancellation is raised.
+Only this package turns an error of a session or a host into the outcome of a step. The caller
+always gets a `Report`, whatever happened; only cancellation is raised.
 """
 
 from __future__ import annotations
@@ -33,37 +33,42 @@ async def execute(
     """Execute a plan, step by step, as it is written.
 
     Steps of one batch are sent together. Execution ends at the first step that is not done, unless
-    the step may fail. If it ends inside a range of steps with a recovery, that recovery is sent; it
-    is withheld, and its first step refused, if there is no connection to its node, or if the
-    connection was lost and the node's record is not the one written here. Then the nodes are read.
+    the step may fail. If execution ends inside a range of steps with a recovery, that recovery is
+    sent. The recovery is not sent, and its first step is refused, if there is no connection to its
+    node, or if the connection was lost and the node's record is not the one that this execution
+    wrote. Then the nodes are read.
 
-    Cancelling breaks a wait off. It waits for the reply of a command that was sent, and for the end
-    of a range that has a recovery.
+    Cancellation ends a wait at once. It takes effect only after the reply to a command that was
+    sent, and after the end of a range that has a recovery.
 
-    A session serves one execution at a time: if a session is in use already, the first
-    step is refused.
+    A session serves one execution at a time: if another execution uses one of the sessions, the
+    first step is refused.
 
     Args:
         plan: What to do.
-        sessions: Node name to a session on its control monitor, for each node that the plan speaks
-            to. They are not closed; one that was lost is opened anew to find out what happened.
+        sessions: Node name to a session on its control monitor, for each node to which the plan
+            sends commands or questions. The sessions are not closed; a session that was lost is
+            reopened to find out what happened.
         hosts: Node name to its host, for each node whose record is read or written, on whose host
-            something is done, or whose QEMU's end has to be shown.
-        evidence: Node name to evidence that its QEMU has ended. If none is given that names the
-            node, instance and epoch which the plan does, the host on which it ran is asked. A fence
-            is refused if that QEMU answers within a second, or its host says within five that it
-            runs.
-        observer: Is called with what happens; an error it raises is logged and changes nothing.
-        recorder: Called with the same after the observer, and with the conversation with QEMU: a
-            `Journal`.
-        limit_s: After how many seconds execution ends as if it were cancelled, and its report is
-            given all the same; None for never.
+            an action is executed, or whose QEMU must be shown to have ended.
+        evidence: Node name to evidence that its QEMU has ended. The host of that QEMU is asked if
+            no evidence here names the node, instance and epoch that the plan names. Evidence of
+            kind `fence` is refused if that QEMU answers within 1 s, or if its host reports within
+            5 s that it runs.
+        observer: Called for each step and for the plan; an error that it raises is logged and
+            changes nothing.
+        recorder: Such as a `Journal`. Called as the observer is, after it, and also with each
+            command to QEMU, each reply and each event.
+        limit_s: The time limit in seconds. After it, execution ends as if it were cancelled, but
+            returns its report; None for no limit.
 
     Returns:
-        What became of each step. Commands that QEMU refused, or did not answer, are in it.
+        The outcome of each step. Commands that QEMU refused or did not answer are among them; they
+        raise nothing.
 
     Raises:
-        asyncio.CancelledError: It was cancelled; the observer was given the report before.
+        asyncio.CancelledError: The execution was cancelled; the observer got the report before.
+            The sessions and hosts can still be used.
     """
     watching: Observer = observer or Observer()
     if recorder is not None:

@@ -1,4 +1,4 @@
-"""What comes after a step that was not done: the guest's recovery, and what a command did."""
+"""After a step that was not done: recover the guest, and find out what its command did."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AFTER_S: Final = 5.0
 
 @final
 class Aftermath:
-    """The recoveries of one execution, and its answers to commands that were not answered."""
+    """The recoveries of one execution, and the check whether an unanswered command took effect."""
 
     def __init__(
         self,
@@ -35,15 +35,15 @@ class Aftermath:
         tell: Callable[[Callable[[Observer], None]], None],
         answer_s: float,
     ) -> None:
-        """Keep what is needed when a step was not done.
+        """Keep the arguments for the time when a step is not done.
 
         Args:
             plan: The plan.
             sessions: Node name to session.
             hosts: Node name to host.
             written: Node name to the record that this execution last wrote there.
-            tell: Tells the observer.
-            answer_s: How long one answer may take, in seconds.
+            tell: Passes the observer to the function that it is given; errors are logged.
+            answer_s: The time limit of one answer, in seconds.
         """
         self._plan = plan
         self._sessions = sessions
@@ -54,12 +54,12 @@ class Aftermath:
         self._lost: set[str] = set()
         self._place = {step.address: n for n, step in enumerate(plan.steps)}
         self.outcomes: dict[str, Outcome] = {}
-        "Address of a recovery step to what became of it."
+        "Address of a recovery step to its outcome."
 
     # -- recovery
 
     def is_inside(self, position: int) -> bool:
-        """Whether the step at a position is inside a range that has been entered."""
+        """Whether a step is in a range that has a recovery, after the first step of the range."""
         return any(
             self._place[recovery.first] < position <= self._place[recovery.last]
             for recovery in self._plan.recoveries
@@ -69,8 +69,8 @@ class Aftermath:
         """Send the recoveries of the ranges that execution ends in.
 
         Args:
-            position: Where it ends.
-            attempt: Does a step and gives its outcome.
+            position: The index in the plan of the step at which execution ends.
+            attempt: Executes a step and returns its outcome.
         """
         for recovery in self._ranges(position):
             why = await self._may_not(recovery)
@@ -87,8 +87,9 @@ class Aftermath:
     async def _may_not(self, recovery: Recovery) -> str | None:
         """Why a recovery must not be sent; None if it may.
 
-        A session that was lost was the lock as well: somebody else may have gone on from there. So
-        it is opened again, and then the record must be what this execution last wrote.
+        The session is also the lock on its node. While the session was lost, another controller may
+        have changed the pair. So the session is reopened, and then the node's record must be the
+        one that this execution last wrote.
         """
         for node in recovery.nodes:
             session = self._sessions.get(node)
@@ -117,8 +118,8 @@ class Aftermath:
 
     async def happened(self, position: int, step: Execute) -> bool | None:
         """Whether a command that was not answered took effect; None if that is not known."""
-        # An answer is the barrier: on one connection QEMU answers in order, and a new one's
-        # negotiation after all that was sent before.
+        # A reply shows that nothing older is pending: on one connection QEMU replies in order, and
+        # on a new connection it answers the negotiation after every command sent before.
         session = self._sessions[step.node]
         if session.closed and not await self._reopened(session):
             return None

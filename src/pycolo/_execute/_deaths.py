@@ -25,14 +25,14 @@ class Deaths:
         given: Mapping[str, Evidence],
         answer_s: float,
     ) -> None:
-        """Take what is known before the first step.
+        """Keep the evidence that is known before the first step.
 
         Args:
-            plan: The plan; the fences that it was compiled with are an operator's statements.
+            plan: The plan; evidence of kind `fence` in its prior state is an operator's statement.
             sessions: Node name to session.
             hosts: Node name to host.
             given: Node name to evidence that the caller has.
-            answer_s: How long a host may take to answer, in seconds.
+            answer_s: The time limit of one answer of a host, in seconds.
         """
         self._pair = plan.pair
         self._sessions = sessions
@@ -45,7 +45,11 @@ class Deaths:
         self._contradicted: dict[Victim, Running] = {}
 
     async def find(self, victim: Victim) -> Evidence | None:
-        """Evidence: given, a statement that nothing contradicts, or what the host says now."""
+        """Find evidence that a QEMU has ended; None if there is none.
+
+        It is evidence that was given or found before, an operator's statement that nothing
+        contradicts, or what the QEMU's host says now.
+        """
         await self._examine(victim)
         known = self._known.get(victim.node)
         if known is not None and known.proves(victim):
@@ -59,23 +63,26 @@ class Deaths:
         return found
 
     def known(self, victim: Victim) -> Evidence | None:
-        """What has been found of this QEMU so far."""
+        """The evidence found so far that this QEMU has ended; nothing is asked."""
         evidence = self._known.get(victim.node)
         return evidence if evidence is not None and evidence.proves(victim) else None
 
     async def alive(self, victim: Victim) -> Running | None:
-        """What shows that a QEMU for whose end there is no evidence runs on."""
+        """A QEMU that is known to run on the victim's node; None if none is known to.
+
+        Call it only if there is no evidence that the victim has ended.
+        """
         return self._contradicted.get(victim) or await self.running(victim.node)
 
     async def running(self, node: str) -> Running | None:
-        """The QEMU of a node that is known to run now."""
+        """The QEMU that is known to run on a node now; None if none is known to."""
         return await running(self._pair, node, self._sessions.get(node), self._hosts.get(node))
 
     async def _examine(self, victim: Victim) -> None:
         """Accept an operator's statement, once, unless that QEMU is known to run.
 
-        What was true of a QEMU when the statement was made may be false by now, and a host that
-        answers knows better than any statement.
+        The statement may have become false since it was made. If the QEMU or its host answers, that
+        answer overrides the statement.
         """
         word = self._words.get(victim.node)
         if word is None or not word.proves(victim):
@@ -89,6 +96,9 @@ class Deaths:
 
 
 def _saved(plan: Plan) -> dict[str, Evidence]:
-    """The fences that a plan was compiled with; of a process its host is asked again."""
+    """The evidence of kind `fence` in a plan's prior state.
+
+    Evidence of another kind is not taken from the plan: the host is asked again.
+    """
     dead = {n: s.evidence for n, s in plan.prior_state.nodes.items() if isinstance(s, Dead)}
     return {n: e for n, e in dead.items() if isinstance(e, Evidence) and e.kind == "fence"}

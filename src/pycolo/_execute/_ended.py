@@ -16,26 +16,35 @@ from pycolo.result import Outcome, QemuError, Refused, TimedOut, Unknown
 
 
 class Ended(Exception):
-    """The step ended, and not by an error of a session or a host."""
+    """Ends a step that was not done for a reason other than an error of a session or a host."""
 
     def __init__(self, make: Callable[[float], Outcome]) -> None:
-        """Take what makes the outcome of the seconds that the step took."""
+        """Keep the function that makes the outcome.
+
+        Args:
+            make: Takes how long the step took, in seconds, and returns the step's outcome.
+        """
         super().__init__()
         self.make = make
 
 
 def refused(reason: str, error: QemuError | None = None) -> Ended:
-    """The step was refused; nothing came of it."""
+    """An `Ended` whose outcome is `Refused`: the step changed nothing.
+
+    Args:
+        reason: Who refused what, and why.
+        error: QEMU's answer; None if it was not QEMU that refused.
+    """
     return Ended(lambda took_s: Refused(took_s=took_s, reason=reason, error=error))
 
 
 def unknown(reason: str) -> Ended:
-    """What became of the step is not known."""
+    """An `Ended` whose outcome is `Unknown`: the step may have taken effect."""
     return Ended(lambda took_s: Unknown(took_s=took_s, reason=reason))
 
 
 def timed_out(reason: str) -> Ended:
-    """What was waited for did not come true in time."""
+    """An `Ended` whose outcome is `TimedOut`: the condition did not become true in time."""
     return Ended(lambda took_s: TimedOut(took_s=took_s, reason=reason))
 
 

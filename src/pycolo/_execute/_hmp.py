@@ -1,4 +1,4 @@
-"""The human monitor's refusals: words in a reply that says success.
+"""The human monitor's refusals: QMP reports success, and the text of the reply is an error.
 
 Source: qemu-behaviour 5.9, 11.
 """
@@ -9,7 +9,7 @@ from typing import Final
 
 from pycolo.qmp.commands import HumanMonitorCommand
 
-# A node that is deleted while its peer is dead says so; the deletion took place.
+# Printed when a block node is deleted while its peer is dead; the deletion took place.
 _NOISE: Final = "Failed flush for"
 _FINE: Final = "OK"
 _DELETE: Final = "drive_del:"
@@ -22,6 +22,9 @@ def refusal(reply: str) -> str:
 
 
 def deleted_node(command: HumanMonitorCommand) -> str | None:
-    """The node that a line deletes, to check its effect by; None for other lines."""
+    """The block node that a command line deletes; None if the line is not a deletion.
+
+    The caller checks whether this node is gone.
+    """
     subject = command.subject
     return subject.removeprefix(_DELETE) if subject.startswith(_DELETE) else None

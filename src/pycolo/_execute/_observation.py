@@ -1,4 +1,4 @@
-"""Whether a condition holds of what was seen, and in words what was seen instead."""
+"""Whether a condition is true of an observation, and the observed state in words."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from pycolo.snapshot import Dead, Live, Running, Snapshot, Unresponsive
 @final
 @attrs.frozen(kw_only=True)
 class Observation:
-    """What was read at one moment: at least what the condition needs."""
+    """The answers of the nodes at one moment; they suffice for the conditions asked about."""
 
     snapshot: Snapshot
-    "The nodes; one that did not answer is `Unreachable`."
+    "The nodes; one that did not answer is `Unreachable`, or `Unresponsive` if its session is open."
     gone: frozenset[str] = frozenset()
-    "Nodes whose monitor is closed; silence alone does not close it."
+    "Nodes whose session is closed or missing; a node that only gives no answer is not among them."
     powered_off: frozenset[str] = frozenset()
     "Nodes whose QEMU said that its guest has powered itself off."
     dead: frozenset[Victim] = frozenset()
     "QEMUs for whose end there is evidence."
     running: Mapping[str, Running] = attrs.field(factory=dict)
-    "QEMUs of silent nodes that are known to run, as far as that was asked."
+    """Node name to the QEMU that is known to run there.
+
+    Only nodes of `PeerDead` and `NotRunning` conditions are asked about.
+    """
 
     @property
     def stuck(self) -> tuple[str, ...]:
@@ -57,7 +60,7 @@ class Observation:
                 return live is not None and leaf.holds(live)
 
     def missing(self, condition: c.Condition) -> str:
-        """The leaves that are not true, each with what was seen instead."""
+        """The leaves that are not true, each with the state that was observed instead."""
         return ", ".join(
             f"{leaf.words()} ({self._seen(leaf)})"
             for leaf in c.leaves(condition)

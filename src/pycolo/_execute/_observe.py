@@ -1,4 +1,4 @@
-"""Asking QEMU what a condition needs, and no more."""
+"""Ask each QEMU the questions that a condition needs, and no others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pycolo.session import Session
 from pycolo.snapshot import Live, NodeState, Snapshot, Unreachable, Unresponsive
 
 Marks: TypeAlias = Mapping[str, Mapping[str, int]]
-"Address of a step to each node's mark at the moment it was sent."
+"Address of a step to each node's event mark (`Session.mark`) at the moment the step was sent."
 Hear: TypeAlias = Callable[[object], None]
 "Called with each parsed reply."
 
@@ -38,14 +38,16 @@ async def observe(
     limit_s: float,
     on_reply: Hear,
 ) -> Observation:
-    """Ask each node what the conditions need, all nodes at once, and evaluate nothing.
+    """Ask each node the questions that the conditions need, all nodes at once.
+
+    The conditions are not evaluated here.
 
     Args:
-        condition: What is to be evaluated.
+        condition: The conditions that the caller evaluates afterwards.
         sessions: Node name to session.
-        marks: When the steps that conditions refer to were sent.
-        limit_s: How long one answer may take, in seconds.
-        on_reply: Called with each reply, for progress.
+        marks: The event marks of the steps that the conditions refer to.
+        limit_s: The time limit of one answer, in seconds.
+        on_reply: Called with each parsed reply, for progress.
     """
     needed: dict[str, list[Leaf]] = {}
     for part in condition:
@@ -55,7 +57,7 @@ async def observe(
         _node(sessions.get(node), wanted, marks, limit_s, on_reply)
         for node, wanted in needed.items()
     ]
-    # One node is the usual case, and has no need of a task of its own.
+    # Usually there is one node; then no task is needed.
     states = [await seen[0]] if len(seen) == 1 else await asyncio.gather(*seen)
     gone = (node for node in needed if (known := sessions.get(node)) is None or known.closed)
     off = (node for node in needed if (known := sessions.get(node)) and known.latched.powered_off)
@@ -88,19 +90,25 @@ async def _node(
 
 
 async def _answers(session: Session, asked: tuple[Query, ...], limit_s: float) -> list[object]:
-    """Ask all at once; out of band what only has to show that QEMU is there."""
+    """Send all questions at once, and return the replies in the same order.
+
+    query-yank is sent out of band: it only has to show that QEMU answers.
+    """
     sent = [session.send(query, oob=isinstance(query, QueryYank)) for query in asked]
     return [await one.reply(limit_s) for one in sent]
 
 
 def _with_quorums(live: Live, wanted: list[Leaf]) -> Live:
-    """Name the quorums whose children are wanted: a block graph alone does not tell them apart."""
+    """The node with the quorums that the conditions name, as yet without children.
+
+    A reply about the block graph does not say which of its nodes are quorums.
+    """
     named = {leaf.quorum: () for leaf in wanted if isinstance(leaf, ChildIs | Committed)}
     return attrs.evolve(live, children=named) if named else live
 
 
 def _latched(live: Live, session: Session, wanted: list[Leaf], marks: Marks) -> Live:
-    """Add what events tell, checkpoints included."""
+    """The node with what the session learned from events, checkpoints included."""
     seen = with_latched(live, session)
     since = [leaf.since for leaf in wanted if isinstance(leaf, CheckpointSeen)]
     if not since:

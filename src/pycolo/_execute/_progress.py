@@ -1,4 +1,4 @@
-"""How far a copy of a disk or of the RAM is, from the replies that are asked for anyway."""
+"""How far a copy of a disk or of the RAM is, from the replies that a wait gets anyway."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pycolo.qmp.replies import Job, MigrationInfo
 @final
 @attrs.frozen(kw_only=True)
 class News:
-    """How far it is."""
+    """How much of a copy is done, and how fast it is."""
 
     done_bytes: int
     total_bytes: int
     rate_bytes_s: float
-    "Since the first reply."
+    "The average since the first reply, in bytes per second."
 
 
 @final
 class Progress:
-    """Listens to replies and tells what is new in them.
+    """Follows a copy by the replies that it is given.
 
     Args:
-        clock: Gives the time in seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -38,7 +38,7 @@ class Progress:
         self._moved_s = clock()
 
     def note(self, reply: object) -> None:
-        """Take a reply; those that are about no copy are ignored."""
+        """Note a parsed reply; a reply that is not about a copy is ignored."""
         sign = _sign(reply)
         if sign is not None and (sign != self._sign or _is_past(reply)):
             self._sign, self._moved_s = sign, self._clock()
@@ -49,11 +49,11 @@ class Progress:
 
     @property
     def stands_s(self) -> float:
-        """How long no byte of a copy has arrived, in seconds."""
+        """For how many seconds no byte of a copy has arrived."""
         return self._clock() - self._moved_s
 
     def news(self) -> News | None:
-        """How far it is, if that changed since it was last told."""
+        """How far the copy is; None if that has not changed since the last call."""
         if self._now is None or self._started is None or self._now == self._told:
             return None
         self._told = self._now
@@ -64,7 +64,7 @@ class Progress:
 
 
 def _sign(reply: object) -> object:
-    """What changes while a copy moves; None for a reply that is about no copy."""
+    """A value that changes while a copy moves; None if the reply is not about a copy."""
     match reply:
         case MigrationInfo(status=status, ram_remaining_bytes=remaining):
             return status, remaining
@@ -76,7 +76,7 @@ def _sign(reply: object) -> object:
 
 
 def _is_past(reply: object) -> bool:
-    """The RAM's copy is over: bytes that move later are not counted."""
+    """Whether the reply says that the copy of the RAM is over; QEMU counts no later bytes."""
     return isinstance(reply, MigrationInfo) and reply.status not in ("setup", "active")
 
 

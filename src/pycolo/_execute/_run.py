@@ -74,7 +74,7 @@ class Run:
         self._wake = asyncio.Event()
         self._stopping = False
         self._in_use: tuple[str, ...] = ()
-        # A main loop that does not answer in a command's time is stuck.
+        # A main loop that does not answer within a command's time limit is stuck.
         self._answer_s = plan.pair.timeouts.command_s
         self._deaths = Deaths(plan, sessions, hosts, evidence, self._answer_s)
         self._aftermath = Aftermath(
@@ -132,10 +132,13 @@ class Run:
             position += len(batch)
 
     async def _is_stale(self, batch: tuple[Step, ...]) -> bool:
-        """See that a promotion's record is still the one that it was compiled from.
+        """Refuse a promotion if its node's record is not the one that it was compiled from.
 
-        Its first yanks go out beside the record: a plan that was saved must not break, by them, a
-        pair that was made whole since.
+        The first yanks are sent in the same batch as the record. If a saved plan is executed after
+        the pair was protected again, those yanks must not break the pair.
+
+        Returns:
+            True if a step of the batch was refused.
         """
         for step in batch:
             if not isinstance(step, Record) or step.needs is None or step.node not in self._hosts:
@@ -157,7 +160,7 @@ class Run:
     async def _attempt_all(self, batch: tuple[Step, ...], *, first: bool) -> list[Outcome]:
         if len(batch) == 1:
             return [await self._attempt(batch[0], first=first)]
-        # Each is sent before any is awaited: tasks begin in the order in which they are made.
+        # All steps are sent before any is awaited: tasks start in the order of their creation.
         return list(await asyncio.gather(*(self._attempt(step) for step in batch)))
 
     async def _attempt(self, step: Step, *, first: bool = False) -> Outcome:
@@ -175,7 +178,7 @@ class Run:
         except PycoloError as error:
             outcome = outcome_of(error, clock() - started)
         except Exception as error:  # noqa: BLE001 - here errors become outcomes
-            # A defect of pycolo: what it left undone is unknown, and the guest needs its recovery.
+            # A defect of pycolo: it is unknown what the step did, and the guest needs its recovery.
             _LOG.exception("%s failed", step.address)
             reason = f"{type(error).__name__}: {error}"
             outcome = Unknown(took_s=clock() - started, reason=reason)
@@ -231,7 +234,10 @@ class Run:
         self._written[step.node] = change.becomes
 
     def _filled(self, record: PairRecord) -> PairRecord:
-        """The record with the evidence in it that this execution's promotion rests on."""
+        """The record with the evidence that this execution's promotion rests on.
+
+        A record of an epoch that is not newer than the evidence is returned unchanged.
+        """
         if self._promoted_by is None or record.epoch <= self._promoted_by.epoch:
             return record
         return attrs.evolve(record, evidence=self._promoted_by)
@@ -239,7 +245,13 @@ class Run:
     # -- before the first step
 
     async def _fit(self) -> None:
-        """Refuse a plan that was made for other QEMUs than these, or that none of them can run."""
+        """Check that the plan was compiled for these QEMUs and that they can run it.
+
+        Raises:
+            Ended: A session is in use or closed, or the plan is for other QEMUs.
+            VersionError: QEMU cannot run the plan's dialect.
+            RemoteError: A QEMU did not tell its identity.
+        """
         if self._in_use:
             raise refused(f"another execution uses the session with {' and '.join(self._in_use)}")
         if self._plan.dialect == "doc":
@@ -275,7 +287,7 @@ class Run:
         return await self._sender.execute(step, session)
 
     def _mark(self, address: str) -> None:
-        """Remember the position in the events, if a condition counts checkpoints from this step."""
+        """Remember the event marks of this step if a `CheckpointSeen` condition names it."""
         if address in self._marked:
             self._marks[address] = {s.node: s.mark() for s in self._sessions.values()}
 
@@ -288,7 +300,7 @@ class Run:
     # -- conditions
 
     async def _wait(self, step: Wait) -> None:
-        # The clock of the loop, like every other limit here: whoever runs the loop decides on it.
+        # The clock of the event loop, as for every other limit here: a test may replace the loop.
         clock = asyncio.get_running_loop().time
         end = clock() + step.limit_s
         progress = Progress(clock)
@@ -307,10 +319,11 @@ class Run:
                 raise refused(f"waiting is pointless: {observed.present(step.unless)}")
             lost = _lost(step.until, observed)
             if lost:
-                # Nothing that is waited for can be seen any more; the limit may be a day.
+                # The condition cannot be observed any more, and the limit may be a day.
                 raise unknown(f"there is no connection to {', '.join(lost)} any more")
             if observed.stuck and answer_s == self._answer_s:
-                # Waiting on would only prolong what the recovery ends (qemu-behaviour 7.3).
+                # The recovery frees a stuck main loop; a longer wait would only delay it
+                # (qemu-behaviour 7.3).
                 raise unknown(f"no answer within {answer_s:g} s from {', '.join(observed.stuck)}")
             if step.stall_s is not None and progress.stands_s > step.stall_s:
                 raise timed_out(f"no byte has arrived for {step.stall_s:g} s")
@@ -362,10 +375,10 @@ class Run:
     # -- what became of a command without an answer
 
     async def _end(self, position: int, step: Step, outcome: Outcome) -> None:
-        """Recover the guest, and find out what a command without an answer did.
+        """Recover the guest, and find out whether a command without an answer took effect.
 
-        One connection that stands may be the only way past a stuck main loop (qemu-behaviour 7.6):
-        it is kept, and the guest is recovered before anything is asked over it.
+        A connection that is still open may be the only way past a stuck main loop (qemu-behaviour
+        7.6). So it is kept, and the guest is recovered before anything is asked over it.
         """
         unknown = isinstance(step, Execute) and isinstance(outcome, Unknown)
         lost = unknown and isinstance(step, Execute) and self._sessions[step.node].closed
@@ -375,7 +388,7 @@ class Run:
         await self._aftermath.recover(position, self._attempt)
         if unknown and not lost and isinstance(step, Execute):
             found = await self._aftermath.happened(position, step)
-            # A recovery may have undone what the command did: then what is left shows nothing.
+            # A recovery may have undone the command's effect: then the state proves nothing.
             happened = None if self._aftermath.outcomes else found
         if isinstance(outcome, Unknown):
             self._outcomes[step.address] = attrs.evolve(outcome, happened=happened)
@@ -408,7 +421,7 @@ class Run:
 
 
 def _batches(steps: Iterable[Step]) -> Iterator[tuple[Step, ...]]:
-    """Steps that are sent together, and each of the others by itself."""
+    """The steps in groups: consecutive steps of one batch together, every other step alone."""
     batch: list[Step] = []
     for step in steps:
         if batch and _batch(step) is not None and _batch(step) == _batch(batch[-1]):
@@ -434,7 +447,7 @@ def _ignore(_: object) -> None:
 
 
 def _lost(until: Condition, observed: Observation) -> tuple[str, ...]:
-    """The nodes that hung up although the condition asks more of them than that."""
+    """The nodes that hung up and that the condition requires to answer."""
     apart = Gone | PeerDead | NotRunning
     asked = (leaf.node for leaf in leaves(until) if not isinstance(leaf, apart))
     return tuple(dict.fromkeys(node for node in asked if node in observed.gone))
@@ -460,7 +473,7 @@ def _conditions(plan: Plan) -> list[Condition]:
 
 
 def _referred_to(plan: Plan) -> frozenset[str]:
-    """Addresses of the steps from which a condition counts checkpoints."""
+    """Addresses of the steps that a `CheckpointSeen` condition names."""
     found = (leaf for condition in _conditions(plan) for leaf in leaves(condition))
     return frozenset(leaf.since for leaf in found if isinstance(leaf, CheckpointSeen))
 

@@ -1,4 +1,4 @@
-"""Find out whether a node's QEMU runs although this execution has no answer from it."""
+"""Find out whether a node's QEMU runs, even if this execution gets no answer from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pycolo.qmp.commands import QueryName
 from pycolo.session import Session
 from pycolo.snapshot import Running
 
-# In seconds. Short: the QEMU, or its whole host, may be off.
+# Short limits: the QEMU, or its whole host, may be off.
 MONITOR_S: Final = 1.0
 HOST_S: Final = 5.0
 
@@ -29,9 +29,9 @@ async def running(
         host: The node's host; None if there is no way to it.
 
     Returns:
-        None if the session gives no answer within 1 s, the observer monitor no greeting within
-        1 s, and the host, if it answers within 5 s, knows no process. A monitor that another client
-        holds counts as silent.
+        The QEMU. None if the session gives no answer within 1 s, the observer monitor gives no
+        greeting within 1 s, and the host does not name a process within 5 s. A monitor that another
+        client holds gives no greeting.
     """
     asked = [_answering(session)] if session is not None and not session.closed else []
     if host is not None:
@@ -41,7 +41,7 @@ async def running(
 
 
 async def _answering(session: Session) -> Running | None:
-    # Asked anew: what the session remembers says nothing of now.
+    # Asked again: the identity that the session remembers does not show that QEMU runs now.
     try:
         found = await session.execute(QueryName(), limit_s=MONITOR_S)
     except RemoteError:
@@ -53,7 +53,7 @@ async def _answering(session: Session) -> Running | None:
 
 async def _observed(pair: ColoPair, node: str, host: Host) -> Running | None:
     monitor = pair.node(node).observer_monitor
-    # Only a QEMU that lives greets, whatever keeps it from answering then.
+    # A greeting shows that QEMU runs, even if it does not answer afterwards.
     greets = Running(instance="", how="its monitor greets, and does not answer")
     try:
         async with await Session.connect(

@@ -1,4 +1,4 @@
-"""Sending what a plan says, and taking QEMU's answer."""
+"""Send the commands of a plan, and read QEMU's replies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _YANK_S: Final = 5.0
 
 @final
 class Sender:
-    """Sends the commands of one execution, and tells its recorder of the conversation."""
+    """Sends the commands of one execution, and passes commands and replies to its recorder."""
 
     def __init__(self, plan: Plan, recorder: Recorder | None) -> None:
         """Keep the plan and its recorder; None for no recorder."""
@@ -34,20 +34,25 @@ class Sender:
         self._numbers = itertools.count(1)
 
     def listen(self, sessions: Mapping[str, Session]) -> list[Callable[[], None]]:
-        """Pass events and hang-ups to the recorder; returns what ends each subscription."""
+        """Pass events and hang-ups to the recorder.
+
+        Returns:
+            A function for each subscription, which ends it.
+        """
         if self._recorder is None:
             return []
         note = functools.partial(_record_notice, self._plan, self._recorder)
         return [s.subscribe(functools.partial(note, name)) for name, s in sessions.items()]
 
     async def execute(self, step: Execute, session: Session) -> str:
-        """Send a command and take its reply.
+        """Send a command and wait for its reply; after the limit, send its rescue yanks.
 
         Returns:
-            The refusal that the plan accepts, or what the human monitor printed; mostly nothing.
+            The text of a refusal that the plan accepts, or the text that the human monitor printed;
+            empty for any other command.
 
         Raises:
-            Ended: The human monitor refused it.
+            Ended: The human monitor refused the command.
             RemoteError: See `Session.execute`.
         """
         sent = self._send(step.address, session, step.command, oob=step.oob)
@@ -82,14 +87,15 @@ class Sender:
         _LOG.warning("%s: no answer, its rescue is sent", step.address)
         for yank in step.rescue:
             await self._yank(step.address, session, yank)
-        # The same command: it was sent once, and whatever held it up is cut (qemu-behaviour 13.3).
+        # The command is not sent again: the connection that blocked it was cut, so its reply comes
+        # (qemu-behaviour 13.3).
         return await sent.reply(step.limit_s)
 
     async def _yank(self, address: str, session: Session, yank: qmp.Yank) -> None:
         try:
             await self._send(address, session, yank, oob=True).reply(_YANK_S)
         except RemoteError as error:
-            # An instance that is gone holds up nothing, and another may still need its yank.
+            # A connection that is gone blocks nothing, and another one may still need its yank.
             _LOG.info("%s", error)
 
 

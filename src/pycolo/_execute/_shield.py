@@ -1,4 +1,4 @@
-"""Calls of a caller's code, whose errors must not change what is done with the guest."""
+"""Call the caller's observers and recorders; their errors must not change the execution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LOG: Final = logging.getLogger("pycolo.execute")
 
 
 def shielded(call: Callable[[], None]) -> None:
-    """Call an observer or a recorder; what it raises is logged."""
+    """Call an observer or a recorder; an error that it raises is logged."""
     try:
         call()
     except Exception:  # noqa: BLE001 - it is somebody else's code
