@@ -1,7 +1,8 @@
 """Declarative fault tolerance of virtual machines: QEMU COLO pairs, from Python.
 
-The everyday names, most important first; each says more in its own module. They are loaded when
-they are first used: who only declares pairs does not wait for what speaks to QEMU.
+The names of everyday use, most important first; each is documented in its own module. A name is
+imported when it is first used, so that a program that only declares pairs does not import the
+modules that talk to QEMU.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ __all__ = (  # noqa: RUF022 - most important first
     "HostRefused",
 )
 
-# Where each of them lives. What type checkers read above says the same; a test holds them together.
+# The module of each name. Type checkers read the imports above; a test compares the two.
 _NAMES: Final = {
     "pycolo.model": (
         *("ColoPair", "Node", "FilterChain", "ReplicationDisk", "Machine", "Netdev"),

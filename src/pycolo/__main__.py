@@ -9,7 +9,7 @@ REFUSED = 1
 
 
 def main() -> NoReturn:
-    """Run the command line; an interruption while it is loaded is no fault to be traced.
+    """Run the command line; an interruption (Ctrl-C) during its import prints no traceback.
 
     Raises:
         SystemExit: Always, with one of the documented exit codes.

@@ -1,4 +1,4 @@
-"""From the text of a file to plain values; whatever is wrong with it is a ParseError."""
+"""Decode the text of a file into plain values; every fault of the text is a ParseError."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ from typing import BinaryIO, Final
 from pycolo.errors import ParseError
 
 SIZE_MAX_BYTES: Final = 16 << 20
-"Far more than the plan of any pair takes; a longer file is refused."
+"The greatest length of a file; the plan of any pair is far shorter."
 DEPTH_MAX: Final = 64
-"Far deeper than any document; a deeper one would exhaust the stack of its reader."
+"The deepest nesting of a document. No document needs it; a deeper one would exhaust the stack."
 _SHOWN_CHARS: Final = 80
-# How JSON escapes either half of a surrogate pair.
+# The beginning of the JSON escape of either half of a surrogate pair.
 _ESCAPED_HALF: Final = r"\ud"
 
 
 def file_text(path: Path, *, size_max_bytes: int = SIZE_MAX_BYTES) -> str:
-    """The text of a file.
+    """Read the text of a file.
 
     Raises:
-        ParseError: It is too long, or not UTF-8.
-        OSError: It cannot be read.
+        ParseError: The file is longer than `size_max_bytes`, or not UTF-8.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         return stream_text(file, path.name, size_max_bytes=size_max_bytes)
 
 
 def stream_text(stream: BinaryIO, name: str, *, size_max_bytes: int = SIZE_MAX_BYTES) -> str:
-    """The text that a stream still has; errors are those of `file_text`."""
+    """Read a stream to its end, as text.
+
+    Args:
+        stream: The stream.
+        name: The stream's name, for the error.
+        size_max_bytes: How much it may hold at most.
+
+    Raises:
+        ParseError: See `file_text`.
+        OSError: See `file_text`.
+    """
     data = stream.read(size_max_bytes + 1)
     if len(data) > size_max_bytes:
         raise ParseError("", f"have at most {size_max_bytes} bytes", name)
@@ -44,21 +54,21 @@ def stream_text(stream: BinaryIO, name: str, *, size_max_bytes: int = SIZE_MAX_B
 def json_value(
     text: str | bytes, *, members: Callable[[list[tuple[str, object]]], object] | None = None
 ) -> object:
-    """The value of a JSON text.
+    """Decode a JSON text.
 
-    NaN and Infinity, which are no JSON, are read as numbers: whoever parses the document refuses
-    them by their path.
+    NaN and Infinity, which JSON does not have, are read as numbers: the forms of the document
+    refuse them later, with their path.
 
     Args:
         text: The text.
-        members: Makes an object of its members; a dict if None.
+        members: Makes the value of a JSON object from its key-value pairs; a dict if None.
 
     Raises:
-        ParseError: It is not JSON, is nested too deeply, has a number that is too long, or half of
-            a surrogate pair, which no file can hold.
+        ParseError: The text is not JSON, is nested too deeply, has a number that is too long, or
+            has half of a surrogate pair, which UTF-8 cannot encode.
     """
     try:
-        # Given bytes, json would accept half of a surrogate pair as text.
+        # From bytes, `json.loads` would accept half of a surrogate pair as text.
         plain = text if isinstance(text, str) else text.decode()
         value: object = json.loads(plain, object_pairs_hook=members)
         if _ESCAPED_HALF in plain.lower():
@@ -69,10 +79,10 @@ def json_value(
 
 
 def toml_value(text: str) -> object:
-    """The value of a TOML text.
+    """Decode a TOML text.
 
     Raises:
-        ParseError: It is no TOML, is nested too deeply, or has a number that is too long.
+        ParseError: The text is not TOML, is nested too deeply, or has a number that is too long.
     """
     try:
         return tomllib.loads(text)
@@ -81,10 +91,10 @@ def toml_value(text: str) -> object:
 
 
 def check_depth(value: object, path: str) -> None:
-    """Refuse what is nested more deeply than any document.
+    """Refuse a decoded value that is nested too deeply.
 
     Raises:
-        ParseError: It is nested too deeply.
+        ParseError: The value has more than `DEPTH_MAX` levels.
     """
     level = [value]
     for _ in range(DEPTH_MAX):
@@ -101,12 +111,15 @@ def _inside(value: object) -> Sequence[object]:
 
 
 def _brief(error: Exception) -> str:
-    # Python's hint about its own limit is for programmers.
+    # After the semicolon, Python tells programmers how to raise its limit of digits.
     return str(error).partition(";")[0]
 
 
 def _line_of(text: str | bytes, error: Exception) -> str:
-    """The line that an error names; the first one if it names none."""
+    """The line of the text that a decoder's error names, cut to 80 characters.
+
+    If the error names no line, it is the last line of a TOML text, and else the first line.
+    """
     lines = (text if isinstance(text, str) else text.decode(errors="replace")).splitlines()
     number = 1
     if isinstance(error, json.JSONDecodeError):

@@ -1,12 +1,13 @@
-"""Frozen values as JSON: one form of a type reads it, writes it and gives its JSON Schema.
+"""Frozen values as JSON. The form of a type reads it, writes it and makes its JSON Schema.
 
-Forms are derived from the attrs classes and their annotations, so that a field is stated once. A
-class is an object with its fields as keys; a union of classes is told apart by the key `kind`,
-which is the class's name in small letters with hyphens (`RunStateIs`: `run-state-is`). What no
-annotation says, such as a version written as a string, is a form of its own, given to `Forms`.
+Forms are derived from the attrs classes and their annotations, so that each field is declared once.
+A value of a class is written as a JSON object whose keys are the fields. In a union of classes the
+key `kind` names the class, in lower case with hyphens (`RunStateIs`: `run-state-is`). If the
+annotation does not define the JSON, as for a version that is written as a string, `Forms` is given
+the form.
 
-Reading is strict: an unknown key, a missing one, a value of another type or one that breaks a rule
-of its class is a ParseError that names the path. Nothing is converted: a string is no number.
+Reading is strict: an unknown key, a missing key, a value of another type or a value that breaks a
+rule of its class is a ParseError that names the path. Nothing is converted: a string is no number.
 """
 
 from __future__ import annotations
@@ -57,27 +58,27 @@ A = TypeVar("A", bound=attrs.AttrsInstance)
 
 
 class Form(Protocol):
-    """How values of one type look in JSON: it reads them, writes them and describes them."""
+    """The JSON form of one type: reads its values, writes them and describes them."""
 
     def read(self, value: object, path: str) -> object:
-        """Make the value that decoded JSON stands for.
+        """Make a value of the type from decoded JSON.
 
         Args:
             value: The decoded JSON.
-            path: Its place in the document, for the error.
+            path: The JSON's place in the document, for the error.
 
         Raises:
-            ParseError: It stands for no value of the type.
+            ParseError: The JSON is not a value of the type.
         """
 
     def write(self, value: object) -> JsonValue:
-        """Give the JSON that `read` makes this value of."""
+        """Return the JSON of a value; `read` makes the same value from it."""
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Give the JSON Schema of what `read` accepts.
+        """Return the JSON Schema of the JSON that `read` accepts.
 
         Args:
-            definitions: The document's `$defs`; what the schema refers to is put there.
+            definitions: The document's `$defs`; schemas that the result refers to are added to it.
         """
 
 
@@ -91,19 +92,19 @@ class Scalar:
     keywords: Mapping[str, JsonValue]
 
     def read(self, value: object, path: str) -> object:
-        """Accept a value of one of the kinds, and no infinite number."""
+        """Accept a value of one of the kinds; NaN and infinite numbers are refused."""
         if type(value) not in self.kinds or (isinstance(value, float) and not math.isfinite(value)):
             raise ParseError(path, self.rule, value)
         return value
 
     def write(self, value: object) -> JsonValue:
-        """Give the value as it is: JSON has it too."""
+        """Return the value unchanged."""
         if not isinstance(value, str | int | float):
             raise TypeError(f"{value!r} is no scalar")
         return value
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
-        """Give the type and the bounds of the value."""
+        """Return the type and the bounds of the value."""
         return dict(self.keywords)
 
 
@@ -116,7 +117,7 @@ SCALARS: Mapping[object, Scalar] = {
 
 
 def _any_scalar(scalars: Sequence[Scalar]) -> Scalar:
-    """A value of any of some scalar types."""
+    """The form of a value of any of several scalar types."""
     kinds = tuple(kind for scalar in scalars for kind in scalar.kinds)
     rule = "be " + " or ".join(scalar.rule.removeprefix("be ") for scalar in scalars)
     return Scalar(kinds, rule, {"type": [scalar.keywords["type"] for scalar in scalars]})
@@ -129,7 +130,7 @@ def _words(constants: Iterable[str | bool | int]) -> str:
 @final
 @attrs.frozen
 class Choice:
-    """One of some words, or of some other constants."""
+    """One of a fixed set of constants: words, numbers, true or false."""
 
     words: tuple[str | bool | int, ...]
 
@@ -140,7 +141,7 @@ class Choice:
         return value
 
     def write(self, value: object) -> JsonValue:
-        """Give the constant as it is."""
+        """Return the constant unchanged."""
         if not isinstance(value, str | int):
             raise TypeError(f"{value!r} is not one of {_words(self.words)}")
         return value
@@ -153,37 +154,37 @@ class Choice:
 @final
 @attrs.frozen
 class Nullable:
-    """What another form says, or null."""
+    """A value of another form, or null."""
 
     form: Form
     null: object = None
-    "What null stands for."
+    "The value that null is read as."
 
     def read(self, value: object, path: str) -> object:
-        """Read null as what it stands for, and all else by the other form."""
+        """Read null as the value `null`, and any other JSON by the other form."""
         return self.null if value is None else self.form.read(value, path)
 
     def write(self, value: object) -> JsonValue:
-        """Write null for what it stands for, and all else by the other form."""
+        """Write null for the value `null`, and any other value by the other form."""
         return None if value is self.null else self.form.write(value)
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Allow null, or what the other form allows."""
+        """Allow null, and the JSON that the other form allows."""
         return {"anyOf": [self.form.schema(definitions), {"type": "null"}]}
 
 
 @final
 @attrs.frozen
 class StringOr:
-    """A string, or what another form says."""
+    """A string, or a value of another form."""
 
     form: Form
     container: type
-    "What the other form reads: an array or an object."
+    "The Python type of the JSON that the other form reads: `list` or `dict`."
     rule: str
 
     def read(self, value: object, path: str) -> object:
-        """Take a string as it is, and read all else by the other form."""
+        """Accept a string unchanged, and read any other JSON by the other form."""
         if isinstance(value, str):
             return value
         if not isinstance(value, self.container):
@@ -191,11 +192,11 @@ class StringOr:
         return self.form.read(value, path)
 
     def write(self, value: object) -> JsonValue:
-        """Write a string as it is, and all else by the other form."""
+        """Write a string unchanged, and any other value by the other form."""
         return value if isinstance(value, str) else self.form.write(value)
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Allow a string, or what the other form allows."""
+        """Allow a string, and the JSON that the other form allows."""
         return {"anyOf": [{"type": "string"}, self.form.schema(definitions)]}
 
 
@@ -208,7 +209,7 @@ class Array:
     is_set: bool = False
 
     def read(self, value: object, path: str) -> object:
-        """Read an array; each item by the form of the items."""
+        """Read an array, each item by the form of the items."""
         items = [self.item.read(item, place) for place, item in array_at(value, path)]
         return frozenset(items) if self.is_set else tuple(items)
 
@@ -219,31 +220,31 @@ class Array:
         return [self.item.write(item) for _, item in array_at(value, "")]
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Allow an array of what the form of the items allows."""
+        """Allow an array of items that the form of the items allows."""
         return {"type": "array", "items": self.item.schema(definitions)}
 
 
 @final
 @attrs.frozen
 class Table:
-    """A mapping from strings; sorted, unless its order has a meaning."""
+    """A mapping from strings; written in sorted order, unless its own order has a meaning."""
 
     item: Form
     is_ordered: bool = False
 
     def read(self, value: object, path: str) -> object:
-        """Read an object into a dict with the same keys; each value by the form of the values."""
+        """Read an object into a dict with the same keys, each value by the form of the values."""
         members = object_at(value, path)
         return {key: self.item.read(member, at(path, key)) for key, member in members.items()}
 
     def write(self, value: object) -> JsonValue:
-        """Write an object; each value by the form of the values."""
+        """Write an object, each value by the form of the values."""
         members = object_at(value, "")
         keys = members if self.is_ordered else sorted(members)
         return {key: self.item.write(members[key]) for key in keys}
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Allow an object with any keys, of what the form of the values allows."""
+        """Allow an object with any keys, and values that the form of the values allows."""
         return {"type": "object", "additionalProperties": self.item.schema(definitions)}
 
 
@@ -253,7 +254,7 @@ class Text:
     """A value that is written as a string."""
 
     parse: Callable[[str], object]
-    "Raises ValueError if the string is none of its kind."
+    "Makes the value from a string that matches the pattern."
     rule: str
     pattern: str
 
@@ -264,7 +265,7 @@ class Text:
         return self.parse(value)
 
     def write(self, value: object) -> JsonValue:
-        """Write the value as its own string."""
+        """Write `str(value)`."""
         return str(value)
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
@@ -273,21 +274,21 @@ class Text:
 
 
 class Described(Form, Protocol):
-    """A form whose schema can stand where it is used, to be added to."""
+    """A form that can also return its schema itself, so that a caller can add properties."""
 
     def inline_schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Give the schema itself, not a reference."""
+        """Return the schema itself, not a reference to it."""
 
 
 @final
 @attrs.frozen
 class Lazy:
-    """A form that is looked up when it is used: how a recursive type refers to itself."""
+    """A form that is looked up at each use, so that a recursive type can refer to itself."""
 
     find: Callable[[], Form]
 
     def read(self, value: object, path: str) -> object:
-        """Parse as the form does."""
+        """Read as the form does."""
         return self.find().read(value, path)
 
     def write(self, value: object) -> JsonValue:
@@ -295,20 +296,20 @@ class Lazy:
         return self.find().write(value)
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Describe it as the form does, which defines itself once."""
+        """Return the form's schema, which is a reference."""
         return self.find().schema(definitions)
 
 
 @final
 @attrs.frozen
 class Anything:
-    """Whatever JSON can say; it is copied, so that it shares nothing with its source."""
+    """Any JSON value. It is copied, so that it shares no list or dict with its source."""
 
     def read(self, value: object, path: str) -> JsonValue:
         """Copy the value.
 
         Raises:
-            ParseError: There is something in it that JSON cannot say.
+            ParseError: The value holds something that is not a JSON value.
         """
         if value is None or isinstance(value, str | int | float):
             return value
@@ -331,7 +332,7 @@ class Anything:
 @final
 @attrs.frozen
 class Constant:
-    """A member that is the same in every value of a class."""
+    """A member of a JSON object that has the same value for every value of a class."""
 
     key: str
     value: str | bool
@@ -340,16 +341,16 @@ class Constant:
 @final
 @attrs.frozen
 class Member:
-    """A member that holds a field."""
+    """A member of a JSON object that holds a field of a class."""
 
     field: str
     form: Form
     default: object
     "The field's default, or attrs.NOTHING."
     place: str
-    "The member's key; if it stands in an inner object, the keys that lead there, with dots."
+    "The member's key; if it is in an inner object, the keys on the way to it, joined by dots."
     is_sparse: bool = False
-    "Whether it is left out if it holds nothing, whatever else its record leaves out."
+    "Whether it is left out if its value is empty, whatever `Record.omits` says."
     outer: tuple[str, ...] = attrs.field(init=False)
     last: str = attrs.field(init=False)
 
@@ -362,7 +363,7 @@ class Member:
         return self.place.rpartition(".")[2]
 
     def find(self, members: Mapping[str, object], path: str) -> object:
-        """Find its value in the object at `path`; attrs.NOTHING if it is absent."""
+        """Find the member's value in the object at `path`; attrs.NOTHING if it is absent."""
         for key in self.outer:
             path = at(path, key)
             if key not in members:
@@ -371,7 +372,7 @@ class Member:
         return members.get(self.last, attrs.NOTHING)
 
     def put(self, members: JsonObject, value: JsonValue) -> None:
-        """Put its value into an object."""
+        """Put the member into an object, with the value."""
         for key in self.outer:
             members = object_of(members.setdefault(key, {}))
         members[self.last] = value
@@ -380,23 +381,27 @@ class Member:
 @final
 @attrs.frozen
 class Record(Generic[T]):
-    """An attrs class as an object with its fields as members."""
+    """The form of an attrs class: a JSON object whose members are the fields."""
 
     kind: type[T]
     layout: tuple[Constant | Member, ...]
-    "What it holds, in the order in which it is written."
+    "The members, in the order in which they are written."
     omits: Omits = "none"
-    "Which fields are left out when it is written."
+    """Which fields with a default are left out when a value is written.
+
+    `nothing`: none of them. `none`: those that are None. `defaults`: those that are None, and those
+    that have their default.
+    """
     is_open: bool = False
-    "Whether unknown keys are ignored, and null is taken for absent, when it is read."
+    "Whether reading ignores unknown keys, and takes a null for an absent member."
     inline: tuple[str, Tagged] | None = None
-    "A field whose members stand in the object itself, and its form."
+    "The name and form of a field whose own members are written into this object; None for none."
     constants: tuple[Constant, ...] = attrs.field(init=False)
     members: tuple[Member, ...] = attrs.field(init=False)
     keys: tuple[str, ...] = attrs.field(init=False)
-    "Every key of the object itself, but those of the inline field."
+    "Every key of the object, without those of the inline field."
     fields: tuple[str, ...] = attrs.field(init=False)
-    "The names of its fields."
+    "The names of the fields that are written."
 
     @constants.default
     def _constants(self) -> tuple[Constant, ...]:
@@ -419,7 +424,7 @@ class Record(Generic[T]):
         return (*(member.field for member in self.members), *inline)
 
     def read(self, value: object, path: str) -> T:
-        """Parse an object, and make a value of the class from it.
+        """Read an object, and make a value of the class from it.
 
         Raises:
             ParseError: A key is unknown or missing, a value is wrong, or a field breaks its rule.
@@ -457,7 +462,7 @@ class Record(Generic[T]):
         return fields
 
     def write(self, value: object) -> JsonObject:
-        """Write an object; a member that the layout may omit is left out."""
+        """Write an object, without the members that `omits` and `Member.is_sparse` leave out."""
         members: JsonObject = {}
         for part in self.layout:
             if isinstance(part, Constant):
@@ -470,7 +475,7 @@ class Record(Generic[T]):
         return members
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Put the schema into the definitions, once, and give a reference to it."""
+        """Add the schema to the definitions if it is not there yet, and return a reference."""
         name = self.kind.__name__
         if name not in definitions:
             definitions[name] = {}
@@ -478,7 +483,7 @@ class Record(Generic[T]):
         return {"$ref": f"#/$defs/{name}"}
 
     def inline_schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Give the schema itself, to stand where a reference would."""
+        """Return the schema itself, not a reference to it."""
         properties: JsonObject = {
             part.key if isinstance(part, Constant) else part.place: (
                 {"const": part.value}
@@ -515,7 +520,7 @@ def _resolved(schema: JsonObject, definitions: dict[str, JsonValue]) -> JsonObje
 
 
 def beside(schema: JsonObject, other: JsonObject) -> JsonObject:
-    """The schema of an object with the properties of both."""
+    """The schema of an object that has the properties of two object schemas."""
     properties = object_of(schema["properties"]) | object_of(other["properties"])
     return {
         **other,
@@ -530,17 +535,17 @@ class Tagged:
     """The form of an object whose `key` says which of several classes it is."""
 
     name: str | None
-    "What its schema is defined as; None to describe it wherever it stands."
+    "The name of its schema in `$defs`; None to repeat the schema at every use."
     records: Mapping[str | bool, Form]
     key: str = "kind"
     tag_of: Callable[[type], str | bool] = kebab
-    "What stands under the key for a class."
+    "The value of the key for a class."
 
     def pick(self, members: Mapping[str, object], path: str) -> Form:
-        """The form that the key names.
+        """The form of the class that the key names.
 
         Raises:
-            ParseError: It names none.
+            ParseError: The key is absent or does not name one of the classes.
         """
         tag = members.get(self.key)
         found = self.records.get(tag) if isinstance(tag, str | bool) else None
@@ -549,7 +554,7 @@ class Tagged:
         return found
 
     def read(self, value: object, path: str) -> object:
-        """Parse the member that the key names."""
+        """Read the object by the form of the class that the key names."""
         return self.pick(object_at(value, path), path).read(value, path)
 
     def write(self, value: object) -> JsonValue:
@@ -557,7 +562,10 @@ class Tagged:
         return self.records[self.tag_of(type(value))].write(value)
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Put the alternatives into the definitions, once, and give a reference to them."""
+        """Add the schema to the definitions if it is not there yet, and return a reference.
+
+        Without a name, return the schema itself.
+        """
         if self.name is None:
             return self.inline_schema(definitions)
         if self.name not in definitions:
@@ -566,14 +574,14 @@ class Tagged:
         return {"$ref": f"#/$defs/{self.name}"}
 
     def inline_schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Allow what one of the forms allows."""
+        """Allow JSON that exactly one of the forms allows."""
         return {"oneOf": [record.schema(definitions) for record in self.records.values()]}
 
 
 @final
 @attrs.frozen
 class Document:
-    """The form of a whole file: `write` puts `format_version` first, `read` refuses another one."""
+    """The form of a whole file: `write` puts `format_version` first, `read` checks it."""
 
     name: str
     form: Described
@@ -582,7 +590,8 @@ class Document:
         """Read the document.
 
         Raises:
-            ParseError: It has another version, or is wrong.
+            ParseError: The document has another `format_version`, is nested too deeply, or the form
+                refuses it.
         """
         check_depth(value, path)
         members = object_at(value, path)
@@ -593,11 +602,11 @@ class Document:
         return self.form.read({k: v for k, v in members.items() if k != "format_version"}, path)
 
     def write(self, value: object) -> JsonObject:
-        """Write the document, its version first."""
+        """Write the document, with `format_version` first."""
         return {"format_version": FORMAT_VERSION, **object_of(self.form.write(value))}
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Put the schema into the definitions, once, and give a reference to it."""
+        """Add the schema to the definitions if it is not there yet, and return a reference."""
         if self.name not in definitions:
             definitions[self.name] = {}
             schema = self.form.inline_schema(definitions)
@@ -609,7 +618,7 @@ class Document:
 
 
 def whole_schema(title: str, form: Form) -> JsonObject:
-    """Give the JSON Schema of a document of a form."""
+    """The JSON Schema of a document whose root has this form."""
     definitions: dict[str, JsonValue] = {}
     reference = form.schema(definitions)
     return {"$schema": DIALECT, "title": title, **reference, "$defs": definitions}
@@ -632,11 +641,13 @@ class Forms:
     """Derives forms from annotations.
 
     Args:
-        known: Forms that no annotation gives, by type; a union by the frozenset of its members.
-        sparse: Classes whose records leave out every field that has its default.
-        omits: What the records of the other classes leave out.
-        tags: Classes that carry their kind wherever they stand, and the key it stands under.
-        narrow: Adds to a field's form what its validator says.
+        known: Type to a form that cannot be derived; the key of a union is the frozenset of its
+            members.
+        sparse: Classes whose records leave out every field that is None or has its default.
+        omits: Which fields the records of the other classes leave out; see `Record.omits`.
+        tags: Class to the key that holds its kind, for the classes that are always written with it.
+        narrow: Takes the form and the validator of a field, and returns the form with the
+            validator's rule in its schema.
     """
 
     known: Mapping[object, Form] = attrs.field(factory=dict)
@@ -653,7 +664,7 @@ class Forms:
             return found
         if type(None) in members:
             rest = tuple(kind for kind in members if kind is not type(None))
-            # `|` between the members would need them one by one.
+            # `Union` takes a tuple of members; `|` does not.
             return Nullable(self.of(rest[0] if len(rest) == 1 else Union[rest]))  # noqa: UP007
         if isinstance(hint, type) and attrs.has(hint):
             return self.record(hint)
@@ -668,8 +679,9 @@ class Forms:
 
         Args:
             kind: The class.
-            inline: A field whose members stand beside the other fields, and its form.
-            given: Forms of single fields, if the annotation does not say all.
+            inline: The name and form of a field whose own members are written beside the other
+                fields; None for none.
+            given: Field name to its form, for fields whose annotation does not define it.
         """
         hints = get_type_hints(kind)
         layout: dict[str, Constant | Member] = {}
@@ -677,11 +689,11 @@ class Forms:
             if inline is not None and field.name == inline[0]:
                 continue
             form = self.narrow(given.get(field.name) or self.of(hints[field.name]), field.validator)
-            # It came later: if it holds nothing, a document reads as it did.
+            # A field that was added to the format later: a document without it stays valid.
             is_sparse = bool(field.metadata.get("sparse"))
             layout[field.name] = Member(field.name, form, field.default, field.name, is_sparse)
         if kind in self.tags:
-            # What a step is and why comes before its details; elsewhere the kind comes first.
+            # A step begins with its address, node, kind and reason; other objects with the kind.
             order = (*_STEP[:2], "", _STEP[2]) if layout.keys() >= set(_STEP) else ("",)
             layout = {"": Constant(self.tags[kind], kebab(kind)), **layout}
             layout = {name: layout[name] for name in dict.fromkeys([*order, *layout])}
@@ -689,7 +701,7 @@ class Forms:
         return Record(kind, tuple(layout.values()), omits, inline=inline)
 
     def union(self, name: str, hint: object) -> Tagged:
-        """The union of some of the tagged classes."""
+        """The form of a union of tagged classes; `name` is the name of its schema."""
         kinds = [kind for kind in get_args(hint) if isinstance(kind, type)]
         forms: dict[str | bool, Form] = {kebab(kind): self.of(kind) for kind in kinds}
         return Tagged(name, forms, self.tags[kinds[0]])
@@ -706,6 +718,6 @@ class Forms:
 
 
 def members_of(hint: object) -> tuple[object, ...]:
-    """The members of a union; of another type, itself."""
+    """The members of a union; for any other type, the type alone."""
     is_union = get_origin(hint) in (Union, types.UnionType)
     return get_args(hint) if is_union else (hint,)

@@ -1,4 +1,4 @@
-"""JSON as text and as plain values: what may be shown, and how a value is narrowed by its path."""
+"""JSON as text that can be shown, and as plain values whose types are checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pycolo.errors import ParseError
 JsonValue = TypeAliasType(
     "JsonValue", "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 )
-"""What JSON can say."""
+"""Any value that JSON has."""
 
 JsonObject: TypeAlias = dict[str, JsonValue]
 _Item = TypeVar("_Item")
@@ -26,11 +26,13 @@ _Item = TypeVar("_Item")
 
 
 def dumps(value: JsonValue, *, indent: int | None = None) -> str:
-    """JSON that can be shown on a terminal: what is not printable is escaped, nothing is lost.
+    """Write a value as JSON that can be shown on a terminal.
+
+    Characters that are not printable are escaped, so that a reader gets the same value.
 
     Args:
-        value: What to write.
-        indent: Spaces a level; None for one line without spaces.
+        value: The value.
+        indent: The number of spaces per level; None for one line without spaces.
     """
     separators = None if indent else (",", ":")
     text = json.dumps(value, indent=indent, separators=separators, ensure_ascii=False)
@@ -48,15 +50,15 @@ def _escaped(character: str) -> str:
 
 
 def at(path: str, key: str) -> str:
-    """The path of a member."""
+    """The path of a member of the object at `path`."""
     return f"{path}.{key}" if path else key
 
 
 def object_at(value: object, path: str) -> Mapping[str, object]:
-    """Narrow to a JSON object.
+    """Check that a value is a JSON object, and return it.
 
     Raises:
-        ParseError: It is not an object.
+        ParseError: The value is not an object.
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ParseError(path, "be an object", value)
@@ -64,10 +66,10 @@ def object_at(value: object, path: str) -> Mapping[str, object]:
 
 
 def array_at(value: object, path: str) -> tuple[tuple[str, object], ...]:
-    """Narrow to a JSON array; gives its items with their paths.
+    """Check that a value is a JSON array, and return its items, each after its path.
 
     Raises:
-        ParseError: It is not an array.
+        ParseError: The value is not an array.
     """
     if not isinstance(value, list | tuple):
         raise ParseError(path, "be an array", value)
@@ -78,16 +80,17 @@ def list_at(value: object, path: str, parse: Callable[[object, str], _Item]) -> 
     """Parse a JSON array item by item.
 
     Raises:
-        ParseError: It is not an array, or `parse` refuses an item.
+        ParseError: The value is not an array, or `parse` refuses an item.
     """
     return tuple(parse(item, place) for place, item in array_at(value, path))
 
 
 def refuse_unknown(members: Mapping[str, object], known: Iterable[str], path: str) -> None:
-    """Refuse keys that nobody reads.
+    """Refuse an object with an unknown key.
 
     Raises:
-        ParseError: There is one; it names the nearest known one, or all of them.
+        ParseError: A key is not one of `known`. The error names the known key that is most like
+            it, or all known keys.
     """
     names = tuple(known)
     for key, value in members.items():
@@ -103,21 +106,29 @@ def is_same(value: object, constant: object) -> bool:
 
 
 def object_of(value: JsonValue) -> JsonObject:
-    """Narrow what a form wrote to an object."""
+    """Check that a value is a JSON object, and return it; for values that a form wrote.
+
+    Raises:
+        TypeError: The value is not an object, which is a defect of pycolo.
+    """
     if not isinstance(value, dict):
         raise TypeError(f"{value!r} is no object")
     return value
 
 
 def list_of(value: JsonValue) -> list[JsonValue]:
-    """Narrow what a form wrote to an array."""
+    """Check that a value is a JSON array, and return it; for values that a form wrote.
+
+    Raises:
+        TypeError: The value is not an array, which is a defect of pycolo.
+    """
     if not isinstance(value, list):
         raise TypeError(f"{value!r} is no array")
     return value
 
 
 def kebab(kind: type) -> str:
-    """A class's name in small letters with hyphens."""
+    """A class's name in lower case with hyphens: `run-state-is` for `RunStateIs`."""
     return _kebab(kind.__name__)
 
 

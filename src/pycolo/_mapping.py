@@ -14,7 +14,7 @@ _V = TypeVar("_V")
 
 @final
 class ReadOnlyDict(dict[_K, _V], Generic[_K, _V]):
-    """A dict that is complete when it is made; what would change it is a TypeError."""
+    """A dict that cannot be changed: every method that would change it raises TypeError."""
 
     __slots__ = ()
 
@@ -26,21 +26,22 @@ class ReadOnlyDict(dict[_K, _V], Generic[_K, _V]):
 
     @override
     def __reduce__(self) -> tuple[type[ReadOnlyDict[_K, _V]], tuple[dict[_K, _V]]]:
-        """Pickle and copy as a whole: item by item it could not be filled."""
+        """Have pickle and copy make the dict from all its items: items cannot be added later."""
         return type(self), (dict(self),)
 
 
 def read_only(value: Mapping[_K, _V]) -> Mapping[_K, _V]:
-    """A mapping that later changes of `value` do not reach, and that takes none itself."""
+    """A copy of a mapping that cannot be changed."""
     return value if isinstance(value, ReadOnlyDict) else ReadOnlyDict(value)
 
 
 def read_only_mappings(
     _: type, fields: list[attrs.Attribute[object]]
 ) -> list[attrs.Attribute[object]]:
-    """Make each mapping of a class read-only: a `field_transformer` for `attrs.frozen`.
+    """Make each mapping field of a class read-only: a `field_transformer` for `attrs.frozen`.
 
-    A converter for each field would do the same, but type checkers do not follow generic ones.
+    A field that has a converter is left as it is. Each class could instead name `read_only` as the
+    converter of its fields, but type checkers do not understand a generic converter.
     """
     return [
         field.evolve(converter=read_only)

@@ -1,4 +1,4 @@
-"""The notifications that a service of `Type=notify` sends to systemd."""
+"""The notifications that a systemd service of `Type=notify` sends to its manager."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _LIMIT_S: Final = 0.05
 
 @final
 class Notify:
-    """Notifies the service manager that started this process; does nothing without one."""
+    """Notifies the service manager that started this process, if there is one."""
 
     def __init__(self) -> None:
         address = os.environ.get("NOTIFY_SOCKET", "")
-        # A leading @ is how an abstract socket is written.
+        # A leading @ means an abstract socket.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         period = os.environ.get("WATCHDOG_USEC", "")
         self.watchdog_s: Final = int(period) / _USEC if period.isdecimal() else 0.0
-        "How often `WATCHDOG=1` must be said at least, in seconds; 0 if nobody waits for it."
+        "The longest time between two `WATCHDOG=1`, in seconds; 0 if the manager expects none."
 
     def say(self, state: str) -> None:
-        """Send one state, such as `READY=1`; a manager that is gone or stuck is no error."""
+        """Send one state, such as `READY=1`; nothing is raised if the manager is gone or stuck."""
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as way:

@@ -1,8 +1,8 @@
-"""Text from outside, made fit to stand in a message, on a terminal or in a log.
+"""Make text from outside safe to show in a message, on a terminal or in a log.
 
-What QEMU says, what a file holds and what a host answers may contain anything: sequences that move
-a cursor or colour a terminal, line ends that forge a log line, marks that turn the direction of
-writing, a hundred megabytes. None of it may leave pycolo as it came.
+Text from QEMU, from a file or from a host may contain anything: sequences that move a cursor or
+colour a terminal, line ends that forge a log line, marks that change the direction of writing, a
+hundred megabytes. pycolo prints and logs none of it unchanged.
 """
 
 from __future__ import annotations
@@ -25,31 +25,33 @@ __all__ = (
 LONGEST_MESSAGE: Final = 4000
 "How many characters a message has at most."
 LONGEST_VALUE: Final = 120
-"How many characters of a value a message quotes at most."
+"How many characters of a value a message shows at most."
 _DEEPEST: Final = 8
 _ELLIPSIS: Final = "..."
-# What the styles of `pycolo.render` are made of: they change colour and weight, nothing else.
+# The escape sequences of the styles of `pycolo.render`; they only change colour and weight.
 _STYLE: Final = re.compile("(\x1b\\[[0-9]{1,2}m)")
 
 
 def printable(text: str) -> str:
-    """The text with a space for each line end and whatever else moves a cursor."""
+    """The text with a space for each line end and for each other character that moves a cursor."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def one_line(text: str) -> str:
-    """The printable text with single spaces between its words."""
+    """The text as one printable line, with single spaces between its words."""
     return " ".join(printable(text).split())
 
 
 def page(lines: Iterable[str], *, colour: bool = False) -> str:
-    """Lines of text for a terminal, each printable and ended; tabs stay.
+    """The text of several lines for a terminal, each made printable and ended by a line feed.
+
+    Tabs are kept.
 
     Args:
-        lines: The lines.
-        colour: Leave the styles in them.
+        lines: The lines, without line ends.
+        colour: Whether to keep the escape sequences of the styles of `pycolo.render`.
     """
     return "".join(f"{_line(line, colour=colour)}\n" for line in lines)
 
@@ -66,7 +68,7 @@ def _but_tabs(text: str) -> str:
 
 
 def cut(text: str, longest: int = LONGEST_MESSAGE) -> str:
-    """The beginning of a text that is too long, with three dots behind it."""
+    """The text; if it has more than `longest` characters, their beginning and an ellipsis."""
     return text if len(text) <= longest else text[:longest] + _ELLIPSIS
 
 
@@ -76,9 +78,9 @@ def brief(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a message quotes it: its repr, printable and cut to `LONGEST_VALUE`.
+    """A value as a message shows it: its repr, printable and cut to `LONGEST_VALUE` characters.
 
-    The time it takes is limited too, however large or deeply nested the value is.
+    A large or deeply nested value is not written out as a whole, so that the call is quick.
     """
     text = ""
     for piece in _pieces(value, 0):
@@ -89,7 +91,7 @@ def shown(value: object) -> str:
 
 
 def _pieces(value: object, depth: int) -> Iterator[str]:
-    """The repr of a value, piece by piece."""
+    """The parts of a value's repr, in order, made as they are asked for."""
     if depth > _DEEPEST:
         yield _ELLIPSIS
         return
@@ -97,7 +99,7 @@ def _pieces(value: object, depth: int) -> Iterator[str]:
         case str() | bytes():
             yield repr(value[: LONGEST_VALUE + 1])
         case int() if value.bit_length() > 4 * LONGEST_VALUE:
-            # Python refuses to write out a number of some thousand digits.
+            # Python refuses to write out a number of several thousand digits.
             yield f"a number of {value.bit_length()} bits"
         case list():
             yield from _within("[", value, "]", depth)

@@ -1,9 +1,9 @@
 """The file that declares a pair: TOML for people, JSON for programs, one set of keys for both.
 
-Its keys are the fields of `pycolo.model`, with two differences that serve who writes it: `nodes`
-holds two nodes or more, the further ones being spares; and `ids` and `ports` may hold a few parts,
-the others are those of the disk's or the chain's place. Nothing here opens a socket or looks a name
-up.
+Its keys are the fields of `pycolo.model`, with two differences that make a file easier to write.
+`nodes` holds the pair's two nodes and then its spares. `ids` and `ports` of a disk or a chain may
+hold only some of their keys; the others get their defaults, by the disk's or the chain's index.
+Nothing here opens a socket or resolves a name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from pycolo.model.tls import X509, Psk
 
 Format: TypeAlias = Literal["toml", "json"]
 SIZE_MAX_BYTES: Final = 1 << 18
-"A pair with a hundred disks takes a tenth of it."
+"The greatest length of a pair file; a pair with a hundred disks needs a tenth of it."
 _Parts: TypeAlias = Mapping[str, Callable[[int], attrs.AttrsInstance]]
 
 
@@ -54,8 +54,9 @@ def load(path: str | Path) -> ColoPair:
         path: The file; one whose name ends in `.json` is JSON, any other is TOML.
 
     Raises:
-        DeclarationError: It is no pair file or breaks a rule; the error's field is the key's path.
-        OSError: It cannot be read.
+        DeclarationError: The file is not a pair file, or a value breaks a rule; the error's field
+            is the path of the key.
+        OSError: The file cannot be read.
     """
     path = Path(path)
     try:
@@ -70,11 +71,11 @@ def loads(text: str, file_format: Format | None = None) -> ColoPair:
 
     Args:
         text: The file's text.
-        file_format: `toml` or `json`; None for what it looks like: no TOML begins with a brace.
+        file_format: `toml` or `json`; None for JSON if the text begins with a brace, else TOML.
 
     Raises:
-        DeclarationError: It is no pair file or breaks a rule; the error's field is the key's path,
-            such as `nodes[1].address`.
+        DeclarationError: The text is not a pair file, or a value breaks a rule; the error's field
+            is the path of the key, such as `nodes[1].address`.
     """
     if file_format is None:
         file_format = "json" if text.lstrip().startswith("{") else "toml"
@@ -87,27 +88,27 @@ def loads(text: str, file_format: Format | None = None) -> ColoPair:
 
 
 def dumps(pair: ColoPair) -> str:
-    """Write a pair as the text of a pair file in JSON; `loads` gives the same pair back."""
+    """Write a pair as the text of a pair file in JSON; `loads` returns the same pair."""
     return _json.dumps(to_json_value(pair), indent=2) + "\n"
 
 
 def to_json_value(pair: ColoPair) -> JsonObject:
     """The pair as JSON with every default written out.
 
-    So it means the same to a later version of pycolo that has other defaults.
+    So the document keeps its meaning if a later version of pycolo has other defaults.
     """
     return document().write(pair)
 
 
 def from_json_value(value: object, path: str = "") -> ColoPair:
-    """Parse decoded JSON.
+    """Make a pair from decoded JSON.
 
     Args:
         value: The decoded JSON.
-        path: Where it stands in its document.
+        path: The value's path in its document, for the error; empty for the whole document.
 
     Raises:
-        ParseError: It is no pair, or breaks a rule.
+        ParseError: The value is not a pair, or breaks a rule.
     """
     pair = document().read(value, path)
     assert isinstance(pair, ColoPair)  # noqa: S101 - what the document's form makes
@@ -117,7 +118,8 @@ def from_json_value(value: object, path: str = "") -> ColoPair:
 def json_schema() -> JsonObject:
     """The JSON Schema of a pair file.
 
-    Rules between several values, such as different ports, cannot be said in it: `loads` knows more.
+    A JSON Schema cannot express rules between several values, such as that ports differ. `loads`
+    checks them too.
     """
     return whole_schema("pycolo pair", document())
 
@@ -143,7 +145,7 @@ def _without_doubles(members: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-# -- what the annotations of the model do not say ------------------------------------------------
+# -- forms that the annotations of the model do not define ---------------------------------------
 
 
 @functools.cache
@@ -194,7 +196,7 @@ def _keywords(rule: object) -> JsonObject:
 
 
 def _narrowed(form: Form, validator: object) -> Form:
-    """The form with the field's rule in its schema."""
+    """A field's form with the rule of the field's validator in its schema."""
     rule = (
         validator.rule
         if isinstance(validator, rules.Valid | rules.Optional | rules.Each)
@@ -212,7 +214,7 @@ def _narrowed(form: Form, validator: object) -> Form:
 @final
 @attrs.frozen
 class _MonitorForm:
-    """A monitor: `path` makes it a Unix socket, `host` and `port` make it TCP."""
+    """The form of a monitor: a Unix socket if it has a `path`, TCP if it has `host` and `port`."""
 
     unix: Record[UnixMonitor]
     tcp: Record[TcpMonitor]
@@ -235,7 +237,7 @@ class _MonitorForm:
 @final
 @attrs.frozen
 class _Numbered:
-    """Disks or chains: ids and ports that are not given are those of the place."""
+    """The form of disks or chains: keys missing in `ids` or `ports` get the index's defaults."""
 
     item: Record[ReplicationDisk] | Record[FilterChain]
     numbered: _Parts
@@ -269,7 +271,7 @@ class _Numbered:
 @final
 @attrs.frozen
 class _PairForm:
-    """A pair whose spares stand behind its two nodes."""
+    """The form of a pair whose spares follow its two nodes in `nodes`."""
 
     pair: Record[ColoPair]
     nodes: Array
@@ -311,10 +313,10 @@ class _PairForm:
 
 
 def _with_base(chains: object, ports: object) -> object:
-    """The chains; those that name some of their ports get the others from the pair's base."""
+    """The chains, in which partly given `ports` are completed from the pair's `ports.base`."""
     base = ports.get("base") if isinstance(ports, Mapping) else None
     if not isinstance(chains, list) or not isinstance(base, int) or not 0 < base <= BASE_MAX:
-        # What is wrong there is said where it is read.
+        # The forms that read these values report what is wrong.
         return chains
     return [_with_ports(chain, ChainPorts.from_base(base, n)) for n, chain in enumerate(chains)]
 

@@ -1,11 +1,13 @@
 """Plans, reports and snapshots as JSON, for files and for other programs.
 
-Every document begins with `format_version`; a pair, a plan or a snapshot inside another document is
-a whole document itself and can be cut out. A step leaves out what has its default: no `oob` is
-false, no `unless` is none. Keys stand in a fixed order, so that equal values give equal text.
+Every document begins with `format_version`. A pair, a plan or a snapshot inside another document is
+a whole document itself and can be extracted. A step leaves out fields that have their default: a
+missing `oob` is false, a missing `unless` is None. Keys are written in a fixed order, so that equal
+values give equal text.
 
-Other programs ignore keys they do not know, and so read what a later pycolo writes under the same
-`format_version`. pycolo itself refuses them: it runs no plan that it does not wholly understand.
+Other programs must ignore keys that they do not know: a later pycolo may add keys under the same
+`format_version`. pycolo itself refuses unknown keys: it executes only plans that it understands
+completely.
 """
 
 from __future__ import annotations
@@ -53,15 +55,15 @@ def plan_to_json(plan: Plan) -> JsonObject:
 
 
 def plan_from_json(value: object, path: str = "") -> Plan:
-    """Parse a plan.
+    """Make a plan from decoded JSON.
 
     Args:
         value: The decoded JSON.
-        path: Where it stands in its document.
+        path: The value's path in its document, for the error; empty for the whole document.
 
     Raises:
-        ParseError: It has another version, an unknown or missing key, a value of the wrong type, a
-            command that pycolo does not know, or it breaks a rule of `Plan`.
+        ParseError: The value has another `format_version`, an unknown or missing key, a value of
+            the wrong type or a command that pycolo does not know, or it breaks a rule of `Plan`.
     """
     plan = _document("plan").read(value, path)
     assert isinstance(plan, Plan)  # noqa: S101 - what the document's form makes
@@ -74,14 +76,15 @@ def report_to_json(report: Report) -> JsonObject:
 
 
 def report_from_json(value: object, path: str = "") -> Report:
-    """Parse a report.
+    """Make a report from decoded JSON.
 
     Args:
         value: The decoded JSON.
-        path: Where it stands in its document.
+        path: The value's path in its document, for the error; empty for the whole document.
 
     Raises:
-        ParseError: As for a plan.
+        ParseError: As for `plan_from_json`; or an outcome belongs to no step of the plan, or
+            `failed` or `changed` is not what the outcomes say.
     """
     report = _document("report").read(value, path)
     assert isinstance(report, Report)  # noqa: S101 - what the document's form makes
@@ -94,14 +97,14 @@ def snapshot_to_json(snapshot: Snapshot) -> JsonObject:
 
 
 def snapshot_from_json(value: object, path: str = "") -> Snapshot:
-    """Parse a snapshot.
+    """Make a snapshot from decoded JSON.
 
     Args:
         value: The decoded JSON.
-        path: Where it stands in its document.
+        path: The value's path in its document, for the error; empty for the whole document.
 
     Raises:
-        ParseError: As for a plan.
+        ParseError: As for `plan_from_json`.
     """
     snapshot = _document("snapshot").read(value, path)
     assert isinstance(snapshot, Snapshot)  # noqa: S101 - what the document's form makes
@@ -114,7 +117,7 @@ def drift_to_json(drift: Drift) -> JsonObject:
 
 
 def explanations_to_json(explanations: Iterable[Explanation]) -> JsonObject:
-    """What the catalogue knows of a message as JSON, best first."""
+    """Explanations of a message of QEMU as JSON, best first."""
     form = _forms().record(Explanation)
     found = [form.write(one) for one in explanations]
     return {"format_version": FORMAT_VERSION, "explanations": list[JsonValue](found)}
@@ -126,11 +129,11 @@ def dumps(value: JsonValue) -> str:
 
 
 def loads(text: str | bytes) -> object:
-    """The value of a document's text, for `plan_from_json` and its like.
+    """Decode a document's text, for `plan_from_json` and the other `*_from_json` functions.
 
     Raises:
-        ParseError: It is no JSON, is nested too deeply, or has a number that is too long. NaN and
-            Infinity are refused later, by their path, by what parses the value.
+        ParseError: The text is not JSON, is nested too deeply, or has a number that is too long.
+            NaN and Infinity are accepted here; `plan_from_json` and the others refuse them.
     """
     return _decode.json_value(text)
 
@@ -145,7 +148,7 @@ def json_schema(name: DocumentName) -> JsonObject:
 
 
 def forms() -> Forms:
-    """How plans, outcomes, commands and what they hold look in JSON, for other documents."""
+    """The forms of plans, outcomes, commands and their parts, for documents that contain them."""
     forms = _forms()
     known = {**forms.known, Plan: _document("plan"), Snapshot: _document("snapshot")}
     return _with_union(attrs.evolve(forms, known=known), "Outcome", Outcome)
@@ -170,7 +173,7 @@ def _document(name: DocumentName) -> Document:
 
 
 def _in_order(plan: Record[Plan]) -> Record[Plan]:
-    """What a reader wants comes first, the long snapshots come last."""
+    """The record of a plan with the important members first and the long snapshots last."""
     first = ("procedure", "pair", "qemu", "dialect", "restored_after", "steps", "recoveries")
     members = {member.field: member for member in plan.members}
     return attrs.evolve(
@@ -178,7 +181,7 @@ def _in_order(plan: Record[Plan]) -> Record[Plan]:
     )
 
 
-# -- what the annotations do not say -------------------------------------------------------------
+# -- forms that the annotations do not define ----------------------------------------------------
 
 
 @functools.cache
@@ -224,7 +227,7 @@ def _condition() -> Tagged:
 @final
 @attrs.frozen
 class _CommandForm:
-    """A command in QMP's own form."""
+    """The form of a command: the JSON object that QMP itself uses."""
 
     kinds: tuple[type[Command], ...]
 
@@ -252,7 +255,7 @@ class _CommandForm:
 @final
 @attrs.frozen
 class _ReportForm:
-    """A report with what follows from its outcomes written beside them, for other programs."""
+    """The form of a report: `failed` and `changed`, which follow from its outcomes, are added."""
 
     report: Record[Report]
 
