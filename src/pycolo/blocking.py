@@ -1,9 +1,10 @@
 """pycolo for programs that are not asynchronous: one thread with an event loop, `run` and `start`.
 
-There is no second interface: whatever is asynchronous in pycolo is run by a `Runner`. It works from
-any number of threads at once, and under eventlet, where a green thread waits without holding up the
-others. For that nothing in here uses a lock or a queue: patched ones belong to green threads and
-must not be met by a real one. What crosses over is a call into the loop, and the end of a pipe.
+There is no second interface: a `Runner` runs every coroutine of pycolo. It can be used from any
+number of threads at once, and under eventlet, where a green thread waits without blocking the
+others. For this reason the module uses no lock and no queue: eventlet replaces them by ones for
+green threads, which the real thread of the event loop must not use. The threads communicate only by
+`call_soon_threadsafe`, and by pipes that one side closes.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _R = TypeVar("_R")
 
 
 class RunnerClosed(PycoloError):
-    """The runner is not open: it was closed, which cancels what it runs, or never entered."""
+    """The runner was never entered, or it was closed, which cancels its coroutines."""
 
 
 class Cancelled(PycoloError):
-    """The coroutine was cancelled by `Started.cancel`, or by itself, and gives no result."""
+    """The coroutine was cancelled, by `Started.cancel` or by itself, and has no result."""
 
 
 @final
@@ -63,15 +64,15 @@ class Runner:
         self.close()
 
     def run(self, coro: Coroutine[object, object, _R], limit_s: float | None = None) -> _R:
-        """Run a coroutine to its end and give its result.
+        """Run a coroutine to its end and return its result.
 
         May be called from several threads at once, and by green threads; not from the loop itself.
         If the caller is interrupted (Ctrl-C), the coroutine is cancelled and has ended before the
         interruption is raised.
 
         Args:
-            coro: What to run; its errors are raised here, and the runner stays usable.
-            limit_s: After how many seconds it is cancelled; None for never.
+            coro: The coroutine; its errors are raised here, and the runner stays usable.
+            limit_s: After how many seconds the coroutine is cancelled; None for never.
 
         Returns:
             What the coroutine returned.
@@ -81,8 +82,8 @@ class Runner:
                 stays usable.
             Cancelled: The coroutine cancelled itself. The runner stays usable.
             RunnerClosed: The runner was not entered, is closed, or was closed meanwhile.
-            RuntimeError: It was called from the runner's own loop, which cannot wait for itself.
-                The coroutine was not begun, and the runner stays usable.
+            RuntimeError: `run` was called from the runner's own loop, which cannot wait for itself.
+                The coroutine was not started, and the runner stays usable.
         """
         if self._is_inside():
             coro.close()
@@ -91,7 +92,7 @@ class Runner:
         try:
             call.end.wait(None)
         except BaseException:
-            # What the caller asked for must not continue behind its back.
+            # The caller was interrupted: its coroutine must not continue.
             self._cancel(call)
             call.end.wait(None)
             raise
@@ -101,20 +102,22 @@ class Runner:
         """Run a coroutine without waiting for it; from any thread, and by green threads.
 
         Args:
-            coro: What to run.
+            coro: The coroutine.
 
         Returns:
-            The coroutine under way. If the runner is not open, `Started.result` says so.
+            The running coroutine. If the runner is not open, `Started.result` raises RunnerClosed.
         """
         return Started(self, self._submit(_Call(coro, None)))
 
     def close(self) -> None:
-        """Cancel what runs, wait for it to end, and end the thread.
+        """Cancel all running coroutines, wait for them to end, and end the thread.
 
-        May be called again, and from several threads at once: each returns when all has ended.
+        May be called again, and from several threads at once: each call returns when the thread has
+        ended.
 
         Raises:
-            RuntimeError: It was called from the runner's own loop, which cannot wait for itself.
+            RuntimeError: `close` was called from the runner's own loop, which cannot wait for
+                itself.
                 The runner stays open.
         """
         if self._is_inside():
@@ -125,7 +128,7 @@ class Runner:
             return
         if not closed:
             loop.call_soon_threadsafe(self._end)
-        # Under eventlet only this green thread waits so; to join would hold up all of them.
+        # Under eventlet this blocks only the calling green thread; `join` alone would block all.
         self._over.wait(None)
         thread.join()
 
@@ -144,7 +147,7 @@ class Runner:
 
     def _cancel(self, call: _Call[_R]) -> None:
         if self._loop is not None:
-            # A loop that is closed has ended all it ran.
+            # RuntimeError: the loop is closed, so the call has ended already.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(call.cancel)
 
@@ -162,7 +165,7 @@ class Runner:
             loop.run_forever()
         finally:
             loop.close()
-            # Those that came between the loop's last round and its end.
+            # The calls that were submitted after the loop's last iteration.
             for call in tuple(self._calls):
                 call.refuse()
             self._over.come()
@@ -209,25 +212,28 @@ class Started(Generic[_R]):
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, however."""
+        """Whether the coroutine has ended, with a result, an error or a cancellation."""
         return self._call.end.is_here
 
     def result(self, limit_s: float | None = None) -> _R:
-        """Wait for its end and give its result; its errors are raised here, each time.
+        """Wait until the coroutine has ended, and return its result.
+
+        May be called again: each call returns the result, or raises the error of the coroutine.
 
         Args:
-            limit_s: For how many seconds to wait; None for as long as it takes.
+            limit_s: For how many seconds to wait; None for no limit.
 
         Returns:
-            What the coroutine returned, each time.
+            The value that the coroutine returned.
 
         Raises:
-            TimeoutError: The limit passed; the coroutine continues, and you can ask again.
-            Cancelled: It was cancelled.
-            RunnerClosed: The runner was closed before it ended, or was not open when it was
-                started.
-            RuntimeError: It runs, and the runner's own loop asked, which cannot wait for itself.
-                The coroutine continues.
+            TimeoutError: The limit passed. The coroutine continues, and you can call `result`
+                again.
+            Cancelled: The coroutine was cancelled.
+            RunnerClosed: The runner was closed before the coroutine ended, or was not open when
+                the coroutine was started.
+            RuntimeError: `result` was called from the runner's own loop, which cannot wait for
+                itself, and the coroutine has not ended. The coroutine continues.
         """
         if not self.done and self._runner._is_inside():  # noqa: SLF001 - the runner's other half
             raise RuntimeError("a Runner cannot wait for itself")
@@ -235,13 +241,21 @@ class Started(Generic[_R]):
         return self._call.result()
 
     def cancel(self) -> None:
-        """Ask it to end, and return at once; does nothing if it has ended."""
+        """Request the cancellation of the coroutine, and return at once.
+
+        Does nothing if the coroutine has ended.
+        """
         self._runner._cancel(self._call)  # noqa: SLF001 - the runner's other half
 
 
 @final
 class _Call(Generic[_R]):
-    """One coroutine, what came of it, and who waits for that."""
+    """One coroutine, its result or error, and the event of its end.
+
+    Args:
+        coro: The coroutine.
+        limit_s: After how many seconds the coroutine is cancelled; None for never.
+    """
 
     def __init__(self, coro: Coroutine[object, object, _R], limit_s: float | None) -> None:
         self.end = _End()
@@ -253,7 +267,7 @@ class _Call(Generic[_R]):
 
     def start(self, is_closed: Callable[[], bool]) -> None:
         self._task = asyncio.get_running_loop().create_task(self._main())
-        # Not at the end of `_main`: a task that is cancelled at once never begins it.
+        # Not at the end of `_main`: a task that is cancelled at once never starts it.
         self._task.add_done_callback(lambda _: self._settle(closed=is_closed()))
 
     def cancel(self) -> None:
@@ -261,7 +275,7 @@ class _Call(Generic[_R]):
             self._task.cancel()
 
     def refuse(self) -> None:
-        """Say that it will not run; does nothing if it ran."""
+        """Settle the call with RunnerClosed; does nothing if the coroutine was started."""
         if self._task is None and not self.end.is_here:
             self._settle(closed=True)
 
@@ -289,7 +303,7 @@ class _Call(Generic[_R]):
 
 @final
 class _End:
-    """Comes once, in one thread; others wait for it, and several of them may."""
+    """An event that one thread sets once with `come`, and that several threads can wait for."""
 
     def __init__(self) -> None:
         self.is_here = False
@@ -302,7 +316,8 @@ class _End:
 
     def wait(self, limit_s: float | None) -> None:
         with _Signal() as signal:
-            # In this order, and `come` in the opposite one: so no lock is needed.
+            # Register, then look at the flag; `come` sets the flag, then looks at the registered
+            # signals. In this order no lock is needed.
             self._waiting.append(signal)
             if self.is_here:
                 signal.give()
@@ -314,10 +329,11 @@ class _End:
 
 @final
 class _Signal:
-    """The end of a pipe: one thread closes it, another waits for that, once.
+    """A pipe by which one thread wakes another, once: `give` closes the end that `wait` watches.
 
-    Whoever closes the writing end takes it out of a list first, so nobody can close a descriptor
-    that was given to something else meanwhile. The reading end is closed by who waits.
+    The writing end is removed from a list before it is closed, so that two threads cannot close the
+    same descriptor, which may belong to another file by then. The thread that waits closes the
+    reading end.
     """
 
     def __init__(self) -> None:
@@ -337,7 +353,7 @@ class _Signal:
 
     def wait(self, limit_s: float | None = None) -> None:
         if _is_patched("os"):
-            # Only this green thread waits.
+            # Blocks only this green thread.
             hubs = importlib.import_module("eventlet.hubs")
             hubs.trampoline(self._reader, read=True, timeout=limit_s, timeout_exc=TimeoutError)
             return
@@ -347,7 +363,7 @@ class _Signal:
                 raise TimeoutError
 
 
-# -- what eventlet may have replaced
+# -- modules that eventlet may have replaced
 
 
 def _patcher() -> ModuleType | None:
@@ -370,7 +386,7 @@ def _real_selector() -> selectors.BaseSelector:
     patcher = _patcher()
     if patcher is None:
         return selectors.DefaultSelector()
-    # eventlet takes epoll away from both `select` and `selectors`; this brings it back for one.
+    # eventlet removes epoll from `select` and `selectors`; this `selectors` has it again.
     real = patcher.inject("selectors", None, ("select", patcher.original("select")))
     made: selectors.BaseSelector = real.DefaultSelector()
     return made

@@ -1,7 +1,8 @@
-"""What an execution did, line by line, written down while it did it.
+"""A file that records an execution, line by line, while it happens.
 
-A `Journal` is given to `execute`; `load` reads what it wrote, also after a crash. The first line
-holds the plan, the last one how it ended, each line the wall clock and the monotonic one.
+Pass a `Journal` to `execute` as its recorder; `load` reads the file, also after a crash. The first
+line holds the plan, and the last line how its execution ended. Each line has the time of the wall
+clock and of the monotonic clock.
 """
 
 from __future__ import annotations

@@ -18,19 +18,19 @@ from pycolo.result import Outcome
 @final
 @attrs.frozen(kw_only=True)
 class PlanBegan:
-    """The first line: what is about to be executed."""
+    """The first line: the plan that is about to be executed."""
 
     at: str
-    "The wall clock, in UTC, as all `at` are."
+    "The time by the wall clock, in UTC; so in every line."
     monotonic_s: float
-    "The machine's monotonic clock, as all `monotonic_s` are: only differences have a meaning."
+    "The time by the machine's monotonic clock; only differences have a meaning; so in every line."
     plan: Plan
 
 
 @final
 @attrs.frozen(kw_only=True)
 class StepBegan:
-    """A step, of the plan or of a recovery, is about to begin."""
+    """A step of the plan or of a recovery is about to begin."""
 
     at: str
     monotonic_s: float
@@ -40,35 +40,35 @@ class StepBegan:
 @final
 @attrs.frozen(kw_only=True)
 class CommandSent:
-    """A command is about to be sent; the line was on disk before."""
+    """A command is about to be sent. The line is on disk before QEMU gets the command."""
 
     at: str
     monotonic_s: float
     number: int
-    "Rises from 1; by it the answer is found."
+    "Counts the commands of the execution from 1; the line of the answer has the same number."
     address: str
-    "The step's."
+    "The address of the step that the command belongs to."
     node: str
     command: Command
     oob: bool
-    "Out of band."
+    "Whether the command is sent out of band."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class CommandAnswered:
-    """An answer came, however late."""
+    """QEMU answered a command, however late."""
 
     at: str
     monotonic_s: float
     number: int
-    "The command's."
+    "The command's number."
     value: JsonValue = None
-    "What was returned, as it came; null for a refusal."
+    "The returned value, unparsed; null if QEMU refused the command."
     error_class: str | None = None
-    "The class of a refusal."
+    "QEMU's error class if it refused the command."
     text: str | None = None
-    "The words of a refusal."
+    "QEMU's error message if it refused the command."
 
 
 @final
@@ -80,7 +80,7 @@ class EventSeen:
     monotonic_s: float
     node: str
     event: str
-    "Its name."
+    "The event's name."
     data: JsonValue = None
 
 
@@ -98,7 +98,7 @@ class ConnectionEnded:
 @final
 @attrs.frozen(kw_only=True)
 class ProgressSeen:
-    """A copy continues."""
+    """A copy of a disk or of the RAM continues."""
 
     at: str
     monotonic_s: float
@@ -111,7 +111,7 @@ class ProgressSeen:
 @final
 @attrs.frozen(kw_only=True)
 class StepEnded:
-    """What became of a step."""
+    """A step of the plan or of a recovery ended, with this outcome."""
 
     at: str
     monotonic_s: float
@@ -122,7 +122,7 @@ class StepEnded:
 @final
 @attrs.frozen(kw_only=True)
 class RecoveryBegan:
-    """Execution ended inside a range of steps, and the guest is being brought back."""
+    """Execution ended inside a range of steps, and the guest's recovery begins."""
 
     at: str
     monotonic_s: float
@@ -134,12 +134,12 @@ class RecoveryBegan:
 @final
 @attrs.frozen(kw_only=True)
 class PlanEnded:
-    """The last line: how it ended."""
+    """The last line: how the execution ended."""
 
     at: str
     monotonic_s: float
     failed: str | None
-    "Address of the step that ended execution."
+    "Address of the step that ended execution; None if the plan was executed to its end."
     exit_code: int
     advice: str
 
@@ -174,15 +174,19 @@ def _lines() -> _forms.Tagged:
 
 
 def line_to_json(line: Line) -> JsonObject:
-    """A line as JSON; the first one says the format's version."""
+    """A line as JSON; a first line has the format's version."""
     return _json.object_of(_lines().write(line))
 
 
 def line_from_json(value: object, path: str) -> Line:
-    """Parse a line.
+    """Make a line from decoded JSON.
+
+    Args:
+        value: The decoded JSON.
+        path: The line's name in errors.
 
     Raises:
-        ParseError: It is not a line of a journal, or the first line of another format.
+        ParseError: The value is not a line of a journal, or is a first line of another format.
     """
     line = _lines().read(value, path)
     assert isinstance(line, Line)  # noqa: S101 - the union's forms make nothing else

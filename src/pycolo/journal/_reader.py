@@ -1,4 +1,4 @@
-"""Reading a journal, as far as it goes."""
+"""Read a journal, also an incomplete one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from pycolo.journal._lines import Line, PlanBegan, PlanEnded, line_from_json
 @final
 @attrs.frozen(kw_only=True)
 class Recording:
-    """What a journal holds."""
+    """The content of a journal."""
 
     began: PlanBegan
     lines: tuple[Line, ...]
-    "What followed, in order."
+    "The lines after the first one, in order."
     cut: str | None = None
-    "The beginning of a last line that was not written to its end."
+    "The text of a last line that was not written to its end; None if there is none."
 
     @property
     def ended(self) -> PlanEnded | None:
-        """How the execution ended; None if its process did before."""
+        """How the execution ended; None if the journal has no last line.
+
+        Then the execution still runs, its process ended before, or the journal ended early.
+        """
         last = self.lines[-1] if self.lines else None
         return last if isinstance(last, PlanEnded) else None
 
@@ -37,7 +40,7 @@ def load(path: Path) -> Recording:
         path: The file.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
         ParseError: See `loads`.
     """
     return loads(path.read_text(encoding="utf-8", errors="replace"))
@@ -47,10 +50,11 @@ def loads(text: str) -> Recording:
     """Parse a journal.
 
     Args:
-        text: What stands in the file.
+        text: The file's text.
 
     Raises:
-        ParseError: It does not begin with a plan, or a line that was written to its end is none.
+        ParseError: The first line is not a plan, a complete line is not a line of a journal, or
+            there is a second plan.
     """
     *whole, rest = text.split("\n")
     if not whole:

@@ -1,4 +1,4 @@
-"""Writing a journal while a plan is executed."""
+"""Write a journal while a plan is executed."""
 
 from __future__ import annotations
 
@@ -41,29 +41,30 @@ _MODE: Final = 0o600
 
 @final
 class Journal(Recorder):
-    """Writes what an execution does to a new file, one JSON object a line; a context manager.
+    """Records an execution in a new file, one JSON object per line; a context manager.
 
-    Give it to one `execute` as its recorder. A command's line is on disk before the command is
-    sent; the other lines are with the kernel when they are written, so that the end of this process
-    loses none of them. Only commands of the plan are written, not the questions that a wait asks.
+    Pass it to one `execute` as its recorder. A command's line is on disk before the command is
+    sent, and the whole journal is on disk when the plan ends. In between, lines may be only in the
+    kernel's cache: they survive the end of this process, but not a power failure. Commands of the
+    plan and of its recoveries are recorded; the queries of waits and checks are not.
 
-    A file that cannot be written any more ends the journal, not the execution: see `failure`. So
-    does a second plan, since a journal holds one.
+    If the file cannot be written, the journal ends and the execution continues: see `failure`. The
+    same happens if a second plan begins, since a journal holds one plan.
     """
 
     def __init__(self, path: Path) -> None:
-        """Make the file.
+        """Create the file.
 
         Args:
-            path: Its name.
+            path: The file.
 
         Raises:
-            OSError: It cannot be made; FileExistsError if it is there already.
+            OSError: The file cannot be created; FileExistsError if it exists.
         """
         self.path: Final = path
         "The file."
         self.failure: str | None = None
-        "Why nothing more is written, if that is so."
+        "Why the journal ended early; None if it did not."
         self._file: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
         self._began = False
 
@@ -74,9 +75,9 @@ class Journal(Recorder):
         self.close()
 
     def close(self) -> None:
-        """Close the file; may be called again. One without a plan is removed.
+        """Close the file; may be called again. A file without a plan is removed.
 
-        Nothing more is written to it, and `failure` does not change.
+        After that nothing is written, and `failure` does not change.
         """
         if self._file is None:
             return
@@ -87,7 +88,7 @@ class Journal(Recorder):
         if not self._began:
             self.path.unlink(missing_ok=True)
 
-    # -- what an execution tells
+    # -- the calls of an execution
 
     @override
     def plan_started(self, plan: Plan) -> None:
@@ -100,14 +101,14 @@ class Journal(Recorder):
 
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
-        """Write that it begins."""
+        """Write that the step begins."""
         self._write(StepBegan(**_now(), address=step.address))
 
     @override
     def step_progress(
         self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
-        """Write how far it is."""
+        """Write how far the step's copy is."""
         self._write(
             ProgressSeen(
                 **_now(),
@@ -120,18 +121,18 @@ class Journal(Recorder):
 
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
-        """Write what became of it."""
+        """Write the step's outcome."""
         self._write(StepEnded(**_now(), address=address, outcome=outcome))
 
     @override
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
-        """Write why."""
+        """Write the range that execution ended in, and why it has a recovery."""
         first, last, why = recovery.first, recovery.last, recovery.why
         self._write(RecoveryBegan(**_now(), first=first, last=last, why=why))
 
     @override
     def plan_finished(self, report: Report) -> None:
-        """Write how it ended, to the disk."""
+        """Write how the execution ended, and flush the file to the disk."""
         failed, code, advice = report.failed, report.exit_code, report.advice
         self._write(PlanEnded(**_now(), failed=failed, exit_code=code, advice=advice))
         self._attempt(os.fdatasync)
@@ -166,7 +167,7 @@ class Journal(Recorder):
 
     @override
     def connection_ended(self, plan: Plan, node: str, why: str) -> None:
-        """Write the end."""
+        """Write that the node's connection ended, and why."""
         self._write(ConnectionEnded(**_now(), node=node, why=why))
 
     # -- the file
@@ -181,13 +182,13 @@ class Journal(Recorder):
         try:
             act(self._file)
         except OSError as error:
-            # Behind a line that was cut off no other may follow.
+            # A line that was partly written must stay the last one.
             self.failure = f"{self.path}: {error.strerror}"
             _LOG.exception("the journal ends here")
 
 
 class _Now(TypedDict):
-    """When a line was written, by both clocks."""
+    """The time at which a line is written, by both clocks."""
 
     at: str
     monotonic_s: float

@@ -1,14 +1,14 @@
 """The only way to QEMU: a QMP connection to one node, with typed commands and typed events.
 
-What is particular to COLO control, and the reason for each:
+COLO needs three things that other QMP clients do not do, for these reasons:
 
-- Out-of-band execution is negotiated when the session is opened, since a connection that is opened
-  while QEMU is wedged is useless (qemu-behaviour 7.6).
-- A command whose limit passes stays sent. Its reply is still received when it comes, so that it is
-  never mistaken for the reply to another command (qemu-behaviour 7.5, 14.5).
-- Events are parsed as they arrive, handed to subscribers and then forgotten. What must not be
-  missed is latched: COLO_EXIT, which QEMU forgets (qemu-behaviour 18.4), QUORUM_REPORT_BAD, and
-  the SHUTDOWN of a guest that has powered itself off.
+- Out-of-band execution is negotiated when the session is opened: a connection that is opened while
+  QEMU's main loop is stuck is useless (qemu-behaviour 7.6).
+- A command whose limit passes is not withdrawn. Its reply is still read when it comes, so that it
+  is never mistaken for the reply to another command (qemu-behaviour 7.5, 14.5).
+- Events are parsed as they arrive, passed to subscribers and then forgotten. Events that must not
+  be missed are latched: COLO_EXIT, which QEMU forgets (qemu-behaviour 18.4), QUORUM_REPORT_BAD,
+  and the SHUTDOWN of a guest that has powered itself off.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ __all__ = (
 
 _R = TypeVar("_R")
 _LOG: Final = logging.getLogger(__name__)
-# QEMU reports the loss of a node at most once a second.
+# QEMU sends QUORUM_REPORT_BAD for one block node at most once a second.
 HELD_BACK_S: Final = 1.1
 
 
@@ -67,18 +67,18 @@ class HungUp:
     """The connection ended, which proves nothing about the node's death."""
 
     why: str
-    "What ended it, as a sentence without a full stop."
+    "What ended the connection, as a sentence without a full stop."
 
 
 Notice: TypeAlias = events.Event | HungUp
-"What a subscriber is told."
+"A subscriber is called with an event of QEMU, or with the end of the connection."
 Subscriber: TypeAlias = Callable[[Notice], None]
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Latched:
-    """What events told and no query tells: a session keeps it, also when it is reopened."""
+    """What only events report and no query returns; a session keeps it when it is reopened."""
 
     colo_exited: bool = False
     "COLO_EXIT was seen since the session was opened, or since `begin_generation`."
@@ -108,11 +108,11 @@ class Sent(Generic[_R]):
         return not self._task.done()
 
     def when_answered(self, on_answer: Callable[[object], None]) -> None:
-        """Call a function with the answer as it came, however late; never if none comes.
+        """Call a function with the answer when it comes, however late; never if none comes.
 
         Args:
-            on_answer: Is given what was returned, unparsed, or a CommandRefused. Called from the
-                event loop; must be quick and must not raise.
+            on_answer: Called with the return value of the reply, unparsed, or with a
+                CommandRefused. It runs in the event loop; it must be quick and must not raise.
         """
         self._task.add_done_callback(lambda _: self._hand_on(on_answer))
 
@@ -132,19 +132,19 @@ class Sent(Generic[_R]):
         """Wait for the reply.
 
         Args:
-            limit_s: How long to wait, in seconds from now; 0 or less for not at all.
+            limit_s: How long to wait, in seconds from now; 0 or less not to wait.
 
         Returns:
             The reply, parsed; the same one each time.
 
         Raises:
             CommandRefused: QEMU answered with an error; the session stays usable.
-            CommandUnknown: The command may have taken effect. Either the limit passed: `pending` is
-                true, the session stays usable, and you can wait again. Or the connection was lost:
-                the session is closed.
-            ConnectionFailed: The connection was lost before, so the command was not sent; the
+            CommandUnknown: The command may have taken effect. If the limit passed, `pending` is
+                true, the session stays usable, and you can call `reply` again. If the connection
+                was lost, the session is closed.
+            ConnectionFailed: The connection had been lost before, so the command was not sent; the
                 session is closed.
-            ParseError: The reply is not one to this command; the session stays usable.
+            ParseError: The reply does not fit this command; the session stays usable.
         """
         task = self._task
         if not task.done():
@@ -222,22 +222,23 @@ class Session:
 
         Args:
             node: Name of the node, for messages.
-            monitor: Where its QMP server listens.
-            limit_s: How long it may take in all, in seconds.
-            connector: How the monitor is reached, now and when the session is reopened; by its
-                address if None.
-            schemas: Where the schema is looked up before it is read, and kept for others; if None,
-                this session reads its own.
+            monitor: The address on which the node's QMP server listens.
+            limit_s: How long connecting and negotiating may take together, in seconds.
+            connector: Opens the socket to the monitor, now and when the session is reopened. None
+                to connect to the monitor's address from this machine.
+            schemas: A cache that is shared with other sessions, so that a QEMU build's schema is
+                read once; None to read it for this session alone.
 
         Returns:
-            The session. Close it with `aclose`, or enter it as a context.
+            The session. Close it with `aclose`, or use it in an `async with` statement.
 
         Raises:
-            ConnectionFailed: There is no such socket, nobody listens there, or what listens there
-                is no QEMU that offers QMP with out-of-band execution.
+            ConnectionFailed: There is no such socket, no process listens on it, or the process is
+                not a QEMU that offers QMP with out-of-band execution.
             Busy: No greeting came within the limit: another client holds the monitor, or the
                 process is stopped.
-            Unresponsive: Greeted, but the negotiation was never answered: the main loop is stuck.
+            Unresponsive: The greeting came, but the negotiation was not answered within the limit:
+                the main loop is stuck.
         """
         way = connector or open_monitor
         dialled = await dial(node, monitor, limit_s, way)
@@ -246,21 +247,22 @@ class Session:
         return session
 
     async def reopen(self, *, limit_s: float) -> None:
-        """Close the connection and open it anew, on the same monitor.
+        """Close the connection, and connect to the same monitor again.
 
-        QEMU answers the new negotiation after it is done with everything that was sent before,
-        so from then on nothing older is pending. Subscribers stay, and are told the end of the old
-        connection; a COLO_EXIT that came in between was missed, one that came before is still
-        latched. If it fails, the session is closed and can be reopened later.
+        QEMU answers the new negotiation after it has executed everything that was sent before, so
+        that afterwards no older command is pending. Subscribers stay subscribed, and are called
+        with the end of the old connection. A COLO_EXIT that QEMU sent before is still latched; one
+        that it sent between the two connections is lost. If `reopen` raises, the session is closed
+        and can be reopened later.
 
         Args:
-            limit_s: How long opening may take in all, in seconds. Closing comes before that, see
-                `aclose`.
+            limit_s: How long connecting and negotiating may take together, in seconds. The time of
+                closing (see `aclose`) is not counted.
 
         Raises:
-            ConnectionFailed: See `connect`; or a QEMU of another version answers there.
+            ConnectionFailed: See `connect`; or a QEMU of another version answers.
             Busy: See `connect`.
-            Unresponsive: What was sent before still holds up the main loop.
+            Unresponsive: An older command still blocks the main loop.
         """
         await self.aclose()
         dialled = await dial(self.node, self._monitor, limit_s, self._connector)
@@ -285,7 +287,7 @@ class Session:
     async def aclose(self) -> None:
         """Close the connection; may be called again. QEMU keeps running.
 
-        What was sent and not yet taken by QEMU has a second to leave; then it is dropped.
+        For one second, data that QEMU has not read yet can still be sent; then it is dropped.
         """
         self._closing("it was closed")
         self._close_asked.set()
@@ -298,12 +300,13 @@ class Session:
         """Send a command and do not wait for its reply.
 
         Args:
-            command: What to send.
-            oob: Send it out of band: QEMU then executes it while its main loop is blocked. QEMU
-                refuses it for most commands (qemu-behaviour 7.6).
+            command: The command.
+            oob: Whether to send it out of band: QEMU then executes it even if its main loop is
+                blocked. QEMU refuses this for most commands (qemu-behaviour 7.6).
 
         Returns:
-            The command under way. If the connection is lost, its `reply` says so, not this.
+            The command that was sent. If the connection is lost, `send` does not raise, but
+            `Sent.reply` does.
         """
         call = self._client.execute_msg(_message(command.qmp_name, command.arguments(), oob=oob))
         task = asyncio.get_running_loop().create_task(call)
@@ -312,12 +315,12 @@ class Session:
         return Sent(self, command, task)
 
     async def execute(self, command: QmpCommand[_R], *, limit_s: float, oob: bool = False) -> _R:
-        """Send a command and take its reply.
+        """Send a command and wait for its reply.
 
         Args:
-            command: What to send.
+            command: The command.
             limit_s: How long the reply may take, in seconds.
-            oob: Send it out of band; see `send`.
+            oob: Whether to send it out of band; see `send`.
 
         Returns:
             The reply, parsed.
@@ -326,20 +329,20 @@ class Session:
             CommandRefused: QEMU answered with an error; the session stays usable.
             CommandUnknown: The command may have taken effect: no reply came within the limit, and
                 the session stays usable; or the connection was lost, and the session is closed.
-            ConnectionFailed: The connection was lost before, so nothing was sent; the session is
-                closed.
-            ParseError: The reply is not one to this command; the session stays usable.
+            ConnectionFailed: The connection had been lost before, so nothing was sent; the session
+                is closed.
+            ParseError: The reply does not fit this command; the session stays usable.
         """
         return await self.send(command, oob=oob).reply(limit_s)
 
     async def instance(self, *, limit_s: float) -> str:
-        """The identity this QEMU was given at launch; empty if it was given none.
+        """The identity that this QEMU got at launch; empty if it got none.
 
-        It cannot change over one connection, so it is asked for once: later it is known without
-        a main loop that answers.
+        The identity cannot change during a connection, so QEMU is asked only once. Later calls
+        return it even if QEMU's main loop does not answer.
 
         Args:
-            limit_s: How long the reply may take, in seconds, the first time.
+            limit_s: How long the reply to the first call may take, in seconds.
 
         Raises:
             RemoteError: See `execute`.
@@ -353,11 +356,11 @@ class Session:
     async def schema(self, *, limit_s: float) -> Schema:
         """The commands, events and types of this QEMU.
 
-        They cannot change over one connection, so they are asked for once, as is `instance`. If a
-        `SchemaCache` knows this QEMU's build, only the names of the commands are asked for.
+        The schema cannot change during a connection, so QEMU is asked only once. If the session's
+        `SchemaCache` has the schema of this QEMU's build, only the names of the commands are read.
 
         Args:
-            limit_s: How long the reply may take, in seconds, the first time.
+            limit_s: How long each reply to the first call may take, in seconds.
 
         Raises:
             RemoteError: See `execute`.
@@ -379,7 +382,8 @@ class Session:
         return await self._schemas.of(build, read, limit_s=limit_s)
 
     def _take(self, task: asyncio.Task[object]) -> None:
-        # Whoever waits reads the task itself; this is for the reply nobody waits for any more.
+        # `Sent.reply` reads the task itself. This marks the error of a task as retrieved if no
+        # caller waits for the reply any more.
         self._sent.discard(task)
         if not task.cancelled():
             task.exception()
@@ -387,10 +391,12 @@ class Session:
     # -- who uses it
 
     def claim(self) -> bool:
-        """Take the session for one execution, until `release`; False if another one has it.
+        """Reserve the session for one execution, until `release`.
 
-        Two plans that were executed over one session at once would each find what the other one
-        has just changed.
+        If two plans were executed over one session at once, each would meet changes of the other.
+
+        Returns:
+            False if another execution has reserved the session.
         """
         if self._claimed:
             return False
@@ -398,7 +404,7 @@ class Session:
         return True
 
     def release(self) -> None:
-        """Let another execution have the session."""
+        """End the reservation that `claim` made."""
         self._claimed = False
 
     # -- what was seen
@@ -410,40 +416,41 @@ class Session:
 
     @property
     def latched(self) -> Latched:
-        """What QEMU has reported so far in events only; no query returns it."""
+        """What QEMU has reported so far by events alone; no query returns it."""
         return self._latched
 
     def begin_generation(self) -> None:
-        """Forget the latched COLO_EXIT and lost disks: they say nothing of the next COLO.
+        """Forget the latched COLO_EXIT and QUORUM_REPORT_BAD, before COLO starts again.
 
-        Call it when `migrate` or `migrate-incoming` is sent (qemu-behaviour 4.17). QEMU may hold a
-        report of a lost disk back for a second, even if the disk was replaced meanwhile: for that
-        long another report of the same block node is ignored (qemu-behaviour 5.10).
+        Call it when you send `migrate` or `migrate-incoming` (qemu-behaviour 4.17). QEMU may send a
+        QUORUM_REPORT_BAD up to a second late, when the block node has already been replaced. So a
+        report about a block node that was latched is ignored for 1.1 s (qemu-behaviour 5.10).
         """
         until = asyncio.get_running_loop().time() + HELD_BACK_S
         self._held_back_until = dict.fromkeys(self._latched.quorum_bad, until)
         self._latched = attrs.evolve(self._latched, colo_exited=False, quorum_bad=())
 
     def mark(self) -> int:
-        """A point in the order of events, for `checkpoint_since` and `wait_change`."""
+        """The current position in the order of events, for `checkpoint_since` and `wait_change`."""
         return self._count
 
     def checkpoint_since(self, mark: int) -> bool:
-        """Whether STOP and then RESUME were seen after `mark`.
+        """Whether the events STOP and then RESUME came after a `mark`.
 
         Source: qemu-behaviour 4.13.
         """
         return self._checkpoint_at > mark
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Hand each event, and the end of the connection, to a subscriber as they come.
+        """Call a function with each event, and with the end of the connection.
 
-        An event that cannot be parsed is logged and left out. The end of a connection is told once,
-        even if it is this program that calls `aclose`; a session that is closed already tells
-        nothing until it is reopened.
+        An event that cannot be parsed is logged and not passed on. The end of a connection is
+        passed on once, also if this program ends it with `aclose`. A session that is already closed
+        calls nothing until it is reopened.
 
         Args:
-            subscriber: Called from the event loop; must be quick and must not raise.
+            subscriber: The function. It runs in the event loop; it must be quick and must not
+                raise.
 
         Returns:
             A function that ends the subscription; a second call does nothing.
@@ -459,28 +466,28 @@ class Session:
     async def wait_change(self, limit_s: float, *, since: int | None = None) -> None:
         """Wait for an event, the end of the connection or the limit, whichever is first.
 
-        On a session that is closed it returns at once: nothing happens there any more.
+        On a closed session the call returns at once.
 
         Args:
             limit_s: How long to wait, in seconds.
-            since: A `mark`; returns at once if there was an event after it. None means from now.
+            since: A `mark`: the call returns at once if an event came after it; None for now.
         """
         if self.closed:
             return
         await wait_any_change({self: self._count if since is None else since}, limit_s)
 
-    # -- how it is told
+    # -- receiving
 
     def _begin(self, early: list[Message]) -> None:
-        # From here on each event is used up by its filter: the client would keep it for ever.
+        # The filter returns False for each event; otherwise the client would keep it for ever.
         self._client.events.event_filter = self._on_message
         for message in early:
             self._on_message(message)
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
-        # After a hang-up the client stays half open until somebody disconnects it, once
-        # (qemu-behaviour 14.8).
+        # After a hang-up the client stays half open until it is disconnected, which must be done
+        # exactly once (qemu-behaviour 14.8).
         loop = asyncio.get_running_loop()
         asked = loop.create_task(self._close_asked.wait())
         while self._client.runstate is Runstate.RUNNING and not asked.done():
@@ -538,8 +545,8 @@ def _message(name: str, arguments: Mapping[str, object], *, oob: bool) -> Messag
 
 @functools.cache
 def _without_arguments(name: str, *, oob: bool) -> Message:
-    # The client copies it before it gives it an id. It is made anew for each question otherwise,
-    # and a supervisor asks the same one thousands of times a second.
+    # Cached, since a supervisor sends the same questions thousands of times a second. The client
+    # copies the message before it adds an id.
     return QMPClient.make_execute_msg(name, oob=oob)
 
 
@@ -547,8 +554,9 @@ async def wait_any_change(since: Mapping[Session, int], limit_s: float) -> None:
     """Wait for an event or a hang-up of any of these sessions, or the limit.
 
     Args:
-        since: Sessions, each with a `mark`; an event after it ends the wait, and so does a session
-            whose connection ends meanwhile. One that was closed before does not.
+        since: Session to its `mark`. The wait ends when an event comes after the mark of one of
+            them, or when a connection ends during the wait. A session that was closed before does
+            not end it.
         limit_s: How long to wait, in seconds.
     """
     changed = asyncio.Event()
@@ -565,6 +573,6 @@ async def wait_any_change(since: Mapping[Session, int], limit_s: float) -> None:
 
 
 async def _runstate_change(client: QMPClient) -> None:
-    # Changes are not kept: one that happened before this runs would be missed.
+    # `runstate_changed` waits for a later change, so the current state is looked at first.
     if client.runstate is Runstate.RUNNING:
         await client.runstate_changed()

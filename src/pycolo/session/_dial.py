@@ -1,4 +1,4 @@
-"""A QMP connection, from the socket to the end of its negotiation, and its end."""
+"""Open a QMP connection, from the socket to the end of the negotiation, and close one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pycolo.model.node import Monitor
 from pycolo.qmp.replies import VersionInfo
 from pycolo.session._socket import Connector, address_of, os_text
 
-# How long what was sent may take to leave before the connection is cut.
+# How long QEMU may take to read the data that was sent, before the connection is cut.
 _FLUSH_S: Final = 1.0
 
 
@@ -27,26 +27,26 @@ _FLUSH_S: Final = 1.0
 class Client(QMPClient):
     """The QMP client, with two changes.
 
-    It formats messages for its debug log only if that log is on: formatting takes longer than most
-    of what it does. And its connection can be cut: its own `disconnect` waits until the server has
-    read all that was sent, which a QEMU that is stopped never does.
+    It formats messages for its debug log only if that log is enabled, because formatting takes
+    longer than most of its other work. And `cut` ends its connection at once: the `disconnect` of
+    qemu.qmp waits until the server has read everything, which a stopped QEMU never does.
     """
 
     _socket: socket.socket | None = None
 
     async def connect_to(self, opened: socket.socket) -> None:
-        """Take a connected socket, read the greeting and negotiate; errors as `connect`."""
+        """Read the greeting from a connected socket, and negotiate; errors as of `connect`."""
         self._socket = opened
         await self.connect(opened)
 
     def cut(self) -> None:
-        """End the connection at the socket: what was not sent yet is lost."""
+        """Shut the socket down; data that was not sent yet is lost."""
         if self._socket is not None:
-            # It may be closed already, by either side.
+            # OSError: either side has closed it already.
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
-    # The hooks for subclasses, of which both format.
+    # The two hooks of QMPClient that format messages.
 
     @override
     def _cb_outbound(self, msg: Message) -> Message:
@@ -60,7 +60,7 @@ class Client(QMPClient):
 @final
 @attrs.frozen(kw_only=True)
 class Dialled:
-    """A connection that was negotiated."""
+    """A connection whose negotiation is done."""
 
     client: Client
     early: list[Message]
@@ -68,7 +68,10 @@ class Dialled:
 
 
 async def dial(node: str, monitor: Monitor, limit_s: float, connector: Connector) -> Dialled:
-    """Connect to a monitor and negotiate out-of-band execution; see `Session.connect`."""
+    """Connect to a monitor and negotiate out-of-band execution.
+
+    Arguments and errors are those of `Session.connect`.
+    """
     address = address_of(monitor)
     client = Client(node)
     early: list[Message] = []
@@ -83,7 +86,7 @@ async def dial(node: str, monitor: Monitor, limit_s: float, connector: Connector
     except ConnectError as error:
         raise ConnectionFailed(node, address, _no_qmp(error)) from error
     except AssertionError as error:
-        # qemu.qmp takes it for granted that nobody hangs up in the moment after negotiation.
+        # qemu.qmp asserts that the connection is still open right after the negotiation.
         why = await disconnected(client) or "it hung up at once"
         raise ConnectionFailed(node, address, why) from error
     try:
@@ -95,9 +98,13 @@ async def dial(node: str, monitor: Monitor, limit_s: float, connector: Connector
 
 
 async def _greet(client: Client, node: str, monitor: Monitor, connector: Connector) -> None:
-    """Connect until nothing but the greeting and the negotiation's reply comes.
+    """Connect and negotiate; try three times.
 
-    A reply that a client before us did not wait for may come in between (qemu-behaviour 14.10).
+    The reply to a command of an earlier client may come instead of the greeting or of the
+    negotiation's reply; then another attempt is made (qemu-behaviour 14.10).
+
+    Raises:
+        ConnectError: The last attempt failed, or an earlier one failed for another reason.
     """
     for last in (False, False, True):
         try:
@@ -128,7 +135,10 @@ def _greeted(client: QMPClient, node: str, address: str) -> VersionInfo:
 
 
 async def disconnected(client: Client) -> str:
-    """Bring the client back to idle; what it raises then is why the connection ended."""
+    """Disconnect the client, and return why the connection ended; empty if nothing was wrong.
+
+    Data that the server does not read within a second is dropped.
+    """
     if client.runstate is Runstate.IDLE:
         return ""
     cut = asyncio.get_running_loop().call_later(_FLUSH_S, client.cut)
@@ -137,7 +147,7 @@ async def disconnected(client: Client) -> str:
     except (EOFError, OSError, QMPError) as error:
         return str(error)
     except (ValueError, RecursionError) as error:
-        # What the client's reader could not take in: a line without end, a number, a deep nest.
+        # The client could not read a message: its line, a number or its nesting is too long.
         return f"it sent what is no QMP ({error})"
     finally:
         cut.cancel()

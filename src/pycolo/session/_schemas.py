@@ -1,4 +1,4 @@
-"""Schemas that are read once for all QEMUs of one build."""
+"""The schema of each QEMU build, read once."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from pycolo.qmp.schema import Schema
 @final
 @attrs.frozen(kw_only=True)
 class Build:
-    """What tells one build of QEMU from another, by what it says of itself."""
+    """A build of QEMU, identified by its version and its commands."""
 
     version: VersionInfo
-    "Its version and the distribution's package, from its greeting."
+    "QEMU's version and the distribution's package, from its greeting."
     commands: frozenset[str]
-    "The names of all its commands."
+    "The names of all commands that it has."
 
 
 @final
 class SchemaCache:
-    """The schemas of the QEMUs that a program talks to, each build's read and parsed once.
+    """A cache of schemas: the schema of each QEMU build is read and parsed once.
 
-    A schema is a reply of some 200 KiB, and to read it takes most of the time that a connection
-    takes. Hand one cache to all sessions of an event loop: QEMUs share a schema if their
+    A schema is a reply of about 200 KiB, and reading it takes most of the time of opening a
+    connection. Pass one cache to all sessions of an event loop. QEMUs share a schema if their
     version, their package and the names of all their commands are equal.
 
-    The version alone would not be enough: a QEMU that was configured without replication, or
-    patched, may have the same one. Such a QEMU has other commands (qemu-behaviour 19.9), so that
-    its own schema is read. Two builds that differ in a command's arguments alone are taken for one;
-    what only one of them accepts is then refused by QEMU and not by the compiler.
+    The version alone is not enough: a QEMU that was configured without replication, or patched, may
+    have the same version, but it has other commands (qemu-behaviour 19.9). Two builds that differ
+    only in a command's arguments count as one; then QEMU, and not the compiler, refuses an argument
+    that it does not know.
     """
 
     def __init__(self) -> None:
@@ -45,13 +45,13 @@ class SchemaCache:
     async def of(
         self, build: Build, read: Callable[[], Awaitable[Schema]], *, limit_s: float
     ) -> Schema:
-        """The schema of a build; whoever asks for it first reads it.
+        """The schema of a build; the first call for a build reads it.
 
         Args:
             build: The build.
-            read: Reads the schema of this build.
-            limit_s: How long to wait for somebody else who reads it, in seconds; then it is read
-                here as well.
+            read: Reads the schema of this build from a QEMU.
+            limit_s: How long to wait for another call that reads the schema of this build, in
+                seconds; after that this call reads it too.
 
         Raises:
             RemoteError: As `read`.
@@ -59,7 +59,7 @@ class SchemaCache:
         """
         lock = self._reading.setdefault(build, asyncio.Lock())
         async with contextlib.AsyncExitStack() as held:
-            # Its QEMU may hang while it is asked, which is no reason for others to wait for ever.
+            # The QEMU that the other call asks may hang; this call must not wait for ever.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(limit_s):
                     await held.enter_async_context(lock)

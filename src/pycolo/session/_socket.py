@@ -1,4 +1,4 @@
-"""The way to a monitor's socket on this machine."""
+"""Connect to a monitor's socket on this machine."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pycolo.model.node import Monitor, TcpMonitor, UnixMonitor
 Connector: TypeAlias = Callable[[str, Monitor], Awaitable[socket.socket]]
 "Opens a connected, non-blocking socket to a node's monitor; raises ConnectionFailed."
 
-# `localhost` is on this machine whatever the resolver says, and needs no thread to find out.
+# `localhost` is this machine, whatever the resolver says, so no thread is needed to resolve it.
 _LOCALHOST: Final = ("127.0.0.1", "::1")
 _LINE_S: Final = 0.01
 
 
 def address_of(monitor: Monitor) -> str:
-    """A monitor's address as messages tell it."""
+    """A monitor's address as it is written in messages."""
     match monitor:
         case UnixMonitor(path=path):
             return path
@@ -35,10 +35,14 @@ def address_of(monitor: Monitor) -> str:
 
 
 async def open_monitor(node: str, monitor: Monitor) -> socket.socket:
-    """Open a connected, non-blocking socket to a monitor on this machine.
+    """Open a non-blocking socket, connected to a monitor's address from this machine.
+
+    Args:
+        node: The node's name, for the error.
+        monitor: The monitor.
 
     Raises:
-        ConnectionFailed: There is no such socket, or nobody listens there.
+        ConnectionFailed: There is no such socket, or no process listens on it.
     """
     match monitor:
         case UnixMonitor(path=path):
@@ -96,5 +100,5 @@ async def _open_tcp(node: str, monitor: TcpMonitor) -> socket.socket:
 
 
 def os_text(error: OSError) -> str:
-    """What the system says of an error, without the file that it was about."""
+    """The operating system's text of an error, without the name of the file."""
     return os.strerror(error.errno) if error.errno else str(error)
