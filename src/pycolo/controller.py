@@ -1,7 +1,8 @@
-"""One pair under control: its sessions held, its events watched, its failovers ready.
+"""Control one pair: keep its sessions open, watch its events and keep its failover plans ready.
 
-A `PairController` looks at a pair, has `next_step` say what is next, and does it. What it cannot do
-by itself it gives back: a QEMU that nobody proves dead, or what a person must decide.
+A `PairController` reads the state of a pair, asks `next_step` for the next step, and executes it. A
+step that it cannot do is returned to the caller: a QEMU whose end is not proven, or a decision that
+a person must make.
 """
 
 from __future__ import annotations
@@ -51,24 +52,27 @@ from pycolo.standing import Standing, standing
 CONNECT_S: Final = 5.0
 HOST_S: Final = 10.0
 AWAY_S: Final = 2.0
-"How long a host is waited for that was out of reach at the last look."
+"The time limit of an attempt to reach a host that was out of reach at the last look, in seconds."
 FULL_LOOK_S: Final = 600.0
-"How long a protected pair of which nothing is heard is only glanced at."
+"How long a protected pair without events is read by `glance` alone, in seconds."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Round:
-    """One look at a pair, and what came of it."""
+    """The result of one `PairController.reconcile`."""
 
     step: NextStep
-    "What was next."
+    "The next step that was found."
     report: Report | None = None
-    "What came of the plan that was executed; None if none was."
+    "The report of the plan that was executed; None if no plan was executed."
     why: str = ""
-    "Why the step was not done, as a sentence without a full stop; empty if it was."
+    """Why the step was not done, as a sentence without a full stop; empty if it was done.
+
+    It is also empty if a plan was executed and failed: then `report` says why.
+    """
     is_overtaken: bool = False
-    "It was not done since something else came first: look again, nothing has failed."
+    "Whether the state changed before the step was done: nothing failed, call `reconcile` again."
 
 
 @final
@@ -77,31 +81,31 @@ class Compiled:
     """A plan for `PairController.execute`."""
 
     plan: Plan
-    "What to do."
+    "The plan."
     since: int
-    "How many executions there had been when it was compiled."
+    "The controller's count of executions when the plan was compiled."
 
 
 @final
 class PairController:
-    """Keeps one pair as it is wanted; an asynchronous context manager, which closes its sessions.
+    """Keeps one pair in the wanted state; an asynchronous context manager that closes its sessions.
 
-    It belongs to one event loop. If two of its methods execute a plan, the second one waits for the
-    first. `died` does not wait for a resync that has become pointless: it cancels the resync, and
-    the next `reconcile` fails over.
+    A controller belongs to one event loop. If two of its methods execute a plan, the second one
+    waits for the first. `died` does not wait for a resync, which the death of a node makes
+    pointless: it cancels the resync, and the next `reconcile` fails over.
 
     Args:
         pair: The declaration.
-        hosts: Node name to its host, spares included; not closed by it.
-        want: What is wanted, until the method `want` says otherwise.
-        observer: Is called with what every execution does.
-        resyncs: Held during each resync, so that among all pairs that share it at most its number
-            run at once. A failover never waits for it.
+        hosts: Node name to its host, spares included; the controller does not close them.
+        want: The wanted state, until the method `want` sets another one.
+        observer: Called with the progress of every execution.
+        resyncs: A semaphore that is held during each resync. It limits how many resyncs run at once
+            among the controllers that share it; a failover never waits for it. None for no limit.
         assume_good: QEMU versions that the operator vouches for.
-        schemas: Shared by all controllers of an event loop, so that each QEMU build's schema is
-            read once; None for a cache of its own.
-        on_event: Is called with the node and each event and hang-up of its session; must be quick
-            and must not raise.
+        schemas: A cache to share among all controllers of an event loop, so that each QEMU build's
+            schema is read once; None for a separate cache.
+        on_event: Called with the node's name and each event or hang-up of its session; must be
+            quick and must not raise.
 
     Raises:
         DeclarationError: A node has no host, or `want` is not one of `Want`.
@@ -157,8 +161,8 @@ class PairController:
     async def aclose(self) -> None:
         """Close the sessions; may be called again. QEMUs keep running.
 
-        An execution is cancelled first, which takes effect between two steps. The controller can be
-        used afterwards: it connects anew.
+        A running execution is cancelled first, and awaited: it ends between two steps. The
+        controller can be used afterwards: it connects again.
         """
         if self._current is not None:
             self._current[1].cancel()
@@ -167,49 +171,50 @@ class PairController:
             _, session = self._sessions.popitem()
             await session.aclose()
 
-    # -- how it stands
+    # -- the pair's state
 
     @property
     def armed(self) -> Mapping[str, Plan]:
-        """The failover plans that are ready, by survivor.
+        """The failover plans that are ready: the surviving node's name to its plan.
 
-        `reconcile` and `arm` set them when the pair is settled and protected; every execution and
-        `look_aside` clear them.
+        `reconcile` and `arm` set them if the pair is settled and protected. Every execution and
+        every end of a QEMU by `reconcile` clear them, and so do `look_aside` and the beginning of
+        `arm`.
         """
         return self._armed
 
     @property
     def standing(self) -> Standing | None:
-        """How the pair stood at the last look; None before the first one."""
+        """The pair's standing by the last snapshot; None before the first one."""
         return None if self._snapshot is None else standing(self._snapshot)
 
     @property
     def is_acting(self) -> bool:
-        """Whether a plan is executed, or about to be, right now."""
+        """Whether a plan is being executed, or is about to be."""
         return self._acting.locked()
 
     @property
     def snapshot(self) -> Snapshot | None:
-        """What the last look showed; None before the first one."""
+        """The last snapshot of the pair; None before the first one."""
         return self._snapshot
 
     async def look(self) -> Snapshot:
-        """Read the pair as a whole, and do nothing about what is found.
+        """Read the whole state of the pair, and change nothing.
 
         Returns:
-            What it shows. What does not answer is in it, and is no error.
+            The state. A node or host that does not answer is part of it and raises no error.
         """
         async with self._rounds:
             return await self._look()
 
     async def look_aside(self) -> Snapshot:
-        """Read the pair as a whole over the observer monitors, and leave every monitor free.
+        """Read the whole state of the pair over the observer monitors, and close every session.
 
-        The sessions to the control monitors are closed before, so that another program can act on
-        the pair. What was armed or compiled before is not executed any more.
+        The sessions to the control monitors are closed first, so that another program can act on
+        the pair. Plans that were armed or compiled before are not executed any more.
 
         Returns:
-            What it shows; see `look`.
+            The state; see `look`.
         """
         async with self._rounds, self._acting:
             self._executions += 1
@@ -228,15 +233,15 @@ class PairController:
             return self._snapshot
 
     async def reach(self, node: str, *, limit_s: float) -> Session | None:
-        """The session to a node's QEMU, opened anew if it was lost.
+        """The session to a node's QEMU, reopened if it was lost.
 
         Args:
             node: The node.
-            limit_s: How long opening it may take, in seconds.
+            limit_s: How long opening the session may take, in seconds.
 
         Returns:
-            The session; send nothing over it that changes what a plan relies on. None if nothing
-            answers, or if it was lost while a plan is executed.
+            The session. Send no command over it that changes the state that plans rely on. None if
+            QEMU does not answer, or if the session is closed and a plan is being executed.
 
         Raises:
             DeclarationError: The pair has no such node.
@@ -250,30 +255,31 @@ class PairController:
         return found if isinstance(found, Session) else None
 
     async def wait(self, limit_s: float) -> bool:
-        """Wait until something has happened since the last `reconcile` or `arm` began.
+        """Wait for a change since the beginning of the last `reconcile` or `arm`.
 
-        An event or the end of a session, an execution, evidence of a QEMU's end and a change of
-        what is wanted count; while failovers are armed, a checkpoint's STOP and RESUME do not. Once
-        something has happened it returns at once, until `reconcile` or `arm` is called again.
+        A change is an event of QEMU, the end of a session, an execution, evidence of a QEMU's end
+        or a call of `want`. While failovers are armed, STOP and RESUME are no change: each
+        checkpoint sends both. After a change, `wait` returns at once until `reconcile` or `arm` is
+        called again.
 
         Args:
             limit_s: How long to wait, in seconds.
 
         Returns:
-            Whether something happened.
+            Whether there was a change.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._changed.wait()
         return self._changed.is_set()
 
-    # -- what is wanted
+    # -- the wanted state
 
     def want(self, want: Want) -> None:
-        """Say what is wanted from now on; `reconcile` brings it about.
+        """Set the wanted state; `reconcile` brings the pair into it.
 
         Args:
-            want: What is wanted.
+            want: The wanted state.
 
         Raises:
             DeclarationError: `want` is not one of `Want`; the controller keeps the value it had.
@@ -283,20 +289,22 @@ class PairController:
         self._changed.set()
 
     async def reconcile(self, *, avoid: Collection[str] = ()) -> Round:
-        """Look at the pair, and do what is next; call it again until it is settled.
+        """Read the state of the pair and do the next step; call it until the step is `Settled`.
 
-        A protected pair of which nothing was heard since is asked three questions a node; only
-        if an answer differs, and every ten minutes, it is read as a whole: see `glance`.
+        If failovers are armed and there was no change since (see `wait`), each node is only asked
+        the three questions of `glance`. The whole state is read if an answer differs, and every ten
+        minutes.
 
         Args:
             avoid: Nodes on which no secondary is to be launched.
 
         Returns:
-            The next step and what came of it. If it was not done, `why` says why. If `is_overtaken`
-            is set, another plan was executed meanwhile, or something happened while a resync waited
-            for its turn: call `reconcile` again. If the step is `Prove` and nobody can show that
-            the QEMU has ended, call it again while the QEMU may still answer or end; then fence it
-            and call `died`. If the step is `Decide`, a person must act.
+            The next step and its result. If the step was not done, `why` says why. If
+            `is_overtaken` is true, another plan was executed meanwhile, or a change came while a
+            resync waited for its turn: call `reconcile` again. If the step is `Prove` and there is
+            no evidence that the QEMU has ended, call `reconcile` again as long as the QEMU may
+            still answer or end; then fence it and call `died`. If the step is `Decide`, a person
+            must act.
         """
         async with self._rounds:
             if await self._stands():
@@ -317,21 +325,21 @@ class PairController:
             self._resyncs.release()
 
     def begin_generation(self) -> None:
-        """Forget what QEMUs said of a COLO that has ended: another program begins the next one."""
+        """Call `Session.begin_generation` of each session, before another program starts COLO."""
         for session in self._sessions.values():
             session.begin_generation()
 
     async def arm(self) -> Snapshot:
-        """Look at the pair, arm its failovers if it is settled, and do nothing else.
+        """Read the whole state of the pair, arm its failovers if it is settled, and change nothing.
 
-        For the node that does not drive the pair: what is not settled is the other one's to mend.
+        It is for a controller that does not drive the pair, while another one calls `reconcile`.
 
         Returns:
-            What the pair shows.
+            The state; see `look`.
         """
         async with self._rounds:
             self._changed.clear()
-            # Whoever drives the pair may have replaced any QEMU since.
+            # The controller that drives the pair may have replaced any QEMU since.
             self._armed = {}
             since = self._executions
             snapshot = await self._look()
@@ -341,12 +349,12 @@ class PairController:
             return snapshot
 
     async def _turn(self, resyncs: asyncio.Semaphore) -> bool:
-        """Wait for a place among the resyncs; False, without one, if something happens first."""
+        """Acquire the semaphore of resyncs; False, without it, if there is a change first."""
         turn = asyncio.get_running_loop().create_task(resyncs.acquire())
         return await self._unless_changed(turn)
 
     async def _unless_changed(self, task: asyncio.Task[bool]) -> bool:
-        """The result of a task; False if something happens first: the task is cancelled then."""
+        """Wait for a task's result; if there is a change first, cancel the task: False."""
         change = asyncio.get_running_loop().create_task(self._changed.wait())
         try:
             await asyncio.wait((task, change), return_when=asyncio.FIRST_COMPLETED)
@@ -358,17 +366,17 @@ class PairController:
         return not task.cancelled() and task.result()
 
     async def died(self, evidence: Evidence) -> Report | None:
-        """Take note that a QEMU has ended, and fail over at once if a plan is armed for it.
+        """Note that a QEMU has ended, and fail over at once if a plan is armed for its end.
 
         Nothing is read or compiled first.
 
         Args:
-            evidence: Who says so, and of which QEMU.
+            evidence: The evidence; it names the QEMU.
 
         Returns:
-            What came of the failover. None if nothing was executed, because no plan was armed for
-            this QEMU's end, the evidence is about another QEMU of the node, the survivor lacks
-            writes, or another plan was executed meanwhile. Then `reconcile` says what is next.
+            The report of the failover. None if nothing was executed, because no plan was armed for
+            this QEMU's end, the evidence is about another QEMU of the node, a disk of the survivor
+            has refused a write, or another plan was executed meanwhile. Then call `reconcile`.
         """
         node = evidence.node
         if not self.note(evidence):
@@ -379,20 +387,20 @@ class PairController:
         report = None if plan is None else await self._execute(plan, self._executions)
         session = self._sessions.get(node)
         if session is not None:
-            # Nothing answers there any more, and the connection to a lost host may never end. It
-            # is not let go: a resync that was cancelled may not have ended yet.
+            # The QEMU is gone, and a connection to a lost host may never end by itself. The session
+            # stays in `_sessions`: a resync that was cancelled may still use it.
             await session.aclose()
         return report
 
     def note(self, evidence: Evidence) -> bool:
-        """Take note that a QEMU has ended, for the plans from now on; nothing is done about it.
+        """Note that a QEMU has ended, as evidence for later plans; nothing is executed.
 
         Args:
-            evidence: Who says so, and of which QEMU.
+            evidence: The evidence; it names the QEMU.
 
         Returns:
-            False, and no note is taken, if another QEMU was seen on the node since the controller
-            was made: then the evidence says nothing of that one.
+            False if this controller last saw another QEMU on the node. Then the evidence proves
+            nothing about that one, and is not kept.
         """
         node = evidence.node
         if self._instances.get(node, evidence.instance) != evidence.instance:
@@ -402,19 +410,21 @@ class PairController:
         return True
 
     async def compile(self, procedure: Procedure, options: Options) -> Compiled:
-        """Compile a procedure from what is live, for `execute`.
+        """Read the state of the pair and compile a procedure from it, for `execute`.
 
         Args:
-            procedure: What to do; none that launches a QEMU.
-            options: What it is asked for besides the pair.
+            procedure: The procedure; any but `launch`.
+            options: The options of the procedure. The controller's own `assume_good` replaces
+                theirs.
 
         Returns:
-            The plan, to be executed unless another execution comes first.
+            The plan. `execute` does not execute it if another plan is executed first.
 
         Raises:
-            RefusedError: No safe way leads there, or a person must decide. Nothing was changed.
+            RefusedError: There is no safe way to the goal, or a person must decide. Nothing was
+                changed; the controller can still be used.
             DeclarationError: An option breaks its rule, or names a node that the pair does not
-                have.
+                have. The controller can still be used.
         """
         options = attrs.evolve(options, assume_good=self._assume_good)
         async with self._rounds:
@@ -424,41 +434,43 @@ class PairController:
         return Compiled(plan=plan, since=since)
 
     async def execute(self, compiled: Compiled, observer: Observer | None = None) -> Report | None:
-        """Execute a plan that `compile` gave.
+        """Execute a plan that `compile` returned.
 
         Args:
             compiled: The plan.
-            observer: Is called with what happens, besides the controller's own.
+            observer: Called with the progress, in addition to the controller's own observer.
 
         Returns:
-            What came of it. None, and nothing is done, if another plan was executed, or
-            `look_aside` was called, since it was compiled.
+            The report. None, and nothing is done, if since the plan was compiled another plan was
+            executed, `reconcile` ended a QEMU, or `look_aside` was called.
         """
         return await self._execute(compiled.plan, compiled.since, observer)
 
     async def converge(self, approve: Callable[[Plan], Awaitable[bool]]) -> Report | None:
-        """Remove what differs from the declaration, once the caller has approved the plan.
+        """Compile `converge`, have the caller approve the plan, and execute it.
 
         Args:
-            approve: Is shown the plan and says whether it may be executed.
+            approve: Called with the plan; returns whether it may be executed.
 
         Returns:
-            What came of it; None if nothing differs, or it was not approved.
+            The report. None if nothing differs from the declaration, if the plan was not approved,
+            or if `execute` returned None.
 
         Raises:
-            RefusedError: No safe way leads there. Nothing was changed.
+            RefusedError: There is no safe way to the declared state. Nothing was changed; the
+                controller can still be used.
         """
         compiled = await self.compile("converge", Options())
         if not compiled.plan.acts or not await approve(compiled.plan):
             return None
         return await self.execute(compiled)
 
-    # -- looking
+    # -- reading the state
 
     async def _left(self) -> Snapshot | None:
-        """What a resync that has just succeeded left; None if a glance shows something else.
+        """The state after a resync that has just succeeded; None if a glance shows another one.
 
-        The failovers are armed by it at once, and the pair is read as a whole in the next round.
+        So the failovers are armed without a full read, which the next `reconcile` does.
         """
         left, self._joined = self._joined, None
         if left is None:
@@ -473,7 +485,7 @@ class PairController:
         now_s = asyncio.get_running_loop().time()
         away = self._away()
         if not away or now_s - self._waited_at > FULL_LOOK_S:
-            # A way that takes longer must not stay closed for ever.
+            # Now and then the full time limit is used: a host may need longer than `AWAY_S`.
             away, self._waited_at = frozenset(), now_s
         self._looked_at = now_s
         nodes = await self._nodes(away)
@@ -489,7 +501,10 @@ class PairController:
         return snapshot
 
     def _away(self) -> frozenset[str]:
-        """The nodes whose hosts nobody reached at the last look: a dead one may stay declared."""
+        """The nodes whose record was not read and whose QEMU did not answer at the last look.
+
+        They get a shorter time limit, since a host that is gone may stay declared.
+        """
         seen = self._snapshot
         if seen is None:
             return frozenset()
@@ -500,7 +515,7 @@ class PairController:
         )
 
     async def _stands(self) -> bool:
-        """Whether a glance shows a protected pair as it was when it was last read as a whole."""
+        """Whether failovers are armed and a glance shows the pair as the last snapshot does."""
         old = asyncio.get_running_loop().time() - self._looked_at > FULL_LOOK_S
         armed, seen = self._armed, self._snapshot
         if not armed or seen is None or old or self._changed.is_set():
@@ -525,17 +540,17 @@ class PairController:
         return self._by_evidence(name, await self._connected(name, limit_s))
 
     def _by_evidence(self, name: str, found: Session | NodeState) -> Session | NodeState:
-        """What is found, or the evidence that the QEMU which does not answer has ended."""
+        """The state that was found; `Dead` if QEMU does not answer and there is evidence."""
         evidence = self._dead.get(name)
         if evidence is not None and not isinstance(found, Session):
             return Dead(evidence=evidence)
-        # Something answers: somebody else has launched it, or the evidence was false.
+        # A QEMU answers: another program has launched it, or the evidence was false.
         self._dead.pop(name, None)
         return found
 
     async def _connected(self, name: str, limit_s: float) -> Session | NodeState:
         async with self._dialling[name]:
-            # Whoever waited for its turn finds the session that the other one has opened.
+            # Another call may have opened the session while this one waited for the lock.
             session = self._sessions.get(name)
             if session is not None and not session.closed:
                 return session
@@ -550,7 +565,7 @@ class PairController:
         except RemoteError as error:
             return Unreachable(why=str(error))
         if self._instances.get(name, instance) != instance:
-            # What was latched was said by the QEMU before.
+            # The latched events came from an earlier QEMU.
             session.begin_generation()
         self._instances[name] = instance
         return session
@@ -569,14 +584,18 @@ class PairController:
         return self._by_evidence(name, found)
 
     async def _opened(self, name: str, limit_s: float) -> Session:
-        """A session anew, which keeps what the one before has latched."""
+        """Open a node's session; a session that was lost is reopened, and keeps its latched events.
+
+        Raises:
+            RemoteError: See `Session.connect` and `Session.reopen`.
+        """
         session = self._sessions.get(name)
         if session is not None:
             try:
                 await session.reopen(limit_s=limit_s)
             except ConnectionFailed as error:
                 if "answers there" in error.why:
-                    # A QEMU of another version: nothing of the one before is of use.
+                    # A QEMU of another version: the old session is of no use.
                     del self._sessions[name]
                 raise
             return session
@@ -592,7 +611,7 @@ class PairController:
         if self._listener is not None:
             self._listener(node, notice)
         if self._armed and isinstance(notice, StopEvent | ResumeEvent):
-            # Every checkpoint is one of each; a guest that somebody has paused shows at a glance.
+            # Every checkpoint sends both. `glance` finds a guest that was paused otherwise.
             return
         self._changed.set()
 
@@ -650,7 +669,7 @@ class PairController:
             return Round(step=step, why=str(error))
         report = await self._execute(plan, since)
         if report is not None:
-            # What is known of the QEMU before says nothing of the new one.
+            # The evidence was about an earlier QEMU of the node.
             self._dead.pop(node, None)
         return self._done(step, report)
 
@@ -671,7 +690,7 @@ class PairController:
         try:
             return await self._hosts[victim.node].death(self.pair, victim, limit_s=HOST_S)
         except RemoteError:
-            # A host that cannot say so has not said so.
+            # A host that gives no answer gives no evidence.
             return None
 
     async def _end(self, step: End, since: int) -> Round:
@@ -698,7 +717,7 @@ class PairController:
         return None
 
     def _lacks_writes(self, survivor: str) -> bool:
-        """Whether a disk of its own has refused a write since its plan was armed."""
+        """Whether a disk of the survivor itself has refused a write since its plan was armed."""
         session = self._sessions.get(survivor)
         links = {disk.names.nbd for disk in self.pair.disks}
         return session is not None and not links.issuperset(session.latched.quorum_bad)
@@ -715,7 +734,7 @@ class PairController:
             return await self._watched(plan, observer)
 
     async def _watched(self, plan: Plan, observer: Observer | None) -> Report | None:
-        """Execute a plan to its end, whoever is cancelled meanwhile."""
+        """Execute a plan; if this call is cancelled, cancel the execution and await its end."""
         kept = _Kept()
         told = (kept, self._observer) if observer is None else (kept, self._observer, observer)
         running = asyncio.get_running_loop().create_task(
@@ -736,13 +755,13 @@ class PairController:
         self._joined = report.state_after if report is not None and done else None
         if cancelled:
             raise asyncio.CancelledError
-        # One that `died` has cancelled gave its report as well, unless it had not begun.
+        # An execution that `died` has cancelled has a report too, unless it had not begun.
         return report
 
 
 @final
 class _Kept(Observer):
-    """Keeps the report, which a cancelled execution gives nobody else."""
+    """Keeps the report: a cancelled execution passes it to observers alone."""
 
     def __init__(self) -> None:
         self.report: Report | None = None
@@ -753,7 +772,7 @@ class _Kept(Observer):
 
 
 def _with_host(snapshot: Snapshot, name: str, kept: HostState) -> Snapshot:
-    """The snapshot with what the host of one node says."""
+    """The snapshot with one node's record, folder and running QEMU, as its host reports them."""
     folders = {name: kept.folder} if kept.folder else {}
     running = {name: kept.running} if kept.running else {}
     return attrs.evolve(

@@ -1,7 +1,7 @@
-"""What is next for a pair: one pure function for whoever keeps a pair as it is wanted.
+"""The next step towards the wanted state of a pair, as one pure function.
 
-Take a snapshot, ask `next_step`, do what it says, and begin again. It asks nobody and changes
-nothing; what it says is right for that snapshot alone.
+Take a snapshot, call `next_step`, do the step, and begin again. `next_step` asks no QEMU and
+changes nothing; its result is valid for that snapshot alone.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pycolo.qmp.states import RUN_STANDING
 from pycolo.snapshot import Dead, Live, Role, Snapshot, Unreachable, Unresponsive, role_of
 
 Want: TypeAlias = Literal["protected", "unprotected", "stopped"]
-"""What is wanted: a protected guest, a guest that runs alone, or no QEMU."""
+"""The wanted state: a protected guest, a guest that runs alone, or no QEMU."""
 
 
 def check_want(field: str, want: object) -> None:
-    """Refuse a value that is not one of `Want`, before anything is done.
+    """Refuse a value that is not one of `Want`.
 
     Args:
         field: The field's name in the error.
@@ -56,22 +56,22 @@ class Launch:
 
     node: str
     role: Literal["primary", "secondary"]
-    "What it will be."
+    "The role of the new QEMU."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Prove:
-    """Find out whether a QEMU has ended; nothing else is safe before.
+    """Find out whether a QEMU has ended; no other step is safe before that.
 
-    Ask its host. If the QEMU has ended, execute `plan` with the evidence; if there is no plan,
-    take another snapshot. If it answers after all, take another snapshot: it was busy. Fence it
-    only if it does neither.
+    Ask its host. If the QEMU has ended, execute `plan` with the evidence, or take another snapshot
+    if there is no plan. If the QEMU answers again, it was busy: take another snapshot. Fence the
+    QEMU only if it neither ends nor answers.
     """
 
     node: str
     instance: str
-    "The identity of the QEMU; empty if it could not be asked."
+    "The identity of the QEMU; empty if it is not known."
     plan: Plan | None
     "The failover that needs the evidence; None if no node is left that could fail over."
 
@@ -79,7 +79,7 @@ class Prove:
 @final
 @attrs.frozen(kw_only=True)
 class End:
-    """End this QEMU; no node and no client needs it any more."""
+    """End this QEMU: nothing needs it any more."""
 
     node: str
     instance: str
@@ -90,26 +90,26 @@ class End:
 @final
 @attrs.frozen(kw_only=True)
 class Decide:
-    """Nothing is safe by itself: a person must decide, or do something about it."""
+    """There is no safe step: a person must decide, or remove a cause."""
 
     findings: tuple[Finding, ...]
-    "What stands in the way, one or more."
+    "The reasons, one or more."
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Settled:
-    """The pair is as it is wanted."""
+    """The pair is in the wanted state."""
 
     armed: Mapping[str, Plan]
-    "Survivor to its failover plan, for a protected pair; keep them ready."
+    "The surviving node's name to its failover plan, to be kept ready; empty if not protected."
 
 
 NextStep: TypeAlias = Act | Launch | Prove | End | Decide | Settled
 
-# Only for finding out whether a launch would be refused: the installed version is asked later.
+# Used only to find out whether a launch would be refused; the installed version is read later.
 _ANY_VERSION: Final = Version.parse("11.1.3")
-# A record that was read says that others have all that this node has.
+# Codes of refusals by a record that names another node: the data of this node is not needed.
 _NO_RIGHTS: Final[frozenset[Code]] = frozenset({"not-eligible", "outdated"})
 
 
@@ -122,24 +122,25 @@ def next_step(
     avoid: Collection[str] = (),
     assume_good: Collection[Version] = (),
 ) -> NextStep:
-    """What to do next so that the pair becomes, or stays, as it is wanted.
+    """The next step that brings the pair into the wanted state, or keeps it there.
 
-    A QEMU whose connection ended is not proven dead. While the pair is protected, the answer is
-    `Prove` until its end is known, and the other node is not ended.
+    A QEMU whose connection ended is not proven dead. If that happens to a protected pair, the next
+    step is `Prove` until there is evidence, and the other node's QEMU is not ended.
 
     Args:
         pair: The declaration.
-        snapshot: What is known of all nodes, the records included. A node whose QEMU has ended is
-            `Dead` with the evidence, or `Absent`; one that does not answer is `Unreachable` or
+        snapshot: The state of all nodes, the records included. A node whose QEMU has ended is
+            `Dead` with the evidence, or `Absent`; a node that does not answer is `Unreachable` or
             `Unresponsive`.
-        want: What is wanted.
-        armed: The failover plans of the last `Settled` that were not tried yet. A survivor whose
-            main loop is stuck on its dead peer answers no question; its armed plan still frees it.
+        want: The wanted state.
+        armed: The failover plans of the last `Settled`, without those that were executed since. A
+            survivor whose main loop is stuck on its dead peer answers no question, so no plan can
+            be compiled for it; its armed plan still frees it.
         avoid: Nodes on which no secondary is to be launched.
         assume_good: QEMU versions that the operator vouches for.
 
     Returns:
-        The next step. What no safe way leads to, and what a person must decide, is a `Decide`.
+        The next step. It is `Decide` if no step is safe, or if a person must decide.
 
     Raises:
         DeclarationError: `want` is not one of `Want`.
@@ -167,7 +168,7 @@ def next_step(
 @final
 @attrs.frozen(kw_only=True)
 class _Ladder:
-    """A pair whose two nodes are those of the record, and what is known of it."""
+    """The decisions of `next_step`, on a pair whose two nodes are those that the record names."""
 
     pair: ColoPair
     snapshot: Snapshot
@@ -217,7 +218,7 @@ class _Ladder:
         if role == "broken primary" or (role == "entering" and other == "broken secondary"):
             return self._end(secondary, "COLO has ended, and the primary has the guest")
         if other == "broken secondary":
-            # The primary notices an end of COLO at its next checkpoint, or it is dying right now.
+            # The primary notices the end of COLO at its next checkpoint, unless it is ending.
             return self._prove(primary, self._compile("failover", survivor=secondary))
         live = [self._live(name) for name in (primary, secondary)]
         if live[0].disk_error:
@@ -225,18 +226,19 @@ class _Ladder:
         if self.want != "protected" or any(one.replication_error for one in live):
             return Act(plan=self._compile("stop"))
         plan = self._compile("resume")
-        # Inside a checkpoint it waits, which changes nothing.
+        # During a checkpoint the plan may have waits, which change nothing.
         if not all(isinstance(step, Check | Wait) for step in plan.steps):
             return Act(plan=plan)
         both = (primary, secondary)
         return Settled(armed={name: self._compile("failover", survivor=name) for name in both})
 
     def _check_disks(self, primary: str, secondary: str) -> None:
-        """Check that it is not for a person to say which disk loses its writes.
+        """Check that the pair can continue if a disk of the primary has refused writes.
 
         Raises:
-            UndecidedError: The primary's own disk refused writes, and its secondary cannot simply
-                take over: COLO has ended, or the secondary lacks others.
+            UndecidedError: A disk of the primary refused writes, and the secondary cannot simply
+                take over, since COLO has ended or replication has failed. A person must say which
+                data is right.
         """
         if not self._live(primary).disk_error:
             return
@@ -250,7 +252,7 @@ class _Ladder:
 
     def _guest_beside_new(self, guest: str, new: str) -> NextStep:
         if self._role(guest) in ("primary", "broken primary"):
-            # Its secondary has ended, and a new one cannot join before it has left COLO.
+            # Its secondary has ended. The guest must leave COLO before a new secondary can join.
             return self._survive(guest) or self._alone(guest)
         if self.want != "protected":
             return self._end(new, "no secondary is wanted")
@@ -259,17 +261,17 @@ class _Ladder:
         try:
             return Act(plan=self._compile("resume"))
         except CompileError:
-            # If it has to leave somebody behind first, or has no rights, that is the reason.
+            # Perhaps the node must first continue without its old peer, or has no rights.
             step = self._survive(guest)
             if step is None:
                 raise
             return step
 
-    # -- one node answers
+    # -- only one node answers
 
     def _one(self, name: str) -> NextStep:
         if self.want == "protected" and self._is_untouched(name):
-            # Its images may be equal: as long as its guest does not run, they stay so.
+            # Both nodes' images may be equal, and stay equal as long as the guest does not run.
             try:
                 return self._alone(name)
             except CompileError:
@@ -286,7 +288,11 @@ class _Ladder:
         return self._boot()
 
     def _survive(self, name: str) -> NextStep | None:
-        """What leads from COLO to a guest alone; None if nothing of COLO is left."""
+        """The step by which a node leaves COLO and runs the guest alone; None if it already does.
+
+        Raises:
+            CompileError: The failover is refused, and not for lack of rights.
+        """
         try:
             plan = self._compile("failover", survivor=name)
         except CompileError as error:
@@ -302,7 +308,7 @@ class _Ladder:
         return Act(plan=plan)
 
     def _alone(self, name: str) -> NextStep:
-        """One node has a guest that is nobody's but its own."""
+        """The next step if one node has the guest, and no other node has a right to it."""
         if self.want == "stopped":
             return self._end(name, "no QEMU is wanted")
         unseen = [n for n in self._others(name) if n in self.snapshot.running]
@@ -333,12 +339,12 @@ class _Ladder:
             raise compile_error("no-host", why, "bring one back, or declare a spare", node=name)
         raise CompileError(*findings)
 
-    # -- none answers
+    # -- no node answers
 
     def _boot(self) -> NextStep:
         for name, plan in sorted(self.armed.items(), key=lambda item: item[0] != self._holder()):
             state = self.snapshot.state(name)
-            # It is of use as long as the record is the one that it was compiled from.
+            # The plan is valid as long as the record is the one that it was compiled from.
             same = plan.prior_state.records.get(name) == self.snapshot.records.get(name)
             if isinstance(state, Unresponsive) and state.oob and same:
                 return self._with_evidence(plan)
@@ -353,10 +359,11 @@ class _Ladder:
         return Launch(node=holder, role="primary")
 
     def _check_all_ended(self) -> None:
-        """Check that no QEMU can run where nobody can look.
+        """Check that no QEMU may still run on a host that is out of reach.
 
         Raises:
-            UndecidedError: A host is out of reach, and nobody has shown that its QEMU has ended.
+            UndecidedError: A host is out of reach, and there is no evidence that its QEMU has
+                ended.
         """
         for node in self.pair.nodes:
             away = isinstance(self.snapshot.records.get(node.name), record.UnreadRecord)
@@ -372,10 +379,10 @@ class _Ladder:
         return None
 
     def _is_stuck(self, name: str) -> bool:
-        """Whether a QEMU is connected and does not answer, whatever its host can tell."""
+        """Whether a node's monitor accepts connections but does not answer."""
         return isinstance(self.snapshot.state(name), Unresponsive)
 
-    # -- what they share
+    # -- shared helpers
 
     def _role(self, name: str) -> Role:
         return role_of(self.snapshot.state(name))
@@ -400,7 +407,7 @@ class _Ladder:
         return (live.run_state, live.migration) == ("prelaunch", "none")
 
     def _is_untouched(self, name: str) -> bool:
-        """Whether it begins a new pair, and no attempt to protect it has left anything."""
+        """Whether a node's guest has never run, and the QEMU has no parts of COLO yet."""
         live = self._live(name)
         declared = {*tls.IDS, *(item.id for item in self.pair.machine.objects)}
         left = (
@@ -413,29 +420,38 @@ class _Ladder:
         return self._is_anew(name) and not self._is_booted_again(name) and not any(left)
 
     def _is_booted_again(self, name: str) -> bool:
-        """Whether its guest has run before and waits to: it serves before anything is copied."""
+        """Whether a node's QEMU waits to start a guest that, by the record, has run before.
+
+        Such a guest is started before its disks are copied.
+        """
         top = record.highest(self.snapshot.records)
         return self._is_anew(name) and top is not None and top.epoch > 1
 
     def _end(self, name: str, why: str) -> End:
-        """End a QEMU.
+        """The step that ends a node's QEMU.
 
         Raises:
-            UndecidedError: Its identity is not known.
+            UndecidedError: The identity of the QEMU is not known.
         """
         live, running = self.snapshot.live(name), self.snapshot.running.get(name)
         instance = live.instance if live is not None else running.instance if running else ""
         if not instance:
-            # Nobody can end a QEMU that nobody can name.
+            # `End` needs an identity, so that no other QEMU is ended.
             what = f"a QEMU of {name} runs ({running.how if running else 'it answers'}); {why}"
             raise undecided("runs-unseen", what, END_OR_LET_GO, node=name)
         return End(node=name, instance=instance, why=why)
 
     def _end_without_rights(self, name: str, error: CompileError) -> End:
-        """End a QEMU that is refused since the record names another holder.
+        """The step that ends a QEMU whose failover was refused since it has no rights.
+
+        Args:
+            name: The node.
+            error: The refusal.
 
         Raises:
-            CompileError: It is refused for something else.
+            CompileError: The failover was refused for another reason, or the node is the holder
+                and not in COLO.
+            UndecidedError: The identity of the QEMU is not known.
         """
         codes = {finding.code for finding in error.findings}
         follows = self._role(name) in IN_COLO or self._holder() != name
@@ -444,10 +460,10 @@ class _Ladder:
         raise error
 
     def _end_one_of(self, names: tuple[str, ...], why: str) -> End:
-        """End the node that no record lets run alone.
+        """The step that ends the first of some QEMUs that, by the records, may not run alone.
 
         Raises:
-            UndecidedError: Each of them may.
+            UndecidedError: The records do not show that of any of them.
         """
         for name in names:
             live = self._live(name)
@@ -467,10 +483,10 @@ class _Ladder:
         return compiler.compile_plan(procedure, self.pair, self.snapshot, options)
 
     def _check_launch(self, name: str) -> None:
-        """See that a launch would not be refused.
+        """Check that the launch of a node would not be refused.
 
         Raises:
-            CompileError: It would be refused.
+            CompileError: The launch would be refused.
         """
         known = [one.version for n in self.pair.names if (one := self.snapshot.live(n)) is not None]
         compiler.launch(

@@ -1,9 +1,9 @@
 """The record of a pair: who holds the newest data, and who may run alone.
 
-QEMU does not know whose data is newest. So each node keeps one small file on its own host, and
-these rules say what it allows. `tests/record_search` runs two controllers, which may die or pause
-between any two steps, in every interleaving on the steps that the compiler emits, within limits: no
-two guests serve, no acknowledged write is lost, and no pair is stuck.
+QEMU does not know whose data is newest. So each node keeps one small file on its own host, and the
+rules below say what the file allows. `tests/record_search` checks them: two controllers, which may
+die or pause between any two steps, execute the compiler's steps in every order, within limits. No
+two guests serve at once, no acknowledged write is lost, and no pair is stuck.
 
 1. A node's rights come from its own file. Other files can only deny, with one exception: if the
    holder's own file was lost while its guest runs, the newest record may name it.
@@ -13,8 +13,8 @@ two guests serve, no acknowledged write is lost, and no pair is stuck.
 4. A secondary becomes eligible after a proven checkpoint, its primary's file first. It stops being
    eligible, its own file first, before anything that lets its primary continue without it.
 5. A file that could not be read is not written. If any record exists, a file that is absent or
-   damaged gives its node no right, and does not show that the node has none. It may be written
-   anew, such as when the node joins.
+   damaged gives its node no right, and does not show that the node has none. The file may be
+   written again, such as when the node joins.
 6. A node is started as primary only after its own file names it as the only eligible node. Before
    that, the file of every other node that may run alone is rewritten; by a person's decision
    (`--newest`), every file within reach.
@@ -40,19 +40,19 @@ from pycolo.evidence import Evidence, Victim, node_of
 Phase: TypeAlias = Literal["alone", "joining", "protected"]
 Commit: TypeAlias = Literal["clean", "pending"]
 SIZE_MAX_BYTES = 65536
-# A decision of a person outranks every file that was out of reach when it was made.
+# Added to the epoch, so that a person's decision outranks every file that was out of reach then.
 NEWEST_EPOCHS = 1000
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class PairRecord:
-    """What one file says of the pair."""
+    """The content of one node's record file."""
 
     pair: str
     "The pair's name."
     birth: str
-    "Random, drawn at the pair's first launch: two pairs of one name are not the same pair."
+    "Drawn at random at the pair's first launch; it tells two pairs of the same name apart."
     epoch: int
     "Grows when a node takes over, is started as primary, or a person decides; higher is later."
     revision: int
@@ -73,11 +73,11 @@ class PairRecord:
     None once a node was started as primary.
     """
     managed_by: str | None = None
-    "The arbiter that this record was handed to; its files give no rights then."
+    "The arbiter that manages the pair; then the files give no rights. None if there is none."
 
     @property
     def order(self) -> tuple[int, int]:
-        """What records are ordered by, the epoch before the revision; a later one has more."""
+        """The epoch and the revision; of two records, the one with the greater order is later."""
         return self.epoch, self.revision
 
     @property
@@ -87,13 +87,13 @@ class PairRecord:
 
     @property
     def named(self) -> frozenset[str]:
-        """Every node that it names."""
+        """Every node that the record names."""
         joining = () if self.joining is None else (node_of(self.joining),)
         return frozenset((self.holder, *self.eligible, *joining))
 
     @property
     def partner(self) -> str | None:
-        """The node that protects the holder, or is about to; None if none is named."""
+        """The node that protects the holder or is joining it; None if the record names none."""
         others = [node for node in self.eligible if node != self.holder]
         if not others and self.joining is not None:
             return node_of(self.joining)
@@ -106,29 +106,32 @@ class NoRecord:
     """The host was asked, and there is no file."""
 
     lost: str | None = None
-    "How it is known that there was one, so that this begins no new pair; None if it is not."
+    """How it is known that there was a file; None if that is not known.
+
+    If there was one, the node does not begin a new pair.
+    """
 
 
 @final
 @attrs.frozen(kw_only=True)
 class DamagedRecord:
-    """There is a file that pycolo did not write like that; it gives no rights."""
+    """There is a file, but not byte for byte as pycolo writes it; it gives no rights."""
 
     why: str
-    "What is wrong with it."
+    "What is wrong with the file."
     digest: str
-    "SHA-256 of its bytes, by which it can be replaced."
+    "SHA-256 of the file's bytes, which a compare-and-swap can expect."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class UnreadRecord:
-    """The file was not looked at, its host was out of reach, or it must not be used."""
+    """The file was not asked for, its host was out of reach, or the file must not be used."""
 
     why: str
-    "What stands in the way."
+    "The reason."
     is_host_reached: bool = False
-    "Whether its host was asked, and also which QEMU runs there."
+    "Whether the host answered, and also said which QEMU runs there."
 
 
 RecordState: TypeAlias = PairRecord | NoRecord | DamagedRecord | UnreadRecord
@@ -142,7 +145,7 @@ NOT_READ = UnreadRecord(why="not read")
 @final
 @attrs.frozen(kw_only=True)
 class Change:
-    """One file's change: what must be there, byte for byte, and what replaces it."""
+    """A compare-and-swap of one file: the content it must have, byte for byte, and the new one."""
 
     expects: ReadState
     becomes: PairRecord
@@ -150,17 +153,17 @@ class Change:
 
 @functools.cache
 def document() -> Document:
-    """The form of a record's file."""
+    """The JSON form of a record file."""
     return Document("record", Forms(omits="nothing").record(PairRecord))
 
 
 def dumps(record: PairRecord) -> str:
-    """The text of a file: one line of JSON with its keys in a fixed order."""
+    """The text of a record file: one line of JSON with its keys in a fixed order."""
     return json.dumps(document().write(record), ensure_ascii=False) + "\n"
 
 
 def loads(data: bytes) -> PairRecord | DamagedRecord:
-    """What a file says; one that pycolo would not write like that is damaged."""
+    """Read the bytes of a record file; they are damaged if `dumps` would not write the same."""
     why = "it is longer than any record"
     if len(data) <= SIZE_MAX_BYTES:
         try:
@@ -176,7 +179,7 @@ def loads(data: bytes) -> PairRecord | DamagedRecord:
 
 
 def digest(state: ReadState) -> str | None:
-    """SHA-256 of the bytes of a file in this state; None if there is none."""
+    """SHA-256 of the bytes of a file in this state; None if there is no file."""
     match state:
         case PairRecord():
             return hashlib.sha256(dumps(state).encode()).hexdigest()
@@ -187,7 +190,7 @@ def digest(state: ReadState) -> str | None:
 
 
 def highest(files: Files) -> PairRecord | None:
-    """The latest record that was read; None if none was."""
+    """The latest record that was read; None if no record was read."""
     return max(_read(files.values()), key=lambda record: record.order, default=None)
 
 
@@ -195,11 +198,11 @@ def _read(states: Iterable[RecordState]) -> list[PairRecord]:
     return [state for state in states if isinstance(state, PairRecord)]
 
 
-# -- what is refused, whatever is wanted ---------------------------------------------------------
+# -- checks of every procedure -------------------------------------------------------------------
 
 
 def check(pair: str, nodes: Iterable[str], files: Files) -> None:
-    """Refuse files that are not this pair's, or not ours to follow.
+    """Refuse files that belong to another pair, or that an arbiter manages.
 
     Args:
         pair: The pair's name.
@@ -208,7 +211,8 @@ def check(pair: str, nodes: Iterable[str], files: Files) -> None:
 
     Raises:
         CompileError: A file belongs to another pair, or names a node that is not declared.
-        UndecidedError: Two births, or an arbiter manages the pair.
+        UndecidedError: The files come from two pairs of the same name, or an arbiter manages the
+            pair.
     """
     known = frozenset(nodes)
     read = {node: record for node, record in files.items() if isinstance(record, PairRecord)}
@@ -256,21 +260,22 @@ def _check_births(births: Mapping[str, str]) -> None:
 
 
 def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim | None:
-    """Whether a node in COLO may run alone, and whose end must be shown first.
+    """Check that a node in COLO may run alone, and find which QEMU must have ended before.
 
     Args:
-        files: What was read.
+        files: The files that were read.
         node: The node.
         instance: The identity of its QEMU.
-        leads: It is COLO's primary, or its guest runs unprotected: it may vouch for itself if
-            its own file is absent or damaged.
+        leads: Whether the node is COLO's primary, or its guest runs unprotected. Then the newest
+            record can take the place of the node's own file, if that is absent or damaged.
 
     Returns:
-        The QEMU that has to have ended; None if the node's own file names nobody else.
+        The QEMU that must have ended; None if the record names no other QEMU.
 
     Raises:
-        CompileError: It may not run alone.
-        UndecidedError: Only a person can say so.
+        CompileError: The node may not run alone, or its own file could not be read.
+        UndecidedError: Its own file is absent or damaged, and the node does not lead or the newest
+            record does not name it as the holder.
     """
     own, top = files.get(node, NOT_READ), highest(files)
     if isinstance(own, UnreadRecord):
@@ -326,10 +331,14 @@ def went_on(
     *,
     commit: Commit,
 ) -> PairRecord:
-    """The record of a node that runs alone.
+    """The record of a node that runs alone from now on.
 
-    A new epoch if it leaves somebody behind or replaces a file that cannot be read; else its own
-    file has named it alone before, and only the revision moves.
+    If the node's own file already names it as the only eligible node, only the revision grows.
+    Otherwise the record begins a new epoch: the node leaves another one behind, or its own file is
+    absent or damaged.
+
+    Raises:
+        UndecidedError: No record was read.
     """
     own = files.get(node)
     repeated = isinstance(own, PairRecord) and own.is_sole and own.holder == node
@@ -352,24 +361,25 @@ def went_on(
 
 
 def is_new(files: Files) -> bool:
-    """Whether the files of every node were looked for, and there has never been one."""
+    """Whether the file of every node was looked for, and none of them ever existed."""
     return all(isinstance(state, NoRecord) and state.lost is None for state in files.values())
 
 
 def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
-    """Whether a node may be started as primary, and whose rights must end first.
+    """Check that a node may be started as primary, and find whose rights must end before.
 
     Args:
-        files: What was read of every declared node, spares included.
+        files: The file of every declared node, spares included.
         node: The node.
-        first: The node that begins a new pair.
+        first: The node that must be started first if the pair is new.
 
     Returns:
         The nodes whose own files must be written before, in order.
 
     Raises:
-        CompileError: Another node holds the newest data.
-        UndecidedError: The files that were read do not tell who does.
+        CompileError: Another node holds the newest data, or must begin the new pair.
+        UndecidedError: The files do not show which node holds the newest data, the holder's image
+            lacks writes, or another node may have run alone and its file was not read.
     """
     own, top = files.get(node, NOT_READ), highest(files)
     if is_new(files):
@@ -408,7 +418,13 @@ def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
 
 
 def _check_holder(files: Files, node: str, top: PairRecord) -> None:
-    """Check that the node's own record and the newest one name it, and no other one, as holder."""
+    """Check that the newest record names the node as the holder, and that its own file was read.
+
+    Raises:
+        CompileError: The newest record names another holder.
+        UndecidedError: Two nodes are the holder of the newest epoch, or the node's own file was not
+            read.
+    """
     if any(r.epoch == top.epoch and r.holder != top.holder for r in _read(files.values())):
         why = f"two nodes are called the holder of epoch {top.epoch}"
         raise undecided("two-holders", why, _newest())
@@ -460,7 +476,7 @@ def booted(files: Files, node: str, instance: str, birth: str, pair: str) -> Pai
 
 
 def believed(files: Files, node: str, instance: str, birth: str, pair: str) -> PairRecord:
-    """The record by which a person says that this node holds the newest data."""
+    """The record of a person's decision that this node holds the newest data."""
     top = highest(files)
     epoch = NEWEST_EPOCHS if top is None else top.epoch + NEWEST_EPOCHS
     known = birth if top is None else top.birth
@@ -480,7 +496,11 @@ def _sole(pair: str, birth: str, epoch: int, node: str, instance: str) -> PairRe
 
 
 def outlived(files: Files, node: str) -> PairRecord:
-    """The record that ends the others' rights before a node is started as primary."""
+    """The record that ends the rights of all other nodes, before a node is started as primary.
+
+    Raises:
+        UndecidedError: No record was read.
+    """
     top = _top(files)
     _, revision = _next(top, promote=False)
     eligible = {name: instance for name, instance in top.eligible.items() if name == node}
@@ -489,23 +509,24 @@ def outlived(files: Files, node: str) -> PairRecord:
     )
 
 
-# -- joining, protected, and the way back --------------------------------------------------------
+# -- joining a secondary, protection, and its end ------------------------------------------------
 
 
 def may_lead(files: Files, primary: str, instance: str, secondary: str | None) -> None:
-    """Check that a running guest may be protected by a secondary, or give one up.
+    """Check that a running guest may get a secondary, or continue without its secondary.
 
     Args:
-        files: What was read.
+        files: The files that were read.
         primary: The node with the guest.
         instance: The identity of its QEMU.
-        secondary: The other node, whose own file is going to be written; None for none.
+        secondary: The other node, if its file is going to be written too; None if not.
 
     Raises:
-        CompileError: Its own file is out of reach, names another holder or, unless it names this
-            node alone, another QEMU; another node holds newer data; or the secondary's file is
-            out of reach.
-        UndecidedError: Its own file is absent or damaged, and the newest record does not name it.
+        CompileError: The primary's own file was not read, names another holder or, unless it names
+            the primary alone, another QEMU of the primary; another node holds newer data; or the
+            secondary's file was not read.
+        UndecidedError: The primary's own file is absent or damaged, and the newest record does not
+            name the primary.
     """
     own, top = files.get(primary, NOT_READ), highest(files)
     if isinstance(own, UnreadRecord):
@@ -526,7 +547,7 @@ def may_lead(files: Files, primary: str, instance: str, secondary: str | None) -
             why = f"the record of {primary} cannot be read ({_why(own)}), nor one that names it"
             raise undecided("lost-record", why, _newest(), node=primary)
         return
-    # A sole record may name an instance that was never started: another start came first.
+    # A record with one eligible node may name a QEMU that never started: another start won.
     names_it = own.is_sole or own.eligible.get(primary) == instance
     if own.holder != primary or not names_it:
         why = f"the record of {primary} does not name {instance} as the one with the newest data"
@@ -542,7 +563,11 @@ def may_lead(files: Files, primary: str, instance: str, secondary: str | None) -
 def joined(
     files: Files, primary: str, instance: str, secondary_instance: str, *, commit: Commit
 ) -> PairRecord:
-    """The record while a secondary joins: the primary alone is eligible."""
+    """The record while a secondary joins: only the primary is eligible.
+
+    Raises:
+        UndecidedError: No record was read.
+    """
     top = _top(files)
     promote = not isinstance(files.get(primary), PairRecord)
     epoch, revision = _next(top, promote=promote)
@@ -559,7 +584,11 @@ def joined(
 
 
 def protected(files: Files, primary: str, secondary: str, secondary_instance: str) -> PairRecord:
-    """The record of a pair that is proven to work: both may run alone."""
+    """The record after a proven checkpoint: both nodes are eligible.
+
+    Raises:
+        UndecidedError: No record was read.
+    """
     top = _top(files)
     _, revision = _next(top, promote=False)
     both = {primary: top.eligible[primary], secondary: secondary_instance}
@@ -567,7 +596,11 @@ def protected(files: Files, primary: str, secondary: str, secondary_instance: st
 
 
 def narrowed(files: Files, primary: str, instance: str) -> PairRecord:
-    """The record of a primary that is to continue without its secondary, as an operator asked."""
+    """The record of a primary that an operator lets continue without its secondary.
+
+    Raises:
+        UndecidedError: No record was read.
+    """
     top = _top(files)
     promote = not isinstance(files.get(primary), PairRecord)
     epoch, revision = _next(top, promote=promote)
@@ -583,7 +616,7 @@ def narrowed(files: Files, primary: str, instance: str) -> PairRecord:
 
 
 def merged(files: Files, node: str) -> PairRecord:
-    """The same record after QEMU has shown that a promotion's overlays are merged."""
+    """A node's own record after its overlays were merged into its image, as QEMU has shown."""
     own = files[node]
     assert isinstance(own, PairRecord)  # noqa: S101 - the plan has written it before
     _, revision = _next(_top(files), promote=False)
@@ -591,17 +624,27 @@ def merged(files: Files, node: str) -> PairRecord:
 
 
 def is_protected(files: Files, both: Mapping[str, str]) -> bool:
-    """Whether the files of both nodes say that both instances may run alone."""
+    """Whether the files of both nodes say that exactly these two QEMUs may run alone.
+
+    Args:
+        files: The files that were read.
+        both: Node name to the identity of its QEMU.
+    """
     states = [files.get(node) for node in both]
     return all(isinstance(s, PairRecord) and dict(s.eligible) == dict(both) for s in states)
 
 
 def forgotten(files: Files, node: str, gone: str) -> PairRecord:
-    """The record without a node that is gone for good, by an operator's statement.
+    """The record without a node that will not return, by an operator's statement.
+
+    Args:
+        files: The files that were read.
+        node: The node that remains; its own record is the one that is changed.
+        gone: The node to remove.
 
     Raises:
-        CompileError: The node that remains has no record, or the one that is gone holds the newest
-            data.
+        CompileError: The record of the remaining node was not read.
+        UndecidedError: The node to remove holds the newest data.
     """
     own, top = files.get(node, NOT_READ), highest(files)
     if not isinstance(own, PairRecord) or top is None:

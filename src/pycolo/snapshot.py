@@ -1,11 +1,12 @@
-"""What is known of each node and of the pair's record, as values.
+"""The known state of each node and of the pair's record, as values.
 
-A node is one of five things: `Absent` (no QEMU runs for it, by a plan or by whoever starts its
-QEMUs), `Live` (QEMU answered, or a plan expects it to), `Unreachable` (no connection, which proves
-nothing), `Unresponsive` (a connection and no answer) or `Dead` (proven).
+A node's state is one of five: `Absent` (no QEMU runs, by a plan or by a statement of the program
+that starts the QEMUs), `Live` (QEMU answered, or a plan expects it to), `Unreachable` (there is no
+connection, which proves nothing), `Unresponsive` (there is a connection but no answer) or `Dead`
+(there is evidence that QEMU has ended).
 
-The same `Live` describes what was read and what a plan leads to, so that a planned state can be
-compared with what came true, and the compiler starts from either.
+`Live` describes both a state that was read and a state that is planned. So the two can be compared,
+and the compiler can start from either.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ from pycolo.record import RecordState
 @final
 @attrs.frozen(kw_only=True)
 class Child:
-    """One child of a quorum, by QEMU's name for its place."""
+    """One child of a quorum."""
 
     name: str
-    "QEMU's name of the place, such as `children.1`."
+    "QEMU's name of the child, such as `children.1`."
     node: str
-    "Name of the block node in that place."
+    "Name of the block node that is the child."
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Filter:
-    """A network filter, or colo-compare, or an iothread."""
+    """A QOM object that COLO uses: a filter, colo-compare, an iothread or a TLS object."""
 
     qom_type: str
     "QEMU's type, such as `filter-mirror`."
     on: bool = True
-    "Whether a filter works; always true for what is no filter."
+    "Whether a filter is switched on; always true for an object that is not a filter."
     settings: Mapping[str, str] = attrs.field(factory=dict)
-    "Its other properties by QEMU's names, as JSON writes them: netdev, queue, timeouts ..."
+    "Its other properties by QEMU's names (netdev, queue, timeouts ...), each value as text."
 
 
 @final
@@ -57,7 +58,7 @@ class Job:
     status: str
     "QEMU's job status: `running`, `ready`, `concluded` ..."
     error: str | None = None
-    "Why it failed; None if it did not."
+    "Why the job failed; None if it did not fail."
 
 
 @final
@@ -68,17 +69,17 @@ class Live:
     version: Version
     "QEMU's version triple."
     instance: str = ""
-    "Its identity, set at launch; empty if it was given none."
+    "The identity of the QEMU, set at launch; empty if it got none."
     run_state: str = "prelaunch"
     "QEMU's run state."
     colo_mode: ColoMode = "none"
-    "Which side of COLO it says it is."
+    "The side of COLO that QEMU reports for itself."
     last_colo_mode: ColoMode = "none"
-    "Which side it was before a failover."
+    "The side that QEMU was before a failover."
     colo_exited: bool = False
-    "COLO_EXIT was seen; latched, QEMU itself forgets it (qemu-behaviour 18.4)."
+    "Whether the event COLO_EXIT came; latched, since QEMU forgets it (qemu-behaviour 18.4)."
     proven: bool | None = None
-    "A whole checkpoint was seen since it entered COLO; None if that is not known."
+    "Whether a whole checkpoint was seen since QEMU entered COLO; None if that is not known."
     commit_pending: frozenset[str] = frozenset()
     "Quorums whose overlays a promotion still merges into the image (qemu-behaviour 5.13)."
     migration: str = "none"
@@ -88,7 +89,7 @@ class Live:
     migration_blockers: tuple[str, ...] = attrs.field(default=(), eq=False)
     "Why no migration is possible; read, never planned (qemu-behaviour 19.4)."
     incoming: bool = False
-    "A listener for the incoming migration was started."
+    "Whether a listener for the incoming migration was started."
     capabilities: frozenset[str] = frozenset()
     "Migration capabilities that are on."
     checkpoint_delay_ms: int = 20000
@@ -98,7 +99,7 @@ class Live:
     downtime_limit_ms: int = DOWNTIME_LIMIT_MS
     "The parameter downtime-limit."
     multifd_channels: int = MULTIFD_CHANNELS
-    "The parameter multifd-channels; of no meaning without the capability multifd."
+    "The parameter multifd-channels; it has no effect without the capability multifd."
     migration_tls: Mapping[str, str] = attrs.field(factory=dict, metadata={"sparse": True})
     "The migration's TLS parameters that are set, by QEMU's names."
     block_nodes: frozenset[str] = frozenset()
@@ -106,11 +107,11 @@ class Live:
     children: Mapping[str, tuple[Child, ...]] = attrs.field(factory=dict)
     "Quorum's node name to its children."
     sizes_bytes: Mapping[str, int] = attrs.field(factory=dict)
-    "Block node's name to its virtual size, if it is known."
+    "Block node's name to its virtual size, for nodes whose size is known."
     images: Mapping[str, str] = attrs.field(factory=dict, eq=False)
-    "Block node's name to the file that it is, as QEMU prints it; read, never planned."
+    "Block node's name to the path of its file, as QEMU prints it; read, never planned."
     nbd_server: bool = False
-    "An NBD server was started; after a restart of the controller known by its exports only."
+    "Whether an NBD server was started; when read, whether it has exports: QEMU shows no more."
     exports: Mapping[str, str] = attrs.field(factory=dict)
     "Export id to block node."
     jobs: Mapping[str, Job] = attrs.field(factory=dict)
@@ -118,22 +119,22 @@ class Live:
     chardevs: Mapping[str, bool] = attrs.field(factory=dict)
     "Chardev id to whether its peer is connected."
     objects: Mapping[str, Filter] = attrs.field(factory=dict)
-    "Object id to what it is; only the types COLO uses."
+    "Object id to the object; only of the types that COLO uses."
     yanks: frozenset[str] = attrs.field(default=frozenset(), eq=False)
-    "What could be yanked, as addresses name it; read, never planned."
+    "The connections that can be yanked, named as in the addresses of steps; read, never planned."
     replication_error: bool | None = attrs.field(default=None, eq=False)
     """Whether a disk is known not to be replicated; read, never planned (qemu-behaviour 5.10).
 
-    A replication node tells it when asked. A primary's plain NBD node only has it told by events,
-    to sessions that were open at a write since.
+    QEMU reports it for a replication node when asked. For a primary's plain NBD node QEMU reports
+    it only by an event at a write, which only a session that is open then receives.
     """
     disk_error: bool = attrs.field(default=False, eq=False)
-    """Whether a disk of its own refused a write that its peer has; read, never planned.
+    """Whether the node's own disk refused a write that its peer has; read, never planned.
 
-    QEMU tells it by events alone, to sessions that were open then (qemu-behaviour 5.11).
+    QEMU reports it only by an event, to sessions that are open then (qemu-behaviour 5.11).
     """
     schema: Schema | None = attrs.field(default=None, eq=False)
-    "What commands this QEMU accepts; None if it was not read. Read, never planned."
+    "The commands that this QEMU accepts; None if they were not read. Read, never planned."
 
 
 @final
@@ -141,33 +142,33 @@ class Live:
 class Absent:
     """No QEMU runs for this node.
 
-    A plan assumes it, or whoever starts the QEMUs states it. Reading a node never finds it: a node
-    whose monitor does not answer is read as `Unreachable`.
+    A plan assumes this state, or the program that starts the QEMUs states it. Reading a node never
+    returns it: a node without a connection is read as `Unreachable`.
     """
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Unreachable:
-    """No connection to its monitor, or no answer that can be read. The guest may be running."""
+    """No connection to the node's monitor, or a reply that cannot be read. The guest may run."""
 
     why: str = attrs.field(converter=brief)
-    "What was tried, and what came back."
+    "What was tried, and the result."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Unresponsive:
-    """Something accepts the connection to its monitor and does not answer.
+    """The node's monitor accepts a connection and does not answer.
 
     QEMU's main loop is stuck, its process is stopped, or another client holds the monitor (`Busy`).
     The guest may run.
     """
 
     why: str = attrs.field(converter=brief)
-    "What was tried, and what did not answer."
+    "What was tried, and the result."
     oob: bool
-    "Whether a session from before is left to send out-of-band commands over (qemu-behaviour 7.6)."
+    "Whether an open session is left that can send out-of-band commands (qemu-behaviour 7.6)."
 
 
 @final
@@ -176,7 +177,7 @@ class Dead:
     """A node whose QEMU has ended."""
 
     evidence: Evidence | None
-    "Who says so; None if a plan that was compiled offline assumes it: nothing executes on that."
+    "The evidence; None if a plan that was compiled offline assumes it (it is never executed)."
 
 
 @final
@@ -185,9 +186,9 @@ class Running:
     """A QEMU that is known to run, even if its monitor gives no answer."""
 
     instance: str
-    "Its identity; empty if it was given none, or if that could not be asked."
+    "The identity of the QEMU; empty if it got none, or if it is not known."
     how: str
-    "How that is known, as a main clause: `its host knows it as process 4711`."
+    "How it is known that it runs, as a main clause: `its host knows it as process 4711`."
 
 
 NOT_READ: Final = Unreachable(why="not read")
@@ -197,23 +198,23 @@ NodeState: TypeAlias = Absent | Live | Unreachable | Unresponsive | Dead
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Snapshot:
-    """What is known of every node of a pair."""
+    """The known state of every node of a pair, and of its records."""
 
     nodes: Mapping[str, NodeState]
-    "Node to what is known of its QEMU."
+    "Node name to the state of its QEMU."
     records: Mapping[str, RecordState] = attrs.field(factory=dict)
-    "Node to what its own file says of the pair."
+    "Node name to the state of its own record file."
     folders: Mapping[str, str] = attrs.field(factory=dict)
-    "Node to what tells its image folder from every other one, on whichever host."
+    "Node name to an identity of its image folder that no other folder on any host has."
     running: Mapping[str, Running] = attrs.field(factory=dict, eq=False)
-    "Node to the QEMU that its host knows to run. Read, never planned."
+    "Node name to the QEMU that its host knows to run. Read, never planned."
 
     def state(self, name: str) -> NodeState:
-        """What is known of one node; `Unreachable` for one nobody looked at."""
+        """The state of one node; `Unreachable` for a node that was not read."""
         return self.nodes.get(name, NOT_READ)
 
     def live(self, name: str) -> Live | None:
-        """The node as QEMU shows it, or None if no QEMU answers."""
+        """The state that the node's QEMU shows; None if no QEMU answers."""
         state = self.state(name)
         return state if isinstance(state, Live) else None
 
@@ -244,13 +245,13 @@ Role: TypeAlias = Literal[
 
 
 def role_of(state: NodeState) -> Role:  # noqa: C901 - one line a role, read as a ladder
-    """What a node is at the moment, derived and never declared.
+    """The role that a node has at the moment, derived from its state and never declared.
 
-    Every ambiguous case has its line here: a secondary that never entered COLO is told from a
-    promoted one by its run state, a primary inside its first copy by its migration.
+    The run state tells a secondary that never entered COLO from a promoted one. The migration
+    status identifies a primary during its first copy.
 
     Args:
-        state: What is known of the node.
+        state: The state of the node.
     """
     match state:
         case Absent():
@@ -274,7 +275,7 @@ def role_of(state: NodeState) -> Role:  # noqa: C901 - one line a role, read as 
         case Live(run_state="inmigrate"):
             return "fresh secondary"
         case Live(incoming=True, last_colo_mode="none"):
-            # It received a state without COLO (qemu-behaviour 4.6): no guest may run from that.
+            # It received a guest without COLO (qemu-behaviour 4.6); that guest must not run.
             return "used up"
         case Live(migration=status) if status in MIGRATION_MOVING:
             return "entering"

@@ -1,4 +1,4 @@
-"""How a pair stands: what a snapshot, records included, makes of it."""
+"""The standing of a pair, such as protected or at risk, derived from a snapshot."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ State: TypeAlias = Literal[
 @final
 @attrs.frozen(kw_only=True)
 class Standing:
-    """How a pair stands."""
+    """The standing of a pair."""
 
     state: State
-    "In one word or two."
+    "The standing in one or two words."
     text: str
-    "In a sentence without a full stop."
+    "The details, as a sentence without a full stop."
 
     @property
     def code(self) -> Literal[0, 1, 2, 3]:
@@ -47,11 +47,11 @@ class Standing:
 
 
 def standing(snapshot: Snapshot) -> Standing:
-    """What a snapshot makes of the pair.
+    """The standing of a pair by a snapshot of all its nodes and records.
 
-    QEMU forgets that COLO ended with an error, so two nodes that both say COLO are called protected
-    only if a checkpoint was seen, or the records say so of these very QEMUs (qemu-behaviour
-    18.4).
+    QEMU forgets that COLO ended with an error. So two nodes that both report COLO are called
+    protected only if a checkpoint was seen on both, or if the records say that these two QEMUs are
+    protected (qemu-behaviour 18.4).
     """
     roles = {name: role_of(state) for name, state in snapshot.nodes.items()}
     names = {role: [name for name, r in roles.items() if r == role] for role in roles.values()}
@@ -79,7 +79,14 @@ def standing(snapshot: Snapshot) -> Standing:
 def _amiss(
     snapshot: Snapshot, leading: list[str], running: list[str], following: list[str]
 ) -> Standing | None:
-    """What a person must look at, whatever else there is; None for nothing."""
+    """A standing that takes precedence over all others; None if there is no such fault.
+
+    Args:
+        snapshot: The snapshot.
+        leading: The primaries, also those whose COLO has ended with an error.
+        running: The nodes that run the guest outside COLO.
+        following: The secondaries in COLO.
+    """
     births = {r.birth: n for n, r in snapshot.records.items() if isinstance(r, PairRecord)}
     if len(births) > 1:
         text = f"the records of {' and '.join(births.values())} come from two pairs of one name"
@@ -107,7 +114,10 @@ def _amiss(
 
 
 def _is_asked(snapshot: Snapshot, name: str) -> bool:
-    """Whether a node answers, or its host was asked and knows of no QEMU."""
+    """Whether the state of a node is known: by its QEMU, by evidence or a plan, or by its host.
+
+    A QEMU that only a host knows to run has been reported before.
+    """
     role, kept = role_of(snapshot.state(name)), snapshot.records.get(name, record.NOT_READ)
     if role == "unreachable":
         return not isinstance(kept, record.UnreadRecord) or kept.is_host_reached
@@ -115,7 +125,7 @@ def _is_asked(snapshot: Snapshot, name: str) -> bool:
 
 
 def _nobody(snapshot: Snapshot) -> str:
-    """Say that no node runs the guest, and what else its hosts tell."""
+    """The text of a pair without a running guest."""
     files = snapshot.records
     if not files or any(snapshot.live(name) is not None for name in snapshot.nodes):
         return "nobody runs the guest, as far as can be seen"
@@ -160,5 +170,5 @@ def _alone(snapshot: Snapshot, name: str) -> Standing:
         return Standing(state="stopped", text=f"{text}{joins}")
     if joining:
         return Standing(state="joining", text=f"{text}{joins}")
-    # Its image alone lacks writes until the merge is over.
+    # Until the overlays are merged, the image lacks writes.
     return Standing(state="at risk" if pending else "unprotected", text=text)
