@@ -1,8 +1,9 @@
-"""Predicates on what QEMU shows: what a plan waits for and what it requires.
+"""Predicates on the state of nodes: the conditions that a plan waits for or requires.
 
-A closed union. A leaf names its node and is evaluated on a `Live` alone, the same way when a
-compiler reads a snapshot and when an executor has just asked QEMU. Its class holds all that it
-means: what to ask QEMU, when it is true, the state of the node once it is true, and its text.
+A closed union. A leaf names its node and is evaluated on that node's `Live` alone; so the compiler
+evaluates it on a snapshot in the same way as the executor does on QEMU's latest replies. The class
+of a leaf defines the questions to QEMU, when the leaf is true, the state of the node after it has
+become true, and its text.
 """
 
 from __future__ import annotations
@@ -42,35 +43,35 @@ Query: TypeAlias = (
 
 @attrs.frozen(kw_only=True)
 class _Fact(ABC):
-    """One thing that a node shows."""
+    """A condition on the state of one node."""
 
     node: str
 
     def queries(self) -> tuple[Query, ...]:
-        """What to ask the node before the fact is evaluated.
+        """The questions to the node before the condition can be evaluated.
 
-        Nothing, for what the session knows: identity, latched events, greeting, connection.
+        Empty if the session knows the answer: identity, latched events, greeting, connection.
         """
         return ()
 
     @abstractmethod
     def holds(self, live: Live) -> bool:
-        """Whether it is true of a node that answers."""
+        """Whether the condition is true of a node that answers."""
 
     def assume(self, live: Live) -> Live:
-        """The node once it has become true.
+        """The planned state of the node after the condition has become true.
 
-        The same node, for a fact that no waiting brings about: it holds, or the plan stops there.
+        The state is unchanged for a condition that is only checked and never waited for.
         """
         return live
 
     @abstractmethod
     def words(self) -> str:
-        """The fact as a clause for messages."""
+        """The condition as a clause for messages."""
 
     @abstractmethod
     def seen(self, live: Live) -> str:
-        """The node's actual state as a clause for messages, where the fact is not true."""
+        """The node's actual state as a clause for messages, if the condition is not true."""
 
 
 @final
@@ -118,7 +119,7 @@ class ColoModeIs(_Fact):
 
     @override
     def assume(self, live: Live) -> Live:
-        # In COLO both sides call their migration so.
+        # In COLO both sides report this migration status.
         migration = live.migration if self.mode == "none" else "colo"
         return attrs.evolve(live, colo_mode=self.mode, migration=migration, proven=False)
 
@@ -135,7 +136,7 @@ class ColoModeIs(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class NoColoExit(_Fact):
-    """COLO_EXIT was not seen on the node since this connection was opened."""
+    """No COLO_EXIT is latched in the node's session; see `Session.latched`."""
 
     @override
     def holds(self, live: Live) -> bool:
@@ -153,7 +154,7 @@ class NoColoExit(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class ColoExited(_Fact):
-    """COLO_EXIT was seen on the node."""
+    """COLO_EXIT is latched in the node's session; see `Session.latched`."""
 
     @override
     def holds(self, live: Live) -> bool:
@@ -227,7 +228,7 @@ class MigrationIs(_Fact):
 
 @attrs.frozen(kw_only=True)
 class _OfJob(_Fact):
-    """What a job shows."""
+    """A condition on a job of a node."""
 
     job: str
 
@@ -265,7 +266,7 @@ class JobIs(_OfJob):
 @final
 @attrs.frozen(kw_only=True)
 class JobFailed(_OfJob):
-    """The job ended with an error, or is gone before it could be read."""
+    """The job ended with an error, or it no longer exists."""
 
     @override
     def holds(self, live: Live) -> bool:
@@ -308,7 +309,7 @@ class ChardevConnected(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class ChildIs(_Fact):
-    """This child of a quorum is this block node."""
+    """The named child of a quorum is the named block node."""
 
     quorum: str
     child: str
@@ -398,7 +399,7 @@ class Committed(_Fact):
 class PartsAre(_Fact):
     """The node has these parts of COLO and no others, each list in alphabetical order.
 
-    A plan is bound to them: it leaves out what its compiler found, and makes the rest.
+    The plan was compiled for these parts: it makes only the parts that do not exist yet.
     """
 
     block_nodes: tuple[str, ...] = ()
@@ -448,7 +449,7 @@ class PartsAre(_Fact):
         return ", ".join(changes)
 
     def by_kind(self) -> dict[str, tuple[str, ...]]:
-        """The names of the parts, by what they are."""
+        """The names of the parts, by their kind."""
         return {
             "block nodes": self.block_nodes,
             "exports": self.exports,
@@ -461,9 +462,9 @@ class PartsAre(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class InstanceIs(_Fact):
-    """It is still the QEMU that the plan was compiled for, and it answers now.
+    """The node still has the QEMU that the plan was compiled for, and the QEMU answers now.
 
-    It is asked out of band, so that a main loop that is stuck on a dead peer does not matter.
+    QEMU is asked out of band, so that it answers even if its main loop is stuck on a dead peer.
     """
 
     instance: str
@@ -508,7 +509,7 @@ class VersionIs(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class Gone(_Fact):
-    """QEMU has closed the connection to its monitor; that does not prove that it has ended."""
+    """The session with the node is closed; that does not prove that QEMU has ended."""
 
     @override
     def holds(self, live: Live) -> bool:
@@ -526,9 +527,9 @@ class Gone(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class PoweredOff(_Fact):
-    """The guest has powered itself off: its QEMU said so in a SHUTDOWN event.
+    """The guest has powered itself off: its QEMU reported that by a SHUTDOWN event.
 
-    The session remembers it, also after QEMU has ended.
+    The session keeps this latched, also after QEMU has ended.
     """
 
     @override
@@ -547,16 +548,16 @@ class PoweredOff(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class PeerDead(_Fact):
-    """There is evidence that this very QEMU has ended: its process did, or it was fenced."""
+    """There is evidence that exactly this QEMU has ended; see `Evidence`."""
 
     instance: str
-    "Its identity."
+    "The identity of the QEMU."
     epoch: int
     "The epoch of the record in which it could have run alone."
 
     @property
     def victim(self) -> Victim:
-        """The QEMU as evidence names it."""
+        """The QEMU, as it is named in evidence."""
         return Victim(node=self.node, instance=self.instance, epoch=self.epoch)
 
     @override
@@ -577,8 +578,8 @@ class PeerDead(_Fact):
 class NotRunning(_Fact):
     """No QEMU of the node is known to run, by its monitors or by its host.
 
-    It is also true if nobody answers. So it never suffices alone: a plan that requires it rests on
-    a record or on an operator's statement besides.
+    The condition is also true if no monitor and no host answers. So it never suffices alone: a plan
+    that requires it also relies on a record or on an operator's statement.
     """
 
     @override
@@ -620,7 +621,7 @@ Leaf: TypeAlias = (
 @final
 @attrs.frozen(kw_only=True)
 class AllOf:
-    """Every one of them holds."""
+    """All of its conditions are true."""
 
     conditions: tuple[Condition, ...]
 
@@ -628,7 +629,7 @@ class AllOf:
 @final
 @attrs.frozen(kw_only=True)
 class AnyOf:
-    """At least one of them holds."""
+    """At least one of its conditions is true."""
 
     conditions: tuple[Condition, ...]
 
@@ -637,7 +638,7 @@ Condition: TypeAlias = Leaf | AllOf | AnyOf
 
 
 def leaves(condition: Condition) -> Iterator[Leaf]:
-    """The leaves of a condition, in its order."""
+    """The leaves of a condition, in order."""
     if isinstance(condition, AllOf | AnyOf):
         for part in condition.conditions:
             yield from leaves(part)
@@ -649,8 +650,8 @@ def evaluate(condition: Condition, true: Callable[[Leaf], bool]) -> bool:
     """Whether a condition is true.
 
     Args:
-        condition: What to evaluate; an empty `AllOf` is true, an empty `AnyOf` is not.
-        true: Tells whether a leaf is true; called for as many as are needed.
+        condition: The condition; an empty `AllOf` is true, an empty `AnyOf` is false.
+        true: Returns whether a leaf is true; called only for the leaves that decide the result.
     """
     match condition:
         case AllOf(conditions=parts):
@@ -665,9 +666,9 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
     """Whether the condition is true of the snapshot.
 
     Args:
-        condition: What to evaluate.
-        snapshot: What is known; a node that does not answer makes every leaf false but `Gone`,
-            `PoweredOff`, `PeerDead` and `NotRunning`.
+        condition: The condition.
+        snapshot: The state of the nodes. If a node does not answer, every leaf about it is false
+            except `Gone`, `PoweredOff`, `PeerDead` and `NotRunning`.
     """
 
     def true(leaf: Leaf) -> bool:
@@ -689,7 +690,7 @@ def holds(condition: Condition, snapshot: Snapshot) -> bool:
 def assume(condition: Condition, snapshot: Snapshot) -> Snapshot:
     """The snapshot after the condition has come true.
 
-    Of alternatives the first is assumed: a plan lists first what it aims at.
+    Of an `AnyOf`, the first alternative is assumed: a plan puts its goal first.
     """
     match condition:
         case AllOf(conditions=parts):
@@ -712,10 +713,10 @@ def assume(condition: Condition, snapshot: Snapshot) -> Snapshot:
 
 
 def describe(condition: Condition) -> str:
-    """Say in words what a condition asks for.
+    """Describe a condition in words.
 
     Args:
-        condition: Any condition; parts of `AllOf` are joined by "and", those of `AnyOf` by "or".
+        condition: The condition; parts of `AllOf` are joined by "and", those of `AnyOf` by "or".
 
     Returns:
         One line without a full stop.

@@ -1,7 +1,7 @@
-"""Plan against plan: which steps are new, gone, moved or changed, and in what.
+"""Compare two plans: which steps are new, removed, moved or changed, and which values differ.
 
-Steps are matched by their address, and compared in their JSON form, so that every difference has
-the path at which it stands in a plan file.
+Steps are matched by their address and compared in their JSON form, so that every difference has a
+path in a plan file.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Change:
     """One value that differs."""
 
     path: str
-    "Where it stands, such as `command.arguments.addr.data.port`."
+    "The value's path, such as `command.arguments.addr.data.port`."
     before: JsonValue
-    "What it was; None if there was nothing."
+    "The value in the first plan; None if there is none."
     after: JsonValue
-    "What it is; None if there is nothing."
+    "The value in the second plan; None if there is none."
 
     @override
     def __str__(self) -> str:
@@ -44,39 +44,39 @@ class ChangedStep:
 
     address: str
     changes: tuple[Change, ...]
-    "At least one; paths begin at the step."
+    "The values that differ, at least one; their paths begin at the step."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class MovedStep:
-    """A step that both plans have, in another order."""
+    """A step that both plans have, but at another place in the order."""
 
     address: str
     before: int
-    "Its place among the first plan's steps, from 0."
+    "The step's index in the first plan, from 0."
     after: int
-    "Its place among the second plan's steps, from 0."
+    "The step's index in the second plan, from 0."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Diff:
-    """How a second plan differs from a first; false if it does not.
+    """The differences between a first and a second plan; false if there is none.
 
     Two plans without a difference are equal.
     """
 
     header: tuple[Change, ...] = ()
-    "What differs outside the steps: procedure, versions, declaration, snapshots, recoveries."
+    "Values that differ outside the steps: procedure, versions, declaration, snapshots, recoveries."
     removed: tuple[Step, ...] = ()
-    "Steps of the first plan alone, in its order."
+    "The steps that only the first plan has, in its order."
     added: tuple[Step, ...] = ()
-    "Steps of the second plan alone, in its order."
+    "The steps that only the second plan has, in its order."
     moved: tuple[MovedStep, ...] = ()
-    "As few as explain the order, in that of the second plan."
+    "The fewest steps whose move explains the new order, in the order of the second plan."
     changed: tuple[ChangedStep, ...] = ()
-    "In the order of the second plan."
+    "The steps whose values differ, in the order of the second plan."
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) for field in attrs.fields(Diff))
@@ -103,11 +103,11 @@ def diff(first: Plan, second: Plan) -> Diff:
     """Compare two plans.
 
     Args:
-        first: The plan that is compared with.
-        second: The plan that is described.
+        first: The old plan.
+        second: The new plan.
 
     Returns:
-        What has to be done to the first to get the second.
+        The changes that lead from the first plan to the second.
     """
     before, after = wire.plan_to_json(first), wire.plan_to_json(second)
     old, new = _by_address(before), _by_address(after)
@@ -123,7 +123,10 @@ def diff(first: Plan, second: Plan) -> Diff:
 
 
 def lines(difference: Diff) -> tuple[str, ...]:
-    """The difference in plain text, a line for each: `-` gone, `+` new, `>` moved, `~` changed."""
+    """The differences in plain text, one per line.
+
+    Lines about steps begin with `-` (removed), `+` (added), `>` (moved) or `~` (changed).
+    """
     return (
         *(str(change) for change in difference.header),
         *(f"- {step.address}" for step in difference.removed),
@@ -151,7 +154,7 @@ def _moved(old: Sequence[str], new: Sequence[str], common: Sequence[str]) -> Ite
 
 
 def _longest_rising(numbers: Sequence[int]) -> frozenset[int]:
-    """The numbers of a longest rising subsequence: what can be said to have kept its order."""
+    """The numbers of a longest rising subsequence: the steps that have kept their order."""
     tails: list[int] = []
     previous: dict[int, int | None] = {}
     for number in numbers:

@@ -1,4 +1,4 @@
-"""How a live pair differs from its declaration, as values."""
+"""The differences between a live pair and its declaration, as values."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class Difference:
     """One part that is not as declared."""
 
     node: str
-    "The node."
+    "The node that has the part, or should have it."
     kind: Kind
-    "What kind of part it is."
+    "The kind of the part."
     owner: str | None = None
-    "What it is a part of: the quorum of a child, the object of a setting; None for all others."
+    "What the part belongs to: the quorum of a child, the object of a setting; else None."
     name: str
-    "Its own name, such as a block node's, or QEMU's name of a setting."
+    "The part's name, such as a block node's, or QEMU's name of a setting."
     declared: str | None
-    "What the declaration asks for; None if it declares no such part."
+    "The declared value; None if the part is not declared."
     live: str | None
-    "What the node shows; None if the part is not there."
+    "The value that the node shows; None if the node does not have the part."
 
     @property
     def label(self) -> str:
-        """Its name in messages, after its owner's and a dot if it has one."""
+        """The part's name in messages: `OWNER.NAME`, or the name alone if it has no owner."""
         return self.name if self.owner is None else f"{self.owner}.{self.name}"
 
 
@@ -41,11 +41,11 @@ class Drift:
     """All differences, each in one of three lists; false if there is none."""
 
     missing: tuple[Difference, ...] = ()
-    "Declared and not there."
+    "Parts that are declared and do not exist."
     stray: tuple[Difference, ...] = ()
-    "There and not declared."
+    "Parts that exist and are not declared."
     changed: tuple[Difference, ...] = ()
-    "There, and not as declared."
+    "Parts that exist and differ from their declaration."
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.stray or self.changed)

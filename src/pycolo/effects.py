@@ -1,8 +1,8 @@
-"""What a step changes: pure, from a snapshot to a snapshot.
+"""The effect of a step, as a pure function from a snapshot to a snapshot.
 
-An effect is what the compiler counts on after a step, and what a report is compared with. A
-command's effect is what QEMU answers for when it says `{}`; what happens afterwards by
-itself is an effect of the Wait that looks for it.
+The compiler relies on the effects of the steps before, and a report is compared with them. The
+effect of a command is what QEMU has done when it replies `{}`. What happens later is the effect of
+the Wait that waits for it.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def apply(pair: ColoPair, qemu: Mapping[str, Version], snapshot: Snapshot, step:
     """The snapshot after one step.
 
     Args:
-        pair: The declaration, for what a launched QEMU is made of.
+        pair: The declaration; it defines the parts of a QEMU that is launched.
         qemu: Node name to QEMU version.
-        snapshot: What is there before the step.
-        step: The step, taken as done.
+        snapshot: The state before the step.
+        step: The step, which is assumed to be done.
     """
     match step:
         case Execute(node=node, command=command):
@@ -93,7 +93,14 @@ def _host(
 
 
 def launched(pair: ColoPair, node: str, action: LaunchQemu, version: Version) -> Live:
-    """A QEMU just started from our own command line."""
+    """The state of a QEMU that was just started with pycolo's command line.
+
+    Args:
+        pair: The declaration.
+        node: The node's name.
+        action: The launch.
+        version: The version of the node's QEMU.
+    """
     place = pair.node(node)
     secondary = action.role == "secondary"
     blocks: set[str] = set()
@@ -140,7 +147,7 @@ def _object(item: QomObject) -> Filter:
     return Filter(qom_type=str(kind), on=on, settings=settings(item))
 
 
-# What QEMU shows of a property that was not given (qemu-behaviour 6.11).
+# The values that QEMU reports for properties that were not given (qemu-behaviour 6.11).
 _FILTER_DEFAULTS: Final = {
     "insert": "behind",
     "position": "tail",
@@ -167,19 +174,19 @@ _NO_SETTINGS: Final = ("qom-type", "id", "status")
 
 
 def settings(item: QomObject) -> Mapping[str, str]:
-    """What QEMU will show of an object's properties, by its own names and with its defaults."""
+    """The properties that QEMU will report for an object, by QEMU's names, defaults included."""
     given = item.to_qmp()
     told = {name: shown(value) for name, value in given.items() if name not in _NO_SETTINGS}
     return {**_DEFAULTS[str(given["qom-type"])], **told}
 
 
 def shown(value: object) -> str:
-    """A property's value as a snapshot keeps it: a string as it is, all else as JSON writes it."""
+    """A property's value as text for a snapshot: a string unchanged, any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a command
-    """What a command that QEMU accepted leaves behind on its node."""
+    """The state of a node after QEMU has accepted a command."""
     match command:
         case qmp.MigrateSetCapabilities(capabilities=changes):
             on = {c.capability for c in changes if c.state}
@@ -263,23 +270,23 @@ def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a 
             | qmp.QomGet()
             | qmp.QueryChardev()
         ):
-            # Questions, and orders whose effect a Wait looks for.
+            # Queries, and commands whose effect a Wait waits for.
             return live
         case _:
             assert_never(command)
 
 
 def took_effect(before: Live, command: qmp.Command, found: Live) -> bool | None:
-    """Whether a command of which no reply came has taken effect, by what is there now.
+    """Whether a command whose reply did not come has taken effect, by the node's present state.
 
     Args:
-        before: The node before the command, as read or planned.
+        before: The state of the node before the command, as read or planned.
         command: The command.
-        found: The node as read after nothing older is pending.
+        found: The state of the node, read when no older command was pending.
 
     Returns:
-        True or False if the two can be told apart; None if the command leaves no trace, or
-        none yet: what it sets in motion may not have begun.
+        Whether the command took effect. None if that cannot be told: the command leaves no trace,
+        or the activity that it starts may not have begun yet.
     """
     expected = after(before, command)
     told = [
@@ -292,12 +299,13 @@ def took_effect(before: Live, command: qmp.Command, found: Live) -> bool | None:
     return all(seen) if seen else None
 
 
-# QEMU answers these before it has begun with what they order (qemu-behaviour 5.16, 8.2).
+# QEMU replies to these before the activity that they start has begun (qemu-behaviour 5.16, 8.2).
 _SETS_IN_MOTION: Final = (qmp.BlockJobCancel, qmp.MigrateContinue, qmp.XColoLostHeartbeat)
 
 
-# What a command leaves behind for a reader. The rest is latched, an effect of a Wait, over before
-# anybody looks (a small merge), or shown by nothing (an NBD server; qemu-behaviour 18.3).
+# Fields of `Live` that do not show whether a command took effect: they are latched, are effects of
+# a Wait, may change again before they are read (a small merge), or are not reported by any query
+# (an NBD server; qemu-behaviour 18.3).
 _TRACELESS: Final = ("colo_exited", "proven", "last_colo_mode", "commit_pending", "nbd_server")
 _TRACES: Final = tuple(
     field.name for field in attrs.fields(Live) if field.eq is True and field.name not in _TRACELESS
@@ -316,7 +324,7 @@ def _field_took_effect(before: object, expected: object, found: object) -> bool 
         case frozenset(), frozenset(), frozenset():
             return (expected - before) <= found and not (before - expected) & found
         case _:
-            # QEMU may have gone on since: anything but the old value is the command's doing.
+            # The value may have changed again since: any value but the old one shows an effect.
             return found != before
 
 

@@ -1,31 +1,31 @@
-"""Every error that pycolo raises, by whose fault it is and what to do next.
+"""Every error that pycolo raises, grouped by its cause, with what to do next.
 
 ::
 
     PycoloError
     ├── DeclarationError    a value breaks a rule: correct it; nothing was sent (also a ValueError)
-    ├── ParseError          a document or a reply is not what it should be: see the path it names
-    ├── SchemaError         that QEMU does not know such a command: choose another dialect or QEMU
+    ├── ParseError          a document or a reply is malformed: see the path that the error names
+    ├── SchemaError         this QEMU does not accept the command: use another dialect or QEMU
     ├── RefusedError        pycolo will not do it; nothing was sent
     │   ├── StoreError          a supervisor's store cannot be used
     │   ├── VersionError        these QEMU versions cannot run COLO, or not together
     │   └── CompileError        there is no safe way from this state
     │       └── UndecidedError      only a person can say whose data is right
-    ├── RemoteError         a node did not do what it was asked
+    ├── RemoteError         a node did not do what was requested
     │   ├── CommandRefused      QEMU answered with an error: the command had no effect
     │   ├── CommandUnknown      no answer came: the effect is unknown; probe, then compile again
-    │   ├── Busy                somebody else holds the node's control monitor
-    │   ├── Unresponsive        the node is connected and silent
+    │   ├── Busy                another client holds the node's control monitor
+    │   ├── Unresponsive        the node is connected and does not answer
     │   ├── ConnectionFailed    there is no connection to the node
     │   └── HostRefused         the node's host could not do it: nothing was changed
-    ├── ArbiterError        an arbiter did not do what it was asked
-    │   ├── ArbiterOvertaken    it holds another record than the one expected: nothing was changed
+    ├── ArbiterError        an arbiter did not do what was requested
+    │   ├── ArbiterOvertaken    its record is not the expected one: nothing was changed
     │   └── ArbiterLost         no certain answer came: the effect is unknown; read again
-    └── FuseError           a host's fuse did not do what it was asked
-        ├── FuseRefused         it refused: nothing was changed
-        └── FuseLost            it has ended or gives no answer: connect again, then arm again
+    └── FuseError           a host's fuse did not do what was requested
+        ├── FuseRefused         the fuse refused: nothing was changed
+        └── FuseLost            the fuse has ended or does not answer: connect and arm again
 
-Every error keeps what it was made from as attributes, and can be pickled.
+Every error keeps its arguments as attributes, and can be pickled.
 """
 
 from __future__ import annotations
@@ -71,16 +71,16 @@ def _must(place: str, rule: str, value: object) -> str:
 
 
 class PycoloError(Exception):
-    """The root of all errors of pycolo. Never raised itself.
+    """The base class of all errors of pycolo. Never raised itself.
 
-    Its attributes hold what came from QEMU, a host or a file as it came. As text it is one
-    printable line: it can be shown on a terminal and written to a log.
+    The attributes hold text from QEMU, a host or a file unchanged. `str(error)` is one printable
+    line, which can be shown on a terminal and written to a log.
     """
 
     @final
     @override
     def __str__(self) -> str:
-        """Give the message; subclasses say in `message` what it is."""
+        """Return `message()` as one printable line."""
         return brief(self.message())
 
     def message(self) -> str:
@@ -91,16 +91,16 @@ class PycoloError(Exception):
 class DeclarationError(PycoloError, ValueError):
     """A value breaks a rule of its field.
 
-    Raised while an object is made, so there is no object and nothing was sent.
+    Raised before an object is made or anything is sent.
     """
 
     def __init__(self, field: str, value: object, rule: str) -> None:
         """Keep the error's parts.
 
         Args:
-            field: The field's name, dotted if it is nested (``disks[0].size_bytes``).
-            value: What was given.
-            rule: What the value must be, to be read after the word "must".
+            field: The field's name, with dots if it is nested (``disks[0].size_bytes``).
+            value: The value that was given.
+            rule: The rule, worded to follow the word "must": ``be a string``.
         """
         super().__init__(field, value, rule)
         self.field = field
@@ -114,20 +114,19 @@ class DeclarationError(PycoloError, ValueError):
 
 
 class ParseError(PycoloError):
-    """A document or a reply is not what it should be.
+    """A document or a reply is malformed.
 
-    Raised while a value is parsed, so there is no value. What was parsed is unchanged, and a
-    session that received it stays usable.
+    Raised instead of returning a value. A session that received a malformed reply stays usable.
     """
 
     def __init__(self, path: str, rule: str, value: object) -> None:
         """Keep the error's parts.
 
         Args:
-            path: Where in the document, such as ``steps[3].command.arguments.addr.data``; empty for
-                the whole of it.
-            rule: What must be there, to be read after the word "must".
-            value: What was there.
+            path: The place in the document, such as ``steps[3].command.arguments.addr.data``; empty
+                for the whole document.
+            rule: The rule, worded to follow the word "must": ``be a string``.
+            value: The value that was found there.
         """
         super().__init__(path, rule, value)
         self.path = path
@@ -141,9 +140,9 @@ class ParseError(PycoloError):
 
 
 class SchemaError(PycoloError):
-    """A command is not one that this QEMU accepts, by its own schema.
+    """By its own schema, this QEMU does not accept a command.
 
-    Raised before anything is sent; command and schema stay usable.
+    Raised before anything is sent.
     """
 
     def __init__(self, command: str, qemu: str, problems: tuple[str, ...]) -> None:
@@ -151,7 +150,7 @@ class SchemaError(PycoloError):
 
         Args:
             command: The command's QMP name.
-            qemu: The QEMU whose schema it is, by version or node.
+            qemu: The version or the node of the QEMU that has this schema.
             problems: One sentence for each part that is not accepted; at least one.
         """
         super().__init__(command, qemu, problems)
@@ -168,20 +167,20 @@ class SchemaError(PycoloError):
 
 
 class RefusedError(PycoloError):
-    """pycolo refuses to do what was asked. Nothing was sent; every object stays usable."""
+    """pycolo refuses a request. Nothing was sent; every object stays usable."""
 
 
 class StoreError(RefusedError):
     """A supervisor's store cannot be used; nothing was changed in it.
 
-    The store stays usable once the reason is gone.
+    The store can be used again when the reason no longer exists.
     """
 
     def __init__(self, folder: str, why: str) -> None:
         """Keep the error's parts.
 
         Args:
-            folder: Where the store lies.
+            folder: The folder of the store.
             why: What is wrong, as a sentence without a full stop.
         """
         super().__init__(folder, why)
@@ -203,7 +202,7 @@ class VersionError(RefusedError):
         """Keep the error's parts.
 
         Args:
-            versions: The versions in question, as ``10.0.13``.
+            versions: The versions that cannot run COLO, each as ``10.0.13``.
             why: What is wrong with them, as a sentence without a full stop.
         """
         super().__init__(versions, why)
@@ -217,23 +216,23 @@ class VersionError(RefusedError):
 
 
 class CompileError(RefusedError):
-    """There is no safe way from this state to what the procedure is for.
+    """There is no safe way from this state to the goal of the procedure.
 
-    Nothing was sent; declaration and snapshot stay usable.
+    Nothing was sent; the declaration and the snapshot stay usable.
     """
 
     def __init__(self, *findings: Finding) -> None:
-        """Keep what stands in the way.
+        """Keep the error's findings.
 
         Args:
-            findings: One or more.
+            findings: The obstacles, one or more.
         """
         super().__init__(*findings)
         self.findings = findings
 
     @property
     def is_decidable(self) -> bool:
-        """Whether a person can decide or do something about each of them."""
+        """Whether each finding has a remedy: something that a person can decide or do."""
         return all(finding.remedy for finding in self.findings)
 
     @override
@@ -243,12 +242,12 @@ class CompileError(RefusedError):
 
 
 class UndecidedError(CompileError):
-    """Only a person can decide it.
+    """Only a person can decide how to continue.
 
-    For example, the records do not tell whose data is right, or two QEMUs have a guest each.
+    For example, the records do not show whose data is right, or two QEMUs have a guest each.
 
-    Nothing was sent or written; declaration and snapshot stay usable. The command line ends with 4
-    if each finding has a remedy.
+    Nothing was sent or written; the declaration and the snapshot stay usable. The command line
+    exits with code 4 if each finding has a remedy.
     """
 
 
@@ -267,11 +266,14 @@ def undecided(
 
 
 def check_all(checks: Iterable[Callable[[], object]]) -> None:
-    """Make checks that do not depend on each other, and raise what all of them find, together.
+    """Make independent checks, and raise one error with the findings of all that fail.
+
+    Args:
+        checks: Functions that raise CompileError if their check fails.
 
     Raises:
-        UndecidedError: One or more do not hold, and one of them raised it.
-        CompileError: One or more do not hold.
+        UndecidedError: A check raised UndecidedError.
+        CompileError: Checks failed, and all of them raised another CompileError.
     """
     errors = [error for check in checks if (error := _error_of(check)) is not None]
     if not errors:
@@ -289,10 +291,10 @@ def _error_of(check: Callable[[], object]) -> CompileError | None:
 
 
 class RemoteError(PycoloError):
-    """A node did not do what it was asked. Never raised itself."""
+    """A node did not do what was requested. Never raised itself."""
 
     def __init__(self, node: str, *details: object) -> None:
-        """Keep the node's name and, for pickling, whatever else the error was made from."""
+        """Keep the node's name and, for pickling, the other arguments of the subclass."""
         super().__init__(node, *details)
         self.node = node
 
@@ -324,12 +326,12 @@ class CommandRefused(RemoteError):
 
 
 class CommandUnknown(RemoteError):
-    """A command was sent and no answer came in time, or none can come any more.
+    """A command was sent, and no answer came in time or the connection was lost.
 
-    Its effect is unknown and it may still take place: probe and compile again, never repeat it
-    (qemu-behaviour 7.5, 13.2). If a limit passed, the session stays open and a late answer is not
-    taken for that of another command; `Session.reopen` returns once nothing older is pending. If
-    the connection was lost, the session is closed.
+    It is unknown whether the command took effect, and it may still do so. Probe and compile again;
+    never repeat the command (qemu-behaviour 7.5, 13.2). If a limit passed, the session stays open,
+    and a late answer is not mistaken for the answer to another command; `Session.reopen` returns
+    when no older command is pending. If the connection was lost, the session is closed.
     """
 
     def __init__(self, node: str, command: str, why: str) -> None:
@@ -351,11 +353,11 @@ class CommandUnknown(RemoteError):
 
 
 class Busy(RemoteError):
-    """A monitor was connected and gave no greeting.
+    """A monitor accepted the connection and gave no greeting.
 
-    Mostly another client holds it: a second one gets no greeting (qemu-behaviour 7.6), and who
-    holds the control monitor has the right to change the node. A QEMU that is stopped gives none
-    either. There is no session; nothing was sent.
+    Usually another client holds the monitor: a second client gets no greeting (qemu-behaviour 7.6).
+    The client that holds the control monitor has the right to change the node. A QEMU whose process
+    is stopped gives no greeting either. There is no session; nothing was sent.
     """
 
     def __init__(self, node: str, address: str) -> None:
@@ -373,13 +375,13 @@ class Busy(RemoteError):
 class Unresponsive(RemoteError):
     """The node is connected and does not answer.
 
-    Its main loop may be wedged on a dead peer's socket; an out-of-band yank on a connection that is
-    already open can cure that (qemu-behaviour 7.3 to 7.6). It proves nothing about the node's
-    death.
+    QEMU's main loop may be stuck on a dead peer's socket; an out-of-band yank on a connection that
+    is already open can free it (qemu-behaviour 7.3 to 7.6). The error does not prove that the node
+    is dead.
     """
 
     def __init__(self, node: str, waited_s: float) -> None:
-        """Keep the node's name and the time waited for it, in seconds."""
+        """Keep the node's name and how long its answer was waited for, in seconds."""
         super().__init__(node, waited_s)
         self.waited_s = waited_s
 
@@ -390,9 +392,9 @@ class Unresponsive(RemoteError):
 
 
 class ConnectionFailed(RemoteError):
-    """There is no connection to the node, or it ended.
+    """There is no connection to the node, or the connection ended.
 
-    It proves nothing about the node's death. A session that raised it is closed.
+    The error does not prove that the node is dead. A session that raised it is closed.
     """
 
     def __init__(self, node: str, address: str, why: str) -> None:
@@ -414,9 +416,9 @@ class ConnectionFailed(RemoteError):
 
 
 class HostRefused(RemoteError):
-    """A node's host could not do what it was asked.
+    """A node's host could not do what was requested.
 
-    The host changed nothing: it started no QEMU, ended none, made no image and wrote no record.
+    The host changed nothing: it started or ended no QEMU, made no image and wrote no record.
     """
 
     def __init__(self, node: str, action: str, why: str) -> None:
@@ -424,8 +426,8 @@ class HostRefused(RemoteError):
 
         Args:
             node: The node's name.
-            action: What was asked: ``create-image``, ``launch-qemu``, also for the version of
-                its QEMU, ``stop-qemu``, ``check-ports`` or ``write-record``.
+            action: The action: ``create-image``, ``launch-qemu`` (also if the version of QEMU was
+                requested), ``stop-qemu``, ``check-ports``, ``check-devices`` or ``write-record``.
             why: The cause, as a sentence without a full stop.
         """
         super().__init__(node, action, why)
@@ -439,13 +441,13 @@ class HostRefused(RemoteError):
 
 
 class ArbiterError(PycoloError):
-    """An arbiter did not do what it was asked. Never raised itself."""
+    """An arbiter did not do what was requested. Never raised itself."""
 
     def __init__(self, pair: str, why: str) -> None:
         """Keep the error's parts.
 
         Args:
-            pair: The name of the pair whose record it holds.
+            pair: The name of the pair whose record the arbiter holds.
             why: The cause, as a sentence without a full stop.
         """
         super().__init__(pair, why)
@@ -454,7 +456,7 @@ class ArbiterError(PycoloError):
 
 
 class ArbiterOvertaken(ArbiterError):
-    """A compare-and-swap found another record than the one expected, or a lease.
+    """A compare-and-swap found a record that is not the expected one, or found a lease.
 
     Nothing was changed. Read the record again.
     """
@@ -466,9 +468,9 @@ class ArbiterOvertaken(ArbiterError):
 
 
 class ArbiterLost(ArbiterError):
-    """An arbiter gave no answer, or none that is certain.
+    """An arbiter gave no answer, or an answer that does not show whether it made the change.
 
-    What was to be changed may have been. Read the record again; the arbiter stays usable.
+    The record may have been changed. Read it again; the arbiter stays usable.
     """
 
     @override
@@ -478,13 +480,13 @@ class ArbiterLost(ArbiterError):
 
 
 class FuseError(PycoloError):
-    """A host's fuse did not do what it was asked. Never raised itself."""
+    """A host's fuse did not do what was requested. Never raised itself."""
 
     def __init__(self, path: str, why: str) -> None:
         """Keep the error's parts.
 
         Args:
-            path: The path of its socket.
+            path: The path of the fuse's socket.
             why: The cause, as a sentence without a full stop.
         """
         super().__init__(path, why)
@@ -502,10 +504,10 @@ class FuseRefused(FuseError):
 
 
 class FuseLost(FuseError):
-    """There is no fuse, it has ended, or it gave no answer.
+    """There is no fuse, the fuse has ended, or it gave no answer.
 
-    Whether it did what it was asked is unknown, and its QEMUs may be unguarded. The client is
-    closed: connect again, and arm again.
+    It is unknown whether the fuse did what was requested, and it may no longer guard its QEMUs. The
+    client is closed: connect again, and arm again.
     """
 
     @override

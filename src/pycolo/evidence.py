@@ -1,8 +1,8 @@
-"""Evidence of a death: which QEMU it speaks of, and who says so.
+"""Evidence that a QEMU has ended: which QEMU, and who states it.
 
 Evidence names an instance, that is one QEMU process, and the epoch of the record that let this
-instance run alone. So it says nothing about a QEMU that was started later, and a plan that was
-saved with it proves nothing once the record has another epoch.
+instance run alone. So it proves nothing about a QEMU that was started later, nor if the record has
+got another epoch since.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ INSTANCE_PARTS = 3
 @final
 @attrs.frozen(kw_only=True)
 class Victim:
-    """The QEMU whose end has to be shown before another node runs alone."""
+    """A QEMU that must be shown to have ended before another node runs alone."""
 
     node: str
-    "The node on which it ran."
+    "The node of the QEMU."
     instance: str
-    "Its identity, `PAIR:NODE:HEX`."
+    "The identity of the QEMU, `PAIR:NODE:HEX`."
     epoch: int
     "The epoch of the record that lets this instance run alone."
 
@@ -34,19 +34,20 @@ class Victim:
 @final
 @attrs.frozen(kw_only=True)
 class Evidence:
-    """A statement that one QEMU has ended, by its host's kernel or by whoever fenced it.
+    """A statement that one QEMU has ended, by its host's kernel, an operator or a fence.
 
     Args:
-        kind: `exit`: its host's kernel shows that the process has ended, or that each of its
-            threads has or is exiting. `fence`: an operator or a fencing device has made sure of it.
-            `self-fence`: its lease has run out, so that the fuse of its host has stopped it, or it
-            is a secondary that can be promoted no more.
-        node: The node on which it ran.
+        kind: `exit`: the kernel of the QEMU's host shows that the process has ended, or that each
+            of its threads has ended or is exiting. `fence`: an operator or a fencing device has
+            made sure that the QEMU has ended. `self-fence`: the QEMU's lease has expired, so that
+            the fuse of its host has stopped it, or it is a secondary that can no longer be
+            promoted.
+        node: The node of the QEMU.
         instance: The identity of the QEMU, `PAIR:NODE:HEX`.
-        epoch: The epoch of the record that let it run alone, as in the plan's `Victim`.
-        who: The host that saw it, or who fenced it.
-        how: What was seen, or how it was fenced.
-        when: When, ISO 8601.
+        epoch: The epoch of the record that let the QEMU run alone, as in the plan's `Victim`.
+        who: The host that saw the end, or the person or device that fenced the QEMU.
+        how: What the host saw, or how the QEMU was fenced.
+        when: The time, ISO 8601.
 
     Raises:
         DeclarationError: A field is empty or not printable, or `kind` is unknown; no object is
@@ -70,7 +71,7 @@ class Evidence:
 
     @classmethod
     def of(cls, victim: Victim, *, kind: Kind, who: str, how: str, when: str) -> Self:
-        """Evidence that speaks of this very QEMU; see the class for the rest."""
+        """Evidence that a victim has ended; the other arguments are those of the class."""
         return cls(
             kind=kind,
             node=victim.node,
@@ -82,7 +83,7 @@ class Evidence:
         )
 
     def proves(self, victim: Victim) -> bool:
-        """Whether it speaks of this very QEMU, in this epoch."""
+        """Whether the evidence names the victim's node, instance and epoch."""
         named = (self.node, self.instance, self.epoch)
         return named == (victim.node, victim.instance, victim.epoch)
 
@@ -93,18 +94,18 @@ def instance_of(pair: str, node: str, number: int) -> str:
     Args:
         pair: The pair's name.
         node: The node's name.
-        number: What tells it from every other QEMU of that node, 0 to 2^32-1.
+        number: A number that no other QEMU of that node has, 0 to 2^32-1.
     """
     return f"{pair}:{node}:{number:08x}"
 
 
 def pair_of(instance: str) -> str:
-    """The pair that an identity names; empty if it is no identity of pycolo's."""
+    """The name of the pair in an identity; empty if pycolo did not make the identity."""
     return _parts(instance)[0]
 
 
 def node_of(instance: str) -> str:
-    """The node that an identity names; empty if it is no identity of pycolo's."""
+    """The name of the node in an identity; empty if pycolo did not make the identity."""
     return _parts(instance)[1]
 
 

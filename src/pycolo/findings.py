@@ -1,6 +1,6 @@
-"""What stands in the way of a procedure, or was found before one, as a value with a code.
+"""An obstacle to a procedure, or a result of a preflight, as a value with a code.
 
-A code is stable: programs may act on it, and `pycolo explain CODE` says what it means.
+A code is stable: programs may act on it, and `pycolo explain CODE` prints its meaning.
 """
 
 from __future__ import annotations
@@ -120,31 +120,31 @@ Code: TypeAlias = Literal[
     "no-fence",
     "not-forwarded",
 ]
-"What a finding may be."
+"The codes that a finding may have."
 
 Level: TypeAlias = Literal["error", "warning", "note"]
-"How much it matters: an error stands in the way, a warning does not yet, a note is to be known."
+"How serious a finding is: an error is an obstacle, a warning may become one, a note informs."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Finding:
-    """One thing that stands in the way, or is to be known."""
+    """One obstacle to a procedure, or one result of a preflight."""
 
     code: Code
-    "What kind of thing it is."
+    "The kind of the finding."
     node: str | None
-    "The node that it is about; None if it is about the pair."
+    "The node that the finding is about; None if it is about the pair."
     what: str
     "What was found, as a sentence without a full stop."
     remedy: str
     "What a person must decide or do; empty if nothing can be done."
     level: Level = "error"
-    "How much it matters."
+    "How serious the finding is."
 
     @override
     def __str__(self) -> str:
-        """What was found, then the remedy."""
+        """The text of the finding, then the remedy."""
         return f"{self.what}; {self.remedy}" if self.remedy else self.what
 
 
@@ -481,4 +481,4 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "AllowTcpForwarding."
     ),
 }
-"Code to what it means, whatever node it is about."
+"The meaning of each code, whichever node a finding is about."

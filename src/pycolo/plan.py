@@ -1,7 +1,7 @@
-"""A plan: steps in total order, inert data, exactly what runs.
+"""A plan: the steps of a procedure in order, as plain data.
 
-Nothing in here can be called. A plan can be compared, printed, saved and executed, and each of
-these readers sees the same value.
+A plan contains no functions. It can be compared, printed, saved and executed; exactly the steps
+that are printed and saved are executed.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ DialectName: TypeAlias = Literal["auto", "doc"]
 @final
 @attrs.frozen(kw_only=True)
 class Refusal:
-    """A refusal that means the goal is reached already."""
+    """A refusal by QEMU that means that the step's goal has already been reached."""
 
     text: str
-    "Words that QEMU's message contains."
+    "A part of QEMU's message."
     error_class: str = "GenericError"
     "QEMU's error class."
 
@@ -56,25 +56,25 @@ class Refusal:
 @final
 @attrs.frozen(kw_only=True)
 class Execute:
-    """Send one command and take its reply."""
+    """Send one command and wait for its reply."""
 
     address: str
-    "Unique in the plan: node, command and what it acts on."
+    "The step's name, unique in the plan: node, command and the object that the command acts on."
     node: str
-    "The node that gets it."
+    "The node to which the command is sent."
     command: Command
     why: str
-    "The reason, with the fact or section behind it."
+    "The reason, with the entry of qemu-behaviour that it relies on."
     limit_s: float = attrs.field(validator=rules.Valid(rules.seconds))
-    "How long the reply may take."
+    "How long the reply may take, in seconds."
     oob: bool = False
-    "Out of band: past a main loop that may be stuck."
+    "Whether to send the command out of band, so that a stuck main loop does not delay it."
     accepts: tuple[Refusal, ...] = ()
     "Refusals that count as done."
     rescue: tuple[Yank, ...] = ()
-    "Sent out of band, one by one, when the limit passes."
+    "Yanks that are sent out of band, one by one, if the limit passes; then the wait is repeated."
     batch: str | None = None
-    "Consecutive steps of one batch are sent together and all awaited before the next step."
+    "Consecutive steps of one batch are sent together; the next step waits for all of them."
     may_fail: bool = False
     "Execution continues even if this step fails."
 
@@ -86,17 +86,17 @@ class Wait:
 
     address: str
     node: str
-    "The node it is mostly about."
+    "The node that the condition is mainly about."
     until: Condition
     why: str
     limit_s: float = attrs.field(validator=rules.Valid(rules.seconds))
-    "How long it may take."
+    "How long the wait may take, in seconds."
     unless: Condition | None = None
-    "What makes further waiting pointless."
+    "A condition that ends the wait as refused: if it is true, waiting longer is pointless."
     stall_s: float | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.seconds))
     )
-    "How long the copy that it waits for may continue without a byte arriving."
+    "How long the copy that is waited for may make no progress, in seconds; None for no limit."
     may_fail: bool = False
     "Execution continues even if this step fails."
 
@@ -117,7 +117,7 @@ class Check:
 @final
 @attrs.frozen(kw_only=True)
 class CreateImage:
-    """Create an image on the node's host; one that exists is checked and never overwritten."""
+    """Create an image on the node's host; an existing image is checked and never overwritten."""
 
     path: str
     image_format: ImageFormat
@@ -129,55 +129,56 @@ class CreateImage:
 @final
 @attrs.frozen(kw_only=True)
 class LaunchQemu:
-    """Start a QEMU on the node's host, in a session of its own, unless one runs there."""
+    """Start a QEMU on the node's host, detached from this process, unless one runs there."""
 
     role: Literal["primary", "secondary"]
-    "What it is started as; secondaries wait for an incoming state."
+    "The role that the QEMU is started in; a secondary waits for an incoming migration."
     instance: str
-    "The identity it gets."
+    "The identity of the new QEMU."
     argv: tuple[str, ...]
     "The command line, derived from the declaration."
     record: PairRecord | None = None
-    "What the node's own file must still say when the process is made; None for a secondary."
+    "The record that the node's file must still hold when QEMU is started; None for a secondary."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class StopQemu:
-    """End one QEMU on the node's host, and see it end; that is evidence of its death."""
+    """End one QEMU on the node's host and wait for its end, which is evidence of its death."""
 
     instance: str
-    "Its identity: no other one is ended."
+    "The identity of the QEMU; no other QEMU is ended."
     at_once: bool = False
-    "Send SIGKILL at once: it gets no time to end by itself, and may be unable to."
+    "Whether to send SIGKILL at once, for a QEMU that may be unable to end by itself."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class CheckPorts:
-    """See from the node's host that TCP ports of another host are let through; changes nothing.
+    """Check from the node's host that no firewall blocks TCP ports of another host.
 
-    One that is closed is let through: the other host says so. Name no port on which a QEMU listens
-    already: it takes the connection for its peer's (qemu-behaviour 19.8).
+    Nothing is changed. A closed port is not blocked: the other host refuses the connection. Do not
+    name a port on which a QEMU listens already: it would take the connection for its peer's
+    (qemu-behaviour 19.8).
     """
 
     host: str
     "The other host's address."
     ports: tuple[int, ...]
-    "What this node's QEMU will connect to there."
+    "The ports of the other host to which this node's QEMU will connect."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class CheckDevices:
-    """See that the QEMU installed on the node's host knows devices and their properties.
+    """Check that the QEMU installed on the node's host knows devices and their properties.
 
-    A process of its own is asked, which has no guest: there are devices about which a QEMU cannot
-    be asked and live (qemu-behaviour 23.1). Those are left to the launch.
+    A separate QEMU process without a guest is asked, because QEMU aborts if it is asked about some
+    devices (qemu-behaviour 23.1). Those devices are only tested by the launch.
     """
 
     devices: tuple[GuestDevice, ...]
-    "What the guest is to have."
+    "The devices that the guest will have."
 
 
 HostAction: TypeAlias = CreateImage | LaunchQemu | StopQemu | CheckPorts | CheckDevices
@@ -186,7 +187,7 @@ HostAction: TypeAlias = CreateImage | LaunchQemu | StopQemu | CheckPorts | Check
 @final
 @attrs.frozen(kw_only=True)
 class RunHost:
-    """Do something on the node's host; typed, never a free command line."""
+    """Execute one of the known actions on the node's host; never an arbitrary command line."""
 
     address: str
     node: str
@@ -204,13 +205,13 @@ class Record:
 
     address: str
     node: str
-    "The node whose file it is."
+    "The node whose file is written."
     change: Change
-    "What must be there and what replaces it."
+    "The content that the file must have, and the new content."
     why: str
     limit_s: float = attrs.field(validator=rules.Valid(rules.seconds))
     needs: Victim | None = None
-    "The QEMU whose end must be shown by evidence, which is written into the record."
+    "The QEMU that evidence must show to have ended; the evidence is written into the record."
     batch: str | None = None
     "See `Execute.batch`."
     may_fail: bool = False
@@ -221,62 +222,62 @@ Step: TypeAlias = Execute | Wait | Check | RunHost | Record
 
 
 OFFLINE_BIRTH: Final = "00000000"
-"The birth in a launch that was compiled offline: like its identities it is not drawn by chance."
+"The birth in a launch that was compiled offline; like its identities, it is not random."
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Options:
-    """What a plan was asked for besides its procedure: with it the same plan is compiled again.
+    """The options of a plan's procedure; with them the same plan can be compiled again.
 
-    Each procedure uses some of them; the others have their defaults.
+    Each procedure uses some of the options; the others have their defaults.
     """
 
     survivor: str | None = None
     "The node that survives, in `failover`; None for the one that answers."
     peer: str | None = None
-    "Who shall protect the guest, in `start`, `resume` and `converge`; None for whom records name."
+    "The node to protect the guest, in `start`, `resume`, `converge`; None for the record's choice."
     checkpoint_delay_ms: int | None = None
     "For `set-checkpoint-delay`, 1 to 4294967295; the declared one if None."
     nodes: tuple[str, ...] = ()
     "Which nodes `launch` starts; both if empty."
     newest: str | None = None
-    "Who holds the newest data by an operator's statement, in `launch`."
+    "The node that holds the newest data by an operator's statement, in `launch`."
     gone: str | None = None
-    "The node that `forget` takes out of the record."
+    "The node that `forget` removes from the record."
     instances: Mapping[str, str] = attrs.field(factory=dict)
-    "Node to the identity its QEMU gets in `launch`."
+    "Node name to the identity that its QEMU gets in `launch`."
     birth: str = ""
-    "What tells a new pair from others of its name, in `launch`."
+    "A random text that tells a new pair from others of the same name, in `launch`."
     qemu: Mapping[str, Version] = attrs.field(factory=dict)
-    "Node to the version of the QEMU installed there, in `launch`."
+    "Node name to the version of the QEMU installed there, in `launch`."
     assume_good: tuple[Version, ...] = ()
-    "Versions the operator vouches for."
+    "QEMU versions that the operator vouches for."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Recovery:
-    """What brings the guest back when execution ends inside a range of steps."""
+    """The steps that bring the guest back if execution ends inside a range of steps."""
 
     first: str
     "Address of the first step of the range."
     last: str
-    "Address of the last one; when it is done, the range is left."
+    "Address of the last step of the range; when it is done, the recovery is no longer needed."
     steps: tuple[Execute, ...]
-    "Sent in order, each whatever became of the one before."
+    "The recovery steps, executed in order; each is executed even if the one before failed."
     why: str
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """The nodes that its steps act on, each once."""
+        """The nodes that the recovery steps act on, each once."""
         return tuple(dict.fromkeys(step.node for step in self.steps))
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Plan:
-    """An ordered procedure across both nodes.
+    """The steps of a procedure on the nodes of a pair, in order.
 
     Raises:
         DeclarationError: Two steps have the same address, a step names a node that the pair does
@@ -285,17 +286,17 @@ class Plan:
 
     procedure: Procedure
     pair: ColoPair
-    "The declaration it was compiled from."
+    "The declaration that the plan was compiled from."
     qemu: Mapping[str, Version]
-    "Node to the QEMU version it was compiled for."
+    "Node name to the QEMU version that the plan was compiled for."
     dialect: DialectName
     prior_state: Snapshot
-    "What it was compiled from."
+    "The state that the plan was compiled from."
     planned_state: Snapshot
-    "What is there after the last step: the fold of the steps' effects over `prior_state`."
+    "The state after the last step: the effects of all steps applied to `prior_state`."
     steps: tuple[Step, ...]
     options: Options = attrs.field(factory=Options)
-    "What it was asked for besides its procedure."
+    "The options of the procedure."
     restored_after: str | None = None
     "Address of the step after which the guest serves again; None if it never stops serving."
     recoveries: tuple[Recovery, ...] = ()
@@ -352,7 +353,7 @@ class Plan:
         raise DeclarationError("address", address, "be the address of a step of the plan")
 
     def nodes(self) -> tuple[str, ...]:
-        """The nodes its steps act on, each once, in the plan's order."""
+        """The nodes that the steps act on, each once, in the plan's order."""
         return tuple(dict.fromkeys(step.node for step in self.steps))
 
     def for_node(self, name: str) -> tuple[Step, ...]:
@@ -376,10 +377,10 @@ class Plan:
 
     @property
     def acts(self) -> bool:
-        """Whether it does more than check; the plan of a finished procedure does not."""
+        """Whether a step is not a check; the plan of a procedure that is done has only checks."""
         return any(not isinstance(step, Check) for step in self.steps)
 
     def victims(self) -> tuple[Victim, ...]:
-        """The QEMUs whose end must be shown by evidence before the plan does anything."""
+        """The QEMUs that evidence must show to have ended, before the plan changes anything."""
         needed = [step.needs for step in self.steps if isinstance(step, Record)]
         return tuple(dict.fromkeys(victim for victim in needed if victim is not None))

@@ -1,7 +1,7 @@
-"""What became of a plan: one outcome a step, and a report of them all.
+"""The result of executing a plan: one outcome per step, and a report of all of them.
 
-What QEMU or a host says becomes one printable line when an outcome is made of it: outcomes are
-shown on terminals, written to logs and read by people in a hurry.
+Text from QEMU or a host is made one printable line when an outcome is made, since outcomes are
+shown on terminals and written to logs.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ from pycolo.snapshot import Dead, Live, NodeState, Snapshot, Unreachable, Unresp
 @final
 @attrs.frozen(kw_only=True)
 class Done:
-    """The step did what it says."""
+    """The step was done."""
 
     took_s: float
-    "From sending to the reply, or until the condition held."
+    "The time from sending to the reply, or until the condition was true, in seconds."
     reply: str = attrs.field(default="", converter=brief)
-    "QEMU's words, if it refused something that was so already."
+    "The refusal that the plan accepts, the human monitor's output, or the host's report."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class QemuError:
-    """What QEMU answered when it refused a command."""
+    """QEMU's answer to a command that it refused."""
 
     text: str = attrs.field(converter=brief)
-    "Its message; the wording differs between versions (qemu-behaviour 11)."
+    "QEMU's message; the wording differs between versions (qemu-behaviour 11)."
     error_class: str | None = None
-    "QMP's class, such as `GenericError`; None for an answer of the human monitor."
+    "QMP's error class, such as `GenericError`; None for an answer of the human monitor."
 
 
 @final
@@ -70,9 +70,9 @@ class QemuError:
 class Refused:
     """The step was not done, and changed nothing.
 
-    QEMU or the host refused it, a Check was false, a Wait became pointless, there was no connection
-    or the monitor was busy, the record had changed, evidence was missing, or, of a recovery's first
-    step, the recovery must not be sent.
+    QEMU or the host refused it, a Check was false, a Wait became pointless, there was no
+    connection, the monitor was busy, the record had changed or evidence was missing. The first step
+    of a recovery is also refused if the recovery must not be sent.
     """
 
     took_s: float
@@ -85,18 +85,18 @@ class Refused:
 @final
 @attrs.frozen(kw_only=True)
 class Unknown:
-    """No answer: the connection went, or the limit passed. The command may have taken effect."""
+    """No answer: the connection was lost or the limit passed. The step may have taken effect."""
 
     took_s: float
     reason: str = attrs.field(converter=brief)
     happened: bool | None = None
-    "Whether it took effect, as read over a new connection; None if that could not be told."
+    "Whether the command took effect, as read from the node afterwards; None if that is unknown."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class TimedOut:
-    """A wait that did not come true within its limit."""
+    """A wait whose condition did not become true in time, or whose copy made no progress."""
 
     took_s: float
     reason: str = attrs.field(converter=brief)
@@ -117,21 +117,24 @@ Outcome: TypeAlias = Done | Refused | Unknown | TimedOut | NotRun
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Report:
-    """A plan and what became of each of its steps."""
+    """A plan and the outcome of each of its steps."""
 
     plan: Plan
     outcomes: Mapping[str, Outcome]
-    "Step's address to its outcome, in the plan's order."
+    "A step's address to its outcome, in the plan's order."
     recovery: Mapping[str, Outcome] = attrs.field(factory=dict)
-    "The same for the recovery steps that ran."
+    "The same for the recovery steps that were executed, or refused."
     evidence: Mapping[str, Evidence] = attrs.field(factory=dict)
-    "Node to the evidence of its QEMU's end that execution rested on."
+    "Node name to the evidence that its QEMU has ended, which the execution relied on."
     after: Snapshot | None = None
-    "What was read after a failure; None if all was done or nothing could be read."
+    "The state that was read after a failure; None if the plan was done or nothing could be read."
 
     @property
     def failed(self) -> str | None:
-        """Address of the step that ended execution; None if all is done that had to be."""
+        """Address of the step that ended execution; None if all required steps were done.
+
+        If execution was cancelled between two steps, it is the first step that was not run.
+        """
         for address, outcome in self.outcomes.items():
             if not isinstance(outcome, Done | NotRun) and address not in self._may_fail:
                 return address
@@ -139,11 +142,11 @@ class Report:
 
     @property
     def state_after(self) -> Snapshot | None:
-        """The state that the execution left, as it was planned or, after a failure, as it was read.
+        """The state after the execution: the planned state or, after a failure, the state read.
 
-        None if nothing could be read. What no plan predicts is not in it after a success:
-        whether each disk is replicated after a resync, and what a host that nobody asked since
-        knows to run. So read the pair before you rely on either; `PairController` does.
+        None if nothing could be read. After a success, two things are not known, since no plan
+        predicts them: whether each disk is replicated after a resync, and which other QEMUs the
+        hosts know to run. Read the pair before you rely on either; `PairController` does.
         """
         if self.failed is not None:
             return self.after
@@ -155,13 +158,13 @@ class Report:
         return snapshot
 
     def _without_stale(self, planned: Snapshot) -> Snapshot:
-        """The planned state without what was read before and is not so any more."""
+        """The planned state without facts that were read before and are no longer true."""
         nodes = dict(planned.nodes)
         dead = {v.node for v in self.plan.victims() if v.node in self.evidence}
-        # A plan that was armed knows its victim as it was alive.
+        # A plan that was compiled in advance has its victim as a live node.
         nodes |= {name: Dead(evidence=self.evidence[name]) for name in dead}
         if self.plan.procedure in JOINING:
-            # Before it joined, its replication had not begun, which it tells as an error.
+            # Until the secondary joined, QEMU reported an error: replication had not begun.
             for name, state in nodes.items():
                 if isinstance(state, Live):
                     nodes[name] = attrs.evolve(state, replication_error=None)
@@ -170,7 +173,7 @@ class Report:
 
     @property
     def left(self) -> tuple[str, ...]:
-        """Addresses of the steps that were tried and not done, and did not have to be."""
+        """Addresses of the steps that may fail (`may_fail`) and did, in no particular order."""
         return tuple(
             address
             for address in self._may_fail
@@ -191,12 +194,12 @@ class Report:
 
     @property
     def exit_code(self) -> Literal[0, 1, 3, 4]:
-        """What a command line ends with.
+        """The exit code for a command line.
 
         Returns:
-            0 done; 1 refused or failed, nothing changed; 3 changed but unfinished, or unknown; 4 a
-            person must decide, namely whether a peer is dead, or what becomes of a QEMU that gives
-            no answer.
+            0: done. 1: refused or failed, nothing was changed. 3: changed but not finished, or
+            unknown. 4: nothing was changed, and a person must decide: whether a peer is dead, or
+            what to do with a QEMU that does not answer.
         """
         if self.failed is None:
             return 0
@@ -206,9 +209,9 @@ class Report:
 
     @property
     def advice(self) -> str:
-        """Which step ended it, what was answered, how things stand, and what to do now."""
+        """One line: the step that ended execution, the answer, the nodes' state, and what to do."""
         if self.failed is None:
-            # A guest in the middle of a checkpoint is waited for, which changes nothing.
+            # Such a plan may wait for the end of a checkpoint, which changes nothing.
             if all(isinstance(step, Check | Wait) for step in self.plan.steps):
                 return f"{self.plan.procedure} is done: there was nothing to do"
             return f"{self.plan.procedure} is done"
@@ -224,13 +227,14 @@ class Report:
         return brief("; ".join([*parts, self._next()]))
 
     def explanation(self, address: str) -> Explanation | None:
-        """What the refusal of a step means, by the catalogue.
+        """The explanation of a step's refusal in the catalogue of QEMU's messages.
 
         Args:
-            address: A step's, of the plan or of its recovery.
+            address: The address of a step, of the plan or of its recovery.
 
         Returns:
-            The best explanation; None if QEMU refused nothing there, or nothing is known of it.
+            The best explanation; None if QEMU did not refuse the step, or if the catalogue does not
+            have the message.
         """
         outcome = self.outcomes.get(address) or self.recovery.get(address)
         step = self._step(address)
@@ -250,14 +254,14 @@ class Report:
         return next((step for step in steps if step.address == address), None)
 
     def _may_be_refused_tls(self) -> bool:
-        """Whether connections were waited for in vain that use TLS."""
+        """Whether a wait for connections that use TLS has timed out."""
         step = self._failed_step
         links = isinstance(step, Wait) and _asks_of(step.until, ChardevConnected)
         in_vain = isinstance(self.outcomes.get(self.failed or ""), TimedOut)
         return links and in_vain and self.plan.pair.tls is not None
 
     def raise_on_failure(self) -> Report:
-        """Give the report itself, for those who prefer errors.
+        """Return the report itself, or raise an error if the plan failed.
 
         Raises:
             PlanFailed: Execution ended before the plan's end.
@@ -314,19 +318,20 @@ class Report:
         return "correct the cause and run the procedure again: it continues from what is there"
 
     def _spent(self) -> str | None:
-        """What to do first if the secondary cannot join any more."""
+        """The advice if the secondary can no longer join; None if it can."""
         if self.after is None or self.plan.procedure not in JOINING:
             return None
         primaries = [node for recovery in self.plan.recoveries for node in recovery.nodes]
         peers = [node.name for node in self.plan.pair.nodes if node.name not in primaries]
-        # Of one that is in COLO the procedure continues from what is there.
+        # If the secondary is in COLO, the procedure can continue with it.
         role = role_of(self.after.state(peers[0])) if len(peers) == 1 else "secondary"
         if role in ("fresh secondary", "prepared secondary") and self._unconnected():
-            # One that was launched too early clings to a socket that is gone (qemu-behaviour 3.16).
+            # A secondary launched too early keeps trying a socket that is gone
+            # (qemu-behaviour 3.16).
             return f"run stop, run launch --node {peers[0]}, and run resume"
         if role in ("fresh secondary", "prepared secondary", "secondary"):
             return None
-        # What was made for the lost one is in the way of the next: `stop` takes it back.
+        # The parts made for the lost secondary block the next one: `stop` removes them.
         again = f"run stop, run launch --node {peers[0]}, and run resume"
         if role in ("unreachable", "unresponsive"):
             return f"end the QEMU of {peers[0]} if it still runs, {again}"
@@ -336,17 +341,17 @@ class Report:
         return self._untrue(PeerDead)
 
     def _stays_on(self) -> bool:
-        """Whether a guest was asked to power itself off, and that was not seen to its end."""
+        """Whether a guest was asked to power itself off, and the wait for its end failed."""
         asked = self.plan.procedure == "shutdown" and self.changed
         return asked and isinstance(self._failed_step, Wait)
 
     def _unconnected(self) -> bool:
-        """Whether what ended execution was a link that nobody connected to."""
+        """Whether a wait for the peer's connection to a chardev ended execution."""
         step = self._failed_step
         return isinstance(step, Wait) and _asks_of(step.until, ChardevConnected)
 
     def _unlike(self) -> bool:
-        """Whether execution ended because something is not as the plan was compiled for."""
+        """Whether a refused check ended execution: the state is not the one compiled for."""
         outcome = self.outcomes.get(self.failed or "")
         return isinstance(self._failed_step, Check) and isinstance(outcome, Refused)
 
@@ -365,15 +370,15 @@ def _asks_of(condition: Condition, kind: type[Leaf]) -> bool:
 
 
 def explanation_of(step: Execute, outcome: Outcome, version: Version | None) -> Explanation | None:
-    """What QEMU's answer to a command means, by the catalogue.
+    """The explanation of QEMU's answer to a command in the catalogue of QEMU's messages.
 
     Args:
-        step: The command.
-        outcome: What became of it.
+        step: The step with the command.
+        outcome: The step's outcome.
         version: QEMU's version; None if it is not known.
 
     Returns:
-        The best explanation; None if QEMU refused nothing, or nothing is known of it.
+        The best explanation; None if QEMU gave no message, or if the catalogue does not have it.
     """
     match outcome:
         case Refused(error=QemuError() as error):
@@ -392,7 +397,7 @@ def explanation_of(step: Execute, outcome: Outcome, version: Version | None) -> 
 
 
 def _explained_migration(live: Live | None) -> Explanation | None:
-    """What the error of a failed migration means, by the catalogue."""
+    """The explanation of a failed migration's error in the catalogue of QEMU's messages."""
     if live is None or live.migration_error is None:
         return None
     found = explain(live.migration_error, command="query-migrate", version=live.version)
@@ -428,7 +433,7 @@ def _stands(state: NodeState) -> str:
 
 
 class PlanFailed(PycoloError):
-    """A plan was not executed to its end; `report` says how far it came."""
+    """A plan was not executed to its end; `report` has the outcomes of its steps."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(report)
@@ -436,5 +441,5 @@ class PlanFailed(PycoloError):
 
     @override
     def message(self) -> str:
-        """Which step ended it, how things stand, and what to do."""
+        """Return the report's advice."""
         return self.report.advice
