@@ -1,4 +1,4 @@
-"""From hosts to findings: what would stand in the way of a pair, before anything is launched."""
+"""Find the obstacles to a pair by reading its hosts, before anything is launched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pycolo.model.pair import ColoPair
 from pycolo.plan import Procedure
 
 LIMIT_S: Final = 20.0
-# An answer may be under way at the limit.
+# The time after the limit in which an answer may still arrive.
 GRACE_S: Final = 3.0
 
 
@@ -32,24 +32,26 @@ async def preflight(
     boots: Collection[str] | None = None,
     limit_s: float = LIMIT_S,
 ) -> tuple[Finding, ...]:
-    """Look for what would stand in the way of a pair; nothing is changed.
+    """Look for obstacles to a pair; nothing is changed.
 
-    It reads each host for itself, all at once. What cannot be read is a finding too. The ways
-    between the hosts are tried after that, and only while no QEMU of the pair runs and nobody
-    listens on its ports: whoever listens would take that for its peer (qemu-behaviour 19.8).
+    All hosts are read at once, each by itself. A part that cannot be read is a finding too. Then
+    the network paths between the hosts are tried, but only if no QEMU of the pair runs and no
+    process listens on its ports: a QEMU that listens would take the connection for its peer's
+    (qemu-behaviour 19.8).
 
     Args:
         pair: The declaration.
-        hosts: Node name to its host; the nodes that are looked at.
-        before: Look only for errors that stop `launch`, `start` or `resume`; None for all.
-        boots: The nodes that are about to be launched with the guest; None where nothing is.
-        limit_s: How long each host has for an answer, in seconds.
+        hosts: Node name to its host, for the nodes to examine.
+        before: The procedure (`launch`, `start` or `resume`) to look for errors that stop it; None
+            for all findings.
+        boots: The nodes that are about to be launched as primary; None if no launch is planned.
+        limit_s: The time limit for the answer of each host, in seconds.
 
     Returns:
-        What was found, errors, warnings and notes; empty where everything is as it should be.
+        The errors, warnings and notes that were found; empty if there are none.
 
     Raises:
-        DeclarationError: A name is none of the pair's nodes.
+        DeclarationError: A name in `hosts` is not one of the pair's nodes.
     """
     facts = await gather(pair, hosts, rules.parts_for(before), boots=boots, limit_s=limit_s)
     return rules.evaluate(pair, facts, before=before)
@@ -63,14 +65,14 @@ async def gather(
     boots: Collection[str] | None = None,
     limit_s: float = LIMIT_S,
 ) -> PairFacts:
-    """Read the facts of a pair's hosts; see `preflight`.
+    """Read the facts about a pair's hosts; see `preflight`.
 
     Args:
         pair: The declaration.
         hosts: Node name to its host.
-        parts: What to read.
-        boots: The nodes that are about to be launched with the guest.
-        limit_s: How long each host has, in seconds.
+        parts: The parts to read.
+        boots: See `preflight`.
+        limit_s: The time limit for each answer of a host, in seconds.
     """
     first = frozenset(parts) - {"reach"}
     found, lacking = await asyncio.gather(
@@ -91,10 +93,10 @@ async def gather(
 
 
 def _why_untried(pair: ColoPair, found: Mapping[str, HostFacts | NoFacts]) -> str:
-    """Why no connection may be opened to the nodes' ports; empty where one may.
+    """Why no connection may be opened to the nodes' ports; empty if connections may be opened.
 
-    A QEMU that listens would take it for its peer, whichever pair it is of (qemu-behaviour 19.8).
-    So it must be known of each port that nobody listens on it.
+    A QEMU that listens, of this or another pair, would take the connection for its peer's
+    (qemu-behaviour 19.8). So it must be known of each port that no process listens on it.
     """
     for name in pair.names:
         host = found.get(name)
@@ -115,7 +117,7 @@ async def _with_ways(
     found: Mapping[str, HostFacts | NoFacts],
     limit_s: float,
 ) -> Mapping[str, HostFacts | NoFacts]:
-    """What was read, with the ways between the hosts."""
+    """The facts, completed by the network paths between the hosts, which are tried here."""
     ways = await _read_all(pair, hosts, frozenset({"reach"}), limit_s)
     merged = dict(found)
     for name, host in found.items():
@@ -146,7 +148,7 @@ async def _read(
 
 
 def _fences(node: Node) -> Iterator[str]:
-    """What the fences of a node lack on this machine."""
+    """The programs and input files of a node's fences that this machine lacks, as clauses."""
     for fence in node.fences:
         if shutil.which(fence.command[0]) is None:
             yield f"there is no program {fence.command[0]} on this machine"

@@ -1,8 +1,9 @@
-"""What a node's QEMU shows, read into a `Snapshot`; nothing is changed by it.
+"""Read the state of a pair's QEMUs and records into a `Snapshot`; nothing is changed.
 
-A probe has a few questions under way at a time, so that the way to a far host is waited for a few
-times and not eighty; more would stand in the way of an out-of-band command (qemu-behaviour 7.6). It
-never asks QEMU about the type colo-compare, which aborts some versions (qemu-behaviour 6.10).
+A probe sends several questions before it waits for the first reply, so that it does not wait for
+eighty round trips to a far host. It does not send all at once, because that would block out-of-band
+commands (qemu-behaviour 7.6). It never asks QEMU about the type colo-compare, because some versions
+abort then (qemu-behaviour 6.10).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Question: TypeAlias = (
     | qmp.QueryXenReplicationStatus
     | qmp.QomGet
 )
-"What a probe asks; the few that a condition needs are among them."
+"The queries of a probe; the queries of conditions are among them."
 
 QUESTIONS: Final[tuple[Question, ...]] = (
     qmp.QueryStatus(),
@@ -55,9 +56,10 @@ QUESTIONS: Final[tuple[Question, ...]] = (
     qmp.QueryXenReplicationStatus(),
     qmp.QomList(path="/objects"),
 )
-"""What a probe asks of every node, in this order; then the state of each filter it found.
+"""The queries that a probe sends to every node, in this order.
 
-Before these, once over a connection, it asks for the name and the schema.
+Before them, the identity and the schema are read, once per connection. After them, the properties
+in `SETTINGS` are read of each object that was found, and whether each filter is switched on.
 """
 
 GLANCED: Final[tuple[Question, ...]] = (
@@ -65,13 +67,13 @@ GLANCED: Final[tuple[Question, ...]] = (
     qmp.QueryColoStatus(),
     qmp.QueryXenReplicationStatus(),
 )
-"What a glance asks of every node."
+"The queries that a glance sends to every node."
 
 UNDER_WAY: Final = 7
-"How many questions are under way at once; beyond eight QEMU reads no out-of-band command."
+"How many queries await a reply at once; with more than eight, QEMU reads no out-of-band command."
 
 LIMIT_S: Final = 10.0
-"How long one answer may take unless the caller says otherwise, in seconds."
+"The default time limit of one answer, in seconds."
 
 _FILTERS: Final = frozenset({"filter-mirror", "filter-redirector", "filter-rewriter"})
 _FILTER_SETTINGS: Final = ("netdev", "queue", "insert", "position", "vnet_hdr_support")
@@ -89,10 +91,10 @@ SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "authz-list": ("policy", "rules"),
 }
 "The properties that are read of each type of object COLO uses."
-# Others of these types may be for whatever else the operator encrypts, such as VNC.
+# Objects of these types with other ids may belong to the operator, such as for VNC.
 _TLS: Final = frozenset({"tls-creds-x509", "tls-creds-psk", "authz-list"})
-# What QEMU and libvirt name themselves, monitors and the machine's ports, and the guest's channels
-# are no part of COLO.
+# Ids of chardevs that are not part of COLO: those that QEMU and libvirt generate for monitors and
+# the machine's ports, and those of the guest's channels.
 _FOREIGN_CHARDEVS: Final = ("compat_monitor", "serial", "parallel", "charmonitor", "channel")
 
 
@@ -103,20 +105,20 @@ async def probe(
     hosts: Mapping[str, Host] | None = None,
     limit_s: float = LIMIT_S,
 ) -> Snapshot:
-    """Read all nodes, and their records, at once.
+    """Read the state of all nodes, and their records, at once.
 
     Args:
-        nodes: Node name to its session, or to what is known of it otherwise.
-        pair: The declaration, by which records are found; None to read none.
+        nodes: Node name to its session, or to its state if that is known without a session.
+        pair: The declaration, which is needed to read records; None to read none.
         hosts: Node name to its host, from which the node's record is read. The record of a node of
             the pair that has no host here is an `UnreadRecord`.
-        limit_s: How long one answer may take, in seconds. A node that does not answer is asked
-            nothing more.
+        limit_s: The time limit of one answer, in seconds. A node that does not answer in time is
+            not asked further questions.
 
     Returns:
-        What each node shows and what its file says. A node whose connection ended, or whose reply
-        cannot be read, is `Unreachable`; one that does not answer within the limit is
-        `Unresponsive`; a file out of reach is an `UnreadRecord`. None of them is an error here.
+        The state of each node and the content of its record file. A node is `Unreachable` if its
+        connection ended or its reply cannot be read, and `Unresponsive` if it does not answer
+        within the limit. A file that cannot be reached is an `UnreadRecord`. No error is raised.
     """
     states, kept = await asyncio.gather(_states(nodes, limit_s), _kept(pair, hosts, limit_s))
     return Snapshot(
@@ -130,33 +132,33 @@ async def probe(
 async def glance(
     nodes: Mapping[str, Session | NodeState], seen: Snapshot, *, limit_s: float = LIMIT_S
 ) -> bool:
-    """Whether all nodes still are as a snapshot shows them, as far as three questions each tell.
+    """Whether all nodes still are as a snapshot shows them, by three questions to each node.
 
-    For whoever looks at settled pairs again and again: a probe asks some eighty questions a node.
-    It sees that a QEMU has gone, was replaced or does not answer, that a guest was paused, that
-    COLO has ended, that a disk is not replicated or refused a write, and that a node answers which
-    did not. It reads what the sessions have latched, but an event that came through another
-    session, or before this one was opened, is lost to it as it is to a probe.
+    It is for programs that read settled pairs again and again: a probe asks about eighty questions
+    per node. A glance finds that a QEMU has gone, was replaced or does not answer, that a guest was
+    paused, that COLO has ended, that a disk is not replicated or refused a write, and that a node
+    answers that did not before. It reads the events that the sessions have latched. As a probe, it
+    does not know of an event that came to another session, or before this session was opened.
 
-    It cannot see, so probe from time to time all the same:
+    A glance does not find changes of the following, so probe from time to time:
 
     - the records, the folders, and QEMUs that only their host knows to run;
-    - a filter that was switched off or removed, and a link of a chardev that was lost: COLO then
-      compares nothing, or ends at the next packet that differs;
+    - filters that were switched off or removed, and connections of chardevs that were lost: COLO
+      then compares nothing, or ends at the next packet that differs;
     - block nodes, children of quorums, exports and jobs that were added or removed by hand: a
-      child that was detached takes no writes any more;
-    - migration capabilities and parameters that were set by hand, the checkpoint delay among them.
+      detached child gets no more writes;
+    - migration capabilities and parameters that were set by hand, such as the checkpoint delay.
 
-    An armed failover plan is safe all the same: its own checks and its record's compare-and-swap
-    refuse it if the node is not as it was compiled for.
+    An armed failover plan is still safe: its checks, and the compare-and-swap of its record, refuse
+    it if the node is not in the state that the plan was compiled for.
 
     Args:
-        nodes: Node name to its session, or to what is known of it otherwise.
-        seen: What the nodes showed before.
-        limit_s: How long one answer may take, in seconds.
+        nodes: Node name to its session, or to its state if that is known without a session.
+        seen: The snapshot to compare with.
+        limit_s: The time limit of one answer, in seconds.
 
     Returns:
-        Whether nothing of this differs and every node of `nodes` answers. If not, probe.
+        Whether no difference was found and every session of `nodes` answered. If not, probe.
     """
     same = await asyncio.gather(
         *(_is_same(known, seen.state(name), limit_s) for name, known in nodes.items())
@@ -176,8 +178,8 @@ async def _is_same(known: Session | NodeState, before: NodeState, limit_s: float
     except (RemoteError, ParseError):
         return False
     now = _settled(with_latched(now, known))
-    # Two that no plan predicts: a comparison of nodes leaves them out. After a resync it is not
-    # known from before whether all is replicated, and now it is asked.
+    # The comparison of `Live` leaves out these two, which no plan predicts. After a resync the
+    # snapshot does not know whether each disk is replicated, which counts as replicated here.
     lost = bool(now.replication_error), now.disk_error
     return now == before and lost == (bool(before.replication_error), before.disk_error)
 
@@ -200,8 +202,11 @@ async def records(
 
     Args:
         pair: The declaration.
-        hosts: Node name to its host; a node without one has an `UnreadRecord`.
-        limit_s: How long one host may take, in seconds.
+        hosts: Node name to its host; the record of a node without a host is an `UnreadRecord`.
+        limit_s: The time limit of one host, in seconds.
+
+    Returns:
+        Node name to what its host reports: the record, the folder and a running QEMU.
     """
     names = pair.names
     found = await asyncio.gather(*(_record(pair, name, hosts.get(name), limit_s) for name in names))
@@ -219,11 +224,11 @@ async def _state(known: Session | NodeState, limit_s: float) -> NodeState:
 
 
 async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreachable | Unresponsive:
-    """Read one node.
+    """Read the state of one node; see `probe`.
 
     Args:
-        session: A session to it; usable afterwards unless it was closed meanwhile.
-        limit_s: How long one answer may take, in seconds.
+        session: A session with the node; it can still be used afterwards, unless it was closed.
+        limit_s: The time limit of one answer, in seconds.
     """
     try:
         identity = await session.instance(limit_s=limit_s)
@@ -244,7 +249,7 @@ async def read(session: Session, *, limit_s: float = LIMIT_S) -> Live | Unreacha
 
 
 def _shared(live: Live) -> Live:
-    """The same node, with names that many nodes have kept once: a program may hold thousands."""
+    """An equal state whose names are interned: a program may hold the states of many nodes."""
     name = sys.intern
     return attrs.evolve(
         live,
@@ -272,7 +277,14 @@ def _shared_filter(known: Filter) -> Filter:
 async def _replies(
     session: Session, questions: Sequence[Question], limit_s: float
 ) -> list[tuple[Question, object]]:
-    """Ask several questions, a few at a time; None is the reply about an object that is gone."""
+    """Send questions, `UNDER_WAY` at a time, and return each with its reply.
+
+    The reply is None if the question is about an object that no longer exists.
+
+    Raises:
+        RemoteError: See `Sent.reply`.
+        ParseError: See `Sent.reply`.
+    """
     found: list[tuple[Question, object]] = []
     under_way: deque[tuple[Question, Sent[object]]] = deque()
     for question in questions:
@@ -289,7 +301,7 @@ async def _reply(question: Question, sent: Sent[object], limit_s: float) -> tupl
         return question, await sent.reply(limit_s)
     except CommandRefused:
         if isinstance(question, qmp.QomGet):
-            # It went away between the two questions.
+            # The object was removed after the list of objects was read.
             return question, None
         raise
 
@@ -301,18 +313,21 @@ def _of_object(live: Live, item: str) -> Iterator[Question]:
 
 
 def _without(live: Live, question: Question) -> Live:
-    """The node without the object that a question is about."""
+    """The state without the object that a question is about."""
     gone = question.path.rpartition("/")[2] if isinstance(question, qmp.QomGet) else ""
     left = {name: known for name, known in live.objects.items() if name != gone}
     return attrs.evolve(live, objects=left)
 
 
 def with_latched(live: Live, session: Session) -> Live:
-    """Add what only events tell, last: while QEMU was asked, more of them may have come."""
+    """Add to a state what its session has latched.
+
+    Call it after the last reply: events may have come while QEMU was asked.
+    """
     latched = session.latched
     if latched == Latched(colo_exited=live.colo_exited) and not live.disk_error:
         return live
-    # A plain NBD child that is lost shows in this event alone (qemu-behaviour 5.10).
+    # The loss of a plain NBD child is reported by this event alone (qemu-behaviour 5.10).
     own = {c.node for kin in live.children.values() for c in kin if c.name == "children.0"}
     error = True if set(latched.quorum_bad) - own else live.replication_error
     return attrs.evolve(
@@ -324,21 +339,22 @@ def with_latched(live: Live, session: Session) -> Live:
 
 
 def greeted(session: Session) -> Live:
-    """What is known of a node without asking: its version, and what its session latched."""
+    """The state of a node as far as its session knows it without asking."""
     return Live(version=session.version, colo_exited=session.latched.colo_exited)
 
 
 def with_reply(live: Live, question: Question, reply: object) -> Live:  # noqa: C901 - one line a question
-    """Fold one parsed reply into what is known of a node.
+    """Add one parsed reply to the state of a node.
 
     Args:
-        live: What is known so far. A block graph tells the children of those quorums that are
-            named in here: by an earlier reply to query-named-block-nodes, or by the caller.
-        question: What was asked.
-        reply: What its `parse_reply` gave.
+        live: The state known so far. From a reply about the block graph, only the children of those
+            quorums are read that the state names already, by an earlier reply to
+            query-named-block-nodes or by the caller.
+        question: The question.
+        reply: The reply, parsed by the question's `parse_reply`.
 
     Raises:
-        TypeError: The reply is not one to the question.
+        TypeError: The reply does not fit the question.
     """
     match question, reply:
         case qmp.QueryStatus(), replies.StatusInfo(status=status):
@@ -455,11 +471,11 @@ def _children(graph: replies.BlockGraph, quorum: str) -> tuple[Child, ...]:
 
 
 def _has_overlays(graph: replies.BlockGraph, quorum: str) -> bool:
-    """Whether a secondary's overlays still stand between a quorum and its image.
+    """Whether a secondary's overlays still are between a quorum and its image.
 
-    Below the quorum's first child they stand as a chain of backing files that were given names; the
-    job that merges them has a node without one (qemu-behaviour 5.13). An image's own backing files
-    were given none.
+    The overlays and the image are a chain of backing files below the quorum's first child, and
+    pycolo named each of them. Two kinds of block nodes in such a chain have no given name: the node
+    of the job that merges the overlays (qemu-behaviour 5.13), and an image's own backing files.
     """
     local = next((c.node for c in _children(graph, quorum) if c.name == "children.0"), None)
     files = () if local is None else _chain(graph, local, "file")[:1]
@@ -473,9 +489,9 @@ def _chain(graph: replies.BlockGraph, node: str, role: str) -> tuple[str, ...]:
 
 
 def _given_below(graph: replies.BlockGraph, node: str) -> str:
-    """The first block node, from this one down, whose name was given on purpose.
+    """The first block node, from this one down, whose name QEMU did not generate.
 
-    While COLO runs, QEMU places a filter node, whose name it makes up, above the secondary's image.
+    While COLO runs, QEMU has a filter node with a generated name above the secondary's image.
     """
     if _is_given(node):
         return node
@@ -513,14 +529,14 @@ def _with_setting(live: Live, item: str, name: str, value: object) -> Live:
     if name == "status":
         changed = attrs.evolve(known, on=value == "on")
     else:
-        # A link is shown as the path of its object.
+        # QEMU reports a link property as the path of the object.
         setting = shown(value).removeprefix("/objects/")
         changed = attrs.evolve(known, settings={**known.settings, name: setting})
     return attrs.evolve(live, objects={**live.objects, item: changed})
 
 
 def _settled(live: Live) -> Live:
-    """The node without `commit_pending` if it is a secondary: its overlays are in use."""
+    """The state without `commit_pending` if the node is a secondary, whose overlays are in use."""
     if live.colo_mode == "secondary" or live.run_state == "inmigrate":
         return attrs.evolve(live, commit_pending=frozenset())
     return live

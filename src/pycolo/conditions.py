@@ -509,7 +509,7 @@ class VersionIs(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class Gone(_Fact):
-    """The session with the node is closed; that does not prove that QEMU has ended."""
+    """The connection to the node's monitor has ended; that does not prove that QEMU has ended."""
 
     @override
     def holds(self, live: Live) -> bool:

@@ -1,6 +1,7 @@
-"""What a preflight has read of a node's host: values, one for each part.
+"""The facts that a preflight has read about a node's host, one value for each part.
 
-A part that was not asked for, or could not be read, is None; `HostFacts.unread` says why.
+A part that was not requested, or could not be read, is None. `HostFacts.unread` says why a part
+could not be read.
 """
 
 from __future__ import annotations
@@ -31,41 +32,41 @@ Part: TypeAlias = Literal[
     "launch",
     "forwarding",
 ]
-"What can be read of a host, each for itself."
+"The parts of the facts about a host; each can be read alone."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class SystemFacts:
-    """The host itself, and what the processes of its user may do."""
+    """The host itself, and the limits of its user's processes."""
 
     user_id: int
     "The user who starts QEMU there."
     machine_id: str
-    "From /etc/machine-id; empty where there is none."
+    "The content of /etc/machine-id; empty if there is none."
     boot_id: str
-    "Which boot of which machine it is."
+    "An identity that no other boot of any machine has."
     kernel: str
     "The kernel's release."
     open_files: int
     "How many files a process may have open."
     locked_bytes: int | None
-    "How much memory a process may lock; None for as much as there is."
+    "How much memory a process may lock; None for no limit."
     confinement: str
-    "What a security module holds its processes to; empty for nothing."
+    "A clause about the security module that restricts processes there; empty if there is none."
     kills_user_processes: bool
-    "Whether logind ends the user's processes with the last session."
+    "Whether logind ends the user's processes when the user's last session ends."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class ClockFacts:
-    """How far the host's clock is ahead of the one of whoever asked, in seconds."""
+    """How far the host's clock is ahead of the clock of the preflight's machine."""
 
     least_s: float
-    "At least so far; negative where it is behind."
+    "The least possible difference, in seconds; negative if the host's clock may be behind."
     most_s: float
-    "At most so far."
+    "The greatest possible difference, in seconds."
 
 
 @final
@@ -74,9 +75,9 @@ class MemoryFacts:
     """The host's memory."""
 
     total_bytes: int
-    "All of it."
+    "The whole memory."
     available_bytes: int
-    "What a new process can get."
+    "The memory that a new process can get."
 
 
 @final
@@ -85,7 +86,7 @@ class KvmFacts:
     """Whether KVM can be used."""
 
     why: str
-    "Why not; empty where it can."
+    "Why KVM cannot be used; empty if it can."
 
 
 @final
@@ -94,7 +95,7 @@ class ProgramFacts:
     """The programs that the node needs."""
 
     missing: tuple[str, ...]
-    "Those that are not found."
+    "The programs that were not found."
 
 
 @final
@@ -103,15 +104,15 @@ class FolderFacts:
     """One folder."""
 
     path: str
-    "Its path."
+    "The folder's path."
     is_there: bool
-    "Whether it is a folder."
+    "Whether the path is a folder."
     is_writable: bool = False
-    "Whether the user may make files in it."
+    "Whether the user may create files in it."
     free_bytes: int = 0
-    "The space on its file system that the user can fill."
+    "The free space of its file system that the user may use."
     file_system: str = ""
-    "What tells its file system from the host's others."
+    "An identity of its file system that no other file system of the host has."
 
 
 @final
@@ -120,15 +121,15 @@ class FileFacts:
     """One file."""
 
     path: str
-    "Its path; of firmware its name."
+    "The file's path; for firmware, its name."
     why: str = ""
-    "Why it could not be read; empty where it was."
+    "Why the file could not be read; empty if it was read."
     mode: int = 0
-    "Its permissions."
+    "The file's permissions."
     size_bytes: int = 0
-    "Its length."
+    "The file's length."
     digest: str = ""
-    "SHA-256 of what is in it; empty of a key or a secret."
+    "SHA-256 of the file's content; empty for a key or a secret."
 
 
 @final
@@ -137,51 +138,51 @@ class ImageFacts:
     """One image."""
 
     path: str
-    "Its path."
+    "The image's path."
     is_there: bool
-    "Whether there is something of that name."
+    "Whether the path exists."
     why: str = ""
-    "Why it could not be looked into; empty where it was."
+    "Why the image could not be read; empty if it was read."
     image_format: str = ""
-    "Its format, as `qemu-img` finds it."
+    "The image's format, as `qemu-img` reports it."
     size_bytes: int = 0
-    "Its virtual size."
+    "The image's virtual size."
     is_locked: bool = False
-    "Whether somebody other than the node's own QEMU has it open as QEMU does."
+    "Whether a process other than the node's own QEMU holds QEMU's lock on the image."
     holders: tuple[str, ...] = ()
-    "The other processes that have it open, as far as the user may see."
+    "The other processes that have the image open, as far as the user may see them."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class QemuFacts:
-    """What a QEMU without a machine says it can do."""
+    """The abilities of the host's QEMU, as a QEMU process without a machine reports them."""
 
     version: str
-    "Its version."
+    "The version of QEMU."
     lacks: tuple[str, ...]
-    "What the pair needs and it does not have."
+    "The parts that the pair needs and this QEMU does not have."
     machine: str
-    "The full name of the declared machine type; empty where it has none of that name."
+    "The full name of the declared machine type; empty if QEMU does not have that type."
     has_cpu: bool
-    "Whether it knows the CPU model."
+    "Whether QEMU has the declared CPU model."
     unavailable: tuple[str, ...]
-    "Features of the CPU model that this host cannot give."
+    "Features of the CPU model that this host cannot provide."
     cpu_digest: str
-    "What tells the features that the model `host` or `max` takes here; empty for other models."
+    "A digest of the features that the model `host` or `max` has here; empty for other models."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class NameFacts:
-    """What a name or an address stands for on the host."""
+    """The addresses that a name resolves to on the host."""
 
     name: str
-    "The name."
+    "The name, or an address."
     addresses: tuple[str, ...]
-    "Its addresses; empty where it does not resolve."
+    "The addresses of the name; empty if the name does not resolve."
     is_own: bool
-    "Whether one of them is the host's own."
+    "Whether one of the addresses is the host's own."
 
 
 @final
@@ -192,54 +193,54 @@ class UsedPort:
     port: int
     "The port."
     holders: tuple[str, ...]
-    "Who listens on it, as far as the user may see."
+    "The processes that listen on the port, as far as the user may see them."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class PortAnswer:
-    """How a peer's port answers the host."""
+    """How a port of a peer answers a connection from the host."""
 
     port: int
     "The port."
     answer: str
-    "`open`, `refused`, `silent`, or the system's words for another reason."
+    "`open`, `refused`, `silent`, or the operating system's text of another error."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class WayFacts:
-    """The way from the host to a peer."""
+    """The network path from the host to a peer."""
 
     node: str
     "The peer."
     ports: tuple[PortAnswer, ...]
-    "How its ports answer."
+    "How the peer's ports answer."
     mtu_bytes: int | None = None
-    "How large a packet may be on this way; None where the peer does not answer."
+    "The greatest size of a packet on this path; None if the peer does not answer."
     is_carried: bool | None = None
-    "Whether a packet of that size gets there; None where no datagram is answered."
+    "Whether a packet of that size reaches the peer; None if the peer answers no datagram."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Interface:
-    """A tap or a bridge."""
+    """A network interface that the pair names as a tap or a bridge."""
 
     name: str
-    "Its name."
+    "The interface's name."
     kind: Literal["tap", "bridge", "other", ""]
-    "What it is; empty where there is none of that name."
+    "The interface's kind; empty if there is no interface of that name."
     is_up: bool = False
-    "Whether it is up."
+    "Whether the interface is up."
     owner_id: int = -1
-    "The user who may use a tap; -1 for everybody."
+    "The numeric id of the user who may use the tap; -1 if every user may."
     bridge: str = ""
-    "The bridge that it is in; empty for none."
+    "The bridge that the interface is in; empty if it is in none."
     is_attached: bool = False
-    "Whether a process has the tap."
+    "Whether a process uses the tap."
     has_vlans: bool = False
-    "Whether the bridge tells VLANs apart."
+    "Whether the bridge filters VLANs."
 
 
 @final
@@ -248,66 +249,66 @@ class InterfaceFacts:
     """The taps and bridges that the pair names."""
 
     tun_why: str
-    "Why no tap can be used at all; empty where one can, and where none is declared."
+    "Why no tap can be used at all; empty if taps can be used, or if no tap is declared."
     known: tuple[Interface, ...]
-    "One for each name."
+    "One for each name in the declaration."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class TlsFacts:
-    """A node's certificates, tried on each other."""
+    """A node's certificates, and whether a TLS handshake between them succeeds."""
 
     why: str
-    "Why they refuse each other; empty where they do not."
+    "Why the node's client and server certificate refuse each other; empty if they do not."
     authority_digest: str = ""
     "SHA-256 of the authority's certificate."
     server_ends_s: float = 0.0
     "When the server's certificate expires, in seconds since 1970."
     client_ends_s: float = 0.0
-    "When the client's does."
+    "When the client's certificate expires, in seconds since 1970."
     client_name: str = ""
-    "The client's distinguished name, in its own order; empty where it cannot be written down."
+    "The client's distinguished name, in the certificate's order; empty if it has no text form."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class PskFacts:
-    """A node's shared key."""
+    """A node's pre-shared key."""
 
     digest: str
-    "What tells it from other keys, in this preflight alone; empty where there is none."
+    "A digest to compare keys within this preflight alone; empty if there is no key."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class LaunchFacts:
-    """What a launch finds first."""
+    """The checks that a launch begins with."""
 
     running: str
-    "How it is known that a QEMU of the node runs, or is not gone yet; empty for none."
+    "How it is known that a QEMU of the node runs or is still ending; empty if none is known to."
     state_why: str
-    "Why a launch would refuse the state folder; empty where it would not."
+    "Why a launch would refuse the state folder; empty if it would not."
     run_why: str
-    "The same for the run directory."
+    "Why a launch would refuse the run directory; empty if it would not."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class ForwardingFacts:
-    """Whether the way to the host carries monitors."""
+    """Whether the SSH connection to the host forwards connections to monitors."""
 
     why: str
-    "Why it does not; empty where it does."
+    "Why it does not; empty if it does."
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class HostFacts:
-    """What was read of a node's host."""
+    """The facts that were read about a node's host."""
 
     unread: Mapping[str, str] = attrs.field(factory=dict)
-    "Each part that could not be read, and why."
+    "A part that could not be read to the reason."
     system: SystemFacts | None = None
     "See `SystemFacts`."
     clock: ClockFacts | None = None
@@ -323,17 +324,17 @@ class HostFacts:
     files: tuple[FileFacts, ...] | None = None
     "Credentials, secrets, kernel and initrd."
     images: tuple[ImageFacts, ...] | None = None
-    "The images themselves, without the overlays."
+    "The guest's images, without the overlays."
     qemu: QemuFacts | None = None
     "See `QemuFacts`."
     firmware: tuple[FileFacts, ...] | None = None
-    "What QEMU puts into the guest's memory."
+    "The firmware files that QEMU loads into the guest's memory."
     names: tuple[NameFacts, ...] | None = None
     "The addresses of all nodes."
     ports: tuple[UsedPort, ...] | None = None
     "The pair's ports that are in use."
     reach: tuple[WayFacts, ...] | None = None
-    "The ways to the other nodes."
+    "The network paths to the other nodes."
     interfaces: InterfaceFacts | None = None
     "See `InterfaceFacts`."
     tls: TlsFacts | None = None
@@ -343,11 +344,11 @@ class HostFacts:
     launch: LaunchFacts | None = None
     "See `LaunchFacts`."
     forwarding: ForwardingFacts | None = None
-    "See `ForwardingFacts`; None of the host on which the preflight runs."
+    "See `ForwardingFacts`; None for the machine on which the preflight runs."
 
     @property
     def running(self) -> bool:
-        """Whether a QEMU of the node is known to run there, or to be not gone yet."""
+        """Whether a QEMU of the node is known to run there, or is still ending."""
         return self.launch is not None and bool(self.launch.running)
 
 
@@ -357,26 +358,26 @@ class NoFacts:
     """A host that could not be asked."""
 
     why: str
-    "Why not."
+    "Why the host could not be asked."
 
 
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class PairFacts:
-    """What was read for a preflight of a pair."""
+    """The facts that a preflight of a pair has read."""
 
     hosts: Mapping[str, HostFacts | NoFacts]
-    "Node name to what was read of its host."
+    "Node name to the facts about its host."
     now_s: float
-    "When, in seconds since 1970."
+    "The time of the preflight, in seconds since 1970."
     no_fences: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
     "Node name to what its fences lack on the machine on which the preflight runs."
     untried: str = ""
-    "Why the ways between the hosts were not tried; empty where they were, or were not asked for."
+    "Why the paths between the hosts were not tried; empty if they were, or were not requested."
     boots: frozenset[str] | None = None
-    "The nodes that are about to be launched with the guest; None where nothing is."
+    "The nodes that are about to be launched as primary; None if no launch is planned."
 
     @property
     def read(self) -> Mapping[str, HostFacts]:
-        """Node name to what was read, of the hosts that could be asked."""
+        """Node name to the facts about its host, for the hosts that could be asked."""
         return {name: one for name, one in self.hosts.items() if isinstance(one, HostFacts)}

@@ -1,4 +1,4 @@
-"""Who is told what an execution does, while it does it: the execution itself prints nothing."""
+"""Observers of an execution; the execution itself prints nothing."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pycolo.result import Done, NotRun, Outcome, Refused, Report, TimedOut, Unkn
 
 
 class Observer:
-    """What an execution tells, in this order; each method does nothing until you override it.
+    """Base class of observers: an execution calls its methods. Override those that you need.
 
-    Each call must return quickly. One that raises is logged, and changes nothing of the execution.
-    One observer may serve many executions at once: the plan, which holds the pair, says which one
-    it is. A step is named by its address, which is unique in its plan and its recoveries.
+    Each call must return quickly. An error that a call raises is logged, and does not change the
+    execution. One observer may serve many executions at once: the argument `plan` tells them apart.
+    A step is named by its address, which is unique in the plan and its recoveries.
     """
 
     def plan_started(self, plan: Plan) -> None:
         """The plan is about to begin."""
 
     def step_started(self, plan: Plan, step: Step) -> None:
-        """The step is about to begin; also said of recovery steps."""
+        """A step of the plan or of a recovery is about to begin."""
 
     def step_progress(
         self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
@@ -37,68 +37,68 @@ class Observer:
 
         Args:
             plan: The plan.
-            address: The address of the step that waits.
-            done_bytes: How much was copied so far.
-            total_bytes: How much there is to copy; it may grow.
-            rate_bytes_s: How fast the copy is, in bytes a second.
+            address: The address of the wait.
+            done_bytes: The number of bytes copied so far.
+            total_bytes: The number of bytes to copy in all; it may grow.
+            rate_bytes_s: The average speed of the copy, in bytes per second.
         """
 
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
-        """The step ended; also said of recovery steps.
+        """A step of the plan or of a recovery ended.
 
         Args:
             plan: The plan.
             address: The step's address.
-            outcome: What became of it.
+            outcome: The step's outcome.
         """
 
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
-        """Execution ended inside a range of steps, and what brings the guest back begins.
+        """Execution ended inside a range of steps, and the guest's recovery begins.
 
         Args:
             plan: The plan.
-            recovery: The range, and the steps that are sent now.
+            recovery: The range, and the recovery steps that are executed now.
         """
 
     def plan_finished(self, report: Report) -> None:
-        """Nothing more is done.
+        """The execution ended.
 
         Args:
-            report: What became of every step, and how the nodes stand if one failed.
+            report: The outcome of every step and, after a failure, the state of the nodes.
         """
 
 
 class Recorder(Observer):
-    """An observer that is told the conversation with QEMU as well."""
+    """An observer that is also called with each command, reply and event of QEMU."""
 
     def command_sent(
         self, plan: Plan, number: int, address: str, node: str, command: Command, *, oob: bool
     ) -> None:
-        """A command of the step is about to be sent; it is sent when this returns.
+        """A command of a step is about to be sent; it is sent when this call returns.
 
         Args:
             plan: The plan.
-            number: Rises from 1 in one execution; the answer has the same one.
+            number: Counts the commands of the execution from 1; the answer has the same number.
             address: The step's address.
-            node: The node it is sent to.
+            node: The node that the command is sent to.
             command: The command.
-            oob: Whether it is sent out of band.
+            oob: Whether the command is sent out of band.
         """
 
     def command_answered(self, plan: Plan, number: int, answer: object) -> None:
-        """The command was answered, however late; may come after `plan_finished`.
+        """QEMU answered a command, however late; may be called after `plan_finished`.
 
         Args:
             plan: The plan.
-            number: The command's.
-            answer: A `CommandRefused`, or what was returned, unparsed.
+            number: The command's number.
+            answer: A `CommandRefused`, or the return value of the reply, unparsed.
         """
 
     def event_seen(self, plan: Plan, node: str, event: Event) -> None:
         """QEMU sent an event."""
 
     def connection_ended(self, plan: Plan, node: str, why: str) -> None:
-        """The connection to the node's monitor ended."""
+        """The connection to a node's monitor ended; `why` is a clause without a full stop."""
 
 
 @final
@@ -111,13 +111,13 @@ class Several(Observer):
 
     @override
     def plan_started(self, plan: Plan) -> None:
-        """Pass it on to every observer."""
+        """Pass the call on to every observer."""
         for observer in self.observers:
             observer.plan_started(plan)
 
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
-        """Pass it on to every observer."""
+        """Pass the call on to every observer."""
         for observer in self.observers:
             observer.step_started(plan, step)
 
@@ -125,25 +125,25 @@ class Several(Observer):
     def step_progress(
         self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
-        """Pass it on to every observer."""
+        """Pass the call on to every observer."""
         for observer in self.observers:
             observer.step_progress(plan, address, done_bytes, total_bytes, rate_bytes_s)
 
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
-        """Pass it on to every observer."""
+        """Pass the call on to every observer."""
         for observer in self.observers:
             observer.step_finished(plan, address, outcome)
 
     @override
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
-        """Pass it on to every observer."""
+        """Pass the call on to every observer."""
         for observer in self.observers:
             observer.recovery_started(plan, recovery)
 
     @override
     def plan_finished(self, report: Report) -> None:
-        """Pass it on to every observer."""
+        """Pass the call on to every observer."""
         for observer in self.observers:
             observer.plan_finished(report)
 
@@ -151,26 +151,30 @@ class Several(Observer):
 @final
 @attrs.frozen
 class LogObserver(Observer):
-    """Writes to a logger: a step that failed as a warning, the rest as information."""
+    """Writes to a logger.
+
+    Beginning and progress of steps have the level DEBUG, the beginning and success of a plan and
+    steps that are done INFO, other outcomes and recoveries WARNING, and a failed plan ERROR.
+    """
 
     logger: logging.Logger = attrs.field(factory=lambda: logging.getLogger("pycolo.execute"))
-    "Where it writes."
+    "The logger."
 
     @override
     def plan_started(self, plan: Plan) -> None:
-        """Say how long the plan is."""
+        """Log the number of steps."""
         self.logger.info("%s: %s: %d steps", plan.pair.name, plan.procedure, len(plan.steps))
 
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
-        """Say what begins and why, to those who debug."""
+        """Log the step's address and reason, with the level DEBUG."""
         self.logger.debug("%s: %s", plan.pair.name, brief(f"{step.address}: {step.why}"))
 
     @override
     def step_progress(
         self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
-        """Say how far it is, to those who debug."""
+        """Log how far the copy is, with the level DEBUG."""
         self.logger.debug(
             "%s: %s: %d of %d bytes, %.0f bytes/s",
             plan.pair.name,
@@ -182,18 +186,18 @@ class LogObserver(Observer):
 
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
-        """Say what became of it."""
+        """Log the step's outcome."""
         level = logging.INFO if isinstance(outcome, Done) else logging.WARNING
         self.logger.log(level, "%s: %s", plan.pair.name, brief(f"{address}: {words(outcome)}"))
 
     @override
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
-        """Warn that the guest has to be brought back."""
+        """Log the reason of the recovery."""
         self.logger.warning("%s: %s", plan.pair.name, brief(f"recovery: {recovery.why}"))
 
     @override
     def plan_finished(self, report: Report) -> None:
-        """Say how it ended."""
+        """Log the report's advice."""
         level = logging.INFO if report.failed is None else logging.ERROR
         self.logger.log(level, "%s: %s", report.plan.pair.name, report.advice)
 
@@ -201,10 +205,10 @@ class LogObserver(Observer):
 @final
 @attrs.frozen
 class JsonLinesObserver(Observer):
-    """Writes one JSON object a line, each at once, for programs that follow an execution."""
+    """Writes one JSON object per line and flushes it, for programs that follow an execution."""
 
     stream: TextIO
-    "Where it writes; not closed by it."
+    "The stream to write to; the observer does not close it."
 
     @override
     def plan_started(self, plan: Plan) -> None:
@@ -277,7 +281,7 @@ class JsonLinesObserver(Observer):
 
 
 def kind(step: Step) -> str:
-    """What sort of step it is, as plan files call it."""
+    """The kind of a step, as it is written in plan files."""
     match step:
         case Execute():
             return "execute"
@@ -294,7 +298,7 @@ def kind(step: Step) -> str:
 
 
 def verdict(outcome: Outcome) -> str:
-    """What became of a step, in one word or two."""
+    """The outcome of a step as a word for programs."""
     match outcome:
         case Done():
             return "done"
@@ -311,7 +315,7 @@ def verdict(outcome: Outcome) -> str:
 
 
 def words(outcome: Outcome) -> str:
-    """What became of a step, for a person."""
+    """The outcome of a step as text for a person."""
     match outcome:
         case Done(took_s=took_s, reply=""):
             return f"done in {took_s * 1000:.1f} ms"

@@ -326,7 +326,7 @@ class Report:
         # If the secondary is in COLO, the procedure can continue with it.
         role = role_of(self.after.state(peers[0])) if len(peers) == 1 else "secondary"
         if role in ("fresh secondary", "prepared secondary") and self._unconnected():
-            # A secondary launched too early keeps trying a socket that is gone
+            # A secondary that was launched too early does not notice that its server hung up
             # (qemu-behaviour 3.16).
             return f"run stop, run launch --node {peers[0]}, and run resume"
         if role in ("fresh secondary", "prepared secondary", "secondary"):
