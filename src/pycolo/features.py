@@ -1,7 +1,7 @@
 """Every difference between QEMU versions that a plan depends on, in one table.
 
-`TABLE` is the whole of it: a row a feature, the first version that has it. `KNOWN_BROKEN` lists the
-versions whose COLO does not work at all, with the first good one. Nothing else in the package
+`TABLE` has one row per feature, with the first version that has it. `KNOWN_BROKEN` lists the
+versions whose COLO does not work at all, with the first good one. No other module of the package
 compares versions.
 """
 
@@ -39,15 +39,15 @@ def _version(text: str) -> Version:
 @final
 @attrs.frozen(kw_only=True)
 class Row:
-    """One feature: from which version on a plan uses it, and why."""
+    """One feature: the first version with which a plan uses it, and its meaning."""
 
     feature: Feature
     since: Version
     meaning: str
     source: str
-    "Entry of docs/qemu-behaviour.md."
+    "The entries of docs/qemu-behaviour.md that describe it."
     accelerators: tuple[Accelerator, ...] = get_args(Accelerator)
-    "With which accelerators a plan uses it."
+    "The accelerators with which a plan uses the feature."
 
 
 TABLE: tuple[Row, ...] = (
@@ -62,7 +62,7 @@ TABLE: tuple[Row, ...] = (
         since=_version("10.0.0"),
         meaning="COLO entry can pause before the switch-over, so the guest runs during a resync",
         source="17.6, 17.11, 18.1",
-        # Under TCG pages that a running guest writes go missing on the secondary.
+        # Not under TCG: pages that a running guest writes would be missing on the secondary.
         accelerators=("kvm",),
     ),
     Row(
@@ -150,7 +150,7 @@ KNOWN_BROKEN: tuple[Broken, ...] = (
     ),
 )
 
-# Series that are proven by running them, and where each begins.
+# The series that were tested with COLO: the first version, and the first version after the series.
 PROVEN: tuple[tuple[Version, Version | None], ...] = (
     (_version("7.2.0"), _version("7.3.0")),
     (_version("10.0.7"), _version("10.1.0")),
@@ -161,7 +161,7 @@ PROVEN: tuple[tuple[Version, Version | None], ...] = (
 @final
 @attrs.frozen(kw_only=True)
 class Features:
-    """What one QEMU version understands, as far as COLO plans care."""
+    """The features that one QEMU version has, as far as COLO plans depend on them; see `TABLE`."""
 
     version: Version
     reconnect_ms: bool
@@ -181,7 +181,8 @@ def of(version: Version, accelerator: Accelerator | None = None) -> Features:
 
     Args:
         version: QEMU's version triple.
-        accelerator: What runs the guest; None for every feature that the version has with any.
+        accelerator: The accelerator that runs the guest; None for the features that the version has
+            with at least one accelerator.
     """
     has = {
         row.feature: version >= row.since and accelerator in (None, *row.accelerators)
@@ -195,12 +196,13 @@ def accept(version: Version, *, assume_good: Collection[Version] = ()) -> Featur
 
     Args:
         version: QEMU's version triple.
-        assume_good: Versions the operator vouches for, because a distribution repaired them
-            without changing the triple.
+        assume_good: Versions that the operator vouches for, for example because a distribution
+            repaired them without changing the triple.
 
     Raises:
-        VersionError: COLO is known to be broken there (with the first good version), or the series
-            is not proven and not assumed good. Source: qemu-behaviour 2.1, 2.4, 12.1.
+        VersionError: COLO is known to be broken in this version (the error names the first good
+            version), or the series was not tested; never for a version in `assume_good`.
+            Source: qemu-behaviour 2.1, 2.4, 12.1.
     """
     if version in assume_good:
         return of(version)
@@ -221,15 +223,16 @@ def accept(version: Version, *, assume_good: Collection[Version] = ()) -> Featur
 def accept_pair(
     pair: ColoPair, qemu: Mapping[str, Version], *, assume_good: Collection[Version] = ()
 ) -> Features:
-    """The features that both nodes of a pair share, with their accelerator.
+    """The features that both nodes of a pair have with the pair's accelerator.
 
     Args:
-        pair: The declaration; its machine must be one that the version can protect.
+        pair: The declaration; the version must be able to protect its machine.
         qemu: Node name to QEMU version, at least one node.
         assume_good: See `accept`.
 
     Raises:
-        VersionError: See `accept`; or the versions differ; or the machine needs another version.
+        VersionError: See `accept`; or the versions differ, or this version cannot protect the
+            pair's machine.
     """
     versions = dict.fromkeys(qemu.values())
     if len(versions) != 1:
@@ -278,7 +281,7 @@ _IOTHREADS = frozenset({"iothread", "iothread-vq-mapping"})
 
 
 def _disk_properties(pair: ColoPair) -> Iterator[Mapping[str, Property]]:
-    """The properties of disks, and of devices that may be their controllers."""
+    """The properties of the disks, and of the other devices, which may be disk controllers."""
     yield from (disk.properties for disk in pair.disks)
     yield from (device.properties for device in pair.machine.devices)
 
@@ -302,8 +305,8 @@ def refuse_document(pair: ColoPair, version: Version) -> None:
         version: QEMU's version triple.
 
     Raises:
-        VersionError: The version or the accelerator cannot run the document's commands.
-            Source: qemu-behaviour 18.2.
+        VersionError: The document's commands do not work with this version or with the pair's
+            accelerator. Source: qemu-behaviour 18.2.
     """
     features = of(version)
     if not features.reconnect_ms:

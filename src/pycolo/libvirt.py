@@ -1,7 +1,7 @@
 """The QEMU of a node as a libvirt domain.
 
-The domain contains pycolo's own command line, unchanged. libvirt adds options to watch the process;
-`TAKEN_BACK` undoes those that would change the guest.
+The domain contains pycolo's own command line, unchanged. libvirt adds options of its own to it;
+`TAKEN_BACK` overrides those that would change the guest.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pycolo.model.pair import ColoPair
 from pycolo.plan import LaunchQemu
 
 NAMESPACE: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
-# libvirt has each domain show the guest an identity of its own, boot only from what it knows of,
-# and wait after a power-off. The last word counts, so the pair's own arguments come after these.
+# By libvirt's options, the guest would see a UUID of libvirt's, boot only from devices that libvirt
+# knows, and stay paused after a power-off. These options override them. Of repeated options the
+# last one counts, so the pair's own arguments come after these.
 TAKEN_BACK: Final = (
     *("-uuid", "00000000-0000-0000-0000-000000000000"),
     *("-boot", "strict=off"),
@@ -27,18 +28,18 @@ TAKEN_BACK: Final = (
 def domain(pair: ColoPair, launch: LaunchQemu) -> str:
     """The XML of a transient libvirt domain that runs a QEMU as pycolo would start it.
 
-    It is for `virsh create --paused`: QEMU must not run the guest before pycolo says so. Its
-    monitors and sockets are those of the declaration, beside libvirt's own monitor.
+    Create the domain with `virsh create --paused`: QEMU must not run the guest before pycolo starts
+    it. QEMU has the monitors and sockets of the declaration, and libvirt's monitor in addition.
 
     Args:
         pair: The declaration.
-        launch: Which QEMU: an action of a plan `launch` of this pair.
+        launch: The launch of the QEMU, from a plan `launch` of this pair.
 
     Returns:
-        The document, indented. Every value is escaped, and each argument is one of its own.
+        The document, indented. Every value is escaped, and each argument is a separate element.
 
     Raises:
-        DeclarationError: The program is not named by an absolute path.
+        DeclarationError: The QEMU program of the node is not given as an absolute path.
     """
     program, *arguments = launch.argv
     if not program.startswith("/"):
@@ -46,17 +47,17 @@ def domain(pair: ColoPair, launch: LaunchQemu) -> str:
         raise DeclarationError("Node.qemu_binary", program, rule)
     machine = pair.machine
     root = ET.Element("domain", {"type": "kvm" if machine.accelerator == "kvm" else "qemu"})
-    # ElementTree keeps the prefixes of namespaces for the whole process; this is one of ours alone.
+    # Set by hand: `register_namespace` would register the prefix for the whole process.
     root.set("xmlns:qemu", NAMESPACE)
     _put(root, "name", launch.instance)
     _put(root, "memory", str(machine.memory_mib), unit="MiB")
     _put(root, "vcpu", str(machine.vcpus))
     _put(_put(root, "os"), "type", "hvm", machine=machine.machine_type.partition(",")[0])
-    # Without it libvirt turns ACPI off.
+    # Without this element libvirt turns ACPI off.
     _put(_put(root, "features"), "acpi")
     devices = _put(root, "devices")
     _put(devices, "emulator", program)
-    # libvirt adds these two to a domain that says nothing of them.
+    # Without these two elements libvirt adds a USB controller and a memory balloon.
     _put(devices, "controller", type="usb", model="none")
     _put(devices, "memballoon", model="none")
     _put_arguments(root, (*TAKEN_BACK, *arguments))

@@ -1,7 +1,7 @@
-"""Procedures on what is live: reach the hosts, read nodes and records, compile, execute.
+"""Run procedures on a live pair: reach the hosts, read nodes and records, compile and execute.
 
-It gathers and it calls; what is to be done is decided by the compiler alone. The command line is a
-thin layer over this module, and scripts call it in the same way.
+This module only reads the state and calls other modules; the compiler alone decides what to do. The
+command line is a thin layer over this module, and scripts can call it in the same way.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from pycolo.snapshot import Dead, NodeState, Snapshot, Unreachable, Unresponsive
 
 CONNECT_S: Final = 5.0
 HOST_S: Final = 5.0
-# How much longer than the first node another one may take to answer.
+# After the first node has answered, the others have this long to answer.
 LATER_S: Final = 1.0
 SILENT: Final = "it did not answer within a second of the others"
 VERSION_S: Final = 10.0
-# QEMU sends QUORUM_REPORT_BAD of one node at most once a second.
+# QEMU sends QUORUM_REPORT_BAD for one block node at most once a second.
 LISTEN_S: Final = 1.1
-# What a preflight is made for first.
+# The procedures before which a preflight is made.
 PREFLIGHTED: Final[tuple[Procedure, ...]] = ("launch", "start", "resume")
-# The node that these continue without must not be waited for.
+# Procedures that do not wait for the node that they continue without.
 WITHOUT_PEER: Final[tuple[Procedure, ...]] = ("failover", "forget")
 
 
@@ -65,9 +65,12 @@ class Fenced:
     """An operator's statement that a node's QEMU has ended."""
 
     who: str
-    "Who made sure: printable, and not empty. Whatever compiles with it refuses any other text."
+    """The person who made sure that the QEMU has ended.
+
+    It must not be empty, and must be printable; a method that compiles with it checks that.
+    """
     how: str
-    "How: power switched off, host rebooted ...; as `who`."
+    "How the person made sure: power switched off, host rebooted ...; checked as `who` is."
 
 
 # -- procedures -----------------------------------------------------------------------------------
@@ -77,17 +80,17 @@ class Fenced:
 async def connect(
     pair: ColoPair, *, dialect: DialectName = "auto", assume_good: Collection[Version] = ()
 ) -> AsyncGenerator[Connection]:
-    """Connect to the hosts and the control monitors of a pair's nodes, and close all at the end.
+    """Connect to the hosts and the control monitors of a pair's nodes; close them at the end.
 
-    It waits for no node: each procedure waits for those that it needs.
+    Entering the context does not wait for the nodes: the first procedure does.
 
     Args:
         pair: The declaration.
-        dialect: `auto` or `doc`, for all that is compiled.
+        dialect: The dialect of all plans that are compiled: `auto` or `doc`.
         assume_good: QEMU versions that the operator vouches for.
 
     Raises:
-        ModuleNotFoundError: A node has `ssh`, and the extra of that name is not installed.
+        ModuleNotFoundError: A node is declared with `ssh`, and the extra `ssh` is not installed.
     """
     async with hosts_of(pair) as hosts:
         connection = Connection(pair, hosts, dialect=dialect, assume_good=tuple(assume_good))
@@ -102,10 +105,10 @@ class Connection:
     """The hosts and nodes of one pair. Each procedure is a method that compiles its plan.
 
     Made by `connect`, for one procedure: a node that did not answer is not asked again. Compiling
-    changes nothing; `execute` carries a plan out. Every method that compiles raises `RefusedError`
-    if no safe way leads on or a person must decide, `DeclarationError` if a name is none of
-    the pair's, and `Busy` if another client holds the control monitor of a node on which the
-    plan acts. The connection can be used afterwards.
+    changes nothing; `execute` executes a plan. Every method that compiles raises `RefusedError` if
+    there is no safe way to the goal or a person must decide, `DeclarationError` if a name is not
+    one of the pair's nodes, and `Busy` if another client holds the control monitor of a node on
+    which the plan acts. The connection can be used after such an error.
     """
 
     def __init__(
@@ -127,14 +130,15 @@ class Connection:
         }
 
     async def launch(self, *, nodes: Collection[str] = (), newest: str | None = None) -> Plan:
-        """Compile `pycolo.launch`; versions are asked of the hosts, identities are drawn.
+        """Compile `pycolo.launch`, with QEMU's versions from the hosts and random identities.
 
         Args:
             nodes: The nodes to launch; if empty, the two that the record names.
-            newest: The node that holds the newest data, by an operator's statement.
+            newest: The node that holds the newest data, by an operator's statement; None if there
+                is no such statement.
 
         Raises:
-            HostRefused: A host does not tell the version of its QEMU.
+            HostRefused: A host did not return the version of its QEMU.
         """
         reached = await self._reach(without_peer=False)
         snapshot = await self._probe(reached)
@@ -187,8 +191,8 @@ class Connection:
 
         Args:
             survivor: The node that survives; None for the one that answers.
-            fenced: An operator's statement that the other node's QEMU has ended; its host is asked
-                too.
+            fenced: An operator's statement that the other node's QEMU has ended; the plan is not
+                executed if that QEMU or its host shows that it runs.
         """
         return await self._compile("failover", Options(survivor=survivor), fenced)
 
@@ -196,13 +200,16 @@ class Connection:
         """Compile `pycolo.forget`; once one node has answered, the others have a second left.
 
         Args:
-            gone: The node that is gone for good; one of an earlier declaration, too.
-            fenced: An operator's statement that its QEMU has ended; its host is asked too.
+            gone: The node that will not return; it need not be declared any more.
+            fenced: An operator's statement that its QEMU has ended; see `failover`.
         """
         return await self._compile("forget", Options(gone=gone), fenced)
 
     async def stop(self) -> Plan:
-        """Compile `pycolo.stop`; of a primary in COLO it waits a second for what `status` does."""
+        """Compile `pycolo.stop`.
+
+        For a primary in COLO, it listens a second for reports of disks first, as `status` does.
+        """
         return await self._compile("stop", Options())
 
     async def switch_over(self) -> Plan:
@@ -221,7 +228,8 @@ class Connection:
         """Compile `pycolo.set_checkpoint_delay`.
 
         Args:
-            checkpoint_delay_ms: 1 to 4294967295; the declared one if None.
+            checkpoint_delay_ms: The delay in milliseconds, 1 to 4294967295; None for the declared
+                delay.
         """
         options = Options(checkpoint_delay_ms=checkpoint_delay_ms)
         return await self._compile("set-checkpoint-delay", options)
@@ -232,12 +240,16 @@ class Connection:
         """Execute a plan of this pair.
 
         Args:
-            plan: What to do.
-            observer: Is called with what happens.
-            recorder: Is called with the conversation with QEMU as well.
+            plan: The plan.
+            observer: Called with the progress.
+            recorder: Called with the progress, and with each command, reply and event of QEMU.
+
+        Returns:
+            The report; a failure is in it and raises nothing.
 
         Raises:
-            Busy: Another client holds the control monitor of a node on which the plan acts.
+            Busy: Another client holds the control monitor of a node on which the plan acts. Nothing
+                was sent.
         """
         reached = await self._reach(without_peer=plan.procedure in WITHOUT_PEER)
         reached.refuse_busy(plan)
@@ -249,7 +261,10 @@ class Connection:
         """Look for errors that stop a plan of `launch`, `start` or `resume`; nothing is changed.
 
         Args:
-            plan: A plan of this pair; the hosts on which it acts are looked at.
+            plan: A plan of this pair; the hosts on which it acts are examined.
+
+        Returns:
+            The errors that were found; empty for a plan of another procedure.
         """
         actions = [(s.node, s.action) for s in plan.steps if isinstance(s, RunHost)]
         launched = {node: action for node, action in actions if isinstance(action, LaunchQemu)}
@@ -286,7 +301,11 @@ class Connection:
         return await probe(reached.known, pair=self._pair, hosts=self._hosts)
 
     async def _reach(self, *, without_peer: bool) -> _Reached:
-        """What answers; `without_peer`: once one node has, the others have a second left."""
+        """The sessions or states of all nodes; the first call waits for them.
+
+        Args:
+            without_peer: Once one node has answered, wait only `LATER_S` for the others.
+        """
         if self._reached is None:
             self._reached = await self._settled(without_peer=without_peer)
         return self._reached
@@ -310,7 +329,7 @@ class Connection:
         await asyncio.wait(self._connecting.values())
 
     async def aclose(self) -> None:
-        """Close the sessions; `connect` does it."""
+        """Close the sessions; `connect` calls it."""
         await self._cancel()
         for task in self._connecting.values():
             if task.cancelled() or task.exception() is not None:
@@ -322,7 +341,7 @@ class Connection:
 @final
 @attrs.frozen(kw_only=True)
 class _Reached:
-    """What answers on the hosts."""
+    """The nodes' sessions, or their states if there is no session."""
 
     known: Mapping[str, Session | NodeState]
     busy: Mapping[str, Busy]
@@ -334,7 +353,7 @@ class _Reached:
         return {name: state for name, state in self.known.items() if isinstance(state, Session)}
 
     def refuse_busy(self, plan: Plan) -> None:
-        """Refuse a plan that acts on a node that somebody else holds: the monitor is the lock.
+        """Refuse a plan that acts on a node whose control monitor another client holds.
 
         Raises:
             Busy: The plan acts on such a node.
@@ -374,16 +393,20 @@ def _by_word(fenced: Fenced, victim: Victim) -> Evidence:
 
 
 async def apply(plan: Plan, observer: Observer, *, recorder: Recorder | None = None) -> Report:
-    """Execute a saved plan, exactly as it is.
+    """Execute a saved plan, unchanged.
 
     Args:
         plan: A plan that a `Connection` compiled.
-        observer: Is called with what happens.
-        recorder: Is called with the conversation with QEMU as well.
+        observer: Called with the progress.
+        recorder: Called with the progress, and with each command, reply and event of QEMU.
+
+    Returns:
+        The report; a failure is in it and raises nothing.
 
     Raises:
-        ParseError: It is not what its own declaration, snapshot and options compile to.
-        CompileError: It is a launch that was compiled offline.
+        ParseError: The plan is not the one that the compiler makes from the plan's declaration,
+            snapshot and options.
+        CompileError: The plan is a launch that was compiled offline.
         Busy: See `Connection.execute`.
         ModuleNotFoundError: See `connect`.
     """
@@ -413,17 +436,19 @@ async def check(pair: ColoPair) -> tuple[Finding, ...]:
 
 
 async def status(pair: ColoPair) -> Snapshot:
-    """Read all nodes over their observer monitors, which leaves the writers' free, and records.
+    """Read the state of all nodes, and their records, and leave the control monitors free.
 
-    Of a primary in COLO it waits a second for the news that a disk is not replicated: QEMU tells
-    that at the guest's writes, at most once a second, and answers no question about it
-    (qemu-behaviour 5.10). A guest that writes nothing in that second hides it.
+    The nodes are read over their observer monitors. For a primary in COLO, the call listens a
+    second for the report that a disk is not replicated: QEMU sends it when the guest writes, at
+    most once a second, and no query returns it (qemu-behaviour 5.10). If the guest writes nothing
+    in that second, the fault is not found.
 
     Args:
         pair: The declaration.
 
     Returns:
-        What every node shows, spares included. What does not answer is in it, and is no error.
+        The state of every node, spares included. A node or host that does not answer is part of it
+        and raises no error.
 
     Raises:
         ModuleNotFoundError: See `connect`.
@@ -442,10 +467,10 @@ async def status(pair: ColoPair) -> Snapshot:
 
 
 async def checkpoints(pair: ColoPair, node: str) -> AsyncGenerator[Checkpoint]:
-    """The checkpoints of a primary, as they end, over its observer monitor.
+    """Report the checkpoints of a primary when they end, over its observer monitor.
 
-    Nobody else can use that monitor until it is closed. It ends by itself when COLO or the
-    connection does.
+    No other client can use that monitor until the generator is closed. The generator ends when COLO
+    or the connection ends.
 
     Args:
         pair: The declaration.
@@ -455,7 +480,7 @@ async def checkpoints(pair: ColoPair, node: str) -> AsyncGenerator[Checkpoint]:
         Each checkpoint that began after the connection was made.
 
     Raises:
-        RemoteError: Its observer monitor cannot be used.
+        RemoteError: The primary's observer monitor cannot be used.
         DeclarationError: The pair has no such node.
         ModuleNotFoundError: See `connect`.
     """
@@ -482,7 +507,7 @@ async def checkpoints(pair: ColoPair, node: str) -> AsyncGenerator[Checkpoint]:
 async def _with_disk_news(
     pair: ColoPair, snapshot: Snapshot, sessions: Mapping[str, Session]
 ) -> Snapshot:
-    """The snapshot with what a primary in COLO tells of its disks within a second."""
+    """The snapshot with the faults of disks that a primary in COLO reports within a second."""
     for name, session in sessions.items():
         live = snapshot.live(name)
         if pair.disks and live is not None and live.colo_mode == "primary":
@@ -492,7 +517,10 @@ async def _with_disk_news(
 
 
 async def _listen(session: Session) -> None:
-    """Wait for what QEMU tells of a disk that is not replicated, as long as it may keep it back."""
+    """Wait up to `LISTEN_S` for the report that a disk is not replicated.
+
+    Returns at once if such a report is latched already, or if the session is closed.
+    """
     heard = asyncio.Event()
 
     def note(notice: Notice) -> None:

@@ -1,4 +1,4 @@
-"""How often a pair's checkpoints come, how long they pause the guest, and which delay fits that."""
+"""How often checkpoints come, how long they pause the guest, and which checkpoint delay fits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final, final
 import attrs
 
 JITTER: Final = 0.1
-"By which part of the delay a checkpoint may come too early without having been asked for."
+"A checkpoint up to this part of the delay early still counts as caused by the delay."
 JITTER_S: Final = 0.05
-"The same in seconds, for short delays: what a loaded host takes to begin with a checkpoint."
+"The same in seconds, for short delays: a loaded host may begin a checkpoint that much later."
 COST: Final = 0.02
-"How much of the guest's time the checkpoints of the suggested delay may take."
+"The part of the guest's time that checkpoints with the suggested delay may take at most."
 SHORTEST_MS: Final = 100
 _MS: Final = 1000.0
 
@@ -22,34 +22,34 @@ _MS: Final = 1000.0
 @final
 @attrs.frozen(kw_only=True)
 class Checkpoint:
-    """A checkpoint of the primary, as it was heard of."""
+    """A checkpoint of the primary, by the times at which its events arrived."""
 
     began_s: float
-    "When the guest was paused; only differences of two have a meaning."
+    "When the guest was paused, in seconds; only the difference of two such times has a meaning."
     pause_s: float
-    "How long it was paused."
+    "How long the guest was paused, in seconds."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Pace:
-    """What was measured of the checkpoints within some time.
+    """The checkpoints that were measured during some time.
 
-    Which of them the delay asked for is not said by QEMU, so it is concluded: the next checkpoint
-    that nobody asks for begins one delay after the one before has begun (qemu-behaviour 4.18). An
-    earlier one was asked for: the guests' packets differed, or somebody forced it.
+    QEMU does not report the cause of a checkpoint, so it is inferred. A checkpoint that the delay
+    causes begins one delay after the beginning of the one before (qemu-behaviour 4.18). An earlier
+    one had another cause: the guests' packets differed, or a program forced it.
     """
 
     seconds: float
-    "How long it was measured."
+    "The duration of the measurement."
     delay_ms: int
-    "The checkpoint delay meanwhile."
+    "The checkpoint delay during the measurement."
     pauses_s: tuple[float, ...]
-    "How long each one paused the guest, ascending."
+    "How long each checkpoint paused the guest, ascending."
     timed: int
-    "How many the delay asked for."
+    "The number of checkpoints that the delay caused."
     early: int
-    "How many came before; of the first one it is not known."
+    "The number of checkpoints with another cause; the first checkpoint is in neither number."
 
     @classmethod
     def of(cls, checkpoints: Sequence[Checkpoint], *, seconds: float, delay_ms: int) -> Pace:
@@ -57,7 +57,7 @@ class Pace:
 
         Args:
             checkpoints: The checkpoints, in the order in which they began.
-            seconds: How long they were recorded, in seconds.
+            seconds: The duration of the measurement, above 0.
             delay_ms: The checkpoint delay, in milliseconds.
         """
         delay_s = delay_ms / _MS
@@ -74,19 +74,20 @@ class Pace:
 
     @property
     def per_second(self) -> float:
-        """How many came in a second."""
+        """The number of checkpoints per second."""
         return len(self.pauses_s) / self.seconds
 
     @property
     def share(self) -> float:
-        """Which part of the time the guest was paused, 0 to 1."""
+        """The part of the time for which the guest was paused, 0 to 1."""
         return sum(self.pauses_s) / self.seconds
 
     def pause_s(self, part: float) -> float:
-        """How long a part of the pauses are at most, in seconds; 0 if there are none.
+        """The quantile of the pauses, in seconds; 0 if there are none.
 
         Args:
-            part: Above 0, to 1: 0.5 gives the median.
+            part: The part of the pauses that are not longer than the result, above 0 and up to 1;
+                0.5 for the median.
         """
         if not self.pauses_s:
             return 0.0
@@ -94,10 +95,11 @@ class Pace:
 
     @property
     def suggested_ms(self) -> int | None:
-        """The shortest delay whose checkpoints pause the guest for 2 % of the time at most.
+        """The shortest delay, in milliseconds, with which pauses take 2 % of the time at most.
 
-        In full tens or hundreds of milliseconds; None if no checkpoint was seen. A shorter one
-        shows sooner that the way between the hosts is lost, and leaves less to send at once.
+        At least 100 and rounded up to two digits; computed from the pause that 90 % of the
+        checkpoints do not exceed. None if no checkpoint was seen. With a shorter delay, a lost
+        connection between the hosts is noticed sooner, and each checkpoint has less to send.
         """
         if not self.pauses_s:
             return None

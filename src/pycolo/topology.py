@@ -1,8 +1,8 @@
-"""What a node's QEMU is made of in each role, as typed values.
+"""The parts of a node's QEMU in each role, as typed values.
 
-A chain has three forms: the primary's mirror, two redirectors and compare; the secondary's two
-redirectors and rewriter; and a promoted secondary, which keeps the rewriter and gets the primary's
-parts before it. A disk has two. Command lines, QMP commands and planned states are all derived from
+A chain has three forms: the primary has a mirror, two redirectors and compare; the secondary has
+two redirectors and a rewriter; a promoted secondary keeps the rewriter and gets the primary's parts
+before it. A disk has two forms. Command lines, QMP commands and planned states are all derived from
 the values made here, so that they cannot disagree.
 """
 
@@ -64,18 +64,19 @@ MEMORY_TYPES: Mapping[MemoryKind, MemoryBackendType] = {
     "file": "memory-backend-file",
     "memfd": "memory-backend-memfd",
 }
-# QEMU before 9.2 counts in whole seconds; a secondary that connects late makes the guest wait.
+# Short: the guest waits until the secondary has connected. QEMU before 9.2 takes whole seconds.
 RECONNECT_MS = 200
-# Long enough for any network that could carry COLO; a silent server blocks the guest so long.
+# Long enough for any network that is fit for COLO; a server that does not answer blocks the guest
+# for this time.
 NBD_OPEN_TIMEOUT_S = 3
 VNC_SECRET = "vnc-password"  # noqa: S105 - an id
 
 
 def tls_objects(tls: Tls | None, node: str) -> tuple[TlsObject, ...]:
-    """A node's credentials for both ends, since roles change (qemu-behaviour 10.1).
+    """A node's TLS credentials, as server and as client: roles change (qemu-behaviour 10.1).
 
     Args:
-        tls: What is declared.
+        tls: The declaration's TLS settings; None for no TLS.
         node: The node's name.
     """
     match tls:
@@ -100,19 +101,20 @@ def tls_objects(tls: Tls | None, node: str) -> tuple[TlsObject, ...]:
 
 
 def client_creds(tls: Tls | None) -> str | None:
-    """The id of the credentials of who connects; None without TLS."""
+    """The id of the credentials of a socket that connects; None without TLS."""
     return None if tls is None else CLIENT
 
 
 def server_creds(tls: Tls | None) -> str | None:
-    """The id of the credentials of who listens; None without TLS."""
+    """The id of the credentials of a socket that listens; None without TLS."""
     return None if tls is None else SERVER
 
 
 def server_authz(tls: Tls | None) -> str | None:
-    """The id of the list of those whom a listener admits; None if it admits every certificate.
+    """The id of the list of clients that a listener admits; None if it admits every certificate.
 
-    An empty id would be an id to QEMU before 11 (qemu-behaviour 10.9).
+    It is None and not empty, since QEMU before 11 takes an empty text for an id (qemu-behaviour
+    10.9).
     """
     return AUTHZ if isinstance(tls, X509) and tls.authz else None
 
@@ -128,9 +130,9 @@ def migration_tls(tls: Tls | None, role: Literal["primary", "secondary"]) -> Map
 def primary_chardevs(pair: ColoPair, node: str, chain: FilterChain) -> tuple[ChardevAdd, ...]:
     """The primary's sockets of one chain, each server before its client (qemu-behaviour 3.4).
 
-    The two for the secondary listen on the node's replication address; compare's two loops are
-    Unix sockets in the private run directory, out of reach of everyone else, and without TLS
-    (qemu-behaviour 10.5).
+    The two sockets for the secondary listen on the node's replication address. The two connections
+    of compare within QEMU are Unix sockets in the private run directory, which no other user can
+    reach; they have no TLS (qemu-behaviour 10.5).
     """
     ids, ports, place = chain.names, chain.proxy_ports, pair.node(node)
     local = UnixSocketAddress(path=place.socket_path(ids.compare_local))
@@ -159,12 +161,12 @@ def primary_chardevs(pair: ColoPair, node: str, chain: FilterChain) -> tuple[Cha
 def primary_objects(chain: FilterChain, *, promoted: bool) -> tuple[ProxyObject, ...]:
     """The primary's objects of one chain, in the order they are added (qemu-behaviour 6.1, 6.2).
 
-    The mirror and the redirector that takes packets away from the guest start switched off: the
+    The mirror, and the redirector that intercepts the guest's packets, start switched off: the
     guest keeps its network until COLO is about to run (qemu-behaviour 6.6).
 
     Args:
         chain: The chain.
-        promoted: The node was a secondary, so its rewriter is there and stays last.
+        promoted: Whether the node was a secondary, so that it has a rewriter, which must stay last.
     """
     ids = chain.names
     insert: Literal["before"] | None = "before" if promoted else None
@@ -218,9 +220,9 @@ def primary_objects(chain: FilterChain, *, promoted: bool) -> tuple[ProxyObject,
 def secondary_chardevs(
     pair: ColoPair, node: str, chain: FilterChain, features: Features
 ) -> tuple[ChardevAdd, ...]:
-    """The secondary's sockets of one chain: clients of the primary that keep trying.
+    """The secondary's sockets of one chain: clients of the primary that retry until they connect.
 
-    Either side may then start first (qemu-behaviour 3.3).
+    So either side may start first (qemu-behaviour 3.3).
     """
     ids, ports, primary = chain.names, chain.proxy_ports, pair.peer_of(node)
     return tuple(
@@ -290,7 +292,7 @@ def secondary_blocks(node: Node, disk: ReplicationDisk) -> tuple[BlockNode, ...]
 
 
 def image(node: Node, disk: ReplicationDisk) -> Qcow2Node | RawNode | LuksNode:
-    """The node of a disk's image, as it is on a node."""
+    """The block node of a disk's image on a node of the pair."""
     here, name, secret = disk.on(node.name), disk.names.parent, disk.names.secret
     file = _protocol(here, node.image_path(here.image))
     layer: Qcow2Node | RawNode | LuksNode
@@ -303,7 +305,7 @@ def image(node: Node, disk: ReplicationDisk) -> Qcow2Node | RawNode | LuksNode:
             layer = LuksNode(node_name=name, key_secret=secret, file=file)
         case _:
             assert_never(here.image_format)
-    # The file's node inherits the cache of the one that it is made with.
+    # The block node of the file inherits the cache options of the format's block node.
     return attrs.evolve(
         layer,
         cache=_cache(here.cache),
@@ -313,9 +315,9 @@ def image(node: Node, disk: ReplicationDisk) -> Qcow2Node | RawNode | LuksNode:
 
 
 def memory(machine: Machine) -> MemoryBackendObject | None:
-    """What the guest's RAM is made of; None where that is left to QEMU.
+    """The memory backend of the guest's RAM; None if QEMU makes its default one.
 
-    It has the name of what QEMU would make by itself (qemu-behaviour 22.4).
+    The backend has the name that QEMU's default one would have (qemu-behaviour 22.4).
     """
     backend = machine.memory_backend
     if backend is None:
@@ -325,7 +327,7 @@ def memory(machine: Machine) -> MemoryBackendObject | None:
         qom_type=MEMORY_TYPES[backend.kind],
         id=RAM,
         size_bytes=machine.memory_mib * MIB,
-        # The slash has QEMU refuse what is no folder: a file would be shared by two QEMUs.
+        # With the slash, QEMU refuses a path that is not a folder: two QEMUs would share a file.
         mem_path=None if backend.folder is None else f"{backend.folder.rstrip('/')}/",
         hugetlb=None if page_mib is None else True,
         hugetlbsize_bytes=None if page_mib is None else page_mib * MIB,
@@ -335,7 +337,7 @@ def memory(machine: Machine) -> MemoryBackendObject | None:
 
 
 def secret(node: Node, disk: ReplicationDisk) -> Secret | None:
-    """What opens a disk's image and overlays on a node; None if they are not encrypted."""
+    """The secret of a disk's image and overlays on a node; None if they are not encrypted."""
     file = disk.on(node.name).secret_file
     return None if file is None else Secret(id=disk.names.secret, file=file)
 
@@ -361,7 +363,10 @@ def _quorum(disk: ReplicationDisk, child: str) -> QuorumNode:
 
 
 def nbd_node(pair: ColoPair, secondary: Node, disk: ReplicationDisk) -> NbdNode:
-    """The way to the secondary's disk: named, soon given up (qemu-behaviour 5.4, 5.6, 5.22)."""
+    """The primary's NBD client node of the secondary's disk.
+
+    It is a plain NBD node (qemu-behaviour 5.4) with a name (5.6) and a short open timeout (5.22).
+    """
     return NbdNode(
         node_name=disk.names.nbd,
         detect_zeroes="on",
@@ -377,7 +382,7 @@ def _sorted(properties: Mapping[str, Property]) -> Mapping[str, Property]:
 
 
 def disk_device(disk: ReplicationDisk) -> GuestDevice:
-    """The guest's end of a disk."""
+    """The guest's device of a disk."""
     told: dict[str, Property] = {
         "id": disk.names.device,
         "drive": disk.names.quorum if disk.throttle is None else disk.names.throttle,
@@ -388,7 +393,7 @@ def disk_device(disk: ReplicationDisk) -> GuestDevice:
 
 
 def card_device(chain: FilterChain) -> GuestDevice:
-    """The guest's end of a chain."""
+    """The guest's network card of a chain."""
     told: dict[str, Property] = {"id": chain.names.device, "netdev": chain.names.netdev}
     if chain.mac is not None:
         told["mac"] = chain.mac
@@ -396,7 +401,7 @@ def card_device(chain: FilterChain) -> GuestDevice:
 
 
 def first_devices(machine: Machine) -> tuple[GuestDevice, ...]:
-    """What is made before the cards and the disks, which may stand on it."""
+    """The declared devices. They are made first: cards and disks may need their buses."""
     return tuple(
         GuestDevice(
             driver=device.driver,
@@ -410,7 +415,7 @@ def first_devices(machine: Machine) -> tuple[GuestDevice, ...]:
 
 
 def last_devices(machine: Machine) -> tuple[GuestDevice, ...]:
-    """What is made after the disks: CD-ROM drives, then channels."""
+    """The devices that are made after the disks: CD-ROM drives, then channels."""
     drives = (
         GuestDevice(
             driver=cdrom.device,
@@ -431,7 +436,7 @@ def last_devices(machine: Machine) -> tuple[GuestDevice, ...]:
 
 
 def guest_devices(pair: ColoPair) -> tuple[GuestDevice, ...]:
-    """All devices of the guest that are declared, in the order in which they are made."""
+    """All declared devices of the guest, in the order in which they are made."""
     return (
         *first_devices(pair.machine),
         *map(card_device, pair.chains),
@@ -441,7 +446,7 @@ def guest_devices(pair: ColoPair) -> tuple[GuestDevice, ...]:
 
 
 def machine_blocks(pair: ColoPair, node: str) -> tuple[RawNode, ...]:
-    """The block nodes that are no replicated disks: firmware, and images in CD-ROM drives."""
+    """The block nodes outside replicated disks: firmware, and images in CD-ROM drives."""
     made: list[RawNode] = []
     firmware = pair.machine.firmware
     if firmware is not None:
@@ -472,7 +477,7 @@ def channel_chardevs(pair: ColoPair, node: str) -> tuple[ChardevAdd, ...]:
 
 
 def password(node: Node) -> Secret | None:
-    """The password of a node's screen; None where it asks for none."""
+    """The secret with the password of a node's VNC server; None if VNC needs no password."""
     file = None if node.vnc is None else node.vnc.password_file
     return None if file is None else Secret(id=VNC_SECRET, file=file)
 

@@ -1,7 +1,7 @@
-"""What the facts of hosts mean for a pair: from facts to findings, by a table of rules.
+"""Derive findings about a pair from the facts about its hosts, by a table of rules.
 
-Everything here is computed from its arguments. Each rule is one function, and names the parts of
-the facts that it reads; where a part was not read it finds nothing.
+Every function is pure. Each rule is one function, and names the parts of the facts that it reads;
+it finds nothing in a part that was not read.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ TABLE: Final[tuple[Rule, ...]] = (
 "Every rule, in the order in which findings are given."
 
 NEVER_FORCED: Final[frozenset[Code]] = frozenset({"same-machine-id", "state-folder"})
-"Findings of rules that are about records, evidence and identity: nobody may override them."
+"Codes of findings that nobody may override: they concern records, evidence or identity."
 
 
 def parts_for(before: Procedure | None = None) -> frozenset[Part]:
-    """What must be read for the rules.
+    """The parts of the facts that the rules read.
 
     Args:
-        before: Only for those that can stop this procedure; None for all.
+        before: A procedure, for only the rules that can stop it; None for all rules.
     """
     return frozenset(part for rule in _chosen(before) for part in rule.parts)
 
@@ -46,11 +46,11 @@ def evaluate(
 
     Args:
         pair: The declaration.
-        facts: What was read.
-        before: Only the errors that stop this procedure; None for everything that is found.
+        facts: The facts that were read.
+        before: A procedure, for only the errors that stop it; None for all findings.
 
     Returns:
-        What was found, in the order of `TABLE`.
+        The findings, each once, in the order of `TABLE`.
     """
     found = [finding for rule in _chosen(before) for finding in rule.check(pair, facts)]
     if before is not None:
@@ -59,10 +59,10 @@ def evaluate(
 
 
 def codes(before: Procedure | None = None) -> frozenset[Code]:
-    """What the rules may find.
+    """The codes of findings that the rules can make.
 
     Args:
-        before: Only by those that can stop this procedure; None for all.
+        before: A procedure, for only the rules that can stop it; None for all rules.
     """
     return frozenset(code for rule in _chosen(before) for code in rule.codes)
 

@@ -1,4 +1,4 @@
-"""What the rules have in common."""
+"""Helpers that the rules share."""
 
 from __future__ import annotations
 
@@ -22,36 +22,44 @@ MIB = 2**20
 @final
 @attrs.frozen(kw_only=True)
 class Rule:
-    """One rule: what it finds, and when it is asked."""
+    """One rule: its function, and when the rule is applied."""
 
     codes: tuple[Code, ...]
-    "What it may find."
+    "The codes of the findings that the rule can make."
     check: Check
-    "Finds, or not; each finding that it makes comes from the facts alone."
+    "Yields the rule's findings; a pure function of the declaration and the facts."
     parts: tuple[Part, ...] = ()
-    "What must have been read for it."
+    "The parts of the facts that the rule reads."
     before: tuple[Procedure, ...] = ()
-    "Procedures of the command line that an error of it stops."
+    "The procedures that an error of this rule stops."
 
 
 def found(level: Level, code: Code, node: str | None, what: str, remedy: str) -> Finding:
-    """A finding; see `Finding`."""
+    """Make a `Finding`; `node` is None for a finding about the pair."""
     return Finding(code=code, node=node, what=what, remedy=remedy, level=level)
 
 
 def both(
     facts: PairFacts, pick: Callable[[HostFacts], _T | None]
 ) -> Iterator[tuple[tuple[str, _T], tuple[str, _T]]]:
-    """Each two hosts of which something is known, with that."""
+    """Every pair of hosts that have a certain fact.
+
+    Args:
+        facts: The facts.
+        pick: Returns the fact of a host; None if it was not read.
+
+    Returns:
+        Two (node name, fact) items for each pair of hosts.
+    """
     known = [(name, one) for name, host in facts.read.items() if (one := pick(host)) is not None]
     return itertools.combinations(known, 2)
 
 
 def size_words(size_bytes: int) -> str:
-    """A size as a person reads it."""
+    """A size in MiB, or in bytes if it is smaller than 1 MiB."""
     return f"{size_bytes / MIB:.0f} MiB" if size_bytes >= MIB else f"{size_bytes} bytes"
 
 
 def by_name(values: Mapping[str, str]) -> str:
-    """Values of several nodes, in a sentence."""
+    """Values of several nodes as text: `VALUE on NODE, VALUE on NODE`."""
     return ", ".join(f"{value} on {name}" for name, value in values.items())

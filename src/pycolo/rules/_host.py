@@ -15,7 +15,7 @@ OPEN_FILES = 1024
 
 
 def unread(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """A host that could not be asked, and what could not be read of the others."""
+    """A host that could not be asked, and a part of the facts that could not be read."""
     for name, host in facts.hosts.items():
         if isinstance(host, NoFacts):
             what = f"the host of {name} cannot be asked: {host.why}"
@@ -28,7 +28,7 @@ def unread(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def not_forwarded(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """The way to the host carries no monitors."""
+    """An SSH connection to a host that does not forward connections to monitors."""
     for name, host in facts.read.items():
         if host.forwarding is not None and host.forwarding.why:
             remedy = "allow it in sshd_config"
@@ -36,7 +36,7 @@ def not_forwarded(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def machine_ids(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Two hosts with one identity, and two nodes on one host."""
+    """Two nodes on one machine, and two machines with the same machine id."""
     for (one, first), (other, second) in both(facts, lambda host: host.system):
         if first.boot_id == second.boot_id:
             what = f"{one} and {other} are on one machine, whose end is the end of both"
@@ -48,7 +48,7 @@ def machine_ids(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def clocks(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Clocks that differ, by what is certain of that."""
+    """Clocks that certainly differ by more than `APART_S`."""
     for (one, first), (other, second) in both(facts, lambda host: host.clock):
         apart_s = max(first.least_s - second.most_s, second.least_s - first.most_s)
         if apart_s > APART_S:
@@ -75,7 +75,7 @@ def confinement(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def logind(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Processes that end with the session that started them; what libvirt starts does not."""
+    """A logind that would end QEMU at logout; not under libvirt, whose QEMUs it does not end."""
     for name, host in facts.read.items():
         if pair.node(name).libvirt is not None:
             continue
@@ -86,7 +86,7 @@ def logind(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def limits(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Limits of processes that a QEMU comes up against; under libvirt it has libvirt's."""
+    """Process limits that are too low for QEMU; not under libvirt, which sets its own limits."""
     locks = "mem-lock=on" in " ".join(pair.machine.arguments)
     needed_bytes = pair.machine.memory_mib * MIB
     for name, host in facts.read.items():
@@ -105,13 +105,13 @@ def limits(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def memory(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Memory for the guest, and for COLO's cache of it."""
+    """Too little memory for the guest's RAM and for COLO's cache of it."""
     ram_bytes = pair.machine.memory_mib * MIB
     for name, host in facts.read.items():
         if host.memory is None:
             continue
         available_bytes = host.memory.available_bytes
-        # RAM that is in use, or comes from a file or huge pages, is not taken from here.
+        # The RAM of a running guest, or RAM from a file or huge pages, needs no available memory.
         has_ram = host.running or _is_set_aside(pair.machine)
         needed_bytes = ram_bytes if has_ram else 2 * ram_bytes
         if available_bytes >= needed_bytes:
@@ -125,7 +125,7 @@ def memory(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def _is_set_aside(machine: Machine) -> bool:
-    """Whether the guest's RAM is not in the host's ordinary memory."""
+    """Whether the guest's RAM comes from a file or huge pages, not from available memory."""
     backend = machine.memory_backend
     if backend is None:
         return False
@@ -133,7 +133,7 @@ def _is_set_aside(machine: Machine) -> bool:
 
 
 def launch_folders(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """What a launch would refuse of the state folder and the run directory."""
+    """A state folder or a run directory with which a launch would be refused."""
     for name, host in facts.read.items():
         if host.launch is None:
             continue
@@ -148,7 +148,7 @@ def launch_folders(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def fences(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Fences that could not be run from here."""
+    """Fences that could not be executed on the machine of the preflight."""
     for name, lacking in facts.no_fences.items():
         for what in lacking:
             remedy = "install it on the machine on which the supervisor runs"

@@ -14,7 +14,7 @@ from pycolo.rules._found import Rule, both, by_name, found
 
 
 def own_addresses(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Addresses of a node that are not its host's."""
+    """Addresses of a node that do not belong to its host."""
     for name, host in facts.read.items():
         known = {one.name: one for one in host.names or ()}
         place = pair.node(name)
@@ -32,7 +32,7 @@ def own_addresses(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def unresolved(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Names that a host does not know."""
+    """Names that do not resolve on a host."""
     for name, host in facts.read.items():
         for one in host.names or ():
             if not one.addresses:
@@ -42,7 +42,7 @@ def unresolved(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def different_names(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Names that stand for other addresses on each host."""
+    """Names that resolve to different addresses on two hosts."""
     for (one, first), (other, second) in both(facts, lambda host: host.names):
         there = {name.name: name for name in second}
         for here in first:
@@ -70,7 +70,7 @@ def _is_address(name: str) -> bool:
 
 
 def used_ports(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Ports of the pair that somebody else has."""
+    """Ports of the pair that another process uses."""
     for name, host in facts.read.items():
         for used in () if host.running else host.ports or ():
             by = f" by {', '.join(used.holders)}" if used.holders else ""
@@ -80,7 +80,7 @@ def used_ports(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def untried(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Ways between the hosts that could not be tried, so that silence is no good news."""
+    """Network paths between the hosts that were not tried, so that no fault could be found."""
     if facts.untried:
         what = f"the ways between the hosts were not tried: {facts.untried}"
         remedy = "try again while no QEMU of the pair runs and nobody listens on its ports"
@@ -88,7 +88,7 @@ def untried(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def ways(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Ports that do not answer from the peer, and ports that answer too well."""
+    """Ports that cannot be reached from the peer, and ports that are open without a QEMU."""
     for name, host in facts.read.items():
         for way in host.reach or ():
             peer, address = facts.read.get(way.node), pair.node(way.node).address
@@ -114,7 +114,7 @@ def _ports(numbers: list[int]) -> str:
 
 
 def packets(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """How large packets are on the way, in both directions."""
+    """Packets of the MTU's size that do not reach the peer, and MTUs that differ by direction."""
     sizes: dict[tuple[str, str], int] = {}
     for name, host in facts.read.items():
         for way in host.reach or ():
@@ -133,7 +133,7 @@ def packets(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def taps(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Taps and bridges."""
+    """Taps and bridges that are missing, in use, unconnected or of another kind or user."""
     for name, host in facts.read.items():
         if host.interfaces is None:
             continue
@@ -166,7 +166,7 @@ def _interfaces(
 def _tap(node: str, host: HostFacts, tap: Interface) -> Iterator[Finding]:
     user = 0 if host.system is None else host.system.user_id
     if tap.kind == "":
-        # Root's QEMU makes it, and it goes with that QEMU.
+        # A QEMU of root creates the tap, which is removed when that QEMU ends.
         what = f"there is no tap {tap.name} on {node}"
         remedy = f"make it and put it into a bridge: ip tuntap add {tap.name} mode tap"
         level: Level = "error" if user else "warning"
@@ -192,7 +192,7 @@ def _tap(node: str, host: HostFacts, tap: Interface) -> Iterator[Finding]:
 
 
 def unheld(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Packets that COLO does not compare, which only the guest's owner knows of."""
+    """The reminder that COLO does not compare all packets; a warning if a bridge filters VLANs."""
     if not pair.chains:
         return
     tagged = sorted(
@@ -215,10 +215,10 @@ RULES = (
     Rule(
         codes=("names-differ",), check=different_names, parts=("names",), before=("start", "resume")
     ),
-    # A launch waits for ports that the kernel still holds, so that it is not stopped by them.
+    # Does not stop a launch, which waits for ports that the kernel still holds.
     Rule(codes=("port-in-use",), check=used_ports, parts=("ports", "launch")),
     Rule(codes=("ways-untried",), check=untried),
-    # A plan checks the ports of its own roles, from the networks of its QEMUs.
+    # Stops no procedure: a plan itself checks the ports that its roles need (`CheckPorts`).
     Rule(codes=("port-blocked", "port-conflict"), check=ways, parts=("reach", "launch")),
     Rule(codes=("mtu-not-carried", "mtu-differs"), check=packets, parts=("reach",)),
     Rule(

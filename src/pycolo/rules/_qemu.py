@@ -1,4 +1,4 @@
-"""Rules about QEMU and what it makes the guest of."""
+"""Rules about QEMU, and about the machine, CPU and firmware that it gives the guest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def programs(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def versions(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Versions that cannot run the pair, alone or together."""
+    """Versions of QEMU that cannot run the pair, or that differ."""
     known = {n: host.qemu.version for n, host in facts.read.items() if host.qemu is not None}
     if not known:
         return
@@ -35,7 +35,7 @@ def versions(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def parts(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Parts that a build of QEMU lacks."""
+    """Parts that the pair needs and a host's QEMU lacks."""
     for name, host in facts.read.items():
         if host.qemu is None:
             continue
@@ -51,7 +51,7 @@ def parts(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def machines(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """An alias that stands for several machine types."""
+    """A machine type whose name means different machines on the hosts."""
     known = {n: host.qemu.machine for n, host in facts.read.items() if host.qemu is not None}
     if len(set(filter(None, known.values()))) > 1:
         what = f"machine type {pair.machine.machine_type} is {by_name(known)}"
@@ -59,7 +59,7 @@ def machines(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def cpus(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """A CPU model that gives the guest other features on each host."""
+    """A CPU model that gives the guest different features on two hosts."""
     model = pair.machine.cpu or "of the machine"
     for (one, first), (other, second) in both(facts, lambda host: host.qemu):
         lacking = set(first.unavailable) ^ set(second.unavailable)
@@ -75,7 +75,7 @@ def cpus(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def kvm(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """KVM that is declared and cannot be used."""
+    """KVM that is declared and cannot be used on a host."""
     for name, host in facts.read.items():
         if host.kvm is not None and host.kvm.why:
             what = f"KVM cannot be used on {name}: {host.kvm.why}"
@@ -84,12 +84,12 @@ def kvm(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def firmware(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Firmware that differs; what is nowhere found is not used."""
+    """Firmware files that differ between hosts; a file that no host has is not compared."""
     yield from _different(facts, lambda host: host.firmware or ())
 
 
 def boot_files(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """A kernel or an initrd that differs."""
+    """A kernel or an initrd that differs between hosts."""
     booted = (pair.machine.kernel, pair.machine.initrd)
     yield from _different(
         facts, lambda host: [one for one in host.files or () if one.path in booted]

@@ -26,7 +26,7 @@ def folders(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def missing_images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Images that nobody makes, and that are missing."""
+    """Missing images that a launch does not create."""
     for disk in pair.disks:
         known = {
             n: image for n, host in facts.read.items() if (image := _image(pair, n, disk, host))
@@ -37,7 +37,7 @@ def missing_images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
             if facts.boots is not None:
                 is_needed = name in facts.boots
             else:
-                # After a failover another node than the first may be the only one that has it.
+                # One node must have the image; after a failover that need not be the first node.
                 is_needed = not any(one.is_there for one in known.values())
             is_device = disk.on(name).driver != "file"
             if is_needed or is_device or pair.initial_sync == "identical":
@@ -52,7 +52,7 @@ def _image(pair: ColoPair, name: str, disk: ReplicationDisk, host: HostFacts) ->
 
 
 def images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Images that are not as declared, and images that somebody else has open."""
+    """Images that are not as declared, and images that another process has open."""
     for name, host in facts.read.items():
         for disk in pair.disks:
             image = _image(pair, name, disk, host)
@@ -77,7 +77,7 @@ def images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def space(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Space for images that are made, and for overlays."""
+    """Too little space for images that are to be created, and for overlays."""
     overlays_bytes = sum(disk.size_bytes for disk in pair.disks)
     for name, host in facts.read.items():
         place = pair.node(name)

@@ -12,12 +12,12 @@ from pycolo.model.tls import X509
 from pycolo.rules._found import Rule, both, found
 
 SOON_S = 30 * 86400.0
-# A group of its own may read a key; nobody else, and none but the owner may change it.
+# Permissions that a key must not have: write for the group, any for others.
 TOO_WIDE = 0o027
 
 
 def refused(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Certificates that refuse each other."""
+    """Credentials of a node that do not work: a TLS handshake between them fails."""
     for name, host in facts.read.items():
         if host.tls is not None and host.tls.why:
             what = f"the credentials of {name} do not work: {host.tls.why}"
@@ -39,7 +39,7 @@ def expiry(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def authorities(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Nodes that trust different authorities."""
+    """Nodes that trust different certificate authorities."""
     for (one, first), (other, second) in both(facts, lambda host: host.tls):
         digests = {first.authority_digest, second.authority_digest} - {""}
         if len(digests) > 1:
@@ -60,7 +60,7 @@ def admitted(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def shared_keys(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """A shared key that is not shared."""
+    """A pre-shared key that a node lacks, or that differs between nodes."""
     for name, host in facts.read.items():
         if host.psk is not None and not host.psk.digest:
             what = f"keys.psk on {name} has no key of the declared name"
@@ -72,7 +72,7 @@ def shared_keys(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def modes(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Keys that others may read."""
+    """Key files with permissions that are too wide."""
     for name, host in facts.read.items():
         secrets = [disk.on(name).secret_file for disk in pair.disks]
         for file in host.files or ():
