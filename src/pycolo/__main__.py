@@ -1,4 +1,4 @@
-"""The command `pycolo`, also as `python -m pycolo`."""
+"""The command line `pycolo`, also started by `python -m pycolo`."""
 
 from __future__ import annotations
 

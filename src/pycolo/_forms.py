@@ -532,7 +532,7 @@ def beside(schema: JsonObject, other: JsonObject) -> JsonObject:
 @final
 @attrs.frozen
 class Tagged:
-    """The form of an object whose `key` says which of several classes it is."""
+    """The form of one of several classes; the member `key` of the object names the class."""
 
     name: str | None
     "The name of its schema in `$defs`; None to repeat the schema at every use."
@@ -657,7 +657,11 @@ class Forms:
     narrow: Narrow = _as_it_is
 
     def of(self, hint: object) -> Form:
-        """The form of an annotation."""
+        """The form of a type annotation.
+
+        Raises:
+            TypeError: The annotation has no form, and `known` does not give one.
+        """
         members = members_of(hint)
         found = self.known.get(frozenset(members)) or self.known.get(hint)
         if found is not None:

@@ -101,7 +101,7 @@ def refuse_unknown(members: Mapping[str, object], known: Iterable[str], path: st
 
 
 def is_same(value: object, constant: object) -> bool:
-    """Compare as JSON does: true is not 1."""
+    """Whether two JSON values are equal and of one type: true is not 1."""
     return type(value) is type(constant) and value == constant
 
 

@@ -206,7 +206,7 @@ async def records(
         limit_s: The time limit of one host, in seconds.
 
     Returns:
-        Node name to what its host reports: the record, the folder and a running QEMU.
+        Node name to the record, the folder and the running QEMU that its host reports.
     """
     names = pair.names
     found = await asyncio.gather(*(_record(pair, name, hosts.get(name), limit_s) for name in names))

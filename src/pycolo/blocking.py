@@ -35,7 +35,7 @@ class Cancelled(PycoloError):
 
 @final
 class Runner:
-    """An event loop in a real thread of its own; a context manager, entered once.
+    """An event loop in a separate real thread; a context manager that is entered once.
 
     >>> import asyncio
     >>> from pycolo.blocking import Runner
@@ -203,7 +203,7 @@ class _Thread(Protocol):
 
 @final
 class Started(Generic[_R]):
-    """A coroutine that a `Runner` runs; may be used from several threads."""
+    """A coroutine that was passed to `Runner.start`; may be used from several threads."""
 
     def __init__(self, runner: Runner, call: _Call[_R]) -> None:
         """Made by `Runner.start`."""

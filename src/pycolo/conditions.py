@@ -77,7 +77,7 @@ class _Fact(ABC):
 @final
 @attrs.frozen(kw_only=True)
 class RunStateIs(_Fact):
-    """The guest's run state is one of these."""
+    """The guest's run state is one of the named states."""
 
     states: tuple[RunState, ...]
 
@@ -200,7 +200,7 @@ class CheckpointSeen(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class MigrationIs(_Fact):
-    """The migration's status is one of these."""
+    """The migration's status is one of the named statuses."""
 
     statuses: tuple[MigrationStatus, ...]
 
@@ -245,7 +245,7 @@ class _OfJob(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class JobIs(_OfJob):
-    """The job exists, with one of these statuses and without an error."""
+    """The job exists, has one of the named statuses, and has no error."""
 
     statuses: tuple[JobStatus, ...]
 
@@ -410,7 +410,7 @@ class PartsAre(_Fact):
 
     @classmethod
     def of(cls, node: str, live: Live) -> PartsAre:
-        """The parts that a node has."""
+        """The condition that a node has exactly the parts of a state."""
         return cls(
             node=node,
             block_nodes=tuple(sorted(live.block_nodes)),
@@ -489,7 +489,7 @@ class InstanceIs(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class VersionIs(_Fact):
-    """QEMU has the version that the plan was compiled for."""
+    """The node's QEMU has the version that the plan was compiled for."""
 
     version: Version
 

@@ -78,7 +78,7 @@ class Round:
 @final
 @attrs.frozen(kw_only=True)
 class Compiled:
-    """A plan for `PairController.execute`."""
+    """A plan that `PairController.compile` returned, for `PairController.execute`."""
 
     plan: Plan
     "The plan."
@@ -175,7 +175,7 @@ class PairController:
 
     @property
     def armed(self) -> Mapping[str, Plan]:
-        """The failover plans that are ready: the surviving node's name to its plan.
+        """The surviving node's name to its failover plan, for the plans that are ready.
 
         `reconcile` and `arm` set them if the pair is settled and protected. Every execution and
         every end of a QEMU by `reconcile` clear them, and so do `look_aside` and the beginning of
@@ -571,7 +571,7 @@ class PairController:
         return session
 
     async def _seen_aside(self, name: str) -> Session | NodeState:
-        """A session to a node's observer monitor, or what is known of the node otherwise."""
+        """A session to a node's observer monitor; if none can be opened, the node's state."""
         monitor, way = self.pair.node(name).observer_monitor, self._hosts[name].connect
         try:
             found = await Session.connect(
@@ -725,7 +725,7 @@ class PairController:
     async def _execute(
         self, plan: Plan, since: int, observer: Observer | None = None
     ) -> Report | None:
-        """Execute a plan, unless another one was executed since it was compiled."""
+        """Execute a plan; None, and nothing is done, if `_executions` is no longer `since`."""
         async with self._acting:
             if since != self._executions:
                 return None

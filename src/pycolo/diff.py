@@ -23,7 +23,7 @@ from pycolo.plan import Plan, Step
 @final
 @attrs.frozen(kw_only=True)
 class Change:
-    """One value that differs."""
+    """One value that differs between two plans."""
 
     path: str
     "The value's path, such as `command.arguments.addr.data.port`."
@@ -40,7 +40,7 @@ class Change:
 @final
 @attrs.frozen(kw_only=True)
 class ChangedStep:
-    """A step that both plans have, and that differs."""
+    """A step that both plans have, with different values."""
 
     address: str
     changes: tuple[Change, ...]
@@ -82,7 +82,7 @@ class Diff:
         return any(getattr(self, field.name) for field in attrs.fields(Diff))
 
     def to_json(self) -> JsonObject:
-        """The difference as JSON; steps are named by their addresses."""
+        """The differences as JSON; steps are named by their addresses."""
         changed: list[JsonValue] = [
             {"address": step.address, "changes": _json_of(step.changes)} for step in self.changed
         ]

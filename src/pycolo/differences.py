@@ -31,7 +31,7 @@ class Difference:
 
     @property
     def label(self) -> str:
-        """The part's name in messages: `OWNER.NAME`, or the name alone if it has no owner."""
+        """The part's name in messages, `OWNER.NAME`, or the name alone if it has no owner."""
         return self.name if self.owner is None else f"{self.owner}.{self.name}"
 
 

@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 def fold(
     pair: ColoPair, qemu: Mapping[str, Version], snapshot: Snapshot, steps: Iterable[Step]
 ) -> Snapshot:
-    """The snapshot after a sequence of steps, started from `snapshot`."""
+    """The snapshot after a sequence of steps; see `apply`."""
     for step in steps:
         snapshot = apply(pair, qemu, snapshot, step)
     return snapshot
@@ -285,8 +285,8 @@ def took_effect(before: Live, command: qmp.Command, found: Live) -> bool | None:
         found: The state of the node, read when no older command was pending.
 
     Returns:
-        Whether the command took effect. None if that cannot be told: the command leaves no trace,
-        or the activity that it starts may not have begun yet.
+        Whether the command took effect. None if that cannot be told, since the command leaves no
+        trace, or since the activity that it starts may not have begun yet.
     """
     expected = after(before, command)
     told = [

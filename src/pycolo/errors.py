@@ -84,7 +84,7 @@ class PycoloError(Exception):
         return brief(self.message())
 
     def message(self) -> str:
-        """What happened, in words; may contain text from outside, unescaped."""
+        """The message; it may contain text from QEMU, a host or a file, unescaped."""
         return super().__str__()
 
 
@@ -232,12 +232,12 @@ class CompileError(RefusedError):
 
     @property
     def is_decidable(self) -> bool:
-        """Whether each finding has a remedy: something that a person can decide or do."""
+        """Whether each finding has a remedy, which a person can decide or do."""
         return all(finding.remedy for finding in self.findings)
 
     @override
     def message(self) -> str:
-        """Give each finding with its remedy."""
+        """Join the findings, each with its remedy."""
         return "; also: ".join(map(str, self.findings))
 
 
@@ -254,14 +254,14 @@ class UndecidedError(CompileError):
 def compile_error(
     code: Code, what: str, remedy: str = "", *, node: str | None = None
 ) -> CompileError:
-    """A `CompileError` with one finding; see `Finding`."""
+    """Make a `CompileError` with one finding; the arguments are the fields of `Finding`."""
     return CompileError(Finding(code=code, node=node, what=what, remedy=remedy))
 
 
 def undecided(
     code: Code, what: str, remedy: str = "", *, node: str | None = None
 ) -> UndecidedError:
-    """An `UndecidedError` with one finding; see `Finding`."""
+    """Make an `UndecidedError` with one finding; the arguments are the fields of `Finding`."""
     return UndecidedError(Finding(code=code, node=node, what=what, remedy=remedy))
 
 

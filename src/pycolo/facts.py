@@ -101,7 +101,7 @@ class ProgramFacts:
 @final
 @attrs.frozen(kw_only=True)
 class FolderFacts:
-    """One folder."""
+    """A folder of the node on its host."""
 
     path: str
     "The folder's path."
@@ -118,7 +118,7 @@ class FolderFacts:
 @final
 @attrs.frozen(kw_only=True)
 class FileFacts:
-    """One file."""
+    """A file that the node's QEMU uses."""
 
     path: str
     "The file's path; for firmware, its name."
@@ -135,7 +135,7 @@ class FileFacts:
 @final
 @attrs.frozen(kw_only=True)
 class ImageFacts:
-    """One image."""
+    """An image of a disk on the node's host."""
 
     path: str
     "The image's path."
@@ -246,7 +246,7 @@ class Interface:
 @final
 @attrs.frozen(kw_only=True)
 class InterfaceFacts:
-    """The taps and bridges that the pair names."""
+    """The taps and bridges that the declaration names."""
 
     tun_why: str
     "Why no tap can be used at all; empty if taps can be used, or if no tap is declared."

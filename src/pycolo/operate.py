@@ -349,7 +349,7 @@ class _Reached:
 
     @property
     def sessions(self) -> Mapping[str, Session]:
-        """The sessions with the nodes that answer."""
+        """Node name to its session, for the nodes that answer."""
         return {name: state for name, state in self.known.items() if isinstance(state, Session)}
 
     def refuse_busy(self, plan: Plan) -> None:

@@ -126,7 +126,7 @@ def json_schema() -> JsonObject:
 
 @functools.cache
 def document() -> Document:
-    """The form of a pair, for documents that hold one."""
+    """The JSON form of a pair, for documents that contain a pair."""
     return Document("pair", _PairForm(_forms().record(ColoPair), _nodes_form()))
 
 

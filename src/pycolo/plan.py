@@ -82,7 +82,7 @@ class Execute:
 @final
 @attrs.frozen(kw_only=True)
 class Wait:
-    """Wait until a condition holds."""
+    """Wait until a condition is true."""
 
     address: str
     node: str
@@ -104,7 +104,7 @@ class Wait:
 @final
 @attrs.frozen(kw_only=True)
 class Check:
-    """Require that a condition holds now."""
+    """Require that a condition is true now; if it is not, execution ends."""
 
     address: str
     node: str
@@ -201,7 +201,7 @@ class RunHost:
 @final
 @attrs.frozen(kw_only=True)
 class Record:
-    """Write one node's own file of the pair's record, by compare-and-swap, durably."""
+    """Write one node's own record file, by compare-and-swap, and flush it to the disk."""
 
     address: str
     node: str
@@ -342,10 +342,10 @@ class Plan:
                 raise DeclarationError(f"Plan.recoveries[{n}].first", recovery.first, rule)
 
     def step(self, address: str) -> Step:
-        """The step at an address.
+        """The step with an address.
 
         Raises:
-            DeclarationError: The plan has no step of that address.
+            DeclarationError: The plan has no step with that address.
         """
         for step in self.steps:
             if step.address == address:
@@ -370,7 +370,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the plan as JSON, in hexadecimal digits; an approval can name it."""
+        """The SHA-256 of the plan as JSON, in hexadecimal digits; an approval can refer to it."""
         from pycolo.wire import dumps, plan_to_json  # noqa: PLC0415 - a reader; it imports plans
 
         return hashlib.sha256(dumps(plan_to_json(self)).encode()).hexdigest()

@@ -52,7 +52,7 @@ class Act:
 @final
 @attrs.frozen(kw_only=True)
 class Launch:
-    """Start a QEMU: compile `launch` for this node and execute that."""
+    """Start a QEMU: compile `launch` for this node and execute the plan."""
 
     node: str
     role: Literal["primary", "secondary"]

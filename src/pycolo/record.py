@@ -468,7 +468,15 @@ def _unread(files: Files) -> str:
 
 
 def booted(files: Files, node: str, instance: str, birth: str, pair: str) -> PairRecord:
-    """The record of a node that is about to be started as primary."""
+    """The record of a node that is about to be started as primary; it begins a new epoch.
+
+    Args:
+        files: The files that were read.
+        node: The node.
+        instance: The identity that its QEMU will have.
+        birth: The birth of the pair if no record was read; otherwise that of the newest record.
+        pair: The pair's name.
+    """
     top = highest(files)
     epoch = 1 if top is None else top.epoch + 1
     known = birth if top is None else top.birth
@@ -476,7 +484,10 @@ def booted(files: Files, node: str, instance: str, birth: str, pair: str) -> Pai
 
 
 def believed(files: Files, node: str, instance: str, birth: str, pair: str) -> PairRecord:
-    """The record of a person's decision that this node holds the newest data."""
+    """The record of a person's decision that a node holds the newest data.
+
+    It outranks files that were out of reach (`NEWEST_EPOCHS`). The arguments are those of `booted`.
+    """
     top = highest(files)
     epoch = NEWEST_EPOCHS if top is None else top.epoch + NEWEST_EPOCHS
     known = birth if top is None else top.birth

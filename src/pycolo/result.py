@@ -105,7 +105,7 @@ class TimedOut:
 @final
 @attrs.frozen(kw_only=True)
 class NotRun:
-    """Execution ended before this step."""
+    """The step was not begun, since execution ended before; or its wait was cancelled."""
 
 
 JOINING: Final[tuple[Procedure, ...]] = ("start", "resume", "converge")
@@ -142,7 +142,7 @@ class Report:
 
     @property
     def state_after(self) -> Snapshot | None:
-        """The state after the execution: the planned state or, after a failure, the state read.
+        """The planned state after the execution or, after a failure, the state that was read.
 
         None if nothing could be read. After a success, two things are not known, since no plan
         predicts them: whether each disk is replicated after a resync, and which other QEMUs the
@@ -187,7 +187,7 @@ class Report:
 
     @property
     def changed(self) -> bool:
-        """Whether anything may have been changed."""
+        """Whether the execution changed anything, or may have."""
         acting = {step.address for step in self.plan.steps if _acts(step)}
         outcomes = [self.outcomes.get(address) for address in acting] + [*self.recovery.values()]
         return any(isinstance(outcome, Done | Unknown) for outcome in outcomes)
@@ -197,9 +197,9 @@ class Report:
         """The exit code for a command line.
 
         Returns:
-            0: done. 1: refused or failed, nothing was changed. 3: changed but not finished, or
-            unknown. 4: nothing was changed, and a person must decide: whether a peer is dead, or
-            what to do with a QEMU that does not answer.
+            0 if done; 1 if refused or failed, and nothing was changed; 3 if changed but not
+            finished, or unknown; 4 if nothing was changed and a person must decide whether a peer
+            is dead, or what to do with a QEMU that does not answer.
         """
         if self.failed is None:
             return 0
@@ -209,7 +209,7 @@ class Report:
 
     @property
     def advice(self) -> str:
-        """One line: the step that ended execution, the answer, the nodes' state, and what to do."""
+        """One line with the step that ended execution, the answer, the state and what to do."""
         if self.failed is None:
             # Such a plan may wait for the end of a checkpoint, which changes nothing.
             if all(isinstance(step, Check | Wait) for step in self.plan.steps):

@@ -64,7 +64,7 @@ class Job:
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Live:
-    """A QEMU that answers, as far as COLO control needs to know it."""
+    """The state of a QEMU that answers, as far as pycolo needs it."""
 
     version: Version
     "QEMU's version triple."
@@ -219,11 +219,11 @@ class Snapshot:
         return state if isinstance(state, Live) else None
 
     def with_node(self, name: str, state: NodeState) -> Snapshot:
-        """The same snapshot with another state of one node."""
+        """A copy of the snapshot with another state of one node."""
         return attrs.evolve(self, nodes={**self.nodes, name: state})
 
     def with_record(self, name: str, state: RecordState) -> Snapshot:
-        """The same snapshot with another state of one node's record file."""
+        """A copy of the snapshot with another state of one node's record file."""
         return attrs.evolve(self, records={**self.records, name: state})
 
 

@@ -29,11 +29,11 @@ class Standing:
 
     @property
     def code(self) -> Literal[0, 1, 2, 3]:
-        """The exit code of a monitoring plugin.
+        """The exit code for a monitoring plugin.
 
         Returns:
-            0 protected; 1 joining, or unprotected on purpose; 2 at risk, two guests, or no guest
-            runs; 3 unknown.
+            0 if protected; 1 if joining or unprotected; 2 if at risk, if there are two guests, or
+            if no guest runs; 3 if unknown.
         """
         match self.state:
             case "protected":

@@ -113,14 +113,14 @@ def server_creds(tls: Tls | None) -> str | None:
 def server_authz(tls: Tls | None) -> str | None:
     """The id of the list of clients that a listener admits; None if it admits every certificate.
 
-    It is None and not empty, since QEMU before 11 takes an empty text for an id (qemu-behaviour
-    10.9).
+    It is None and not empty, since QEMU before 11 takes an empty text for an id
+    (qemu-behaviour 10.9).
     """
     return AUTHZ if isinstance(tls, X509) and tls.authz else None
 
 
 def migration_tls(tls: Tls | None, role: Literal["primary", "secondary"]) -> Mapping[str, str]:
-    """The migration's TLS parameters in a role, by QEMU's names; without those that are unset."""
+    """The migration's TLS parameters of a role, by QEMU's names; unset ones are omitted."""
     listens = role == "secondary"
     creds = server_creds(tls) if listens else client_creds(tls)
     named = {"tls-creds": creds, "tls-authz": server_authz(tls) if listens else None}
@@ -365,7 +365,7 @@ def _quorum(disk: ReplicationDisk, child: str) -> QuorumNode:
 def nbd_node(pair: ColoPair, secondary: Node, disk: ReplicationDisk) -> NbdNode:
     """The primary's NBD client node of the secondary's disk.
 
-    It is a plain NBD node (qemu-behaviour 5.4) with a name (5.6) and a short open timeout (5.22).
+    It is a plain NBD node with a name and a short open timeout (qemu-behaviour 5.4, 5.6, 5.22).
     """
     return NbdNode(
         node_name=disk.names.nbd,

@@ -124,7 +124,7 @@ def explanations_to_json(explanations: Iterable[Explanation]) -> JsonObject:
 
 
 def dumps(value: JsonValue) -> str:
-    """The text of a document, for a file."""
+    """The text of a document, for a file; text that cannot be printed is escaped."""
     return _json.dumps(value, indent=2) + "\n"
 
 

@@ -106,7 +106,7 @@ class Aftermath:
         return None
 
     def _ranges(self, position: int) -> list[Recovery]:
-        """The ranges that execution ends in, the innermost first."""
+        """The recoveries whose range contains a position, the innermost range first."""
         inside = (
             recovery
             for recovery in self._plan.recoveries
@@ -117,7 +117,14 @@ class Aftermath:
     # -- a command without an answer
 
     async def happened(self, position: int, step: Execute) -> bool | None:
-        """Whether a command that was not answered took effect; None if that is not known."""
+        """Whether a command that was not answered took effect; None if that cannot be told.
+
+        The node is read over its session, which is reopened if it was lost.
+
+        Args:
+            position: The index of the step in the plan.
+            step: The step with the command.
+        """
         # A reply shows that nothing older is pending: on one connection QEMU replies in order, and
         # on a new connection it answers the negotiation after every command sent before.
         session = self._sessions[step.node]

@@ -15,7 +15,7 @@ from pycolo.snapshot import Dead, Running
 
 @final
 class Deaths:
-    """The evidence that one execution rests on."""
+    """The evidence that QEMUs have ended, as far as one execution knows or finds it."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The exceptions that end a step which was not done."""
+"""How an exception that ends a step becomes the step's outcome."""
 
 from __future__ import annotations
 

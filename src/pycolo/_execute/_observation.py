@@ -40,8 +40,8 @@ class Observation:
     def holds(self, condition: c.Condition) -> bool:
         """Whether the condition is true.
 
-        A node that did not answer makes every leaf false but `Gone`, `PoweredOff`, `PeerDead` and
-        `NotRunning`.
+        If a node did not answer, every leaf about it is false except `Gone`, `PoweredOff`,
+        `PeerDead` and `NotRunning`.
         """
         return c.evaluate(condition, self._true)
 
@@ -68,7 +68,7 @@ class Observation:
         )
 
     def present(self, condition: c.Condition) -> str:
-        """The leaves that are true, with QEMU's own reason if it gives one."""
+        """The leaves that are true; a migration's with QEMU's error message, if there is one."""
         found = (leaf for leaf in c.leaves(condition) if self.holds(leaf))
         return ", ".join(f"{leaf.words()}{self._reason(leaf)}" for leaf in found)
 

@@ -87,12 +87,12 @@ class Run:
         )
 
     def stop(self) -> None:
-        """End execution at the next place where that is safe."""
+        """End execution as soon as no step is under way and no range with a recovery is entered."""
         self._stopping = True
         self._wake.set()
 
     async def to_the_end(self) -> Report:
-        """Execute the plan and report."""
+        """Execute the plan, and return its report."""
         asked = {n: self._sessions[n] for n in self._spoken_to if n in self._sessions}
         claimed = [session for session in asked.values() if session.claim()]
         self._in_use = tuple(n for n, session in asked.items() if session not in claimed)
@@ -372,13 +372,14 @@ class Run:
                 )
             )
 
-    # -- what became of a command without an answer
+    # -- after a step that was not done
 
     async def _end(self, position: int, step: Step, outcome: Outcome) -> None:
         """Recover the guest, and find out whether a command without an answer took effect.
 
-        A connection that is still open may be the only way past a stuck main loop (qemu-behaviour
-        7.6). So it is kept, and the guest is recovered before anything is asked over it.
+        A connection that is still open may be the only way past a stuck main loop
+        (qemu-behaviour 7.6). So it is kept, and the guest is recovered before anything is asked
+        over it.
         """
         unknown = isinstance(step, Execute) and isinstance(outcome, Unknown)
         lost = unknown and isinstance(step, Execute) and self._sessions[step.node].closed
@@ -479,7 +480,7 @@ def _referred_to(plan: Plan) -> frozenset[str]:
 
 
 def _spoken_to(plan: Plan) -> tuple[str, ...]:
-    """The nodes that the plan needs a session with."""
+    """The nodes to which the plan sends commands or queries, each once."""
     commands = [step for step in plan.steps if isinstance(step, Execute)]
     commands += [step for recovery in plan.recoveries for step in recovery.steps]
     asked = (leaf for condition in _conditions(plan) for leaf in leaves(condition))

@@ -87,7 +87,7 @@ class EventSeen:
 @final
 @attrs.frozen(kw_only=True)
 class ConnectionEnded:
-    """A monitor's connection ended, which proves nothing about the node's death."""
+    """The connection to a monitor ended; that does not prove that the node is dead."""
 
     at: str
     monotonic_s: float

@@ -151,7 +151,7 @@ class Journal(Recorder):
 
     @override
     def command_answered(self, plan: Plan, number: int, answer: object) -> None:
-        """Write the answer."""
+        """Write QEMU's answer to a command."""
         if isinstance(answer, CommandRefused):
             kind, text = answer.error_class, answer.text
             self._write(CommandAnswered(**_now(), number=number, error_class=kind, text=text))

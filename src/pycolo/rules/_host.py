@@ -58,7 +58,7 @@ def clocks(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def kernels(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Kernels that differ."""
+    """Kernels that differ between hosts."""
     known = {n: host.system.kernel for n, host in facts.read.items() if host.system is not None}
     if len(set(known.values())) > 1:
         what = f"the kernels differ: {by_name(known)}"
@@ -66,7 +66,7 @@ def kernels(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def confinement(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """A security module that may stop QEMU."""
+    """A security module (SELinux or AppArmor) that may keep QEMU from its files."""
     for name, host in facts.read.items():
         if host.system is not None and host.system.confinement:
             what = f"on {name} {host.system.confinement}"

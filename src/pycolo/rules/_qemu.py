@@ -14,7 +14,7 @@ from pycolo.rules._found import Rule, both, by_name, found
 
 
 def programs(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Programs that are missing."""
+    """Programs that the node needs and its host lacks."""
     for name, host in facts.read.items():
         for program in () if host.programs is None else host.programs.missing:
             what = f"there is no program {program} on {name}"

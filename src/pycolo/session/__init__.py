@@ -64,7 +64,7 @@ HELD_BACK_S: Final = 1.1
 @final
 @attrs.frozen(kw_only=True)
 class HungUp:
-    """The connection ended, which proves nothing about the node's death."""
+    """The connection ended; that does not prove that the node is dead."""
 
     why: str
     "What ended the connection, as a sentence without a full stop."
@@ -104,7 +104,7 @@ class Sent(Generic[_R]):
 
     @property
     def pending(self) -> bool:
-        """Whether the reply has not come yet; False too once the connection is lost."""
+        """Whether the reply is still awaited; False after the reply or the connection's end."""
         return not self._task.done()
 
     def when_answered(self, on_answer: Callable[[object], None]) -> None:
