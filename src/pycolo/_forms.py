@@ -103,7 +103,7 @@ class Scalar:
             raise TypeError(f"{value!r} is no scalar")
         return value
 
-    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it adds no definition
         """Return the type and the bounds of the value."""
         return dict(self.keywords)
 
@@ -146,7 +146,7 @@ class Choice:
             raise TypeError(f"{value!r} is not one of {_words(self.words)}")
         return value
 
-    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it adds no definition
         """List the constants."""
         return {"enum": list(self.words)}
 
@@ -268,7 +268,7 @@ class Text:
         """Write `str(value)`."""
         return str(value)
 
-    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it adds no definition
         """Return the JSON Schema of a string that matches the pattern."""
         return {"type": "string", "pattern": f"^{self.pattern}$"}
 
@@ -324,7 +324,7 @@ class Anything:
         """Copy the value; see `read`."""
         return self.read(value, "")
 
-    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it refers to none
+    def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:  # noqa: ARG002 - it adds no definition
         """Allow every JSON value."""
         return {}
 

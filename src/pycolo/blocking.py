@@ -290,7 +290,7 @@ class _Call(Generic[_R]):
                 self._results.append(await self._coro)
         except asyncio.CancelledError:
             pass
-        except BaseException as error:  # noqa: BLE001 - all of it is the caller's
+        except BaseException as error:  # noqa: BLE001 - every error is passed to the caller
             self._error = error
 
     def _settle(self, *, closed: bool) -> None:

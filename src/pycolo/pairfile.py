@@ -111,7 +111,7 @@ def from_json_value(value: object, path: str = "") -> ColoPair:
         ParseError: The value is not a pair, or breaks a rule.
     """
     pair = document().read(value, path)
-    assert isinstance(pair, ColoPair)  # noqa: S101 - what the document's form makes
+    assert isinstance(pair, ColoPair)  # noqa: S101 - the form makes no other type
     return pair
 
 

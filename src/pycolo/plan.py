@@ -304,7 +304,7 @@ class Plan:
     @override
     def __str__(self) -> str:
         """The plan as `pycolo plan` prints it, without colours."""
-        from pycolo.render.text import render  # noqa: PLC0415 - a reader; it imports plans
+        from pycolo.render.text import render  # noqa: PLC0415 - that module imports this one
 
         return render(self)
 
@@ -371,7 +371,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """The SHA-256 of the plan as JSON, in hexadecimal digits; an approval can refer to it."""
-        from pycolo.wire import dumps, plan_to_json  # noqa: PLC0415 - a reader; it imports plans
+        from pycolo.wire import dumps, plan_to_json  # noqa: PLC0415 - that module imports this one
 
         return hashlib.sha256(dumps(plan_to_json(self)).encode()).hexdigest()
 

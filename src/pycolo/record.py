@@ -171,7 +171,7 @@ def loads(data: bytes) -> PairRecord | DamagedRecord:
         except ParseError as error:
             why = str(error).partition("\n")[0]
         else:
-            assert isinstance(record, PairRecord)  # noqa: S101 - what the document's form makes
+            assert isinstance(record, PairRecord)  # noqa: S101 - the form makes no other type
             if dumps(record).encode() == data:
                 return record
             why = "it was edited"
@@ -629,7 +629,7 @@ def narrowed(files: Files, primary: str, instance: str) -> PairRecord:
 def merged(files: Files, node: str) -> PairRecord:
     """A node's own record after its overlays were merged into its image, as QEMU has shown."""
     own = files[node]
-    assert isinstance(own, PairRecord)  # noqa: S101 - the plan has written it before
+    assert isinstance(own, PairRecord)  # noqa: S101 - an earlier step wrote the record
     _, revision = _next(_top(files), promote=False)
     return attrs.evolve(own, revision=revision, commit="clean")
 

@@ -66,7 +66,7 @@ def plan_from_json(value: object, path: str = "") -> Plan:
             the wrong type or a command that pycolo does not know, or it breaks a rule of `Plan`.
     """
     plan = _document("plan").read(value, path)
-    assert isinstance(plan, Plan)  # noqa: S101 - what the document's form makes
+    assert isinstance(plan, Plan)  # noqa: S101 - the form makes no other type
     return plan
 
 
@@ -87,7 +87,7 @@ def report_from_json(value: object, path: str = "") -> Report:
             `failed` or `changed` is not what the outcomes say.
     """
     report = _document("report").read(value, path)
-    assert isinstance(report, Report)  # noqa: S101 - what the document's form makes
+    assert isinstance(report, Report)  # noqa: S101 - the form makes no other type
     return report
 
 
@@ -107,7 +107,7 @@ def snapshot_from_json(value: object, path: str = "") -> Snapshot:
         ParseError: As for `plan_from_json`.
     """
     snapshot = _document("snapshot").read(value, path)
-    assert isinstance(snapshot, Snapshot)  # noqa: S101 - what the document's form makes
+    assert isinstance(snapshot, Snapshot)  # noqa: S101 - the form makes no other type
     return snapshot
 
 

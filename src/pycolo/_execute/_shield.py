@@ -13,5 +13,5 @@ def shielded(call: Callable[[], None]) -> None:
     """Call an observer or a recorder; an error that it raises is logged."""
     try:
         call()
-    except Exception:  # noqa: BLE001 - it is somebody else's code
+    except Exception:  # noqa: BLE001 - the caller's code may raise any error
         _LOG.exception("the observer failed")

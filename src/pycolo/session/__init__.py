@@ -388,7 +388,7 @@ class Session:
         if not task.cancelled():
             task.exception()
 
-    # -- who uses it
+    # -- reservation
 
     def claim(self) -> bool:
         """Reserve the session for one execution, until `release`.
@@ -407,7 +407,7 @@ class Session:
         """End the reservation that `claim` made."""
         self._claimed = False
 
-    # -- what was seen
+    # -- state and events
 
     @property
     def closed(self) -> bool:
