@@ -105,12 +105,14 @@ def check_depth(value: object, path: str) -> None:
 
 
 def _inside(value: object) -> Sequence[object]:
+    """The values of an object or the items of an array; empty for any other value."""
     if isinstance(value, Mapping):
         return list(value.values())
     return value if isinstance(value, list) else ()
 
 
 def _brief(error: Exception) -> str:
+    """The text of a decoder's error, without Python's hints for programmers."""
     # After the semicolon, Python tells programmers how to raise its limit of digits.
     return str(error).partition(";")[0]
 

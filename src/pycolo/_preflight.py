@@ -140,6 +140,7 @@ async def _read_all(
 async def _read(
     pair: ColoPair, name: str, host: Host, parts: Collection[Part], limit_s: float
 ) -> HostFacts | NoFacts:
+    """Read facts about one host; `NoFacts` if it does not answer in time."""
     try:
         async with asyncio.timeout(limit_s + GRACE_S):
             return await host.facts(pair, name, parts, limit_s=limit_s)

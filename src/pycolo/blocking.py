@@ -133,6 +133,7 @@ class Runner:
         thread.join()
 
     def _submit(self, call: _Call[_R]) -> _Call[_R]:
+        """Pass a call to the loop; if the runner is not open, settle it with RunnerClosed."""
         loop = self._loop
         if loop is None or self._closed:
             call.refuse()
@@ -152,6 +153,7 @@ class Runner:
                 self._loop.call_soon_threadsafe(call.cancel)
 
     def _is_inside(self) -> bool:
+        """Whether the caller runs in the runner's own loop."""
         running = asyncio._get_running_loop()  # noqa: SLF001 - documented, and None if none is
         return running is not None and running is self._loop
 
@@ -171,6 +173,7 @@ class Runner:
             self._over.come()
 
     def _begin(self, call: _Call[_R]) -> None:
+        """Start a call in the loop, unless the runner was closed meanwhile."""
         self._calls.discard(call)
         if self._closed:
             call.refuse()
@@ -183,6 +186,7 @@ class Runner:
         self._ending.add_done_callback(lambda _: loop.stop())
 
     async def _cancel_all(self) -> None:
+        """Cancel all tasks of the loop until none is left."""
         mine = asyncio.current_task()
         while others := [task for task in asyncio.all_tasks() if task is not mine]:
             for task in others:
@@ -285,6 +289,7 @@ class _Call(Generic[_R]):
         return self._results[0]
 
     async def _main(self) -> None:
+        """Run the coroutine within its limit, and keep its result or error."""
         try:
             async with asyncio.timeout(self._limit_s):
                 self._results.append(await self._coro)
@@ -294,6 +299,7 @@ class _Call(Generic[_R]):
             self._error = error
 
     def _settle(self, *, closed: bool) -> None:
+        """Set the end; without a result or an error, the error says why."""
         self._coro.close()
         if not self._results and self._error is None:
             why = RunnerClosed("the runner is not open: use it inside its with block")
@@ -371,11 +377,13 @@ def _patcher() -> ModuleType | None:
 
 
 def _is_patched(module: str) -> bool:
+    """Whether eventlet has replaced a module's functions."""
     patcher = _patcher()
     return patcher is not None and bool(patcher.is_monkey_patched(module))
 
 
 def _real_thread(target: Callable[[], None]) -> _Thread:
+    """A thread of the operating system, even if eventlet has replaced `threading`."""
     patcher = _patcher()
     threads = threading if patcher is None else patcher.original("threading")
     made: _Thread = threads.Thread(target=target, name="pycolo", daemon=True)
@@ -383,6 +391,7 @@ def _real_thread(target: Callable[[], None]) -> _Thread:
 
 
 def _real_selector() -> selectors.BaseSelector:
+    """A selector that blocks a real thread, even if eventlet has replaced `select`."""
     patcher = _patcher()
     if patcher is None:
         return selectors.DefaultSelector()

@@ -731,15 +731,18 @@ def describe(condition: Condition) -> str:
 
 
 def _joined(parts: tuple[Condition, ...], word: str, none: str) -> str:
+    """Join descriptions by a word; `none` is the text if there are no parts."""
     if not parts:
         return none
     return word.join(_part(part) if len(parts) > 1 else describe(part) for part in parts)
 
 
 def _part(part: Condition) -> str:
+    """The description of a part, in brackets if it has parts itself."""
     compound = isinstance(part, AllOf | AnyOf) and len(part.conditions) > 1
     return f"({describe(part)})" if compound else describe(part)
 
 
 def _either(words: tuple[str, ...]) -> str:
+    """Join alternatives by "or"."""
     return " or ".join(words)

@@ -482,6 +482,7 @@ class PairController:
         return left
 
     async def _look(self) -> Snapshot:
+        """Read the whole state of the pair; nodes that were away get a shorter limit."""
         now_s = asyncio.get_running_loop().time()
         away = self._away()
         if not away or now_s - self._waited_at > FULL_LOOK_S:
@@ -527,6 +528,7 @@ class PairController:
         return await glance(await self._nodes(self._away()), seen, limit_s=CONNECT_S)
 
     async def _nodes(self, away: Collection[str]) -> Mapping[str, Session | NodeState]:
+        """Each node's session, or its state if no session can be opened."""
         names = self.pair.names
         known = await asyncio.gather(
             *(self._known(name, AWAY_S if name in away else CONNECT_S) for name in names)
@@ -534,6 +536,7 @@ class PairController:
         return dict(zip(names, known, strict=True))
 
     async def _known(self, name: str, limit_s: float) -> Session | NodeState:
+        """A node's session, or its state if no session can be opened."""
         session = self._sessions.get(name)
         if session is not None and not session.closed:
             return session
@@ -549,6 +552,7 @@ class PairController:
         return found
 
     async def _connected(self, name: str, limit_s: float) -> Session | NodeState:
+        """A node's session, or its state; one call at a time opens a node's session."""
         async with self._dialling[name]:
             # Another call may have opened the session while this one waited for the lock.
             session = self._sessions.get(name)
@@ -557,6 +561,7 @@ class PairController:
             return await self._dialled(name, limit_s)
 
     async def _dialled(self, name: str, limit_s: float) -> Session | NodeState:
+        """Open a node's session, and return it or the node's state."""
         try:
             session = await self._opened(name, limit_s)
             instance = await session.instance(limit_s=CONNECT_S)
@@ -608,6 +613,7 @@ class PairController:
         return session
 
     def _observe(self, node: str, notice: Notice) -> None:
+        """Note an event or the end of a session, as a change."""
         if self._listener is not None:
             self._listener(node, notice)
         if self._armed and isinstance(notice, StopEvent | ResumeEvent):
@@ -628,6 +634,7 @@ class PairController:
     # -- doing
 
     async def _do(self, step: NextStep, since: int) -> Round:
+        """Do a step, unless `since` is no longer the count of executions."""
         match step:
             case Act(plan=plan):
                 return self._done(step, await self._execute(plan, since))
@@ -647,11 +654,13 @@ class PairController:
                 assert_never(step)
 
     def _done(self, step: NextStep, report: Report | None) -> Round:
+        """The round of a plan; without a report, the plan was overtaken by another one."""
         if report is None:
             return Round(step=step, why="another plan was executed meanwhile", is_overtaken=True)
         return Round(step=step, report=report)
 
     async def _launch(self, step: Launch, since: int) -> Round:
+        """Compile a launch with the host's QEMU version, and execute it."""
         node, snapshot = step.node, self._snapshot
         assert snapshot is not None  # noqa: S101 - the step comes from it
         try:
@@ -674,6 +683,7 @@ class PairController:
         return self._done(step, report)
 
     async def _prove(self, step: Prove, since: int) -> Round:
+        """Ask for evidence that the victims have ended, and execute the plan with it."""
         if step.plan is None:
             return Round(step=step, why=f"{step.node} runs and gives no answer")
         for victim in step.plan.victims():
@@ -684,6 +694,7 @@ class PairController:
         return self._done(step, await self._execute(step.plan, since))
 
     async def _death(self, victim: Victim) -> Evidence | None:
+        """The evidence that a victim has ended, as known or from its host; None if none."""
         known = self._dead.get(victim.node)
         if known is not None and known.instance == victim.instance:
             return known
@@ -694,6 +705,7 @@ class PairController:
             return None
 
     async def _end(self, step: End, since: int) -> Round:
+        """End a QEMU by its host."""
         async with self._acting:
             if since != self._executions:
                 return self._done(step, None)
@@ -710,6 +722,7 @@ class PairController:
         return Round(step=step)
 
     def _armed_for(self, evidence: Evidence) -> Plan | None:
+        """The armed plan for a QEMU's end; None if there is none, or its survivor lacks writes."""
         for survivor, plan in self._armed.items():
             for victim in plan.victims():
                 if (victim.node, victim.instance) == (evidence.node, evidence.instance):
@@ -783,4 +796,5 @@ def _with_host(snapshot: Snapshot, name: str, kept: HostState) -> Snapshot:
 
 
 def _joins(step: NextStep) -> bool:
+    """Whether a step is a plan that gives the guest a secondary."""
     return isinstance(step, Act) and step.plan.procedure in JOINING

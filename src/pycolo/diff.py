@@ -137,6 +137,7 @@ def lines(difference: Diff) -> tuple[str, ...]:
 
 
 def _by_address(plan: JsonObject) -> dict[str, JsonObject]:
+    """Remove the steps from a plan's JSON, and return them by their addresses."""
     steps = [object_of(step) for step in list_of(plan.pop("steps"))]
     return {str(step["address"]): step for step in steps}
 
@@ -146,6 +147,7 @@ def _json_of(changes: Sequence[Change]) -> list[JsonValue]:
 
 
 def _moved(old: Sequence[str], new: Sequence[str], common: Sequence[str]) -> Iterator[MovedStep]:
+    """The steps of `common` whose order changed, with their old and new index."""
     place = {address: n for n, address in enumerate(old)}
     unmoved = _longest_rising([place[address] for address in common])
     for address in common:
@@ -169,6 +171,7 @@ def _longest_rising(numbers: Sequence[int]) -> frozenset[int]:
 
 
 def _changes(before: JsonValue, after: JsonValue, path: str) -> Iterator[Change]:
+    """The values that differ between two JSON values, each with its path."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
             yield from _changes(before.get(key), after.get(key), at(path, key))
@@ -179,6 +182,7 @@ def _changes(before: JsonValue, after: JsonValue, path: str) -> Iterator[Change]
 
 
 def _changed_items(before: list[JsonValue], after: list[JsonValue], path: str) -> Iterator[Change]:
+    """The items that differ between two arrays, matched by their text."""
     old, new = [_shown(item) for item in before], [_shown(item) for item in after]
     for what, i, i_end, j, j_end in SequenceMatcher(a=old, b=new, autojunk=False).get_opcodes():
         if what == "equal":

@@ -81,6 +81,7 @@ def _host(
     node: str,
     action: HostAction,
 ) -> Snapshot:
+    """The snapshot after an action on a host."""
     match action:
         case CreateImage() | CheckPorts() | CheckDevices():
             return snapshot
@@ -141,6 +142,7 @@ def launched(pair: ColoPair, node: str, action: LaunchQemu, version: Version) ->
 
 
 def _object(item: QomObject) -> Filter:
+    """The state of an object right after it was added."""
     kind = dict(item.qmp_constants)["qom-type"]
     filters = (FilterMirror, FilterRedirector, FilterRewriter)
     on = not (isinstance(item, filters) and item.status == "off")
@@ -313,6 +315,7 @@ _TRACES: Final = tuple(
 
 
 def _field_took_effect(before: object, expected: object, found: object) -> bool | None:
+    """Whether one field shows the effect of a command; None if the effect does not change it."""
     if before == expected:
         return None
     match before, expected, found:
@@ -349,10 +352,12 @@ def _with_parameters(live: Live, command: qmp.MigrateSetParameters) -> Live:
 
 
 def _given(value: int | None, before: int) -> int:
+    """A parameter's new value; the old one if the command does not set it."""
     return before if value is None else value
 
 
 def _lost_heartbeat(live: Live) -> Live:
+    """The state of a node after x-colo-lost-heartbeat, which ends COLO."""
     pending = frozenset(live.children) if live.colo_mode == "secondary" else frozenset[str]()
     return attrs.evolve(
         live,
@@ -366,6 +371,7 @@ def _lost_heartbeat(live: Live) -> Live:
 
 
 def _children(live: Live, parent: str, child: str | None, node: str | None) -> tuple[Child, ...]:
+    """A quorum's children after x-blockdev-change: one is removed, or one is added."""
     now = live.children.get(parent, ())
     if node is None:
         return tuple(c for c in now if c.name != child)
@@ -374,6 +380,7 @@ def _children(live: Live, parent: str, child: str | None, node: str | None) -> t
 
 
 def _set(live: Live, command: qmp.QomSet) -> Live:
+    """The state of a node after qom-set on an object that COLO uses."""
     item = command.path.removeprefix("/objects/")
     known = live.objects.get(item)
     if known is None:

@@ -110,5 +110,6 @@ def node_of(instance: str) -> str:
 
 
 def _parts(instance: str) -> tuple[str, str]:
+    """The pair and the node in an identity; both empty if pycolo did not make it."""
     parts = instance.split(":")
     return (parts[0], parts[1]) if len(parts) == INSTANCE_PARTS and all(parts) else ("", "")

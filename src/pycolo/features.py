@@ -246,6 +246,11 @@ def accept_pair(
 
 
 def _check_machine(pair: ColoPair, machine: Machine, features: Features) -> None:
+    """Check that a version can protect a machine.
+
+    Raises:
+        VersionError: The version cannot; the error names the setting to change.
+    """
     if machine.accelerator == "tcg" and not features.tcg:
         off = pair.checkpoint_delay_ms == CHECKPOINTS_OFF_MS
         if pair.chains or not off:

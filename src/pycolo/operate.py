@@ -278,6 +278,7 @@ class Connection:
     async def _compile(
         self, procedure: Procedure, options: Options, fenced: Fenced | None = None
     ) -> Plan:
+        """Read the pair and compile; with `fenced`, compile again with its evidence."""
         reached = await self._reach(without_peer=procedure in WITHOUT_PEER)
         snapshot = await self._probe(reached)
         if procedure == "stop":
@@ -311,6 +312,7 @@ class Connection:
         return self._reached
 
     async def _settled(self, *, without_peer: bool) -> _Reached:
+        """Wait for the sessions, cancel the attempts that are too late, and collect the states."""
         tasks = self._connecting
         await _answered(tasks.values(), without_peer=without_peer)
         await self._cancel()
@@ -366,6 +368,7 @@ class _Reached:
 async def _answered(
     tasks: Collection[asyncio.Task[Session | NodeState | Busy]], *, without_peer: bool
 ) -> None:
+    """Wait until all tasks have ended or, with `without_peer`, a second after the first session."""
     waiting = set(tasks)
     while waiting:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -376,6 +379,7 @@ async def _answered(
 
 
 async def _connect(node: Node, host: Host) -> Session | NodeState | Busy:
+    """Open a node's session; an error becomes the node's state, except that `Busy` is returned."""
     try:
         return await Session.connect(
             node.name, node.control_monitor, limit_s=CONNECT_S, connector=host.connect
@@ -389,6 +393,7 @@ async def _connect(node: Node, host: Host) -> Session | NodeState | Busy:
 
 
 def _by_word(fenced: Fenced, victim: Victim) -> Evidence:
+    """The evidence of an operator's statement about a victim."""
     return Evidence.of(victim, kind="fence", who=fenced.who, how=fenced.how, when=now())
 
 
@@ -536,6 +541,7 @@ async def _listen(session: Session) -> None:
 
 
 async def _observed(node: Node, host: Host) -> Session | NodeState:
+    """Open a session to a node's observer monitor; an error becomes the node's state."""
     try:
         return await Session.connect(
             node.name, node.observer_monitor, limit_s=CONNECT_S, connector=host.connect

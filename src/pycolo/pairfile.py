@@ -137,6 +137,7 @@ def _decoded(text: str, file_format: Format) -> object:
 
 
 def _without_doubles(members: list[tuple[str, object]]) -> dict[str, object]:
+    """Make a dict of a JSON object's members, and refuse a key that is given twice."""
     found = dict(members)
     if len(found) != len(members):
         keys = [key for key, _ in members]
@@ -186,6 +187,7 @@ _KEYWORDS: Mapping[object, JsonObject] = {
 
 
 def _keywords(rule: object) -> JsonObject:
+    """The JSON Schema keywords of a field's rule."""
     if isinstance(rule, rules.Whole):
         return {"minimum": rule.minimum, "maximum": rule.maximum}
     if rule is hardware.emulated:
@@ -329,4 +331,5 @@ def _with_ports(chain: object, ports: ChainPorts) -> object:
 
 
 def _in_file(words: str) -> str:
+    """Replace the index of a spare by its index in the file's `nodes`."""
     return re.sub(r"\bspares\[(\d+)\]", lambda match: f"nodes[{int(match[1]) + 2}]", words)

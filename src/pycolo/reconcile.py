@@ -178,6 +178,7 @@ class _Ladder:
     assume_good: tuple[Version, ...]
 
     def next(self) -> NextStep:
+        """The next step, by the nodes' roles."""
         for spare in self.pair.spares:
             if self._role(spare.name) in (*PRIMARIES, *IN_COLO):
                 return self._end_one_of((spare.name,), "the record names other nodes")
@@ -193,6 +194,7 @@ class _Ladder:
     # -- both nodes answer
 
     def _both(self, first: str, second: str) -> NextStep:
+        """The next step if both nodes answer."""
         both = (first, second)
         guests = [name for name in both if self._role(name) in PRIMARIES]
         inside = [name for name in both if self._role(name) in IN_COLO]
@@ -209,6 +211,7 @@ class _Ladder:
         return self._end(self._holder(), "it waits as a secondary, and its data is the newest")
 
     def _primary_and_secondary(self, primary: str, secondary: str) -> NextStep:
+        """The next step if one node has the guest and the other is or was in COLO as secondary."""
         role, other = self._role(primary), self._role(secondary)
         if self._is_anew(primary):
             return self._end(primary, f"it was started anew, and {secondary} has the guest")
@@ -251,6 +254,7 @@ class _Ladder:
             raise undecided("disk-failed", what, advice, node=primary)
 
     def _guest_beside_new(self, guest: str, new: str) -> NextStep:
+        """The next step if one node has the guest and the other waits as a new secondary."""
         if self._role(guest) in ("primary", "broken primary"):
             # Its secondary has ended. The guest must leave COLO before a new secondary can join.
             return self._survive(guest) or self._alone(guest)
@@ -270,6 +274,7 @@ class _Ladder:
     # -- only one node answers
 
     def _one(self, name: str) -> NextStep:
+        """The next step if only one node answers."""
         if self.want == "protected" and self._is_untouched(name):
             # Both nodes' images may be equal, and stay equal as long as the guest does not run.
             try:
@@ -300,6 +305,7 @@ class _Ladder:
         return self._with_evidence(plan) if plan.acts else None
 
     def _with_evidence(self, plan: Plan) -> Act | Prove:
+        """Execute a failover if all its victims are proven dead; otherwise `Prove`."""
         for victim in plan.victims():
             state = self.snapshot.state(victim.node)
             evidence = state.evidence if isinstance(state, Dead) else None
@@ -323,6 +329,7 @@ class _Ladder:
         return self._launch_secondary(name)
 
     def _launch_secondary(self, name: str) -> NextStep:
+        """Launch a secondary on the first node that can have one; the peer before the spares."""
         findings: list[Finding] = []
         for other in self._others(name):
             away = isinstance(self.snapshot.records.get(other), record.UnreadRecord)
@@ -342,6 +349,7 @@ class _Ladder:
     # -- no node answers
 
     def _boot(self) -> NextStep:
+        """The next step if no node answers: an armed failover, or a launch of the holder."""
         for name, plan in sorted(self.armed.items(), key=lambda item: item[0] != self._holder()):
             state = self.snapshot.state(name)
             # The plan is valid as long as the record is the one that it was compiled from.
@@ -372,6 +380,7 @@ class _Ladder:
                 raise undecided("no-answer", why, "bring its host back", node=node.name)
 
     def _unseen(self) -> Prove | None:
+        """`Prove` for a QEMU that is known to run and gives no answer; None if there is none."""
         for name in self.pair.names:
             running = self.snapshot.running.get(name)
             if self.snapshot.live(name) is None and (running is not None or self._is_stuck(name)):
@@ -399,10 +408,12 @@ class _Ladder:
         return [self.pair.peer_of(name).name, *spares]
 
     def _holder(self) -> str:
+        """The node with the newest data by the records; the first node of a new pair."""
         top = record.highest(self.snapshot.records)
         return self.pair.nodes[0].name if top is None else top.holder
 
     def _is_anew(self, name: str) -> bool:
+        """Whether a node's guest has not been started since its QEMU was."""
         live = self._live(name)
         return (live.run_state, live.migration) == ("prelaunch", "none")
 

@@ -225,6 +225,7 @@ def check(pair: str, nodes: Iterable[str], files: Files) -> None:
 
 
 def _check_file(pair: str, known: frozenset[str], node: str, record: PairRecord) -> None:
+    """Check one node's record: its pair, that no arbiter manages it, and the nodes it names."""
     if record.pair != pair:
         why = f"the record of {node} belongs to the pair {record.pair}, not to {pair}"
         advice = f"give {node} images, or a state_dir, of its own"
@@ -247,6 +248,7 @@ def _check_file(pair: str, known: frozenset[str], node: str, record: PairRecord)
 
 
 def _check_births(births: Mapping[str, str]) -> None:
+    """Check that all records come from one pair; `births` maps a birth to a node."""
     if len(births) > 1:
         first, second = list(births.values())[:2]
         why = f"the records of {first} and {second} come from two pairs of the same name"
@@ -300,6 +302,7 @@ def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim 
 def _vouched(
     top: PairRecord | None, node: str, own: NoRecord | DamagedRecord, *, leads: bool
 ) -> Victim | None:
+    """`may_go_on` for a node whose own file is absent or damaged."""
     what = "is absent" if isinstance(own, NoRecord) else f"is damaged ({own.why})"
     if not leads or top is None or top.holder != node:
         why = f"the record of {node} {what}, and no other one speaks for it"
@@ -316,6 +319,7 @@ def _vouched(
 
 
 def _instead(record: PairRecord, node: str) -> str:
+    """The remedy if a record lets other nodes run alone."""
     return f"{_who_may(record)}; if that has ended, end the QEMU of {node} and launch again"
 
 
@@ -446,14 +450,17 @@ def _check_holder(files: Files, node: str, top: PairRecord) -> None:
 
 
 def _other(holder: str) -> str:
+    """The remedy if another node is the holder."""
     return f"launch {holder} as primary, or say who is to be believed with --newest NODE"
 
 
 def _newest() -> str:
+    """The remedy if a person must say whose data is right."""
     return "find out whose data is right, then launch that node with --newest and its name"
 
 
 def _why(state: RecordState) -> str:
+    """Why a file does not count as read, as a clause."""
     match state:
         case UnreadRecord(why=why) | DamagedRecord(why=why):
             return why
@@ -464,6 +471,7 @@ def _why(state: RecordState) -> str:
 
 
 def _unread(files: Files) -> str:
+    """Why each file does not count as read, as text."""
     return ", ".join(f"{node}: {_why(state)}" for node, state in files.items())
 
 
@@ -680,6 +688,11 @@ def forgotten(files: Files, node: str, gone: str) -> PairRecord:
 
 
 def _top(files: Files) -> PairRecord:
+    """The latest record.
+
+    Raises:
+        UndecidedError: No record was read.
+    """
     top = highest(files)
     if top is None:
         raise undecided("unread-records", f"no record can be read: {_unread(files)}")
@@ -687,4 +700,5 @@ def _top(files: Files) -> PairRecord:
 
 
 def _next(top: PairRecord, *, promote: bool) -> tuple[int, int]:
+    """The next epoch and revision; `promote` is whether a new epoch begins."""
     return (top.epoch + 1, 0) if promote else (top.epoch, top.revision + 1)

@@ -271,11 +271,13 @@ class Report:
         return self
 
     def _reason(self) -> str:
+        """The reason of the step that ended execution."""
         outcome = self.outcomes.get(self.failed or "")
         reason = "" if outcome is None or isinstance(outcome, Done | NotRun) else outcome.reason
         return reason or "it was cancelled before this step"
 
     def _stand(self) -> list[str]:
+        """What was changed, the recovery steps that were done, and the nodes' states."""
         said = [] if self.changed else ["nothing was changed"]
         if self.recovery:
             done = sum(isinstance(outcome, Done) for outcome in self.recovery.values())
@@ -285,6 +287,7 @@ class Report:
         return said
 
     def _next(self) -> str:
+        """What to do now."""
         if self._death_unproven():
             return (
                 "make sure that the peer is dead: kill -9 its QEMU on its host, and run the"
@@ -338,6 +341,7 @@ class Report:
         return again
 
     def _death_unproven(self) -> bool:
+        """Whether evidence that a peer has ended was missing."""
         return self._untrue(PeerDead)
 
     def _stays_on(self) -> bool:
@@ -366,6 +370,7 @@ class Report:
 
 
 def _asks_of(condition: Condition, kind: type[Leaf]) -> bool:
+    """Whether a condition has a leaf of this kind."""
     return any(isinstance(leaf, kind) for leaf in leaves(condition))
 
 
@@ -411,6 +416,7 @@ _TLS_IS_SILENT: Final = (
 
 
 def _acts(step: Step) -> bool:
+    """Whether a step can change something."""
     match step:
         case Execute() | Record():
             return True
@@ -423,6 +429,7 @@ def _acts(step: Step) -> bool:
 
 
 def _stands(state: NodeState) -> str:
+    """A node's role, with its run state or the reason that it does not answer."""
     match state:
         case Live(run_state=run_state):
             return f"{role_of(state)} ({run_state})"

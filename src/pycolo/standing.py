@@ -140,6 +140,7 @@ def _nobody(snapshot: Snapshot) -> str:
 
 
 def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> Standing:
+    """The standing of a pair whose nodes are both in COLO."""
     sides = f"{primary} is primary, {secondary} is secondary"
     both = {n: live for n in (primary, secondary) if (live := snapshot.live(n)) is not None}
     instances = {name: live.instance for name, live in both.items()}
@@ -157,6 +158,7 @@ def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> Standing:
 
 
 def _alone(snapshot: Snapshot, name: str) -> Standing:
+    """The standing of a pair of which one node runs the guest outside COLO."""
     live, own = snapshot.live(name), snapshot.records.get(name)
     pending = live is not None and bool(live.commit_pending)
     pending = pending or (isinstance(own, PairRecord) and own.commit == "pending")

@@ -343,20 +343,24 @@ def secret(node: Node, disk: ReplicationDisk) -> Secret | None:
 
 
 def _encryption(disk: ReplicationDisk) -> LuksEncryption | None:
+    """The encryption of a qcow2 image or overlay; None if the disk has no secret."""
     return None if disk.secret_file is None else LuksEncryption(key_secret=disk.names.secret)
 
 
 def _protocol(disk: ReplicationDisk, path: str) -> FileNode | HostDeviceNode:
+    """The block node that opens a file or a host device."""
     kind = FileNode if disk.driver == "file" else HostDeviceNode
     return kind(filename=path, aio=disk.aio)
 
 
 def _cache(cache: Cache) -> CacheOptions | None:
+    """The cache options of a block node; None for QEMU's defaults."""
     direct, no_flush = cache in DIRECT or None, cache == "unsafe" or None
     return CacheOptions(direct=direct, no_flush=no_flush) if direct or no_flush else None
 
 
 def _quorum(disk: ReplicationDisk, child: str) -> QuorumNode:
+    """The quorum of a disk, with one child."""
     return QuorumNode(
         node_name=disk.names.quorum, vote_threshold=1, read_pattern="fifo", children=(child,)
     )

@@ -215,6 +215,7 @@ def _forms() -> Forms:
 
 
 def _with_union(forms: Forms, name: str, union: object) -> Forms:
+    """The forms with a tagged form for a union, which is named in the schema."""
     known = {**forms.known, frozenset(get_args(union)): forms.union(name, union)}
     return attrs.evolve(forms, known=known)
 
@@ -272,6 +273,7 @@ class _ReportForm:
         return report
 
     def _refuse_strangers(self, report: Report, path: str) -> None:
+        """Refuse outcomes of steps that the plan does not have."""
         addresses = {step.address for step in report.plan.steps}
         for address in report.outcomes:
             if address not in addresses:

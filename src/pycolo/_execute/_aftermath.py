@@ -138,6 +138,7 @@ class Aftermath:
         return effects.took_effect(known, step.command, found)
 
     async def _reopened(self, session: Session) -> bool:
+        """Reopen a session that was lost; False, and a warning is logged, if that fails."""
         self._lost.add(session.node)
         try:
             await session.reopen(limit_s=self._answer_s)
@@ -148,4 +149,5 @@ class Aftermath:
 
 
 def _started(plan: Plan, recovery: Recovery) -> Callable[[Observer], None]:
+    """The call that tells an observer that a recovery begins."""
     return lambda observer: observer.recovery_started(plan, recovery)

@@ -73,12 +73,14 @@ class Observation:
         return ", ".join(f"{leaf.words()}{self._reason(leaf)}" for leaf in found)
 
     def _reason(self, leaf: c.Leaf) -> str:
+        """The error message of a migration condition's migration, in brackets; empty if none."""
         live = self.snapshot.live(leaf.node)
         if not isinstance(leaf, c.MigrationIs) or live is None or live.migration_error is None:
             return ""
         return f" ({live.migration_error})"
 
     def _seen(self, leaf: c.Leaf) -> str:
+        """The observed state of a leaf's node as a clause, for a leaf that is not true."""
         match self.snapshot.state(leaf.node):
             case _ if leaf.node in self.running:
                 found = self.running[leaf.node]

@@ -68,6 +68,7 @@ async def observe(
 async def _node(
     session: Session | None, wanted: list[Leaf], marks: Marks, limit_s: float, on_reply: Hear
 ) -> NodeState:
+    """Ask one node the questions of some leaves, and return its state."""
     if session is None or session.closed:
         return Unreachable(why="there is no connection to it")
     live = _with_quorums(greeted(session), wanted)
@@ -118,4 +119,5 @@ def _latched(live: Live, session: Session, wanted: list[Leaf], marks: Marks) -> 
 
 
 def _checkpoint(session: Session, mark: Mapping[str, int] | None) -> bool:
+    """Whether a whole checkpoint came after a step; False if the step was not sent."""
     return mark is not None and session.checkpoint_since(mark[session.node])

@@ -81,6 +81,7 @@ def _is_past(reply: object) -> bool:
 
 
 def _copied(reply: object) -> tuple[int, int] | None:
+    """The bytes copied and the bytes in all; None if the reply is not about a copy."""
     match reply:
         case MigrationInfo(ram_total_bytes=int(total), ram_remaining_bytes=int(remaining)):
             return total - remaining, total

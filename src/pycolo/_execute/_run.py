@@ -111,11 +111,13 @@ class Run:
         return report
 
     def _on_notice(self, _: object) -> None:
+        """Wake a wait: an event or the end of a connection came."""
         self._wake.set()
 
     # -- the loop
 
     async def _steps(self) -> None:
+        """Execute the steps in batches, until one that must succeed is not done."""
         position = 0
         for batch in _batches(self._plan.steps):
             if self._stopping and not self._aftermath.is_inside(position):
@@ -152,18 +154,26 @@ class Run:
         return False
 
     def _refuse(self, step: Step, reason: str) -> None:
+        """Give a step the outcome `Refused` without executing it."""
         outcome = Refused(took_s=0.0, reason=reason)
         self._outcomes[step.address] = outcome
         self._tell(lambda o: o.step_started(self._plan, step))
         self._tell(lambda o: o.step_finished(self._plan, step.address, outcome))
 
     async def _attempt_all(self, batch: tuple[Step, ...], *, first: bool) -> list[Outcome]:
+        """Execute the steps of a batch at once; `first` is whether it is the plan's first batch."""
         if len(batch) == 1:
             return [await self._attempt(batch[0], first=first)]
         # All steps are sent before any is awaited: tasks start in the order of their creation.
         return list(await asyncio.gather(*(self._attempt(step) for step in batch)))
 
     async def _attempt(self, step: Step, *, first: bool = False) -> Outcome:
+        """Execute a step and return its outcome; every error becomes an outcome.
+
+        Args:
+            step: The step.
+            first: Whether to check first that the plan fits these QEMUs.
+        """
         self._tell(lambda o: o.step_started(self._plan, step))
         clock = asyncio.get_running_loop().time
         started = clock()
@@ -186,6 +196,7 @@ class Run:
         return outcome
 
     async def _do(self, step: Step) -> str:
+        """Execute a step and return its reply; empty if it has none."""
         match step:
             case Execute():
                 return await self._execute(step)
@@ -210,6 +221,7 @@ class Run:
         return host
 
     async def _run_host(self, step: RunHost) -> str:
+        """Execute an action on a host; after `StopQemu`, ask the host for evidence of the end."""
         pair, action, limit_s = self._plan.pair, step.action, step.limit_s
         host = self._host(step.node)
         told = await host.run(pair, step.node, action, limit_s=limit_s)
@@ -220,6 +232,7 @@ class Run:
         return told
 
     async def _record(self, step: Record) -> None:
+        """Write a record, if there is the evidence that the step needs."""
         if step.needs is not None:
             evidence = await self._deaths.find(step.needs)
             if evidence is None:
@@ -269,6 +282,7 @@ class Run:
             await self._same_instance(name, session)
 
     async def _same_instance(self, name: str, session: Session) -> None:
+        """Refuse the plan if another QEMU runs on a node than the one it was compiled for."""
         prior_state = self._plan.prior_state.live(name)
         if prior_state is None or not prior_state.instance:
             return
@@ -337,6 +351,7 @@ class Run:
                 poll_s = min(poll_s * 2, _SLOWEST_POLL_S)
 
     async def _woken(self, limit_s: float) -> bool:
+        """Wait for an event or the end of a connection; False if the limit passes first."""
         try:
             async with asyncio.timeout(limit_s):
                 await self._wake.wait()
@@ -352,6 +367,7 @@ class Run:
     async def _observe(
         self, conditions: tuple[Condition, ...], limit_s: float, on_reply: Callable[[object], None]
     ) -> Observation:
+        """Observe what some conditions need: the nodes, evidence of ends, and running QEMUs."""
         asked = [leaf for part in conditions for leaf in leaves(part)]
         victims = [leaf.victim for leaf in asked if isinstance(leaf, PeerDead)]
         found = {victim: await self._deaths.find(victim) for victim in victims}
@@ -364,6 +380,7 @@ class Run:
         return attrs.evolve(observed, dead=dead, running=known)
 
     def _tell_progress(self, step: Wait, progress: Progress) -> None:
+        """Tell the observer how far the copy is, if that has changed."""
         news = progress.news()
         if news is not None:
             self._tell(
@@ -410,6 +427,7 @@ class Run:
         return report if report.failed is None else attrs.evolve(report, after=await self._after())
 
     async def _after(self) -> Snapshot | None:
+        """Read the state of all nodes after a failure; None if there is no session."""
         known: dict[str, Session | NodeState] = dict(self._sessions)
         for victim in self._plan.victims():
             evidence = self._deaths.known(victim)
@@ -455,10 +473,12 @@ def _lost(until: Condition, observed: Observation) -> tuple[str, ...]:
 
 
 def _both(step: Wait) -> tuple[Condition, ...]:
+    """The conditions of a wait: `until` and, if there is one, `unless`."""
     return (step.until,) if step.unless is None else (step.until, step.unless)
 
 
 def _conditions(plan: Plan) -> list[Condition]:
+    """The conditions of all waits and checks of a plan."""
     found: list[Condition] = []
     for step in plan.steps:
         match step:

@@ -41,6 +41,7 @@ async def running(
 
 
 async def _answering(session: Session) -> Running | None:
+    """The QEMU that answers over a session; None if it gives no answer."""
     # Asked again: the identity that the session remembers does not show that QEMU runs now.
     try:
         found = await session.execute(QueryName(), limit_s=MONITOR_S)
@@ -52,6 +53,7 @@ async def _answering(session: Session) -> Running | None:
 
 
 async def _observed(pair: ColoPair, node: str, host: Host) -> Running | None:
+    """The QEMU that greets over the node's observer monitor; None if none does."""
     monitor = pair.node(node).observer_monitor
     # A greeting shows that QEMU runs, even if it does not answer afterwards.
     greets = Running(instance="", how="its monitor greets, and does not answer")
@@ -67,6 +69,7 @@ async def _observed(pair: ColoPair, node: str, host: Host) -> Running | None:
 
 
 async def _known_there(pair: ColoPair, node: str, host: Host) -> Running | None:
+    """The QEMU that the host knows to run, by the node's process file; None if none."""
     try:
         async with asyncio.timeout(HOST_S):
             return (await host.observe(pair, node, limit_s=HOST_S)).running

@@ -67,6 +67,7 @@ class Sender:
         return ""
 
     def _send(self, address: str, session: Session, command: Command, *, oob: bool) -> Sent[object]:
+        """Send a command, and pass it and its answer to the recorder."""
         plan, recorder, number = self._plan, self._recorder, next(self._numbers)
         if recorder is None:
             return session.send(command, oob=oob)
@@ -79,6 +80,7 @@ class Sender:
         return sent
 
     async def _reply(self, step: Execute, session: Session, sent: Sent[object]) -> object:
+        """Wait for a reply; if the limit passes, send the rescue yanks and wait again."""
         try:
             return await sent.reply(step.limit_s)
         except CommandUnknown:
@@ -92,6 +94,7 @@ class Sender:
         return await sent.reply(step.limit_s)
 
     async def _yank(self, address: str, session: Session, yank: qmp.Yank) -> None:
+        """Send a yank out of band; an error is only logged."""
         try:
             await self._send(address, session, yank, oob=True).reply(_YANK_S)
         except RemoteError as error:
@@ -102,6 +105,13 @@ class Sender:
 async def _human(
     step: Execute, command: qmp.HumanMonitorCommand, reply: str, session: Session
 ) -> str:
+    """The reply of the human monitor, if it is not a refusal.
+
+    A deletion that is reported as refused counts as done if the block node is gone.
+
+    Raises:
+        Ended: The human monitor refused the command.
+    """
     text = _hmp.refusal(reply)
     if not text or _accepted(step, text, None):
         return reply.strip()
@@ -115,6 +125,7 @@ async def _human(
 
 
 def _record_notice(plan: Plan, recorder: Recorder, node: str, notice: Notice) -> None:
+    """Pass an event or the end of a connection to the recorder."""
     match notice:
         case HungUp(why=why):
             shielded(lambda: recorder.connection_ended(plan, node, why))
@@ -123,6 +134,7 @@ def _record_notice(plan: Plan, recorder: Recorder, node: str, notice: Notice) ->
 
 
 def _accepted(step: Execute, text: str, error_class: str | None) -> bool:
+    """Whether the plan accepts a refusal; `error_class` is None for the human monitor."""
     return any(
         refusal.text in text and error_class in (None, refusal.error_class)
         for refusal in step.accepts

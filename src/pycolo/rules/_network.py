@@ -52,6 +52,7 @@ def different_names(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def _different(here: NameFacts, there: NameFacts, one: str, other: str) -> Iterator[Finding]:
+    """The finding about a name that resolves to different addresses on two hosts."""
     ours, theirs = set(here.addresses), set(there.addresses)
     if not ours or not theirs or ours == theirs:
         return
@@ -149,6 +150,7 @@ def taps(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 def _interfaces(
     node: str, host: HostFacts, chain: FilterChain, known: dict[str, Interface]
 ) -> Iterator[Finding]:
+    """The findings about the tap and the bridge of one chain on one node."""
     netdev = chain.netdev_on(node)
     for named in helper.interface_names(netdev):
         one = known.get(named)
@@ -164,6 +166,7 @@ def _interfaces(
 
 
 def _tap(node: str, host: HostFacts, tap: Interface) -> Iterator[Finding]:
+    """The findings about one tap."""
     user = 0 if host.system is None else host.system.user_id
     if tap.kind == "":
         # A QEMU of root creates the tap, which is removed when that QEMU ends.

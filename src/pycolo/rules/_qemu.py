@@ -99,6 +99,7 @@ def boot_files(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 def _different(
     facts: PairFacts, pick: Callable[[HostFacts], Collection[FileFacts]]
 ) -> Iterator[Finding]:
+    """The findings about files of one path that differ between hosts."""
     known: dict[str, dict[str, FileFacts]] = {}
     for name, host in facts.read.items():
         for one in pick(host):

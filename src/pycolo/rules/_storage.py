@@ -47,6 +47,7 @@ def missing_images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def _image(pair: ColoPair, name: str, disk: ReplicationDisk, host: HostFacts) -> ImageFacts | None:
+    """The facts about a disk's image on a node; None if they were not read."""
     path = disk.paths(pair.node(name))["image"]
     return next((image for image in host.images or () if image.path == path), None)
 

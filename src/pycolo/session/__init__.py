@@ -117,6 +117,7 @@ class Sent(Generic[_R]):
         self._task.add_done_callback(lambda _: self._hand_on(on_answer))
 
     def _hand_on(self, on_answer: Callable[[object], None]) -> None:
+        """Call a function with the answer; not if the connection was lost."""
         if self._task.cancelled():
             return
         match self._task.exception():
@@ -159,6 +160,7 @@ class Sent(Generic[_R]):
         return self._command.parse_reply(value)
 
     def _fail(self, error: BaseException) -> NoReturn:
+        """Raise pycolo's error for an error of the QMP client."""
         node, name = self._session.node, self._command.qmp_name
         match error:
             case ExecuteError():
@@ -479,6 +481,7 @@ class Session:
     # -- receiving
 
     def _begin(self, early: list[Message]) -> None:
+        """Begin to receive events over a new connection; `early` came before."""
         # The filter returns False for each event; otherwise the client would keep it for ever.
         self._client.events.event_filter = self._on_message
         for message in early:
@@ -486,6 +489,7 @@ class Session:
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
+        """Wait for the end of the connection, and disconnect the client."""
         # After a hang-up the client stays half open until it is disconnected, which must be done
         # exactly once (qemu-behaviour 14.8).
         loop = asyncio.get_running_loop()
@@ -498,11 +502,13 @@ class Session:
         self._closing(await disconnected(self._client) or "QEMU hung up")
 
     def _closing(self, why: str) -> None:
+        """Mark the session as closed, and tell the subscribers once."""
         if self._why_closed is None:
             self._why_closed = why
             self._tell(HungUp(why=why))
 
     def _on_message(self, message: Mapping[str, object]) -> bool:
+        """Parse, latch and pass on an event; return False, so that the client drops it."""
         try:
             event = events.event_from_qmp(message)
         except ParseError as error:
@@ -514,6 +520,7 @@ class Session:
         return False
 
     def _latch(self, event: events.Event) -> None:
+        """Keep what only events report, and the positions of checkpoints."""
         match event:
             case events.StopEvent():
                 self._stop_at = self._count
@@ -545,6 +552,7 @@ def _message(name: str, arguments: Mapping[str, object], *, oob: bool) -> Messag
 
 @functools.cache
 def _without_arguments(name: str, *, oob: bool) -> Message:
+    """The message of a command without arguments."""
     # Cached, since a supervisor sends the same questions thousands of times a second. The client
     # copies the message before it adds an id.
     return QMPClient.make_execute_msg(name, oob=oob)

@@ -117,6 +117,8 @@ async def _greet(client: Client, node: str, monitor: Monitor, connector: Connect
 
 
 def _keep_in(early: list[Message]) -> Callable[[Message], bool]:
+    """An event filter that keeps the events that come before the session exists."""
+
     def keep(message: Message) -> bool:
         early.append(message)
         return False
@@ -125,6 +127,11 @@ def _keep_in(early: list[Message]) -> Callable[[Message], bool]:
 
 
 def _greeted(client: QMPClient, node: str, address: str) -> VersionInfo:
+    """QEMU's version from the greeting.
+
+    Raises:
+        ConnectionFailed: The greeting is not QEMU's, or lacks out-of-band execution.
+    """
     greeting = client.greeting
     if greeting is None or "oob" not in greeting.QMP.capabilities:
         raise ConnectionFailed(node, address, "it does not offer out-of-band execution")
@@ -155,6 +162,7 @@ async def disconnected(client: Client) -> str:
 
 
 def _no_qmp(error: ConnectError) -> str:
+    """Why a connection failed, as a clause."""
     match error.exc:
         case EOFError():
             return "it hung up before it was ready"

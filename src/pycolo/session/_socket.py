@@ -71,6 +71,7 @@ async def _open_unix(node: str, path: str) -> socket.socket:
 
 
 def _why_no_unix(path: str, error: OSError) -> str:
+    """Why a Unix socket cannot be connected, as a clause."""
     if error.errno != errno.ECONNREFUSED:
         return "there is no such socket" if error.errno == errno.ENOENT else os_text(error)
     with contextlib.suppress(OSError):
