@@ -112,8 +112,8 @@ class Arbiter(Protocol):
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            Whether the lease was renewed: it is if the record lets this QEMU run alone and no other
-            node claims the pair. Otherwise nothing was changed.
+            True if the lease was renewed, because the record lets this QEMU run alone and no
+            other node claims the pair. Otherwise nothing was changed.
 
         Raises:
             ArbiterLost: No answer came: it is not known whether the lease was renewed.
