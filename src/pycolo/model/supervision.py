@@ -32,7 +32,7 @@ class Supervision:
     "A QEMU whose main loop is silent for so long, plus 1 s for each GiB of RAM, is suspected."
     entry_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     """Added to `stuck_s` and `no_checkpoint_s` until the second checkpoint, because the first one
-    copies all RAM."""
+    copies all RAM. Until then 1 s for each GiB of RAM is added to `no_checkpoint_s` as well."""
     no_checkpoint_s: float | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.seconds))
     )
