@@ -311,7 +311,8 @@ def refuse_document(pair: ColoPair, version: Version) -> None:
 
     Raises:
         VersionError: The document's commands do not work with this version or with the pair's
-            accelerator. Source: qemu-behaviour 18.2.
+            accelerator, or `accept` refuses the version, even if the operator vouches for it.
+            Source: qemu-behaviour 18.2.
     """
     features = of(version)
     if not features.reconnect_ms:

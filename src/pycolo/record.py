@@ -615,7 +615,15 @@ def protected(files: Files, primary: str, secondary: str, secondary_instance: st
 
 
 def narrowed(files: Files, primary: str, instance: str) -> PairRecord:
-    """The record of a primary that an operator lets continue without its secondary.
+    """The record of a primary that is to continue without its secondary, on purpose.
+
+    It follows the newest of the records that were read: the same epoch and the next revision, or
+    the next epoch if the primary's own record was not read.
+
+    Args:
+        files: What was read of each node's record.
+        primary: The node that continues; the holder from then on.
+        instance: The identity of its QEMU, which alone is eligible.
 
     Raises:
         UndecidedError: No record was read.

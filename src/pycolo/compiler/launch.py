@@ -49,10 +49,11 @@ LIBVIRT_S = 60.0
 def launch_node(
     draft: Draft, node: str, role: Role, *, instance: str, argv: tuple[str, ...], given: bool
 ) -> None:
-    """Emit the steps that create a node's images and start its QEMU.
+    """Emit the steps that create a node's missing images and start its QEMU.
 
-    For a primary, its own record must say already that only this instance is eligible. The QEMU is
-    started only if the record still says so then.
+    A primary's disks are never created. The caller must have emitted the step that makes this
+    instance alone eligible in a primary's own record: the host starts the QEMU only if the record
+    is still the same then. The start of a secondary does not depend on its record.
 
     Args:
         draft: The plan so far.
@@ -60,7 +61,8 @@ def launch_node(
         role: The role in which the QEMU starts.
         instance: The identity of the QEMU.
         argv: The command line of the QEMU.
-        given: Whether the operator provides the secondary's images, so that none is created.
+        given: Whether the operator provides the images that the secondary's disks begin with; then
+            only the overlays and the firmware's variables are created.
     """
     place = draft.pair.node(node)
     encrypted = [disk for disk in draft.pair.disks if topology.secret(place, disk) is not None]

@@ -1383,7 +1383,9 @@ def _check_run_dir(path: str) -> None:
     """Refuse a run directory that is no directory of this user, or that other users may use.
 
     Raises:
-        Refused: The directory cannot be used.
+        Refused: The path is no directory (a symbolic link is none), it belongs to another user, or
+            its mode lets other users in.
+        OSError: There is nothing at the path.
     """
     found = os.lstat(path)
     mode = stat.S_IMODE(found.st_mode)

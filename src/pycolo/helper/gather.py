@@ -452,6 +452,10 @@ def firmware(*, binary: str, names: Sequence[str]) -> List[Value]:
     Args:
         binary: The QEMU binary.
         names: The files' names, or absolute paths.
+
+    Returns:
+        One object for each name, with the name as `path`. It holds the file's mode, size and
+        digest, or says `why` the file could not be found or read.
     """
     done = subprocess.run(
         [binary, "-L", "help"], capture_output=True, text=True, check=False, timeout=PROGRAM_S

@@ -284,5 +284,5 @@ class FilterChain:
         return self.ports or ChainPorts.numbered(0)
 
     def netdev_on(self, node: str) -> Netdev:
-        """The host's end of the card on one node."""
+        """The host's end of the card on one node: its own in `netdevs`, or else `netdev`."""
         return self.netdevs.get(node, self.netdev)

@@ -1,4 +1,4 @@
-"""What is wanted of each pair, in a file on the supervisor's machine."""
+"""What a person wants of each pair and which are paused: one SQLite file for a supervisor."""
 
 from __future__ import annotations
 

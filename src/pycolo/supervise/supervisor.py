@@ -223,7 +223,11 @@ class Keeping:
         )
 
     async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
-        """Enter what the authorities need while the pairs are kept."""
+        """Enter what the authorities need while the pairs are kept; nothing unless overridden.
+
+        Args:
+            stack: Takes each context manager and callback; closed after the keepers have ended.
+        """
 
     async def _keep_all(self) -> None:
         """Keep all pairs. Begin with a few at a time: with a thousand, answers would come late."""

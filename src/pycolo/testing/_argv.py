@@ -72,7 +72,7 @@ def read(argv: Sequence[str]) -> CommandLine:
 
 
 def _known(members: dict[str, object]) -> dict[str, object]:
-    """The members of an object that the fakes know; the polling of an iothread is left out."""
+    """An object's members; of an iothread only type and id, since the fakes know no polling."""
     if members["qom-type"] != "iothread":
         return members
     return {name: members[name] for name in ("qom-type", "id")}

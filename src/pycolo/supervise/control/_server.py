@@ -61,7 +61,10 @@ async def _listening(desk: _Desk, folder: Path) -> AsyncGenerator[None]:
 
 @contextlib.contextmanager
 def _bound(path: Path) -> Generator[socket.socket]:
-    """A socket bound to a path, which only this user may open; removed after the block."""
+    """A socket bound to a path, which only this user may open; removed after the block.
+
+    A file that is at the path already is removed first, even if a process still listens there.
+    """
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         # `bind` makes the file with the socket's mode, so that it never has another mode.
