@@ -29,6 +29,7 @@ def _armed(survivor: str, **changes: object) -> tuple[Step, ...]:
     "changes",
     [
         {"run_state": "colo"},
+        {"run_state": "prelaunch"},
         {"colo_exited": True},
         {"proven": None},
         {"checkpoint_delay_ms": 5},

@@ -10,19 +10,20 @@ from pycolo.compiler import compile_plan
 from pycolo.plan import Execute, Wait
 
 
+@pytest.mark.parametrize("run_state", ["colo", "prelaunch"])
 @pytest.mark.parametrize("stopped", [("alpha",), ("beta",), ("alpha", "beta")])
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("case", ["start/first", "resume/on-the-primary"])
 def test_a_moment_in_a_checkpoint_is_waited_out(
-    case: str, version: str, stopped: tuple[str, ...]
+    case: str, version: str, stopped: tuple[str, ...], run_state: str
 ) -> None:
-    """Nothing is sent to guests that stand in a checkpoint; that they run again is waited for."""
+    """Nothing is sent to guests in a checkpoint, also to those that reset themselves in it."""
     plan = compiled(CASES[case], PAIRS["one"], version)
     snapshot = plan.planned_state
     for node in stopped:
         live = snapshot.live(node)
         assert live is not None
-        snapshot = snapshot.with_node(node, attrs.evolve(live, run_state="colo"))
+        snapshot = snapshot.with_node(node, attrs.evolve(live, run_state=run_state))
 
     again = compile_plan(plan.procedure, plan.pair, snapshot)
 

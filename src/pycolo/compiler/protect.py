@@ -58,9 +58,9 @@ from pycolo.snapshot import Live, role_of
 
 # The migration was told to continue before, and has left the pause since the snapshot.
 WENT_ON = (Refusal(text="Migration not in expected state"),)
-# The run state inside a checkpoint: for a moment, or for ever if the peer died in it
-# (qemu-behaviour 7.1).
-IN_CHECKPOINT = "colo"
+# The run states inside a checkpoint: for a moment, or for ever if the peer died in it; `prelaunch`
+# if the guest reset itself while it was paused (qemu-behaviour 7.1, 19.14).
+IN_CHECKPOINT = ("colo", "prelaunch")
 FRESH = ("fresh secondary", "prepared secondary")
 # Time for one packet to be lost and sent again: Linux repeats a SYN after one second.
 REACH_S = 2.0
@@ -82,7 +82,7 @@ def protect(draft: Draft, primary: str, secondary: str, features: Features) -> N
     entered = _entered(draft, primary, secondary)
     if entered:
         _check_filters(draft, primary, secondary)
-        if any(draft.live(node).run_state == IN_CHECKPOINT for node in (primary, secondary)):
+        if any(draft.live(node).run_state in IN_CHECKPOINT for node in (primary, secondary)):
             _wait_entered(draft, primary, secondary)
     else:
         _check_ground(draft, primary, secondary)
@@ -159,7 +159,7 @@ def _entered(draft: Draft, primary: str, secondary: str) -> bool:
     """Whether both sides are in COLO, with guests that run or are inside a checkpoint."""
     modes = draft.live(primary).colo_mode, draft.live(secondary).colo_mode
     states = {draft.live(node).run_state for node in (primary, secondary)}
-    return modes == ("primary", "secondary") and states <= {"running", IN_CHECKPOINT}
+    return modes == ("primary", "secondary") and states <= {"running", *IN_CHECKPOINT}
 
 
 def _check_filters(draft: Draft, primary: str, secondary: str) -> None:
