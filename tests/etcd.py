@@ -69,7 +69,7 @@ class Member:
         while not all(_is_stopped(stat) for stat in Path(f"/proc/{process}/task").glob("*/stat")):
             assert time.monotonic() < end_s, f"{self.name} does not stop"
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let it continue."""
         self._signal(signal.SIGCONT)
 

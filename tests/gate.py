@@ -32,16 +32,16 @@ class Gate:
         self._behind = behind
         self._session = session
         self._held = ""
-        self._goes_on = asyncio.Event()
+        self._released = asyncio.Event()
         self._passed: list[asyncio.Task[tuple[int, bytes]]] = []
 
     def hold(self, path: str) -> None:
-        """Keep what is asked at a path from going on, and its answer with it."""
+        """Keep what is asked at a path from being passed on, and its answer with it."""
         self._held = path
 
     async def let_go(self) -> None:
         """Pass on what was held up, and wait until it was answered."""
-        self._goes_on.set()
+        self._released.set()
         await asyncio.gather(*self._passed)
 
     def give_up(self) -> None:
@@ -57,7 +57,7 @@ class Gate:
         answer = self.answer(request.path)
         if answer is not None:
             return answer
-        # It goes on also when whoever asked has hung up.
+        # It is passed on also when whoever asked has hung up.
         task = asyncio.create_task(self._pass(request.path, data))
         self._passed.append(task)
         status, body = await asyncio.shield(task)
@@ -65,7 +65,7 @@ class Gate:
 
     async def _pass(self, path: str, data: bytes) -> tuple[int, bytes]:
         if path == self._held:
-            await self._goes_on.wait()
+            await self._released.wait()
         async with self._session.post(self._behind + path, data=data) as answer:
             return answer.status, await answer.read()
 

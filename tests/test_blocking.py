@@ -289,6 +289,6 @@ def _under_eventlet(monitor: str) -> str:
     return done.stdout.strip() or done.stderr
 
 
-def test_under_eventlet_others_go_on() -> None:
+def test_under_eventlet_others_continue() -> None:
     """Patched by eventlet, twenty green threads wait at once and others run meanwhile."""
     assert "True True True" == _under_eventlet("")

@@ -717,7 +717,7 @@ async def test_recovery_over_a_new_connection_needs_the_record_to_be_ours(
     *,
     changed: bool,
 ) -> None:
-    """A session is the lock: after it was lost, somebody else may have gone on from there."""
+    """A session is the lock: after it was lost, somebody else may have continued from there."""
 
     def lose(_: Mapping[str, object]) -> object:
         if changed:

@@ -163,7 +163,7 @@ def _may(snapshot: Snapshot, name: str) -> bool:
     assert live is not None
     leads = live.colo_mode != "secondary"
     try:
-        record.may_go_on(snapshot.records, name, live.instance, leads=leads)
+        record.may_run_alone(snapshot.records, name, live.instance, leads=leads)
     except CompileError:
         return False
     return True
@@ -248,7 +248,7 @@ def test_primary_that_has_not_noticed_the_end_of_colo_may_be_dying() -> None:
     assert "alpha" == step.node
 
 
-def test_primary_that_has_noticed_it_goes_on() -> None:
+def test_primary_that_has_noticed_it_continues() -> None:
     """It lives, by its own word since COLO ended, so its secondary is the one to be replaced."""
     alpha = STARTED.live("alpha")
     assert alpha is not None

@@ -122,7 +122,7 @@ def test_lost_record_begins_no_new_pair_and_blocks_nothing_else() -> None:
     lost = NoRecord(lost="it was there, by x, and is gone")
     with pytest.raises(UndecidedError, match="a: it was there, by x, and is gone"):
         record.may_boot({"a": lost, "b": ABSENT}, "a", "a")
-    assert record.may_go_on({"a": lost, "b": BOTH}, "a", A, leads=True) == Victim(
+    assert record.may_run_alone({"a": lost, "b": BOTH}, "a", A, leads=True) == Victim(
         node="b", instance=B, epoch=4
     )
 
@@ -162,11 +162,11 @@ def test_managed_files_give_no_rights() -> None:
         ({"a": BOTH, "b": rec(5, 0, "a", "ab")}, "a", Victim(node="b", instance=B, epoch=4)),
     ],
 )
-def test_own_file_lets_a_node_go_on(
+def test_own_file_lets_a_node_run_alone(
     files: Mapping[str, RecordState], node: str, expected: Victim | None
 ) -> None:
     """Its own file names it, and who has to have ended: whoever else is eligible by that file."""
-    assert expected == record.may_go_on(files, node, OF[node], leads=node == "a")
+    assert expected == record.may_run_alone(files, node, OF[node], leads=node == "a")
 
 
 @pytest.mark.parametrize(
@@ -180,10 +180,10 @@ def test_own_file_lets_a_node_go_on(
         ({"a": rec(4, 0, "a", "c"), "b": AWAY}, "a", "does not let"),
     ],
 )
-def test_files_deny_going_on(files: Mapping[str, RecordState], node: str, why: str) -> None:
+def test_files_deny_running_alone(files: Mapping[str, RecordState], node: str, why: str) -> None:
     """Its own file does not name it, or a later one left it behind."""
     with pytest.raises(CompileError, match=why) as refused:
-        record.may_go_on(files, node, OF[node], leads=True)
+        record.may_run_alone(files, node, OF[node], leads=True)
     assert not isinstance(refused.value, UndecidedError)
 
 
@@ -191,9 +191,9 @@ def test_files_deny_going_on(files: Mapping[str, RecordState], node: str, why: s
 def test_running_primary_vouches_for_itself(own: RecordState) -> None:
     """Its own file is gone, another one names it as holder: it knows itself that it runs."""
     victim = Victim(node="b", instance=B, epoch=4)
-    assert victim == record.may_go_on({"a": own, "b": BOTH}, "a", A, leads=True)
-    assert victim == record.may_go_on({"a": own, "b": JOINING}, "a", A, leads=True)
-    assert record.may_go_on({"a": own, "b": ALONE}, "a", A, leads=True) is None
+    assert victim == record.may_run_alone({"a": own, "b": BOTH}, "a", A, leads=True)
+    assert victim == record.may_run_alone({"a": own, "b": JOINING}, "a", A, leads=True)
+    assert record.may_run_alone({"a": own, "b": ALONE}, "a", A, leads=True) is None
 
 
 @pytest.mark.parametrize("own", [ABSENT, DAMAGED])
@@ -205,20 +205,20 @@ def test_no_other_file_speaks_for_a_lost_one(
 ) -> None:
     """A secondary without its file continues by a person's word alone; so does a primary left."""
     with pytest.raises(UndecidedError, match="no other one speaks for it"):
-        record.may_go_on({"a": own, "b": other}, "a", A, leads=leads)
+        record.may_run_alone({"a": own, "b": other}, "a", A, leads=leads)
 
 
-def test_going_on_begins_an_epoch() -> None:
+def test_failing_over_begins_an_epoch() -> None:
     """Whoever is left behind has a lower one, and the overlays of a secondary are to be merged."""
-    found = record.went_on({"a": AWAY, "b": BOTH}, "b", B, commit="pending")
+    found = record.failed_over({"a": AWAY, "b": BOTH}, "b", B, commit="pending")
     assert attrs.evolve(PROMOTED, evidence=None) == found
 
 
-def test_going_on_again_moves_the_revision() -> None:
+def test_failing_over_again_moves_the_revision() -> None:
     """A failover that was cut short continues from its own record, and keeps its evidence."""
     evidence = Evidence(kind="fence", node="a", instance=A, epoch=4, who="x", how="y", when="z")
     first = attrs.evolve(PROMOTED, evidence=evidence)
-    again = record.went_on({"a": AWAY, "b": first}, "b", B, commit="pending")
+    again = record.failed_over({"a": AWAY, "b": first}, "b", B, commit="pending")
     assert attrs.evolve(first, revision=1) == again
 
 
@@ -286,7 +286,7 @@ def test_file_written_out_takes_the_rights_of_its_node() -> None:
     out = record.outlived({"a": BOTH, "b": BOTH}, "a")
     assert rec(4, 3, "a", "a") == out
     with pytest.raises(CompileError, match="does not let"):
-        record.may_go_on({"a": AWAY, "b": out}, "b", B, leads=False)
+        record.may_run_alone({"a": AWAY, "b": out}, "b", B, leads=False)
 
 
 def test_word_of_a_person_outranks_what_was_not_read() -> None:

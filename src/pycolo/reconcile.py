@@ -480,7 +480,7 @@ class _Ladder:
             live = self._live(name)
             leads = live.colo_mode != "secondary"
             try:
-                record.may_go_on(self.snapshot.records, name, live.instance, leads=leads)
+                record.may_run_alone(self.snapshot.records, name, live.instance, leads=leads)
             except CompileError as error:
                 if {finding.code for finding in error.findings} <= _NO_RIGHTS:
                     return self._end(name, why)

@@ -261,7 +261,7 @@ def _check_births(births: Mapping[str, str]) -> None:
 # -- who may run alone -------------------------------------------------------------------------
 
 
-def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim | None:
+def may_run_alone(files: Files, node: str, instance: str, *, leads: bool) -> Victim | None:
     """Check that a node in COLO may run alone, and find which QEMU must have ended before.
 
     Args:
@@ -302,7 +302,7 @@ def may_go_on(files: Files, node: str, instance: str, *, leads: bool) -> Victim 
 def _vouched(
     top: PairRecord | None, node: str, own: NoRecord | DamagedRecord, *, leads: bool
 ) -> Victim | None:
-    """`may_go_on` for a node whose own file is absent or damaged."""
+    """`may_run_alone` for a node whose own file is absent or damaged."""
     what = "is absent" if isinstance(own, NoRecord) else f"is damaged ({own.why})"
     if not leads or top is None or top.holder != node:
         why = f"the record of {node} {what}, and no other one speaks for it"
@@ -328,7 +328,7 @@ def _who_may(record: PairRecord) -> str:
     return f"only {names} may"
 
 
-def went_on(
+def failed_over(
     files: Files,
     node: str,
     instance: str,

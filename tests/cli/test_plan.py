@@ -71,7 +71,7 @@ def test_the_documents_dialect_can_be_shown(
     assert (0, "doc") == (ended.code, json.loads(ended.out)["dialect"])
 
 
-def test_a_plan_goes_on_from_another_or_from_a_snapshot(
+def test_a_plan_continues_from_another_or_from_a_snapshot(
     pycolo: Pycolo, pair_file: Path, tmp_path: Path
 ) -> None:
     """--from takes what a plan file promises, and a snapshot file alike."""

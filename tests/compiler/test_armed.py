@@ -81,7 +81,7 @@ def test_a_record_that_changed_arms_it_anew(survivor: str) -> None:
 
 
 @pytest.mark.parametrize("survivor", ["alpha", "beta"])
-def test_a_qemu_that_the_record_does_not_name_goes_on_for_nobody(survivor: str) -> None:
+def test_a_qemu_that_the_record_does_not_name_runs_alone_for_nobody(survivor: str) -> None:
     """One that was started since has no part in what the pair has done."""
     with pytest.raises(CompileError, match=rf"does not let vm0:{survivor}:00000002 run alone"):
         _armed(survivor, instance=f"vm0:{survivor}:00000002")

@@ -23,7 +23,7 @@ def _again(plan: Plan, done: int) -> Plan:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("case", RESUMABLE)
-def test_going_on_after_any_step_keeps_the_promise(case: str, pair: str, version: str) -> None:
+def test_continuing_after_any_step_keeps_the_promise(case: str, pair: str, version: str) -> None:
     """For every k, the plan compiled from the fold of the first k steps plans the same state."""
     plan = compiled(CASES[case], PAIRS[pair], version)
 

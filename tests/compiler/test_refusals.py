@@ -70,7 +70,7 @@ def test_a_guest_that_somebody_paused_is_not_continued() -> None:
         resume(PAIR, paused)
 
 
-def test_a_guest_that_our_resync_paused_goes_on() -> None:
+def test_a_guest_that_our_resync_paused_is_resumed() -> None:
     """Paused with our concluded copy: the resync is finished from there."""
     job = {"resync-colo-disk0-vm0.beta.00000001": Job(status="concluded")}
     paused = _with(LAUNCHED, "alpha", run_state="paused", jobs=job, block_nodes=frozenset({"nbd0"}))
@@ -368,7 +368,7 @@ def test_node_of_another_version_is_not_launched_beside_a_guest() -> None:
 
 
 def test_lost_holder_is_not_forgotten() -> None:
-    """It has the newest data; the refusals name the way by which others go on, and it leads on."""
+    """It has the newest data; refusals name the way by which others continue, and it leads on."""
     records = dict.fromkeys(("alpha", "beta"), PROTECTED.records["alpha"])
     held = {
         n: attrs.evolve(r, holder="omega", eligible={"omega": "colo:omega:00000001"})

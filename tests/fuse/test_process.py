@@ -73,7 +73,7 @@ def test_fuse_comes_before_others(fuse: Fuse) -> None:
 
 
 def test_deadline_counts_suspended_time(fuse: Fuse) -> None:
-    """Its one timer is on the clock that goes on while the machine is suspended."""
+    """Its one timer is on the clock that continues while the machine is suspended."""
     folder = Path(f"/proc/{fuse.process.pid}/fdinfo")
     clocks = re.findall(r"clockid: (\d+)", "".join(path.read_text() for path in folder.iterdir()))
     assert [str(time.CLOCK_BOOTTIME)] == clocks

@@ -69,7 +69,7 @@ def _ask_for_ever(way: socket.socket) -> None:
     ],
 )
 def test_message_that_is_no_request_is_refused(shared: Fuse, data: bytes, why: str) -> None:
-    """With the reason, and the connection goes on."""
+    """With the reason, and the connection continues."""
     with shared.connected() as way:
         way.send(data)
         assert str(reply(way)["refused"]).startswith(why)

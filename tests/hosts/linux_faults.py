@@ -103,7 +103,7 @@ def leader(number: signal.Signals) -> Strike:
             if number == KILL:
                 member.start()
             else:
-                member.go_on()
+                member.resume()
 
     return strike
 

@@ -54,14 +54,14 @@ PRIMARY_THEN_SECONDARY: Final = ("alpha", "alpha")
 @pytest.mark.nightly
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["stop", "kill"])
 async def test_each_side_ends(hosts: Testbed, number: signal.Signals) -> None:
-    """The other one goes on, what was stopped is ended, and the guest is protected again."""
+    """The other one continues, what was stopped is ended, and the guest is protected again."""
     async with supervised(hosts) as kept:
         for victim in PRIMARY_THEN_SECONDARY:
             await _fails_over(kept, victim, number)
 
 
 async def test_cut_between_the_hosts(hosts: Testbed) -> None:
-    """The primary goes on, the other QEMU ends, and protection comes back with the cable."""
+    """The primary continues, the other QEMU ends, and protection comes back with the cable."""
     async with supervised(hosts) as kept:
         count, at_s = len(kept.told), time.monotonic()
         secondary = kept.qemu("beta")

@@ -25,7 +25,7 @@ NAME = "colo"
 async def test_a_person_moves_the_guest(
     release: Release, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    """Through the supervisor's socket, then in a pause without it: the guest goes on both times."""
+    """Through the supervisor's socket, then in a pause without it: the guest keeps running."""
     with Store(tmp_path) as store:
         async with (
             bios_life(release, accelerator) as life,

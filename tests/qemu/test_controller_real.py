@@ -16,7 +16,7 @@ AGAIN = ["Prove", "Launch", "resume", "Settled"]
 
 @ON_RELEASES
 async def test_pair_is_kept_protected(release: Release, accelerator: Accelerator) -> None:
-    """Either node dies in turn: its host shows it, the guest goes on, and is protected again."""
+    """Either node dies in turn: its host shows it, the guest continues, and is protected again."""
     async with (
         bios_life(release, accelerator) as life,
         PairController(life.pair, life.hosts) as controller,

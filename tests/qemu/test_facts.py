@@ -612,7 +612,7 @@ async def _forced(life: LivePair) -> None:
                 await session.wait_change(LIMIT_S)
 
 
-async def test_going_on_where_nothing_waits(session: Session) -> None:
+async def test_continuing_where_nothing_waits(session: Session) -> None:
     """It is refused in the words that recoveries accept (17.10)."""
     refusal = await _refusal(session, qmp.MigrateContinue(state="pre-switchover"))
     assert "Migration not in expected state" in refusal.text

@@ -128,7 +128,7 @@ async def test_a_guest_that_powers_off_is_off_on_both_sides(daemon: Daemon) -> N
 async def test_what_libvirt_does_with_a_domain_in_colo(
     daemon: Daemon, name: str, tmp_path: Path
 ) -> None:
-    """A checkpoint undoes `suspend`; `save`, `dump` and `migrate` are refused, COLO goes on."""
+    """A checkpoint undoes `suspend`; `save`, `dump` and `migrate` are refused, COLO continues."""
     async with contextlib.AsyncExitStack() as stack:
         other = stack.enter_context(libvirt_daemon(stack.enter_context(pair_folder())))
         life = await stack.enter_async_context(_life(daemon))

@@ -509,7 +509,7 @@ async def test_a_primary_outlives_its_start(
         pytest.param("7.2", "kvm", "stopped", marks=[NEEDS_KVM, pytest.mark.nightly]),
     ],
 )
-async def test_a_secondary_that_was_not_proven_does_not_go_on(
+async def test_a_secondary_that_was_not_proven_does_not_run_alone(
     release: Release, accelerator: Accelerator, how: Silence
 ) -> None:
     """In COLO, but no checkpoint has shown that it follows: the primary's image has everything."""

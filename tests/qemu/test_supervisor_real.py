@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
 
 @ON_RELEASES
 async def test_pair_is_kept(release: Release, accelerator: Accelerator, tmp_path: Path) -> None:
-    """Each node is killed, then stopped: the guest goes on, and is protected again each time."""
+    """Each node is killed, then stopped: the guest continues, and is protected again each time."""
     with Store(tmp_path) as store:
         async with bios_life(release, accelerator) as life, kept(life, store) as watched:
             await _lives(life, watched)
@@ -105,7 +105,7 @@ async def _soaked(folder: Path, seed: int, count: int) -> None:
 
 
 async def _fault(life: LivePair, watched: Watched, chance: random.Random) -> None:
-    """Hit either QEMU: the other one goes on, and is protected again."""
+    """Hit either QEMU: the other one continues, and is protected again."""
     await quiet(watched)
     # The fault comes at a random moment between checkpoints, or inside one.
     await asyncio.sleep(chance.choice([0.0, 0.05, 0.5, 1.0, 2.0]))
@@ -123,7 +123,7 @@ async def _fault(life: LivePair, watched: Watched, chance: random.Random) -> Non
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
 async def test_random_faults(tmp_path: Path) -> None:
-    """Kills and stops of either side, between checkpoints and inside them: the guest goes on."""
+    """Kills and stops of either side, between checkpoints and inside them: the guest continues."""
     await _soaked(tmp_path, seed=1, count=20)
 
 

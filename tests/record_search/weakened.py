@@ -278,7 +278,7 @@ def sole_by_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def vouched_by_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a node whose own file is damaged continue by its peer's."""
-    may_go_on = record.may_go_on
+    may_run_alone = record.may_run_alone
 
     def weak(files: Files, node: str, instance: str, *, leads: bool) -> Victim | None:
         own: RecordState | None = files.get(node)
@@ -288,9 +288,9 @@ def vouched_by_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
             others = [(n, i) for n, i in top.eligible.items() if n != node]
             found = [Victim(node=n, instance=i, epoch=top.epoch) for n, i in others]
             return found[0] if found else None
-        return may_go_on(files, node, instance, leads=leads)
+        return may_run_alone(files, node, instance, leads=leads)
 
-    monkeypatch.setattr(record, "may_go_on", weak)
+    monkeypatch.setattr(record, "may_run_alone", weak)
 
 
 WEAKENED = {

@@ -173,7 +173,7 @@ async def test_what_etcd_holds_is_read_strictly(kvs: object, why: str) -> None:
         assert {RANGE} == {path for path, _ in only.asked}
 
 
-async def test_a_question_goes_on_to_the_next_member() -> None:
+async def test_a_question_is_passed_to_the_next_member() -> None:
     """What changes nothing is asked elsewhere, and who has answered is asked first from then on."""
     async with gate() as first, gate() as second, arbiter(first.url, second.url) as found:
         first.answer = answers(range=lambda: _error("etcdserver: request timed out", 14, 503))
@@ -185,7 +185,7 @@ async def test_a_question_goes_on_to_the_next_member() -> None:
 
 @pytest.mark.parametrize("method", [_read, *CHANGES])
 async def test_a_member_that_is_not_there_is_passed_over(method: Method) -> None:
-    """Nothing was sent where no connection was made, so a change, too, goes on to the next."""
+    """Nothing was sent where no connection was made, so a change, too, is passed to the next."""
     async with gate() as second, arbiter(free_endpoint(), second.url) as found:
         second.answer = answers(range=lambda: _found(WITH_LEASE))
         await method(found)
@@ -446,6 +446,6 @@ def test_a_wrong_declaration_is_refused(fields: dict[str, object], why: str) -> 
         attrs.evolve(good, **fields)  # type: ignore[arg-type]  # wrong values are the point
 
 
-def test_prefixes_may_begin_and_go_on_with_slashes() -> None:
+def test_prefixes_may_begin_and_continue_with_slashes() -> None:
     """Both habits of naming keys in etcd are taken."""
     assert "/ha/pycolo" == EtcdCluster(endpoints=("https://[::1]:1",), prefix="/ha/pycolo").prefix

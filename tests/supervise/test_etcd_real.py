@@ -77,7 +77,7 @@ def heal(member: Member, how: str) -> None:
     if how == "kill":
         member.start()
     else:
-        member.go_on()
+        member.resume()
 
 
 @final
@@ -158,7 +158,7 @@ async def test_a_frozen_member_that_is_watched_is_found_out(etcd: Members) -> No
             async with asyncio.timeout(4.0):
                 assert told == await waiting
         finally:
-            frozen.go_on()
+            frozen.resume()
 
 
 async def test_what_a_frozen_member_does_late_changes_nothing_that_is_newer(etcd: Members) -> None:
@@ -179,7 +179,7 @@ async def test_what_a_frozen_member_does_late_changes_nothing_that_is_newer(etcd
             assert held == await alpha.read(PAIR, limit_s=0.4)
             newer = await beta.swap(PAIR, held, SHARED, limit_s=LIMIT_S)
         finally:
-            frozen.go_on()
+            frozen.resume()
         etcd.leader()
         through = attrs.evolve(cluster, endpoints=cluster.endpoints[:1])
         async with client(through) as late:
@@ -243,8 +243,8 @@ async def test_without_a_majority_there_is_no_answer_within_the_limit(etcd: Memb
             assert time.monotonic() - began_s < 2.8
         finally:
             for member in others:
-                member.go_on()
-        # The very same object goes on.
+                member.resume()
+        # The very same object continues.
         assert held == await alpha.read(PAIR, limit_s=START_S)
 
 

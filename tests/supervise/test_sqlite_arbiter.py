@@ -85,7 +85,7 @@ async def test_a_change_outlives_the_process_that_made_it(tmp_path: Path) -> Non
 
 
 async def test_whoever_holds_the_lock_is_waited_for_until_the_limit(tmp_path: Path) -> None:
-    """A change waits for another process that writes, while the event loop goes on."""
+    """A change waits for another process that writes, while the event loop continues."""
     arbiter = SqliteArbiter(tmp_path)
     held = await written(arbiter)
     with database(tmp_path) as other:
@@ -214,7 +214,7 @@ async def test_a_wait_asks_the_file_seldom(tmp_path: Path) -> None:
     await arbiter.aclose()
 
 
-def test_leases_go_on_while_the_machine_is_suspended() -> None:
+def test_leases_expire_while_the_machine_is_suspended() -> None:
     """The clock is that of the kernel which counts suspended time, too."""
     before_s = time.clock_gettime(time.CLOCK_BOOTTIME)
     assert before_s <= boottime_s() <= time.clock_gettime(time.CLOCK_BOOTTIME)

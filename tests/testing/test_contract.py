@@ -483,7 +483,7 @@ def test_a_primary_notices_at_its_next_checkpoint(testbed: Testbed) -> None:
 
 
 @ON_TESTBEDS
-def test_a_primary_goes_on_after_its_secondary_quits(testbed: Testbed) -> None:
+def test_a_primary_continues_after_its_secondary_quits(testbed: Testbed) -> None:
     """`stop` ends protection, and the guest's primary is as it was before."""
 
     async def scenario(life: Pair) -> None:

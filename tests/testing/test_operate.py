@@ -364,7 +364,7 @@ def test_stop_needs_both_records(play: Callable[..., None], away: str) -> None:
     play(scenario)
 
 
-def test_stop_writes_the_secondary_out_before_the_primary_goes_on(
+def test_stop_writes_the_secondary_out_before_the_primary_continues(
     play: Callable[..., None],
 ) -> None:
     """What the primary acknowledges afterwards no failover to the old secondary can lose."""

@@ -191,7 +191,7 @@ def test_connection_that_ends_is_no_death(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
 def test_only_the_way_to_a_host_is_lost(tmp_path: Path, name: str) -> None:
-    """Checkpoints go on, so that both QEMUs live: the guest serves, and nobody is killed."""
+    """Checkpoints continue, so that both QEMUs live: the guest serves, and nobody is killed."""
 
     async def scenario(life: FakePair, watched: Watched) -> None:
         await protected(watched)
@@ -337,7 +337,7 @@ def test_launches_that_fail_are_tried_later_and_later(
 @pytest.mark.parametrize("victim", ["alpha", "beta"])
 @pytest.mark.parametrize("how", ["kill", "freeze"])
 @pytest.mark.parametrize("after_s", [0.0, 0.001, 0.003, 0.01, 0.05, 0.3, 0.8, 1.6, 2.0])
-def test_next_supervisor_goes_on(tmp_path: Path, victim: str, how: str, after_s: float) -> None:
+def test_next_supervisor_continues(tmp_path: Path, victim: str, how: str, after_s: float) -> None:
     """Whenever one ends after a fault, the next one brings the pair back, and loses nothing."""
 
     async def played(life: FakePair) -> None:

@@ -153,7 +153,7 @@ def fail_over(draft: Draft, survivor: str) -> None:
     if draft.live(survivor).colo_mode == "secondary":
         _promote(draft, survivor)
     else:
-        _go_on_alone(draft, survivor)
+        _run_alone(draft, survivor)
 
 
 def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int) -> None:
@@ -228,7 +228,7 @@ def _migrate(draft: Draft, primary: str, secondary: str, why: str) -> None:
     widen(draft, primary, secondary)
 
 
-def _go_on_alone(draft: Draft, primary: str) -> None:
+def _run_alone(draft: Draft, primary: str) -> None:
     for disk in draft.pair.disks:
         ids = disk.names
         command = XBlockdevChange(parent=ids.quorum, child=_peer_child(draft, primary, disk))

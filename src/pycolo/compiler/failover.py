@@ -71,7 +71,7 @@ def fail_over(draft: Draft, survivor: str) -> None:
     if victim is not None:
         _check_disks(draft, survivor, draft.pair.peer_of(survivor).name)
     commit = _commit_after(draft, survivor)
-    claim = record.went_on(draft.now.records, survivor, live.instance, commit=commit)
+    claim = record.failed_over(draft.now.records, survivor, live.instance, commit=commit)
     promoted = role == "secondary"
     if not promoted or _was_promoted(draft, survivor):
         # No checkpoint can finish from here on; the rest must wait until the record is written:
@@ -81,7 +81,7 @@ def fail_over(draft: Draft, survivor: str) -> None:
             if _linked(draft, survivor):
                 _yank(draft, survivor, (migration,))
             _claim(draft, survivor, claim, victim)
-        go_on_alone(draft, survivor, tuple(others))
+        run_alone(draft, survivor, tuple(others))
         if promoted:
             clear_promoted(draft, survivor)
     else:
@@ -152,7 +152,7 @@ def claim_alone(draft: Draft, survivor: str) -> None:
     live = draft.live(survivor)
     victim = _check_may(draft, survivor)
     commit = _commit_after(draft, survivor)
-    claim = record.went_on(draft.now.records, survivor, live.instance, commit=commit)
+    claim = record.failed_over(draft.now.records, survivor, live.instance, commit=commit)
     _claim(draft, survivor, claim, victim)
 
 
@@ -168,7 +168,7 @@ def _check_may(draft: Draft, survivor: str) -> Victim | None:
     """
     live = draft.live(survivor)
     leads = live.colo_mode != "secondary"
-    victim = record.may_go_on(draft.now.records, survivor, live.instance, leads=leads)
+    victim = record.may_run_alone(draft.now.records, survivor, live.instance, leads=leads)
     if victim is not None:
         evidence = PeerDead(node=victim.node, instance=victim.instance, epoch=victim.epoch)
         why = "two guests serving at once is worse than none (qemu-behaviour 8.6)"
@@ -281,7 +281,7 @@ def stop(draft: Draft, primary: str, secondary: str | None) -> None:
     if secondary is not None:
         why = "it has no rights any more; no second guest is left to run on (qemu-behaviour 8.8)"
         end_secondary(draft, secondary, named, why)
-    go_on_alone(draft, primary, topology.primary_yanks(draft.pair))
+    run_alone(draft, primary, topology.primary_yanks(draft.pair))
 
 
 def instances_on(draft: Draft, node: str | None) -> tuple[str, ...]:
@@ -408,7 +408,7 @@ def _survivors_role(draft: Draft, survivor: str) -> str:
     return live.last_colo_mode if live.last_colo_mode == "secondary" else "primary"
 
 
-def go_on_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
+def run_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
     """Emit the steps by which a primary continues without its secondary (qemu-behaviour 7.9).
 
     The step that writes the primary's record must have been emitted before.
@@ -450,7 +450,7 @@ def go_on_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
 
 
 def _alone_back(draft: Draft, primary: str) -> Iterator[Execute]:
-    """The recovery of `go_on_alone`: end COLO, whichever of its steps was the last one."""
+    """The recovery of `run_alone`: end COLO, whichever of its steps was the last one."""
     yield from cut_recovery(draft, primary)
     for chain in draft.pair.chains:
         yield from _filters.off_recovery(draft, primary, chain)

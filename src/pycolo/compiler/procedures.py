@@ -325,7 +325,7 @@ def _refuse_orphan(draft: Draft, name: str) -> None:
     advice = f"fail over to {name}"
     instance = draft.live(name).instance
     try:
-        record.may_go_on(draft.now.records, name, instance, leads=False)
+        record.may_run_alone(draft.now.records, name, instance, leads=False)
     except CompileError as error:
         # Only a record that was read shows that other nodes have all the writes of this one.
         if error.findings[0].code in ("not-eligible", "outdated"):

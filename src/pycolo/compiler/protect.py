@@ -57,7 +57,7 @@ from pycolo.record import PairRecord
 from pycolo.snapshot import Live, role_of
 
 # The migration was told to continue before, and has left the pause since the snapshot.
-WENT_ON = (Refusal(text="Migration not in expected state"),)
+NOT_PAUSED = (Refusal(text="Migration not in expected state"),)
 # The run states inside a checkpoint: for a moment, or for ever if the peer died in it; `prelaunch`
 # if the guest reset itself while it was paused (qemu-behaviour 7.1, 19.14).
 IN_CHECKPOINT = ("colo", "prelaunch")
@@ -463,7 +463,7 @@ def _enter(draft: Draft, primary: str, secondary: str, features: Features) -> No
     copied: list[Execute] = []
 
     def back() -> tuple[Execute, ...]:
-        return _back(draft, primary, features, copied, go_on=moves)
+        return _back(draft, primary, features, copied, resume_guest=moves)
 
     with draft.range(_BACK, back) as entry:
         if draft.live(primary).migration not in MIGRATION_BUSY:
@@ -582,7 +582,7 @@ def _switch_over(draft: Draft, primary: str) -> None:
             _filters.switch_on(draft, primary, chain)
         why = "the guest is paused from here to its RESUME in COLO (qemu-behaviour 17.6)"
         command = MigrateContinue(state="pre-switchover")
-        draft.execute(primary, command, why, accepts=WENT_ON)
+        draft.execute(primary, command, why, accepts=NOT_PAUSED)
 
 
 def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
@@ -618,7 +618,12 @@ def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
 
 
 def _back(
-    draft: Draft, primary: str, features: Features, copied: Iterable[Execute] = (), *, go_on: bool
+    draft: Draft,
+    primary: str,
+    features: Features,
+    copied: Iterable[Execute] = (),
+    *,
+    resume_guest: bool,
 ) -> tuple[Execute, ...]:
     """The recovery of an entry into COLO, from any point of it (qemu-behaviour 17.6, 17.10).
 
@@ -632,7 +637,7 @@ def _back(
         primary: The primary.
         features: What both QEMUs understand.
         copied: Recovery steps that cancel the copy jobs.
-        go_on: Whether to send `cont`. It is not sent for a guest that never ran, which stays
+        resume_guest: Whether to send `cont`. It is not sent for a guest that never ran, which stays
             stopped.
     """
     end = "the entry ends here"
@@ -640,12 +645,12 @@ def _back(
     if features.pause_before_switchover:
         command = MigrateContinue(state="pre-switchover")
         why = f"{end} if it was paused (qemu-behaviour 17.10)"
-        steps.append(draft.recovery_step(primary, command, why, accepts=WENT_ON))
+        steps.append(draft.recovery_step(primary, command, why, accepts=NOT_PAUSED))
     why = f"{end} if COLO was reached (qemu-behaviour 4.9, 4.10)"
     steps.append(draft.recovery_step(primary, XColoLostHeartbeat(), why, accepts=NOT_IN_COLO))
     for chain in draft.pair.chains:
         steps += _filters.off_recovery(draft, primary, chain)
-    if go_on:
+    if resume_guest:
         why = "the guest runs alone (qemu-behaviour 5.18)"
         steps.append(draft.recovery_step(primary, Cont(), why))
     for disk in draft.pair.disks:
@@ -663,7 +668,7 @@ def _prove(draft: Draft, primary: str, secondary: str, features: Features) -> No
         return
     # If the secondary stops responding, the guest's writes wait for it, and soon the main loop too.
     why = "the pair is not known to work: the guest runs alone, with its plain network and disk"
-    with draft.range(why, lambda: _back(draft, primary, features, go_on=False)):
+    with draft.range(why, lambda: _back(draft, primary, features, resume_guest=False)):
         draft.begin()
         force_checkpoint(draft, primary, secondary)
 

@@ -118,7 +118,7 @@ def _pauses(channel: Channel) -> bool:
     return False
 
 
-def go_on(source: Process, command: qmp.MigrateContinue) -> None:
+def continue_migration(source: Process, command: qmp.MigrateContinue) -> None:
     """Perform `migrate-continue`: leave the status pre-switchover."""
     if source.live.migration != command.state:
         raise Refused(f"Migration not in expected state: {source.live.migration}")
@@ -183,7 +183,7 @@ def _wrong_path(channel: Channel) -> None:
     channel.target = None
     target.channel = None
     target.tell_migration("completed")
-    target.go_on()
+    target.resume_guest()
     fail(channel, "Received invalid message 0x0000 length 0x0000")
 
 
@@ -215,7 +215,7 @@ def _secondary_enters(channel: Channel) -> None:
         target.colo_exit("error")
         return
     target.overlays = {quorum: Overlay() for quorum in target.quorums}
-    target.later(_STEP_S, target.go_on)
+    target.later(_STEP_S, target.resume_guest)
     channel.source.later(_RESUME_S, lambda: _primary_resumes(channel))
 
 
@@ -241,7 +241,7 @@ def _primary_resumes(channel: Channel) -> None:
     if not _talks_or_later(channel, lambda: _primary_resumes(channel)):
         return
     channel.entered = True
-    source.go_on()
+    source.resume_guest()
     _announce(channel)
 
 
@@ -285,7 +285,7 @@ def _checkpoint(channel: Channel, turn: int) -> None:
 
 def _primary_stops(channel: Channel, turn: int) -> None:
     source = channel.source
-    if not _goes_on(channel, turn):
+    if not _can_continue(channel, turn):
         return
     source.halt("colo")
     source.flush()
@@ -293,7 +293,7 @@ def _primary_stops(channel: Channel, turn: int) -> None:
 
 
 def _secondary_loads(channel: Channel, turn: int) -> None:
-    if not _goes_on(channel, turn):
+    if not _can_continue(channel, turn):
         return
     if _talks_or_later(channel, lambda: _secondary_loads(channel, turn)):
         target = _target(channel)
@@ -304,15 +304,15 @@ def _secondary_loads(channel: Channel, turn: int) -> None:
 def _load(target: Process) -> None:
     if target.live.colo_mode == "secondary":
         target.overlays = {quorum: Overlay() for quorum in target.quorums}
-        target.go_on()
+        target.resume_guest()
 
 
 def _checkpoint_ends(channel: Channel, turn: int) -> None:
-    if not _goes_on(channel, turn):
+    if not _can_continue(channel, turn):
         return
     if _talks_or_later(channel, lambda: _checkpoint_ends(channel, turn)):
         channel.checkpoint = False
-        channel.source.go_on()
+        channel.source.resume_guest()
         again, channel.again = channel.again, False
         if again:
             force_checkpoint(channel.source)
@@ -320,7 +320,7 @@ def _checkpoint_ends(channel: Channel, turn: int) -> None:
             _announce(channel)
 
 
-def _goes_on(channel: Channel, turn: int) -> bool:
+def _can_continue(channel: Channel, turn: int) -> bool:
     if not _is_due(channel, turn):
         return False
     if _broken(channel):
@@ -363,7 +363,7 @@ def lost_heartbeat(qemu: Process, command: qmp.XColoLostHeartbeat) -> None:
         qemu.event("COLO_EXIT", {"mode": mode, "reason": "request"})
     if mode == "secondary":
         _promote(qemu)
-    qemu.later(_STEP_S, qemu.go_on)
+    qemu.later(_STEP_S, qemu.resume_guest)
     if channel is not None:
         qemu.channel = None
         channel.cut()
@@ -420,7 +420,7 @@ def fail(channel: Channel, why: str | None = None) -> None:
 def _as_before(channel: Channel) -> None:
     source = channel.source
     runs_again = source.quirks.runs_after_failure or channel.origin == "prelaunch"
-    source.go_on(channel.origin if runs_again else "postmigrate")
+    source.resume_guest(channel.origin if runs_again else "postmigrate")
 
 
 def _used_up(target: Process) -> None:
@@ -440,7 +440,7 @@ def cancel(source: Process) -> None:
     if source.live.colo_mode == "none":
         channel.stage, channel.up = "over", False
         source.tell_migration("cancelled")
-        source.go_on(channel.origin)
+        source.resume_guest(channel.origin)
         source.channel = None
         _used_up(_target(channel))
     elif source.quirks.second_migrate == "refused" and source.live.colo_mode == "primary":

@@ -47,7 +47,7 @@ def perform(qemu: Process, command: qmp.Command) -> QmpValue:  # noqa: C901, PLR
         case qmp.MigrateIncoming():
             _incoming(qemu, command)
         case qmp.MigrateContinue():
-            _colo.go_on(qemu, command)
+            _colo.continue_migration(qemu, command)
         case qmp.MigrateSetCapabilities():
             _colo.capabilities(qemu, command)
         case qmp.MigrateSetParameters():
@@ -127,7 +127,7 @@ def _cont(qemu: Process) -> None:
     if state == "colo" and not qemu.quirks.cont_in_checkpoint:
         raise Refused("COLO checkpoint in progress")
     if state != "inmigrate":
-        qemu.go_on()
+        qemu.resume_guest()
 
 
 def _quit(qemu: Process) -> None:

@@ -77,13 +77,13 @@ class Monitor:
     def join(self, client: Client) -> None:
         """Add a client that has connected to the queue."""
         self._line.append(client)
-        self.go_on()
+        self.continue_reading()
 
     def leave(self, client: Client) -> None:
         """Remove a client that has disconnected; the next one in the queue is greeted."""
         if client in self._line:
             self._line.remove(client)
-        self.go_on()
+        self.continue_reading()
 
     def hang_up(self) -> None:
         """Close all connections, because QEMU has ended."""
@@ -93,7 +93,7 @@ class Monitor:
         for client in line:
             client.close()
 
-    def go_on(self) -> None:
+    def continue_reading(self) -> None:
         """Greet the first client and process its input, unless QEMU is frozen."""
         qemu = self._qemu
         if not self._line or not qemu.alive or qemu.frozen:
@@ -107,7 +107,7 @@ class Monitor:
     def receive(self, client: Client, data: bytes) -> None:
         """Process bytes that a client has sent."""
         client.text += data.decode()
-        self.go_on()
+        self.continue_reading()
 
     def _read(self, client: Client) -> None:
         while client.text and self._line[:1] == [client]:

@@ -127,7 +127,7 @@ class Voice(Protocol):
     def event(self, name: str, data: Mapping[str, QmpValue] | None) -> None:
         """Send an event to the client, if it has negotiated."""
 
-    def go_on(self) -> None:
+    def continue_reading(self) -> None:
         """Greet the first client and process its input, unless QEMU is frozen."""
 
     def hang_up(self) -> None:
@@ -240,7 +240,7 @@ class Process:
         while self.works and self._late:
             self.attempt(self._late.pop(0))
         for monitor in self.monitors:
-            monitor.go_on()
+            monitor.continue_reading()
 
     # -- other processes
 
@@ -302,7 +302,7 @@ class Process:
             self.event("STOP")
         self.live = attrs.evolve(self.live, run_state=run_state)
 
-    def go_on(self, run_state: str = "running") -> None:
+    def resume_guest(self, run_state: str = "running") -> None:
         """Set the run state, by default to `running`, which lets the guest run."""
         was = self.live.run_state
         self.live = attrs.evolve(self.live, run_state=run_state)
