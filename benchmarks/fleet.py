@@ -40,7 +40,7 @@ WINDOW_S: Final = 10.0
 DEATHS: Final = 50
 ROUNDS: Final = 12
 AT_A_TIME: Final = 8
-LOOK_S: Final = 20.0
+OBSERVATION_S: Final = 20.0
 TICK_S: Final = 0.02
 TRACED: Final = 10
 STALLED_S: Final = 120.0
@@ -197,7 +197,7 @@ async def _protect(controller: PairController, places: asyncio.Semaphore) -> Non
         for _ in range(ROUNDS):
             found = await controller.reconcile()
             if isinstance(found.step, Settled):
-                # The round after a resync reads the pair as a whole, which is no look at rest.
+                # The round after a resync reads the whole pair, so the pair is not at rest yet.
                 await controller.reconcile()
                 return
             if found.report is not None:
@@ -232,7 +232,7 @@ async def _measured(pairs: int) -> list[Figure]:
                 set_delay(kept.world, primary, delay_ms)
             figures += await at_rest(pairs, f"{delay_ms / 1000:g} s checkpoint delay", fakes)
         # With the default delay: half a second keeps a core half busy with events.
-        figures += await _looking(pairs, fleet, fakes)
+        figures += await _observing(pairs, fleet, fakes)
         figures += await _deaths(pairs, fleet, fakes)
         gc.unfreeze()
     return figures
@@ -274,21 +274,21 @@ async def at_rest(pairs: int, what: str, fakes: Fakes) -> list[Figure]:
     ]
 
 
-async def _looking(pairs: int, fleet: Sequence[Kept], fakes: Fakes) -> list[Figure]:
+async def _observing(pairs: int, fleet: Sequence[Kept], fakes: Fakes) -> list[Figure]:
     """The same while each pair is kept as `examples/keep_protected.py` does it."""
 
     async def keep(controller: PairController, first_s: float) -> None:
         await controller.wait(first_s)
         while True:
             await controller.reconcile()
-            await controller.wait(LOOK_S)
+            await controller.wait(OBSERVATION_S)
 
     async with asyncio.TaskGroup() as group:
         keeping = [
-            group.create_task(keep(kept.controller, random.uniform(0, LOOK_S)))  # noqa: S311
+            group.create_task(keep(kept.controller, random.uniform(0, OBSERVATION_S)))  # noqa: S311
             for kept in fleet
         ]
-        figures = await at_rest(pairs, f"a look every {LOOK_S:g} s", fakes)
+        figures = await at_rest(pairs, f"a look every {OBSERVATION_S:g} s", fakes)
         for task in keeping:
             task.cancel()
     return figures

@@ -47,7 +47,7 @@ from pycolo.testing import FakeQemu, World
 SIZES: Final = (1, 10, 100, 1000)
 SINGLES: Final = 20
 LIMIT_S: Final = 60.0
-LOOK_S: Final = 0.05
+POLL_S: Final = 0.05
 GOALS: Final[Mapping[str, float]] = {
     "memory a pair, without its fakes": 100.0,
     "at rest, 20 s checkpoint delay": 25.0,
@@ -100,7 +100,7 @@ class _Kept:
                 why = f"{missing[0].pair}: {missing[0].person or missing[0].standing}"
                 all_pairs = len(self.worlds)
                 raise RuntimeError(f"{most} of {all_pairs} pairs are protected, no more; {why}")
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
     @property
     def _protected(self) -> int:
@@ -208,7 +208,7 @@ async def _death(names: Sequence[str], kept: _Kept) -> _Death:
     survivors = [kept.kill(name) for name in names]
     async with asyncio.timeout(LIMIT_S):
         while not kept.serving.at.keys() >= set(names):  # noqa: ASYNC110 - the same
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
     heard = [kept.fakes.heard[survivor] for survivor in survivors]
     return _Death(
         first_s=[wall_s - began_s for wall_s, _ in heard],

@@ -17,8 +17,8 @@ from pycolo.model import Machine, Netdev
 from pycolo.reconcile import Decide, Prove, Settled
 from pycolo.testing import World
 
-# How often a pair is looked at that says nothing, and how long to wait after a failure.
-LOOK_S = 20.0
+# How often a pair that sends no event is observed, and how long to wait after a failure.
+OBSERVATION_S = 20.0
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 # How many rounds in a row must fail to prove a death before that QEMU is fenced. It may be about to
 # end or to answer, or another plan came first.
@@ -40,7 +40,7 @@ async def keep(controller: PairController, fence: Fence) -> None:
         match found.step:
             case Settled():
                 failures = 0
-                await controller.wait(LOOK_S)
+                await controller.wait(OBSERVATION_S)
                 continue
             case Prove() if unproven >= UNPROVEN:
                 evidence = await fence(found.step)

@@ -51,7 +51,7 @@ def test_a_role_is_derived_from_what_is_known(state: NodeState, role: str) -> No
     assert role == role_of(state)
 
 
-def test_a_node_nobody_looked_at_is_unreachable() -> None:
+def test_a_node_nobody_observed_is_unreachable() -> None:
     """Silence about a node is no proof of anything."""
     assert Unreachable(why="not read") == Snapshot(nodes={}).state("alpha")
     assert Snapshot(nodes={}).live("alpha") is None

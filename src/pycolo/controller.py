@@ -52,8 +52,8 @@ from pycolo.standing import Standing, standing
 CONNECT_S: Final = 5.0
 HOST_S: Final = 10.0
 AWAY_S: Final = 2.0
-"The time limit of an attempt to reach a host that was out of reach at the last look, in seconds."
-FULL_LOOK_S: Final = 600.0
+"The time limit of an attempt to reach a host that was out of reach when last observed, in seconds."
+FULL_OBSERVATION_S: Final = 600.0
 "How long a protected pair without events is read by `glance` alone, in seconds."
 
 
@@ -141,10 +141,10 @@ class PairController:
         self._dead: dict[str, Evidence] = {}
         self._armed: Mapping[str, Plan] = {}
         self._snapshot: Snapshot | None = None
-        self._looked_at = -math.inf
+        self._observed_at = -math.inf
         self._joined: Snapshot | None = None
         self._waited_at = 0.0
-        # One look at a time: a monitor serves one client.
+        # One observation at a time: a monitor serves one client.
         self._rounds = asyncio.Lock()
         self._acting = asyncio.Lock()
         self._dialling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -178,8 +178,8 @@ class PairController:
         """The surviving node's name to its failover plan, for the plans that are ready.
 
         `reconcile` and `arm` set them if the pair is settled and protected. Every execution and
-        every end of a QEMU by `reconcile` clear them, and so do `look_aside` and the beginning of
-        `arm`.
+        every end of a QEMU by `reconcile` clear them, and so do `observe_aside` and the
+        beginning of `arm`.
         """
         return self._armed
 
@@ -198,23 +198,23 @@ class PairController:
         """The last snapshot of the pair; None before the first one."""
         return self._snapshot
 
-    async def look(self) -> Snapshot:
+    async def observe(self) -> Snapshot:
         """Read the whole state of the pair, and change nothing.
 
         Returns:
             The state. A node or host that does not answer is part of it and raises no error.
         """
         async with self._rounds:
-            return await self._look()
+            return await self._observe_pair()
 
-    async def look_aside(self) -> Snapshot:
+    async def observe_aside(self) -> Snapshot:
         """Read the whole state of the pair over the observer monitors, and close every session.
 
         The sessions to the control monitors are closed first, so that another program can act on
         the pair. Plans that were armed or compiled before are not executed any more.
 
         Returns:
-            The state; see `look`.
+            The state; see `observe`.
         """
         async with self._rounds, self._acting:
             self._executions += 1
@@ -226,7 +226,7 @@ class PairController:
                 for session in (one for one in found if isinstance(one, Session)):
                     await stack.enter_async_context(session)
                 known = dict(zip(names, found, strict=True))
-                self._looked_at = -math.inf
+                self._observed_at = -math.inf
                 self._snapshot = await probe(
                     known, pair=self.pair, hosts=self._hosts, limit_s=HOST_S
                 )
@@ -311,7 +311,7 @@ class PairController:
                 return Round(step=Settled(armed=self._armed))
             self._changed.clear()
             since = self._executions
-            step = self._next(await self._left() or await self._look(), avoid)
+            step = self._next(await self._left() or await self._observe_pair(), avoid)
             if self._resyncs is None or not _joins(step):
                 return await self._do(step, since)
         if not await self._turn(self._resyncs):
@@ -320,7 +320,7 @@ class PairController:
         try:
             async with self._rounds:
                 since = self._executions
-                return await self._do(self._next(await self._look(), avoid), since)
+                return await self._do(self._next(await self._observe_pair(), avoid), since)
         finally:
             self._resyncs.release()
 
@@ -335,14 +335,14 @@ class PairController:
         It is for a controller that does not drive the pair, while another one calls `reconcile`.
 
         Returns:
-            The state; see `look`.
+            The state; see `observe`.
         """
         async with self._rounds:
             self._changed.clear()
             # The controller that drives the pair may have replaced any QEMU since.
             self._armed = {}
             since = self._executions
-            snapshot = await self._look()
+            snapshot = await self._observe_pair()
             step = self._next(snapshot, ())
             if isinstance(step, Settled):
                 await self._do(step, since)
@@ -429,7 +429,7 @@ class PairController:
         options = attrs.evolve(options, assume_good=self._assume_good)
         async with self._rounds:
             since = self._executions
-            snapshot = await self._look()
+            snapshot = await self._observe_pair()
         plan = compiler.compile_plan(procedure, self.pair, snapshot, options)
         return Compiled(plan=plan, since=since)
 
@@ -442,7 +442,7 @@ class PairController:
 
         Returns:
             The report. None, and nothing is done, if since the plan was compiled another plan was
-            executed, `reconcile` ended a QEMU, or `look_aside` was called.
+            executed, `reconcile` ended a QEMU, or `observe_aside` was called.
         """
         return await self._execute(compiled.plan, compiled.since, observer)
 
@@ -478,17 +478,17 @@ class PairController:
         sessions = {name: s for name, s in self._sessions.items() if left.live(name) is not None}
         if not await glance(sessions, left, limit_s=CONNECT_S):
             return None
-        self._snapshot, self._looked_at = left, -math.inf
+        self._snapshot, self._observed_at = left, -math.inf
         return left
 
-    async def _look(self) -> Snapshot:
+    async def _observe_pair(self) -> Snapshot:
         """Read the whole state of the pair; nodes that were away get a shorter limit."""
         now_s = asyncio.get_running_loop().time()
         away = self._away()
-        if not away or now_s - self._waited_at > FULL_LOOK_S:
+        if not away or now_s - self._waited_at > FULL_OBSERVATION_S:
             # Now and then the full time limit is used: a host may need longer than `AWAY_S`.
             away, self._waited_at = frozenset(), now_s
-        self._looked_at = now_s
+        self._observed_at = now_s
         nodes = await self._nodes(away)
         near = {name: host for name, host in self._hosts.items() if name not in away}
         far = {name: host for name, host in self._hosts.items() if name in away}
@@ -502,7 +502,7 @@ class PairController:
         return snapshot
 
     def _away(self) -> frozenset[str]:
-        """The nodes whose record was not read and whose QEMU did not answer at the last look.
+        """The nodes whose record was not read and whose QEMU did not answer when last observed.
 
         They get a shorter time limit, since a host that is gone may stay declared.
         """
@@ -517,7 +517,7 @@ class PairController:
 
     async def _stands(self) -> bool:
         """Whether failovers are armed and a glance shows the pair as the last snapshot does."""
-        old = asyncio.get_running_loop().time() - self._looked_at > FULL_LOOK_S
+        old = asyncio.get_running_loop().time() - self._observed_at > FULL_OBSERVATION_S
         armed, seen = self._armed, self._snapshot
         if not armed or seen is None or old or self._changed.is_set():
             return False

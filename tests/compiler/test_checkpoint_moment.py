@@ -1,4 +1,4 @@
-"""A pair that is looked at in the middle of a checkpoint is a protected pair."""
+"""A pair that is observed in the middle of a checkpoint is a protected pair."""
 
 from __future__ import annotations
 

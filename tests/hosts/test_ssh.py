@@ -57,7 +57,7 @@ def other(**changed):
 async def connected(host, monitor):
     return await Session.connect("alpha", monitor, limit_s=5, connector=host.connect)
 
-async def look(host):
+async def read_record(host):
     return (await host.observe(PAIR, "alpha", limit_s=5)).record
 
 async def main(host):
@@ -110,13 +110,13 @@ def _launch(hosts: Testbed, instance: str) -> str:
 def test_record_is_compared_and_swapped(hosts: Testbed) -> None:
     """What is written over ssh is read over ssh; of two writers one is told that it was late."""
     body = """
-    before = await look(host)
+    before = await read_record(host)
     await host.write(PAIR, "alpha", Change(expects=NoRecord(), becomes=record(1)), limit_s=5)
     second = SshHost(ALPHA)
     changes = [Change(expects=record(1), becomes=record(n)) for n in (2, 3)]
     tries = [why(h.write(PAIR, "alpha", c, limit_s=5)) for h, c in zip((host, second), changes)]
     told = await asyncio.gather(*tries)
-    found = await look(second)
+    found = await read_record(second)
     await second.aclose()
     return [str(before), told.count(None), [t for t in told if t], found.epoch]
     """
@@ -213,7 +213,7 @@ def test_way_that_does_not_lead_there_is_named(hosts: Testbed, changed: str, say
         hosts.controller.run(*key)
     body = f"""
     host = other({changed})
-    found = await look(host)
+    found = await read_record(host)
     await host.aclose()
     return [type(found).__name__, found.why]
     """
@@ -253,11 +253,11 @@ def test_many_monitors_need_no_sessions(hosts: Testbed) -> None:
 def test_lost_connection_ends_what_is_under_way_and_proves_nothing(hosts: Testbed) -> None:
     """A cut is noticed in seconds: a write may have been done, a death is not told."""
     body = _dedented("""
-    await look(host)
+    await read_record(host)
     print("ready", flush=True)
     sys.stdin.readline()
     started = time.monotonic()
-    change = Change(expects=await look(host), becomes=record(99))
+    change = Change(expects=await read_record(host), becomes=record(99))
     told = await why(host.write(PAIR, "alpha", change, limit_s=30))
     victim = Victim(node="alpha", instance=FIRST, epoch=1)
     deaths = await asyncio.gather(*(host.death(PAIR, victim, limit_s=5) for _ in range(4)))
@@ -266,7 +266,7 @@ def test_lost_connection_ends_what_is_under_way_and_proves_nothing(hosts: Testbe
     sys.stdin.readline()
     # For a second after it could not be reached nobody tries again.
     async with asyncio.timeout(10):
-        while isinstance(after := await look(host), UnreadRecord):
+        while isinstance(after := await read_record(host), UnreadRecord):
             await asyncio.sleep(0.1)
     return [told, deaths, took_s, type(after).__name__]
     """)
@@ -327,13 +327,13 @@ def _talk(hosts: Testbed, body: str) -> Generator[_Talk]:
 def test_server_that_was_restarted_is_found_again(hosts: Testbed) -> None:
     """The connection ends with its server's process; the next use makes a new one."""
     body = _dedented("""
-    first = type(await look(host)).__name__
+    first = type(await read_record(host)).__name__
     # The helper's parent is the server's process for this connection.
     print("ready", flush=True)
     sys.stdin.readline()
     found = []
     for _ in range(3):
-        found.append(type(await look(host)).__name__)
+        found.append(type(await read_record(host)).__name__)
     return [first, found]
     """)
     kill = "for p in /proc/[0-9]*; do grep -q pycolo_helper $p/cmdline && kill -9 ${p#*c/}; done"

@@ -232,13 +232,13 @@ async def test_without_x_colo_it_is_a_plain_migration(
         assert "none" == (await node.execute(qmp.QueryColoStatus(), limit_s=LIMIT_S)).mode
 
 
-async def test_a_look_at_the_incoming_port_is_taken_for_the_migration(
+async def test_a_connection_to_the_incoming_port_is_taken_for_the_migration(
     waiting: Session, tmp_path: Path
 ) -> None:
     """A connection that is opened and closed again uses the secondary up (19.8)."""
     await waiting.execute(qmp.MigrateIncoming(uri=f"unix:{tmp_path}/ram"), limit_s=LIMIT_S)
-    with socket.socket(socket.AF_UNIX) as looking:
-        looking.connect(f"{tmp_path}/ram")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/ram")
     async with asyncio.timeout(LIMIT_S):
         while not waiting.closed:
             await waiting.wait_change(0.05)

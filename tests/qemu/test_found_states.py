@@ -275,7 +275,7 @@ async def _ask_for_a_checkpoint(life: LivePair) -> None:
     await life.sessions["alpha"].execute(again, limit_s=LIMIT_S)
 
 
-async def _look(life: LivePair) -> str:
+async def _observe(life: LivePair) -> str:
     """See that there is nothing to send; gives `colo` if either node was in a checkpoint."""
     plan = await life.compile("start")
     assert [] == commands(plan)
@@ -311,7 +311,7 @@ async def test_a_pair_in_a_checkpoint_is_a_protected_one(release: Release) -> No
                     while bool(paused) != begins:
                         changed.clear()
                         await changed.wait()
-                    seen[await _look(life)] += 1
+                    seen[await _observe(life)] += 1
 
 
 async def test_a_guest_that_somebody_paused_is_not_continued() -> None:

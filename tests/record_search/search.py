@@ -50,9 +50,9 @@ class Rules(NamedTuple):
 
     compares: bool = True
     "A file is written only if it still is what was read."
-    looks_before_spawn: bool = True
+    reads_before_spawn: bool = True
     "A primary is started only while its own file says so."
-    looks_after_reopening: bool = True
+    reads_after_reopening: bool = True
     "A recovery over a session that was lost continues only if the own file is unchanged."
     recovers_when_reopened: bool = True
     "A recovery may continue over a session that was lost and opened again."
@@ -369,7 +369,7 @@ class Search:
             return True
         if s.sessions[node] is not None or not self._rules.recovers_when_reopened:
             return False
-        if not self._rules.looks_after_reopening:
+        if not self._rules.reads_after_reopening:
             return True
         wrote = dict(at.wrote)
         return node in wrote and wrote[node] == s.files[node]
@@ -438,7 +438,7 @@ class Search:
                 s._replace(qemus=_put(s.qemus, n, started)),
             )
             return
-        if s.files[n] != op.expects and self._rules.looks_before_spawn:
+        if s.files[n] != op.expects and self._rules.reads_before_spawn:
             return
         started = Qemu("alone", op.instance, merged=True)
         yield (

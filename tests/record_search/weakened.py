@@ -305,13 +305,13 @@ WEAKENED = {
     ),
     "write only what changes": Weak(Limits(), patch=only_what_changes),
     "a way out of COLO while the secondary is eligible": Weak(SHORT, patch=proven_without_joining),
-    "a recovery over a reopened session without a look": Weak(
-        DROPS, rules=Rules(looks_after_reopening=False)
+    "a recovery over a reopened session without reading the record": Weak(
+        DROPS, rules=Rules(reads_after_reopening=False)
     ),
     "no compare-and-swap": Weak(SHORT, rules=Rules(compares=False)),
-    "a spawn without a look at the record": Weak(
+    "a spawn without reading the record": Weak(
         Limits(faults=3, procedures=5, allowed=frozenset(("launch", "failover", "start", "dies"))),
-        rules=Rules(looks_before_spawn=False),
+        rules=Rules(reads_before_spawn=False),
     ),
     "evidence that is not true": Weak(SHORT, rules=Rules(evidence_is_true=False)),
     "a file that is not read taken for absent": Weak(

@@ -265,7 +265,7 @@ def test_without_the_arbiter_nothing_is_missing_while_colo_works() -> None:
     assert "waiting" == _at("alpha", silent, 10.0).phase
 
 
-def test_a_paused_pair_is_only_looked_at() -> None:
+def test_a_paused_pair_is_only_observed() -> None:
     """Whatever happens during maintenance is told, and nothing is done."""
     paused = attrs.evolve(SHARED, paused="by the test")
     seen = attrs.evolve(IN_COLO, evidence=END)

@@ -63,7 +63,7 @@ def test_program_takes_the_files_that_its_pairs_need() -> None:
 
 
 def test_pairs_begin_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixteen pairs are looked at first, and those that take long hold up the others for 1 s."""
+    """Sixteen pairs are observed first, and those that take long hold up the others for 1 s."""
     world, reached = World("11.1.3"), list[str]()
 
     async def never(_: FakeHost, node: str, __: Monitor) -> socket.socket:

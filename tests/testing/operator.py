@@ -199,7 +199,7 @@ class Operator:
             # What died or stopped responding at its first moment is found so in the next round.
             return
         except CompileError:
-            # It was compiled from a later look than the step: something went wrong between them.
+            # It was compiled from a later observation: something went wrong after the step's.
             assert self._struck()
 
     # -- controllers that pause

@@ -13,7 +13,7 @@ from tests.testing.testbed import FakePair, declared, in_world
 from tests.watching import Watching
 from typing_extensions import override
 
-from pycolo.controller import AWAY_S, FULL_LOOK_S, PairController, Round
+from pycolo.controller import AWAY_S, FULL_OBSERVATION_S, PairController, Round
 from pycolo.errors import DeclarationError, HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.hosts import HostState
@@ -307,12 +307,12 @@ def test_word_that_nobody_can_want_is_refused() -> None:
 
 
 def test_wait_is_over_until_the_next_round() -> None:
-    """What happened since the last round ends each wait at once; a look alone changes nothing."""
+    """What happened since the last round ends each wait; an observation alone changes nothing."""
 
     async def scenario(_: FakePair, controller: PairController) -> None:
         assert not await controller.wait(1.0)
         controller.want("protected")
-        await controller.look()
+        await controller.observe()
         assert [True, True] == [await controller.wait(1.0), await controller.wait(1.0)]
         await controller.arm()
         assert not await controller.wait(1.0)
@@ -362,7 +362,7 @@ def test_qemu_that_somebody_else_launches_is_seen() -> None:
 
 
 def test_rounds_that_are_asked_for_at_once_come_one_after_another() -> None:
-    """A monitor serves one client: the second look would find it held by the first."""
+    """A monitor serves one client: the second observation would find it held by the first."""
 
     async def scenario(life: FakePair, controller: PairController) -> None:
         await controller.reconcile()
@@ -415,7 +415,7 @@ async def _launched(pair: ColoPair, world: World, observer: Observer) -> None:
 
 
 @pytest.mark.parametrize("victim", ["alpha", "beta"])
-def test_report_leads_to_the_step_that_a_look_leads_to(victim: str) -> None:
+def test_report_leads_to_the_step_that_an_observation_leads_to(victim: str) -> None:
     """After each plan, what it left says what is next: no dead QEMU lives on in it."""
 
     async def scenario(life: FakePair, controller: PairController) -> None:
@@ -453,7 +453,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_checkpoint_is_no_news() -> None:
-    """A protected pair makes one every delay; nobody has to look at it for that."""
+    """A protected pair makes one every delay; nobody has to observe it for that."""
 
     async def scenario(life: FakePair, controller: PairController) -> None:
         await settled(controller)
@@ -478,7 +478,7 @@ def test_settled_pair_is_glanced_at(monkeypatch: pytest.MonkeyPatch) -> None:
         asked = ["query-status", "query-colo-status", "query-xen-replication-status"]
         assert sorted(2 * asked) == sorted(sent)
         assert set(armed) == set(controller.armed)
-        await asyncio.sleep(FULL_LOOK_S)  # of the world's clock
+        await asyncio.sleep(FULL_OBSERVATION_S)  # of the world's clock
         sent.clear()
         await between_checkpoints(life)
         assert isinstance((await controller.reconcile()).step, Settled)
@@ -562,7 +562,7 @@ def left_alone(life: FakePair) -> None:
         pytest.param(left_alone, "Decide", id="COLO that has ended"),
     ],
 )
-def test_glance_sees_what_a_look_must_not_miss(
+def test_glance_sees_what_an_observation_must_not_miss(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[FakePair], None], then: str
 ) -> None:
     """What came without an event: the pair is read as a whole, and what is next is done."""
@@ -616,7 +616,7 @@ def drop_packets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_host_that_is_away_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is waited for at the first look; then a death beside it is found within seconds."""
+    """It is waited for at the first observation; then a death beside it is found within seconds."""
 
     async def scenario(life: FakePair, controller: PairController) -> None:
         clock = asyncio.get_running_loop().time
@@ -659,7 +659,7 @@ def test_host_that_came_back_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(FakeHost, "observe", slow)
         for _ in range(2):
-            await asyncio.sleep(FULL_LOOK_S + 1.0)  # of the world's clock
+            await asyncio.sleep(FULL_OBSERVATION_S + 1.0)  # of the world's clock
             await controller.reconcile()
         seen = controller._snapshot  # noqa: SLF001 - no public name has the records
         assert seen is not None
@@ -695,7 +695,7 @@ def test_nodes_that_were_replaced_leave_nothing() -> None:
     play(scenario)
 
 
-# -- what goes wrong between two looks
+# -- what goes wrong between two observations
 
 
 def refuse_a_write(life: FakePair) -> int:
@@ -786,13 +786,13 @@ def test_resync_that_waits_for_its_turn_gives_way() -> None:
 
 
 def test_end_that_a_failover_has_overtaken_ends_nobody() -> None:
-    """It was decided from a look that took long; meanwhile the secondary has become the guest's."""
+    """It was decided from a slow observation; meanwhile the secondary has become the guest's."""
 
     async def scenario(life: FakePair, controller: PairController) -> None:
         await settled(controller)
         beta = life.world.qemu("beta")
-        stale = End(node="beta", instance=beta.live.instance, why="an older look")
-        since = controller._executions  # noqa: SLF001 - as a slow look has it
+        stale = End(node="beta", instance=beta.live.instance, why="an older observation")
+        since = controller._executions  # noqa: SLF001 - as a slow observation has it
         armed = controller.armed["beta"]
         life.world.qemu("alpha").kill()
         assert await controller.died(exit_of(armed)) is not None

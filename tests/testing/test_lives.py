@@ -317,7 +317,7 @@ def mend(world: World) -> None:
 )
 # The secondary dies in the first copy of a guest that never ran.
 @example(version="10.0.13", happenings=[Soon(0.25, Kill("other"))])
-# The survivor dies between the look that its peer's launch came from and that launch.
+# The survivor dies between the observation that its peer's launch came from and that launch.
 @example(
     version="7.2.22",
     happenings=[Mend(None), PowerOff("serving"), Soon(0.34375, Kill("serving"))],

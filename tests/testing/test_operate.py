@@ -270,7 +270,7 @@ def test_node_that_runs_is_not_forgotten(play: Callable[..., None]) -> None:
     play(scenario)
 
 
-def test_fence_that_is_handed_over_is_looked_at(play: Callable[..., None]) -> None:
+def test_fence_that_is_handed_over_is_checked(play: Callable[..., None]) -> None:
     """A program's word is no better than a person's where the QEMU answers."""
 
     async def scenario(life: FakePair) -> None:
@@ -320,7 +320,7 @@ def test_status_knows_what_runs_and_does_not_answer(play: Callable[..., None]) -
     play(scenario)
 
 
-def test_saved_launch_looks_again(play: Callable[..., None]) -> None:
+def test_saved_launch_reads_again(play: Callable[..., None]) -> None:
     """Nothing ran when it was saved; what has been started since keeps its rights."""
 
     async def scenario(life: FakePair) -> None:

@@ -38,13 +38,13 @@ class Life:
         self.wrong: list[str] = []
 
     async def watch(self) -> None:
-        """Look whenever anything changes, and have the guest write again and again."""
-        self.life.world.waiting[self.look] = None
+        """Observe whenever anything changes, and have the guest write again and again."""
+        self.life.world.waiting[self.observe] = None
         while True:
             self.write()
             await time_passes(WRITE_S)
 
-    def look(self) -> bool:
+    def observe(self) -> bool:
         """See that at most one guest answers, and has every write; what is wrong is kept."""
         serving = self.life.world.serving
         names = [q.node.name for q in serving]

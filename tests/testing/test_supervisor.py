@@ -153,12 +153,12 @@ def test_silence_is_ended_by_the_host(tmp_path: Path, victim: str, survivor: str
     play(tmp_path, scenario)
 
 
-@pytest.mark.parametrize("look_s", [0.2, 0.3, 0.5, 0.7, 1.1])
-def test_silence_in_the_midst_of_a_look(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_s: float
+@pytest.mark.parametrize("observation_s", [0.2, 0.3, 0.5, 0.7, 1.1])
+def test_silence_during_an_observation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observation_s: float
 ) -> None:
-    """A look that waits for an answer holds nobody up: the silence has its own limit."""
-    monkeypatch.setattr("pycolo.supervise._keeper.LOOK_S", look_s)
+    """An observation that waits for an answer holds nobody up: the silence has its own limit."""
+    monkeypatch.setattr("pycolo.supervise._keeper.OBSERVATION_S", observation_s)
 
     async def scenario(life: FakePair, watched: Watched) -> None:
         count = await protected(watched)
@@ -523,18 +523,18 @@ def test_guest_alone_that_gets_stuck_is_told_to_a_person(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("is_paused", [True, False])
-def test_pair_without_a_record_is_not_looked_at_all_the_time(
+def test_pair_without_a_record_is_not_observed_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_paused: bool
 ) -> None:
-    """Where nothing may be done, or no host answers, a look comes every twenty seconds."""
-    looks: list[float] = []
+    """Where nothing may be done, or no host answers, an observation comes every twenty seconds."""
+    observed: list[float] = []
 
     async def played(life: FakePair) -> None:
         host = life.world.host("alpha")
         real = host.observe
 
         async def observe(pair: ColoPair, node: str, *, limit_s: float) -> HostState:
-            looks.append(life.world.now_s)
+            observed.append(life.world.now_s)
             return await real(pair, node, limit_s=limit_s)
 
         monkeypatch.setattr(host, "observe", observe)
@@ -548,7 +548,7 @@ def test_pair_without_a_record_is_not_looked_at_all_the_time(
                 await time_passes(61.0)
 
     in_world("11.1.3", played)
-    assert 2 <= len(looks) <= 10
+    assert 2 <= len(observed) <= 10
 
 
 @pytest.mark.parametrize("node", ["alpha", "beta"])
@@ -674,13 +674,13 @@ def _fails(*_: object) -> Wish:
 
 
 def test_pair_at_rest_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nothing changes, nothing is decided but once a look, and what is wanted is not read."""
+    """While nothing changes, each observation decides once, and what is wanted is not read."""
     decided = list[str]()
     monkeypatch.setattr("pycolo.supervise._keeper.decide", _counted(decide, decided))
 
     async def scenario(life: FakePair, watched: Watched) -> None:
         await protected(watched)
-        # The look after a resync.
+        # The observation after a resync.
         await time_passes(30.0)
         statements = list[str]()
         watched.store._database.set_trace_callback(statements.append)  # noqa: SLF001 - a look inside
@@ -688,7 +688,7 @@ def test_pair_at_rest_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         before = _checkpoints(watched)
         await time_passes(60.0)
         assert _checkpoints(watched) - before >= 100
-        # Three looks, and whenever a checkpoint could be overdue, which is every five seconds here.
+        # Three observations, and whenever a checkpoint could be overdue: every five seconds here.
         assert 2 <= len(decided) <= 50
         assert set() == {one for one in statements if one.startswith("SELECT")}
         watched.store.pause(life.pair.name, "by jo")

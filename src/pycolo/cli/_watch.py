@@ -92,7 +92,7 @@ async def said_by_agent(folder: Path, pair: str) -> Standing | None:
         pair: The pair's name.
 
     Returns:
-        The state; None if no agent keeps the pair, does not answer, or has not looked yet.
+        The state; None if no agent keeps the pair, does not answer, or has not observed it yet.
     """
     try:
         control = find(of_agents(folder), pair)

@@ -334,10 +334,10 @@ class _Life:
             if time.monotonic() > end_s:
                 raise LifeError(f"the guest on {node} was not up within {_BOOT_S:g} s")
             await asyncio.sleep(_POLL_S)
-        await self._look_at(node)
+        await self._connect_observer(node)
         self._say(f"the guest is up on {node}, alone")
 
-    async def _look_at(self, node: str) -> None:
+    async def _connect_observer(self, node: str) -> None:
         """Follow the events of a QEMU on its observer monitor; the supervisor has the other one."""
         before = self._qemus.pop(node, None)
         if before is not None:
@@ -382,7 +382,7 @@ class _Life:
         joined = await self._clockwork.next("resume")
         protected_s, done_s = joined.restored_s, joined.finished_s
         self._protected_s = done_s
-        await self._look_at(secondary)
+        await self._connect_observer(secondary)
         self._becomes(primary, "primary", at_s=protected_s)
         self._becomes(secondary, "secondary", at_s=protected_s)
         self._protections.append(

@@ -103,7 +103,7 @@ class Arbitration(Authority):
         self._files: dict[str, RecordState] = {}
         self._written: PairRecord | None = None
         self._is_adopting = False
-        self._looked_on: SharedRecord | None = None
+        self._observed_record: SharedRecord | None = None
         self._arming = asyncio.Lock()
         self._armed: str | None = None
         # An earlier agent may have armed the fuse.
@@ -220,7 +220,7 @@ class Arbitration(Authority):
         if shared is not None:
             return shared.record
         own = self._files.get(self._node)
-        # Until the arbiter has answered once, the pair is paused. It is looked at all the same, to
+        # Until the arbiter has answered once, the pair is paused. It is observed all the same, to
         # hear the checkpoints that renew a fuse which an earlier agent has armed.
         return own if self._held is None and isinstance(own, PairRecord) else None
 
@@ -328,8 +328,8 @@ class Arbitration(Authority):
         shared, own = self._held.shared, self._files.get(self._node)
         if shared is None:
             return await self._adopted(snapshot)
-        if self._looked_on is None or self._looked_on.record != shared.record:
-            # Look again: another node's agent may have launched or ended a QEMU here.
+        if self._observed_record is None or self._observed_record.record != shared.record:
+            # Observe again: another node's agent may have launched or ended a QEMU here.
             return True
         is_due = self._node in shared.record.named and _is_behind(own, shared.record)
         # The file was lost, and the QEMU that the record names still runs: nothing replaced it.
@@ -361,7 +361,7 @@ class Arbitration(Authority):
         Before that, the arbiter's name is written into the files of all eligible nodes.
 
         Args:
-            snapshot: What the last look has shown.
+            snapshot: What the last observation has shown.
 
         Returns:
             Whether the arbiter holds the record now.
@@ -434,7 +434,7 @@ class Arbitration(Authority):
         """
         self._files[node] = state
         if node == self._node:
-            self._looked_on = self._shared
+            self._observed_record = self._shared
         if isinstance(state, PairRecord) and state.managed_by == self._name:
             return attrs.evolve(state, managed_by=None)
         return state

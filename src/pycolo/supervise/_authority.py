@@ -73,7 +73,7 @@ class Authority(Protocol):
         """The record by which the keeper acts; None if there is none, or none could be read.
 
         Args:
-            snapshot: What the last look has shown, with the records of the nodes' files.
+            snapshot: What the last observation has shown, with the records of the nodes' files.
         """
 
     def decides(self, members: Collection[str]) -> tuple[str, ...]:
@@ -126,11 +126,11 @@ class Authority(Protocol):
         """Make the record and the node's own file agree.
 
         Args:
-            snapshot: What the last look has shown.
+            snapshot: What the last observation has shown.
 
         Returns:
-            Whether the pair must be looked at again: the record or the file was changed, or the
-            record is another one than at the last look.
+            Whether the pair must be observed again: the record or the file was changed, or the
+            record is another one than at the last observation.
         """
 
     async def say_exit(self, end: Evidence) -> None:
@@ -139,7 +139,7 @@ class Authority(Protocol):
     def lease_evidence(self, peer: str, instance: str, epoch: int) -> Evidence | None:
         """Evidence that a QEMU has ended because its node's lease ran out; None without leases.
 
-        Call it only for the decision `lease-gone`: it does not look at the lease itself.
+        Call it only for the decision `lease-gone`: it does not check the lease itself.
         """
 
     def way_out(self, node: str) -> str:
@@ -237,7 +237,7 @@ class FilesAuthority(Authority):
 
     @override
     async def is_current(self) -> bool:
-        # Each look reads the files, and no other program acts on the pair.
+        # Each observation reads the files, and no other program acts on the pair.
         return True
 
     @override

@@ -57,15 +57,15 @@ class PairStatus:
     paused: str | None
     "Who paused the pair's supervision, and when; None if it is not paused."
     phases: Mapping[str, Phase]
-    "Node to its phase, the holder first; empty before the first look."
+    "Node to its phase, the holder first; empty before the first observation."
     standing: Standing | None
-    "How the pair stood at the last look; None before the first one."
+    "How the pair stood at the last observation; None before the first one."
     record: PairRecord | None
-    "The latest record at the last look; None for none."
+    "The latest record at the last observation; None for none."
     is_protected: bool
     "Each node may continue alone, and nothing says that a QEMU has ended or that a write is lost."
     is_busy: bool
-    "A plan is executed, or the pair is looked at."
+    "A plan is executed, or the pair is observed."
     are_monitors_free: bool
     "Supervision is paused, and the supervisor uses no control monitor, so that `pycolo run` may."
     person: str

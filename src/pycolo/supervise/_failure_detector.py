@@ -70,7 +70,7 @@ class FailureDetector:
         self._watching: dict[str, asyncio.Task[None]] = {}
         self._asking: dict[str, _Asking] = {}
         self._failure: Exception | None = None
-        self._looked_at: Snapshot | None = None
+        self._last_snapshot: Snapshot | None = None
         self._is_back = False
         self._is_aside = False
         self.health: dict[str, NodeHealth] = {}
@@ -94,10 +94,10 @@ class FailureDetector:
         In both cases the end of a QEMU is still noticed.
 
         Args:
-            seen: The snapshot of the last look, which is not used any more.
+            seen: The snapshot of the last observation, which is not used any more.
             is_aside: Whether to leave the monitors to other programs.
         """
-        self._is_aside, self._looked_at = is_aside, seen
+        self._is_aside, self._last_snapshot = is_aside, seen
         self._sessions.clear()
         self.health.clear()
         self._ask_only(frozenset())
@@ -154,11 +154,11 @@ class FailureDetector:
             snapshot: What the probe has shown; one that was given before is ignored.
             record: The record by which the keeper acts.
         """
-        if snapshot is self._looked_at:
+        if snapshot is self._last_snapshot:
             return
-        self._looked_at = snapshot
+        self._last_snapshot = snapshot
         if self._is_aside:
-            # Nothing is heard between two looks, so the earlier look says nothing.
+            # Nothing is heard between two observations, so the earlier one says nothing.
             self.health.clear()
         assumed: Qemu = "colo" if record.phase == "protected" else "alone"
         for node in self._pair.names:

@@ -1,4 +1,4 @@
-"""Keeps one pair: a keeper looks at it, has `decide` say what to do, does that, and repeats.
+"""Keeps one pair: a keeper observes it, has `decide` say what to do, does that, and repeats.
 
 The keeper of a supervisor decides for both nodes, that of an agent for the agent's own node. Its
 `Authority` reads and writes the record and the claim, in the nodes' own files or in an arbiter. A
@@ -48,8 +48,8 @@ from pycolo.supervise.store import Wish
 from pycolo.supervise.table import Action, Event, Phase
 from pycolo.topology import secondary_yanks
 
-LOOK_S: Final = 20.0
-"How long a pair that sends no event goes without a look or a round, in seconds."
+OBSERVATION_S: Final = 20.0
+"How long a pair that sends no event goes without an observation or a round, in seconds."
 _AWAKE_S: Final = 1.0
 _CUT_S: Final = 1.0
 _PROOFS: Final = 2
@@ -127,7 +127,7 @@ class Keeper:
         self.pair: Final = pair
         "The declaration."
         self.begun: Final = asyncio.Event()
-        "Set once the pair has been looked at, and nothing more is to be done at once."
+        "Set once the pair has been observed, and nothing more is to be done at once."
         self._hosts = hosts
         self._authority = authority
         self._assume_good = assume_good
@@ -155,14 +155,14 @@ class Keeper:
         self._asked: dict[str, int] = {}
         self._work: asyncio.Task[Round] | asyncio.Task[Snapshot] | None = None
         self._takeover: asyncio.Task[Report | None] | None = None
-        # Whether the snapshot of the last look is out of date.
+        # Whether the snapshot of the last observation is out of date.
         self._is_stale = True
-        # Whether a procedure was executed for a person: look, and update the phases, before the
+        # Whether a procedure was executed for a person: observe, and update the phases, before the
         # next step.
-        self._is_look_first = False
+        self._is_observation_first = False
         self._is_aside = False
         self._due_s = 0.0
-        self._look_due_s = 0.0
+        self._observation_due_s = 0.0
         self._search: asyncio.Task[None] | None = None
         self._search_due_s = 0.0
         self._searches = 0
@@ -256,7 +256,7 @@ class Keeper:
 
     @property
     def _record(self) -> PairRecord | None:
-        """The record by which the keeper acts; None before the first look, or without a record."""
+        """The record to act by; None before the first observation, or without a record."""
         snapshot = self._controller.snapshot
         return None if snapshot is None else self._authority.record(snapshot)
 
@@ -290,7 +290,7 @@ class Keeper:
             raise self._readiness.at_work() from None
         # The pair may have changed while the plan was compiled.
         self._readiness.refuse(procedure)
-        self._is_look_first = True
+        self._is_observation_first = True
         work = self._takeover = self._task(self._controller.execute(compiled, observer))
         await asyncio.wait((work,))
         if work.cancelled():
@@ -373,16 +373,16 @@ class Keeper:
         if snapshot is None or record is None:
             if snapshot is not None and await self._settles(snapshot):
                 return True
-            # A look now and then shows whether a record can be read again.
-            is_due = self._now_s() >= self._look_due_s
-            return self._begin_round() or (is_due and self._begin_look())
+            # An observation now and then shows whether a record can be read again.
+            is_due = self._now_s() >= self._observation_due_s
+            return self._begin_round() or (is_due and self._begin_observation())
         await self._note(record)
-        # Also if something was done since the look: the snapshot shows what the nodes were before.
+        # Also if something was done since the observation: the snapshot shows the nodes before it.
         self._detector.update(self._controller, snapshot, record)
         if self._is_stale:
-            # After a shutdown by the guest a look comes first: a round would boot the guest again.
-            is_first = self._is_look_first or self._detector.has_shutdown
-            return (not is_first and self._begin_round()) or self._begin_look()
+            # After a shutdown by the guest an observation comes first: a round would boot it again.
+            is_first = self._is_observation_first or self._detector.has_shutdown
+            return (not is_first and self._begin_round()) or self._begin_observation()
         if await self._settles(snapshot):
             return True
         await self._reconsider(snapshot, record)
@@ -404,7 +404,7 @@ class Keeper:
         """Make the record and the node's file agree.
 
         Returns:
-            Whether the pair must be looked at again because of that.
+            Whether the pair must be observed again because of that.
         """
         if self._work is not None or not await self._authority.settle(snapshot):
             return False
@@ -469,7 +469,7 @@ class Keeper:
         """Begin a round, which does what `next_step` says, unless a decision forbids it.
 
         Returns:
-            Whether a round, or a look instead of it, was begun.
+            Whether a round, or an observation instead of it, was begun.
         """
         events = {one.decision.event for one in decided}
         actions = {action for one in decided for action in one.decision.actions}
@@ -482,8 +482,8 @@ class Keeper:
         # While a node is about to continue alone, nothing else is done with the pair.
         is_doubtful = self._authority.claimed_by is not None or not events.isdisjoint(_DOUBT)
         if is_doubtful or self._wish.paused is not None:
-            # A look now and then shows what a person does about it.
-            return self._now_s() >= self._look_due_s and self._begin_look()
+            # An observation now and then shows what a person does about it.
+            return self._now_s() >= self._observation_due_s and self._begin_observation()
         return bool(actions & _BY_ROUND) and self._begin_round()
 
     def _decided(self, node: str, snapshot: Snapshot, record: PairRecord) -> _Decided:
@@ -802,7 +802,7 @@ class Keeper:
             self._work = self._task(self._controller.arm())
         return True
 
-    def _begin_look(self) -> bool:
+    def _begin_observation(self) -> bool:
         """Begin to read the pair without acting on it; False if other work is under way.
 
         This is for a pair that is paused, waits for its next round or needs a person.
@@ -810,13 +810,13 @@ class Keeper:
         if self._work is not None:
             return False
         is_aside = self._detector.is_aside
-        self._work = self._task(self._looked_aside() if is_aside else self._controller.look())
+        self._work = self._task(self._observed_aside() if is_aside else self._controller.observe())
         return True
 
-    async def _looked_aside(self) -> Snapshot:
-        """Look without a control monitor, so that a person can act on the pair."""
+    async def _observed_aside(self) -> Snapshot:
+        """Observe without a control monitor, so that a person can act on the pair."""
         wish = self._wish
-        found = await self._controller.look_aside()
+        found = await self._controller.observe_aside()
         self._is_aside = wish is self._wish
         return found
 
@@ -828,15 +828,15 @@ class Keeper:
     # -- results of the work
 
     def _finish(self, found: Round | Report | Snapshot | None) -> None:
-        """Take note of the result of a round, a plan or a look, and when the next one is due."""
+        """Note the result of a round, a plan or an observation, and when the next one is due."""
         if isinstance(found, Snapshot):
-            self._is_stale = self._is_look_first = False
-            self._look_due_s = self._now_s() + LOOK_S
+            self._is_stale = self._is_observation_first = False
+            self._observation_due_s = self._now_s() + OBSERVATION_S
             if not self._authority.drives(self._record):
                 is_settled = bool(self._controller.armed)
                 if is_settled:
                     self._person = ""
-                wait_s = LOOK_S if is_settled else self.pair.supervision.retry_s
+                wait_s = OBSERVATION_S if is_settled else self.pair.supervision.retry_s
                 self._due_s = self._now_s() + wait_s
             return
         now_s = self._now_s()
@@ -863,10 +863,10 @@ class Keeper:
             case Settled():
                 self._person = ""
                 self._tries = self._tries.succeeded()
-                self._due_s += LOOK_S
+                self._due_s += OBSERVATION_S
             case Decide():
                 self._say("person", found.why)
-                self._due_s += LOOK_S
+                self._due_s += OBSERVATION_S
             case Prove(instance=instance, plan=plan) if report is None:
                 is_ended = self._wish.want == "stopped" and instance != ""
                 if is_ended:

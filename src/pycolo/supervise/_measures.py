@@ -77,11 +77,11 @@ class Silence:
     checkpoint_s: float | None
     "How long ago the last checkpoint ended, or COLO began; None outside COLO."
     limits_s: Mapping[Signal, float]
-    "How long each signal must last before it is a suspicion; empty before the first look."
+    "How long each signal must last before it is a suspicion; empty before the first observation."
 
 
 NO_SILENCE: Final = Silence(question_s={}, longest_s={}, checkpoint_s=None, limits_s={})
-"The silence of a pair that was not looked at yet."
+"The silence of a pair that was not observed yet."
 
 
 @final

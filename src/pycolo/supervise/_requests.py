@@ -37,7 +37,7 @@ class Readiness:
     claims: str | None
     "The node that is about to run alone; None for none."
     stands: str
-    "How the pair stood at the last look; empty before the first one."
+    "How the pair stood at the last observation; empty before the first one."
 
     def refuse(self, procedure: Procedure) -> None:
         """Refuse a procedure that cannot be begun now.

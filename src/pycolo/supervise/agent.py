@@ -94,7 +94,7 @@ class Agent(Keeping):
             await stack.enter_async_context(one)
 
     def _wake(self, pair: str) -> None:
-        """Have a pair looked at again, since its arbiter may hold something new."""
+        """Have a pair observed again, since its arbiter may hold something new."""
         self._keepers[pair].wake()
 
     def _report(self, pair: str, kind: EventKind, text: str) -> None:

@@ -25,7 +25,7 @@ class SharedRecord:
     want: Want = "protected"
     "What is wanted of the pair."
     paused: str | None = None
-    "Who paused the pair's supervision, when and why, so that agents only look; None if nobody did."
+    "Who paused the supervision, when and why, so that agents only observe; None if nobody did."
     fuses: Mapping[str, float] = attrs.field(factory=dict)
     """Node whose fuse is armed to the seconds after which it stops the node's QEMU by itself.
 

@@ -149,19 +149,19 @@ class FakeHost:
             return await self.death(pair, victim, limit_s=limit_s)
         over = asyncio.Event()
 
-        def look() -> bool:
+        def has_ended() -> bool:
             if alive[0].alive or over.is_set():
                 return False
             over.set()
             return True
 
-        self._world.waiting[look] = None
+        self._world.waiting[has_ended] = None
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(limit_s):
                     await over.wait()
         finally:
-            del self._world.waiting[look]
+            del self._world.waiting[has_ended]
         return await self.death(pair, victim, limit_s=limit_s)
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:  # noqa: ARG002 - a Host's

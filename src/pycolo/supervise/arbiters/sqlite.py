@@ -174,7 +174,7 @@ class SqliteArbiter:
             # The mark is taken before the read: a change in between then causes another read.
             mark = self._mark(pair)
             current, runs_out_s = await self._transact(
-                pair, "BEGIN", lambda now_s: self._look(pair, now_s), end_s - loop.time()
+                pair, "BEGIN", lambda now_s: self._read_held(pair, now_s), end_s - loop.time()
             )
             if current != held:
                 return current
@@ -242,9 +242,9 @@ class SqliteArbiter:
             raise OSError("another file has taken its place: open it anew")
 
     def _held(self, pair: str, now_s: float) -> Held:
-        return self._look(pair, now_s)[0]
+        return self._read_held(pair, now_s)[0]
 
-    def _look(self, pair: str, now_s: float) -> tuple[Held, float]:
+    def _read_held(self, pair: str, now_s: float) -> tuple[Held, float]:
         """Read what is held at a time, and when the next lease runs out, both by `clock`."""
         execute = self._database.execute
         row = execute("SELECT revision, record FROM records WHERE pair = ?", (pair,)).fetchone()

@@ -84,7 +84,7 @@ class PairView:
     epoch: int | None
     "The epoch of the latest record."
     stands: str
-    "How the pair stood at the last look; empty before the first one."
+    "How the pair stood at the last observation; empty before the first one."
     is_protected: bool
     "Each node may continue alone, and nothing says that a QEMU has ended or that a write is lost."
     person: str
@@ -96,7 +96,7 @@ class PairView:
     longest_s: float
     "The longest time that a QEMU has left a question unanswered, in seconds."
     limit_s: float | None
-    "After how many seconds such a QEMU is suspected; None before the first look."
+    "After how many seconds such a QEMU is suspected; None before the first observation."
     underway: Underway | None
     "The plan that is executed; None for none."
 

@@ -205,11 +205,11 @@ class EtcdArbiter:
             Whether its operation was done, and what is held afterwards in either case.
         """
         known = self._revision
-        look: JsonObject = {"request_range": keys.all}
+        reading: JsonObject = {"request_range": keys.all}
         body: JsonObject = {
             "compare": list[JsonValue](change.compares),
-            "success": [change.operation, look],
-            "failure": [look],
+            "success": [change.operation, reading],
+            "failure": [reading],
         }
         answer = await self._gateway.change(_TXN, body, end_s=end_s)
         revision = self._checked(answer, known)
