@@ -35,7 +35,7 @@ def run() -> list[Figure]:
 
 
 async def _measured(what: str, pair: AbstractAsyncContextManager[LivePair]) -> list[Figure]:
-    still_s: list[float] = []
+    paused_s: list[float] = []
     whole_s: list[float] = []
     async with pair as living:
         primary, secondary = (node.name for node in living.pair.nodes)
@@ -44,12 +44,12 @@ async def _measured(what: str, pair: AbstractAsyncContextManager[LivePair]) -> l
         for _ in range(RUNS):
             await living.launch(secondary)
             started = time.perf_counter()
-            still_s.append(await _resumed(living, primary))
+            paused_s.append(await _resumed(living, primary))
             whole_s.append(time.perf_counter() - started)
             await living.kill(secondary)
             await living.run("failover", survivor=primary)
     return [
-        milliseconds("resume", f"the guest is paused, {what}", still_s),
+        milliseconds("resume", f"the guest is paused, {what}", paused_s),
         milliseconds("resume", f"the whole plan, {what}", whole_s),
     ]
 
@@ -62,7 +62,7 @@ async def _resumed(living: LivePair, primary: str) -> float:
     end = living.sessions[primary].subscribe(clock.note)
     entered_s = await _entered_after_s(living, plan)
     end()
-    return clock.still_s(started + entered_s)
+    return clock.paused_s(started + entered_s)
 
 
 async def _entered_after_s(living: LivePair, plan: Plan) -> float:
@@ -95,6 +95,6 @@ class _Clock:
             self._stops.append((self._stopped_at, now))
             self._stopped_at = None
 
-    def still_s(self, entered: float) -> float:
-        """The time it stood still in stops that began before COLO was entered, in seconds."""
+    def paused_s(self, entered: float) -> float:
+        """The time it was paused in stops that began before COLO was entered, in seconds."""
         return sum(to - since for since, to in self._stops if since < entered)

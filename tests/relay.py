@@ -27,7 +27,7 @@ class Relay:
         self._speaks.set()
         self._ends: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
-    def fall_silent(self) -> None:
+    def hold_back(self) -> None:
         """Pass nothing on any more, in neither direction."""
         self._speaks.clear()
 

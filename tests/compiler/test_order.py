@@ -104,7 +104,7 @@ def test_the_guest_runs_while_its_ram_is_copied(version: str) -> None:
     )
 
 
-def test_on_7_2_the_guest_stands_still_until_colo_runs() -> None:
+def test_on_7_2_the_guest_is_paused_until_colo_runs() -> None:
     """QEMU 7.2 cannot pause before the switch-over: no cont, and filters follow in the pause."""
     addresses = _addresses("resume/on-the-promoted", "7.2.22")
 
@@ -120,7 +120,7 @@ def test_on_7_2_the_guest_stands_still_until_colo_runs() -> None:
     )
 
 
-def test_under_tcg_the_guest_stands_still_from_the_mirror_to_colo() -> None:
+def test_under_tcg_the_guest_is_paused_from_the_mirror_to_colo() -> None:
     """TCG would lose pages that a running guest writes, so there it runs again in COLO only."""
     pair = attrs.evolve(PAIRS["one"], machine=Machine(accelerator="tcg"))
     plan = compiled(CASES["resume/on-the-promoted"], pair, "11.1.3")
@@ -155,7 +155,7 @@ def test_nothing_ever_waits_for_ever(case: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.startswith(("start", "resume"))])
-def test_whoever_stands_still_has_a_way_back(case: str) -> None:
+def test_a_paused_guest_has_a_way_back(case: str) -> None:
     """Every stretch in which the guest is paused or has no network names its recovery."""
     plan = compiled(CASES[case], PAIRS["one"], "11.1.3")
     addresses = [step.address for step in plan.steps]

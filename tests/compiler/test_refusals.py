@@ -325,7 +325,7 @@ def test_a_new_secondary_does_not_take_a_lost_ones_place_by_itself() -> None:
         start(PAIR, anew)
 
 
-def test_a_guest_that_stands_still_for_its_copy_is_resumed() -> None:
+def test_a_guest_that_is_paused_for_its_copy_is_resumed() -> None:
     """Where the guest waits for COLO, a failure at any point ends the copy too."""
     plan = compiled(CASES["resume/on-the-promoted"], PAIR, "7.2.22")
     recovery = next(one for one in plan.recoveries if one.first == "beta/stop")

@@ -102,7 +102,7 @@ def test_failover_is_drawn_in_milliseconds() -> None:
     assert "ping: waited              40.0 ms  " + "━" * 5 + "\n" in text
 
 
-def test_protection_tells_how_long_the_guest_stood_still() -> None:
+def test_protection_tells_how_long_the_guest_was_paused() -> None:
     """A resume's price is shown: the standstills, and the client's longest wait."""
     text = "\n".join(drawn(REPORT))
     assert "protected after 1.00 s, proven 60 ms later" in text

@@ -109,7 +109,7 @@ def test_end_of_the_first_thread_is_no_death() -> None:
 
 
 def test_stopped_threads_are_no_death() -> None:
-    """Each of them stands still, and each may be let go on."""
+    """Each of them is paused, and each may be resumed."""
     with _running(THREADS + READY + REST) as pidfd:
         os.kill(pidfd.pid, signal.SIGSTOP)
         while {"T"} != set(_states(pidfd.pid)):

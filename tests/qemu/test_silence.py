@@ -96,13 +96,13 @@ class Silenced:
                 self.life.signal(name, signal.SIGSTOP)
             case "links silent":
                 for relay in self._fronts:
-                    relay.fall_silent()
+                    relay.hold_back()
             case "nbd silent":
                 for relay in self._fronts:
                     if relay.port == self.life.pair.ports.nbd:
-                        relay.fall_silent()
+                        relay.hold_back()
 
-    async def fall_silent_at(self, plan: Plan, at: str, name: str, how: Silence) -> Report:
+    async def silence_at(self, plan: Plan, at: str, name: str, how: Silence) -> Report:
         """Execute a plan in which a peer stops responding as a step begins."""
 
         def begins(address: str) -> None:
@@ -486,7 +486,7 @@ async def test_a_primary_outlives_its_start(
         plan = await life.compile("start")
         at = step_at(plan, "alpha", point)
         assert at is not None
-        await silenced.fall_silent_at(plan, at, "beta", how)
+        await silenced.silence_at(plan, at, "beta", how)
         await silenced.goes_on_soon("alpha")
         await silenced.fence("beta")
         undone = await life.run("stop")
@@ -521,7 +521,7 @@ async def test_a_secondary_that_was_not_proven_does_not_run_alone(
         plan = await life.compile("start")
         at = step_at(plan, "alpha", "wait/checkpoint")
         assert at is not None
-        report = await silenced.fall_silent_at(plan, at, "alpha", how)
+        report = await silenced.silence_at(plan, at, "alpha", how)
         assert at == report.failed
         await silenced.fence("alpha")
         with pytest.raises(CompileError, match="does not let colo:beta:00000001 run alone"):

@@ -70,7 +70,7 @@ async def test_a_promoted_node_outlives_its_resume(
         plan = await life.compile("resume")
         at = step_at(plan, "beta", point)
         assert at is not None
-        await silenced.fall_silent_at(plan, at, "gamma", how)
+        await silenced.silence_at(plan, at, "gamma", how)
         await silenced.goes_on_soon("beta")
         assert stands_alone(life.pair, await life.live("beta"))
         await life.image_follows("beta")

@@ -306,7 +306,7 @@ class Search:
         if me.qemu != "none":
             yield f"{name} is killed", _node(f, i, qemu="none", halted=False, silent=False)
         if me.qemu in ("primary", "secondary") and not me.silent:
-            yield f"{name} falls silent", _node(f, i, silent=True)
+            yield f"{name} stops responding", _node(f, i, silent=True)
         if me.up:
             yield (
                 f"supervisor of {name} ends",
@@ -348,7 +348,7 @@ class Search:
 
     def _heals(self, s: State, i: int) -> Iterator[tuple[str, State]]:
         if s.nodes[i].silent:
-            yield f"{NAMES[i]} goes on", _node(s, i, silent=False)
+            yield f"{NAMES[i]} responds again", _node(s, i, silent=False)
         if not s.reach[i]:
             yield f"arbiter back for {NAMES[i]}", s._replace(reach=_with(s.reach, i, value=True))
         if i == 0 and not s.link:

@@ -1,4 +1,4 @@
-"""One timer for many pairs, by a clock that stands still between what is due."""
+"""One timer for many pairs, by a clock that does not run between what is due."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_death_ends_protection_also_while_paused(tmp_path: Path) -> None:
 
 
 def test_pauses_of_the_primary_are_timed(tmp_path: Path) -> None:
-    """Each checkpoint once, with the 70 ms for which a fake's guest stands still."""
+    """Each checkpoint once, with the 70 ms for which a fake's guest is paused."""
 
     async def scenario(life: FakePair, watched: Watched, supervisor: Supervisor) -> None:
         await protected(watched)

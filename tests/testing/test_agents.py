@@ -57,7 +57,7 @@ def test_death_is_survived(victim: str, survivor: str) -> None:
 
 
 @pytest.mark.parametrize("is_cut", [False, True])
-def test_secondary_that_falls_silent_as_a_checkpoint_begins(*, is_cut: bool) -> None:
+def test_secondary_that_stops_responding_as_a_checkpoint_begins(*, is_cut: bool) -> None:
     """The primary's main loop waits for it (qemu-behaviour 7.3), and the primary continues."""
 
     async def scenario(life: FakePair, agents: Agents, _: Network) -> None:

@@ -385,7 +385,7 @@ DIES_IN_A_FAILOVER = [
     (Mend(None), Kill("serving"), Mend(k), Write(3), Pass(3.0), Kill("serving"))
     for k in range(0, 24, 2)
 ]
-GOES_ON_LATER = [
+FAILS_OVER_LATER = [
     (
         *(Mend(None), Stash(), lost, Mend(None), PowerOn(), Write(2)),
         *(Replay(n), Write(3), Pass(0.3), Kill("serving")),
@@ -406,17 +406,17 @@ LEAVES_BEHIND: list[tuple[Happening, ...]] = [
     )
 ]
 NOBODY_DIED = [(Mend(None), Stash(), Replay(n), Write(2), Pass(0.5), Write(2)) for n in range(4)]
-FALLS_SILENT = [
+STOPS_RESPONDING = [
     (Mend(None), Kill("other"), Soon(seconds, Freeze("other")), Mend(None), Write(2))
     for seconds in (0.05, 0.15, 0.25, 0.3, 0.35, 0.4)
 ]
 DIRECTED: tuple[tuple[Happening, ...], ...] = (
     *DIES_IN_A_FAILOVER,
-    *GOES_ON_LATER,
+    *FAILS_OVER_LATER,
     *LOSES_A_HOST,
     *NOBODY_DIED,
     *LEAVES_BEHIND,
-    *FALLS_SILENT,
+    *STOPS_RESPONDING,
 )
 
 

@@ -478,7 +478,7 @@ def test_stop_ends_a_qemu_that_gives_no_answer(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
-def test_secondary_that_falls_silent_as_a_checkpoint_begins(tmp_path: Path) -> None:
+def test_secondary_that_stops_responding_as_a_checkpoint_begins(tmp_path: Path) -> None:
     """The primary's main loop waits for it (qemu-behaviour 7.3), and the primary continues."""
 
     async def scenario(life: FakePair, watched: Watched) -> None:
