@@ -39,7 +39,7 @@ class Gate:
         """Keep what is asked at a path from being passed on, and its answer with it."""
         self._held = path
 
-    async def let_go(self) -> None:
+    async def release(self) -> None:
         """Pass on what was held up, and wait until it was answered."""
         self._released.set()
         await asyncio.gather(*self._passed)

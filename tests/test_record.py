@@ -283,7 +283,7 @@ def test_start_as_primary_begins_an_epoch() -> None:
 
 def test_file_written_out_takes_the_rights_of_its_node() -> None:
     """Before another one is started as primary: the node itself is no longer eligible."""
-    out = record.outlived({"a": BOTH, "b": BOTH}, "a")
+    out = record.others_revoked({"a": BOTH, "b": BOTH}, "a")
     assert rec(4, 3, "a", "a") == out
     with pytest.raises(CompileError, match="does not let"):
         record.may_run_alone({"a": AWAY, "b": out}, "b", B, leads=False)
@@ -291,8 +291,8 @@ def test_file_written_out_takes_the_rights_of_its_node() -> None:
 
 def test_word_of_a_person_outranks_what_was_not_read() -> None:
     """A thousand epochs are more than any file that was out of reach has."""
-    assert 1004 == record.believed({"a": ALONE, "b": AWAY}, "a", C, "00000000", "p").epoch
-    assert 1000 == record.believed({"a": DAMAGED, "b": AWAY}, "a", C, "00000000", "p").epoch
+    assert 1004 == record.accepted({"a": ALONE, "b": AWAY}, "a", C, "00000000", "p").epoch
+    assert 1000 == record.accepted({"a": DAMAGED, "b": AWAY}, "a", C, "00000000", "p").epoch
 
 
 # -- joining, and the way back -------------------------------------------------------------------

@@ -491,7 +491,7 @@ def booted(files: Files, node: str, instance: str, birth: str, pair: str) -> Pai
     return _sole(pair, known, epoch, node, instance)
 
 
-def believed(files: Files, node: str, instance: str, birth: str, pair: str) -> PairRecord:
+def accepted(files: Files, node: str, instance: str, birth: str, pair: str) -> PairRecord:
     """The record of a person's decision that a node holds the newest data.
 
     It outranks files that were out of reach (`NEWEST_EPOCHS`). The arguments are those of `booted`.
@@ -514,7 +514,7 @@ def _sole(pair: str, birth: str, epoch: int, node: str, instance: str) -> PairRe
     )
 
 
-def outlived(files: Files, node: str) -> PairRecord:
+def others_revoked(files: Files, node: str) -> PairRecord:
     """The record that ends the rights of all other nodes, before a node is started as primary.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`initial_sync = "identical"`: an operator's word about the images, believed once."""
+"""`initial_sync = "identical"`: an operator's word about the images, accepted once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def copied(plan: Plan) -> list[str]:
 
 
 def test_a_new_pair_copies_nothing_and_makes_no_image_to_be_taken_for_equal() -> None:
-    """The secondary's image is the operator's: an empty one in its place would be believed."""
+    """The secondary's image is the operator's: an empty one in its place would be accepted."""
     assert ["secondary-active.qcow2", "secondary-hidden.qcow2"] == made(
         compiled(CASES["launch/both"], PAIR, "11.1.3")
     )

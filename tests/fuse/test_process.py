@@ -36,7 +36,7 @@ def _field(fuse: Fuse, file: str, name: str) -> str:
 
 
 def test_folder_that_others_may_enter_is_refused(folder: Path) -> None:
-    """What lies in it is believed, and who reaches the socket is served."""
+    """What lies in it is accepted, and who reaches the socket is served."""
     folder.chmod(0o750)
     assert f"pycolo-fuse: {folder} must have mode 0700, not 0750\n" == _refusal(folder)
 

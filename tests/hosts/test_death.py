@@ -118,7 +118,7 @@ def test_stopped_threads_are_no_death() -> None:
 
 
 def test_thread_that_is_just_made_is_not_missed() -> None:
-    """However often the one that lives hands over to the next one, no list of them is believed."""
+    """However often the one that lives hands over to the next one, no list of them is accepted."""
     with _running(CHAIN) as pidfd:
         while _states(pidfd.pid)[:1] != ["Z"]:
             assert pidfd.over() is None

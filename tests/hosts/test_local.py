@@ -928,7 +928,7 @@ async def test_node_of_another_machine_needs_a_way(pair: ColoPair) -> None:
 async def test_whoever_may_not_look_does_not_say_that_nothing_runs(
     pair: ColoPair, folder: Path, hidden: str
 ) -> None:
-    """Another user is no witness: a fence is not believed on the word of one who sees nothing."""
+    """Another user is no witness: a fence is not accepted on the word of one who sees nothing."""
     await _launch(pair)
     process, monitor = pair.process_path("alpha"), pair.node("alpha").run_path("control.qmp")
     request = {

@@ -280,7 +280,7 @@ class LivePair:
         made = [node.qemu_img_binary, "create", "-q", "-f", disk.image_format]
         subprocess.run([*made, str(self.image(name)), str(disk.size_bytes)], check=True)
 
-    async def let_go(self) -> None:
+    async def disconnect(self) -> None:
         """Close the sessions: each procedure of an operator opens its own."""
         for name in tuple(self.sessions):
             await self.sessions.pop(name).aclose()

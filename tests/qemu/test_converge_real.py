@@ -198,7 +198,7 @@ async def test_a_pair_file_is_compared_with_what_is_live_and_converged(
         shown = json.loads(as_json.out)
         counts = {kind: len(shown[kind]) for kind in ("missing", "stray", "changed")}
         assert {"missing": 0, "stray": 1, "changed": 2} == counts
-        await life.let_go()
+        await life.disconnect()
         converged = await _pycolo(("run", "converge", str(pair_file)))
         assert DONE == converged.code, converged.err
         assert Ended(DONE, "as declared\n", "") == await _pycolo(diff)
@@ -215,7 +215,7 @@ async def test_a_pair_file_that_was_edited_is_what_the_pair_becomes(tmp_path: Pa
         chain = attrs.evolve(life.pair.chains[0], compare_timeout_ms=1500)
         life.pair = attrs.evolve(life.pair, chains=(chain,), checkpoint_delay_ms=900)
         pair_file.write_text(pairfile.dumps(life.pair), encoding="utf-8")
-        await life.let_go()
+        await life.disconnect()
         told = await _pycolo(("run", "converge", str(pair_file), "--as", "json"))
         assert DONE == told.code, told.err
         for name in ("alpha", "beta"):
@@ -233,7 +233,7 @@ async def test_the_command_line_refuses_to_converge_what_is_missing(tmp_path: Pa
         pair_file.write_text(pairfile.dumps(life.pair), encoding="utf-8")
         await _protected(life)
         await _by_hand(life, "alpha", SLOWER, qmp.ObjectDel(id="m0"))
-        await life.let_go()
+        await life.disconnect()
         told = await _pycolo(("run", "converge", str(pair_file)))
         assert "object m0 of alpha" in told.err
         assert DECIDE == told.code

@@ -61,7 +61,7 @@ async def test_migration_that_was_cancelled_inside_colo_is_named(
         with pytest.raises(CommandRefused, match="VM is not in COLO mode"):
             await life.sessions["alpha"].execute(qmp.XColoLostHeartbeat(), limit_s=LIMIT_S)
         assert "cancelling" == (await life.live("alpha")).migration
-        await life.let_go()
+        await life.disconnect()
         for compile_ in (operating.survives("alpha"), operating.stop):
             assert "cancelling" == await _refused(life, compile_)
         assert "being cancelled" in standing(await operate.status(life.pair)).text
@@ -83,7 +83,7 @@ async def test_guest_that_was_booted_alone_is_continued(
         await life.launch("alpha")
         # By this QEMU's own word: a disk that is another one's image is refused.
         assert str(life.image("alpha")) == (await life.live("alpha")).images["parent0"]
-        await life.let_go()
+        await life.disconnect()
         assert 0 == (await operating.run(life.pair, operating.survives("alpha"))).exit_code
         await life.connect("alpha")
         await life.goes_on("alpha")
@@ -103,7 +103,7 @@ async def test_guest_that_somebody_paused_stays_paused(
         await alpha.execute(qmp.Cont(), limit_s=LIMIT_S)
         await alpha.execute(qmp.Stop(), limit_s=LIMIT_S)
         await life.launch("beta")
-        await life.let_go()
+        await life.disconnect()
         for compile_ in (operating.survives("alpha"), operating.stop):
             assert "paused" == await _refused(life, compile_)
 
@@ -117,7 +117,7 @@ async def test_second_secondary_that_waits_is_refused(
         await life.launch("alpha")
         await life.launch("gamma")
         await life.launch("beta")
-        await life.let_go()
+        await life.disconnect()
         wanted = "other-secondary"
         assert wanted == await _refused(life, lambda c: c.start(peer="beta"))
         await life.kill("gamma")

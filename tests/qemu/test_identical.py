@@ -31,7 +31,7 @@ def copies(plan: Plan) -> bool:
 
 
 @ON_RELEASES
-async def test_identical_images_are_believed_once(
+async def test_identical_images_are_accepted_once(
     release: Release, accelerator: Accelerator
 ) -> None:
     """A forgotten image is refused, one that was copied serves, and what came later is copied."""

@@ -42,7 +42,7 @@ async def test_guest_that_obeys_ends_on_both_nodes(
     async with bios_life(release, accelerator) as life:
         await _protected(life)
         await life.goes_on("alpha", "beta")
-        await life.let_go()
+        await life.disconnect()
         report = await operating.run(life.pair, lambda c: c.shutdown())
         assert 0 == report.exit_code, f"{report.advice}\n{life.stderr()}"
         assert None is life.host.watch(life.pair, "alpha")
@@ -80,7 +80,7 @@ async def test_nothing_is_ended_where_a_guest_does_not_obey() -> None:
         life.image("alpha").unlink()
         life.create_image("alpha")
         await _protected(life)
-        await life.let_go()
+        await life.disconnect()
         report = await operating.run(life.pair, lambda c: c.shutdown())
         assert ("alpha/wait/powered-off", 3) == (report.failed, report.exit_code), report.advice
         assert isinstance(report.outcomes["alpha/wait/powered-off"], TimedOut)

@@ -213,7 +213,7 @@ async def failed_over(life: LivePair, armed: Plan, survivor: str) -> Report:
     return await execute(armed, sessions, hosts, evidence=fenced(armed))
 
 
-async def outlived(
+async def failed_over_and_resumed(
     silenced: Silenced, armed: Plan, survivor: str, peer: str, spare: str = "gamma"
 ) -> None:
     """Execute an armed failover; the guest continues, clean, and a spare protects it again."""
@@ -244,7 +244,7 @@ async def test_a_primary_outlives_its_secondary(how: Silence, when: str) -> None
         await silenced.strike("alpha", "beta", how, when)
         if how != "killed":
             await silenced.stalls("alpha")
-        await outlived(silenced, armed, "alpha", "beta")
+        await failed_over_and_resumed(silenced, armed, "alpha", "beta")
 
 
 @pytest.mark.parametrize("when", ["between checkpoints", "inside a checkpoint"])
@@ -255,7 +255,7 @@ async def test_a_secondary_outlives_its_primary(how: Silence, when: str) -> None
         await protected(silenced)
         armed = await silenced.life.compile("failover", survivor="beta")
         await silenced.strike("beta", "alpha", how, when)
-        await outlived(silenced, armed, "beta", "alpha")
+        await failed_over_and_resumed(silenced, armed, "beta", "alpha")
 
 
 def _older(regular: Mapping[Release, tuple[Silence, str] | None], *hows: Silence) -> list[object]:
@@ -290,7 +290,7 @@ async def test_older_primaries_outlive_their_secondary(
         await silenced.strike("alpha", "beta", how, when)
         if how != "killed":
             await silenced.stalls("alpha")
-        await outlived(silenced, armed, "alpha", "beta")
+        await failed_over_and_resumed(silenced, armed, "alpha", "beta")
 
 
 @NEEDS_KVM
@@ -314,7 +314,7 @@ async def test_older_secondaries_outlive_their_primary(
         await protected(silenced)
         armed = await silenced.life.compile("failover", survivor="beta")
         await silenced.strike("beta", "alpha", how, when)
-        await outlived(silenced, armed, "beta", "alpha")
+        await failed_over_and_resumed(silenced, armed, "beta", "alpha")
 
 
 # -- a real network, cut between two hosts
@@ -337,7 +337,7 @@ CUT_AT = (
 async def test_either_node_outlives_a_cut_network(
     network: Network, survivor: str, when: str
 ) -> None:
-    """Nothing is refused and nothing answers; fenced, the other one is outlived all the same."""
+    """Nothing is refused and nothing answers; fenced, the other one runs alone all the same."""
     async with bios_life("11.1", "tcg", shape=in_namespaces(network)) as life:
         silenced = Silenced(life, ())
         await protected(silenced)

@@ -14,7 +14,7 @@ from tests.qemu.test_silence import (
     Regular,
     Silence,
     Silenced,
-    outlived,
+    failed_over_and_resumed,
     places,
     protected,
     silenced_life,
@@ -102,7 +102,7 @@ async def test_a_promoted_node_outlives_its_next_secondary(how: Silence, when: s
         await silenced.strike("beta", "gamma", how, when)
         if how != "killed":
             await silenced.stalls("beta")
-        await outlived(silenced, armed, "beta", "gamma", "delta")
+        await failed_over_and_resumed(silenced, armed, "beta", "gamma", "delta")
 
 
 @pytest.mark.nightly
@@ -117,4 +117,4 @@ async def test_a_next_secondary_outlives_the_promoted_node(how: Silence, when: s
         await life.goes_on("beta", "gamma")
         armed = await life.compile("failover", survivor="gamma")
         await silenced.strike("gamma", "beta", how, when)
-        await outlived(silenced, armed, "gamma", "beta", "delta")
+        await failed_over_and_resumed(silenced, armed, "gamma", "beta", "delta")

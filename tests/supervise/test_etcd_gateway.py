@@ -303,7 +303,7 @@ async def test_what_is_written_depends_on_what_was_read() -> None:
         ({"revision": "19"}, "etcd is at revision 19, and was at 20 before"),
     ],
 )
-async def test_another_cluster_or_an_older_one_is_not_believed_again(
+async def test_another_cluster_or_an_older_one_is_not_accepted_again(
     header: dict[str, str], why: str
 ) -> None:
     """Once seen, it stays so: also where the first one answers again, and for every method."""

@@ -200,7 +200,7 @@ async def test_a_late_renewal_does_not_shorten_a_later_one(etcd: Members) -> Non
                 await slow.renew(PAIR, "alpha", ALPHA, lease_s=LEASE_S, limit_s=1.0)
             asked_s = loop.time()
             assert await renewed(alpha)
-            await held_up.let_go()
+            await held_up.release()
             held = attrs.evolve(held, leases=frozenset(["alpha"]))
             gone = await alpha.changed(PAIR, held, limit_s=LIMIT_S)
     assert frozenset() == gone.leases
@@ -219,7 +219,7 @@ async def test_a_late_release_does_not_end_a_later_lease(etcd: Members) -> None:
             with pytest.raises(ArbiterLost):
                 await slow.release(PAIR, "alpha", limit_s=0.5)
             assert await renewed(alpha)
-            await held_up.let_go()
+            await held_up.release()
             assert frozenset(["alpha"]) == (await alpha.read(PAIR, limit_s=LIMIT_S)).leases
 
 
@@ -257,7 +257,7 @@ async def renewed_soon(arbiter: EtcdArbiter) -> bool:
 
 
 @pytest.mark.parametrize("how", ["restored", "exchanged", "copied"])
-async def test_a_cluster_that_forgot_is_not_believed(tmp_path: Path, how: str) -> None:
+async def test_a_cluster_that_forgot_is_not_accepted(tmp_path: Path, how: str) -> None:
     """After etcd was restored from a backup or exchanged, nothing is done until a person says so.
 
     A permission that was given after the backup would be forgotten.

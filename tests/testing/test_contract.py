@@ -429,7 +429,7 @@ def test_a_protected_primary_refuses_what_would_break_it(testbed: Testbed) -> No
 
 
 @ON_TESTBEDS
-def test_a_dead_secondary_is_outlived(testbed: Testbed) -> None:
+def test_a_primary_runs_alone_after_its_secondary_died(testbed: Testbed) -> None:
     """Its primary shows nothing at first, fails over as promised, and is protected anew."""
 
     async def scenario(life: Pair) -> None:
@@ -447,7 +447,7 @@ def test_a_dead_secondary_is_outlived(testbed: Testbed) -> None:
 
 
 @ON_TESTBEDS
-def test_a_dead_primary_is_outlived(testbed: Testbed) -> None:
+def test_a_secondary_runs_alone_after_its_primary_died(testbed: Testbed) -> None:
     """Its secondary says COLO_EXIT at once, is promoted as promised, and is protected anew."""
 
     async def scenario(life: Pair) -> None:

@@ -465,7 +465,7 @@ def _written_blindly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "_is_stale", unseen)
 
 
-def _believed_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def _taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is asked for is called dead."""
 
     async def dead(
@@ -479,7 +479,7 @@ def _believed_dead(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.property
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("fault", [_recorded_too_late, _written_blindly, _believed_dead])
+@pytest.mark.parametrize("fault", [_recorded_too_late, _written_blindly, _taken_for_dead])
 def test_fault_that_is_put_in_is_found(
     fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

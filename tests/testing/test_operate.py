@@ -204,7 +204,7 @@ def test_fenced_node_whose_host_knows_better_is_not_left_behind(play: Callable[.
 
 
 @pytest.mark.parametrize("how", ["held", "stopped"])
-def test_newest_is_not_believed_while_another_qemu_runs_unseen(
+def test_newest_is_not_accepted_while_another_qemu_runs_unseen(
     play: Callable[..., None], how: str
 ) -> None:
     """The promoted node's monitor is held, or its QEMU is stopped: it serves, or will again."""

@@ -448,7 +448,7 @@ def _persons(watched: Watched) -> list[str]:
     return [event.text for event in watched.events if event.kind == "person"]
 
 
-def test_stop_is_heeded_while_a_death_is_not_shown(tmp_path: Path) -> None:
+def test_stop_is_applied_while_a_death_is_not_shown(tmp_path: Path) -> None:
     """A claim that leads to nothing does not keep what is wanted from being brought about."""
 
     async def scenario(life: FakePair, watched: Watched) -> None:

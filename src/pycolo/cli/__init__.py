@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if completing:
         sys.exit(shell_complete(app, {}, "pycolo", COMPLETING, completing))
     code = _run(arguments)
-    _say.let_go()
+    _say.flush()
     sys.exit(code)
 
 

@@ -463,7 +463,7 @@ def run(
     if act is not None and journal is not None:
         raise click.UsageError("--journal is not for what a supervisor does: pause it first")
     if act is not None:
-        return _reported(act, detail, None, form, heeded=_waited)
+        return _reported(act, detail, None, form, wait=_waited)
     return _reported(
         functools.partial(_run, pair, procedure, asked, forced=codes), detail, journal, form
     )
@@ -485,7 +485,7 @@ def apply(*, plan_file: Path, detail: Detail, journal: Path | None, folder: Path
     return _reported(functools.partial(operate.apply, saved), detail, journal, form)
 
 
-_Heeded: TypeAlias = Callable[
+_Wait: TypeAlias = Callable[
     [Coroutine[object, object, Report], _progress.Kept], Coroutine[object, object, Report]
 ]
 
@@ -509,11 +509,11 @@ def _reported(
     journal_file: Path | None,
     form: str,
     *,
-    heeded: _Heeded = _interrupts.heeded,
+    wait: _Wait = _interrupts.interruptible,
 ) -> int:
     with _journal(journal_file) as recorder, _progress.on_stderr(detail) as progress:
         execution = act(progress, recorder=recorder)
-        report = asyncio.run(heeded(execution, progress))
+        report = asyncio.run(wait(execution, progress))
     is_brief = detail == "quiet" or (progress.has_lines and _say.is_one_stream())
     try:
         if form == "json":
@@ -553,9 +553,9 @@ def supervise(
     it runs it holds the control monitors, and `run` asks it. SIGTERM ends it, and every QEMU keeps
     running. Exit code 4: a file must be changed before it can run.
     """
-    with _options.mended_by_hand(OSError):
+    with _options.changed_by_hand(OSError):
         pairs = _files.pairs(pair_files)
-    with _options.mended_by_hand():
+    with _options.changed_by_hand():
         asyncio.run(_supervise.supervised(pairs, folder, endpoint, form))
 
 
@@ -580,12 +580,12 @@ def agent(
     must do. SIGTERM ends it, and every QEMU keeps running; its fuse stops a primary in COLO that
     nobody renews. Exit code 4: a file must be changed before it can run.
     """
-    with _options.mended_by_hand(OSError):
+    with _options.changed_by_hand(OSError):
         own, pairs = _agent_file.load(agent_file), _files.pairs(pair_files)
     with contextlib.suppress(OSError):
         # If the folder cannot be made, a note says so later, and the pairs are kept all the same.
         of_agents(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _options.mended_by_hand():
+    with _options.changed_by_hand():
         asyncio.run(_supervise.agent(pairs, own, folder, endpoint, form))
 
 
@@ -718,7 +718,7 @@ def _wish(pair: ColoPair, kept: _wishes.Wishes, form: str) -> str:
     wish = kept.read(pair.name)
     control = find(kept.folder, pair.name) if isinstance(kept, Store) else None
     if control is not None:
-        asyncio.run(_supervised.wait_heeded(control, wish))
+        asyncio.run(_supervised.wait_applied(control, wish))
     if form == "json":
         said: JsonObject = {"pair": pair.name, "want": wish.want, "paused": wish.paused}
         return wire.dumps({"format_version": 1, **said})

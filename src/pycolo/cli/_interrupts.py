@@ -15,7 +15,7 @@ from pycolo.render.text import summary
 from pycolo.result import Report
 
 
-async def heeded(execution: Coroutine[object, object, Report], progress: Kept) -> Report:
+async def interruptible(execution: Coroutine[object, object, Report], progress: Kept) -> Report:
     """Wait for an execution, and handle SIGINT while it runs.
 
     The first interrupt ends the execution after the current step; the second one ends this process
@@ -69,6 +69,6 @@ class _Interrupts:
         where = "before the first step" if step is None else f"in the middle of {step.address}"
         _say.note(f"left {where}: whether it took effect is not known, and a guest may be paused")
         _say.note("  look with `pycolo status PAIRFILE`, then run the same procedure again")
-        _say.let_go()
+        _say.flush()
         # End without waiting for the execution, whatever it is doing.
         os._exit(UNFINISHED)

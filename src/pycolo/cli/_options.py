@@ -36,7 +36,7 @@ NEWEST: Final = Version(major=11, minor=1, micro=3)
 
 
 @contextmanager
-def mended_by_hand(*others: type[Exception]) -> Generator[None]:
+def changed_by_hand(*others: type[Exception]) -> Generator[None]:
     """End the command with exit code 4 if the block raises DeclarationError or one of `others`.
 
     A service manager must not restart the command after that: it would fail again until a person

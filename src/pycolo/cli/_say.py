@@ -28,7 +28,7 @@ def note(text: str) -> None:
         click.echo(_page(text, colour=in_colour(sys.stderr)), err=True, nl=False)
 
 
-def let_go() -> None:
+def flush() -> None:
     """Flush both output streams; an error of writing does not change the exit code."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:

@@ -19,7 +19,7 @@ from pycolo.result import Report
 from pycolo.supervise import ON_REQUEST, Wish
 from pycolo.supervise.control import Control, PairView, find
 
-_LET_GO_S: Final = 60.0
+_WAIT_S: Final = 60.0
 _INSTEAD: Final[Mapping[Procedure, str]] = {
     "launch": "it launches what is missing by itself",
     "start": "it protects the guest by itself",
@@ -118,11 +118,11 @@ def _in_the_way(folder: Path, pair: str) -> Control | None:
     control = find(folder, pair)
     if control is None:
         return None
-    view = asyncio.run(let_go(control))
+    view = asyncio.run(wait_monitors_free(control))
     return control if view is not None and view.paused is None else None
 
 
-async def let_go(control: Control) -> PairView | None:
+async def wait_monitors_free(control: Control) -> PairView | None:
     """Wait until a supervisor is not paused, or is paused and uses no control monitor any more.
 
     Args:
@@ -135,7 +135,7 @@ async def let_go(control: Control) -> PairView | None:
         StoreError: The supervisor does not answer, or still executes a plan after a minute.
     """
     try:
-        async with asyncio.timeout(_LET_GO_S), aclosing(control.watch()) as views:
+        async with asyncio.timeout(_WAIT_S), aclosing(control.watch()) as views:
             async for view in views:
                 if view.paused is None or view.are_monitors_free:
                     return view
@@ -145,7 +145,7 @@ async def let_go(control: Control) -> PairView | None:
     return None
 
 
-async def wait_heeded(control: Control, wish: Wish) -> None:
+async def wait_applied(control: Control, wish: Wish) -> None:
     """Wait until a supervisor has read a changed wish and, if it says paused, uses no monitor.
 
     If that takes longer than a minute, or the supervisor does not answer, a note is printed, and
@@ -156,7 +156,7 @@ async def wait_heeded(control: Control, wish: Wish) -> None:
         wish: The wish, as the store now has it.
     """
     try:
-        async with asyncio.timeout(_LET_GO_S), aclosing(control.watch()) as views:
+        async with asyncio.timeout(_WAIT_S), aclosing(control.watch()) as views:
             async for view in views:
                 is_free = view.are_monitors_free or wish.paused is None
                 if (view.want, view.paused) == (wish.want, wish.paused) and is_free:

@@ -128,7 +128,7 @@ def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:
     others = record.may_boot(draft.now.records, node, pair.nodes[0].name)
     for other in others:
         why = f"{other} must lose its right to run alone before {node} is started (record, rule 6)"
-        draft.record(other, "out", record.outlived(draft.now.records, node), why)
+        draft.record(other, "out", record.others_revoked(draft.now.records, node), why)
     why = f"{node} is started as the one with the newest data (record, rule 6)"
     booted = record.booted(draft.now.records, node, instance, birth, pair.name)
     draft.record(node, "sole", booted, why)
@@ -155,14 +155,14 @@ def claim_newest(draft: Draft, node: str, instance: str, birth: str) -> None:
         why = f"--newest names {node}, and the QEMU of {', '.join(answering)} answers"
         advice = f"end the QEMU of {', '.join(answering)} if you do not need its data"
         raise compile_error("answers", why, advice, node=answering[0])
-    believed = record.believed(records, node, instance, birth, pair.name)
+    accepted = record.accepted(records, node, instance, birth, pair.name)
     unread = [o for o in names if isinstance(records.get(o, NOT_READ), UnreadRecord)]
     for other in (other for other in names if other not in unread):
         why = f"the operator states that {node} holds the newest data, not {other}"
-        draft.record(other, "out", believed, why)
+        draft.record(other, "out", accepted, why)
     left = f"; out of reach and not written: {', '.join(unread)}" if unread else ""
     why = f"the operator states that {node} holds the newest data{left}"
-    draft.record(node, "sole", believed, why)
+    draft.record(node, "sole", accepted, why)
 
 
 def forget_node(draft: Draft, gone: str) -> None:

@@ -270,14 +270,14 @@ class _Life:
         self._lost_writes: int | None = None
 
     async def __aenter__(self) -> None:
-        self._stack.push_async_callback(self._let_go)
+        self._stack.push_async_callback(self._disconnect)
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
         for node in tuple(self._roles):
             self._becomes(node, None)
 
-    async def _let_go(self) -> None:
+    async def _disconnect(self) -> None:
         for qemu in self._qemus.values():
             await qemu.aclose()
 

@@ -67,7 +67,7 @@ class Protection:
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Failover:
-    """How the guest outlived a fault of one QEMU.
+    """How the guest survived a fault of one QEMU.
 
     Durations count from the fault, unless a field says otherwise.
     """

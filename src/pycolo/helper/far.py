@@ -2002,14 +2002,14 @@ def facts_by(
     answer = dict(gather(**request))
     if asks_launch:
         answer["launch"] = {
-            "running": alive(process=process, monitors=monitors)["how"] or _letting_go(process),
+            "running": alive(process=process, monitors=monitors)["how"] or _freeing(process),
             "state_why": _why(lambda: _check_state_dir(record)),
             "run_why": _why(lambda: _check_run_dir(run_dir)) if os.path.lexists(run_dir) else "",
         }
     return {**answer, "clock_s": time.time(), "worked_s": time.monotonic() - began}
 
 
-def _letting_go(process: str) -> str:
+def _freeing(process: str) -> str:
     """How it is known that the last QEMU is over but still has its memory, ports and images.
 
     Empty if that is not so.

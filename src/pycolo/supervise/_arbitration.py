@@ -202,7 +202,7 @@ class Arbitration(Authority):
 
     @property
     @override
-    def lets_go(self) -> bool:
+    def frees_monitors(self) -> bool:
         return False
 
     @override

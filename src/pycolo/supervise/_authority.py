@@ -56,7 +56,7 @@ class Authority(Protocol):
         """Why the record cannot be right, and what a person must do; empty for no doubt."""
 
     @property
-    def lets_go(self) -> bool:
+    def frees_monitors(self) -> bool:
         """Whether the keeper uses no control monitor during a pause, so that other programs may.
 
         False for an agent: it hears over a control monitor the checkpoints that renew its fuse.
@@ -212,7 +212,7 @@ class FilesAuthority(Authority):
 
     @property
     @override
-    def lets_go(self) -> bool:
+    def frees_monitors(self) -> bool:
         return True
 
     @override

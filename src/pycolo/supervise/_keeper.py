@@ -190,7 +190,7 @@ class Keeper:
         try:
             while True:
                 self._news.clear()
-                self._heed()
+                self._apply_wish()
                 try:
                     changed = await self._once()
                 except StoreError as error:
@@ -551,7 +551,7 @@ class Keeper:
             case "stop":
                 if not await self._authority.stop():
                     return "failed"
-                self._heed()
+                self._apply_wish()
                 return "done"
             case _:
                 assert_never(action)
@@ -981,7 +981,7 @@ class Keeper:
                 self._tally.checkpoint(pause_s)
                 self._authority.checkpoint()
 
-    def _heed(self) -> None:
+    def _apply_wish(self) -> None:
         """Take note of what is wanted, if that was changed.
 
         Raises:
@@ -1002,7 +1002,7 @@ class Keeper:
         if wish.want != "stopped":
             # A guest is wanted again: an earlier shutdown by the guest does not count any more.
             self._detector.forget_shutdowns()
-        is_aside = wish.paused is not None and self._authority.lets_go
+        is_aside = wish.paused is not None and self._authority.frees_monitors
         if is_aside != self._detector.is_aside:
             self._detector.stand_aside(self._controller.snapshot, is_aside=is_aside)
             self._is_stale, self._is_aside = True, False
