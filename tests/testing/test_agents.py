@@ -17,6 +17,7 @@ from pycolo.errors import ArbiterOvertaken, HostRefused, RefusedError, Undecided
 from pycolo.model import Supervision
 from pycolo.observers import Observer
 from pycolo.plan import StopQemu
+from pycolo.record import PairRecord
 from pycolo.supervise import Arbiter, Held
 from pycolo.supervise._arbitration import Arbitration
 from pycolo.supervise.control import find, of_agents, served
@@ -69,6 +70,26 @@ def test_secondary_that_stops_responding_as_a_checkpoint_begins(*, is_cut: bool)
         async with asyncio.timeout(30.0):
             await agents.until("failover is done", node="alpha", since=count)
         assert "alpha" == await serves(life)
+
+    play(scenario)
+
+
+def test_claimer_that_has_not_read_its_file_since_ends_the_other_qemu() -> None:
+    """It acts by the arbiter's record: nobody is asked for, and no lease is waited for."""
+
+    async def scenario(life: FakePair, agents: Agents, _: Network) -> None:
+        count = await agents.protected()
+        (inside,) = agents.running["beta"]._arbitrations.values()  # noqa: SLF001 - as if not read
+        file = inside._files["beta"]  # noqa: SLF001 - as above
+        assert isinstance(file, PairRecord)
+        # As it was read before the pair was protected, and not since.
+        inside._files = {"beta": attrs.evolve(file, revision=file.revision - 1)}  # noqa: SLF001 - as above
+        inside._written = None  # noqa: SLF001 - as above
+        life.world.qemu("alpha").freeze()
+        await agents.until("continues alone", node="beta", since=count)
+        told = [event.text for _, event in agents.events[count:] if event.kind == "person"]
+        assert not told
+        assert "beta" == await serves(life)
 
     play(scenario)
 

@@ -543,7 +543,8 @@ class Arbitration(Authority):
             return
         if shared.claimed_by not in (None, self._node):
             raise HostRefused(node, _STOP, f"{shared.claimed_by} claims the pair")
-        if not self._knows(shared.record):
+        # A claim was made on the arbiter's own record, and stands.
+        if shared.claimed_by is None and not self._knows(shared.record):
             raise HostRefused(node, _STOP, _LATER)
 
     async def _next(self, shared: SharedRecord | None, record: PairRecord) -> SharedRecord:
