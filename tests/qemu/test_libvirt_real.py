@@ -219,6 +219,7 @@ async def test_the_domain_is_what_libvirts_own_schema_asks_for(
             assert [*libvirt.TAKEN_BACK, *action.argv[1:]] == words
 
 
+@pytest.mark.nightly
 async def test_a_fence_by_virsh_ends_what_runs_for_a_node_and_nothing_else(
     daemon: Daemon,
 ) -> None:
