@@ -27,7 +27,17 @@ from pycolo.qmp import replies
 from pycolo.qmp.objects import YankBlockNode, YankChardev, YankMigration
 from pycolo.record import UnreadRecord
 from pycolo.session import Latched, Sent, Session
-from pycolo.snapshot import Child, Filter, Job, Live, NodeState, Snapshot, Unreachable, Unresponsive
+from pycolo.snapshot import (
+    Child,
+    Filter,
+    Job,
+    Live,
+    NodeState,
+    Snapshot,
+    Unreachable,
+    Unresponsive,
+    with_limits,
+)
 
 _R = TypeVar("_R")
 
@@ -429,20 +439,8 @@ def _with_parameters(live: Live, found: replies.MigrationParameters) -> Live:
         "tls-hostname": found.tls_hostname,
         "tls-authz": found.tls_authz,
     }
-    return attrs.evolve(
-        live,
-        checkpoint_delay_ms=_shown(found.x_checkpoint_delay_ms, live.checkpoint_delay_ms),
-        max_bandwidth_bytes_per_s=_shown(
-            found.max_bandwidth_bytes_per_s, live.max_bandwidth_bytes_per_s
-        ),
-        downtime_limit_ms=_shown(found.downtime_limit_ms, live.downtime_limit_ms),
-        multifd_channels=_shown(found.multifd_channels, live.multifd_channels),
-        migration_tls={name: value for name, value in shown_tls.items() if value},
-    )
-
-
-def _shown(value: int | None, otherwise: int) -> int:
-    return otherwise if value is None else value
+    shown = {name: value for name, value in shown_tls.items() if value}
+    return attrs.evolve(with_limits(live, found), migration_tls=shown)
 
 
 def _with_exports(live: Live, found: Iterable[replies.BlockExport]) -> Live:

@@ -35,7 +35,7 @@ from pycolo.qmp import commands as qmp
 from pycolo.qmp.chardevs import SocketClient
 from pycolo.qmp.objects import FilterMirror, FilterRedirector, FilterRewriter, QomObject
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import Absent, Child, Filter, Job, Live, Snapshot
+from pycolo.snapshot import Absent, Child, Filter, Job, Live, Snapshot, with_limits
 
 _T = TypeVar("_T")
 
@@ -339,21 +339,7 @@ def _with_parameters(live: Live, command: qmp.MigrateSetParameters) -> Live:
     }
     changed = {name: value for name, value in given.items() if value is not None}
     tls = {name: value for name, value in {**live.migration_tls, **changed}.items() if value}
-    return attrs.evolve(
-        live,
-        checkpoint_delay_ms=_given(command.x_checkpoint_delay_ms, live.checkpoint_delay_ms),
-        max_bandwidth_bytes_per_s=_given(
-            command.max_bandwidth_bytes_per_s, live.max_bandwidth_bytes_per_s
-        ),
-        downtime_limit_ms=_given(command.downtime_limit_ms, live.downtime_limit_ms),
-        multifd_channels=_given(command.multifd_channels, live.multifd_channels),
-        migration_tls=tls,
-    )
-
-
-def _given(value: int | None, before: int) -> int:
-    """A parameter's new value; the old one if the command does not set it."""
-    return before if value is None else value
+    return attrs.evolve(with_limits(live, command), migration_tls=tls)
 
 
 def _lost_heartbeat(live: Live) -> Live:

@@ -12,7 +12,7 @@ and the compiler can start from either.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias, final
+from typing import Final, Literal, Protocol, TypeAlias, final
 
 import attrs
 
@@ -242,6 +242,43 @@ Role: TypeAlias = Literal[
     "unprotected",
     "used up",
 ]
+
+
+class MigrationLimits(Protocol):
+    """Numbers of a migration, as a query shows them or a command sets them; None if it does not."""
+
+    @property
+    def x_checkpoint_delay_ms(self) -> int | None:
+        """The longest time between two checkpoints."""
+
+    @property
+    def max_bandwidth_bytes_per_s(self) -> int | None:
+        """The highest rate of the RAM's copy."""
+
+    @property
+    def downtime_limit_ms(self) -> int | None:
+        """The longest expected pause at the end of the RAM's copy."""
+
+    @property
+    def multifd_channels(self) -> int | None:
+        """The number of connections over which multifd sends the RAM."""
+
+
+def with_limits(live: Live, limits: MigrationLimits) -> Live:
+    """The state of a node with the limits that are given; the others stay as they were."""
+
+    def given(value: int | None, before: int) -> int:
+        return before if value is None else value
+
+    return attrs.evolve(
+        live,
+        checkpoint_delay_ms=given(limits.x_checkpoint_delay_ms, live.checkpoint_delay_ms),
+        max_bandwidth_bytes_per_s=given(
+            limits.max_bandwidth_bytes_per_s, live.max_bandwidth_bytes_per_s
+        ),
+        downtime_limit_ms=given(limits.downtime_limit_ms, live.downtime_limit_ms),
+        multifd_channels=given(limits.multifd_channels, live.multifd_channels),
+    )
 
 
 def role_of(state: NodeState) -> Role:  # noqa: C901 - one line a role, read as a ladder

@@ -28,6 +28,11 @@ class Standing:
     "The details, as a sentence without a full stop."
 
     @property
+    def words(self) -> str:
+        """The standing on one line: `STATE: ...`."""
+        return f"{self.state}: {self.text}"
+
+    @property
     def code(self) -> Literal[0, 1, 2, 3]:
         """The exit code for a monitoring plugin.
 

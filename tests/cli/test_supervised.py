@@ -17,6 +17,7 @@ from tests.cli.conftest import PAIR, Pycolo
 from pycolo.cli import _measure, _watch
 from pycolo.pace import Checkpoint, Pace
 from pycolo.pairfile import load
+from pycolo.standing import Standing
 from pycolo.supervise import Store, Underway
 from pycolo.supervise.control import PairView, find, of_agents
 
@@ -27,7 +28,7 @@ VIEW = PairView(
     are_monitors_free=False,
     phases={"alpha": "protected", "beta": "protected"},
     epoch=12,
-    stands="protected: alpha is primary, beta is secondary",
+    standing=Standing(state="protected", text="alpha is primary, beta is secondary"),
     is_protected=True,
     person="",
     checkpoints=100,

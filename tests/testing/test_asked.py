@@ -504,7 +504,8 @@ def test_pair_is_watched(tmp_path: Path) -> None:
         last = seen[-1]
         assert {"alpha": "protected", "beta": "protected"} == last.phases
         assert ("protected", None, "") == (last.want, last.paused, last.person)
-        assert last.stands.startswith("protected: ")
+        assert last.standing is not None
+        assert last.standing.words.startswith("protected: ")
         assert last.limit_s is not None
         assert 0.0 <= last.longest_s < last.limit_s
         assert last.pause_sum_s > 0.0

@@ -54,7 +54,7 @@ from pycolo.render import html, mermaid, qmp, shell, text, timeline
 from pycolo.result import Report
 from pycolo.standing import Standing, standing
 from pycolo.supervise import HttpEndpoint, Store
-from pycolo.supervise.control import find, of_agents
+from pycolo.supervise.control import find, find_keeper, of_agents
 
 _PLAN_FORMS: Final[Mapping[str, Callable[[Plan], str]]] = {
     "text": lambda plan: text.render(plan, colour=_say.results_in_colour()),
@@ -391,13 +391,13 @@ def status(
     if form == "json":
         _say.result(wire.dumps(_status.to_json(snapshot, found)))
     elif is_check:
-        verdict = text.verdict(snapshot) if said is None else f"{found.state}: {found.text}"
+        verdict = text.verdict(snapshot) if said is None else said.words
         _say.result(f"{pair.name}: {verdict}\n")
     else:
         _say.console().print(_status.table(snapshot))
         _say.result(text.verdict(snapshot))
         if said is not None:
-            _say.result(f"this host's agent says: {said.state}: {said.text}\n")
+            _say.result(f"this host's agent says: {said.words}\n")
     return found.code if is_check else DONE
 
 
@@ -674,7 +674,7 @@ def fenced(
     keep the pair, type it on the host of the node that is left.
     """
     pair = _files.pair(pair_file)
-    control = find(folder, pair.name) or find(of_agents(folder), pair.name)
+    control = find_keeper(folder, pair.name)
     if control is None:
         why = f"no supervisor or agent of {pair.name} listens; without one"
         raise StoreError(str(folder), f"{why}, type `pycolo run failover` with --fenced")

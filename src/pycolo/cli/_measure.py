@@ -48,7 +48,7 @@ async def measured(pair: ColoPair, folder: Path, seconds: float) -> Pace:
     ]
     if len(primaries) != 1:
         found = standing(snapshot)
-        why = f"{pair.name} has no primary in COLO: {found.state}: {found.text}"
+        why = f"{pair.name} has no primary in COLO: {found.words}"
         raise compile_error("no-pair", why, "measure it once it is protected")
     ((name, live),) = primaries
     control = find(folder, pair.name)

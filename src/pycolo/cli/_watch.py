@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final, final, get_args
+from typing import Final, final
 
 import attrs
 from rich import box
@@ -21,9 +21,9 @@ from pycolo._json import JsonObject
 from pycolo._printable import brief, one_line
 from pycolo.cli import _say
 from pycolo.errors import StoreError
-from pycolo.standing import Standing, State
+from pycolo.standing import Standing
 from pycolo.supervise import Underway
-from pycolo.supervise.control import Control, PairView, find, found, of_agents
+from pycolo.supervise.control import Control, PairView, find, find_keeper, found, of_agents
 
 _AGAIN_S: Final = 1.0
 _WINDOW_S: Final = 60.0
@@ -102,10 +102,7 @@ async def said_by_agent(folder: Path, pair: str) -> Standing | None:
             view = await anext(views)
     except (StoreError, StopAsyncIteration):
         return None
-    word, _, words = view.stands.partition(": ")
-    known: Sequence[State] = get_args(State)
-    state = next((one for one in known if one == word), None)
-    return None if state is None else Standing(state=state, text=words)
+    return view.standing
 
 
 async def watch(folder: Path, pairs: Sequence[str], form: str) -> None:
@@ -146,7 +143,7 @@ async def _follow(folder: Path, row: Row, changed: Callable[[Row], None]) -> Non
     """Follow one pair; if its supervisor ends, wait for the next one."""
     while True:
         try:
-            control = find(folder, row.pair) or find(of_agents(folder), row.pair)
+            control = find_keeper(folder, row.pair)
             row.why = _NOBODY
             if control is not None:
                 await _views(control, row, changed)
@@ -218,7 +215,7 @@ def _json_line(row: Row) -> str:
             "phases": dict(view.phases),
             "epoch": view.epoch,
             "protected": view.is_protected,
-            "stands": view.stands,
+            "stands": "" if view.standing is None else view.standing.words,
             "person": view.person,
             "checkpoints_per_second": pace.per_second,
             "pause_ms": pace.pause_ms,

@@ -312,8 +312,7 @@ def _migration(live: Live) -> str:
 
 def verdict(snapshot: Snapshot) -> str:
     """How the pair in a snapshot stands, on one line: `STATE: ...`."""
-    found = standing(snapshot)
-    return one_line(f"{found.state}: {found.text}")
+    return one_line(standing(snapshot).words)
 
 
 def render_drift(drift: Drift, *, colour: bool = False) -> str:

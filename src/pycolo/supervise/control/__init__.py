@@ -7,9 +7,9 @@ A supervisor listens on a socket for each pair in its store's folder, an agent i
 can open the socket can have the supervisor act, so only the supervisor's own user may open it.
 """
 
-from pycolo.supervise.control._client import Control, find, found
+from pycolo.supervise.control._client import Control, find, find_keeper, found
 from pycolo.supervise.control._messages import PairView
 from pycolo.supervise.control._place import of_agents
 from pycolo.supervise.control._server import served
 
-__all__ = ("Control", "PairView", "find", "found", "of_agents", "served")
+__all__ = ("Control", "PairView", "find", "find_keeper", "found", "of_agents", "served")

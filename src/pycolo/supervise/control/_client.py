@@ -20,7 +20,7 @@ from pycolo.pace import Checkpoint
 from pycolo.plan import Plan, Procedure, Step
 from pycolo.result import Report
 from pycolo.supervise.control import _messages as msg
-from pycolo.supervise.control._place import SUFFIX, place
+from pycolo.supervise.control._place import SUFFIX, of_agents, place
 
 _FIRST_S: Final = 30.0
 "How long the first answer may take, in seconds: the supervisor reads the pair before it."
@@ -198,6 +198,19 @@ def find(folder: Path, pair: str) -> Control | None:
         raise StoreError(str(folder), f"the socket of {pair}: {error.strerror}") from error
     pid: int = _CREDENTIALS.unpack(found)[0]
     return Control(pair=pair, folder=folder, pid=pid)
+
+
+def find_keeper(folder: Path, pair: str) -> Control | None:
+    """Find the supervisor that keeps a pair, or else this host's agent; None if neither listens.
+
+    Args:
+        folder: The folder of a supervisor's store, below which the agents listen.
+        pair: The pair's name.
+
+    Raises:
+        StoreError: See `find`.
+    """
+    return find(folder, pair) or find(of_agents(folder), pair)
 
 
 def found(folder: Path) -> Iterator[Control]:

@@ -19,6 +19,7 @@ from pycolo.pace import Checkpoint
 from pycolo.plan import Plan, Procedure
 from pycolo.reconcile import Want
 from pycolo.result import Outcome, Report
+from pycolo.standing import Standing
 from pycolo.supervise._underway import Underway
 
 LINE_BYTES: Final = 64 * 1024 * 1024
@@ -83,8 +84,8 @@ class PairView:
     "Node to its phase, the holder first."
     epoch: int | None
     "The epoch of the latest record."
-    stands: str
-    "How the pair stood at the last observation; empty before the first one."
+    standing: Standing | None
+    "How the pair stood at the last observation; None before the first one."
     is_protected: bool
     "Each node may continue alone, and nothing says that a QEMU has ended or that a write is lost."
     person: str

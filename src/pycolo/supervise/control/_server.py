@@ -223,7 +223,6 @@ class _Way(Observer):
 
 def _view(supervisor: Keeping, pair: str) -> msg.PairView:
     status, measures = supervisor.status(pair), supervisor.measure(pair)
-    stands = status.standing
     silence, pauses = measures.silence, measures.checkpoint_pause
     return msg.PairView(
         pair=pair,
@@ -232,7 +231,7 @@ def _view(supervisor: Keeping, pair: str) -> msg.PairView:
         are_monitors_free=status.are_monitors_free,
         phases=status.phases,
         epoch=None if status.record is None else status.record.epoch,
-        stands="" if stands is None else f"{stands.state}: {stands.text}",
+        standing=status.standing,
         is_protected=status.is_protected,
         person=status.person,
         checkpoints=sum(pauses.counts),
