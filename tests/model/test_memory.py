@@ -26,6 +26,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: MemoryBackend(kind="memfd", huge_page_size_mib=4),
         "huge_page_size_mib must be 2 or 1024",
     ),
+    "pages of a broken number": (
+        lambda: MemoryBackend(kind="memfd", huge_page_size_mib=2.0),  # type: ignore[arg-type]  # what a file may hold
+        "huge_page_size_mib must be 2 or 1024",
+    ),
     "half a page": (
         lambda: Machine(memory_mib=1536, memory_backend=HUGE),
         r"memory_mib must be a multiple of memory_backend.huge_page_size_mib \(1024\), not 1536",

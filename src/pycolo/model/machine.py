@@ -63,7 +63,7 @@ def _channels(channels: Iterable[Channel]) -> tuple[Channel, ...]:
 
 
 def _dirty_ring(field: str, value: object) -> None:
-    if value not in DIRTY_RING_SIZES or isinstance(value, bool):
+    if not isinstance(value, int) or value not in DIRTY_RING_SIZES:
         known = ", ".join(map(str, DIRTY_RING_SIZES))
         raise DeclarationError(field, value, f"be one of {known}, as KVM asks")
 

@@ -14,7 +14,7 @@ HUGE_PAGES_MIB = (2, 1024)
 
 
 def _huge_page(field: str, value: object) -> None:
-    if value not in HUGE_PAGES_MIB or isinstance(value, bool):
+    if not isinstance(value, int) or value not in HUGE_PAGES_MIB:
         raise DeclarationError(field, value, "be 2 or 1024, the sizes of a host's huge pages")
 
 
