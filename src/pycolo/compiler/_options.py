@@ -45,8 +45,8 @@ def netdev_option(chain: FilterChain, node: str) -> str:
 
 def device_words(device: GuestDevice) -> str:
     """The argument of `-device` as an option string, which dialect `doc` uses."""
-    told = (f"{name}={escaped(_word(value))}" for name, value in device.properties.items())
-    return ",".join((device.driver, *told))
+    words = (f"{name}={escaped(_word(value))}" for name, value in device.properties.items())
+    return ",".join((device.driver, *words))
 
 
 def device_json(device: GuestDevice) -> str:

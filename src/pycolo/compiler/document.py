@@ -25,11 +25,10 @@ from pycolo.compiler._options import (
     object_json,
     processors_option,
     secret_option,
-    server_option,
     throttling,
 )
 from pycolo.compiler.failover import claim_alone
-from pycolo.compiler.launch import screen
+from pycolo.compiler.launch import last_devices, screen
 from pycolo.compiler.protect import join, widen
 from pycolo.conditions import (
     AllOf,
@@ -335,7 +334,7 @@ def launch_argv(
         *(word for chain in pair.chains for word in network(pair, place, chain)),
         *(word for disk in pair.disks for word in _secret(place, disk)),
         *(word for disk in pair.disks for word in storage(place, disk)),
-        *_last(pair, node),
+        *last_devices(pair, node, device_words),
         *pair.machine.arguments,
         *(("-S",) if role == "primary" else ("-incoming", _incoming(pair, place))),
     )
@@ -371,13 +370,6 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
     for device in topology.first_devices(machine):
         yield from ("-device", device_words(device))
     yield from ("-name", instance)
-
-
-def _last(pair: ColoPair, node: str) -> Iterator[str]:
-    for chardev in topology.channel_chardevs(pair, node):
-        yield from ("-chardev", server_option(chardev))
-    for device in topology.last_devices(pair.machine):
-        yield from ("-device", device_words(device))
 
 
 def _card(chain: FilterChain, node: Node) -> Iterator[str]:

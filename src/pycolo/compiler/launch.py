@@ -7,7 +7,7 @@ are added later, over QMP, by the same steps at the first start and at every res
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal
 
 from pycolo import record, topology
@@ -307,7 +307,7 @@ def own_argv(
         *_credentials(pair, node),
         *_network(pair, place, role, features),
         *_storage(pair, place, role),
-        *_last(pair, node),
+        *last_devices(pair, node),
         *(("-incoming", "defer") if role == "secondary" else ("-S",)),
         *pair.machine.arguments,
     )
@@ -353,10 +353,20 @@ def _devices(devices: Iterable[GuestDevice]) -> Iterator[str]:
         yield from ("-device", device_json(device))
 
 
-def _last(pair: ColoPair, node: str) -> Iterator[str]:
+def last_devices(
+    pair: ColoPair, node: str, write: Callable[[GuestDevice], str] = device_json
+) -> Iterator[str]:
+    """The options of the devices that come after disks and cards, with their sockets.
+
+    Args:
+        pair: The declaration.
+        node: The node's name.
+        write: How a device is written.
+    """
     for chardev in topology.channel_chardevs(pair, node):
         yield from ("-chardev", server_option(chardev))
-    yield from _devices(topology.last_devices(pair.machine))
+    for device in topology.last_devices(pair.machine):
+        yield from ("-device", write(device))
 
 
 def _credentials(pair: ColoPair, node: str) -> Iterator[str]:
