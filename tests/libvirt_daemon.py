@@ -173,7 +173,7 @@ class Daemon:
             said = self.log.read_text(errors="replace")[-2000:]
             assert self._process.poll() is None, f"libvirtd ended: {said}"
             assert time.monotonic() < end_s, f"libvirtd does not serve: {said}"
-            time.sleep(0.05)
+            time.sleep(0.05)  # nothing announces that it serves
 
     def kill(self) -> None:
         """End it at once; the QEMUs that it has started keep running."""

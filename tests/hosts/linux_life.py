@@ -300,7 +300,7 @@ async def _serving(hosts: Testbed, folder: Path) -> AsyncGenerator[LinuxLife]:
         await kept.until("launch is done", limit_s=LIMIT_S)
         while READY_LINE not in kept.serial("alpha"):
             assert time.monotonic() < end_s, f"the guest boots\n{kept.last()}"
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # nothing announces what is written to a serial port
         clients: list[Listener] = []
         ipv6 = f"{_GUEST_IPV6}%{CLIENT_LINK}"
         for host, first, writers in ((GUEST_ADDRESS, 1, 4), (ipv6, FIRST_OVER_IPV6, 1)):

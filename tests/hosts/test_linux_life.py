@@ -60,7 +60,7 @@ UNDER_A_SUPERVISOR: Final[Mapping[str, tuple[Strike, ...]]] = {
 def _hosts(*, have_agents: bool) -> Generator[Testbed]:
     why = why_none()
     if why is not None:
-        pytest.skip(why)
+        pytest.skip(why)  # this machine cannot make hosts of its own
     builds, names = build_of("11.1").prefix.parent, ("alpha", "beta")
     with separate_hosts(builds, names, has_client=True, has_agents=have_agents) as made:
         yield made

@@ -6,25 +6,12 @@ import json
 import subprocess
 
 import pytest
-from tests.hosts.testbed import STATE, SWITCH, Host, Testbed
+from tests.hosts.testbed import NODE, STATE, SWITCH, Host, Testbed
 from tests.real_qemu import build_of
 
 pytestmark = [pytest.mark.qemu]
 
 PAIR = "/tmp/check.toml"
-NODE = """
-[[nodes]]
-name = "{name}"
-address = "{address}"
-image_folder = "{state}"
-qemu_binary = "{build}/bin/qemu-system-x86_64"
-qemu_img_binary = "{build}/bin/qemu-img"
-
-[nodes.ssh]
-address = "{management}"
-key_file = "/etc/ssh/user_key"
-known_hosts_file = "/etc/ssh/known_hosts"
-"""
 REST = """
 [machine]
 accelerator = "tcg"

@@ -7,26 +7,13 @@ from collections.abc import Generator
 from typing import NamedTuple
 
 import pytest
-from tests.hosts.testbed import STATE, Testbed, separate_hosts, why_none
+from tests.hosts.testbed import NODE, STATE, Testbed, separate_hosts, why_none
 from tests.real_qemu import build_of
 
 from pycolo.demo.builds import Release
 
 SIZE_BYTES = 1 << 20
 PAIR = "/tmp/pair.toml"
-NODE = """
-[[nodes]]
-name = "{name}"
-address = "{address}"
-image_folder = "{state}"
-qemu_binary = "{build}/bin/qemu-system-x86_64"
-qemu_img_binary = "{build}/bin/qemu-img"
-
-[nodes.ssh]
-address = "{management}"
-key_file = "/etc/ssh/user_key"
-known_hosts_file = "/etc/ssh/known_hosts"
-"""
 REST = """
 [machine]
 accelerator = "{accelerator}"

@@ -33,6 +33,20 @@ CLIENT: Final = "client"
 CLIENT_LINK: Final = "lan"
 "What the client's end of the guests' network is called."
 STATE: Final = "/var/lib/pycolo"
+NODE: Final = """
+[[nodes]]
+name = "{name}"
+address = "{address}"
+image_folder = "{state}"
+qemu_binary = "{build}/bin/qemu-system-x86_64"
+qemu_img_binary = "{build}/bin/qemu-img"
+
+[nodes.ssh]
+address = "{management}"
+key_file = "/etc/ssh/user_key"
+known_hosts_file = "/etc/ssh/known_hosts"
+"""
+"A node of a pair file, on a host of this testbed."
 "What a host keeps over a power failure."
 READY_S: Final = 20.0
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

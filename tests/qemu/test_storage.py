@@ -27,7 +27,7 @@ from tests.qemu.life import (
     encrypting,
     until,
 )
-from tests.qemu.test_life import alone, kept
+from tests.qemu.test_life import DEATHS, alone, kept, outlive
 from tests.real_qemu import RELEASES, bare_qemu, build_of
 
 from pycolo import topology
@@ -105,15 +105,7 @@ async def outlive_both(life: LivePair) -> None:
     """Launch, protect, lose each side once, resume on a new node each time, stop."""
     await life.launch("alpha", "beta")
     await kept(life, await life.run("start"))
-    primary, secondary = "alpha", "beta"
-    for victim, spare in (("beta", "gamma"), ("alpha", "delta")):
-        await life.goes_on(primary, secondary)
-        survivor = secondary if victim == primary else primary
-        await life.kill(victim)
-        await alone(life, await life.run("failover", survivor=survivor), survivor)
-        await life.replace(victim, spare)
-        await kept(life, await life.run("resume"))
-        primary, secondary = survivor, spare
+    primary = await outlive(life, "alpha", "beta", DEATHS[:2])
     await alone(life, await life.run("stop"), primary)
 
 

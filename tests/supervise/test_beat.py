@@ -19,7 +19,7 @@ def test_what_is_due_at_about_the_same_time_takes_one_timer() -> None:
     async def ask() -> None:
         for n in range(100):
             beat.call_later(1.0 + n * SLOT_S / 100, lambda: asked_s.append(world.now_s))
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(2.0)  # of the world's clock
 
     world.run(ask())
     assert 100 == len(asked_s)
@@ -34,7 +34,7 @@ def test_earlier_call_is_made_first() -> None:
     async def call() -> None:
         beat.call_later(1.0, lambda: called_s.update(late=world.now_s))
         beat.call_later(0.1, lambda: called_s.update(early=world.now_s))
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(2.0)  # of the world's clock
 
     world.run(call())
     assert ["early", "late"] == list(called_s)
@@ -52,7 +52,7 @@ def test_call_that_fails_takes_no_other_with_it(caplog: pytest.LogCaptureFixture
         beat.call_later(1.0, fail)
         beat.call_later(1.0, lambda: called.append("same"))
         beat.call_later(2.0, lambda: called.append("later"))
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(3.0)  # of the world's clock
 
     world.run(call())
     assert ["same", "later"] == called
@@ -65,12 +65,12 @@ def test_time_in_which_the_process_did_not_run_is_told_once() -> None:
 
     async def stop() -> None:
         with beat.joined(lambda late_s, _: told.append(late_s)):
-            await asyncio.sleep(10.0)
+            await asyncio.sleep(10.0)  # of the world's clock
             assert told == []
             world.advance(5.0)
             beat.exclude_own_delay()
             beat.exclude_own_delay()
-            await asyncio.sleep(10.0)
+            await asyncio.sleep(10.0)  # of the world's clock
         world.advance(5.0)
         beat.exclude_own_delay()
 

@@ -76,7 +76,7 @@ def test_pairs_begin_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with Store(tmp_path) as store:
             async with supervisor(world, store, 40):
                 for wait_s in (0.5, 1.0, 1.0):
-                    await asyncio.sleep(wait_s)
+                    await asyncio.sleep(wait_s)  # of the world's clock
                     counts.append(len(reached))
         return counts
 

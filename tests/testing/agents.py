@@ -163,7 +163,7 @@ class FakeGuard(Guard):
 
     async def _answers(self) -> None:
         if self.is_silent:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)  # of the world's clock
             raise FuseLost("fuse.sock", "it did not answer within 1 s")
 
     def _set(self, as_of_s: float) -> None:
