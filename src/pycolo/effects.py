@@ -287,7 +287,7 @@ def took_effect(before: Live, command: qmp.Command, found: Live) -> bool | None:
         found: The state of the node, read when no older command was pending.
 
     Returns:
-        Whether the command took effect. None if that cannot be told, since the command leaves no
+        Whether the command took effect. None if that cannot be known, since the command leaves no
         trace, or since the activity that it starts may not have begun yet.
     """
     expected = after(before, command)

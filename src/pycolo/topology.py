@@ -387,21 +387,21 @@ def _sorted(properties: Mapping[str, Property]) -> Mapping[str, Property]:
 
 def disk_device(disk: ReplicationDisk) -> GuestDevice:
     """The guest's device of a disk."""
-    told: dict[str, Property] = {
+    properties: dict[str, Property] = {
         "id": disk.names.device,
         "drive": disk.names.quorum if disk.throttle is None else disk.names.throttle,
     }
     if disk.cache in THROUGH:
-        told["write-cache"] = "off"
-    return GuestDevice(driver=disk.device, properties={**told, **_sorted(disk.properties)})
+        properties["write-cache"] = "off"
+    return GuestDevice(driver=disk.device, properties={**properties, **_sorted(disk.properties)})
 
 
 def card_device(chain: FilterChain) -> GuestDevice:
     """The guest's network card of a chain."""
-    told: dict[str, Property] = {"id": chain.names.device, "netdev": chain.names.netdev}
+    properties: dict[str, Property] = {"id": chain.names.device, "netdev": chain.names.netdev}
     if chain.mac is not None:
-        told["mac"] = chain.mac
-    return GuestDevice(driver=chain.model, properties={**told, **_sorted(chain.properties)})
+        properties["mac"] = chain.mac
+    return GuestDevice(driver=chain.model, properties={**properties, **_sorted(chain.properties)})
 
 
 def first_devices(machine: Machine) -> tuple[GuestDevice, ...]:

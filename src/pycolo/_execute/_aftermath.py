@@ -117,7 +117,7 @@ class Aftermath:
     # -- a command without an answer
 
     async def happened(self, position: int, step: Execute) -> bool | None:
-        """Whether a command that was not answered took effect; None if that cannot be told.
+        """Whether a command that was not answered took effect; None if that cannot be known.
 
         The node is read over its session, which is reopened if it was lost.
 

@@ -46,7 +46,7 @@ class Act:
         """Send the request to the supervisor, and wait for the report.
 
         Args:
-            observer: Is told of the progress.
+            observer: Is called with the progress.
             recorder: Not used: the supervisor sends no journal.
         """
         try:

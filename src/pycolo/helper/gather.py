@@ -583,7 +583,7 @@ def _answers(address: str, numbers: Sequence[int], limit_s: float) -> Dict[int, 
         found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return {}
-    told: Dict[int, List[str]] = {port: [] for port in numbers}
+    answers: Dict[int, List[str]] = {port: [] for port in numbers}
     with contextlib.ExitStack() as held, selectors.DefaultSelector() as selector:
         for port in numbers:
             for family, _, _, _, place in found:
@@ -593,7 +593,7 @@ def _answers(address: str, numbers: Sequence[int], limit_s: float) -> Dict[int, 
                 if number == errno.EINPROGRESS:
                     selector.register(tried, selectors.EVENT_WRITE, (port, tried))
                 else:
-                    told[port].append(_answer(number))
+                    answers[port].append(_answer(number))
         end = time.monotonic() + limit_s
         while selector.get_map():
             ready = selector.select(max(0.0, end - time.monotonic()))
@@ -602,8 +602,8 @@ def _answers(address: str, numbers: Sequence[int], limit_s: float) -> Dict[int, 
             for key, _ in ready:
                 selector.unregister(key.fileobj)
                 port, tried = key.data
-                told[port].append(_answer(tried.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
-    return {port: _best(answers) for port, answers in told.items()}
+                answers[port].append(_answer(tried.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
+    return {port: _best(found) for port, found in answers.items()}
 
 
 def _best(answers: Sequence[str]) -> str:
