@@ -29,7 +29,7 @@ class Standing:
 
     @property
     def words(self) -> str:
-        """The standing on one line: `STATE: ...`."""
+        """The state and then the details, on one line."""
         return f"{self.state}: {self.text}"
 
     @property
