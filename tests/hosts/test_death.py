@@ -278,7 +278,7 @@ async def test_launch_waits_until_the_memory_is_free(pair: ColoPair) -> None:
     watch.close()
     assert (await HOST.observe(pair, "alpha", limit_s=LIMIT_S)).running is None
     assert HOST.watch(pair, "alpha") is None
-    with pytest.raises(HostRefused, match=f"process {watch.pid}, .*has not let go of its memory"):
+    with pytest.raises(HostRefused, match=f"process {watch.pid}, .*has not freed its memory"):
         await _launch(pair, SERVER, instance=SECOND, limit_s=0.01)
     await _launch(pair, SERVER, instance=SECOND)
     assert await _death(pair) is not None

@@ -641,7 +641,7 @@ def test_store_that_cannot_be_read_is_in_no_way(
         await protected(watched, count)
         assert "beta" == await serves(life)
         why = "what is wanted cannot be read: test: the disk is full"
-        assert [f"{why}; mend that, what was wanted before still is"] == _persons(watched)
+        assert [f"{why}; repair the store, what was wanted before still is"] == _persons(watched)
 
     play(tmp_path, scenario)
 
@@ -663,7 +663,7 @@ def test_guest_that_shut_down_stays_down_where_that_cannot_be_written(
             await time_passes(60.0)
             assert not life.world.running
             why = "what is wanted cannot be kept: test: the disk is full"
-            assert [f"{why}; mend that, nothing is done meanwhile"] == _persons(watched)
+            assert [f"{why}; repair the store, nothing is done until then"] == _persons(watched)
         await watched.until("stopped is wanted", since=count)
 
     play(tmp_path, scenario)

@@ -68,7 +68,7 @@ class _Interrupts:
         step = self._progress.step
         where = "before the first step" if step is None else f"in the middle of {step.address}"
         _say.note(f"left {where}: whether it took effect is not known, and a guest may be paused")
-        _say.note("  look with `pycolo status PAIRFILE`, then run the same procedure again")
+        _say.note("  run `pycolo status PAIRFILE`, then run the same procedure again")
         _say.flush()
         # End without waiting for the execution, whatever it is doing.
         os._exit(UNFINISHED)

@@ -424,7 +424,7 @@ def _keeps_sockets(path: str, process: _Process) -> bool:
 
 def _unseen(error: PermissionError, place: str = "") -> str:
     """The answer if this user lacks the permission to find out whether a QEMU runs."""
-    return f"its host may not look, permission denied: {error.filename or place}"
+    return f"its host cannot see the process, permission denied: {error.filename or place}"
 
 
 def swap(
@@ -1264,7 +1264,7 @@ def await_gone(process: str, limit_s: float) -> None:
         with contextlib.closing(pidfd):
             if not pidfd.gone(limit_s):
                 raise Refused(
-                    f"process {pidfd.pid}, the QEMU before, has not let go of its memory, its ports"
+                    f"process {pidfd.pid}, the QEMU before, has not freed its memory, its ports"
                     f" and its images within {limit_s:g} s: launch again once it is gone"
                 )
 

@@ -273,7 +273,7 @@ def _image(path: str, qemu_img: str, own: int) -> Value:
         holders = _holders(path) if _is_locked(path) else []
         # A QEMU that is ending shows no open files any more, but still holds the lock.
         is_own = own in holders or (not holders and os.path.exists(f"/proc/{own}"))
-        # A program that only read the image may have closed it by now: look again.
+        # A program that only read the image may have closed it by now: ask again.
         if not is_own and _is_locked(path):
             found["is_locked"] = True
             found["holders"] = [_process(pid) for pid in holders][:HOLDERS_MAX]

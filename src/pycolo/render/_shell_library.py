@@ -62,7 +62,7 @@ send() {
   case $code in
     0) changed=yes ;;
     1) fail "$1 refused" ;;
-    *) changed=yes; fail "what became of the last command is unknown: look at $1 first" ;;
+    *) changed=yes; fail "the outcome of the last command is unknown: check $1 first" ;;
   esac
 }
 

@@ -23,7 +23,7 @@ def unread(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
             continue
         for part, why in host.unread.items():
             what = f"{part} of {name} could not be read: {why}"
-            remedy = "correct that, or look at it yourself"
+            remedy = "correct that, or check it yourself"
             yield found("warning", "fact-unread", name, what, remedy)
 
 

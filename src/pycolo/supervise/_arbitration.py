@@ -54,7 +54,7 @@ _LOG: Final = logging.getLogger("pycolo.supervise")
 _FIRST: Final = (1, 0)
 _WRITE: Final = "write-record"
 _STOP: Final = "stop-qemu"
-_LATER: Final = "the arbiter holds a later record than the one that was read; look again"
+_LATER: Final = "the arbiter holds a later record than the one that was read; it is read again"
 
 
 @final
@@ -516,7 +516,7 @@ class Arbitration(Authority):
         if not self._knows(shared.record):
             return _LATER
         if record.order <= shared.record.order or record.birth != shared.record.birth:
-            return "it does not follow on the arbiter's record; look again"
+            return "it does not follow on the arbiter's record, which is read again"
         return None
 
     def _knows(self, record: PairRecord) -> bool:
@@ -537,7 +537,11 @@ class Arbitration(Authority):
         if node == self._node:
             return
         if not await self.is_current():
-            raise HostRefused(node, _STOP, "the arbiter gives no answer, or a new one; look again")
+            raise HostRefused(
+                node,
+                _STOP,
+                "the arbiter does not respond, or its record has changed; it is read again",
+            )
         shared = self._shared
         if shared is None:
             return

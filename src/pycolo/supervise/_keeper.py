@@ -196,7 +196,7 @@ class Keeper:
                 except StoreError as error:
                     # Nothing else is done meanwhile: a guest that shut down would be booted again.
                     why = f"what is wanted cannot be kept: {error}"
-                    self._say("person", f"{why}; mend that, nothing is done meanwhile")
+                    self._say("person", f"{why}; repair the store, nothing is done until then")
                     changed = False
                 lacks = self._wish.want == "protected" and not self._is_protected
                 self._tally.protection(lacks=lacks)
@@ -994,7 +994,7 @@ class Keeper:
                 raise
             # A failover needs no store, so the keeper continues.
             why = f"what is wanted cannot be read: {error}"
-            self._say("person", f"{why}; mend that, what was wanted before still is")
+            self._say("person", f"{why}; repair the store, what was wanted before still is")
             return
         self._is_wish_known = True
         if wish == self._wish:
