@@ -326,6 +326,14 @@ def test_kvm_that_cannot_be_used_is_an_error() -> None:
     assert [] == found(HostFacts(kvm=KvmFacts(why="")))
 
 
+def test_a_guest_under_tcg_is_warned_of() -> None:
+    """A failover may continue a guest whose code is not what its memory holds."""
+    machine = attrs.evolve(PAIR.machine, accelerator="tcg")
+    emulated = attrs.evolve(PAIR, machine=machine)
+    assert [("warning", "emulated", None)] == found(HostFacts(), pair=emulated)
+    assert [] == found(HostFacts())
+
+
 def test_firmware_of_another_length_is_an_error_and_other_firmware_a_warning() -> None:
     """Memory blocks of another length are not loaded; what is in them is sent along."""
     rom = FileFacts(path="efi-e1000.rom", size_bytes=4096, digest="a")

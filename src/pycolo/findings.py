@@ -90,6 +90,7 @@ Code: TypeAlias = Literal[
     "machines-differ",
     "cpus-differ",
     "no-kvm",
+    "emulated",
     "firmware-differs",
     "little-memory",
     "no-image",
@@ -375,6 +376,12 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "no-kvm": (
         "KVM is declared and cannot be used on a host. Load its module, let the user open "
         "/dev/kvm, or declare accelerator tcg."
+    ),
+    "emulated": (
+        "The guest runs under TCG. QEMU keeps code that it translated before a checkpoint, "
+        "although the checkpoint replaces the guest's memory. The secondary's guest can then "
+        "crash or compute wrong results, and a failover continues that guest. With KVM this "
+        "cannot happen."
     ),
     "firmware-differs": (
         "A file that goes into the guest's memory differs between the hosts: firmware, the ROM "

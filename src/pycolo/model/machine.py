@@ -89,7 +89,8 @@ class Machine:
             decides.
         cores: Cores of a socket, 1 to 255.
         threads: Threads of a core, 1 to 255.
-        accelerator: `kvm` or `tcg`.
+        accelerator: `kvm` or `tcg`. TCG is for trials: a guest may not work after a failover
+            (qemu-behaviour 1.12).
         machine_type: QEMU's machine type; `q35` needs QEMU 11.0 (qemu-behaviour 2.4).
         cpu: QEMU's CPU model with its flags; None leaves it to QEMU.
         firmware: Firmware in flash chips, such as UEFI; None for the machine's own BIOS.

@@ -83,6 +83,15 @@ def kvm(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
             yield found("error", "no-kvm", name, what, remedy)
 
 
+def emulation(pair: ColoPair, _facts: PairFacts) -> Iterator[Finding]:
+    """TCG, under which a failover can give a guest that no longer works."""
+    if pair.machine.accelerator == "tcg":
+        where = "qemu-behaviour 1.12"
+        what = f"under TCG a secondary can run code that a checkpoint has replaced ({where})"
+        remedy = "use KVM for a guest that matters; TCG is for trials"
+        yield found("warning", "emulated", None, what, remedy)
+
+
 def firmware(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
     """Firmware files that differ between hosts; a file that no host has is not compared."""
     yield from _different(facts, lambda host: host.firmware or ())
@@ -123,6 +132,7 @@ RULES = (
     Rule(codes=("qemu-lacks",), check=parts, parts=("qemu",)),
     Rule(codes=("machines-differ",), check=machines, parts=("qemu",)),
     Rule(codes=("cpus-differ",), check=cpus, parts=("qemu",)),
+    Rule(codes=("emulated",), check=emulation),
     Rule(codes=("no-kvm",), check=kvm, parts=("kvm",), before=("launch",)),
     Rule(codes=("firmware-differs",), check=firmware, parts=("firmware",)),
     Rule(codes=("firmware-differs",), check=boot_files, parts=("files",), before=("launch",)),
