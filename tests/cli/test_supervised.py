@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +40,8 @@ VIEW = PairView(
     underway=None,
 )
 
+LIMIT_S = 20.0
+
 
 @attrs.frozen
 class Kept:
@@ -60,6 +64,11 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
         try:
             assert process.stdout is not None
             assert "supervision is paused by the test" in process.stdout.readline()
+            # It listens once it keeps the pair, which is some moments after the line.
+            deadline_s = time.monotonic() + LIMIT_S
+            while not list(folder.glob("*.sock")):
+                assert time.monotonic() < deadline_s
+                os.sched_yield()
             yield Kept(pair_file, ("--store", str(folder)), process.pid)
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=20)

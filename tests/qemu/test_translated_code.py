@@ -6,8 +6,9 @@ from pathlib import Path
 
 import attrs
 import pytest
-from tests.qemu.life import BOOT_S, bios_life, until
+from tests.qemu.life import BOOT_S, ON_RELEASES, Accelerator, bios_life, until
 
+from pycolo.demo.builds import Release
 from pycolo.model import ColoPair
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
@@ -31,6 +32,37 @@ CALL = bytes.fromhex(
 )
 EIGHTH = bytes.fromhex("45 F7C5 0700 7505 B0 2E")  # inc bp; each eighth time al = '.', and print:
 
+# 128 pages from 0x10000, and a table at 0x9000 with the word that stands at 0x10 in each.
+CLEAR = bytes.fromhex(
+    "31C0 B9 8000 BF 0090 FC F3AB BA 0010"  # the table: 128 words of 0; dx = 0x1000
+    "8EC2 26C706 1000 0000"  # es = dx; es:[0x10] = 0
+    "81C2 0001 81FA 0090 75ED"  # dx += 0x100 until it is 0x9000
+)
+ANY_PAGE = bytes.fromhex("83E3 7F 89DA C1E2 08 81C2 0010 8EC2 D1E3")  # bx &= 127; es = its page
+WRITE_ONE = (
+    bytes.fromhex("0F31 89C1 89C3")  # rdtsc: cx = bx = ax
+    + ANY_PAGE
+    + bytes.fromhex("898F 0090 26890E 1000")  # table[bx] = cx; es:[0x10] = cx
+)
+CHECK_ONE = (
+    bytes.fromhex("0F31 89C3 C1EB 03")  # rdtsc: bx = ax >> 3
+    + ANY_PAGE
+    + bytes.fromhex("8B8F 0090 263B0E 1000 7405 B0 58")  # if they differ, al = 'X', and print:
+)
+SELDOM = bytes.fromhex("45 F7C5 FF1F 7505 B0 2E")  # each 8192nd time al = '.', and print:
+
+
+def checking_guest() -> bytes:
+    """A boot sector that writes to pages all over its RAM, and prints if one is not as written."""
+    code = bytearray(b"\xeb" + bytes([len(PRINT)]) + PRINT + SET_UP + CLEAR)
+    loop_at = len(code)
+    code += WRITE_ONE + CHECK_ONE
+    code += _near(0xE8, PRINT_AT, code)
+    code += SELDOM
+    code += _near(0xE8, PRINT_AT, code)
+    code += _near(0xE9, loop_at, code)
+    return bytes(code)
+
 
 def rewriting_guest() -> bytes:
     """A boot sector that rewrites a function, waits, calls it, and prints if it was another one."""
@@ -50,10 +82,10 @@ def _near(opcode: int, target: int, code: bytearray) -> bytes:
     return bytes([opcode]) + distance.to_bytes(2, "little", signed=True)
 
 
-def install(image: Path) -> None:
-    """Put the guest in the place of the one that the image boots; its signature stays."""
+def install(image: Path, guest: bytes) -> None:
+    """Put a guest in the place of the one that the image boots; its signature stays."""
     with image.open("r+b") as file:
-        file.write(rewriting_guest())
+        file.write(guest)
 
 
 def often(pair: ColoPair) -> ColoPair:
@@ -64,7 +96,7 @@ def often(pair: ColoPair) -> ColoPair:
 async def test_a_secondary_under_tcg_runs_code_that_was_replaced() -> None:
     """The primary calls what it has written; the secondary calls what was there before."""
     async with bios_life("11.1", "tcg", shape=often) as life:
-        install(life.image("alpha"))
+        install(life.image("alpha"), rewriting_guest())
         await life.launch("alpha")
         await life.cont("alpha")
         await until(lambda: RIGHT in life.serial("alpha"), "the guest has booted", BOOT_S)
@@ -72,3 +104,21 @@ async def test_a_secondary_under_tcg_runs_code_that_was_replaced() -> None:
         await life.run("start")
         await until(lambda: WRONG in life.serial("beta"), "the secondary runs old code", BOOT_S)
         assert WRONG not in life.serial("alpha")
+
+
+@ON_RELEASES
+async def test_checkpoints_copy_all_ram_that_was_written(
+    release: Release, accelerator: Accelerator
+) -> None:
+    """What the guest wrote to its pages is what it finds there, on the secondary too."""
+    async with bios_life(release, accelerator, shape=often) as life:
+        install(life.image("alpha"), checking_guest())
+        await life.launch("alpha")
+        await life.cont("alpha")
+        await until(lambda: RIGHT in life.serial("alpha"), "the guest has booted", BOOT_S)
+        await life.launch("beta")
+        await life.run("start")
+        for name in ("alpha", "beta"):
+            mark = len(life.serial(name))
+            await until(lambda: len(life.serial(name)) >= mark + 5, f"{name} has checked", BOOT_S)  # noqa: B023 - awaited here
+        assert WRONG not in life.serial("alpha") + life.serial("beta")
