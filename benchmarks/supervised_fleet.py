@@ -109,7 +109,8 @@ class _Kept:
     def kill(self, name: str) -> FakeQemu:
         """End the primary's QEMU of a pair; gives the other one."""
         holder, other = self._nodes(name)
-        self.worlds[name].qemu(holder).kill()
+        with self.fakes.timed():
+            self.worlds[name].qemu(holder).kill()
         return self.worlds[name].qemu(other)
 
     def primary(self, name: str) -> FakeQemu:
@@ -117,8 +118,7 @@ class _Kept:
         return self.worlds[name].qemu(self._nodes(name)[0])
 
     def _nodes(self, name: str) -> tuple[str, str]:
-        status = next(one for one in self.supervisor.statuses if one.pair == name)
-        first, second = status.phases
+        first, second = self.supervisor.status(name).phases
         return first, second
 
 
@@ -204,8 +204,9 @@ class _Death:
 async def _death(names: Sequence[str], kept: _Kept) -> _Death:
     kept.serving.at.clear()
     kept.fakes.heard.clear()
-    began_s, own_s = time.perf_counter(), time.thread_time() - kept.fakes.spent_s
+    # Nothing is noticed before the event loop goes on, so the time begins when all have ended.
     survivors = [kept.kill(name) for name in names]
+    began_s, own_s = time.perf_counter(), time.thread_time() - kept.fakes.spent_s
     async with asyncio.timeout(LIMIT_S):
         while not kept.serving.at.keys() >= set(names):  # noqa: ASYNC110 - the same
             await asyncio.sleep(POLL_S)

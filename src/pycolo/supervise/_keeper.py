@@ -161,6 +161,8 @@ class Keeper:
         # next step.
         self._is_observation_first = False
         self._is_aside = False
+        # Whether a node is about to run alone, or may be: then nothing else is done with the pair.
+        self._is_doubtful = False
         self._due_s = 0.0
         self._observation_due_s = 0.0
         self._search: asyncio.Task[None] | None = None
@@ -481,7 +483,13 @@ class Keeper:
             events.discard("limit")
         # While a node is about to continue alone, nothing else is done with the pair.
         is_doubtful = self._authority.claimed_by is not None or not events.isdisjoint(_DOUBT)
-        if is_doubtful or self._wish.paused is not None:
+        is_paused = self._wish.paused is not None
+        if is_doubtful and not self._is_doubtful and not is_paused:
+            # Evidence may come within milliseconds: an observation would keep the processor and the
+            # survivor's monitor from the failover.
+            self._observation_due_s = self._now_s() + OBSERVATION_S
+        self._is_doubtful = is_doubtful
+        if is_doubtful or is_paused:
             # An observation now and then shows what a person does about it.
             return self._now_s() >= self._observation_due_s and self._begin_observation()
         return bool(actions & _BY_ROUND) and self._begin_round()

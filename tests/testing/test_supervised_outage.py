@@ -1,0 +1,97 @@
+"""What a supervisor does from a death until the guest runs alone, counted on fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+import pytest
+from tests.testing.test_supervisor import Watched, play, protected
+from tests.testing.testbed import FakePair, time_passes
+
+from pycolo.hosts import HostState
+from pycolo.model import ColoPair
+from pycolo.qmp._base import QmpCommand
+from pycolo.reconcile import next_step
+from pycolo.record import Change
+from pycolo.session import Sent, Session
+from pycolo.testing import FakeHost
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+LAST: Final = "x-colo-lost-heartbeat"
+QUESTION: Final = "query-status"
+FAILOVERS: Final[Mapping[str, list[str]]] = {
+    # The primary; two checkpoints would show that the other one works.
+    "alpha": [
+        *("migrate-set-parameters", "migrate-set-parameters"),
+        *("query-yank", "read the record of alpha"),
+        *("yank", "write the record of alpha"),
+        *("yank", "yank", "yank", "qom-set", "qom-set", "x-debug-query-block-graph"),
+        *("x-blockdev-change", LAST),
+    ],
+    "beta": [
+        *("query-yank", "read the record of beta"),
+        *("yank", "yank", "yank", "write the record of beta"),
+        *("nbd-server-stop", LAST),
+    ],
+}
+
+
+@pytest.mark.parametrize("survivor", FAILOVERS)
+def test_nothing_but_the_failover_is_done_in_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survivor: str
+) -> None:
+    """The guest waits for one answer, one read, one durable write and what frees it: no more."""
+    done = list[str]()
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        # As long as a pair at rest goes without an observation, and longer.
+        await time_passes(30.0)
+        with monkeypatch.context() as patched:
+            _note_all(patched, done, survivor)
+            life.world.qemu(life.pair.peer_of(survivor).name).kill()
+            await watched.until("failover is done", since=count)
+
+    play(tmp_path, scenario)
+    until_it_runs = done[: done.index(LAST) + 1]
+    assert FAILOVERS[survivor] == [one for one in until_it_runs if one != QUESTION]
+
+
+def _note_all(patched: pytest.MonkeyPatch, done: list[str], survivor: str) -> None:
+    """Note what hosts are asked, what is sent to the survivor, and each search for a next step."""
+    send, observe, write = Session.send, FakeHost.observe, FakeHost.write
+
+    def noted_send(session: Session, command: QmpCommand[_T], *, oob: bool = False) -> Sent[_T]:
+        if session.node == survivor:
+            done.append(command.qmp_name)
+        return send(session, command, oob=oob)
+
+    async def noted_observe(
+        host: FakeHost, pair: ColoPair, node: str, *, limit_s: float
+    ) -> HostState:
+        done.append(f"read the record of {node}")
+        return await observe(host, pair, node, limit_s=limit_s)
+
+    async def noted_write(
+        host: FakeHost, pair: ColoPair, node: str, change: Change, *, limit_s: float
+    ) -> None:
+        done.append(f"write the record of {node}")
+        await write(host, pair, node, change, limit_s=limit_s)
+
+    patched.setattr(Session, "send", noted_send)
+    patched.setattr(FakeHost, "observe", noted_observe)
+    patched.setattr(FakeHost, "write", noted_write)
+    for module in ("controller", "supervise._keeper"):
+        noted = _noted(next_step, done, f"next_step of {module}")
+        patched.setattr(f"pycolo.{module}.next_step", noted)
+
+
+def _noted(call: Callable[_P, _T], done: list[str], what: str) -> Callable[_P, _T]:
+    def noted(*values: _P.args, **named: _P.kwargs) -> _T:
+        done.append(what)
+        return call(*values, **named)
+
+    return noted
