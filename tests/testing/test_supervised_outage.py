@@ -16,16 +16,16 @@ from pycolo.qmp._base import QmpCommand
 from pycolo.reconcile import next_step
 from pycolo.record import Change
 from pycolo.session import Sent, Session
+from pycolo.supervise import _failure_detector
 from pycolo.testing import FakeHost
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 LAST: Final = "x-colo-lost-heartbeat"
 QUESTION: Final = "query-status"
+NOTICED_S: Final = 0.05
 FAILOVERS: Final[Mapping[str, list[str]]] = {
-    # The primary; two checkpoints would show that the other one works.
     "alpha": [
-        *("migrate-set-parameters", "migrate-set-parameters"),
         *("query-yank", "read the record of alpha"),
         *("yank", "write the record of alpha"),
         *("yank", "yank", "yank", "qom-set", "qom-set", "x-debug-query-block-graph"),
@@ -58,6 +58,24 @@ def test_nothing_but_the_failover_is_done_in_an_outage(
     play(tmp_path, scenario)
     until_it_runs = done[: done.index(LAST) + 1]
     assert FAILOVERS[survivor] == [one for one in until_it_runs if one != QUESTION]
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.6, 1.1, 1.6])
+def test_death_is_noticed_at_once_whenever_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_s: float
+) -> None:
+    """There is no moment in which nobody waits for the end of a QEMU, by the fakes' clock."""
+    monkeypatch.setattr(_failure_detector, "_WATCH_S", 1.0)
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        await time_passes(after_s)
+        began_s = life.world.now_s
+        life.world.qemu("beta").kill()
+        await watched.until("continues alone", since=count)
+        assert life.world.now_s - began_s < NOTICED_S
+
+    play(tmp_path, scenario)
 
 
 def _note_all(patched: pytest.MonkeyPatch, done: list[str], survivor: str) -> None:

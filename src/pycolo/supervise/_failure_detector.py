@@ -236,10 +236,12 @@ class FailureDetector:
         node = node_of(instance)
         victim = Victim(node=node, instance=instance, epoch=0)
         while True:
+            asked_s = self._now_s()
             evidence = await self._hosts[node].ended(self._pair, victim, limit_s=_WATCH_S)
             if evidence is not None:
                 break
-            await asyncio.sleep(_UNKNOWN_S)
+            # A host that has waited is asked again at once: QEMU may end at any moment.
+            await asyncio.sleep(asked_s + _UNKNOWN_S - self._now_s())
         if self._health(node).instance == instance:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_S):
