@@ -13,6 +13,7 @@ from tests.testing.testbed import FakePair, time_passes
 from pycolo.hosts import HostState
 from pycolo.model import ColoPair
 from pycolo.qmp._base import QmpCommand
+from pycolo.qmp.commands import QueryYank
 from pycolo.reconcile import next_step
 from pycolo.record import Change
 from pycolo.session import Sent, Session
@@ -26,13 +27,13 @@ QUESTION: Final = "query-status"
 NOTICED_S: Final = 0.05
 FAILOVERS: Final[Mapping[str, list[str]]] = {
     "alpha": [
-        *("query-yank", "read the record of alpha"),
+        *("query-yank", "read the record of alpha", "query-yank is answered"),
         *("yank", "write the record of alpha"),
         *("yank", "yank", "yank", "qom-set", "qom-set", "x-debug-query-block-graph"),
         *("x-blockdev-change", LAST),
     ],
     "beta": [
-        *("query-yank", "read the record of beta"),
+        *("query-yank", "read the record of beta", "query-yank is answered"),
         *("yank", "yank", "yank", "write the record of beta"),
         *("nbd-server-stop", LAST),
     ],
@@ -85,7 +86,10 @@ def _note_all(patched: pytest.MonkeyPatch, done: list[str], survivor: str) -> No
     def noted_send(session: Session, command: QmpCommand[_T], *, oob: bool = False) -> Sent[_T]:
         if session.node == survivor:
             done.append(command.qmp_name)
-        return send(session, command, oob=oob)
+        sent = send(session, command, oob=oob)
+        if isinstance(command, QueryYank):
+            sent.when_answered(lambda _: done.append("query-yank is answered"))
+        return sent
 
     async def noted_observe(
         host: FakeHost, pair: ColoPair, node: str, *, limit_s: float

@@ -43,6 +43,7 @@ _LOG: Final = logging.getLogger("pycolo.execute")
 _AFTER_S: Final = 5.0
 _FIRST_POLL_S: Final = 0.005
 _SLOWEST_POLL_S: Final = 0.25
+_OTHER_RECORD: Final = "not the one that it was compiled from"
 
 
 @final
@@ -118,40 +119,59 @@ class Run:
 
     async def _steps(self) -> None:
         """Execute the steps in batches, until one that must succeed is not done."""
-        position = 0
-        for batch in _batches(self._plan.steps):
+        position, batches = 0, tuple(_batches(self._plan.steps))
+        stale = await self._stale(batches[0]) if batches else None
+        for batch, following in zip(batches, (*batches, ())[1:], strict=True):
             if self._stopping and not self._aftermath.is_inside(position):
                 return
-            if await self._is_stale(batch):
+            if stale is not None:
+                self._refuse(stale, f"the record of {stale.node} is {_OTHER_RECORD}")
                 return
-            outcomes = await self._attempt_all(batch, first=position == 0)
+            outcomes, stale = await self._attempt_before(following, batch, first=position == 0)
             for step, outcome in zip(batch, outcomes, strict=True):
                 self._outcomes[step.address] = outcome
             for step, outcome in zip(batch, outcomes, strict=True):
-                if not isinstance(outcome, Done) and not _may_fail(step):
+                if _ends(step, outcome):
                     await self._end(self._place[step.address], step, outcome)
                     return
             position += len(batch)
 
-    async def _is_stale(self, batch: tuple[Step, ...]) -> bool:
-        """Refuse a promotion if its node's record is not the one that it was compiled from.
+    async def _attempt_before(
+        self, following: tuple[Step, ...], batch: tuple[Step, ...], *, first: bool
+    ) -> tuple[list[Outcome], Record | None]:
+        """Execute a batch, and find out whether the one that follows is stale.
+
+        The records are read while checks are executed, which change none: a guest may wait.
+
+        Returns:
+            The outcomes of the batch, and what `_stale` returns for the batch that follows.
+        """
+        if not _promotions(following) or not all(isinstance(step, Check) for step in batch):
+            outcomes = await self._attempt_all(batch, first=first)
+            ends = any(map(_ends, batch, outcomes))
+            return outcomes, None if ends else await self._stale(following)
+        reading = asyncio.get_running_loop().create_task(self._stale(following))
+        try:
+            outcomes = await self._attempt_all(batch, first=first)
+            ends = any(map(_ends, batch, outcomes))
+            return outcomes, None if ends else await reading
+        finally:
+            reading.cancel()
+
+    async def _stale(self, batch: tuple[Step, ...]) -> Record | None:
+        """The promotion of a batch whose node's record it was not compiled from; None for none.
 
         The first yanks are sent in the same batch as the record. If a saved plan is executed after
         the pair was protected again, those yanks must not break the pair.
-
-        Returns:
-            True if a step of the batch was refused.
         """
-        for step in batch:
-            if not isinstance(step, Record) or step.needs is None or step.node not in self._hosts:
+        for step in _promotions(batch):
+            if step.node not in self._hosts:
                 continue
             host, pair = self._hosts[step.node], self._plan.pair
             found = await host.observe(pair, step.node, limit_s=self._answer_s)
             if found.record != step.change.expects:
-                reason = f"the record of {step.node} is not the one that it was compiled from"
-                self._refuse(step, reason)
-                return True
-        return False
+                return step
+        return None
 
     def _refuse(self, step: Step, reason: str) -> None:
         """Give a step the outcome `Refused` without executing it."""
@@ -453,12 +473,19 @@ def _batches(steps: Iterable[Step]) -> Iterator[tuple[Step, ...]]:
         yield tuple(batch)
 
 
+def _promotions(batch: tuple[Step, ...]) -> tuple[Record, ...]:
+    """The steps of a batch that write a record for which evidence is needed."""
+    return tuple(s for s in batch if isinstance(s, Record) and s.needs is not None)
+
+
 def _batch(step: Step) -> str | None:
     return step.batch if isinstance(step, Execute | Check | Record) else None
 
 
-def _may_fail(step: Step) -> bool:
-    return not isinstance(step, Check) and step.may_fail
+def _ends(step: Step, outcome: Outcome) -> bool:
+    """Whether execution ends at a step that had this outcome."""
+    may_fail = not isinstance(step, Check) and step.may_fail
+    return not isinstance(outcome, Done) and not may_fail
 
 
 def _ignore(_: object) -> None:
