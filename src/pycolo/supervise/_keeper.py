@@ -368,7 +368,7 @@ class Keeper:
         self._detector.check()
         self._beat.exclude_own_delay()
         self._take_results()
-        if self._takeover is not None or self._controller.is_acting:
+        if self._is_executing:
             # While a plan is executed, the plan itself handles what happens.
             return False
         snapshot, record = self._controller.snapshot, self._record
@@ -454,6 +454,11 @@ class Keeper:
             self._claim_since = None
         elif self._claim_since is None or self._claim_since[0] != claimed_by:
             self._claim_since = (claimed_by, self._now_s())
+
+    @property
+    def _is_executing(self) -> bool:
+        """Whether a plan is executed, or is about to be."""
+        return self._takeover is not None or self._controller.is_acting
 
     def _take_results(self) -> None:
         if self._search is not None and self._search.done():
@@ -973,8 +978,10 @@ class Keeper:
     def _observe(self, node: str, notice: Notice) -> None:
         self._count_checkpoint(node, notice)
         self._detector.observe(node, notice)
-        if not self._is_calm or not isinstance(notice, StopEvent | ResumeEvent):
-            # A checkpoint matters only to a keeper that waits for one.
+        is_checkpoint = self._is_calm and isinstance(notice, StopEvent | ResumeEvent)
+        if not is_checkpoint and not self._is_executing:
+            # A checkpoint matters only to a keeper that waits for one, and nothing to one whose
+            # plan is executed: the end of that plan wakes it.
             self._news.set()
         if not isinstance(notice, StopEvent | ResumeEvent) and not self._tries.failed_s:
             self._due_s = min(self._due_s, self._now_s())
