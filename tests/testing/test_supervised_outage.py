@@ -6,16 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
+import attrs
 import pytest
 from tests.testing.test_supervisor import Watched, play, protected
 from tests.testing.testbed import FakePair, time_passes
 
 from pycolo.hosts import HostState
 from pycolo.model import ColoPair
+from pycolo.plan import Plan
 from pycolo.qmp._base import QmpCommand
 from pycolo.qmp.commands import QueryYank
 from pycolo.reconcile import next_step
 from pycolo.record import Change
+from pycolo.result import Done
 from pycolo.session import Sent, Session
 from pycolo.supervise import Store, _failure_detector
 from pycolo.testing import FakeHost
@@ -79,6 +82,53 @@ def test_death_is_noticed_at_once_whenever_it_comes(
         life.world.qemu("beta").kill()
         await watched.until("continues alone", since=count)
         assert life.world.now_s - began_s < NOTICED_S
+
+    play(tmp_path, scenario)
+
+
+def test_pair_that_has_failed_over_lets_the_others_do_so_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read and compiled for once every other guest runs, or a second later."""
+    read = list[str]()
+    observe = FakeHost.observe
+
+    async def noted_observe(
+        host: FakeHost, pair: ColoPair, node: str, *, limit_s: float
+    ) -> HostState:
+        read.append(node)
+        return await observe(host, pair, node, limit_s=limit_s)
+
+    async def failed_over(life: FakePair, watched: Watched, since: int) -> Plan:
+        holder = next(iter(watched.supervisor.status(life.pair.name).phases))
+        life.world.qemu(holder).kill()
+        count = await watched.until("failover is done", since=since)
+        report = watched.events[count - 1].report
+        assert report is not None
+        read.clear()
+        return report.plan
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        monkeypatch.setattr(FakeHost, "observe", noted_observe)
+        outages = watched.supervisor._outages  # noqa: SLF001 - another pair is played by its plan
+        plan = await failed_over(life, watched, await protected(watched))
+        other = attrs.evolve(plan, pair=attrs.evolve(plan.pair, name="other"))
+        assert other.restored_after is not None
+
+        count = await protected(watched, len(watched.events))
+        outages.plan_started(other)
+        await failed_over(life, watched, count)
+        await time_passes(0.5)
+        assert [] == read
+        outages.step_finished(other, other.restored_after, Done(took_s=0.0))
+        await time_passes(0.1)
+        assert read
+
+        count = await protected(watched, count)
+        outages.plan_started(other)
+        await failed_over(life, watched, count)
+        await time_passes(2.5)
+        assert read
 
     play(tmp_path, scenario)
 

@@ -39,6 +39,7 @@ from pycolo.supervise._failure_detector import FailureDetector
 from pycolo.supervise._fences import fenced
 from pycolo.supervise._measures import NO_SILENCE, Silence, Tally
 from pycolo.supervise._node_health import CHECKPOINTS, SHUTDOWN_S, NodeHealth
+from pycolo.supervise._outages import Outages
 from pycolo.supervise._requests import COMPILE_S, Readiness, living, refuse_answering, stated
 from pycolo.supervise._retries import Retries, waited_s
 from pycolo.supervise.decision import Decision, decide, suspicion_s
@@ -104,6 +105,7 @@ class Keeper:
         tell: Is called with every event; must be quick and must not raise.
         beat: The timer, shared by all pairs of an event loop.
         tally: Counts for this pair, across restarts of its keeper.
+        outages: The failovers of all pairs of an event loop.
         observer: Is called with what every execution does.
         resyncs: Limits how many resyncs run at once, among all pairs that share it.
         schemas: The cache of QMP schemas, shared by all pairs of an event loop.
@@ -119,6 +121,7 @@ class Keeper:
         *,
         beat: Beat,
         tally: Tally,
+        outages: Outages,
         observer: Observer | None,
         resyncs: asyncio.Semaphore,
         schemas: SchemaCache,
@@ -133,6 +136,7 @@ class Keeper:
         self._assume_good = assume_good
         self._tell = tell
         self._tally = tally
+        self._outages = outages
         self._news = asyncio.Event()
         self._beat = beat
         # Whether the keeper waits for a while in which only an event can make something due.
@@ -157,6 +161,8 @@ class Keeper:
         self._takeover: asyncio.Task[Report | None] | None = None
         # Whether the snapshot of the last observation is out of date.
         self._is_stale = True
+        # Whether the last work was a failover that succeeded, so that nothing is urgent now.
+        self._has_failed_over = False
         # Whether a procedure was executed for a person: observe, and update the phases, before the
         # next step.
         self._is_observation_first = False
@@ -382,9 +388,7 @@ class Keeper:
         # Also if something was done since the observation: the snapshot shows the nodes before it.
         self._detector.update(self._controller, snapshot, record)
         if self._is_stale:
-            # After a shutdown by the guest an observation comes first: a round would boot it again.
-            is_first = self._is_observation_first or self._detector.has_shutdown
-            return (not is_first and self._begin_round()) or self._begin_observation()
+            return self._begin_refresh()
         if await self._settles(snapshot):
             return True
         await self._reconsider(snapshot, record)
@@ -401,6 +405,19 @@ class Keeper:
             if await self._acted(one):
                 return True
         return await self._proceed(decided, snapshot)
+
+    def _begin_refresh(self) -> bool:
+        """Begin a round or an observation, since the snapshot is out of date.
+
+        Returns:
+            False if other work is under way, or comes first.
+        """
+        if self._has_failed_over and self._outages.last(self._news.set):
+            # To read a pair and to compile takes the processor longer than another failover.
+            return False
+        # After a shutdown by the guest an observation comes first: a round would boot it again.
+        is_first = self._is_observation_first or self._detector.has_shutdown
+        return (not is_first and self._begin_round()) or self._begin_observation()
 
     async def _settles(self, snapshot: Snapshot) -> bool:
         """Make the record and the node's file agree.
@@ -858,6 +875,8 @@ class Keeper:
         if report is not None:
             self._say_report(report)
         failed = report is not None and report.failed is not None
+        is_failover = report is not None and report.plan.procedure == "failover"
+        self._has_failed_over = is_failover and not failed
         self._is_stale = report is not None or not isinstance(found, Round)
         if not isinstance(found, Round):
             # Without a report no failover plan was armed: a round compiles the next step.

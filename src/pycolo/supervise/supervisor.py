@@ -27,6 +27,7 @@ from pycolo.supervise._beat import Beat
 from pycolo.supervise._events import PairStatus, SupervisorEvent
 from pycolo.supervise._keeper import Keeper
 from pycolo.supervise._measures import Measures, Tally
+from pycolo.supervise._outages import Outages
 from pycolo.supervise._streams import Stream
 from pycolo.supervise._underway import Following, Underway
 from pycolo.supervise.store import Store
@@ -81,6 +82,7 @@ class Keeping:
         self._turns = asyncio.Semaphore(resyncs)
         self._schemas = SchemaCache()
         self._beat = Beat()
+        self._outages = Outages(clock=_now_s)
         self._events: Stream[SupervisorEvent] = Stream()
         self._stack = contextlib.AsyncExitStack()
         self._tallies = {name: Tally(pair=name, clock=_now_s) for name in names}
@@ -208,7 +210,9 @@ class Keeping:
 
     def _keeper(self, pair: ColoPair) -> Keeper:
         following = self._following[pair.name]
-        told = (following,) if self._observer is None else (following, self._observer)
+        told: tuple[Observer, ...] = (following, self._outages)
+        if self._observer is not None:
+            told += (self._observer,)
         return Keeper(
             pair,
             self._hosts.get(pair.name, {}),
@@ -216,6 +220,7 @@ class Keeping:
             self._tell,
             beat=self._beat,
             tally=self._tallies[pair.name],
+            outages=self._outages,
             observer=Several(told),
             resyncs=self._turns,
             schemas=self._schemas,
