@@ -663,7 +663,9 @@ def test_qemu_of_another_host_is_ended_only_with_the_arbiters_word() -> None:
             assert held.shared is not None
             claimed = attrs.evolve(held.shared, claimed_by="beta")
             held = await other.swap("colo", held, claimed, limit_s=1.0)
-            with pytest.raises(HostRefused, match="the arbiter does not respond, or its record has changed"):
+            with pytest.raises(
+                HostRefused, match="the arbiter does not respond, or its record has changed"
+            ):
                 await ended()
             await time_passes(0.1)
             with pytest.raises(HostRefused, match="beta claims the pair"):
@@ -671,7 +673,9 @@ def test_qemu_of_another_host_is_ended_only_with_the_arbiters_word() -> None:
             await other.swap("colo", held, attrs.evolve(claimed, claimed_by=None), limit_s=1.0)
             await time_passes(0.1)
             network.arbiter.cut("alpha")
-            with pytest.raises(HostRefused, match="the arbiter does not respond, or its record has changed"):
+            with pytest.raises(
+                HostRefused, match="the arbiter does not respond, or its record has changed"
+            ):
                 await ended()
             assert peer.alive
             network.arbiter.heal("alpha")
