@@ -98,11 +98,14 @@ def test_kernel_arguments_carry_one_address_for_each_card() -> None:
     assert expected == LinuxGuest.kernel_arguments(addresses=two, gateway="10.1.0.1")
     asked = LinuxGuest.kernel_arguments(addresses=two, gateway="10.1.0.1", ipv6=True)
     assert f"{expected} pycolo.ipv6" == asked
+    written = LinuxGuest.kernel_arguments(addresses=two, gateway="10.1.0.1", disks=2)
+    assert f"{expected} pycolo.disks=2" == written
 
 
-def test_the_boot_sector_is_one_that_a_bios_starts() -> None:
-    """It has the size of a sector and ends with the signature."""
-    sector = boot_sector()
+@pytest.mark.parametrize("disks", [1, 4])
+def test_the_boot_sector_is_one_that_a_bios_starts(disks: int) -> None:
+    """It has the size of a sector and ends with the signature, however many disks it writes to."""
+    sector = boot_sector(disks)
     assert 512 == len(sector)
     assert b"\x55\xaa" == sector[-2:]
 
@@ -168,6 +171,26 @@ def test_the_bios_guest_counts_on_its_serial_port_and_its_disk(
     process.wait()
     assert 10 == bios_counter(text)
     assert bios_disk_counter(image) >= 10
+
+
+@pytest.mark.qemu
+def test_the_bios_guest_counts_on_each_of_its_disks(
+    tmp_path: Path, qemu_builds: Mapping[Release, QemuBuild], start_qemu: StartQemu
+) -> None:
+    """The disk that it is booted from and the next one have what it has printed."""
+    image, other = bios_guest(tmp_path / "bios.img", disks=2), tmp_path / "other.img"
+    other.touch()
+    os.truncate(other, 1 << 20)
+    drives = [
+        word for path in (image, other) for word in ("-drive", f"file={path},format=raw,if=ide")
+    ]
+    process = start_qemu(qemu_builds["11.1"], "-M", "pc", "-m", "64", *drives, "-serial", "stdio")
+    text = _serial_until(process, "0000000A ")
+    process.kill()
+    process.wait()
+    assert "!" not in text.split("00000001", 1)[1]
+    assert bios_disk_counter(image) >= 10
+    assert bios_disk_counter(other) >= 10
 
 
 @pytest.mark.qemu

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias, final
@@ -274,11 +274,11 @@ class LivePair:
         """Let a guest run that was not protected yet."""
         await self.sessions[name].execute(qmp.Cont(), limit_s=LIMIT_S)
 
-    def create_image(self, name: str) -> None:
-        """Make an empty image for the first disk of a node."""
-        node, disk = self.pair.node(name), self.pair.disks[0]
-        made = [node.qemu_img_binary, "create", "-q", "-f", disk.image_format]
-        subprocess.run([*made, str(self.image(name)), str(disk.size_bytes)], check=True)
+    def create_image(self, name: str, disk: int = 0) -> None:
+        """Make an empty image for a disk of a node."""
+        node, of = self.pair.node(name), self.pair.disks[disk]
+        made = [node.qemu_img_binary, "create", "-q", "-f", of.image_format]
+        subprocess.run([*made, str(self.image(name, disk)), str(of.size_bytes)], check=True)
 
     async def disconnect(self) -> None:
         """Close the sessions: each procedure of an operator opens its own."""
@@ -327,20 +327,20 @@ class LivePair:
             limit_s = BOOT_S if mark == 0 else GOES_ON_S
             await until(lambda: self.counter(name) >= mark + by, what, limit_s)  # noqa: B023 - awaited here
 
-    def image(self, name: str) -> Path:
-        """The image of the first disk on one node."""
-        return Path(self.pair.disks[0].paths(self.pair.node(name))["image"])
+    def image(self, name: str, disk: int = 0) -> Path:
+        """The image of a disk on one node."""
+        return Path(self.pair.disks[disk].paths(self.pair.node(name))["image"])
 
-    def disk_counter(self, name: str) -> int:
-        """How far the BIOS guest has counted by the image of one node."""
-        node, disk = self.pair.node(name), self.pair.disks[0].on(name)
-        if disk.image_format == "raw":
-            return bios_disk_counter(self.image(name))
-        options = {"driver": disk.image_format, "file.filename": str(self.image(name))}
+    def disk_counter(self, name: str, disk: int = 0) -> int:
+        """How far the BIOS guest has counted by an image of one node."""
+        node, here = self.pair.node(name), self.pair.disks[disk].on(name)
+        if here.image_format == "raw":
+            return bios_disk_counter(self.image(name, disk))
+        options = {"driver": here.image_format, "file.filename": str(self.image(name, disk))}
         opened = []
-        if disk.secret_file is not None:
-            opened = ["--object", f"secret,id=key,file={disk.secret_file}"]
-            key = "key-secret" if disk.image_format == "luks" else "encrypt.key-secret"
+        if here.secret_file is not None:
+            opened = ["--object", f"secret,id=key,file={here.secret_file}"]
+            key = "key-secret" if here.image_format == "luks" else "encrypt.key-secret"
             options[key] = "key"
         image = ",".join(f"{key}={value}" for key, value in options.items())
         with tempfile.TemporaryDirectory() as folder:
@@ -350,14 +350,15 @@ class LivePair:
             return bios_disk_counter(copy)
 
     async def image_follows(self, name: str) -> None:
-        """See that what the BIOS guest has counted is in the node's image."""
+        """See that what the BIOS guest has counted is in each image of a node."""
         await self.goes_on(name)
         counted = self.counter(name)
-        # A promoted QEMU that no plan waits for may still be merging its overlays.
-        await until(
-            lambda: counted <= self.disk_counter(name),
-            f"the image on {name} holds what was counted up to {counted}",
-        )
+        for disk in range(len(self.pair.disks)):
+            # A promoted QEMU that no plan waits for may still be merging its overlays.
+            await until(
+                lambda: counted <= self.disk_counter(name, disk),  # noqa: B023 - awaited here
+                f"image {disk} on {name} holds what was counted up to {counted}",
+            )
 
     def stderr(self) -> str:
         """What the QEMUs said, for a failing test."""
@@ -366,20 +367,29 @@ class LivePair:
         return "\n".join(f"{p}: {p.read_text(errors='replace')}" for p in logs if p.exists())
 
 
-def install(node: Node, disk: ReplicationDisk) -> None:
-    """Put the BIOS guest onto a node's image: a file to be made, or a block device."""
-    here, image = disk.on(node.name), Path(disk.paths(node)["image"])
-    if here.image_format == "raw" and not image.is_block_device():
-        # With holes, as an image has them.
-        bios_guest(image, size_bytes=SIZE_BYTES)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        guest = bios_guest(Path(folder) / "guest", size_bytes=SIZE_BYTES)
-        if here.image_format == "raw":
-            image.write_bytes(guest.read_bytes())
-            return
-        line = [node.qemu_img_binary, "convert", "-f", "raw", "-O", here.image_format]
-        subprocess.run([*line, *encrypting(here), str(guest), str(image)], check=True)
+def install(node: Node, disks: Sequence[ReplicationDisk]) -> None:
+    """Put the BIOS guest onto a node's first image, and make the others, to which it writes too."""
+    for number, disk in enumerate(disks):
+        here, image = disk.on(node.name), Path(disk.paths(node)["image"])
+        if here.image_format == "raw" and not image.is_block_device():
+            # With holes, as an image has them.
+            _content(image, number, len(disks))
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            content = _content(Path(folder) / "content", number, len(disks))
+            if here.image_format == "raw":
+                image.write_bytes(content.read_bytes())
+                continue
+            line = [node.qemu_img_binary, "convert", "-f", "raw", "-O", here.image_format]
+            subprocess.run([*line, *encrypting(here), str(content), str(image)], check=True)
+
+
+def _content(path: Path, number: int, disks: int) -> Path:
+    if number == 0:
+        return bios_guest(path, size_bytes=SIZE_BYTES, disks=disks)
+    path.touch()
+    os.truncate(path, SIZE_BYTES)
+    return path
 
 
 def encrypting(disk: ReplicationDisk) -> list[str]:
@@ -417,8 +427,7 @@ async def bios_life(
         if accelerator == "tcg" and release != "11.1":
             pair = without_checkpoints(pair)
         life = LivePair(pair, version)
-        if pair.disks:
-            install(pair.nodes[0], pair.disks[0])
+        install(pair.nodes[0], pair.disks)
         try:
             yield life
         finally:

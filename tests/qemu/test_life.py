@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable
+import itertools
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import final
 
@@ -128,10 +129,14 @@ async def alone(life: LivePair, plan: Plan, survivor: str) -> None:
 class Writer:
     """Writes records through the guest's disk service, and knows which were acknowledged."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(
+        self, host: str, port: int = DISK_AT, numbers: Iterator[int] | None = None
+    ) -> None:
         self.host = host
         self.acknowledged: set[int] = set()
-        self._number = 0
+        self._port = port
+        # Shared by writers to the same disks.
+        self._numbers = itertools.count(1) if numbers is None else numbers
 
     async def run(self) -> None:
         """Write for ever; whatever ends a connection, a new one continues."""
@@ -141,26 +146,27 @@ class Writer:
             await asyncio.sleep(0.05)
 
     async def _talk(self) -> None:
-        async with _connected(self.host, DISK_AT) as (reader, writer):
+        async with connected(self.host, self._port) as (reader, writer):
             while True:
-                self._number += 1
-                writer.write(f"w {self._number}\n".encode())
+                number = next(self._numbers)
+                writer.write(f"w {number}\n".encode())
                 async with asyncio.timeout(10):
-                    if f"ok {self._number}\n".encode() != await reader.readline():
+                    if f"ok {number}\n".encode() != await reader.readline():
                         return
-                self.acknowledged.add(self._number)
+                self.acknowledged.add(number)
 
     async def goes_on(self) -> None:
         """See more writes acknowledged."""
         mark = len(self.acknowledged)
-        what = f"writes are acknowledged by {self.host}"
+        what = f"writes are acknowledged by port {self._port} of {self.host}"
         await until(lambda: len(self.acknowledged) >= mark + 5, what, limit_s=60)
 
 
 @asynccontextmanager
-async def _connected(
+async def connected(
     host: str, port: int
 ) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to one of the guest's services."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         yield reader, writer
@@ -170,24 +176,25 @@ async def _connected(
             await writer.wait_closed()
 
 
-async def _echoed(host: str) -> bool:
+async def _echoed(host: str, port: int) -> bool:
     try:
-        async with asyncio.timeout(2), _connected(host, ECHO_AT) as (reader, writer):
+        async with asyncio.timeout(2), connected(host, port) as (reader, writer):
             writer.write(b"are you there?\n")
             return b"are you there?\n" == await reader.readline()
     except (OSError, TimeoutError):
         return False
 
 
-async def answers(host: str) -> None:
+async def answers(host: str, port: int = ECHO_AT) -> None:
     """See the guest answer a new connection, now or soon."""
     for _ in range(20):
-        if await _echoed(host):
+        if await _echoed(host, port):
             return
-    raise AssertionError(f"nobody echoes at {host}")
+    raise AssertionError(f"nobody echoes at port {port} of {host}")
 
 
-def _linux() -> LinuxGuest:
+def linux() -> LinuxGuest:
+    """The Linux guest, or skip the test and say why."""
     try:
         return linux_guest()
     except FetchError as error:
@@ -203,7 +210,7 @@ def _reached_at(node: Node) -> Netdev:
 
 
 def _linux_pair(hosts: tuple[Node, ...]) -> ColoPair:
-    guest = _linux()
+    guest = linux()
     machine = Machine(
         memory_mib=128,
         accelerator="tcg",

@@ -61,22 +61,22 @@ LIMITED_BYTES: Final = 16 << 20
 
 
 @contextmanager
-def block_devices() -> Generator[Mapping[str, str]]:
+def block_devices(size_bytes: int = SIZE_BYTES) -> Generator[Mapping[str, str]]:
     """A block device for each node, which is a file that the kernel shows as one."""
     made: dict[str, str] = {}
     # What is in memory cannot be opened past the page cache by every kernel.
     with tempfile.TemporaryDirectory(prefix="colo-", dir="/var/tmp") as folder:
         try:
             for name in LIVING:
-                made[name] = _loop_device(Path(folder) / name)
+                made[name] = _loop_device(Path(folder) / name, size_bytes)
             yield made
         finally:
             for device in made.values():
                 subprocess.run(["losetup", "--detach", device], check=True)
 
 
-def _loop_device(file: Path) -> str:
-    file.write_bytes(bytes(SIZE_BYTES))
+def _loop_device(file: Path, size_bytes: int) -> str:
+    file.write_bytes(bytes(size_bytes))
     line = ["losetup", "--find", "--show", str(file)]
     try:
         done = subprocess.run(line, capture_output=True, text=True, check=True)

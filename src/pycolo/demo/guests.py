@@ -76,6 +76,7 @@ for word in $(cat /proc/cmdline); do
     pycolo.addr=*) addresses=${word#*=} ;;
     pycolo.gateway=*) gateway=${word#*=} ;;
     pycolo.ipv6) ipv6=1 ;;
+    pycolo.disks=*) disks=${word#*=} ;;
   esac
 done
 # COLO fences IPv4 only (qemu-behaviour 17.2): this guest speaks nothing else unless it is asked to.
@@ -98,9 +99,12 @@ nc -llllllllllllllll -p {disk_port} -e /bin/busybox sh /disk &
 until echo warm | timeout 5 nc -w 2 127.0.0.1 {echo_port} >/dev/null; do usleep 50000; done
 
 for attempt in $(seq 100); do
-  for disk in vda sda; do
-    [ -b /dev/$disk ] && echo /dev/$disk >/run/disk && break 2
+  found=
+  for disk in vda vdb sda sdb; do
+    [ ! -b /dev/$disk ] || found="$found /dev/$disk"
   done
+  echo $found | cut -d ' ' -f 1-${disks:-1} >/run/disks
+  [ $(wc -w </run/disks) -lt ${disks:-1} ] || break
   [ -n "$(ls /sys/class/block)" ] || [ $attempt -lt 20 ] || break
   usleep 100000
 done
@@ -113,24 +117,29 @@ while :; do
 done
 """
 
-# One connection to the disk service. A write is answered after the flush of the disk has ended.
+# One connection to the disk service. A write is answered after the flushes of all disks have ended.
 _DISK_SERVICE: Final = """\
-disk=$(cat /run/disk 2>/dev/null)
-sectors=$(cat /sys/class/block/${disk#/dev/}/size 2>/dev/null)
+disks=$(cat /run/disks 2>/dev/null)
+first=${disks%% *}
+sectors=$(cat /sys/class/block/${first#/dev/}/size 2>/dev/null)
 sectors=${sectors:-1}  # without a disk every write answers `failed`
 slots=$((sectors < {max_slots} ? sectors : {max_slots}))
 while read -r verb number; do
   case $verb in
     w)
-      if printf '%-511s\\n' "record $number" |
-        dd of=$disk bs={record_bytes} seek=$((number % slots)) conv=notrunc,fsync 2>/dev/null
-      then echo "ok $number"
-      else echo "failed $number"
-      fi ;;
+      answer=failed
+      for disk in $disks; do
+        if printf '%-511s\\n' "record $number" |
+          dd of=$disk bs={record_bytes} seek=$((number % slots)) conv=notrunc,fsync 2>/dev/null
+        then answer=ok
+        else answer=failed; break
+        fi
+      done
+      echo "$answer $number" ;;
     r)
       # Read the disk, not what memory remembers of it.
       echo 1 >/proc/sys/vm/drop_caches
-      dd if=$disk bs=64k count=$((slots * {record_bytes} / 65536 + 1)) 2>/dev/null |
+      dd if=$first bs=64k count=$((slots * {record_bytes} / 65536 + 1)) 2>/dev/null |
         tr -d '\\0' | grep -o '^record [0-9]*'
       echo end ;;
     *) echo "unknown $verb" ;;
@@ -151,7 +160,11 @@ class LinuxGuest:
 
     @staticmethod
     def kernel_arguments(
-        *, addresses: Sequence[str] = (DEFAULT_ADDRESS,), gateway: str = "", ipv6: bool = False
+        *,
+        addresses: Sequence[str] = (DEFAULT_ADDRESS,),
+        gateway: str = "",
+        ipv6: bool = False,
+        disks: int = 1,
     ) -> str:
         """Make the kernel's command line, for QEMU's option `-append`.
 
@@ -161,12 +174,14 @@ class LinuxGuest:
             gateway: IPv4 address of the default router; no default route if empty.
             ipv6: Also serve on each card's link-local IPv6 address. COLO does not hold back replies
                 over IPv6.
+            disks: How many disks the guest waits for and writes each record to, 1 to 4.
 
         Returns:
             The kernel's command line: console on the first serial port, reboot 1 s after a panic.
         """
         route = f" pycolo.gateway={gateway}" if gateway else ""
         others = " pycolo.ipv6" if ipv6 else ""
+        others += f" pycolo.disks={disks}" if disks > 1 else ""
         return f"console=ttyS0 panic=1 quiet pycolo.addr={','.join(addresses)}{route}{others}"
 
 
@@ -180,8 +195,8 @@ def linux_guest(
     TCP on `ECHO_PORT`, writes `READY_LINE` and then one line `tick N` a second to its serial port.
     On `DISK_PORT` each connection is a dialogue of lines:
 
-    - `w N` writes record N, flushes the disk, and then answers `ok N` (or `failed N`);
-    - `r` answers one line `record N` for each record read from the disk, then `end`.
+    - `w N` writes record N to each disk, flushes it, and then answers `ok N` (or `failed N`);
+    - `r` answers one line `record N` for each record read from the first disk, then `end`.
 
     The call blocks: some milliseconds if the cache has the guest, else a few seconds for about 75
     MB.
@@ -229,16 +244,18 @@ def acknowledged_in_image(image: Path, qemu_img: Path) -> frozenset[int]:
         return frozenset(_records(raw))
 
 
-def bios_guest(path: Path, *, size_bytes: int = 1 << 20) -> Path:
+def bios_guest(path: Path, *, size_bytes: int = 1 << 20, disks: int = 1) -> Path:
     """Write a raw disk image that boots a guest which counts on its serial port and on its disk.
 
     At each tick of the BIOS clock (18.2 a second) the guest adds one to its counter, writes the
-    counter to the second sector of the disk it was booted from, and prints it on COM1. It powers
-    off when its power button is pressed (qemu-behaviour 1.10).
+    counter to the second sector of the disk it was booted from and of those that the BIOS numbers
+    after it, and prints it on COM1. It powers off when its power button is pressed (qemu-behaviour
+    1.10).
 
     Args:
         path: The path of the image; an existing file is replaced.
         size_bytes: Size of the image: a multiple of 512, at least 1024.
+        disks: How many disks the guest has and writes to, 1 to 4.
 
     Returns:
         `path`.
@@ -251,7 +268,7 @@ def bios_guest(path: Path, *, size_bytes: int = 1 << 20) -> Path:
             f"size_bytes must be a multiple of 512 and at least 1024, not {size_bytes}"
         )
     with path.open("wb") as image:
-        image.write(boot_sector())
+        image.write(boot_sector(disks))
         image.truncate(size_bytes)
     return path
 
@@ -402,8 +419,11 @@ def _records(raw: Path) -> Iterator[int]:
                 yield int(found[1])
 
 
-def boot_sector() -> bytes:
+def boot_sector(disks: int = 1) -> bytes:
     """Assemble the BIOS guest.
+
+    Args:
+        disks: How many disks it writes to, 1 to 4.
 
     Returns:
         512 bytes with the boot signature at the end.
@@ -414,6 +434,8 @@ def boot_sector() -> bytes:
     code += b"".join(_SET_UP)
     each_tick = len(code)
     code += b"".join(_WAIT_AND_WRITE)
+    for further in range(1, disks):
+        code += b"".join(_WRITE_FURTHER).replace(_FURTHER, bytes([further]))
     code += b"".join(_OBEY_BUTTON)
     code += bytes.fromhex("66 8B1E 0080")  # mov ebx, [counter]
     code += bytes.fromhex("B9 0800")  # mov cx, 8: hexadecimal digits
@@ -458,6 +480,13 @@ _WAIT_AND_WRITE: Final = (
     bytes.fromhex("66 FF06 0080"),  # inc dword [counter]
     bytes.fromhex("BE 1082 8A16 0082 B8 0043 CD13"),  # int 13h, function 43h: write by that packet
     bytes.fromhex("0F92 06 0182"),  # setc [failed]
+)
+_FURTHER: Final = b"\xff"
+_WRITE_FURTHER: Final = (
+    bytes.fromhex("BE 1082 8A16 0082 80C2"),  # mov si, packet; mov dl, [drive]; add dl,
+    _FURTHER,  # how many drives after the first
+    bytes.fromhex("B8 0043 CD13"),  # the same write to that drive
+    bytes.fromhex("7305 C606 0182 01"),  # jnc over; mov byte [failed], 1
 )
 # On QEMU's PC machines SeaBIOS puts the power management at port 0x600: its events, at 0x602 which
 # of them are on, and at 0x604 its control.
