@@ -6,6 +6,7 @@ import asyncio
 import re
 import statistics
 import struct
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from tests.qemu.life import (
 )
 from tests.qemu.namespaces import acknowledge_at_once, in_namespaces
 from tests.qemu.test_life import kept, outlive
-from tests.real_qemu import RELEASES
+from tests.real_qemu import RELEASES, build_of
 
 from pycolo._execute import execute
 from pycolo.demo.builds import Release
@@ -112,6 +113,29 @@ async def test_ram_moves_between_any_two_backends(
         plan = await life.run("resume")
         assert {} == off_plan(plan.planned_state, await life.probe())
         await life.goes_on("beta", "gamma")
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_numa_nodes_need_backends_of_their_own(release: Release) -> None:
+    """Neither RAM that QEMU makes by itself nor the machine's own backend is for a node (22.8)."""
+    line = [str(build_of(release).qemu_system), "-nodefaults", "-display", "none", "-S", "-m", "64"]
+    backend = (
+        "-object",
+        "memory-backend-ram,id=pc.ram,size=64M",
+        "-machine",
+        "memory-backend=pc.ram",
+    )
+    refused = {
+        ("-numa", "node,nodeid=0,cpus=0"): "total memory for NUMA nodes",
+        ("-numa", "node,nodeid=0,cpus=0,mem=64"): "not supported by this machine type",
+        (*backend, "-numa", "node,cpus=0,memdev=pc.ram"): "properties are mutually exclusive",
+    }
+    for words, why in refused.items():
+        done = subprocess.run(
+            [*line, *words], capture_output=True, text=True, check=False, timeout=30
+        )
+        assert 1 == done.returncode
+        assert why in done.stderr
 
 
 BACKENDS_REFUSED = {
