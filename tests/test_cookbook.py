@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from tests.compiler.cases import VERSIONS, commands_of
 from tests.test_behaviour_page import TEST
 
 from pycolo import pairfile
 from pycolo.compiler import compile_offline
 from pycolo.errors import VersionError
 from pycolo.model import ColoPair
-from pycolo.plan import Execute, LaunchQemu, Plan, Procedure, RunHost
-from pycolo.qmp import commands as qmp
+from pycolo.plan import Plan, Procedure
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema
 
@@ -27,7 +25,6 @@ SHAPES = ROOT / "docs" / "reference" / "shapes.md"
 SECTION = re.compile(r"^## (.+?)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 PAIR = re.compile(r"```toml\n(.*?)```", re.DOTALL)
 PARTS = ("**What it is for.**", "```toml", "**What the guest sees.**", "**Check.**")
-VERSIONS: tuple[Literal["7.2.22", "10.0.13", "11.1.3"], ...] = ("7.2.22", "10.0.13", "11.1.3")
 PROCEDURES: tuple[tuple[Procedure, str | None], ...] = (
     ("launch", None),
     ("start", None),
@@ -80,7 +77,7 @@ def test_a_machine_compiles_to_commands_that_its_qemu_accepts(
         plan = _plan(pair, procedure, survivor, version)
         problems = [
             problem
-            for command, oob in _commands(plan)
+            for command, oob in commands_of(plan)
             for problem in schema.check(command, oob=oob)
         ]
         assert [] == problems, procedure
@@ -88,21 +85,6 @@ def test_a_machine_compiles_to_commands_that_its_qemu_accepts(
 
 def _plan(pair: ColoPair, procedure: Procedure, survivor: str | None, version: str) -> Plan:
     return compile_offline(procedure, pair, version=Version.parse(version), survivor=survivor)
-
-
-def _commands(plan: Plan) -> Iterator[tuple[qmp.Command, bool]]:
-    """Every command of a plan, and those that would make the block nodes of a command line."""
-    for step in (*plan.steps, *(s for one in plan.recoveries for s in one.steps)):
-        match step:
-            case Execute(command=command, oob=oob, rescue=rescue):
-                yield command, oob
-                yield from ((yank, True) for yank in rescue)
-            case RunHost(action=LaunchQemu(argv=argv)):
-                for option, value in itertools.pairwise(argv):
-                    if option == "-blockdev":
-                        yield qmp.BlockdevAdd.from_arguments(json.loads(value)), False
-            case _:
-                pass
 
 
 def test_what_the_page_of_shapes_names_exists() -> None:

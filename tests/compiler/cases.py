@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -30,7 +31,8 @@ from pycolo.model import (
     Tls,
     Vnc,
 )
-from pycolo.plan import DialectName, Plan, Procedure
+from pycolo.plan import DialectName, Execute, LaunchQemu, Plan, Procedure, RunHost
+from pycolo.qmp.commands import BlockdevAdd, Command
 from pycolo.qmp.replies import Version
 from pycolo.record import PairRecord, highest
 from pycolo.snapshot import Snapshot
@@ -254,15 +256,38 @@ def golden_text(case: str) -> str:
 def _lines(variants: Mapping[str, Plan]) -> Iterator[str]:
     for variant, plan in variants.items():
         yield f"== {variant}"
-        written = plan_to_json(plan)
-        yield from map(_line, _objects(written["steps"]))
-        for recovery in _objects(written["recoveries"]):
-            yield f"-- recovery from {recovery['first']} to {recovery['last']}"
-            yield from map(_line, _objects(recovery["steps"]))
+        yield from lines_of(plan)
     written = plan_to_json(variants[SHOWN if SHOWN in variants else SHOWN_OVER_TLS])
     for state in ("prior_state", "planned_state"):
         yield f"== {state}"
         yield json.dumps(written[state], indent=1, ensure_ascii=False)
+
+
+def lines_of(plan: Plan) -> Iterator[str]:
+    """What a plan does, a line a step, and then what its recoveries do."""
+    written = plan_to_json(plan)
+    yield from map(_line, _objects(written["steps"]))
+    for recovery in _objects(written["recoveries"]):
+        yield f"-- recovery from {recovery['first']} to {recovery['last']}"
+        yield from map(_line, _objects(recovery["steps"]))
+
+
+def commands_of(plan: Plan) -> Iterator[tuple[Command, bool]]:
+    """Every command of a plan, and whether it is sent out of band.
+
+    The block nodes of a command line are among them, as the commands that would make them.
+    """
+    for step in (*plan.steps, *(s for one in plan.recoveries for s in one.steps)):
+        match step:
+            case Execute(command=command, oob=oob, rescue=rescue):
+                yield command, oob
+                yield from ((yank, True) for yank in rescue)
+            case RunHost(action=LaunchQemu(argv=argv)):
+                for option, value in itertools.pairwise(argv):
+                    if option == "-blockdev":
+                        yield BlockdevAdd.from_arguments(json.loads(value)), False
+            case _:
+                pass
 
 
 def _line(step: Mapping[str, JsonValue]) -> str:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Iterator
-
 import pytest
 from tests.compiler.cases import (
     CASES,
@@ -14,14 +10,13 @@ from tests.compiler.cases import (
     OVER_TLS,
     VERSIONS,
     as_text,
+    commands_of,
     compiled,
     golden_plans,
     golden_text,
 )
 
 from pycolo.compiler import check_compiled, compile_plan
-from pycolo.plan import Execute, LaunchQemu, RunHost, Step
-from pycolo.qmp.commands import BlockdevAdd
 from pycolo.qmp.schema import Schema
 from pycolo.wire import loads, plan_from_json
 
@@ -57,27 +52,7 @@ def test_every_case_has_its_file() -> None:
 def test_every_command_is_one_that_its_qemu_accepts(case: str, pair: str, version: str) -> None:
     """Each command of each plan passes the schema of the very QEMU it is compiled for."""
     schema = Schema.packaged(version)  # type: ignore[arg-type]  # the versions are the packaged ones
-    plan = compiled(CASES[case], EVERY_PAIR[pair], version)
-    steps = [s for s in plan.steps if isinstance(s, Execute)]
-    steps += [s for recovery in plan.recoveries for s in recovery.steps]
-    made = [block for s in plan.steps for block in _blocks(s)]
-    yanks = [yank for s in steps for yank in s.rescue]
-    problems = [
-        *(p for s in steps for p in schema.check(s.command, oob=s.oob)),
-        *(p for yank in yanks for p in schema.check(yank, oob=True)),
-        *(p for command in made for p in schema.check(command)),
-    ]
+    commands = list(commands_of(compiled(CASES[case], EVERY_PAIR[pair], version)))
 
-    assert [] == problems
-    assert made if case.startswith("launch") else steps
-
-
-def _blocks(step: Step) -> Iterator[BlockdevAdd]:
-    """The block nodes of a command line, as the command that makes each."""
-    match step:
-        case RunHost(action=LaunchQemu(argv=argv)):
-            for option, value in itertools.pairwise(argv):
-                if option == "-blockdev":
-                    yield BlockdevAdd.from_arguments(json.loads(value))
-        case _:
-            pass
+    assert commands
+    assert [] == [p for command, oob in commands for p in schema.check(command, oob=oob)]
