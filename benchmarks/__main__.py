@@ -25,6 +25,7 @@ from benchmarks import (
     supervising,
 )
 from benchmarks.measure import Figure, table
+from benchmarks.plotting import plot
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "import": importing.run,
@@ -47,12 +48,14 @@ def main(arguments: list[str]) -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="+", choices=("all", *BENCHMARKS), metavar="NAME")
-    parser.add_argument("--as", dest="form", choices=("table", "json"), default="table")
+    parser.add_argument("--as", dest="form", choices=("table", "json", "svg"), default="table")
     chosen = parser.parse_args(arguments)
     names = BENCHMARKS if "all" in chosen.names else dict.fromkeys(chosen.names)
     figures = [figure for name in names for figure in BENCHMARKS[name]()]
     if chosen.form == "json":
         print(json.dumps([attrs.asdict(figure) for figure in figures], indent=2))
+    elif chosen.form == "svg":
+        print(plot(f"python -m benchmarks {' '.join(names)}", figures), end="")
     else:
         print(table(figures))
 

@@ -240,14 +240,14 @@ async def _measured(pairs: int) -> list[Figure]:
 
 def figure(pairs: int, what: str, value: float, unit: str, runs: int = 1) -> Figure:
     """A figure of so many pairs."""
-    return Figure(benchmark="fleet", what=what, value=value, unit=unit, runs=runs, pairs=pairs)
+    return Figure(benchmark="fleet", what=what, value=value, unit=unit, runs=runs, size=pairs)
 
 
 def with_goals(figures: Sequence[Figure], goals: Mapping[str, float]) -> list[Figure]:
     """The figures of a thousand pairs with the most that they should be."""
     return [
         attrs.evolve(one, goal=f"at most {most:g}", ratio=one.value / most)
-        if one.pairs == max(SIZES) and (most := goals.get(one.what))
+        if one.size == max(SIZES) and (most := goals.get(one.what))
         else one
         for one in figures
     ]

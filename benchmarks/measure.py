@@ -29,8 +29,8 @@ class Figure:
     "What it should be; empty where nothing was promised."
     ratio: float | None = None
     "The value divided by the most that it should be; None where there is no such limit."
-    pairs: int | None = None
-    "With how many pairs it was measured; None where that is always the same."
+    size: int | None = None
+    "With how many pairs, or disks and cards, it was measured; None where that is always the same."
 
 
 def timed_s(work: Callable[[], object]) -> float:
@@ -101,10 +101,10 @@ def milliseconds(benchmark: str, what: str, runs_s: Sequence[float]) -> Figure:
 
 def table(figures: Sequence[Figure]) -> str:
     """The figures, one a line; those of many sizes with a column for each size."""
-    single = [one for one in figures if one.pairs is None]
-    names = dict.fromkeys(one.benchmark for one in figures if one.pairs is not None)
+    single = [one for one in figures if one.size is None]
+    names = dict.fromkeys(one.benchmark for one in figures if one.size is not None)
     sized = [
-        _by_size([one for one in figures if one.pairs is not None and one.benchmark == name])
+        _by_size([one for one in figures if one.size is not None and one.benchmark == name])
         for name in names
     ]
     return "\n\n".join([_aligned(_lines(single))] * bool(single) + sized)
@@ -122,12 +122,12 @@ def _lines(figures: Iterable[Figure]) -> list[Sequence[str]]:
 
 def _by_size(figures: Sequence[Figure]) -> str:
     """A line for each thing that was measured; its growth is the largest size by the smallest."""
-    sizes = sorted({one.pairs for one in figures if one.pairs is not None})
+    sizes = sorted({one.size for one in figures if one.size is not None})
     lines: list[Sequence[str]] = [
         (figures[0].benchmark, "unit", *map(str, sizes), "growth", "goal", "of goal")
     ]
     for what in dict.fromkeys(one.what for one in figures):
-        found = {one.pairs: one for one in figures if one.what == what}
+        found = {one.size: one for one in figures if one.what == what}
         measured = [found[size] for size in sizes if size in found]
         first, last = measured[0], measured[-1]
         growth = last.value / first.value if last is not first and first.value else None

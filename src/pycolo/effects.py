@@ -381,4 +381,7 @@ def _set(live: Live, command: qmp.QomSet) -> Live:
 
 
 def _without(mapping: Mapping[str, _T], key: str) -> dict[str, _T]:
-    return {name: value for name, value in mapping.items() if name != key}
+    # A plan of a hundred disks copies a hundred times what a hundred disks have: not item by item.
+    left = dict(mapping)
+    left.pop(key, None)
+    return left

@@ -312,7 +312,7 @@ def detach(draft: Draft, node: str, disk: ReplicationDisk) -> None:
         XBlockdevChange(parent=disk.names.quorum, child=child),
         "a dead child would block the guest's writes (qemu-behaviour 5.12, 7.3)",
         accepts=(Refusal(text="does not have child"),),
-        rescue=topology.primary_yanks(draft.pair)[: len(draft.pair.disks)],
+        rescue=draft.disk_yanks,
     )
 
 
@@ -379,7 +379,7 @@ def remove_nbd(draft: Draft, node: str, disk: ReplicationDisk) -> None:
             BlockdevDel(node_name=disk.names.nbd),
             "its name is free for the next generation (qemu-behaviour 5.9)",
             accepts=(Refusal(text="Failed to find node"),),
-            rescue=topology.primary_yanks(draft.pair)[: len(draft.pair.disks)],
+            rescue=draft.disk_yanks,
         )
 
 

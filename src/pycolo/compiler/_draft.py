@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import final
 
-from pycolo import effects
+from pycolo import effects, topology
 from pycolo.conditions import Condition, InstanceIs, PartsAre
 from pycolo.errors import compile_error
 from pycolo.evidence import Victim
@@ -83,6 +84,11 @@ class Draft:
     def timeouts(self) -> Timeouts:
         """The declared limits."""
         return self.pair.timeouts
+
+    @cached_property
+    def disk_yanks(self) -> tuple[Yank, ...]:
+        """The commands that cut a primary's disks off from its peer; many steps share them."""
+        return topology.primary_yanks(self.pair)[: len(self.pair.disks)]
 
     def live(self, node: str) -> Live:
         """The state of a node's QEMU after the steps so far.
