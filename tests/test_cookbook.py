@@ -42,7 +42,8 @@ def sections() -> dict[str, str]:
     return dict(SECTION.findall(PAGE.read_text(encoding="utf-8")))
 
 
-def _declared(name: str) -> ColoPair:
+def declared(name: str) -> ColoPair:
+    """The pair of a machine's file."""
     (text,) = PAIR.findall(sections()[name])
     return pairfile.loads(text)
 
@@ -57,9 +58,9 @@ def test_a_machine_is_described_in_four_parts(name: str) -> None:
 
 def test_there_are_ten_machines_or_more() -> None:
     """No two of them are the same."""
-    declared = [_declared(name) for name in sections()]
-    assert 10 <= len(declared)
-    assert all(one != other for one, other in itertools.combinations(declared, 2))
+    pairs = [declared(name) for name in sections()]
+    assert 10 <= len(pairs)
+    assert all(one != other for one, other in itertools.combinations(pairs, 2))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -68,7 +69,7 @@ def test_a_machine_compiles_to_commands_that_its_qemu_accepts(
     name: str, version: Literal["7.2.22", "10.0.13", "11.1.3"]
 ) -> None:
     """Launch, start, each failover and each resume hold what the release's schema allows."""
-    pair, schema = _declared(name), Schema.packaged(version)
+    pair, schema = declared(name), Schema.packaged(version)
     if (name, version) in TOO_NEW:
         with pytest.raises(VersionError, match="multifd"):
             _plan(pair, "start", None, version)
