@@ -59,22 +59,53 @@ def test_call_that_fails_takes_no_other_with_it(caplog: pytest.LogCaptureFixture
     assert "a defect" in caplog.text
 
 
-def test_time_in_which_the_process_did_not_run_is_told_once() -> None:
-    """Whoever joined is told before anything is concluded, and the timer does not tell it again."""
-    world, beat, told = World("11.1.3"), Beat(), list[float]()
+def test_clock_excludes_the_time_in_which_the_process_did_not_run() -> None:
+    """The clock goes on from where it was, and goes as fast as before."""
+    world, beat, shown_s = World("11.1.3"), Beat(), list[float]()
 
     async def stop() -> None:
-        with beat.joined(lambda late_s, _: told.append(late_s)):
+        with beat.joined():
             await asyncio.sleep(10.0)  # of the world's clock
-            assert told == []
+            shown_s.append(beat.now_s())
             world.advance(5.0)
-            beat.exclude_own_delay()
-            beat.exclude_own_delay()
+            shown_s.append(beat.now_s())
             await asyncio.sleep(10.0)  # of the world's clock
-        world.advance(5.0)
-        beat.exclude_own_delay()
+            shown_s.append(beat.now_s())
 
     world.run(stop())
-    # While somebody has joined, some timer is at most a quarter of a second ahead.
-    (late_s,) = told
-    assert 4.7 < late_s <= 5.0
+    # While somebody has joined, the timer is at most a twentieth of a second ahead.
+    assert [10.0, 10.0, 20.0] == pytest.approx(shown_s, abs=0.06)
+
+
+def test_clock_includes_what_the_timer_may_be_late() -> None:
+    """A loop that is late by a few milliseconds now and then delays no conclusion."""
+    world, beat, shown_s = World("11.1.3"), Beat(), list[float]()
+
+    async def work() -> None:
+        with beat.joined():
+            for _ in range(100):
+                world.advance(0.01)
+                await asyncio.sleep(0.05)  # of the world's clock
+            shown_s.append(beat.now_s())
+
+    world.run(work())
+    assert [world.now_s] == pytest.approx(shown_s, abs=0.001)
+
+
+@pytest.mark.parametrize("turn_s", [0.03, 0.06, 0.1, 0.3])
+def test_clock_of_a_loop_that_is_always_late_goes_slowly_and_never_back(turn_s: float) -> None:
+    """Two turns of the loop, in which an answer is read, take less than any limit."""
+    world, beat, shown_s = World("11.1.3"), Beat(), list[float]()
+
+    async def work() -> None:
+        with beat.joined():
+            for _ in range(300):
+                world.advance(turn_s)
+                shown_s.append(beat.now_s())
+                await asyncio.sleep(0)
+
+    world.run(work())
+    two_s = [later - earlier for earlier, later in zip(shown_s, shown_s[2:], strict=False)]
+    assert min(two_s) >= 0.0
+    assert max(two_s) < 0.2
+    assert shown_s[-1] > shown_s[0] + 1.0

@@ -605,6 +605,34 @@ def test_supervisor_that_was_stopped_ends_nobody(
     assert len(stops) > 10
 
 
+@pytest.mark.parametrize("turn_s", [0.03, 0.06, 0.09, 0.2])
+def test_supervisor_that_is_always_late_suspects_nobody(tmp_path: Path, turn_s: float) -> None:
+    """The time that its own loop takes to read an answer is no silence of QEMU."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        before, loop, is_over = list(life.world.processes), asyncio.get_running_loop(), False
+
+        def work() -> None:
+            life.world.advance(turn_s)
+            if not is_over:
+                loop.call_soon(work)
+
+        loop.call_soon(work)
+        await time_passes(60.0)
+        is_over = True
+        assert before == list(life.world.processes)
+        assert [] == [e.text for e in watched.events[count:] if e.kind in ("action", "state")]
+
+    async def played(life: FakePair) -> None:
+        with Store(tmp_path) as store:
+            async with kept(life, store) as watched:
+                await scenario(life, watched)
+
+    # A checkpoint would show that both live.
+    in_world("11.1.3", played, declared(checkpoint_delay_ms=20000))
+
+
 @pytest.mark.parametrize("method", ["observe", "death", "run", "ended"])
 def test_defect_of_a_host_ends_no_supervision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str

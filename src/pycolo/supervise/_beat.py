@@ -1,4 +1,4 @@
-"""One timer for the periodic work of many pairs."""
+"""One timer for the periodic work of many pairs, and a clock that excludes the timer's delays."""
 
 from __future__ import annotations
 
@@ -6,47 +6,57 @@ import asyncio
 import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Final, TypeAlias, final
-
-Excluding: TypeAlias = Callable[[float, float], None]
-"Is called after a time in which this process did not run: its length, and the time now."
+from typing import Final, final
 
 # All calls of a slot are made in one turn: a turn of the event loop costs as much as one query.
 _SLOT_S: Final = 0.01
-_PULSE_S: Final = 0.25
-_LATE_S: Final = 0.1
+# An answer needs two turns of the event loop. So a loop that is always late adds at most twice the
+# sum of these two to the time that the clock shows for an answer; limits are longer than that.
+_PULSE_S: Final = 0.05
+_LATE_S: Final = 0.02
 
 
 @final
 class Beat:
-    """Makes timed calls for all pairs of an event loop, and notices when its timer fires late.
+    """Makes timed calls for all pairs of an event loop, and has the clock by which they are judged.
+
+    A QEMU is not silent while this process does not read. So the clock excludes each time for which
+    the timer fired late: this process was stopped, or had too much to do.
 
     A beat belongs to the event loop in which it is used first.
     """
 
     def __init__(self) -> None:
         self._slots: dict[int, list[Callable[[], None]]] = {}
-        self._members: dict[object, Excluding] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._slot = 0
-        self._excluded_s = -math.inf
-        self._is_pulsing = False
+        self._members = 0
+        self._excluded_s = 0.0
+        "How much the clock excludes, in seconds."
+        self._excluded_until_s = -math.inf
+        self._last_s = -math.inf
 
     @contextmanager
-    def joined(self, excluding: Excluding) -> Generator[None]:
-        """Inside the block, report each time in which this process did not run.
-
-        Args:
-            excluding: Is called with each such time; must be quick and must not raise.
-        """
-        key = object()
-        self._members[key] = excluding
+    def joined(self) -> Generator[None]:
+        """Inside the block the timer always runs, so that each delay is noticed."""
+        self._members += 1
         try:
-            if not self._is_pulsing:
-                self._pulse()
+            self._set_next()
             yield
         finally:
-            del self._members[key]
+            self._members -= 1
+
+    def now_s(self) -> float:
+        """The time of the event loop's clock, less the time in which this process was late."""
+        now_s = _now_s()
+        if self._timer is not None:
+            late_s = now_s - max(self._slot * _SLOT_S, self._excluded_until_s)
+            if late_s > _LATE_S:
+                self._excluded_s += late_s
+                self._excluded_until_s = now_s
+        # A delay is excluded only once it is long, so what was shown meanwhile is not undercut.
+        self._last_s = max(self._last_s, now_s - self._excluded_s)
+        return self._last_s
 
     def call_later(self, delay_s: float, call: Callable[[], None]) -> None:
         """Call something once, up to a hundredth of a second late.
@@ -56,30 +66,17 @@ class Beat:
             call: What to call; must be quick. A call cannot be cancelled: one that is not needed
                 any more must do nothing.
         """
-        slot = math.ceil((_now_s() + delay_s) / _SLOT_S)
+        slot = _slot_at(delay_s)
         self._slots.setdefault(slot, []).append(call)
         if self._timer is None or slot < self._slot:
             self._set(slot)
 
-    def exclude_own_delay(self) -> None:
-        """Report it to all members if this process has not run for a while.
-
-        Call it before anything is concluded from how long ago something was.
-        """
-        if self._timer is None:
-            return
-        now_s = _now_s()
-        late_s = now_s - max(self._slot * _SLOT_S, self._excluded_s)
-        if late_s > _LATE_S:
-            self._excluded_s = now_s
-            for excluding in tuple(self._members.values()):
-                excluding(late_s, now_s)
-
-    def _pulse(self) -> None:
-        # A timer always runs, so that a delay is noticed.
-        self._is_pulsing = bool(self._members)
-        if self._is_pulsing:
-            self.call_later(_PULSE_S, self._pulse)
+    def _set_next(self) -> None:
+        """Set the timer to what is due next; while somebody has joined, to a moment soon."""
+        slots = [_slot_at(_PULSE_S)] if self._members else []
+        slot = min((*slots, *self._slots), default=None)
+        if slot is not None and (self._timer is None or slot < self._slot):
+            self._set(slot)
 
     def _set(self, slot: int) -> None:
         if self._timer is not None:
@@ -88,7 +85,8 @@ class Beat:
         self._timer = asyncio.get_running_loop().call_at(slot * _SLOT_S, self._run)
 
     def _run(self) -> None:
-        self.exclude_own_delay()
+        # Read before the timer is set anew, so that its delay is noticed.
+        self.now_s()
         # By rounding, the clock may still be just before the slot that the timer was set to.
         last = max(self._slot, math.floor(_now_s() / _SLOT_S))
         self._timer = None
@@ -96,8 +94,12 @@ class Beat:
             for call in self._slots.pop(slot):
                 # Not called here: one call that raises must not prevent the others.
                 asyncio.get_running_loop().call_soon(call)
-        if self._slots:
-            self._set(min(self._slots))
+        self._set_next()
+
+
+def _slot_at(delay_s: float) -> int:
+    """The first slot that begins in so many seconds or later."""
+    return math.ceil((_now_s() + delay_s) / _SLOT_S)
 
 
 def _now_s() -> float:

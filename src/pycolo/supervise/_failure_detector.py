@@ -78,11 +78,6 @@ class FailureDetector:
         self.ended: dict[str, Evidence] = {}
         "The QEMUs that are shown to have ended, by identity."
 
-    def exclude_delay(self, late_s: float, now_s: float) -> None:
-        """Do not count a time in which this process did not run: see `NodeHealth.exclude_delay`."""
-        for health in self.health.values():
-            health.exclude_delay(late_s, now_s)
-
     @property
     def is_aside(self) -> bool:
         """Whether no QEMU is asked or heard, so that every monitor is free for others."""
@@ -228,7 +223,7 @@ class FailureDetector:
         return found
 
     def _now_s(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._beat.now_s()
 
     # -- the end of a QEMU
 
@@ -340,6 +335,9 @@ class FailureDetector:
             health.question_sent(now_s)
             asking.sent = session.send(QueryStatus())
             asking.sent.when_answered(lambda _: self._answered(session, asking))
+            return
+        if health.question_s(now_s) < self._interval_s / 2:
+            # Only this process was late, and more questions would make it later.
             return
         if asking.again is None or not asking.again.pending:
             health.oob_question_sent(now_s)

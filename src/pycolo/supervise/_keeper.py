@@ -191,7 +191,7 @@ class Keeper:
             StoreError: What is wanted cannot be read, and was never read before.
         """
         async with self._controller:
-            with self._beat.joined(self._detector.exclude_delay):
+            with self._beat.joined():
                 await self._keep_on()
 
     async def _keep_on(self) -> None:
@@ -372,7 +372,6 @@ class Keeper:
             Whether something was done, so that the next turn follows at once.
         """
         self._detector.check()
-        self._beat.exclude_own_delay()
         self._take_results()
         if self._is_executing:
             # While a plan is executed, the plan itself handles what happens.
@@ -1083,7 +1082,7 @@ class Keeper:
         return min(self._due_s, last_s + limits.stands_s("no-checkpoint")) - now_s
 
     def _now_s(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._beat.now_s()
 
 
 @final

@@ -23,7 +23,7 @@ CHECKPOINTS: Final = 2
 @final
 @attrs.define(kw_only=True, eq=False)
 class NodeHealth:
-    """What was seen of a node's QEMU; times are seconds of the event loop's clock."""
+    """What was seen of a node's QEMU; times are seconds of the clock of `Beat`."""
 
     instance: str = ""
     "The identity of the QEMU; empty if none was seen yet."
@@ -127,20 +127,6 @@ class NodeHealth:
         if self._no_greeting_s is None:
             self._no_greeting_s = now_s
 
-    def exclude_delay(self, late_s: float, now_s: float) -> None:
-        """Do not count a time in which this process did not run, and so read nothing from QEMU.
-
-        Args:
-            late_s: The length of that time, in seconds.
-            now_s: Now.
-        """
-        self._question_sent_s = _later(self._question_sent_s, late_s, now_s)
-        self._oob_question_s = _later(self._oob_question_s, late_s, now_s)
-        self._hung_up_s = _later(self._hung_up_s, late_s, now_s)
-        self._no_greeting_s = _later(self._no_greeting_s, late_s, now_s)
-        self._checkpoints_s = tuple(min(at_s + late_s, now_s) for at_s in self._checkpoints_s)
-        self.colo_exit_s = _later(self.colo_exit_s, late_s, now_s)
-
     # -- conclusions
 
     @property
@@ -192,10 +178,6 @@ class NodeHealth:
         if self.qemu != "colo" or self.colo_exit_s is not None:
             return 0
         return sum(ended_s > at_s for ended_s in self._checkpoints_s)
-
-
-def _later(at_s: float | None, late_s: float, now_s: float) -> float | None:
-    return None if at_s is None else min(at_s + late_s, now_s)
 
 
 def _qemu(role: Role, before: Qemu) -> Qemu:
