@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Final, Generic, NoReturn, Self, TypeAlias, TypeVar, final
@@ -24,7 +25,6 @@ import attrs
 from qemu.qmp import (
     ExecInterruptedError,
     ExecuteError,
-    Message,
     QMPClient,
     QMPError,
     Runstate,
@@ -37,6 +37,7 @@ from pycolo.qmp import events
 from pycolo.qmp._base import QmpCommand
 from pycolo.qmp.commands import QueryCommands, QueryName, QueryQmpSchema
 from pycolo.qmp.schema import Schema
+from pycolo.session._client import Incoming
 from pycolo.session._dial import Dialled, dial, disconnected
 from pycolo.session._schemas import Build, SchemaCache
 from pycolo.session._socket import Connector, address_of, open_monitor
@@ -57,6 +58,7 @@ __all__ = (
 
 _R = TypeVar("_R")
 _LOG: Final = logging.getLogger(__name__)
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 # QEMU sends QUORUM_REPORT_BAD for one block node at most once a second.
 HELD_BACK_S: Final = 1.1
 
@@ -96,16 +98,16 @@ class Sent(Generic[_R]):
     """A command that was sent; its reply can be waited for more than once."""
 
     def __init__(
-        self, session: Session, command: QmpCommand[_R], task: asyncio.Task[object]
+        self, session: Session, command: QmpCommand[_R], reply: asyncio.Future[object]
     ) -> None:
         self._session = session
         self._command = command
-        self._task = task
+        self._reply = reply
 
     @property
     def pending(self) -> bool:
         """Whether the reply is still awaited; False after the reply or the connection's end."""
-        return not self._task.done()
+        return not self._reply.done()
 
     def when_answered(self, on_answer: Callable[[object], None]) -> None:
         """Call a function with the answer when it comes, however late; never if none comes.
@@ -114,15 +116,13 @@ class Sent(Generic[_R]):
             on_answer: Called with the return value of the reply, unparsed, or with a
                 CommandRefused. It runs in the event loop; it must be quick and must not raise.
         """
-        self._task.add_done_callback(lambda _: self._hand_on(on_answer))
+        self._reply.add_done_callback(lambda _: self._hand_on(on_answer))
 
     def _hand_on(self, on_answer: Callable[[object], None]) -> None:
         """Call a function with the answer; not if the connection was lost."""
-        if self._task.cancelled():
-            return
-        match self._task.exception():
+        match self._reply.exception():
             case None:
-                on_answer(self._task.result())
+                on_answer(self._reply.result())
             case ExecuteError() as error:
                 name = self._command.qmp_name
                 on_answer(CommandRefused(self._session.node, name, error.error_class, str(error)))
@@ -147,19 +147,18 @@ class Sent(Generic[_R]):
                 session is closed.
             ParseError: The reply does not fit this command; the session stays usable.
         """
-        task = self._task
-        if not task.done():
-            await asyncio.wait((task,), timeout=limit_s)
-        if not task.done():
+        if self.pending:
+            await asyncio.wait((self._reply,), timeout=limit_s)
+        if self.pending:
             why = f"there was no reply within {limit_s:g} s"
             raise CommandUnknown(self._session.node, self._command.qmp_name, why)
         try:
-            value = task.result()
-        except (QMPError, asyncio.CancelledError) as error:
+            value = self._reply.result()
+        except QMPError as error:
             self._fail(error)
         return self._command.parse_reply(value)
 
-    def _fail(self, error: BaseException) -> NoReturn:
+    def _fail(self, error: QMPError) -> NoReturn:
         """Raise pycolo's error for an error of the QMP client."""
         node, name = self._session.node, self._command.qmp_name
         match error:
@@ -167,7 +166,7 @@ class Sent(Generic[_R]):
                 raise CommandRefused(node, name, error.error_class, str(error)) from error
             case StateError():
                 raise ConnectionFailed(node, self._session.address, "it ended before") from error
-            case ExecInterruptedError() | asyncio.CancelledError():
+            case ExecInterruptedError():
                 raise CommandUnknown(node, name, "the connection was lost") from error
             case _:
                 raise CommandUnknown(node, name, f"the reply was no QMP: {error}") from error
@@ -204,7 +203,6 @@ class Session:
         self._stop_at = 0
         self._checkpoint_at = 0
         self._subscribers: dict[object, Subscriber] = {}
-        self._sent: set[asyncio.Task[object]] = set()
         self._claimed = False
         self._held_back_until: dict[str, float] = {}
         self._close_asked = asyncio.Event()
@@ -310,11 +308,8 @@ class Session:
             The command that was sent. If the connection is lost, `send` does not raise, but
             `Sent.reply` does.
         """
-        call = self._client.execute_msg(_message(command.qmp_name, command.arguments(), oob=oob))
-        task = asyncio.get_running_loop().create_task(call)
-        self._sent.add(task)
-        task.add_done_callback(self._take)
-        return Sent(self, command, task)
+        text = _text(command.qmp_name, command.arguments(), oob=oob)
+        return Sent(self, command, self._client.issue(text))
 
     async def execute(self, command: QmpCommand[_R], *, limit_s: float, oob: bool = False) -> _R:
         """Send a command and wait for its reply.
@@ -382,13 +377,6 @@ class Session:
         commands = await self.execute(QueryCommands(), limit_s=limit_s)
         build = Build(version=self._reported, commands=commands)
         return await self._schemas.of(build, read, limit_s=limit_s)
-
-    def _take(self, task: asyncio.Task[object]) -> None:
-        # `Sent.reply` reads the task itself. This marks the error of a task as retrieved if no
-        # caller waits for the reply any more.
-        self._sent.discard(task)
-        if not task.cancelled():
-            task.exception()
 
     # -- reservation
 
@@ -480,10 +468,9 @@ class Session:
 
     # -- receiving
 
-    def _begin(self, early: list[Message]) -> None:
+    def _begin(self, early: list[Incoming]) -> None:
         """Begin to receive events over a new connection; `early` came before."""
-        # The filter returns False for each event; otherwise the client would keep it for ever.
-        self._client.events.event_filter = self._on_message
+        self._client.on_event = self._on_message
         for message in early:
             self._on_message(message)
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
@@ -500,6 +487,8 @@ class Session:
             changed.cancel()
         asked.cancel()
         self._closing(await disconnected(self._client) or "QEMU hung up")
+        # Whoever waits for a reply finds the session closed.
+        self._client.interrupt()
 
     def _closing(self, why: str) -> None:
         """Mark the session as closed, and tell the subscribers once."""
@@ -507,17 +496,16 @@ class Session:
             self._why_closed = why
             self._tell(HungUp(why=why))
 
-    def _on_message(self, message: Mapping[str, object]) -> bool:
-        """Parse, latch and pass on an event; return False, so that the client drops it."""
+    def _on_message(self, message: Incoming) -> None:
+        """Parse, latch and pass on an event."""
         try:
             event = events.event_from_qmp(message)
         except ParseError as error:
             _LOG.warning("%s sent an event that cannot be read: %s", self.node, error)
-            return False
+            return
         self._count += 1
         self._latch(event)
         self._tell(event)
-        return False
 
     def _latch(self, event: events.Event) -> None:
         """Keep what only events report, and the positions of checkpoints."""
@@ -544,18 +532,18 @@ class Session:
             subscriber(notice)
 
 
-def _message(name: str, arguments: Mapping[str, object], *, oob: bool) -> Message:
-    if arguments:
-        return QMPClient.make_execute_msg(name, arguments, oob=oob)
-    return _without_arguments(name, oob=oob)
+def _text(name: str, arguments: Mapping[str, object], *, oob: bool) -> str:
+    """A command's message as JSON, without an id."""
+    if not arguments:
+        return _bare_text(name, oob=oob)
+    return _ENCODER.encode({"exec-oob" if oob else "execute": name, "arguments": arguments})
 
 
 @functools.cache
-def _without_arguments(name: str, *, oob: bool) -> Message:
+def _bare_text(name: str, *, oob: bool) -> str:
     """The message of a command without arguments."""
-    # Cached, since a supervisor sends the same questions thousands of times a second. The client
-    # copies the message before it adds an id.
-    return QMPClient.make_execute_msg(name, oob=oob)
+    # Cached, since a supervisor sends the same questions thousands of times a second.
+    return _ENCODER.encode({"exec-oob" if oob else "execute": name})
 
 
 async def wait_any_change(since: Mapping[Session, int], limit_s: float) -> None:

@@ -3,58 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import socket
-from collections.abc import Callable
 from typing import Final, final
 
 import attrs
-from qemu.qmp import ConnectError, Message, QMPClient, QMPError, Runstate
+from qemu.qmp import ConnectError, QMPClient, QMPError, Runstate
 from qemu.qmp.qmp_client import GreetingError, NegotiationError
-from typing_extensions import override
 
 from pycolo.errors import Busy, ConnectionFailed, ParseError, RemoteError, Unresponsive
 from pycolo.model.node import Monitor
 from pycolo.qmp.replies import VersionInfo
+from pycolo.session._client import Client, Incoming
 from pycolo.session._socket import Connector, address_of, os_text
 
 # How long QEMU may take to read the data that was sent, before the connection is cut.
 _FLUSH_S: Final = 1.0
-
-
-@final
-class Client(QMPClient):
-    """The QMP client, with two changes.
-
-    It formats messages for its debug log only if that log is enabled, because formatting takes
-    longer than most of its other work. And `cut` ends its connection at once: the `disconnect` of
-    qemu.qmp waits until the server has read everything, which a stopped QEMU never does.
-    """
-
-    _socket: socket.socket | None = None
-
-    async def connect_to(self, opened: socket.socket) -> None:
-        """Read the greeting from a connected socket, and negotiate; errors as of `connect`."""
-        self._socket = opened
-        await self.connect(opened)
-
-    def cut(self) -> None:
-        """Shut the socket down; data that was not sent yet is lost."""
-        if self._socket is not None:
-            # OSError: either side has closed it already.
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-
-    # The two hooks of QMPClient that format messages.
-
-    @override
-    def _cb_outbound(self, msg: Message) -> Message:
-        return super()._cb_outbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
-
-    @override
-    def _cb_inbound(self, msg: Message) -> Message:
-        return super()._cb_inbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
 
 
 @final
@@ -63,7 +25,8 @@ class Dialled:
     """A connection whose negotiation is done."""
 
     client: Client
-    early: list[Message]
+    early: list[Incoming]
+    "The events that came since the greeting."
     version: VersionInfo
 
 
@@ -73,9 +36,8 @@ async def dial(node: str, monitor: Monitor, limit_s: float, connector: Connector
     Arguments and errors are those of `Session.connect`.
     """
     address = address_of(monitor)
-    client = Client(node)
-    early: list[Message] = []
-    client.events.event_filter = _keep_in(early)
+    early: list[Incoming] = []
+    client = Client(node, early.append)
     try:
         async with asyncio.timeout(limit_s):
             await _greet(client, node, monitor, connector)
@@ -114,16 +76,6 @@ async def _greet(client: Client, node: str, monitor: Monitor, connector: Connect
                 raise
         else:
             return
-
-
-def _keep_in(early: list[Message]) -> Callable[[Message], bool]:
-    """An event filter that keeps the events that come before the session exists."""
-
-    def keep(message: Message) -> bool:
-        early.append(message)
-        return False
-
-    return keep
 
 
 def _greeted(client: QMPClient, node: str, address: str) -> VersionInfo:

@@ -30,6 +30,8 @@ DRAIN_S: Final = 0.005
 One of them may say that the guest shut down. The connection itself may stay open for seconds, while
 the memory of a big guest is freed.
 """
+_QUESTION: Final = QueryStatus()
+_OOB_QUESTION: Final = Yank(instances=())
 _WATCH_S: Final = 30.0
 _UNKNOWN_S: Final = 1.0
 _REACH_S: Final = 2.0
@@ -333,7 +335,7 @@ class FailureDetector:
         health, now_s = self._health(asking.node), self._now_s()
         if asking.sent is None or not asking.sent.pending:
             health.question_sent(now_s)
-            asking.sent = session.send(QueryStatus())
+            asking.sent = session.send(_QUESTION)
             asking.sent.when_answered(lambda _: self._answered(session, asking))
             return
         if health.question_s(now_s) < self._interval_s / 2:
@@ -341,7 +343,7 @@ class FailureDetector:
             return
         if asking.again is None or not asking.again.pending:
             health.oob_question_sent(now_s)
-            asking.again = session.send(Yank(instances=()), oob=True)
+            asking.again = session.send(_OOB_QUESTION, oob=True)
             asking.again.when_answered(lambda _: health.oob_question_answered(self._now_s()))
         self._wake()
 
