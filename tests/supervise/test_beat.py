@@ -109,3 +109,23 @@ def test_clock_of_a_loop_that_is_always_late_goes_slowly_and_never_back(turn_s: 
     assert min(two_s) >= 0.0
     assert max(two_s) < 0.2
     assert shown_s[-1] > shown_s[0] + 1.0
+
+
+def test_less_is_called_while_the_loop_is_late() -> None:
+    """What is due again and again would otherwise keep a loop late that has too much to do."""
+    world, beat, called_s = World("11.1.3"), Beat(), list[float]()
+
+    def call() -> None:
+        called_s.append(world.now_s)
+        beat.call_later(0.25, call)
+
+    async def work() -> None:
+        with beat.joined():
+            call()
+            for _ in range(100):
+                world.advance(0.5)
+                await asyncio.sleep(0)
+
+    world.run(work())
+    # Each turn takes two of these quarters of a second.
+    assert 5 <= len(called_s) <= 30

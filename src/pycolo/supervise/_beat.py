@@ -21,7 +21,8 @@ class Beat:
     """Makes timed calls for all pairs of an event loop, and has the clock by which they are judged.
 
     A QEMU is not silent while this process does not read. So the clock excludes each time for which
-    the timer fired late: this process was stopped, or had too much to do.
+    the timer fired late: this process was stopped, or had too much to do. The calls follow the same
+    clock, so that less is done while there is too much to do.
 
     A beat belongs to the event loop in which it is used first.
     """
@@ -30,6 +31,8 @@ class Beat:
         self._slots: dict[int, list[Callable[[], None]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._slot = 0
+        self._due_s = 0.0
+        "When the timer is due, by the event loop's clock."
         self._members = 0
         self._excluded_s = 0.0
         "How much the clock excludes, in seconds."
@@ -50,7 +53,7 @@ class Beat:
         """The time of the event loop's clock, less the time in which this process was late."""
         now_s = _now_s()
         if self._timer is not None:
-            late_s = now_s - max(self._slot * _SLOT_S, self._excluded_until_s)
+            late_s = now_s - max(self._due_s, self._excluded_until_s)
             if late_s > _LATE_S:
                 self._excluded_s += late_s
                 self._excluded_until_s = now_s
@@ -62,44 +65,43 @@ class Beat:
         """Call something once, up to a hundredth of a second late.
 
         Args:
-            delay_s: In how many seconds.
+            delay_s: In how many seconds of this clock.
             call: What to call; must be quick. A call cannot be cancelled: one that is not needed
                 any more must do nothing.
         """
-        slot = _slot_at(delay_s)
+        slot = self._slot_in(delay_s)
         self._slots.setdefault(slot, []).append(call)
         if self._timer is None or slot < self._slot:
             self._set(slot)
 
     def _set_next(self) -> None:
         """Set the timer to what is due next; while somebody has joined, to a moment soon."""
-        slots = [_slot_at(_PULSE_S)] if self._members else []
+        slots = [self._slot_in(_PULSE_S)] if self._members else []
         slot = min((*slots, *self._slots), default=None)
         if slot is not None and (self._timer is None or slot < self._slot):
             self._set(slot)
 
+    def _slot_in(self, delay_s: float) -> int:
+        """The first slot that begins in so many seconds or later."""
+        return math.ceil((self.now_s() + delay_s) / _SLOT_S)
+
     def _set(self, slot: int) -> None:
+        now_s = self.now_s()
         if self._timer is not None:
             self._timer.cancel()
         self._slot = slot
-        self._timer = asyncio.get_running_loop().call_at(slot * _SLOT_S, self._run)
+        self._due_s = _now_s() + slot * _SLOT_S - now_s
+        self._timer = asyncio.get_running_loop().call_at(self._due_s, self._run)
 
     def _run(self) -> None:
-        # Read before the timer is set anew, so that its delay is noticed.
-        self.now_s()
         # By rounding, the clock may still be just before the slot that the timer was set to.
-        last = max(self._slot, math.floor(_now_s() / _SLOT_S))
+        last = max(self._slot, math.floor(self.now_s() / _SLOT_S))
         self._timer = None
         for slot in sorted(slot for slot in self._slots if slot <= last):
             for call in self._slots.pop(slot):
                 # Not called here: one call that raises must not prevent the others.
                 asyncio.get_running_loop().call_soon(call)
         self._set_next()
-
-
-def _slot_at(delay_s: float) -> int:
-    """The first slot that begins in so many seconds or later."""
-    return math.ceil((_now_s() + delay_s) / _SLOT_S)
 
 
 def _now_s() -> float:
