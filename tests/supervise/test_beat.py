@@ -129,3 +129,26 @@ def test_less_is_called_while_the_loop_is_late() -> None:
     world.run(work())
     # Each turn takes two of these quarters of a second.
     assert 5 <= len(called_s) <= 30
+
+
+@pytest.mark.parametrize(("turn_s", "least_s", "most_s"), [(0.0, 0.0, 0.02), (0.1, 1.0, 4.0)])
+def test_moment_on_time_is_waited_for_up_to_a_limit(
+    turn_s: float, least_s: float, most_s: float
+) -> None:
+    """A loop that is never on time lets the wait end after the limit, by its slow clock."""
+    world, beat = World("11.1.3"), Beat()
+
+    async def work() -> None:
+        while True:
+            world.advance(turn_s)
+            await asyncio.sleep(0)
+
+    async def wait() -> float:
+        with beat.joined():
+            working = asyncio.create_task(work())
+            began_s = world.now_s
+            await beat.wait_on_time(1.0)
+            working.cancel()
+            return world.now_s - began_s
+
+    assert least_s <= world.run(wait()) <= most_s

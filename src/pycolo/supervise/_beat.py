@@ -74,6 +74,19 @@ class Beat:
         if self._timer is None or slot < self._slot:
             self._set(slot)
 
+    async def wait_on_time(self, limit_s: float) -> None:
+        """Wait for a moment at which the event loop is not late.
+
+        Args:
+            limit_s: The longest wait, in seconds of this clock.
+        """
+        until_s = self.now_s() + limit_s
+        while self.now_s() < until_s:
+            began_s = _now_s()
+            await asyncio.sleep(_SLOT_S)
+            if _now_s() - began_s - _SLOT_S <= _LATE_S:
+                return
+
     def _set_next(self) -> None:
         """Set the timer to what is due next; while somebody has joined, to a moment soon."""
         slots = [self._slot_in(_PULSE_S)] if self._members else []

@@ -235,11 +235,15 @@ class Keeping:
         """
 
     async def _keep_all(self) -> None:
-        """Keep all pairs. Begin with a few at a time: with a thousand, answers would come late."""
+        """Keep all pairs; begin with a few at a time, and with fewer while this process is late.
+
+        With a thousand at once, each answer would come so late that limits pass.
+        """
         places = asyncio.Semaphore(_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for pair in self._pairs:
                 await places.acquire()
+                await self._beat.wait_on_time(_BEGIN_S)
                 group.create_task(self._keep(pair))
                 group.create_task(self._leave(places, self._keepers[pair.name]))
 
