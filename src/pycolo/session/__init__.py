@@ -5,7 +5,7 @@ COLO needs three things that other QMP clients do not do, for these reasons:
 - Out-of-band execution is negotiated when the session is opened: a connection that is opened while
   QEMU's main loop is stuck is useless (qemu-behaviour 7.6).
 - A command whose limit passes is not withdrawn. Its reply is still read when it comes, so that it
-  is never mistaken for the reply to another command (qemu-behaviour 7.5, 14.5).
+  is never mistaken for the reply to another command (qemu-behaviour 7.5).
 - Events are parsed as they arrive, passed to subscribers and then forgotten. Events that must not
   be missed are latched: COLO_EXIT, which QEMU forgets (qemu-behaviour 18.4), QUORUM_REPORT_BAD,
   and the SHUTDOWN of a guest that has powered itself off.

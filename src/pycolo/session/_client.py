@@ -53,8 +53,7 @@ class Client(QMPClient):
         self._socket = opened
         await self.connect(opened)
         if self._writer is not None:
-            # What came before has been passed to the client's reader, which runs before any more
-            # comes.
+            # The client's reader takes what came before (qemu-behaviour 14.11).
             transport = self._writer.transport
             behind = transport.get_protocol()
             assert isinstance(behind, asyncio.Protocol)  # noqa: S101 - a stream's
