@@ -17,6 +17,7 @@ from pycolo.errors import RefusedError
 from pycolo.evidence import Evidence
 from pycolo.model import (
     X509,
+    BackingImage,
     Cdrom,
     ChainIds,
     ChainPorts,
@@ -42,8 +43,9 @@ from pycolo.model import (
     Tls,
     UnixMonitor,
 )
-from pycolo.model.disk import Driver, ImageFormat
+from pycolo.model.disk import ImageFormat
 from pycolo.model.hardware import Property
+from pycolo.model.storage import Driver
 from pycolo.plan import Check, Execute, Plan, Procedure, Record, Recovery, RunHost, Step, Wait
 from pycolo.qmp.commands import Command, Yank
 from pycolo.qmp.objects import YankBlockNode, YankChardev
@@ -172,6 +174,7 @@ def _disks(draw: st.DrawFn, n: int, names: list[str]) -> ReplicationDisk:
         resync_bytes_per_s=draw(_maybe(st.integers(2**20, 2**40))),
         nodes=nodes,
         image_format=image_format,
+        backing=() if image_format == "raw" else draw(_backing),
         secret_file=None if image_format == "raw" else draw(_maybe(st.just(f"/keys/{n}{tail}"))),
         active_image=f"active,{n}{tail}",
         hidden_image=f"hidden'{n}{tail}",
@@ -180,6 +183,11 @@ def _disks(draw: st.DrawFn, n: int, names: list[str]) -> ReplicationDisk:
     )
 
 
+_backing = st.lists(
+    st.sampled_from(("/base/a", "/base,b", "http://host/c", "https://[::1]:8443/d")),
+    max_size=2,
+    unique=True,
+).map(lambda images: tuple(BackingImage(image=image) for image in images))
 _throttles = st.builds(Throttle, iops_total=st.integers(1, 10**15), bps_read=st.just(1))
 
 

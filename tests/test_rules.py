@@ -36,6 +36,7 @@ from pycolo.facts import (
 )
 from pycolo.findings import Finding
 from pycolo.model import (
+    BackingImage,
     ColoPair,
     DiskOnNode,
     FilterChain,
@@ -403,6 +404,32 @@ def test_image_that_is_not_as_declared_is_an_error() -> None:
     for changed in ({"image_format": "raw"}, {"size_bytes": 512}, {"why": "Permission denied"}):
         assert [("error", "image-differs", "alpha")] == found(_image(**changed))
     assert [] == found(_image())
+
+
+def test_backing_images_must_be_as_declared() -> None:
+    """The header above names each one, and each one on the host is there in its format."""
+    chain = (
+        BackingImage(image="/base"),
+        BackingImage(image="http://host/base.raw", image_format="raw"),
+    )
+    disk = ReplicationDisk(size_bytes=GIB, backing=chain)
+    pair = attrs.evolve(PAIR, disks=(disk,))
+    top = ImageFacts(
+        path=IMAGE, is_there=True, image_format="qcow2", size_bytes=GIB, backing="//base"
+    )
+    base = ImageFacts(
+        path="/base", is_there=True, image_format="qcow2", backing="http://host/base.raw"
+    )
+
+    def levels(top: ImageFacts, base: ImageFacts) -> list[str]:
+        return [code for _, code, _ in found(HostFacts(images=(top, base)), pair=pair)]
+
+    assert [] == levels(top, base)
+    assert ["image-differs"] == levels(attrs.evolve(top, backing=""), base)
+    assert ["image-differs"] == levels(top, attrs.evolve(base, backing="http://host/other"))
+    assert ["image-differs"] == levels(top, attrs.evolve(base, image_format="raw"))
+    assert ["image-differs"] == levels(top, attrs.evolve(base, why="Permission denied"))
+    assert ["no-image"] == levels(top, ImageFacts(path="/base", is_there=False))
 
 
 def test_image_that_somebody_has_open_is_an_error() -> None:

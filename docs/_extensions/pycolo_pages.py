@@ -25,6 +25,7 @@ from pycolo.cli._agent_file import AgentFile, EtcdPlace, SqlitePlace
 from pycolo.cli._app import app as command_line
 from pycolo.model import (
     X509,
+    BackingImage,
     Cdrom,
     Channel,
     ColoPair,
@@ -233,6 +234,7 @@ TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
     "[nodes.control], [nodes.observer]: a port": TcpMonitor,
     "[[disks]]": ReplicationDisk,
     "[disks.nodes.NODE]": DiskOnNode,
+    "[[disks.backing]], [[disks.nodes.NODE.backing]]": BackingImage,
     "[disks.throttle]": Throttle,
     "[[chains]]": FilterChain,
     "[chains.netdev], [chains.netdevs.NODE]": Netdev,

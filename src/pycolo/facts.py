@@ -147,6 +147,8 @@ class ImageFacts:
     "The image's format, as `qemu-img` reports it."
     size_bytes: int = 0
     "The image's virtual size."
+    backing: str = ""
+    "The backing image that its header names, as a path or URL; empty if it names none."
     is_locked: bool = False
     "Whether a process other than the node's own QEMU holds QEMU's lock on the image."
     holders: tuple[str, ...] = ()

@@ -21,12 +21,15 @@ from pycolo.model.machine import Machine
 from pycolo.model.memory import MemoryKind
 from pycolo.model.node import Node
 from pycolo.model.pair import ColoPair
+from pycolo.model.storage import BackingImage
 from pycolo.model.tls import AUTHZ, CLIENT, SERVER, X509, Psk, Tls
 from pycolo.qmp.blockdevs import (
     BlockNode,
     CacheOptions,
     FileNode,
     HostDeviceNode,
+    HttpNode,
+    HttpsNode,
     LuksEncryption,
     LuksNode,
     NbdNode,
@@ -298,7 +301,8 @@ def image(node: Node, disk: ReplicationDisk) -> Qcow2Node | RawNode | LuksNode:
     layer: Qcow2Node | RawNode | LuksNode
     match here.image_format:
         case "qcow2":
-            layer = Qcow2Node(node_name=name, encrypt=_encryption(here), file=file)
+            encrypt, below = _encryption(here), _backing(here.backing)
+            layer = Qcow2Node(node_name=name, encrypt=encrypt, file=file, backing=below)
         case "raw":
             layer = RawNode(node_name=name, file=file)
         case "luks":
@@ -312,6 +316,34 @@ def image(node: Node, disk: ReplicationDisk) -> Qcow2Node | RawNode | LuksNode:
         discard=here.discard,
         detect_zeroes=here.detect_zeroes,
     )
+
+
+def _backing(chain: tuple[BackingImage, ...]) -> Qcow2Node | RawNode | None:
+    """The block nodes of an image's backing chain; None if none is declared.
+
+    They have no names of their own: a probe tells a secondary's overlays by named nodes in a chain.
+    """
+    below: Qcow2Node | RawNode | None = None
+    for layer in reversed(chain):
+        file = _read_only_file(layer)
+        match layer.image_format:
+            case "qcow2":
+                below = Qcow2Node(read_only=True, file=file, backing=below)
+            case "raw":
+                below = RawNode(read_only=True, file=file)
+            case _:
+                assert_never(layer.image_format)
+    return below
+
+
+def _read_only_file(layer: BackingImage) -> FileNode | HostDeviceNode | HttpNode | HttpsNode:
+    """The block node that opens a backing image."""
+    place = layer.image
+    if layer.is_local:
+        kind = FileNode if layer.driver == "file" else HostDeviceNode
+        return kind(filename=place, read_only=True)
+    over = HttpsNode if place.startswith("https:") else HttpNode
+    return over(url=place, read_only=True)
 
 
 def memory(machine: Machine) -> MemoryBackendObject | None:

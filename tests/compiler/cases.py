@@ -14,6 +14,7 @@ from pycolo._json import JsonValue
 from pycolo.compiler import compile_offline
 from pycolo.model import (
     X509,
+    BackingImage,
     Cdrom,
     Channel,
     ColoPair,
@@ -58,6 +59,7 @@ CASES: Mapping[str, Case] = {
     "start/storage": ("start", None),
     "launch/hardware": ("launch", None),
     "start/hardware": ("start", None),
+    "launch/layers": ("launch", None),
 }
 # The same again for the golden plans, over encrypted connections.
 OVER_TLS: Mapping[str, Case] = {
@@ -69,6 +71,7 @@ OVER_TLS: Mapping[str, Case] = {
 SHAPES: Mapping[str, str] = {
     **dict.fromkeys(("launch/storage", "start/storage"), "storage"),
     **dict.fromkeys(("launch/hardware", "start/hardware"), "hardware"),
+    "launch/layers": "layers",
 }
 "Case to the pair that it is compiled for, where that is not one of each."
 
@@ -145,6 +148,25 @@ def on_other_storage() -> ColoPair:
     return attrs.evolve(one, nodes=nodes, disks=(device, file, encrypted), chains=())
 
 
+def on_layers() -> ColoPair:
+    """A pair whose images are backed by others."""
+    one = one_of_each()
+    base = BackingImage(image="https://images.example/base,1.raw", image_format="raw")
+    chain = (BackingImage(image="/srv/golden/vm0.qcow2"), base)
+    backed = ReplicationDisk(
+        size_bytes=10 * 2**30, backing=chain, nodes={"beta": DiskOnNode(backing=chain[1:])}
+    )
+    device = ReplicationDisk(
+        size_bytes=2**30,
+        image="data.qcow2",
+        backing=(BackingImage(image="/dev/vg0/golden", image_format="raw", driver="host_device"),),
+        active_image="data-active.qcow2",
+        hidden_image="data-hidden.qcow2",
+        nodes={"beta": DiskOnNode(backing=())},
+    )
+    return attrs.evolve(one, disks=(backed, device), chains=())
+
+
 def with_hardware() -> ColoPair:
     """A pair whose guest has controllers, firmware, channels, drives and a screen."""
     one = one_of_each()
@@ -206,6 +228,7 @@ PAIRS: Mapping[str, ColoPair] = {
 EVERY_PAIR: Mapping[str, ColoPair] = {
     **PAIRS,
     "hardware": with_hardware(),
+    "layers": on_layers(),
     "psk": over_tls(Psk(folder="/etc/pycolo/tls", username="vm0")),
 }
 # What a file shows: each with its QEMU and its pair.

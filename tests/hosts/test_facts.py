@@ -18,12 +18,13 @@ from tests.certificates import Authority
 from tests.real_qemu import RELEASES, bare_qemu, build_of
 
 from pycolo import preflight
+from pycolo.compiler.launch import images as images_made
 from pycolo.demo.builds import Release
 from pycolo.facts import HostFacts, LaunchFacts, NoFacts, Part
 from pycolo.hosts import Host
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.ways import NoWay
-from pycolo.model import ColoPair, Machine, ReplicationDisk
+from pycolo.model import BackingImage, ColoPair, Machine, ReplicationDisk
 from pycolo.model.node import Fence
 from pycolo.model.tls import X509, Psk
 
@@ -210,6 +211,22 @@ async def test_image_tells_what_it_is_and_who_has_it(
     assert [str(qemu.process.pid)] == [holder.split()[1] for holder in held.holders]
     (free,) = (await _read(made, "images")).images or ()
     assert not free.is_locked
+
+
+@pytest.mark.qemu
+async def test_image_names_what_backs_it(pair: ColoPair, folder: Path) -> None:
+    """A backing image of the declaration is read too, and the header gives its full path."""
+    build = build_of("11.1")
+    base = BackingImage(image=str(folder / "base"), image_format="raw")
+    disks = [attrs.evolve(disk, backing=(base,)) for disk in pair.disks]
+    nodes = [attrs.evolve(node, qemu_img_binary=str(build.qemu_img)) for node in pair.nodes]
+    made = attrs.evolve(pair, nodes=nodes, disks=disks)
+    (folder / "base").write_bytes(bytes(1 << 20))
+    ((action, _), *_) = images_made(made.nodes[0], made.disks, "secondary", given=False)
+    subprocess.run(action.argv, check=True, capture_output=True)
+    image, below = (await _read(made, "images")).images or ()
+    assert ("qcow2", base.image) == (image.image_format, image.backing)
+    assert (base.image, "raw", "") == (below.path, below.image_format, below.backing)
 
 
 # -- QEMU -----------------------------------------------------------------------------------------

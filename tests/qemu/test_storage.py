@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -30,12 +30,20 @@ from tests.qemu.life import (
 from tests.qemu.test_life import DEATHS, alone, kept, outlive
 from tests.real_qemu import RELEASES, bare_qemu, build_of
 
-from pycolo import topology
+from pycolo import preflight, topology
 from pycolo.compiler._options import device_json, throttled_option
 from pycolo.demo.builds import Release
 from pycolo.demo.guests import bios_disk_counter
 from pycolo.errors import CommandRefused
-from pycolo.model import ColoPair, DiskOnNode, Node, ReplicationDisk, Throttle, UnixMonitor
+from pycolo.model import (
+    BackingImage,
+    ColoPair,
+    DiskOnNode,
+    Node,
+    ReplicationDisk,
+    Throttle,
+    UnixMonitor,
+)
 from pycolo.qmp import commands as qmp
 from pycolo.qmp._base import QmpRecord
 from pycolo.qmp.blockdevs import (
@@ -195,6 +203,40 @@ def back(image: Path, qemu_img: Path) -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.nightly
+@ON_RELEASES
+async def test_a_pair_lives_on_a_declared_chain(release: Release, accelerator: Accelerator) -> None:
+    """All nodes read one chain of images, which no QEMU changes; the guest outlives each side."""
+    with tempfile.TemporaryDirectory(prefix="colo-", dir="/var/tmp") as folder:
+        chain = tuple(BackingImage(image=f"{folder}/{name}") for name in ("middle", "base"))
+
+        def shape(pair: ColoPair) -> ColoPair:
+            disk = attrs.evolve(pair.disks[0], image_format="qcow2", backing=chain)
+            return attrs.evolve(pair, disks=(disk,))
+
+        async with bios_life(release, accelerator, shape=shape) as life:
+            qemu_img = build_of(release).qemu_img
+            stack(life.image("alpha"), *(layer.image for layer in chain), qemu_img=qemu_img)
+            content = contents(chain)
+            assert not await preflight(life.pair, {"alpha": life.host}, before="launch")
+            await outlive_both(life)
+            assert content == contents(chain)
+
+
+def contents(chain: Iterable[BackingImage]) -> list[bytes]:
+    """What the images of a chain hold."""
+    return [Path(layer.image).read_bytes() for layer in chain]
+
+
+def stack(image: Path, middle: str, base: str, *, qemu_img: Path) -> None:
+    """Make an image the base of two empty ones, the upper of which takes its place."""
+    image.rename(base)
+    for below, made in ((base, middle), (middle, str(image))):
+        line = [str(qemu_img), "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2"]
+        subprocess.run([*line, made], check=True)
+
+
+@pytest.mark.heavy
 @ON_RELEASES
 async def test_a_protected_primary_can_be_backed_up(
     release: Release, accelerator: Accelerator
@@ -288,6 +330,37 @@ def test_a_block_device_is_opened_as_such_and_locked(release: Release, run_dir: 
     file.write_bytes(bytes(SIZE_BYTES))
     wrong = RawNode(node_name="top", file=HostDeviceNode(filename=str(file)))
     assert "to be either a character or block device" in refusal(release, wrong)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_declared_chain_takes_the_place_of_the_headers(release: Release, run_dir: Path) -> None:
+    """QEMU asks for no header, opens what is declared without writing, and says so (20.9)."""
+    chain = (
+        BackingImage(image=str(run_dir / "middle")),
+        BackingImage(image=str(run_dir / "base"), image_format="raw"),
+    )
+    (run_dir / "base").write_bytes(bytes(SIZE_BYTES))
+    for name in ("image", "middle"):
+        line = [str(build_of(release).qemu_img), "create", "-q", "-f", "qcow2"]
+        subprocess.run([*line, str(run_dir / name), str(SIZE_BYTES)], check=True)
+    disk = ReplicationDisk(size_bytes=SIZE_BYTES, image=str(run_dir / "image"), backing=chain)
+    node = Node(name="alpha", address="127.0.0.1", image_folder=str(run_dir))
+    argv = disk_of(attrs.evolve(topology.image(node, disk), node_name="top"))
+    with bare_qemu(release, run_dir, *argv) as bare:
+        read_only = asyncio.run(_read_only(bare.control))
+    expected = {"image": False, "middle": True, "base": True}
+    assert expected == {Path(file).name: is_read_only for file, is_read_only in read_only.items()}
+
+
+async def _read_only(monitor: UnixMonitor) -> dict[str, bool]:
+    """File to whether the block node that opens it refuses writes."""
+    session = await Session.connect("bare", monitor, limit_s=LIMIT_S)
+    try:
+        query = qmp.QueryNamedBlockNodes(flat=True)
+        found = await session.execute(query, limit_s=LIMIT_S)
+        return {node.filename: node.read_only for node in found if node.filename[:1] == "/"}
+    finally:
+        await session.aclose()
 
 
 @pytest.mark.parametrize("release", RELEASES)

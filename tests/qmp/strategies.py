@@ -20,6 +20,8 @@ from pycolo.qmp import (
     FilterRedirector,
     FilterRewriter,
     HostDeviceNode,
+    HttpNode,
+    HttpsNode,
     InetSocketAddress,
     IoThread,
     LuksNode,
@@ -130,7 +132,7 @@ def _compares() -> st.SearchStrategy[ColoCompare]:
 
 _children = st.deferred(lambda: st.one_of(names, _leaves, _RECORDS[Qcow2Node]))
 _leaves: st.SearchStrategy[BlockNode] = st.one_of(
-    _made(FileNode), _made(HostDeviceNode), _made(NbdNode)
+    _made(FileNode), _made(HostDeviceNode), _made(HttpNode), _made(HttpsNode), _made(NbdNode)
 )
 
 _RECORDS: dict[type, st.SearchStrategy[object]] = {
@@ -150,6 +152,8 @@ _RECORDS: dict[type, st.SearchStrategy[object]] = {
     AuthZList: _made(AuthZList),
     FileNode: _made(FileNode),
     HostDeviceNode: _made(HostDeviceNode),
+    HttpNode: _made(HttpNode),
+    HttpsNode: _made(HttpsNode),
     LuksNode: _made(LuksNode, file=names | _leaves),
     NbdNode: _made(NbdNode),
     Qcow2Node: _made(

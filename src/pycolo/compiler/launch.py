@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal
 
+import attrs
+
 from pycolo import record, topology
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import (
@@ -251,9 +253,10 @@ def images(
         here, paths = disk.on(node.name), disk.paths(node)
         # pycolo creates files only; if a block device is missing, QEMU reports it.
         if not given and here.driver == "file":
-            yield _create(node, disk, paths["image"], here.image_format), disk.names.parent
-        yield _create(node, disk, paths["active_image"], "qcow2"), disk.names.active
-        yield _create(node, disk, paths["hidden_image"], "qcow2"), disk.names.hidden
+            yield _create(node, here, paths["image"], here.image_format), disk.names.parent
+        bare = attrs.evolve(here, backing=())
+        yield _create(node, bare, paths["active_image"], "qcow2"), disk.names.active
+        yield _create(node, bare, paths["hidden_image"], "qcow2"), disk.names.hidden
 
 
 def _variables(pair: ColoPair, node: Node, firmware: Firmware) -> CreateImage:
@@ -275,6 +278,7 @@ def _create(node: Node, disk: ReplicationDisk, path: str, image_format: ImageFor
         argv=(
             *(node.qemu_img_binary, "create", "-f", image_format),
             *_encryption(node, disk, image_format),
+            *_backing(disk),
             *(path, _size(disk.size_bytes)),
         ),
     )
@@ -287,6 +291,16 @@ def _encryption(node: Node, disk: ReplicationDisk, image_format: ImageFormat) ->
     key = f"key-secret={secret.id}"
     options = key if image_format == "luks" else f"encrypt.format=luks,encrypt.{key}"
     return ("--object", secret_option(secret), "-o", options)
+
+
+def _backing(disk: ReplicationDisk) -> tuple[str, ...]:
+    """The options by which an image's header names the first image of its declared chain."""
+    if not disk.backing:
+        return ()
+    below = disk.backing[0]
+    # Without -u the program opens the image below, which for a URL may take for ever.
+    unopened = () if below.is_local else ("-u",)
+    return (*unopened, "-b", below.image, "-F", below.image_format)
 
 
 def _size(size_bytes: int) -> str:

@@ -240,6 +240,8 @@ def _files(pair: ColoPair, node: str) -> JsonObject | None:
 def _images(pair: ColoPair, node: str) -> JsonObject | None:
     place = pair.node(node)
     paths = [disk.paths(place)["image"] for disk in pair.disks]
+    below = [layer for disk in pair.disks for layer in disk.on(node).backing]
+    paths = [*dict.fromkeys([*paths, *(layer.image for layer in below if layer.is_local)])]
     process = pair.process_path(node)
     asked: JsonObject = {"paths": list(paths), "qemu_img": place.qemu_img_binary}
     return {**asked, "own_process": process} if paths else None
@@ -264,11 +266,20 @@ def _qemu(pair: ColoPair, node: str) -> JsonObject:
         "binary": pair.node(node).qemu_binary,
         "accelerator": pair.machine.accelerator,
         "types": [*dict.fromkeys(types)],
-        "drivers": ["replication", "quorum", "nbd"] if pair.disks else [],
+        "drivers": [*_drivers(pair, node)],
         "capabilities": ["x-colo"],
         "machine": pair.machine.machine_type.partition(",")[0],
         "cpu": (pair.machine.cpu or "").partition(",")[0],
     }
+
+
+def _drivers(pair: ColoPair, node: str) -> Iterator[str]:
+    """The block drivers that the pair's disks need on a node, beside those that every QEMU has."""
+    if pair.disks:
+        yield from ("replication", "quorum", "nbd")
+    layers = [layer for disk in pair.disks for layer in disk.on(node).backing]
+    schemes = (layer.image.partition(":")[0] for layer in layers if not layer.is_local)
+    yield from dict.fromkeys(schemes)
 
 
 # The ROM files that QEMU loads for a network card and for a VGA card.

@@ -282,7 +282,8 @@ def _image(path: str, qemu_img: str, own: int) -> Value:
         told = json.loads(done.stdout) if done.returncode == 0 else None
         if told is None:
             return {**found, "why": done.stderr.strip() or f"qemu-img ended with {done.returncode}"}
-        return {**found, "image_format": told["format"], "size_bytes": told["virtual-size"]}
+        found.update(image_format=told["format"], size_bytes=told["virtual-size"])
+        return {**found, "backing": told.get("full-backing-filename", "")}
     except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
         return {**found, "why": str(error)}
 

@@ -13,12 +13,14 @@ from pycolo.model.migration import Migration
 from pycolo.model.node import Fence, Libvirt, Monitor, Node, Ssh, TcpMonitor, UnixMonitor, Vnc
 from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair, Ports, Timeouts
 from pycolo.model.sharing import Listener, PortCollision, port_collisions, refuse_collisions
+from pycolo.model.storage import BackingImage
 from pycolo.model.supervision import Supervision
 from pycolo.model.tls import X509, Psk, Tls
 
 __all__ = (
     "CHECKPOINTS_OFF_MS",
     "X509",
+    "BackingImage",
     "Cdrom",
     "ChainIds",
     "ChainPorts",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeAlias, final
 
 import attrs
@@ -13,6 +13,7 @@ from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
 from pycolo.model.hardware import Property, emulated, properties
 from pycolo.model.node import Node
+from pycolo.model.storage import BackingImage, Driver, check_chain
 from pycolo.qmp.blockdevs import Aio, DetectZeroes, Discard
 
 SECTOR_BYTES = 512
@@ -20,8 +21,6 @@ SIZE_MAX_BYTES = 2**63 - SECTOR_BYTES
 
 ImageFormat: TypeAlias = Literal["qcow2", "raw", "luks"]
 "The format of an image."
-Driver: TypeAlias = Literal["file", "host_device"]
-"QEMU's driver for an image, which is a file or a block device of the host."
 Cache: TypeAlias = Literal["writeback", "writethrough", "none", "directsync", "unsafe"]
 "QEMU's names for the ways in which an image uses the host's cache."
 
@@ -132,6 +131,17 @@ def _place(field: str, value: object) -> None:
         raise DeclarationError(field, value, rule)
 
 
+_LAYERS = rules.Each(rules.instance_of(BackingImage))
+
+
+def _chain(layers: Iterable[BackingImage]) -> tuple[BackingImage, ...]:
+    return tuple(layers)
+
+
+def _chain_if_given(layers: Iterable[BackingImage] | None) -> tuple[BackingImage, ...] | None:
+    return None if layers is None else tuple(layers)
+
+
 @final
 @attrs.frozen(kw_only=True)
 class DiskOnNode:
@@ -140,6 +150,7 @@ class DiskOnNode:
     Args:
         image: See `ReplicationDisk.image`.
         image_format: See `ReplicationDisk.image_format`.
+        backing: See `ReplicationDisk.backing`; an empty list for no declared backing images.
         driver: See `ReplicationDisk.driver`.
         secret_file: See `ReplicationDisk.secret_file`.
         active_image: See `ReplicationDisk.active_image`.
@@ -152,6 +163,9 @@ class DiskOnNode:
 
     image: str | None = None
     image_format: ImageFormat | None = None
+    backing: tuple[BackingImage, ...] | None = attrs.field(
+        default=None, converter=_chain_if_given, validator=rules.Valid(rules.Optional(_LAYERS))
+    )
     driver: Driver | None = None
     secret_file: str | None = None
     active_image: str | None = None
@@ -174,9 +188,11 @@ class ReplicationDisk:
 
     Args:
         size_bytes: Virtual size, a multiple of 512; equal on both nodes (qemu-behaviour 5.2).
-        image: The image: a file name in each node's image folder, or an absolute path. Its own
-            header names a backing file, if it has one (qemu-behaviour 20.7).
+        image: The image: a file name in each node's image folder, or an absolute path.
         image_format: `qcow2`, `raw` or `luks`, which is raw and encrypted.
+        backing: The images that back a `qcow2`, from the one directly below it down; QEMU opens
+            them read-only. If it is empty, or below the last of them, QEMU opens what an image's
+            own header names (qemu-behaviour 20.7, 20.9). Both must agree.
         driver: `file`, or `host_device` if the image is a block device of the host, which must
             exist on both nodes (qemu-behaviour 20.1).
         secret_file: Absolute path, on each node, of the file that holds the passphrase of an
@@ -213,6 +229,9 @@ class ReplicationDisk:
     image: str = attrs.field(default="primary.qcow2", validator=rules.Valid(_place))
     image_format: ImageFormat = attrs.field(
         default="qcow2", validator=rules.Valid(rules.one_of("qcow2", "raw", "luks"))
+    )
+    backing: tuple[BackingImage, ...] = attrs.field(
+        default=(), converter=_chain, validator=rules.Valid(_LAYERS)
     )
     driver: Driver = attrs.field(
         default="file", validator=rules.Valid(rules.one_of("file", "host_device"))
@@ -261,6 +280,10 @@ class ReplicationDisk:
         if self.driver != "file" and not self.image.startswith("/"):
             rule = f"be an absolute path if driver is {self.driver}"
             raise DeclarationError("ReplicationDisk.image", self.image, rule)
+        if self.backing and self.image_format != "qcow2":
+            rule = f"be empty for {self.image_format}: only a qcow2 can have a backing image"
+            raise DeclarationError("ReplicationDisk.backing", self.backing[0].image, rule)
+        check_chain("ReplicationDisk", self.backing)
         if self.image_format == "luks" and self.secret_file is None:
             raise DeclarationError("ReplicationDisk.secret_file", None, "be given for luks")
         if self.image_format == "raw" and self.secret_file is not None:

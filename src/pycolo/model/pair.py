@@ -474,6 +474,15 @@ class ColoPair:
             for what, path in self.paths(node.name)
         ]
         rules.distinct("ColoPair", used, why)
+        written = {key: what for what, key in used}
+        for place, node in self._places():
+            for n, disk in enumerate(self.disks):
+                for k, layer in enumerate(disk.on(node.name).backing):
+                    what = written.get((host_key(node), normal(layer.image)))
+                    if layer.is_local and what is not None:
+                        field = f"ColoPair.{place}.disks[{n}].backing[{k}].image"
+                        rule = f"differ from {what}, which is written to"
+                        raise DeclarationError(field, layer.image, rule)
 
     def paths(self, name: str) -> tuple[tuple[str, str], ...]:
         """Every path that a QEMU of the pair, or pycolo itself, writes to on a node's host.

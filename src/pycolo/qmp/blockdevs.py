@@ -22,6 +22,8 @@ __all__ = [
     "Discard",
     "FileNode",
     "HostDeviceNode",
+    "HttpNode",
+    "HttpsNode",
     "LuksEncryption",
     "LuksNode",
     "NbdNode",
@@ -95,6 +97,36 @@ class HostDeviceNode(QmpRecord):
     """``threads`` if absent."""
     filename: str
     """The device's path, as the QEMU process sees it."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class HttpNode(QmpRecord):
+    """A file that is read over HTTP."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "http"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    read_only: bool | None = None
+    """Whether it refuses writes; QEMU can write to none, so it must be true."""
+    url: str
+    """The file's URL, which begins with ``http://``."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class HttpsNode(QmpRecord):
+    """A file that is read over HTTP inside TLS."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "https"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    read_only: bool | None = None
+    """Whether it refuses writes; QEMU can write to none, so it must be true."""
+    url: str
+    """The file's URL, which begins with ``https://``."""
 
 
 @final
@@ -264,5 +296,7 @@ BlockNode: TypeAlias = (
     | LuksNode
     | FileNode
     | HostDeviceNode
+    | HttpNode
+    | HttpsNode
 )
 """A block node that blockdev-add can make; a closed union."""

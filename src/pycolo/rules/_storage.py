@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pycolo.facts import HostFacts, ImageFacts, PairFacts
 from pycolo.findings import Finding, Level
 from pycolo.model.disk import ReplicationDisk
-from pycolo.model.pair import ColoPair
+from pycolo.model.pair import ColoPair, normal
+from pycolo.model.storage import BackingImage
 from pycolo.rules._found import MIB, Rule, found, size_words
 
 NO_SPACE_BYTES = 16 * MIB
@@ -48,7 +49,11 @@ def missing_images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 def _image(pair: ColoPair, name: str, disk: ReplicationDisk, host: HostFacts) -> ImageFacts | None:
     """The facts about a disk's image on a node; None if they were not read."""
-    path = disk.paths(pair.node(name))["image"]
+    return _at(disk.paths(pair.node(name))["image"], host)
+
+
+def _at(path: str, host: HostFacts) -> ImageFacts | None:
+    """The facts about the image at a path of a host; None if they were not read."""
     return next((image for image in host.images or () if image.path == path), None)
 
 
@@ -75,6 +80,57 @@ def images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
                 by = ", ".join(image.holders) or "a process that this user may not see"
                 what = f"{image.path} on {name} is open in {by}"
                 yield found("error", "image-in-use", name, what, "end that first")
+
+
+def backing_images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Backing images that are missing or not as declared, and headers that name another one."""
+    for name, host in facts.read.items():
+        for disk in pair.disks:
+            here = disk.on(name)
+            above = _image(pair, name, disk, host)
+            for layer in here.backing:
+                yield from _named(name, above, layer)
+                above = _at(layer.image, host) if layer.is_local else None
+                yield from _layer(name, above, layer)
+
+
+def _named(name: str, above: ImageFacts | None, layer: BackingImage) -> Iterator[Finding]:
+    """The finding that the header of an image does not name the image declared below it."""
+    if above is None or not above.is_there or above.why:
+        return
+    if not _is_same_place(above.backing, layer.image):
+        what = (
+            f"the header of {above.path} on {name} names {above.backing or 'no backing image'},"
+            f" declared is {layer.image}"
+        )
+        remedy = "correct the pair file, or the header with `qemu-img rebase`"
+        yield found("error", "image-differs", name, what, remedy)
+
+
+def _is_same_place(named: str, declared: str) -> bool:
+    """Whether a header's backing image is the declared one, by its path or URL."""
+    return named == declared or (
+        named[:1] == declared[:1] == "/" and normal(named) == normal(declared)
+    )
+
+
+def _layer(name: str, image: ImageFacts | None, layer: BackingImage) -> Iterator[Finding]:
+    """The findings about one backing image; none if it was not read, as over http."""
+    if image is None:
+        return
+    if not image.is_there:
+        what = f"there is no backing image {image.path} on {name}"
+        yield found("error", "no-image", name, what, "put it there, or correct the pair file")
+    elif image.why:
+        what = f"the backing image {image.path} on {name} cannot be read: {image.why}"
+        yield found("error", "image-differs", name, what, "correct it: pycolo overwrites no image")
+    elif image.image_format != layer.image_format:
+        what = (
+            f"the backing image {image.path} on {name} has format {image.image_format}, declared"
+            f" is {layer.image_format}"
+        )
+        remedy = "correct the pair file, or put the right image there"
+        yield found("error", "image-differs", name, what, remedy)
 
 
 def space(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
@@ -124,6 +180,12 @@ RULES = (
     Rule(codes=("no-image",), check=missing_images, parts=("images",), before=("launch",)),
     Rule(
         codes=("image-differs", "image-in-use"), check=images, parts=("images",), before=("launch",)
+    ),
+    Rule(
+        codes=("no-image", "image-differs"),
+        check=backing_images,
+        parts=("images",),
+        before=("launch",),
     ),
     Rule(codes=("little-space",), check=space, parts=("folders", "images")),
     Rule(codes=("unread-file",), check=files, parts=("files",), before=("launch",)),
