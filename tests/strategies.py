@@ -11,6 +11,7 @@ import attrs
 from hypothesis import strategies as st
 from tests.qmp.strategies import commands
 
+from pycolo._json import JsonValue
 from pycolo.compiler import compile_offline
 from pycolo.conditions import AllOf, AnyOf, Condition, Leaf
 from pycolo.errors import RefusedError
@@ -168,6 +169,8 @@ def _disks(draw: st.DrawFn, n: int, names: list[str]) -> ReplicationDisk:
         driver=driver,
         cache=draw(st.sampled_from(["none"] if direct else ["writeback", "unsafe"])),
         aio=draw(_maybe(st.sampled_from(["threads", "io_uring", *(["native"] * direct)]))),
+        options=draw(_block_options),
+        file_options=draw(_block_options),
         discard=draw(st.sampled_from([None, "unmap"])),
         detect_zeroes=draw(st.sampled_from([None, "off", "on"])),
         throttle=draw(_maybe(_throttles)),
@@ -183,6 +186,14 @@ def _disks(draw: st.DrawFn, n: int, names: list[str]) -> ReplicationDisk:
     )
 
 
+_block_options: st.SearchStrategy[dict[str, JsonValue]] = st.dictionaries(
+    st.sampled_from(["l2-cache-size", "a"]),
+    st.booleans()
+    | st.integers(-(2**63) + 1, 2**63 - 1)
+    | printable
+    | st.just({"b": [1, {"c": "d,e"}]}),
+    max_size=2,
+)
 _backing = st.lists(
     st.sampled_from(("/base/a", "/base,b", "http://host/c", "https://[::1]:8443/d")),
     max_size=2,

@@ -48,6 +48,7 @@ from pycolo.model import (
 from pycolo.model.memory import MemoryBackend
 from pycolo.model.node import Libvirt
 from pycolo.model.tls import X509
+from pycolo.qmp.schema import packaged_entries
 
 GIB = 2**30
 NOW_S = 1_800_000_000.0
@@ -110,6 +111,18 @@ def found(
     facts = _facts(alpha, HostFacts() if beta is None else beta, boots)
     findings = rules.evaluate(pair, facts)
     return [(f.level, f.code, f.node) for f in findings if f.code != "unheld-traffic"]
+
+
+def test_option_that_a_qemu_does_not_have_is_an_error() -> None:
+    """By the schema of each host's QEMU; one that it has is none."""
+    for name, expected in (
+        ("l2-cache-size", []),
+        ("l2-size", [("error", "unknown-option", "alpha")]),
+    ):
+        disk = ReplicationDisk(size_bytes=GIB, options={name: 2**20})
+        pair = attrs.evolve(PAIR, disks=(disk,))
+        asked = HostFacts(block_schema=packaged_entries("10.0.13"))
+        assert expected == found(asked, pair=pair)
 
 
 # -- the table ------------------------------------------------------------------------------------

@@ -396,6 +396,8 @@ class Record(Generic[T]):
     "Whether reading ignores unknown keys, and takes a null for an absent member."
     inline: tuple[str, Tagged] | None = None
     "The name and form of a field whose own members are written into this object; None for none."
+    rest: str | None = None
+    "The name of a field that is a mapping of all members that no other field holds; None for none."
     constants: tuple[Constant, ...] = attrs.field(init=False)
     members: tuple[Member, ...] = attrs.field(init=False)
     keys: tuple[str, ...] = attrs.field(init=False)
@@ -421,7 +423,8 @@ class Record(Generic[T]):
     @fields.default
     def _field_names(self) -> tuple[str, ...]:
         inline = () if self.inline is None else self.inline[:1]
-        return (*(member.field for member in self.members), *inline)
+        rest = () if self.rest is None else (self.rest,)
+        return (*(member.field for member in self.members), *inline, *rest)
 
     def read(self, value: object, path: str) -> T:
         """Read an object, and make a value of the class from it.
@@ -450,6 +453,9 @@ class Record(Generic[T]):
             name, form = self.inline
             rest = {key: members[key] for key in members if key not in self.keys}
             fields[name] = form.read(rest, path)
+        elif self.rest is not None:
+            rest = {key: members[key] for key in members if key not in self.keys}
+            fields[self.rest] = Anything().read(rest, path)
         elif not self.is_open:
             refuse_unknown(members, self.keys, path)
         for member in self.members:
@@ -472,6 +478,8 @@ class Record(Generic[T]):
         if self.inline is not None:
             name, form = self.inline
             members.update(object_of(form.write(getattr(value, name))))
+        if self.rest is not None:
+            members.update(object_of(Anything().write(getattr(value, self.rest))))
         return members
 
     def schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
@@ -498,7 +506,7 @@ class Record(Generic[T]):
             "type": "object",
             "properties": properties,
             "required": [key for key in properties if key not in optional],
-            "additionalProperties": False,
+            "additionalProperties": self.rest is not None,
         }
         if self.inline is None:
             return schema

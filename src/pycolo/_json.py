@@ -11,6 +11,7 @@ from typing import TypeAlias, TypeVar
 
 from typing_extensions import TypeAliasType
 
+from pycolo._mapping import ReadOnlyDict
 from pycolo.errors import ParseError
 
 JsonValue = TypeAliasType(
@@ -135,3 +136,18 @@ def kebab(kind: type) -> str:
 @functools.cache
 def _kebab(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
+def frozen_json(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """A deep copy of a JSON object; no object in it can be changed."""
+    return ReadOnlyDict({name: _frozen(item) for name, item in value.items()})
+
+
+def _frozen(value: JsonValue) -> JsonValue:
+    match value:
+        case dict():
+            return ReadOnlyDict({name: _frozen(item) for name, item in value.items()})
+        case list():
+            return [_frozen(item) for item in value]
+        case _:
+            return value

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, final
 
 import attrs
 
+from pycolo._json import JsonValue
 from pycolo._mapping import read_only_mappings
 
 Part: TypeAlias = Literal[
@@ -22,6 +23,7 @@ Part: TypeAlias = Literal[
     "files",
     "images",
     "qemu",
+    "block_schema",
     "firmware",
     "names",
     "ports",
@@ -329,6 +331,8 @@ class HostFacts:
     "The guest's images, without the overlays."
     qemu: QemuFacts | None = None
     "See `QemuFacts`."
+    block_schema: JsonValue = None
+    "The part of QEMU's QMP schema about blockdev-add; read if an image has options."
     firmware: tuple[FileFacts, ...] | None = None
     "The firmware files that QEMU loads into the guest's memory."
     names: tuple[NameFacts, ...] | None = None

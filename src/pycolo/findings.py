@@ -87,6 +87,7 @@ Code: TypeAlias = Literal[
     "no-folder",
     "no-program",
     "qemu-lacks",
+    "unknown-option",
     "machines-differ",
     "cpus-differ",
     "no-kvm",
@@ -364,6 +365,10 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "qemu-lacks": (
         "QEMU on a host lacks what the pair needs: an object, a device, a block driver, a "
         "machine type or a CPU model. Install a build that has it, or change the declaration."
+    ),
+    "unknown-option": (
+        "QEMU does not have an option of an image, or gives it another type, by its QMP schema. "
+        "Correct options or file_options of the disk."
     ),
     "machines-differ": (
         "The machine type means another machine on each host. Name the full one, such as "

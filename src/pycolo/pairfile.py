@@ -19,6 +19,7 @@ import attrs
 from pycolo import _decode, _json
 from pycolo._forms import (
     SCALARS,
+    Anything,
     Array,
     Document,
     Form,
@@ -161,6 +162,7 @@ def _forms() -> Forms:
             plain.record(UnixMonitor), plain.record(TcpMonitor)
         ),
         Netdev: plain.record(Netdev, options=options),
+        JsonValue: Anything(),
         frozenset((X509, Psk)): Tagged("Tls", {"x509": tls(X509), "psk": tls(Psk)}),
     }
     forms = attrs.evolve(plain, known=known)

@@ -8,7 +8,7 @@ the values made here, so that they cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, assert_never
 
 import attrs
@@ -39,7 +39,7 @@ from pycolo.qmp.blockdevs import (
     ReplicationNode,
 )
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient, SocketServer, UnixSocketAddress
-from pycolo.qmp.commands import ChardevAdd, Yank
+from pycolo.qmp.commands import BlockdevAdd, ChardevAdd, Yank
 from pycolo.qmp.objects import (
     AuthZList,
     AuthZRule,
@@ -59,6 +59,7 @@ from pycolo.qmp.objects import (
     YankChardev,
     YankMigration,
 )
+from pycolo.qmp.schema import Schema
 
 MIB = 2**20
 RAM = "pc.ram"
@@ -72,6 +73,7 @@ RECONNECT_MS = 200
 # Long enough for any network that is fit for COLO; a server that does not answer blocks the guest
 # for this time.
 NBD_OPEN_TIMEOUT_S = 3
+OPTIONS_REMEDY = "correct options, file_options or another key of that disk"
 VNC_SECRET = "vnc-password"  # noqa: S105 - an id
 
 
@@ -313,6 +315,7 @@ def image(node: Node, disk: ReplicationDisk) -> Qcow2Node | RawNode | LuksNode:
     return attrs.evolve(
         layer,
         cache=_cache(here.cache),
+        options=here.options,
         discard=here.discard,
         detect_zeroes=here.detect_zeroes,
     )
@@ -328,9 +331,9 @@ def _backing(chain: tuple[BackingImage, ...]) -> Qcow2Node | RawNode | None:
         file = _read_only_file(layer)
         match layer.image_format:
             case "qcow2":
-                below = Qcow2Node(read_only=True, file=file, backing=below)
+                below = Qcow2Node(read_only=True, file=file, backing=below, options=layer.options)
             case "raw":
-                below = RawNode(read_only=True, file=file)
+                below = RawNode(read_only=True, file=file, options=layer.options)
             case _:
                 assert_never(layer.image_format)
     return below
@@ -341,9 +344,27 @@ def _read_only_file(layer: BackingImage) -> FileNode | HostDeviceNode | HttpNode
     place = layer.image
     if layer.is_local:
         kind = FileNode if layer.driver == "file" else HostDeviceNode
-        return kind(filename=place, read_only=True)
+        return kind(filename=place, read_only=True, options=layer.file_options)
     over = HttpsNode if place.startswith("https:") else HttpNode
-    return over(url=place, read_only=True)
+    return over(url=place, read_only=True, options=layer.file_options)
+
+
+def refused_options(pair: ColoPair, node: str, schema: Schema) -> Iterator[str]:
+    """The options of a node's images that a QEMU does not accept, by its schema.
+
+    Args:
+        pair: The declaration.
+        node: The node's name.
+        schema: The schema of the node's QEMU, or its part about blockdev-add.
+
+    Yields:
+        Each problem, as a main clause that names the disk and the option.
+    """
+    for n, disk in enumerate(pair.disks):
+        if disk.on(node).has_options:
+            for problem in schema.check(BlockdevAdd(node=image(pair.node(node), disk))):
+                option = problem.path.removeprefix("arguments.")
+                yield f"the QEMU of {node} refuses disks[{n}]: {option} must {problem.rule}"
 
 
 def memory(machine: Machine) -> MemoryBackendObject | None:
@@ -382,7 +403,7 @@ def _encryption(disk: ReplicationDisk) -> LuksEncryption | None:
 def _protocol(disk: ReplicationDisk, path: str) -> FileNode | HostDeviceNode:
     """The block node that opens a file or a host device."""
     kind = FileNode if disk.driver == "file" else HostDeviceNode
-    return kind(filename=path, aio=disk.aio)
+    return kind(filename=path, aio=disk.aio, options=disk.file_options)
 
 
 def _cache(cache: Cache) -> CacheOptions | None:

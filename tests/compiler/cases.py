@@ -151,10 +151,22 @@ def on_other_storage() -> ColoPair:
 def on_layers() -> ColoPair:
     """A pair whose images are backed by others."""
     one = one_of_each()
-    base = BackingImage(image="https://images.example/base,1.raw", image_format="raw")
+    base = BackingImage(
+        image="https://images.example/base,1.raw",
+        image_format="raw",
+        options={"offset": 512},
+        file_options={"sslverify": False},
+    )
     chain = (BackingImage(image="/srv/golden/vm0.qcow2"), base)
     backed = ReplicationDisk(
-        size_bytes=10 * 2**30, backing=chain, nodes={"beta": DiskOnNode(backing=chain[1:])}
+        size_bytes=10 * 2**30,
+        backing=chain,
+        options={
+            "l2-cache-size": 2**21,
+            "overlap-check": {"template": "cached", "main-header": True},
+        },
+        file_options={"locking": "on"},
+        nodes={"beta": DiskOnNode(backing=chain[1:], file_options={})},
     )
     device = ReplicationDisk(
         size_bytes=2**30,

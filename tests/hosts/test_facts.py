@@ -17,10 +17,11 @@ import pytest
 from tests.certificates import Authority
 from tests.real_qemu import RELEASES, bare_qemu, build_of
 
-from pycolo import preflight
+from pycolo import preflight, rules
+from pycolo._json import JsonValue
 from pycolo.compiler.launch import images as images_made
 from pycolo.demo.builds import Release
-from pycolo.facts import HostFacts, LaunchFacts, NoFacts, Part
+from pycolo.facts import HostFacts, LaunchFacts, NoFacts, PairFacts, Part
 from pycolo.hosts import Host
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.ways import NoWay
@@ -230,6 +231,28 @@ async def test_image_names_what_backs_it(pair: ColoPair, folder: Path) -> None:
 
 
 # -- QEMU -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("release", RELEASES)
+async def test_options_are_checked_against_the_schema_of_the_host(
+    pair: ColoPair, release: Release
+) -> None:
+    """The QEMU there is asked before a launch, if an image has options (20.10)."""
+    binary = str(build_of(release).qemu_system)
+    nodes = [attrs.evolve(node, qemu_binary=binary) for node in pair.nodes]
+
+    async def codes(options: dict[str, JsonValue]) -> list[str]:
+        disk = ReplicationDisk(size_bytes=1 << 20, options=options)
+        made = attrs.evolve(pair, nodes=nodes, disks=(disk,))
+        read = {"alpha": await _read(made, "block_schema")}
+        found = rules.evaluate(made, PairFacts(hosts=read, now_s=0), before="launch")
+        return [f"{finding.code}: {finding.what}" for finding in found]
+
+    assert [] == await codes({"lazy-refcounts": True, "overlap-check": {"template": "all"}})
+    (refused,) = await codes({"overlap-check": {"templat": "all"}})
+    expected = "unknown-option: the QEMU of alpha refuses disks[0]: overlap-check.templat"
+    assert f"{expected} must be absent" == refused
 
 
 @pytest.mark.qemu

@@ -8,8 +8,12 @@ import attrs
 import pytest
 from tests.compiler.cases import one_of_each
 
-from pycolo.errors import DeclarationError
+from pycolo import topology
+from pycolo._json import JsonValue, object_of
+from pycolo.compiler import compile_offline
+from pycolo.errors import CompileError, DeclarationError
 from pycolo.model import BackingImage, ColoPair, DiskOnNode, ReplicationDisk
+from pycolo.qmp.replies import Version
 
 SIZE_BYTES = 2**20
 
@@ -83,3 +87,76 @@ def test_backing_images_differ_by_node() -> None:
     )
     pair: ColoPair = attrs.evolve(one_of_each(), disks=(disk,))
     assert [(base,), (), (base,)] == [pair.disks[0].on(name).backing for name in pair.names]
+
+
+# -- options by QEMU's names
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("options", "driver"),
+        ("options", "node-name"),
+        ("options", "file"),
+        ("options", "backing"),
+        ("options", "data-file"),
+        ("options", "cache"),
+        ("options", "encrypt"),
+        ("options", "force-share"),
+        ("options", "read-only"),
+        ("file_options", "filename"),
+        ("file_options", "aio"),
+        ("file_options", "node-name"),
+        ("file_options", "url"),
+    ],
+)
+def test_options_that_pycolo_decides_are_refused_by_name(field: str, name: str) -> None:
+    """Whatever their value is."""
+    wrong: dict[str, object] = {field: {name: "x"}}
+    for make, owner in ((ReplicationDisk, "ReplicationDisk"), (BackingImage, "BackingImage")):
+        given = {"size_bytes": SIZE_BYTES} if make is ReplicationDisk else {"image": "/base"}
+        named, rule = refused(lambda: make(**given, **wrong))  # type: ignore[arg-type]  # noqa: B023 - named
+        assert f"{owner}.{field}.{name}" == named
+        assert "not be set here: another key decides it, or pycolo does" == rule
+
+
+def test_options_are_values_that_json_has() -> None:
+    """A name of another form, null, a fraction, or what is nested too deeply is refused."""
+    deep: JsonValue = 1
+    for _ in range(9):
+        deep = {"a": deep}
+    values: list[JsonValue] = [{"b c": 1}, None, 0.5, 2**63, "\x00", deep]
+    for value in values:
+        with pytest.raises(DeclarationError):
+            ReplicationDisk(size_bytes=SIZE_BYTES, options={"a": value})
+    with pytest.raises(DeclarationError):
+        ReplicationDisk(size_bytes=SIZE_BYTES, file_options={"Upper": 1})
+    with pytest.raises(DeclarationError):
+        ReplicationDisk(size_bytes=SIZE_BYTES, options=[])  # type: ignore[arg-type]  # wrong
+
+
+def test_options_reach_the_node_that_they_are_for() -> None:
+    """Those of the format, those of the file, and those of a node of the pair."""
+    base = BackingImage(image="http://host/base", file_options={"readahead": 4096})
+    disk = ReplicationDisk(
+        size_bytes=SIZE_BYTES,
+        options={"l2-cache-size": 2**20, "overlap-check": {"template": "all"}},
+        file_options={"locking": "on"},
+        backing=(base,),
+        nodes={"beta": DiskOnNode(options={})},
+    )
+    alpha, beta, _ = one_of_each().all_nodes
+    made = topology.image(alpha, disk).to_qmp()
+    assert {"template": "all"} == made["overlap-check"]
+    assert {"driver": "file", "locking": "on"}.items() <= object_of(made["file"]).items()
+    assert 4096 == object_of(object_of(made["backing"])["file"])["readahead"]
+    assert "l2-cache-size" not in topology.image(beta, disk).to_qmp()
+
+
+def test_options_are_checked_against_a_known_schema() -> None:
+    """A launch of a version whose schema is in the package is refused before any step."""
+    disk = ReplicationDisk(size_bytes=SIZE_BYTES, options={"l2-cache-sise": 2**20})
+    pair = attrs.evolve(one_of_each(), disks=(disk,))
+    with pytest.raises(CompileError, match=r"the QEMU of alpha refuses disks\[0\]: l2-cache-sise"):
+        compile_offline("launch", pair, version=Version.parse("11.1.3"))
+    assert compile_offline("launch", pair, version=Version.parse("11.1.2")).steps

@@ -32,6 +32,7 @@ from tests.real_qemu import RELEASES, bare_qemu, build_of
 
 from pycolo import preflight, topology
 from pycolo.compiler._options import device_json, throttled_option
+from pycolo.compiler.document import image_words
 from pycolo.demo.builds import Release
 from pycolo.demo.guests import bios_disk_counter
 from pycolo.errors import CommandRefused
@@ -350,6 +351,30 @@ def test_a_declared_chain_takes_the_place_of_the_headers(release: Release, run_d
         read_only = asyncio.run(_read_only(bare.control))
     expected = {"image": False, "middle": True, "base": True}
     assert expected == {Path(file).name: is_read_only for file, is_read_only in read_only.items()}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_options_reach_qemu_in_both_dialects(release: Release, run_dir: Path) -> None:
+    """As JSON and as words, a number, a switch and a nested word are taken (20.10)."""
+    disk = ReplicationDisk(
+        size_bytes=SIZE_BYTES,
+        image=str(run_dir / "image"),
+        options={
+            "l2-cache-size": SIZE_BYTES,
+            "lazy-refcounts": True,
+            "overlap-check": {"template": "all"},
+        },
+        file_options={"locking": "on"},
+    )
+    node = Node(name="alpha", address="127.0.0.1", image_folder=str(run_dir))
+    line = [str(build_of(release).qemu_img), "create", "-q", "-f", "qcow2"]
+    subprocess.run([*line, disk.image, str(SIZE_BYTES)], check=True)
+    drive = f"if=none,id=top,{image_words(node, disk, '')}"
+    as_json = disk_of(attrs.evolve(topology.image(node, disk), node_name="top"))
+    as_words = ("-accel", "tcg", "-m", "32", "-drive", drive, "-device", "ide-hd,drive=top")
+    for argv in (as_json, as_words):
+        with bare_qemu(release, run_dir, *argv):
+            pass
 
 
 async def _read_only(monitor: UnixMonitor) -> dict[str, bool]:

@@ -433,7 +433,7 @@ def _quorum(disk: ReplicationDisk) -> str:
 
 
 def _primary_storage(node: Node, disk: ReplicationDisk) -> Iterator[str]:
-    local = _image(node, disk, "children.0.")
+    local = image_words(node, disk, "children.0.")
     yield from ("-drive", f"{_quorum(disk)},{local}")
 
 
@@ -449,7 +449,7 @@ def _encryption(node: Node, disk: ReplicationDisk) -> str:
     return "".join(f",{o}.format=luks,{o}.key-secret={disk.names.secret}" for o in overlays)
 
 
-def _image(node: Node, disk: ReplicationDisk, prefix: str) -> str:
+def image_words(node: Node, disk: ReplicationDisk, prefix: str) -> str:
     """The options of a disk's image, the document's two first; QEMU's defaults are left out.
 
     Args:
@@ -471,6 +471,8 @@ def _flat(options: dict[str, QmpValue], prefix: str) -> Iterator[tuple[str, str]
         match value:
             case dict():
                 yield from _flat(value, f"{prefix}{key}.")
+            case list():
+                yield from _flat({str(n): item for n, item in enumerate(value)}, f"{prefix}{key}.")
             case bool():
                 yield prefix + key, "on" if value else "off"
             case _:
@@ -481,7 +483,7 @@ def _secondary_storage(node: Node, disk: ReplicationDisk) -> Iterator[str]:
     ids = disk.names
     paths = disk.paths(node)
     active, hidden = escaped(paths["active_image"]), escaped(paths["hidden_image"])
-    parent = f"if=none,id={ids.parent},{_image(node, disk, '')}"
+    parent = f"if=none,id={ids.parent},{image_words(node, disk, '')}"
     yield from ("-drive", parent)
     replication = (
         f"if=none,id={ids.replication},driver=replication,mode=secondary,file.driver=qcow2,"

@@ -39,6 +39,8 @@ from pycolo.model.pair import SERIAL_LOG, ColoPair
 from pycolo.plan import CheckDevices, CreateImage, LaunchQemu
 from pycolo.qmp._base import QmpRecord
 from pycolo.qmp.blockdevs import QuorumNode
+from pycolo.qmp.replies import Version
+from pycolo.qmp.schema import Schema
 from pycolo.record import NOT_READ, PairRecord, UnreadRecord
 
 Role = Literal["primary", "secondary"]
@@ -112,6 +114,25 @@ def check_devices(draft: Draft, node: str) -> None:
         what = "properties"
         limit_s = draft.timeouts.command_s
         draft.run_host(node, "check-devices", what, action, why=why, limit_s=limit_s)
+
+
+def check_options(draft: Draft, node: str, version: Version) -> None:
+    """Refuse options of images that the node's QEMU does not have, if its schema is in the package.
+
+    Without it, the preflight asks the QEMU of the node's host.
+
+    Args:
+        draft: The plan so far.
+        node: The node's name.
+        version: The version of its QEMU.
+
+    Raises:
+        CompileError: The QEMU does not accept an option.
+    """
+    schema = Schema.of_version(str(version))
+    if schema is not None:
+        for why in topology.refused_options(draft.pair, node, schema):
+            raise compile_error("unknown-option", why, topology.OPTIONS_REMEDY, node=node)
 
 
 def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:

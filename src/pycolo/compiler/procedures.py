@@ -18,6 +18,7 @@ from pycolo.compiler.launch import (
     Role,
     check_devices,
     check_not_running,
+    check_options,
     claim_boot,
     claim_newest,
     forget_node,
@@ -121,6 +122,7 @@ def launch(
     primary = newest or _new_primary(draft, declared, missing)
     check_not_running(draft, missing if primary is None else _silent(draft))
     for name in missing:
+        check_options(draft, name, qemu[name])
         check_devices(draft, name)
     if newest is not None:
         running = snapshot.live(newest)

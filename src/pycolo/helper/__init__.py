@@ -273,6 +273,12 @@ def _qemu(pair: ColoPair, node: str) -> JsonObject:
     }
 
 
+def _block_schema(pair: ColoPair, node: str) -> JsonObject | None:
+    """The QEMU whose schema is read; None if no image has options that need it."""
+    has_options = any(disk.on(node).has_options for disk in pair.disks)
+    return {"binary": pair.node(node).qemu_binary} if has_options else None
+
+
 def _drivers(pair: ColoPair, node: str) -> Iterator[str]:
     """The block drivers that the pair's disks need on a node, beside those that every QEMU has."""
     if pair.disks:
@@ -380,6 +386,7 @@ _PARTS: Final[Mapping[Part, Callable[[ColoPair, str], JsonObject | None]]] = {
     "files": _files,
     "images": _images,
     "qemu": _qemu,
+    "block_schema": _block_schema,
     "firmware": _firmware,
     "names": _names,
     "ports": _used_ports,

@@ -362,8 +362,7 @@ def qemu(
         the model `host` or `max`.
     """
     runs_kvm = accelerator != "kvm" or not kvm()["why"]
-    argv = [binary, "-machine", "none", "-accel", accelerator if runs_kvm else "tcg"]
-    argv += ["-nodefaults", "-no-user-config", "-display", "none", "-S", "-qmp", "stdio"]
+    argv = [*_without_machine(binary), "-accel", accelerator if runs_kvm else "tcg"]
     commands: List[Value] = [
         {"execute": "qom-list-types", "arguments": {"abstract": False}},
         {"execute": "query-machines"},
@@ -395,6 +394,50 @@ def qemu(
         else [],
         "cpu_digest": _cpu_digest(replies[4]) if len(replies) > 4 else "",  # noqa: PLR2004
     }
+
+
+def _without_machine(binary: str) -> List[str]:
+    argv = [binary, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none"]
+    return [*argv, "-S", "-qmp", "stdio"]
+
+
+def block_schema(*, binary: str) -> List[Dict[str, object]]:
+    """The part of the QMP schema of a QEMU that is about blockdev-add.
+
+    Args:
+        binary: The QEMU binary.
+    """
+    _, (schema,) = _asked(_without_machine(binary), [{"execute": "query-qmp-schema"}])
+    return _part(_list(schema), "blockdev-add")
+
+
+# The keys by which an entry of a QMP schema refers to a type.
+_REFERRING = ("arg-type", "ret-type", "type", "element-type")
+
+
+def _part(entries: Sequence[Dict[str, object]], first: str) -> List[Dict[str, object]]:
+    """The entry of a name in QEMU's schema, and all entries that it refers to."""
+    by_name = {entry["name"]: entry for entry in entries}
+    wanted, found = [first], {}
+    while wanted:
+        name = wanted.pop()
+        if name in by_name and name not in found:
+            found[name] = by_name[name]
+            wanted += _referred(by_name[name])
+    return list(found.values())
+
+
+def _referred(value: object) -> Iterator[str]:
+    """The names of the types that a part of a schema refers to."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in _REFERRING and isinstance(item, str):
+                yield item
+            else:
+                yield from _referred(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _referred(item)
 
 
 def _words(value: object) -> Set[str]:
@@ -858,6 +901,7 @@ PARTS: Dict[str, Callable[..., object]] = {
     "files": files,
     "images": images,
     "qemu": qemu,
+    "block_schema": block_schema,
     "firmware": firmware,
     "names": names,
     "ports": ports,

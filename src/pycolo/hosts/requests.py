@@ -12,8 +12,8 @@ from typing import Final, TypeAlias, assert_never
 import attrs
 
 from pycolo import helper, record
-from pycolo._forms import Forms
-from pycolo._json import JsonObject, kebab
+from pycolo._forms import Anything, Forms
+from pycolo._json import JsonObject, JsonValue, kebab
 from pycolo.errors import CommandUnknown, HostRefused, ParseError
 from pycolo.evidence import Evidence, Victim
 from pycolo.facts import ClockFacts, HostFacts, NoFacts, Part
@@ -35,7 +35,7 @@ Ask: TypeAlias = Callable[[str, JsonObject, float], Awaitable[Mapping[str, objec
 "Performs one operation of the helper; raises `Refused`, `Uncertain` or `OutOfReach`."
 
 _RECORD: Final = "write-record"
-HOST_FACTS: Final = Forms(omits="defaults").record(HostFacts)
+HOST_FACTS: Final = Forms(known={JsonValue: Anything()}, omits="defaults").record(HostFacts)
 "Reads and writes `HostFacts` as JSON."
 
 

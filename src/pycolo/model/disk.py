@@ -8,12 +8,20 @@ from typing import Literal, TypeAlias, final
 
 import attrs
 
+from pycolo._json import JsonValue
 from pycolo._mapping import read_only_mappings
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
 from pycolo.model.hardware import Property, emulated, properties
 from pycolo.model.node import Node
-from pycolo.model.storage import BackingImage, Driver, check_chain
+from pycolo.model.storage import (
+    BackingImage,
+    Driver,
+    check_chain,
+    file_options,
+    format_options,
+    frozen_options,
+)
 from pycolo.qmp.blockdevs import Aio, DetectZeroes, Discard
 
 SECTOR_BYTES = 512
@@ -142,6 +150,14 @@ def _chain_if_given(layers: Iterable[BackingImage] | None) -> tuple[BackingImage
     return None if layers is None else tuple(layers)
 
 
+def _options_if_given(value: Mapping[str, JsonValue] | None) -> Mapping[str, JsonValue] | None:
+    return None if value is None else frozen_options(value)
+
+
+_OPTIONS = rules.Valid(rules.Optional(format_options))
+_FILE_OPTIONS = rules.Valid(rules.Optional(file_options))
+
+
 @final
 @attrs.frozen(kw_only=True)
 class DiskOnNode:
@@ -159,6 +175,8 @@ class DiskOnNode:
         aio: See `ReplicationDisk.aio`.
         discard: See `ReplicationDisk.discard`.
         detect_zeroes: See `ReplicationDisk.detect_zeroes`.
+        options: See `ReplicationDisk.options`.
+        file_options: See `ReplicationDisk.file_options`.
     """
 
     image: str | None = None
@@ -174,6 +192,12 @@ class DiskOnNode:
     aio: Aio | None = None
     discard: Discard | None = None
     detect_zeroes: DetectZeroes | None = None
+    options: Mapping[str, JsonValue] | None = attrs.field(
+        default=None, converter=_options_if_given, validator=_OPTIONS
+    )
+    file_options: Mapping[str, JsonValue] | None = attrs.field(
+        default=None, converter=_options_if_given, validator=_FILE_OPTIONS
+    )
 
     def given(self) -> dict[str, object]:
         """The values that are set, by field name."""
@@ -212,6 +236,11 @@ class ReplicationDisk:
             None leaves it to QEMU, which gives nothing back.
         detect_zeroes: `on` writes blocks of zeroes as such, `unmap` also gives their space back to
             the host and needs discard `unmap`; None leaves it to QEMU, which does neither.
+        options: Further options of QEMU's driver for the image's format, by the names of QMP's
+            `blockdev-add`, such as `l2-cache-size`; they may be nested. Options that other keys
+            decide are refused. Each is checked against the schema of the node's QEMU before
+            anything is launched (qemu-behaviour 20.10).
+        file_options: Likewise of the driver that opens the image, such as `locking` of `file`.
         throttle: Limits for the guest's reads and writes; None for none (qemu-behaviour 20.5).
         resync_bytes_per_s: Highest rate of the copy to a new secondary, in bytes per second, from
             1048576. If the guest writes faster, the copy never ends. None for no limit.
@@ -256,6 +285,12 @@ class ReplicationDisk:
     )
     detect_zeroes: DetectZeroes | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.one_of("off", "on", "unmap")))
+    )
+    options: Mapping[str, JsonValue] = attrs.field(
+        factory=dict, converter=frozen_options, validator=rules.Valid(format_options)
+    )
+    file_options: Mapping[str, JsonValue] = attrs.field(
+        factory=dict, converter=frozen_options, validator=rules.Valid(file_options)
     )
     throttle: Throttle | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.instance_of(Throttle)))
@@ -322,6 +357,12 @@ class ReplicationDisk:
             return self
         changed: Callable[..., ReplicationDisk] = attrs.evolve
         return changed(self, nodes={}, **self.nodes[node].given())
+
+    @property
+    def has_options(self) -> bool:
+        """Whether the disk, or an image that backs it, has options by QEMU's names."""
+        own = bool(self.options or self.file_options)
+        return own or any(layer.has_options for layer in self.backing)
 
     def images(self) -> dict[str, str]:
         """The names of the three images, by field name."""

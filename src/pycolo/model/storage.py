@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias, final
 from urllib.parse import urlsplit
 
 import attrs
 
+from pycolo._json import JsonValue, frozen_json
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
+from pycolo.model.hardware import INTEGER_MAX
+from pycolo.qmp.blockdevs import (
+    FileNode,
+    HostDeviceNode,
+    HttpsNode,
+    LuksNode,
+    Qcow2Node,
+    RawNode,
+    option_names,
+)
 
 Driver: TypeAlias = Literal["file", "host_device"]
 "QEMU's driver for an image, which is a file or a block device of the host."
@@ -22,6 +34,71 @@ _SCHEME: Final = re.compile(r"https?://")
 def is_url(place: str) -> bool:
     """Whether a backing image is read over http or https."""
     return _SCHEME.match(place) is not None
+
+
+OPTION_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*\Z")
+DEPTH_MAX: Final = 8
+# Options of a block node that other fields of the declaration decide, or that would let two QEMUs
+# write to one image.
+_OWNED: Final = (
+    *("driver", "node-name", "read-only", "auto-read-only", "force-share", "cache", "discard"),
+    *("detect-zeroes", "filename", "file", "backing"),
+)
+_FORMAT_KEYS: Final = frozenset((*_OWNED, "data-file", *option_names(Qcow2Node, RawNode, LuksNode)))
+_FILE_KEYS: Final = frozenset((*_OWNED, *option_names(FileNode, HostDeviceNode, HttpsNode)))
+
+
+def frozen_options(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """A copy of options that cannot be changed; the validator refuses a value of another type."""
+    return frozen_json(value) if isinstance(value, dict) else value
+
+
+def format_options(field: str, value: object) -> None:
+    """Check that a value is a table of options for the block node of an image's format."""
+    _check_options(field, value, _FORMAT_KEYS)
+
+
+def file_options(field: str, value: object) -> None:
+    """Check that a value is a table of options for the block node that opens an image."""
+    _check_options(field, value, _FILE_KEYS)
+
+
+def _check_options(field: str, value: object, owned: frozenset[str]) -> None:
+    if not isinstance(value, Mapping):
+        raise DeclarationError(field, value, "be a table")
+    for name, item in value.items():
+        if name in owned:
+            rule = "not be set here: another key decides it, or pycolo does"
+            raise DeclarationError(f"{field}.{name}", item, rule)
+    _option(field, value, DEPTH_MAX)
+
+
+def _option_name(field: str, name: object) -> None:
+    if not isinstance(name, str) or not OPTION_NAME.match(name):
+        raise DeclarationError(field, name, "be named as QEMU names options")
+
+
+def _option(field: str, value: object, depth: int) -> None:
+    """Check the value of an option, and what is in it."""
+    if depth == 0:
+        raise DeclarationError(field, value, f"be nested at most {DEPTH_MAX} deep")
+    match value:
+        case Mapping():
+            for name, item in value.items():
+                _option_name(field, name)
+                _option(f"{field}.{name}", item, depth - 1)
+        case list() | tuple():
+            for n, item in enumerate(value):
+                _option(f"{field}[{n}]", item, depth - 1)
+        case str() if not value.isprintable():
+            raise DeclarationError(field, value, "be a string of printable characters")
+        case int() if abs(value) > INTEGER_MAX:
+            raise DeclarationError(field, value, "be a whole number of 64 bits")
+        case str() | int():
+            pass
+        case _:
+            rule = "be a string, a whole number, true, false, a list or a table"
+            raise DeclarationError(field, value, rule)
 
 
 def _path_or_url(field: str, value: object) -> None:
@@ -57,6 +134,8 @@ class BackingImage:
             server must support ranges of bytes.
         image_format: `qcow2` or `raw`. Only below a `qcow2` there can be a further image.
         driver: `file`, or `host_device` if the image is a block device of the host.
+        options: See `ReplicationDisk.options`.
+        file_options: See `ReplicationDisk.file_options`.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -69,10 +148,21 @@ class BackingImage:
     driver: Driver = attrs.field(
         default="file", validator=rules.Valid(rules.one_of("file", "host_device"))
     )
+    options: Mapping[str, JsonValue] = attrs.field(
+        factory=dict, converter=frozen_options, validator=rules.Valid(format_options)
+    )
+    file_options: Mapping[str, JsonValue] = attrs.field(
+        factory=dict, converter=frozen_options, validator=rules.Valid(file_options)
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.driver != "file" and not self.is_local:
             raise DeclarationError("BackingImage.driver", self.driver, "be file for a URL")
+
+    @property
+    def has_options(self) -> bool:
+        """Whether the image has options by QEMU's names."""
+        return bool(self.options or self.file_options)
 
     @property
     def is_local(self) -> bool:

@@ -15,6 +15,8 @@ hold, the field's metadata says so:
 
     ``"inline"``: the members of this value are the members of the object itself.
 
+    ``"rest"``: a mapping of all members that no other field holds.
+
 Reading is strict: an unknown key, a missing key or a value of the wrong type raises a ParseError
 that names the path. Classes marked ``qmp_open`` are read from QEMU's replies and events: there
 unknown keys are ignored, because new versions of QEMU add some.
@@ -97,7 +99,7 @@ class _Value:
     def __repr__(self) -> str:
         """Show the fields that are given and leave out the absent ones."""
         given = zip(form_of(type(self)).fields, _values(self), strict=True)
-        parts = [f"{name}={value!r}" for name, value in given if value is not None]
+        parts = [f"{name}={value!r}" for name, value in given if value not in (None, {})]
         return f"{type(self).__name__}({', '.join(parts)})"
 
     @override
@@ -108,7 +110,8 @@ class _Value:
 
     @override
     def __hash__(self) -> int:
-        return hash((type(self), *_values(self)))
+        # A mapping cannot be hashed; values that differ only there have one hash.
+        return hash((type(self), *(v for v in _values(self) if not isinstance(v, Mapping))))
 
 
 class QmpRecord(_Value):
@@ -220,10 +223,13 @@ def _derived(kind: type[_Value]) -> Record[_Value]:
     hints = get_type_hints(kind)
     members: list[Member] = []
     inline: tuple[str, Tagged] | None = None
+    rest: str | None = None
     for field in _fields(kind):
         name, style = field.name, field.metadata.get("qmp_form")
         if style == "inline":
             inline = name, _tagged(get_args(hints[name]))
+        elif style == "rest":
+            rest = name
         else:
             form = _styled(style, hints[name])
             place = field.metadata.get("qmp_name", name.replace("_", "-"))
@@ -231,7 +237,7 @@ def _derived(kind: type[_Value]) -> Record[_Value]:
     constants = [Constant(key, value) for key, value in kind.qmp_constants]
     # In the wire form the tag comes first, and further constants come last.
     layout: list[Constant | Member] = [*constants[:1], *members, *constants[1:]]
-    return Record(kind, tuple(layout), is_open=kind.qmp_open, inline=inline)
+    return Record(kind, tuple(layout), is_open=kind.qmp_open, inline=inline, rest=rest)
 
 
 def command_schema(kind: type[QmpCommand[object]], definitions: dict[str, JsonValue]) -> JsonObject:

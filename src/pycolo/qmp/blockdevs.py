@@ -6,12 +6,14 @@ parent and cannot be deleted by itself (qemu-behaviour 5.6). As a node name, it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, TypeAlias, final
 
 import attrs
 
+from pycolo._json import frozen_json
 from pycolo.errors import DeclarationError
-from pycolo.qmp._base import Null, QmpRecord
+from pycolo.qmp._base import Null, QmpRecord, QmpValue, form_of
 from pycolo.qmp.chardevs import SocketAddress
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "RawNode",
     "ReplicationMode",
     "ReplicationNode",
+    "option_names",
 ]
 
 Aio: TypeAlias = Literal["threads", "native", "io_uring"]
@@ -45,6 +48,11 @@ Discard: TypeAlias = Literal["ignore", "unmap"]
 
 ReplicationMode: TypeAlias = Literal["primary", "secondary"]
 """Which side of a pair a replication node serves."""
+
+
+def _rest() -> Mapping[str, QmpValue]:
+    """The field of the options that no other field of a block node holds."""
+    return attrs.field(factory=dict, converter=frozen_json, metadata={"qmp_form": "rest"})
 
 
 @final
@@ -78,6 +86,8 @@ class FileNode(QmpRecord):
     """``threads`` if absent."""
     filename: str
     """The file's path, as the QEMU process sees it."""
+    options: Mapping[str, QmpValue] = _rest()
+    """All other options of the driver, by QEMU's names."""
 
 
 @final
@@ -97,6 +107,8 @@ class HostDeviceNode(QmpRecord):
     """``threads`` if absent."""
     filename: str
     """The device's path, as the QEMU process sees it."""
+    options: Mapping[str, QmpValue] = _rest()
+    """All other options of the driver, by QEMU's names."""
 
 
 @final
@@ -112,6 +124,8 @@ class HttpNode(QmpRecord):
     """Whether it refuses writes; QEMU can write to none, so it must be true."""
     url: str
     """The file's URL, which begins with ``http://``."""
+    options: Mapping[str, QmpValue] = _rest()
+    """All other options of the driver, by QEMU's names."""
 
 
 @final
@@ -127,6 +141,8 @@ class HttpsNode(QmpRecord):
     """Whether it refuses writes; QEMU can write to none, so it must be true."""
     url: str
     """The file's URL, which begins with ``https://``."""
+    options: Mapping[str, QmpValue] = _rest()
+    """All other options of the driver, by QEMU's names."""
 
 
 @final
@@ -191,6 +207,8 @@ class Qcow2Node(QmpRecord):
     """The image's file."""
     backing: BlockNode | str | Null | None = None
     """The backing node; NULL for none; if absent, the backing file that the image itself names."""
+    options: Mapping[str, QmpValue] = _rest()
+    """All other options of the driver, by QEMU's names."""
 
 
 @final
@@ -212,6 +230,8 @@ class RawNode(QmpRecord):
     """``ignore`` if absent."""
     file: BlockNode | str
     """The image's file."""
+    options: Mapping[str, QmpValue] = _rest()
+    """All other options of the driver, by QEMU's names."""
 
 
 @final
@@ -235,6 +255,8 @@ class LuksNode(QmpRecord):
     """The id of the secret that opens it."""
     file: BlockNode | str
     """The image's file."""
+    options: Mapping[str, QmpValue] = _rest()
+    """All other options of the driver, by QEMU's names."""
 
 
 @final
@@ -300,3 +322,8 @@ BlockNode: TypeAlias = (
     | HttpsNode
 )
 """A block node that blockdev-add can make; a closed union."""
+
+
+def option_names(*kinds: type[BlockNode]) -> frozenset[str]:
+    """The options that the classes of block nodes have fields for, by QEMU's names."""
+    return frozenset(key for kind in kinds for key in form_of(kind).keys)

@@ -119,6 +119,11 @@ class Schema:
         return _packaged(version)
 
     @classmethod
+    def of_version(cls, version: str) -> Schema | None:
+        """Give the schema of a version; None if pycolo is not tested with this very version."""
+        return next((_packaged(known) for known in _PACKAGED_DIGESTS if known == version), None)
+
+    @classmethod
     def from_digest(cls, digest: str) -> Schema:
         """Give the schema that a document names by its digest.
 

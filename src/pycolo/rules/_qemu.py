@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from pycolo import features
+from pycolo import features, topology
 from pycolo.errors import ParseError, VersionError
 from pycolo.facts import FileFacts, HostFacts, PairFacts
 from pycolo.findings import Finding
 from pycolo.model.pair import ColoPair
 from pycolo.qmp.replies import Version
+from pycolo.qmp.schema import Schema
 from pycolo.rules._found import Rule, both, by_name, found
 
 
@@ -48,6 +49,15 @@ def parts(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
             what = f"QEMU {host.qemu.version} on {name} has no {', no '.join(lacks)}"
             remedy = "install a build that has it, or change the declaration"
             yield found("error", "qemu-lacks", name, what, remedy)
+
+
+def options(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Options of an image that a host's QEMU does not have, or of another type."""
+    for name, host in facts.read.items():
+        if host.block_schema is not None:
+            schema = Schema.from_reply(host.block_schema)
+            for what in topology.refused_options(pair, name, schema):
+                yield found("error", "unknown-option", name, what, topology.OPTIONS_REMEDY)
 
 
 def machines(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
@@ -130,6 +140,7 @@ RULES = (
     Rule(codes=("no-program",), check=programs, parts=("programs",), before=("launch",)),
     Rule(codes=("unsupported-version",), check=versions, parts=("qemu",)),
     Rule(codes=("qemu-lacks",), check=parts, parts=("qemu",)),
+    Rule(codes=("unknown-option",), check=options, parts=("block_schema",), before=("launch",)),
     Rule(codes=("machines-differ",), check=machines, parts=("qemu",)),
     Rule(codes=("cpus-differ",), check=cpus, parts=("qemu",)),
     Rule(codes=("emulated",), check=emulation),
