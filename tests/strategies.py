@@ -29,14 +29,20 @@ from pycolo.model import (
     DiskOnNode,
     FilterChain,
     Firmware,
+    Iscsi,
     Machine,
     MemoryBackend,
     Migration,
     Monitor,
+    Nbd,
     Netdev,
+    Nfs,
     Node,
     Ports,
     Psk,
+    Rbd,
+    RbdMonitor,
+    Remote,
     ReplicationDisk,
     TcpMonitor,
     Throttle,
@@ -159,6 +165,8 @@ def _disks(draw: st.DrawFn, n: int, names: list[str]) -> ReplicationDisk:
     image_format: ImageFormat = draw(st.sampled_from(["qcow2", "raw"]))
     driver: Driver = draw(st.sampled_from(["file", "host_device"]))
     nodes = {name: DiskOnNode(image=f"/dev/{name}/{n}{tail}") for name in names}
+    if draw(st.booleans()):
+        nodes = {name: DiskOnNode(remote=draw(_remotes(f"{name}{n}{tail}"))) for name in names}
     if driver == "file":
         nodes = draw(st.dictionaries(st.sampled_from(names), _elsewhere(n), max_size=2))
     direct = draw(st.booleans())
@@ -194,6 +202,19 @@ _block_options: st.SearchStrategy[dict[str, JsonValue]] = st.dictionaries(
     | st.just({"b": [1, {"c": "d,e"}]}),
     max_size=2,
 )
+
+
+def _remotes(name: str) -> st.SearchStrategy[Remote]:
+    """An image of any kind of remote storage, which has this name alone."""
+    monitors = st.lists(st.just(RbdMonitor(host="m", port=1)), max_size=2).map(tuple)
+    return st.one_of(
+        st.builds(Rbd, pool=st.just("p"), image=st.just(name), monitors=monitors),
+        st.builds(Iscsi, portal=st.just("h"), target=st.just(name), lun=st.integers(0, 9)),
+        st.builds(Nfs, host=st.just("h"), path=st.just(f"/{name}"), user=_maybe(st.just(0))),
+        st.builds(Nbd, host=st.just("h"), export=st.just(name)),
+    )
+
+
 _backing = st.lists(
     st.sampled_from(("/base/a", "/base,b", "http://host/c", "https://[::1]:8443/d")),
     max_size=2,

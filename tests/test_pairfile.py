@@ -93,6 +93,7 @@ def test_the_documents_pair_is_declared_to_the_letter() -> None:
         primary_replication="replication0",
         device="disk0",
         secret="secret0",  # noqa: S106 - an id
+        access="access0",
         throttle="throttle0",
     )
     expected = ColoPair(

@@ -35,14 +35,19 @@ from pycolo.model import (
     Fence,
     FilterChain,
     Firmware,
+    Iscsi,
     Libvirt,
     Machine,
     MemoryBackend,
     Migration,
+    Nbd,
     Netdev,
+    Nfs,
     Node,
     Ports,
     Psk,
+    Rbd,
+    RbdMonitor,
     ReplicationDisk,
     Ssh,
     Supervision,
@@ -235,6 +240,11 @@ TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
     "[[disks]]": ReplicationDisk,
     "[disks.nodes.NODE]": DiskOnNode,
     "[[disks.backing]], [[disks.nodes.NODE.backing]]": BackingImage,
+    "[disks.remote], [disks.nodes.NODE.remote]: Ceph": Rbd,
+    "[[disks.remote.monitors]]": RbdMonitor,
+    "[disks.remote], [disks.nodes.NODE.remote]: iSCSI": Iscsi,
+    "[disks.remote], [disks.nodes.NODE.remote]: NFS": Nfs,
+    "[disks.remote], [disks.nodes.NODE.remote]: NBD": Nbd,
     "[disks.throttle]": Throttle,
     "[[chains]]": FilterChain,
     "[chains.netdev], [chains.netdevs.NODE]": Netdev,
@@ -250,7 +260,7 @@ TABLES: Mapping[str, type[attrs.AttrsInstance]] = {
 def _key_rows(cls: type[attrs.AttrsInstance]) -> Iterator[str]:
     if cls in (ColoPair, AgentFile):
         yield "| `format_version` | integer | | 1. |\n"
-    if cls in (X509, Psk):
+    if cls in (X509, Psk, Rbd, Iscsi, Nfs, Nbd):
         yield f"| `kind` | string | required | `{cls.__name__.lower()}`. |\n"
     meanings = _meanings(cls)
     for field in attrs.fields(cls):

@@ -32,7 +32,7 @@ from pycolo._forms import (
     Tagged,
     whole_schema,
 )
-from pycolo._json import JsonObject, JsonValue
+from pycolo._json import JsonObject, JsonValue, kebab
 from pycolo.errors import DeclarationError, ParseError
 from pycolo.model import _rules as rules
 from pycolo.model import hardware
@@ -40,11 +40,13 @@ from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.node import Monitor, Node, TcpMonitor, UnixMonitor
 from pycolo.model.pair import BASE_MAX, ColoPair
+from pycolo.model.remote import Iscsi, Nbd, Nfs, Rbd
 from pycolo.model.tls import X509, Psk
 
 Format: TypeAlias = Literal["toml", "json"]
 SIZE_MAX_BYTES: Final = 1 << 18
 "The greatest length of a pair file; a pair with a hundred disks needs a tenth of it."
+REMOTE: Final = (Rbd, Iscsi, Nfs, Nbd)
 _Parts: TypeAlias = Mapping[str, Callable[[int], attrs.AttrsInstance]]
 
 
@@ -156,14 +158,15 @@ def _forms() -> Forms:
     strings = Array(SCALARS[str])
     values = StringOr(strings, list, "be a string or an array of strings")
     options = Table(values, is_ordered=True)
-    tls = attrs.evolve(plain, tags={X509: "kind", Psk: "kind"}).record
+    tagged = attrs.evolve(plain, tags=dict.fromkeys((X509, Psk, *REMOTE), "kind")).record
     known: dict[object, Form] = {
         frozenset((UnixMonitor, TcpMonitor)): _MonitorForm(
             plain.record(UnixMonitor), plain.record(TcpMonitor)
         ),
         Netdev: plain.record(Netdev, options=options),
         JsonValue: Anything(),
-        frozenset((X509, Psk)): Tagged("Tls", {"x509": tls(X509), "psk": tls(Psk)}),
+        frozenset((X509, Psk)): Tagged("Tls", {"x509": tagged(X509), "psk": tagged(Psk)}),
+        frozenset(REMOTE): Tagged("Remote", {kebab(kind): tagged(kind) for kind in REMOTE}),
     }
     forms = attrs.evolve(plain, known=known)
     disks = _Numbered(forms.record(ReplicationDisk), {"ids": DiskIds.numbered})

@@ -21,6 +21,7 @@ from pycolo.model.machine import Machine
 from pycolo.model.memory import MemoryKind
 from pycolo.model.node import Node
 from pycolo.model.pair import ColoPair
+from pycolo.model.remote import Iscsi, Nbd, Nfs, Rbd, Remote
 from pycolo.model.storage import BackingImage
 from pycolo.model.tls import AUTHZ, CLIENT, SERVER, X509, Psk, Tls
 from pycolo.qmp.blockdevs import (
@@ -30,15 +31,26 @@ from pycolo.qmp.blockdevs import (
     HostDeviceNode,
     HttpNode,
     HttpsNode,
+    IscsiNode,
     LuksEncryption,
     LuksNode,
     NbdNode,
+    NfsNode,
+    NfsServer,
     Qcow2Node,
     QuorumNode,
     RawNode,
+    RbdNode,
+    RbdServer,
     ReplicationNode,
 )
-from pycolo.qmp.chardevs import InetSocketAddress, SocketClient, SocketServer, UnixSocketAddress
+from pycolo.qmp.chardevs import (
+    InetSocketAddress,
+    SocketAddress,
+    SocketClient,
+    SocketServer,
+    UnixSocketAddress,
+)
 from pycolo.qmp.commands import BlockdevAdd, ChardevAdd, Yank
 from pycolo.qmp.objects import (
     AuthZList,
@@ -299,7 +311,7 @@ def secondary_blocks(node: Node, disk: ReplicationDisk) -> tuple[BlockNode, ...]
 def image(node: Node, disk: ReplicationDisk) -> Qcow2Node | RawNode | LuksNode:
     """The block node of a disk's image on a node of the pair."""
     here, name, secret = disk.on(node.name), disk.names.parent, disk.names.secret
-    file = _protocol(here, node.image_path(here.image))
+    file = _local(node, here) if here.remote is None else _remote(here, here.remote)
     layer: Qcow2Node | RawNode | LuksNode
     match here.image_format:
         case "qcow2":
@@ -400,8 +412,74 @@ def _encryption(disk: ReplicationDisk) -> LuksEncryption | None:
     return None if disk.secret_file is None else LuksEncryption(key_secret=disk.names.secret)
 
 
-def _protocol(disk: ReplicationDisk, path: str) -> FileNode | HostDeviceNode:
+def secrets(node: Node, disk: ReplicationDisk) -> Iterator[Secret]:
+    """The secrets of a disk on a node: of its encryption, and of its remote storage."""
+    encryption = secret(node, disk)
+    if encryption is not None:
+        yield encryption
+    match disk.on(node.name).remote:
+        case Rbd(secret_file=str(path)):
+            # Ceph writes its keys in base64.
+            yield Secret(id=disk.names.access, file=path, format="base64")
+        case Iscsi(secret_file=str(path)):
+            yield Secret(id=disk.names.access, file=path)
+        case Rbd() | Iscsi() | Nfs() | Nbd() | None:
+            pass
+
+
+def _remote(disk: ReplicationDisk, at: Remote) -> RbdNode | IscsiNode | NfsNode | NbdNode:
+    """The block node that opens a remote image."""
+    match at:
+        case Rbd():
+            servers = tuple(RbdServer(host=one.host, port=one.port) for one in at.monitors)
+            return RbdNode(
+                pool=at.pool,
+                namespace=at.namespace,
+                image=at.image,
+                conf=at.conf,
+                user=at.user,
+                key_secret=None if at.secret_file is None else disk.names.access,
+                server=servers or None,
+                options=disk.file_options,
+            )
+        case Iscsi():
+            return IscsiNode(
+                transport=at.transport,
+                portal=at.portal,
+                target=at.target,
+                lun=at.lun,
+                user=at.user,
+                password_secret=None if at.secret_file is None else disk.names.access,
+                initiator_name=at.initiator_name,
+                options=disk.file_options,
+            )
+        case Nfs():
+            return NfsNode(
+                server=NfsServer(host=at.host),
+                path=at.path,
+                user=at.user,
+                group=at.group,
+                options=disk.file_options,
+            )
+        case Nbd():
+            server: SocketAddress = (
+                InetSocketAddress(host=at.host, port=at.port)
+                if at.host is not None
+                else UnixSocketAddress(path=at.path or "")
+            )
+            return NbdNode(
+                server=server,
+                export=at.export,
+                open_timeout_s=NBD_OPEN_TIMEOUT_S,
+                options=disk.file_options,
+            )
+        case _:
+            assert_never(at)
+
+
+def _local(node: Node, disk: ReplicationDisk) -> FileNode | HostDeviceNode:
     """The block node that opens a file or a host device."""
+    path = node.image_path(disk.image)
     kind = FileNode if disk.driver == "file" else HostDeviceNode
     return kind(filename=path, aio=disk.aio, options=disk.file_options)
 

@@ -23,10 +23,16 @@ from pycolo.model import (
     DiskOnNode,
     FilterChain,
     Firmware,
+    Iscsi,
     Machine,
+    Nbd,
     Netdev,
+    Nfs,
     Node,
     Psk,
+    Rbd,
+    RbdMonitor,
+    Remote,
     ReplicationDisk,
     Throttle,
     Tls,
@@ -60,6 +66,7 @@ CASES: Mapping[str, Case] = {
     "launch/hardware": ("launch", None),
     "start/hardware": ("start", None),
     "launch/layers": ("launch", None),
+    "launch/remote": ("launch", None),
 }
 # The same again for the golden plans, over encrypted connections.
 OVER_TLS: Mapping[str, Case] = {
@@ -72,6 +79,7 @@ SHAPES: Mapping[str, str] = {
     **dict.fromkeys(("launch/storage", "start/storage"), "storage"),
     **dict.fromkeys(("launch/hardware", "start/hardware"), "hardware"),
     "launch/layers": "layers",
+    "launch/remote": "remote",
 }
 "Case to the pair that it is compiled for, where that is not one of each."
 
@@ -179,6 +187,53 @@ def on_layers() -> ColoPair:
     return attrs.evolve(one, disks=(backed, device), chains=())
 
 
+def on_remote_storage() -> ColoPair:
+    """A pair whose images are on storage that QEMU reaches by itself."""
+    one = one_of_each()
+    monitors = (RbdMonitor(host="192.0.2.31"), RbdMonitor(host="192.0.2.32", port=3300))
+    key, word = "/etc/vm0/ceph,key", "/etc/vm0/chap"
+    remotes: tuple[tuple[Remote, Remote, Remote], ...] = (
+        (
+            Rbd(pool="vm0", image="a", monitors=monitors, user="pycolo", secret_file=key),
+            Rbd(pool="vm0", image="b", namespace="spare", conf="/etc/ceph/b.conf"),
+            Rbd(pool="vm0", image="c"),
+        ),
+        (
+            Iscsi(portal="192.0.2.41", target="iqn.2026-01.com.example:a"),
+            Iscsi(
+                portal="192.0.2.41:3261",
+                target="iqn.2026-01.com.example:a",
+                lun=1,
+                user="vm0",
+                secret_file=word,
+                initiator_name="iqn.2026-01.com.example:vm0",
+            ),
+            Iscsi(portal="192.0.2.42", target="iqn.2026-01.com.example:c", transport="iser"),
+        ),
+        (
+            Nfs(host="192.0.2.51", path="/srv/a,1.raw"),
+            Nfs(host="192.0.2.51", path="/srv/b.raw", user=1000, group=1000),
+            Nfs(host="192.0.2.52", path="/srv/a,1.raw"),
+        ),
+        (
+            Nbd(host="127.0.0.1", export="vm0"),
+            Nbd(path="/run/nbd,b.sock"),
+            Nbd(host="127.0.0.1", export="vm0"),
+        ),
+    )
+    disks = (
+        ReplicationDisk(
+            size_bytes=2**30,
+            image_format="raw",
+            active_image=f"active{n}.qcow2",
+            hidden_image=f"hidden{n}.qcow2",
+            nodes={name: DiskOnNode(remote=at) for name, at in zip(one.names, where, strict=True)},
+        )
+        for n, where in enumerate(remotes)
+    )
+    return attrs.evolve(one, disks=tuple(disks), chains=())
+
+
 def with_hardware() -> ColoPair:
     """A pair whose guest has controllers, firmware, channels, drives and a screen."""
     one = one_of_each()
@@ -241,6 +296,7 @@ EVERY_PAIR: Mapping[str, ColoPair] = {
     **PAIRS,
     "hardware": with_hardware(),
     "layers": on_layers(),
+    "remote": on_remote_storage(),
     "psk": over_tls(Psk(folder="/etc/pycolo/tls", username="vm0")),
 }
 # What a file shows: each with its QEMU and its pair.

@@ -6,14 +6,27 @@ from collections.abc import Callable
 
 import attrs
 import pytest
-from tests.compiler.cases import one_of_each
+from tests.compiler.cases import VERSIONS, one_of_each
 
 from pycolo import topology
 from pycolo._json import JsonValue, object_of
 from pycolo.compiler import compile_offline
 from pycolo.errors import CompileError, DeclarationError
-from pycolo.model import BackingImage, ColoPair, DiskOnNode, ReplicationDisk
+from pycolo.model import (
+    BackingImage,
+    ColoPair,
+    DiskOnNode,
+    Iscsi,
+    Nbd,
+    Nfs,
+    Rbd,
+    RbdMonitor,
+    Remote,
+    ReplicationDisk,
+)
+from pycolo.qmp.commands import BlockdevAdd
 from pycolo.qmp.replies import Version
+from pycolo.qmp.schema import PackagedVersion, Schema
 
 SIZE_BYTES = 2**20
 
@@ -160,3 +173,89 @@ def test_options_are_checked_against_a_known_schema() -> None:
     with pytest.raises(CompileError, match=r"the QEMU of alpha refuses disks\[0\]: l2-cache-sise"):
         compile_offline("launch", pair, version=Version.parse("11.1.3"))
     assert compile_offline("launch", pair, version=Version.parse("11.1.2")).steps
+
+
+# -- remote storage
+
+
+SAME: tuple[tuple[Remote, Remote], ...] = (
+    (Rbd(pool="p", image="i"), Rbd(pool="p", image="i", monitors=(RbdMonitor(host="m"),))),
+    (Iscsi(portal="a", target="t", lun=1), Iscsi(portal="b:3260", target="t", lun=1)),
+    (Nfs(host="h", path="/i"), Nfs(host="h", path="/i", user=0)),
+    (Nbd(host="h", export="e"), Nbd(host="h", export="e")),
+)
+OTHER: tuple[tuple[Remote, Remote], ...] = (
+    (Rbd(pool="p", image="i"), Rbd(pool="p", image="j")),
+    (Rbd(pool="p", image="i"), Rbd(pool="p", image="i", conf="/other/cluster.conf")),
+    (Iscsi(portal="a", target="t"), Iscsi(portal="a", target="t", lun=1)),
+    (Nfs(host="h", path="/i"), Nfs(host="g", path="/i")),
+    # Each is a server of the node's own host.
+    (Nbd(host="127.0.0.1", export="e"), Nbd(host="127.0.0.1", export="e")),
+    (Nbd(path="/nbd.sock"), Nbd(path="/nbd.sock")),
+    (Nbd(host="h", export="e"), Nbd(host="h", port=1, export="e")),
+)
+
+
+def on_remotes(*remotes: Remote) -> ColoPair:
+    """A pair of two nodes that have these images."""
+    one = attrs.evolve(one_of_each(), spares=())
+    nodes = {n: DiskOnNode(remote=at) for n, at in zip(one.names, remotes, strict=True)}
+    disk = ReplicationDisk(size_bytes=SIZE_BYTES, image_format="raw", nodes=nodes)
+    return attrs.evolve(one, disks=(disk,))
+
+
+@pytest.mark.parametrize("both", SAME)
+def test_one_remote_image_for_two_nodes_is_refused(both: tuple[Remote, Remote]) -> None:
+    """Whatever portal, monitor or user leads to it; and so if the disk names it for all nodes."""
+    field, rule = refused(lambda: on_remotes(*both))
+    assert "ColoPair.nodes[1].disks[0].remote" == field
+    why = "it is the same image, and QEMU does not protect it from another host"
+    assert f"differ from nodes[0].disks[0].remote ({why})" == rule
+    disk = ReplicationDisk(size_bytes=SIZE_BYTES, image_format="raw", remote=both[0])
+    assert field == refused(lambda: attrs.evolve(one_of_each(), disks=(disk,)))[0]
+
+
+@pytest.mark.parametrize("both", OTHER)
+def test_two_remote_images_are_accepted(both: tuple[Remote, Remote]) -> None:
+    """The pair has a record and owner files, though no image is a file."""
+    pair = on_remotes(*both)
+    for name in pair.names:
+        assert "image" not in pair.disks[0].paths(pair.node(name))
+        assert "/" not in pair.record_path(name).removeprefix("/var/lib/vm0/")
+
+
+def test_remote_storage_takes_the_place_of_a_file() -> None:
+    """Both for one node are refused; either may replace what the disk has for all nodes."""
+    at = Nfs(host="h", path="/i")
+    assert "DiskOnNode.image" == refused(lambda: DiskOnNode(remote=at, image="x"))[0]
+    wrong: list[dict[str, str]] = [{"image": "x"}, {"driver": "host_device"}, {"aio": "threads"}]
+    for given in wrong:
+        field, _ = refused(
+            lambda: ReplicationDisk(size_bytes=SIZE_BYTES, remote=at, **given)  # type: ignore[arg-type]  # noqa: B023 - named
+        )
+        assert field.removeprefix("ReplicationDisk.") in (*given, "image")
+    disk = ReplicationDisk(
+        size_bytes=SIZE_BYTES, image="/x", aio="threads", nodes={"beta": DiskOnNode(remote=at)}
+    )
+    assert (at, None) == (disk.on("beta").remote, disk.on("beta").aio)
+    back = attrs.evolve(disk.on("beta"), nodes={"alpha": DiskOnNode(image="/y")}).on("alpha")
+    assert (None, "/y") == (back.remote, back.image)
+
+
+def test_remote_storage_needs_what_belongs_together() -> None:
+    """A password goes with a user, and an NBD server has a host or a socket."""
+    assert "Iscsi.secret_file" == refused(lambda: Iscsi(portal="h", target="t", user="u"))[0]
+    assert "Nbd.path" == refused(Nbd)[0]
+    assert "Nbd.path" == refused(lambda: Nbd(host="h", path="/s"))[0]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("both", SAME + OTHER)
+def test_remote_images_fit_the_schema(
+    both: tuple[Remote, Remote], version: PackagedVersion
+) -> None:
+    """Of each version, in what is required and in every type."""
+    for at in both:
+        disk = ReplicationDisk(size_bytes=SIZE_BYTES, image_format="raw", remote=at)
+        node = topology.image(one_of_each().nodes[0], disk)
+        assert () == Schema.packaged(version).check(BlockdevAdd(node=node))

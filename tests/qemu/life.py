@@ -30,7 +30,7 @@ from pycolo.demo.builds import Release
 from pycolo.demo.guests import bios_counter, bios_disk_counter, bios_guest
 from pycolo.evidence import Victim, instance_of
 from pycolo.hosts.local import LocalHost, QemuWatch
-from pycolo.model import ColoPair, FilterChain, Machine, Netdev, Node, ReplicationDisk
+from pycolo.model import ColoPair, FilterChain, Machine, Nbd, Netdev, Node, ReplicationDisk
 from pycolo.model.pair import CHECKPOINTS_OFF_MS
 from pycolo.plan import DialectName, Execute, Options, Plan, Procedure
 from pycolo.qmp import commands as qmp
@@ -329,7 +329,7 @@ class LivePair:
 
     def image(self, name: str, disk: int = 0) -> Path:
         """The image of a disk on one node."""
-        return Path(self.pair.disks[disk].paths(self.pair.node(name))["image"])
+        return image_file(self.pair.node(name), self.pair.disks[disk])
 
     def disk_counter(self, name: str, disk: int = 0) -> int:
         """How far the BIOS guest has counted by an image of one node."""
@@ -367,10 +367,18 @@ class LivePair:
         return "\n".join(f"{p}: {p.read_text(errors='replace')}" for p in logs if p.exists())
 
 
+def image_file(node: Node, disk: ReplicationDisk) -> Path:
+    """The file or device of a node's image; an NBD server has it beside its socket, as X.sock."""
+    remote = disk.on(node.name).remote
+    if isinstance(remote, Nbd):
+        return Path(str(remote.path)).with_suffix("")
+    return Path(disk.paths(node)["image"])
+
+
 def install(node: Node, disks: Sequence[ReplicationDisk]) -> None:
     """Put the BIOS guest onto a node's first image, and make the others, to which it writes too."""
     for number, disk in enumerate(disks):
-        here, image = disk.on(node.name), Path(disk.paths(node)["image"])
+        here, image = disk.on(node.name), image_file(node, disk)
         if here.image_format == "raw" and not image.is_block_device():
             # With holes, as an image has them.
             _content(image, number, len(disks))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -40,6 +41,7 @@ from pycolo.model import (
     BackingImage,
     ColoPair,
     DiskOnNode,
+    Nbd,
     Node,
     ReplicationDisk,
     Throttle,
@@ -238,6 +240,58 @@ def stack(image: Path, middle: str, base: str, *, qemu_img: Path) -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.nightly
+@ON_RELEASES
+async def test_a_pair_lives_on_images_of_nbd_servers(
+    release: Release, accelerator: Accelerator
+) -> None:
+    """Each node has a server of its own, and pycolo makes no image; the guest outlives each."""
+    with nbd_servers(release, *LIVING) as sockets:
+
+        def shape(pair: ColoPair) -> ColoPair:
+            remotes = {name: DiskOnNode(remote=Nbd(path=path)) for name, path in sockets.items()}
+            disk = attrs.evolve(pair.disks[0], image="unused", nodes=remotes)
+            first, second, *spares = (pair.node(name) for name in LIVING)
+            return attrs.evolve(pair, nodes=(first, second), spares=spares, disks=(disk,))
+
+        async with bios_life(release, accelerator, shape=shape) as life:
+            await outlive_both(life)
+
+
+@contextmanager
+def nbd_servers(release: Release, *names: str) -> Generator[Mapping[str, str]]:
+    """Servers on Unix sockets, each of which offers an empty file that is beside its socket."""
+    root = build_of(release).prefix / "root"
+    libraries = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
+    loader = next(one for at in libraries if (one := at / "ld-linux-x86-64.so.2").exists())
+    line = [str(loader), "--inhibit-cache", "--library-path", ":".join(map(str, libraries))]
+    line += [str(root / "usr/bin/qemu-nbd"), "--persistent", "--format", "raw", "--socket"]
+    running: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryDirectory(prefix="colo-", dir="/var/tmp") as folder:
+        sockets = {name: f"{folder}/{name}.sock" for name in names}
+        try:
+            for name, path in sockets.items():
+                (Path(folder) / name).write_bytes(bytes(SIZE_BYTES))
+                running.append(subprocess.Popen([*line, path, f"{folder}/{name}"]))
+            await_sockets(sockets.values())
+            yield sockets
+        finally:
+            for server in running:
+                server.kill()
+                server.wait()
+
+
+def await_sockets(paths: Iterable[str]) -> None:
+    """Wait until somebody listens on each Unix socket."""
+    end = time.monotonic() + LIMIT_S
+    for path in paths:
+        with socket.socket(socket.AF_UNIX) as client:
+            while client.connect_ex(path) != 0:
+                assert time.monotonic() < end, f"nobody listens on {path}"
+                time.sleep(0.02)
+
+
+@pytest.mark.heavy
 @ON_RELEASES
 async def test_a_protected_primary_can_be_backed_up(
     release: Release, accelerator: Accelerator
@@ -351,6 +405,21 @@ def test_a_declared_chain_takes_the_place_of_the_headers(release: Release, run_d
         read_only = asyncio.run(_read_only(bare.control))
     expected = {"image": False, "middle": True, "base": True}
     assert expected == {Path(file).name: is_read_only for file, is_read_only in read_only.items()}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_an_image_is_opened_over_nbd(release: Release, run_dir: Path) -> None:
+    """QEMU opens the export that is declared, and does not start if there is none (20.11)."""
+    with nbd_servers(release, "alpha") as sockets:
+        at = Nbd(path=sockets["alpha"])
+        disk = ReplicationDisk(size_bytes=SIZE_BYTES, image_format="raw", remote=at)
+        node = Node(name="alpha", address="127.0.0.1", image_folder=str(run_dir))
+        opened = attrs.evolve(topology.image(node, disk), node_name="top")
+        with bare_qemu(release, run_dir, *disk_of(opened)):
+            pass
+        other = attrs.evolve(disk, remote=attrs.evolve(at, export="other"))
+        absent = attrs.evolve(topology.image(node, other), node_name="top")
+        assert "export 'other' not present" in refusal(release, absent)
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -24,14 +24,19 @@ from pycolo.qmp import (
     HttpsNode,
     InetSocketAddress,
     IoThread,
+    IscsiNode,
     LuksNode,
     MigrateSetParameters,
     NbdNode,
+    NfsNode,
+    NfsServer,
     Null,
     Qcow2Node,
     QmpValue,
     QuorumNode,
     RawNode,
+    RbdNode,
+    RbdServer,
     ReplicationNode,
     SocketClient,
     SocketServer,
@@ -132,7 +137,14 @@ def _compares() -> st.SearchStrategy[ColoCompare]:
 
 _children = st.deferred(lambda: st.one_of(names, _leaves, _RECORDS[Qcow2Node]))
 _leaves: st.SearchStrategy[BlockNode] = st.one_of(
-    _made(FileNode), _made(HostDeviceNode), _made(HttpNode), _made(HttpsNode), _made(NbdNode)
+    _made(FileNode),
+    _made(HostDeviceNode),
+    _made(HttpNode),
+    _made(HttpsNode),
+    _made(NbdNode),
+    _made(IscsiNode),
+    _made(NfsNode),
+    _made(RbdNode),
 )
 
 _RECORDS: dict[type, st.SearchStrategy[object]] = {
@@ -154,6 +166,11 @@ _RECORDS: dict[type, st.SearchStrategy[object]] = {
     HostDeviceNode: _made(HostDeviceNode),
     HttpNode: _made(HttpNode),
     HttpsNode: _made(HttpsNode),
+    IscsiNode: _made(IscsiNode),
+    NfsNode: _made(NfsNode),
+    NfsServer: _made(NfsServer),
+    RbdNode: _made(RbdNode),
+    RbdServer: _made(RbdServer),
     LuksNode: _made(LuksNode, file=names | _leaves),
     NbdNode: _made(NbdNode),
     Qcow2Node: _made(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import pytest
 from tests.testing.testbed import VERSIONS, FakePair, declared, in_world
 
 from pycolo.compiler import drift
-from pycolo.model import ColoPair, DiskOnNode, Throttle
+from pycolo.model import ColoPair, DiskOnNode, Nbd, Rbd, Throttle
 from pycolo.qmp.schema import PackagedVersion
 from pycolo.snapshot import role_of
 
@@ -38,8 +40,23 @@ def on_other_storage() -> ColoPair:
     return attrs.evolve(pair, nodes=nodes[:2], spares=nodes[2:], disks=(device, encrypted))
 
 
+def on_remote_storage() -> ColoPair:
+    """A pair whose disks are images of a Ceph cluster and of NBD servers."""
+    pair = declared(disks=2)
+    rbd = {name: DiskOnNode(remote=Rbd(pool=name, image="a")) for name in pair.names}
+    nbd = {name: DiskOnNode(remote=Nbd(host=f"{name}.example")) for name in pair.names}
+    disks = [
+        attrs.evolve(disk, image_format="raw", nodes=nodes)
+        for disk, nodes in zip(pair.disks, (rbd, nbd), strict=True)
+    ]
+    return attrs.evolve(pair, disks=disks)
+
+
+@pytest.mark.parametrize("shape", [on_other_storage, on_remote_storage])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_pair_on_other_storage_outlives_a_secondary(version: PackagedVersion) -> None:
+def test_a_pair_on_other_storage_outlives_a_secondary(
+    version: PackagedVersion, shape: Callable[[], ColoPair]
+) -> None:
     """Launched, protected, and protected again by another node, as each plan promises."""
 
     async def live(life: FakePair) -> None:
@@ -57,4 +74,4 @@ def test_a_pair_on_other_storage_outlives_a_secondary(version: PackagedVersion) 
         await life.run("resume")
         assert "secondary" == (await life.live("gamma")).colo_mode
 
-    in_world(version, live, on_other_storage())
+    in_world(version, live, shape())

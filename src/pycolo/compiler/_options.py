@@ -118,7 +118,8 @@ def throttling(disk: ReplicationDisk) -> list[str]:
 
 def secret_option(secret: Secret) -> str:
     """The argument of `--object` of `qemu-img`, and of QEMU's `-object`, for a secret."""
-    return f"secret,id={secret.id},file={escaped(secret.file)}"
+    form = "" if secret.format is None else f",format={secret.format}"
+    return f"secret,id={secret.id},file={escaped(secret.file)}{form}"
 
 
 def machine_options(machine: Machine) -> Iterator[str]:

@@ -332,7 +332,7 @@ def launch_argv(
         place.qemu_binary,
         *_machine(pair, place, instance),
         *(word for chain in pair.chains for word in network(pair, place, chain)),
-        *(word for disk in pair.disks for word in _secret(place, disk)),
+        *(word for disk in pair.disks for word in _secrets(place, disk)),
         *(word for disk in pair.disks for word in storage(place, disk)),
         *last_devices(pair, node, device_words),
         *pair.machine.arguments,
@@ -437,9 +437,9 @@ def _primary_storage(node: Node, disk: ReplicationDisk) -> Iterator[str]:
     yield from ("-drive", f"{_quorum(disk)},{local}")
 
 
-def _secret(node: Node, disk: ReplicationDisk) -> tuple[str, ...]:
-    secret = topology.secret(node, disk)
-    return () if secret is None else ("-object", secret_option(secret))
+def _secrets(node: Node, disk: ReplicationDisk) -> Iterator[str]:
+    for secret in topology.secrets(node, disk):
+        yield from ("-object", secret_option(secret))
 
 
 def _encryption(node: Node, disk: ReplicationDisk) -> str:
@@ -460,9 +460,11 @@ def image_words(node: Node, disk: ReplicationDisk, prefix: str) -> str:
     options = topology.image(node, disk).to_qmp()
     del options["node-name"]
     flat = dict(_flat(options, prefix))
-    if flat[f"{prefix}file.driver"] == "file":
-        del flat[f"{prefix}file.driver"]
-    first = (f"{prefix}file.filename", f"{prefix}driver")
+    driver = f"{prefix}file.driver"
+    if flat[driver] == "file":
+        del flat[driver]
+    place = f"{prefix}file.filename"
+    first = (*((place,) if place in flat else ()), f"{prefix}driver")
     return ",".join(f"{key}={escaped(flat[key])}" for key in dict.fromkeys((*first, *flat)))
 
 

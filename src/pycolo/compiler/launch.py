@@ -273,7 +273,7 @@ def images(
     for disk in disks:
         here, paths = disk.on(node.name), disk.paths(node)
         # pycolo creates files only; if a block device is missing, QEMU reports it.
-        if not given and here.driver == "file":
+        if not given and here.is_file:
             yield _create(node, here, paths["image"], here.image_format), disk.names.parent
         bare = attrs.evolve(here, backing=())
         yield _create(node, bare, paths["active_image"], "qcow2"), disk.names.active
@@ -423,9 +423,8 @@ def _network(pair: ColoPair, node: Node, role: Role, features: Features) -> Iter
 def _storage(pair: ColoPair, node: Node, role: Role) -> Iterator[str]:
     for disk in pair.disks:
         blocks = topology.primary_blocks if role == "primary" else topology.secondary_blocks
-        secret = topology.secret(node, disk)
-        if secret is not None:
-            yield from ("-object", _json(secret))
+        for item in topology.secrets(node, disk):
+            yield from ("-object", _json(item))
         for block in blocks(node, disk):
             if isinstance(block, QuorumNode) and disk.throttle is not None:
                 yield from ("-drive", throttled_option(disk, block))

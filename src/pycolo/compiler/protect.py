@@ -234,7 +234,11 @@ def _check_only_one(draft: Draft, secondary: str) -> None:
 def _check_images(draft: Draft, name: str) -> None:
     """Check that no disk on a node uses the image that is declared for another disk."""
     node, live = draft.pair.node(name), draft.live(name)
-    images = {disk.paths(node)["image"]: disk.names.parent for disk in draft.pair.disks}
+    images = {
+        path: disk.names.parent
+        for disk in draft.pair.disks
+        if (path := disk.paths(node).get("image")) is not None
+    }
     for path, parent in images.items():
         shown = live.images.get(parent, path)
         if shown != path and shown in images:

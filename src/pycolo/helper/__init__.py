@@ -13,7 +13,7 @@ from importlib import resources
 from typing import Final, assert_never
 
 from pycolo import libvirt, record
-from pycolo._json import JsonObject, JsonValue
+from pycolo._json import JsonObject, JsonValue, kebab
 from pycolo.facts import Part
 from pycolo.model.filters import Netdev
 from pycolo.model.machine import Machine
@@ -231,7 +231,7 @@ def _files(pair: ColoPair, node: str) -> JsonObject | None:
     if machine.firmware is not None:
         booted += [machine.firmware.code, machine.firmware.variables]
     named = [drive.image for drive in machine.cdroms if drive.image is not None]
-    named += [path for disk in pair.disks if (path := disk.on(node).secret_file) is not None]
+    named += [path for disk in pair.disks for path in disk.on(node).secret_files]
     named += () if pair.tls is None else pair.tls.files_on(node)
     paths = [*dict.fromkeys([*booted, *named])]
     return {"paths": [*paths], "digested": [*booted]} if paths else None
@@ -239,7 +239,7 @@ def _files(pair: ColoPair, node: str) -> JsonObject | None:
 
 def _images(pair: ColoPair, node: str) -> JsonObject | None:
     place = pair.node(node)
-    paths = [disk.paths(place)["image"] for disk in pair.disks]
+    paths = [path for d in pair.disks if (path := d.paths(place).get("image")) is not None]
     below = [layer for disk in pair.disks for layer in disk.on(node).backing]
     paths = [*dict.fromkeys([*paths, *(layer.image for layer in below if layer.is_local)])]
     process = pair.process_path(node)
@@ -266,7 +266,7 @@ def _qemu(pair: ColoPair, node: str) -> JsonObject:
         "binary": pair.node(node).qemu_binary,
         "accelerator": pair.machine.accelerator,
         "types": [*dict.fromkeys(types)],
-        "drivers": [*_drivers(pair, node)],
+        "drivers": [*dict.fromkeys(_drivers(pair, node))],
         "capabilities": ["x-colo"],
         "machine": pair.machine.machine_type.partition(",")[0],
         "cpu": (pair.machine.cpu or "").partition(",")[0],
@@ -283,9 +283,10 @@ def _drivers(pair: ColoPair, node: str) -> Iterator[str]:
     """The block drivers that the pair's disks need on a node, beside those that every QEMU has."""
     if pair.disks:
         yield from ("replication", "quorum", "nbd")
+    remotes = [disk.on(node).remote for disk in pair.disks]
+    yield from (kebab(type(at)) for at in remotes if at is not None)
     layers = [layer for disk in pair.disks for layer in disk.on(node).backing]
-    schemes = (layer.image.partition(":")[0] for layer in layers if not layer.is_local)
-    yield from dict.fromkeys(schemes)
+    yield from (layer.image.partition(":")[0] for layer in layers if not layer.is_local)
 
 
 # The ROM files that QEMU loads for a network card and for a VGA card.

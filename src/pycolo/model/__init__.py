@@ -12,6 +12,7 @@ from pycolo.model.memory import MemoryBackend
 from pycolo.model.migration import Migration
 from pycolo.model.node import Fence, Libvirt, Monitor, Node, Ssh, TcpMonitor, UnixMonitor, Vnc
 from pycolo.model.pair import CHECKPOINTS_OFF_MS, ColoPair, Ports, Timeouts
+from pycolo.model.remote import Iscsi, Nbd, Nfs, Rbd, RbdMonitor, Remote
 from pycolo.model.sharing import Listener, PortCollision, port_collisions, refuse_collisions
 from pycolo.model.storage import BackingImage
 from pycolo.model.supervision import Supervision
@@ -33,17 +34,23 @@ __all__ = (
     "Fence",
     "FilterChain",
     "Firmware",
+    "Iscsi",
     "Libvirt",
     "Listener",
     "Machine",
     "MemoryBackend",
     "Migration",
     "Monitor",
+    "Nbd",
     "Netdev",
+    "Nfs",
     "Node",
     "PortCollision",
     "Ports",
     "Psk",
+    "Rbd",
+    "RbdMonitor",
+    "Remote",
     "ReplicationDisk",
     "Ssh",
     "Supervision",

@@ -61,6 +61,12 @@ def text(field: str, value: object) -> None:
         raise DeclarationError(field, value, rule)
 
 
+def string(field: str, value: object) -> None:
+    """Check that a value is a string of printable characters, perhaps an empty one."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise DeclarationError(field, value, "be a string of printable characters")
+
+
 def absolute_path(field: str, value: object) -> None:
     """Check that a value is an absolute path.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeAlias, final
 
@@ -14,6 +15,7 @@ from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
 from pycolo.model.hardware import Property, emulated, properties
 from pycolo.model.node import Node
+from pycolo.model.remote import Iscsi, Nbd, Nfs, Rbd, Remote
 from pycolo.model.storage import (
     BackingImage,
     Driver,
@@ -25,6 +27,7 @@ from pycolo.model.storage import (
 from pycolo.qmp.blockdevs import Aio, DetectZeroes, Discard
 
 SECTOR_BYTES = 512
+DEFAULT_IMAGE = "primary.qcow2"
 SIZE_MAX_BYTES = 2**63 - SECTOR_BYTES
 
 ImageFormat: TypeAlias = Literal["qcow2", "raw", "luks"]
@@ -66,6 +69,8 @@ class DiskIds:
     "The guest's disk device."
     secret: str = attrs.field(validator=rules.Valid(rules.identifier))
     "The secret that opens an encrypted image."
+    access: str = attrs.field(validator=rules.Valid(rules.identifier))
+    "The secret by which remote storage admits QEMU."
     throttle: str = attrs.field(validator=rules.Valid(rules.identifier))
     "The group of the guest's limits, and the drive that they are set on."
 
@@ -82,6 +87,7 @@ class DiskIds:
             primary_replication=f"replication{n}",
             device=f"disk{n}",
             secret=f"secret{n}",
+            access=f"access{n}",
             throttle=f"throttle{n}",
         )
 
@@ -154,6 +160,7 @@ def _options_if_given(value: Mapping[str, JsonValue] | None) -> Mapping[str, Jso
     return None if value is None else frozen_options(value)
 
 
+_REMOTE = rules.Valid(rules.Optional(rules.instance_of(Rbd, Iscsi, Nfs, Nbd)))
 _OPTIONS = rules.Valid(rules.Optional(format_options))
 _FILE_OPTIONS = rules.Valid(rules.Optional(file_options))
 
@@ -168,6 +175,7 @@ class DiskOnNode:
         image_format: See `ReplicationDisk.image_format`.
         backing: See `ReplicationDisk.backing`; an empty list for no declared backing images.
         driver: See `ReplicationDisk.driver`.
+        remote: See `ReplicationDisk.remote`; `image` and `remote` replace each other.
         secret_file: See `ReplicationDisk.secret_file`.
         active_image: See `ReplicationDisk.active_image`.
         hidden_image: See `ReplicationDisk.hidden_image`.
@@ -185,6 +193,7 @@ class DiskOnNode:
         default=None, converter=_chain_if_given, validator=rules.Valid(rules.Optional(_LAYERS))
     )
     driver: Driver | None = None
+    remote: Remote | None = attrs.field(default=None, validator=_REMOTE)
     secret_file: str | None = None
     active_image: str | None = None
     hidden_image: str | None = None
@@ -199,10 +208,17 @@ class DiskOnNode:
         default=None, converter=_options_if_given, validator=_FILE_OPTIONS
     )
 
+    def __attrs_post_init__(self) -> None:
+        if self.remote is not None and self.image is not None:
+            raise DeclarationError("DiskOnNode.image", self.image, "be absent with remote")
+
     def given(self) -> dict[str, object]:
-        """The values that are set, by field name."""
+        """The values that replace those of the disk, by field name."""
         fields = (field.name for field in attrs.fields(DiskOnNode))
-        return {name: value for name in fields if (value := getattr(self, name)) is not None}
+        own = {name: value for name in fields if (value := getattr(self, name)) is not None}
+        if self.remote is not None:
+            return {"image": DEFAULT_IMAGE, "driver": "file", "aio": None, **own}
+        return own if self.image is None else {"remote": None, **own}
 
 
 @final
@@ -219,6 +235,8 @@ class ReplicationDisk:
             own header names (qemu-behaviour 20.7, 20.9). Both must agree.
         driver: `file`, or `host_device` if the image is a block device of the host, which must
             exist on both nodes (qemu-behaviour 20.1).
+        remote: An image on remote storage that QEMU itself opens, in place of a file or a block
+            device. It must exist for each node, and no two nodes may have the same one.
         secret_file: Absolute path, on each node, of the file that holds the passphrase of an
             encrypted image; every byte counts, also a newline at its end. Required for `luks`. With
             `qcow2` it means that the image is encrypted by LUKS. The overlays are encrypted with
@@ -255,7 +273,7 @@ class ReplicationDisk:
     """
 
     size_bytes: int = attrs.field(validator=rules.Valid(rules.Whole(SECTOR_BYTES, SIZE_MAX_BYTES)))
-    image: str = attrs.field(default="primary.qcow2", validator=rules.Valid(_place))
+    image: str = attrs.field(default=DEFAULT_IMAGE, validator=rules.Valid(_place))
     image_format: ImageFormat = attrs.field(
         default="qcow2", validator=rules.Valid(rules.one_of("qcow2", "raw", "luks"))
     )
@@ -265,6 +283,7 @@ class ReplicationDisk:
     driver: Driver = attrs.field(
         default="file", validator=rules.Valid(rules.one_of("file", "host_device"))
     )
+    remote: Remote | None = attrs.field(default=None, validator=_REMOTE)
     secret_file: str | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.absolute_path))
     )
@@ -315,6 +334,7 @@ class ReplicationDisk:
         if self.driver != "file" and not self.image.startswith("/"):
             rule = f"be an absolute path if driver is {self.driver}"
             raise DeclarationError("ReplicationDisk.image", self.image, rule)
+        self._check_remote()
         if self.backing and self.image_format != "qcow2":
             rule = f"be empty for {self.image_format}: only a qcow2 can have a backing image"
             raise DeclarationError("ReplicationDisk.backing", self.backing[0].image, rule)
@@ -338,6 +358,17 @@ class ReplicationDisk:
         rules.distinct("ReplicationDisk", self.images().items(), why)
         for name in self.nodes:
             self._check_node(name)
+
+    def _check_remote(self) -> None:
+        if self.remote is None:
+            return
+        if self.image != DEFAULT_IMAGE:
+            raise DeclarationError("ReplicationDisk.image", self.image, "be absent with remote")
+        if self.driver != "file":
+            raise DeclarationError("ReplicationDisk.driver", self.driver, "be absent with remote")
+        if self.aio is not None:
+            rule = "be absent with remote: only a file and a block device have it"
+            raise DeclarationError("ReplicationDisk.aio", self.aio, rule)
 
     def _check_node(self, name: str) -> None:
         field = f"ReplicationDisk.nodes.{name}"
@@ -365,22 +396,34 @@ class ReplicationDisk:
         return own or any(layer.has_options for layer in self.backing)
 
     def images(self) -> dict[str, str]:
-        """The names of the three images, by field name."""
-        names = {"image": self.image, "active_image": self.active_image}
-        return {**names, "hidden_image": self.hidden_image}
+        """The names of the image and the two overlays, by field name; without a remote image."""
+        names = {"active_image": self.active_image, "hidden_image": self.hidden_image}
+        return names if self.remote is not None else {"image": self.image, **names}
 
     def paths(self, node: Node) -> dict[str, str]:
-        """The paths of the three images on a node, by field name."""
+        """The paths of the image and its two overlays on a node; without a remote image."""
         here = self.on(node.name)
-        overlays = {"active_image": here.active_image, "hidden_image": here.hidden_image}
         return {
-            "image": node.image_path(here.image),
-            **{field: node.overlay_path(name) for field, name in overlays.items()},
+            field: node.image_path(name) if field == "image" else node.overlay_path(name)
+            for field, name in here.images().items()
         }
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the image is a file of the node, which pycolo can create."""
+        return self.remote is None and self.driver == "file"
+
+    @property
+    def secret_files(self) -> tuple[str, ...]:
+        """The paths of the files with secrets: of the encryption, and of remote storage."""
+        remote = None if isinstance(self.remote, Nfs | Nbd | None) else self.remote.secret_file
+        return tuple(path for path in (self.secret_file, remote) if path is not None)
 
     @property
     def stem(self) -> str:
         """The first part of the names of files that belong to the image, such as the record."""
+        if self.remote is not None:
+            return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(self.remote.place("")))
         if self.driver == "file":
             return posixpath.basename(self.image)
         return self.image.strip("/").replace("/", "-")

@@ -267,7 +267,7 @@ class ColoPair:
     def owner_paths(self, name: str) -> tuple[str, ...]:
         """The paths of the owner files of a node's images, on its host; without disks, of one file.
 
-        Each lies beside its image, or in the image folder if the image is a block device. It names
+        Each lies beside its image, or in the image folder if the image is no file. It names
         the pair, the node and the path of the record. So pycolo notices if an image belongs to
         another node, or if its record is in another place.
 
@@ -277,7 +277,7 @@ class ColoPair:
         node = self.node(name)
         disks = [disk.on(name) for disk in self.disks]
         # A file beside a device, in /dev, would be lost at the next boot.
-        stems = [disk.image if disk.driver == "file" else disk.stem for disk in disks]
+        stems = [disk.image if disk.is_file else disk.stem for disk in disks]
         stems = stems or [f"{self.name}.{name}"]
         return tuple(node.image_path(f"{stem}.owner.json") for stem in stems)
 
@@ -378,6 +378,14 @@ class ColoPair:
         ]
         why = "it is one device for all hosts, and QEMU does not protect it from another host"
         rules.distinct("ColoPair", shared, why)
+        remote = [
+            (f"{place}.disks[{n}].remote", at.place(host_key(node)))
+            for place, node in self._places()
+            for n, disk in enumerate(self.disks)
+            if (at := disk.on(node.name).remote) is not None
+        ]
+        why = "it is the same image, and QEMU does not protect it from another host"
+        rules.distinct("ColoPair", remote, why)
 
     def _check_known(self, field: str, name: str) -> None:
         """Check that a field names one of the pair's nodes, spares included."""
@@ -466,6 +474,7 @@ class ColoPair:
             (f"disks[{n}].{kind}", file_name)
             for n, disk in enumerate(self.disks)
             for kind, file_name in disk.images().items()
+            if kind != "image" or any(disk.on(name).remote is None for name in self.names)
         ]
         rules.distinct("ColoPair", images, why)
         used = [

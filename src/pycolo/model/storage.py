@@ -17,9 +17,13 @@ from pycolo.qmp.blockdevs import (
     FileNode,
     HostDeviceNode,
     HttpsNode,
+    IscsiNode,
     LuksNode,
+    NbdNode,
+    NfsNode,
     Qcow2Node,
     RawNode,
+    RbdNode,
     option_names,
 )
 
@@ -44,8 +48,9 @@ _OWNED: Final = (
     *("driver", "node-name", "read-only", "auto-read-only", "force-share", "cache", "discard"),
     *("detect-zeroes", "filename", "file", "backing"),
 )
+_FILE_NODES: Final = (*(FileNode, HostDeviceNode, HttpsNode, RbdNode, IscsiNode, NfsNode, NbdNode),)
 _FORMAT_KEYS: Final = frozenset((*_OWNED, "data-file", *option_names(Qcow2Node, RawNode, LuksNode)))
-_FILE_KEYS: Final = frozenset((*_OWNED, *option_names(FileNode, HostDeviceNode, HttpsNode)))
+_FILE_KEYS: Final = frozenset((*_OWNED, *option_names(*_FILE_NODES)))
 
 
 def frozen_options(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:

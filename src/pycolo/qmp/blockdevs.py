@@ -26,12 +26,17 @@ __all__ = [
     "HostDeviceNode",
     "HttpNode",
     "HttpsNode",
+    "IscsiNode",
     "LuksEncryption",
     "LuksNode",
     "NbdNode",
+    "NfsNode",
+    "NfsServer",
     "Qcow2Node",
     "QuorumNode",
     "RawNode",
+    "RbdNode",
+    "RbdServer",
     "ReplicationMode",
     "ReplicationNode",
     "option_names",
@@ -147,6 +152,103 @@ class HttpsNode(QmpRecord):
 
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
+class RbdServer(QmpRecord):
+    """A monitor of a Ceph cluster."""
+
+    host: str
+    """Its host name or IP address."""
+    port: int = attrs.field(metadata={"qmp_form": "text"})
+    """Its TCP port; QMP carries it as a string."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class RbdNode(QmpRecord):
+    """An image of a Ceph cluster."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "rbd"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    pool: str
+    """The pool."""
+    namespace: str | None = None
+    """The namespace; the default one if absent."""
+    image: str
+    """The image's name."""
+    conf: str | None = None
+    """The path of Ceph's configuration."""
+    user: str | None = None
+    """The name of the user."""
+    key_secret: str | None = None
+    """The id of the secret that is the user's key."""
+    server: tuple[RbdServer, ...] | None = None
+    """The monitors; those of the configuration if absent."""
+    options: Mapping[str, QmpValue] = _rest()
+    """All other options of the driver, by QEMU's names."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class IscsiNode(QmpRecord):
+    """A logical unit of an iSCSI target."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "iscsi"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    transport: Literal["tcp", "iser"]
+    """How the target is reached."""
+    portal: str
+    """The target's host, perhaps with a port."""
+    target: str
+    """The target's name."""
+    lun: int | None = None
+    """The number of the logical unit; 0 if absent."""
+    user: str | None = None
+    """The name for CHAP."""
+    password_secret: str | None = None
+    """The id of the secret that is the password for CHAP."""
+    initiator_name: str | None = None
+    """The name by which QEMU introduces itself."""
+    options: Mapping[str, QmpValue] = _rest()
+    """All other options of the driver, by QEMU's names."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class NfsServer(QmpRecord):
+    """An NFS server."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("type", "inet"),)
+
+    host: str
+    """Its host name or IP address."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class NfsNode(QmpRecord):
+    """A file of an NFS server."""
+
+    qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("driver", "nfs"),)
+
+    node_name: str | None = None
+    """The node's name; QEMU makes one up if absent."""
+    server: NfsServer
+    """The server."""
+    path: str
+    """The file's path on the server."""
+    user: int | None = None
+    """The user's number; that of the process if absent."""
+    group: int | None = None
+    """The group's number; that of the process if absent."""
+    options: Mapping[str, QmpValue] = _rest()
+    """All other options of the driver, by QEMU's names."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class NbdNode(QmpRecord):
     """An export of an NBD server: the primary's way to the secondary's disk."""
 
@@ -171,6 +273,8 @@ class NbdNode(QmpRecord):
     """The id of TLS credentials for a client endpoint."""
     tls_hostname: str | None = None
     """The name to find in the server's certificate, if it is not the host's."""
+    options: Mapping[str, QmpValue] = _rest()
+    """All other options of the driver, by QEMU's names."""
 
 
 @final
@@ -320,6 +424,9 @@ BlockNode: TypeAlias = (
     | HostDeviceNode
     | HttpNode
     | HttpsNode
+    | RbdNode
+    | IscsiNode
+    | NfsNode
 )
 """A block node that blockdev-add can make; a closed union."""
 

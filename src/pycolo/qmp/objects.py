@@ -234,6 +234,8 @@ class Secret(QmpRecord):
     """The object's id."""
     file: str
     """The path of the file whose content is the secret, byte for byte."""
+    format: Literal["raw", "base64"] | None = None
+    """How the file holds the secret; ``raw`` if absent."""
 
 
 MemoryBackendType: TypeAlias = Literal[

@@ -48,8 +48,9 @@ def missing_images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def _image(pair: ColoPair, name: str, disk: ReplicationDisk, host: HostFacts) -> ImageFacts | None:
-    """The facts about a disk's image on a node; None if they were not read."""
-    return _at(disk.paths(pair.node(name))["image"], host)
+    """The facts about a disk's image on a node; None if they were not read, or it is remote."""
+    path = disk.paths(pair.node(name)).get("image")
+    return None if path is None else _at(path, host)
 
 
 def _at(path: str, host: HostFacts) -> ImageFacts | None:

@@ -74,7 +74,7 @@ def shared_keys(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 def modes(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
     """Key files with permissions that are too wide."""
     for name, host in facts.read.items():
-        secrets = [disk.on(name).secret_file for disk in pair.disks]
+        secrets = [path for disk in pair.disks for path in disk.on(name).secret_files]
         for file in host.files or ():
             is_key = file.path.endswith(("-key.pem", "keys.psk")) or file.path in secrets
             if is_key and not file.why and file.mode & TOO_WIDE:

@@ -9,10 +9,7 @@ from pycolo.qmp import commands as qmp
 from pycolo.qmp._base import QmpValue
 from pycolo.qmp.blockdevs import (
     BlockNode,
-    FileNode,
-    HostDeviceNode,
     LuksNode,
-    NbdNode,
     Qcow2Node,
     QuorumNode,
     RawNode,
@@ -293,17 +290,6 @@ def _filename(qemu: Process, name: str) -> str:
 
 # -- the block graph -------------------------------------------------------------------------------
 
-_DRIVERS: Final[dict[type[BlockNode], str]] = {
-    FileNode: "file",
-    HostDeviceNode: "host_device",
-    LuksNode: "luks",
-    NbdNode: "nbd",
-    Qcow2Node: "qcow2",
-    RawNode: "raw",
-    ReplicationNode: "replication",
-    QuorumNode: "quorum",
-}
-
 
 class _Graph:
     """The block nodes of a fake, those that QEMU makes by itself included, and their edges."""
@@ -314,7 +300,7 @@ class _Graph:
         self.edges: list[tuple[str, str, str]] = []
         self.extra: list[tuple[str, str]] = []
         for name, block in qemu.blocks.items():
-            self.drivers[name] = _DRIVERS[type(block)]
+            self.drivers[name] = str(dict(block.qmp_constants)["driver"])
             self._below(name, block)
         for device, node in qemu.line.drives.items():
             self.extra.append((device, "block-backend"))
@@ -330,7 +316,7 @@ class _Graph:
                     self.edges.append((name, child.name, child.node))
             case ReplicationNode():
                 self._replication(name)
-            case Qcow2Node(file=FileNode() | HostDeviceNode() as file, backing=backing):
+            case Qcow2Node(file=file, backing=backing) if not isinstance(file, str):
                 self._file(name, file)
                 if isinstance(backing, str):
                     self.edges.append((name, "backing", backing))
@@ -341,7 +327,7 @@ class _Graph:
 
     def _file(self, name: str, block: BlockNode) -> None:
         file = f"#block{len(self.drivers):03}"
-        self.drivers[file] = _DRIVERS[type(block)]
+        self.drivers[file] = str(dict(block.qmp_constants)["driver"])
         self.edges.append((name, "file", file))
 
     def _replication(self, name: str) -> None:

@@ -11,7 +11,7 @@ import attrs
 from pycolo import effects
 from pycolo.model.hardware import CHANNEL_ID
 from pycolo.model.node import Monitor, TcpMonitor, UnixMonitor
-from pycolo.qmp.blockdevs import BlockNode, QuorumNode
+from pycolo.qmp.blockdevs import BlockNode, IscsiNode, NbdNode, NfsNode, QuorumNode, RbdNode
 from pycolo.qmp.chardevs import InetSocketAddress, SocketClient
 from pycolo.qmp.commands import BlockdevAdd, ChardevAdd, ObjectAdd
 from pycolo.qmp.objects import QomObject
@@ -153,12 +153,17 @@ def _chardev(text: str) -> ChardevAdd:
 
 
 def block_file(node: BlockNode) -> str:
-    """The path of the file below a block node; empty if the node names no file itself."""
+    """The path of the file below a block node; empty if the node names no file itself.
+
+    A remote image has the text of its block node in the place of a path.
+    """
     below: object = node
     while below is not None and not isinstance(below, str):
         name = getattr(below, "filename", None)
         if isinstance(name, str):
             return name
+        if isinstance(below, RbdNode | IscsiNode | NfsNode | NbdNode):
+            return json.dumps(below.to_qmp())
         below = getattr(below, "file", None)
     return ""
 

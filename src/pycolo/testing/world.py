@@ -8,10 +8,12 @@ from typing import Final, TypeVar, final
 
 import attrs
 
+from pycolo import topology
 from pycolo.model.node import Node
 from pycolo.model.pair import ColoPair
 from pycolo.session import Session
 from pycolo.testing import _network, _serve
+from pycolo.testing._argv import block_file
 from pycolo.testing._clock import ClockLoop
 from pycolo.testing._fleet import Fleet
 from pycolo.testing._host import FakeHost
@@ -77,7 +79,8 @@ class World(Fleet):
         """
         place = pair.node(node)
         for disk in pair.disks:
-            self.create_image(place, disk.paths(place)["image"], disk.size_bytes)
+            image = block_file(topology.image(place, disk))
+            self.create_image(place, image, disk.size_bytes)
 
     def host(self, node: str) -> FakeHost:
         """The simulated host of a node; the same object at each call.
