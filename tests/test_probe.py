@@ -30,6 +30,7 @@ BARE: Mapping[str, object] = {
     "query-qmp-schema": [],
     "query-block-exports": [],
     "query-named-block-nodes": [],
+    "query-block": [],
     "x-debug-query-block-graph": {"nodes": [], "edges": []},
     "query-jobs": [],
     "query-chardev": [],

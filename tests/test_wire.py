@@ -22,7 +22,7 @@ from pycolo.qmp.commands import Cont, JobDismiss, Yank
 from pycolo.qmp.objects import YankMigration
 from pycolo.qmp.replies import Version
 from pycolo.result import Done, NotRun, Report
-from pycolo.snapshot import Absent, Dead, Live, NodeState, Snapshot, Unreachable
+from pycolo.snapshot import Absent, Dead, Drive, Live, NodeState, Snapshot, Unreachable
 from pycolo.wire import DocumentName
 
 QEMU = Version.parse("11.1.3")
@@ -220,13 +220,16 @@ def test_a_snapshot_is_written_in_full() -> None:
     words = {"who": "ops", "how": "power off", "when": "2026-01-02T03:04:05Z"}
     evidence = Evidence(kind="fence", node="b", instance="colo:b:00000001", epoch=4, **words)
     live = Live(version=QEMU, capabilities=frozenset({"x-colo", "events"}))
-    over_tls = attrs.evolve(live, migration_tls={"tls-creds": "tls-client"})
+    drives = {"q": Drive(device="disk0", limits={})}
+    full = attrs.evolve(
+        live, migration_tls={"tls-creds": "tls-client"}, caches={"p": "none"}, drives=drives
+    )
     states: dict[str, NodeState] = {
         "c": Unreachable(why="silent"),
         "b": Dead(evidence=evidence),
         "a": Absent(),
         "d": live,
-        "e": over_tls,
+        "e": full,
     }
     nodes = dict_of(wire.snapshot_to_json(Snapshot(nodes=states))["nodes"])
     assert ["a", "b", "c", "d", "e"] == list(nodes)
@@ -236,7 +239,7 @@ def test_a_snapshot_is_written_in_full() -> None:
     assert {"kind": "unreachable", "why": "silent"} == nodes["c"]
     assert ["events", "x-colo"] == dict_of(nodes["d"])["capabilities"]
     fields = {"kind", *attrs.fields_dict(Live)}
-    assert fields - {"migration_tls"} == set(dict_of(nodes["d"]))
+    assert fields - {"migration_tls", "caches", "drives"} == set(dict_of(nodes["d"]))
     assert fields == set(dict_of(nodes["e"]))
 
 

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import attrs
 
+from pycolo import topology
 from pycolo.conditions import Query
 from pycolo.effects import shown
 from pycolo.errors import CommandRefused, CommandUnknown, ParseError, RemoteError
@@ -29,6 +30,7 @@ from pycolo.record import UnreadRecord
 from pycolo.session import Latched, Sent, Session
 from pycolo.snapshot import (
     Child,
+    Drive,
     Filter,
     Job,
     Live,
@@ -36,6 +38,7 @@ from pycolo.snapshot import (
     Snapshot,
     Unreachable,
     Unresponsive,
+    limits_of,
     with_limits,
 )
 
@@ -47,6 +50,7 @@ Question: TypeAlias = (
     | qmp.QueryMigrateParameters
     | qmp.QueryYank
     | qmp.QueryXenReplicationStatus
+    | qmp.QueryBlock
     | qmp.QomGet
 )
 "The queries of a probe; the queries of conditions are among them."
@@ -60,6 +64,7 @@ QUESTIONS: Final[tuple[Question, ...]] = (
     qmp.QueryBlockExports(),
     qmp.QueryNamedBlockNodes(flat=True),
     qmp.XDebugQueryBlockGraph(),
+    qmp.QueryBlock(),
     qmp.QueryJobs(),
     qmp.QueryChardev(),
     qmp.QueryYank(),
@@ -395,6 +400,8 @@ def with_reply(live: Live, question: Question, reply: object) -> Live:  # noqa: 
             return _with_block_nodes(live, _each(replies.NamedBlockNode, found))
         case qmp.XDebugQueryBlockGraph(), replies.BlockGraph() as graph:
             return _with_graph(live, graph)
+        case qmp.QueryBlock(), tuple() as found:
+            return attrs.evolve(live, drives=_drives(_each(replies.BlockDevice, found)))
         case qmp.QueryJobs(), tuple() as found:
             jobs = _each(replies.Job, found)
             shown = {job.id: Job(status=job.status, error=job.error) for job in jobs}
@@ -455,12 +462,27 @@ def _with_block_nodes(live: Live, found: Iterable[replies.NamedBlockNode]) -> Li
         block_nodes=frozenset(node.node_name for node in named),
         sizes_bytes={node.node_name: node.size_bytes for node in named},
         images={node.node_name: node.filename for node in named if node.filename[:1] == "/"},
+        caches={
+            node.node_name: topology.cache_words(
+                direct=node.cache_direct, no_flush=node.cache_no_flush
+            )
+            for node in named
+            if node.cache_direct is not None
+        },
         children={
             node.node_name: live.children.get(node.node_name, ())
             for node in named
             if node.driver == "quorum"
         },
     )
+
+
+def _drives(found: Iterable[replies.BlockDevice]) -> Mapping[str, Drive]:
+    return {
+        one.node_name: Drive(device=one.qdev, limits=limits_of(one))
+        for one in found
+        if one.qdev and _is_given(one.node_name)
+    }
 
 
 def _with_graph(live: Live, graph: replies.BlockGraph) -> Live:

@@ -7,7 +7,17 @@ from typing import Literal, TypeAlias, final
 import attrs
 
 Kind: TypeAlias = Literal[
-    "node", "block node", "child", "export", "job", "chardev", "object", "setting", "parameter"
+    "node",
+    "block node",
+    "cache",
+    "limit",
+    "child",
+    "export",
+    "job",
+    "chardev",
+    "object",
+    "setting",
+    "parameter",
 ]
 
 
@@ -21,7 +31,7 @@ class Difference:
     kind: Kind
     "The kind of the part."
     owner: str | None = None
-    "What the part belongs to: the quorum of a child, the object of a setting; else None."
+    "What it belongs to: the quorum of a child or a limit, the object of a setting; else None."
     name: str
     "The part's name, such as a block node's, or QEMU's name of a setting."
     declared: str | None

@@ -35,7 +35,7 @@ from pycolo.qmp import commands as qmp
 from pycolo.qmp.chardevs import SocketClient
 from pycolo.qmp.objects import FilterMirror, FilterRedirector, FilterRewriter, QomObject
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import Absent, Child, Filter, Job, Live, Snapshot, with_limits
+from pycolo.snapshot import Absent, Child, Filter, Job, Live, Snapshot, limits_of, with_limits
 
 _T = TypeVar("_T")
 
@@ -230,6 +230,8 @@ def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a 
             return attrs.evolve(
                 live, children={**live.children, parent: _children(live, parent, child, node)}
             )
+        case qmp.BlockSetIoThrottle():
+            return _limited(live, command)
         case qmp.BlockdevMirror(job_id=job) | qmp.DriveMirror(job_id=job):
             return attrs.evolve(live, jobs={**live.jobs, str(job): Job(status="running")})
         case qmp.BlockJobCancel(device=job):
@@ -265,6 +267,7 @@ def after(live: Live, command: qmp.Command) -> Live:  # noqa: C901 - one line a 
             | qmp.QueryYank()
             | qmp.QueryBlockExports()
             | qmp.QueryNamedBlockNodes()
+            | qmp.QueryBlock()
             | qmp.XDebugQueryBlockGraph()
             | qmp.QueryBlockJobs()
             | qmp.QueryJobs()
@@ -329,6 +332,17 @@ def _field_took_effect(before: object, expected: object, found: object) -> bool 
         case _:
             # The value may have changed again since: any value but the old one shows an effect.
             return found != before
+
+
+def _limited(live: Live, command: qmp.BlockSetIoThrottle) -> Live:
+    """The state after the limits of a drive were set; unchanged if its drives are not known."""
+    drives = {
+        node: attrs.evolve(drive, limits=limits_of(command))
+        if drive.device == command.id
+        else drive
+        for node, drive in (live.drives or {}).items()
+    }
+    return live if live.drives is None else attrs.evolve(live, drives=drives)
 
 
 def _with_parameters(live: Live, command: qmp.MigrateSetParameters) -> Live:

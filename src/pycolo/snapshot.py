@@ -16,7 +16,7 @@ from typing import Final, Literal, Protocol, TypeAlias, final
 
 import attrs
 
-from pycolo._mapping import read_only_mappings
+from pycolo._mapping import read_only, read_only_mappings
 from pycolo._printable import brief
 from pycolo.evidence import Evidence
 from pycolo.model.migration import BANDWIDTH_BYTES_PER_S, DOWNTIME_LIMIT_MS, MULTIFD_CHANNELS
@@ -59,6 +59,25 @@ class Job:
     "QEMU's job status: `running`, `ready`, `concluded` ..."
     error: str | None = None
     "Why the job failed; None if it did not fail."
+
+
+@final
+@attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
+class Drive:
+    """A drive of the guest."""
+
+    device: str
+    "The id or QOM path of the guest's device."
+    limits: Mapping[str, int]
+    "The limits that are set, by the fields of `Throttle`."
+
+
+def _as_read(value: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    return None if value is None else read_only(value)
+
+
+def _drives_as_read(value: Mapping[str, Drive] | None) -> Mapping[str, Drive] | None:
+    return None if value is None else read_only(value)
 
 
 @final
@@ -110,6 +129,15 @@ class Live:
     "Block node's name to its virtual size, for nodes whose size is known."
     images: Mapping[str, str] = attrs.field(factory=dict, eq=False)
     "Block node's name to the path of its file, as QEMU prints it; read, never planned."
+    caches: Mapping[str, str] | None = attrs.field(
+        default=None, eq=False, converter=_as_read, metadata={"sparse": True}
+    )
+    """Block node's name to its use of the host's cache (`writeback`, `none`, `unsafe`, or `none,
+    unsafe`); None if that was not read. Read, never planned."""
+    drives: Mapping[str, Drive] | None = attrs.field(
+        default=None, eq=False, converter=_drives_as_read, metadata={"sparse": True}
+    )
+    "Block node's name to the guest's drive on it; None if that was not read. Read, never planned."
     nbd_server: bool = False
     "Whether an NBD server was started; when read, whether it has exports: QEMU shows no more."
     exports: Mapping[str, str] = attrs.field(factory=dict)
@@ -262,6 +290,47 @@ class MigrationLimits(Protocol):
     @property
     def multifd_channels(self) -> int | None:
         """The number of connections over which multifd sends the RAM."""
+
+
+class DriveLimits(Protocol):
+    """The limits of a drive, as a query shows them or a command sets them; 0 for none."""
+
+    @property
+    def bps(self) -> int:
+        """Bytes per second."""
+
+    @property
+    def bps_rd(self) -> int:
+        """Bytes read per second."""
+
+    @property
+    def bps_wr(self) -> int:
+        """Bytes written per second."""
+
+    @property
+    def iops(self) -> int:
+        """Operations per second."""
+
+    @property
+    def iops_rd(self) -> int:
+        """Reads per second."""
+
+    @property
+    def iops_wr(self) -> int:
+        """Writes per second."""
+
+
+def limits_of(found: DriveLimits) -> Mapping[str, int]:
+    """The limits that are set, by the fields of `Throttle`."""
+    named = {
+        "iops_total": found.iops,
+        "iops_read": found.iops_rd,
+        "iops_write": found.iops_wr,
+        "bps_total": found.bps,
+        "bps_read": found.bps_rd,
+        "bps_write": found.bps_wr,
+    }
+    return {name: limit for name, limit in named.items() if limit}
 
 
 def with_limits(live: Live, limits: MigrationLimits) -> Live:

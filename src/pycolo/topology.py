@@ -51,7 +51,7 @@ from pycolo.qmp.chardevs import (
     SocketServer,
     UnixSocketAddress,
 )
-from pycolo.qmp.commands import BlockdevAdd, ChardevAdd, Yank
+from pycolo.qmp.commands import BlockdevAdd, BlockSetIoThrottle, ChardevAdd, Yank
 from pycolo.qmp.objects import (
     AuthZList,
     AuthZRule,
@@ -488,6 +488,31 @@ def _cache(cache: Cache) -> CacheOptions | None:
     """The cache options of a block node; None for QEMU's defaults."""
     direct, no_flush = cache in DIRECT or None, cache == "unsafe" or None
     return CacheOptions(direct=direct, no_flush=no_flush) if direct or no_flush else None
+
+
+def cache_words(*, direct: bool | None, no_flush: bool | None) -> str:
+    """How a block node uses the host's cache, in the words of `Live.caches`."""
+    words = (("none",) if direct else ()) + (("unsafe",) if no_flush else ())
+    return ", ".join(words) or "writeback"
+
+
+def limits_command(disk: ReplicationDisk, device: str) -> BlockSetIoThrottle:
+    """The command that gives the guest's drive the declared limits; without any it ends them.
+
+    Args:
+        disk: The disk.
+        device: The id or QOM path of the guest's device.
+    """
+    limits = {} if disk.throttle is None else disk.throttle.limits()
+    return BlockSetIoThrottle(
+        id=device,
+        bps=limits.get("bps_total", 0),
+        bps_rd=limits.get("bps_read", 0),
+        bps_wr=limits.get("bps_write", 0),
+        iops=limits.get("iops_total", 0),
+        iops_rd=limits.get("iops_read", 0),
+        iops_wr=limits.get("iops_write", 0),
+    )
 
 
 def _quorum(disk: ReplicationDisk, child: str) -> QuorumNode:

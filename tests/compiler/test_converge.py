@@ -8,7 +8,10 @@ from tests.compiler.cases import CASES, EVERY_PAIR, PAIRS, VERSIONS, compiled, o
 
 from pycolo.compiler import converge, drift
 from pycolo.errors import CompileError
-from pycolo.snapshot import Child, Filter, Job, Live, Snapshot
+from pycolo.model import Throttle
+from pycolo.plan import Execute
+from pycolo.qmp.commands import BlockSetIoThrottle
+from pycolo.snapshot import Child, Drive, Filter, Job, Live, Snapshot
 from pycolo.wire import dumps, plan_to_json
 
 PAIR = one_of_each()
@@ -163,6 +166,53 @@ def test_what_cannot_be_taken_back_under_colo_is_refused(
     """The refusal names the part and says what leads there."""
     with pytest.raises(CompileError, match=why):
         converge(PAIR, _changed("alpha", **changes))
+
+
+LIMITED = attrs.evolve(
+    PAIR,
+    disks=[attrs.evolve(disk, throttle=Throttle(iops_total=100)) for disk in PAIR.disks],
+)
+STORED = compiled(CASES["start/first"], LIMITED, "11.1.3").planned_state
+
+
+def _stored(**changes: object) -> Snapshot:
+    live = STORED.live("alpha")
+    assert live is not None
+    return STORED.with_node("alpha", attrs.evolve(live, **changes))  # type: ignore[arg-type]  # fields by name
+
+
+def test_limits_that_differ_are_set_by_one_command() -> None:
+    """One that is too high and one that nobody declared, of one drive; nothing then differs."""
+    disk = LIMITED.disks[0]
+    drive = Drive(device="disk0", limits={"iops_total": 500, "bps_read": 7})
+    found = _stored(drives={disk.names.quorum: drive})
+
+    shown = [(d.label, d.declared, d.live) for d in drift(LIMITED, found).changed]
+    assert [("colo-disk0.bps_read", "none", "7"), ("colo-disk0.iops_total", "100", "500")] == shown
+    plan = converge(LIMITED, found)
+    command = BlockSetIoThrottle(
+        id="disk0", bps=0, bps_rd=0, bps_wr=0, iops=100, iops_rd=0, iops_wr=0
+    )
+    assert [command] == [step.command for step in plan.steps if isinstance(step, Execute)]
+    assert not drift(LIMITED, plan.planned_state)
+
+
+def test_another_cache_mode_is_shown_and_needs_another_qemu() -> None:
+    """QEMU keeps the mode in which it has opened an image; what was not read differs in nothing."""
+    parent = LIMITED.disks[0].names.parent
+    assert not drift(LIMITED, _stored(caches={parent: "writeback"}))
+    found = _stored(caches={parent: "none"})
+    (difference,) = drift(LIMITED, found).changed
+    assert ("cache", parent, "writeback", "none") == (
+        difference.kind,
+        difference.name,
+        difference.declared,
+        difference.live,
+    )
+    with pytest.raises(
+        CompileError, match=r"cache parent0 of alpha is none.*run switch-over first"
+    ):
+        converge(LIMITED, found)
 
 
 def test_an_unprotected_guest_with_a_fresh_secondary_is_protected() -> None:

@@ -32,6 +32,7 @@ from tests.qemu.test_life import DEATHS, alone, kept, outlive
 from tests.real_qemu import RELEASES, bare_qemu, build_of
 
 from pycolo import preflight, topology
+from pycolo._probe import read
 from pycolo.compiler._options import device_json, throttled_option
 from pycolo.compiler.document import image_words
 from pycolo.demo.builds import Release
@@ -59,6 +60,7 @@ from pycolo.qmp.blockdevs import (
 )
 from pycolo.qmp.objects import Secret
 from pycolo.session import Session
+from pycolo.snapshot import Live
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
 # What stays in memory on every Linux: a folder for the overlays of a test.
@@ -528,6 +530,49 @@ async def _until_ready(session: Session) -> None:
     while (await session.execute(qmp.QueryJobs(), limit_s=LIMIT_S))[0].status != "ready":
         assert time.monotonic() < end
         await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("device", ["ide-hd", "virtio-blk-pci"])
+@pytest.mark.parametrize("release", RELEASES)
+async def test_a_probe_shows_caches_and_limits(
+    release: Release, device: str, run_dir: Path
+) -> None:
+    """As they are set at the start, and the limits as they are set later (20.12)."""
+    (run_dir / "image").write_bytes(bytes(SIZE_BYTES))
+    disk = ReplicationDisk(
+        size_bytes=SIZE_BYTES,
+        image=str(run_dir / "image"),
+        image_format="raw",
+        cache="unsafe",
+        device=device,
+        throttle=Throttle(iops_total=100, bps_read=SIZE_BYTES),
+    )
+    node = Node(name="alpha", address="127.0.0.1", image_folder=str(run_dir))
+    image, quorum = topology.primary_blocks(node, disk)
+    assert isinstance(quorum, QuorumNode)
+    words = ("-blockdev", json.dumps(image.to_qmp()), "-drive", throttled_option(disk, quorum))
+    argv = ("-accel", "tcg", "-m", "32", *words, "-device", device_json(topology.disk_device(disk)))
+    with bare_qemu(release, run_dir, *argv) as bare:
+        session = await Session.connect("bare", bare.control, limit_s=LIMIT_S)
+        try:
+            first = await _live(session)
+            assert "unsafe" == (first.caches or {})[disk.names.parent]
+            drive = (first.drives or {})[disk.names.quorum]
+            assert {"iops_total": 100, "bps_read": SIZE_BYTES} == drive.limits
+            free = topology.limits_command(attrs.evolve(disk, throttle=None), drive.device)
+            await session.execute(free, limit_s=LIMIT_S)
+            then = (await _live(session)).drives or {}
+            assert {} == then[disk.names.quorum].limits
+            await session.execute(topology.limits_command(disk, drive.device), limit_s=LIMIT_S)
+            assert first.drives == (await _live(session)).drives
+        finally:
+            await session.aclose()
+
+
+async def _live(session: Session) -> Live:
+    state = await read(session)
+    assert isinstance(state, Live), state
+    return state
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -148,7 +148,9 @@ class Player:
             name: node.rstrip("0123456789") if node.startswith("#") else node
             for name, node in known.exports.items()
         }
-        return attrs.asdict(attrs.evolve(known, exports=exports), recurse=False)
+        # The recordings keep nothing of caches, and query-block was not asked then.
+        known = attrs.evolve(known, exports=exports, caches=None, drives=None)
+        return attrs.asdict(known, recurse=False)
 
 
 def is_passing(line: Line, later: list[Line]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from pycolo import topology
 from pycolo.compiler import _disks, _tls
 from pycolo.compiler._draft import Draft
 from pycolo.compiler.drift import BANDWIDTH, DELAY, DOWNTIME, STATUS, drift
@@ -50,7 +51,7 @@ GONE = (
 )
 # A part is changed or deleted before the parts that it uses: objects before their chardevs,
 # children before their block nodes.
-ORDER = ("setting", "parameter", "object", "chardev", "export", "child", "block node")
+ORDER = ("setting", "parameter", "limit", "object", "chardev", "export", "child", "block node")
 
 
 def _repair(draft: Draft, primary: str) -> None:
@@ -69,9 +70,14 @@ def _repair(draft: Draft, primary: str) -> None:
         parts = ", ".join(f"{d.kind} {d.label} of {d.node}" for d in found.missing)
         raise lost_in_colo(parts)
     differences = (*found.changed, *found.stray)
+    sent: dict[str, list[Command]] = {node.name: [] for node in draft.pair.nodes}
     for difference in sorted(differences, key=_place):
         command = _command(draft, difference)
         why = "not as declared, and changed in place"
+        if command in sent[difference.node]:
+            # One command sets all limits of a drive.
+            continue
+        sent[difference.node].append(command)
         draft.execute(difference.node, command, why, accepts=GONE if _is_stray(difference) else ())
 
 
@@ -101,6 +107,8 @@ def _command(draft: Draft, difference: Difference) -> Command:
             return QomSet(path=f"/objects/{owner}", property_name=name, value=int(declared))
         case "parameter" if name in LIMITS:
             return LIMITS[name](draft.pair)
+        case "limit":
+            return _limit(draft, difference)
         case "child" if _is_stray(difference):
             return _detach(draft, difference)
         case "object" if _is_stray(difference):
@@ -116,6 +124,13 @@ def _command(draft: Draft, difference: Difference) -> Command:
             stands = f"is {difference.live or 'absent'}, and declared {declared or 'absent'}"
             why = f"{what} {stands}, which cannot change while COLO runs"
             raise compile_error("not-in-place", why, _remedy(difference), node=difference.node)
+
+
+def _limit(draft: Draft, difference: Difference) -> Command:
+    """The command that sets the limits of a drive to the declared ones."""
+    drives = draft.live(difference.node).drives or {}
+    disk = next(d for d in draft.pair.disks if d.names.quorum == difference.owner)
+    return topology.limits_command(disk, drives[disk.names.quorum].device)
 
 
 def _detach(draft: Draft, difference: Difference) -> Command:
@@ -139,6 +154,12 @@ def _remedy(difference: Difference) -> str:
     """What the operator can do about a difference that cannot be removed, for the error."""
     if difference.kind == "job":
         return "wait for that job, or cancel and dismiss it; then run converge again"
+    if difference.kind == "cache":
+        node = difference.node
+        return (
+            f"replace the QEMU of {node}, which keeps the mode until it ends: if it is the primary,"
+            " run switch-over first; else run stop; then launch it again and run resume"
+        )
     return "run stop, launch a new secondary, then run resume"
 
 

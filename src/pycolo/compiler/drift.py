@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias
 
+from pycolo import topology
 from pycolo.compiler._disks import LOCAL_CHILD
 from pycolo.compiler.expected import expected
 from pycolo.compiler.roles import all_stand
 from pycolo.differences import Difference, Drift, Kind
 from pycolo.errors import compile_error
+from pycolo.model.disk import ReplicationDisk
+from pycolo.model.node import Node
 from pycolo.model.pair import ColoPair
-from pycolo.snapshot import Live, Snapshot, role_of
+from pycolo.qmp.blockdevs import CacheOptions
+from pycolo.snapshot import Drive, Live, Snapshot, role_of
 
 STATUS: Final = "status"
 "QEMU's name of the setting that switches a filter on and off."
@@ -27,6 +31,8 @@ DOWNTIME: Final = "downtime-limit"
 "QEMU's name of the parameter for the longest pause at the end of the RAM's copy."
 CHANNELS: Final = "multifd-channels"
 "QEMU's name of the parameter for the number of connections of multifd."
+NO_LIMIT: Final = "none"
+"A limit of a drive that is not set."
 _Part: TypeAlias = tuple[str | None, str]
 "The name of the part that owns a part, None for none, and the part's own name."
 
@@ -54,7 +60,10 @@ def drift(pair: ColoPair, snapshot: Snapshot) -> Drift:
     found = [
         difference
         for node in pair.nodes
-        for difference in _of_node(node.name, wanted.live(node.name), snapshot)
+        for difference in (
+            *_of_node(node.name, wanted.live(node.name), snapshot),
+            *_of_disks(pair, node, snapshot),
+        )
     ]
     return Drift(
         missing=tuple(d for d in found if d.live is None),
@@ -83,6 +92,47 @@ def _of_node(name: str, wanted: Live | None, snapshot: Snapshot) -> Iterator[Dif
                 yield Difference(
                     node=name, kind=kind, owner=owner, name=own, declared=then, live=now
                 )
+
+
+def _of_disks(pair: ColoPair, node: Node, snapshot: Snapshot) -> Iterator[Difference]:
+    """The differences in what a node's QEMU shows of caches and limits, and no plan does.
+
+    A part that does not exist is a difference of another kind.
+    """
+    live = snapshot.live(node.name)
+    if live is None:
+        return
+    for disk in pair.disks:
+        yield from _of_cache(node, disk, live)
+        drive = (live.drives or {}).get(disk.names.quorum)
+        if drive is not None:
+            yield from _of_limits(node, disk, drive)
+
+
+def _of_cache(node: Node, disk: ReplicationDisk, live: Live) -> Iterator[Difference]:
+    """The difference in how the image of a disk uses the host's cache."""
+    declared = topology.image(node, disk).cache or CacheOptions()
+    mode = topology.cache_words(direct=declared.direct, no_flush=declared.no_flush)
+    parent = disk.names.parent
+    shown = (live.caches or {}).get(parent, mode)
+    if shown != mode:
+        yield Difference(node=node.name, kind="cache", name=parent, declared=mode, live=shown)
+
+
+def _of_limits(node: Node, disk: ReplicationDisk, drive: Drive) -> Iterator[Difference]:
+    """The differences in the limits of the guest's drive."""
+    limits = {} if disk.throttle is None else disk.throttle.limits()
+    for name in sorted(limits.keys() | drive.limits.keys()):
+        then, now = (str(one.get(name, NO_LIMIT)) for one in (limits, drive.limits))
+        if then != now:
+            yield Difference(
+                node=node.name,
+                kind="limit",
+                owner=disk.names.quorum,
+                name=name,
+                declared=then,
+                live=now,
+            )
 
 
 def _parts(

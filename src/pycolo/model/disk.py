@@ -415,7 +415,7 @@ class ReplicationDisk:
 
     @property
     def secret_files(self) -> tuple[str, ...]:
-        """The paths of the files with secrets: of the encryption, and of remote storage."""
+        """The paths of the files with the secrets of the encryption and of remote storage."""
         remote = None if isinstance(self.remote, Nfs | Nbd | None) else self.remote.secret_file
         return tuple(path for path in (self.secret_file, remote) if path is not None)
 

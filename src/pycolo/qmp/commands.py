@@ -19,6 +19,7 @@ from pycolo.qmp.blockdevs import BlockNode
 from pycolo.qmp.chardevs import ChardevBackend, SocketAddress
 from pycolo.qmp.objects import QomObject, YankInstance
 from pycolo.qmp.replies import (
+    BlockDevice,
     BlockExport,
     BlockGraph,
     BlockJob,
@@ -42,6 +43,7 @@ __all__ = [
     "BlockExportAdd",
     "BlockExportDel",
     "BlockJobCancel",
+    "BlockSetIoThrottle",
     "BlockdevAdd",
     "BlockdevDel",
     "BlockdevMirror",
@@ -67,6 +69,7 @@ __all__ = [
     "QomGet",
     "QomList",
     "QomSet",
+    "QueryBlock",
     "QueryBlockExports",
     "QueryBlockJobs",
     "QueryChardev",
@@ -603,6 +606,46 @@ class QueryNamedBlockNodes(QmpCommand[tuple[NamedBlockNode, ...]]):
 
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
+class QueryBlock(QmpCommand[tuple[BlockDevice, ...]]):
+    """Ask for the guest's drives, with the limits of each."""
+
+    qmp_name: ClassVar[str] = "query-block"
+
+    @override
+    def parse_reply(self, value: object) -> tuple[BlockDevice, ...]:
+        return list_at(value, _RETURN, BlockDevice.from_qmp)
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class BlockSetIoThrottle(_Acknowledged):
+    """Set all limits of a drive; 0 is no limit."""
+
+    qmp_name: ClassVar[str] = "block_set_io_throttle"
+
+    id: str
+    """The id or QOM path of the guest's device."""
+    bps: int
+    """Bytes per second."""
+    bps_rd: int = attrs.field(metadata={"qmp_name": "bps_rd"})
+    """Bytes read per second."""
+    bps_wr: int = attrs.field(metadata={"qmp_name": "bps_wr"})
+    """Bytes written per second."""
+    iops: int
+    """Operations per second."""
+    iops_rd: int = attrs.field(metadata={"qmp_name": "iops_rd"})
+    """Reads per second."""
+    iops_wr: int = attrs.field(metadata={"qmp_name": "iops_wr"})
+    """Writes per second."""
+
+    @property
+    @override
+    def subject(self) -> str:
+        return self.id.strip("/").replace("/", ".")
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
 class XDebugQueryBlockGraph(QmpCommand[BlockGraph]):
     """Ask for the block graph."""
 
@@ -1018,6 +1061,8 @@ Command: TypeAlias = (
     | BlockdevDel
     | XBlockdevChange
     | QueryNamedBlockNodes
+    | QueryBlock
+    | BlockSetIoThrottle
     | XDebugQueryBlockGraph
     | DriveMirror
     | BlockdevMirror

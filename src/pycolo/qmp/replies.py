@@ -279,8 +279,37 @@ class NamedBlockNode(QmpRecord):
     """The size that its parents see."""
     read_only: bool = attrs.field(metadata={"qmp_name": "ro"})
     """Whether it refuses writes."""
+    cache_direct: bool | None = attrs.field(default=None, metadata={"qmp_name": "cache.direct"})
+    """Whether it bypasses the host's page cache."""
+    cache_no_flush: bool | None = attrs.field(default=None, metadata={"qmp_name": "cache.no-flush"})
+    """Whether it ignores flushes."""
     children: tuple[NodeChild, ...] | None = None
     """Its children; None if this QEMU does not tell (before 10.1, qemu-behaviour 2.3)."""
+
+
+@final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class BlockDevice(QmpRecord):
+    """One entry of the reply to query-block: a device of the guest, with its limits."""
+
+    qmp_open: ClassVar[bool] = True
+
+    qdev: str = ""
+    """The device's id or QOM path; empty if no device of the guest uses it."""
+    node_name: str = attrs.field(default="", metadata={"qmp_name": "inserted.node-name"})
+    """The block node below it; empty for an empty drive."""
+    bps: int = attrs.field(default=0, metadata={"qmp_name": "inserted.bps"})
+    """The limit in bytes per second; 0 for none, as in the other limits."""
+    bps_rd: int = attrs.field(default=0, metadata={"qmp_name": "inserted.bps_rd"})
+    """The limit for reads, in bytes per second."""
+    bps_wr: int = attrs.field(default=0, metadata={"qmp_name": "inserted.bps_wr"})
+    """The limit for writes, in bytes per second."""
+    iops: int = attrs.field(default=0, metadata={"qmp_name": "inserted.iops"})
+    """The limit in operations per second."""
+    iops_rd: int = attrs.field(default=0, metadata={"qmp_name": "inserted.iops_rd"})
+    """The limit in reads per second."""
+    iops_wr: int = attrs.field(default=0, metadata={"qmp_name": "inserted.iops_wr"})
+    """The limit in writes per second."""
 
 
 @final

@@ -9,6 +9,7 @@ from pycolo.qmp import commands as qmp
 from pycolo.qmp._base import QmpValue
 from pycolo.qmp.blockdevs import (
     BlockNode,
+    CacheOptions,
     LuksNode,
     Qcow2Node,
     QuorumNode,
@@ -19,7 +20,7 @@ from pycolo.qmp.chardevs import InetSocketAddress, SocketServer
 from pycolo.qmp.objects import ColoCompare, FilterMirror, FilterRedirector, FilterRewriter, IoThread
 from pycolo.qmp.schema import Schema, packaged_entries
 from pycolo.snapshot import Filter, Job
-from pycolo.testing._argv import block_file
+from pycolo.testing._argv import LIMIT_NAMES, block_file
 from pycolo.testing._jobs import size_bytes
 from pycolo.testing._process import Process, Refused
 
@@ -35,6 +36,7 @@ Question = (
     | qmp.QueryYank
     | qmp.QueryBlockExports
     | qmp.QueryNamedBlockNodes
+    | qmp.QueryBlock
     | qmp.XDebugQueryBlockGraph
     | qmp.QueryBlockJobs
     | qmp.QueryJobs
@@ -103,6 +105,8 @@ def answer(qemu: Process, question: Question) -> QmpValue:  # noqa: C901 - one l
             return [_export(qemu, name, node) for name, node in live.exports.items()]
         case qmp.QueryNamedBlockNodes():
             return _Graph(qemu).named()
+        case qmp.QueryBlock():
+            return [_drive(qemu, device, node) for device, node in qemu.line.drives.items()]
         case qmp.XDebugQueryBlockGraph():
             return _Graph(qemu).graph()
         case qmp.QueryJobs():
@@ -122,6 +126,11 @@ def answer(qemu: Process, question: Question) -> QmpValue:  # noqa: C901 - one l
             return packaged_entries(qemu.world.version)
         case _:
             assert_never(question)
+
+
+def _drive(qemu: Process, device: str, node: str) -> Object:
+    limits = {**dict.fromkeys(LIMIT_NAMES.values(), 0), **qemu.limits.get(device, {})}
+    return {"device": "", "qdev": device, "inserted": {"node-name": node, **limits}}
 
 
 def version(qemu: Process) -> Object:
@@ -361,6 +370,12 @@ class _Graph:
             # QEMU shows a node that no file name describes as JSON.
             file = f"json:{json.dumps({'driver': driver, 'file': file})}"
         entry: Object = {"node-name": name, "drv": driver, "file": file, "ro": False}
+        cache = getattr(block, "cache", None) or CacheOptions()
+        entry["cache"] = {
+            "writeback": True,
+            "direct": bool(cache.direct),
+            "no-flush": bool(cache.no_flush),
+        }
         entry["image"] = {"virtual-size": size, "filename": file, "format": driver}
         if self.qemu.quirks.has_children:
             edges = [(edge, child) for parent, edge, child in self.edges if parent == name]

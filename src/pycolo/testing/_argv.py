@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import final
+from typing import Final, final
 
 import attrs
 
@@ -31,6 +31,8 @@ class CommandLine:
     netdevs: tuple[str, ...]
     drives: Mapping[str, str]
     "Device id to the name of its block node."
+    limits: Mapping[str, Mapping[str, int]]
+    "Device id to the limits of its drive, by QMP's names."
     chardevs: tuple[ChardevAdd, ...]
     blocks: tuple[BlockNode, ...]
     objects: tuple[QomObject, ...]
@@ -54,6 +56,7 @@ def read(argv: Sequence[str]) -> CommandLine:
         monitors=tuple(_monitor(text) for text in _all(options, "qmp")),
         netdevs=tuple(_parts(text)["id"] for text in _all(options, "netdev")),
         drives=dict(_drives(_all(options, "device"), {t["id"]: t["node-name"] for t in throttled})),
+        limits=dict(_limits(_all(options, "device"), {t["id"]: t for t in throttled})),
         chardevs=tuple(
             _chardev(text)
             for text in _all(options, "chardev")
@@ -136,6 +139,31 @@ def _drives(devices: Sequence[str], nodes: Mapping[str, str]) -> list[tuple[str,
     told = [json.loads(text) for text in devices]
     drives = [(one["id"], one["drive"]) for one in told if "drive" in one and "id" in one]
     return [(device, nodes.get(drive, drive)) for device, drive in drives]
+
+
+LIMIT_NAMES: Final[Mapping[str, str]] = {
+    "iops-total": "iops",
+    "iops-read": "iops_rd",
+    "iops-write": "iops_wr",
+    "bps-total": "bps",
+    "bps-read": "bps_rd",
+    "bps-write": "bps_wr",
+}
+"The limits of a drive, by their names on a command line and in QMP."
+
+
+def _limits(
+    devices: Sequence[str], throttled: Mapping[str, Mapping[str, str]]
+) -> Iterator[tuple[str, Mapping[str, int]]]:
+    for one in (json.loads(text) for text in devices):
+        parts = throttled.get(one.get("drive", ""), {})
+        limits = {
+            LIMIT_NAMES[name.removeprefix("throttling.")]: int(value)
+            for name, value in parts.items()
+            if name.startswith("throttling.")
+        }
+        if limits:
+            yield one["id"], limits
 
 
 def _chardev(text: str) -> ChardevAdd:

@@ -22,6 +22,7 @@ from pycolo.qmp.objects import (
 )
 from pycolo.testing import _chardevs, _colo, _jobs, _network
 from pycolo.testing._answers import Question, answer, used_chardevs, yankable
+from pycolo.testing._argv import LIMIT_NAMES
 from pycolo.testing._process import DiskLink, Process, Refused, Stuck
 
 _POWER_OFF_S: Final = 0.1
@@ -77,6 +78,11 @@ def perform(qemu: Process, command: qmp.Command) -> QmpValue:  # noqa: C901, PLR
             _blockdev_del(qemu, command)
         case qmp.XBlockdevChange():
             _change(qemu, command)
+        case qmp.BlockSetIoThrottle(id=device):
+            if device not in qemu.line.drives:
+                raise Refused(f"Device '{device}' not found", "DeviceNotFound")
+            arguments = command.arguments()
+            qemu.limits[device] = {name: int(str(arguments[name])) for name in LIMIT_NAMES.values()}
         case qmp.BlockdevMirror():
             _jobs.mirror(qemu, command)
         case qmp.BlockJobCancel():

@@ -165,6 +165,8 @@ class Process:
         self.wires: dict[str, Wire] = {}
         self.unnoticed: set[str] = set()
         "The chardevs that still show a peer although it has gone."
+        self.limits: dict[str, Mapping[str, int]] = dict(line.limits)
+        "Device id to the limits of its drive, by QMP's names."
         self.disk_links: dict[str, DiskLink] = {}
         self.opening: dict[str, DiskLink] = {}
         "The disk connections that are being made, by node name."
