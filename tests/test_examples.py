@@ -2,6 +2,7 @@
 
 import asyncio
 import doctest
+import json
 import subprocess
 import sys
 import textwrap
@@ -80,6 +81,21 @@ def test_the_readme_shows_a_real_plan() -> None:
     printed = run("print_plan.py", str(EXAMPLES / "pair.toml"), "failover")
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     assert doctest.OutputChecker().check_output(shown, printed, flags), printed
+
+
+def test_a_program_that_embeds_a_supervisor_hears_what_it_does() -> None:
+    """It fails over, protects the guest again, moves it when asked, and ends it when told to."""
+    printed = run("supervised.py")
+    marks = ("shop-db: execution: failover is done", "as asked: switch-over is done")
+    assert [1, 1] == [printed.count(mark) for mark in marks]
+    assert printed.endswith("shop-db/alpha: state: stopped: its QEMU does not run\n")
+
+
+def test_agents_agree_by_the_arbiter_of_a_controller() -> None:
+    """After a death the controller's own database says who has the newest data, and why."""
+    record = json.loads(run("own_arbiter.py").splitlines()[-1].partition(": ")[2])["record"]
+    assert ("beta", "protected", 2) == (record["holder"], record["phase"], record["epoch"])
+    assert ("exit", "alpha") == (record["evidence"]["kind"], record["evidence"]["node"])
 
 
 @pytest.mark.parametrize(("frozen_s", "fenced"), [(15.0, []), (600.0, ["alpha"])])

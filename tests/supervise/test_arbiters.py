@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from examples.own_arbiter import OwnArbiter, Row
 from tests.etcd import ETCD, Members, members
 from tests.supervise.arbitration import (
     ALPHA,
@@ -46,7 +47,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Generator[Members]:
         yield cluster
 
 
-@pytest.fixture(params=["fake", "sqlite", pytest.param("etcd", marks=ETCD)])
+@pytest.fixture(params=["fake", "sqlite", "example", pytest.param("etcd", marks=ETCD)])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     """Runs a scenario of two agents with one arbiter."""
     world = World()
@@ -59,12 +60,21 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
         first, second = (SqliteArbiter(tmp_path, clock=lambda: world.now_s) for _ in range(2))
         world.run(_scenario(scenario, first, second))
 
+    def in_the_example(scenario: Scenario) -> None:
+        rows: dict[str, Row] = {}
+        world.run(_scenario(scenario, OwnArbiter(rows), OwnArbiter(rows)))
+
     def in_etcd(scenario: Scenario) -> None:
         endpoints = request.getfixturevalue("etcd").endpoints
         cluster = EtcdCluster(endpoints=endpoints, prefix=f"/tests/{uuid.uuid4()}")
         asyncio.run(_scenario(scenario, EtcdArbiter(cluster), EtcdArbiter(cluster)))
 
-    runs: dict[str, Run] = {"fake": in_memory, "sqlite": in_a_file, "etcd": in_etcd}
+    runs: dict[str, Run] = {
+        "fake": in_memory,
+        "sqlite": in_a_file,
+        "example": in_the_example,
+        "etcd": in_etcd,
+    }
     return runs[request.param]
 
 

@@ -12,7 +12,7 @@ from pycolo._mapping import read_only_mappings
 from pycolo.errors import ArbiterLost, ArbiterOvertaken
 from pycolo.evidence import Evidence
 from pycolo.supervise.arbiter import Arbiter, Held
-from pycolo.supervise.arbiters import _rules
+from pycolo.supervise.arbiters import checks
 from pycolo.supervise.shared import SharedRecord
 
 _R = TypeVar("_R")
@@ -165,7 +165,7 @@ class _Client:
         return await self._ask("all", lambda: "fake:1", limit_s)
 
     async def read(self, pair: str, *, limit_s: float) -> Held:
-        _rules.check_pair(pair)
+        checks.check_pair(pair)
         return await self._ask(pair, lambda: self._held(pair), limit_s)
 
     async def swap(
@@ -177,10 +177,10 @@ class _Client:
         no_lease_of: str | None = None,
         limit_s: float,
     ) -> Held:
-        _rules.check_swap(pair, shared)
+        checks.check_swap(pair, shared)
 
         def work() -> Held | ArbiterOvertaken:
-            refusal = _rules.overtaken(pair, self._held(pair), held, no_lease_of)
+            refusal = checks.overtaken(pair, self._held(pair), held, no_lease_of)
             if refusal is not None:
                 return refusal
             revision = self._contents.revision + 1
@@ -196,7 +196,7 @@ class _Client:
     async def renew(
         self, pair: str, node: str, instance: str, *, lease_s: float, limit_s: float
     ) -> bool:
-        _rules.check_lease(pair, node, lease_s)
+        checks.check_lease(pair, node, lease_s)
 
         def work() -> bool:
             found = self._contents.pair(pair)
@@ -209,7 +209,7 @@ class _Client:
         return await self._ask(pair, work, limit_s, is_change=True)
 
     async def release(self, pair: str, node: str, *, limit_s: float) -> None:
-        _rules.check_node(pair, node)
+        checks.check_node(pair, node)
 
         def work() -> None:
             found = self._contents.pair(pair)
@@ -219,7 +219,7 @@ class _Client:
         await self._ask(pair, work, limit_s, is_change=True)
 
     async def state(self, pair: str, end: Evidence, *, limit_s: float) -> None:
-        _rules.check_node(pair, end.node)
+        checks.check_node(pair, end.node)
 
         def work() -> None:
             found = self._contents.pair(pair)

@@ -13,7 +13,7 @@ from typing import Final, TypeVar, final
 from pycolo.errors import ArbiterLost, ParseError, StoreError
 from pycolo.evidence import Evidence
 from pycolo.supervise.arbiter import Held
-from pycolo.supervise.arbiters import _rules
+from pycolo.supervise.arbiters import checks
 from pycolo.supervise.arbiters.text import dump_end, dump_shared, load_end, load_shared
 from pycolo.supervise.shared import SharedRecord
 
@@ -106,7 +106,7 @@ class SqliteArbiter:
 
     async def read(self, pair: str, *, limit_s: float) -> Held:
         """See `Arbiter.read`."""
-        _rules.check_pair(pair)
+        checks.check_pair(pair)
         return await self._transact(pair, "BEGIN", lambda now_s: self._held(pair, now_s), limit_s)
 
     async def swap(
@@ -119,11 +119,11 @@ class SqliteArbiter:
         limit_s: float,
     ) -> Held:
         """See `Arbiter.swap`."""
-        _rules.check_swap(pair, shared)
+        checks.check_swap(pair, shared)
 
         def work(now_s: float) -> Held:
             current = self._held(pair, now_s)
-            refusal = _rules.overtaken(pair, current, held, no_lease_of)
+            refusal = checks.overtaken(pair, current, held, no_lease_of)
             if refusal is not None:
                 raise refusal
             self._database.execute(
@@ -139,7 +139,7 @@ class SqliteArbiter:
         self, pair: str, node: str, instance: str, *, lease_s: float, limit_s: float
     ) -> bool:
         """See `Arbiter.renew`."""
-        _rules.check_lease(pair, node, lease_s)
+        checks.check_lease(pair, node, lease_s)
 
         def work(now_s: float) -> bool:
             shared = self._held(pair, now_s).shared
@@ -155,19 +155,19 @@ class SqliteArbiter:
 
     async def release(self, pair: str, node: str, *, limit_s: float) -> None:
         """See `Arbiter.release`."""
-        _rules.check_node(pair, node)
+        checks.check_node(pair, node)
         line = "DELETE FROM leases WHERE pair = ? AND node = ?"
         await self._write(pair, line, (pair, node), limit_s)
 
     async def state(self, pair: str, end: Evidence, *, limit_s: float) -> None:
         """See `Arbiter.state`."""
-        _rules.check_node(pair, end.node)
+        checks.check_node(pair, end.node)
         line = "INSERT OR REPLACE INTO ends VALUES (?, ?, ?)"
         await self._write(pair, line, (pair, end.node, dump_end(end)), limit_s)
 
     async def changed(self, pair: str, held: Held, *, limit_s: float) -> Held:
         """See `Arbiter.changed`."""
-        _rules.check_pair(pair)
+        checks.check_pair(pair)
         loop = asyncio.get_running_loop()
         end_s = loop.time() + limit_s
         while True:

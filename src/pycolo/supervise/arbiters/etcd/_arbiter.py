@@ -14,7 +14,7 @@ from pycolo._json import JsonObject, JsonValue, array_at, object_at
 from pycolo.errors import ArbiterLost, ArbiterOvertaken, ParseError
 from pycolo.evidence import Evidence
 from pycolo.supervise.arbiter import Held
-from pycolo.supervise.arbiters import _rules
+from pycolo.supervise.arbiters import checks
 from pycolo.supervise.arbiters.etcd._cluster import EtcdCluster
 from pycolo.supervise.arbiters.etcd._gateway import Gateway, NoAnswer
 from pycolo.supervise.arbiters.etcd._keys import Keys, View, encoded, number
@@ -88,7 +88,7 @@ class EtcdArbiter:
         limit_s: float,
     ) -> Held:
         """See `Arbiter.swap`."""
-        _rules.check_swap(pair, shared)
+        checks.check_swap(pair, shared)
         keys = self._keys(pair)
         compares = [_written_at(keys.record, held.revision)]
         if held.shared is not None:
@@ -103,7 +103,7 @@ class EtcdArbiter:
         async with self._answers(pair):
             is_done, view = await self._transact(keys, change, _end_s(limit_s))
         if not is_done:
-            refusal = _rules.overtaken(pair, view.held, held, no_lease_of)
+            refusal = checks.overtaken(pair, view.held, held, no_lease_of)
             raise refusal or ArbiterOvertaken(pair, "another record is held")
         return view.held
 
@@ -111,7 +111,7 @@ class EtcdArbiter:
         self, pair: str, node: str, instance: str, *, lease_s: float, limit_s: float
     ) -> bool:
         """See `Arbiter.renew`."""
-        _rules.check_lease(pair, node, lease_s)
+        checks.check_lease(pair, node, lease_s)
         keys, end_s = self._keys(pair), _end_s(limit_s)
         async with self._answers(pair):
             view = await self._view(keys, end_s)
@@ -132,7 +132,7 @@ class EtcdArbiter:
 
     async def release(self, pair: str, node: str, *, limit_s: float) -> None:
         """See `Arbiter.release`."""
-        _rules.check_node(pair, node)
+        checks.check_node(pair, node)
         keys, end_s = self._keys(pair), _end_s(limit_s)
         key = keys.of("leases", node)
 
@@ -148,7 +148,7 @@ class EtcdArbiter:
 
     async def state(self, pair: str, end: Evidence, *, limit_s: float) -> None:
         """See `Arbiter.state`."""
-        _rules.check_node(pair, end.node)
+        checks.check_node(pair, end.node)
         keys, end_s = self._keys(pair), _end_s(limit_s)
         key = keys.of("ends", end.node)
 
@@ -185,7 +185,7 @@ class EtcdArbiter:
     # -- transactions
 
     def _keys(self, pair: str) -> Keys:
-        _rules.check_pair(pair)
+        checks.check_pair(pair)
         return Keys(self._prefix, pair)
 
     async def _view(self, keys: Keys, end_s: float) -> View:
