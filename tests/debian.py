@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,8 @@ from pycolo.demo._apt import PrivateApt, debian_mirror, require_amd64_and_apt, u
 from pycolo.demo.builds import complete_folder, default_cache
 
 _SUITE: Final = "trixie"
-_LIBRARIES: Final = "root/usr/lib/x86_64-linux-gnu"
+_LIBRARIES: Final = "usr/lib/x86_64-linux-gnu"
+_NOT_NEEDED: Final = ("./etc", "./usr/share/doc", "./usr/share/locale", "./usr/share/man", "./var")
 
 
 def program(name: str, package: str, *others: str) -> list[str]:
@@ -26,22 +27,43 @@ def program(name: str, package: str, *others: str) -> list[str]:
         package: Names the folder in which the packages are kept.
         others: Packages that are kept there as well.
     """
+    # Of what they depend on, they need no more than the library of C to run.
+    root = _root(package, lambda apt: apt.download_alone((package, *others, "libc6")))
+    return [*loader(root), str(root / "usr/bin" / name)]
+
+
+def closure(package: str, *others: str) -> Path:
+    """The folder in which packages are unpacked with all that they depend on.
+
+    A test that cannot have it is skipped, and says why.
+
+    Args:
+        package: Names the folder in which the packages are kept.
+        others: Packages that are kept there as well.
+    """
+    return _root(package, lambda apt: apt.download_closure((package, *others), suite=_SUITE))
+
+
+def loader(root: Path) -> list[str]:
+    """What to put before a program of such a folder, so that it uses the libraries there."""
+    libraries = root / _LIBRARIES
+    return [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
+
+
+def _root(package: str, download: Callable[[PrivateApt], Iterable[Path]]) -> Path:
     folder = default_cache() / f"{package}-{_SUITE}"
     try:
         with complete_folder(folder, on_progress=print) as partial:
             if partial is not None:
-                _fill(partial, (package, *others, "libc6"))
+                _fill(partial, download)
     except Exception as error:  # noqa: BLE001 - whatever it is, the test cannot run
         pytest.skip(f"no {package} here: {error}")
-    libraries = folder / _LIBRARIES
-    loader = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
-    return [*loader, str(folder / "root/usr/bin" / name)]
+    return folder / "root"
 
 
-def _fill(partial: Path, packages: Sequence[str]) -> None:
+def _fill(partial: Path, download: Callable[[PrivateApt], Iterable[Path]]) -> None:
     require_amd64_and_apt()
     scratch = partial / "apt"
     apt = PrivateApt.create(scratch, mirror=debian_mirror(), suites=(_SUITE,), on_progress=print)
-    # Of what they depend on, they need no more than the library of C to run.
-    unpack(apt.download_alone(packages), partial / "root", leave_out=("./usr/share",))
+    unpack(download(apt), partial / "root", leave_out=_NOT_NEEDED)
     shutil.rmtree(scratch)
