@@ -168,7 +168,7 @@ DOWN = Standing(state="stopped", text="nobody runs the guest")
     [
         (SOUND, ""),
         (HURT, "protected is wanted: alpha is primary"),
-        (attrs.evolve(HURT, standing=None), "protected is wanted: it was not looked at yet"),
+        (attrs.evolve(HURT, standing=None), "protected is wanted: it was not observed yet"),
         (attrs.evolve(SOUND, person="make sure of it"), "make sure of it"),
         (attrs.evolve(SOUND, person="make sure of it", paused="by a"), ""),
         (attrs.evolve(HURT, want="unprotected", standing=ALONE), ""),
@@ -404,14 +404,19 @@ def test_json_escapes_what_moves_a_cursor() -> None:
 
 
 def test_page_says_first_what_a_person_must_do() -> None:
-    """The pair that needs one stands above the others, and is counted in the title."""
+    """The pair that needs one is above the others, and what to type is marked as such."""
     text = page(
-        (attrs.evolve(SOUND, pair="sound"), attrs.evolve(SOUND, pair="hurt", person="look at it")),
+        (
+            attrs.evolve(SOUND, pair="sound"),
+            attrs.evolve(HURT, pair="hurt"),
+            attrs.evolve(HURT, pair="needy", person="type `pycolo <b>` & wait"),
+        ),
         "now",
     )
     words = Seen(text).words
-    assert "1 of 2 pairs need attention" in words
-    assert words.index("look at it") < words.index("sound")
+    assert "2 of 3 pairs need attention" in words
+    assert words.index("needy") < words.index("hurt") < words.index("sound")
+    assert "type <code>pycolo &lt;b&gt;</code> &amp; wait" in text
 
 
 # -- who is answered

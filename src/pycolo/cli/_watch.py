@@ -201,7 +201,7 @@ def text_line(row: Row) -> str:
     if view.epoch is not None:
         parts.append(f"epoch {view.epoch}")
     parts += [words for _, words in _remarks(row)]
-    return one_line(f"{row.pair}: {'; '.join(parts) or 'it was not looked at yet'}")
+    return one_line(f"{row.pair}: {'; '.join(parts) or 'it was not observed yet'}")
 
 
 def _json_line(row: Row) -> str:

@@ -50,7 +50,7 @@ class Readiness:
         if self.is_acting or self.claims is not None:
             raise self.at_work()
         if procedure == "switch-over" and not self.is_protected:
-            why = f"{self.pair} is not protected now: {self.stands or 'it was not looked at yet'}"
+            why = f"{self.pair} is not protected now: {self.stands or 'it was not observed yet'}"
             remedy = "the supervisor protects it; wait until `pycolo status --watch` says so"
             raise compile_error("not-protected", why, remedy)
 

@@ -15,7 +15,7 @@ def problem(status: PairStatus) -> str:
         return ""
     if status.person:
         return brief(status.person)
-    state, text = ("unknown", "it was not looked at yet")
+    state, text = ("unknown", "it was not observed yet")
     if status.standing is not None:
         state, text = status.standing.state, status.standing.text
     is_met = status.is_protected if status.want == "protected" else state == status.want

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Final
@@ -14,6 +15,7 @@ REFRESH_S: Final = 5
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 "Whatever a message may hold, the page loads nothing and runs nothing."
 
+_COMMAND: Final = re.compile("`([^`]+)`")
 _STYLE: Final = """
 :root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--ink:#1c1e21;--soft:#5b6169;--line:#dcdfe3;
 --good:#1a7f4b;--bad:#c0322b;--none:#5b6169;--badbg:#fbe9e7}
@@ -31,6 +33,7 @@ border-radius:8px;padding:12px 14px;margin:14px 0}
 section.good{border-left-color:var(--good)}section.bad{border-left-color:var(--bad)}
 .good .sign{color:var(--good)}.bad .sign{color:var(--bad)}.sign{font-weight:600}
 .person{background:var(--badbg);padding:8px 10px;border-radius:6px;margin:8px 0}
+code{display:inline-block;max-width:100%;font:.9em ui-monospace,monospace}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;margin:8px 0 0}
 dd{margin:0;overflow-wrap:anywhere}
 """
@@ -56,6 +59,7 @@ def _page(statuses: Sequence[PairStatus], when: str) -> Iterator[str]:
     yield f'<meta http-equiv="refresh" content="{REFRESH_S}">'
     yield f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><main>"
     yield f'<h1>{title}</h1><p class="soft">{escape(when)}; renewed every {REFRESH_S} s</p>'
+    amiss.sort(key=lambda status: not status.person)
     for status in (*amiss, *(status for status in statuses if status not in amiss)):
         yield from _pair(status)
     yield "</main></body></html>\n"
@@ -66,16 +70,16 @@ def _pair(status: PairStatus) -> Iterator[str]:
     yield f'<section class="{kind}"><h2>{_text(status.pair)}</h2>'
     yield f'<p class="sign">{sign}</p>'
     if status.person:
-        yield f'<p class="person"><strong>You must act:</strong> {_text(status.person)}</p>'
+        yield f'<p class="person"><strong>You must act:</strong> {_marked(status.person)}</p>'
     standing, record = status.standing, status.record
     phases = ", ".join(f"{node}: {phase}" for node, phase in status.phases.items())
     facts = [
         ("wanted", status.want),
         ("paused", status.paused or ""),
-        ("stands", "not looked at yet" if standing is None else standing.text),
+        ("stands", "not observed yet" if standing is None else standing.text),
         ("nodes", phases),
         ("epoch", "" if record is None else f"{record.epoch}, held by {record.holder}"),
-        ("now", "at work" if status.is_busy else ""),
+        ("now", "busy" if status.is_busy else "idle"),
     ]
     yield "<dl>"
     yield from (f"<dt>{label}</dt><dd>{_text(words)}</dd>" for label, words in facts if words)
@@ -91,6 +95,11 @@ def _sign(status: PairStatus) -> tuple[str, str]:
     if problem(status):
         return "bad", f"✗ not {status.want}"
     return "good", f"✓ {status.want}"
+
+
+def _marked(text: str) -> str:
+    """Text as HTML in which what is between backquotes is shown as something to type."""
+    return _COMMAND.sub(r"<code>\1</code>", _text(text))
 
 
 def _text(text: str) -> str:

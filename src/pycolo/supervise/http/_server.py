@@ -73,7 +73,7 @@ class _Pages:
         self._turn = asyncio.Lock()
 
     async def page(self, _: web.Request) -> web.Response:
-        when = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+        when = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
         text = _page.page(self._supervisor.statuses, when)
         return web.Response(text=text, content_type="text/html", charset="utf-8")
 
