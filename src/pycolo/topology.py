@@ -86,6 +86,8 @@ RECONNECT_MS = 200
 # for this time.
 NBD_OPEN_TIMEOUT_S = 3
 OPTIONS_REMEDY = "correct options, file_options or another key of that disk"
+# Before its number, the id of the chardev of a monitor that needs one; it is no part of COLO.
+MONITOR_ID = "charmonitor"
 VNC_SECRET = "vnc-password"  # noqa: S105 - an id
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, assert_never
 
 from pycolo import topology
 from pycolo.model.disk import ReplicationDisk
 from pycolo.model.filters import FilterChain
 from pycolo.model.hardware import FIRMWARE_IDS, DeviceObject, GuestDevice, Property
 from pycolo.model.machine import Machine
-from pycolo.model.node import VNC_PORT, Monitor, Node, UnixMonitor, Vnc
+from pycolo.model.node import VNC_PORT, Monitor, Node, TcpMonitor, UnixMonitor, Vnc
 from pycolo.model.pair import VNC_SOCKET
 from pycolo.qmp.blockdevs import QuorumNode
 from pycolo.qmp.chardevs import (
@@ -21,14 +22,27 @@ from pycolo.qmp.chardevs import (
 )
 from pycolo.qmp.commands import ChardevAdd
 from pycolo.qmp.objects import Secret
-from pycolo.topology import VNC_SECRET
+from pycolo.topology import MONITOR_ID, VNC_SECRET
+
+_SERVES: Final = "server=on,wait=off"
 
 
-def monitor_option(monitor: Monitor) -> str:
-    """The argument of `-qmp` for a monitor."""
-    if isinstance(monitor, UnixMonitor):
-        return f"unix:{escaped(monitor.path)},server=on,wait=off"
-    return f"tcp:{monitor.host}:{monitor.port},server=on,wait=off"
+def monitor_options(monitors: Iterable[Monitor]) -> Iterator[str]:
+    """The arguments for monitors that QEMU serves."""
+    for n, monitor in enumerate(monitors):
+        match monitor:
+            case UnixMonitor(path=path):
+                yield from ("-qmp", f"unix:{escaped(path)},{_SERVES}")
+            case TcpMonitor(host=host, port=port) if ":" in host:
+                # `-qmp` reads an IPv4 address or a name only (qemu-behaviour 3.17).
+                chardev = f"{MONITOR_ID}{n}"
+                place = f"host={host},port={port}"
+                yield from ("-chardev", f"socket,id={chardev},{place},{_SERVES}")
+                yield from ("-qmp", f"chardev:{chardev}")
+            case TcpMonitor(host=host, port=port):
+                yield from ("-qmp", f"tcp:{host}:{port},{_SERVES}")
+            case _:
+                assert_never(monitor)
 
 
 def netdev_option(chain: FilterChain, node: str) -> str:

@@ -20,7 +20,7 @@ from pycolo.compiler._options import (
     device_words,
     escaped,
     machine_options,
-    monitor_option,
+    monitor_options,
     netdev_option,
     object_json,
     processors_option,
@@ -356,8 +356,7 @@ def _machine(pair: ColoPair, node: Node, instance: str) -> Iterator[str]:
         yield from ("-cpu", machine.cpu)
     yield from ("-m", str(machine.memory_mib), "-smp", processors_option(machine))
     monitors = [m for m in (node.control, node.observer) if m is not None]
-    for argument in [monitor_option(m) for m in monitors] or ["stdio"]:
-        yield from ("-qmp", argument)
+    yield from monitor_options(monitors) if monitors else ("-qmp", "stdio")
     for option in ("kernel", "initrd", "append"):
         value: str | None = getattr(machine, option)
         if value is not None:

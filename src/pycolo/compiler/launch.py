@@ -19,7 +19,7 @@ from pycolo.compiler._options import (
     chardev_option,
     device_json,
     machine_options,
-    monitor_option,
+    monitor_options,
     netdev_option,
     object_json,
     processors_option,
@@ -337,8 +337,7 @@ def own_argv(
     return (
         place.qemu_binary,
         *_machine(pair, place, instance),
-        *("-qmp", monitor_option(place.control_monitor)),
-        *("-qmp", monitor_option(place.observer_monitor)),
+        *monitor_options((place.control_monitor, place.observer_monitor)),
         *_credentials(pair, node),
         *_network(pair, place, role, features),
         *_storage(pair, place, role),

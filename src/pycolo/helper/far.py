@@ -1443,7 +1443,10 @@ def _spawn(words: Sequence[str], argv: Sequence[str], log: str, lock: int) -> in
 
 
 def _place(monitor: Monitor) -> str:
-    return str(monitor.get("path") or f"{monitor['host']}:{monitor['port']}")
+    if "path" in monitor:
+        return str(monitor["path"])
+    host = str(monitor["host"])
+    return f"[{host}]:{monitor['port']}" if ":" in host else f"{host}:{monitor['port']}"
 
 
 def _connected(monitor: Monitor) -> socket.socket:

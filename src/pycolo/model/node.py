@@ -34,7 +34,7 @@ class TcpMonitor:
     """A QMP monitor on TCP, only on loopback: who can connect to it controls the guest."""
 
     host: str = attrs.field(validator=rules.Valid(rules.text))
-    "A loopback address, or `localhost`."
+    "A loopback address such as `127.0.0.1` or `::1`, or `localhost`."
     port: int = attrs.field(validator=rules.Valid(rules.port))
     "TCP port."
 

@@ -29,7 +29,7 @@ def address_of(monitor: Monitor) -> str:
         case UnixMonitor(path=path):
             return path
         case TcpMonitor(host=host, port=port):
-            return f"{host}:{port}"
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case _:
             assert_never(monitor)
 

@@ -142,7 +142,7 @@ def version(qemu: Process) -> Object:
 
 def yankable(qemu: Process) -> list[dict[str, str]]:
     """The instances that query-yank lists, the monitors among them (qemu-behaviour 7.7)."""
-    chardevs = (*(f"compat_monitor{n}" for n in range(len(qemu.monitors))), *qemu.live.chardevs)
+    chardevs = (*(monitor.label for monitor in qemu.monitors), *qemu.live.chardevs)
     found = [{"type": "chardev", "id": name} for name in chardevs]
     found += [
         {"type": "block-node", "node-name": name} for name in (*qemu.disk_links, *qemu.opening)
@@ -217,7 +217,7 @@ _NUMBERS: Final = ("compare_timeout", "expired_scan_cycle", "max_queue_size")
 def _qom_list(qemu: Process, path: str) -> QmpValue:
     name = path.removeprefix("/objects").strip("/")
     if not name:
-        monitors = [(f"compat_monitor{n}", "monitor-qmp") for n in range(len(qemu.monitors))]
+        monitors = [(monitor.label, "monitor-qmp") for monitor in qemu.monitors]
         made = [(item, known.qom_type) for item, known in qemu.live.objects.items()]
         listed = [*_BUILT_IN, *((item, f"child<{kind}>") for item, kind in (*monitors, *made))]
     else:
@@ -273,8 +273,8 @@ def used_chardevs(
 def _chardevs(qemu: Process) -> QmpValue:
     users = {value for item in qemu.live.objects.values() for value in item.settings.values()}
     found: list[Object] = [
-        {"frontend-open": True, "filename": monitor.filename, "label": f"compat_monitor{n}"}
-        for n, monitor in enumerate(qemu.monitors)
+        {"frontend-open": True, "filename": monitor.filename, "label": monitor.label}
+        for monitor in qemu.monitors
     ]
     for name in qemu.live.chardevs:
         opened = name in users

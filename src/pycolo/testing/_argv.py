@@ -17,6 +17,7 @@ from pycolo.qmp.commands import BlockdevAdd, ChardevAdd, ObjectAdd
 from pycolo.qmp.objects import QomObject
 from pycolo.qmp.replies import Version
 from pycolo.snapshot import Child, Filter, Live
+from pycolo.topology import MONITOR_ID
 
 
 @final
@@ -27,7 +28,8 @@ class CommandLine:
     name: str
     accelerator: str
     incoming: bool
-    monitors: tuple[Monitor, ...]
+    monitors: Mapping[str, Monitor]
+    "Chardev id to the monitor's place."
     netdevs: tuple[str, ...]
     drives: Mapping[str, str]
     "Device id to the name of its block node."
@@ -48,19 +50,20 @@ def read(argv: Sequence[str]) -> CommandLine:
         ValueError: An option has a form that pycolo does not write in dialect `auto`.
     """
     options = list(_options(argv[1:]))
+    chardevs = {_parts(text)["id"]: text for text in _all(options, "chardev")}
     throttled = [_parts(text) for text in _all(options, "drive")]
     return CommandLine(
         name=_one(options, "name").removeprefix("guest="),
         accelerator=_split(_one(options, "accel"))[0],
         incoming="defer" in _all(options, "incoming"),
-        monitors=tuple(_monitor(text) for text in _all(options, "qmp")),
+        monitors=dict(_monitors(_all(options, "qmp"), chardevs)),
         netdevs=tuple(_parts(text)["id"] for text in _all(options, "netdev")),
         drives=dict(_drives(_all(options, "device"), {t["id"]: t["node-name"] for t in throttled})),
         limits=dict(_limits(_all(options, "device"), {t["id"]: t for t in throttled})),
         chardevs=tuple(
             _chardev(text)
-            for text in _all(options, "chardev")
-            if not CHANNEL_ID.fullmatch(_parts(text)["id"])
+            for name, text in chardevs.items()
+            if not CHANNEL_ID.fullmatch(name) and not name.startswith(MONITOR_ID)
         ),
         blocks=(
             *(BlockdevAdd.from_arguments(json.loads(t)).node for t in _all(options, "blockdev")),
@@ -126,13 +129,17 @@ def _parts(text: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _monitor(text: str) -> Monitor:
-    place = _split(text)[0]
-    kind, _, where = place.partition(":")
-    if kind == "unix":
-        return UnixMonitor(path=where)
-    host, _, port = where.rpartition(":")
-    return TcpMonitor(host=host, port=int(port))
+def _monitors(texts: Sequence[str], chardevs: Mapping[str, str]) -> Iterator[tuple[str, Monitor]]:
+    for n, text in enumerate(texts):
+        kind, _, where = _split(text)[0].partition(":")
+        if kind == "unix":
+            yield f"compat_monitor{n}", UnixMonitor(path=where)
+        elif kind == "chardev":
+            parts = _parts(chardevs[where])
+            yield where, TcpMonitor(host=parts["host"], port=int(parts["port"]))
+        else:
+            host, _, port = where.rpartition(":")
+            yield f"compat_monitor{n}", TcpMonitor(host=host, port=int(port))
 
 
 def _drives(devices: Sequence[str], nodes: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -50,7 +50,7 @@ class Fleet(Ground):
             raise HostRefused(node.name, LAUNCH, "QEMU runs there already")
         self._check(node, line)
         qemu = FakeQemu(self, self.processes, node, _FIRST_PID + len(self.processes), line)
-        qemu.monitors = [Monitor(qemu, place) for place in line.monitors]
+        qemu.monitors = [Monitor(qemu, *named) for named in line.monitors.items()]
         qemu.live = attrs.evolve(qemu.live, sizes_bytes=self._sizes(node, line))
         self.processes.append(qemu)
         for chardev in line.chardevs:

@@ -51,14 +51,16 @@ class Client:
 class Monitor:
     """One monitor of a fake. It serves one client at a time; others wait without a greeting."""
 
-    def __init__(self, qemu: Process, place: model.Monitor) -> None:
+    def __init__(self, qemu: Process, label: str, place: model.Monitor) -> None:
         """Make a monitor without clients.
 
         Args:
             qemu: The fake that the monitor belongs to.
+            label: The id of the monitor's chardev.
             place: The address of the monitor, as the command line gives it.
         """
         self._qemu: Final = qemu
+        self.label: Final = label
         self.place: Final = place
         self.server: Server | None = None
         "The server for other programs; None if there is none."
@@ -70,7 +72,8 @@ class Monitor:
         """The `filename` that query-chardev shows for this monitor."""
         if isinstance(self.place, model.UnixMonitor):
             return f"unix:{self.place.path},server=on"
-        return f"tcp:{self.place.host}:{self.place.port},server=on"
+        host = f"[{self.place.host}]" if ":" in self.place.host else self.place.host
+        return f"tcp:{host}:{self.place.port},server=on"
 
     # -- connections
 

@@ -121,6 +121,10 @@ class Voice(Protocol):
     """What a process needs of each of its monitors."""
 
     @property
+    def label(self) -> str:
+        """The id of this monitor's chardev."""
+
+    @property
     def filename(self) -> str:
         """The `filename` that query-chardev shows for this monitor."""
 
