@@ -265,6 +265,20 @@ def test_memory_must_do_for_the_guest_and_should_for_the_cache() -> None:
     assert [] == found(having(GIB), pair=apart)
 
 
+def test_huge_pages_must_do_for_the_guest() -> None:
+    """A QEMU whose RAM they cannot hold ends at once; one that runs has them already."""
+
+    def having(huge_bytes: int | None, running: str = "") -> HostFacts:
+        memory = MemoryFacts(total_bytes=64 * GIB, available_bytes=32 * GIB, huge_bytes=huge_bytes)
+        launch = LaunchFacts(running=running, state_why="", run_why="")
+        return HostFacts(memory=memory, launch=launch)
+
+    assert [("error", "few-huge-pages", "alpha")] == found(having(GIB - 1))
+    assert [] == found(having(GIB))
+    assert [] == found(having(GIB - 1, "process 7"))
+    assert [] == found(having(None))
+
+
 def test_folders_that_a_launch_would_refuse_are_errors() -> None:
     """In the words of the launch itself."""
     wrong = LaunchFacts(running="", state_why="/vms is on tmpfs", run_why="it has mode 0755")

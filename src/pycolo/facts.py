@@ -80,6 +80,8 @@ class MemoryFacts:
     "The whole memory."
     available_bytes: int
     "The memory that a new process can get."
+    huge_bytes: int | None = None
+    "The memory in free huge pages, if the guest's RAM is taken from such pages; None if not."
 
 
 @final

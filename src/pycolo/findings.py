@@ -94,6 +94,7 @@ Code: TypeAlias = Literal[
     "emulated",
     "firmware-differs",
     "little-memory",
+    "few-huge-pages",
     "no-image",
     "image-differs",
     "image-in-use",
@@ -396,6 +397,11 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "little-memory": (
         "A host has too little memory available. A QEMU needs the guest's RAM, and as a "
         "secondary the same again for COLO's cache (qemu-behaviour 3.11)."
+    ),
+    "few-huge-pages": (
+        "A host has too few free huge pages for the guest's RAM, so that its QEMU would end at "
+        "once (qemu-behaviour 22.7). Set more aside, such as with sysctl vm.nr_hugepages, soon "
+        "after the host's boot."
     ),
     "no-image": (
         "An image that must be there is not: the first node's, or with initial_sync identical "

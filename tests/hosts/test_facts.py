@@ -26,6 +26,7 @@ from pycolo.hosts import Host
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.ways import NoWay
 from pycolo.model import BackingImage, ColoPair, Machine, ReplicationDisk
+from pycolo.model.memory import MemoryBackend
 from pycolo.model.node import Fence
 from pycolo.model.tls import X509, Psk
 
@@ -80,6 +81,23 @@ async def test_every_host_tells_of_itself(pair: ColoPair) -> None:
     assert found.clock.least_s <= 0 <= found.clock.most_s
     assert LaunchFacts(running="", state_why="", run_why="") == found.launch
     assert [True] == [folder.is_writable for folder in found.folders or ()]
+
+
+async def test_host_tells_of_its_huge_pages(pair: ColoPair, folder: Path) -> None:
+    """Those that are free, of the size that the guest's RAM is taken from; none for other RAM."""
+
+    async def told(backend: MemoryBackend) -> int | None:
+        machine = attrs.evolve(pair.machine, memory_backend=backend)
+        found = await _read(attrs.evolve(pair, machine=machine), "memory")
+        assert found.memory is not None
+        return found.memory.huge_bytes
+
+    pages = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+    names = ("free_hugepages", "nr_overcommit_hugepages")
+    free = sum(int((pages / name).read_text("ascii")) for name in names) if pages.exists() else 0
+    assert free * 2 * 2**20 == await told(MemoryBackend(kind="memfd", huge_page_size_mib=2))
+    assert None is await told(MemoryBackend(kind="file", folder=str(folder)))
+    assert None is await told(MemoryBackend())
 
 
 async def test_launch_tells_what_it_would_refuse(pair: ColoPair) -> None:

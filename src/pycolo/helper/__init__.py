@@ -17,6 +17,7 @@ from pycolo._json import JsonObject, JsonValue, kebab
 from pycolo.facts import Part
 from pycolo.model.filters import Netdev
 from pycolo.model.machine import Machine
+from pycolo.model.memory import MemoryBackend
 from pycolo.model.node import Monitor, Node, UnixMonitor
 from pycolo.model.pair import QEMU_LOG, ColoPair
 from pycolo.model.tls import X509, Psk
@@ -212,6 +213,11 @@ def _nothing(_pair: ColoPair, _node: str) -> JsonObject:
     return {}
 
 
+def _memory(pair: ColoPair, _node: str) -> JsonObject:
+    backend = pair.machine.memory_backend or MemoryBackend()
+    return {"page_mib": backend.huge_page_size_mib, "folder": backend.folder}
+
+
 def _programs(pair: ColoPair, node: str) -> JsonObject:
     place = pair.node(node)
     names = [place.qemu_binary, place.qemu_img_binary]
@@ -380,7 +386,7 @@ def _kvm(pair: ColoPair, _node: str) -> JsonObject | None:
 
 _PARTS: Final[Mapping[Part, Callable[[ColoPair, str], JsonObject | None]]] = {
     "system": _nothing,
-    "memory": _nothing,
+    "memory": _memory,
     "kvm": _kvm,
     "programs": _programs,
     "folders": _folders,

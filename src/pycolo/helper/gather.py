@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Dict, List, Set, Tuple
 
+MIB = 1 << 20
 DIGEST_MAX_BYTES = 1 << 28
 CHUNK_BYTES = 1 << 20
 HOLDERS_MAX = 5
@@ -162,13 +163,49 @@ def _kills_user_processes() -> bool:
     return done.stdout.strip() == "b true"
 
 
-def memory() -> Value:
-    """The host's total memory, and how much of it new processes can get."""
+def memory(*, page_mib: int | None, folder: str | None) -> Value:
+    """The host's total memory, and how much of it new processes can get.
+
+    Args:
+        page_mib: The size in MiB of the huge pages that the guest's RAM is taken from; None for
+            none.
+        folder: The folder that the guest's RAM is taken from; None for none.
+    """
     found = dict(re.findall(r"^(\w+):\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE))
     return {
         "total_bytes": int(found["MemTotal"]) * 1024,
         "available_bytes": int(found["MemAvailable"]) * 1024,
+        "huge_bytes": _free_huge_bytes(page_mib * MIB if page_mib else _page_bytes(folder)),
     }
+
+
+def _page_bytes(folder: str | None) -> int:
+    """The size of the huge pages that a folder's files are made of; 0 for normal pages."""
+    if folder is None:
+        return 0
+    number = os.stat(folder).st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    for line in _text("/proc/self/mountinfo").splitlines():
+        fields, _, rest = line.partition(" - ")
+        if fields.split()[2] == device and rest.split()[0] == "hugetlbfs":
+            return os.statvfs(folder).f_bsize
+    return 0
+
+
+def _free_huge_bytes(page_bytes: int) -> int | None:
+    """The memory in huge pages of a size that nobody uses nor has reserved; None for size 0."""
+    if page_bytes == 0:
+        return None
+    pages = Path(f"/sys/kernel/mm/hugepages/hugepages-{page_bytes // 1024}kB")
+    if not pages.is_dir():
+        return 0
+
+    def count(name: str) -> int:
+        return int(_text(str(pages / f"{name}_hugepages")))
+
+    # Beyond those that are set aside, the kernel may make some when they are asked for.
+    made = max(0, count("nr_overcommit") - count("surplus"))
+    return (count("free") - count("resv") + made) * page_bytes
 
 
 def kvm() -> Value:

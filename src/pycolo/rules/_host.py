@@ -124,6 +124,18 @@ def memory(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
         yield found(level, "little-memory", name, what, remedy)
 
 
+def huge_pages(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Too few huge pages for the guest's RAM on a host on which no QEMU of the pair has them."""
+    needed_bytes = pair.machine.memory_mib * MIB
+    for name, host in facts.read.items():
+        free_bytes = None if host.memory is None else host.memory.huge_bytes
+        if free_bytes is None or host.running or free_bytes >= needed_bytes:
+            continue
+        what = f"{name} has {size_words(free_bytes)} in free huge pages"
+        remedy = f"set {size_words(needed_bytes)} aside for the guest's RAM"
+        yield found("error", "few-huge-pages", name, what, remedy)
+
+
 def _is_set_aside(machine: Machine) -> bool:
     """Whether the guest's RAM comes from a file or huge pages, not from available memory."""
     backend = machine.memory_backend
@@ -175,6 +187,9 @@ RULES = (
         before=("launch",),
     ),
     Rule(codes=("little-memory",), check=memory, parts=("memory", "launch"), before=("launch",)),
+    Rule(
+        codes=("few-huge-pages",), check=huge_pages, parts=("memory", "launch"), before=("launch",)
+    ),
     Rule(codes=("state-folder", "run-folder"), check=launch_folders, parts=("launch",)),
     Rule(codes=("no-fence",), check=fences),
 )
