@@ -934,7 +934,10 @@ class Keeper:
         if self._tries.are_spent:
             count = declared.tries_per_hour
             why = f"{count} launches or resyncs have failed within an hour"
-            remedy = "mend what the lines before name, then `pycolo pause` and `pycolo unpause`"
+            remedy = (
+                "mend what the lines before name and `pycolo check` finds, then `pycolo pause` "
+                "and `pycolo unpause`"
+            )
             self._say("person", f"{why}; {remedy}, or wait: the next try is after that hour")
         return self._tries.next_s
 
