@@ -490,7 +490,7 @@ def promote(draft: Draft, secondary: str, claim: PairRecord, victim: Victim | No
     """Emit the steps by which a secondary continues without its primary (qemu-behaviour 7.10).
 
     The NBD server stops before COLO ends: a late write of the primary must not bypass the overlays
-    and reach the image.
+    and reach the image. QEMU itself announces the guest to the switches (qemu-behaviour 7.13).
 
     Args:
         draft: The plan so far.
