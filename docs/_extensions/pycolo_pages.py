@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args, get_origin, get_type_hints
 import attrs
 import click
 import sequence
+import states
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -379,6 +380,18 @@ class SequenceDiagram(SphinxDirective):
         return [nodes.raw("", f'<div style="overflow-x: auto">{drawn}</div>', format="html")]
 
 
+class StateDiagram(SphinxDirective):
+    """The states of a node and the transitions between them, drawn by `states` from the table."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    @override
+    def run(self) -> Sequence[nodes.Node]:
+        drawn = states.draw(self.arguments[0], table.ROWS)
+        return [nodes.raw("", f'<div style="overflow-x: auto">{drawn}</div>', format="html")]
+
+
 class LinkToFacts(SphinxPostTransform):
     """Make each citation of docs/qemu-behaviour.md lead to its entry."""
 
@@ -466,6 +479,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("decision-table", DecisionTable)
     app.add_directive("supervision-limits", SupervisionLimits)
     app.add_directive("sequence-diagram", SequenceDiagram)
+    app.add_directive("state-diagram", StateDiagram)
     app.add_post_transform(LinkToFacts)
     app.connect("doctree-read", _name_entries)
     app.connect("autodoc-process-signature", _show_factories)
