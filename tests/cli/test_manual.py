@@ -56,6 +56,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pycolo: Pycolo) -> Pa
     (tmp_path / "shop-db.toml").write_text(declared)
     other = declared.replace('name = "shop-db"', 'name = "shop-web"') + "[ports]\nbase = 9120\n"
     (tmp_path / "shop-web.toml").write_text(other)
+    laptop = pairs(ROOT / "docs" / "how-to" / "growing.md")[0]
+    (tmp_path / "laptop.toml").write_text(laptop)
     (tmp_path / "failover.jsonl").touch()
     monkeypatch.chdir(tmp_path)
     for name, version in VERSIONS.items():

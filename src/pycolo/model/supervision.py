@@ -27,9 +27,13 @@ class Supervision:
     """
 
     silent_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
-    "A QEMU that answers neither in nor out of band for so long is suspected."
+    """A QEMU that answers neither in nor out of band for so long is suspected. A healthy one answers
+    out of band within milliseconds, even inside a checkpoint, so that only an overloaded host takes
+    longer."""
     stuck_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
-    "A QEMU whose main loop is silent for so long, plus 1 s for each GiB of RAM, is suspected."
+    """A QEMU whose main loop is silent for so long, plus 1 s for each GiB of RAM, is suspected. The
+    main loop is silent for as long as a checkpoint pauses the guest, and the longest pauses grow
+    with the RAM."""
     entry_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     """Added to `stuck_s` and `no_checkpoint_s` until the second checkpoint, because the first one
     copies all RAM. Until then 1 s for each GiB of RAM is added to `no_checkpoint_s` as well."""
@@ -39,20 +43,27 @@ class Supervision:
     """How long without a checkpoint is a suspicion. None for 3 checkpoint delays, or one checkpoint
     delay plus 5 s if that is longer."""
     primary_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
-    "How long a suspicion must last before the primary acts on it."
+    """How long a suspicion must last before the primary acts on it. Meanwhile a checkpoint is forced,
+    and one that ends takes the suspicion back."""
     secondary_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
     """How long a suspicion must last before the secondary acts on it. It must be longer than
     `primary_s`, because less is lost if the primary acts first."""
     retake_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "How long the other node's claim may stay without effect before this node may take it over."
+    """How long the other node's claim may stay without effect before this node may take it over:
+    usually a claim has its effect within a lease and the time of a fence."""
     fuse_s: float = attrs.field(default=2.0, validator=rules.Valid(rules.seconds))
-    "With agents, a fuse stops a primary after so long with no checkpoint and no renewed lease."
+    """With agents, a fuse stops a primary after so long with no checkpoint and no renewed lease. An
+    etcd that lost its leader takes one to two seconds to answer again. The other node waits a second
+    longer than this before it continues."""
     kill_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
-    "With agents, a primary that its fuse has stopped is killed after so long."
+    """With agents, a primary that its fuse has stopped is killed after so long. Until then the stop
+    can be undone, if the arbiter answers again or the other node's claim is taken over."""
     retry_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
-    "How long to wait after a launch or a resync that failed; doubled each time, up to a minute."
+    """How long to wait after a launch or a resync that failed, because each try costs the guest a
+    pause; doubled each time, up to a minute."""
     tries_per_hour: int = attrs.field(default=5, validator=rules.Valid(rules.Whole(1, 1000)))
-    "How many launches and resyncs may fail within an hour before a person is needed."
+    """How many launches and resyncs may fail within an hour before a person is needed: a fault that
+    has outlived so many tries needs a repair."""
 
     def __attrs_post_init__(self) -> None:
         if self.secondary_s <= self.primary_s:
