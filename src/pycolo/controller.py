@@ -147,6 +147,7 @@ class PairController:
         # One observation at a time: a monitor serves one client.
         self._rounds = asyncio.Lock()
         self._acting = asyncio.Lock()
+        self._is_queued = False
         self._dialling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changed = asyncio.Event()
         self._executions = 0
@@ -314,7 +315,12 @@ class PairController:
             step = self._next(await self._left() or await self._observe_pair(), avoid)
             if self._resyncs is None or not _joins(step):
                 return await self._do(step, since)
-        if not await self._turn(self._resyncs):
+        self._is_queued = True
+        try:
+            has_turn = await self._turn(self._resyncs)
+        finally:
+            self._is_queued = False
+        if not has_turn:
             why = "something happened while the resync waited for its turn"
             return Round(step=step, why=why, is_overtaken=True)
         try:
@@ -323,6 +329,11 @@ class PairController:
                 return await self._do(self._next(await self._observe_pair(), avoid), since)
         finally:
             self._resyncs.release()
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether a resync of the pair waits for the semaphore `resyncs`."""
+        return self._is_queued
 
     def begin_generation(self) -> None:
         """Call `Session.begin_generation` of each session, before another program starts COLO."""

@@ -30,19 +30,25 @@ def test_unit_is_one_that_systemd_takes(unit: Path) -> None:
     assert (0, "") == (found.returncode, found.stderr)
 
 
-def test_service_manager_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["supervise", "agent"])
+def test_service_manager_is_told(verb: str, tmp_path: Path) -> None:
     """When it is ready, again and again that it still turns, and when it ends."""
     pair_file, folder = tmp_path / "pair.toml", tmp_path / "store"
     pair_file.write_text(PAIR.format(run_dir=tmp_path))
+    command: tuple[str | Path, ...] = (sys.executable, "-m", "pycolo", verb, pair_file)
+    # Nothing is launched: a supervisor is paused, and an agent's arbiter gives no answer.
+    if verb == "agent":
+        agent = tmp_path / "agent.toml"
+        nowhere = 'etcd.endpoints = ["http://127.0.0.1:1"]'
+        agent.write_text(f'format_version = 1\nnode = "alpha"\n{nowhere}\n')
+        command = (*command[:-1], agent, pair_file)
     with Store(folder) as store:
-        # Nothing is launched.
         store.pause("colo", "by the test")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(20)
         environ = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
         environ |= {"WATCHDOG_USEC": "200000", "STATE_DIRECTORY": str(folder)}
-        command = (sys.executable, "-m", "pycolo", "supervise", str(pair_file))
         with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL) as service:
             told = [manager.recv(100).decode() for _ in range(4)]
             service.send_signal(signal.SIGTERM)

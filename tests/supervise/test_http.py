@@ -21,7 +21,8 @@ from typing_extensions import override
 from pycolo._json import dumps
 from pycolo.errors import DeclarationError
 from pycolo.standing import Standing
-from pycolo.supervise import HttpEndpoint, PairStatus, Store, Supervisor
+from pycolo.supervise import HttpEndpoint, PairStatus, Store, Supervisor, Underway
+from pycolo.supervise._measures import NO_SILENCE, Tally
 from pycolo.supervise.http import _metrics, served
 from pycolo.supervise.http._health import health_to_json, pairs_to_json, problem
 from pycolo.supervise.http._page import page
@@ -266,6 +267,33 @@ def test_silence_stands_beside_its_limit(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def test_resync_is_shown_while_it_copies() -> None:
+    """How far its step is, how long that still takes, and whether it waits for its turn."""
+    copying = Underway(
+        procedure="resume",
+        step="alpha/wait/mirrored",
+        number=9,
+        steps=40,
+        done_bytes=1000,
+        total_bytes=5000,
+        rate_bytes_s=500.0,
+    )
+
+    def shown(underway: Underway | None, *, is_queued: bool) -> Got:
+        tally = Tally(pair="colo", clock=lambda: 0.0)
+        measures = tally.measures(NO_SILENCE, underway, is_queued=is_queued)
+        return Got(status=200, headers={}, text=_metrics.exposition((), (measures,)).decode())
+
+    found = shown(copying, is_queued=False)
+    assert 1000 == found.value("pycolo_resync_done_bytes")
+    assert 5000 == found.value("pycolo_resync_total_bytes")
+    assert 8 == found.value("pycolo_resync_left_seconds")
+    assert 0 == found.value("pycolo_resync_queued")
+    waiting = shown(None, is_queued=True)
+    assert None is waiting.value("pycolo_resync_total_bytes")
+    assert 1 == waiting.value("pycolo_resync_queued")
+
+
 def test_pause_is_shown(tmp_path: Path) -> None:
     """While it lasts nobody is asked, so that no age of a question grows."""
 
@@ -288,7 +316,7 @@ def test_every_metric_has_a_help_and_a_known_name(tmp_path: Path) -> None:
     async def scenario(_: FakePair, watched: Watched, client: Client) -> None:
         await protected(watched)
         families = list(text_string_to_metric_families((await client.get("/metrics")).text))
-        assert 15 == len(families)
+        assert 23 == len(families)
         assert all(one.name.startswith("pycolo_") and one.documentation for one in families)
         assert all("pair" in sample.labels for one in families for sample in one.samples)
 

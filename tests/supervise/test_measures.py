@@ -10,6 +10,7 @@ from tests.testing.test_supervisor import Watched, kept, protected
 from tests.testing.testbed import FakePair, in_world, time_passes
 
 from pycolo.errors import HostRefused
+from pycolo.plan import Options
 from pycolo.supervise import Histogram, Measures, Store, Supervisor
 
 Scenario = Callable[[FakePair, Watched, Supervisor], Awaitable[None]]
@@ -165,6 +166,27 @@ def test_silence_is_seen_while_it_lasts_and_afterwards(tmp_path: Path) -> None:
         assert silence.longest_s["beta"] <= after.longest_s["beta"] <= silent_s + 0.1
         assert after.checkpoint_s is not None
         assert after.checkpoint_s < after.limits_s["no-checkpoint"]
+
+    play(tmp_path, scenario)
+
+
+def test_longest_time_without_a_checkpoint_is_kept(tmp_path: Path) -> None:
+    """From the second checkpoint on; it stays when checkpoints come more often again."""
+
+    async def scenario(life: FakePair, watched: Watched, supervisor: Supervisor) -> None:
+        await protected(watched)
+        delays_s = [(life.pair.checkpoint_delay_ms / 1000.0) * times for times in (1, 2, 1)]
+        longest_s = []
+        for delay_s in delays_s:
+            options = Options(checkpoint_delay_ms=int(delay_s * 1000))
+            await supervisor.perform(life.pair.name, "set-checkpoint-delay", options=options)
+            await time_passes(5 * delay_s)
+            found = measured(supervisor).silence
+            assert found.longest_checkpoint_s is not None
+            assert found.longest_checkpoint_s < found.limits_s["no-checkpoint"]
+            longest_s.append(found.longest_checkpoint_s)
+        assert delays_s[0] <= longest_s[0] < delays_s[1] <= longest_s[1] == longest_s[2]
+        assert None is measured(supervisor).silence.lease
 
     play(tmp_path, scenario)
 

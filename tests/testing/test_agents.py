@@ -18,7 +18,7 @@ from pycolo.model import Supervision
 from pycolo.observers import Observer
 from pycolo.plan import StopQemu
 from pycolo.record import PairRecord
-from pycolo.supervise import Arbiter, Held
+from pycolo.supervise import Arbiter, Held, LeaseAge
 from pycolo.supervise._arbitration import Arbitration
 from pycolo.supervise.control import find, of_agents, served
 from pycolo.supervise.wishes import read_wish, set_paused, set_want
@@ -179,6 +179,31 @@ def test_arbiter_outage_stops_nobody_in_healthy_colo(nodes: tuple[str, ...]) -> 
         assert before == {q.line.name for q in life.world.running}
 
     play(scenario, pair=attrs.evolve(declared(checkpoint_delay_ms=20000), spares=()))
+
+
+def test_age_of_a_lease_is_measured() -> None:
+    """It grows while the arbiter gives no answer, and its longest time stays afterwards."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        def lease() -> LeaseAge:
+            (measures,) = agents.running["alpha"].measures
+            assert measures.silence.lease is not None
+            return measures.silence.lease
+
+        await agents.protected()
+        await time_passes(10.0)
+        before = lease()
+        assert life.pair.supervision.lease_s == before.limit_s
+        assert before.age_s <= before.longest_s < life.pair.supervision.fuse_s / 2
+        network.arbiter.cut("alpha")
+        await time_passes(20.0)
+        assert 20.0 <= lease().age_s == lease().longest_s
+        network.arbiter.heal("alpha")
+        await time_passes(5.0)
+        assert lease().age_s < 1.0
+        assert 20.0 <= lease().longest_s
+
+    play(scenario)
 
 
 def test_frozen_agent_of_a_secondary_changes_nothing() -> None:

@@ -224,8 +224,10 @@ def test_one_resync_at_a_time_among_pairs_that_share_a_semaphore() -> None:
                 waiting = asyncio.get_running_loop().create_task(controller.reconcile())
                 await asyncio.sleep(1.0)  # of the world's clock
                 assert not waiting.done()
+                assert controller.is_queued
                 assert "none" == life.world.qemu("alpha").live.migration
             assert isinstance((await waiting).step, Act)
+            assert not controller.is_queued
             await settled(controller)
             async with one:
                 armed = controller.armed["alpha"]

@@ -27,9 +27,9 @@ class Supervision:
     """
 
     silent_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
-    """A QEMU that answers neither in nor out of band for so long is suspected. A healthy one answers
-    out of band within milliseconds, even inside a checkpoint, so that only an overloaded host takes
-    longer."""
+    """A QEMU that answers neither in nor out of band for so long is suspected. A healthy one
+    answers out of band within milliseconds, even inside a checkpoint, so that only an overloaded
+    host takes longer."""
     stuck_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
     """A QEMU whose main loop is silent for so long, plus 1 s for each GiB of RAM, is suspected. The
     main loop is silent for as long as a checkpoint pauses the guest, and the longest pauses grow
@@ -43,8 +43,8 @@ class Supervision:
     """How long without a checkpoint is a suspicion. None for 3 checkpoint delays, or one checkpoint
     delay plus 5 s if that is longer."""
     primary_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
-    """How long a suspicion must last before the primary acts on it. Meanwhile a checkpoint is forced,
-    and one that ends takes the suspicion back."""
+    """How long a suspicion must last before the primary acts on it. Meanwhile a checkpoint is
+    forced, and one that ends takes the suspicion back."""
     secondary_s: float = attrs.field(default=1.0, validator=rules.Valid(rules.seconds))
     """How long a suspicion must last before the secondary acts on it. It must be longer than
     `primary_s`, because less is lost if the primary acts first."""
@@ -53,8 +53,8 @@ class Supervision:
     usually a claim has its effect within a lease and the time of a fence."""
     fuse_s: float = attrs.field(default=2.0, validator=rules.Valid(rules.seconds))
     """With agents, a fuse stops a primary after so long with no checkpoint and no renewed lease. An
-    etcd that lost its leader takes one to two seconds to answer again. The other node waits a second
-    longer than this before it continues."""
+    etcd that lost its leader takes one to two seconds to answer again. The other node waits a
+    second longer than this before it continues."""
     kill_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     """With agents, a primary that its fuse has stopped is killed after so long. Until then the stop
     can be undone, if the arbiter answers again or the other node's claim is taken over."""

@@ -6,7 +6,7 @@ availability.
 """
 
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
-from pycolo.supervise._measures import Histogram, Measures, Silence
+from pycolo.supervise._measures import Histogram, LeaseAge, Measures, Silence
 from pycolo.supervise._underway import Underway
 from pycolo.supervise.agent import Agent
 from pycolo.supervise.arbiter import Arbiter, Held
@@ -33,6 +33,7 @@ __all__ = (
     "Held",
     "Histogram",
     "HttpEndpoint",
+    "LeaseAge",
     "Limits",
     "Measures",
     "Observation",

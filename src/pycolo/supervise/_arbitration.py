@@ -41,6 +41,7 @@ from pycolo.record import Change, DamagedRecord, NoRecord, PairRecord, RecordSta
 from pycolo.snapshot import Snapshot
 from pycolo.supervise._authority import Authority
 from pycolo.supervise._events import EventKind
+from pycolo.supervise._measures import LeaseAge
 from pycolo.supervise.arbiter import Arbiter, Held
 from pycolo.supervise.guard import Guard
 from pycolo.supervise.shared import SharedRecord
@@ -114,6 +115,8 @@ class Arbitration(Authority):
         self._may_run_as_of_s = 0.0
         self._begun_as_of_s = 0.0
         self._leased_as_of: tuple[str, float] | None = None
+        # The QEMU whose lease was renewed last, when that was sent, and the longest time between.
+        self._lease: tuple[str, float, float] | None = None
         self._is_due = asyncio.Event()
         self._renewed: str | None = None
         # Every event that QEMU sent before the first of these moments has been read since.
@@ -704,11 +707,23 @@ class Arbitration(Authority):
         instance = shared.record.eligible.get(self._node)
         return instance if instance is not None and instance not in self.ends else None
 
+    @property
+    @override
+    def lease(self) -> LeaseAge | None:
+        """See `Authority`."""
+        shared, last = self._shared, self._lease
+        if shared is None or last is None or last[0] != self._leased:
+            return None
+        age_s = asyncio.get_running_loop().time() - last[1]
+        limit_s = shared.lease_s(self._node, self._pair.supervision)
+        return LeaseAge(age_s=age_s, longest_s=max(last[2], age_s), limit_s=limit_s)
+
     async def _renew_once(self, instance: str, interval_s: float) -> None:
         guard, shared = self._guard, self._shared
         if shared is None:
             return
         as_of_s = 0.0 if guard is None else guard.now_s()
+        sent_s = asyncio.get_running_loop().time()
         try:
             is_renewed = await self._arbiter.renew(
                 self._pair.name,
@@ -720,6 +735,11 @@ class Arbitration(Authority):
         except ArbiterLost:
             self._doubt()
             return
+        if is_renewed:
+            last = self._lease
+            is_same = last is not None and last[0] == instance
+            longest_s = max(last[2], sent_s - last[1]) if last is not None and is_same else 0.0
+            self._lease = (instance, sent_s, longest_s)
         if is_renewed and self._node in self.fuses:
             self._leased_as_of = (instance, as_of_s)
             self._may_run.set()

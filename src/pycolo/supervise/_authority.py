@@ -14,6 +14,7 @@ from typing_extensions import override
 from pycolo.evidence import Evidence
 from pycolo.record import PairRecord, highest
 from pycolo.snapshot import Snapshot
+from pycolo.supervise._measures import LeaseAge
 from pycolo.supervise.store import Store, Wish
 
 
@@ -75,6 +76,10 @@ class Authority(Protocol):
         Args:
             snapshot: What the last observation has shown, with the records of the nodes' files.
         """
+
+    @property
+    def lease(self) -> LeaseAge | None:
+        """The age of the lease that this agent renews; None without one."""
 
     def decides(self, members: Collection[str]) -> tuple[str, ...]:
         """The nodes for which this keeper decides.
@@ -230,6 +235,11 @@ class FilesAuthority(Authority):
     @override
     def drives(self, record: PairRecord | None) -> bool:
         return True
+
+    @property
+    @override
+    def lease(self) -> LeaseAge | None:
+        return None
 
     @override
     def lacks_lease(self, node: str) -> bool:

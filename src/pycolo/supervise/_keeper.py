@@ -241,6 +241,11 @@ class Keeper:
         )
 
     @property
+    def is_queued(self) -> bool:
+        """Whether a resync of the pair waits until those of other pairs have ended."""
+        return self._controller.is_queued
+
+    @property
     def silence(self) -> Silence:
         """How long the pair's QEMUs have been silent until now."""
         snapshot, record = self._controller.snapshot, self._record
@@ -259,6 +264,8 @@ class Keeper:
             question_s=question_s,
             longest_s={n: max(health.longest_s, question_s[n]) for n, health in asked.items()},
             checkpoint_s=None if last_s is None else now_s - last_s,
+            longest_checkpoint_s=self._health(record.holder).longest_gap_s(now_s),
+            lease=self._authority.lease,
             limits_s={signal: limits.stands_s(signal) for signal in SIGNALS},
         )
 

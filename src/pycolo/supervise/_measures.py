@@ -20,6 +20,7 @@ from pycolo.plan import Execute, Plan, Procedure
 from pycolo.result import Outcome, Report
 from pycolo.snapshot import role_of
 from pycolo.supervise._streams import Stream
+from pycolo.supervise._underway import Underway
 from pycolo.supervise.observation import Signal
 
 Result: TypeAlias = Literal["done", "failed", "not-begun"]
@@ -66,6 +67,19 @@ class Histogram:
 
 
 @final
+@attrs.frozen(kw_only=True)
+class LeaseAge:
+    """How long the lease of an agent's node has not been renewed; in seconds."""
+
+    age_s: float
+    "How long ago the latest renewal that succeeded was sent."
+    longest_s: float
+    "The longest time between two such renewals for the present QEMU, the present time included."
+    limit_s: float
+    "How long the lease lasts."
+
+
+@final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Silence:
     """How long a pair's QEMUs have been silent, against how long they may be; in seconds."""
@@ -76,11 +90,23 @@ class Silence:
     "Node to the longest time that its present QEMU has left a question unanswered."
     checkpoint_s: float | None
     "How long ago the last checkpoint ended, or COLO began; None outside COLO."
+    longest_checkpoint_s: float | None
+    """The longest time without a checkpoint since the pair's second one in COLO, the present time
+    included; None before that."""
+    lease: LeaseAge | None
+    "The lease of the agent's own node; None while it has none, and under a supervisor."
     limits_s: Mapping[Signal, float]
     "How long each signal must last before it is a suspicion; empty before the first observation."
 
 
-NO_SILENCE: Final = Silence(question_s={}, longest_s={}, checkpoint_s=None, limits_s={})
+NO_SILENCE: Final = Silence(
+    question_s={},
+    longest_s={},
+    checkpoint_s=None,
+    longest_checkpoint_s=None,
+    lease=None,
+    limits_s={},
+)
 "The silence of a pair that was not observed yet."
 
 
@@ -103,6 +129,10 @@ class Measures:
     "How long the primary's guest was paused for each checkpoint, as the supervisor heard of it."
     silence: Silence
     "How long the pair's QEMUs have been silent."
+    underway: Underway | None
+    "The progress of the plan that is executed; None if none is."
+    is_queued: bool
+    "Whether a resync of the pair waits until others have ended."
 
 
 @final
@@ -161,8 +191,8 @@ class Tally(Observer):
             ended_s = self.clock() if self._restored_s is None else self._restored_s
             self._failover = self._failover.plus(ended_s - self._began_s)
 
-    def measures(self, silence: Silence) -> Measures:
-        """The measures until now, with the present silence of the pair's QEMUs."""
+    def measures(self, silence: Silence, underway: Underway | None, *, is_queued: bool) -> Measures:
+        """The measures until now, with what is under way for the pair at present."""
         return Measures(
             pair=self.pair,
             unprotected_s=self._unprotected_s + self._lacking_s(self.clock()),
@@ -171,6 +201,8 @@ class Tally(Observer):
             failover=self._failover,
             checkpoint_pause=self._pause,
             silence=silence,
+            underway=underway,
+            is_queued=is_queued,
         )
 
     def _lacking_s(self, now_s: float) -> float:

@@ -42,6 +42,7 @@ class NodeHealth:
     longest_s: float = 0.0
     "The longest time that an answer took, in seconds."
     _checkpoints_s: tuple[float, ...] = ()
+    _longest_gap_s: float = 0.0
     _stopped_s: float | None = None
     _hung_up_s: float | None = None
     _no_greeting_s: float | None = None
@@ -55,7 +56,7 @@ class NodeHealth:
         before, self.qemu = self.qemu, _qemu(role, self.qemu)
         if self.qemu != before:
             # What was seen until now belongs to the earlier role.
-            self._checkpoints_s, self.checkpoints = (now_s,), 0
+            self._checkpoints_s, self.checkpoints, self._longest_gap_s = (now_s,), 0, 0.0
             self.colo_exit_s = self.cut_s = None
         if role in ("broken primary", "broken secondary") and self.colo_exit_s is None:
             self.colo_exit_s = now_s
@@ -74,6 +75,7 @@ class NodeHealth:
                 self._stopped_s = now_s
             case ResumeEvent() if self._stopped_s is not None:
                 self._stopped_s = None
+                self._longest_gap_s = self.longest_gap_s(now_s) or 0.0
                 self._checkpoints_s = (*self._checkpoints_s[-1:], now_s)
                 self.checkpoints += 1
             case ColoExitEvent():
@@ -169,6 +171,17 @@ class NodeHealth:
     def checkpoint_s(self) -> float | None:
         """When the last checkpoint ended, or COLO began; None if QEMU is not in COLO."""
         return self._checkpoints_s[-1] if self._checkpoints_s and self.qemu == "colo" else None
+
+    def longest_gap_s(self, now_s: float) -> float | None:
+        """The longest time without a checkpoint until now, in seconds.
+
+        It counts from the second checkpoint in COLO on, since the limit is longer before that;
+        None until then.
+        """
+        last_s = self.checkpoint_s
+        if last_s is None or self.checkpoints < CHECKPOINTS:
+            return None
+        return max(self._longest_gap_s, now_s - last_s)
 
     def checkpoints_since(self, at_s: float) -> int:
         """How many of the last two checkpoints ended after a moment; 0 if COLO has ended.

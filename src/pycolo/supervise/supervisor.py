@@ -160,7 +160,9 @@ class Keeping:
             DeclarationError: The supervisor has no such pair.
         """
         keeper = self._kept_by(pair)
-        return self._tallies[pair].measures(keeper.silence)
+        return self._tallies[pair].measures(
+            keeper.silence, self._following[pair].underway, is_queued=keeper.is_queued
+        )
 
     def checkpoints(self, pair: str) -> AsyncGenerator[Checkpoint]:
         """The checkpoints of a pair, each as it ends, until the generator is closed.

@@ -29,6 +29,7 @@ _PAIR: Final = ("pair",)
 _NODE: Final = ("pair", "node")
 _USUAL: Final[tuple[Procedure, ...]] = ("launch", "start", "resume", "failover", "switch-over")
 "The procedures that are shown, with the count 0, before they were ever due."
+_JOINING: Final[frozenset[Procedure]] = frozenset({"start", "resume"})
 
 
 def exposition(statuses: Sequence[PairStatus], measures: Sequence[Measures]) -> bytes:
@@ -58,6 +59,8 @@ class _Collector(Collector):
         yield from _counters(self._measures)
         yield from _histograms(self._measures)
         yield from _silences(self._measures)
+        yield from _leases(self._measures)
+        yield from _resyncs(self._measures)
 
 
 def _of_statuses(statuses: Sequence[PairStatus]) -> Iterator[Metric]:
@@ -146,6 +149,11 @@ def _silences(measures: Sequence[Measures]) -> Iterator[Metric]:
         "How long a node's QEMU has left the present question unanswered; 0 for none.",
         labels=_NODE,
     )
+    gap = GaugeMetricFamily(
+        "pycolo_checkpoint_age_max_seconds",
+        "The longest time without a checkpoint, from the second checkpoint in COLO on.",
+        labels=_PAIR,
+    )
     longest = GaugeMetricFamily(
         "pycolo_node_question_age_max_seconds",
         "The longest that a node's QEMU has left a question unanswered.",
@@ -168,8 +176,58 @@ def _silences(measures: Sequence[Measures]) -> Iterator[Metric]:
             longest.add_metric((one.pair, node), silence.longest_s[node])
         if silence.checkpoint_s is not None:
             checkpoint.add_metric((one.pair,), silence.checkpoint_s)
+        if silence.longest_checkpoint_s is not None:
+            gap.add_metric((one.pair,), silence.longest_checkpoint_s)
         for signal, limit_s in silence.limits_s.items():
             # Signals without a limit are a suspicion at once.
             if limit_s > 0.0:
                 limit.add_metric((one.pair, signal), limit_s)
-    yield from (question, longest, checkpoint, limit)
+    yield from (question, longest, checkpoint, gap, limit)
+
+
+def _leases(measures: Sequence[Measures]) -> Iterator[Metric]:
+    age = GaugeMetricFamily(
+        "pycolo_lease_age_seconds",
+        "How long ago the last renewal of the lease of this agent's node was sent.",
+        labels=_PAIR,
+    )
+    longest = GaugeMetricFamily(
+        "pycolo_lease_age_max_seconds",
+        "The longest time between two renewals of that lease.",
+        labels=_PAIR,
+    )
+    limit = GaugeMetricFamily(
+        "pycolo_lease_limit_seconds", "How long that lease lasts.", labels=_PAIR
+    )
+    for one in measures:
+        lease = one.silence.lease
+        if lease is not None:
+            age.add_metric((one.pair,), lease.age_s)
+            longest.add_metric((one.pair,), lease.longest_s)
+            limit.add_metric((one.pair,), lease.limit_s)
+    yield from (age, longest, limit)
+
+
+def _resyncs(measures: Sequence[Measures]) -> Iterator[Metric]:
+    done = GaugeMetricFamily(
+        "pycolo_resync_done_bytes", "How much a resync has copied in its step.", labels=_PAIR
+    )
+    total = GaugeMetricFamily(
+        "pycolo_resync_total_bytes", "How much that step has to copy.", labels=_PAIR
+    )
+    left = GaugeMetricFamily(
+        "pycolo_resync_left_seconds", "How long that step still takes at its rate.", labels=_PAIR
+    )
+    queued = GaugeMetricFamily(
+        "pycolo_resync_queued", "Whether a resync waits until others have ended.", labels=_PAIR
+    )
+    for one in measures:
+        queued.add_metric((one.pair,), int(one.is_queued))
+        underway = one.underway
+        if underway is None or underway.procedure not in _JOINING or not underway.total_bytes:
+            continue
+        done.add_metric((one.pair,), underway.done_bytes)
+        total.add_metric((one.pair,), underway.total_bytes)
+        if underway.left_s is not None:
+            left.add_metric((one.pair,), underway.left_s)
+    yield from (done, total, left, queued)
