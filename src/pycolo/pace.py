@@ -28,6 +28,8 @@ class Checkpoint:
     "When the guest was paused, in seconds; only the difference of two such times has a meaning."
     pause_s: float
     "How long the guest was paused, in seconds."
+    forced: bool = False
+    "Whether the supervisor had forced one, for itself or for a person; False if nobody knows."
 
 
 @final
@@ -37,7 +39,8 @@ class Pace:
 
     QEMU does not report the cause of a checkpoint, so it is inferred. A checkpoint that the delay
     causes begins one delay after the beginning of the one before (qemu-behaviour 4.18). An earlier
-    one had another cause: the guests' packets differed, or a program forced it.
+    one had another cause: a program forced it, or the guests' packets differed. A supervisor knows
+    which ones it has forced itself. A failover causes none.
     """
 
     seconds: float
@@ -48,8 +51,10 @@ class Pace:
     "How long each checkpoint paused the guest, ascending."
     timed: int
     "The number of checkpoints that the delay caused."
+    forced: int
+    "The number of checkpoints that the supervisor forced."
     early: int
-    "The number of checkpoints with another cause; the first checkpoint is in neither number."
+    "The number of earlier checkpoints with another cause; the first one is in none of the numbers."
 
     @classmethod
     def of(cls, checkpoints: Sequence[Checkpoint], *, seconds: float, delay_ms: int) -> Pace:
@@ -62,13 +67,15 @@ class Pace:
         """
         delay_s = delay_ms / _MS
         least_s = delay_s - max(JITTER * delay_s, JITTER_S)
-        gaps_s = [b.began_s - a.began_s for a, b in itertools.pairwise(checkpoints)]
-        early = sum(gap_s < least_s for gap_s in gaps_s)
+        rest = [(b, b.began_s - a.began_s) for a, b in itertools.pairwise(checkpoints)]
+        forced = sum(one.forced for one, _ in rest)
+        early = sum(gap_s < least_s for one, gap_s in rest if not one.forced)
         return cls(
             seconds=seconds,
             delay_ms=delay_ms,
             pauses_s=tuple(sorted(one.pause_s for one in checkpoints)),
-            timed=len(gaps_s) - early,
+            timed=len(rest) - forced - early,
+            forced=forced,
             early=early,
         )
 

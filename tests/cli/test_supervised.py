@@ -215,7 +215,16 @@ def test_checkpoint_before_the_delay_was_asked_for() -> None:
     heard = checkpoints(0.0, 1.0, 2.02, 2.3, 3.3, 3.4)
     pace = Pace.of(heard, seconds=4.0, delay_ms=1000)
     assert (3, 2) == (pace.timed, pace.early)
+    assert 0 == pace.forced
     assert (1.5, 0.015) == (pace.per_second, round(pace.share, 6))
+
+
+def test_forced_checkpoint_is_not_taken_for_a_difference() -> None:
+    """It is counted apart, early or not."""
+    heard = checkpoints(0.0, 1.0, 1.3, 2.3, 2.4)
+    heard = [attrs.evolve(one, forced=n in (0, 2, 3)) for n, one in enumerate(heard)]
+    pace = Pace.of(heard, seconds=4.0, delay_ms=1000)
+    assert (1, 2, 1) == (pace.timed, pace.forced, pace.early)
 
 
 @pytest.mark.parametrize(

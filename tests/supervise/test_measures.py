@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.testing.test_supervisor import Watched, kept, protected
 from tests.testing.testbed import FakePair, in_world, time_passes
 
 from pycolo.errors import HostRefused
+from pycolo.pace import Checkpoint
 from pycolo.plan import Options
 from pycolo.supervise import Histogram, Measures, Store, Supervisor
 
@@ -187,6 +189,32 @@ def test_longest_time_without_a_checkpoint_is_kept(tmp_path: Path) -> None:
             longest_s.append(found.longest_checkpoint_s)
         assert delays_s[0] <= longest_s[0] < delays_s[1] <= longest_s[1] == longest_s[2]
         assert None is measured(supervisor).silence.lease
+
+    play(tmp_path, scenario)
+
+
+def test_forced_checkpoint_is_known(tmp_path: Path) -> None:
+    """One that a person asks for is forced, and those that the delay asks for are not."""
+
+    async def scenario(life: FakePair, watched: Watched, supervisor: Supervisor) -> None:
+        await protected(watched)
+        await time_passes(10.0)
+        heard: list[Checkpoint] = []
+        take = heard.append
+
+        async def hear() -> None:
+            # One by one: the task is cancelled while it waits.
+            async for one in supervisor.checkpoints(life.pair.name):
+                take(one)
+
+        hearing = asyncio.create_task(hear())
+        await time_passes(5.0 * life.pair.checkpoint_delay_ms / 1000.0)
+        assert heard
+        assert [] == [one for one in heard if one.forced]
+        await supervisor.checkpoint(life.pair.name)
+        await time_passes(5.0 * life.pair.checkpoint_delay_ms / 1000.0)
+        assert 1 == sum(one.forced for one in heard)
+        hearing.cancel()
 
     play(tmp_path, scenario)
 

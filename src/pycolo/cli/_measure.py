@@ -137,11 +137,12 @@ def _lines(pair: ColoPair, pace: Pace) -> Iterator[str]:
     yield f"pause: {pauses}; {pace.share * 100:.2g} % of the time"
     yield from histogram(pace.pauses_s)
     yield (
-        f"asked for by the delay of {pace.delay_ms} ms: {pace.timed}; earlier, as the guests'"
-        f" packets differed or somebody forced one: {pace.early}"
+        f"asked for by the delay of {pace.delay_ms} ms: {pace.timed}; forced by the supervisor:"
+        f" {pace.forced}; earlier, as the guests' packets differed or another program forced one:"
+        f" {pace.early}"
     )
     yield f"suggested delay: {pace.suggested_ms} ms; then they take 2 % of the time at most"
-    if pace.early > _EARLY * (pace.early + pace.timed):
+    if pace.early > _EARLY * (pace.early + pace.timed + pace.forced):
         yield "most came before the delay was over, so that the delay changes little"
 
 
@@ -179,6 +180,7 @@ def to_json(pair: ColoPair, pace: Pace) -> JsonObject:
         "paused_share": round(pace.share, 6),
         "delay_ms": pace.delay_ms,
         "by_delay": pace.timed,
+        "forced": pace.forced,
         "early": pace.early,
         "suggested_delay_ms": pace.suggested_ms,
     }

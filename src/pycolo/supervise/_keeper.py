@@ -672,6 +672,7 @@ class Keeper:
         live = None if snapshot is None else snapshot.live(primary)
         session = self._detector.session(primary)
         if live is not None and session is not None and not session.closed:
+            self._tally.force()
             session.send(MigrateSetParameters(x_checkpoint_delay_ms=live.checkpoint_delay_ms))
         return "nothing"
 
@@ -1019,6 +1020,7 @@ class Keeper:
         if node == next(iter(self._phases), None):
             if isinstance(notice, StopEvent):
                 self._authority.checkpoint_begins()
+                self._tally.checkpoint_begins()
             pause_s = self._detector.pause_s(node, notice)
             if pause_s is not None:
                 self._tally.checkpoint(pause_s)

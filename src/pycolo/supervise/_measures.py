@@ -16,7 +16,8 @@ from pycolo._mapping import read_only_mappings
 from pycolo.evidence import Kind
 from pycolo.observers import Observer
 from pycolo.pace import Checkpoint
-from pycolo.plan import Execute, Plan, Procedure
+from pycolo.plan import Execute, Plan, Procedure, Step
+from pycolo.qmp.commands import MigrateSetParameters
 from pycolo.result import Outcome, Report
 from pycolo.snapshot import role_of
 from pycolo.supervise._streams import Stream
@@ -154,6 +155,8 @@ class Tally(Observer):
     _pause: Histogram = attrs.field(factory=functools.partial(Histogram.of, PAUSE_S))
     _began_s: float = 0.0
     _restored_s: float | None = None
+    _is_asked: bool = False
+    _is_forced: bool = False
 
     def protection(self, *, lacks: bool) -> None:
         """Take note whether the pair lacks the protection that is wanted; call this repeatedly."""
@@ -161,10 +164,19 @@ class Tally(Observer):
         self._unprotected_s += self._lacking_s(now_s)
         self._since_s = now_s if lacks else None
 
+    def force(self) -> None:
+        """Take note that a checkpoint is forced: the next one that begins."""
+        self._is_asked = True
+
+    def checkpoint_begins(self) -> None:
+        """Take note that the primary's guest was paused, such as for a checkpoint."""
+        self._is_forced, self._is_asked = self._is_asked, False
+
     def checkpoint(self, pause_s: float) -> None:
         """Count a checkpoint for which the primary's guest was paused for `pause_s` seconds."""
         self._pause = self._pause.plus(pause_s)
-        self.checkpoints.tell(Checkpoint(began_s=self.clock() - pause_s, pause_s=pause_s))
+        began_s = self.clock() - pause_s
+        self.checkpoints.tell(Checkpoint(began_s=began_s, pause_s=pause_s, forced=self._is_forced))
 
     def not_begun(self, procedure: Procedure) -> None:
         """Count a procedure that was due, and for which no plan was executed."""
@@ -174,6 +186,13 @@ class Tally(Observer):
     def plan_started(self, plan: Plan) -> None:
         """Note when the plan began."""
         self._began_s, self._restored_s = self.clock(), None
+
+    @override
+    def step_started(self, plan: Plan, step: Step) -> None:
+        """Take note of a step that forces a checkpoint in COLO (qemu-behaviour 4.11)."""
+        command = step.command if isinstance(step, Execute) else None
+        if isinstance(command, MigrateSetParameters) and command.x_checkpoint_delay_ms is not None:
+            self.force()
 
     @override
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
