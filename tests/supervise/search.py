@@ -168,6 +168,14 @@ def handed_over(faults: int) -> State:
     return begin._replace(record=record, disk=False, newest=(False, True))
 
 
+def claimed(faults: int) -> State:
+    """A pair whose link is cut, and whose primary has cut its side of COLO and claimed the pair."""
+    begin = protected(faults)
+    record = begin.record._replace(claimed=0)
+    begin = _node(_node(begin, 0, knows=record, cut=True), 1, knows=record)
+    return begin._replace(record=record, link=False)
+
+
 def without_fuses(begin: State) -> State:
     """The same on hosts that have none."""
     record = begin.record._replace(fuses=())
@@ -413,15 +421,16 @@ class Search:
             made = act(s, i)
             if made is None:
                 # It fails, and what follows it is left out.
-                return []
+                break
             results: list[tuple[str, State]] = [(action, after) for after in made if after != s]
             if results:
                 return results
-        if decision.phase == "person" and not s.told:
+        in_vain = _waits_in_vain(s, i, decision)
+        if (decision.phase == "person" or in_vain) and not s.told:
             # It may know no better: the answer that they are merged was lost.
             knows = s.nodes[i].knows
             unmerged = knows is not None and knows.pending and s.nodes[i].qemu == "none"
-            named = s.restored or not s.disk or unmerged
+            named = in_vain or s.restored or not s.disk or unmerged
             verdict = s.verdict if named else "a person is told, and need not be"
             return [("a person is told", s._replace(told=True, verdict=verdict))]
         return []
@@ -455,9 +464,10 @@ class Search:
             yield _node(s, j, evidence=s.nodes[i].instance)
 
     def _cut(self, s: State, i: int) -> Iterator[State] | None:
-        if s.nodes[i].qemu not in ("primary", "secondary"):
+        me = s.nodes[i]
+        if me.qemu not in ("primary", "secondary") or (me.cut and me.since_cut >= 0):
             return iter(())
-        if s.nodes[i].silent:
+        if me.silent or me.halted:
             return None
         return iter((_node(s, i, cut=True, since_cut=max(0, s.nodes[i].since_cut)),))
 
@@ -469,8 +479,6 @@ class Search:
 
     def _claimed(self, s: State, i: int, record: Record) -> Iterator[State]:
         if i in record.eligible and record.phase == "protected":
-            if s.nodes[i].silent and s.nodes[i].evidence != record.instances[1 - i]:
-                yield s._replace(verdict=f"{NAMES[i]} claims the pair, and gives no answer")
             yield from self._swapped(s, i, record._replace(claimed=i))
 
     def _give_back(self, s: State, i: int) -> Iterator[State] | None:
@@ -487,6 +495,9 @@ class Search:
         fenced = s
         if s.nodes[j].qemu != "none":
             fenced = _node(s, j, qemu="none", halted=False, silent=False)
+            if s.nodes[i].silent or s.nodes[i].halted:
+                worse = f"{NAMES[i]} gives no answer, and ends the QEMU of {NAMES[j]}"
+                fenced = fenced._replace(verdict=worse)
         if not self.rules.fences and (fenced is not s or not s.nodes[j].up):
             # Nobody can tell: it fails, and what follows it is left out.
             return None
@@ -753,6 +764,20 @@ def _in_colo(s: State) -> bool:
     kinds = {node.qemu for node in s.nodes}
     live = not any(node.halted or node.silent or node.cut for node in s.nodes)
     return s.link and live and kinds == {"primary", "secondary"}
+
+
+def _may_answer(node: Node) -> bool:
+    """Whether a node has a QEMU that answers, or that its fuse has stopped."""
+    return node.qemu != "none" and not node.silent
+
+
+def _waits_in_vain(s: State, i: int, decision: Decision) -> bool:
+    """Whether no way leads on while a QEMU gives no answer; who waits for it tells a person."""
+    if decision.event == "disk-failed":
+        # It can hand over only after a checkpoint, and nobody else has every write: `next_step`
+        # tells that (test_person_is_told_of_a_disk_that_failed_while_nobody_can_take_over).
+        return not _may_answer(s.nodes[1 - i])
+    return decision.event == "unresponsive" and not any(map(_may_answer, s.nodes))
 
 
 def _answers(s: State, i: int) -> bool:

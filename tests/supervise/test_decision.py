@@ -87,7 +87,7 @@ def test_evidence_leads_to_serving_at_once() -> None:
     """A QEMU that is shown to have ended is waited for no longer."""
     seen = attrs.evolve(IN_COLO, evidence=END)
     decision = _at("alpha", seen, 10.0)
-    assert (("cut", "claim", "serve"), "serving") == (decision.actions, decision.phase)
+    assert (("claim", "serve"), "serving") == (decision.actions, decision.phase)
 
 
 def test_a_guest_that_shut_down_is_not_started_again() -> None:
@@ -219,7 +219,7 @@ def test_a_lease_is_evidence_only_after_a_whole_one_without_checkpoints() -> Non
     claimed = SharedRecord(record=RECORD, claimed_by="beta", fuses={"alpha": 2.0})
     seen = attrs.evolve(SECONDARY, lease_gone=True, cut_since_s=100.0)
     assert "quiet" == _at("beta", seen, 102.9, claimed).event
-    assert ("cut", "serve") == _at("beta", seen, 103.0, claimed).actions
+    assert ("serve",) == _at("beta", seen, 103.0, claimed).actions
     unarmed = attrs.evolve(claimed, fuses={})
     assert "quiet" == _at("beta", seen, 103.0, unarmed).event
     handed = attrs.evolve(RECORD, holder="beta", eligible={"beta": BETA})
@@ -255,6 +255,18 @@ def test_a_primary_that_its_fuse_stopped_takes_over_a_claim_that_nobody_stands_b
     assert "claimed" == _at("alpha", seen, 200.0, unarmed).event
     answers = attrs.evolve(seen, silent=False)
     assert "claimed" == _at("alpha", answers, 200.0, claimed).event
+
+
+def test_a_node_whose_qemu_gives_no_answer_leaves_the_pair_to_the_other_one() -> None:
+    """It neither claims nor keeps a claim, and tells a person: perhaps nobody can continue."""
+    seen = attrs.evolve(IN_COLO, silent=True, signals={"silent": 100.0})
+    assert ("ask", "tell") == _at("alpha", seen, 200.0).actions
+    by_alpha = SharedRecord(record=RECORD, claimed_by="alpha")
+    for claimer in (seen, attrs.evolve(seen, lease_gone=True, cut_since_s=0.0), IN_COLO):
+        given_back = ("give-back",) if claimer.silent else ("tell", "cut", "seek-evidence")
+        assert given_back == _at("alpha", claimer, 200.0, by_alpha).actions
+    # The end of the other QEMU is known: no fence is needed, and nothing is gained by waiting.
+    assert ("serve",) == _at("alpha", attrs.evolve(seen, evidence=END), 200.0, by_alpha).actions
 
 
 def test_without_the_arbiter_nothing_is_missing_while_colo_works() -> None:

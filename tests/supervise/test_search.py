@@ -14,6 +14,7 @@ from tests.supervise.search import (
     Search,
     State,
     alone,
+    claimed,
     handed_over,
     promoted,
     protected,
@@ -177,6 +178,24 @@ def test_a_silent_node_claims_nothing() -> None:
     assert "alpha stops responding" in _found(NO_LEASE, _changed(_rash, left_out="cut"))
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("deployment", WITHOUT_ONE)
+def test_a_claim_of_a_node_that_gives_no_answer_ends_nobody(deployment: str) -> None:
+    """It leaves the pair to the other node, whose QEMU may be able to continue."""
+    search = Search(WITHOUT_ONE[deployment])
+    assert ("", []) == search.run(claimed(1))
+    assert search.stuck(arbiter_returns=True) is None
+    assert ("claiming", "unresponsive") in search.events
+
+
+def test_a_node_that_gives_no_answer_must_give_its_claim_back() -> None:
+    """If it sought evidence as any other node does, it would end the QEMU that can continue."""
+    heedless = _with(TABLE["claiming", "unresponsive"], TABLE["claiming", "quiet"].actions)
+    wrong, path = Search(decided=heedless).run(claimed(1))
+    assert "alpha gives no answer, and ends the QEMU of beta" == wrong
+    assert "alpha stops responding" in path
+
+
 def test_a_suspicion_is_no_evidence() -> None:
     """Whoever serves on a suspicion alone makes two guests."""
     assert "two guests" in _found(attrs.evolve(FULL, same_lease=False), _blind)
@@ -203,6 +222,7 @@ SAFE_WITHOUT: Final[Mapping[tuple[Standing, Event], str]] = {
     ("stopped", "undecidable"): _TOLD,
     ("alone", "disk-failed"): _TOLD,
     ("joining", "disk-failed"): _TOLD,
+    ("protected", "unresponsive"): _TOLD,
     ("protected", "claimed"): _TOLD,
     ("protected", "lacks-writes"): _TOLD,
     ("protected", "halted"): "only sooner: the search has no host that never comes back",
@@ -255,6 +275,7 @@ _SECOND_FAULT: Final[frozenset[tuple[Standing, Event]]] = frozenset(
         ("protected", "both-ended"),
         ("claiming", "shutdown"),
         ("claiming", "both-ended"),
+        ("claiming", "unresponsive"),
         ("stopped", "outdated"),
     }
 )

@@ -160,6 +160,26 @@ def test_without_a_fuse_a_lease_is_no_evidence() -> None:
     play(scenario, fuses=False)
 
 
+def test_claimer_whose_qemu_gives_no_answer_leaves_the_pair_to_the_other_one() -> None:
+    """It ends nobody, and gives its claim back before the other node would take the claim over."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        network.cut()
+        count = await agents.until("nobody can show", node="alpha", since=count)
+        life.world.qemu("alpha").freeze()
+        count = await agents.until("claims the pair from alpha", node="beta", since=count)
+        held = await network.arbiter.client("beta").read("colo", limit_s=1.0)
+        assert held.shared is not None
+        assert "beta" == held.shared.claimed_by
+        network.heal()
+        count = await agents.until("continues alone", node="beta", since=count)
+        assert "beta" == await serves(life)
+        await agents.protected(count)
+
+    play(scenario, fuses=False)
+
+
 @pytest.mark.parametrize("nodes", [("alpha",), ("beta",), ("alpha", "beta")])
 def test_arbiter_outage_stops_nobody_in_healthy_colo(nodes: tuple[str, ...]) -> None:
     """Checkpoints renew the fuse, which are asked for where the declared delay is too long."""

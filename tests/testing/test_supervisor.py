@@ -232,6 +232,43 @@ def test_nobody_continues_while_nothing_shows_the_death(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def test_person_is_told_of_two_qemus_that_give_no_answer(tmp_path: Path) -> None:
+    """Neither is ended while the other one may not continue; as soon as one answers, it does."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        write(life)
+        both = [life.world.qemu(name) for name in ("alpha", "beta")]
+        for qemu in both:
+            qemu.freeze()
+        count = await watched.until("its own QEMU gives no answer", since=count)
+        await time_passes(60.0)
+        assert "person" in {event.kind for event in watched.events[count:]}
+        assert all(qemu.alive for qemu in both)
+        both[1].thaw()
+        count = await watched.until("failover is done", since=count)
+        assert "beta" == await serves(life)
+        await protected(watched, count)
+
+    play(tmp_path, scenario)
+
+
+def test_person_is_told_of_a_disk_that_failed_while_nobody_can_take_over(tmp_path: Path) -> None:
+    """The secondary alone has every write, and gives no answer."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        write(life)
+        refuse_a_write(life)
+        life.world.qemu("beta").freeze()
+        count = await watched.until("has refused writes that beta has", since=count)
+        assert "person" == watched.events[count - 1].kind
+        await time_passes(60.0)
+        assert not [q for q in life.world.serving if q.node.name == "alpha"]
+
+    play(tmp_path, scenario)
+
+
 def test_both_are_booted_again(tmp_path: Path) -> None:
     """Both hosts lose power: the holder is booted, and protected again."""
 

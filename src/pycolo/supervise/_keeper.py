@@ -65,7 +65,7 @@ _Outcome: TypeAlias = Literal["done", "nothing", "failed"]
 _BY_ROUND: Final[frozenset[Action]] = frozenset({"reconcile", "boot", "hand-over"})
 "The actions that a round does, one step at a time, by `next_step`."
 _DOUBT: Final[frozenset[Event]] = frozenset(
-    {"undecidable", "halted", "claimed", "limit", "suspicion", "lease-gone"}
+    {"undecidable", "halted", "unresponsive", "claimed", "limit", "suspicion", "lease-gone"}
 )
 "While one of these is the event of a node, no round begins."
 _WAITS: Final[frozenset[Event]] = frozenset({"no-arbiter", "own-ended", "lacks-writes"})
@@ -87,6 +87,7 @@ _WORDS: Final[Mapping[Event, str]] = {
     "disk-failed": ": a disk of the primary has failed",
     "lacks-writes": ": it no longer gets the writes of the primary",
     "halted": ": the other node has claimed the pair and is gone, and the fuse stopped this QEMU",
+    "unresponsive": ": its own QEMU gives no answer, so that it leaves the pair to the other node",
     "claimed": ": the other node claims the pair",
     "limit": ": the other QEMU may have ended, and has not answered within its limit",
     "suspicion": ": the other QEMU may have ended",
@@ -454,11 +455,20 @@ class Keeper:
         stands = suspicion_s(seen, self._limits(snapshot, record), self._now_s()) is not None
         if stands or seen.evidence is not None or seen.cut_since_s is not None:
             return
+        if await self._give_back():
+            self._say("action", "gives its claim back: the other QEMU works", claimed_by)
+
+    async def _give_back(self) -> bool:
+        """Withdraw the claim on the pair, and end the search for evidence that it was made for.
+
+        Returns:
+            False if the claim could not be withdrawn.
+        """
         if not await self._withdraw():
-            return
-        self._say("action", "gives its claim back: the other QEMU works", claimed_by)
+            return False
         if self._search is not None:
             self._search.cancel()
+        return True
 
     async def _withdraw(self) -> bool:
         """Withdraw the claim on the pair, if there is one.
@@ -575,7 +585,7 @@ class Keeper:
             case "claim":
                 return await self._begin_claim(decided)
             case "give-back":
-                return "done" if await self._withdraw() else "failed"
+                return "done" if await self._give_back() else "failed"
             case "seek-evidence":
                 return self._begin_search(decided)
             case "serve" | "fail-over":
@@ -732,9 +742,6 @@ class Keeper:
 
     def _begin_search(self, decided: _Decided) -> _Outcome:
         """Begin to look for evidence that the peer's QEMU has ended, and to end it if needed."""
-        if self._authority.cuts and decided.seen.silent:
-            # This node's fuse may have stopped its QEMU: no fence before that QEMU answers again.
-            return "nothing"
         named = None if decided.peer is None else decided.record.eligible.get(decided.peer)
         if named is not None:
             self._search_for(named, decided.record.epoch)
@@ -970,14 +977,16 @@ class Keeper:
         self._say(kind, f"{decision.phase}{words}", decided.node)
 
     def _has_waited(self, decided: _Decided) -> bool:
-        """Whether a node has waited for another node or the arbiter for `retake_s` or longer."""
+        """Whether a node has waited for another node, the arbiter or its QEMU for `retake_s`."""
         decision, now_s = decided.decision, self._now_s()
         waits = decision.phase == "waiting" and decision.event in _WAITS
         # A node with a suspicion leaves the claim to the other one, or cannot write its own claim.
         waits = waits or decision.event == "suspicion" or decision.phase == "claiming"
-        waits = waits or (decision.phase == "waiting" and decided.seen.silent)
         # A supervisor decides for both nodes, so that it waits for no other program.
-        if not waits or not self._authority.observed:
+        waits = waits and bool(self._authority.observed)
+        # It may wait for its own QEMU all the same.
+        waits = waits or (decision.phase == "waiting" and decision.event == "unresponsive")
+        if not waits:
             self._waits_since_s.pop(decided.node, None)
             return False
         since_s = self._waits_since_s.setdefault(decided.node, now_s)

@@ -119,10 +119,11 @@ def event_of(
         return "peer-ended"
     if pending != "halted" and _lease_gone(node, shared, seen, limits, now_s):
         pending = "lease-gone"
-    is_first = pending in ("limit", "lease-gone") and shared.claimed_by != node
-    if is_first and record.phase == "protected" and _yields(seen, limits, now_s):
-        return "suspicion"
-    return pending
+    return (
+        pending
+        if record.phase != "protected"
+        else _unless_unfit(pending, seen, limits, now_s, has_claimed=shared.claimed_by == node)
+    )
 
 
 def suspicion_s(observation: Observation, limits: Limits, now_s: float) -> float | None:
@@ -155,16 +156,24 @@ def _pending(seen: Observation, limits: Limits, now_s: float, *, holds: bool) ->
     return "limit" if is_due else "suspicion"
 
 
-def _yields(seen: Observation, limits: Limits, now_s: float) -> bool:
-    """Whether this node lets the other one claim the pair, since its own QEMU does not answer.
+def _unless_unfit(
+    pending: Event, seen: Observation, limits: Limits, now_s: float, *, has_claimed: bool
+) -> Event:
+    """The event, or another one if this node leaves the pair to the other one for now."""
+    if not has_claimed and pending not in ("limit", "lease-gone"):
+        return pending
+    if seen.silent:
+        return "unresponsive"
+    return "suspicion" if not has_claimed and _yields(seen, limits, now_s) else pending
 
-    It always does if its QEMU does not answer out of band. If only the main loop is silent, that
-    may wait for the other QEMU, inside a checkpoint (qemu-behaviour 7.3), or for a disk of its own.
-    The node then acts itself if the other QEMU does not answer out of band either, or if the other
+
+def _yields(seen: Observation, limits: Limits, now_s: float) -> bool:
+    """Whether this node lets the other one claim the pair, since its own main loop is silent.
+
+    That may wait for the other QEMU, inside a checkpoint (qemu-behaviour 7.3), or for a disk of its
+    own. The node acts itself if the other QEMU does not answer out of band either, or if the other
     node would have claimed the pair by now, and has not.
     """
-    if seen.silent:
-        return True
     if seen.stuck_since_s is None:
         return False
     silent_s = now_s - seen.signals.get("silent", now_s)

@@ -40,6 +40,7 @@ Event: TypeAlias = Literal[
     "both-ended",
     "own-ended",
     "peer-ended",
+    "unresponsive",
     "lease-gone",
     "peer-shutdown",
     "replication-lost",
@@ -57,14 +58,15 @@ Event: TypeAlias = Literal[
 left lacks writes, or the image of this node does. `outdated`: this node has a guest, and the record
 gives its QEMU no right to it. `no-arbiter`: something has to be done, and the record is out of
 reach. `shutdown`: the guest shut down. `both-ended`, `own-ended`, `peer-ended`: there is evidence
-that these QEMUs have ended; `both-ended` only for the holder. `lease-gone`: the peer's lease ran
-out, long enough after this node cut its side of COLO. `peer-shutdown`: the secondary's guest alone
-shut down. `replication-lost`: the secondary no longer gets the writes. `disk-failed`: this
-primary's own disk failed. `lacks-writes`: this secondary no longer gets the writes, so that its
-primary has to continue. `halted`: the other node's claim has led to nothing and that node's lease
-ran out, while the QEMU of this primary gives no answer: its fuse has stopped it, since the claim
-kept its lease from being renewed. `claimed`: the other node claims the pair. `limit`: a suspicion
-has lasted for its limit. `suspicion`: there is one. `quiet`: none of these.
+that these QEMUs have ended; `both-ended` only for the holder. `unresponsive`: this node claims the
+pair, or would do so now, and its own QEMU gives no answer. `lease-gone`: the peer's lease ran out,
+long enough after this node cut its side of COLO. `peer-shutdown`: the secondary's guest alone shut
+down. `replication-lost`: the secondary no longer gets the writes. `disk-failed`: this primary's own
+disk failed. `lacks-writes`: this secondary no longer gets the writes, so that its primary has to
+continue. `halted`: the other node's claim has led to nothing and that node's lease ran out, while
+the QEMU of this primary gives no answer: its fuse has stopped it, since the claim kept its lease
+from being renewed. `claimed`: the other node claims the pair. `limit`: a suspicion has lasted for
+its limit. `suspicion`: there is one. `quiet`: none of these.
 """
 
 Action: TypeAlias = Literal[
@@ -133,7 +135,10 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("alone", "both-ended own-ended", "boot", "alone"),
     _row("alone", "disk-failed", "tell", "alone"),
     _row(
-        "alone", f"{_PEER} lacks-writes halted claimed limit suspicion quiet", "reconcile", "alone"
+        "alone",
+        f"{_PEER} unresponsive lacks-writes halted claimed limit suspicion quiet",
+        "reconcile",
+        "alone",
     ),
     # The secondary is not eligible yet, so that what happens to it needs no evidence.
     _row("joining", "undecidable", "tell", "person"),
@@ -143,7 +148,12 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("joining", "both-ended own-ended", "boot", "alone"),
     _row("joining", "disk-failed", "tell", "joining"),
     _row("joining", f"{_PEER} limit", "reconcile", "alone"),
-    _row("joining", "lacks-writes halted claimed suspicion quiet", "reconcile", "joining"),
+    _row(
+        "joining",
+        "unresponsive lacks-writes halted claimed suspicion quiet",
+        "reconcile",
+        "joining",
+    ),
     # Both nodes may run alone: the first one to change the record does, and only with evidence.
     _row("protected", "undecidable", "tell", "person"),
     _row("protected", "outdated", "tell end-own", "following"),
@@ -151,7 +161,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("protected", "shutdown", "stop", "stopped"),
     _row("protected", "both-ended", "boot", "alone"),
     _row("protected", "own-ended", "say-exit tell", "waiting"),
-    _row("protected", "peer-ended", "cut claim serve", "serving"),
+    _row("protected", "peer-ended", "claim serve", "serving"),
     _row("protected", "lease-gone limit", "cut claim", "claiming"),
     _row("protected", "peer-shutdown replication-lost", "cut narrow", "serving"),
     _row("protected", "disk-failed", "tell hand-over", "following"),
@@ -159,6 +169,8 @@ ROWS: Final[tuple[Row, ...]] = (
     # A QEMU that is stopped cannot be cut. With its node's claim the fuse is renewed, which
     # continues it.
     _row("protected", "halted", "claim", "claiming"),
+    # The other node may be able to continue, and if not, nobody can.
+    _row("protected", "unresponsive", "ask tell", "waiting"),
     _row("protected", "claimed", "tell", "suspect"),
     _row("protected", "suspicion", "ask", "suspect"),
     _row("protected", "quiet", "reconcile", "protected"),
@@ -170,7 +182,10 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("claiming", "both-ended own-ended", "give-back", "protected"),
     # The node's peer has every write: a fence would end the only node that can continue.
     _row("claiming", "disk-failed lacks-writes", "give-back", "protected"),
-    _row("claiming", "peer-ended lease-gone", "cut serve", "serving"),
+    # A fence would end the only QEMU that may be able to continue. A fuse that has stopped this
+    # QEMU is renewed without a claim as well.
+    _row("claiming", "unresponsive", "give-back", "protected"),
+    _row("claiming", "peer-ended lease-gone", "serve", "serving"),
     _row(
         "claiming",
         "peer-shutdown replication-lost halted claimed limit suspicion quiet",
@@ -184,7 +199,8 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("serving", "both-ended own-ended", "boot", "alone"),
     _row(
         "serving",
-        f"no-arbiter {_PEER} disk-failed lacks-writes halted claimed limit suspicion quiet",
+        f"no-arbiter {_PEER} unresponsive disk-failed lacks-writes halted claimed limit suspicion"
+        " quiet",
         "fail-over",
         "alone",
     ),
@@ -194,15 +210,20 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("following", "no-arbiter", "tell", "following"),
     _row("following", "own-ended both-ended", "say-exit", "following"),
     _row("following", f"shutdown {_PEER} disk-failed", "", "following"),
-    _row("following", "lacks-writes halted claimed limit suspicion quiet", "", "following"),
+    _row(
+        "following",
+        "unresponsive lacks-writes halted claimed limit suspicion quiet",
+        "",
+        "following",
+    ),
     # No guest is wanted: a QEMU that still runs is ended.
     _row("stopped", "undecidable", "tell", "person"),
     _row("stopped", "outdated", "tell end-own", "following"),
     _row("stopped", "no-arbiter", "tell", "stopped"),
     _row(
         "stopped",
-        f"shutdown both-ended own-ended {_PEER} disk-failed lacks-writes halted claimed limit"
-        " suspicion quiet",
+        f"shutdown both-ended own-ended {_PEER} unresponsive disk-failed lacks-writes halted"
+        " claimed limit suspicion quiet",
         "reconcile",
         "stopped",
     ),
