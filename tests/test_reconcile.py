@@ -311,6 +311,16 @@ def test_nodes_to_avoid_get_no_secondary() -> None:
     assert Launch(node=spare, role="secondary") == step
 
 
+def test_second_secondary_that_waits_is_ended() -> None:
+    """Its host was away while another node was launched: nobody has to decide which one joins."""
+    spare = PAIR.spares[0].name
+    waits = _launched(SURVIVED.with_node("beta", Absent()), "beta")
+    other = _launched(SURVIVED.with_node("beta", Absent()).with_node(spare, Absent()), spare)
+    step = _next(waits.with_node(spare, other.nodes[spare]))
+    assert isinstance(step, End)
+    assert spare == step.node
+
+
 def test_person_decides_what_no_record_tells() -> None:
     """No record can be read: the finding says so."""
     step = _next(attrs.evolve(NEW, records=RECORDS["unread"]))

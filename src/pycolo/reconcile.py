@@ -262,6 +262,10 @@ class _Ladder:
             return self._end(new, "no secondary is wanted")
         if self._is_booted_again(guest):
             return self._survive(guest) or self._alone(guest)
+        for spare in self.pair.spares:
+            if self._role(spare.name) in WITHOUT_GUEST:
+                # The primary's connections could reach it instead of the secondary.
+                return self._end(spare.name, f"it waits as a secondary, and so does {new}")
         try:
             return Act(plan=self._compile("resume"))
         except CompileError:
