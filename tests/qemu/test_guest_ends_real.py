@@ -34,6 +34,7 @@ from pycolo.supervise import Store
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(240)]
 POWER_OFF = "o /h 0x604 0x2000"
 PANIC = "o /b 0x505 1"
+PANICKED = "the guest has panicked, and QEMU's reaction is poweroff"
 RESET = "o /b 0x64 0xfe"
 CASE_S = 200.0
 
@@ -93,6 +94,8 @@ async def test_guest_that_ends_is_not_a_death(
             await until(lambda: life.host.watch(life.pair, name) is None, f"{name} ends")  # noqa: B023 - awaited here
         assert "stopped" == watched.store.read(life.pair.name).want
         told = watched.events[count:]
+        panics = [event.text for event in told if event.kind == "guest"]
+        assert ([PANICKED] if line == PANIC else []) == panics
         assert not [event.text for event in told if "failover" in event.text]
         assert not [event.text for event in told if event.kind == "person"]
         watched.store.want(life.pair.name, "protected")
@@ -113,4 +116,5 @@ async def test_guest_that_resets_stays_protected(
             await until(lambda: life.counter(name) < before, f"{name} counts anew")  # noqa: B023 - awaited here
         await life.goes_on("alpha", "beta", by=40)
         assert watched.supervisor.statuses[0].is_protected
-        assert not [event.text for event in watched.events[count:] if event.kind != "state"]
+        told = [(e.kind, e.text) for e in watched.events[count:] if e.kind != "state"]
+        assert [("guest", "the guest was reset: guest-reset")] == told

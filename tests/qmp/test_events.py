@@ -13,6 +13,7 @@ from pycolo.qmp import (
     BlockJobReadyEvent,
     ColoExitEvent,
     Event,
+    GuestPanickedEvent,
     JobStatusChangeEvent,
     MigrationEvent,
     OtherEvent,
@@ -71,6 +72,11 @@ SEEN: list[tuple[str, dict[str, object], Event]] = [
         "RESET",
         {"guest": True, "reason": "guest-reset"},
         ResetEvent(guest=True, reason="guest-reset"),
+    ),
+    (
+        "GUEST_PANICKED",
+        {"action": "poweroff", "info": {"type": "s390", "core": 0, "psw-mask": 0}},
+        GuestPanickedEvent(action="poweroff"),
     ),
     (
         "NIC_RX_FILTER_CHANGED",

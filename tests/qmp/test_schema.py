@@ -52,6 +52,7 @@ EVENTS = [
     "BLOCK_EXPORT_DELETED",
     "SHUTDOWN",
     "RESET",
+    "GUEST_PANICKED",
 ]
 
 NEW = Schema.packaged("11.1.3")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ParamSpec
@@ -16,9 +16,11 @@ from tests.testing.testbed import FakePair, Pair, declared, in_world, time_passe
 from pycolo.errors import DeclarationError, HostRefused, StoreError
 from pycolo.hosts import HostState
 from pycolo.model import ColoPair
+from pycolo.qmp import QmpValue
 from pycolo.supervise import Decision, Store, Supervisor, SupervisorEvent, decide
 from pycolo.supervise._node_health import NodeHealth
 from pycolo.supervise.store import Wish
+from pycolo.testing import _colo, _jobs
 from pycolo.testing._monitor import Client
 from pycolo.testing._network import end
 
@@ -774,3 +776,122 @@ def _counted(decide: Callable[_P, Decision], decided: list[str]) -> Callable[_P,
         return decide(*values, **named)
 
     return counted
+
+
+def _guest_events(events: Sequence[SupervisorEvent]) -> list[tuple[str | None, str]]:
+    return [(event.node, event.text) for event in events if event.kind == "guest"]
+
+
+def test_reset_of_the_guest_is_told(tmp_path: Path) -> None:
+    """Each time, once for both sides, and COLO runs on: nothing is done about it."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        before = tuple(life.world.running)
+        for _ in range(2):
+            for name in ("beta", "alpha"):
+                life.world.qemu(name).event("RESET", {"guest": True, "reason": "guest-reset"})
+            await time_passes(60.0)
+        assert [("alpha", "the guest was reset: guest-reset")] * 2 == _guest_events(watched.events)
+        assert before == tuple(life.world.running)
+        assert {"guest"} == {event.kind for event in watched.events[count:]}
+
+    play(tmp_path, scenario)
+
+
+def test_panic_of_the_guest_is_told(tmp_path: Path) -> None:
+    """Both QEMUs end after it, and it is no death: nobody fails over or boots the guest."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        for name in ("alpha", "beta"):
+            qemu = life.world.qemu(name)
+            qemu.event("GUEST_PANICKED", {"action": "poweroff"})
+            qemu.event("SHUTDOWN", {"guest": True, "reason": "guest-panic"})
+            end(qemu, 0)
+            await time_passes(0.02)
+        await watched.until("stopped is wanted", since=count)
+        await time_passes(60.0)
+        told = "the guest has panicked, and QEMU's reaction is poweroff"
+        assert [("alpha", told)] == _guest_events(watched.events)
+        assert not life.world.running
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("MIGRATION", {"status": "failed"}),
+        ("BLOCK_JOB_ERROR", {"device": "resync0", "operation": "write", "action": "report"}),
+    ],
+)
+@pytest.mark.parametrize("node", ["alpha", "beta"])
+def test_event_of_a_fault_begins_an_observation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: str, name: str, data: dict[str, QmpValue]
+) -> None:
+    """The event itself proves nothing: what is found decides, which is that all is well here."""
+    observed: list[float] = []
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        # The observation after a resync has been made, and the next one is not due yet.
+        await time_passes(25.0)
+        host, before = life.world.host("alpha"), tuple(life.world.running)
+        real = host.observe
+
+        async def observe(pair: ColoPair, node: str, *, limit_s: float) -> HostState:
+            observed.append(life.world.now_s)
+            return await real(pair, node, limit_s=limit_s)
+
+        monkeypatch.setattr(host, "observe", observe)
+        life.world.qemu(node).event(name, data)
+        at_s = life.world.now_s
+        await time_passes(2.0)
+        assert observed
+        assert observed[0] - at_s < 0.1
+        assert before == tuple(life.world.running)
+        assert not watched.events[count:]
+
+    play(tmp_path, scenario)
+
+
+def test_resync_whose_migration_fails_is_undone_and_done_again(tmp_path: Path) -> None:
+    """The guest runs on, and is protected by the next resync."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        life.world.qemu("beta").kill()
+        count = await watched.until("failover is done", since=count)
+        count = await watched.until("launch is done", since=count)
+        async with asyncio.timeout(LIMIT_S):
+            while (channel := life.world.qemu("alpha").channel) is None:
+                await time_passes(0.001)
+        _colo.fail(channel, "Unable to write to socket: Broken pipe")
+        await protected(watched, count)
+        (told,) = (e.text for e in watched.events[count:] if e.kind == "trouble")
+        assert told.startswith("resume ended at alpha/")
+        assert "alpha" == await serves(life)
+
+    play(tmp_path, scenario)
+
+
+def test_resync_whose_copy_of_a_disk_fails_is_undone_and_done_again(tmp_path: Path) -> None:
+    """The guest runs on, and is protected by the next resync."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        life.world.qemu("beta").kill()
+        count = await watched.until("failover is done", since=count)
+        count = await watched.until("launch is done", since=count)
+        async with asyncio.timeout(LIMIT_S):
+            while not life.world.qemu("alpha").live.jobs:
+                await time_passes(0.001)
+        (job,) = life.world.qemu("alpha").live.jobs
+        _jobs.fail(life.world.qemu("alpha"), job, "No space left on device")
+        await protected(watched, count)
+        (told,) = (e.text for e in watched.events[count:] if e.kind == "trouble")
+        assert "resume ended at alpha/wait/mirrored" in told
+        assert "alpha" == await serves(life)
+
+    play(tmp_path, scenario)

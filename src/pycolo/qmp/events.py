@@ -27,6 +27,7 @@ __all__ = [
     "BlockJobReadyEvent",
     "ColoExitEvent",
     "Event",
+    "GuestPanickedEvent",
     "JobStatusChangeEvent",
     "MigrationEvent",
     "OtherEvent",
@@ -220,6 +221,17 @@ class ResetEvent(_EventData):
 
 
 @final
+@attrs.frozen(kw_only=True, repr=False, eq=False)
+class GuestPanickedEvent(_EventData):
+    """The guest's kernel reported by a device that it has panicked."""
+
+    qmp_name: ClassVar[str] = "GUEST_PANICKED"
+
+    action: str
+    """What QEMU does about it: ``pause``, ``poweroff`` or ``run``."""
+
+
+@final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class OtherEvent:
     """An event that pycolo does not use."""
@@ -248,6 +260,7 @@ _Known: TypeAlias = (
     | BlockExportDeletedEvent
     | ShutdownEvent
     | ResetEvent
+    | GuestPanickedEvent
 )
 
 Event: TypeAlias = _Known | OtherEvent

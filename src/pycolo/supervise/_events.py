@@ -15,12 +15,13 @@ from pycolo.result import Report
 from pycolo.standing import Standing
 from pycolo.supervise.table import Phase
 
-EventKind: TypeAlias = Literal["state", "action", "execution", "trouble", "person"]
+EventKind: TypeAlias = Literal["state", "action", "execution", "trouble", "guest", "person"]
 """What an event is about:
 
 `state`: the phase that a node is in now, and why, or what is wanted of the pair. `action`:
 something is done about it. `execution`: a plan was executed. `trouble`: something failed, and is
-tried again. `person`: a person must act; until then nothing else is safe or of use.
+tried again. `guest`: the guest was reset, or has panicked. `person`: a person must act; until then
+nothing else is safe or of use.
 """
 
 

@@ -24,7 +24,7 @@ from pycolo.model import ColoPair
 from pycolo.observers import Observer, Several
 from pycolo.plan import Options, Procedure, StopQemu
 from pycolo.qmp.commands import MigrateSetParameters, Yank
-from pycolo.qmp.events import ResumeEvent, StopEvent
+from pycolo.qmp.events import GuestPanickedEvent, ResetEvent, ResumeEvent, StopEvent
 from pycolo.qmp.objects import YankMigration
 from pycolo.qmp.replies import Version
 from pycolo.reconcile import Act, Decide, Launch, NextStep, Prove, Settled, next_step
@@ -1002,6 +1002,22 @@ class Keeper:
         if isinstance(step, Decide):
             self._say("person", "; also: ".join(map(str, step.findings)))
 
+    def _say_of_guest(self, node: str, notice: Notice) -> None:
+        """Tell what the guest did by itself, as often as it does: nothing is done about it."""
+        match notice:
+            case ResetEvent(reason=reason):
+                text = f"the guest was reset: {reason}"
+            case GuestPanickedEvent(action=action):
+                text = f"the guest has panicked, and QEMU's reaction is {action}"
+            case _:
+                return
+        record = self._record
+        # In COLO the holder is the primary. Its secondary runs the same guest.
+        if record is None or node != record.holder:
+            return
+        if node in self._authority.decides(_members(record)):
+            self._tell(SupervisorEvent(pair=self.pair.name, kind="guest", text=text, node=node))
+
     def _say(self, kind: EventKind, text: str, node: str | None = None) -> None:
         """Tell an event, unless the last one of this kind and node had the same text."""
         if kind == "person":
@@ -1015,6 +1031,7 @@ class Keeper:
 
     def _observe(self, node: str, notice: Notice) -> None:
         self._count_checkpoint(node, notice)
+        self._say_of_guest(node, notice)
         self._detector.observe(node, notice)
         is_checkpoint = self._is_calm and isinstance(notice, StopEvent | ResumeEvent)
         if not is_checkpoint and not self._is_executing:
