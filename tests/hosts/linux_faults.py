@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
 
 from tests.hosts.linux_life import LIMIT_S, LinuxLife
+from tests.persons import CLAIM_WAITS, WAITS
 
 Strike: TypeAlias = Callable[[LinuxLife], Awaitable[None]]
 Role: TypeAlias = Literal["primary", "secondary"]
@@ -146,6 +147,8 @@ def agent_while(number: signal.Signals, phase: Literal["joining", "claim", "alon
                     struck.at_s = life.kept.hit(life.primary, STOP)
                     count = await until("claims the pair", since=struck.since)
                     name = life.kept.told[count - 1].teller
+                    # Until that agent is back, the other one waits for what its claim leads to.
+                    struck.may_ask = (WAITS, CLAIM_WAITS)
             await _hit_agent(life, name, number)
             struck.notes.append(f"{time.monotonic() - struck.at_s:.1f} s after the QEMU")
             if number == STOP:

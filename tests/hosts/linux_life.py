@@ -23,6 +23,7 @@ import attrs
 from tests.etcd import Members
 from tests.hosts.supervised import MAC, NAMES, PAIR, Declared, Kept, Program
 from tests.hosts.testbed import CLIENT_LINK, CONTROLLER, MANAGEMENT, SWITCH, Testbed
+from tests.persons import Case
 
 from pycolo.demo.client import DISK
 from pycolo.demo.guests import (
@@ -139,6 +140,8 @@ class Fault:
     survivor: str
     "Who had it afterwards."
     is_failover: bool = False
+    may_ask: tuple[Case, ...] = ()
+    "For what it may ask a person before the pair is protected again."
     notes: list[str] = attrs.field(factory=list)
 
 
@@ -245,6 +248,8 @@ class LinuxLife:
             "notes": struck.notes,
         }
         _LOG.info("MEASURED %s", json.dumps(row))
+        unasked = [one for one in persons if not any(case.asks(one) for case in struck.may_ask)]
+        assert not unasked, f"{unasked}\n{self.kept.last()}"
         assert not strays, f"{strays}\n{self.kept.last()}"
         assert 0 == reading.missing, self.kept.last()
 

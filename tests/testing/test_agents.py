@@ -110,6 +110,30 @@ def test_cut_between_the_hosts_ends_one_guest() -> None:
         network.heal()
         await agents.protected(len(agents.events))
         assert "alpha" == await serves(life)
+        assert not [event.text for _, event in agents.events[count:] if event.kind == "person"]
+
+    play(scenario)
+
+
+def test_lease_that_is_no_evidence_in_time_is_for_a_person(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until then nobody is asked, since the claim keeps the other node from renewing it."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        limits = life.pair.supervision
+        await agents.stop("beta")
+        network.cut()
+        count = await agents.until("claims the pair", since=count)
+        # As if the arbiter did not delete a lease that has run out.
+        monkeypatch.setattr(Arbitration, "lacks_lease", lambda *_: False)
+        claimed_s = life.world.now_s
+        await agents.until("continues when the lease of beta has run out", since=count)
+        async with asyncio.timeout(60.0):
+            count = await agents.until("bring its host back", node="alpha", since=count)
+        assert "person" == agents.events[count - 1][1].kind
+        assert life.world.now_s - claimed_s >= limits.lease_s + limits.retake_s
 
     play(scenario)
 

@@ -271,6 +271,32 @@ def test_person_is_told_of_a_disk_that_failed_while_nobody_can_take_over(tmp_pat
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("is_short", [True, False])
+def test_hosts_that_are_away_for_long_are_told_to_a_person(
+    tmp_path: Path, *, is_short: bool
+) -> None:
+    """No secondary can be launched meanwhile; hosts that are soon back need nobody."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        life.world.qemu("beta").kill()
+        count = await watched.until("failover is done", since=count)
+        for name in ("beta", *(node.name for node in life.pair.spares)):
+            life.world.host(name).away = True
+        async with asyncio.timeout(120.0):
+            count = await watched.until("no host answers", since=count)
+        if not is_short:
+            await time_passes(60.0)
+        for name in ("beta", *(node.name for node in life.pair.spares)):
+            life.world.host(name).away = False
+        await protected(watched, count)
+        why = "no host answers on which a secondary for alpha could be launched"
+        expected = [] if is_short else [f"{why}; bring one back, or declare a spare"]
+        assert expected == _persons(watched)
+
+    play(tmp_path, scenario)
+
+
 def test_both_are_booted_again(tmp_path: Path) -> None:
     """Both hosts lose power: the holder is booted, and protected again."""
 

@@ -317,12 +317,16 @@ class Arbitration(Authority):
         )
 
     @override
+    def lease_s(self, node: str) -> float | None:
+        shared = self._shared
+        if shared is None or (node == shared.record.holder and node not in shared.fuses):
+            return None
+        return shared.lease_s(node, self._pair.supervision)
+
+    @override
     def way_out(self, node: str) -> str:
-        # The lease of that node may still run out, which is evidence if its fuse was armed.
-        later = "if the guest does not continue within a few seconds"
         said = f"type `pycolo fenced PAIRFILE {node} --how TEXT` on this one"
-        remedy = f"bring its host back, or switch that host off and {said}"
-        return f"{later}, {remedy}"
+        return f"bring its host back, or switch that host off and {said}"
 
     @override
     async def settle(self, snapshot: Snapshot) -> bool:

@@ -147,6 +147,12 @@ class Authority(Protocol):
         Call it only for the decision `lease-gone`: it does not check the lease itself.
         """
 
+    def lease_s(self, node: str) -> float | None:
+        """How long a node's lease lasts, in seconds, if its end is evidence.
+
+        None if it is none: there are no leases, or the node has the guest and no fuse.
+        """
+
     def way_out(self, node: str) -> str:
         """What a person can do if nothing shows that a node's QEMU has ended."""
 
@@ -276,6 +282,10 @@ class FilesAuthority(Authority):
 
     @override
     def lease_evidence(self, peer: str, instance: str, epoch: int) -> Evidence | None:
+        return None
+
+    @override
+    def lease_s(self, node: str) -> float | None:
         return None
 
     @override

@@ -175,6 +175,8 @@ class Keeper:
         self._search: asyncio.Task[None] | None = None
         self._search_due_s = 0.0
         self._searches = 0
+        # Since when every search for evidence has failed; None if none has.
+        self._unproven_since_s: float | None = None
         self._tries = Retries(limits=pair.supervision)
         self._said: dict[tuple[EventKind, str | None], str] = {}
         self._phases: Mapping[str, Phase] = {}
@@ -184,6 +186,8 @@ class Keeper:
         # belongs to an earlier generation.
         self._unprotected_s = -math.inf
         self._person = ""
+        # Since when no host has answered that could have a secondary; None if one does.
+        self._no_host_since_s: float | None = None
 
     async def run(self) -> None:
         """Keep the pair until the task is cancelled; QEMUs keep running after that.
@@ -441,7 +445,7 @@ class Keeper:
         """Take note of the record's phase, and of the node that claims the pair."""
         if record.phase != "protected":
             await self._withdraw()
-            self._unprotected_s = self._now_s()
+            self._unprotected_s, self._unproven_since_s = self._now_s(), None
             if not self._authority.drives(record):
                 self._controller.begin_generation()
         self._note_claim()
@@ -466,6 +470,7 @@ class Keeper:
         """
         if not await self._withdraw():
             return False
+        self._unproven_since_s = None
         if self._search is not None:
             self._search.cancel()
         return True
@@ -755,14 +760,30 @@ class Keeper:
     async def _searched(self, victim: Victim) -> None:
         evidence = await self._found(victim)
         if evidence is not None:
-            self._searches = 0
+            self._searches, self._unproven_since_s = 0, None
             self._detector.ended[victim.instance] = evidence
             return
         self._searches += 1
         wait_s = waited_s(self.pair.supervision, self._searches)
         self._search_due_s = self._now_s() + wait_s
         why = f"nobody can show that {victim.instance} has ended, and no fence has ended it"
+        if self._unproven_since_s is None:
+            self._unproven_since_s = self._now_s()
+        if self._awaits_lease(victim.node, self._unproven_since_s):
+            later = f"the guest continues when the lease of {victim.node} has run out"
+            self._say("trouble", f"{why}; {later}", victim.node)
+            return
         self._say("person", f"{why}; {self._authority.way_out(victim.node)}", victim.node)
+
+    def _awaits_lease(self, node: str, since_s: float) -> bool:
+        """Whether a node's lease may soon be the evidence that nothing else has given.
+
+        The claim keeps the node from renewing it. A person is asked for if it still is no evidence
+        `retake_s` after it should have run out, whoever claims the pair by then.
+        """
+        lease_s = self._authority.lease_s(node)
+        waited_s = self._now_s() - since_s
+        return lease_s is not None and waited_s < lease_s + self.pair.supervision.retake_s
 
     async def _found(self, victim: Victim) -> Evidence | None:
         host, node = self._hosts[victim.node], victim.node
@@ -905,13 +926,14 @@ class Keeper:
     def _conclude(self, found: Round, *, failed: bool) -> None:
         """Tell the result of a round, and set when the next one is due."""
         now_s, report = self._now_s(), found.report
+        kind = self._kind_of(found.step)
         match found.step:
             case Settled():
                 self._person = ""
                 self._tries = self._tries.succeeded()
                 self._due_s += OBSERVATION_S
             case Decide():
-                self._say("person", found.why)
+                self._say(kind, found.why)
                 self._due_s += OBSERVATION_S
             case Prove(instance=instance, plan=plan) if report is None:
                 is_ended = self._wish.want == "stopped" and instance != ""
@@ -927,6 +949,18 @@ class Keeper:
                 self._due_s = self._again_s(step, now_s)
             case _:
                 pass
+
+    def _kind_of(self, step: NextStep) -> EventKind:
+        """How to tell that no step is safe: a host that is away may be back soon by itself."""
+        lacks_host = isinstance(step, Decide) and {"no-host"} == {f.code for f in step.findings}
+        if not lacks_host:
+            self._no_host_since_s = None
+            return "person"
+        now_s = self._now_s()
+        if self._no_host_since_s is None:
+            self._no_host_since_s = now_s
+        is_new = now_s - self._no_host_since_s < self.pair.supervision.retake_s
+        return "trouble" if is_new else "person"
 
     def _count_not_begun(self, step: NextStep) -> None:
         match step:
