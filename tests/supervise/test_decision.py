@@ -290,6 +290,8 @@ def test_a_paused_pair_is_only_observed() -> None:
     ("make", "rule"),
     [
         (lambda: Supervision(primary_s=1.0, secondary_s=1.0), "be longer than primary_s (1)"),
+        (lambda: Supervision(retake_s=10.1), "not be longer than kill_s (10)"),
+        (lambda: Supervision(kill_s=9.9), "not be longer than kill_s (9.9)"),
         (lambda: Supervision(silent_s=0.0), "be a positive number of seconds"),
         (lambda: Supervision(tries_per_hour=0), "be a whole number from 1 to 1000"),
     ],
@@ -301,3 +303,14 @@ def test_limits_that_contradict_each_other_are_refused(
     with pytest.raises(DeclarationError, match="Supervision") as caught:
         make()
     assert rule in str(caught.value)
+
+
+@pytest.mark.parametrize("fuse_s", [0.5, 2.0, 60.0])
+def test_a_lease_is_computed_from_the_fuse(fuse_s: float) -> None:
+    """A second longer, whatever is declared, so that the fuse acts first (as in medik8s)."""
+    declared = Supervision(fuse_s=fuse_s)
+    assert fuse_s + 1.0 == declared.lease_s
+    assert "lease_s" not in {field.name for field in attrs.fields(Supervision)}
+    armed = attrs.evolve(SHARED, fuses={"alpha": fuse_s + 3.0})
+    assert fuse_s + 4.0 == armed.lease_s("alpha", declared)
+    assert fuse_s + 1.0 == armed.lease_s("beta", declared)

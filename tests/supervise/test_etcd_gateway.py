@@ -141,7 +141,7 @@ WITH_LEASE: Final = _pairs(**{"record": dump_shared(SHARED), "leases/alpha": ALP
 async def test_an_unknown_answer_to_a_change_is_no_answer(
     change: Method, answer: Callable[[], web.Response], why: str
 ) -> None:
-    """Whatever is not understood means that nothing is known; the change is not sent again."""
+    """Nothing is known then, and the change is not sent again (Patroni's trap)."""
     async with gate() as first, gate() as second, arbiter(first.url, second.url) as lost:
         for one in (first, second):
             one.answer = answers(txn=answer, range=lambda: _found(WITH_LEASE))

@@ -24,7 +24,7 @@ HANGING = Fence(command=(sys.executable, "-c", "import time; time.sleep(60)"), l
 
 
 async def test_the_first_fence_that_succeeds_is_the_evidence() -> None:
-    """They are tried in their order; why one failed is told."""
+    """They are tried in their order: a controller may have died with its host (CloudStack)."""
     told: list[str] = []
     fences = (
         Fence(command=("/nowhere/fence",)),
@@ -44,7 +44,7 @@ async def test_the_first_fence_that_succeeds_is_the_evidence() -> None:
 
 
 async def test_no_fence_is_no_evidence() -> None:
-    """Nor are fences that all fail."""
+    """Nor are fences that all fail: a person is needed (CloudStack's trap)."""
     assert None is await fenced((), VICTIM, print)
     assert None is await fenced((Fence(command=("false",)),), VICTIM, lambda _: None)
 

@@ -93,7 +93,7 @@ def test_fuse_of_an_adopted_pair_is_armed_at_once() -> None:
 def test_fuse_is_disarmed_after_what_is_under_way_can_do_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A change that makes the secondary eligible arrives late: by then it changes nothing."""
+    """A change that makes the secondary eligible is late, and changes nothing (Patroni's trap)."""
     late: list[SharedRecord] = []
 
     async def scenario(life: FakePair, agents: Agents, network: Network) -> None:

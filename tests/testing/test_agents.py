@@ -163,7 +163,7 @@ def test_isolated_primary_is_stopped_before_the_other_one_continues() -> None:
 
 
 def test_without_a_fuse_a_lease_is_no_evidence() -> None:
-    """Nothing has stopped the primary that cannot be reached: the secondary waits for a person."""
+    """Nothing has stopped the primary: the secondary waits for a person (Patroni's trap)."""
 
     async def scenario(_: FakePair, agents: Agents, network: Network) -> None:
         count = await agents.protected()
@@ -206,7 +206,7 @@ def test_claimer_whose_qemu_gives_no_answer_leaves_the_pair_to_the_other_one() -
 
 @pytest.mark.parametrize("nodes", [("alpha",), ("beta",), ("alpha", "beta")])
 def test_arbiter_outage_stops_nobody_in_healthy_colo(nodes: tuple[str, ...]) -> None:
-    """Checkpoints renew the fuse, which are asked for where the declared delay is too long."""
+    """Checkpoints renew the fuse, asked for if they are too rare (as in Proxmox and vSphere FT)."""
 
     async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
         await agents.protected()

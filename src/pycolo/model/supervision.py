@@ -50,7 +50,9 @@ class Supervision:
     `primary_s`, because less is lost if the primary acts first."""
     retake_s: float = attrs.field(default=10.0, validator=rules.Valid(rules.seconds))
     """How long the other node's claim may stay without effect before this node may take it over:
-    usually a claim has its effect within a lease and the time of a fence."""
+    usually a claim has its effect within a lease and the time of a fence. It must not be longer
+    than `kill_s`: the claim keeps the fuse of a primary from being renewed, and a primary that the
+    fuse has killed can take nothing over."""
     fuse_s: float = attrs.field(default=2.0, validator=rules.Valid(rules.seconds))
     """With agents, a fuse stops a primary after so long with no checkpoint and no renewed lease. An
     etcd that lost its leader takes one to two seconds to answer again. The other node waits a
@@ -69,6 +71,11 @@ class Supervision:
         if self.secondary_s <= self.primary_s:
             rule = f"be longer than primary_s ({self.primary_s:g}), or both sides act at once"
             raise DeclarationError("Supervision.secondary_s", self.secondary_s, rule)
+        if self.retake_s > self.kill_s:
+            # The fuse stops the primary `fuse_s` after its last renewal, so that equal limits do.
+            rule = f"not be longer than kill_s ({self.kill_s:g}), or a primary is killed before"
+            rule = f"{rule} it takes over a claim that leads to nothing"
+            raise DeclarationError("Supervision.retake_s", self.retake_s, rule)
 
     @property
     def lease_s(self) -> float:
