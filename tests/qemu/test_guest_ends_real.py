@@ -116,5 +116,6 @@ async def test_guest_that_resets_stays_protected(
             await until(lambda: life.counter(name) < before, f"{name} counts anew")  # noqa: B023 - awaited here
         await life.goes_on("alpha", "beta", by=40)
         assert watched.supervisor.statuses[0].is_protected
-        told = [(e.kind, e.text) for e in watched.events[count:] if e.kind != "state"]
-        assert [("guest", "the guest was reset: guest-reset")] == told
+        told = {(e.kind, e.text) for e in watched.events[count:] if e.kind != "state"}
+        # The firmware may reset the machine once more.
+        assert {("guest", "the guest was reset: guest-reset")} == told
