@@ -79,7 +79,10 @@ def agents_hosts() -> Generator[Testbed]:
 
 
 async def test_killed_primary_loses_no_write(agents_hosts: Testbed, tmp_path: Path) -> None:
-    """Two agents, etcd and fuses: the secondary continues with every acknowledged write."""
+    """Two agents, etcd and fuses: the secondary continues with every acknowledged write.
+
+    The promoted guest is announced on the network, so that switches send frames to its host.
+    """
     async with under_agents(agents_hosts, tmp_path) as life:
         await faults.qemu(KILL, "primary")(life)
 

@@ -57,7 +57,10 @@ def _found(rules: Rules = FULL, decided: Decide = decide, *, faults: int = 1) ->
 
 @pytest.mark.parametrize("deployment", WITHOUT_ONE)
 def test_one_fault_breaks_nothing(deployment: str) -> None:
-    """No two guests, no lost write, no epoch with two holders; service comes back by itself."""
+    """No two guests, no lost write, no epoch with two holders; service comes back by itself.
+
+    So every phase can be left, which others had to learn (pg_auto_failover).
+    """
     assert _found(WITHOUT_ONE[deployment]) == ""
 
 

@@ -32,6 +32,7 @@ _TRAPS: Final = (
     ("Patroni", "tests/testing/test_traps.py::test_pause_outlives_both_agents"),
     ("CloudStack", "tests/supervise/test_fences.py::test_the_first_fence_that_succeeds"),
     ("CloudStack", "tests/supervise/test_fences.py::test_no_fence_is_no_evidence"),
+    ("pg_auto_failover", "tests/supervise/test_search.py::test_one_fault_breaks_nothing"),
     ("repmgr", "tests/testing/test_traps.py::test_old_primary_that_is_back_stays_down"),
     ("medik8s", "tests/supervise/test_decision.py::test_a_lease_is_computed_from_the_fuse"),
     ("Proxmox", "tests/testing/test_agents.py::test_arbiter_outage_stops_nobody_in_healthy_colo"),
