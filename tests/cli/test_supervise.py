@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from pycolo import cli
 cli.main(sys.argv[1:])
 """
 
+LIMIT_S = 20.0
+
 
 @pytest.fixture
 def paused(tmp_path: Path) -> tuple[str, ...]:
@@ -32,6 +35,14 @@ def paused(tmp_path: Path) -> tuple[str, ...]:
     with Store(folder) as store:
         store.pause("colo", "by the test")
     return ("supervise", str(pair_file), "--store", str(folder))
+
+
+def asked(port: int) -> tuple[str, str | None]:
+    """The name of the only pair on the pages, and why it is paused."""
+    with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)) as way:
+        way.request("GET", "/pairs")
+        (pair,) = json.load(way.getresponse())["pairs"]
+    return pair["pair"], pair["paused"]
 
 
 def test_pages_are_served_until_it_ends(paused: tuple[str, ...]) -> None:
@@ -44,10 +55,10 @@ def test_pages_are_served_until_it_ends(paused: tuple[str, ...]) -> None:
             assert process.stderr is not None
             found = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stderr.readline())
             assert found is not None
-            with contextlib.closing(HTTPConnection("127.0.0.1", int(found[1]), timeout=10)) as way:
-                way.request("GET", "/pairs")
-                (pair,) = json.load(way.getresponse())["pairs"]
-            assert ("colo", "by the test") == (pair["pair"], pair["paused"])
+            # The pages are there first; what is wanted is read when the pair's turn has come.
+            deadline_s = time.monotonic() + LIMIT_S
+            while (seen := asked(int(found[1]))) != ("colo", "by the test"):
+                assert time.monotonic() < deadline_s, seen
             process.send_signal(signal.SIGTERM)
             _, rest = process.communicate(timeout=20)
         finally:
