@@ -228,11 +228,11 @@ def accept_pair(
     Args:
         pair: The declaration; the version must be able to protect its machine.
         qemu: Node name to QEMU version, at least one node.
-        assume_good: See `accept`.
+        assume_good: Versions that the operator vouches for; see `accept`.
 
     Raises:
-        VersionError: See `accept`; or the versions differ, or this version cannot protect the
-            pair's machine.
+        VersionError: `accept` refuses a version, or the versions differ, or this version cannot
+            protect the pair's machine.
     """
     versions = dict.fromkeys(qemu.values())
     if len(versions) != 1:
@@ -303,14 +303,14 @@ def table_text() -> str:
 
 
 def refuse_document(pair: ColoPair, version: Version) -> None:
-    """Refuse to run a plan of dialect `doc` if QEMU would not accept the document's commands.
+    """Refuse to run a plan of dialect `doc` if QEMU would not accept its commands.
 
     Args:
         pair: The declaration.
         version: QEMU's version triple.
 
     Raises:
-        VersionError: The document's commands do not work with this version or with the pair's
+        VersionError: The plan's commands do not work with this version or with the pair's
             accelerator, or `accept` refuses the version, even if the operator vouches for it.
             Source: qemu-behaviour 18.2.
     """

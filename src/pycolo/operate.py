@@ -412,8 +412,9 @@ async def apply(plan: Plan, observer: Observer, *, recorder: Recorder | None = N
         ParseError: The plan is not the one that the compiler makes from the plan's declaration,
             snapshot and options.
         CompileError: The plan is a launch that was compiled offline.
-        Busy: See `Connection.execute`.
-        ModuleNotFoundError: See `connect`.
+        Busy: Another client holds the control monitor of a node on which the plan acts. Nothing was
+            sent.
+        ModuleNotFoundError: A node is declared with `ssh`, and the extra `ssh` is not installed.
     """
     compiler.check_compiled(plan)
     compiler.refuse_offline(plan)
@@ -431,7 +432,7 @@ async def check(pair: ColoPair) -> tuple[Finding, ...]:
         pair: The declaration.
 
     Raises:
-        ModuleNotFoundError: See `connect`.
+        ModuleNotFoundError: A node is declared with `ssh`, and the extra `ssh` is not installed.
     """
     async with hosts_of(pair) as hosts:
         return await preflight(pair, hosts)
@@ -456,7 +457,7 @@ async def status(pair: ColoPair) -> Snapshot:
         and raises no error.
 
     Raises:
-        ModuleNotFoundError: See `connect`.
+        ModuleNotFoundError: A node is declared with `ssh`, and the extra `ssh` is not installed.
     """
     async with AsyncExitStack() as stack:
         hosts = await stack.enter_async_context(hosts_of(pair))
@@ -475,7 +476,8 @@ async def checkpoints(pair: ColoPair, node: str) -> AsyncGenerator[Checkpoint]:
     """Report the checkpoints of a primary when they end, over its observer monitor.
 
     No other client can use that monitor until the generator is closed. The generator ends when COLO
-    or the connection ends.
+    or the connection ends, and does not say which. It does not check that the node is a primary in
+    COLO: on another node it waits, and takes each pause of the guest for a checkpoint.
 
     Args:
         pair: The declaration.
@@ -487,7 +489,7 @@ async def checkpoints(pair: ColoPair, node: str) -> AsyncGenerator[Checkpoint]:
     Raises:
         RemoteError: The primary's observer monitor cannot be used.
         DeclarationError: The pair has no such node.
-        ModuleNotFoundError: See `connect`.
+        ModuleNotFoundError: A node is declared with `ssh`, and the extra `ssh` is not installed.
     """
     async with hosts_of(pair) as hosts:
         monitor, way = pair.node(node).observer_monitor, hosts[node].connect

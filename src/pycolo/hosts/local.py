@@ -33,27 +33,27 @@ class LocalHost:
     """This machine: its files, its processes and its sockets."""
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
-        """See `Host`."""
+        """Open a connected, non-blocking socket to a monitor; see `Host.connect`."""
         return await open_monitor(node, monitor)
 
     async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
-        """See `Host`."""
+        """Read a node's record, and find out whether its QEMU runs; see `Host.observe`."""
         return await requests.observe(_ask, pair, node, limit_s)
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
-        """See `Host`."""
+        """Replace a node's record durably, if it is the expected one; see `Host.write`."""
         await requests.write(_ask, pair, node, change, limit_s)
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
-        """See `Host`."""
+        """Perform an action, such as to start or end a QEMU; see `Host.run`."""
         return await requests.run(_ask, pair, node, action, limit_s)
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
-        """See `Host`."""
+        """Ask for evidence that a QEMU has ended; None if there is none; see `Host.death`."""
         return await requests.death(_ask, pair, victim, limit_s)
 
     async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
-        """See `Host`."""
+        """Wait for evidence that a QEMU has ended; None if the limit passes; see `Host.ended`."""
         running = self.watch(pair, victim.node)
         if running is None or running.instance != victim.instance:
             return await self.death(pair, victim, limit_s=limit_s)
@@ -63,13 +63,13 @@ class LocalHost:
         return await self.death(pair, victim, limit_s=limit_s)
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
-        """See `Host`."""
+        """Ask the QEMU binary for its version; see `Host.version`."""
         return await requests.version(_ask, pair, node, limit_s)
 
     async def facts(
         self, pair: ColoPair, node: str, parts: Collection[Part], *, limit_s: float
     ) -> HostFacts | NoFacts:
-        """See `Host`."""
+        """Read the facts that a preflight needs; see `Host.facts`."""
         return await requests.facts(_ask, pair, node, parts, limit_s)
 
     async def aclose(self) -> None:

@@ -56,7 +56,7 @@ FAILED: Final = (Refused, Uncertain, OutOfReach)
 
 
 async def observe(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> HostState:
-    """See `Host.observe`."""
+    """Read a node's record, and find out whether its QEMU runs; see `Host.observe`."""
     request: JsonObject = {
         **helper.kept_by(pair, node),
         "process": pair.process_path(node),
@@ -85,7 +85,7 @@ def _record(found: Mapping[str, object]) -> RecordState:
 
 
 async def write(ask: Ask, pair: ColoPair, node: str, change: Change, limit_s: float) -> None:
-    """See `Host.write`."""
+    """Replace a node's record durably, if it is the expected one; see `Host.write`."""
     request: JsonObject = {
         **helper.kept_by(pair, node),
         "expects": record.digest(change.expects),
@@ -99,7 +99,7 @@ async def write(ask: Ask, pair: ColoPair, node: str, change: Change, limit_s: fl
 
 
 async def run(ask: Ask, pair: ColoPair, node: str, action: HostAction, limit_s: float) -> str:
-    """See `Host.run`."""
+    """Perform an action, such as to start or end a QEMU; see `Host.run`."""
     asked = helper.request_of(pair, node, action, limit_s)
     found = await _asked(ask, node, kebab(type(action)), asked, limit_s)
     match action:
@@ -116,7 +116,7 @@ async def run(ask: Ask, pair: ColoPair, node: str, action: HostAction, limit_s: 
 
 
 async def death(ask: Ask, pair: ColoPair, victim: Victim, limit_s: float) -> Evidence | None:
-    """See `Host.death`."""
+    """Ask for evidence that a QEMU has ended; None if there is none; see `Host.death`."""
     return await _evidence(ask, pair, victim, "death", limit_s)
 
 
@@ -160,7 +160,7 @@ def now() -> str:
 
 
 async def version(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> Version:
-    """See `Host.version`."""
+    """Ask the QEMU binary for its version; see `Host.version`."""
     binary = pair.node(node).qemu_binary
     request: JsonObject = {"binary": binary, "limit_s": limit_s}
     found = await _asked(ask, node, "launch-qemu", ("version", request), limit_s)
@@ -173,7 +173,7 @@ async def version(ask: Ask, pair: ColoPair, node: str, limit_s: float) -> Versio
 async def facts(
     ask: Ask, pair: ColoPair, node: str, parts: Collection[Part], limit_s: float
 ) -> HostFacts | NoFacts:
-    """See `Host.facts`."""
+    """Read the facts that a preflight needs; see `Host.facts`."""
     request = helper.facts_request(pair, node, parts, limit_s)
     sent_s = time.time()
     try:

@@ -85,7 +85,7 @@ class SshHost:
         self._failed: tuple[str, float] | None = None
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
-        """See `Host`."""
+        """Open a connected, non-blocking socket to a monitor; see `Host.connect`."""
         place = monitor.path if isinstance(monitor, UnixMonitor) else str(monitor)
         try:
             link = await self._linked()
@@ -152,33 +152,33 @@ class SshHost:
         return ForwardingFacts(why="")
 
     async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
-        """See `Host`."""
+        """Read a node's record, and find out whether its QEMU runs; see `Host.observe`."""
         return await requests.observe(self._ask, pair, node, limit_s)
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
-        """See `Host`."""
+        """Replace a node's record durably, if it is the expected one; see `Host.write`."""
         await requests.write(self._ask, pair, node, change, limit_s)
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
-        """See `Host`."""
+        """Perform an action, such as to start or end a QEMU; see `Host.run`."""
         return await requests.run(self._ask, pair, node, action, limit_s)
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
-        """See `Host`."""
+        """Ask for evidence that a QEMU has ended; None if there is none; see `Host.death`."""
         return await requests.death(self._ask, pair, victim, limit_s)
 
     async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
-        """See `Host`."""
+        """Wait for evidence that a QEMU has ended; None if the limit passes; see `Host.ended`."""
         return await requests.watch(self._ask, pair, victim, limit_s)
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
-        """See `Host`."""
+        """Ask the QEMU binary for its version; see `Host.version`."""
         return await requests.version(self._ask, pair, node, limit_s)
 
     async def facts(
         self, pair: ColoPair, node: str, parts: Collection[Part], *, limit_s: float
     ) -> HostFacts | NoFacts:
-        """See `Host`."""
+        """Read the facts that a preflight needs; see `Host.facts`."""
         found = await requests.facts(self._ask, pair, node, parts, limit_s)
         if isinstance(found, NoFacts) or "forwarding" not in parts:
             return found
@@ -190,7 +190,7 @@ class SshHost:
         return attrs.evolve(found, forwarding=forwarding)
 
     async def aclose(self) -> None:
-        """See `Host`."""
+        """Close what is open to the host; see `Host.aclose`."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait((self._opening,))

@@ -84,7 +84,10 @@ class NoWay:
     "Why the host cannot be reached."
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
-        """See `Host`; the monitor may be a socket on this machine that is forwarded to the host."""
+        """Open a socket to a monitor, without the host; see `Host.connect`.
+
+        The monitor may be a socket on this machine that is forwarded to the host.
+        """
         try:
             return await open_monitor(node, monitor)
         except ConnectionFailed as error:

@@ -260,8 +260,9 @@ class Session:
                 closing (see `aclose`) is not counted.
 
         Raises:
-            ConnectionFailed: See `connect`; or a QEMU of another version answers.
-            Busy: See `connect`.
+            ConnectionFailed: No QEMU listens there, or one of another version answers.
+            Busy: No greeting came within the limit: another client holds the monitor, or the
+                process is stopped.
             Unresponsive: An older command still blocks the main loop.
         """
         await self.aclose()
@@ -342,8 +343,8 @@ class Session:
             limit_s: How long the reply to the first call may take, in seconds.
 
         Raises:
-            RemoteError: See `execute`.
-            ParseError: See `execute`.
+            RemoteError: The first call got no reply, or QEMU refused it; see `execute`.
+            ParseError: The reply is not one to this question; the session stays usable.
         """
         if self._instance is None:
             found = await self.execute(QueryName(), limit_s=limit_s)
@@ -360,8 +361,8 @@ class Session:
             limit_s: How long each reply to the first call may take, in seconds.
 
         Raises:
-            RemoteError: See `execute`.
-            ParseError: See `execute`.
+            RemoteError: The first call got no reply, or QEMU refused it; see `execute`.
+            ParseError: The reply is not one to this question; the session stays usable.
         """
         if self._schema is None:
             self._schema = await self._found_schema(limit_s)
@@ -401,12 +402,18 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        """Whether the connection has ended, by either side."""
+        """Whether the connection is known to have ended, by either side.
+
+        Nothing is asked: a host that was cut off leaves the connection open.
+        """
         return self._why_closed is not None
 
     @property
     def latched(self) -> Latched:
-        """What QEMU has reported so far by events alone; no query returns it."""
+        """What QEMU has reported so far by events alone; no query returns it.
+
+        Remembered, and kept when the session is reopened; `begin_generation` clears a part of it.
+        """
         return self._latched
 
     def begin_generation(self) -> None:

@@ -865,16 +865,16 @@ class _ArbitratedHost:
         self._arbitration = arbitration
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
-        """See `Host`."""
+        """Open a connected, non-blocking socket to a monitor; see `Host.connect`."""
         return await self._host.connect(node, self._arbitration.monitor(node, monitor))
 
     async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:
-        """See `Host`."""
+        """Read a node's record, and find out whether its QEMU runs; see `Host.observe`."""
         found = await self._host.observe(pair, node, limit_s=limit_s)
         return attrs.evolve(found, record=self._arbitration.found(node, found.record))
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
-        """See `Host`."""
+        """Replace a node's record durably, if it is the expected one; see `Host.write`."""
         await self._arbitration.permit(node, change.becomes)
         file = self._arbitration.change(node, change)
         try:
@@ -888,7 +888,7 @@ class _ArbitratedHost:
         self._arbitration.found(node, file.becomes)
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
-        """See `Host`."""
+        """Perform an action, such as to start or end a QEMU; see `Host.run`."""
         if isinstance(action, StopQemu):
             await self._arbitration.permit_end(node)
         if isinstance(action, LaunchQemu) and action.record is not None:
@@ -896,21 +896,21 @@ class _ArbitratedHost:
         return await self._host.run(pair, node, action, limit_s=limit_s)
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
-        """See `Host`."""
+        """Ask for evidence that a QEMU has ended; None if there is none; see `Host.death`."""
         return await self._host.death(pair, victim, limit_s=limit_s)
 
     async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
-        """See `Host`."""
+        """Wait for evidence that a QEMU has ended; None if the limit passes; see `Host.ended`."""
         return await self._host.ended(pair, victim, limit_s=limit_s)
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:
-        """See `Host`."""
+        """Ask the QEMU binary for its version; see `Host.version`."""
         return await self._host.version(pair, node, limit_s=limit_s)
 
     async def facts(
         self, pair: ColoPair, node: str, parts: Collection[Part], *, limit_s: float
     ) -> HostFacts | NoFacts:
-        """See `Host`."""
+        """Read the facts that a preflight needs; see `Host.facts`."""
         return await self._host.facts(pair, node, parts, limit_s=limit_s)
 
     async def aclose(self) -> None:

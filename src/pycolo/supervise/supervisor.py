@@ -380,16 +380,16 @@ class Supervisor(Keeping):
 
         Args:
             pair: The pair's name.
-            observer: See `switch_over`.
+            observer: Is called with what the execution does; None for none.
 
         Returns:
-            See `switch_over`.
+            What came of each step. A step that failed is in the report and is not raised.
 
         Raises:
             RefusedError: The procedure is not begun: the pair cannot make one, its supervision is
                 paused, or other work on it comes first. Nothing was changed.
-            CommandUnknown: See `switch_over`.
-            DeclarationError: See `switch_over`.
+            CommandUnknown: The supervisor has ended meanwhile: it is not known what was done.
+            DeclarationError: The supervisor has no such pair.
         """
         return await self.perform(pair, "checkpoint", observer=observer)
 
@@ -401,16 +401,16 @@ class Supervisor(Keeping):
 
         Args:
             pair: The pair's name.
-            observer: See `switch_over`.
+            observer: Is called with what the execution does; None for none.
 
         Returns:
-            See `switch_over`.
+            What came of each step. A step that failed is in the report and is not raised.
 
         Raises:
             RefusedError: The procedure is not begun: there is no safe way, the pair's supervision
                 is paused, or other work on it comes first. Nothing was changed.
-            CommandUnknown: See `switch_over`.
-            DeclarationError: See `switch_over`.
+            CommandUnknown: The supervisor has ended meanwhile: it is not known what was done.
+            DeclarationError: The supervisor has no such pair.
         """
         return await self.perform(pair, "shutdown", observer=observer)
 
@@ -428,15 +428,15 @@ class Supervisor(Keeping):
             pair: The pair's name.
             procedure: The procedure, one of `ON_REQUEST`.
             options: The options of the procedure; the defaults if None.
-            observer: See `switch_over`.
+            observer: Is called with what the execution does; None for none.
 
         Returns:
-            See `switch_over`.
+            What came of each step. A step that failed is in the report and is not raised.
 
         Raises:
             RefusedError: The procedure is not begun: there is no safe way, the pair's supervision
                 is paused, or other work on it comes first. Nothing was changed.
-            CommandUnknown: See `switch_over`.
+            CommandUnknown: The supervisor has ended meanwhile: it is not known what was done.
             DeclarationError: The supervisor has no such pair or does not do this on request, or an
                 option breaks its rule.
         """

@@ -24,6 +24,9 @@ async def read_wish(arbiter: Arbiter, pair: str, *, limit_s: float) -> Wish:
         pair: The pair's name.
         limit_s: How long the answer may take, in seconds.
 
+    Returns:
+        The wish; `protected`, and not paused, until somebody asks for something else.
+
     Raises:
         ArbiterOvertaken: The arbiter holds no record of this pair. Start the agents first.
         ArbiterLost: No answer came. The arbiter can still be used.
@@ -55,7 +58,7 @@ async def set_want(arbiter: Arbiter, pair: str, want: Want, *, limit_s: float) -
 
 
 async def set_paused(arbiter: Arbiter, pair: str, paused: str | None, *, limit_s: float) -> Wish:
-    """Pause a pair's agents, or end the pause; see `set_want`.
+    """Pause a pair's agents, or end the pause; what is wanted of the pair stays.
 
     Args:
         arbiter: Holds the pair's record.
@@ -68,8 +71,9 @@ async def set_paused(arbiter: Arbiter, pair: str, paused: str | None, *, limit_s
         What is wanted now.
 
     Raises:
-        ArbiterOvertaken: See `set_want`.
-        ArbiterLost: See `set_want`.
+        ArbiterOvertaken: The arbiter holds no record of this pair, or the agents changed it during
+            each of several tries; nothing was changed.
+        ArbiterLost: No answer came: it is not known whether the arbiter has the change.
     """
     return await _changed(arbiter, pair, lambda held: attrs.evolve(held, paused=paused), limit_s)
 

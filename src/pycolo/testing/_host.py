@@ -46,13 +46,13 @@ class FakeHost:
         "The records on its disk, by path; a test may damage or remove one."
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
-        """See `Host`."""
+        """Open a connected, non-blocking socket to a monitor; see `Host.connect`."""
         if self.away:
             raise ConnectionFailed(node, str(monitor), _AWAY)
         return await self._world.connector(node, monitor)
 
     async def observe(self, pair: ColoPair, node: str, *, limit_s: float) -> HostState:  # noqa: ARG002 - a Host's
-        """See `Host`."""
+        """Read a node's record, and find out whether its QEMU runs; see `Host.observe`."""
         if self.away:
             return HostState(record=UnreadRecord(why=_AWAY))
         data = self.files.get(pair.record_path(node))
@@ -68,7 +68,7 @@ class FakeHost:
         return Running(instance=alive[-1].line.name, how=how)
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:  # noqa: ARG002 - a Host's
-        """See `Host`."""
+        """Replace a node's record durably, if it is the expected one; see `Host.write`."""
         self._reached(node, "write-record")
         path = pair.record_path(node)
         data = self.files.get(path)
@@ -79,7 +79,7 @@ class FakeHost:
         self.files[path] = dumps(change.becomes).encode()
 
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:  # noqa: ARG002 - a Host's
-        """See `Host`."""
+        """Perform an action, such as to start or end a QEMU; see `Host.run`."""
         match action:
             case CreateImage(path=path, size_bytes=size_bytes):
                 self._reached(node, "create-image")
@@ -121,7 +121,7 @@ class FakeHost:
         return ""
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:  # noqa: ARG002 - a Host's
-        """See `Host`."""
+        """Ask for evidence that a QEMU has ended; None if there is none; see `Host.death`."""
         return None if self.away else self.evidence(victim)
 
     def evidence(self, victim: Victim) -> Evidence | None:
@@ -143,7 +143,7 @@ class FakeHost:
         return None
 
     async def ended(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
-        """See `Host`."""
+        """Wait for evidence that a QEMU has ended; None if the limit passes; see `Host.ended`."""
         alive = [q for q in self._world.processes if q.line.name == victim.instance and q.alive]
         if self.away or not alive:
             return await self.death(pair, victim, limit_s=limit_s)
@@ -165,7 +165,7 @@ class FakeHost:
         return await self.death(pair, victim, limit_s=limit_s)
 
     async def version(self, pair: ColoPair, node: str, *, limit_s: float) -> Version:  # noqa: ARG002 - a Host's
-        """See `Host`."""
+        """Ask the QEMU binary for its version; see `Host.version`."""
         self._reached(node, "launch-qemu")
         return Version.parse(self._world.version)
 

@@ -96,7 +96,7 @@ class SqliteArbiter:
             execute(line)
 
     async def identity(self, *, limit_s: float) -> str:
-        """See `Arbiter.identity`."""
+        """The name by which records refer to this arbiter; see `Arbiter.identity`."""
 
         def work(_: float) -> str:
             row = self._database.execute("SELECT name FROM identity").fetchone()
@@ -105,7 +105,7 @@ class SqliteArbiter:
         return await self._transact("all", "BEGIN", work, limit_s)
 
     async def read(self, pair: str, *, limit_s: float) -> Held:
-        """See `Arbiter.read`."""
+        """Read what is held for a pair; see `Arbiter.read`."""
         checks.check_pair(pair)
         return await self._transact(pair, "BEGIN", lambda now_s: self._held(pair, now_s), limit_s)
 
@@ -118,7 +118,7 @@ class SqliteArbiter:
         no_lease_of: str | None = None,
         limit_s: float,
     ) -> Held:
-        """See `Arbiter.swap`."""
+        """Replace a pair's record, if it is still the one that was read; see `Arbiter.swap`."""
         checks.check_swap(pair, shared)
 
         def work(now_s: float) -> Held:
@@ -138,7 +138,7 @@ class SqliteArbiter:
     async def renew(
         self, pair: str, node: str, instance: str, *, lease_s: float, limit_s: float
     ) -> bool:
-        """See `Arbiter.renew`."""
+        """Renew or begin a lease; False if the record does not allow it; see `Arbiter.renew`."""
         checks.check_lease(pair, node, lease_s)
 
         def work(now_s: float) -> bool:
@@ -154,19 +154,19 @@ class SqliteArbiter:
         return await self._transact(pair, "BEGIN IMMEDIATE", work, limit_s)
 
     async def release(self, pair: str, node: str, *, limit_s: float) -> None:
-        """See `Arbiter.release`."""
+        """End a node's lease now; see `Arbiter.release`."""
         checks.check_node(pair, node)
         line = "DELETE FROM leases WHERE pair = ? AND node = ?"
         await self._write(pair, line, (pair, node), limit_s)
 
     async def state(self, pair: str, end: Evidence, *, limit_s: float) -> None:
-        """See `Arbiter.state`."""
+        """Store evidence that a QEMU has ended; see `Arbiter.state`."""
         checks.check_node(pair, end.node)
         line = "INSERT OR REPLACE INTO ends VALUES (?, ?, ?)"
         await self._write(pair, line, (pair, end.node, dump_end(end)), limit_s)
 
     async def changed(self, pair: str, held: Held, *, limit_s: float) -> Held:
-        """See `Arbiter.changed`."""
+        """Wait until what is held is not `held`, or the limit passes; see `Arbiter.changed`."""
         checks.check_pair(pair)
         loop = asyncio.get_running_loop()
         end_s = loop.time() + limit_s
@@ -185,7 +185,7 @@ class SqliteArbiter:
                 await asyncio.sleep(min(_POLL_S, left_s))
 
     async def aclose(self) -> None:
-        """See `Arbiter.aclose`."""
+        """Close the connection; see `Arbiter.aclose`."""
         self._database.close()
 
     # -- the database

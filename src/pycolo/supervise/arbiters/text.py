@@ -27,7 +27,7 @@ def shared_document() -> Document:
 
 @functools.cache
 def end_document() -> Document:
-    """Reads and checks the JSON of evidence that a QEMU has ended."""
+    """Make the form that writes, reads and checks the JSON of evidence that a QEMU has ended."""
     return Document("end", Forms(omits="nothing").record(Evidence))
 
 

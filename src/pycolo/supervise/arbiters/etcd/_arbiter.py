@@ -66,14 +66,14 @@ class EtcdArbiter:
         self._exchanged: str | None = None
 
     async def identity(self, *, limit_s: float) -> str:
-        """See `Arbiter.identity`."""
+        """The name by which records refer to this arbiter; see `Arbiter.identity`."""
         if self._cluster_id is None:
             # Every answer contains the cluster's id.
             await self.read(_ANY_PAIR, limit_s=limit_s)
         return f"etcd:{self._cluster_id}"
 
     async def read(self, pair: str, *, limit_s: float) -> Held:
-        """See `Arbiter.read`."""
+        """Read what is held for a pair; see `Arbiter.read`."""
         keys = self._keys(pair)
         async with self._answers(pair):
             return (await self._view(keys, _end_s(limit_s))).held
@@ -87,7 +87,7 @@ class EtcdArbiter:
         no_lease_of: str | None = None,
         limit_s: float,
     ) -> Held:
-        """See `Arbiter.swap`."""
+        """Replace a pair's record, if it is still the one that was read; see `Arbiter.swap`."""
         checks.check_swap(pair, shared)
         keys = self._keys(pair)
         compares = [_written_at(keys.record, held.revision)]
@@ -110,7 +110,7 @@ class EtcdArbiter:
     async def renew(
         self, pair: str, node: str, instance: str, *, lease_s: float, limit_s: float
     ) -> bool:
-        """See `Arbiter.renew`."""
+        """Renew or begin a lease; False if the record does not allow it; see `Arbiter.renew`."""
         checks.check_lease(pair, node, lease_s)
         keys, end_s = self._keys(pair), _end_s(limit_s)
         async with self._answers(pair):
@@ -131,7 +131,7 @@ class EtcdArbiter:
             return await self._update(keys, view, renewal, end_s)
 
     async def release(self, pair: str, node: str, *, limit_s: float) -> None:
-        """See `Arbiter.release`."""
+        """End a node's lease now; see `Arbiter.release`."""
         checks.check_node(pair, node)
         keys, end_s = self._keys(pair), _end_s(limit_s)
         key = keys.of("leases", node)
@@ -147,7 +147,7 @@ class EtcdArbiter:
             await self._update(keys, await self._view(keys, end_s), deletion, end_s)
 
     async def state(self, pair: str, end: Evidence, *, limit_s: float) -> None:
-        """See `Arbiter.state`."""
+        """Store evidence that a QEMU has ended; see `Arbiter.state`."""
         checks.check_node(pair, end.node)
         keys, end_s = self._keys(pair), _end_s(limit_s)
         key = keys.of("ends", end.node)
@@ -160,7 +160,7 @@ class EtcdArbiter:
             await self._update(keys, await self._view(keys, end_s), statement, end_s)
 
     async def changed(self, pair: str, held: Held, *, limit_s: float) -> Held:
-        """See `Arbiter.changed`."""
+        """Wait until what is held is not `held`, or the limit passes; see `Arbiter.changed`."""
         keys, end_s, now_s = self._keys(pair), _end_s(limit_s), asyncio.get_running_loop().time
         async with self._answers(pair), Watching(self._gateway, keys) as watching:
             seen_s, is_told = -math.inf, False
@@ -179,7 +179,7 @@ class EtcdArbiter:
                 is_told = await watching.news(view, until_s=min(end_s, seen_s + _SILENCE_S))
 
     async def aclose(self) -> None:
-        """See `Arbiter.aclose`."""
+        """Close the connection; see `Arbiter.aclose`."""
         await self._gateway.aclose()
 
     # -- transactions
