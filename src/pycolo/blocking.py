@@ -247,7 +247,8 @@ class Started(Generic[_R]):
     def cancel(self) -> None:
         """Request the cancellation of the coroutine, and return at once.
 
-        Does nothing if the coroutine has ended.
+        Does nothing if the coroutine has ended. To wait for the end, call `result`: it raises
+        `Cancelled`, unless the coroutine ended otherwise before that.
         """
         self._runner._cancel(self._call)  # noqa: SLF001 - the runner's other half
 

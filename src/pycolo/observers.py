@@ -46,10 +46,13 @@ class Observer:
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:
         """A step of the plan or of a recovery ended.
 
+        Called for each step that began, and for the step that was refused before it began; not for
+        the steps after it.
+
         Args:
-            plan: The plan.
+            plan: The plan; the same one for a step of its recovery.
             address: The step's address.
-            outcome: The step's outcome.
+            outcome: How the step ended: done, refused, timed out or unknown.
         """
 
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
@@ -104,7 +107,10 @@ class Recorder(Observer):
 @final
 @attrs.frozen
 class Several(Observer):
-    """Passes every call on to several observers, in order."""
+    """Passes every call on to several observers, in order.
+
+    If one raises an error, those after it do not get that call.
+    """
 
     observers: tuple[Observer, ...]
     "The observers, in the order in which they are called."

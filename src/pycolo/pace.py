@@ -86,7 +86,10 @@ class Pace:
 
     @property
     def share(self) -> float:
-        """The part of the time for which the guest was paused, 0 to 1."""
+        """The part of `seconds` for which checkpoints paused the guest, 0 to 1.
+
+        0 if no checkpoint was seen.
+        """
         return sum(self.pauses_s) / self.seconds
 
     def pause_s(self, part: float) -> float:

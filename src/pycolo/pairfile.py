@@ -98,7 +98,7 @@ def dumps(pair: ColoPair) -> str:
 def to_json_value(pair: ColoPair) -> JsonObject:
     """The pair as JSON with every default written out.
 
-    So the document keeps its meaning if a later version of pycolo has other defaults.
+    So the JSON keeps its meaning if a later version of pycolo has other defaults.
     """
     return document().write(pair)
 
@@ -129,7 +129,7 @@ def json_schema() -> JsonObject:
 
 @functools.cache
 def document() -> Document:
-    """The JSON form of a pair, for documents that contain a pair."""
+    """The JSON form of a pair, for a file or a message of another kind that contains a pair."""
     return Document("pair", _PairForm(_forms().record(ColoPair), _nodes_form()))
 
 

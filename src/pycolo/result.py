@@ -57,10 +57,13 @@ class Done:
 @final
 @attrs.frozen(kw_only=True)
 class QemuError:
-    """QEMU's answer to a command that it refused."""
+    """QEMU's answer to a command that it refused; a value of a report, not an exception."""
 
     text: str = attrs.field(converter=brief)
-    "QEMU's message; the wording differs between versions (qemu-behaviour 11)."
+    """QEMU's message, as one line and cut if it is long.
+
+    The wording differs between versions (qemu-behaviour 11).
+    """
     error_class: str | None = None
     "QMP's error class, such as `GenericError`; None for an answer of the human monitor."
 
@@ -233,8 +236,8 @@ class Report:
             address: The address of a step, of the plan or of its recovery.
 
         Returns:
-            The best explanation; None if QEMU did not refuse the step, or if the catalogue does not
-            have the message.
+            The best explanation; None if QEMU did not refuse the step, if the catalogue does not
+            have the message, or if there is no step at this address.
         """
         outcome = self.outcomes.get(address) or self.recovery.get(address)
         step = self._step(address)

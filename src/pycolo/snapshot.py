@@ -277,19 +277,19 @@ class MigrationLimits(Protocol):
 
     @property
     def x_checkpoint_delay_ms(self) -> int | None:
-        """The longest time between two checkpoints."""
+        """The longest time between two checkpoints; None if QEMU or the command names none."""
 
     @property
     def max_bandwidth_bytes_per_s(self) -> int | None:
-        """The highest rate of the RAM's copy."""
+        """The highest rate of the RAM's copy; None if QEMU or the command names none."""
 
     @property
     def downtime_limit_ms(self) -> int | None:
-        """The longest expected pause at the end of the RAM's copy."""
+        """The longest expected pause at the end of the RAM's copy, or None if none is named."""
 
     @property
     def multifd_channels(self) -> int | None:
-        """The number of connections over which multifd sends the RAM."""
+        """The number of connections over which multifd sends the RAM, or None if none is named."""
 
 
 class DriveLimits(Protocol):
@@ -358,6 +358,10 @@ def role_of(state: NodeState) -> Role:  # noqa: C901 - one line a role, read as 
 
     Args:
         state: The state of the node.
+
+    Returns:
+        The role. For a node without an answer, `absent`, `unreachable`, `unresponsive` or `dead`,
+        as its state says; for a QEMU that runs a guest without COLO, `unprotected`.
     """
     match state:
         case Absent():

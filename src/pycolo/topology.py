@@ -139,7 +139,11 @@ def server_authz(tls: Tls | None) -> str | None:
 
 
 def migration_tls(tls: Tls | None, role: Literal["primary", "secondary"]) -> Mapping[str, str]:
-    """The migration's TLS parameters of a role, by QEMU's names; unset ones are omitted."""
+    """The migration's TLS parameters of a role, by QEMU's names; unset ones are omitted.
+
+    Returns:
+        `tls-creds` for both roles, and for a secondary `tls-authz`; empty without TLS.
+    """
     listens = role == "secondary"
     creds = server_creds(tls) if listens else client_creds(tls)
     named = {"tls-creds": creds, "tls-authz": server_authz(tls) if listens else None}

@@ -148,7 +148,14 @@ def json_schema(name: DocumentName) -> JsonObject:
 
 
 def forms() -> Forms:
-    """The forms of plans, outcomes, commands and their parts, for documents that contain them."""
+    """The JSON forms of plans, outcomes, commands and their parts.
+
+    A form reads a value from JSON, writes it and gives its JSON Schema. Use these for a file or a
+    message of another kind that contains such values.
+
+    Returns:
+        A new value; `attrs.evolve` adds forms to it.
+    """
     forms = _forms()
     known = {**forms.known, Plan: _document("plan"), Snapshot: _document("snapshot")}
     return _with_union(attrs.evolve(forms, known=known), "Outcome", Outcome)

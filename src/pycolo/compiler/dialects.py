@@ -97,7 +97,7 @@ def launch_argv(
         role: The role in which the QEMU starts.
         instance: The identity that the QEMU gets, which query-name then returns.
         features: What the QEMU's version understands.
-        dialect: `auto`, or `doc` for the document's own command line.
+        dialect: `auto`, or `doc` for the command line of QEMU's COLO document.
 
     Returns:
         The arguments, the binary first.

@@ -79,7 +79,9 @@ JOB = "resync"
 
 
 def start(draft: Draft, primary: str, secondary: str) -> None:
-    """Emit steps 3 and 4 of the document: the secondary's commands, then the primary's.
+    """Emit steps 3 and 4 of QEMU's COLO document: the secondary's commands, then the primary's.
+
+    Before them come the checks and the record steps with which the secondary joins.
 
     Raises:
         CompileError: The records do not let the secondary join.
@@ -91,7 +93,7 @@ def start(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def resume(draft: Draft, primary: str, secondary: str) -> None:
-    """Emit step 3 for the new secondary, then the document's resume for the survivor.
+    """Emit step 3 of QEMU's COLO document for the new secondary, then its resume for the survivor.
 
     Raises:
         CompileError: The records do not let the secondary join.
@@ -142,7 +144,7 @@ def resume(draft: Draft, primary: str, secondary: str) -> None:
 
 
 def fail_over(draft: Draft, survivor: str) -> None:
-    """Emit the document's failover for a secondary in COLO, or else that for a primary.
+    """Emit the failover of QEMU's COLO document, for a secondary in COLO or else for a primary.
 
     Raises:
         CompileError: The records do not let the survivor run alone.
@@ -156,7 +158,7 @@ def fail_over(draft: Draft, survivor: str) -> None:
 
 
 def set_delay(draft: Draft, primary: str, checkpoint_delay_ms: int) -> None:
-    """Emit step 5 of the document, which sets the checkpoint delay."""
+    """Emit step 5 of QEMU's COLO document, which sets the checkpoint delay."""
     command = MigrateSetParameters(x_checkpoint_delay_ms=checkpoint_delay_ms)
     draft.execute(primary, command, "document, Test procedure, step 5")
 
@@ -314,9 +316,9 @@ def _job(disk: ReplicationDisk) -> str:
 def launch_argv(
     pair: ColoPair, node: str, role: Literal["primary", "secondary"], instance: str
 ) -> tuple[str, ...]:
-    """A node's command line: step 1 of the document for a primary, step 2 for a secondary.
+    """A node's command line: step 1 of QEMU's COLO document for a primary, else step 2.
 
-    A declared monitor replaces the document's `stdio`. `-name` has the QEMU's identity, where the
+    A declared monitor replaces that document's `stdio`. `-name` has the QEMU's identity, where the
     document has the role, because records and evidence name that identity.
 
     Args:

@@ -285,11 +285,14 @@ def stop(draft: Draft, primary: str, secondary: str | None) -> None:
 
 
 def instances_on(draft: Draft, node: str | None) -> tuple[str, ...]:
-    """The instances of a node that may run: the one that answers, and those in the records.
+    """The instances of a node that perhaps run: the one that answers, and those in the records.
 
     Args:
         draft: The plan so far.
         node: The node; for None the result is empty.
+
+    Returns:
+        Each instance once, the one that answers first; empty if none is known.
     """
     if node is None:
         return ()
@@ -305,10 +308,14 @@ def instances_on(draft: Draft, node: str | None) -> tuple[str, ...]:
 def end_secondary(draft: Draft, secondary: str, instances: tuple[str, ...], why: str) -> None:
     """Emit the steps that end a secondary's QEMU, through its monitor and through its host.
 
+    If the QEMU answers, its monitor is asked first. Then the host ends each of the instances, also
+    if the monitor has worked. Each step may fail; the plan continues.
+
     Args:
         draft: The plan so far.
         secondary: The node.
-        instances: The instances of the node that may run; see `instances_on`.
+        instances: The instances that the host ends, which perhaps run, as `instances_on` finds
+            them; if empty, no step on the host is emitted.
         why: Why the QEMU is ended, for people.
     """
     limit_s = draft.timeouts.command_s

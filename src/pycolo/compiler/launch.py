@@ -55,9 +55,11 @@ def launch_node(
 ) -> None:
     """Emit the steps that create a node's missing images and start its QEMU.
 
-    A primary's disks are never created. The caller must have emitted the step that makes this
-    instance alone eligible in a primary's own record: the host starts the QEMU only if the record
-    is still the same then. The start of a secondary does not depend on its record.
+    An image that exists is left as it is. A primary's disks are never created; the firmware's
+    variables are, for both roles. The caller must have emitted the step that makes this instance
+    alone eligible in a primary's own record, which is not checked here: the host starts the QEMU
+    only if the record is still the same then. The start of a secondary does not depend on its
+    record.
 
     Args:
         draft: The plan so far.
@@ -66,7 +68,8 @@ def launch_node(
         instance: The identity of the QEMU.
         argv: The command line of the QEMU.
         given: Whether the operator provides the images that the secondary's disks begin with; then
-            only the overlays and the firmware's variables are created.
+            only the overlays and the firmware's variables are created. Without effect for a
+            primary.
     """
     place = draft.pair.node(node)
     encrypted = [disk for disk in draft.pair.disks if topology.secret(place, disk) is not None]

@@ -78,7 +78,7 @@ def launch(
             not executed.
         birth: Random text by which a new pair differs from other pairs of its name. It is not used
             if the pair has a record.
-        dialect: `auto`, or `doc` for the document's own command lines.
+        dialect: `auto`, or `doc` for the command lines of QEMU's COLO document.
         assume_good: Versions the operator vouches for.
 
     Raises:
@@ -511,7 +511,7 @@ def stop(
     Args:
         pair: The declaration.
         snapshot: What both nodes and their records show.
-        dialect: `auto`; the document has no such procedure.
+        dialect: `auto`; QEMU's COLO document has no such procedure.
         assume_good: Versions the operator vouches for.
 
     Raises:
@@ -555,7 +555,7 @@ def switch_over(
     Args:
         pair: The declaration.
         snapshot: What both nodes and their records show.
-        dialect: `auto`; the document has no such procedure.
+        dialect: `auto`; QEMU's COLO document has no such procedure.
         assume_good: Versions the operator vouches for.
 
     Raises:
@@ -597,7 +597,7 @@ def shutdown(
     Args:
         pair: The declaration.
         snapshot: What both nodes and their records show.
-        dialect: `auto`; the document has no such procedure.
+        dialect: `auto`; QEMU's COLO document has no such procedure.
         assume_good: Versions the operator vouches for.
 
     Raises:
@@ -662,7 +662,7 @@ def checkpoint(
     Args:
         pair: The declaration.
         snapshot: What both nodes and their records show.
-        dialect: `auto`; the document has no such procedure.
+        dialect: `auto`; QEMU's COLO document has no such procedure.
         assume_good: Versions the operator vouches for.
 
     Raises:

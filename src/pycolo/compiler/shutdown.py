@@ -13,6 +13,10 @@ from pycolo.qmp.states import RUN_STANDING
 def shut_down(draft: Draft, primary: str) -> None:
     """Emit the steps that ask the guest to power itself off, and then end the secondary's QEMU.
 
+    The plan waits for up to `shutdown_s` until the guest is off and the primary's QEMU has ended by
+    itself. Only then is the secondary's QEMU ended, if there is one. A guest that does not react
+    ends the plan; no QEMU is ended then.
+
     A secondary in COLO does not see the power button and does not end by itself (qemu-behaviour
     19.12). A fresh secondary does not end by itself either.
 

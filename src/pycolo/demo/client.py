@@ -79,7 +79,10 @@ class Stream:
 
 @final
 class Client:
-    """The state that all streams share, and the output that they report to."""
+    """The state that all streams share, and the output that they report to.
+
+    A stream is one kind of request that the client repeats; see `Stream`.
+    """
 
     def __init__(self, target: Service, out: TextIO, first: int = 1) -> None:
         self.target = target
@@ -366,7 +369,7 @@ def is_echo_reply(packet: bytes, identifier: int) -> bool:
 
 
 async def run(client: Client, *, with_ping: bool, writers: int = 0) -> None:
-    """Run all streams until standard input ends.
+    """Send the requests of all streams until standard input ends.
 
     Args:
         client: The client.

@@ -16,9 +16,10 @@ from pycolo.errors import ParseError
 @final
 @attrs.frozen(kw_only=True)
 class Waited:
-    """An answer took notably long."""
+    """An answer took notably long (over 20 ms); times are seconds of the monotonic clock."""
 
     stream: str
+    "The name of one kind of request that the client repeats, such as `echo-1`."
     from_s: float
     "When the request was sent; for pings, when the previous answer came."
     to_s: float
@@ -36,14 +37,17 @@ class Lost:
     """A connection ended; the client makes a new one."""
 
     stream: str
+    "The name of the kind of request that used the connection; see `Waited`."
     at_s: float
+    "When the client noticed it, in seconds of the monotonic clock."
     why: str
+    "The error, for people."
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Counters:
-    """The counters of one stream."""
+    """The counters of one stream, which is one kind of request that the client repeats."""
 
     answered: int
     "How many requests were answered, over all connections."
@@ -59,9 +63,11 @@ class State:
     """The counters of all streams, sent several times a second."""
 
     at_s: float
+    "When the counters were read, in seconds of the monotonic clock."
     acknowledged: int
     "How many disk writes were acknowledged; with one writer, the client's first records."
     streams: Mapping[str, Counters]
+    "The name of each stream to its counters; a stream that was not used yet is absent."
 
 
 @final

@@ -134,7 +134,11 @@ class LifeReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every failover and resume was done and nothing acknowledged was lost."""
+        """Whether the life went as planned.
+
+        That is: no error ended it, there were as many failovers and resumes as were wanted, and no
+        acknowledged write was lost.
+        """
         return (
             self.error is None
             and self.lost_writes == 0

@@ -46,7 +46,11 @@ class ArmedFuse:
 
     @property
     def deadline_s(self) -> float:
-        """The moment until which QEMU may run without a renewal, in seconds on CLOCK_BOOTTIME."""
+        """The moment until which QEMU may run without a renewal, in seconds on CLOCK_BOOTTIME.
+
+        As of the fuse's answer, not live: a later renewal moves it, and only a new answer shows
+        that. The fuse then stops QEMU, and kills it `kill_s` later.
+        """
         return self.as_of_s + self.fuse_s
 
 

@@ -776,10 +776,15 @@ class Pidfd:
         return f"all threads of process {self.pid} have ended or are exiting" if exiting else None
 
     def wait_over(self, limit_s: float) -> bool:
-        """Wait until the process is over; returns whether it is over within the limit.
+        """Wait until the process is over: no thread of it can run again, see `over`.
+
+        It may still hold its memory, its sockets and its images; `gone` waits for their release.
 
         Args:
-            limit_s: How long to wait, in seconds.
+            limit_s: How long to wait, in seconds; 0 to check once.
+
+        Returns:
+            Whether the process is over; False if the limit passed first.
         """
         end = time.monotonic() + limit_s
         with contextlib.closing(self.lookout()) as lookout:
@@ -977,6 +982,8 @@ def hold(process: str) -> tuple[str, Pidfd] | None:
 
     Returns:
         The QEMU's identity and the handle, which the caller closes; None if none is known to run.
+        None does not prove that none runs: it is also returned if there is no process file, or if
+        the file is from another machine or another PID namespace.
 
     Raises:
         Refused: The process file is damaged, or other users may have written it.
@@ -2114,12 +2121,13 @@ def main(arguments: Sequence[str]) -> int:
     The answer goes to standard output as JSON; the reason of a failure goes to standard error.
 
     Args:
-        arguments: The operation's name, its arguments as JSON, and the text of this file if the
-            operation is a launch.
+        arguments: The operation's name (a key of `OPERATIONS`, or `launch`), its arguments as a
+            JSON object and, for a launch, the text of this file: the process that becomes QEMU
+            runs it.
 
     Returns:
-        The exit code: 0 if the operation was done, 1 if it was refused, 3 if it is not known
-        whether it was done.
+        The exit code: 0 if the operation was done, 1 if it was refused and nothing was changed,
+        3 if it is not known whether it was done.
     """
     name, request = arguments[0], json.loads(arguments[1])
     try:

@@ -170,6 +170,10 @@ def memory(*, page_mib: int | None, folder: str | None) -> Value:
         page_mib: The size in MiB of the huge pages that the guest's RAM is taken from; None for
             none.
         folder: The folder that the guest's RAM is taken from; None for none.
+
+    Returns:
+        `total_bytes` and `available_bytes`, from /proc/meminfo, where the limit of a container is
+        not considered; and `huge_bytes`, which is free in such huge pages.
     """
     found = dict(re.findall(r"^(\w+):\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE))
     return {
@@ -255,7 +259,12 @@ def files(*, paths: Sequence[str], digested: Sequence[str]) -> List[Value]:
 
     Args:
         paths: The files.
-        digested: The files to read and make a digest of; never a secret.
+        digested: Those of `paths` to read and make a digest of; never a secret.
+
+    Returns:
+        An entry for each path, in the order of `paths`: its `path`, and either `mode`, `size_bytes`
+        and `digest` (SHA-256; empty if the file is not in `digested`), or `why` it cannot be
+        opened and read, is no regular file or is too long.
     """
     return [_file(path, is_read=path in digested) for path in paths]
 
@@ -889,14 +898,18 @@ def psk(*, path: str, username: str, salt: str) -> Value:
 
 
 def forwarding(*, is_unix: bool, limit_s: float) -> Value:
-    """Listen for one connection, as a monitor does; nothing of it stays afterwards.
+    """Begin to listen for one connection, as a monitor does, and return at once.
+
+    A thread accepts the connection and closes it without a greeting. After that, or after the
+    limit, the socket and its folder are removed.
 
     Args:
-        is_unix: Whether to listen on a Unix socket in a new folder, or else on a port of 127.0.0.1.
-        limit_s: How long to wait for the connection, in seconds.
+        is_unix: Whether to listen on a Unix socket in a new folder, or else on a free port of
+            127.0.0.1.
+        limit_s: How long the thread waits for the connection, in seconds.
 
     Returns:
-        `path` of the socket, or `port`.
+        `path` of the socket and `port` 0; or the `port` and an empty `path`.
     """
     folder = tempfile.mkdtemp(prefix="pycolo-") if is_unix else ""
     path = os.path.join(folder, "monitor") if is_unix else ""

@@ -76,7 +76,7 @@ class DiskIds:
 
     @classmethod
     def numbered(cls, n: int) -> DiskIds:
-        """The names of the n-th disk, from 0; those of disk 0 are the document's."""
+        """The names of the n-th disk, from 0; those of disk 0 are as in QEMU's COLO document."""
         return cls(
             quorum=f"colo-disk{n}",
             parent=f"parent{n}",

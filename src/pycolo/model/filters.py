@@ -107,9 +107,9 @@ class ChainIds:
 
     @classmethod
     def numbered(cls, n: int) -> ChainIds:
-        """The names of the n-th chain, from 0; those of chain 0 are the document's.
+        """The names of the n-th chain, from 0; those of chain 0 are as in QEMU's COLO document.
 
-        Digits at the end of the document's names do not number chains: `redire0` and `redire1` are
+        Digits at the end of that document's names do not number chains: `redire0` and `redire1` are
         two parts of one chain. So a name of a further chain is that name, a dot and the number.
         """
         tail = f".{n}" if n else ""
@@ -151,7 +151,7 @@ class ChainPorts:
 
     @classmethod
     def numbered(cls, n: int) -> ChainPorts:
-        """The ports of the n-th chain, from 0; those of chain 0 are the document's."""
+        """The ports of the n-th chain, from 0; those of chain 0 are as in QEMU's COLO document."""
         step = PORT_STRIDE * n
         return cls(
             mirror=9003 + step,

@@ -723,9 +723,10 @@ class BlockdevMirror(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockJobCancel(_Acknowledged):
-    """End a mirror; its target is complete only if the job was ready and ``force`` is not set.
+    """Ask a mirror to end; its target is complete only if the job was ready and not forced.
 
-    Source: qemu-behaviour 5.16.
+    The answer comes before the job has ended; an event reports the end. Source: qemu-behaviour
+    5.16.
     """
 
     qmp_name: ClassVar[str] = "block-job-cancel"
@@ -733,7 +734,7 @@ class BlockJobCancel(_Acknowledged):
     device: str
     """The job's id."""
     force: bool | None = None
-    """Whether to abort a mirror that is ready."""
+    """Whether to abort a mirror that is ready; None means False."""
 
     @property
     @override
@@ -974,11 +975,12 @@ class HumanMonitorCommand(QmpCommand[str]):
             host: The host of the secondary's NBD server.
             port: The port of that server, 1 to 65535.
             export: The export's name.
-            nbd_node_name: The NBD node's name. If None, as in the document, the node cannot be
-                yanked (qemu-behaviour 5.6).
+            nbd_node_name: The name of the NBD node beneath the replication node. If None, as in
+                QEMU's COLO document, that node cannot be yanked (qemu-behaviour 5.6).
 
         Raises:
-            DeclarationError: A value is empty or has a character that the line cannot carry.
+            DeclarationError: The port is out of range, or another value is empty or has a
+                character that the line cannot carry.
         """
         if not 0 < port <= _HIGHEST_PORT:
             raise DeclarationError("port", port, f"be 1 to {_HIGHEST_PORT}")

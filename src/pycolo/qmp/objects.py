@@ -89,7 +89,10 @@ class FilterMirror(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class FilterRedirector(QmpRecord):
-    """A filter that sends packets into a chardev, or takes them from one."""
+    """A filter that sends a netdev's packets into a chardev, or takes packets from one.
+
+    ``indev`` or ``outdev`` must be given; if both are, they must differ.
+    """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (
         ("qom-type", "filter-redirector"),
@@ -107,9 +110,10 @@ class FilterRedirector(QmpRecord):
     queue: FilterQueue | None = None
     """Which packets it sees; ``all`` if absent."""
     indev: str | None = None
-    """The id of the chardev it reads from."""
+    """The id of the chardev from which it takes packets, to send them in the direction that
+    ``queue`` names; None for none."""
     outdev: str | None = None
-    """The id of the chardev it writes to."""
+    """The id of the chardev into which it sends the netdev's packets; None for none."""
     status: FilterStatus | None = None
     """``on`` if absent."""
     vnet_hdr_support: bool | None = attrs.field(

@@ -126,7 +126,11 @@ class World(Fleet):
 
     @property
     def serving(self) -> tuple[FakeQemu, ...]:
-        """The QEMUs whose guest serves clients; two at once are a split brain."""
+        """The QEMUs whose guest clients reach over IPv4 now; two at once are a split brain.
+
+        Empty if there is none. A secondary in COLO runs but is not among them, since COLO holds its
+        packets back.
+        """
         return self.answering("ipv4")
 
     def answering(self, family: Family) -> tuple[FakeQemu, ...]:
