@@ -449,7 +449,8 @@ class PairController:
 
         Args:
             compiled: The plan.
-            observer: Called with the progress, in addition to the controller's own observer.
+            observer: Called with the progress, in addition to the controller's own observer; None
+                for that one only.
 
         Returns:
             The report. None, and nothing is done, if since the plan was compiled another plan was

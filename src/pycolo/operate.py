@@ -192,7 +192,8 @@ class Connection:
         Args:
             survivor: The node that survives; None for the one that answers.
             fenced: An operator's statement that the other node's QEMU has ended; the plan is not
-                executed if that QEMU or its host shows that it runs.
+                executed if that QEMU or its host shows that it runs. None if there is no such
+                statement: then the other node's host is asked when the plan is executed.
         """
         return await self._compile("failover", Options(survivor=survivor), fenced)
 
@@ -201,7 +202,8 @@ class Connection:
 
         Args:
             gone: The node that will not return; it need not be declared any more.
-            fenced: An operator's statement that its QEMU has ended; see `failover`.
+            fenced: An operator's statement that its QEMU has ended, or None; see
+                `failover`.
         """
         return await self._compile("forget", Options(gone=gone), fenced)
 
@@ -242,7 +244,8 @@ class Connection:
         Args:
             plan: The plan.
             observer: Called with the progress.
-            recorder: Called with the progress, and with each command, reply and event of QEMU.
+            recorder: Called with the progress, and with each command, reply and event of QEMU; None
+                for none.
 
         Returns:
             The report; a failure is in it and raises nothing.
@@ -403,7 +406,8 @@ async def apply(plan: Plan, observer: Observer, *, recorder: Recorder | None = N
     Args:
         plan: A plan that a `Connection` compiled.
         observer: Called with the progress.
-        recorder: Called with the progress, and with each command, reply and event of QEMU.
+        recorder: Called with the progress, and with each command, reply and event of QEMU; None
+            for none.
 
     Returns:
         The report; a failure is in it and raises nothing.

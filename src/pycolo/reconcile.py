@@ -133,9 +133,9 @@ def next_step(
             `Dead` with the evidence, or `Absent`; a node that does not answer is `Unreachable` or
             `Unresponsive`.
         want: The wanted state.
-        armed: The failover plans of the last `Settled`, without those that were executed since. A
-            survivor whose main loop is stuck on its dead peer answers no question, so no plan can
-            be compiled for it; its armed plan still frees it.
+        armed: The failover plans of the last `Settled`, without those that were executed since;
+            None for none. A survivor whose main loop is stuck on its dead peer answers no question,
+            so no plan can be compiled for it; its armed plan still frees it.
         avoid: Nodes on which no secondary is to be launched.
         assume_good: QEMU versions that the operator vouches for.
 

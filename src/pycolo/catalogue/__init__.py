@@ -104,9 +104,9 @@ def explain(
             a QMP error. A message of the human monitor may keep the prefix `Error:` and its line
             ends. Only the first 4096 characters are read.
         command: The command that QEMU answered with this message, by its name in QMP or in the
-            human monitor.
-        error_class: QMP's class of the error, such as `GenericError`.
-        version: The version of the QEMU that wrote the message.
+            human monitor. None if it is not known: then what the message itself says is used.
+        error_class: QMP's class of the error, such as `GenericError`; None as for `command`.
+        version: The version of the QEMU that wrote the message; None if it is not known.
 
     Returns:
         One explanation for each matching entry, the best first. Entries that apply to the command,

@@ -39,17 +39,19 @@ def compile_offline(
             state of `start`.
         pair: The declaration.
         version: QEMU's version on every node.
-        prior_state: What to compile from instead: a snapshot, or another plan's planned state.
+        prior_state: What to compile from instead: a snapshot, or another plan's planned state;
+            None for what `procedure` names.
         survivor: The node that survives. If None, the only node that answers in `prior_state`, or
             else the pair's second node.
         peer: The node that protects the survivor in `resume`; if None, the dead node itself,
             launched again.
-        evidence: Evidence of the other node's death, kept in the plan; without it the death is
+        evidence: Evidence of the other node's death, kept in the plan; if None, the death is
             assumed, and the plan needs evidence to be executed.
         checkpoint_delay_ms: For `set-checkpoint-delay`; the declared one if None.
         nodes: For `launch`: which nodes; both if empty.
-        newest: For `launch`: the node that holds the newest data by an operator's statement.
-        gone: For `forget`: the node that will never come back.
+        newest: For `launch`: the node that holds the newest data by an operator's statement;
+            None to follow the records.
+        gone: For `forget`, which needs it: the node that will never come back.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
 

@@ -72,10 +72,10 @@ def launch(
         nodes: The nodes to launch; if empty, the two that the record names. A spare takes the
             place of the node that does not hold the newest data.
         newest: The node that holds the newest data by an operator's statement, which overrides the
-            records. Its QEMU may run already.
+            records. Its QEMU may run already. None to follow the records.
         instances: Node name to the identity its QEMU gets, `PAIR:NODE:HEX`, never used before. For
-            a node without an entry the identity is counted up, which is enough for a plan that is
-            not executed.
+            a node without an entry, and for every node if None, the identity is counted up, which
+            is enough for a plan that is not executed.
         birth: Random text by which a new pair differs from other pairs of its name. It is not used
             if the pair has a record.
         dialect: `auto`, or `doc` for the command lines of QEMU's COLO document.

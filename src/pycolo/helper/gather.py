@@ -173,7 +173,8 @@ def memory(*, page_mib: int | None, folder: str | None) -> Value:
 
     Returns:
         `total_bytes` and `available_bytes`, from /proc/meminfo, where the limit of a container is
-        not considered; and `huge_bytes`, which is free in such huge pages.
+        not considered; and `huge_bytes`, which is free in such huge pages, or None for
+        normal pages.
     """
     found = dict(re.findall(r"^(\w+):\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE))
     return {

@@ -108,7 +108,10 @@ class Keeping:
 
     @property
     def statuses(self) -> tuple[PairStatus, ...]:
-        """The status of each pair now, in the order in which the pairs were given."""
+        """The status of each pair, in the order in which the pairs were given.
+
+        As of the supervisor's last observation of the pair; no QEMU is asked.
+        """
         return tuple(keeper.status for keeper in self._keepers.values())
 
     @property
