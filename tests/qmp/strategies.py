@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
@@ -89,6 +90,9 @@ def _composed(hint: object) -> st.SearchStrategy[object]:
         return st.lists(_values(args[0]), min_size=1, max_size=2).map(tuple)
     if origin in (Union, types.UnionType):
         return st.one_of([_values(arg) for arg in args])
+    if origin is Mapping:
+        # Options that no field holds: a name made up is one that no version of QEMU knows.
+        return st.just({})
     if isinstance(hint, type):
         return _made(hint)
     raise TypeError(hint)

@@ -452,8 +452,8 @@ def _recorded_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
 def _written_blindly(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record is replaced whatever it says, and nobody looks at it before."""
 
-    async def unseen(_: Run, __: object) -> bool:
-        return False
+    async def unseen(_: Run, __: object) -> None:
+        return None
 
     async def write_over(
         self: FakeHost, pair: ColoPair, node: str, change: Change, *, limit_s: float
@@ -462,7 +462,7 @@ def _written_blindly(monkeypatch: pytest.MonkeyPatch) -> None:
         self.files[pair.record_path(node)] = dumps(change.becomes).encode()
 
     monkeypatch.setattr(FakeHost, "write", write_over)
-    monkeypatch.setattr(Run, "_is_stale", unseen)
+    monkeypatch.setattr(Run, "_stale", unseen)
 
 
 def _taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
