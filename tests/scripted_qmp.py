@@ -34,6 +34,7 @@ class ScriptedQmp:
         self.first_bytes: bytes | None = None
         self.negotiates = True
         self.leaves_after_negotiation = False
+        self.after_negotiation = b""
         self.replies: dict[str, Reply | Callable[[Mapping[str, object]], Reply]] = {}
         self.seen: list[dict[str, object]] = []
         self.held: dict[str, object] = {}
@@ -120,6 +121,7 @@ class ScriptedQmp:
                 self.say(
                     {"return": {}, "id": message.get("id")} if "id" in message else {"return": {}}
                 )
+            self.say_raw(self.after_negotiation)
             if self.leaves_after_negotiation:
                 writer.close()
             return

@@ -1,6 +1,7 @@
 """The session against a scripted monitor: every way in which a connection can go wrong."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -231,6 +232,44 @@ async def _told(session: Session, script: ScriptedQmp) -> list[Notice]:
     script.hang_up()
     await ended.wait()
     return notices
+
+
+@pytest.mark.parametrize("cut_at", [1, 20, -3, -1])
+async def test_event_that_is_cut_by_the_negotiation_comes_in_order(
+    script: ScriptedQmp, cut_at: int
+) -> None:
+    """A part of its line comes with the reply to the negotiation, and the rest with later lines."""
+    lines = [
+        json.dumps({"event": name, "timestamp": {"seconds": 1, "microseconds": 2}}).encode()
+        for name in ("STOP", "RESUME", "STOP", "RESUME")
+    ]
+    stop, cut, *later = [line + b"\r\n" for line in lines]
+    script.after_negotiation = stop + cut[:cut_at]
+    async with await _connect(script.path) as session:
+        script.say_raw(b"".join((cut[cut_at:], *later)))
+        told = await _told(session, script)
+    kinds = [events.ResumeEvent, events.StopEvent, events.ResumeEvent, HungUp]
+    assert kinds == [type(notice) for notice in told]
+
+
+async def test_subscriber_that_raises_ends_the_connection(
+    script: ScriptedQmp, session: Session
+) -> None:
+    """Whoever waits for a reply learns at once that none can come, and the session is closed."""
+
+    def take(notice: Notice) -> None:
+        if not isinstance(notice, HungUp):
+            raise TypeError(notice)
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    session.subscribe(take)
+    script.replies["query-name"] = SILENCE
+    asked = session.send(qmp.QueryName())
+    await script.until_seen("query-name")
+    script.event("STOP")
+    with pytest.raises(errors.CommandUnknown, match="the connection was lost"):
+        await asked.reply(LIMIT_S)
+    assert session.closed
 
 
 async def test_events_are_typed_latched_and_told(script: ScriptedQmp, session: Session) -> None:

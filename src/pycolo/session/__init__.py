@@ -493,9 +493,13 @@ class Session:
             await asyncio.wait((changed, asked), return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
         asked.cancel()
-        self._closing(await disconnected(self._client) or "QEMU hung up")
-        # Whoever waits for a reply finds the session closed.
-        self._client.interrupt()
+        why = "this program failed at what it sent"
+        try:
+            why = await disconnected(self._client) or "QEMU hung up"
+        finally:
+            self._closing(why)
+            # Whoever waits for a reply finds the session closed.
+            self._client.interrupt()
 
     def _closing(self, why: str) -> None:
         """Mark the session as closed, and tell the subscribers once."""

@@ -47,6 +47,8 @@ class Client(QMPClient):
         self._issued: dict[str, tuple[asyncio.Future[object], bytes]] = {}
         "The id of each command that has no reply yet, to its reply and what was sent."
         self._issues = 0
+        self._lines_passed = 0
+        "How many lines qemu.qmp was passed that it has not handed back yet."
 
     async def connect_to(self, opened: socket.socket) -> None:
         """Read the greeting from a connected socket, and negotiate; errors as of `connect`."""
@@ -100,6 +102,15 @@ class Client(QMPClient):
 
     def _take_line(self, line: bytes) -> bool:
         """Take a line that QEMU has sent; False for one that qemu.qmp must take, such as no QMP."""
+        # Its reader may hold the beginning of a line. So the rest is passed to it, and those that
+        # come before it has taken that as well: else they would be taken in the wrong order.
+        is_taken = not self._lines_passed and self._takes(line)
+        if not is_taken:
+            self._lines_passed += 1
+        return is_taken
+
+    def _takes(self, line: bytes) -> bool:
+        """Take a line if it is a message that belongs here."""
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
@@ -129,6 +140,8 @@ class Client(QMPClient):
 
     @override
     async def _on_message(self, msg: Message) -> None:
+        # Those that came before the short way were not counted.
+        self._lines_passed = max(0, self._lines_passed - 1)
         if not self._take(msg):
             await super()._on_message(msg)
 
