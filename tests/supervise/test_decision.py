@@ -26,6 +26,7 @@ RECORD = PairRecord(
     phase="protected",
 )
 SHARED = SharedRecord(record=RECORD)
+STOPPED = attrs.evolve(SHARED, want="stopped")
 LIMITS = Limits(declared=Supervision(), checkpoint_delay_s=20.0, ram_gib=2.0)
 IN_COLO = Observation(qemu="colo", instance=ALPHA)
 SECONDARY = Observation(qemu="colo", instance=BETA)
@@ -135,6 +136,31 @@ def test_a_holder_that_has_every_write_is_booted() -> None:
     assert ("own-ended", ("say-exit", "tell")) == _answer("beta", ended)
     ended = attrs.evolve(IN_COLO, qemu="none", replication_lost=True, evidence=END)
     assert ("both-ended", ("boot",)) == _answer("alpha", ended)
+
+
+_LEFT = attrs.evolve(SECONDARY, evidence=attrs.evolve(END, node="alpha", instance=ALPHA))
+_LACKING = attrs.evolve(_LEFT, replication_lost=True)
+_DIVERGED = attrs.evolve(_LEFT, peer_shutdown=True)
+
+
+@pytest.mark.parametrize(
+    ("shared", "seen", "answer"),
+    [
+        (STOPPED, _LACKING, ("lacks-writes", ("end-own", "reconcile"))),
+        (STOPPED, _DIVERGED, ("lacks-writes", ("end-own", "reconcile"))),
+        (SHARED, attrs.evolve(_LACKING, shutdown=True), ("lacks-writes", ("tell",))),
+        (SHARED, attrs.evolve(_LACKING, peer_shutdown=True), ("lacks-writes", ("tell",))),
+        # The secondary alone has the writes that a disk of the primary refused.
+        (STOPPED, attrs.evolve(_DIVERGED, disk_failed=True), ("peer-ended", ("reconcile",))),
+        (STOPPED, attrs.evolve(_LACKING, disk_failed=True), ("undecidable", ("tell",))),
+    ],
+)
+def test_a_primary_that_ended_with_its_guest_has_every_write(
+    shared: SharedRecord, seen: Observation, answer: tuple[str, tuple[str, ...]]
+) -> None:
+    """Its secondary still runs: nobody has to decide, and that one neither continues nor claims."""
+    decision = _at("beta", seen, 10.0, shared)
+    assert answer == (decision.event, decision.actions)
 
 
 def _answer(node: str, seen: Observation) -> tuple[str, tuple[str, ...]]:

@@ -223,6 +223,7 @@ SAFE_WITHOUT: Final[Mapping[tuple[Standing, Event], str]] = {
         for state in ("alone", "joining", "protected", "claiming", "following", "stopped")
     },
     ("stopped", "undecidable"): _TOLD,
+    ("stopped", "lacks-writes"): "cannot happen: its secondary does not see that a link is lost",
     ("alone", "disk-failed"): _TOLD,
     ("joining", "disk-failed"): _TOLD,
     ("protected", "unresponsive"): _TOLD,

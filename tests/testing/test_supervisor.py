@@ -333,6 +333,52 @@ def test_guest_that_shuts_down_stays_down(tmp_path: Path, first: str) -> None:
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("apart_s", [0.0, 0.02, 0.4])
+@pytest.mark.parametrize("first", ["alpha", "beta"])
+def test_nobody_is_asked_about_a_guest_that_ended(
+    tmp_path: Path, first: str, apart_s: float
+) -> None:
+    """The primary's last writes may miss a secondary that is ending too: none of them is lost."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        for name in ("beta", "alpha"):
+            life.world.qemu(name).event("SHUTDOWN", {"guest": True, "reason": "guest-panic"})
+        lost = {"node-name": life.pair.disks[0].names.nbd, "type": "flush"}
+        sectors = {"sector-num": 0, "sectors-count": 0}
+        life.world.qemu("alpha").event("QUORUM_REPORT_BAD", {**lost, **sectors})
+        for name in (first, "beta" if first == "alpha" else "alpha"):
+            end(life.world.qemu(name), 0)
+            await time_passes(apart_s)
+        await watched.until("stopped is wanted", since=count)
+        await time_passes(60.0)
+        assert [] == _persons(watched)
+        assert not life.world.running
+        watched.store.want(life.pair.name, "protected")
+        await protected(watched, len(watched.events))
+
+    play(tmp_path, scenario)
+
+
+def test_guest_that_shut_down_does_not_continue_on_the_other_side(tmp_path: Path) -> None:
+    """The secondary's guest has not shut down: its QEMU is ended, and the primary is booted."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        alpha = life.world.qemu("alpha")
+        alpha.event("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
+        end(alpha, 0)
+        await time_passes(60.0)
+        assert not life.world.running
+        assert not [e for e in watched.events[count:] if "failover" in e.text]
+        assert [] == _persons(watched)
+        watched.store.want(life.pair.name, "protected")
+        await protected(watched, len(watched.events))
+        assert "alpha" == await serves(life)
+
+    play(tmp_path, scenario)
+
+
 @pytest.mark.parametrize("later_s", [0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.5])
 def test_guest_is_booted_as_soon_as_it_is_wanted_again(tmp_path: Path, later_s: float) -> None:
     """However soon after its end, and though its last writes did not reach the secondary."""

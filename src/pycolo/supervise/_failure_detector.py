@@ -136,6 +136,13 @@ class FailureDetector:
         """Whether a guest has shut itself down since `forget_shutdowns` was called."""
         return any(health.shutdown_s is not None for health in self.health.values())
 
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether a guest has just shut itself down, so that both QEMUs may still end."""
+        now_s = self._now_s()
+        at_s = (health.shutdown_s for health in self.health.values())
+        return any(one is not None and now_s - one <= SHUTDOWN_S for one in at_s)
+
     def _bad(self, node: str) -> frozenset[str]:
         """The quorum children that a node's QEMU has reported as failed; empty outside COLO."""
         session = self._sessions.get(node)

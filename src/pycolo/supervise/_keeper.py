@@ -858,7 +858,8 @@ class Keeper:
     def _begin_round(self) -> bool:
         if self._work is not None or self._wish.paused is not None:
             return False
-        if self._now_s() < self._due_s:
+        if self._now_s() < self._due_s or self._detector.is_shutting_down:
+            # A round would fail over to a QEMU that still runs after that of its peer has ended.
             return False
         self._pursued = self._wish
         if self._authority.drives(self._record):
@@ -1018,8 +1019,9 @@ class Keeper:
         waits = waits or decision.event == "suspicion" or decision.phase == "claiming"
         # A supervisor decides for both nodes, so that it waits for no other program.
         waits = waits and bool(self._authority.observed)
-        # It may wait for its own QEMU all the same.
-        waits = waits or (decision.phase == "waiting" and decision.event == "unresponsive")
+        # It may wait for its own QEMU all the same, or for a primary that ended as its guest did.
+        is_left = decision.event in ("unresponsive", "lacks-writes")
+        waits = waits or (decision.phase == "waiting" and is_left)
         if not waits:
             self._waits_since_s.pop(decided.node, None)
             return False

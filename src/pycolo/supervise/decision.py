@@ -115,6 +115,8 @@ def event_of(
         return "shutdown"
     if ended:
         return "both-ended" if peer_ended and holds else "own-ended"
+    if not holds and _is_behind(shared, seen, peer_ended=peer_ended):
+        return "lacks-writes"
     if peer_ended:
         return "peer-ended"
     if pending != "halted" and _lease_gone(node, shared, seen, limits, now_s):
@@ -213,10 +215,27 @@ def _excludes(
     # A node that lacks writes cannot continue without its peer: it must hand over to that.
     peer_lost = _peer_ended(node, record, seen) or seen.peer_shutdown
     peer_lost = peer_lost or (seen.disk_failed and seen.replication_lost)
-    # If this secondary has ended as well, the holder is booted: it has every write.
-    is_over = seen.qemu == "none" and record.holder != node
-    lacks = _lacks_writes(node, record, seen) and not is_over
+    lacks = _lacks_writes(node, record, seen) and not _is_over(node, shared, seen)
     return seen.qemu == "alone" or (peer_lost and lacks)
+
+
+def _is_over(node: str, shared: SharedRecord, seen: Observation) -> bool:
+    """Whether a secondary has ended, or is to end, while its holder has every write.
+
+    Nobody has to decide then: the holder is booted once a guest is wanted again.
+    """
+    if shared.record.holder == node:
+        return False
+    ends = shared.want == "stopped" or seen.shutdown or seen.peer_shutdown
+    return seen.qemu == "none" or (ends and not seen.disk_failed)
+
+
+def _is_behind(shared: SharedRecord, seen: Observation, *, peer_ended: bool) -> bool:
+    """Whether the primary of this secondary has ended, or its guest has, with more writes."""
+    if seen.disk_failed:
+        return False
+    is_left = seen.peer_shutdown and shared.want == "stopped"
+    return is_left or (peer_ended and seen.replication_lost)
 
 
 def _peer_ended(node: str, record: PairRecord, seen: Observation) -> bool:

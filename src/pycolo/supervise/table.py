@@ -63,10 +63,11 @@ pair, or would do so now, and its own QEMU gives no answer. `lease-gone`: the pe
 long enough after this node cut its side of COLO. `peer-shutdown`: the secondary's guest alone shut
 down. `replication-lost`: the secondary no longer gets the writes. `disk-failed`: this primary's own
 disk failed. `lacks-writes`: this secondary no longer gets the writes, so that its primary has to
-continue. `halted`: the other node's claim has led to nothing and that node's lease ran out, while
-the QEMU of this primary gives no answer: its fuse has stopped it, since the claim kept its lease
-from being renewed. `claimed`: the other node claims the pair. `limit`: a suspicion has lasted for
-its limit. `suspicion`: there is one. `quiet`: none of these.
+continue; or no guest is wanted, and the primary's has shut down before this one's. `halted`: the
+other node's claim has led to nothing and that node's lease ran out, while the QEMU of this primary
+gives no answer: its fuse has stopped it, since the claim kept its lease from being renewed.
+`claimed`: the other node claims the pair. `limit`: a suspicion has lasted for its limit.
+`suspicion`: there is one. `quiet`: none of these.
 """
 
 Action: TypeAlias = Literal[
@@ -222,11 +223,13 @@ ROWS: Final[tuple[Row, ...]] = (
     _row("stopped", "no-arbiter", "tell", "stopped"),
     _row(
         "stopped",
-        f"shutdown both-ended own-ended {_PEER} unresponsive disk-failed lacks-writes halted"
-        " claimed limit suspicion quiet",
+        f"shutdown both-ended own-ended {_PEER} unresponsive disk-failed halted claimed limit"
+        " suspicion quiet",
         "reconcile",
         "stopped",
     ),
+    # Else the pair would fail over to this secondary, and end it only then.
+    _row("stopped", "lacks-writes", "end-own reconcile", "stopped"),
 )
 """The table as it is written: each combination of state and event is in exactly one row."""
 
