@@ -65,6 +65,7 @@ PAIR_CASES: dict[str, tuple[Edits, str, str, bool]] = {
     "an image folder with a line break": ({"nodes[0].image_folder": "/images\n-S"}, "nodes[0].image_folder", "printable", False),
     "an image with a line break": ({"disks[0].image": "a\nb"}, "disks[0].image", "printable", False),
     "an image elsewhere": ({"disks[0].image": "../a"}, "disks[0].image", "be a file name", False),
+    "the folder above for an image": ({"disks[0].image": ".."}, "disks[0].image", "be a file name", False),
     "a folder for an image": ({"disks[0].image": "/a/"}, "disks[0].image", "an absolute path", False),
     "a device by a mere name": ({"disks[0].driver": "host_device"}, "disks[0].image", "be an absolute path if driver is host_device", False),
     "an unknown driver": ({"disks[0].driver": "floppy"}, "disks[0].driver", "be one of file, host_device", True),

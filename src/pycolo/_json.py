@@ -145,9 +145,9 @@ def frozen_json(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
 
 def _frozen(value: JsonValue) -> JsonValue:
     match value:
-        case dict():
+        case Mapping():
             return ReadOnlyDict({name: _frozen(item) for name, item in value.items()})
-        case list():
+        case list() | tuple():
             return [_frozen(item) for item in value]
         case _:
             return value

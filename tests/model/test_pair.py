@@ -137,7 +137,8 @@ def test_a_port_has_one_owner() -> None:
 def test_two_nodes_of_one_host_keep_apart() -> None:
     """Folders are compared as the kernel reads them, hosts by address, loopback as one host."""
     rule = r"ColoPair\.nodes\[1\]\.image_folder must differ from nodes\[0\]\.image_folder"
-    for first, second in (("192.0.2.1", "192.0.2.1"), ("127.0.0.1", "localhost")):
+    spelled = (("fd00::1", "FD00:0::1"), ("a.example.org", "A.example.org."))
+    for first, second in (*spelled, ("192.0.2.1", "192.0.2.1"), ("127.0.0.1", "Localhost")):
         alpha = attrs.evolve(ALPHA, address=first)
         beta = attrs.evolve(BETA, address=second, image_folder="/images/./")
         with pytest.raises(DeclarationError, match=rule):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 
 import attrs
 import pytest
@@ -82,9 +83,10 @@ def test_only_a_qcow2_has_something_below_it() -> None:
 
 def test_image_does_not_back_itself() -> None:
     """Neither twice in a chain, nor as what a QEMU of that host writes to."""
-    twice = (BackingImage(image="/base"), BackingImage(image="/base"))
-    field, _ = refused(lambda: ReplicationDisk(size_bytes=SIZE_BYTES, backing=twice))
-    assert "ReplicationDisk.backing[1].image" == field
+    for again in ("/base", "//a/../base"):
+        twice = (BackingImage(image="/base"), BackingImage(image=again))
+        field, _ = refused(lambda: ReplicationDisk(size_bytes=SIZE_BYTES, backing=twice))  # noqa: B023 - called here
+        assert "ReplicationDisk.backing[1].image" == field
     own = BackingImage(image="/var/lib/vm0//primary.qcow2")
     disk = attrs.evolve(one_of_each().disks[0], backing=(own,))
     field, rule = refused(lambda: attrs.evolve(one_of_each(), disks=(disk,)))
@@ -148,6 +150,41 @@ def test_options_are_values_that_json_has() -> None:
         ReplicationDisk(size_bytes=SIZE_BYTES, options=[])  # type: ignore[arg-type]  # wrong
 
 
+def test_options_without_an_end_are_refused() -> None:
+    """Deeper than Python can copy, or inside themselves; the error names the ninth level."""
+    deep: dict[str, JsonValue] = {}
+    for _ in range(10_000):
+        deep = {"a": deep}
+    endless: dict[str, JsonValue] = {}
+    endless["a"] = [endless]
+    for value in (deep, endless):
+        field, rule = refused(lambda: ReplicationDisk(size_bytes=SIZE_BYTES, options=value))  # noqa: B023 - called here
+        assert field.startswith("ReplicationDisk.options.a")
+        assert "be nested at most 8 deep" == rule
+
+
+def test_options_cannot_be_changed_through_what_they_were_made_of() -> None:
+    """Whatever kind of mapping or list they are given as."""
+    inner: dict[str, JsonValue] = {"b": [1]}
+    given = MappingProxyType({"a": MappingProxyType(inner)})
+    disk = ReplicationDisk(size_bytes=SIZE_BYTES, options=given)  # type: ignore[arg-type]  # read-only
+    inner["b"] = 2
+    assert {"a": {"b": [1]}} == disk.options
+
+
+def test_what_is_no_list_of_images_is_refused() -> None:
+    """With the field's name, as from a file."""
+    for wrong in (None, 3):
+        field, rule = refused(
+            lambda: ReplicationDisk(size_bytes=SIZE_BYTES, backing=wrong)  # type: ignore[arg-type]  # noqa: B023 - wrong
+        )
+        assert ("ReplicationDisk.backing", "be a list") == (field, rule)
+        field, rule = refused(
+            lambda: Rbd(pool="p", image="i", monitors=wrong)  # type: ignore[arg-type]  # noqa: B023 - wrong
+        )
+        assert ("Rbd.monitors", "be a list") == (field, rule)
+
+
 def test_options_reach_the_node_that_they_are_for() -> None:
     """Those of the format, those of the file, and those of a node of the pair."""
     base = BackingImage(image="http://host/base", file_options={"readahead": 4096})
@@ -183,6 +220,13 @@ SAME: tuple[tuple[Remote, Remote], ...] = (
     (Iscsi(portal="a", target="t", lun=1), Iscsi(portal="b:3260", target="t", lun=1)),
     (Nfs(host="h", path="/i"), Nfs(host="h", path="/i", user=0)),
     (Nbd(host="h", export="e"), Nbd(host="h", export="e")),
+    # Other spellings.
+    (Rbd(pool="p", image="i"), Rbd(pool="p", image="i", conf="/etc//ceph/ceph.conf")),
+    (Rbd(pool="p", image="i", conf="/c"), Rbd(pool="p", image="i", conf="/d/../c")),
+    (Iscsi(portal="a", target="iqn.x:T"), Iscsi(portal="a", target="IQN.x:t")),
+    (Nfs(host="h", path="/a/i"), Nfs(host="h", path="/a/./b/..//i")),
+    (Nfs(host="nas.example.org", path="/i"), Nfs(host="NAS.example.org.", path="/i")),
+    (Nbd(host="fd00::1"), Nbd(host="FD00:0:0::1")),
 )
 OTHER: tuple[tuple[Remote, Remote], ...] = (
     (Rbd(pool="p", image="i"), Rbd(pool="p", image="j")),
@@ -191,6 +235,7 @@ OTHER: tuple[tuple[Remote, Remote], ...] = (
     (Nfs(host="h", path="/i"), Nfs(host="g", path="/i")),
     # Each is a server of the node's own host.
     (Nbd(host="127.0.0.1", export="e"), Nbd(host="127.0.0.1", export="e")),
+    (Nbd(host="localhost"), Nbd(host="LOCALHOST.")),
     (Nbd(path="/nbd.sock"), Nbd(path="/nbd.sock")),
     (Nbd(host="h", export="e"), Nbd(host="h", port=1, export="e")),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias, final
 
 import attrs
@@ -140,7 +140,8 @@ def _place(field: str, value: object) -> None:
     """Check that a value is a file name or an absolute path."""
     rules.text(field, value)
     text = str(value)
-    if text.endswith("/") or ("/" in text and not text.startswith("/")):
+    is_folder = posixpath.basename(text) in ("", ".", "..")
+    if is_folder or ("/" in text and not text.startswith("/")):
         rule = "be a file name in the node's folder, or an absolute path"
         raise DeclarationError(field, value, rule)
 
@@ -148,12 +149,15 @@ def _place(field: str, value: object) -> None:
 _LAYERS = rules.Each(rules.instance_of(BackingImage))
 
 
-def _chain(layers: Iterable[BackingImage]) -> tuple[BackingImage, ...]:
-    return tuple(layers)
+_Layers: TypeAlias = tuple[BackingImage, ...] | list[BackingImage]
 
 
-def _chain_if_given(layers: Iterable[BackingImage] | None) -> tuple[BackingImage, ...] | None:
-    return None if layers is None else tuple(layers)
+def _chain(layers: _Layers) -> tuple[BackingImage, ...]:
+    return tuple(layers) if isinstance(layers, list) else layers
+
+
+def _chain_if_given(layers: _Layers | None) -> tuple[BackingImage, ...] | None:
+    return None if layers is None else _chain(layers)
 
 
 def _options_if_given(value: Mapping[str, JsonValue] | None) -> Mapping[str, JsonValue] | None:

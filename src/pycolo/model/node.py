@@ -11,6 +11,7 @@ import attrs
 
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
+from pycolo.model._places import normal_host
 
 VNC_PORT: Final = 5900
 "The port of VNC's display 0; display N has this port plus N."
@@ -52,7 +53,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return normal_host(host) == "localhost"
 
 
 def _host(field: str, value: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Iterator
 from typing import Literal, final
 
@@ -10,6 +9,7 @@ import attrs
 
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
+from pycolo.model._places import normal, normal_host
 from pycolo.model.disk import DiskIds, ReplicationDisk
 from pycolo.model.filters import ChainIds, ChainPorts, FilterChain, Netdev
 from pycolo.model.hardware import CHANNEL_ID
@@ -532,12 +532,7 @@ class ColoPair:
         return (*images, *monitors, *sockets, *logs, *kept)
 
 
-def normal(path: str) -> str:
-    """A path without `//`, `.` and `..`, so that different spellings of one path compare equal."""
-    return posixpath.normpath("/" + path.lstrip("/"))
-
-
 def host_key(node: Node) -> str:
     """A key that is equal for nodes on one host, as far as their addresses show."""
     # Different loopback addresses are all the same host (qemu-behaviour 3.12).
-    return "localhost" if is_loopback(node.address) else node.address
+    return "localhost" if is_loopback(node.address) else normal_host(node.address)

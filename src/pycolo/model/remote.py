@@ -11,11 +11,13 @@ import attrs
 
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
+from pycolo.model._places import normal, normal_host
 from pycolo.model.node import is_loopback
 
 NBD_PORT = 10809
 LUN_MAX = 16383
 ID_MAX = 2**32 - 1
+_CEPH_CONF = "/etc/ceph/ceph.conf"
 _text = rules.Valid(rules.text)
 _text_or_none = rules.Valid(rules.Optional(rules.text))
 _path_or_none = rules.Valid(rules.Optional(rules.absolute_path))
@@ -37,7 +39,7 @@ class RbdMonitor:
 
 
 def _monitors(value: tuple[RbdMonitor, ...] | list[RbdMonitor]) -> tuple[RbdMonitor, ...]:
-    return tuple(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 @final
@@ -76,7 +78,9 @@ class Rbd:
         """
         del host
         # The list of monitors may differ for one cluster; its configuration tells clusters apart.
-        return ("rbd", self.conf or "", self.namespace or "", f"{self.pool}/{self.image}")
+        conf = normal(self.conf or _CEPH_CONF)
+        cluster = "" if conf == _CEPH_CONF else conf
+        return ("rbd", cluster, self.namespace or "", f"{self.pool}/{self.image}")
 
 
 @final
@@ -113,8 +117,8 @@ class Iscsi:
     def place(self, host: str) -> tuple[str, ...]:
         """An identity of the image; see `Rbd.place`."""
         del host
-        # A target's name is unique, and the target may have several portals.
-        return ("iscsi", f"{self.target}, LUN {self.lun}")
+        # A target's name is unique in any case of its letters, and it may have several portals.
+        return ("iscsi", f"{self.target.lower()}, LUN {self.lun}")
 
 
 @final
@@ -141,7 +145,7 @@ class Nfs:
 
     def place(self, host: str) -> tuple[str, ...]:
         """An identity of the image; see `Rbd.place`."""
-        return ("nfs", _server(self.host, host), self.path)
+        return ("nfs", _server(self.host, host), normal(self.path))
 
 
 @final
@@ -169,7 +173,7 @@ class Nbd:
     def place(self, host: str) -> tuple[str, ...]:
         """An identity of the image; see `Rbd.place`."""
         if self.host is None:
-            return ("nbd", host, self.path or "", self.export)
+            return ("nbd", host, normal(self.path or ""), self.export)
         return ("nbd", _server(self.host, host), str(self.port), self.export)
 
 
@@ -179,4 +183,4 @@ Remote: TypeAlias = Rbd | Iscsi | Nfs | Nbd
 
 def _server(named: str, host: str) -> str:
     """An identity of a server: a loopback address is that of the node's own host."""
-    return host if is_loopback(named) else named
+    return host if is_loopback(named) else normal_host(named)

@@ -12,6 +12,7 @@ import attrs
 from pycolo._json import JsonValue, frozen_json
 from pycolo.errors import DeclarationError
 from pycolo.model import _rules as rules
+from pycolo.model._places import normal
 from pycolo.model.hardware import INTEGER_MAX
 from pycolo.qmp.blockdevs import (
     FileNode,
@@ -55,7 +56,13 @@ _FILE_KEYS: Final = frozenset((*_OWNED, *option_names(*_FILE_NODES)))
 
 def frozen_options(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     """A copy of options that cannot be changed; the validator refuses a value of another type."""
-    return frozen_json(value) if isinstance(value, dict) else value
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return frozen_json(value)
+    except RecursionError:
+        # Too deep to be copied, or without an end; the validator refuses it.
+        return value
 
 
 def format_options(field: str, value: object) -> None:
@@ -190,5 +197,8 @@ def check_chain(owner: str, chain: tuple[BackingImage, ...]) -> None:
             field = f"{owner}.backing[{n}].image_format"
             rule = "be qcow2 if there is an image below it"
             raise DeclarationError(field, layer.image_format, rule)
-    named = [(f"backing[{n}].image", layer.image) for n, layer in enumerate(chain)]
+    named = [
+        (f"backing[{n}].image", normal(layer.image) if layer.is_local else layer.image)
+        for n, layer in enumerate(chain)
+    ]
     rules.distinct(owner, named, "an image cannot back itself")

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from pycolo.facts import HostFacts, ImageFacts, PairFacts
 from pycolo.findings import Finding, Level
+from pycolo.model._places import normal
 from pycolo.model.disk import ReplicationDisk
-from pycolo.model.pair import ColoPair, normal
+from pycolo.model.pair import ColoPair
 from pycolo.model.storage import BackingImage
 from pycolo.rules._found import MIB, Rule, found, size_words
 
