@@ -271,6 +271,29 @@ def test_person_is_told_of_a_disk_that_failed_while_nobody_can_take_over(tmp_pat
     play(tmp_path, scenario)
 
 
+def test_person_is_told_what_to_do_with_a_secondary_that_lacks_writes(tmp_path: Path) -> None:
+    """Its primary has ended before it could continue alone: what the line says boots that one."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        write(life)
+        lost = {"node-name": life.pair.disks[0].names.nbd, "type": "write"}
+        sectors = {"sector-num": 1, "sectors-count": 1}
+        life.world.qemu("alpha").event("QUORUM_REPORT_BAD", {**lost, **sectors})
+        life.world.qemu("alpha").kill()
+        told = "end the QEMU of beta, and alpha is booted"
+        count = await watched.until(told, since=count)
+        assert "person" == watched.events[count - 1].kind
+        await time_passes(60.0)
+        assert not life.world.serving
+        life.world.qemu("beta").kill()
+        count = await watched.until("launch is done", since=count)
+        assert "alpha" == await serves(life)
+        await protected(watched, count)
+
+    play(tmp_path, scenario)
+
+
 @pytest.mark.parametrize("is_short", [True, False])
 def test_hosts_that_are_away_for_long_are_told_to_a_person(
     tmp_path: Path, *, is_short: bool

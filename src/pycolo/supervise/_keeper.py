@@ -519,7 +519,7 @@ class Keeper:
         events = {one.decision.event for one in decided}
         actions = {action for one in decided for action in one.decision.actions}
         if "undecidable" in events:
-            self._say_findings(snapshot)
+            self._say_findings(decided, snapshot)
         if {one.decision.state for one in decided}.isdisjoint({"protected", "claiming"}):
             # No node is about to continue alone, so a suspicion must not hold up rounds for ever.
             await self._withdraw()
@@ -1028,7 +1028,7 @@ class Keeper:
         since_s = self._waits_since_s.setdefault(decided.node, now_s)
         return now_s - since_s >= self.pair.supervision.retake_s
 
-    def _say_findings(self, snapshot: Snapshot) -> None:
+    def _say_findings(self, decided: Sequence[_Decided], snapshot: Snapshot) -> None:
         """Tell a person why the record cannot be right, or which findings they must decide on."""
         doubt = self._authority.doubt
         if doubt:
@@ -1037,6 +1037,15 @@ class Keeper:
         step = next_step(self.pair, snapshot, self._wish.want, assume_good=self._assume_good)
         if isinstance(step, Decide):
             self._say("person", "; also: ".join(map(str, step.findings)))
+            return
+        for one in decided:
+            # The QEMU that has ended has told of the writes, and no snapshot shows them any more.
+            holder = one.record.holder
+            if one.decision.event == "undecidable" and one.lacks_writes:
+                why = f"{holder} has ended, and {one.node} lacks writes that {holder} has"
+                remedy = f"end the QEMU of {one.node}, and {holder} is booted"
+                lost = f"if {holder} is lost for good, launch {one.node} then with --newest"
+                self._say("person", f"{why}; {remedy}; {lost} {one.node}")
 
     def _say_of_guest(self, node: str, notice: Notice) -> None:
         """Tell what the guest did by itself, as often as it does: nothing is done about it."""
@@ -1168,6 +1177,11 @@ class _Decided:
     record: PairRecord
     seen: Observation
     decision: Decision
+
+    @property
+    def lacks_writes(self) -> bool:
+        """Whether this secondary no longer gets the writes of its primary."""
+        return self.node != self.record.holder and self.seen.replication_lost
 
     @property
     def peer(self) -> str | None:
