@@ -23,6 +23,7 @@ from pycolo.supervise._arbitration import Arbitration
 from pycolo.supervise.control import find, of_agents, served
 from pycolo.supervise.wishes import read_wish, set_paused, set_want
 from pycolo.testing._monitor import Client
+from pycolo.testing._network import end
 
 
 def test_a_new_pair_is_protected() -> None:
@@ -593,6 +594,36 @@ def test_observer_monitor_that_another_client_holds_is_no_death(node: str) -> No
         assert not [e for _, e in agents.events if e.kind == "action"]
 
     play(scenario, pair=attrs.evolve(declared(checkpoint_delay_ms=20000), spares=()))
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+@pytest.mark.parametrize("first", NODES)
+def test_guest_that_ends_is_not_a_death(first: str, *, is_slow: bool) -> None:
+    """Whoever's QEMU ends first, no agent asks a person, and the secondary does not continue."""
+
+    async def scenario(life: FakePair, agents: Agents, _: Network) -> None:
+        await agents.protected()
+        # The round after that, which would stop what is wanted no more.
+        await time_passes(5.0)
+        count = len(agents.events)
+        for name in reversed(NODES):
+            life.world.qemu(name).event("SHUTDOWN", {"guest": True, "reason": "guest-panic"})
+        lost = {"node-name": life.pair.disks[0].names.nbd, "type": "flush"}
+        sectors = {"sector-num": 0, "sectors-count": 0}
+        life.world.qemu("alpha").event("QUORUM_REPORT_BAD", {**lost, **sectors})
+        for name in sorted(NODES, key=lambda name: name != first):
+            end(life.world.qemu(name), 0)
+            await time_passes(0.4 if is_slow else 0.02)
+        await agents.until("stopped is wanted", since=count)
+        await time_passes(60.0)
+        # A primary that is slow to end may leave COLO before.
+        assert {"state", "execution"} >= {event.kind for _, event in agents.events[count:]}
+        assert not life.world.running
+        shared = (await agents.arbiters["alpha"].read(life.pair.name, limit_s=1.0)).shared
+        assert shared is not None
+        assert ("alpha", "stopped") == (shared.record.holder, shared.want)
+
+    play(scenario)
 
 
 def test_person_is_told_of_what_may_never_come() -> None:
