@@ -10,7 +10,7 @@ import pytest
 from tests.compiler.cases import VERSIONS, one_of_each
 
 from pycolo import topology
-from pycolo._json import JsonValue, object_of
+from pycolo._json import JsonValue, list_of, object_of
 from pycolo.compiler import compile_offline
 from pycolo.errors import CompileError, DeclarationError
 from pycolo.model import (
@@ -27,9 +27,10 @@ from pycolo.model import (
 )
 from pycolo.qmp.commands import BlockdevAdd
 from pycolo.qmp.replies import Version
-from pycolo.qmp.schema import PackagedVersion, Schema
+from pycolo.qmp.schema import PackagedVersion, Schema, packaged_entries
 
 SIZE_BYTES = 2**20
+REMOTES = ("rbd", "iscsi", "nfs", "nbd")
 
 
 def refused(make: Callable[[], object]) -> tuple[str, str]:
@@ -115,6 +116,7 @@ def test_backing_images_differ_by_node() -> None:
         ("options", "file"),
         ("options", "backing"),
         ("options", "data-file"),
+        ("options", "header"),
         ("options", "cache"),
         ("options", "encrypt"),
         ("options", "force-share"),
@@ -133,6 +135,30 @@ def test_options_that_pycolo_decides_are_refused_by_name(field: str, name: str) 
         named, rule = refused(lambda: make(**given, **wrong))  # type: ignore[arg-type]  # noqa: B023 - named
         assert f"{owner}.{field}.{name}" == named
         assert "not be set here: another key decides it, or pycolo does" == rule
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_no_option_opens_a_further_file(version: PackagedVersion) -> None:
+    """Each option of a driver that takes a block node, in place or by name, is refused."""
+    entries = {one["name"]: one for one in map(object_of, list_of(packaged_entries(version)))}
+    root = object_of(entries["blockdev-add"])["arg-type"]
+    nodes = {
+        name
+        for name, one in entries.items()
+        if one["meta-type"] == "alternate"
+        if root in [object_of(member)["type"] for member in list_of(one["members"])]
+    }
+    of_drivers = {
+        object_of(variant)["case"]: object_of(variant)["type"]
+        for variant in list_of(object_of(entries[root])["variants"])
+    }
+    formats, protocols = ("qcow2", "raw", "luks"), ("file", "host_device", "http", "https")
+    for field, drivers in (("options", formats), ("file_options", (*protocols, *REMOTES))):
+        for driver in drivers:
+            for member in map(object_of, list_of(entries[of_drivers[driver]]["members"])):
+                if member["type"] in nodes:
+                    wrong = {field: {member["name"]: "x"}}
+                    refused(lambda: ReplicationDisk(size_bytes=SIZE_BYTES, **wrong))  # type: ignore[arg-type]  # noqa: B023 - called here
 
 
 def test_options_are_values_that_json_has() -> None:

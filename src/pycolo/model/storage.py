@@ -50,7 +50,11 @@ _OWNED: Final = (
     *("detect-zeroes", "filename", "file", "backing"),
 )
 _FILE_NODES: Final = (*(FileNode, HostDeviceNode, HttpsNode, RbdNode, IscsiNode, NfsNode, NbdNode),)
-_FORMAT_KEYS: Final = frozenset((*_OWNED, "data-file", *option_names(Qcow2Node, RawNode, LuksNode)))
+# Options that name a further file, which no rule would keep apart from those of the other node.
+_FURTHER_FILES: Final = ("data-file", "header")
+_FORMAT_KEYS: Final = frozenset(
+    (*_OWNED, *_FURTHER_FILES, *option_names(Qcow2Node, RawNode, LuksNode))
+)
 _FILE_KEYS: Final = frozenset((*_OWNED, *option_names(*_FILE_NODES)))
 
 
