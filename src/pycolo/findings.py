@@ -158,7 +158,8 @@ MEANINGS: Final[Mapping[Code, str]] = {
     ),
     "managed-record": (
         "An arbiter holds the record, so only the agents that use this arbiter may change it. Say"
-        " what you want to them: `pycolo want` or `pycolo pause`, with --agent."
+        " what you want to them: `pycolo want` or `pycolo pause`, with --agent. To act without"
+        " them, type `pycolo release`."
     ),
     "undeclared-node": (
         "A record names a node that the pair file does not declare. Declare it, or take it out "

@@ -232,7 +232,10 @@ def _check_file(pair: str, known: frozenset[str], node: str, record: PairRecord)
         raise compile_error("foreign-record", why, advice, node=node)
     if record.managed_by is not None:
         why = f"the record of {node} is managed by {record.managed_by}"
-        advice = "say what you want to the agents: `pycolo want` or `pycolo pause`, with --agent"
+        advice = (
+            "say what you want to the agents: `pycolo want` or `pycolo pause`, with --agent; to act"
+            " without them, type `pycolo release`"
+        )
         raise undecided("managed-record", why, advice, node=node)
     strangers = sorted(record.named - known)
     if strangers:

@@ -26,6 +26,7 @@ FULL = SharedRecord(
     want="unprotected",
     paused="by the test",
     fuses={"alpha": 2.0, "beta": 10.0},
+    released="to-files",
 )
 Object: TypeAlias = dict[str, object]
 
@@ -52,6 +53,16 @@ def test_the_text_of_a_record_is_fixed() -> None:
         ' "commit": "clean", "evidence": null, "managed_by": null}, "claimed_by": null,'
         ' "want": "protected", "paused": null, "fuses": {}}'
     ) == dump_shared(SHARED)
+
+
+def test_only_a_released_record_says_so() -> None:
+    """So an agent of an earlier version reads every other record."""
+    text = dump_shared(SHARED)
+    assert "released" not in text
+    marked = text.removesuffix("}") + ', "released": "to-files"}'
+    assert marked == dump_shared(attrs.evolve(SHARED, released="to-files"))
+    with pytest.raises(ParseError, match=r"released must be one of .*, not 'kept'"):
+        load_shared(marked.replace("to-files", "kept"), PAIR)
 
 
 def _set(*path: str, value: object) -> Callable[[Object], None]:

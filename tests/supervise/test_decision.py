@@ -312,6 +312,13 @@ def test_a_paused_pair_is_only_observed() -> None:
     assert () == _at("alpha", IN_COLO, 10.0, paused).actions
 
 
+def test_a_pair_that_was_released_to_its_files_is_only_observed() -> None:
+    """Another program acts on it by the files."""
+    released = attrs.evolve(SHARED, released="to-files")
+    seen = attrs.evolve(IN_COLO, evidence=END)
+    assert ("tell",) == _at("alpha", seen, 10.0, released).actions
+
+
 @pytest.mark.parametrize(
     ("make", "rule"),
     [

@@ -327,6 +327,25 @@ def test_arbiter_that_lost_its_data_is_for_a_person() -> None:
     play(scenario)
 
 
+def test_arbiter_that_lost_an_adopted_pair_is_for_a_person() -> None:
+    """The agent that has adopted the files does not adopt them once more."""
+
+    async def scenario(life: FakePair) -> None:
+        await life.launch("alpha", "beta")
+        await life.run("start")
+        await life.aclose()
+        network = Network(life)
+        empty = network.arbiter.backup()
+        async with started(network.agents) as agents:
+            count = await agents.protected()
+            network.arbiter.restore(empty)
+            await agents.until("holds nothing of this pair", node="alpha", since=count)
+            held = await network.arbiter.client("beta").read("colo", limit_s=1.0)
+            assert held.shared is None
+
+    in_world("11.1.3", scenario, attrs.evolve(declared(), spares=()))
+
+
 def test_agents_that_have_ended_leave_a_protected_primary_to_its_fuse() -> None:
     """So agents must not be ended for long while a pair is protected."""
 

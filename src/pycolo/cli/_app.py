@@ -647,6 +647,35 @@ def unpause(*, pair_file: Path, agent_file: Path | None, folder: Path, form: str
 
 @app.command()
 @_options.pair_file
+@_wishes.required
+@_options.output("text", "json")
+def release(*, pair_file: Path, agent_file: Path, form: str) -> int:
+    """Hand a pair back from its agents, so that `run` works on it.
+
+    Its nodes' files count again. Type it on the host of the agent whose file you name, after `want
+    unprotected` with --agent, once its guest runs alone. The files of all nodes must be within
+    reach, spares included. From then on the agents only observe, until you type `want` with
+    --agent. If it is interrupted, or ends with 3, type it again.
+    """
+    pair = _files.pair(pair_file)
+    done = _wishes.released(pair, agent_file)
+    if form == "json":
+        said: JsonObject = {
+            "pair": pair.name,
+            "epoch": done.record.epoch,
+            "holder": done.record.holder,
+            "unwritten": dict(done.unwritten),
+        }
+        _say.result(wire.dumps({"format_version": 1, **said}))
+    else:
+        _say.result(f"{pair.name}: its files count from now on, and name {done.record.holder}\n")
+    for node, why in done.unwritten.items():
+        _say.note(f"the file of {node} was not written: {why}; type `pycolo release` again")
+    return UNFINISHED if done.unwritten else DONE
+
+
+@app.command()
+@_options.pair_file
 @click.argument("node", metavar="NODE")
 @click.option("--how", metavar="TEXT", required=True, help="How you have made sure of it.")
 @click.option("--who", metavar="NAME", help="Who has; the user who types it if not given.")

@@ -11,8 +11,11 @@ from typing import Final, Protocol, final
 import click
 
 from pycolo.cli import _agent_file
+from pycolo.hosts.ways import hosts_of
+from pycolo.model import ColoPair
 from pycolo.reconcile import Want
 from pycolo.supervise import Arbiter, Store, Wish
+from pycolo.supervise.release import Release, release
 from pycolo.supervise.wishes import read_wish, set_paused, set_want
 
 _LIMIT_S: Final = 10.0
@@ -23,6 +26,15 @@ option = click.option(
     metavar="AGENTFILE",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Agents keep the pair: change it in the arbiter that this file names.",
+)
+
+required = click.option(
+    "--agent",
+    "agent_file",
+    metavar="AGENTFILE",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file of this host's agent, which names the arbiter.",
 )
 
 
@@ -57,6 +69,24 @@ def wishes(folder: Path, agent_file: Path | None) -> Generator[Wishes]:
     else:
         with Store(folder) as store:
             yield store
+
+
+def released(pair: ColoPair, agent_file: Path) -> Release:
+    """Hand a pair from the arbiter that an agent file names back to the files of its nodes.
+
+    Raises: as `pycolo.supervise.release.release` does.
+    """
+    own = _agent_file.load(agent_file)
+
+    async def done() -> Release:
+        arbiter = own.arbiter()
+        try:
+            async with hosts_of(pair, own.node) as hosts:
+                return await release(pair, hosts, arbiter, limit_s=_LIMIT_S)
+        finally:
+            await arbiter.aclose()
+
+    return asyncio.run(done())
 
 
 @final

@@ -46,6 +46,7 @@ from pycolo.supervise.arbiter import Arbiter, Held
 from pycolo.supervise.guard import Guard
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Wish
+from pycolo.supervise.wishes import wish_of
 
 _ANSWER_S: Final = 2.0
 _FOLLOW_S: Final = 10.0
@@ -55,6 +56,7 @@ _LOG: Final = logging.getLogger("pycolo.supervise")
 _FIRST: Final = (1, 0)
 _WRITE: Final = "write-record"
 _STOP: Final = "stop-qemu"
+_RELEASED: Final = "the pair was released from the arbiter to its files"
 _LATER: Final = "the arbiter holds a later record than the one that was read; it is read again"
 
 
@@ -140,8 +142,15 @@ class Arbitration(Authority):
     # -- what the arbiter holds
 
     @property
-    def _shared(self) -> SharedRecord | None:
+    def _stored(self) -> SharedRecord | None:
+        """What the arbiter holds, even if the pair was released."""
         return None if self._held is None else self._held.shared
+
+    @property
+    def _shared(self) -> SharedRecord | None:
+        """What this agent acts by: None if the arbiter holds nothing, or if the files count."""
+        stored = self._stored
+        return None if stored is None or stored.released is not None else stored
 
     @property
     @override
@@ -186,15 +195,18 @@ class Arbitration(Authority):
     @property
     @override
     def doubt(self) -> str:
-        shared, own = self._shared, self._files.get(self._node)
-        if shared is None or not isinstance(own, PairRecord):
+        stored, own = self._stored, self._files.get(self._node)
+        if stored is None or not isinstance(own, PairRecord):
             return ""
-        held = shared.record
+        held = stored.record
         if own.birth != held.birth:
             return (
                 f"{self._name} holds the record of another pair of this name than the file of"
                 f" {self._node}; find out whose data is needed, and give the other one a new name"
             )
+        if stored.released is not None and own.managed_by is None:
+            # The pair was changed by its files since it was released.
+            return ""
         if own.epoch > held.epoch:
             return (
                 f"{self._name} holds epoch {held.epoch}, and the file of {self._node} epoch"
@@ -206,16 +218,16 @@ class Arbitration(Authority):
     @property
     @override
     def frees_monitors(self) -> bool:
-        return False
+        # No lease and no fuse is left to renew then, and other programs act by the files.
+        stored = self._stored
+        return stored is not None and stored.released == "to-files"
 
     @override
     def wish(self) -> Wish:
         if self._held is None:
             return Wish(paused="until the arbiter answers")
         shared = self._held.shared
-        if shared is None:
-            return Wish()
-        return Wish(want=shared.want, paused=shared.paused)
+        return Wish() if shared is None else wish_of(shared)
 
     @override
     def record(self, snapshot: Snapshot) -> PairRecord | None:
@@ -235,6 +247,9 @@ class Arbitration(Authority):
     @override
     def drives(self, record: PairRecord | None) -> bool:
         if self._held is None:
+            return False
+        if self._shared is None and self._stored is not None:
+            # The files count. A node whose file is absent must not begin the pair anew.
             return False
         if record is None:
             is_first = self._node == self._pair.nodes[0].name
@@ -256,7 +271,7 @@ class Arbitration(Authority):
 
     @override
     async def is_current(self) -> bool:
-        before = self._shared
+        before = self._stored
         if self._is_lost:
             return False
         with self._noted():
@@ -332,9 +347,12 @@ class Arbitration(Authority):
     async def settle(self, snapshot: Snapshot) -> bool:
         if self._held is None or self._is_lost:
             return False
-        shared, own = self._held.shared, self._files.get(self._node)
+        shared, own = self._shared, self._files.get(self._node)
         if shared is None:
-            return await self._adopted(snapshot)
+            is_released = self._stored is not None and self._stored.released == "to-files"
+            return not is_released and await self._adopted(snapshot)
+        # If the arbiter loses this record later, a file with its name is not adopted again.
+        self._is_adopting = False
         if self._observed_record is None or self._observed_record.record != shared.record:
             # Observe again: another node's agent may have launched or ended a QEMU here.
             return True
@@ -377,6 +395,16 @@ class Arbitration(Authority):
         top = max(files.values(), key=lambda record: record.order, default=None)
         if top is None or top.holder != self._node:
             return False
+        stored = self._stored
+        if stored is not None and top.birth != stored.record.birth:
+            # `doubt` says what a person must do.
+            return False
+        if stored is not None and top.order < stored.record.order:
+            why = (
+                f"{self._name} holds a later record than the files: the pair was not released whole"
+            )
+            self._tell("person", f"{why}; type `pycolo release` once more, then `pycolo want`")
+            return False
         others = {record.managed_by for record in files.values()} - {None}
         if others:
             # The agents of that arbiter would act by its record, and this one by another record.
@@ -401,7 +429,7 @@ class Arbitration(Authority):
                 return False
         record = attrs.evolve(top, epoch=top.epoch + 1, revision=0)
         async with self._arming:
-            return await self._swapped(await self._next(None, record))
+            return await self._swapped(await self._next(stored, record))
 
     def _has_mark(self, node: str) -> bool:
         found = self._files.get(node)
@@ -481,8 +509,9 @@ class Arbitration(Authority):
                 one. The arbiter was not changed.
             CommandUnknown: No answer came: it is not known whether the arbiter has the record.
         """
-        held = self._held
-        shared = None if held is None else held.shared
+        held, shared = self._held, self._shared
+        if shared is None and self._stored is not None:
+            raise HostRefused(node, _WRITE, _RELEASED)
         if shared is not None and _same(shared.record, record):
             # The arbiter holds this record already.
             return
@@ -532,15 +561,18 @@ class Arbitration(Authority):
         return any(isinstance(one, PairRecord) and _same(one, record) for one in both)
 
     async def permit_end(self, node: str) -> None:
-        """Check that this agent may have the QEMU of another node ended; its own one it always may.
+        """Check that this agent may have a QEMU ended: its own one always, unless the files count.
 
         Args:
             node: The node whose QEMU is to be ended.
 
         Raises:
-            HostRefused: The arbiter gives no answer, another node claims the pair, or the record
-                is not the one by which this agent acts.
+            HostRefused: The pair was released to its files. If it is another node's QEMU: the
+                arbiter gives no answer, another node claims the pair, or the record is not the one
+                by which this agent acts.
         """
+        if self._shared is None and self._stored is not None:
+            raise HostRefused(node, _STOP, _RELEASED)
         if node == self._node:
             return
         if not await self.is_current():
@@ -572,7 +604,7 @@ class Arbitration(Authority):
         if record.phase == "protected" and record.holder == self._node:
             armed_s = await self._arm(record.eligible[self._node])
             fuses = fuses if armed_s is None else {self._node: armed_s}
-        return attrs.evolve(before, record=record, claimed_by=None, fuses=fuses)
+        return attrs.evolve(before, record=record, claimed_by=None, fuses=fuses, released=None)
 
     async def _swapped(self, shared: SharedRecord) -> bool:
         held = self._held
@@ -825,7 +857,8 @@ class Arbitration(Authority):
     async def _disarm_needless(self) -> None:
         """Disarm the fuse if the record lets this node alone run, or if its QEMU has ended."""
         async with self._arming:
-            shared, instance = self._shared, self._armed
+            # Also after a release: the record that was released lets one node alone run.
+            shared, instance = self._stored, self._armed
             if self._guard is None or self._is_lost or shared is None or instance is None:
                 return
             is_alone = shared.record.is_sole and shared.record.holder == self._node

@@ -64,7 +64,7 @@ def decide(
     state = state_of(node, shared, observation)
     event = event_of(node, shared, own_file, observation, limits=limits, now_s=now_s)
     row = TABLE[state, event]
-    if shared.paused is not None:
+    if shared.paused is not None or shared.released is not None:
         left = tuple(action for action in row.actions if action in _WHILE_PAUSED)
         if "tell" not in left and event != "quiet" and left != row.actions:
             # A person paused the pair, and must be told what is not done meanwhile.

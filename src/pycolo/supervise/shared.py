@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Literal, final
 
 import attrs
 
@@ -30,6 +30,15 @@ class SharedRecord:
     """Node whose fuse is armed to the seconds after which it stops the node's QEMU by itself.
 
     The seconds are those with which it was armed, whatever a pair file says since.
+    """
+    # Left out of the text if None, so that agents of earlier versions read the record.
+    released: Literal["to-files", "wanted-back"] | None = attrs.field(
+        default=None, metadata={"sparse": True}
+    )
+    """Whether the nodes' files count instead of this record, since the pair was released to them.
+
+    `to-files`: agents only observe. `wanted-back`: the holder's agent is to adopt the files again.
+    None: this record counts.
     """
 
     def may_renew(self, node: str, instance: str) -> bool:

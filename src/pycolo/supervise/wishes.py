@@ -14,6 +14,7 @@ from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Wish
 
 _TRIES: Final = 5
+_RELEASED: Final = "since it was released to its files: `pycolo want` with --agent takes it back"
 
 
 async def read_wish(arbiter: Arbiter, pair: str, *, limit_s: float) -> Wish:
@@ -32,11 +33,13 @@ async def read_wish(arbiter: Arbiter, pair: str, *, limit_s: float) -> Wish:
         ArbiterLost: No answer came. The arbiter can still be used.
     """
     held = await arbiter.read(pair, limit_s=limit_s)
-    return _wish(_known(pair, held.shared))
+    return wish_of(_known(pair, held.shared))
 
 
 async def set_want(arbiter: Arbiter, pair: str, want: Want, *, limit_s: float) -> Wish:
     """Set what is wanted of a pair; its agents bring it about from now on.
+
+    If the pair was released to its files, its agents adopt them again.
 
     Args:
         arbiter: Holds the pair's record.
@@ -54,7 +57,7 @@ async def set_want(arbiter: Arbiter, pair: str, want: Want, *, limit_s: float) -
         DeclarationError: `want` is not one of `Want`; nothing was changed.
     """
     check_want("want", want)
-    return await _changed(arbiter, pair, lambda held: attrs.evolve(held, want=want), limit_s)
+    return await _changed(arbiter, pair, lambda held: _wanted(held, want), limit_s)
 
 
 async def set_paused(arbiter: Arbiter, pair: str, paused: str | None, *, limit_s: float) -> Wish:
@@ -92,7 +95,7 @@ async def _changed(
             if tries == 0:
                 raise
             continue
-        return _wish(_known(pair, found.shared))
+        return wish_of(_known(pair, found.shared))
 
 
 def _known(pair: str, shared: SharedRecord | None) -> SharedRecord:
@@ -102,5 +105,13 @@ def _known(pair: str, shared: SharedRecord | None) -> SharedRecord:
     return shared
 
 
-def _wish(shared: SharedRecord) -> Wish:
-    return Wish(want=shared.want, paused=shared.paused)
+def wish_of(shared: SharedRecord) -> Wish:
+    """What a shared record says is wanted; a pair that was released to its files is paused."""
+    paused = _RELEASED if shared.released == "to-files" else shared.paused
+    return Wish(want=shared.want, paused=paused)
+
+
+def _wanted(shared: SharedRecord, want: Want) -> SharedRecord:
+    if shared.released is not None:
+        shared = attrs.evolve(shared, released="wanted-back")
+    return attrs.evolve(shared, want=want)
