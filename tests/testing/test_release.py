@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, final
@@ -73,6 +74,11 @@ async def record_of(life: FakePair, node: str) -> PairRecord:
     found = (await files(life))[node]
     assert isinstance(found, PairRecord)
     return found
+
+
+def put(life: FakePair, node: str, record: PairRecord) -> None:
+    """Write a node's file, as another program does."""
+    life.hosts[node].files[life.pair.record_path(node)] = dumps(record).encode()
 
 
 def test_person_acts_on_a_released_pair() -> None:
@@ -280,6 +286,25 @@ def test_file_that_cannot_be_written_is_written_later(monkeypatch: pytest.Monkey
     play(scenario)
 
 
+def test_pair_is_not_released_while_its_secondary_is_about_to_end() -> None:
+    """The record names the primary alone before: the agent must still be able to end the QEMU."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        await alone(life, agents, network)
+        await agents.aclose()
+        await life.connect("alpha")
+        beta = await record_of(life, "beta")
+        put(life, "alpha", attrs.evolve(await record_of(life, "alpha"), managed_by=None))
+        put(life, "beta", attrs.evolve(beta, managed_by=None))
+        await life.launch("beta")
+        with pytest.raises(ArbiterOvertaken, match="a QEMU of beta still runs"):
+            await released(life, network)
+        await life.kill("beta")
+        await released(life, network)
+
+    play(scenario)
+
+
 def test_answer_that_was_lost_is_no_release() -> None:
     """Whether the arbiter has the mark is not known: no file is written until it is known."""
 
@@ -340,6 +365,35 @@ def test_agent_does_nothing_by_a_record_that_was_released() -> None:
             assert not await one.settle(await life.probe())
             assert mark == (await stored(network)).record
             assert mark == await record_of(life, "alpha")
+            # A person acts by the files; the other file shows an arbiter from a backup.
+            later_epoch = attrs.evolve(mark, epoch=mark.epoch + 1)
+            put(life, "alpha", later_epoch)
+            await one.hosts["alpha"].observe(life.pair, "alpha", limit_s=LIMIT_S)
+            assert "" == one.doubt
+            put(life, "alpha", attrs.evolve(later_epoch, managed_by="fake:1"))
+            await one.hosts["alpha"].observe(life.pair, "alpha", limit_s=LIMIT_S)
+            assert "was restored from a backup" in one.doubt
+
+    play(scenario)
+
+
+def test_fuse_is_disarmed_after_a_release_too() -> None:
+    """It gave no answer before: the guest must not be stopped while its files count."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        await agents.protected()
+        network.guards["alpha"].fails = 1000
+        await set_want(network.arbiter.client("me"), PAIR, "unprotected", limit_s=LIMIT_S)
+        async with asyncio.timeout(600.0):
+            while (await stored(network)).released is None:
+                with contextlib.suppress(ArbiterOvertaken):
+                    await released(life, network)
+                await time_passes(0.05)
+        assert network.guards["alpha"].guarded is not None
+        network.guards["alpha"].fails = 0
+        await time_passes(60.0)
+        assert network.guards["alpha"].guarded is None
+        assert "alpha" == await serves(life)
 
     play(scenario)
 
@@ -461,7 +515,7 @@ def test_arbiter_may_be_a_file(tmp_path: Path) -> None:
         arbiter = SqliteArbiter(tmp_path)
         file = attrs.evolve(FILE, managed_by=await arbiter.identity(limit_s=LIMIT_S))
         for node in NODES:
-            life.hosts[node].files[life.pair.record_path(node)] = dumps(file).encode()
+            put(life, node, file)
         await arbiter.swap(PAIR, Held(), SHARED, limit_s=LIMIT_S)
         done = await release(life.pair, life.hosts, arbiter, limit_s=LIMIT_S)
         absent = dict.fromkeys(life.pair.names, NoRecord())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import final
 
 import attrs
@@ -53,10 +53,11 @@ async def release(
 
     Raises:
         ArbiterOvertaken: The arbiter holds no record of the pair; the record names two nodes, a
-            secondary that joins or a node that claims the pair; `protected` is wanted; the files
-            are about to be adopted; a file cannot be read, is newer than the arbiter's record, or
-            belongs to another pair or arbiter; the holder's file is not up to date; or an agent
-            changed the record meanwhile. Nothing was changed.
+            secondary that joins or a node that claims the pair; `protected` is wanted; a QEMU runs
+            on a node that is not the holder; the files are about to be adopted; a file cannot be
+            read, is newer than the arbiter's record, or belongs to another pair or arbiter; the
+            holder's file is not up to date; or an agent changed the record meanwhile. Nothing was
+            changed.
         ArbiterLost: No answer came: it is not known whether the pair is released. Call it again.
     """
     name = await arbiter.identity(limit_s=limit_s)
@@ -67,7 +68,10 @@ async def release(
     # Later than the files: an agent changes the arbiter first, so that no file is newer.
     held = await arbiter.read(pair.name, limit_s=limit_s)
     shared = held.shared
-    why = "it holds none" if shared is None else _refusal(shared, files, name)
+    running = {
+        node.name for node, state in zip(pair.all_nodes, found, strict=True) if state.running
+    }
+    why = "it holds none" if shared is None else _refusal(shared, files, running, name)
     if shared is None or why is not None:
         raise ArbiterOvertaken(pair.name, why or "")
     record = shared.record
@@ -90,12 +94,15 @@ async def release(
     return Release(record=record, unwritten=unwritten)
 
 
-def _refusal(shared: SharedRecord, files: Mapping[str, RecordState], name: str) -> str | None:
+def _refusal(
+    shared: SharedRecord, files: Mapping[str, RecordState], running: Collection[str], name: str
+) -> str | None:
     """Why a pair must not be released, or not once more, as a clause; None if it may.
 
     Args:
         shared: What the arbiter holds.
         files: Every node's own file, spares included.
+        running: The nodes on which a QEMU is known to run.
         name: The arbiter's name in files.
     """
     record = shared.record
@@ -108,20 +115,26 @@ def _refusal(shared: SharedRecord, files: Mapping[str, RecordState], name: str) 
     if strangers:
         return f"it names {', '.join(strangers)}, which is not declared"
     if shared.released is None:
-        why = _unready(shared, files)
+        why = _unready(shared, files, running)
         if why is not None:
             return why
     refused = (_file_refusal(node, files[node], shared, name) for node in sorted(files))
     return next((why for why in refused if why is not None), None)
 
 
-def _unready(shared: SharedRecord, files: Mapping[str, RecordState]) -> str | None:
+def _unready(
+    shared: SharedRecord, files: Mapping[str, RecordState], running: Collection[str]
+) -> str | None:
     """Why a pair is not ready to be released for the first time; None if it is."""
     record = shared.record
     if shared.want == "protected":
         return "protected is wanted: type `pycolo want unprotected` with --agent first"
     if not record.is_sole or record.phase != "alone" or shared.claimed_by is not None:
         return "its guest does not run alone yet: wait until its agent says `alone`"
+    others = sorted(node for node in running if node != record.holder)
+    if others:
+        # The agent may be about to end it, which it cannot do once the pair is released.
+        return f"a QEMU of {others[0]} still runs: wait until its agent says `following`"
     own = files[record.holder]
     if isinstance(own, PairRecord) and own.order < record.order:
         # A failover may be under way: the holder's guest continues only after its file is written.
