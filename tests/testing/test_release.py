@@ -149,6 +149,80 @@ def test_released_pair_is_taken_back_by_want() -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize("is_undone", [False, True])
+@pytest.mark.parametrize("are_both", [False, True])
+def test_adoption_that_was_killed_is_finished_or_undone(
+    *, is_undone: bool, are_both: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder's agent has marked one file or both, and ended before it changed the arbiter."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        await alone(life, agents, network)
+        await released(life, network)
+        await time_passes(60.0)
+        await life.connect("alpha")
+        await life.launch("beta")
+        await life.run("start")
+        await life.aclose()
+        moved = await files(life)
+        marked: list[str] = []
+        write_ = Arbitration._filed  # noqa: SLF001 - an agent ends between two of its steps
+        last = "beta" if are_both else "alpha"
+
+        async def filed(one: Arbitration, node: str, record: PairRecord) -> bool:
+            if last in marked or not await write_(one, node, record):
+                return False
+            marked.append(node)
+            return node != last
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Arbitration, "_filed", filed)
+            await set_want(network.arbiter.client("me"), PAIR, "protected", limit_s=LIMIT_S)
+            async with asyncio.timeout(600.0):
+                while last not in marked:
+                    await time_passes(0.1)
+            await agents.aclose()
+        assert "fake:1" == (await record_of(life, "alpha")).managed_by
+        assert "wanted-back" == (await stored(network)).released
+        with pytest.raises(UndecidedError, match="is managed by fake:1"):
+            await life.compile("failover", survivor="beta")
+        if is_undone:
+            await released(life, network)
+            assert moved == await files(life)
+        count = len(agents.events)
+        await set_want(network.arbiter.client("me"), PAIR, "protected", limit_s=LIMIT_S)
+        for node in NODES:
+            await agents.start(node)
+        await agents.protected(count)
+        assert (await stored(network)).released is None
+        assert "alpha" == await serves(life)
+
+    play(scenario)
+
+
+def test_arbiter_from_a_backup_that_wants_the_pair_back_is_for_a_person() -> None:
+    """The agents had adopted the files since: their files are newer, and are not adopted again."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        await alone(life, agents, network)
+        await released(life, network)
+        await agents.aclose()
+        await set_want(network.arbiter.client("me"), PAIR, "protected", limit_s=LIMIT_S)
+        backup = network.arbiter.backup()
+        for node in NODES:
+            await agents.start(node)
+        count = len(agents.events)
+        await agents.protected(count)
+        network.arbiter.restore(backup)
+        await agents.until("was restored from a backup", node="alpha", since=count)
+        await time_passes(600.0)
+        assert backup.pairs["colo"] == network.arbiter.backup().pairs["colo"]
+        with pytest.raises(ArbiterOvertaken, match="is newer"):
+            await released(life, network)
+
+    play(scenario)
+
+
 class Killed(Exception):
     """The process that releases the pair has ended."""
 

@@ -416,11 +416,17 @@ class Arbitration(Authority):
             when = "once every node's record can be read: bring its hosts back"
             self._tell("trouble", f"the pair is handed to {self._name} {when}")
             return False
-        if self._has_mark(self._node) and not self._is_adopting:
+        # An agent may have ended before it had adopted the files again. A file that was written
+        # after an adoption is newer than what is stored.
+        is_begun = stored is not None and top.order == stored.record.order
+        if self._has_mark(self._node) and not (self._is_adopting or is_begun):
             why = f"{self._name} holds nothing of this pair, whose records are handed to it"
             remedy = "restore its data, and see the manual on arbiters"
-            self._tell("person", f"{why}: it has lost them; {remedy}")
+            self._tell("person", self.doubt or f"{why}: it has lost them; {remedy}")
             return False
+        if stored is not None and stored.record != top:
+            # This says which files may be marked, if this agent ends before it has adopted them.
+            return await self._swapped(attrs.evolve(stored, record=top))
         # A file that names an arbiter gives no rights: no program acts by it once both the file and
         # the arbiter hold a record.
         self._is_adopting = True
@@ -855,13 +861,14 @@ class Arbitration(Authority):
         return armed_s
 
     async def _disarm_needless(self) -> None:
-        """Disarm the fuse if the record lets this node alone run, or if its QEMU has ended."""
+        """Disarm the fuse if this node alone may run, its QEMU has ended, or the files count."""
         async with self._arming:
-            # Also after a release: the record that was released lets one node alone run.
             shared, instance = self._stored, self._armed
             if self._guard is None or self._is_lost or shared is None or instance is None:
                 return
             is_alone = shared.record.is_sole and shared.record.holder == self._node
+            # No lease is evidence then.
+            is_alone = is_alone or shared.released == "to-files"
             if instance not in self.ends and not (is_alone and await self._stays(shared)):
                 return
             if await self._with_fuse(self._guard.disarm(instance)):
