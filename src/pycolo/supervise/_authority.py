@@ -61,6 +61,7 @@ class Authority(Protocol):
         """Whether the keeper uses no control monitor during a pause, so that other programs may.
 
         False for an agent: it hears over a control monitor the checkpoints that renew its fuse.
+        After the pair was released to its files no fuse is needed, and it is True.
         """
 
     def wish(self) -> Wish:
