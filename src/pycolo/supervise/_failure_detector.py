@@ -244,8 +244,10 @@ class FailureDetector:
             evidence = await self._hosts[node].ended(self._pair, victim, limit_s=_WATCH_S)
             if evidence is not None:
                 break
-            # A host that has waited is asked again at once: QEMU may end at any moment.
-            await asyncio.sleep(asked_s + _UNKNOWN_S - self._now_s())
+            # A host that has waited is asked again at once: QEMU may end at any moment. One that
+            # could not be asked is left in peace, so that the way to it can be opened again.
+            if self._now_s() - asked_s < _WATCH_S / 2:
+                await asyncio.sleep(_UNKNOWN_S)
         if self._health(node).instance == instance:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_S):
