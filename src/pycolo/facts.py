@@ -302,7 +302,7 @@ class LaunchFacts:
 @final
 @attrs.frozen(kw_only=True)
 class ForwardingFacts:
-    """Whether the SSH connection to the host forwards connections to monitors."""
+    """Whether the SSH connection to the host forwards to monitors: it does if `why` is empty."""
 
     why: str
     "Why it does not; empty if it does."

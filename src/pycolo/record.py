@@ -202,7 +202,7 @@ def _read(states: Iterable[RecordState]) -> list[PairRecord]:
 
 
 def check(pair: str, nodes: Iterable[str], files: Files) -> None:
-    """Refuse files that belong to another pair, or that an arbiter manages.
+    """Refuse files that belong to another pair, or to a pair that an arbiter manages.
 
     Args:
         pair: The pair's name.
@@ -210,9 +210,9 @@ def check(pair: str, nodes: Iterable[str], files: Files) -> None:
         files: What was read.
 
     Raises:
-        CompileError: A file belongs to another pair, or names a node that is not declared.
-        UndecidedError: The files come from two pairs of the same name, or an arbiter manages the
-            pair.
+        CompileError: A file has the name of another pair, or names a node that is not declared.
+        UndecidedError: The files have this pair's name and differ in their birth, so that they come
+            from two pairs; or an arbiter manages the pair.
     """
     known = frozenset(nodes)
     read = {node: record for node, record in files.items() if isinstance(record, PairRecord)}

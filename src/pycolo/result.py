@@ -147,9 +147,11 @@ class Report:
     def state_after(self) -> Snapshot | None:
         """The planned state after the execution or, after a failure, the state that was read.
 
-        None if nothing could be read. After a success, two things are not known, since no plan
-        predicts them: whether each disk is replicated after a resync, and which other QEMUs the
-        hosts know to run. Read the pair before you rely on either; `PairController` does.
+        None if, after a failure, nothing could be read. After a success nothing is read, and two
+        things are not known, since no plan predicts them: whether each disk is replicated after a
+        resync (`Live.replication_error` is None), and which QEMUs the hosts know to run
+        (`Snapshot.running` is from before, without those whose end was proven). `PairController`
+        reads the pair after each execution; without it, probe the pair before you rely on either.
         """
         if self.failed is not None:
             return self.after
@@ -378,15 +380,17 @@ def _asks_of(condition: Condition, kind: type[Leaf]) -> bool:
 
 
 def explanation_of(step: Execute, outcome: Outcome, version: Version | None) -> Explanation | None:
-    """The explanation of QEMU's answer to a command in the catalogue of QEMU's messages.
+    """What the catalogue of QEMU's messages says about QEMU's answer to a step's command.
 
     Args:
         step: The step with the command.
-        outcome: The step's outcome.
-        version: QEMU's version; None if it is not known.
+        outcome: The step's outcome. QEMU's answer is its error, or the text that a command of the
+            human monitor returned.
+        version: QEMU's version; None if it is not known, and then entries of every version apply.
 
     Returns:
-        The best explanation; None if QEMU gave no message, or if the catalogue does not have it.
+        The first explanation of `catalogue.explain` that applies to this command, error class and
+        version. None if QEMU gave no error and no text, or if no entry applies.
     """
     match outcome:
         case Refused(error=QemuError() as error):

@@ -194,14 +194,17 @@ def claim_newest(draft: Draft, node: str, instance: str, birth: str) -> None:
 def forget_node(draft: Draft, gone: str) -> None:
     """Emit the steps that remove a node from every record within reach.
 
+    A record out of reach is left as it is.
+
     Args:
         draft: The plan so far.
         gone: The node, which will never come back.
 
     Raises:
-        CompileError: The node that holds the newest data has no record that can be read.
+        CompileError: The record of the node that holds the newest data, as another record says, is
+            absent, damaged or out of reach. Repair that.
         UndecidedError: The node that is gone holds the newest data or may have run alone, or no
-            record could be read.
+            record could be read. A person must decide.
     """
     records = draft.now.records
     top = record.highest(records)

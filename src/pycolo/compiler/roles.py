@@ -36,12 +36,15 @@ def _check_answers(snapshot: Snapshot, node: str) -> None:
 
 
 def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
-    """The only node of the pair that can survive: it answers and is not a fresh secondary.
+    """The only node of the pair that can survive.
 
-    If only one node answers, it is that node, whatever it is.
+    It is the only one that answers and has a guest; or, if only one node answers, that one, even if
+    it has none. A secondary in COLO has a guest; one that was launched and has not entered COLO
+    has none.
 
     Raises:
-        CompileError: No node answers; or both answer, and not exactly one of them has a guest.
+        CompileError: No node answers; or both answer, and both or neither of them have a guest, as
+            in a protected pair.
     """
     live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
     # A fresh secondary has no guest that could survive.
@@ -80,11 +83,12 @@ def roles(pair: ColoPair, snapshot: Snapshot) -> tuple[str, str]:
 
 
 def leader(pair: ColoPair, snapshot: Snapshot) -> str:
-    """The primary, protected or not: its guest continues if protection is ended.
+    """The node that is the primary, protected or not: its guest continues if protection is ended.
 
     Raises:
-        CompileError: No primary answers, two nodes run a guest each, or the primary's QEMU was
-            started again and the secondary has the only guest.
+        CompileError: No primary answers; both nodes are primaries, so that two guests run that do
+            not follow each other; or the primary's QEMU was started again and the secondary, which
+            is still in COLO, has the only guest.
     """
     leading = [n.name for n in pair.nodes if role_of(snapshot.state(n.name)) in PRIMARIES]
     if len(leading) == 1:

@@ -405,7 +405,15 @@ class ReplicationDisk:
         return names if self.remote is not None else {"image": self.image, **names}
 
     def paths(self, node: Node) -> dict[str, str]:
-        """The paths of the image and its two overlays on a node; without a remote image."""
+        """The absolute paths of a disk's image and its two overlays on a node.
+
+        Args:
+            node: The node.
+
+        Returns:
+            The keys `image`, `active_image` and `hidden_image`, each to its path. A remote image
+            has no path on the node, and then there is no key `image`.
+        """
         here = self.on(node.name)
         return {
             field: node.image_path(name) if field == "image" else node.overlay_path(name)

@@ -230,7 +230,7 @@ class ColoPair:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the pair's two nodes, then of its spares."""
+        """The names of the pair's two nodes, then of its spares, each in the declared order."""
         return tuple(node.name for node in self.all_nodes)
 
     def node(self, name: str) -> Node:

@@ -251,9 +251,10 @@ class Session:
 
         QEMU answers the new negotiation after it has executed everything that was sent before, so
         that afterwards no older command is pending. Subscribers stay subscribed, and are called
-        with the end of the old connection. A COLO_EXIT that QEMU sent before is still latched; one
-        that it sent between the two connections is lost. If `reopen` raises, the session is closed
-        and can be reopened later.
+        with the end of the old connection. A COLO_EXIT that this session had received stays
+        latched; one that it had not received when it closed is lost: QEMU does not repeat it.
+        Another QEMU of the same version at that address is not noticed: see `instance`. If `reopen`
+        raises, the session is closed and can be reopened later.
 
         Args:
             limit_s: How long connecting and negotiating may take together, in seconds. The time of

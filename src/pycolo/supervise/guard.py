@@ -45,7 +45,9 @@ class Guard(Protocol):
         """
 
     async def armed(self) -> str | None:
-        """The identity of the node's guarded QEMU, whichever agent armed the fuse; None for none.
+        """The identity of the node's QEMU that the fuse guards; None if it guards none.
+
+        The identity is `PAIR:NODE:HEX`. An earlier agent may have armed the fuse.
 
         Raises:
             FuseLost: The fuse gave no answer.
