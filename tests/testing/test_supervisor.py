@@ -578,6 +578,28 @@ def test_replication_is_lost(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("before_s", [0.0, 0.4])
+def test_secondary_that_lacks_writes_stops_responding(tmp_path: Path, before_s: float) -> None:
+    """It is ended, since the guest would wait for its evidence for ever, and nobody is asked."""
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        secondary = life.world.qemu("beta")
+        secondary.freeze()
+        await time_passes(before_s)
+        for link in life.world.qemu("alpha").disk_links.values():
+            link.up = False
+        write(life)
+        async with asyncio.timeout(60.0):
+            count = await watched.until("failover is done", since=count)
+        assert not secondary.alive
+        assert "alpha" == await serves(life)
+        await protected(watched, count)
+        assert [] == _persons(watched)
+
+    play(tmp_path, scenario)
+
+
 def _persons(watched: Watched) -> list[str]:
     return [event.text for event in watched.events if event.kind == "person"]
 

@@ -64,6 +64,8 @@ _Outcome: TypeAlias = Literal["done", "nothing", "failed"]
 
 _BY_ROUND: Final[frozenset[Action]] = frozenset({"reconcile", "boot", "hand-over"})
 "The actions that a round does, one step at a time, by `next_step`."
+_EVIDENCE_S: Final = 0.25
+"How long nothing is read after the first sign of a death, in seconds."
 _DOUBT: Final[frozenset[Event]] = frozenset(
     {"undecidable", "halted", "unresponsive", "claimed", "limit", "suspicion", "lease-gone"}
 )
@@ -529,8 +531,8 @@ class Keeper:
         is_paused = self._wish.paused is not None
         if is_doubtful and not self._is_doubtful and not is_paused:
             # Evidence may come within milliseconds: an observation would keep the processor and the
-            # survivor's monitor from the failover.
-            self._observation_due_s = self._now_s() + OBSERVATION_S
+            # survivor's monitor from the failover. If it does not come, an observation is needed.
+            self._observation_due_s = max(self._observation_due_s, self._now_s() + _EVIDENCE_S)
         self._is_doubtful = is_doubtful
         if is_doubtful or is_paused:
             # An observation now and then shows what a person does about it.
@@ -596,6 +598,7 @@ class Keeper:
             case "serve" | "fail-over":
                 return self._begin_failover(decided)
             case "narrow":
+                self._end_silent_peer(decided)
                 return "done" if self._begin_round() else "nothing"
             case "end-own":
                 return await self._end(decided)
@@ -751,6 +754,16 @@ class Keeper:
         if named is not None:
             self._search_for(named, decided.record.epoch)
         return "nothing"
+
+    def _end_silent_peer(self, decided: _Decided) -> None:
+        """Begin to end a peer that cannot continue, if its QEMU gives no answer.
+
+        The round needs evidence of its end, and no claim is made against a node that lacks writes
+        or whose guest has shut down: nothing else would end it, and the guest would wait for ever.
+        """
+        health = NodeHealth() if decided.peer is None else self._health(decided.peer)
+        if health.is_silent(self._now_s(), self.pair.supervision.silent_s):
+            self._begin_search(decided)
 
     def _search_for(self, instance: str, epoch: int) -> None:
         if self._search is None and self._now_s() >= self._search_due_s:
