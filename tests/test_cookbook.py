@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 from tests.compiler.cases import VERSIONS, commands_of
+from tests.compiler.product import PROCEDURES
 from tests.test_behaviour_page import TEST
 
 from pycolo import pairfile
@@ -25,14 +26,6 @@ SHAPES = ROOT / "docs" / "reference" / "shapes.md"
 SECTION = re.compile(r"^## (.+?)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 PAIR = re.compile(r"```toml\n(.*?)```", re.DOTALL)
 PARTS = ("**What it is for.**", "```toml", "**What the guest sees.**", "**Check.**")
-PROCEDURES: tuple[tuple[Procedure, str | None], ...] = (
-    ("launch", None),
-    ("start", None),
-    ("failover", "alpha"),
-    ("failover", "beta"),
-    ("resume", "alpha"),
-    ("resume", "beta"),
-)
 # The machine whose text says that it needs a newer QEMU, and the QEMUs that do not have it.
 TOO_NEW = {("Much RAM: huge pages and several channels", version) for version in VERSIONS[:2]}
 

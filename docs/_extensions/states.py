@@ -122,17 +122,17 @@ def draw(title: str, rows: Sequence[Row]) -> str:
     if wrong := labels.keys() ^ PLACES.keys():
         raise ValueError(f"places and transitions differ: {sorted(wrong)}")
     parts = [_box(phase, *at) for phase, at in BOXES.items()]
-    for edge, told in labels.items():
-        parts += _arrow(PLACES[edge], told)
+    for edge, texts in labels.items():
+        parts += _arrow(PLACES[edge], texts)
     for place, text in LATER.values():
         parts += _arrow(place, [text], later=True)
     parts += _common(rows, shared)
-    told = "; ".join(f"{a} to {b}: {' / '.join(said)}" for (a, b), said in labels.items())
+    described = "; ".join(f"{a} to {b}: {' / '.join(said)}" for (a, b), said in labels.items())
     return (
         f'<svg class="states" xmlns="http://www.w3.org/2000/svg" role="img"'
         f' viewBox="0 0 {WIDTH} {HEIGHT}"'
         f' style="max-width: {WIDTH}px; min-width: {WIDTH * 3 // 4}px">'
-        f"<title>{escape(title)}</title><desc>{escape(told)}</desc><style>{STYLE}</style>"
+        f"<title>{escape(title)}</title><desc>{escape(described)}</desc><style>{STYLE}</style>"
         f"{''.join(parts)}</svg>"
     )
 
@@ -188,12 +188,12 @@ def _box(phase: Phase, x: int, y: int) -> str:
     return f'{box}<text class="name" x="{x}" y="{y + 5}">{escape(phase)}</text>'
 
 
-def _arrow(place: Place, told: Sequence[str], *, later: bool = False) -> Iterator[str]:
+def _arrow(place: Place, texts: Sequence[str], *, later: bool = False) -> Iterator[str]:
     kind = "arrow later" if later else "arrow"
     corners = " ".join(f"{x},{y}" for x, y in place.points)
     yield f'<polyline class="{kind}" points="{corners}"/>'
     yield _head(*place.points[-2:])
-    lines = [line for text in told for line in _wrapped(text, place.columns)]
+    lines = [line for text in texts for line in _wrapped(text, place.columns)]
     x, y = place.label
     for n, line in enumerate(lines):
         yield _text(line, x, y + n * LINE, place.anchor)

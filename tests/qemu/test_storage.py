@@ -290,7 +290,7 @@ def await_sockets(paths: Iterable[str]) -> None:
         with socket.socket(socket.AF_UNIX) as client:
             while client.connect_ex(path) != 0:
                 assert time.monotonic() < end, f"nobody listens on {path}"
-                time.sleep(0.02)
+                time.sleep(0.02)  # nothing announces that it listens
 
 
 @pytest.mark.heavy
@@ -500,11 +500,7 @@ async def test_limits_of_a_drive_hold_up_no_copy(release: Release, run_dir: Path
         image_format="raw",
         throttle=Throttle(bps_total=LIMITED_BYTES // 8),
     )
-    node = Node(name="alpha", address="127.0.0.1", image_folder=str(run_dir))
-    image, quorum = topology.primary_blocks(node, disk)
-    assert isinstance(quorum, QuorumNode)
-    words = ("-blockdev", json.dumps(image.to_qmp()), "-drive", throttled_option(disk, quorum))
-    argv = ("-accel", "tcg", "-m", "32", *words, "-device", device_json(topology.disk_device(disk)))
+    argv = _throttled(disk, run_dir)
     with bare_qemu(release, run_dir, *argv) as bare:
         session = await Session.connect("bare", bare.control, limit_s=LIMIT_S)
         try:
@@ -523,6 +519,15 @@ async def test_limits_of_a_drive_hold_up_no_copy(release: Release, run_dir: Path
             assert 4 > time.monotonic() - begun
         finally:
             await session.aclose()
+
+
+def _throttled(disk: ReplicationDisk, run_dir: Path) -> tuple[str, ...]:
+    """The arguments of a QEMU whose only disk has the limits that are declared."""
+    node = Node(name="alpha", address="127.0.0.1", image_folder=str(run_dir))
+    image, quorum = topology.primary_blocks(node, disk)
+    assert isinstance(quorum, QuorumNode)
+    words = ("-blockdev", json.dumps(image.to_qmp()), "-drive", throttled_option(disk, quorum))
+    return ("-accel", "tcg", "-m", "32", *words, "-device", device_json(topology.disk_device(disk)))
 
 
 async def _until_ready(session: Session) -> None:
@@ -547,11 +552,7 @@ async def test_a_probe_shows_caches_and_limits(
         device=device,
         throttle=Throttle(iops_total=100, bps_read=SIZE_BYTES),
     )
-    node = Node(name="alpha", address="127.0.0.1", image_folder=str(run_dir))
-    image, quorum = topology.primary_blocks(node, disk)
-    assert isinstance(quorum, QuorumNode)
-    words = ("-blockdev", json.dumps(image.to_qmp()), "-drive", throttled_option(disk, quorum))
-    argv = ("-accel", "tcg", "-m", "32", *words, "-device", device_json(topology.disk_device(disk)))
+    argv = _throttled(disk, run_dir)
     with bare_qemu(release, run_dir, *argv) as bare:
         session = await Session.connect("bare", bare.control, limit_s=LIMIT_S)
         try:

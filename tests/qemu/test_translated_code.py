@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import attrs
 import pytest
-from tests.qemu.life import BOOT_S, ON_RELEASES, Accelerator, bios_life, until
+from tests.qemu.life import BOOT_S, ON_RELEASES, Accelerator, LivePair, bios_life, until
 
 from pycolo.demo.builds import Release
 from pycolo.model import ColoPair
@@ -82,10 +80,15 @@ def _near(opcode: int, target: int, code: bytearray) -> bytes:
     return bytes([opcode]) + distance.to_bytes(2, "little", signed=True)
 
 
-def install(image: Path, guest: bytes) -> None:
-    """Put a guest in the place of the one that the image boots; its signature stays."""
-    with image.open("r+b") as file:
-        file.write(guest)
+async def protect(life: LivePair, guest: bytes) -> None:
+    """Boot a guest in the place of the one that the image has, and protect it."""
+    with life.image("alpha").open("r+b") as file:
+        file.write(guest)  # the signature of the boot sector stays
+    await life.launch("alpha")
+    await life.cont("alpha")
+    await until(lambda: RIGHT in life.serial("alpha"), "the guest has booted", BOOT_S)
+    await life.launch("beta")
+    await life.run("start")
 
 
 def often(pair: ColoPair) -> ColoPair:
@@ -96,12 +99,7 @@ def often(pair: ColoPair) -> ColoPair:
 async def test_a_secondary_under_tcg_runs_code_that_was_replaced() -> None:
     """The primary calls what it has written; the secondary calls what was there before."""
     async with bios_life("11.1", "tcg", shape=often) as life:
-        install(life.image("alpha"), rewriting_guest())
-        await life.launch("alpha")
-        await life.cont("alpha")
-        await until(lambda: RIGHT in life.serial("alpha"), "the guest has booted", BOOT_S)
-        await life.launch("beta")
-        await life.run("start")
+        await protect(life, rewriting_guest())
         await until(lambda: WRONG in life.serial("beta"), "the secondary runs old code", BOOT_S)
         assert WRONG not in life.serial("alpha")
 
@@ -112,12 +110,7 @@ async def test_checkpoints_copy_all_ram_that_was_written(
 ) -> None:
     """What the guest wrote to its pages is what it finds there, on the secondary too."""
     async with bios_life(release, accelerator, shape=often) as life:
-        install(life.image("alpha"), checking_guest())
-        await life.launch("alpha")
-        await life.cont("alpha")
-        await until(lambda: RIGHT in life.serial("alpha"), "the guest has booted", BOOT_S)
-        await life.launch("beta")
-        await life.run("start")
+        await protect(life, checking_guest())
         for name in ("alpha", "beta"):
             mark = len(life.serial(name))
             await until(lambda: len(life.serial(name)) >= mark + 5, f"{name} has checked", BOOT_S)  # noqa: B023 - awaited here

@@ -102,7 +102,7 @@ def test_clock_of_a_loop_that_is_always_late_goes_slowly_and_never_back(turn_s: 
             for _ in range(300):
                 world.advance(turn_s)
                 shown_s.append(beat.now_s())
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # a turn of the loop
 
     world.run(work())
     two_s = [later - earlier for earlier, later in zip(shown_s, shown_s[2:], strict=False)]
@@ -124,7 +124,7 @@ def test_less_is_called_while_the_loop_is_late() -> None:
             call()
             for _ in range(100):
                 world.advance(0.5)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # a turn of the loop
 
     world.run(work())
     # Each turn takes two of these quarters of a second.
@@ -141,7 +141,7 @@ def test_moment_on_time_is_waited_for_up_to_a_limit(
     async def work() -> None:
         while True:
             world.advance(turn_s)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn of the loop
 
     async def wait() -> float:
         with beat.joined():

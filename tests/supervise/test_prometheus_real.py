@@ -54,7 +54,7 @@ class Prometheus:
             if holds(said):
                 return said
             assert time.monotonic() < end_s, (parameters, said)
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(POLL_S)  # Prometheus announces nothing
 
 
 @asynccontextmanager
@@ -88,7 +88,7 @@ async def _ready(url: str, session: aiohttp.ClientSession) -> None:
         except aiohttp.ClientError:
             pass
         assert time.monotonic() < end_s, "Prometheus is not ready"
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(POLL_S)  # Prometheus announces nothing
 
 
 def _firing(said: str) -> set[tuple[str, str]]:

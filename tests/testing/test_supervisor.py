@@ -973,14 +973,19 @@ def test_event_of_a_fault_begins_an_observation(
     play(tmp_path, scenario)
 
 
+async def resyncs(life: FakePair, watched: Watched) -> int:
+    """Lose beta, and wait until it is launched anew; gives the number of events until then."""
+    count = await protected(watched)
+    life.world.qemu("beta").kill()
+    count = await watched.until("failover is done", since=count)
+    return await watched.until("launch is done", since=count)
+
+
 def test_resync_whose_migration_fails_is_undone_and_done_again(tmp_path: Path) -> None:
     """The guest runs on, and is protected by the next resync."""
 
     async def scenario(life: FakePair, watched: Watched) -> None:
-        count = await protected(watched)
-        life.world.qemu("beta").kill()
-        count = await watched.until("failover is done", since=count)
-        count = await watched.until("launch is done", since=count)
+        count = await resyncs(life, watched)
         async with asyncio.timeout(LIMIT_S):
             while (channel := life.world.qemu("alpha").channel) is None:
                 await time_passes(0.001)
@@ -997,10 +1002,7 @@ def test_resync_whose_copy_of_a_disk_fails_is_undone_and_done_again(tmp_path: Pa
     """The guest runs on, and is protected by the next resync."""
 
     async def scenario(life: FakePair, watched: Watched) -> None:
-        count = await protected(watched)
-        life.world.qemu("beta").kill()
-        count = await watched.until("failover is done", since=count)
-        count = await watched.until("launch is done", since=count)
+        count = await resyncs(life, watched)
         async with asyncio.timeout(LIMIT_S):
             while not life.world.qemu("alpha").live.jobs:
                 await time_passes(0.001)
