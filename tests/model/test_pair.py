@@ -18,6 +18,7 @@ from pycolo.model import (
     Node,
     Ports,
     ReplicationDisk,
+    Supervision,
 )
 
 ALPHA, BETA, GAMMA = (
@@ -174,3 +175,13 @@ def test_a_pair_has_two_nodes(nodes: tuple[Node, ...]) -> None:
     """Not fewer and not more; further ones are spares."""
     with pytest.raises(DeclarationError, match=r"ColoPair\.nodes must be exactly two nodes"):
         attrs.evolve(PAIR, nodes=nodes)
+
+
+def test_limit_that_each_checkpoint_delay_exceeds_is_refused() -> None:
+    """A pair that works would be suspected again and again."""
+    limits = Supervision(no_checkpoint_s=20.0)
+    rule = "no_checkpoint_s must be longer than checkpoint_delay_ms \\(20000\\), not 20"
+    with pytest.raises(DeclarationError, match=rule):
+        attrs.evolve(PAIR, checkpoint_delay_ms=20000, supervision=limits)
+    longer = attrs.evolve(PAIR, checkpoint_delay_ms=19999, supervision=limits)
+    assert longer.checkpoint_delay_ms == 19999

@@ -203,6 +203,14 @@ class ColoPair:
         self._check_ports()
         self._check_sockets()
         self._check_paths()
+        self._check_supervision()
+
+    def _check_supervision(self) -> None:
+        """Check that a pair which works is not suspected between two checkpoints."""
+        limit_s = self.supervision.no_checkpoint_s
+        if limit_s is not None and limit_s * 1000 <= self.checkpoint_delay_ms:
+            rule = f"be longer than checkpoint_delay_ms ({self.checkpoint_delay_ms})"
+            raise DeclarationError("Supervision.no_checkpoint_s", limit_s, rule)
 
     def _place_nodes(self) -> None:
         """Give each node without a run directory the one that only this pair uses."""

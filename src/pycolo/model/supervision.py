@@ -40,8 +40,8 @@ class Supervision:
     no_checkpoint_s: float | None = attrs.field(
         default=None, validator=rules.Valid(rules.Optional(rules.seconds))
     )
-    """How long without a checkpoint is a suspicion. None for 3 checkpoint delays, or one checkpoint
-    delay plus 5 s if that is longer."""
+    """How long without a checkpoint is a suspicion; longer than the pair's checkpoint delay. None
+    for 3 checkpoint delays, or one checkpoint delay plus 5 s if that is longer."""
     primary_s: float = attrs.field(default=0.5, validator=rules.Valid(rules.seconds))
     """How long a suspicion must last before the primary acts on it. Meanwhile a checkpoint is
     forced, and one that ends takes the suspicion back."""
