@@ -212,8 +212,6 @@ class Record:
     limit_s: float = attrs.field(validator=rules.Valid(rules.seconds))
     needs: Victim | None = None
     "The QEMU that evidence must show to have ended; the evidence is written into the record."
-    batch: str | None = None
-    "See `Execute.batch`."
     may_fail: bool = False
     "Execution continues even if this step fails."
 

@@ -34,14 +34,14 @@ def test_every_failover_begins_with_the_proof_of_death(case: str, version: str) 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_primary_is_cut_off_before_anything_that_could_block(version: str) -> None:
-    """No checkpoint, the record, the other yanks, the plain network, the disk, the end of COLO."""
+    """The record, the yanks, the plain network, the disk, the end of COLO."""
     addresses = _addresses("failover/primary-survives", version)
 
     assert _in_order(
         addresses,
-        "alpha/yank/migration",
         "alpha/record/sole",
         "alpha/yank/block-node:nbd0",
+        "alpha/yank/migration",
         "alpha/qom-set/redire1.status",
         "alpha/qom-set/m0.status",
         "alpha/check/colo-disk0.children.1",

@@ -155,7 +155,6 @@ def plan(make_plan: MakePlan) -> Plan:
             why="beta may not run alone",
             limit_s=5,
             needs=Victim(node="beta", instance="colo:beta:0000000b", epoch=4),
-            batch="continuing",
             may_fail=True,
         ),
         recoveries=(

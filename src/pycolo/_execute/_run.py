@@ -35,7 +35,7 @@ from pycolo.observers import Observer, Recorder
 from pycolo.plan import Check, Execute, Plan, Record, RunHost, Step, StopQemu, Wait
 from pycolo.qmp import commands as qmp
 from pycolo.record import Change, PairRecord
-from pycolo.result import Done, NotRun, Outcome, Refused, Report, Unknown
+from pycolo.result import Done, NotRun, Outcome, Report, Unknown
 from pycolo.session import Session
 from pycolo.snapshot import Dead, NodeState, Snapshot
 
@@ -43,7 +43,6 @@ _LOG: Final = logging.getLogger("pycolo.execute")
 _AFTER_S: Final = 5.0
 _FIRST_POLL_S: Final = 0.005
 _SLOWEST_POLL_S: Final = 0.25
-_OTHER_RECORD: Final = "not the one that it was compiled from"
 
 
 @final
@@ -119,15 +118,11 @@ class Run:
 
     async def _steps(self) -> None:
         """Execute the steps in batches, until one that must succeed is not done."""
-        position, batches = 0, tuple(_batches(self._plan.steps))
-        stale = await self._stale(batches[0]) if batches else None
-        for batch, following in zip(batches, (*batches, ())[1:], strict=True):
+        position = 0
+        for batch in _batches(self._plan.steps):
             if self._stopping and not self._aftermath.is_inside(position):
                 return
-            if stale is not None:
-                self._refuse(stale, f"the record of {stale.node} is {_OTHER_RECORD}")
-                return
-            outcomes, stale = await self._attempt_before(following, batch, first=position == 0)
+            outcomes = await self._attempt_all(batch, first=position == 0)
             for step, outcome in zip(batch, outcomes, strict=True):
                 self._outcomes[step.address] = outcome
             for step, outcome in zip(batch, outcomes, strict=True):
@@ -135,50 +130,6 @@ class Run:
                     await self._end(self._place[step.address], step, outcome)
                     return
             position += len(batch)
-
-    async def _attempt_before(
-        self, following: tuple[Step, ...], batch: tuple[Step, ...], *, first: bool
-    ) -> tuple[list[Outcome], Record | None]:
-        """Execute a batch, and find out whether the one that follows is stale.
-
-        The records are read while checks are executed, which change none: a guest may wait.
-
-        Returns:
-            The outcomes of the batch, and what `_stale` returns for the batch that follows.
-        """
-        if not _promotions(following) or not all(isinstance(step, Check) for step in batch):
-            outcomes = await self._attempt_all(batch, first=first)
-            ends = any(map(_ends, batch, outcomes))
-            return outcomes, None if ends else await self._stale(following)
-        reading = asyncio.get_running_loop().create_task(self._stale(following))
-        try:
-            outcomes = await self._attempt_all(batch, first=first)
-            ends = any(map(_ends, batch, outcomes))
-            return outcomes, None if ends else await reading
-        finally:
-            reading.cancel()
-
-    async def _stale(self, batch: tuple[Step, ...]) -> Record | None:
-        """The promotion of a batch whose node's record it was not compiled from; None for none.
-
-        The first yanks are sent in the same batch as the record. If a saved plan is executed after
-        the pair was protected again, those yanks must not break the pair.
-        """
-        for step in _promotions(batch):
-            if step.node not in self._hosts:
-                continue
-            host, pair = self._hosts[step.node], self._plan.pair
-            found = await host.observe(pair, step.node, limit_s=self._answer_s)
-            if found.record != step.change.expects:
-                return step
-        return None
-
-    def _refuse(self, step: Step, reason: str) -> None:
-        """Give a step the outcome `Refused` without executing it."""
-        outcome = Refused(took_s=0.0, reason=reason)
-        self._outcomes[step.address] = outcome
-        self._tell(lambda o: o.step_started(self._plan, step))
-        self._tell(lambda o: o.step_finished(self._plan, step.address, outcome))
 
     async def _attempt_all(self, batch: tuple[Step, ...], *, first: bool) -> list[Outcome]:
         """Execute the steps of a batch at once; `first` is whether it is the plan's first batch."""
@@ -473,13 +424,8 @@ def _batches(steps: Iterable[Step]) -> Iterator[tuple[Step, ...]]:
         yield tuple(batch)
 
 
-def _promotions(batch: tuple[Step, ...]) -> tuple[Record, ...]:
-    """The steps of a batch that write a record for which evidence is needed."""
-    return tuple(s for s in batch if isinstance(s, Record) and s.needs is not None)
-
-
 def _batch(step: Step) -> str | None:
-    return step.batch if isinstance(step, Execute | Check | Record) else None
+    return step.batch if isinstance(step, Execute | Check) else None
 
 
 def _ends(step: Step, outcome: Outcome) -> bool:

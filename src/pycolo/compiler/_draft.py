@@ -295,14 +295,13 @@ class Draft:
             why=why,
             limit_s=self.timeouts.command_s,
             needs=needs,
-            batch=self._batch,
             may_fail=may_fail,
         )
         return self._add(step)
 
     @contextmanager
     def batch(self, name: str) -> Iterator[None]:
-        """Mark the commands, checks and records added in the `with` block to be sent together."""
+        """Mark the commands and checks added in the `with` block to be sent together."""
         self._batch = name
         try:
             yield

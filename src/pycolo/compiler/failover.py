@@ -74,14 +74,9 @@ def fail_over(draft: Draft, survivor: str) -> None:
     claim = record.failed_over(draft.now.records, survivor, live.instance, commit=commit)
     promoted = role == "secondary"
     if not promoted or _was_promoted(draft, survivor):
-        # No checkpoint can finish from here on; the rest must wait until the record is written:
-        # a yanked disk lets hanging writes end without the secondary.
-        *others, migration = topology.primary_yanks(draft.pair)
-        with draft.batch("claim"):
-            if _linked(draft, survivor):
-                _yank(draft, survivor, (migration,))
-            _claim(draft, survivor, claim, victim)
-        run_alone(draft, survivor, tuple(others))
+        # The record comes first: a yanked disk lets hanging writes end without the secondary.
+        _claim(draft, survivor, claim, victim)
+        run_alone(draft, survivor)
         if promoted:
             clear_promoted(draft, survivor)
     else:
@@ -281,7 +276,7 @@ def stop(draft: Draft, primary: str, secondary: str | None) -> None:
     if secondary is not None:
         why = "it has no rights any more; no second guest is left to run on (qemu-behaviour 8.8)"
         end_secondary(draft, secondary, named, why)
-    run_alone(draft, primary, topology.primary_yanks(draft.pair))
+    run_alone(draft, primary)
 
 
 def instances_on(draft: Draft, node: str | None) -> tuple[str, ...]:
@@ -415,7 +410,7 @@ def _survivors_role(draft: Draft, survivor: str) -> str:
     return live.last_colo_mode if live.last_colo_mode == "secondary" else "primary"
 
 
-def run_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
+def run_alone(draft: Draft, primary: str) -> None:
     """Emit the steps by which a primary continues without its secondary (qemu-behaviour 7.9).
 
     The step that writes the primary's record must have been emitted before.
@@ -423,7 +418,6 @@ def run_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
     Args:
         draft: The plan so far.
         primary: The node.
-        yanks: The yanks to send if connections to the secondary are left.
     """
     pair = draft.pair
     why = "the guest is paused or has no network until COLO has ended"
@@ -431,7 +425,7 @@ def run_alone(draft: Draft, primary: str, yanks: tuple[Yank, ...]) -> None:
         draft.begin()
         with draft.batch("cut"):
             if _linked(draft, primary):
-                _yank(draft, primary, yanks)
+                _yank(draft, primary, topology.primary_yanks(pair))
             for chain in pair.chains:
                 _filters.switch_off(draft, primary, chain)
             for disk in pair.disks:
@@ -506,11 +500,11 @@ def promote(draft: Draft, secondary: str, claim: PairRecord, victim: Victim | No
         victim: The primary's QEMU, whose end must be shown first; None if no evidence is needed.
     """
     in_colo = draft.live(secondary).colo_mode == "secondary"
-    with draft.batch("claim"):
+    _claim(draft, secondary, claim, victim)
+    with draft.batch("cut"):
         if in_colo:
             _yank(draft, secondary, topology.secondary_yanks(draft.pair))
-        _claim(draft, secondary, claim, victim)
-    _stop_nbd(draft, secondary)
+        _stop_nbd(draft, secondary)
     if in_colo:
         why = "the guest does not serve until COLO has ended"
         with draft.range(why, lambda: [_lost_heartbeat(draft, secondary)]):

@@ -98,7 +98,7 @@ def _step(step: Step, pen: _Pen) -> Iterator[str]:
     yield from _details(step)
     limit = "" if isinstance(step, Check) else f", at most {step.limit_s:g} s"
     # Consecutive steps with the same batch are sent together.
-    batch = None if isinstance(step, Wait | RunHost) else step.batch
+    batch = step.batch if isinstance(step, Execute | Check) else None
     together = "" if batch is None else f", batch {one_line(batch)}"
     yield pen("faint", f"[{one_line(step.address)}{limit}{together}]")
 
