@@ -800,6 +800,15 @@ class Pidfd:
         return Lookout(self.pid, self._descriptor)
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process of this machine is gone, or every thread of it has begun to exit.
+
+    False if that cannot be seen.
+    """
+    is_own = os.readlink("/proc/self") == str(os.getpid())
+    return _all_exiting(pid) or (is_own and not os.path.exists(f"/proc/{pid}"))
+
+
 def _all_exiting(pid: int) -> bool:
     """Whether every thread of a process has begun to exit; false if that cannot be seen.
 

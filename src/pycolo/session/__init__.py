@@ -410,6 +410,15 @@ class Session:
         return self._why_closed is not None
 
     @property
+    def peer(self) -> int | None:
+        """The process at the other end of a monitor's Unix socket on this machine.
+
+        It is None for any other monitor. If the connection is forwarded, it is the process that
+        forwards it.
+        """
+        return self._client.peer
+
+    @property
     def latched(self) -> Latched:
         """What QEMU has reported so far by events alone; no query returns it.
 

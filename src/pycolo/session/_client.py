@@ -21,6 +21,8 @@ from qemu.qmp.models import ErrorResponse
 from qemu.qmp.qmp_client import BadReplyError
 from typing_extensions import override
 
+from pycolo.session._socket import peer_of
+
 Incoming: TypeAlias = Mapping[str, object]
 "A message of QEMU, as JSON."
 
@@ -43,6 +45,8 @@ class Client(QMPClient):
         """
         super().__init__(name)
         self.on_event = on_event
+        self.peer: int | None = None
+        "The process at the other end of the connection, as `peer_of` finds it."
         self._socket: socket.socket | None = None
         self._issued: dict[str, tuple[asyncio.Future[object], bytes]] = {}
         "The id of each command that has no reply yet, to its reply and what was sent."
@@ -52,7 +56,7 @@ class Client(QMPClient):
 
     async def connect_to(self, opened: socket.socket) -> None:
         """Read the greeting from a connected socket, and negotiate; errors as of `connect`."""
-        self._socket = opened
+        self._socket, self.peer = opened, peer_of(opened)
         await self.connect(opened)
         if self._writer is not None:
             # The client's reader takes what came before (qemu-behaviour 14.11).

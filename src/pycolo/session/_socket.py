@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import stat
+import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeAlias, assert_never
@@ -21,6 +22,8 @@ Connector: TypeAlias = Callable[[str, Monitor], Awaitable[socket.socket]]
 # `localhost` is this machine, whatever the resolver says, so no thread is needed to resolve it.
 _LOCALHOST: Final = ("127.0.0.1", "::1")
 _LINE_S: Final = 0.01
+# struct ucred: the process, its user and its group.
+_CREDENTIALS: Final = struct.Struct("3i")
 
 
 def address_of(monitor: Monitor) -> str:
@@ -98,6 +101,19 @@ async def _open_tcp(node: str, monitor: TcpMonitor) -> socket.socket:
         else:
             return sock
     raise ConnectionFailed(node, address_of(monitor), why)
+
+
+def peer_of(opened: socket.socket) -> int | None:
+    """The process at the other end of a Unix socket; None for another socket, or if it is hidden.
+
+    For a socket that this machine forwards to another one, it is the process that forwards it.
+    """
+    if opened.family != socket.AF_UNIX:
+        return None
+    credentials = opened.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int
+    pid, _, _ = _CREDENTIALS.unpack(credentials)
+    return pid or None
 
 
 def os_text(error: OSError) -> str:

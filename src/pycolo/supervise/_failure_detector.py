@@ -13,6 +13,7 @@ import attrs
 from pycolo.controller import PairController
 from pycolo.errors import Busy, ParseError, RemoteError, Unresponsive
 from pycolo.evidence import Evidence, Victim, node_of
+from pycolo.helper.far import has_ended
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
 from pycolo.qmp.commands import QueryStatus, Yank
@@ -25,7 +26,7 @@ from pycolo.supervise._node_health import SHUTDOWN_S, NodeHealth
 from pycolo.supervise.observation import Qemu
 
 DRAIN_S: Final = 0.005
-"""How long to wait for the last events of a QEMU that has ended, in seconds.
+"""How long the last events of a QEMU that has ended may be under way from its host, in seconds.
 
 One of them may say that the guest shut down. The connection itself may stay open for seconds, while
 the memory of a big guest is freed.
@@ -249,14 +250,25 @@ class FailureDetector:
             if self._now_s() - asked_s < _WATCH_S / 2:
                 await asyncio.sleep(_UNKNOWN_S)
         if self._health(node).instance == instance:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_S):
-                    await self._health(node).gone.wait()
+            await self._receive_last(node)
             if self._health(node).shutdown_s is not None:
                 # The other side's guest shuts down as well, unless the two have diverged.
                 await asyncio.sleep(SHUTDOWN_S)
         self.ended[instance] = evidence
         self._wake()
+
+    async def _receive_last(self, node: str) -> None:
+        """Receive the last events of a QEMU that has ended."""
+        session = self._sessions.get(node)
+        if session is not None and session.peer is not None and has_ended(session.peer):
+            # No other program is between, so that all of them lie in the socket: in the first turn
+            # of the event loop the socket is found readable, in the second one it is read.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await self._health(node).gone.wait()
 
     # -- questions to a QEMU
 
