@@ -29,6 +29,8 @@ class Figure:
     "What it should be; empty where nothing was promised."
     ratio: float | None = None
     "The value divided by the most that it should be; None where there is no such limit."
+    spread: tuple[float, float] | None = None
+    "The lowest and the highest run, if there were several."
     size: int | None = None
     "With how many pairs, or disks and cards, it was measured; None where that is always the same."
 
@@ -95,8 +97,15 @@ def compared(
 
 def milliseconds(benchmark: str, what: str, runs_s: Sequence[float]) -> Figure:
     """The median of some runs."""
-    value = statistics.median(runs_s) * 1000
-    return Figure(benchmark=benchmark, what=what, value=value, unit="ms", runs=len(runs_s))
+    runs_ms = [run_s * 1000 for run_s in runs_s]
+    return Figure(
+        benchmark=benchmark,
+        what=what,
+        value=statistics.median(runs_ms),
+        unit="ms",
+        runs=len(runs_ms),
+        spread=(min(runs_ms), max(runs_ms)) if len(runs_ms) > 1 else None,
+    )
 
 
 def table(figures: Sequence[Figure]) -> str:

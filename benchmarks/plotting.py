@@ -1,9 +1,9 @@
-"""A plot of what was measured with several sizes, as SVG."""
+"""A plot of what was measured, as SVG: a line over several sizes, or a bar for each time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Final
 
@@ -12,6 +12,8 @@ from benchmarks.measure import Figure
 WIDTH: Final = 720
 HEIGHT: Final = 360
 LEFT, RIGHT, TOP, BOTTOM = 60, 460, 30, 310
+EDGE: Final = 20
+BAR: Final = 40
 # Readable on white and on black, and told apart without colour by their dashes.
 STROKES: Final = (
     ("#0969da", "none"),
@@ -31,30 +33,67 @@ _STYLE: Final = (
 
 
 def plot(title: str, figures: Sequence[Figure]) -> str:
-    """Draw a line for each thing that was measured, over the logarithm of the size.
+    """Draw what was measured with several sizes, or else all times.
+
+    Things with sizes get a line each, over the logarithm of the size. Times get a bar each, from 0
+    to the median, and a thin line from the lowest run to the highest.
 
     Args:
         title: What the plot shows, for its heading and for screen readers.
-        figures: Figures of one unit, each with a size.
+        figures: The figures; those with a size have one unit.
 
     Raises:
-        ValueError: There is no figure with a size.
+        ValueError: There is neither a figure with a size nor a time in milliseconds.
     """
     sized = [one for one in figures if one.size]
-    if not sized:
-        raise ValueError("nothing was measured with several sizes")
-    return "\n".join(_lines(title, sized)) + "\n"
+    times = [one for one in figures if one.unit == "ms"]
+    if sized:
+        return "\n".join(_framed(title, HEIGHT, _lines(sized))) + "\n"
+    if not times:
+        raise ValueError("nothing was measured that could be drawn")
+    height = TOP + BAR * len(times) + 30
+    return "\n".join(_framed(title, height, _bars(times))) + "\n"
 
 
-def _lines(title: str, figures: Sequence[Figure]) -> Iterator[str]:
-    most, step = _scale(max(one.value for one in figures))
-    sizes = sorted({one.size for one in figures if one.size is not None})
+def _framed(title: str, height: int, inside: Iterable[str]) -> Iterator[str]:
     yield (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         'aria-labelledby="t" font-family="system-ui, sans-serif" font-size="13">'
     )
     yield f'<title id="t">{escape(title)}</title><style>{_STYLE}</style>'
-    yield f'<rect class="page" width="{WIDTH}" height="{HEIGHT}" rx="8"/>'
+    yield f'<rect class="page" width="{WIDTH}" height="{height}" rx="8"/>'
+    yield from inside
+    yield "</svg>"
+
+
+def _bars(figures: Sequence[Figure]) -> Iterator[str]:
+    """A bar for each figure, its name above it and its value at its end."""
+    most, step = _scale(max(one.spread[1] if one.spread else one.value for one in figures))
+    bottom, right = TOP + BAR * len(figures), WIDTH - 90
+    for n in range(round(most / step) + 1):
+        x = _along(n * step, most, right)
+        yield f'<path class="axis" stroke-opacity="0.4" d="M{x} {TOP - 10} V{bottom}"/>'
+        yield f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{n * step:g}</text>'
+    yield f'<text x="{WIDTH - 10}" y="{bottom + 18}" text-anchor="end">{figures[0].unit}</text>'
+    for n, one in enumerate(figures):
+        y, end = TOP + BAR * n, _along(one.value, most, right)
+        colour, _ = STROKES[0]
+        yield f'<text x="{EDGE}" y="{y + 8}">{escape(one.what)}</text>'
+        yield f'<rect x="{EDGE}" y="{y + 14}" width="{end - EDGE}" height="12" fill="{colour}"/>'
+        if one.spread is not None:
+            low, high = (_along(value, most, right) for value in one.spread)
+            yield f'<path class="axis" stroke-width="2" d="M{low} {y + 20} H{high}"/>'
+            end = max(end, high)
+        yield f'<text x="{end + 8}" y="{y + 25}">{one.value:.3g}</text>'
+
+
+def _along(value: float, most: float, right: int) -> int:
+    return round(EDGE + (right - EDGE) * value / most)
+
+
+def _lines(figures: Sequence[Figure]) -> Iterator[str]:
+    most, step = _scale(max(one.value for one in figures))
+    sizes = sorted({one.size for one in figures if one.size is not None})
     yield f'<text x="{LEFT}" y="{TOP - 10}">{escape(figures[0].unit)}</text>'
     for n in range(round(most / step) + 1):
         y = _y(n * step, most)
@@ -65,7 +104,6 @@ def _lines(title: str, figures: Sequence[Figure]) -> Iterator[str]:
         yield f'<text x="{x}" y="{BOTTOM + 20}" text-anchor="middle">{size}</text>'
     for n, what in enumerate(dict.fromkeys(one.what for one in figures)):
         yield from _series(n, [one for one in figures if one.what == what], sizes, most)
-    yield "</svg>"
 
 
 def _series(
