@@ -40,6 +40,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "fleet": fleet.run,
     "supervised-fleet": supervised_fleet.run,
     "supervise": supervising.run,
+    "supervise-ram": supervising.run_by_ram,
     "arbiter": arbitrating.run,
 }
 

@@ -13,6 +13,7 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.measure import Figure, compared, undisturbed
@@ -30,14 +31,14 @@ START_S = 60.0
 
 def run() -> list[Figure]:
     """Start, touch and kill, for each size that fits into half of the memory that is free."""
-    free_mib = _free_mib()
-    sizes_mib = [size for size in SIZES_MIB if size <= free_mib / 2]
-    return asyncio.run(_measured(sizes_mib))
+    return asyncio.run(_measured(fitting_mib(SIZES_MIB)))
 
 
-def _free_mib() -> int:
+def fitting_mib(sizes_mib: Sequence[int]) -> list[int]:
+    """The sizes that fit twice into the memory that is free, in MiB."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("MemAvailable"))
+    free_mib = next(int(line.split()[1]) >> 10 for line in lines if line.startswith("MemAvailable"))
+    return [size for size in sizes_mib if size <= free_mib / 2]
 
 
 async def _measured(sizes_mib: list[int]) -> list[Figure]:

@@ -32,7 +32,7 @@ class Figure:
     spread: tuple[float, float] | None = None
     "The lowest and the highest run, if there were several."
     size: int | None = None
-    "With how many pairs, or disks and cards, it was measured; None where that is always the same."
+    "With how many pairs, disks and cards, or MiB of RAM; None where that is always the same."
 
 
 def timed_s(work: Callable[[], object]) -> float:

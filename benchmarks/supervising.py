@@ -21,11 +21,12 @@ from typing import Final, final
 import attrs
 from typing_extensions import override
 
+from benchmarks.dying import fitting_mib
 from benchmarks.failing_over import script_commands
 from benchmarks.measure import Figure, compared, milliseconds, undisturbed
 from benchmarks.pairs import LivePair, bios_pair
 from benchmarks.script import Script, observer_path
-from pycolo.model import ColoPair, Supervision
+from pycolo.model import ColoPair, MemoryBackend, Supervision
 from pycolo.observers import Observer
 from pycolo.plan import Plan
 from pycolo.qmp.events import ResumeEvent
@@ -35,6 +36,8 @@ from pycolo.supervise import Store, Supervisor, SupervisorEvent
 
 RUNS: Final = 20
 SILENT_RUNS: Final = 5
+RAM_MIB: Final = (128, 512, 2048, 8192)
+RAM_RUNS: Final = 5
 LIMIT_S: Final = 60.0
 KINDS: Final = ("primary", "secondary")
 AT_MOST: Final = 1.3
@@ -58,6 +61,25 @@ async def _measured() -> list[Figure]:
     for kind in KINDS:
         figures += _after_a_death(kind, killed[kind], beside[kind])
         figures += _after_a_silence(kind, stopped[kind])
+    return figures
+
+
+def run_by_ram() -> list[Figure]:
+    """Kill each side, with more RAM each time, all of it touched, as far as it fits."""
+    sizes_mib = fitting_mib(RAM_MIB)
+    return [figure for size_mib in sizes_mib for figure in asyncio.run(_by_ram(size_mib))]
+
+
+async def _by_ram(size_mib: int) -> list[Figure]:
+    async with bios_pair(size_mib) as living:
+        machine = attrs.evolve(living.pair.machine, memory_backend=MemoryBackend(prealloc=True))
+        living.pair = attrs.evolve(living.pair, machine=machine)
+        async with _kept(living) as watched:
+            killed = await _faults(watched, signal.SIGKILL, RAM_RUNS)
+    figures = []
+    for kind, faults in killed.items():
+        one = milliseconds("supervise-ram", f"SIGKILL to RESUME, {kind} survives", _resumed(faults))
+        figures.append(attrs.evolve(one, size=size_mib))
     return figures
 
 
