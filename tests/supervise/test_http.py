@@ -263,6 +263,13 @@ def test_silence_stands_beside_its_limit(tmp_path: Path) -> None:
         checkpoint = found.value("pycolo_checkpoint_age_seconds")
         assert checkpoint is not None
         assert 0.0 <= checkpoint < silent_s + 1.0
+        life.world.qemu("beta").thaw()
+        await time_passes(1.0)
+        longest_s = (await client.get("/metrics")).value(
+            "pycolo_node_silence_max_seconds", node="beta"
+        )
+        assert longest_s is not None
+        assert 0.3 * silent_s < longest_s
 
     play(tmp_path, scenario)
 
@@ -316,7 +323,7 @@ def test_every_metric_has_a_help_and_a_known_name(tmp_path: Path) -> None:
     async def scenario(_: FakePair, watched: Watched, client: Client) -> None:
         await protected(watched)
         families = list(text_string_to_metric_families((await client.get("/metrics")).text))
-        assert 23 == len(families)
+        assert 24 == len(families)
         assert all(one.name.startswith("pycolo_") and one.documentation for one in families)
         assert all("pair" in sample.labels for one in families for sample in one.samples)
 

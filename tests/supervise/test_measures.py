@@ -13,7 +13,9 @@ from tests.testing.testbed import FakePair, in_world, time_passes
 from pycolo.errors import HostRefused
 from pycolo.pace import Checkpoint
 from pycolo.plan import Options
+from pycolo.qmp.events import ResumeEvent, StopEvent
 from pycolo.supervise import Histogram, Measures, Store, Supervisor
+from pycolo.supervise._node_health import NodeHealth
 
 Scenario = Callable[[FakePair, Watched, Supervisor], Awaitable[None]]
 
@@ -151,25 +153,59 @@ def test_silence_is_seen_while_it_lasts_and_afterwards(tmp_path: Path) -> None:
 
     async def scenario(life: FakePair, watched: Watched, supervisor: Supervisor) -> None:
         await protected(watched)
+        await time_passes(3.0 * life.pair.checkpoint_delay_ms / 1000.0)
         silence = measured(supervisor).silence
         assert {"alpha", "beta"} == set(silence.question_s)
         assert life.pair.supervision.silent_s == silence.limits_s["silent"]
         assert all(longest_s < 0.1 for longest_s in silence.longest_s.values())
+        assert all(longest_s < 0.1 for longest_s in silence.longest_question_s.values())
         silent_s = 0.8 * life.pair.supervision.silent_s
         life.world.qemu("beta").freeze()
         await time_passes(silent_s)
         silence = measured(supervisor).silence
         assert 0.0 < silence.question_s["beta"] <= silent_s
-        assert 0.0 < silence.question_s["beta"] == silence.longest_s["beta"]
+        assert 0.0 < silence.question_s["beta"] == silence.longest_question_s["beta"]
         life.world.qemu("beta").thaw()
         await time_passes(5.0)
         after = measured(supervisor).silence
         assert 0.0 == after.question_s["beta"]
-        assert silence.longest_s["beta"] <= after.longest_s["beta"] <= silent_s + 0.1
+        question_s = silence.question_s["beta"]
+        assert question_s <= after.longest_s["beta"] <= after.longest_question_s["beta"]
+        assert after.longest_question_s["beta"] <= silent_s + 0.1
         assert after.checkpoint_s is not None
         assert after.checkpoint_s < after.limits_s["no-checkpoint"]
 
     play(tmp_path, scenario)
+
+
+def test_answer_out_of_band_ends_a_silence() -> None:
+    """The wait for the main loop continues: the two have a limit each."""
+    health = NodeHealth()
+    health.question_sent(10.0)
+    health.oob_question_sent(10.25)
+    health.oob_question_answered(10.26)
+    assert pytest.approx(0.26) == health.longest_silence_s(10.4)
+    health.oob_question_sent(10.5)
+    assert pytest.approx(0.64) == health.longest_silence_s(10.9)
+    health.question_answered(11.0)
+    assert pytest.approx(0.74) == health.longest_silence_s(20.0)
+    assert 1.0 == health.longest_s
+
+
+def test_waits_while_a_pair_enters_colo_are_not_kept() -> None:
+    """The limit is longer until the second checkpoint."""
+    health = NodeHealth(qemu="colo")
+    pauses_s = (5.0, 0.3, 0.2)
+    longest_s = []
+    for number, pause_s in enumerate(pauses_s):
+        began_s = 10.0 * number
+        ended_s = began_s + pause_s
+        health.question_sent(began_s)
+        health.observe(StopEvent(), began_s)
+        health.observe(ResumeEvent(), ended_s)
+        health.question_answered(ended_s)
+        longest_s.append(health.longest_s)
+    assert [5.0, pytest.approx(0.3), pytest.approx(0.3)] == longest_s
 
 
 def test_longest_time_without_a_checkpoint_is_kept(tmp_path: Path) -> None:

@@ -128,4 +128,4 @@ async def test_prometheus_reads_asks_and_alerts(tmp_path: Path) -> None:
         said = await server.until(lambda said: expected <= _firing(said), "alerts")
         assert "shop-db" not in said
         rules = await server.until(lambda said: '"unknown"' not in said, "rules")
-        assert 4 == rules.count('"health": "ok"')
+        assert 5 == rules.count('"health": "ok"')

@@ -269,7 +269,8 @@ class Keeper:
         question_s = {node: health.question_s(now_s) for node, health in asked.items()}
         return Silence(
             question_s=question_s,
-            longest_s={n: max(health.longest_s, question_s[n]) for n, health in asked.items()},
+            longest_question_s={n: max(one.longest_s, question_s[n]) for n, one in asked.items()},
+            longest_s={node: health.longest_silence_s(now_s) for node, health in asked.items()},
             checkpoint_s=None if last_s is None else now_s - last_s,
             longest_checkpoint_s=self._health(record.holder).longest_gap_s(now_s),
             lease=self._authority.lease,

@@ -87,8 +87,12 @@ class Silence:
 
     question_s: Mapping[str, float]
     "Node to the age of the question that its QEMU has not answered; 0 for none."
+    longest_question_s: Mapping[str, float]
+    """Node to the longest time that its QEMU has left a question unanswered; compared with the
+    limit of `stuck`, and so begun anew at the second checkpoint in COLO."""
     longest_s: Mapping[str, float]
-    "Node to the longest time that its present QEMU has left a question unanswered."
+    """Node to the longest time that its QEMU has answered neither in nor out of band; compared with
+    the limit of `silent`."""
     checkpoint_s: float | None
     "How long ago the last checkpoint ended, or COLO began; None outside COLO."
     longest_checkpoint_s: float | None
@@ -102,6 +106,7 @@ class Silence:
 
 NO_SILENCE: Final = Silence(
     question_s={},
+    longest_question_s={},
     longest_s={},
     checkpoint_s=None,
     longest_checkpoint_s=None,

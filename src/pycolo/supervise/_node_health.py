@@ -40,9 +40,11 @@ class NodeHealth:
     gone: asyncio.Event = attrs.field(factory=asyncio.Event)
     "Set while the connection to the QEMU has ended, so that no event comes from it."
     longest_s: float = 0.0
-    "The longest time that an answer took, in seconds."
+    """The longest time that the main loop took to answer, in seconds; begun anew at the second
+    checkpoint in COLO."""
     _checkpoints_s: tuple[float, ...] = ()
     _longest_gap_s: float = 0.0
+    _longest_silence_s: float = 0.0
     _stopped_s: float | None = None
     _hung_up_s: float | None = None
     _no_greeting_s: float | None = None
@@ -78,6 +80,9 @@ class NodeHealth:
                 self._longest_gap_s = self.longest_gap_s(now_s) or 0.0
                 self._checkpoints_s = (*self._checkpoints_s[-1:], now_s)
                 self.checkpoints += 1
+                if self.checkpoints == CHECKPOINTS:
+                    # The limit was longer until now.
+                    self.longest_s = 0.0
             case ColoExitEvent():
                 self.colo_exit_s = now_s
             case ShutdownEvent(guest=True):
@@ -104,6 +109,7 @@ class NodeHealth:
     def question_answered(self, now_s: float) -> None:
         """Take note that the main loop has answered the question."""
         self.longest_s = max(self.longest_s, self.question_s(now_s))
+        self._note_silence(now_s)
         self._last_answer_s, self._is_main_loop_silent = now_s, False
         self.gone.clear()
         self._question_sent_s = self._oob_question_s = self._hung_up_s = self._no_greeting_s = None
@@ -114,8 +120,14 @@ class NodeHealth:
 
     def oob_question_answered(self, now_s: float) -> None:
         """Take note that the out-of-band question was answered, and that to the main loop not."""
+        self._note_silence(now_s)
         self._last_answer_s, self._is_main_loop_silent = now_s, True
         self._oob_question_s = None
+
+    def _note_silence(self, now_s: float) -> None:
+        if self._question_sent_s is not None:
+            silence_s = now_s - max(self._question_sent_s, self._last_answer_s)
+            self._longest_silence_s = max(self._longest_silence_s, silence_s)
 
     def other_monitor_answered(self) -> None:
         """Forget a hang-up or a missing greeting: another client merely holds the monitor."""
@@ -166,6 +178,10 @@ class NodeHealth:
     def question_s(self, now_s: float) -> float:
         """How long the question to the main loop has had no answer, in seconds; 0 for none."""
         return 0.0 if self._question_sent_s is None else now_s - self._question_sent_s
+
+    def longest_silence_s(self, now_s: float) -> float:
+        """The longest time until now without an answer in or out of band, in seconds."""
+        return max(self._longest_silence_s, now_s - self.signals.get("silent", now_s))
 
     @property
     def checkpoint_s(self) -> float | None:

@@ -236,7 +236,7 @@ def _view(supervisor: Keeping, pair: str) -> msg.PairView:
         person=status.person,
         checkpoints=sum(pauses.counts),
         pause_sum_s=pauses.sum_s,
-        longest_s=max(silence.longest_s.values(), default=0.0),
+        longest_s=max(silence.longest_question_s.values(), default=0.0),
         limit_s=silence.limits_s.get("stuck"),
         underway=supervisor.underway(pair),
     )

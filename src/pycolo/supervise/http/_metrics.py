@@ -159,6 +159,11 @@ def _silences(measures: Sequence[Measures]) -> Iterator[Metric]:
         "The longest that a node's QEMU has left a question unanswered.",
         labels=_NODE,
     )
+    silent = GaugeMetricFamily(
+        "pycolo_node_silence_max_seconds",
+        "The longest that a node's QEMU has answered neither in nor out of band.",
+        labels=_NODE,
+    )
     checkpoint = GaugeMetricFamily(
         "pycolo_checkpoint_age_seconds",
         "How long ago the last checkpoint ended.",
@@ -173,7 +178,8 @@ def _silences(measures: Sequence[Measures]) -> Iterator[Metric]:
         silence = one.silence
         for node, age_s in silence.question_s.items():
             question.add_metric((one.pair, node), age_s)
-            longest.add_metric((one.pair, node), silence.longest_s[node])
+            longest.add_metric((one.pair, node), silence.longest_question_s[node])
+            silent.add_metric((one.pair, node), silence.longest_s[node])
         if silence.checkpoint_s is not None:
             checkpoint.add_metric((one.pair,), silence.checkpoint_s)
         if silence.longest_checkpoint_s is not None:
@@ -182,7 +188,7 @@ def _silences(measures: Sequence[Measures]) -> Iterator[Metric]:
             # Signals without a limit are a suspicion at once.
             if limit_s > 0.0:
                 limit.add_metric((one.pair, signal), limit_s)
-    yield from (question, longest, checkpoint, gap, limit)
+    yield from (question, longest, silent, checkpoint, gap, limit)
 
 
 def _leases(measures: Sequence[Measures]) -> Iterator[Metric]:
