@@ -274,10 +274,10 @@ class Text:
 
 
 class Described(Form, Protocol):
-    """A form that can also return its schema itself, so that a caller can add properties."""
+    """A form that can also return the content of its schema, so that a caller can add to it."""
 
     def inline_schema(self, definitions: dict[str, JsonValue]) -> JsonObject:
-        """Return the schema itself, not a reference to it."""
+        """Return the content of the schema, not a reference to it; a new object at each call."""
 
 
 @final

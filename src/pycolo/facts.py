@@ -162,7 +162,7 @@ class ImageFacts:
 @final
 @attrs.frozen(kw_only=True)
 class QemuFacts:
-    """The abilities of the host's QEMU, as a QEMU process without a machine reports them."""
+    """What the host's QEMU has of what this pair needs, as a QEMU without a machine reports it."""
 
     version: str
     "The version of QEMU."

@@ -601,7 +601,8 @@ def want(
     """Tell the supervisor, or the agents, what is wanted of a pair.
 
     WANT is protected, unprotected (the guest runs alone) or stopped (no QEMU runs; the guest is not
-    asked to shut down first). It holds from now on, also after the supervisor is started again.
+    asked to shut down first). It holds from now on, also after the supervisor is started again. If
+    a supervisor runs, wait until it has read it, for a minute at most; it acts on it afterwards.
     Run it on the supervisor's machine, as the supervisor's user. If agents keep the pair, give
     --agent: without it they hear nothing.
     """

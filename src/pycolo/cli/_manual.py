@@ -14,7 +14,11 @@ def page(app: click.Group) -> str:
     """Make the manual page of a group of commands, as roff for `man`.
 
     Args:
-        app: The group.
+        app: The group. Its own commands are described, hidden ones too; of a group among them only
+            the help of the group itself.
+
+    Returns:
+        The text of the page.
     """
     context = click.Context(app, info_name="pycolo")
     return "\n".join(_lines(app, context)) + "\n"

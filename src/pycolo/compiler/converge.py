@@ -172,8 +172,11 @@ def converge(
 ) -> Plan:
     """Compile the smallest plan that makes the live pair what its declaration says.
 
-    A pair in COLO is repaired in place, while replication runs. An unprotected guest with a fresh
-    secondary is protected. If nothing differs, the plan is empty.
+    A pair in COLO is repaired in place, while replication runs: the status of a filter, numbers of
+    `colo-compare`, migration parameters and limits of a drive are set, and parts that are not
+    declared are removed. A part that is missing, or that differs in another way, is refused, and
+    the error says which procedures replace it. An unprotected guest with a fresh secondary is
+    protected. If nothing differs, the plan is empty.
 
     Args:
         pair: The declaration.

@@ -17,15 +17,17 @@ JOINABLE = ("fresh secondary", "prepared secondary")
 def check(pair: ColoPair, snapshot: Snapshot, *, without: str | None = None) -> None:
     """Refuse QEMUs, records and folders that are not this pair's.
 
+    All checks are made, and the error has the findings of all that fail.
+
     Args:
         pair: The declaration.
         snapshot: The states of the nodes and their records.
         without: A node that records may name although it is not declared any more; None for none.
 
     Raises:
-        CompileError: A QEMU or a record belongs to another pair or node, a QEMU has no identity,
-            or two nodes have one image folder.
         UndecidedError: The records come from two births, or an arbiter manages them.
+        CompileError: A QEMU or a record belongs to another pair or node, a QEMU has no identity,
+            or two nodes have one image folder; and no check raised UndecidedError.
     """
     names = pair.names
     check_all(

@@ -158,11 +158,13 @@ class Host(Protocol):
             pair: The declaration.
             node: The node's name.
             parts: The parts to read; the host's clock is always read.
-            limit_s: How long the answer may take, in seconds; a part that is not read by then is
-                left out.
+            limit_s: How long the answer may take, in seconds. Opening the connection to the host
+                is not included.
 
         Returns:
             The facts that were read, or `NoFacts` with the reason why the host could not be asked.
+            A part that was not read in time, or could not be read, is None, and
+            `HostFacts.unread` has the reason.
         """
 
     async def aclose(self) -> None:

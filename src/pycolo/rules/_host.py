@@ -125,7 +125,10 @@ def memory(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def huge_pages(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Too few huge pages for the guest's RAM on a host on which no QEMU of the pair has them."""
+    """Too few huge pages for the guest's RAM on a host on which no QEMU of its node runs or ends.
+
+    Such a QEMU has the huge pages, or will free them.
+    """
     needed_bytes = pair.machine.memory_mib * MIB
     for name, host in facts.read.items():
         free_bytes = None if host.memory is None else host.memory.huge_bytes

@@ -67,8 +67,11 @@ class Authority(Protocol):
     def wish(self) -> Wish:
         """What is wanted of the pair, and whether its supervision is paused.
 
+        Until an agent's arbiter has answered for the first time, the pair is paused; afterwards
+        this is what the arbiter said last.
+
         Raises:
-            StoreError: The store cannot be read.
+            StoreError: A supervisor's store cannot be read; not under an agent.
         """
 
     def record(self, snapshot: Snapshot) -> PairRecord | None:
@@ -140,7 +143,11 @@ class Authority(Protocol):
         """
 
     async def say_exit(self, end: Evidence) -> None:
-        """Store evidence that the QEMU of this node has ended, for the other agents to read."""
+        """Store evidence that the QEMU of this node has ended, for the other agents to read.
+
+        It does not raise: an agent whose arbiter does not answer tells that as an event. A
+        supervisor has nothing to do.
+        """
 
     def lease_evidence(self, peer: str, instance: str, epoch: int) -> Evidence | None:
         """Evidence that a QEMU has ended because its node's lease ran out; None without leases.

@@ -69,6 +69,10 @@ def answer(qemu: Process, question: Question) -> QmpValue:  # noqa: C901 - one l
     Args:
         qemu: The fake.
         question: The query.
+
+    Raises:
+        Refused: `qom-get` or `qom-list` names an object that does not exist, or `qom-get` a
+            property that the object does not have.
     """
     live = qemu.live
     match question:

@@ -227,7 +227,13 @@ class Process:
         self.world.later(delay_s, lambda: self.attempt(action))
 
     def settle(self) -> bool:
-        """Resume the main loop if the connections it waits for answer; returns whether it did."""
+        """Resume the main loop if no connection that it waits for is silent any more.
+
+        A connection that was cut is not silent, since it fails at once.
+
+        Returns:
+            Whether it was resumed. It may hang again meanwhile, at another connection.
+        """
         self._deliver()
         if self._stuck is None and not self.hung:
             self.world.waiting.pop(self.settle, None)
