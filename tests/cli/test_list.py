@@ -61,6 +61,16 @@ def test_a_pair_file_comes_from_standard_input(
     assert given == pycolo("plan", "start", "-").out
 
 
+def test_standard_input_that_is_no_text_is_no_pair_file(
+    pycolo: Pycolo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused as a file of that content is."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
+    refused = pycolo("validate", "-")
+    assert "pycolo: -: the pair file must be text in UTF-8" in refused.err
+    assert 1 == refused.code
+
+
 def test_a_plan_comes_from_standard_input(
     pycolo: Pycolo, pair_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,11 +129,12 @@ def test_the_document_knows_no_stop(pair: ColoPair) -> None:
         _plan(pair, "stop")
 
 
-def test_a_dialect_that_there_is_not_is_refused(pair: ColoPair) -> None:
+@pytest.mark.parametrize("procedure", ["start", "stop"])
+def test_a_dialect_that_there_is_not_is_refused(pair: ColoPair, procedure: Procedure) -> None:
     """A misspelled dialect names the two that there are."""
     with pytest.raises(DeclarationError, match="dialect must be one of auto, doc, not 'docs'"):
         compile_offline(
-            "start",
+            procedure,
             pair,
             version=Version.parse("10.0.13"),
             dialect="docs",  # type: ignore[arg-type]  # what a caller without type checks may give

@@ -28,6 +28,8 @@ def pair(path: Path) -> ColoPair:
     """
     try:
         return pairfile.loads(_text(path)) if path == STDIN else pairfile.load(path)
+    except ParseError as error:
+        raise DeclarationError(f"{path}: the pair file", error.value, error.rule) from error
     except DeclarationError as error:
         raise DeclarationError(f"{path}: {error.field}", error.value, error.rule) from error
 

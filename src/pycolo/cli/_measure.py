@@ -35,10 +35,12 @@ async def measured(pair: ColoPair, folder: Path, seconds: float) -> Pace:
     Args:
         pair: The declaration.
         folder: The store of the supervisor that may keep the pair.
-        seconds: How long to listen.
+        seconds: How long to listen; it ends earlier if COLO or the connection does.
 
     Raises:
         CompileError: The pair is not in COLO.
+        RemoteError: No supervisor keeps the pair, and its observer monitor cannot be used.
+        StoreError: The pair's supervisor does not answer.
     """
     snapshot = await operate.status(pair)
     primaries = [

@@ -189,6 +189,7 @@ def converge(
         VersionError: A version cannot run COLO, or the two differ.
         DeclarationError: `peer` is not one of the pair's nodes.
         CompileError: A difference cannot be removed, or a node is missing.
+        UndecidedError: Only a person can decide, by the records.
     """
     check(pair, snapshot)
     pair = members(pair, snapshot, peer=peer)

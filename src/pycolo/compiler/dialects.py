@@ -73,8 +73,9 @@ def refuse_ending(name: DialectName, what: str) -> None:
 
     Raises:
         CompileError: The dialect has none of these procedures.
+        DeclarationError: There is no dialect of that name.
     """
-    if not _DIALECTS[name].ends_protection:
+    if not of_name(name).ends_protection:
         raise compile_error(
             "not-in-document", f"QEMU's document does not say how to {what}", "use dialect auto"
         )
@@ -103,9 +104,9 @@ def launch_argv(
         The arguments, the binary first.
 
     Raises:
-        DeclarationError: The pair has no such node.
+        DeclarationError: The pair has no such node, or there is no such dialect.
     """
-    return _DIALECTS[dialect].argv(pair, node, role, instance, features)
+    return of_name(dialect).argv(pair, node, role, instance, features)
 
 
 # -- pycolo's own ----------------------------------------------------------------------------------

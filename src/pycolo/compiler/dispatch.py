@@ -26,11 +26,13 @@ def compile_plan(  # noqa: C901 - one case a procedure
         procedure: Its name, as on the command line.
         pair: The declaration.
         snapshot: The states of the nodes and their records.
-        options: The procedure's further arguments; their defaults if None.
-        dialect: `auto` or `doc`.
+        options: The procedure's further arguments; their defaults if None. Those that the
+            procedure does not have are ignored.
+        dialect: `auto` or `doc`; `converge` and `forget` ignore it.
 
     Raises:
-        DeclarationError: A name is not one of the pair's, or `forget` is given no `gone`.
+        DeclarationError: A name is not one of the pair's, another option breaks its rule, or
+            `forget` is given no `gone`.
         RefusedError: See the procedure.
     """
     asked = options or Options()
@@ -106,6 +108,7 @@ def check_compiled(plan: Plan) -> None:
 
     Raises:
         ParseError: The plan differs; the error names the first step that does.
+        DeclarationError: An option of the plan breaks its rule.
         RefusedError: No plan can be compiled from the declaration, snapshot and options.
     """
     again = compile_plan(

@@ -148,7 +148,9 @@ def claim_boot(draft: Draft, node: str, instance: str, birth: str) -> None:
         birth: The birth of the pair, for a pair that has no record yet.
 
     Raises:
-        CompileError: Another node holds the newest data, or the records do not tell who does.
+        CompileError: Another node holds the newest data, or a file that must be written first is
+            out of reach.
+        UndecidedError: The records do not tell who holds the newest data.
     """
     pair = draft.pair
     others = record.may_boot(draft.now.records, node, pair.nodes[0].name)

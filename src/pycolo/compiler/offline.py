@@ -43,10 +43,10 @@ def compile_offline(
             None for what `procedure` names.
         survivor: The node that survives. If None, the only node that answers in `prior_state`, or
             else the pair's second node.
-        peer: The node that protects the survivor in `resume`; if None, the dead node itself,
-            launched again.
-        evidence: Evidence of the other node's death, kept in the plan; if None, the death is
-            assumed, and the plan needs evidence to be executed.
+        peer: The node that protects the guest in `start`, `resume` and `converge`; in `resume`, if
+            None, the dead node itself, launched again.
+        evidence: For `failover` and `resume`: evidence of the other node's death, kept in the
+            plan; if None, the death is assumed, and the plan needs evidence to be executed.
         checkpoint_delay_ms: For `set-checkpoint-delay`; the declared one if None.
         nodes: For `launch`: which nodes; both if empty.
         newest: For `launch`: the node that holds the newest data by an operator's statement;

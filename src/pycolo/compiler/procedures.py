@@ -86,9 +86,10 @@ def launch(
         DeclarationError: A name in `nodes` is not one of the pair's, a name in `instances` is not
             one of the nodes to launch, an identity in `instances` has another form, or `qemu`
             lacks a node that is launched.
-        CompileError: Another node holds the newest data, a QEMU is in the way, or `newest` is not
-            one of the nodes to launch.
-        UndecidedError: The records do not tell who holds the newest data.
+        CompileError: Another node holds the newest data, a QEMU is in the way, `newest` is not one
+            of the nodes to launch, a spare has no place, or a QEMU lacks an option of an image.
+        UndecidedError: The records do not tell who holds the newest data, come from two births, or
+            are managed by an arbiter.
     """
     check(pair, snapshot)
     wanted = tuple(nodes) or tuple(node.name for node in members(pair, snapshot).nodes)
@@ -346,6 +347,8 @@ def start(
 ) -> Plan:
     """Compile the plan that protects a guest, running or just launched, by a fresh secondary.
 
+    In dialect `auto` the plan is empty if the pair is protected already.
+
     Args:
         pair: The declaration.
         snapshot: What both nodes and their records show. The primary's guest may run already.
@@ -358,6 +361,7 @@ def start(
         VersionError: A version cannot run COLO, or the two differ.
         DeclarationError: `peer` is not one of the pair's nodes.
         CompileError: No safe way leads there from the snapshot.
+        UndecidedError: Only a person can decide, by the records.
     """
     options = Options(peer=peer, assume_good=tuple(assume_good))
     return _protected("start", pair, snapshot, options, dialect)
@@ -373,6 +377,8 @@ def resume(
 ) -> Plan:
     """Compile the plan that protects the guest of a survivor by a fresh secondary.
 
+    In dialect `auto` the plan is empty if the pair is protected already.
+
     Args:
         pair: The declaration.
         snapshot: What both nodes and their records show.
@@ -385,6 +391,7 @@ def resume(
         VersionError: A version cannot run COLO, or the two differ.
         DeclarationError: `peer` is not one of the pair's nodes.
         CompileError: No safe way leads there from the snapshot.
+        UndecidedError: Only a person can decide, by the records.
     """
     options = Options(peer=peer, assume_good=tuple(assume_good))
     return _protected("resume", pair, snapshot, options, dialect)
@@ -419,9 +426,11 @@ def set_checkpoint_delay(
 ) -> Plan:
     """Compile the plan that sets the longest time between two checkpoints, on the primary.
 
+    In dialect `auto` the plan is empty if the primary has that delay already.
+
     Args:
         pair: The declaration.
-        snapshot: What the primary shows.
+        snapshot: What both nodes and their records show.
         checkpoint_delay_ms: 1 to 4294967295.
         dialect: `auto` or `doc`.
         assume_good: Versions the operator vouches for.
@@ -431,6 +440,7 @@ def set_checkpoint_delay(
         VersionError: The version cannot run COLO.
         CompileError: There is no primary with a secondary, or the change would force a checkpoint
             that deadlocks this QEMU (dialect `auto`).
+        UndecidedError: The records come from two births, or are managed by an arbiter.
     """
     attrs.evolve(pair, checkpoint_delay_ms=checkpoint_delay_ms)
     check(pair, snapshot)
@@ -455,6 +465,7 @@ def failover(
 ) -> Plan:
     """Compile the plan by which one node runs alone after the other one has died.
 
+    If it runs alone already and nothing of the pair is left on it, the plan is empty.
     If the record lets the other node run alone too, the plan first checks evidence of its death.
     The plan can be compiled while the pair is protected, and kept ready: it is *armed*. After any
     change of the record, compile another one.
@@ -506,7 +517,8 @@ def stop(
     """Compile the plan that ends protection on purpose.
 
     The secondary's QEMU ends, and the primary's guest runs alone. The secondary's record must be
-    within reach; its QEMU need not answer.
+    within reach; its QEMU need not answer. If the primary is not protected and nothing of the pair
+    is left on it, the plan is empty.
 
     Args:
         pair: The declaration.
@@ -516,9 +528,11 @@ def stop(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        CompileError: No primary answers, the secondary's record cannot be written, or the dialect
-            is `doc`.
-        UndecidedError: A disk of the primary has refused a write that the secondary has.
+        CompileError: No primary answers, or two do, the secondary's record cannot be written,
+            somebody paused the guest, a migration is being cancelled, or the dialect is `doc`.
+        UndecidedError: A disk of the primary has refused a write that the secondary has, the
+            primary's record is absent or damaged, the records come from two births, or an arbiter
+            manages them.
     """
     dialects.refuse_ending(dialect, "end protection")
     check(pair, snapshot)
@@ -562,6 +576,8 @@ def switch_over(
         VersionError: A version cannot run COLO, or the two differ.
         CompileError: The pair is not protected, this QEMU deadlocks at a checkpoint, or the dialect
             is `doc`.
+        UndecidedError: A disk of the secondary has refused a write, the records come from two
+            births, or an arbiter manages them.
     """
     dialects.refuse_ending(dialect, "switch over")
     check(pair, snapshot)
@@ -592,7 +608,8 @@ def shutdown(
 
     The plan presses the guest's power button. Once the guest is off, the secondary's QEMU is ended;
     if the guest does not power off in time, no QEMU is. The records stay as they are, so `launch`
-    boots the guest again from the newest data.
+    boots the guest again from the newest data. If no QEMU answers, and the records of all nodes
+    were read, the plan only checks that none runs.
 
     Args:
         pair: The declaration.
@@ -605,6 +622,7 @@ def shutdown(
         CompileError: No primary answers, its guest does not run, or the dialect is `doc`. A
             secondary without its primary is refused too: nothing shows whether its guest was
             powered off or still has to continue in it.
+        UndecidedError: The records come from two births, or an arbiter manages them.
     """
     dialects.refuse_ending(dialect, "shut a guest down")
     check(pair, snapshot)
@@ -669,6 +687,7 @@ def checkpoint(
         VersionError: A version cannot run COLO, or the two differ.
         CompileError: The pair is not protected, this QEMU deadlocks at a checkpoint, or the dialect
             is `doc`.
+        UndecidedError: The records come from two births, or an arbiter manages them.
     """
     dialects.refuse_ending(dialect, "prove a pair")
     check(pair, snapshot)
@@ -710,8 +729,8 @@ def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:
 
     Raises:
         CompileError: The record of the node with the newest data cannot be read.
-        UndecidedError: The node that is gone holds the newest data or may have run alone, or no
-            record could be read.
+        UndecidedError: The node that is gone holds the newest data or may have run alone, no record
+            could be read, the records come from two births, or an arbiter manages them.
     """
     check(pair, snapshot, without=gone)
     draft = Draft("forget", pair, snapshot, Options(gone=gone), qemu={}, dialect="auto")

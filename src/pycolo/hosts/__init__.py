@@ -43,11 +43,14 @@ class Host(Protocol):
     """What pycolo needs of the host of a node. Every path is a path on that host.
 
     A host stays usable after each of the errors named below. A method that takes a pair raises
-    `DeclarationError` if the pair has no node of the given name.
+    `DeclarationError` if the pair has no node of the given name. A limit begins once a connection
+    to the host is open: over ssh, opening it may take up to 5 s more.
     """
 
     async def connect(self, node: str, monitor: Monitor) -> socket.socket:
         """Open a connected, non-blocking socket to a monitor.
+
+        While the monitor's listen backlog is full, this waits without a limit.
 
         Args:
             node: The node's name, for messages.
@@ -72,8 +75,8 @@ class Host(Protocol):
 
         Returns:
             The state of the node on its host. Its record is an `UnreadRecord` if the host cannot be
-            asked, if the record's folder is missing, or if the images belong to another node or to
-            a record in another place.
+            asked, if the record's file cannot be read or its folder is missing, or if the images
+            belong to another node or to a record in another place.
         """
 
     async def write(self, pair: ColoPair, node: str, change: Change, *, limit_s: float) -> None:
@@ -158,8 +161,7 @@ class Host(Protocol):
             pair: The declaration.
             node: The node's name.
             parts: The parts to read; the host's clock is always read.
-            limit_s: How long the answer may take, in seconds. Opening the connection to the host
-                is not included.
+            limit_s: How long the answer may take, in seconds.
 
         Returns:
             The facts that were read, or `NoFacts` with the reason why the host could not be asked.

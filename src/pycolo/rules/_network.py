@@ -71,7 +71,7 @@ def _is_address(name: str) -> bool:
 
 
 def used_ports(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Ports of the pair that another process uses."""
+    """Ports of the pair that another process uses; none while a QEMU of the node runs or ends."""
     for name, host in facts.read.items():
         for used in () if host.running else host.ports or ():
             by = f" by {', '.join(used.holders)}" if used.holders else ""

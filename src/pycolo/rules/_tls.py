@@ -26,7 +26,7 @@ def refused(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def expiry(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Certificates that expire soon."""
+    """Certificates that expire within 30 days, of credentials that work."""
     for name, host in facts.read.items():
         if host.tls is None or host.tls.why:
             continue

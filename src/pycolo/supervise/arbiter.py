@@ -38,9 +38,10 @@ class Arbiter(Protocol):
 
     Every answer is linearizable: it shows each change that was acknowledged before the question.
     Each method ends within its `limit_s`, which is above 0. `ArbiterLost` is raised if no answer
-    came, or one that leaves it uncertain what was done; after a change the caller then reads again
-    before it acts. `DeclarationError` is raised, and nothing is sent, for a name that no pair or no
-    node can have, for a record under another pair's name, and for a lease that is not above 0 s.
+    came, or none that can be used, so that it is uncertain what was done; after a change the caller
+    then reads again before it acts. `DeclarationError` is raised, and nothing is sent, for a name
+    that no pair or no node can have, for a record under another pair's name, and for a lease that
+    is not above 0 s.
     """
 
     async def identity(self, *, limit_s: float) -> str:

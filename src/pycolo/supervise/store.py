@@ -38,8 +38,10 @@ class Store:
     """What is wanted of each pair of one supervisor, in a file that other processes may change.
 
     A change is on the disk when its method returns. A context manager, which closes the store; not
-    for several threads. After a `StoreError` the store can be used again once the cause is gone. A
-    method that takes a pair's name raises `DeclarationError` for a name that no pair can have.
+    for several threads. A method waits for up to 5 s while another process changes the file, and
+    then raises `StoreError`. After a `StoreError` the store can be used again once the cause is
+    gone. A method that takes a pair's name raises `DeclarationError` for a name that no pair can
+    have.
     """
 
     def __init__(self, folder: Path) -> None:

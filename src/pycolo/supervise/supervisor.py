@@ -170,6 +170,8 @@ class Keeping:
     def checkpoints(self, pair: str) -> AsyncGenerator[Checkpoint]:
         """The checkpoints of a pair, each as it ends, until the generator is closed.
 
+        At most a thousand wait for a slow reader; then the oldest ones are dropped.
+
         Args:
             pair: The pair's name.
 

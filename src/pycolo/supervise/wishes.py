@@ -26,11 +26,13 @@ async def read_wish(arbiter: Arbiter, pair: str, *, limit_s: float) -> Wish:
         limit_s: How long the answer may take, in seconds.
 
     Returns:
-        The wish; `protected`, and not paused, until somebody asks for something else.
+        The wish; `protected`, and not paused, until somebody asks for something else. A pair that
+        was released to its files counts as paused.
 
     Raises:
         ArbiterOvertaken: The arbiter holds no record of this pair. Start the agents first.
         ArbiterLost: No answer came. The arbiter can still be used.
+        DeclarationError: No pair can have this name.
     """
     held = await arbiter.read(pair, limit_s=limit_s)
     return wish_of(_known(pair, held.shared))
@@ -54,7 +56,8 @@ async def set_want(arbiter: Arbiter, pair: str, want: Want, *, limit_s: float) -
         ArbiterOvertaken: The arbiter holds no record of this pair, or the agents changed it during
             each of several tries; nothing was changed.
         ArbiterLost: No answer came: it is not known whether the arbiter has the change.
-        DeclarationError: `want` is not one of `Want`; nothing was changed.
+        DeclarationError: `want` is not one of `Want`, or no pair can have this name; nothing was
+            changed.
     """
     check_want("want", want)
     return await _changed(arbiter, pair, lambda held: _wanted(held, want), limit_s)
@@ -77,6 +80,7 @@ async def set_paused(arbiter: Arbiter, pair: str, paused: str | None, *, limit_s
         ArbiterOvertaken: The arbiter holds no record of this pair, or the agents changed it during
             each of several tries; nothing was changed.
         ArbiterLost: No answer came: it is not known whether the arbiter has the change.
+        DeclarationError: No pair can have this name.
     """
     return await _changed(arbiter, pair, lambda held: attrs.evolve(held, paused=paused), limit_s)
 

@@ -46,8 +46,9 @@ class World(Fleet):
         """Run a coroutine on an event loop that has the world's clock.
 
         While every task waits, the clock jumps to the next time at which an action or a timer is
-        due, so that a limit of an hour takes no real time. Otherwise each turn of the loop advances
-        the clock by a tenth of a millisecond. The same coroutine runs in the same way every time.
+        due, so that a limit of an hour takes no real time; if nothing is ever due, the loop waits
+        for another thread, without a limit. Otherwise each turn of the loop advances the clock by a
+        tenth of a millisecond. The same coroutine runs in the same way every time.
         Only sessions in memory can be used, because another program would use another clock.
 
         Args:
@@ -76,6 +77,7 @@ class World(Fleet):
 
         Raises:
             DeclarationError: The pair has no such node.
+            HostRefused: An image of another size is there.
         """
         place = pair.node(node)
         for disk in pair.disks:
@@ -162,7 +164,10 @@ class World(Fleet):
         May be called again after more QEMUs were launched. A monitor is served until its QEMU ends.
 
         Returns:
-            The new servers, which the caller closes. The folders of their Unix sockets must exist.
+            The new servers, which the caller closes.
+
+        Raises:
+            OSError: The folder of a Unix socket is missing, or an address cannot be listened at.
         """
         new = [m for process in self.running for m in process.monitors if not m.server]
         servers = [await _serve.listen(monitor) for monitor in new]

@@ -64,7 +64,7 @@ class Control:
         Raises:
             RefusedError: The procedure is not begun; nothing was changed.
             CommandUnknown: The supervisor has ended, or gives no answer: it is not known what was
-                done; look at the pair.
+                done. Observe the pair before you repeat the request.
         """
         request = msg.Perform(procedure=procedure, checkpoint_delay_ms=checkpoint_delay_ms)
         told = _Told(observer)
@@ -93,14 +93,22 @@ class Control:
         raise self._lost("fenced", ENDED)
 
     async def watch(self) -> AsyncGenerator[msg.PairView]:
-        """Yield the pair's view twice a second, until closed or until the supervisor ends."""
+        """Yield the pair's view twice a second, until closed or until the supervisor ends.
+
+        Raises:
+            StoreError: The first view has not come within 30 s, or an answer cannot be read.
+        """
         async with aclosing(self._answers(msg.Watch())) as answers:
             async for answer in answers:
                 if isinstance(answer, msg.Shown):
                     yield answer.view
 
     async def checkpoints(self) -> AsyncGenerator[Checkpoint]:
-        """Yield each checkpoint as it ends, until closed or until the supervisor ends."""
+        """Yield each checkpoint as it ends, until closed or until the supervisor ends.
+
+        Raises:
+            StoreError: An answer cannot be read.
+        """
         async with aclosing(self._answers(msg.Listen(), first_s=None)) as answers:
             async for answer in answers:
                 if isinstance(answer, msg.Heard):
