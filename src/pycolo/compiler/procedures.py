@@ -465,7 +465,9 @@ def failover(
 ) -> Plan:
     """Compile the plan by which one node runs alone after the other one has died.
 
-    If it runs alone already and nothing of the pair is left on it, the plan is empty.
+    If it runs alone already and nothing of the pair is left on it, the plan only checks that its
+    QEMU is still the same.
+
     If the record lets the other node run alone too, the plan first checks evidence of its death.
     The plan can be compiled while the pair is protected, and kept ready: it is *armed*. After any
     change of the record, compile another one.
