@@ -185,7 +185,8 @@ def plan(
     set-checkpoint-delay, converge, forget. With --live nodes and records are read, and the plan as
     JSON is what `apply` executes. Else nobody is asked: without --from, `launch` begins with a new
     pair, `start` with two QEMUs just launched, `failover` with the state that `start` leads to and
-    the other node dead, `resume` with the state that this failover leads to.
+    the other node dead, `resume` with the state that this failover leads to, and every other one
+    with the state that `start` leads to.
     """
     pair = _files.pair(pair_file)
     asked.check(pair, procedure, offline=not live)
@@ -625,7 +626,8 @@ def pause(
 
     A plan or a fence that has begun is finished. If a QEMU ends during the pause, there is no
     failover. The pause lasts until `unpause`, also across a reboot. During it, `run` works on the
-    pair, unless agents keep it.
+    pair, unless agents keep it. If a supervisor runs, wait until it uses no control monitor any
+    more, for a minute at most.
     """
     pair = _files.pair(pair_file)
     with _wishes.wishes(folder, agent_file) as kept:
@@ -639,7 +641,10 @@ def pause(
 @_supervise.store
 @_options.output("text", "json")
 def unpause(*, pair_file: Path, agent_file: Path | None, folder: Path, form: str) -> None:
-    """End a pause: supervisor or agents act on the pair again."""
+    """End a pause: supervisor or agents act on the pair again.
+
+    If a supervisor runs, wait until it has read that, for a minute at most.
+    """
     pair = _files.pair(pair_file)
     with _wishes.wishes(folder, agent_file) as kept:
         kept.pause(pair.name, None)
@@ -732,7 +737,7 @@ def measure(*, pair_file: Path, seconds: float, folder: Path, form: str) -> int:
     """Measure the checkpoints of a pair, and suggest a delay.
 
     It listens, and changes nothing. If no supervisor keeps the pair, it uses the observer monitor
-    of the primary meanwhile. Ends with 1 if no checkpoint came.
+    of the primary meanwhile. It ends early if COLO ends, and with 1 if no checkpoint came.
     """
     pair = _files.pair(pair_file)
     pace = asyncio.run(_measure.measured(pair, folder, seconds))
