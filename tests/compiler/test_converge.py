@@ -6,11 +6,12 @@ import attrs
 import pytest
 from tests.compiler.cases import CASES, EVERY_PAIR, PAIRS, VERSIONS, compiled, one_of_each
 
-from pycolo.compiler import converge, drift
+from pycolo.compiler import compile_offline, converge, drift
 from pycolo.errors import CompileError
 from pycolo.model import Throttle
 from pycolo.plan import Execute
 from pycolo.qmp.commands import BlockSetIoThrottle
+from pycolo.qmp.replies import Version
 from pycolo.snapshot import Child, Drive, Filter, Job, Live, Snapshot
 from pycolo.wire import dumps, plan_to_json
 
@@ -39,6 +40,21 @@ def test_a_protected_pair_is_as_declared(case: str, pair: str, version: str) -> 
 
     assert not drift(PAIRS[pair], planned_state)
     assert () == converge(PAIRS[pair], planned_state).steps
+
+
+def test_spare_that_protects_the_guest_is_compared() -> None:
+    """The node whose place it has taken is not, and lacks nothing."""
+    version = Version.parse("11.1.3")
+    alone = compile_offline("failover", PAIR, version=version, survivor="alpha").planned_state
+    plan = compile_offline(
+        "resume", PAIR, version=version, prior_state=alone, survivor="alpha", peer="gamma"
+    )
+    found = plan.planned_state
+    assert not drift(PAIR, found)
+    live = found.live("gamma")
+    assert live is not None
+    odd = attrs.evolve(live, objects={**live.objects, "odd": Filter(qom_type="iothread")})
+    assert ["gamma"] == [d.node for d in drift(PAIR, found.with_node("gamma", odd)).stray]
 
 
 def test_declared_hardware_is_no_drift() -> None:

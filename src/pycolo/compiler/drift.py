@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 from pycolo import topology
 from pycolo.compiler._disks import LOCAL_CHILD
 from pycolo.compiler.expected import expected
+from pycolo.compiler.members import members
 from pycolo.compiler.roles import all_stand
 from pycolo.differences import Difference, Drift, Kind
 from pycolo.errors import compile_error
@@ -40,9 +41,12 @@ _Part: TypeAlias = tuple[str | None, str]
 def drift(pair: ColoPair, snapshot: Snapshot) -> Drift:
     """Compare a declaration with the live pair.
 
+    The two nodes that the newest record names are compared: a spare that has taken a node's place
+    is one of them, and that node is not.
+
     Args:
         pair: The declaration.
-        snapshot: What both nodes show.
+        snapshot: What both nodes and their records show.
 
     Returns:
         The differences; none are found if no primary answers.
@@ -51,6 +55,7 @@ def drift(pair: ColoPair, snapshot: Snapshot) -> Drift:
         CompileError: No node answers, so there is nothing to compare with. Declaration and snapshot
             stay usable.
     """
+    pair = members(pair, snapshot)
     if all(snapshot.live(node.name) is None for node in pair.nodes):
         why = f"no node answers ({all_stand(pair, snapshot)})"
         raise compile_error(

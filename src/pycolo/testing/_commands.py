@@ -39,7 +39,8 @@ def perform(qemu: Process, command: qmp.Command) -> QmpValue:  # noqa: C901, PLR
         The `return` member of the reply.
 
     Raises:
-        Refused: QEMU would answer with an error; nothing was changed.
+        Refused: QEMU would answer with an error, or fakes do not play the command; nothing was
+            changed.
         Stuck: The main loop hangs in the command; call this again when it no longer hangs.
     """
     match command:
