@@ -32,7 +32,7 @@ _MS: Final = 1000.0
 _LEAST_S: Final = 1.0
 _NOBODY: Final = "no supervisor or agent keeps it"
 WIDE: Final = 80
-"The least width for all columns; a narrower terminal shows neither silence nor want."
+"The least width for all columns; a narrower terminal shows neither wait nor want."
 
 
 @final
@@ -219,8 +219,8 @@ def _json_line(row: Row) -> str:
             "person": view.person,
             "checkpoints_per_second": pace.per_second,
             "pause_ms": pace.pause_ms,
-            "longest_silence_s": view.longest_s,
-            "silence_limit_s": view.limit_s,
+            "longest_wait_s": view.longest_s,
+            "wait_limit_s": view.limit_s,
             "procedure": None if plan is None else plan.procedure,
             "percent": None if plan is None else plan.percent,
             "left_s": None if plan is None else plan.left_s,
@@ -236,7 +236,7 @@ def table(rows: Sequence[Row], console: Console) -> RenderableType:
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("pair", "nodes"):
         shown.add_column(name, overflow="fold")
-    figures = ("epoch", "per s", "pause ms", "silence / limit", "wanted")
+    figures = ("epoch", "per s", "pause ms", "wait / limit", "wanted")
     left_out = 0 if console.width >= WIDE else 2
     for name in figures[: len(figures) - left_out]:
         shown.add_column(name, justify="right", no_wrap=True)
@@ -264,12 +264,12 @@ def _cells(row: Row) -> tuple[Text, ...]:
         Text("-" if view.epoch is None else str(view.epoch)),
         Text("-" if rate is None else f"{rate:.2g}"),
         Text("-" if pause_ms is None else f"{pause_ms:.1f}"),
-        Text(_silence(view)),
+        Text(_wait(view)),
         Text(view.want),
     )
 
 
-def _silence(view: PairView) -> str:
+def _wait(view: PairView) -> str:
     limit = "-" if view.limit_s is None else f"{view.limit_s:.3g} s"
     return f"{view.longest_s:.3f} / {limit}"
 
