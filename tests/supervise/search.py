@@ -168,6 +168,16 @@ def handed_over(faults: int) -> State:
     return begin._replace(record=record, disk=False, newest=(False, True))
 
 
+def lacking(faults: int) -> State:
+    """A pair whose secondary no longer gets the writes."""
+    return protected(faults)._replace(nbd=False)
+
+
+def unanswered(faults: int) -> State:
+    """The same, and that secondary does not respond any more."""
+    return _node(lacking(faults), 1, silent=True)
+
+
 def claimed(faults: int) -> State:
     """A pair whose link is cut, and whose primary has cut its side of COLO and claimed the pair."""
     begin = protected(faults)
@@ -257,13 +267,11 @@ class Search:
         key = (
             *(i, knows, me.qemu, me.instance, epoch, me.cut, me.since_cut, me.shutdown),
             *(due, evidence, lost, broken, ahead, lease_gone, s.reach[i]),
-            *(me.silent, me.halted, waits, peer.silent, s.link),
+            *(me.silent, me.halted, waits, peer.silent, s.link, _signal(s, i) if due else ""),
         )
         found = self._decisions.get(key)
         if found is None:
-            # That it is silent is seen where it can be asked.
-            signal: Signal = "silent" if peer.silent and s.link else "hung-up"
-            signals: dict[Signal, float] = {signal: 0.0} if due else {}
+            signals: dict[Signal, float] = {_signal(s, i): 0.0} if due else {}
             stuck_since_s = _NOW if s.link else 0.0
             other = instance_of("p", NAMES[1 - i], me.evidence)
             seen = Observation(
@@ -532,8 +540,14 @@ class Search:
             yield _node(after._replace(served=served), i, file=epoch)
 
     def _narrow(self, s: State, i: int) -> Iterator[State] | None:
-        record = self._writes(s, i)
-        return None if record is None else self._sole(s, i, record)
+        """The plan needs an answer of the peer, or its end, and no claim by the peer's node."""
+        record, peer = self._writes(s, i), s.nodes[1 - i]
+        if record is None or record.claimed == 1 - i:
+            return None
+        is_shown = s.nodes[i].evidence == record.instances[1 - i]
+        if not is_shown and (peer.silent or not s.link):
+            return None
+        return self._sole(s, i, record)
 
     def _hand_over(self, s: State, i: int) -> Iterator[State] | None:
         record = self._writes(s, i)
@@ -740,6 +754,17 @@ class Search:
             return True
         settled = s.record.phase == "protected" and s.record.claimed is None
         return settled and _in_colo(s) and s.nbd and s.disk
+
+
+def _signal(s: State, i: int) -> Signal:
+    """What makes a node suspect its peer."""
+    peer = s.nodes[1 - i]
+    if not s.link or peer.qemu == "none":
+        return "hung-up"
+    # That it is silent is seen where it can be asked.
+    if peer.silent:
+        return "silent"
+    return "no-checkpoint" if _in_colo(s) else "colo-exit"
 
 
 def _evidence(node: str, instance: str, knows: Record) -> Evidence:

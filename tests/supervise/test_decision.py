@@ -13,6 +13,7 @@ from pycolo.evidence import Evidence, instance_of
 from pycolo.model.supervision import Supervision
 from pycolo.record import PairRecord
 from pycolo.supervise import TABLE, Decision, Limits, Observation, SharedRecord, decide
+from pycolo.supervise.observation import Signal
 from pycolo.supervise.table import EVENTS, ROWS, STATES
 
 ALPHA, BETA = (instance_of("shop-db", name, 1) for name in NAMES)
@@ -104,6 +105,32 @@ def test_a_primary_whose_disk_failed_hands_over() -> None:
 
 
 @pytest.mark.parametrize(
+    ("event", "lacks"),
+    [
+        ("replication-lost", attrs.evolve(IN_COLO, replication_lost=True)),
+        ("peer-shutdown", attrs.evolve(IN_COLO, peer_shutdown=True)),
+    ],
+)
+@pytest.mark.parametrize("signal", ["silent", "stuck", "hung-up"])
+def test_a_secondary_that_has_to_go_and_gives_no_answer_is_claimed_against(
+    event: str, lacks: Observation, signal: Signal
+) -> None:
+    """No plan withdraws its rights while it gives no answer, and a fence comes after a claim."""
+    seen = attrs.evolve(lacks, signals={signal: 100.0})
+    due_s = 100.0 + LIMITS.stands_s(signal) + LIMITS.declared.primary_s
+    assert (event, ("cut", "narrow")) == _answer("alpha", seen, due_s - 0.01)
+    assert ("limit", ("cut", "claim")) == _answer("alpha", seen, due_s)
+    # The end of COLO is what the node's own cut has led to.
+    cut = attrs.evolve(seen, signals={"colo-exit": 100.0, "no-checkpoint": 0.0})
+    assert ("cut", "narrow") == _answer("alpha", cut, 500.0)[1]
+    # The other node's claim may still end the matter.
+    rival = attrs.evolve(seen, claim_since_s=due_s - 9.99)
+    assert ("cut", "narrow") == _answer("alpha", rival, due_s)[1]
+    old = attrs.evolve(rival, claim_since_s=due_s - 10.0)
+    assert ("cut", "claim") == _answer("alpha", old, due_s)[1]
+
+
+@pytest.mark.parametrize(
     ("node", "seen"),
     [
         ("alpha", attrs.evolve(IN_COLO, disk_failed=True, evidence=END)),
@@ -163,8 +190,8 @@ def test_a_primary_that_ended_with_its_guest_has_every_write(
     assert answer == (decision.event, decision.actions)
 
 
-def _answer(node: str, seen: Observation) -> tuple[str, tuple[str, ...]]:
-    decision = _at(node, seen, 10.0)
+def _answer(node: str, seen: Observation, now_s: float = 10.0) -> tuple[str, tuple[str, ...]]:
+    decision = _at(node, seen, now_s)
     return decision.event, decision.actions
 
 

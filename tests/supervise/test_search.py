@@ -16,8 +16,10 @@ from tests.supervise.search import (
     alone,
     claimed,
     handed_over,
+    lacking,
     promoted,
     protected,
+    unanswered,
     without_fuses,
 )
 
@@ -106,6 +108,31 @@ def test_a_secondary_that_lacks_writes_ends_no_primary() -> None:
     assert ("", []) == search.run(protected(1))
     assert search.stuck() is None
     assert ("protected", "lacks-writes") in search.events
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("deployment", WITHOUT_ONE)
+def test_one_fault_after_a_lost_replication_breaks_nothing(deployment: str) -> None:
+    """The primary withdraws the secondary's rights, or claims the pair if that gives no answer."""
+    search = Search(WITHOUT_ONE[deployment])
+    assert ("", []) == search.run(lacking(1))
+    assert search.stuck(arbiter_returns=True) is None
+
+
+def _unhurried(seen: Observation) -> Observation:
+    """As if a primary that withdraws its secondary's rights were in no hurry to get an answer."""
+    return attrs.evolve(seen, signals={}) if seen.replication_lost else seen
+
+
+@pytest.mark.parametrize("deployment", WITHOUT_ONE)
+def test_a_secondary_that_lacks_writes_and_gives_no_answer_is_claimed_against(
+    deployment: str,
+) -> None:
+    """Its rights are withdrawn only when it answers or has ended, so that nothing would go on."""
+    for decided, is_stuck in ((decide, False), (_changed(_unhurried), True)):
+        search = Search(WITHOUT_ONE[deployment], decided)
+        assert ("", []) == search.run(unanswered(0))
+        assert is_stuck == (search.stuck() is not None)
 
 
 # -- rules

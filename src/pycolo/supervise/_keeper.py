@@ -599,7 +599,6 @@ class Keeper:
             case "serve" | "fail-over":
                 return self._begin_failover(decided)
             case "narrow":
-                self._end_silent_peer(decided)
                 return "done" if self._begin_round() else "nothing"
             case "end-own":
                 return await self._end(decided)
@@ -755,16 +754,6 @@ class Keeper:
         if named is not None:
             self._search_for(named, decided.record.epoch)
         return "nothing"
-
-    def _end_silent_peer(self, decided: _Decided) -> None:
-        """Begin to end a peer that cannot continue, if its QEMU gives no answer.
-
-        The round needs evidence of its end, and no claim is made against a node that lacks writes
-        or whose guest has shut down: nothing else would end it, and the guest would wait for ever.
-        """
-        health = NodeHealth() if decided.peer is None else self._health(decided.peer)
-        if health.is_silent(self._now_s(), self.pair.supervision.silent_s):
-            self._begin_search(decided)
 
     def _search_for(self, instance: str, epoch: int) -> None:
         if self._search is None and self._now_s() >= self._search_due_s:

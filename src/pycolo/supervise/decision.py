@@ -11,13 +11,15 @@ from typing import Final, final
 import attrs
 
 from pycolo.record import PairRecord
-from pycolo.supervise.observation import Limits, Observation
+from pycolo.supervise.observation import SIGNALS, Limits, Observation, Signal
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.table import TABLE, Action, Event, Phase, State
 
 # The only actions for a pair whose supervision is paused.
 _WHILE_PAUSED: Final[frozenset[Action]] = frozenset({"tell", "say-exit"})
 _GUEST: Final = frozenset({"colo", "alone"})
+_NO_ANSWER: Final[frozenset[Signal]] = frozenset({"hung-up", "silent", "stuck"})
+"The signals that the node's own cut does not cause."
 
 
 @final
@@ -133,29 +135,46 @@ def suspicion_s(observation: Observation, limits: Limits, now_s: float) -> float
 
     A signal becomes a suspicion once it has lasted for `Limits.stands_s`.
     """
-    since = [at_s + limits.stands_s(signal) for signal, at_s in observation.signals.items()]
+    return _stood_s(observation, limits, now_s, frozenset(SIGNALS))
+
+
+def _stood_s(
+    seen: Observation, limits: Limits, now_s: float, among: frozenset[Signal]
+) -> float | None:
+    """How long the oldest suspicion by some of the signals has lasted, in seconds."""
+    signals = [(signal, at_s) for signal, at_s in seen.signals.items() if signal in among]
+    since = [at_s + limits.stands_s(signal) for signal, at_s in signals]
     stood_s = [now_s - at_s for at_s in since if at_s <= now_s]
     return max(stood_s, default=None)
 
 
 def _pending(seen: Observation, limits: Limits, now_s: float, *, holds: bool) -> Event:
     """The gravest event apart from the end of a QEMU and of a lease; `holds`: for the holder."""
-    if holds and seen.peer_shutdown:
-        return "peer-shutdown"
-    if holds and seen.replication_lost:
-        return "replication-lost"
+    may_claim = _may_claim(seen, limits, now_s)
+    acts_s = limits.acts_s(holds=holds)
+    if holds and (seen.peer_shutdown or seen.replication_lost):
+        # The peer's rights are withdrawn while that one answers, or once it has ended. One that
+        # gives no answer must be claimed against, or nobody would ever end it.
+        unanswered_s = _stood_s(seen, limits, now_s, _NO_ANSWER)
+        if may_claim and unanswered_s is not None and unanswered_s >= acts_s:
+            return "limit"
+        return "peer-shutdown" if seen.peer_shutdown else "replication-lost"
     if holds and seen.disk_failed:
         return "disk-failed"
     if not holds and seen.replication_lost:
         return "lacks-writes"
     stood_s = suspicion_s(seen, limits, now_s)
-    is_due = stood_s is not None and stood_s >= limits.acts_s(holds=holds)
+    is_due = stood_s is not None and stood_s >= acts_s
     if seen.claim_since_s is not None:
-        is_old = now_s - seen.claim_since_s >= limits.declared.retake_s
-        return "limit" if is_due and is_old else "claimed"
+        return "limit" if is_due and may_claim else "claimed"
     if stood_s is None:
         return "quiet"
     return "limit" if is_due else "suspicion"
+
+
+def _may_claim(seen: Observation, limits: Limits, now_s: float) -> bool:
+    """Whether the other node has no claim, or one that has led to nothing for `retake_s`."""
+    return seen.claim_since_s is None or now_s - seen.claim_since_s >= limits.declared.retake_s
 
 
 def _unless_unfit(
@@ -263,8 +282,7 @@ def _is_halted(
     """
     if seen.claim_since_s is None or not seen.silent or not seen.lease_gone:
         return False
-    is_old = now_s - seen.claim_since_s >= limits.declared.retake_s
-    return is_old and node in shared.fuses
+    return _may_claim(seen, limits, now_s) and node in shared.fuses
 
 
 def _lease_gone(

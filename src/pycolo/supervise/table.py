@@ -61,12 +61,13 @@ reach. `shutdown`: the guest shut down. `both-ended`, `own-ended`, `peer-ended`:
 that these QEMUs have ended; `both-ended` only for the holder. `unresponsive`: this node claims the
 pair, or would do so now, and its own QEMU gives no answer. `lease-gone`: the peer's lease ran out,
 long enough after this node cut its side of COLO. `peer-shutdown`: the secondary's guest alone shut
-down. `replication-lost`: the secondary no longer gets the writes. `disk-failed`: this primary's own
-disk failed. `lacks-writes`: this secondary no longer gets the writes, so that its primary has to
-continue; or no guest is wanted, and the primary's has shut down before this one's. `halted`: the
-other node's claim has led to nothing and that node's lease ran out, while the QEMU of this primary
-gives no answer: its fuse has stopped it, since the claim kept its lease from being renewed.
-`claimed`: the other node claims the pair. `limit`: a suspicion has lasted for its limit.
+down. `replication-lost`: the secondary no longer gets the writes. Neither is the event any more
+once that secondary has given no answer for this node's limit: this is `limit`. `disk-failed`: this
+primary's own disk failed. `lacks-writes`: this secondary no longer gets the writes, so that its
+primary has to continue; or no guest is wanted, and the primary's has shut down before this one's.
+`halted`: the other node's claim has led to nothing and that node's lease ran out, while the QEMU of
+this primary gives no answer: its fuse has stopped it, since the claim kept its lease from being
+renewed. `claimed`: the other node claims the pair. `limit`: a suspicion has lasted for its limit.
 `suspicion`: there is one. `quiet`: none of these.
 """
 
