@@ -42,6 +42,7 @@ from pycolo.supervise._node_health import CHECKPOINTS, SHUTDOWN_S, NodeHealth
 from pycolo.supervise._outages import Outages
 from pycolo.supervise._requests import COMPILE_S, Readiness, living, refuse_answering, stated
 from pycolo.supervise._retries import Retries, waited_s
+from pycolo.supervise._waits import Waits
 from pycolo.supervise.decision import Decision, decide, suspicion_s
 from pycolo.supervise.observation import SIGNALS, Limits, Observation, Signal
 from pycolo.supervise.shared import SharedRecord
@@ -177,19 +178,15 @@ class Keeper:
         self._search: asyncio.Task[None] | None = None
         self._search_due_s = 0.0
         self._searches = 0
-        # Since when every search for evidence has failed; None if none has.
-        self._unproven_since_s: float | None = None
         self._tries = Retries(limits=pair.supervision)
         self._said: dict[tuple[EventKind, str | None], str] = {}
         self._phases: Mapping[str, Phase] = {}
-        self._waits_since_s: dict[str, float] = {}
+        self._waits = Waits()
         self._is_protected = False
         # When the pair was last not protected by its record: an end of COLO that was seen before
         # belongs to an earlier generation.
         self._unprotected_s = -math.inf
         self._person = ""
-        # Since when no host has answered that could have a secondary; None if one does.
-        self._no_host_since_s: float | None = None
 
     async def run(self) -> None:
         """Keep the pair until the task is cancelled; QEMUs keep running after that.
@@ -448,7 +445,8 @@ class Keeper:
         """Take note of the record's phase, and of the node that claims the pair."""
         if record.phase != "protected":
             await self._withdraw()
-            self._unprotected_s, self._unproven_since_s = self._now_s(), None
+            self._unprotected_s = self._now_s()
+            self._waits.end("evidence")
             if not self._authority.drives(record):
                 self._controller.begin_generation()
         self._note_claim()
@@ -473,7 +471,7 @@ class Keeper:
         """
         if not await self._withdraw():
             return False
-        self._unproven_since_s = None
+        self._waits.end("evidence")
         if self._search is not None:
             self._search.cancel()
         return True
@@ -763,29 +761,27 @@ class Keeper:
     async def _searched(self, victim: Victim) -> None:
         evidence = await self._found(victim)
         if evidence is not None:
-            self._searches, self._unproven_since_s = 0, None
+            self._searches = 0
+            self._waits.end("evidence")
             self._detector.ended[victim.instance] = evidence
             return
         self._searches += 1
         wait_s = waited_s(self.pair.supervision, self._searches)
         self._search_due_s = self._now_s() + wait_s
         why = f"nobody can show that {victim.instance} has ended, and no fence has ended it"
-        if self._unproven_since_s is None:
-            self._unproven_since_s = self._now_s()
-        if self._awaits_lease(victim.node, self._unproven_since_s):
+        if self._awaits_lease(victim.node, self._waits.waited_s("evidence", self._now_s())):
             later = f"the guest continues when the lease of {victim.node} has run out"
             self._say("trouble", f"{why}; {later}", victim.node)
             return
         self._say("person", f"{why}; {self._authority.way_out(victim.node)}", victim.node)
 
-    def _awaits_lease(self, node: str, since_s: float) -> bool:
+    def _awaits_lease(self, node: str, waited_s: float) -> bool:
         """Whether a node's lease may soon be the evidence that nothing else has given.
 
         The claim keeps the node from renewing it. A person is asked for if it still is no evidence
         `retake_s` after it should have run out, whoever claims the pair by then.
         """
         lease_s = self._authority.lease_s(node)
-        waited_s = self._now_s() - since_s
         return lease_s is not None and waited_s < lease_s + self.pair.supervision.retake_s
 
     async def _found(self, victim: Victim) -> Evidence | None:
@@ -958,13 +954,10 @@ class Keeper:
         """How to tell that no step is safe: a host that is away may be back soon by itself."""
         lacks_host = isinstance(step, Decide) and {"no-host"} == {f.code for f in step.findings}
         if not lacks_host:
-            self._no_host_since_s = None
+            self._waits.end("host")
             return "person"
-        now_s = self._now_s()
-        if self._no_host_since_s is None:
-            self._no_host_since_s = now_s
-        is_new = now_s - self._no_host_since_s < self.pair.supervision.retake_s
-        return "trouble" if is_new else "person"
+        has_waited = self._waits.waited_s("host", self._now_s()) >= self.pair.supervision.retake_s
+        return "person" if has_waited else "trouble"
 
     def _count_not_begun(self, step: NextStep) -> None:
         match step:
@@ -1016,7 +1009,7 @@ class Keeper:
 
     def _has_waited(self, decided: _Decided) -> bool:
         """Whether a node has waited for another node, the arbiter or its QEMU for `retake_s`."""
-        decision, now_s = decided.decision, self._now_s()
+        decision = decided.decision
         waits = decision.phase == "waiting" and decision.event in _WAITS
         # A node with a suspicion leaves the claim to the other one, or cannot write its own claim.
         waits = waits or decision.event == "suspicion" or decision.phase == "claiming"
@@ -1026,10 +1019,10 @@ class Keeper:
         is_left = decision.event in ("unresponsive", "lacks-writes")
         waits = waits or (decision.phase == "waiting" and is_left)
         if not waits:
-            self._waits_since_s.pop(decided.node, None)
+            self._waits.end("other", node=decided.node)
             return False
-        since_s = self._waits_since_s.setdefault(decided.node, now_s)
-        return now_s - since_s >= self.pair.supervision.retake_s
+        waited_s = self._waits.waited_s("other", self._now_s(), node=decided.node)
+        return waited_s >= self.pair.supervision.retake_s
 
     def _say_findings(self, decided: Sequence[_Decided], snapshot: Snapshot) -> None:
         """Tell a person why the record cannot be right, or which findings they must decide on."""
