@@ -34,7 +34,7 @@ INSTANCES: Final = 2
 _DECLARED: Final = Supervision(fuse_s=2.0)
 # A tick is a second, so that a lease is as long in the search as in the declaration.
 _LIMITS: Final = Limits(declared=_DECLARED, checkpoint_delay_s=20.0, ram_gib=0.0)
-_NOW: Final = 1000.0
+NOW_S: Final = 1000.0
 
 
 class Record(NamedTuple):
@@ -76,6 +76,8 @@ class Node(NamedTuple):
     shutdown: bool = False
     file: int = 1
     "The epoch of its own file."
+    saw_no_lease: bool = False
+    "Its supervisor has read that the peer has no lease, and has not read again since."
 
 
 class State(NamedTuple):
@@ -129,8 +131,10 @@ class Rules:
     "A lease that ran out is evidence."
     equipped: bool = True
     "The hosts have fuses; else there are leases alone."
+    old_leases: bool = False
+    "A supervisor may decide by leases that it has read a while ago."
     sees_both: bool = False
-    "The secondary's supervisor knows of a lost replication as well."
+    "The secondary's supervisor knows of a lost replication, or its primary's shutdown, as well."
 
 
 FULL: Final = Rules()
@@ -176,6 +180,35 @@ def lacking(faults: int) -> State:
 def unanswered(faults: int) -> State:
     """The same, and that secondary does not respond any more."""
     return _node(lacking(faults), 1, silent=True)
+
+
+def severed(faults: int) -> State:
+    """A cut link; the secondary has cut its side without a claim; alpha's supervisor is stopped."""
+    begin = _node(protected(faults), 1, cut=True)
+    return _node(begin, 0, up=False)._replace(link=False)
+
+
+def cut_off(faults: int) -> State:
+    """A link that is cut just now; the primary's lease is gone, as the arbiter is out of reach."""
+    return protected(faults)._replace(reach=(False, True), leases=(0, LEASE), link=False)
+
+
+def abandoned(faults: int) -> State:
+    """The same, and the primary has claimed the pair before it was cut off."""
+    return claimed(faults)._replace(reach=(False, True))
+
+
+def again(faults: int) -> State:
+    """A pair of new QEMUs, whose second node has seen the end of the first one's earlier QEMU."""
+    record = Record(instances=(2, 2))
+    first = Node("primary", 2, knows=record, fuse=FUSE)
+    second = Node("secondary", 2, knows=record, evidence=1)
+    return State((first, second), record, faults=faults)
+
+
+def shut_down(faults: int) -> State:
+    """A pair whose guest has shut down on the primary, and not yet on the secondary."""
+    return _node(protected(faults), 0, qemu="none", shutdown=True)
 
 
 def claimed(faults: int) -> State:
@@ -260,8 +293,9 @@ class Search:
         eyes = ("primary", "secondary") if self.rules.sees_both else ("primary",)
         lost = me.qemu in eyes and not s.nbd
         broken = me.qemu == "primary" and not s.disk
-        ahead = peer.shutdown and not me.shutdown and me.qemu == "primary"
-        lease_gone = self.rules.self_fence and s.reach[i] and s.leases[1 - i] == 0
+        ahead = peer.shutdown and not me.shutdown and me.qemu in eyes
+        no_lease = s.leases[1 - i] == 0 or me.saw_no_lease
+        lease_gone = self.rules.self_fence and s.reach[i] and no_lease
         # A primary waits for a silent secondary, inside a checkpoint (qemu-behaviour 7.3).
         waits = me.qemu == "primary" and peer.silent
         key = (
@@ -272,7 +306,7 @@ class Search:
         found = self._decisions.get(key)
         if found is None:
             signals: dict[Signal, float] = {_signal(s, i): 0.0} if due else {}
-            stuck_since_s = _NOW if s.link else 0.0
+            stuck_since_s = NOW_S if s.link else 0.0
             other = instance_of("p", NAMES[1 - i], me.evidence)
             seen = Observation(
                 qemu=_QEMUS[me.qemu],
@@ -284,14 +318,14 @@ class Search:
                 arbiter_lost=not s.reach[i],
                 claim_since_s=0.0 if knows.claimed == 1 - i else None,
                 lease_gone=lease_gone,
-                cut_since_s=_NOW - me.since_cut if me.cut and me.since_cut >= 0 else None,
+                cut_since_s=NOW_S - me.since_cut if me.cut and me.since_cut >= 0 else None,
                 shutdown=me.shutdown,
                 peer_shutdown=ahead,
                 replication_lost=lost,
                 disk_failed=broken,
             )
             file = attrs.evolve(_shared(knows).record, epoch=epoch) if epoch else None
-            found = self._decide(NAMES[i], _shared(knows), file, seen, limits=_LIMITS, now_s=_NOW)
+            found = self._decide(NAMES[i], _shared(knows), file, seen, limits=_LIMITS, now_s=NOW_S)
             self._decisions[key] = found
         self.events.add((found.state, found.event))
         return found
@@ -412,7 +446,11 @@ class Search:
         me = s.nodes[i]
         name = NAMES[i]
         if s.reach[i] and me.knows != s.record:
-            yield f"{name} reads", _node(s, i, knows=s.record)
+            yield f"{name} reads", _node(s, i, knows=s.record, saw_no_lease=False)
+        if self.rules.old_leases and s.reach[i]:
+            gone = s.leases[1 - i] == 0
+            if gone != me.saw_no_lease:
+                yield f"{name} reads the leases", _node(s, i, knows=s.record, saw_no_lease=gone)
         if me.knows is None:
             return
         for decision in self.decisions(s, i):
@@ -599,7 +637,14 @@ class Search:
         record = self._writes(s, i)
         if record is None:
             return None
-        return self._swapped(s, i, record._replace(stopped=True, claimed=None))
+        return self._stopped(s, i, record)
+
+    def _stopped(self, s: State, i: int, record: Record) -> Iterator[State]:
+        if not s.nodes[i].shutdown:
+            yield s._replace(
+                verdict=f"no guest is wanted, and that of {NAMES[i]} did not shut down"
+            )
+        yield from self._swapped(s, i, record._replace(stopped=True, claimed=None))
 
     def _reconcile(self, s: State, i: int) -> Iterator[State]:
         me, knows = s.nodes[i], s.nodes[i].knows
@@ -835,6 +880,7 @@ def _key(s: State) -> State:
             node.fuse,
             node.shutdown,
             node.file,
+            node.saw_no_lease and leads,
         )
         for i, node in enumerate(s.nodes)
     ]

@@ -9,16 +9,22 @@ import attrs
 import pytest
 from tests.supervise.search import (
     FULL,
+    NOW_S,
     Decide,
     Rules,
     Search,
     State,
+    abandoned,
+    again,
     alone,
     claimed,
+    cut_off,
     handed_over,
     lacking,
     promoted,
     protected,
+    severed,
+    shut_down,
     unanswered,
     without_fuses,
 )
@@ -226,6 +232,65 @@ def test_a_node_that_gives_no_answer_must_give_its_claim_back() -> None:
     assert "alpha stops responding" in path
 
 
+def test_a_lease_that_was_renewed_meanwhile_is_no_evidence() -> None:
+    """The swap of `serve` checks that it is absent: what was read of it may be old."""
+    rules = attrs.evolve(NO_FENCE, old_leases=True)
+    assert ("", []) == Search(rules).run(severed(0))
+    assert "two guests" == Search(attrs.evolve(rules, same_lease=False)).run(severed(0))[0]
+
+
+def _impatient(seen: Observation) -> Observation:
+    """As if a lease that ran out were evidence at once, and not only long after the own cut."""
+    return attrs.evolve(seen, cut_since_s=0.0)
+
+
+def test_a_lease_that_ran_out_before_the_own_cut_is_no_evidence() -> None:
+    """Checkpoints have renewed the fuse until then, so that the other guest still answers."""
+    search = Search(NO_FENCE)
+    assert ("", []) == search.run(cut_off(0))
+    assert search.stuck(arbiter_returns=True) is None
+    assert "two guests" == Search(NO_FENCE, _changed(_impatient)).run(cut_off(0))[0]
+
+
+def _careless(
+    node: str,
+    shared: SharedRecord,
+    own_file: PairRecord | None,
+    seen: Observation,
+    *,
+    limits: Limits,
+    now_s: float,
+) -> Decision:
+    """Takes evidence about any QEMU of the peer for evidence about the present one."""
+    end, named = seen.evidence, shared.record.eligible
+    if end is not None and end.node in named:
+        found = attrs.evolve(end, instance=named[end.node], epoch=shared.record.epoch)
+        seen = attrs.evolve(seen, evidence=found)
+    return decide(node, shared, own_file, seen, limits=limits, now_s=now_s)
+
+
+def test_evidence_about_an_earlier_qemu_is_none() -> None:
+    """The primary was booted again since, and its guest answers."""
+    assert ("", []) == Search().run(again(1))
+    assert "two guests" == Search(decided=_careless).run(again(0))[0]
+
+
+def _respectful(seen: Observation) -> Observation:
+    """As if the other node's claim were always made just now."""
+    return attrs.evolve(seen, claim_since_s=None if seen.claim_since_s is None else NOW_S)
+
+
+@pytest.mark.parametrize("deployment", WITHOUT_ONE)
+def test_a_claim_that_leads_to_nothing_must_be_taken_over(deployment: str) -> None:
+    """The node that made it is out of reach for ever, and the guest answers nobody."""
+    for decided, is_stuck in ((decide, False), (_changed(_respectful), True)):
+        search = Search(WITHOUT_ONE[deployment], decided)
+        assert ("", []) == search.run(abandoned(0))
+        found = search.stuck()
+        # Elsewhere an arbiter that is out of reach is waited for.
+        assert is_stuck == (found is not None and search.path(found) == [])
+
+
 def test_a_suspicion_is_no_evidence() -> None:
     """Whoever serves on a suspicion alone makes two guests."""
     assert "two guests" in _found(attrs.evolve(FULL, same_lease=False), _blind)
@@ -250,7 +315,6 @@ SAFE_WITHOUT: Final[Mapping[tuple[Standing, Event], str]] = {
         for state in ("alone", "joining", "protected", "claiming", "following", "stopped")
     },
     ("stopped", "undecidable"): _TOLD,
-    ("stopped", "lacks-writes"): "cannot happen: its secondary does not see that a link is lost",
     ("alone", "disk-failed"): _TOLD,
     ("joining", "disk-failed"): _TOLD,
     ("protected", "unresponsive"): _TOLD,
@@ -300,6 +364,8 @@ ACTING: Final = {_key(row): row for row in ROWS if row.actions}
 _SHOWN_BY: Final[Mapping[tuple[Standing, Event], Rules]] = {
     ("claiming", "peer-shutdown"): NO_LEASE,
 }
+# What only shows where a secondary's supervisor sees what has become of its primary.
+_SEEN_BY_BOTH: Final[frozenset[tuple[Standing, Event]]] = frozenset({("stopped", "lacks-writes")})
 # What only a second fault shows.
 _SECOND_FAULT: Final[frozenset[tuple[Standing, Event]]] = frozenset(
     {
@@ -312,7 +378,7 @@ _SECOND_FAULT: Final[frozenset[tuple[Standing, Event]]] = frozenset(
 )
 
 
-ONE_FAULT = [key for key in ACTING if key not in SAFE_WITHOUT and key not in _SECOND_FAULT]
+ONE_FAULT = [key for key in ACTING if key not in {*SAFE_WITHOUT, *_SECOND_FAULT, *_SEEN_BY_BOTH}]
 
 
 @pytest.mark.parametrize("key", ONE_FAULT)
@@ -320,6 +386,17 @@ def test_no_row_can_be_left_out(key: tuple[Standing, Event]) -> None:
     """Without it something goes wrong at the first fault."""
     row = ACTING[key]
     assert _found(_SHOWN_BY.get(key, FULL), _with(row, ()))
+
+
+@pytest.mark.parametrize("key", sorted(_SEEN_BY_BOTH))
+def test_no_row_can_be_left_out_while_both_guests_shut_down(key: tuple[Standing, Event]) -> None:
+    """The secondary's runs on by itself after the primary's has shut down, until it is ended."""
+    rules = attrs.evolve(FULL, sees_both=True)
+    for decided, is_stuck in ((decide, False), (_with(TABLE[key], ()), True)):
+        search = Search(rules, decided)
+        assert ("", []) == search.run(shut_down(0))
+        assert is_stuck == (search.stuck() is not None)
+        assert key in search.events
 
 
 @pytest.mark.nightly
@@ -363,5 +440,5 @@ def test_no_other_order_of_actions_matters(deployment: str, *, cuts_first: bool)
 
 def test_what_is_named_stands_in_the_table() -> None:
     """Every named row acts, and is named once."""
-    assert set() == (set(SAFE_WITHOUT) | set(_SHOWN_BY) | _SECOND_FAULT) - set(ACTING)
-    assert set() == set(SAFE_WITHOUT) & _SECOND_FAULT
+    assert set() == {*SAFE_WITHOUT, *_SHOWN_BY, *_SECOND_FAULT, *_SEEN_BY_BOTH} - set(ACTING)
+    assert set() == set(SAFE_WITHOUT) & (_SECOND_FAULT | _SEEN_BY_BOTH)
