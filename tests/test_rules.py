@@ -20,6 +20,7 @@ from pycolo.facts import (
     InterfaceFacts,
     KvmFacts,
     LaunchFacts,
+    LibvirtFacts,
     MemoryFacts,
     NameFacts,
     NoFacts,
@@ -219,12 +220,46 @@ def test_confinement_is_a_note() -> None:
 
 
 def test_logind_that_ends_processes_is_an_error() -> None:
-    """QEMU would end with the ssh connection, unless libvirt has started it."""
+    """QEMU would end with the ssh connection, unless a system's libvirt has started it."""
     kills = HostFacts(system=attrs.evolve(SYSTEM, kills_user_processes=True))
     assert [("error", "logind-kills", "alpha")] == found(kills)
-    place = attrs.evolve(ALPHA, libvirt=Libvirt(), qemu_binary="/usr/bin/qemu-system-x86_64")
-    assert [] == found(kills, pair=attrs.evolve(PAIR, nodes=(place, BETA)))
+    assert [] == found(kills, pair=_by_libvirt("qemu:///system"))
+    assert [("error", "logind-kills", "alpha")] == found(kills, pair=_by_libvirt("qemu:///session"))
     assert [] == found(HostFacts(system=SYSTEM))
+
+
+def _by_libvirt(uri: str) -> ColoPair:
+    """The pair, with a libvirt that starts alpha's QEMU."""
+    declared, program = Libvirt(uri=uri), "/usr/bin/qemu-system-x86_64"
+    return attrs.evolve(
+        PAIR, nodes=(attrs.evolve(ALPHA, libvirt=declared, qemu_binary=program), BETA)
+    )
+
+
+def test_libvirt_must_run_qemu_as_the_user_as_which_pycolo_acts() -> None:
+    """Of a session's libvirt nobody need ask: it runs everything as its own user."""
+
+    def having(libvirt: LibvirtFacts) -> HostFacts:
+        return HostFacts(system=SYSTEM, libvirt=libvirt)
+
+    other = having(LibvirtFacts(why="", user_id=64055))
+    assert [("error", "libvirt-user", "alpha")] == found(other)
+    assert [] == found(having(LibvirtFacts(why="", user_id=SYSTEM.user_id)))
+    assert [] == found(having(LibvirtFacts(why="")))
+
+
+def test_libvirt_that_does_not_answer_is_an_error() -> None:
+    """It is to start QEMU."""
+    silent = HostFacts(system=SYSTEM, libvirt=LibvirtFacts(why="authentication unavailable"))
+    assert [("error", "no-libvirt", "alpha")] == found(silent)
+
+
+def test_libvirt_that_confines_qemu_is_a_warning() -> None:
+    """Whether it lets QEMU open a pair's files is in its rules, which are not read."""
+    confines = LibvirtFacts(why="", confinement=("apparmor",))
+    assert [("warning", "libvirt-confines", "alpha")] == found(
+        HostFacts(system=SYSTEM, libvirt=confines)
+    )
 
 
 def test_limit_of_open_files_below_1024_is_a_warning() -> None:

@@ -32,6 +32,7 @@ Part: TypeAlias = Literal[
     "tls",
     "psk",
     "launch",
+    "libvirt",
     "forwarding",
 ]
 "The parts of the facts about a host; each can be read alone."
@@ -301,6 +302,19 @@ class LaunchFacts:
 
 @final
 @attrs.frozen(kw_only=True)
+class LibvirtFacts:
+    """What the libvirt that starts a node's QEMU says of itself."""
+
+    why: str
+    "Why libvirt does not answer; empty if it does."
+    user_id: int | None = None
+    "The user as whom libvirt runs each QEMU; None if that is the user of libvirt's daemon."
+    confinement: tuple[str, ...] = ()
+    "The security modules with which libvirt confines each QEMU, such as `apparmor`."
+
+
+@final
+@attrs.frozen(kw_only=True)
 class ForwardingFacts:
     """Whether the SSH connection to the host forwards to monitors: it does if `why` is empty."""
 
@@ -351,6 +365,8 @@ class HostFacts:
     "See `PskFacts`."
     launch: LaunchFacts | None = None
     "See `LaunchFacts`."
+    libvirt: LibvirtFacts | None = None
+    "See `LibvirtFacts`; None for a node without libvirt."
     forwarding: ForwardingFacts | None = None
     "See `ForwardingFacts`; None for the machine on which the preflight runs."
 

@@ -79,6 +79,9 @@ Code: TypeAlias = Literal[
     "clocks-apart",
     "kernels-differ",
     "confined",
+    "no-libvirt",
+    "libvirt-user",
+    "libvirt-confines",
     "logind-kills",
     "few-open-files",
     "locked-memory",
@@ -334,6 +337,21 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "confined": (
         "A security module confines what the user's processes may do, QEMU among them. If QEMU "
         "cannot open a file that it may by its permissions, look there first."
+    ),
+    "no-libvirt": (
+        "The libvirt that is to start a node's QEMU does not answer, or does not let this user "
+        "manage domains. Start its daemon, or admit the user: to the group of its socket, or by "
+        "polkit."
+    ),
+    "libvirt-user": (
+        "libvirt runs QEMU as another user than the one as which pycolo acts on the host. QEMU "
+        "could not make its sockets, nor open images that only their owner may write to. Set user "
+        "and group in qemu.conf, or have pycolo act as that user."
+    ),
+    "libvirt-confines": (
+        "libvirt confines each QEMU by SELinux or AppArmor to what the domain's XML names. pycolo's"
+        " files are named in QEMU's arguments alone. Let QEMU open them, or set security_driver "
+        'to "none" in qemu.conf.'
     ),
     "logind-kills": (
         "logind ends all processes of the user who starts QEMU with the user's last session. "

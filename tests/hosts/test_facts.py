@@ -21,13 +21,13 @@ from pycolo import preflight, rules
 from pycolo._json import JsonValue
 from pycolo.compiler.launch import images as images_made
 from pycolo.demo.builds import Release
-from pycolo.facts import HostFacts, LaunchFacts, NoFacts, PairFacts, Part
+from pycolo.facts import HostFacts, LaunchFacts, LibvirtFacts, NoFacts, PairFacts, Part
 from pycolo.hosts import Host
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.ways import NoWay
 from pycolo.model import BackingImage, ColoPair, Machine, ReplicationDisk
 from pycolo.model.memory import MemoryBackend
-from pycolo.model.node import Fence
+from pycolo.model.node import Fence, Libvirt
 from pycolo.model.tls import X509, Psk
 
 LIMIT_S: Final = 20.0
@@ -131,6 +131,48 @@ async def test_host_without_a_way_tells_nothing(pair: ColoPair) -> None:
     codes = {(one.code, one.node) for one in await preflight(pair, hosts, before=None)}
     assert ("host-unread", "beta") in codes
     assert ("no-image", "alpha") in codes
+
+
+CAPABILITIES: Final = """\
+<capabilities><host>
+  <secmodel><model>apparmor</model><doi>0</doi></secmodel>
+  <secmodel><model>dac</model><doi>0</doi>
+    <baselabel type='kvm'>+64055:+108</baselabel><baselabel type='qemu'>+64055:+108</baselabel>
+  </secmodel>
+</host></capabilities>
+"""
+NO_MODEL: Final = """\
+<capabilities><host><secmodel><model>none</model></secmodel></host></capabilities>
+"""
+
+
+async def test_libvirt_tells_as_whom_it_runs_qemu(pair: ColoPair, folder: Path) -> None:
+    """By the user of its base label; a session's libvirt has none, and one that fails says why."""
+    virsh = folder / "virsh"
+    declared = Libvirt(uri="qemu:///system", virsh_binary=str(virsh))
+    place = attrs.evolve(pair.nodes[0], libvirt=declared, qemu_binary="/usr/bin/qemu")
+    nodes = (place, attrs.evolve(pair.nodes[1], libvirt=declared, qemu_binary="/usr/bin/qemu"))
+    by_libvirt = attrs.evolve(pair, nodes=nodes)
+
+    async def told(answer: str, code: int) -> LibvirtFacts | None:
+        asked = 'test "$*" = "--quiet --connect qemu:///system capabilities"'
+        virsh.write_text(f"#!/bin/sh\n{asked} || exit 9\n{answer}\nexit {code}\n")
+        virsh.chmod(0o755)
+        return (await _read(by_libvirt, "libvirt")).libvirt
+
+    def said(text: str) -> str:
+        return f"cat <<'END'\n{text}END"
+
+    labelled = LibvirtFacts(why="", user_id=64055, confinement=("apparmor",))
+    assert labelled == await told(said(CAPABILITIES), 0)
+    assert LibvirtFacts(why="") == await told(said(NO_MODEL), 0)
+    assert LibvirtFacts(why="access denied") == await told("echo access denied >&2", 1)
+    virsh.unlink()
+    assert (
+        LibvirtFacts(why=f"there is no program {virsh}")
+        == (await _read(by_libvirt, "libvirt")).libvirt
+    )
+    assert None is (await _read(pair, "libvirt")).libvirt
 
 
 async def test_fence_is_looked_for_here(pair: ColoPair) -> None:

@@ -380,6 +380,11 @@ def _psk(pair: ColoPair, node: str) -> JsonObject | None:
     return {"path": path, "username": pair.tls.username, "salt": pair.name}
 
 
+def _libvirt(pair: ColoPair, node: str) -> JsonObject | None:
+    declared = pair.node(node).libvirt
+    return None if declared is None else {"uri": declared.uri, "virsh": declared.virsh_binary}
+
+
 def _kvm(pair: ColoPair, _node: str) -> JsonObject | None:
     return {} if pair.machine.accelerator == "kvm" else None
 
@@ -401,5 +406,6 @@ _PARTS: Final[Mapping[Part, Callable[[ColoPair, str], JsonObject | None]]] = {
     "interfaces": _interfaces,
     "tls": _tls,
     "psk": _psk,
+    "libvirt": _libvirt,
 }
 "Makes the arguments of each part; None if the part does not apply to the pair."

@@ -6,8 +6,8 @@ parts are returned.
 
 The host is left as it was. Besides reading files, this code binds ports for a moment without
 listening on them, opens connections to the peers' ports, sends datagrams to them, and runs programs
-that end by themselves: `qemu-img info`, `busctl`, and a QEMU without a machine, which is told to
-quit. `forwarding` also listens for one connection.
+that end by themselves: `qemu-img info`, `busctl`, `virsh capabilities`, and a QEMU without a
+machine, which is told to quit. `forwarding` also listens for one connection.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Dict, List, Set, Tuple
@@ -894,6 +895,55 @@ def psk(*, path: str, username: str, salt: str) -> Value:
     return {"digest": ""}
 
 
+# -- libvirt -------------------------------------------------------------------------------------
+
+
+def libvirt(*, uri: str, virsh: str) -> Value:
+    """Ask libvirt as whom it runs QEMU, and how it confines QEMU.
+
+    Args:
+        uri: The URI of libvirt.
+        virsh: The `virsh` program.
+
+    Returns:
+        `why` libvirt does not answer, empty if it does; then also `user_id`, None if it is that of
+        the daemon, and `confinement`.
+    """
+    asked = [virsh, "--quiet", "--connect", uri, "capabilities"]
+    # Its answers, such as why it refuses, are not to be translated.
+    spoken = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            asked,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PROGRAM_S,
+            env=spoken,
+        )
+    except FileNotFoundError:
+        return {"why": f"there is no program {virsh}"}
+    if done.returncode != 0:
+        return {"why": done.stderr.strip() or f"virsh ended with {done.returncode}"}
+    # libvirt wrote it, which runs as root.
+    models = ET.fromstring(done.stdout).findall("host/secmodel")  # noqa: S314 - see above
+    names = [model.findtext("model", "") for model in models]
+    users = [
+        int(found[1])
+        for model in models
+        if model.findtext("model") == "dac"
+        for label in model.findall("baselabel")
+        # A label is `+USER:+GROUP`; each kind of domain has one, and they are equal.
+        if (found := re.match(r"\+(\d+):", label.text or "")) is not None
+    ]
+    return {
+        "why": "",
+        "user_id": users[0] if users else None,
+        "confinement": [name for name in names if name not in ("dac", "none")],
+    }
+
+
 # -- connections through ssh
 # --------------------------------------------------------------------------------
 
@@ -960,5 +1010,6 @@ PARTS: Dict[str, Callable[..., object]] = {
     "interfaces": interfaces,
     "tls": tls,
     "psk": psk,
+    "libvirt": libvirt,
     "forwarding": forwarding,
 }

@@ -74,10 +74,41 @@ def confinement(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
             yield found("note", "confined", name, what, remedy)
 
 
-def logind(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """A logind that would end QEMU at logout; not under libvirt, whose QEMUs it does not end."""
+def libvirts(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """A libvirt that does not answer, runs QEMU as another user, or confines it."""
     for name, host in facts.read.items():
-        if pair.node(name).libvirt is not None:
+        if host.libvirt is None:
+            continue
+        if host.libvirt.why:
+            what = f"libvirt on {name} does not answer: {host.libvirt.why}"
+            remedy = "start its daemon, and let this user manage domains"
+            yield found("error", "no-libvirt", name, what, remedy)
+            continue
+        user_id = host.libvirt.user_id
+        if host.system is not None and user_id not in (None, host.system.user_id):
+            what = f"libvirt on {name} runs QEMU as user {user_id}, pycolo acts as user"
+            what += f" {host.system.user_id}"
+            remedy = "make both the same: user and group in qemu.conf, or nodes.ssh.user"
+            yield found("error", "libvirt-user", name, what, remedy)
+        if host.libvirt.confinement:
+            what = f"libvirt on {name} confines QEMU by {', '.join(host.libvirt.confinement)}"
+            remedy = "let QEMU open the pair's files there, or set security_driver in qemu.conf"
+            yield found("warning", "libvirt-confines", name, what, remedy)
+
+
+def _has_own_limits(pair: ColoPair, name: str) -> bool:
+    """Whether a system's libvirt starts QEMU: in a scope and with limits that are not the user's.
+
+    The libvirt of a user's session starts QEMU as a process of that session.
+    """
+    declared = pair.node(name).libvirt
+    return declared is not None and "///system" in declared.uri
+
+
+def logind(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """A logind that would end QEMU at logout."""
+    for name, host in facts.read.items():
+        if _has_own_limits(pair, name):
             continue
         if host.system is not None and host.system.kills_user_processes:
             what = f"logind on {name} ends the processes of user {host.system.user_id} at logout"
@@ -86,12 +117,12 @@ def logind(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def limits(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Process limits that are too low for QEMU; not under libvirt, which sets its own limits."""
+    """Process limits that are too low for QEMU."""
     locks = "mem-lock=on" in " ".join(pair.machine.arguments)
     needed_bytes = pair.machine.memory_mib * MIB
     for name, host in facts.read.items():
         system = host.system
-        if system is None or pair.node(name).libvirt is not None:
+        if system is None or _has_own_limits(pair, name):
             continue
         if system.open_files < OPEN_FILES:
             what = f"a process on {name} may have {system.open_files} files open"
@@ -182,6 +213,11 @@ RULES = (
     Rule(codes=("clocks-apart",), check=clocks, parts=("system",)),
     Rule(codes=("kernels-differ",), check=kernels, parts=("system",)),
     Rule(codes=("confined",), check=confinement, parts=("system",)),
+    Rule(
+        codes=("no-libvirt", "libvirt-user", "libvirt-confines"),
+        check=libvirts,
+        parts=("libvirt", "system"),
+    ),
     Rule(codes=("logind-kills",), check=logind, parts=("system",), before=("launch",)),
     Rule(
         codes=("few-open-files", "locked-memory"),
