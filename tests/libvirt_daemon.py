@@ -52,8 +52,8 @@ exec unshare --user --map-user=1000 --map-group=1000 "$@"
 """
 
 
-def _libvirt_folder() -> Path:
-    """Find or fetch libvirt, or skip the test and say why."""
+def libvirt_folder() -> Path:
+    """The root folder of libvirt's release, found or fetched; else the test skips and says why."""
     folder = default_cache() / _FOLDER
     try:
         with complete_folder(folder, on_progress=print) as partial:
@@ -86,7 +86,7 @@ def _lay_over(partial: Path) -> None:
     (partial / "root/usr/share/libvirt").rename(share / "libvirt")
     helper = partial / "root/over/lib/libvirt/libvirt_iohelper"
     helper.parent.mkdir(parents=True)
-    words = _command(default_cache() / _FOLDER / "root", "lib/libvirt/libvirt_iohelper")
+    words = command(default_cache() / _FOLDER / "root", "lib/libvirt/libvirt_iohelper")
     _write_program(helper, words)
 
 
@@ -101,10 +101,11 @@ def program(name: str) -> list[str]:
     Args:
         name: Its path below `/usr`.
     """
-    return _command(_libvirt_folder(), name)
+    return command(libvirt_folder(), name)
 
 
-def _command(root: Path, name: str) -> list[str]:
+def command(root: Path, name: str) -> list[str]:
+    """The command line that runs a program below a root folder of libvirt's release."""
     libraries = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
     paths = ":".join(map(str, libraries))
     # In bookworm a part of the libraries, their loader among them, still lies in /lib.
@@ -114,7 +115,7 @@ def _command(root: Path, name: str) -> list[str]:
 
 def schema() -> Path:
     """The schema of a domain, as libvirt has it."""
-    return _libvirt_folder() / "over/share/libvirt/schemas/domain.rng"
+    return libvirt_folder() / "over/share/libvirt/schemas/domain.rng"
 
 
 @final
@@ -136,7 +137,7 @@ class Daemon:
             "XDG_CONFIG_HOME": str(folder / "config"),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "LIBVIRT_DRIVER_DIR": str(
-                _libvirt_folder() / "usr/lib/x86_64-linux-gnu/libvirt/connection-driver"
+                libvirt_folder() / "usr/lib/x86_64-linux-gnu/libvirt/connection-driver"
             ),
         }
         runtime.mkdir(0o700)
@@ -161,7 +162,7 @@ class Daemon:
         apart = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-e", "-c", _START, "sh"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*apart, *map(str, (_libvirt_folder(), self._etc)), *program("sbin/libvirtd")],
+                [*apart, *map(str, (libvirt_folder(), self._etc)), *program("sbin/libvirtd")],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
