@@ -281,6 +281,16 @@ def test_limit_of_locked_memory_counts_where_memory_is_locked() -> None:
     assert [] == found(root, pair=locks)
 
 
+def test_large_send_buffers_are_a_note_for_a_guest_with_much_ram_on_kvm() -> None:
+    """They lengthen an entry's pause; with little RAM, or under TCG, they are not its cause."""
+    large = HostFacts(system=attrs.evolve(SYSTEM, send_buffer_bytes=4 * 2**20))
+    assert [("note", "large-send-buffer", "alpha")] == found(large)
+    for machine in (Machine(memory_mib=512), Machine(memory_mib=1024, accelerator="tcg")):
+        codes = [code for _, code, _ in found(large, pair=attrs.evolve(PAIR, machine=machine))]
+        assert "large-send-buffer" not in codes
+    assert [] == found(HostFacts(system=attrs.evolve(SYSTEM, send_buffer_bytes=65536)))
+
+
 def test_memory_must_do_for_the_guest_and_should_for_the_cache() -> None:
     """Less than the guest's RAM is hopeless; less than twice that ends it as a secondary."""
 

@@ -59,6 +59,8 @@ class SystemFacts:
     "A clause about the security module that restricts processes there; empty if there is none."
     kills_user_processes: bool
     "Whether logind ends the user's processes when the user's last session ends."
+    send_buffer_bytes: int | None = None
+    "How much a TCP connection may hold to be sent; None if the host does not say."
 
 
 @final

@@ -85,6 +85,7 @@ Code: TypeAlias = Literal[
     "logind-kills",
     "few-open-files",
     "locked-memory",
+    "large-send-buffer",
     "state-folder",
     "run-folder",
     "no-folder",
@@ -365,6 +366,12 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "locked-memory": (
         "The guest's memory is to be locked, and the user may not lock so much. Raise the limit"
         " of locked memory."
+    ),
+    "large-send-buffer": (
+        "The end of the RAM's copy waits in the send buffers of its TCP connections while the guest"
+        " is paused, and a page of zeroes takes only a few bytes there (qemu-behaviour 22.5). "
+        "Smaller buffers shorten the pause with which protection begins, but limit the rate of "
+        "every TCP connection of the host to the buffer's size for each round trip."
     ),
     "state-folder": (
         "The state folder cannot keep a record: it is missing, in memory alone, or others may "

@@ -77,6 +77,8 @@ async def test_every_host_tells_of_itself(pair: ColoPair) -> None:
     assert found.clock is not None
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     assert (os.geteuid(), boot_id) == (found.system.user_id, found.system.boot_id)
+    buffer = Path("/proc/sys/net/ipv4/tcp_wmem").read_text(encoding="ascii").split()
+    assert int(buffer[2]) == found.system.send_buffer_bytes
     assert 0 < found.memory.available_bytes <= found.memory.total_bytes
     assert found.clock.least_s <= 0 <= found.clock.most_s
     assert LaunchFacts(running="", state_why="", run_why="") == found.launch

@@ -44,6 +44,11 @@ def acknowledge_at_once(network: Network, name: str) -> None:
     _on(network, name, *route)
 
 
+def hold_to_send(network: Network, name: str, most_bytes: int) -> None:
+    """Let each new TCP connection of a host hold no more than this to be sent."""
+    _on(network, name, "sysctl", "-qw", f"net.ipv4.tcp_wmem=4096 16384 {most_bytes}")
+
+
 def swallow(network: Network, name: str, port: int) -> None:
     """Lose what a host answers from a TCP port: to others the port seems to take all in silence."""
     _on(network, name, *_rule("add", port))

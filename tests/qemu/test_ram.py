@@ -26,7 +26,7 @@ from tests.qemu.life import (
     bios_life,
     off_plan,
 )
-from tests.qemu.namespaces import acknowledge_at_once, in_namespaces
+from tests.qemu.namespaces import acknowledge_at_once, hold_to_send, in_namespaces
 from tests.qemu.test_life import alone, kept, outlive
 from tests.real_qemu import RELEASES, build_of
 
@@ -44,6 +44,10 @@ LIMITS: Final = Migration(max_bandwidth_bytes_per_s=0, downtime_limit_ms=50)
 RING: Final = DIRTY_RING_SIZES[2]
 ACKNOWLEDGED_LATE_S: Final = 0.04
 CHECKPOINTS: Final = 12
+ENTRIES: Final = 3
+# The kernel's default, and what is no more than a few pages of RAM.
+LARGE_BUFFER_BYTES: Final = 4 << 20
+SMALL_BUFFER_BYTES: Final = 64 << 10
 DEATHS: Final = (("secondary", "gamma"), ("primary", "delta"))
 # None of these is likely to have been set aside, and none can be found by chance.
 HUGE: Final = MemoryBackend(kind="memfd", huge_page_size_mib=1024)
@@ -353,8 +357,41 @@ async def test_a_late_acknowledgement_lengthens_each_checkpoint(
         assert min(soon_s) < ACKNOWLEDGED_LATE_S
 
 
-async def _pauses_s(life: LivePair, name: str) -> list[float]:
-    """How long each of some checkpoints pauses the guest, in seconds."""
+@NEEDS_KVM
+@pytest.mark.heavy
+@pytest.mark.nightly
+@pytest.mark.parametrize("release", ["10.0", "11.1"])
+async def test_a_small_send_buffer_shortens_the_entry(release: Release, network: Network) -> None:
+    """What waits there holds up the end of the copy, and a page of zeroes takes a few bytes."""
+
+    def shape(pair: ColoPair) -> ColoPair:
+        pair = with_memory(
+            in_namespaces(network)(pair),
+            memory_backend=MemoryBackend(prealloc=True),
+            memory_mib=2048,
+        )
+        timeouts = attrs.evolve(pair.timeouts, command_s=60.0, connect_s=60.0)
+        return attrs.evolve(pair, disks=(), timeouts=timeouts, checkpoint_delay_ms=3_600_000)
+
+    async with bios_life(release, "kvm", shape=shape) as life:
+        await life.launch("alpha")
+        await life.cont("alpha")
+        paused_s: dict[int, list[float]] = {LARGE_BUFFER_BYTES: [], SMALL_BUFFER_BYTES: []}
+        for _ in range(ENTRIES):
+            for most_bytes, found_s in paused_s.items():
+                hold_to_send(network, "alpha", most_bytes)
+                await life.launch("beta")
+                # The first of them listens before the other one begins.
+                entry, _ = await asyncio.gather(_pauses_s(life, "alpha", 1), life.run("resume"))
+                found_s.extend(entry)
+                await life.kill("beta")
+                await life.run("failover", survivor="alpha")
+        large_s, small_s = map(statistics.median, paused_s.values())
+        assert small_s < large_s / 1.5
+
+
+async def _pauses_s(life: LivePair, name: str, number: int = CHECKPOINTS) -> list[float]:
+    """How long each of some pauses of the guest takes, in seconds."""
     found: list[float] = []
     stopped_at: list[float] = []
     enough = asyncio.Event()
@@ -364,7 +401,7 @@ async def _pauses_s(life: LivePair, name: str) -> list[float]:
             stopped_at.append(time.perf_counter())
         elif isinstance(notice, ResumeEvent) and stopped_at:
             found.append(time.perf_counter() - stopped_at.pop())
-            if len(found) == CHECKPOINTS:
+            if len(found) == number:
                 enough.set()
 
     end = life.sessions[name].subscribe(note)

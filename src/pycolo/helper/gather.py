@@ -129,7 +129,14 @@ def system() -> Value:
         "locked_bytes": None if memlock == resource.RLIM_INFINITY else memlock,
         "confinement": _confinement(),
         "kills_user_processes": _kills_user_processes(),
+        "send_buffer_bytes": _send_buffer_bytes(),
     }
+
+
+def _send_buffer_bytes() -> int | None:
+    """The most that the kernel lets a TCP connection hold to be sent, by IPv4 or IPv6."""
+    words = _text("/proc/sys/net/ipv4/tcp_wmem").split()
+    return int(words[-1]) if words else None
 
 
 def _text(path: str) -> str:

@@ -12,6 +12,9 @@ from pycolo.rules._found import MIB, Rule, both, by_name, found, size_words
 
 APART_S = 2.0
 OPEN_FILES = 1024
+# From this RAM on, and above this buffer, an entry's pause was seen to grow (qemu-behaviour 22.5).
+LARGE_RAM_MIB = 1024
+SEND_BUFFER_BYTES = 128 * 1024
 
 
 def unread(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
@@ -135,6 +138,22 @@ def limits(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
             yield found("error", "locked-memory", name, what, remedy)
 
 
+def send_buffers(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Send buffers so large that the end of the RAM's copy waits in them while the guest is paused.
+
+    Under TCG the guest is paused for the whole copy.
+    """
+    if pair.machine.memory_mib < LARGE_RAM_MIB or pair.machine.accelerator != "kvm":
+        return
+    for name, host in facts.read.items():
+        most_bytes = None if host.system is None else host.system.send_buffer_bytes
+        if most_bytes is not None and most_bytes > SEND_BUFFER_BYTES:
+            what = f"a TCP connection on {name} may hold {size_words(most_bytes)} to be sent"
+            remedy = "for a shorter pause when protection begins: sysctl"
+            remedy += " net.ipv4.tcp_wmem='4096 16384 65536'"
+            yield found("note", "large-send-buffer", name, what, remedy)
+
+
 def memory(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
     """Too little memory for the guest's RAM and for COLO's cache of it."""
     ram_bytes = pair.machine.memory_mib * MIB
@@ -225,6 +244,7 @@ RULES = (
         parts=("system",),
         before=("launch",),
     ),
+    Rule(codes=("large-send-buffer",), check=send_buffers, parts=("system",)),
     Rule(codes=("little-memory",), check=memory, parts=("memory", "launch"), before=("launch",)),
     Rule(
         codes=("few-huge-pages",), check=huge_pages, parts=("memory", "launch"), before=("launch",)
