@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 from tests.debian import closure, loader
+from tests.supervise.test_fences import VICTIM, tried
 
-from pycolo.evidence import Victim
 from pycolo.model import Fence
-from pycolo.supervise._fences import fenced
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
-VICTIM = Victim(node="alpha", instance="colo:alpha:00000001", epoch=7)
 
 
 @pytest.fixture
@@ -45,7 +43,7 @@ async def test_an_agent_that_switches_a_host_off_is_the_evidence(
     status.write_text("on")
     options = ("# of alpha", "action=off", f"status_file={status}")
     told: list[str] = []
-    evidence = await fenced((_declared(agent, *options),), VICTIM, told.append)
+    evidence = await tried((_declared(agent, *options),), told.append)
     assert ("off", []) == (status.read_text(), told)
     assert evidence is not None
     assert ("fence", str(agent)) == (evidence.kind, evidence.who)
@@ -56,7 +54,7 @@ async def test_an_agent_that_sees_no_host_off_is_no_evidence(agent: Path) -> Non
     """It says that the power stayed on, and ends with 1: what it says is told."""
     fence = _declared(agent, "action=off", "type=fail", "power_timeout=1")
     told: list[str] = []
-    assert None is await fenced((fence,), VICTIM, told.append)
+    assert None is await tried((fence,), told.append)
     assert "exit code 1: " in told[0]
     assert "Timed out waiting to power OFF" in told[0]
 
@@ -68,6 +66,6 @@ async def test_an_agent_that_hangs_is_no_evidence(agent: Path, tmp_path: Path) -
     options = ("action=off", f"status_file={status}", "delay=60")
     told: list[str] = []
     fence = _declared(agent, *options, limit_s=0.5)
-    assert None is await fenced((fence,), VICTIM, told.append)
+    assert None is await tried((fence,), told.append)
     assert (1, True) == (len(told), told[0].endswith("it did not end within 0.5 s"))
     assert "on" == status.read_text()

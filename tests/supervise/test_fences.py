@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
@@ -12,15 +13,20 @@ from tests.testing.test_supervisor import kept
 from tests.testing.testbed import FakePair, declared
 
 from pycolo.errors import DeclarationError
-from pycolo.evidence import Victim
+from pycolo.evidence import Evidence, Victim
 from pycolo.model import ColoPair, Fence
-from pycolo.supervise import Store
-from pycolo.supervise._fences import fenced
+from pycolo.supervise import CommandFence, Store
+from pycolo.supervise.fences import fenced
 from pycolo.testing import World
 
 VICTIM = Victim(node="alpha", instance="colo:alpha:00000001", epoch=7)
 # It outlives its limit.
 HANGING = Fence(command=(sys.executable, "-c", "import time; time.sleep(60)"), limit_s=0.5)
+
+
+async def tried(fences: Sequence[Fence], tell: Callable[[str], None] = print) -> Evidence | None:
+    """Run the fences of a pair file."""
+    return await fenced([CommandFence(one) for one in fences], declared(), VICTIM, tell)
 
 
 async def test_the_first_fence_that_succeeds_is_the_evidence() -> None:
@@ -33,7 +39,7 @@ async def test_the_first_fence_that_succeeds_is_the_evidence() -> None:
         Fence(command=("true",)),
         Fence(command=("sh", "-c", "exit 9")),
     )
-    evidence = await fenced(fences, VICTIM, told.append)
+    evidence = await tried(fences, told.append)
     assert evidence is not None
     assert ("fence", "true", VICTIM.instance) == (evidence.kind, evidence.who, evidence.instance)
     assert evidence.proves(VICTIM)
@@ -45,8 +51,8 @@ async def test_the_first_fence_that_succeeds_is_the_evidence() -> None:
 
 async def test_no_fence_is_no_evidence() -> None:
     """Nor are fences that all fail: a person is needed (CloudStack's trap)."""
-    assert None is await fenced((), VICTIM, print)
-    assert None is await fenced((Fence(command=("false",)),), VICTIM, lambda _: None)
+    assert None is await tried(())
+    assert None is await tried((Fence(command=("false",)),))
 
 
 async def test_a_fence_reads_its_options_from_a_file(tmp_path: Path) -> None:
@@ -55,7 +61,7 @@ async def test_a_fence_reads_its_options_from_a_file(tmp_path: Path) -> None:
     options.write_text("password=secret\n")
     copying = "import sys; open(sys.argv[1], 'w').write(sys.stdin.read())"
     fence = Fence(command=(sys.executable, "-c", copying, str(copy)), input_file=str(options))
-    assert await fenced((fence,), VICTIM, print) is not None
+    assert await tried((fence,)) is not None
     assert "password=secret\n" == copy.read_text()
 
 
@@ -64,7 +70,7 @@ async def test_an_interrupted_fence_is_killed(tmp_path: Path) -> None:
     began, acts = tmp_path / "began", tmp_path / "acts"
     # What it starts would act half a second later.
     script = f"touch {began}; sh -c 'sleep 0.5; touch {acts}'; sleep 60"
-    task = asyncio.create_task(fenced((Fence(command=("sh", "-c", script)),), VICTIM, print))
+    task = asyncio.create_task(tried((Fence(command=("sh", "-c", script)),)))
     async with asyncio.timeout(10):
         while not began.exists():  # noqa: ASYNC110 - the other process announces it by that alone
             await asyncio.sleep(0.01)

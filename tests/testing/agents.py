@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, final
 
@@ -22,7 +22,7 @@ from pycolo.model.node import Monitor
 from pycolo.plan import HostAction
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, UnreadRecord
-from pycolo.supervise import Agent, Arbiter, Guard, Held, SupervisorEvent
+from pycolo.supervise import Agent, Arbiter, FenceDevice, Guard, Held, SupervisorEvent
 from pycolo.testing import FakeArbiter, FakeQemu, World
 
 NODES: Final = ("alpha", "beta")
@@ -209,6 +209,8 @@ class Agents:
         self.life = life
         self.arbiters = arbiters
         self.guards = guards
+        self.fences: Mapping[str, Sequence[FenceDevice]] = {}
+        "Node to its fences, for agents that are started from now on."
         self.far = {
             (me, other): FarHost(life.hosts[other])
             for me in NODES
@@ -236,6 +238,7 @@ class Agents:
             {pair.name: self.hosts(node)},
             self.arbiters[node],
             guards={} if guard is None else {pair.name: guard},
+            fences={pair.name: self.fences},
         )
         stack = contextlib.AsyncExitStack()
         following = asyncio.create_task(self._follow(node, agent))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import ParamSpec
 
 import pytest
@@ -17,7 +18,7 @@ from pycolo.errors import DeclarationError, HostRefused, StoreError
 from pycolo.hosts import HostState
 from pycolo.model import ColoPair
 from pycolo.qmp import QmpValue
-from pycolo.supervise import Decision, Store, Supervisor, SupervisorEvent, decide
+from pycolo.supervise import Decision, FenceDevice, Store, Supervisor, SupervisorEvent, decide
 from pycolo.supervise._node_health import NodeHealth
 from pycolo.supervise.store import Wish
 from pycolo.testing import _colo, _jobs
@@ -57,9 +58,12 @@ class Watched:
 
 
 @asynccontextmanager
-async def kept(life: Pair, store: Store) -> AsyncGenerator[Watched]:
-    """Have a supervisor keep a pair while the block lasts."""
-    supervisor = Supervisor((life.pair,), {life.pair.name: life.hosts}, store)
+async def kept(
+    life: Pair, store: Store, fences: Mapping[str, Sequence[FenceDevice]] = MappingProxyType({})
+) -> AsyncGenerator[Watched]:
+    """Have a supervisor keep a pair, with these fences by node, while the block lasts."""
+    name = life.pair.name
+    supervisor = Supervisor((life.pair,), {name: life.hosts}, store, fences={name: fences})
     watched = Watched(store, supervisor)
     following = asyncio.create_task(watched.follow())
     try:

@@ -12,6 +12,7 @@ from pycolo.supervise.agent import Agent
 from pycolo.supervise.arbiter import Arbiter, Held
 from pycolo.supervise.decision import Decision, decide
 from pycolo.supervise.endpoint import HttpEndpoint
+from pycolo.supervise.fences import CommandFence, FenceDevice, NotFenced
 from pycolo.supervise.guard import FuseGuard, Guard
 from pycolo.supervise.observation import Limits, Observation, Qemu, Signal
 from pycolo.supervise.shared import SharedRecord
@@ -25,9 +26,11 @@ __all__ = (
     "Action",
     "Agent",
     "Arbiter",
+    "CommandFence",
     "Decision",
     "Event",
     "EventKind",
+    "FenceDevice",
     "FuseGuard",
     "Guard",
     "Held",
@@ -36,6 +39,7 @@ __all__ = (
     "LeaseAge",
     "Limits",
     "Measures",
+    "NotFenced",
     "Observation",
     "PairStatus",
     "Phase",

@@ -36,7 +36,6 @@ from pycolo.supervise._authority import Authority
 from pycolo.supervise._beat import Beat
 from pycolo.supervise._events import EventKind, PairStatus, SupervisorEvent
 from pycolo.supervise._failure_detector import FailureDetector
-from pycolo.supervise._fences import fenced
 from pycolo.supervise._measures import NO_SILENCE, Silence, Tally
 from pycolo.supervise._node_health import CHECKPOINTS, SHUTDOWN_S, NodeHealth
 from pycolo.supervise._outages import Outages
@@ -44,6 +43,7 @@ from pycolo.supervise._requests import COMPILE_S, Readiness, living, refuse_answ
 from pycolo.supervise._retries import Retries, waited_s
 from pycolo.supervise._waits import Waits
 from pycolo.supervise.decision import Decision, decide, suspicion_s
+from pycolo.supervise.fences import FenceDevice, fenced
 from pycolo.supervise.observation import SIGNALS, Limits, Observation, Signal
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Wish
@@ -105,6 +105,7 @@ class Keeper:
     Args:
         pair: The declaration.
         hosts: Node name to its host, spares included; not closed by it.
+        fences: Node name to its fences, in the order in which they are tried.
         authority: The pair's record, what is wanted of it, and who claims it.
         tell: Is called with every event; must be quick and must not raise.
         beat: The timer, shared by all pairs of an event loop.
@@ -120,6 +121,7 @@ class Keeper:
         self,
         pair: ColoPair,
         hosts: Mapping[str, Host],
+        fences: Mapping[str, Sequence[FenceDevice]],
         authority: Authority,
         tell: Tell,
         *,
@@ -136,6 +138,7 @@ class Keeper:
         self.begun: Final = asyncio.Event()
         "Set once the pair has been observed, and nothing more is to be done at once."
         self._hosts = hosts
+        self._fences = fences
         self._authority = authority
         self._assume_good = assume_good
         self._tell = tell
@@ -792,7 +795,7 @@ class Keeper:
         # No fence if no guest is wanted: a fence may end a whole host, and no node has to continue.
         if known is None and self._wish.want != "stopped" and await self._may_act():
             tell = functools.partial(self._say, "trouble", node=node)
-            known = await fenced(self.pair.node(node).fences, victim, tell)
+            known = await fenced(self._fences[node], self.pair, victim, tell)
         return known
 
     async def _may_act(self) -> bool:

@@ -18,7 +18,7 @@ from pycolo.supervise._arbitration import Arbitration
 from pycolo.supervise._events import EventKind
 from pycolo.supervise.arbiter import Arbiter
 from pycolo.supervise.guard import Guard
-from pycolo.supervise.supervisor import RESYNCS, Keeping
+from pycolo.supervise.supervisor import RESYNCS, Fences, Keeping
 
 
 @final
@@ -40,12 +40,16 @@ class Agent(Keeping):
         arbiter: Holds the pairs' records; it is not closed.
         guards: Pair name to this host's fuse for the pair's node. Without a fuse, the
             silence of this host's agent alone never lets the pair's other node take over.
+        fences: Pair name to node name to the fences of that node, for the nodes of other hosts.
+            They are tried in their order, after the node's host was asked and the fences of the
+            pair file have failed.
         observer: Is called with what every execution does; None for none.
         resyncs: How many resyncs may run at once, 1 or more. A failover never waits for one.
         assume_good: QEMU versions that the operator vouches for.
 
     Raises:
-        DeclarationError: Two pairs have one name, a node has no host, a pair has no such node, or
+        DeclarationError: Two pairs have one name, a node has no host, a pair has no such node,
+            `fences` names a pair or node that there is not, a fence has no name or no limit, or
             `resyncs` is below 1. When the agent is entered: there are more pairs than this process
             may have files open for.
     """
@@ -58,6 +62,7 @@ class Agent(Keeping):
         arbiter: Arbiter,
         *,
         guards: Mapping[str, Guard] | None = None,
+        fences: Fences | None = None,
         observer: Observer | None = None,
         resyncs: int = RESYNCS,
         assume_good: Collection[Version] = (),
@@ -83,6 +88,7 @@ class Agent(Keeping):
             pairs,
             {name: one.hosts for name, one in self._arbitrations.items()},
             self._arbitrations,
+            fences=fences,
             observer=observer,
             resyncs=resyncs,
             assume_good=assume_good,

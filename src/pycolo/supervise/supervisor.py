@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from typing import Final, Self, final
+from typing import Final, Self, TypeAlias, final
 
 from typing_extensions import override
 
@@ -30,6 +30,7 @@ from pycolo.supervise._measures import Measures, Tally
 from pycolo.supervise._outages import Outages
 from pycolo.supervise._streams import Stream
 from pycolo.supervise._underway import Following, Underway
+from pycolo.supervise.fences import FenceDevice, fences_of
 from pycolo.supervise.store import Store
 
 RESYNCS: Final = 2
@@ -40,6 +41,8 @@ ON_REQUEST: Final[tuple[Procedure, ...]] = (
     "set-checkpoint-delay",
 )
 "The procedures that a supervisor executes on request; it does all others by itself."
+Fences: TypeAlias = Mapping[str, Mapping[str, Sequence[FenceDevice]]]
+"Pair name to node name to the fences of that node."
 _AGAIN_S: Final = 1.0
 _FOLLOW_S: Final = 1.0
 _AT_ONCE: Final = 16
@@ -61,6 +64,7 @@ class Keeping:
         hosts: Mapping[str, Mapping[str, Host]],
         authorities: Mapping[str, Authority],
         *,
+        fences: Fences | None,
         observer: Observer | None,
         resyncs: int,
         assume_good: Collection[Version],
@@ -74,6 +78,12 @@ class Keeping:
             raise DeclarationError("pairs", names, "have each name once")
         if resyncs < 1:
             raise DeclarationError("resyncs", resyncs, "be 1 or more")
+        given = fences or {}
+        strangers = sorted(given.keys() - set(names))
+        if strangers:
+            rule = f"be for a pair of {', '.join(names)}"
+            raise DeclarationError(f"fences[{strangers[0]}]", strangers[0], rule)
+        self._fences = {pair.name: fences_of(pair, given.get(pair.name, {})) for pair in pairs}
         self._pairs = tuple(pairs)
         self._hosts = hosts
         self._authorities = authorities
@@ -223,6 +233,7 @@ class Keeping:
         return Keeper(
             pair,
             self._hosts.get(pair.name, {}),
+            self._fences[pair.name],
             self._authorities[pair.name],
             self._tell,
             beat=self._beat,
@@ -299,14 +310,16 @@ class Supervisor(Keeping):
         hosts: Pair name to node name to its host, spares included. They are not closed.
         store: What is wanted of each pair; read about once a second, since other processes may
             change it.
+        fences: Pair name to node name to the fences of that node. They are tried in their order,
+            after the node's host was asked and the fences of the pair file have failed.
         observer: Is called with what every execution does; None for none.
         resyncs: How many resyncs may run at once, 1 or more. A failover never waits for one.
         assume_good: QEMU versions that the operator vouches for.
 
     Raises:
-        DeclarationError: Two pairs have one name, a node has no host, or `resyncs` is below 1.
-            When the supervisor is entered: there are more pairs than this process may have files
-            open for.
+        DeclarationError: Two pairs have one name, a node has no host, `fences` names a pair or node
+            that there is not, a fence has no name or no limit, or `resyncs` is below 1. When the
+            supervisor is entered: there are more pairs than this process may have files open for.
         StoreError: When the supervisor is entered: another supervisor with this store keeps one of
             the pairs, or the lock of a pair cannot be made.
     """
@@ -317,6 +330,7 @@ class Supervisor(Keeping):
         hosts: Mapping[str, Mapping[str, Host]],
         store: Store,
         *,
+        fences: Fences | None = None,
         observer: Observer | None = None,
         resyncs: int = RESYNCS,
         assume_good: Collection[Version] = (),
@@ -326,6 +340,7 @@ class Supervisor(Keeping):
             pairs,
             hosts,
             {pair.name: FilesAuthority(pair.name, store) for pair in pairs},
+            fences=fences,
             observer=observer,
             resyncs=resyncs,
             assume_good=assume_good,

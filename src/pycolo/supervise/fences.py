@@ -1,0 +1,234 @@
+"""Fences, which make sure that a QEMU has ended whose host cannot show it.
+
+The fences of a pair file are commands. A program with fencing of its own, such as the API of a
+cloud, implements `FenceDevice`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Final, Protocol, final
+
+import attrs
+from typing_extensions import override
+
+from pycolo._printable import brief, shown
+from pycolo.errors import DeclarationError
+from pycolo.evidence import Evidence, Victim
+from pycolo.hosts.requests import now
+from pycolo.model import ColoPair
+from pycolo.model import _rules as rules
+from pycolo.model.node import Fence
+
+_KILLED_S: Final = 1.0
+_GIVEN_UP_S: Final = 2.0
+"How long a fence may take to clean up after it was cancelled, in seconds."
+_LOG: Final = logging.getLogger("pycolo.supervise")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class NotFenced:
+    """The answer of a fence that cannot show that a QEMU has ended."""
+
+    why: str
+    "The reason, as a clause without a full stop; it is told, so that it must hold no secret."
+
+
+class FenceDevice(Protocol):
+    """Makes sure that a QEMU has ended, such as by switching its host off.
+
+    A supervisor uses it if the QEMU's host gives no answer. It cannot check the answer: if the
+    evidence is wrong, two guests run.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name of the fence in messages, printable and not empty."""
+
+    @property
+    def limit_s(self) -> float:
+        """How long an answer may take, in seconds, above 0; then the next fence is tried."""
+
+    async def fence(self, pair: ColoPair, victim: Victim) -> Evidence | NotFenced:
+        """Make sure that a QEMU has ended, and only then say so.
+
+        It must not block the event loop. When `limit_s` has passed, it is cancelled: it must do
+        nothing from then on, since another QEMU may be started on the node.
+
+        Args:
+            pair: The declaration; `pair.node(victim.node)` is the node of the QEMU.
+            victim: The node, the identity of the QEMU, and the epoch of the record.
+
+        Returns:
+            `Evidence.of(victim, kind="fence", ...)` once that QEMU runs no more and cannot
+            continue. Evidence of another kind or about another victim counts as a failure, as does
+            an exception.
+        """
+
+
+@final
+class CommandFence(FenceDevice):
+    """A fence that a pair file declares: a command, which has succeeded if its exit code is 0."""
+
+    def __init__(self, declared: Fence) -> None:
+        """Keep the declaration; nothing is run yet.
+
+        Args:
+            declared: The command, its standard input and its time limit.
+        """
+        self._declared: Final = declared
+
+    @property
+    @override
+    def name(self) -> str:
+        return self._declared.command[0]
+
+    @property
+    @override
+    def limit_s(self) -> float:
+        return self._declared.limit_s
+
+    @override
+    async def fence(self, pair: ColoPair, victim: Victim) -> Evidence | NotFenced:
+        why = await self._run()
+        if why is not None:
+            return NotFenced(why=why)
+        how = f"{self.name} ended with exit code 0"
+        return Evidence.of(victim, kind="fence", who=self.name, how=how, when=now())
+
+    async def _run(self) -> str | None:
+        """Run the command until it ends.
+
+        Returns:
+            Why it failed; None if it succeeded.
+        """
+        declared = self._declared
+        try:
+            with contextlib.ExitStack() as stack:
+                source: int | IO[bytes] = subprocess.DEVNULL
+                if declared.input_file is not None:
+                    path = Path(declared.input_file)
+                    source = stack.enter_context(await asyncio.to_thread(path.open, "rb"))
+                # It has a session of its own: an interrupt at the terminal must not end it.
+                process = await asyncio.create_subprocess_exec(
+                    *declared.command,
+                    stdin=source,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            return str(error)
+        try:
+            said, _ = await process.communicate()
+        except asyncio.CancelledError:
+            await _killed(process)
+            raise
+        if process.returncode == 0:
+            return None
+        words = brief(said.decode(errors="replace").strip()) or "it said nothing"
+        return f"it ended with exit code {process.returncode}: {words}"
+
+
+def fences_of(
+    pair: ColoPair, given: Mapping[str, Sequence[FenceDevice]]
+) -> Mapping[str, tuple[FenceDevice, ...]]:
+    """Each node's fences in the order in which they are tried: the declared ones first.
+
+    Args:
+        pair: The declaration.
+        given: Node name to the fences that a program has given.
+
+    Raises:
+        DeclarationError: The pair has no such node, or a fence has no name or no limit.
+    """
+    names = [node.name for node in pair.all_nodes]
+    for node, devices in given.items():
+        field = f"fences[{pair.name}][{node}]"
+        if node not in names:
+            raise DeclarationError(field, node, f"be for a node of {', '.join(names)}")
+        for number, device in enumerate(devices):
+            rules.text(f"{field}[{number}].name", device.name)
+            rules.seconds(f"{field}[{number}].limit_s", device.limit_s)
+    return {
+        node.name: (*map(CommandFence, node.fences), *given.get(node.name, ()))
+        for node in pair.all_nodes
+    }
+
+
+async def fenced(
+    devices: Sequence[FenceDevice],
+    pair: ColoPair,
+    victim: Victim,
+    tell: Callable[[str], None],
+) -> Evidence | None:
+    """Try a node's fences in their order, until one of them succeeds.
+
+    Args:
+        devices: The fences of the victim's node.
+        pair: The declaration.
+        victim: The QEMU that must have ended after a fence succeeded.
+        tell: Is called with the reason if a fence failed, a sentence without a full stop.
+
+    Returns:
+        Evidence from the first one that succeeded; None if none did.
+    """
+    for device in devices:
+        found = await _answer(device, pair, victim)
+        if isinstance(found, Evidence):
+            return found
+        tell(f"the fence {device.name} of {victim.node} failed: {brief(found.why)}")
+    return None
+
+
+async def _answer(device: FenceDevice, pair: ColoPair, victim: Victim) -> Evidence | NotFenced:
+    """What a fence answers within its limit, if that is evidence about the victim."""
+    task: asyncio.Task[object] = asyncio.create_task(_asked(device, pair, victim))
+    try:
+        await asyncio.wait((task,), timeout=device.limit_s)
+        is_late = not task.done()
+    finally:
+        if not task.done():
+            task.cancel()
+            # One that ignores this must not hold up the next fence.
+            await asyncio.wait((task,), timeout=_GIVEN_UP_S)
+    if is_late:
+        return NotFenced(why=f"it did not end within {device.limit_s:g} s")
+    found = None if task.cancelled() else task.result()
+    match found:
+        case NotFenced():
+            return found
+        case Evidence(kind="fence") if found.proves(victim):
+            return found
+        case Evidence(kind=kind, instance=instance, epoch=epoch):
+            what = f"evidence of the kind {kind} about {instance} in epoch {epoch}"
+            needed = f"of the kind fence about {victim.instance} in epoch {victim.epoch}"
+            return NotFenced(why=f"it answered with {what}, not {needed}")
+        case _:
+            return NotFenced(why=f"it answered with {shown(found)}, which is no evidence")
+
+
+async def _asked(device: FenceDevice, pair: ColoPair, victim: Victim) -> object:
+    """What a fence answers, whatever its type; an error that it raises is a failed fence."""
+    try:
+        return await device.fence(pair, victim)
+    except Exception as error:  # noqa: BLE001 - a fence of somebody else must not end a supervisor
+        _LOG.exception("the fence %s of %s raised an error", device.name, victim.node)
+        return NotFenced(why=f"it raised {type(error).__name__}: {error}")
+
+
+async def _killed(process: asyncio.subprocess.Process) -> None:
+    # The processes that the fence has started are killed as well: none of them may act later.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_KILLED_S):
+            await process.wait()
