@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from json import dumps
 from pathlib import Path
 
 import attrs
 import pytest
-from tests.testing.test_supervisor import kept
+from tests.testing.test_supervisor import Watched, kept
 from tests.testing.testbed import FakePair, declared
 
 from pycolo.errors import DeclarationError
@@ -17,7 +18,11 @@ from pycolo.evidence import Evidence, Victim
 from pycolo.model import ColoPair, Fence
 from pycolo.supervise import CommandFence, Store
 from pycolo.supervise.fences import fenced
+from pycolo.supervise.http._health import pairs_to_json
+from pycolo.supervise.http._metrics import exposition
+from pycolo.supervise.http._page import page
 from pycolo.testing import World
+from pycolo.wire import report_to_json
 
 VICTIM = Victim(node="alpha", instance="colo:alpha:00000001", epoch=7)
 # It outlives its limit.
@@ -83,6 +88,33 @@ async def test_an_interrupted_fence_is_killed(tmp_path: Path) -> None:
     assert not acts.exists()
 
 
+INPUT = """\
+# The controller of alpha, as of the inventory
+action=off
+ip=bmc.example
+username=admin
+passwrd=hunter2 and more
+password="p"
+ssl_insecure=1
+a token without a name: 7e1c
+"""
+
+
+async def test_output_of_a_fence_holds_nothing_secret_of_its_input(tmp_path: Path) -> None:
+    """An agent repeats an option that it does not know; what it says is told to everybody."""
+    options = tmp_path / "options"
+    options.write_text(INPUT)
+    script = "cat; echo; echo admin of bmc.example: hunter2 and more, p, 1, 7e1c; exit 1"
+    told: list[str] = []
+    await tried((Fence(command=("sh", "-c", script), input_file=str(options)),), told.append)
+    (text,) = told
+    for secret in ("hunter2", '"p"', "7e1c", "inventory"):
+        assert secret not in text
+    said = "admin of bmc.example: ***, ***, 1, ***"
+    for line in ("action=off", "ip=bmc.example", "passwrd=***", said):
+        assert line in text
+
+
 def test_a_fence_names_a_program() -> None:
     """An empty command would do nothing, with success."""
     with pytest.raises(DeclarationError, match="name a program"):
@@ -91,16 +123,32 @@ def test_a_fence_names_a_program() -> None:
         Fence(command=("fence", ""))
 
 
-def _with_fence(pair: ColoPair, fence: Fence) -> ColoPair:
+def _with_fences(pair: ColoPair, *fences: Fence) -> ColoPair:
     first, second = pair.nodes
-    return attrs.evolve(pair, nodes=(attrs.evolve(first, fences=(fence,)), second))
+    return attrs.evolve(pair, nodes=(attrs.evolve(first, fences=fences), second))
 
 
-async def test_a_host_out_of_reach_is_fenced(tmp_path: Path) -> None:
-    """The primary's host is lost: its fence is run, and then the secondary continues."""
+def _shown(watched: Watched) -> str:
+    """Everything that a supervisor shows of its pair: events, reports, pages and metrics."""
+    statuses, measures = watched.supervisor.statuses, watched.supervisor.measures
+    reports = [event.report for event in watched.events if event.report is not None]
+    texts = [event.text for event in watched.events]
+    texts += [dumps(report_to_json(report)) for report in reports]
+    texts += [dumps(pairs_to_json(statuses)), page(statuses, "now")]
+    return "\n".join([*texts, exposition(statuses, measures).decode()])
+
+
+async def test_a_host_out_of_reach_is_fenced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its fences are run, then the secondary continues; no password is shown anywhere."""
+    caplog.set_level("DEBUG")
+    options = tmp_path / "options"
+    options.write_text("password=hunter2\n")
     marker = tmp_path / "fenced"
     world = World("11.1.3")
-    pair = _with_fence(declared(), Fence(command=("touch", str(marker))))
+    failing = Fence(command=("sh", "-c", "cat; exit 1"), input_file=str(options))
+    pair = _with_fences(declared(), failing, Fence(command=("touch", str(marker))))
     life = FakePair(world, pair)
     time_passes = asyncio.create_task(world.autorun())
     try:
@@ -113,6 +161,10 @@ async def test_a_host_out_of_reach_is_fenced(tmp_path: Path) -> None:
                 assert marker.exists()
                 (serving,) = world.serving
                 assert "beta" == serving.node.name
+                shown = _shown(watched)
+                assert "failed: it ended with exit code 1: password=***" in shown
+                files = [*life.world.host("beta").files.values()]
+                assert "hunter2" not in f"{shown}\n{caplog.text}\n{files}"
     finally:
         time_passes.cancel()
         await life.aclose()

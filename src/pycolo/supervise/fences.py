@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Final, Protocol, final
+from typing import Final, Protocol, final
 
 import attrs
 from typing_extensions import override
@@ -30,6 +31,15 @@ from pycolo.model.node import Fence
 _KILLED_S: Final = 1.0
 _GIVEN_UP_S: Final = 2.0
 "How long a fence may take to clean up after it was cancelled, in seconds."
+_HIDDEN: Final = "***"
+_OPTION: Final = re.compile(r"\s*(\w+)\s*=\s*(.*?)\s*\Z")
+_SHOWN_OPTION: Final = re.compile(
+    r"(action|delay|ip|ipaddr|ipport|lanplus|login|plug|port|username|\w+_timeout)\Z"
+)
+"The options of fence-agents that help to find out what failed, and that keep nobody out."
+_SHOWN_VALUES: Final = frozenset({"", "0", "1", "on", "off", "yes", "no", "true", "false"})
+_WORD: Final = re.compile(r"[^\s\"',:;={}\[\]]+")
+_SHORTEST_WORD: Final = 4
 _LOG: Final = logging.getLogger("pycolo.supervise")
 
 
@@ -110,31 +120,29 @@ class CommandFence(FenceDevice):
         Returns:
             Why it failed; None if it succeeded.
         """
-        declared = self._declared
+        declared, given = self._declared, None
         try:
-            with contextlib.ExitStack() as stack:
-                source: int | IO[bytes] = subprocess.DEVNULL
-                if declared.input_file is not None:
-                    path = Path(declared.input_file)
-                    source = stack.enter_context(await asyncio.to_thread(path.open, "rb"))
-                # It has a session of its own: an interrupt at the terminal must not end it.
-                process = await asyncio.create_subprocess_exec(
-                    *declared.command,
-                    stdin=source,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            if declared.input_file is not None:
+                given = await asyncio.to_thread(Path(declared.input_file).read_bytes)
+            # It has a session of its own: an interrupt at the terminal must not end it.
+            process = await asyncio.create_subprocess_exec(
+                *declared.command,
+                stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         except OSError as error:
             return str(error)
         try:
-            said, _ = await process.communicate()
+            said, _ = await process.communicate(given)
         except asyncio.CancelledError:
             await _killed(process)
             raise
         if process.returncode == 0:
             return None
-        words = brief(said.decode(errors="replace").strip()) or "it said nothing"
+        text = redacted(said.decode(errors="replace"), (given or b"").decode(errors="replace"))
+        words = brief(text.strip()) or "it said nothing"
         return f"it ended with exit code {process.returncode}: {words}"
 
 
@@ -223,6 +231,39 @@ async def _asked(device: FenceDevice, pair: ColoPair, victim: Victim) -> object:
     except Exception as error:  # noqa: BLE001 - a fence of somebody else must not end a supervisor
         _LOG.exception("the fence %s of %s raised an error", device.name, victim.node)
         return NotFenced(why=f"it raised {type(error).__name__}: {error}")
+
+
+def redacted(text: str, given: str) -> str:
+    """A text without what a command was given as its standard input.
+
+    An agent of fence-agents may repeat an option, such as one that it does not know. Of lines of
+    the form `OPTION=VALUE` the values are taken out, except those of a few options that are not
+    secret; of every other line, the line itself and its words.
+
+    Args:
+        text: What the command has written.
+        given: The standard input of the command.
+    """
+    for secret in sorted(set(_secrets(given)), key=len, reverse=True):
+        pattern = re.escape(secret)
+        if len(secret) < _SHORTEST_WORD:
+            # Within other words, so few letters are no password, and their loss hides the reason.
+            pattern = rf"(?<!\w){pattern}(?!\w)"
+        text = re.sub(pattern, _HIDDEN, text)
+    return text
+
+
+def _secrets(given: str) -> Iterator[str]:
+    for line in given.splitlines():
+        option = _OPTION.match(line)
+        if option is None:
+            yield from filter(None, (line.strip(),))
+            yield from (word for word in _WORD.findall(line) if len(word) >= _SHORTEST_WORD)
+            continue
+        name, value = option.groups()
+        if not _SHOWN_OPTION.match(name) and value.lower() not in _SHOWN_VALUES:
+            yield value
+            yield from filter(None, (value.strip("'\""),))
 
 
 async def _killed(process: asyncio.subprocess.Process) -> None:
