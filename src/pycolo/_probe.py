@@ -85,7 +85,7 @@ GLANCED: Final[tuple[Question, ...]] = (
 "The queries that a glance sends to every node."
 
 UNDER_WAY: Final = 7
-"How many queries await a reply at once; with more than eight, QEMU reads no out-of-band command."
+"How many queries of a probe await a reply at once; other commands wait behind these."
 
 LIMIT_S: Final = 10.0
 "The default time limit of one answer, in seconds."

@@ -544,6 +544,28 @@ def test_a_silent_secondary_hangs_its_primary_until_the_disk_is_yanked(testbed: 
 
 
 @ON_TESTBEDS
+def test_many_questions_to_a_hung_primary_do_not_keep_a_yank_from_it(testbed: Testbed) -> None:
+    """However many commands wait for its main loop, it is asked and yanked out of band."""
+
+    async def scenario(life: Pair) -> None:
+        await protected_at_rest(life)
+        session = life.sessions["alpha"]
+        life.signal("beta", signal.SIGSTOP)
+        sent = session.send(qmp.XColoLostHeartbeat())
+        asked = [session.send(qmp.QueryStatus()) for _ in range(20)]
+        with pytest.raises(CommandUnknown):
+            await sent.reply(SHORT_S)
+        nbd = qmp.Yank(instances=(YankBlockNode(node_name="nbd0"),))
+        assert None is await told(session, nbd)
+        await sent.reply(LIMIT_S)
+        for question in asked:
+            await question.reply(LIMIT_S)
+        life.signal("beta", signal.SIGCONT)
+
+    testbed.play(scenario)
+
+
+@ON_TESTBEDS
 def test_a_failover_does_not_hang_on_a_silent_secondary(testbed: Testbed) -> None:
     """The plan's yanks come before anything that would hang."""
 

@@ -301,17 +301,21 @@ class Session:
     def send(self, command: QmpCommand[_R], *, oob: bool = False) -> Sent[_R]:
         """Send a command and do not wait for its reply.
 
+        While seven commands in band await their replies, a further one is sent only after one of
+        these replies: with more of them, a QEMU whose main loop is blocked reads nothing out of
+        band.
+
         Args:
             command: The command.
-            oob: Whether to send it out of band: QEMU then executes it even if its main loop is
-                blocked. QEMU refuses this for most commands (qemu-behaviour 7.6).
+            oob: Whether to send it out of band, at once: QEMU then executes it even if its main
+                loop is blocked. QEMU refuses this for most commands (qemu-behaviour 7.6).
 
         Returns:
             The command that was sent. If the connection is lost, `send` does not raise, but
             `Sent.reply` does.
         """
         text = _text(command.qmp_name, command.arguments(), oob=oob)
-        return Sent(self, command, self._client.issue(text))
+        return Sent(self, command, self._client.issue(text, oob=oob))
 
     async def execute(self, command: QmpCommand[_R], *, limit_s: float, oob: bool = False) -> _R:
         """Send a command and wait for its reply.

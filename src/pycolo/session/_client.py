@@ -13,8 +13,9 @@ import contextlib
 import json
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias, final
+from typing import Final, NamedTuple, TypeAlias, final
 
 from qemu.qmp import ExecInterruptedError, ExecuteError, Message, QMPClient, Runstate, StateError
 from qemu.qmp.models import ErrorResponse
@@ -25,6 +26,17 @@ from pycolo.session._socket import peer_of
 
 Incoming: TypeAlias = Mapping[str, object]
 "A message of QEMU, as JSON."
+IN_BAND: Final = 7
+"""How many commands in band may await their replies. At the eighth QEMU stops to read, so that it
+executes nothing out of band either while its main loop is blocked (qemu-behaviour 7.6)."""
+
+
+class _Issued(NamedTuple):
+    """A command that has no reply yet."""
+
+    reply: asyncio.Future[object]
+    line: bytes
+    oob: bool
 
 
 @final
@@ -48,9 +60,13 @@ class Client(QMPClient):
         self.peer: int | None = None
         "The process at the other end of the connection, as `peer_of` finds it."
         self._socket: socket.socket | None = None
-        self._issued: dict[str, tuple[asyncio.Future[object], bytes]] = {}
-        "The id of each command that has no reply yet, to its reply and what was sent."
+        self._issued: dict[str, _Issued] = {}
+        "The id of each command that has no reply yet."
         self._issues = 0
+        self._in_band = 0
+        "How many commands in band were written and have no reply yet."
+        self._held: deque[bytes] = deque()
+        "Commands in band that are written once one of those before has its reply."
         self._lines_passed = 0
         "How many lines qemu.qmp was passed that it has not handed back yet."
 
@@ -72,11 +88,12 @@ class Client(QMPClient):
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
-    def issue(self, command: str) -> asyncio.Future[object]:
-        """Send a command at once.
+    def issue(self, command: str, *, oob: bool = False) -> asyncio.Future[object]:
+        """Send a command: at once, or in band as soon as QEMU's queue has a place for it.
 
         Args:
             command: The message as JSON, an object without an id.
+            oob: Whether it is sent out of band, which never waits.
 
         Returns:
             The future of its return value. It raises an ExecuteError if QEMU refuses the command, a
@@ -90,17 +107,33 @@ class Client(QMPClient):
         self._issues += 1
         number = f"pycolo#{self._issues}"
         line = f'{command[:-1]},"id":"{number}"}}'.encode()
-        self._issued[number] = reply, line
+        self._issued[number] = _Issued(reply, line, oob)
+        if not oob:
+            self._held.append(line)
+            self._write_held()
+        else:
+            self._write(line)
+        return reply
+
+    def _write_held(self) -> None:
+        """Write the commands in band for which QEMU has a place."""
+        while self._held and self._in_band < IN_BAND:
+            self._in_band += 1
+            self._write(self._held.popleft())
+
+    def _write(self, line: bytes) -> None:
+        if self._writer is None:
+            return
         if self.logger.isEnabledFor(logging.DEBUG):
             self._cb_outbound(Message(line))
         self._writer.write(line)
-        return reply
 
     def interrupt(self) -> None:
         """Let every command that has no reply yet fail, since none can come any more."""
         issued, self._issued = self._issued, {}
-        for reply, _ in issued.values():
-            _fail(reply, ExecInterruptedError("the connection was lost"))
+        self._held.clear()
+        for one in issued.values():
+            _fail(one.reply, ExecInterruptedError("the connection was lost"))
 
     # -- receiving
 
@@ -133,11 +166,13 @@ class Client(QMPClient):
         issued = self._issued.pop(number, None) if isinstance(number, str) else None
         if issued is None:
             return False
-        reply, line = issued
+        if not issued.oob:
+            self._in_band -= 1
+            self._write_held()
         if "return" in message:
-            reply.set_result(message["return"])
+            issued.reply.set_result(message["return"])
         else:
-            _fail(reply, _refusal(message, Message(line)))
+            _fail(issued.reply, _refusal(message, Message(issued.line)))
         return True
 
     # -- hooks of QMPClient

@@ -20,6 +20,8 @@ from pycolo.testing._process import Process, Refused
 
 Message = Mapping[str, object]
 _OUT_OF_BAND: Final = ("yank", "query-yank", "migrate-recover", "migrate-pause")
+_QUEUE: Final = 8
+"How many commands of a client wait for the main loop, at most."
 _DECODER: Final = json.JSONDecoder()
 _NEGOTIATE: Final = "qmp_capabilities"
 _UINT32: Final = range(2**32)
@@ -43,6 +45,8 @@ class Client:
         self.ready = False
         "Whether the client has sent `qmp_capabilities`."
         self.oob = False
+        self.queued = 0
+        "How many of its commands wait for the main loop."
         self.text = ""
         "Received text that is not processed yet."
 
@@ -113,7 +117,8 @@ class Monitor:
         self.continue_reading()
 
     def _read(self, client: Client) -> None:
-        while client.text and self._line[:1] == [client]:
+        # A full queue is not read on, whatever comes next (qemu-behaviour 7.6).
+        while client.text and self._line[:1] == [client] and client.queued < _QUEUE:
             text = client.text.lstrip()
             try:
                 found, end = _DECODER.raw_decode(text)
@@ -148,7 +153,8 @@ class Monitor:
         if name is not None and client.oob:
             self._out_of_band(client, message, str(name))
             return
-        self._qemu.attempt(lambda: self._in_band(client, message))
+        client.queued += 1
+        self._qemu.attempt(lambda: self._in_turn(client, message))
 
     def _out_of_band(self, client: Client, message: Message, name: str) -> None:
         if name not in _OUT_OF_BAND:
@@ -157,6 +163,14 @@ class Monitor:
             return
         self._reply(client, message, self._answer(name, message))
         self._qemu.world.settle()
+
+    def _in_turn(self, client: Client, message: Message) -> None:
+        """Process a command in the main loop, and read on if the queue was full."""
+        self._in_band(client, message)
+        was_full = client.queued == _QUEUE
+        client.queued -= 1
+        if was_full:
+            self.continue_reading()
 
     def _in_band(self, client: Client, message: Message) -> None:
         if self._line[:1] != [client]:
