@@ -269,6 +269,29 @@ def test_frozen_agent_of_a_secondary_changes_nothing() -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize("victim", NODES)
+def test_agent_that_reads_of_another_protection_late_ends_nobody(victim: str) -> None:
+    """The end of COLO that it has seen meanwhile belongs to the protection before."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        survivor = next(name for name in NODES if name != victim)
+        network.arbiter.cut(victim)
+        life.world.qemu(victim).kill()
+        await agents.until(
+            "protected",
+            node=survivor,
+            since=await agents.until("resume is done", node=survivor, since=count),
+        )
+        before = {q.line.name for q in life.world.running}
+        network.arbiter.heal(victim)
+        await time_passes(30.0)
+        assert before == {q.line.name for q in life.world.running}
+        assert survivor == await serves(life)
+
+    play(scenario)
+
+
 def test_files_are_handed_to_the_arbiter() -> None:
     """A pair that was launched without one is adopted, and its files give no right from then on."""
 

@@ -189,6 +189,8 @@ class Keeper:
         # When the pair was last not protected by its record: an end of COLO that was seen before
         # belongs to an earlier generation.
         self._unprotected_s = -math.inf
+        # The QEMUs that may run alone by the last record, if the pair is protected by it.
+        self._named: frozenset[str] = frozenset()
         self._person = ""
 
     async def run(self) -> None:
@@ -446,7 +448,14 @@ class Keeper:
 
     async def _note(self, record: PairRecord) -> None:
         """Take note of the record's phase, and of the node that claims the pair."""
-        if record.phase != "protected":
+        before, self._named = self._named, frozenset[str]()
+        if record.phase == "protected":
+            self._named = frozenset(record.eligible.values())
+            if before and not self._named <= before:
+                # The other node's program has had a new QEMU protect the guest, and this one was
+                # stopped meanwhile, or out of reach of the arbiter.
+                self._unprotected_s = self._now_s()
+        else:
             await self._withdraw()
             self._unprotected_s = self._now_s()
             self._waits.end("evidence")
