@@ -34,6 +34,7 @@ def test_user_networks_give_each_node_an_address_and_ports_of_its_own() -> None:
     with user_networks(NODES) as made:
         alpha, beta = (made.places[node] for node in NODES)
         assert not made.isolated
+        assert made.cable is None
         assert alpha.address != beta.address
         assert alpha.address.startswith("127.")
         service = alpha.service
@@ -62,6 +63,24 @@ def test_namespaces_connect_the_hosts_and_leave_nothing() -> None:
         )
         assert "inet6" not in said(*alpha.enter, "ip", "address")
     assert [] == network.leftovers()
+
+
+@needs_root
+def test_cable_that_is_cut_is_down_at_both_ends_until_it_is_mended() -> None:
+    """Neither host has a link then, and both keep their addresses."""
+    with namespaces(NODES) as made:
+        assert made.cable is not None
+        ends = [made.places[node].enter for node in NODES]
+
+        def links() -> list[bool]:
+            return ["state UP" in said(*end, "ip", "link", "show", "colo") for end in ends]
+
+        made.cable.cut()
+        assert [False, False] == links()
+        made.cable.mend()
+        assert [True, True] == links()
+        route = said(*ends[0], "ip", "route", "get", made.places["beta"].address)
+        assert "dev colo" in route
 
 
 @needs_root

@@ -102,6 +102,16 @@ def test_failover_is_drawn_in_milliseconds() -> None:
     assert "ping: waited              40.0 ms  " + "━" * 5 + "\n" in text
 
 
+def test_failover_after_a_cut_says_what_was_cut() -> None:
+    """No QEMU was sent a signal, and the node that was ended has the cross."""
+    cut = attrs.evolve(FAILOVER, fault="cut cable", victim="beta", survivor="alpha")
+    report = attrs.evolve(REPORT, failovers=(cut,))
+    text = "\n".join(drawn(report))
+    assert "Failover: the cable between the hosts is cut, survivor alpha (13 steps)" in text
+    assert "✗" in lane(report, "beta")
+    assert "✗" not in lane(report, "alpha")
+
+
 def test_protection_tells_how_long_the_guest_was_paused() -> None:
     """A resume's price is shown: the standstills, and the client's longest wait."""
     text = "\n".join(drawn(REPORT))

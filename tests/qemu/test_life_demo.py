@@ -44,8 +44,8 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip"
 )
 def test_a_guest_outlives_both_of_its_hosts(scratch: Path) -> None:
-    """Each is killed and stopped, with nobody at the keyboard: nothing ends, and none is lost."""
-    faults: tuple[Fault, ...] = ("kill primary", "stop secondary", "kill primary", "stop primary")
+    """QEMUs and the cable fail, with nobody at the keyboard: nothing ends, and none is lost."""
+    faults: tuple[Fault, ...] = ("kill primary", "cut cable", "kill primary", "stop primary")
     report = run(LifeOptions(faults=faults, protected_s=3.0), print)
     assert None is report.error
     assert report.ok
@@ -93,9 +93,9 @@ def test_cards_with_virtio_headers_lose_nothing(scratch: Path, card: str) -> Non
 
 @pytest.mark.nightly
 def test_without_namespaces_the_same_life_is_run(scratch: Path) -> None:
-    """Where there is no root the guest still continues, only its connections do not."""
+    """Where there is no root the guest continues, its connections do not, and nothing is cut."""
     options = LifeOptions(
-        faults=("kill secondary", "kill primary"), protected_s=3.0, may_isolate=False
+        faults=("kill secondary", "cut cable", "kill primary"), protected_s=3.0, may_isolate=False
     )
     report = run(options, print)
     assert None is report.error

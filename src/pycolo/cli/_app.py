@@ -790,9 +790,9 @@ def report(*, journal_file: Path, form: str) -> None:
 def demo(*, form: str) -> int:
     """Live the whole life of a pair on this machine.
 
-    A supervisor keeps a guest protected while its QEMUs are killed and stopped. Takes about a
-    minute; QEMU and a small guest are fetched the first time. If they cannot be had, the same
-    life is lived on fakes, and that is said.
+    A supervisor keeps a guest protected while its QEMUs are killed and stopped, and the cable
+    between its hosts is cut. Takes about a minute; QEMU and a small guest are fetched the first
+    time. If they cannot be had, the same life is lived on fakes, and that is said.
     """
     # Imported here because no other command needs these modules.
     from pycolo.demo import builds, fakes, life  # noqa: PLC0415

@@ -1,9 +1,9 @@
-"""The demonstration: a guest that stays in service while each QEMU under it is killed or stopped.
+"""The demonstration: a guest that stays in service while what is under it fails.
 
 A supervisor is told that a guest is wanted, and that it is to be protected. Then QEMU processes are
-killed or stopped, one after another. The supervisor is not told of these faults: it notices each
-one, fails over to the surviving QEMU, and starts a new secondary. Meanwhile a client sends requests
-to the guest and reports how long it waited.
+killed or stopped, and the cable between the hosts is cut, one fault after another. The supervisor
+is not told of these faults: it notices each one, fails over to one of the QEMUs, and starts a new
+secondary. Meanwhile a client sends requests to the guest and reports how long it waited.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ _POLL_S: Final = 0.05
 class LifeOptions:
     """The faults of the demonstration, and the pair on which they are shown."""
 
-    faults: tuple[Fault, ...] = ("kill primary", "stop secondary", "kill primary")
-    "The faults, in their order; each happens to one QEMU of the protected pair."
+    faults: tuple[Fault, ...] = ("stop primary", "cut cable", "kill primary")
+    "The faults of the protected pair, in their order; a cable that cannot be cut is left out."
     protected_s: float = 6.0
     "How long the guest runs protected before each fault, in seconds."
     checkpoint_delay_ms: int = 2000
@@ -299,7 +299,7 @@ class _Life:
         await self._listen(primary)
         store.want(self._pair.name, "protected")
         await self._protected(primary)
-        for n, fault in enumerate(options.faults):
+        for n, fault in enumerate(self._faults(options)):
             if n:
                 await self._protected(primary)
             await self._rest(options.protected_s)
@@ -407,37 +407,33 @@ class _Life:
     # -- failover
 
     async def _strike(self, primary: str, fault: Fault) -> str:
-        """Kill or stop a QEMU, wait for the failover, and note what the client saw.
+        """Let a fault happen, wait for the failover, and note what the client saw.
 
         Args:
             primary: The node that is the primary.
-            fault: What happens to which QEMU.
+            fault: What happens, and to what.
 
         Returns:
             The node that runs the guest afterwards.
         """
-        secondary = self._pair.peer_of(primary).name
-        how, _, role = fault.partition(" ")
-        victim, survivor = (primary, secondary) if role == "primary" else (secondary, primary)
-        number = signal.SIGKILL if how == "kill" else signal.SIGSTOP
         before = self._listener.connections()
         served = self._qemus[primary]
-        dying = self._host.watch(self._pair, victim)
-        if dying is None:
-            raise LifeError(f"QEMU on {victim} does not run")
-        killed_s = time.monotonic()
-        os.kill(dying.pid, number)
-        dying.close()
+        struck_s, what = await self._happens(primary, fault)
         failover = await self._clockwork.next("failover")
-        restored_s = failover.restored_s
-        self._becomes(victim, None, at_s=killed_s)
+        survivor, restored_s = failover.plan.options.survivor, failover.restored_s
+        assert survivor is not None  # noqa: S101 - every failover has one
+        victim = self._pair.peer_of(survivor).name
+        cable = self._testbed.network.cable
+        if fault == "cut cable" and cable is not None:
+            await asyncio.to_thread(cable.mend)
+        self._becomes(victim, None, at_s=failover.started_s if fault == "cut cable" else struck_s)
         self._becomes(survivor, "alone", at_s=restored_s)
-        self._say(f"{number.name} to the {role}, on {victim}", at_s=killed_s)
-        self._say("the supervisor knows that it has ended", at_s=failover.started_s)
+        self._say(what, at_s=struck_s)
+        self._say(f"the supervisor knows that {victim} has ended", at_s=failover.started_s)
         self._say(f"{survivor} runs alone", at_s=restored_s)
         await self._back(survivor, restored_s)
         survived = self._survived(before)
-        outages_s = self._worst(killed_s, time.monotonic())
+        outages_s = self._worst(struck_s, time.monotonic())
         reading = await self._listener.read_back()
         self._say(f"{reading.acknowledged} writes acknowledged, {reading.missing} lost")
         self._failovers.append(
@@ -445,26 +441,49 @@ class _Life:
                 fault=fault,
                 victim=victim,
                 survivor=survivor,
-                at_s=killed_s - self._begun_s,
-                seen_s=failover.started_s - killed_s,
-                resumed_s=self._resumed(survivor, killed_s, restored_s),
-                restored_s=restored_s - killed_s,
-                finished_s=failover.finished_s - killed_s,
+                at_s=struck_s - self._begun_s,
+                seen_s=failover.started_s - struck_s,
+                resumed_s=self._resumed(survivor, struck_s, restored_s),
+                restored_s=restored_s - struck_s,
+                finished_s=failover.finished_s - struck_s,
                 outages_s=outages_s,
                 connections=len(before),
                 survived=survived,
                 acknowledged=reading.acknowledged,
                 missing=reading.missing,
-                checkpoints=len(served.stops(self._protected_s, killed_s)),
-                protected_s=killed_s - self._protected_s,
+                checkpoints=len(served.stops(self._protected_s, struck_s)),
+                protected_s=struck_s - self._protected_s,
                 steps=len(failover.plan.steps),
             )
         )
         return survivor
 
-    def _resumed(self, survivor: str, killed_s: float, restored_s: float) -> float | None:
+    async def _happens(self, primary: str, fault: Fault) -> tuple[float, str]:
+        """Kill or stop a QEMU, or cut the cable; gives when, and what has happened."""
+        cable = self._testbed.network.cable
+        if fault == "cut cable" and cable is not None:
+            struck_s = time.monotonic()
+            await asyncio.to_thread(cable.cut)
+            return struck_s, "the cable between the hosts is cut"
+        how, _, role = fault.partition(" ")
+        victim = primary if role == "primary" else self._pair.peer_of(primary).name
+        number = signal.SIGKILL if how == "kill" else signal.SIGSTOP
+        dying = self._host.watch(self._pair, victim)
+        if dying is None:
+            raise LifeError(f"QEMU on {victim} does not run")
+        struck_s = time.monotonic()
+        os.kill(dying.pid, number)
+        dying.close()
+        return struck_s, f"{number.name} to the {role}, on {victim}"
+
+    def _faults(self, options: LifeOptions) -> tuple[Fault, ...]:
+        """The faults that can happen here."""
+        can_cut = self._testbed.network.cable is not None
+        return tuple(fault for fault in options.faults if can_cut or fault != "cut cable")
+
+    def _resumed(self, survivor: str, struck_s: float, restored_s: float) -> float | None:
         resumes = self._qemus[survivor].resumed_s
-        found = [at_s - killed_s for at_s in resumes if killed_s < at_s <= restored_s]
+        found = [at_s - struck_s for at_s in resumes if struck_s < at_s <= restored_s]
         return found[-1] if found else None
 
     async def _back(self, survivor: str, restored_s: float) -> None:
@@ -523,7 +542,7 @@ class _Life:
             checkpoint_delay_ms=options.checkpoint_delay_ms,
             isolated=self._testbed.network.isolated,
             not_shown=self._testbed.not_shown,
-            failovers_wanted=len(options.faults),
+            failovers_wanted=len(self._faults(options)),
             protections=tuple(self._protections),
             failovers=tuple(self._failovers),
             spans=tuple(self._spans),

@@ -31,6 +31,7 @@ from pycolo.model import Netdev
 GUEST_ADDRESS: Final = "10.77.0.2"
 "The guest's address if there are namespaces."
 _CLIENT: Final = "client"
+_CABLE: Final = "colo"
 _CLIENT_ADDRESS: Final = "10.77.0.1/24"
 _HOST_PREFIX: Final = "10.77.1."
 _USER_GUEST_ADDRESS: Final = "10.0.2.15/24"
@@ -68,6 +69,31 @@ class Place:
 
 
 @final
+@attrs.frozen(kw_only=True)
+class Cable:
+    """The cable between two hosts, over which COLO's replication runs."""
+
+    namespace: str
+    "The network namespace of one of its ends."
+
+    def cut(self) -> None:
+        """Pull one end: both hosts lose the link, and no packet passes.
+
+        Raises:
+            NetworkError: The link could not be set down.
+        """
+        _ip("-n", self.namespace, "link", "set", "dev", _CABLE, "down")
+
+    def mend(self) -> None:
+        """Plug it in again.
+
+        Raises:
+            NetworkError: The link could not be set up.
+        """
+        _up(self.namespace, _CABLE)
+
+
+@final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Network:
     """The network of the demo: the parts of both nodes, and that of the client."""
@@ -80,6 +106,8 @@ class Network:
     "The guest's address with its prefix length."
     isolated: bool
     "Whether each host has a namespace; only then connections outlive a failover."
+    cable: Cable | None = None
+    "The cable between the hosts; None if it cannot be cut."
 
 
 def wrapper(path: Path, enter: Sequence[str], program: Path) -> Path:
@@ -144,6 +172,7 @@ def _of_namespaces(names: Mapping[str, str], nodes: Sequence[str]) -> Network:
         client=_enter(names[_CLIENT]),
         guest_address=f"{GUEST_ADDRESS}/24",
         isolated=True,
+        cable=Cable(namespace=names[nodes[0]]),
     )
 
 
@@ -188,10 +217,11 @@ def _make_host(namespace: str, client: str, node: str) -> None:
 
 
 def _make_cable(first: str, second: str) -> None:
-    _ip("-n", first, "link", "add", "colo", "type", "veth", "peer", "name", "colo", "netns", second)
+    far = ("type", "veth", "peer", "name", _CABLE, "netns", second)
+    _ip("-n", first, "link", "add", _CABLE, *far)
     for n, namespace in enumerate((first, second), start=1):
-        _ip("-n", namespace, "address", "add", f"{_HOST_PREFIX}{n}/24", "dev", "colo")
-        _up(namespace, "colo")
+        _ip("-n", namespace, "address", "add", f"{_HOST_PREFIX}{n}/24", "dev", _CABLE)
+        _up(namespace, _CABLE)
 
 
 def _up(namespace: str, link: str) -> None:

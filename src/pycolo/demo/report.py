@@ -15,8 +15,11 @@ from pycolo.demo.messages import Waited
 Role: TypeAlias = Literal["alone", "primary", "secondary", "joining"]
 """The role of a node; `joining` is a secondary that is not in lock-step yet."""
 
-Fault: TypeAlias = Literal["kill primary", "kill secondary", "stop primary", "stop secondary"]
-"""A fault and the QEMU it happens to: `kill` sends SIGKILL, `stop` sends SIGSTOP."""
+Fault: TypeAlias = Literal[
+    "kill primary", "kill secondary", "stop primary", "stop secondary", "cut cable"
+]
+"""A fault and what it happens to: `kill` sends SIGKILL to a QEMU, `stop` sends SIGSTOP. `cut cable`
+cuts the cable between the hosts until one of the nodes has continued alone."""
 
 
 @final
@@ -67,18 +70,19 @@ class Protection:
 @final
 @attrs.frozen(kw_only=True, field_transformer=read_only_mappings)
 class Failover:
-    """How the guest survived a fault of one QEMU.
+    """How the guest survived a fault.
 
     Durations count from the fault, unless a field says otherwise.
     """
 
     fault: Fault
     victim: str
+    "The node whose QEMU the fault happened to, or ended after a cut."
     survivor: str
     at_s: float
-    "When the signal was sent, in seconds since the demo began."
+    "When the signal was sent or the cable was cut, in seconds since the demo began."
     seen_s: float
-    "Until the supervisor had evidence that the QEMU has ended, and began the failover."
+    "Until the supervisor had evidence that the victim has ended, and began the failover."
     resumed_s: float | None
     "Until the survivor's last RESUME event before service was restored; None if there was none."
     restored_s: float

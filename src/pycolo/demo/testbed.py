@@ -145,6 +145,7 @@ def _network(stack: ExitStack, *, may_isolate: bool) -> tuple[Network, tuple[str
     lost = (
         why,
         "ping: user-mode networks pass no ICMP in",
+        "a cut between the hosts: both are on the loopback network of this machine",
         "connections that outlive the primary: each is forwarded by the QEMU that dies",
     )
     return stack.enter_context(user), lost

@@ -38,7 +38,7 @@ _STREAMS: Final[Mapping[str, tuple[str, ...]]] = {
     "new": (NEW,),
 }
 _LEGEND: Final = (
-    "P primary, s secondary: protected; a alone; j joining; ✗ SIGKILL or SIGSTOP.",
+    "P primary, s secondary: protected; a alone; j joining; ✗ SIGKILL, SIGSTOP or a cut.",
     "Longest wait of the client: · under 20 ms, ▁ 50, ▂ 100, ▄ 250, ▆ 500 ms, █ more.",
 )
 
@@ -157,9 +157,7 @@ def _worst(waits_s: Mapping[str, float]) -> str:
 
 
 def _failover(event: Failover, width: int) -> Iterator[Text]:
-    how, _, role = event.fault.partition(" ")
-    number = "SIGKILL" if how == "kill" else "SIGSTOP"
-    title = f"{event.at_s:.1f} s  Failover: {number} to the {role} on {event.victim}"
+    title = f"{event.at_s:.1f} s  Failover: {_what(event)}"
     yield Text(f"{title}, survivor {event.survivor} ({event.steps} steps)", style="bold")
     yield Text(
         f"  after {event.protected_s:.1f} s under protection, with {event.checkpoints} checkpoints"
@@ -181,6 +179,14 @@ def _failover(event: Failover, width: int) -> Iterator[Text]:
         f"  {event.survived} of {event.connections} connections live on;"
         f" {event.acknowledged} writes acknowledged so far, {event.missing} of them lost"
     )
+
+
+def _what(event: Failover) -> str:
+    if event.fault == "cut cable":
+        return "the cable between the hosts is cut"
+    how, _, role = event.fault.partition(" ")
+    number = "SIGKILL" if how == "kill" else "SIGSTOP"
+    return f"{number} to the {role} on {event.victim}"
 
 
 def _longest(event: Failover, names: Iterable[str]) -> float:
