@@ -76,6 +76,8 @@ class Node(NamedTuple):
     shutdown: bool = False
     file: int = 1
     "The epoch of its own file."
+    noticed: bool = False
+    "Its supervisor ran while the arbiter was restored, and takes no answer from it any more."
     saw_no_lease: bool = False
     "Its supervisor has read that the peer has no lease, and has not read again since."
 
@@ -127,6 +129,8 @@ class Rules:
     "A fence ends the peer's QEMU; else only its host says whether it has ended."
     restores: bool = False
     "The arbiter may be restored from a backup."
+    notices: bool = True
+    "A supervisor that runs meanwhile notices that, takes no answer any more and tells a person."
     self_fence: bool = True
     "A lease that ran out is evidence."
     equipped: bool = True
@@ -219,6 +223,45 @@ def claimed(faults: int) -> State:
     return begin._replace(record=record, link=False)
 
 
+def after(begin: Callable[[int], State], *faults: str) -> State:
+    """What faults in this order have made of a state; no other one comes after them."""
+    made = begin(len(faults))
+    for fault in faults:
+        made = dict(Search().faults(made))[fault]
+    return made
+
+
+def promotes(faults: int) -> State:
+    """The lease of a primary that its fuse has stopped is gone, and its peer is about to serve."""
+    begin = protected(faults)
+    served = begin.record._replace(epoch=2, holder=1, eligible=(1,), phase="alone", fuses=())
+    record = served._replace(pending=True)
+    first = begin.nodes[0]._replace(halted=True, fuse=0)
+    second = begin.nodes[1]._replace(knows=record, cut=True, since_cut=LEASE, file=2)
+    made = begin._replace(nodes=(first, second), record=record, leases=(0, LEASE))
+    return made._replace(served=((2, 1),))
+
+
+def joining(faults: int) -> State:
+    """A guest alone on the first node, and a QEMU on the second one that is about to join."""
+    record = Record(epoch=2, eligible=(0,), phase="joining", joining=1, fuses=())
+    first, second = Node("alone", knows=record, file=2), Node("joining", knows=record, file=2)
+    return State((first, second), record, newest=(True, False), faults=faults)
+
+
+def claimed_and_shut_down(faults: int) -> State:
+    """The guest of the primary has shut down just after its node has claimed the pair."""
+    return _node(claimed(faults), 0, qemu="none", shutdown=True)
+
+
+def stopped_and_handed_over(faults: int) -> State:
+    """A primary without rights that still runs while no guest is wanted any more."""
+    begin = handed_over(faults)
+    record = begin.record._replace(stopped=True)
+    begin = _node(_node(begin, 0, knows=record), 1, knows=record)
+    return begin._replace(record=record)
+
+
 def without_fuses(begin: State) -> State:
     """The same on hosts that have none."""
     record = begin.record._replace(fuses=())
@@ -295,12 +338,12 @@ class Search:
         broken = me.qemu == "primary" and not s.disk
         ahead = peer.shutdown and not me.shutdown and me.qemu in eyes
         no_lease = s.leases[1 - i] == 0 or me.saw_no_lease
-        lease_gone = self.rules.self_fence and s.reach[i] and no_lease
+        lease_gone = self.rules.self_fence and _reaches(s, i) and no_lease
         # A primary waits for a silent secondary, inside a checkpoint (qemu-behaviour 7.3).
         waits = me.qemu == "primary" and peer.silent
         key = (
             *(i, knows, me.qemu, me.instance, epoch, me.cut, me.since_cut, me.shutdown),
-            *(due, evidence, lost, broken, ahead, lease_gone, s.reach[i]),
+            *(due, evidence, lost, broken, ahead, lease_gone, _reaches(s, i)),
             *(me.silent, me.halted, waits, peer.silent, s.link, _signal(s, i) if due else ""),
         )
         found = self._decisions.get(key)
@@ -315,7 +358,7 @@ class Search:
                 silent=me.silent or me.halted,
                 stuck_since_s=stuck_since_s if waits else None,
                 evidence=_evidence(NAMES[1 - i], other, knows) if evidence else None,
-                arbiter_lost=not s.reach[i],
+                arbiter_lost=not _reaches(s, i),
                 claim_since_s=0.0 if knows.claimed == 1 - i else None,
                 lease_gone=lease_gone,
                 cut_since_s=NOW_S - me.since_cut if me.cut and me.since_cut >= 0 else None,
@@ -334,9 +377,8 @@ class Search:
 
     def following(self, s: State, *, heals: bool = True) -> Iterator[tuple[str, State]]:
         """Every state that one step leads to."""
+        yield from self.faults(s)
         for i in (0, 1):
-            if s.faults:
-                yield from self._faults(s, i)
             if not s.nodes[i].up:
                 yield f"supervisor of {NAMES[i]} is started", _node(s, i, up=True)
             if heals:
@@ -345,9 +387,11 @@ class Search:
                 yield from self._supervises(s, i)
         yield from self._time(s)
 
-    def _faults(self, s: State, i: int) -> Iterator[tuple[str, State]]:
-        yield from self._node_faults(s, i)
-        if i == 0:
+    def faults(self, s: State) -> Iterator[tuple[str, State]]:
+        """Every state that one fault leads to; none if no more faults come."""
+        if s.faults:
+            for i in (0, 1):
+                yield from self._node_faults(s, i)
             yield from self._pair_faults(s)
 
     def _node_faults(self, s: State, i: int) -> Iterator[tuple[str, State]]:
@@ -367,6 +411,7 @@ class Search:
                     knows=None,
                     evidence=0,
                     shutdown=False,
+                    noticed=False,
                     since_cut=-1 if me.cut else 0,
                 ),
             )
@@ -391,7 +436,20 @@ class Search:
             yield "disk of the primary fails", f._replace(disk=False, newest=lacking)
         if self.rules.restores and s.record.epoch > 1 and not s.restored:
             old = Record(revision=s.record.revision + 1)
-            yield "arbiter restored", f._replace(record=old, restored=True)
+            ran = [self.rules.notices and node.knows is not None for node in s.nodes]
+            nodes = [node._replace(noticed=here) for node, here in zip(s.nodes, ran, strict=True)]
+            yield (
+                "arbiter restored",
+                f._replace(
+                    nodes=(nodes[0], nodes[1]),
+                    record=old,
+                    restored=True,
+                    told=s.told or any(ran),
+                ),
+            )
+        if s.disk and any(node.qemu != "none" for node in s.nodes):
+            # Nobody knows of a disk that failed after that: see "Not covered" in the manual.
+            yield "both hosts restart", f._replace(nodes=(_restarted(s, 0), _restarted(s, 1)))
         if _in_colo(s) and not any(node.shutdown for node in s.nodes):
             gone = [node._replace(qemu="none", shutdown=True) for node in s.nodes]
             yield "guest shuts down", f._replace(nodes=(gone[0], gone[1]))
@@ -429,7 +487,7 @@ class Search:
         """A node and its lease a tick later; whoever runs renews what it may in time."""
         node, record = s.nodes[i], s.record
         may = (i in record.eligible and record.claimed != 1 - i) or not self.rules.renewal
-        renews = node.up and s.reach[i] and may
+        renews = node.up and _reaches(s, i) and may
         lease = LEASE if renews else max(0, s.leases[i] - 1)
         fuse = node.fuse
         if fuse != UNARMED:
@@ -445,9 +503,9 @@ class Search:
     def _supervises(self, s: State, i: int) -> Iterator[tuple[str, State]]:
         me = s.nodes[i]
         name = NAMES[i]
-        if s.reach[i] and me.knows != s.record:
+        if _reaches(s, i) and me.knows != s.record:
             yield f"{name} reads", _node(s, i, knows=s.record, saw_no_lease=False)
-        if self.rules.old_leases and s.reach[i]:
+        if self.rules.old_leases and _reaches(s, i):
             gone = s.leases[1 - i] == 0
             if gone != me.saw_no_lease:
                 yield f"{name} reads the leases", _node(s, i, knows=s.record, saw_no_lease=gone)
@@ -493,7 +551,7 @@ class Search:
 
     def _writes(self, s: State, i: int) -> Record | None:
         knows = s.nodes[i].knows
-        if knows is None or not s.reach[i] or (self.rules.swap and knows != s.record):
+        if knows is None or not _reaches(s, i) or (self.rules.swap and knows != s.record):
             return None
         return s.record._replace(revision=0)
 
@@ -506,7 +564,7 @@ class Search:
     def _say_exit(self, s: State, i: int) -> Iterator[State]:
         j = 1 - i
         knows = s.nodes[i].knows
-        if s.reach[i] and s.nodes[j].up and knows is not None:
+        if _reaches(s, i) and s.nodes[j].up and knows is not None:
             yield _node(s, j, evidence=s.nodes[i].instance)
 
     def _cut(self, s: State, i: int) -> Iterator[State] | None:
@@ -544,6 +602,8 @@ class Search:
             if s.nodes[i].silent or s.nodes[i].halted:
                 worse = f"{NAMES[i]} gives no answer, and ends the QEMU of {NAMES[j]}"
                 fenced = fenced._replace(verdict=worse)
+            if knows.claimed != i:
+                fenced = fenced._replace(verdict=f"{NAMES[i]} fences without a claim")
         if not self.rules.fences and (fenced is not s or not s.nodes[j].up):
             # Nobody can tell: it fails, and what follows it is left out.
             return None
@@ -829,6 +889,16 @@ def _node(s: State, i: int, **fields: object) -> State:
     return s._replace(nodes=(changed, s.nodes[1]) if i == 0 else (s.nodes[0], changed))
 
 
+def _reaches(s: State, i: int) -> bool:
+    """Whether a node's supervisor gets an answer of the arbiter, and takes it."""
+    return s.reach[i] and not s.nodes[i].noticed
+
+
+def _restarted(s: State, i: int) -> Node:
+    """A node whose host has restarted: its files are what is left."""
+    return Node("none", s.nodes[i].instance, up=False, file=s.nodes[i].file)
+
+
 def _in_colo(s: State) -> bool:
     """Whether a checkpoint can end."""
     kinds = {node.qemu for node in s.nodes}
@@ -880,6 +950,7 @@ def _key(s: State) -> State:
             node.fuse,
             node.shutdown,
             node.file,
+            node.noticed,
             node.saw_no_lease and leads,
         )
         for i, node in enumerate(s.nodes)

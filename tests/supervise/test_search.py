@@ -22,6 +22,7 @@ from tests.supervise.search import (
     handed_over,
     lacking,
     promoted,
+    promotes,
     protected,
     severed,
     shut_down,
@@ -43,6 +44,7 @@ BEGINNINGS: Final[Mapping[str, Callable[[int], State]]] = {
 }
 NO_LEASE = attrs.evolve(FULL, self_fence=False)
 NO_FENCE = attrs.evolve(FULL, fences=False)
+RESTORED = attrs.evolve(FULL, restores=True)
 WITHOUT_ONE: Final[Mapping[str, Rules]] = {
     "leases and fences": FULL,
     "fences alone": NO_LEASE,
@@ -91,11 +93,33 @@ def test_the_search_goes_where_something_happens() -> None:
 
 def test_a_restored_arbiter_ends_no_guest() -> None:
     """The holder's own file knows of a later epoch, so that a person is told."""
-    search = Search(attrs.evolve(FULL, restores=True))
+    search = Search(RESTORED)
     assert ("", []) == search.run(alone(1))
+    assert search.stuck() is None
     restored = [s for s in search.seen if s.restored]
     assert any(s.told for s in restored)
     assert all(s.nodes[0].qemu != "none" for s in restored)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("rule", ["fences", "self_fence"])
+@pytest.mark.parametrize("fault", ["link cut", "alpha is killed", "alpha stops responding"])
+def test_an_arbiter_that_is_restored_after_a_fault_breaks_nothing(fault: str, rule: str) -> None:
+    """At any moment of the failover: who runs then notices, and takes no answer any more."""
+    begin = dict(Search().faults(protected(2)))[fault]
+    search = Search(attrs.evolve(RESTORED, **{rule: False}))
+    assert ("", []) == search.run(begin)
+    assert search.stuck(arbiter_returns=True) is None
+
+
+def test_whoever_runs_must_notice_that_the_arbiter_is_restored() -> None:
+    """Else a primary that its fuse has stopped is renewed, although its peer serves."""
+    begin = promotes(1)
+    assert ("", []) == Search(RESTORED).run(begin)
+    wrong, path = Search(attrs.evolve(RESTORED, notices=False)).run(begin)
+    assert "two guests" == wrong
+    assert "arbiter restored" in path
 
 
 @pytest.mark.parametrize("hosts", ["with fuses", "without fuses"])
@@ -324,7 +348,6 @@ SAFE_WITHOUT: Final[Mapping[tuple[Standing, Event], str]] = {
     ("claiming", "disk-failed"): "only sooner: the peer narrows, or takes the claim over",
     ("protected", "suspicion"): "asks whether the peer answers, which only saves redundancy",
     ("protected", "quiet"): "keeps what is declared; the search has no drift",
-    ("protected", "own-ended"): "only sooner: the peer's supervisor asks the host by itself",
     ("following", "both-ended"): "only sooner: the holder's supervisor asks the host by itself",
 }
 
@@ -369,7 +392,6 @@ _SEEN_BY_BOTH: Final[frozenset[tuple[Standing, Event]]] = frozenset({("stopped",
 # What only a second fault shows.
 _SECOND_FAULT: Final[frozenset[tuple[Standing, Event]]] = frozenset(
     {
-        ("protected", "both-ended"),
         ("claiming", "shutdown"),
         ("claiming", "both-ended"),
         ("claiming", "unresponsive"),
