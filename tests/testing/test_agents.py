@@ -163,6 +163,24 @@ def test_isolated_primary_is_stopped_before_the_other_one_continues() -> None:
     play(scenario)
 
 
+def test_secondary_that_lacks_writes_is_claimed_against_without_a_way_to_its_host() -> None:
+    """Its QEMU gives no answer, and nobody else can end it: the claim ends its lease."""
+
+    async def scenario(life: FakePair, agents: Agents, _: Network) -> None:
+        count = await agents.protected()
+        agents.cut_hosts()
+        life.world.qemu("beta").freeze()
+        for link in life.world.qemu("alpha").disk_links.values():
+            link.up = False
+        write(life)
+        count = await agents.until("continues alone", node="alpha", since=count)
+        assert "the lease of beta has run out" in agents.events[count - 1][1].text
+        await agents.until("failover is done", node="alpha", since=count)
+        assert "alpha" == await serves(life)
+
+    play(scenario)
+
+
 def test_without_a_fuse_a_lease_is_no_evidence() -> None:
     """Nothing has stopped the primary: the secondary waits for a person (Patroni's trap)."""
 
