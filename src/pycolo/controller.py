@@ -102,6 +102,7 @@ class PairController:
         resyncs: A semaphore that is held during each resync. It limits how many resyncs run at once
             among the controllers that share it; a failover never waits for it. None for no limit.
         assume_good: QEMU versions that the operator vouches for.
+        others: Nodes that have an agent of their own, which does their failovers.
         schemas: A cache to share among all controllers of an event loop, so that each QEMU build's
             schema is read once; None for a separate cache.
         on_event: Called with the node's name and each event or hang-up of its session; must be
@@ -120,6 +121,7 @@ class PairController:
         observer: Observer | None = None,
         resyncs: asyncio.Semaphore | None = None,
         assume_good: Collection[Version] = (),
+        others: Collection[str] = (),
         schemas: SchemaCache | None = None,
         on_event: Callable[[str, Notice], None] | None = None,
     ) -> None:
@@ -134,6 +136,7 @@ class PairController:
         self._observer = observer or Observer()
         self._resyncs = resyncs
         self._assume_good = tuple(assume_good)
+        self._others = frozenset(others)
         self._schemas = schemas or SchemaCache()
         self._listener = on_event
         self._sessions: dict[str, Session] = {}
@@ -640,6 +643,7 @@ class PairController:
             self._want,
             armed=self._armed,
             avoid=avoid,
+            others=self._others,
             assume_good=self._assume_good,
         )
 

@@ -72,6 +72,7 @@ Code: TypeAlias = Literal[
     "supervised",
     "supervision-paused",
     "at-work",
+    "no-agent",
     "host-unread",
     "fact-unread",
     "one-machine",
@@ -310,8 +311,12 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "or act on the pair yourself."
     ),
     "at-work": (
-        "The supervisor executes another plan, or finds out whether a QEMU has ended. Try again "
-        "once it is done."
+        "The supervisor or agent executes another plan, or finds out whether a QEMU has ended. Try"
+        " again once it is done."
+    ),
+    "no-agent": (
+        "A planned switch-over needs the arbiter, and the agent of the node that is to have the"
+        " guest: without them the guest would stop."
     ),
     "host-unread": (
         "The host of a node cannot be asked: it is out of reach, ssh does not let pycolo in, or"

@@ -243,6 +243,12 @@ class Options:
     "The node that holds the newest data by an operator's statement, in `launch`."
     gone: str | None = None
     "The node that `forget` removes from the record."
+    # Left out of the text if None, so that plans of earlier versions stay valid.
+    left_to: str | None = attrs.field(default=None, metadata={"sparse": True})
+    """The secondary, if its own agent does the failover of a `switch-over`.
+
+    The plan then ends the primary's QEMU and waits. None if the plan does the failover as well.
+    """
     instances: Mapping[str, str] = attrs.field(factory=dict)
     "Node name to the identity that its QEMU gets in `launch`."
     birth: str = ""

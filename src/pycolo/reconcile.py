@@ -120,6 +120,7 @@ def next_step(
     *,
     armed: Mapping[str, Plan] | None = None,
     avoid: Collection[str] = (),
+    others: Collection[str] = (),
     assume_good: Collection[Version] = (),
 ) -> NextStep:
     """The next step that brings the pair into the wanted state, or keeps it there.
@@ -137,6 +138,7 @@ def next_step(
             None for none. A survivor whose main loop is stuck on its dead peer answers no question,
             so no plan can be compiled for it; its armed plan still frees it.
         avoid: Nodes on which no secondary is to be launched.
+        others: Nodes that have an agent of their own, which does their failovers.
         assume_good: QEMU versions that the operator vouches for.
 
     Returns:
@@ -154,6 +156,7 @@ def next_step(
             want=want,
             armed=armed or {},
             avoid=frozenset(avoid),
+            others=frozenset(others),
             assume_good=tuple(assume_good),
         )
         return ladder.next()
@@ -175,6 +178,7 @@ class _Ladder:
     want: Want
     armed: Mapping[str, Plan]
     avoid: frozenset[str]
+    others: frozenset[str]
     assume_good: tuple[Version, ...]
 
     def next(self) -> NextStep:
@@ -225,7 +229,8 @@ class _Ladder:
             return self._prove(primary, self._compile("failover", survivor=secondary))
         live = [self._live(name) for name in (primary, secondary)]
         if live[0].disk_error:
-            return Act(plan=self._compile("switch-over"))
+            left_to = secondary if secondary in self.others else None
+            return Act(plan=self._compile("switch-over", left_to=left_to))
         if self.want != "protected" or any(one.replication_error for one in live):
             return Act(plan=self._compile("stop"))
         plan = self._compile("resume")
@@ -493,8 +498,10 @@ class _Ladder:
     def _prove(self, node: str, plan: Plan) -> NextStep:
         return Prove(node=node, instance=self._live(node).instance, plan=plan)
 
-    def _compile(self, procedure: Procedure, *, survivor: str | None = None) -> Plan:
-        options = Options(survivor=survivor, assume_good=self.assume_good)
+    def _compile(
+        self, procedure: Procedure, *, survivor: str | None = None, left_to: str | None = None
+    ) -> Plan:
+        options = Options(survivor=survivor, left_to=left_to, assume_good=self.assume_good)
         return compiler.compile_plan(procedure, self.pair, self.snapshot, options)
 
     def _check_launch(self, name: str) -> None:

@@ -121,3 +121,17 @@ async def test_isolated_primary_is_stopped_before_the_other_one_continues(
         agents.heal_hosts()
         await agents.start("alpha")
         await agents.protected(len(agents.events))
+
+
+@pytest.mark.nightly
+async def test_guest_is_moved_there_and_back(tmp_path: Path) -> None:
+    """The agent of alpha is asked both times, as the primary's and as the secondary's."""
+    async with _kept(tmp_path) as (life, agents):
+        count = await agents.protected()
+        for holder in ("beta", "alpha"):
+            await life.goes_on(*NODES)
+            report = await agents.running["alpha"].switch_over(life.pair.name)
+            assert 0 == report.exit_code, report.advice
+            await life.goes_on(holder)
+            count = await agents.protected(count)
+        assert not [event.text for _, event in agents.events if event.kind == "person"]

@@ -9,6 +9,7 @@ schedule that fails names its seed, and `PYCOLO_SEED=SEED pytest -k test_random_
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Final, final
@@ -20,6 +21,8 @@ from tests.testing.agents import NODES, Network
 from tests.testing.test_supervised_lives import HEALED_S, SEEDS, STEPS, Life, named
 from tests.testing.testbed import FakePair, declared, in_world, time_passes
 from typing_extensions import override
+
+from pycolo.errors import CommandUnknown, RefusedError
 
 pytestmark = [pytest.mark.property, pytest.mark.timeout(900)]
 _LASTS_S: Final = (0.2, 1.0, 5.0, 60.0)
@@ -75,10 +78,20 @@ class AgentsLife(Life):
         await self.agents.stop(node)
         await self.agents.start(node)
 
+    def switch_over(self) -> str:
+        """A person asks an agent to move the guest, whatever else happens."""
+        node = self.chance.choice(NODES)
+        self.tasks.add(asyncio.get_running_loop().create_task(self._switched(node)))
+        return f"ask the agent of {node} to switch over"
+
+    async def _switched(self, node: str) -> None:
+        with contextlib.suppress(RefusedError, CommandUnknown):
+            await self.agents.running[node].switch_over(self.life.pair.name)
+
     @override
     def fault(self) -> None:
         ways: list[Callable[[], str]] = [self.kill, self.freeze, self.cut, self.cut_arbiter]
-        ways += [self.lose_answer, self.restart, self.hang_up, self.nothing]
+        ways += [self.lose_answer, self.restart, self.hang_up, self.nothing, self.switch_over]
         self.log.append(f"{self.life.world.now_s:.3f} {self.chance.choice(ways)()}")
 
     async def healed(self) -> None:

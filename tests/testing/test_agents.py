@@ -879,7 +879,7 @@ def test_agent_is_asked_by_people(tmp_path: Path) -> None:
             said = await said_by_agent(tmp_path, "colo")
             assert said is not None
             assert ("protected", 0) == (said.state, said.code)
-            with pytest.raises(RefusedError, match="an agent does no checkpoint on request"):
+            with pytest.raises(RefusedError, match="must be one of switch-over"):
                 await control.perform("checkpoint", Observer())
             with pytest.raises(RefusedError, match="it takes connections"):
                 await control.state_fence("alpha", who="alice", how="power off")

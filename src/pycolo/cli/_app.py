@@ -455,7 +455,8 @@ def run(
     never of one about records, evidence or identity.
 
     If a supervisor keeps the pair, switch-over, checkpoint, shutdown and set-checkpoint-delay are
-    done by it. For the others pause it first.
+    done by it. For the others pause it first. If agents keep the pair, switch-over is done by the
+    agent of this host.
     """
     pair = _files.pair(pair_file)
     asked.check(pair, procedure)

@@ -16,8 +16,8 @@ from pycolo.errors import CompileError, StoreError, compile_error
 from pycolo.observers import Observer, Recorder
 from pycolo.plan import Procedure
 from pycolo.result import Report
-from pycolo.supervise import ON_REQUEST, Wish
-from pycolo.supervise.control import Control, PairView, find
+from pycolo.supervise import Agent, Supervisor, Wish
+from pycolo.supervise.control import Control, PairView, find, of_agents
 
 _WAIT_S: Final = 60.0
 _INSTEAD: Final[Mapping[Procedure, str]] = {
@@ -36,7 +36,7 @@ _INSTEAD: Final[Mapping[Procedure, str]] = {
 @final
 @attrs.frozen(kw_only=True)
 class Act:
-    """Has a supervisor execute a procedure, and observes it as if it were executed here."""
+    """Has a supervisor or agent execute a procedure, and observes it as if executed here."""
 
     control: Control
     procedure: Procedure
@@ -53,12 +53,12 @@ class Act:
             return await self.control.perform(self.procedure, observer, checkpoint_delay_ms=self.ms)
         except asyncio.CancelledError:
             pid = self.control.pid
-            _say.note(f"the supervisor (pid {pid}) finishes it; see `pycolo status --watch`")
+            _say.note(f"process {pid} finishes it; see `pycolo status --watch`")
             raise
 
 
 def acts(folder: Path, pair: str, procedure: Procedure, asked: Asked) -> Act | None:
-    """Find out whether a supervisor must execute a procedure in place of this process.
+    """Find out whether a supervisor or agent must execute a procedure in place of this process.
 
     This waits until a paused supervisor uses no control monitor any more.
 
@@ -69,18 +69,20 @@ def acts(folder: Path, pair: str, procedure: Procedure, asked: Asked) -> Act | N
         asked: The options of the procedure.
 
     Returns:
-        A function that has the supervisor execute it; None if no supervisor keeps the pair, or its
-        supervisor is paused.
+        A function that has the supervisor or agent execute it. None if no supervisor keeps the
+        pair, or its supervisor is paused, and this host's agent does not execute this.
 
     Raises:
         CompileError: The pair's supervisor does not execute this procedure on request, or not with
             these options.
-        StoreError: The pair's supervisor does not answer.
+        StoreError: The pair's supervisor or agent does not answer.
     """
     control = _in_the_way(folder, pair)
     if control is None:
-        return None
-    if procedure not in ON_REQUEST or asked.dialect != "auto":
+        is_agents = procedure in Agent.on_request and asked.dialect == "auto"
+        agent = find(of_agents(folder), pair) if is_agents else None
+        return None if agent is None else Act(control=agent, procedure=procedure, ms=asked.ms)
+    if procedure not in Supervisor.on_request or asked.dialect != "auto":
         raise _refusal(control, _INSTEAD.get(procedure, ""))
     return Act(control=control, procedure=procedure, ms=asked.ms)
 

@@ -65,7 +65,9 @@ def compile_plan(  # noqa: C901 - one case a procedure
                 pair, snapshot, survivor=asked.survivor, dialect=dialect, assume_good=good
             )
         case "switch-over":
-            return procedures.switch_over(pair, snapshot, dialect=dialect, assume_good=good)
+            return procedures.switch_over(
+                pair, snapshot, left_to=asked.left_to, dialect=dialect, assume_good=good
+            )
         case "shutdown":
             return procedures.shutdown(pair, snapshot, dialect=dialect, assume_good=good)
         case "checkpoint":

@@ -331,15 +331,13 @@ def end_secondary(draft: Draft, secondary: str, instances: tuple[str, ...], why:
         )
 
 
-def switch_over(draft: Draft, primary: str, secondary: str) -> None:
-    """Emit the steps by which the guest moves to its secondary on purpose, without a loss.
+def end_primary(draft: Draft, primary: str, secondary: str) -> None:
+    """Emit the steps that end a primary's QEMU, so that its secondary takes over without a loss.
 
-    The primary's QEMU is ended on its host. Its end is the evidence for the failover.
+    The QEMU is ended on its host. Its end is the evidence for the failover.
 
     Raises:
-        CompileError: The records do not name both instances as eligible, or the secondary cannot
-            continue; see `fail_over`.
-        UndecidedError: See `fail_over`.
+        CompileError: The records do not name both instances as eligible.
     """
     prove(draft, primary, secondary)
     instance = draft.live(primary).instance
@@ -350,7 +348,12 @@ def switch_over(draft: Draft, primary: str, secondary: str) -> None:
         why=why,
         limit_s=draft.timeouts.command_s,
     )
-    fail_over(draft, secondary)
+
+
+def await_failover(draft: Draft, secondary: str) -> None:
+    """Emit the wait for the failover that the secondary's own agent does."""
+    why = f"the agent of {secondary} fails over: it alone writes the record for {secondary}"
+    _wait_restored(draft, secondary, why)
 
 
 def prove(draft: Draft, primary: str, secondary: str) -> None:
@@ -611,7 +614,11 @@ def _end_colo(draft: Draft, node: str, rescue: tuple[Yank, ...]) -> bool:
     return True
 
 
-def _wait_restored(draft: Draft, node: str) -> None:
+def _wait_restored(
+    draft: Draft,
+    node: str,
+    why: str = "the reply comes before the work is done (qemu-behaviour 8.2)",
+) -> None:
     """Wait until the guest runs outside COLO, and mark that wait as where it serves again."""
     until = AllOf(
         conditions=(
@@ -619,6 +626,5 @@ def _wait_restored(draft: Draft, node: str) -> None:
             ColoModeIs(node=node, mode="none"),
         )
     )
-    why = "the reply comes before the work is done (qemu-behaviour 8.2)"
     limit_s = draft.timeouts.failover_s
     draft.restored(draft.wait(node, "restored", until, why, limit_s=limit_s))

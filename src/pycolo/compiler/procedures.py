@@ -11,9 +11,8 @@ import attrs
 from pycolo import record
 from pycolo.compiler import dialects, tune
 from pycolo.compiler._draft import Draft
-from pycolo.compiler.failover import fail_over, prove, tied
+from pycolo.compiler.failover import await_failover, end_primary, fail_over, prove, tied
 from pycolo.compiler.failover import stop as stop_protection
-from pycolo.compiler.failover import switch_over as switch
 from pycolo.compiler.launch import (
     Role,
     check_devices,
@@ -560,6 +559,7 @@ def switch_over(
     pair: ColoPair,
     snapshot: Snapshot,
     *,
+    left_to: str | None = None,
     dialect: DialectName = "auto",
     assume_good: Collection[Version] = (),
 ) -> Plan:
@@ -571,13 +571,16 @@ def switch_over(
     Args:
         pair: The declaration.
         snapshot: What both nodes and their records show.
+        left_to: The secondary, if its own agent fails over: the plan ends the primary's QEMU, and
+            waits until the secondary has the guest. None if the plan fails over.
         dialect: `auto`; QEMU's COLO document has no such procedure.
         assume_good: Versions the operator vouches for.
 
     Raises:
+        DeclarationError: `left_to` is not one of the pair's nodes.
         VersionError: A version cannot run COLO, or the two differ.
-        CompileError: The pair is not protected, this QEMU deadlocks at a checkpoint, or the dialect
-            is `doc`.
+        CompileError: The pair is not protected, `left_to` is not the secondary, this QEMU deadlocks
+            at a checkpoint, or the dialect is `doc`.
         UndecidedError: A disk of the secondary has refused a write, the records come from two
             births, or an arbiter manages them.
     """
@@ -588,15 +591,31 @@ def switch_over(
     both = roles(pair, snapshot) if len(live) == _BOTH else (only_live(pair, snapshot),)
     qemu = versions(snapshot, both)
     features = dialects.of_name(dialect).accept(pair, qemu, assume_good)
-    options = Options(assume_good=tuple(assume_good))
+    _check_left_to(pair, both[-1], left_to)
+    options = Options(left_to=left_to, assume_good=tuple(assume_good))
     draft = Draft("switch-over", pair, snapshot, options, qemu=qemu, dialect=dialect)
     if len(live) == _BOTH:
         tune.refuse_deadlock(draft, features)
-        switch(draft, *both)
+        end_primary(draft, *both)
     else:
         _check_left(draft, *both)
-        fail_over(draft, *both)
+    if left_to is None:
+        fail_over(draft, both[-1])
+    else:
+        await_failover(draft, both[-1])
     return draft.plan()
+
+
+def _check_left_to(pair: ColoPair, secondary: str, left_to: str | None) -> None:
+    """Check, for `switch-over`, that the failover is left to the secondary, if to any node.
+
+    Raises:
+        DeclarationError: `left_to` is not one of the pair's nodes.
+        CompileError: `left_to` is not the secondary.
+    """
+    if left_to is not None and pair.node(left_to).name != secondary:
+        why = f"the failover is left to {left_to}, and {secondary} is to have the guest"
+        raise compile_error("not-a-member", why, f"leave it to {secondary}", node=left_to)
 
 
 def shutdown(

@@ -17,11 +17,10 @@ from pycolo.supervise.guard import FuseGuard, Guard
 from pycolo.supervise.observation import Limits, Observation, Qemu, Signal
 from pycolo.supervise.shared import SharedRecord
 from pycolo.supervise.store import Store, Wish
-from pycolo.supervise.supervisor import ON_REQUEST, Supervisor
+from pycolo.supervise.supervisor import Supervisor
 from pycolo.supervise.table import TABLE, Action, Event, Phase, Row, State
 
 __all__ = (
-    "ON_REQUEST",
     "TABLE",
     "Action",
     "Agent",

@@ -566,20 +566,25 @@ class Arbitration(Authority):
         both = (self._files.get(self._node), self._written)
         return any(isinstance(one, PairRecord) and _same(one, record) for one in both)
 
-    async def permit_end(self, node: str) -> None:
-        """Check that this agent may have a QEMU ended: its own one always, unless the files count.
+    async def permit_end(self, node: str, instance: str) -> None:
+        """Check that this agent may have a QEMU ended.
+
+        It may end its own one, unless that is a primary whose secondary could not take over.
 
         Args:
             node: The node whose QEMU is to be ended.
+            instance: The identity of that QEMU.
 
         Raises:
             HostRefused: The pair was released to its files. If it is another node's QEMU: the
                 arbiter gives no answer, another node claims the pair, or the record is not the one
-                by which this agent acts.
+                by which this agent acts. If it is this node's primary: the arbiter gives no answer,
+                or the agent of the secondary would not fail over.
         """
         if self._shared is None and self._stored is not None:
             raise HostRefused(node, _STOP, _RELEASED)
         if node == self._node:
+            await self._permit_hand_over(instance)
             return
         if not await self.is_current():
             raise HostRefused(
@@ -595,6 +600,60 @@ class Arbitration(Authority):
         # A claim was made on the arbiter's own record, and stands.
         if shared.claimed_by is None and not self._knows(shared.record):
             raise HostRefused(node, _STOP, _LATER)
+
+    async def _permit_hand_over(self, instance: str) -> None:
+        """Check, before this node's primary is ended, that the secondary's agent will fail over.
+
+        Args:
+            instance: The identity of this node's QEMU.
+
+        Raises:
+            HostRefused: The QEMU is a protected primary, and the arbiter gives no answer or holds
+                what would keep the other agent from a failover.
+        """
+        if self._shared is None or not self._is_primary(self._shared, instance):
+            return
+        try:
+            held = await self._arbiter.read(self._pair.name, limit_s=_ANSWER_S)
+        except ArbiterLost as error:
+            self._doubt()
+            raise HostRefused(self._node, _STOP, "the arbiter gives no answer") from error
+        if held.shared is None or not self._is_primary(held.shared, instance):
+            self._doubt()
+            raise HostRefused(self._node, _STOP, "the record has changed; it is read again")
+        partner = held.shared.record.partner
+        if held.shared.paused is not None:
+            why = f"supervision is paused {held.shared.paused}"
+        elif held.shared.claimed_by is not None:
+            why = f"{held.shared.claimed_by} claims the pair"
+        elif partner not in held.leases:
+            why = f"the agent of {partner}, which would fail over, does not renew its lease"
+        else:
+            return
+        raise HostRefused(self._node, _STOP, why)
+
+    def _is_primary(self, shared: SharedRecord, instance: str) -> bool:
+        """Whether a QEMU is this node's primary, which is protected and wanted."""
+        record = shared.record
+        holds = record.holder == self._node and record.eligible.get(self._node) == instance
+        return holds and record.phase == "protected" and shared.want != "stopped"
+
+    async def say_end(self, node: str, instance: str) -> None:
+        """Store that a QEMU has ended, if it was one of this node and the host shows that.
+
+        The other node's agent may be unable to ask this host, and waits for that.
+
+        Args:
+            node: The node on which the QEMU ran.
+            instance: The identity of the QEMU.
+        """
+        stored = self._stored
+        if node != self._node or stored is None:
+            return
+        victim = Victim(node=node, instance=instance, epoch=stored.record.epoch)
+        found = await self._plain[node].death(self._pair, victim, limit_s=_ANSWER_S)
+        if found is not None:
+            await self.say_exit(found)
 
     async def _next(self, shared: SharedRecord | None, record: PairRecord) -> SharedRecord:
         """Make the shared record that a swap puts into the arbiter, without a claim.
@@ -930,10 +989,16 @@ class _ArbitratedHost:
     async def run(self, pair: ColoPair, node: str, action: HostAction, *, limit_s: float) -> str:
         """Perform an action, such as to start or end a QEMU; see `Host.run`."""
         if isinstance(action, StopQemu):
-            await self._arbitration.permit_end(node)
+            return await self._end(pair, action, limit_s)
         if isinstance(action, LaunchQemu) and action.record is not None:
             action = attrs.evolve(action, record=self._arbitration.named(action.record))
         return await self._host.run(pair, node, action, limit_s=limit_s)
+
+    async def _end(self, pair: ColoPair, action: StopQemu, limit_s: float) -> str:
+        await self._arbitration.permit_end(self._node, action.instance)
+        said = await self._host.run(pair, self._node, action, limit_s=limit_s)
+        await self._arbitration.say_end(self._node, action.instance)
+        return said
 
     async def death(self, pair: ColoPair, victim: Victim, *, limit_s: float) -> Evidence | None:
         """Ask for evidence that a QEMU has ended; None if there is none; see `Host.death`."""

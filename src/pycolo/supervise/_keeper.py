@@ -158,6 +158,7 @@ class Keeper:
             resyncs=resyncs,
             schemas=schemas,
             assume_good=assume_good,
+            others=authority.observed,
             on_event=self._observe,
         )
         self._wish = self._pursued = Wish()
@@ -308,6 +309,8 @@ class Keeper:
             CommandUnknown: The keeper has ended meanwhile: it is not known what was done.
         """
         self._readiness.refuse(procedure)
+        if procedure == "switch-over":
+            options = attrs.evolve(options, left_to=self._other_secondary)
         try:
             async with asyncio.timeout(COMPILE_S):
                 compiled = await self._controller.compile(procedure, options)
@@ -378,7 +381,35 @@ class Keeper:
             is_acting=self._takeover is not None or self._controller.is_acting,
             claims=self._authority.claimed_by,
             stands="" if (known := self._controller.standing) is None else known.text,
+            spare=self._spare,
+            lacks=self._lacks_failover,
         )
+
+    @property
+    def _other_secondary(self) -> str | None:
+        """The secondary, if another agent fails over to it; None if this keeper does."""
+        record = self._record
+        partner = None if record is None else record.partner
+        return partner if partner in self._authority.observed else None
+
+    @property
+    def _spare(self) -> str | None:
+        """The node of this agent if two other nodes are protected; None for a supervisor."""
+        record = self._record
+        if record is None or record.phase != "protected":
+            return None
+        members = _members(record)
+        return next((n for n in self._authority.decides(members) if n not in members), None)
+
+    @property
+    def _lacks_failover(self) -> str:
+        """Why nobody would fail over after the primary was ended, as a clause; empty if not."""
+        if self._authority.is_lost:
+            return "the arbiter gives no answer"
+        other = self._other_secondary
+        if other is not None and self._authority.lacks_lease(other):
+            return f"the agent of {other} does not renew its lease"
+        return ""
 
     # -- one turn
 
@@ -449,16 +480,17 @@ class Keeper:
     async def _note(self, record: PairRecord) -> None:
         """Take note of the record's phase, and of the node that claims the pair."""
         before, self._named = self._named, frozenset[str]()
-        if record.phase == "protected":
+        is_protected = record.phase == "protected"
+        if is_protected:
             self._named = frozenset(record.eligible.values())
-            if before and not self._named <= before:
-                # The other node's program has had a new QEMU protect the guest, and this one was
-                # stopped meanwhile, or out of reach of the arbiter.
-                self._unprotected_s = self._now_s()
         else:
             await self._withdraw()
-            self._unprotected_s = self._now_s()
             self._waits.end("evidence")
+        # The other node's program may have had a new QEMU protect the guest while this one was
+        # stopped, or out of reach of the arbiter.
+        is_late = bool(before) and not self._named <= before
+        if not is_protected or is_late:
+            self._unprotected_s = self._now_s()
             if not self._authority.drives(record):
                 self._controller.begin_generation()
         self._note_claim()

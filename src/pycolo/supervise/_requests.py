@@ -38,21 +38,37 @@ class Readiness:
     "The node that is about to run alone; None for none."
     stands: str
     "How the pair stood at the last observation; empty before the first one."
+    spare: str | None
+    "The node of this agent, if two other nodes are protected; None for a supervisor."
+    lacks: str
+    "Why nobody would fail over after a primary was ended on purpose, as a clause; empty if not."
 
     def refuse(self, procedure: Procedure) -> None:
         """Refuse a procedure that cannot be begun now.
 
         Raises:
-            CompileError: Supervision is paused, a plan is executed, a node is about to run alone,
-                or the pair is not protected and the procedure is `switch-over`.
+            CompileError: Supervision is paused, a plan is executed, or a node is about to run
+                alone. If the procedure is `switch-over`: the pair is not protected, this agent's
+                node is a spare, or nobody would fail over.
         """
         self.refuse_paused()
         if self.is_acting or self.claims is not None:
             raise self.at_work()
-        if procedure == "switch-over" and not self.is_protected:
+        if procedure == "switch-over":
+            self._refuse_switch_over()
+
+    def _refuse_switch_over(self) -> None:
+        if self.spare is not None:
+            why = f"{self.spare} is a spare of {self.pair} now"
+            remedy = "ask the agent of the node that has the guest, or of the one that protects it"
+            raise compile_error("not-a-member", why, remedy, node=self.spare)
+        if not self.is_protected:
             why = f"{self.pair} is not protected now: {self.stands or 'it was not observed yet'}"
-            remedy = "the supervisor protects it; wait until `pycolo status --watch` says so"
+            remedy = "it is protected again by itself; wait until `pycolo status --watch` says so"
             raise compile_error("not-protected", why, remedy)
+        if self.lacks:
+            why = f"{self.lacks}, so that nobody would fail over"
+            raise compile_error("no-agent", why, "repair that first")
 
     def refuse_paused(self) -> None:
         """Refuse every request while supervision is paused.
@@ -67,7 +83,7 @@ class Readiness:
 
     def at_work(self) -> CompileError:
         """Make the error which says that other work on the pair comes first."""
-        why = f"the supervisor is at work on {self.pair}"
+        why = f"other work on {self.pair} is under way"
         if self.claims is not None:
             why = f"{self.claims} is about to run alone, as the other QEMU of {self.pair} may have"
             why += " ended"

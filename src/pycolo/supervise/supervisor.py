@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from typing import Final, Self, TypeAlias, final
+from typing import ClassVar, Final, Self, TypeAlias, final
 
 from typing_extensions import override
 
@@ -34,13 +34,6 @@ from pycolo.supervise.fences import FenceDevice, fences_of
 from pycolo.supervise.store import Store
 
 RESYNCS: Final = 2
-ON_REQUEST: Final[tuple[Procedure, ...]] = (
-    "switch-over",
-    "checkpoint",
-    "shutdown",
-    "set-checkpoint-delay",
-)
-"The procedures that a supervisor executes on request; it does all others by itself."
 Fences: TypeAlias = Mapping[str, Mapping[str, Sequence[FenceDevice]]]
 "Pair name to node name to the fences of that node."
 _AGAIN_S: Final = 1.0
@@ -57,6 +50,9 @@ class Keeping:
 
     An async context manager, entered once; it keeps the pairs while the block lasts.
     """
+
+    on_request: ClassVar[tuple[Procedure, ...]] = ("switch-over",)
+    "The procedures that are executed on request; all others are executed without one, or not."
 
     def __init__(
         self,
@@ -191,6 +187,64 @@ class Keeping:
         self._kept_by(pair)
         return self._tallies[pair].checkpoints.listen()
 
+    async def switch_over(self, pair: str, *, observer: Observer | None = None) -> Report:
+        """Move the guest to its secondary on purpose; then the old primary becomes a new secondary.
+
+        No write is lost. The agent of either node may be asked. Like every procedure on request,
+        this one is finished even if the caller is cancelled meanwhile.
+
+        Args:
+            pair: The pair's name.
+            observer: Is called with what the execution does, as is the supervisor's own observer;
+                None for none.
+
+        Returns:
+            What came of each step. A step that failed is in the report and is not raised.
+
+        Raises:
+            RefusedError: The procedure is not begun: the pair is not protected, its supervision is
+                paused, or other work on it comes first. For an agent also: its node is a spare, the
+                arbiter gives no answer, or the agent of the secondary does not renew its lease.
+                Nothing was changed.
+            CommandUnknown: The supervisor or agent has ended meanwhile: it is not known what was
+                done.
+            DeclarationError: The supervisor has no such pair.
+        """
+        return await self.perform(pair, "switch-over", observer=observer)
+
+    async def perform(
+        self,
+        pair: str,
+        procedure: Procedure,
+        *,
+        options: Options | None = None,
+        observer: Observer | None = None,
+    ) -> Report:
+        """Execute a procedure of `on_request`.
+
+        Args:
+            pair: The pair's name.
+            procedure: The procedure, one of `on_request`.
+            options: The options of the procedure; the defaults if None.
+            observer: Is called with what the execution does; None for none.
+
+        Returns:
+            What came of each step. A step that failed is in the report and is not raised.
+
+        Raises:
+            RefusedError: The procedure is not begun: there is no safe way, the pair's supervision
+                is paused, or other work on it comes first. Nothing was changed.
+            CommandUnknown: The supervisor or agent has ended meanwhile: it is not known what was
+                done.
+            DeclarationError: There is no such pair, this is not done on request, or an
+                option breaks its rule.
+        """
+        if procedure not in self.on_request:
+            raise DeclarationError(
+                "procedure", procedure, f"be one of {', '.join(self.on_request)}"
+            )
+        return await self._kept_by(pair).perform(procedure, options or Options(), observer)
+
     async def state_fence(
         self, pair: str, node: str, *, who: str, how: str, instance: str | None = None
     ) -> Evidence:
@@ -324,6 +378,8 @@ class Supervisor(Keeping):
             the pairs, or the lock of a pair cannot be made.
     """
 
+    on_request = (*Keeping.on_request, "checkpoint", "shutdown", "set-checkpoint-delay")
+
     def __init__(
         self,
         pairs: Sequence[ColoPair],
@@ -373,28 +429,6 @@ class Supervisor(Keeping):
 
     # -- requests of a person
 
-    async def switch_over(self, pair: str, *, observer: Observer | None = None) -> Report:
-        """Move the guest to its secondary on purpose; then the old primary becomes a new secondary.
-
-        No write is lost. Like every procedure on request, this one is finished even if the caller
-        is cancelled meanwhile.
-
-        Args:
-            pair: The pair's name.
-            observer: Is called with what the execution does, as is the supervisor's own observer;
-                None for none.
-
-        Returns:
-            What came of each step. A step that failed is in the report and is not raised.
-
-        Raises:
-            RefusedError: The procedure is not begun: the pair is not protected, its supervision is
-                paused, or other work on it comes first. Nothing was changed.
-            CommandUnknown: The supervisor has ended meanwhile: it is not known what was done.
-            DeclarationError: The supervisor has no such pair.
-        """
-        return await self.perform(pair, "switch-over", observer=observer)
-
     async def checkpoint(self, pair: str, *, observer: Observer | None = None) -> Report:
         """Force a checkpoint, and wait until it is seen on both nodes.
 
@@ -433,36 +467,6 @@ class Supervisor(Keeping):
             DeclarationError: The supervisor has no such pair.
         """
         return await self.perform(pair, "shutdown", observer=observer)
-
-    async def perform(
-        self,
-        pair: str,
-        procedure: Procedure,
-        *,
-        options: Options | None = None,
-        observer: Observer | None = None,
-    ) -> Report:
-        """Execute a procedure of `ON_REQUEST`.
-
-        Args:
-            pair: The pair's name.
-            procedure: The procedure, one of `ON_REQUEST`.
-            options: The options of the procedure; the defaults if None.
-            observer: Is called with what the execution does; None for none.
-
-        Returns:
-            What came of each step. A step that failed is in the report and is not raised.
-
-        Raises:
-            RefusedError: The procedure is not begun: there is no safe way, the pair's supervision
-                is paused, or other work on it comes first. Nothing was changed.
-            CommandUnknown: The supervisor has ended meanwhile: it is not known what was done.
-            DeclarationError: The supervisor has no such pair or does not do this on request, or an
-                option breaks its rule.
-        """
-        if procedure not in ON_REQUEST:
-            raise DeclarationError("procedure", procedure, f"be one of {', '.join(ON_REQUEST)}")
-        return await self._kept_by(pair).perform(procedure, options or Options(), observer)
 
 
 def _now_s() -> float:

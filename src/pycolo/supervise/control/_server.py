@@ -13,13 +13,13 @@ from typing import Final, assert_never, final
 
 from typing_extensions import override
 
-from pycolo.errors import CommandUnknown, CompileError, PycoloError, RefusedError
+from pycolo.errors import CommandUnknown, CompileError, PycoloError
 from pycolo.observers import Observer
 from pycolo.plan import Options, Plan, Recovery, Step
 from pycolo.result import Outcome
 from pycolo.supervise.control import _messages as msg
 from pycolo.supervise.control._place import place
-from pycolo.supervise.supervisor import Keeping, Supervisor
+from pycolo.supervise.supervisor import Keeping
 
 _ASKED_S: Final = 10.0
 "How long a request may take to arrive, in seconds."
@@ -34,8 +34,8 @@ async def served(supervisor: Keeping, folder: Path) -> AsyncGenerator[None]:
     then left by a supervisor that has ended, and is replaced.
 
     Args:
-        supervisor: The supervisor or agent that is asked; an agent executes no procedure on
-            request.
+        supervisor: The supervisor or agent that is asked; an agent executes `switch-over`
+            alone on request.
         folder: The folder of the supervisor's store, or that of the agents.
 
     Raises:
@@ -123,8 +123,6 @@ class _Desk:
         supervisor, pair = self._supervisor, self.pair
         match request:
             case msg.Perform(procedure=procedure, checkpoint_delay_ms=delay_ms):
-                if not isinstance(supervisor, Supervisor):
-                    raise RefusedError(f"an agent does no {procedure} on request")
                 options = Options(checkpoint_delay_ms=delay_ms)
                 report = await supervisor.perform(pair, procedure, options=options, observer=way)
                 way.tell(msg.Ended(report=report))
