@@ -24,9 +24,16 @@ from pycolo.supervise.arbiters.etcd import EtcdArbiter, EtcdCluster
 pytestmark = [pytest.mark.qemu, *ETCD, pytest.mark.timeout(400)]
 
 
+# A cut shows itself sooner than with the limit that a long delay needs.
+_SOON = Supervision(no_checkpoint_s=3.0, entry_s=0.5)
+
+
 def _on_two_hosts(pair: ColoPair) -> ColoPair:
-    # A cut shows itself sooner than with the limit that a long delay needs.
-    return attrs.evolve(pair, spares=(), supervision=Supervision(no_checkpoint_s=3.0, entry_s=0.5))
+    return attrs.evolve(pair, spares=(), supervision=_SOON)
+
+
+def _with_a_spare(pair: ColoPair) -> ColoPair:
+    return attrs.evolve(pair, spares=pair.spares[:1], supervision=_SOON)
 
 
 Shape = Callable[[ColoPair], ColoPair]
@@ -61,8 +68,9 @@ async def _kept(
         fuse.start()
         life = await stack.enter_async_context(bios_life("11.1", "tcg", shape=shape))
         socket = Path(fuse.path)
-        guards = {node: FuseGuard(life.pair, node, life.host, socket) for node in NODES}
-        arbiters = {node: EtcdArbiter(EtcdCluster(endpoints=cluster.endpoints)) for node in NODES}
+        names = life.pair.names
+        guards = {node: FuseGuard(life.pair, node, life.host, socket) for node in names}
+        arbiters = {node: EtcdArbiter(EtcdCluster(endpoints=cluster.endpoints)) for node in names}
         for guard, arbiter in zip(guards.values(), arbiters.values(), strict=True):
             stack.push_async_callback(guard.aclose)
             stack.push_async_callback(arbiter.aclose)
@@ -135,3 +143,19 @@ async def test_guest_is_moved_there_and_back(tmp_path: Path) -> None:
             await life.goes_on(holder)
             count = await agents.protected(count)
         assert not [event.text for _, event in agents.events if event.kind == "person"]
+
+
+@pytest.mark.nightly
+async def test_spare_takes_the_place_of_a_lost_host(tmp_path: Path) -> None:
+    """The secondary's QEMU, its agent and the way to its host are gone."""
+    async with _kept(tmp_path, _with_a_spare) as (life, agents):
+        count = await agents.protected()
+        spare = life.pair.spares[0].name
+        await life.goes_on(*NODES)
+        for (me, other), far in agents.far.items():
+            far.is_cut = "beta" in (me, other)
+        await agents.stop("beta")
+        life.signal("beta", signal.SIGKILL)
+        count = await agents.until("failover is done", node="alpha", since=count)
+        await agents.protected(count, nodes=("alpha", spare))
+        await life.goes_on("alpha", spare)

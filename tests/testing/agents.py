@@ -1,4 +1,4 @@
-"""Two agents, one a host, in a world of fakes: what cuts them off, and what stops them."""
+"""The agents of a pair, one a host, on fakes: what cuts them off, and what stops them."""
 
 from __future__ import annotations
 
@@ -195,11 +195,11 @@ class FakeGuard(Guard):
 
 @final
 class Agents:
-    """The agents of a pair's two hosts, and all that they have told.
+    """The agents of a pair's hosts, and all that they have told.
 
     Args:
         life: The pair.
-        arbiters: Node to the arbiter as its agent reaches it.
+        arbiters: Node to the arbiter as its agent reaches it; each of these nodes has an agent.
         guards: Node to its host's fuse.
     """
 
@@ -211,10 +211,11 @@ class Agents:
         self.guards = guards
         self.fences: Mapping[str, Sequence[FenceDevice]] = {}
         "Node to its fences, for agents that are started from now on."
+        self.nodes = tuple(arbiters)
         self.far = {
             (me, other): FarHost(life.hosts[other])
-            for me in NODES
-            for other in NODES
+            for me in self.nodes
+            for other in self.nodes
             if me != other
         }
         self.events: list[tuple[str, SupervisorEvent]] = []
@@ -254,8 +255,8 @@ class Agents:
             await stack.aclose()
 
     async def aclose(self) -> None:
-        """End both."""
-        for node in NODES:
+        """End all."""
+        for node in self.nodes:
             await self.stop(node)
 
     def cut_hosts(self) -> None:
@@ -277,16 +278,16 @@ class Agents:
                         return count
                 await self.news.wait()
 
-    async def protected(self, since: int = 0) -> int:
-        """Wait until both agents say protected; gives how many events there were."""
+    async def protected(self, since: int = 0, *, nodes: Collection[str] = NODES) -> int:
+        """Wait until the agents of two nodes say protected; gives how many events there were."""
         async with self.news, asyncio.timeout(LIMIT_S):
             while True:
                 last = {
                     teller: event.text
                     for teller, event in self.events[since:]
-                    if event.node == teller and event.kind == "state"
+                    if event.node == teller and teller in nodes and event.kind == "state"
                 }
-                if last == dict.fromkeys(NODES, "protected"):
+                if last == dict.fromkeys(nodes, "protected"):
                     return len(self.events)
                 await self.news.wait()
 
@@ -308,9 +309,9 @@ class Agents:
 
 @asynccontextmanager
 async def started(agents: Agents) -> AsyncGenerator[Agents]:
-    """Have two agents keep a pair while the block lasts."""
+    """Have the agents keep a pair while the block lasts."""
     try:
-        for node in NODES:
+        for node in agents.nodes:
             await agents.start(node)
         yield agents
     except BaseException as failure:
@@ -323,13 +324,14 @@ async def started(agents: Agents) -> AsyncGenerator[Agents]:
 
 @final
 class Network:
-    """What joins two fake hosts and their arbiter, and can be cut."""
+    """What joins the fake hosts of a pair and their arbiter, and can be cut."""
 
     def __init__(self, life: FakePair, *, fuses: bool = True) -> None:
         self.life = life
         self.arbiter = FakeArbiter()
-        self.guards = {n: FakeGuard(life.world, n, life.pair) for n in NODES} if fuses else {}
-        arbiters = {node: self.arbiter.client(node) for node in NODES}
+        names = life.pair.names
+        self.guards = {n: FakeGuard(life.world, n, life.pair) for n in names} if fuses else {}
+        arbiters = {node: self.arbiter.client(node) for node in names}
         self.agents = Agents(life, arbiters, self.guards)
 
     def cut(self) -> None:
@@ -342,9 +344,30 @@ class Network:
         self.agents.heal_hosts()
         self.life.world.heal(*NODES)
 
+    async def lose(self, node: str) -> None:
+        """End a node's host: its QEMU, its agent and its fuse end, and nothing reaches it."""
+        for qemu in list(self.life.world.running):
+            if qemu.node.name == node:
+                qemu.kill()
+        self.life.world.host(node).away = True
+        for (me, other), far in self.agents.far.items():
+            if node in (me, other):
+                far.is_cut = True
+        self.arbiter.cut(node)
+        await self.agents.stop(node)
+
+    async def bring_back(self, node: str) -> None:
+        """Start a node's host again, and its agent."""
+        self.life.world.host(node).away = False
+        for (me, other), far in self.agents.far.items():
+            if node in (me, other):
+                far.is_cut = False
+        self.arbiter.heal(node)
+        await self.agents.start(node)
+
 
 def play(scenario: Scenario, *, fuses: bool = True, pair: ColoPair | None = None) -> None:
-    """Play a scenario with a new pair that two agents keep from the beginning."""
+    """Play a scenario with a new pair that agents keep from the beginning, each one node."""
 
     async def played(life: FakePair) -> None:
         network = Network(life, fuses=fuses)
