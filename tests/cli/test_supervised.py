@@ -124,6 +124,17 @@ def test_fence_is_stated_to_a_supervisor(pycolo: Pycolo, kept: Kept, tmp_path: P
     assert nobody in alone.err
 
 
+def test_move_is_asked_of_a_supervisor(pycolo: Pycolo, kept: Kept, tmp_path: Path) -> None:
+    """Without one it is said what to type; one that is paused does not do it."""
+    move = ("move", kept.pair_file, "--to", "beta")
+    ended = pycolo(*move, *kept.store)
+    assert 4 == ended.code
+    assert "the supervision of colo is paused by the test" in ended.err
+    alone = pycolo(*move, "--store", tmp_path / "another")
+    assert 1 == alone.code
+    assert "no supervisor or agent of colo listens" in alone.err
+
+
 def test_watch_writes_a_line_a_change(kept: Kept, pycolo: Pycolo) -> None:
     """Where it writes to no terminal; it ends with Ctrl-C as a command that is done."""
     command = (sys.executable, "-m", "pycolo", "status", "--watch", *kept.store)

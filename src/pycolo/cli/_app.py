@@ -724,6 +724,27 @@ def fenced(
 
 @app.command()
 @_options.pair_file
+@click.option("--to", metavar="NODE", required=True, help="The spare.")
+@_options.said
+@_supervise.store
+@_options.output("text", "json")
+def move(*, pair_file: Path, to: str, detail: Detail, folder: Path, form: str) -> int:
+    """Move the secondary to a spare, while the guest runs.
+
+    The supervisor ends the secondary, and then protects the guest with the spare. Where agents keep
+    the pair, type it on the host that has the guest. The command ends when the old secondary has
+    ended; `pycolo status --watch` shows how far the new one is.
+    """
+    pair = _files.pair(pair_file)
+    control = find_keeper(folder, pair.name)
+    if control is None:
+        why = f"no supervisor or agent of {pair.name} listens; without one"
+        raise StoreError(str(folder), f"{why}, type `pycolo run stop`, then launch the spare")
+    return _reported(_supervised.Move(control=control, to=to), detail, None, form, wait=_waited)
+
+
+@app.command()
+@_options.pair_file
 @click.option(
     "--seconds",
     metavar="N",

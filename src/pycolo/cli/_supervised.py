@@ -57,6 +57,24 @@ class Act:
             raise
 
 
+@final
+@attrs.frozen(kw_only=True)
+class Move:
+    """Has a supervisor or agent move the secondary to a spare."""
+
+    control: Control
+    to: str
+
+    async def __call__(self, observer: Observer, *, recorder: Recorder | None) -> Report:  # noqa: ARG002 - there is none
+        """Send the request, and wait for the report.
+
+        Args:
+            observer: Is called with the progress.
+            recorder: Not used: the supervisor sends no journal.
+        """
+        return await self.control.move(self.to, observer)
+
+
 def acts(folder: Path, pair: str, procedure: Procedure, asked: Asked) -> Act | None:
     """Find out whether a supervisor or agent must execute a procedure in place of this process.
 

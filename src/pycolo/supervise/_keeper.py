@@ -17,7 +17,13 @@ from typing import Final, Literal, TypeAlias, TypeVar, assert_never, final
 import attrs
 
 from pycolo.controller import HOST_S, PairController, Round
-from pycolo.errors import CommandRefused, CommandUnknown, RemoteError, StoreError
+from pycolo.errors import (
+    CommandRefused,
+    CommandUnknown,
+    RemoteError,
+    StoreError,
+    compile_error,
+)
 from pycolo.evidence import Evidence, Victim, node_of
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
@@ -175,6 +181,8 @@ class Keeper:
         # next step.
         self._is_observation_first = False
         self._is_aside = False
+        # The spare on which the next secondary is to be launched; None for any node.
+        self._destination: str | None = None
         # Whether a node is about to run alone, or may be: then nothing else is done with the pair.
         self._is_doubtful = False
         self._due_s = 0.0
@@ -326,6 +334,38 @@ class Keeper:
         report = work.result()
         if report is None:
             raise self._readiness.at_work()
+        return report
+
+    async def move(self, to: str, observer: Observer | None) -> Report:
+        """End the secondary, so that the next one is launched on a spare.
+
+        Args:
+            to: The spare.
+            observer: Is called with what the execution does.
+
+        Returns:
+            The report of the plan that ends the secondary; a step that failed is in it.
+
+        Raises:
+            RefusedError: It is not begun: as for `perform`, the pair is not protected, `to` is no
+                spare or its host gives no answer, or another agent drives the pair.
+            CommandUnknown: The keeper has ended meanwhile: it is not known what was done.
+            DeclarationError: The pair has no such node.
+        """
+        self.pair.node(to)
+        self._readiness.refuse_move(to, self._record, drives=self._authority.drives(self._record))
+        try:
+            await self._hosts[to].version(self.pair, to, limit_s=HOST_S)
+        except RemoteError as error:
+            why = f"no secondary can be launched on {to}: {error}"
+            raise compile_error("no-host", why, "repair that first", node=to) from error
+        self._destination = to
+        report = None
+        try:
+            report = await self.perform("stop", Options(), observer)
+        finally:
+            if report is None or report.failed is not None:
+                self._destination = None
         return report
 
     async def state_fence(self, node: str, instance: str | None, who: str, how: str) -> Evidence:
@@ -906,10 +946,16 @@ class Keeper:
             return False
         self._pursued = self._wish
         if self._authority.drives(self._record):
-            self._work = self._task(self._controller.reconcile())
+            self._work = self._task(self._controller.reconcile(avoid=self._avoided))
         else:
             self._work = self._task(self._controller.arm())
         return True
+
+    @property
+    def _avoided(self) -> frozenset[str]:
+        """The nodes on which no secondary is to be launched now."""
+        to = self._destination
+        return frozenset() if to is None else frozenset(self.pair.names) - {to}
 
     def _begin_observation(self) -> bool:
         """Begin to read the pair without acting on it; False if other work is under way.
@@ -970,6 +1016,8 @@ class Keeper:
     def _conclude(self, found: Round, *, failed: bool) -> None:
         """Tell the result of a round, and set when the next one is due."""
         now_s, report = self._now_s(), found.report
+        if self._gives_up_move(found, failed=failed):
+            return
         kind = self._kind_of(found.step)
         match found.step:
             case Settled():
@@ -993,6 +1041,31 @@ class Keeper:
                 self._due_s = self._again_s(step, now_s)
             case _:
                 pass
+
+    def _gives_up_move(self, found: Round, *, failed: bool) -> bool:
+        """Launch the secondary on any node again if it was moved, or cannot be.
+
+        Returns:
+            Whether it cannot be moved: then the next round follows at once.
+        """
+        to = self._destination
+        if to is None:
+            return False
+        record = self._record
+        if isinstance(found.step, Settled) and record is not None and record.partner == to:
+            # A round that began before the old secondary was ended may say that it is settled.
+            self._destination = None
+        joins = isinstance(found.step, Act) and found.step.plan.procedure in JOINING
+        is_over = isinstance(found.step, Decide) or (
+            (joins or isinstance(found.step, Launch)) and (failed or bool(found.why))
+        )
+        if not is_over:
+            return False
+        self._destination = None
+        why = found.why or "the line before says why"
+        text = f"the secondary is not moved to {to}: {why}; it is launched where it can be"
+        self._say("trouble", text)
+        return True
 
     def _kind_of(self, step: NextStep) -> EventKind:
         """How to tell that no step is safe: a host that is away may be back soon by itself."""
@@ -1163,6 +1236,8 @@ class Keeper:
             self._detector.stand_aside(self._controller.snapshot, is_aside=is_aside)
             self._is_stale, self._is_aside = True, False
         self._wish = wish
+        if wish.want != "protected":
+            self._destination = None
         self._controller.want(wish.want)
         self._due_s = self._now_s()
         paused = "" if wish.paused is None else f"; supervision is paused {wish.paused}"

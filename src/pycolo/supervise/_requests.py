@@ -62,13 +62,40 @@ class Readiness:
             why = f"{self.spare} is a spare of {self.pair} now"
             remedy = "ask the agent of the node that has the guest, or of the one that protects it"
             raise compile_error("not-a-member", why, remedy, node=self.spare)
+        self._refuse_unprotected()
+        if self.lacks:
+            why = f"{self.lacks}, so that nobody would fail over"
+            raise compile_error("no-agent", why, "repair that first")
+
+    def refuse_move(self, to: str, record: PairRecord | None, *, drives: bool) -> None:
+        """Refuse to move the secondary to a node if that cannot be begun now.
+
+        Args:
+            to: The node.
+            record: The pair's latest record; None if none can be read.
+            drives: Whether this supervisor or agent launches the pair's QEMUs.
+
+        Raises:
+            CompileError: Supervision is paused, a plan is executed, a node is about to run alone,
+                the pair is not protected, another agent launches its QEMUs, or the node is one of
+                the two already.
+        """
+        self.refuse("stop")
+        if record is not None and record.phase == "protected" and not drives:
+            why = (
+                f"the agent of {record.holder} launches the QEMUs of {self.pair}, and no other one"
+            )
+            raise compile_error("not-a-member", why, f"ask it, on the host of {record.holder}")
+        self._refuse_unprotected()
+        if record is not None and to in record.named:
+            role = "has the guest" if to == record.holder else "is the secondary already"
+            raise compile_error("place-unclear", f"{to} {role}", "name a spare", node=to)
+
+    def _refuse_unprotected(self) -> None:
         if not self.is_protected:
             why = f"{self.pair} is not protected now: {self.stands or 'it was not observed yet'}"
             remedy = "it is protected again by itself; wait until `pycolo status --watch` says so"
             raise compile_error("not-protected", why, remedy)
-        if self.lacks:
-            why = f"{self.lacks}, so that nobody would fail over"
-            raise compile_error("no-agent", why, "repair that first")
 
     def refuse_paused(self) -> None:
         """Refuse every request while supervision is paused.

@@ -212,6 +212,33 @@ class Keeping:
         """
         return await self.perform(pair, "switch-over", observer=observer)
 
+    async def move(self, pair: str, to: str, *, observer: Observer | None = None) -> Report:
+        """Have a spare take the place of the secondary, while the guest runs.
+
+        The secondary loses its rights, then its QEMU is ended, and the guest runs alone until the
+        spare protects it: that is for as long as a resync takes. If the spare cannot, or if this
+        object ends meanwhile, a secondary is launched where it can be. An agent does this only if
+        its node has the guest.
+
+        Args:
+            pair: The pair's name.
+            to: The spare.
+            observer: Is called with what the execution does; None for none.
+
+        Returns:
+            What came of each step of the plan that ends the secondary. A step that failed is in the
+            report and is not raised. What follows is shown by `events` and `status`.
+
+        Raises:
+            RefusedError: It is not begun: `to` is no spare or its host gives no answer, the pair is
+                not protected, its supervision is paused, or other work on it comes first. For an
+                agent also: its node does not have the guest. Nothing was changed.
+            CommandUnknown: The supervisor or agent has ended meanwhile: it is not known what was
+                done.
+            DeclarationError: There is no such pair, or the pair has no such node.
+        """
+        return await self._kept_by(pair).move(to, observer)
+
     async def perform(
         self,
         pair: str,

@@ -67,14 +67,34 @@ class Control:
                 done. Observe the pair before you repeat the request.
         """
         request = msg.Perform(procedure=procedure, checkpoint_delay_ms=checkpoint_delay_ms)
+        return await self._executed(request, procedure, observer)
+
+    async def move(self, to: str, observer: Observer) -> Report:
+        """Have a spare take the place of the secondary; see `Supervisor.move`.
+
+        Args:
+            to: The spare.
+            observer: Is called with what the execution does.
+
+        Returns:
+            The report; a step that failed is in it.
+
+        Raises:
+            RefusedError: It is not begun; nothing was changed.
+            CommandUnknown: The supervisor has ended, or gives no answer: it is not known what was
+                done; look at the pair.
+        """
+        return await self._executed(msg.Move(to=to), "move", observer)
+
+    async def _executed(self, request: msg.Request, asked: str, observer: Observer) -> Report:
         told = _Told(observer)
-        async with aclosing(self._answers(request, asked=procedure)) as answers:
+        async with aclosing(self._answers(request, asked=asked)) as answers:
             async for answer in answers:
                 if isinstance(answer, msg.Ended):
                     observer.plan_finished(answer.report)
                     return answer.report
                 told.take(answer)
-        raise self._lost(procedure, ENDED)
+        raise self._lost(asked, ENDED)
 
     async def state_fence(
         self, node: str, *, who: str, how: str, instance: str | None = None

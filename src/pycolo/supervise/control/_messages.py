@@ -40,6 +40,14 @@ class Perform:
 
 @final
 @attrs.frozen(kw_only=True)
+class Move:
+    """Move the secondary to a spare; answered as `Perform` is."""
+
+    to: str
+
+
+@final
+@attrs.frozen(kw_only=True)
 class StateFence:
     """Accept a person's statement that a QEMU has ended; answered by `Noted`."""
 
@@ -61,7 +69,7 @@ class Listen:
     """Report each checkpoint; answered by `Heard`, until the connection is closed."""
 
 
-Request: TypeAlias = Perform | StateFence | Watch | Listen
+Request: TypeAlias = Perform | Move | StateFence | Watch | Listen
 
 
 # -- answers

@@ -126,6 +126,8 @@ class _Desk:
                 options = Options(checkpoint_delay_ms=delay_ms)
                 report = await supervisor.perform(pair, procedure, options=options, observer=way)
                 way.tell(msg.Ended(report=report))
+            case msg.Move(to=to):
+                way.tell(msg.Ended(report=await supervisor.move(pair, to, observer=way)))
             case msg.StateFence(node=node, who=who, how=how, instance=instance):
                 evidence = await supervisor.state_fence(
                     pair, node, who=who, how=how, instance=instance
