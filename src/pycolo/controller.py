@@ -86,6 +86,21 @@ class Compiled:
     "The controller's count of executions when the plan was compiled."
 
 
+def check_hosts(pair: ColoPair, hosts: Mapping[str, Host]) -> None:
+    """Check that each node of a pair has a host.
+
+    Args:
+        pair: The declaration.
+        hosts: Node name to its host.
+
+    Raises:
+        DeclarationError: A node has no host.
+    """
+    missing = [name for name in pair.names if name not in hosts]
+    if missing:
+        raise DeclarationError("hosts", sorted(hosts), f"have the host of {missing[0]}")
+
+
 @final
 class PairController:
     """Keeps one pair in the wanted state; an asynchronous context manager that closes its sessions.
@@ -125,9 +140,7 @@ class PairController:
         schemas: SchemaCache | None = None,
         on_event: Callable[[str, Notice], None] | None = None,
     ) -> None:
-        missing = [name for name in pair.names if name not in hosts]
-        if missing:
-            raise DeclarationError("hosts", sorted(hosts), f"have the host of {missing[0]}")
+        check_hosts(pair, hosts)
         check_want("want", want)
         self.pair: Final = pair
         "The declaration."

@@ -258,6 +258,14 @@ class Keeper:
             person=self._person,
         )
 
+    def refuse_acting(self) -> None:
+        """Refuse to end this keeper while it executes a plan.
+
+        Raises:
+            CompileError: A plan is executed, or a node is about to run alone.
+        """
+        self._readiness.refuse_acting()
+
     @property
     def is_queued(self) -> bool:
         """Whether a resync of the pair waits until those of other pairs have ended."""

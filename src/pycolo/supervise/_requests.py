@@ -52,8 +52,7 @@ class Readiness:
                 node is a spare, or nobody would fail over.
         """
         self.refuse_paused()
-        if self.is_acting or self.claims is not None:
-            raise self.at_work()
+        self.refuse_acting()
         if procedure == "switch-over":
             self._refuse_switch_over()
 
@@ -96,6 +95,15 @@ class Readiness:
             why = f"{self.pair} is not protected now: {self.stands or 'it was not observed yet'}"
             remedy = "it is protected again by itself; wait until `pycolo status --watch` says so"
             raise compile_error("not-protected", why, remedy)
+
+    def refuse_acting(self) -> None:
+        """Refuse what must not be done while a plan is executed.
+
+        Raises:
+            CompileError: A plan is executed, or a node is about to run alone.
+        """
+        if self.is_acting or self.claims is not None:
+            raise self.at_work()
 
     def refuse_paused(self) -> None:
         """Refuse every request while supervision is paused.

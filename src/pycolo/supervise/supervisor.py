@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
 from typing import ClassVar, Final, Self, TypeAlias, final
 
 from typing_extensions import override
 
 from pycolo._printable import brief
+from pycolo.controller import check_hosts
 from pycolo.errors import DeclarationError, StoreError
 from pycolo.evidence import Evidence
 from pycolo.hosts import Host
@@ -80,9 +81,8 @@ class Keeping:
             rule = f"be for a pair of {', '.join(names)}"
             raise DeclarationError(f"fences[{strangers[0]}]", strangers[0], rule)
         self._fences = {pair.name: fences_of(pair, given.get(pair.name, {})) for pair in pairs}
-        self._pairs = tuple(pairs)
-        self._hosts = hosts
-        self._authorities = authorities
+        self._hosts = dict(hosts)
+        self._authorities = dict(authorities)
         self._observer = observer
         self._assume_good = tuple(assume_good)
         self._turns = asyncio.Semaphore(resyncs)
@@ -94,23 +94,42 @@ class Keeping:
         self._tallies = {name: Tally(pair=name, clock=_now_s) for name in names}
         self._following = {name: Following() for name in names}
         # An error in a declaration is raised here, before any pair is kept.
-        self._keepers = {pair.name: self._keeper(pair) for pair in self._pairs}
+        self._keepers = {pair.name: self._keeper(pair) for pair in pairs}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._is_entered = False
+        self._on_pairs: list[Callable[[], None]] = []
 
     async def __aenter__(self) -> Self:
-        _open_files.check(len(self._pairs))
+        _open_files.check(len(self._keepers))
         async with contextlib.AsyncExitStack() as stack:
             await self._enter(stack)
-            stack.push_async_callback(_ended, asyncio.create_task(self._keep_all()))
+            stack.push_async_callback(self._end_all)
+            stack.push_async_callback(_ended, asyncio.create_task(self._begin_all()))
             self._stack = stack.pop_all()
+        self._is_entered = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._is_entered = False
         await self._stack.aclose()
 
     @property
     def pairs(self) -> tuple[ColoPair, ...]:
         """The declarations, in the order in which they were given."""
-        return self._pairs
+        return tuple(keeper.pair for keeper in self._keepers.values())
+
+    @contextlib.contextmanager
+    def watching_pairs(self, call: Callable[[], None]) -> Generator[None]:
+        """Call a function after each change of `pairs`, while the block lasts.
+
+        Args:
+            call: Must be quick and must not raise.
+        """
+        self._on_pairs.append(call)
+        try:
+            yield
+        finally:
+            self._on_pairs.remove(call)
 
     @property
     def statuses(self) -> tuple[PairStatus, ...]:
@@ -303,6 +322,10 @@ class Keeping:
             raise DeclarationError("pair", pair, f"be one of {', '.join(self._keepers)}")
         return self._keepers[pair]
 
+    def _tell_pairs(self) -> None:
+        for call in self._on_pairs:
+            call()
+
     def _tell(self, event: SupervisorEvent) -> None:
         self._events.tell(event)
 
@@ -333,18 +356,36 @@ class Keeping:
             stack: Takes each context manager and callback; closed after the keepers have ended.
         """
 
-    async def _keep_all(self) -> None:
-        """Keep all pairs; begin with a few at a time, and with fewer while this process is late.
+    async def _begin_all(self) -> None:
+        """Begin to keep all pairs; a few at a time, and fewer while this process is late.
 
         With a thousand at once, each answer would come so late that limits pass.
         """
         places = asyncio.Semaphore(_AT_ONCE)
         async with asyncio.TaskGroup() as group:
-            for pair in self._pairs:
+            for name in tuple(self._keepers):
                 await places.acquire()
                 await self._beat.wait_on_time(_BEGIN_S)
-                group.create_task(self._keep(pair))
-                group.create_task(self._leave(places, self._keepers[pair.name]))
+                if name not in self._keepers:
+                    # The pair was removed meanwhile.
+                    places.release()
+                    continue
+                self._begin(name)
+                group.create_task(self._leave(places, self._keepers[name]))
+
+    def _begin(self, name: str) -> None:
+        """Begin to keep a pair, unless that was begun."""
+        if name not in self._tasks:
+            self._tasks[name] = asyncio.create_task(self._keep(self._keepers[name].pair))
+
+    async def _end(self, name: str) -> None:
+        """End the keeper of a pair, and wait for it; QEMUs keep running."""
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            await _ended(task)
+
+    async def _end_all(self) -> None:
+        await asyncio.gather(*map(self._end, tuple(self._tasks)))
 
     async def _leave(self, places: asyncio.Semaphore, keeper: Keeper) -> None:
         """Let the next pair begin once this one has, or after a second, as with a dead host.
@@ -419,6 +460,7 @@ class Supervisor(Keeping):
         assume_good: Collection[Version] = (),
     ) -> None:
         self._store = store
+        self._locks: dict[str, contextlib.ExitStack] = {}
         super().__init__(
             pairs,
             hosts,
@@ -431,8 +473,9 @@ class Supervisor(Keeping):
 
     @override
     async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
-        for pair in self._pairs:
-            stack.enter_context(self._store.alone(pair.name))
+        stack.callback(self._unlock_all)
+        for name in self._keepers:
+            self._lock(name)
         following = asyncio.create_task(self._follow_store())
         stack.push_async_callback(_ended, following)
 
@@ -453,6 +496,115 @@ class Supervisor(Keeping):
             return self._store.version
         except StoreError:
             return None
+
+    # -- other pairs
+
+    def add(
+        self,
+        pair: ColoPair,
+        hosts: Mapping[str, Host],
+        *,
+        fences: Mapping[str, Sequence[FenceDevice]] | None = None,
+    ) -> None:
+        """Keep one more pair from now on.
+
+        Args:
+            pair: The declaration.
+            hosts: Node name to its host, spares included. They are not closed.
+            fences: Node name to the fences of that node, as for a `Supervisor`.
+
+        Raises:
+            DeclarationError: The supervisor has a pair of this name, a node has no host, `fences`
+                names no node of the pair or a fence breaks a rule, or there are more pairs than
+                this process may have files open for. Nothing was changed.
+            StoreError: Another supervisor with this store keeps the pair, or its lock cannot be
+                made. Nothing was changed.
+        """
+        name = pair.name
+        if name in self._keepers:
+            raise DeclarationError("pair", name, "be a name that this supervisor has not yet")
+        _open_files.check(len(self._keepers) + 1)
+        check_hosts(pair, hosts)
+        devices = fences_of(pair, fences or {})
+        if self._is_entered:
+            self._lock(name)
+        self._hosts[name], self._fences[name] = hosts, devices
+        self._authorities[name] = FilesAuthority(name, self._store)
+        self._tallies[name] = Tally(pair=name, clock=_now_s)
+        self._following[name] = Following()
+        self._keepers[name] = self._keeper(pair)
+        self._tell_pairs()
+        if self._is_entered:
+            self._begin(name)
+
+    async def remove(self, pair: str) -> None:
+        """Keep a pair no more; its QEMUs keep running, and what is wanted of it stays stored.
+
+        To have its QEMUs end, want `stopped` first, and wait until they have ended.
+
+        Args:
+            pair: The pair's name.
+
+        Raises:
+            RefusedError: A plan is executed for the pair. Nothing was changed.
+            DeclarationError: The supervisor has no such pair.
+        """
+        self._kept_by(pair).refuse_acting()
+        del self._keepers[pair]
+        self._tell_pairs()
+        await self._end(pair)
+        for known in (self._hosts, self._fences, self._authorities, self._tallies, self._following):
+            known.pop(pair, None)
+        self._locks.pop(pair, contextlib.ExitStack()).close()
+
+    async def change(
+        self,
+        pair: ColoPair,
+        hosts: Mapping[str, Host],
+        *,
+        fences: Mapping[str, Sequence[FenceDevice]] | None = None,
+    ) -> None:
+        """Keep a pair by another declaration from now on, such as one with another spare.
+
+        No QEMU is changed by that: each value takes effect when it is used next, as after a restart
+        of the supervisor. The hosts that were given before are not used any more once this returns.
+
+        Args:
+            pair: The declaration; its name is that of a pair which the supervisor has.
+            hosts: Node name to its host, spares included. They are not closed.
+            fences: Node name to the fences of that node; they replace those that were given before.
+
+        Raises:
+            RefusedError: A plan is executed for the pair. Nothing was changed.
+            DeclarationError: The supervisor has no such pair, a node has no host, `fences` names no
+                node of the pair or a fence breaks a rule, or the declaration lacks a node that the
+                pair's record names. Nothing was changed.
+        """
+        name = pair.name
+        old = self._kept_by(name)
+        old.refuse_acting()
+        check_hosts(pair, hosts)
+        record = old.status.record
+        lacking = sorted((frozenset() if record is None else record.named) - set(pair.names))
+        if lacking:
+            rule = f"have {lacking[0]}, which the record of {name} names"
+            raise DeclarationError("pair.nodes", list(pair.names), rule)
+        self._hosts[name], self._fences[name] = hosts, fences_of(pair, fences or {})
+        self._keepers[name] = self._keeper(pair)
+        self._tell_pairs()
+        is_begun = name in self._tasks
+        await self._end(name)
+        if is_begun and name in self._keepers:
+            self._begin(name)
+
+    def _lock(self, name: str) -> None:
+        stack = contextlib.ExitStack()
+        stack.enter_context(self._store.alone(name))
+        self._locks[name] = stack
+
+    def _unlock_all(self) -> None:
+        while self._locks:
+            self._locks.popitem()[1].close()
 
     # -- requests of a person
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Final, assert_never, final
+from typing import Final, Self, assert_never, final
 
 from typing_extensions import override
 
@@ -24,6 +25,7 @@ from pycolo.supervise.supervisor import Keeping
 _ASKED_S: Final = 10.0
 "How long a request may take to arrive, in seconds."
 _SHOW_S: Final = 0.5
+_LOG: Final = logging.getLogger("pycolo.supervise")
 
 
 @asynccontextmanager
@@ -31,7 +33,8 @@ async def served(supervisor: Keeping, folder: Path) -> AsyncGenerator[None]:
     """Listen for people's requests about a supervisor's pairs while the block lasts.
 
     Enter this inside the supervisor's own block: a socket that already exists in the folder was
-    then left by a supervisor that has ended, and is replaced.
+    then left by a supervisor that has ended, and is replaced. A pair that is added later gets a
+    socket as well; if that cannot be made, an error is logged.
 
     Args:
         supervisor: The supervisor or agent that is asked; an agent executes `switch-over`
@@ -41,10 +44,61 @@ async def served(supervisor: Keeping, folder: Path) -> AsyncGenerator[None]:
     Raises:
         OSError: A socket cannot be made; none is open afterwards.
     """
+    changed = asyncio.Event()
     async with AsyncExitStack() as stack:
-        for pair in supervisor.pairs:
-            await stack.enter_async_context(_listening(_Desk(supervisor, pair.name), folder))
+        stack.enter_context(supervisor.watching_pairs(changed.set))
+        sockets = await stack.enter_async_context(_Sockets(supervisor, folder))
+        await sockets.follow()
+        following = asyncio.create_task(_followed(sockets, changed))
+        stack.push_async_callback(_ended, following)
         yield
+
+
+async def _followed(sockets: _Sockets, changed: asyncio.Event) -> None:
+    while True:
+        await changed.wait()
+        changed.clear()
+        try:
+            await sockets.follow()
+        except OSError:
+            _LOG.exception("a pair that was added cannot be asked for anything")
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+@final
+class _Sockets:
+    """The sockets of a supervisor's pairs; an async context manager, which closes them."""
+
+    def __init__(self, supervisor: Keeping, folder: Path) -> None:
+        self._supervisor = supervisor
+        self._folder = folder
+        self._stacks: dict[str, AsyncExitStack] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for name in tuple(self._stacks):
+            await self._stacks.pop(name).aclose()
+
+    async def follow(self) -> None:
+        """Make the sockets of pairs that have none, and close those of pairs that are gone.
+
+        Raises:
+            OSError: A socket cannot be made; those that were made before are open.
+        """
+        names = {pair.name for pair in self._supervisor.pairs}
+        for gone in self._stacks.keys() - names:
+            await self._stacks.pop(gone).aclose()
+        for name in sorted(names - self._stacks.keys()):
+            async with AsyncExitStack() as stack:
+                desk = _Desk(self._supervisor, name)
+                await stack.enter_async_context(_listening(desk, self._folder))
+                self._stacks[name] = stack.pop_all()
 
 
 @asynccontextmanager
