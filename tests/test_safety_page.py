@@ -13,7 +13,13 @@ import pytest
 _ROOT: Final = Path(__file__).parents[1]
 _PAGE: Final = (_ROOT / "docs" / "explanation" / "safety.md").read_text()
 _NAME: Final = re.compile(r"`(test_\w+)(?:\[[^\]]+\])?`")
-_ARGUED: Final = ("Why it is safe", "Agents", "The fuse", "One supervisor for both nodes")
+_ARGUED: Final = (
+    "Why it is safe",
+    "Agents",
+    "The fuse",
+    "One supervisor for both nodes",
+    "Fences that fail or lie",
+)
 _KINDS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

@@ -36,6 +36,7 @@ class AgentsLife(Life):
         super().__init__(life, chance)
         self.network = Network(life)
         self.agents = self.network.agents
+        self.agents.fences = self.fences
         self.tasks: set[asyncio.Task[None]] = set()
 
     @override
@@ -58,6 +59,19 @@ class AgentsLife(Life):
 
         self.life.world.later(lasts_s, back)
         return f"cut the arbiter from {nodes} for {lasts_s}"
+
+    def isolate(self) -> str:
+        """A host is cut off from the other one and from the arbiter, until it is fenced."""
+        node, lasts_s = self.chance.choice(NODES), self.chance.choice([10.0, 60.0])
+        self.network.cut()
+        self.network.arbiter.cut(node)
+
+        def back() -> None:
+            self.network.heal()
+            self.network.arbiter.heal(node)
+
+        self.life.world.later(lasts_s, back)
+        return f"isolate {node} for {lasts_s}"
 
     def lose_answer(self) -> str:
         """What a host asks the arbiter for next is done, and it never hears of it."""
@@ -91,7 +105,8 @@ class AgentsLife(Life):
     @override
     def fault(self) -> None:
         ways: list[Callable[[], str]] = [self.kill, self.freeze, self.cut, self.cut_arbiter]
-        ways += [self.lose_answer, self.restart, self.hang_up, self.nothing, self.switch_over]
+        ways += [self.isolate, self.lose_answer, self.restart, self.hang_up, self.nothing]
+        ways.append(self.switch_over)
         self.log.append(f"{self.life.world.now_s:.3f} {self.chance.choice(ways)()}")
 
     async def healed(self) -> None:

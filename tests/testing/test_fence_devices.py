@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, final
+from typing import Final, Protocol, final
 
 import attrs
 import pytest
-from tests.testing.agents import Agents, Network, play
+from tests.testing.agents import NODES, Agents, Network, play
 from tests.testing.test_controller import write
 from tests.testing.test_supervisor import kept, protected, serves
-from tests.testing.testbed import FakePair, declared, in_world
+from tests.testing.testbed import FakePair, declared, in_world, time_passes
 from typing_extensions import override
 
 from pycolo.errors import DeclarationError
@@ -24,7 +24,15 @@ from pycolo.supervise.fences import fenced
 from pycolo.testing import FakeArbiter, World
 
 VICTIM: Final = Victim(node="alpha", instance="colo:alpha:00000001", epoch=7)
-Answer = Callable[[Victim], Awaitable[Evidence | NotFenced]]
+
+
+class Answer(Protocol):
+    """What a fake fence does, and answers."""
+
+    __name__: str
+
+    async def __call__(self, victim: Victim, /) -> Evidence | NotFenced:
+        """Fence a QEMU."""
 
 
 @final
@@ -126,7 +134,8 @@ def test_fence_that_shows_nothing_is_told_and_the_next_one_is_tried(
 ) -> None:
     """It may refuse, hang, raise or speak of another QEMU: none of that is evidence."""
     told: list[str] = []
-    fences = [FakeFence(f"fence {n}", one) for n, one in enumerate((answer, says_off, says_off))]
+    answers: list[Answer] = [answer, says_off, says_off]
+    fences = [FakeFence(f"fence {n}", one) for n, one in enumerate(answers)]
 
     async def main() -> Evidence | None:
         return await fenced(fences, declared(), VICTIM, told.append)
@@ -210,17 +219,22 @@ def _with_failing_fence(pair: ColoPair) -> ColoPair:
     return attrs.evolve(pair, nodes=tuple(attrs.evolve(n, fences=(fence,)) for n in pair.nodes))
 
 
+async def _restarted(agents: Agents, fence: FakeFence) -> int:
+    """Give the agents a fence of alpha; gives how many events there were until both protect."""
+    count = await agents.protected()
+    agents.fences = {"alpha": (fence,)}
+    for node in NODES:
+        await agents.stop(node)
+        await agents.start(node)
+    return await agents.protected(count)
+
+
 def test_agent_continues_by_a_fence_in_code() -> None:
     """The agent of the other host uses it after it has claimed the pair."""
 
     async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
-        count = await agents.protected()
         cloud = _kills(life)
-        agents.fences = {"alpha": (cloud,)}
-        for node in ("alpha", "beta"):
-            await agents.stop(node)
-            await agents.start(node)
-        count = await agents.protected(count)
+        count = await _restarted(agents, cloud)
         write(life)
         gone = life.world.qemu("alpha")
         network.cut()
@@ -231,6 +245,31 @@ def test_agent_continues_by_a_fence_in_code() -> None:
         await agents.until("failover is done", node="beta", since=count)
         assert "beta" == await serves(life)
         assert [gone.line.name] == [victim.instance for victim in cloud.asked]
+
+    play(scenario, fuses=False)
+
+
+def test_fence_that_lies_leaves_one_node_in_the_record() -> None:
+    """COLO keeps a fenced primary from answering, until its agent reads the record and ends it."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await _restarted(agents, FakeFence("a liar", says_off))
+        write(life)
+        fenced = life.world.qemu("alpha")
+        network.cut()
+        network.arbiter.cut("alpha")
+        count = await agents.until("failover is done", node="beta", since=count)
+        assert "beta" == await serves(life)
+        write(life)
+        assert fenced.alive
+        network.arbiter.heal("alpha")
+        await agents.until("the record gives the pair to another QEMU", node="alpha", since=count)
+        async with asyncio.timeout(5.0):
+            while fenced.alive:
+                await time_passes(0.01)
+        network.heal()
+        await agents.protected(len(agents.events))
+        assert "beta" == await serves(life)
 
     play(scenario, fuses=False)
 

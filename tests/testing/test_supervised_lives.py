@@ -12,17 +12,26 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import pytest
 from tests.persons import is_for_a_person
+from tests.testing.test_fence_devices import (
+    Answer,
+    FakeFence,
+    evidence,
+    hangs,
+    raises,
+    refuses,
+)
 from tests.testing.test_supervisor import QUIET, Watched, kept
 from tests.testing.testbed import FakePair, declared, in_world, time_passes
 
+from pycolo.evidence import Evidence, Victim
 from pycolo.model import ColoPair
-from pycolo.supervise import Store
+from pycolo.supervise import FenceDevice, NotFenced, Store
 from pycolo.testing import FakeQemu
 
 STEPS: Final = 12
@@ -127,6 +136,42 @@ class Life:
             monitor.hang_up()
         return f"hang up {one.node.name}"
 
+    # -- fences
+
+    @property
+    def fences(self) -> Mapping[str, Sequence[FenceDevice]]:
+        """Two fences of each node, which do something else each time that they are used."""
+        names = ("first fence", "second fence")
+        return {
+            node.name: [FakeFence(name, self._fenced, limit_s=2.0) for name in names]
+            for node in self.life.pair.all_nodes
+        }
+
+    async def _fenced(self, victim: Victim) -> Evidence | NotFenced:
+        ways: list[Answer] = [self._ends, self._lies, self._ends_late, refuses, hangs, raises]
+        way = self.chance.choice(ways)
+        self.log.append(f"{self.life.world.now_s:.3f} fence of {victim.node}: {way.__name__}")
+        return await way(victim)
+
+    async def _ends(self, victim: Victim) -> Evidence:
+        """End the QEMU, as a fence should."""
+        self._end(victim)
+        return evidence(victim)
+
+    async def _lies(self, victim: Victim) -> Evidence:
+        """Say that the QEMU has ended, and do nothing."""
+        return evidence(victim)
+
+    async def _ends_late(self, victim: Victim) -> NotFenced:
+        """End the QEMU once nobody waits for that any more."""
+        self.life.world.later(self.chance.choice([0.1, 3.0, 10.0]), lambda: self._end(victim))
+        return await hangs(victim)
+
+    def _end(self, victim: Victim) -> None:
+        for one in self.members():
+            if one.line.name == victim.instance:
+                one.kill()
+
     def nothing(self) -> str:
         """Nothing happens."""
         return "nothing"
@@ -145,9 +190,9 @@ async def _lived(life: FakePair, folder: Path, seed: int) -> None:
         watching = asyncio.create_task(lived.watch())
         for _ in range(chance.randint(1, 3)):
             # Each supervisor but the last one ends in the midst of it.
-            async with kept(life, store):
+            async with kept(life, store, lived.fences):
                 await _faults(lived)
-        async with kept(life, store) as watched:
+        async with kept(life, store, lived.fences) as watched:
             await _healed(lived, watched)
         watching.cancel()
 
