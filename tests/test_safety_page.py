@@ -19,6 +19,7 @@ _ARGUED: Final = (
     "The fuse",
     "One supervisor for both nodes",
     "Fences that fail or lie",
+    "Switching off a network port",
 )
 _KINDS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -80,6 +80,10 @@ class Node(NamedTuple):
     "Its supervisor ran while the arbiter was restored, and takes no answer from it any more."
     saw_no_lease: bool = False
     "Its supervisor has read that the peer has no lease, and has not read again since."
+    off: bool = False
+    "The network port of its guest is switched off."
+    late: bool = False
+    "Somebody's command that switches the port on is under way, and acts at any time."
 
 
 class State(NamedTuple):
@@ -127,6 +131,12 @@ class Rules:
     "Evidence is true."
     fences: bool = True
     "A fence ends the peer's QEMU; else only its host says whether it has ended."
+    ports: bool = False
+    "A fence may switch off the port of the peer's guest, whose QEMU runs on."
+    kept_off: bool = True
+    "That port is switched on only after that QEMU has ended; but see `given_back`."
+    given_back: bool = False
+    "It is switched on as well once the record lets its node alone run."
     restores: bool = False
     "The arbiter may be restored from a backup."
     notices: bool = True
@@ -383,6 +393,7 @@ class Search:
                 yield f"supervisor of {NAMES[i]} is started", _node(s, i, up=True)
             if heals:
                 yield from self._heals(s, i)
+            yield from self._ports(s, i)
             if s.nodes[i].up:
                 yield from self._supervises(s, i)
         yield from self._time(s)
@@ -453,6 +464,14 @@ class Search:
         if _in_colo(s) and not any(node.shutdown for node in s.nodes):
             gone = [node._replace(qemu="none", shutdown=True) for node in s.nodes]
             yield "guest shuts down", f._replace(nodes=(gone[0], gone[1]))
+
+    def _ports(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        me = s.nodes[i]
+        is_sole = self.rules.given_back and s.record.eligible == (i,)
+        if me.off and (me.qemu == "none" or is_sole or not self.rules.kept_off):
+            yield f"port of {NAMES[i]} is switched on", _node(s, i, off=False)
+        if me.late:
+            yield f"port of {NAMES[i]} is switched on late", _node(s, i, off=False, late=False)
 
     def _heals(self, s: State, i: int) -> Iterator[tuple[str, State]]:
         if s.nodes[i].silent:
@@ -609,7 +628,10 @@ class Search:
             return None
         if not self.rules.evidence:
             fenced = s
-        return iter((_node(fenced, i, evidence=knows.instances[j]),))
+        found = [_node(fenced, i, evidence=knows.instances[j])]
+        if self.rules.ports and s.nodes[j].qemu != "none":
+            found.append(_node(_node(s, j, off=True), i, evidence=knows.instances[j]))
+        return iter(found)
 
     def _serve(self, s: State, i: int) -> Iterator[State] | None:
         record, me = self._writes(s, i), s.nodes[i]
@@ -726,7 +748,7 @@ class Search:
     def _launches(self, s: State, i: int, record: Record) -> Iterator[State]:
         j = 1 - i
         number = s.nodes[j].instance + 1
-        if s.nodes[j].qemu != "none" or number > INSTANCES:
+        if s.nodes[j].qemu != "none" or s.nodes[j].off or number > INSTANCES:
             return
         instances = (record.instances[0], number) if j == 1 else (number, record.instances[1])
         changed = record._replace(phase="joining", joining=j, instances=instances)
@@ -923,7 +945,8 @@ def _waits_in_vain(s: State, i: int, decision: Decision) -> bool:
 def _answers(s: State, i: int) -> bool:
     """Whether clients get answers; COLO holds some packets back, and others not (17.2)."""
     node = s.nodes[i]
-    return node.qemu in ("primary", "alone") and not node.halted and not node.silent
+    works = not (node.halted or node.silent or node.off)
+    return node.qemu in ("primary", "alone") and works
 
 
 def _key(s: State) -> State:
@@ -952,6 +975,8 @@ def _key(s: State) -> State:
             node.file,
             node.noticed,
             node.saw_no_lease and leads,
+            node.off,
+            node.late,
         )
         for i, node in enumerate(s.nodes)
     ]

@@ -122,6 +122,40 @@ def test_whoever_runs_must_notice_that_the_arbiter_is_restored() -> None:
     assert "arbiter restored" in path
 
 
+# -- ports that are switched off instead of a fence, which pycolo does not accept
+
+PORTS: Final = attrs.evolve(NO_LEASE, fuse=False, equipped=False, ports=True)
+
+
+@pytest.mark.nightly
+def test_ports_that_stay_off_can_leave_no_guest_that_serves() -> None:
+    """Each node has switched off the other one's port; the one that continues has no network."""
+    search = Search(PORTS)
+    assert ("", []) == search.run(without_fuses(protected(1)))
+    stuck = search.stuck()
+    assert stuck is not None
+    assert all(node.off and node.qemu != "none" for node in stuck.nodes)
+
+
+def test_port_that_is_given_back_makes_a_second_guest() -> None:
+    """Evidence of an earlier claim names the same QEMU, whose port was switched on since."""
+    wrong, path = Search(attrs.evolve(PORTS, given_back=True)).run(without_fuses(protected(1)))
+    assert "two guests" == wrong
+    assert ["port of alpha is switched on"] == [step for step in path if "port" in step]
+
+
+@pytest.mark.parametrize("cause", ["too early", "by a command that comes late"])
+def test_port_that_is_switched_on_makes_a_second_guest(cause: str) -> None:
+    """The QEMU behind it still runs; a command of a program that has ended may still act."""
+    is_late = cause != "too early"
+    begin = without_fuses(protected(1))
+    first = begin.nodes[0]._replace(late=is_late)
+    search = Search(attrs.evolve(PORTS, kept_off=is_late))
+    wrong, path = search.run(begin._replace(nodes=(first, begin.nodes[1])))
+    assert "two guests" == wrong
+    assert any("port of alpha is switched on" in step for step in path)
+
+
 @pytest.mark.parametrize("hosts", ["with fuses", "without fuses"])
 def test_a_primary_that_has_handed_over_is_waited_for(hosts: str) -> None:
     """It is the primary until it is ended, so that its lease is no evidence without a fuse."""
