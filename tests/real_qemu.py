@@ -15,10 +15,10 @@ from pycolo.model import UnixMonitor
 __all__ = ["RELEASES", "BareQemu", "bare_qemu", "build_of"]
 
 
-def build_of(release: Release) -> QemuBuild:
-    """Find or fetch a QEMU, or skip the test and say why."""
+def build_of(release: Release, *extra: str) -> QemuBuild:
+    """Find or fetch a QEMU, perhaps with further packages, or skip the test and say why."""
     try:
-        return fetch(release)
+        return fetch(release, extra=extra)
     except Exception as error:  # noqa: BLE001 - whatever it is, the test cannot run
         pytest.skip(f"no QEMU {release} here: {error}")
 

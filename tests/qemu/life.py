@@ -7,6 +7,7 @@ at the same time never meet; whatever happens, its QEMUs are ended by their pid 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ import attrs
 import pytest
 from tests.real_qemu import build_of
 
+from pycolo import topology
 from pycolo._execute import execute
 from pycolo._probe import probe
 from pycolo.compiler import compile_plan, launch
@@ -30,7 +32,18 @@ from pycolo.demo.builds import Release
 from pycolo.demo.guests import bios_counter, bios_disk_counter, bios_guest
 from pycolo.evidence import Victim, instance_of
 from pycolo.hosts.local import LocalHost, QemuWatch
-from pycolo.model import ColoPair, FilterChain, Machine, Nbd, Netdev, Node, ReplicationDisk
+from pycolo.model import (
+    ColoPair,
+    FilterChain,
+    Iscsi,
+    Machine,
+    Nbd,
+    Netdev,
+    Nfs,
+    Node,
+    Rbd,
+    ReplicationDisk,
+)
 from pycolo.model.pair import CHECKPOINTS_OFF_MS
 from pycolo.plan import DialectName, Execute, Options, Plan, Procedure
 from pycolo.qmp import commands as qmp
@@ -334,18 +347,11 @@ class LivePair:
     def disk_counter(self, name: str, disk: int = 0) -> int:
         """How far the BIOS guest has counted by an image of one node."""
         node, here = self.pair.node(name), self.pair.disks[disk].on(name)
-        if here.image_format == "raw":
+        if here.image_format == "raw" and not isinstance(here.remote, Iscsi | Rbd):
             return bios_disk_counter(self.image(name, disk))
-        options = {"driver": here.image_format, "file.filename": str(self.image(name, disk))}
-        opened = []
-        if here.secret_file is not None:
-            opened = ["--object", f"secret,id=key,file={here.secret_file}"]
-            key = "key-secret" if here.image_format == "luks" else "encrypt.key-secret"
-            options[key] = "key"
-        image = ",".join(f"{key}={value}" for key, value in options.items())
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "copy"
-            line = [node.qemu_img_binary, "convert", "-U", *opened, "--image-opts", image]
+            line = [node.qemu_img_binary, "convert", "-U", *opened(node, here)]
             subprocess.run([*line, "-O", "raw", str(copy)], check=True)
             return bios_disk_counter(copy)
 
@@ -368,17 +374,38 @@ class LivePair:
 
 
 def image_file(node: Node, disk: ReplicationDisk) -> Path:
-    """The file or device of a node's image; an NBD server has it beside its socket, as X.sock."""
-    remote = disk.on(node.name).remote
-    if isinstance(remote, Nbd):
-        return Path(str(remote.path)).with_suffix("")
-    return Path(disk.paths(node)["image"])
+    """The file or device of a node's image, also where a server on this machine has it.
+
+    An NBD server has it beside its socket, as X.sock; an NFS server exports it under its own path.
+    """
+    match disk.on(node.name).remote:
+        case Nbd(path=str(path)):
+            return Path(path).with_suffix("")
+        case Nfs(path=path):
+            return Path(path)
+        case remote:
+            assert remote is None, f"no file here is {remote}"
+            return Path(disk.paths(node)["image"])
+
+
+def opened(node: Node, disk: ReplicationDisk) -> list[str]:
+    """How `qemu-img` is told to open an image as a node's QEMU does, with its secrets."""
+    secrets = [key.to_qmp() for key in topology.secrets(node, disk)]
+    objects = [word for key in secrets for word in ("--object", json.dumps(key))]
+    return [*objects, f"json:{json.dumps(topology.image(node, disk).to_qmp())}"]
 
 
 def install(node: Node, disks: Sequence[ReplicationDisk]) -> None:
     """Put the BIOS guest onto a node's first image, and make the others, to which it writes too."""
     for number, disk in enumerate(disks):
-        here, image = disk.on(node.name), image_file(node, disk)
+        here = disk.on(node.name)
+        if isinstance(here.remote, Iscsi | Rbd):
+            with tempfile.TemporaryDirectory() as folder:
+                content = _content(Path(folder) / "content", number, len(disks))
+                line = [node.qemu_img_binary, "convert", "-n", "-f", "raw", str(content)]
+                subprocess.run([*line, *opened(node, here)], check=True)
+            continue
+        image = image_file(node, disk)
         if here.image_format == "raw" and not image.is_block_device():
             # With holes, as an image has them.
             _content(image, number, len(disks))

@@ -171,8 +171,9 @@ async def test_a_pair_lives_on_encrypted_images(release: Release, accelerator: A
 
 
 def make_encrypted(life: LivePair) -> None:
-    """Make the secondaries' images beforehand: QEMU takes seconds over each, on purpose."""
-    disk, made = life.pair.disks[0], Path(life.pair.nodes[0].image_folder) / "made"
+    """Make the secondaries' local images beforehand: QEMU takes seconds over each, on purpose."""
+    disk = attrs.evolve(life.pair.disks[0], image_format="qcow2")
+    made = Path(life.pair.nodes[0].image_folder) / "made"
     program = life.pair.nodes[0].qemu_img_binary
     line = [program, "create", "-q", "-f", "qcow2", *encrypting(disk), str(made), str(SIZE_BYTES)]
     subprocess.run(line, check=True)

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, final
@@ -81,7 +81,7 @@ loader=$usr/ld-linux-x86-64.so.2
 export QEMU_MODULE_DIR="$usr/qemu"
 """
 _WRAPPER_EXEC: Final = (
-    'exec "$loader" --inhibit-cache --library-path "$usr:$lib" '
+    'exec "$loader" --inhibit-cache --library-path "$usr:$lib:$usr/ceph" '
     '"$root/usr/bin/{program}"{options} "$@"\n'
 )
 _FIRMWARE_OPTIONS: Final = "".join(
@@ -132,6 +132,7 @@ def fetch(
     cache: Path | None = None,
     mirror: str | None = None,
     *,
+    extra: Sequence[str] = (),
     on_progress: Progress = lambda _: None,
 ) -> QemuBuild:
     """Return an unpacked QEMU build; fetch and unpack it if the cache does not have it.
@@ -144,6 +145,8 @@ def fetch(
         cache: Folder that keeps builds; `default_cache()` when None.
         mirror: URI of a Debian archive; when None, `PYCOLO_DEBIAN_MIRROR` or this machine's own apt
             sources.
+        extra: Further packages of the same version, such as `qemu-block-extra`; a build with them
+            has a folder of its own.
         on_progress: Called with what is being done.
 
     Returns:
@@ -154,10 +157,10 @@ def fetch(
             download failed, or the archive now has another release under that suite. The cache
             holds no part of the build then.
     """
-    prefix = (cache or default_cache()).absolute() / f"qemu-{release}"
+    prefix = (cache or default_cache()).absolute() / "-".join((f"qemu-{release}", *extra))
     with complete_folder(prefix, on_progress=on_progress) as partial:
         if partial is not None:
-            _fill(partial, release, mirror, on_progress)
+            _fill(partial, release, mirror, (*_PACKAGES, *extra), on_progress)
     return QemuBuild(prefix=prefix, version=_reported_version(prefix))
 
 
@@ -208,14 +211,20 @@ def is_complete(folder: Path) -> bool:
     return (folder / _STAMP).is_file()
 
 
-def _fill(partial: Path, release: Release, mirror: str | None, on_progress: Progress) -> None:
+def _fill(
+    partial: Path,
+    release: Release,
+    mirror: str | None,
+    packages: Sequence[str],
+    on_progress: Progress,
+) -> None:
     require_amd64_and_apt()
     scratch = partial / "apt"
     suites = _SUITES[release]
     apt = PrivateApt.create(
         scratch, mirror=mirror or debian_mirror(), suites=suites, on_progress=on_progress
     )
-    package_files = apt.download_closure(_PACKAGES, suite=suites[-1])
+    package_files = apt.download_closure(packages, suite=suites[-1])
     on_progress(f"unpacking {len(package_files)} packages")
     unpack(package_files, partial / "root", leave_out=_NOT_NEEDED)
     shutil.rmtree(scratch)
