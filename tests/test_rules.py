@@ -41,9 +41,12 @@ from pycolo.model import (
     ColoPair,
     DiskOnNode,
     FilterChain,
+    Iscsi,
     Machine,
     Netdev,
+    Nfs,
     Node,
+    Rbd,
     ReplicationDisk,
 )
 from pycolo.model.memory import MemoryBackend
@@ -502,6 +505,47 @@ def test_backing_images_must_be_as_declared() -> None:
     assert ["image-differs"] == levels(top, attrs.evolve(base, image_format="raw"))
     assert ["image-differs"] == levels(top, attrs.evolve(base, why="Permission denied"))
     assert ["no-image"] == levels(top, ImageFacts(path="/base", is_there=False))
+
+
+@pytest.mark.parametrize(
+    "remote",
+    [
+        Iscsi(portal="192.0.2.1", target="iqn.2026-01.com.example:a", lun=1),
+        Nfs(host="192.0.2.1", path="/a"),
+        Rbd(pool="guests", namespace="shop", image="a"),
+    ],
+    ids=lambda remote: type(remote).__name__,
+)
+def test_remote_image_must_open_and_be_as_declared(remote: Iscsi | Nfs | Rbd) -> None:
+    """Whether it does not exist or its server is away, QEMU's words say."""
+    disk = ReplicationDisk(size_bytes=GIB, nodes={"alpha": DiskOnNode(remote=remote)})
+    pair = attrs.evolve(PAIR, disks=(disk,))
+    good = {"path": remote.url, "image_format": "qcow2", "size_bytes": GIB}
+
+    def findings(**changed: object) -> list[tuple[str, str, str | None]]:
+        return found(_image(**{**good, **changed}), pair=pair)
+
+    assert [] == findings()
+    assert [("error", "no-image", "alpha")] == findings(why="Connection refused")
+    assert [("error", "image-differs", "alpha")] == findings(size_bytes=512)
+    assert [("error", "image-differs", "alpha")] == findings(image_format="raw")
+
+
+def test_backing_image_of_a_web_server_must_open_and_be_as_declared() -> None:
+    """Its server may be away; the header above may name another one."""
+    url = "http://host/base.raw"
+    layer = BackingImage(image=url, image_format="raw")
+    disk = ReplicationDisk(size_bytes=GIB, backing=(layer,))
+    pair = attrs.evolve(PAIR, disks=(disk,))
+    (top,) = _image(backing=url).images or ()
+    base = ImageFacts(path=url, is_there=True, image_format="raw")
+
+    def codes(base: ImageFacts) -> list[str]:
+        return [code for _, code, _ in found(HostFacts(images=(top, base)), pair=pair)]
+
+    assert [] == codes(base)
+    assert ["no-image"] == codes(attrs.evolve(base, why="Connection refused"))
+    assert ["image-differs"] == codes(attrs.evolve(base, image_format="qcow2"))
 
 
 def test_image_that_somebody_has_open_is_an_error() -> None:

@@ -285,8 +285,8 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "sizes-differ": "The images of a disk have different sizes.",
     "no-host": "The guest is unprotected, and no host answers on which a secondary could start.",
     "disk-failed": (
-        "The primary's own disk refused a write that its secondary has: whoever lets the primary "
-        "run alone loses that write."
+        "The primary's own disk refused a read or a write. Whoever lets the primary run alone may "
+        "lose a write that its secondary has: the report of a read can hide that of a write."
     ),
     "cancelling": (
         "A migration is being cancelled. Try again in a second. If it was cancelled inside COLO it "
@@ -396,7 +396,8 @@ MEANINGS: Final[Mapping[Code, str]] = {
     ),
     "qemu-lacks": (
         "QEMU on a host lacks what the pair needs: an object, a device, a block driver, a "
-        "machine type or a CPU model. Install a build that has it, or change the declaration."
+        "machine type or a CPU model. Install a build that has it, or the module of the block "
+        "driver, which Debian has in `qemu-block-extra`; or change the declaration."
     ),
     "unknown-option": (
         "QEMU does not have an option of an image, or gives it another type, by its QMP schema. "

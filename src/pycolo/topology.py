@@ -367,6 +367,22 @@ def _read_only_file(layer: BackingImage) -> FileNode | HostDeviceNode | HttpNode
     return over(url=place, read_only=True, options=layer.file_options)
 
 
+def remote_images(node: Node, disk: ReplicationDisk) -> Iterator[tuple[str, BlockNode]]:
+    """The remote images of a disk on a node that can be read while no QEMU has them open.
+
+    An NBD server is left out: it may serve one client and then end.
+
+    Yields:
+        The URL of the disk's image, or of one that backs it, and the block node that opens it.
+    """
+    here = disk.on(node.name)
+    if isinstance(here.remote, Rbd | Iscsi | Nfs):
+        yield here.remote.url, _remote(here, here.remote)
+    for layer in here.backing:
+        if not layer.is_local:
+            yield layer.image, _read_only_file(layer)
+
+
 def refused_options(pair: ColoPair, node: str, schema: Schema) -> Iterator[str]:
     """The options of a node's images that a QEMU does not accept, by its schema.
 

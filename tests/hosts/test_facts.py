@@ -25,7 +25,18 @@ from pycolo.facts import HostFacts, LaunchFacts, LibvirtFacts, NoFacts, PairFact
 from pycolo.hosts import Host
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.ways import NoWay
-from pycolo.model import BackingImage, ColoPair, Machine, ReplicationDisk
+from pycolo.model import (
+    BackingImage,
+    ColoPair,
+    DiskOnNode,
+    Iscsi,
+    Machine,
+    Nbd,
+    Nfs,
+    Rbd,
+    Remote,
+    ReplicationDisk,
+)
 from pycolo.model.memory import MemoryBackend
 from pycolo.model.node import Fence, Libvirt
 from pycolo.model.tls import X509, Psk
@@ -340,6 +351,38 @@ async def test_qemu_tells_what_it_lacks(pair: ColoPair, release: Release) -> Non
     assert (("no-such-disk",), "", False) == (lacking.lacks, lacking.machine, lacking.has_cpu)
     (bios, *_) = (await _read(good, "firmware")).firmware or ()
     assert ("bios-256k.bin", 262144) == (bios.path, bios.size_bytes)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("release", RELEASES)
+async def test_qemu_without_a_module_lacks_its_driver(pair: ColoPair, release: Release) -> None:
+    """Its schema has the drivers of all networks; these builds have that of NBD alone (20.11)."""
+    binary = str(build_of(release).qemu_system)
+    alpha, beta = (attrs.evolve(node, qemu_binary=binary) for node in pair.nodes)
+    remotes: list[Remote] = [
+        Iscsi(portal="192.0.2.1", target="a"),
+        Nfs(host="192.0.2.1", path="/a"),
+        Rbd(pool="a", image="a"),
+        Nbd(path="/a"),
+    ]
+    chains = [[BackingImage(image=f"{scheme}://192.0.2.1/a")] for scheme in ("http", "https")]
+    parts = [DiskOnNode(remote=at) for at in remotes] + [DiskOnNode(backing=at) for at in chains]
+    disks = [
+        ReplicationDisk(
+            size_bytes=1 << 20,
+            image=f"{n}",
+            active_image=f"{n}.active",
+            hidden_image=f"{n}.hidden",
+            nodes={"alpha": part},
+        )
+        for n, part in enumerate(parts)
+    ]
+    machine = Machine(accelerator="tcg", cpu="qemu64")
+    made = attrs.evolve(pair, nodes=(alpha, beta), disks=disks, machine=machine)
+    found = (await _read(made, "qemu")).qemu
+    assert found is not None
+    expected = {f"block driver {name}" for name in ("iscsi", "nfs", "rbd", "http", "https")}
+    assert expected == set(found.lacks)
 
 
 # -- TLS ------------------------------------------------------------------------------------------

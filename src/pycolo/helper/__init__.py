@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import resources
 from typing import Final, assert_never
 
-from pycolo import libvirt, record
-from pycolo._json import JsonObject, JsonValue, kebab
+from pycolo import libvirt, record, topology
+from pycolo._json import JsonObject, JsonValue, dumps, kebab
 from pycolo.facts import Part
+from pycolo.model.disk import ReplicationDisk
 from pycolo.model.filters import Netdev
 from pycolo.model.machine import Machine
 from pycolo.model.memory import MemoryBackend
@@ -248,9 +249,24 @@ def _images(pair: ColoPair, node: str) -> JsonObject | None:
     paths = [path for d in pair.disks if (path := d.paths(place).get("image")) is not None]
     below = [layer for disk in pair.disks for layer in disk.on(node).backing]
     paths = [*dict.fromkeys([*paths, *(layer.image for layer in below if layer.is_local)])]
-    process = pair.process_path(node)
-    asked: JsonObject = {"paths": list(paths), "qemu_img": place.qemu_img_binary}
-    return {**asked, "own_process": process} if paths else None
+    remotes = {url: words for disk in pair.disks for url, words in _remotes(place, disk)}
+    if not paths and not remotes:
+        return None
+    return {
+        "paths": list(paths),
+        "remotes": {**remotes},
+        "qemu_img": place.qemu_img_binary,
+        "own_process": pair.process_path(node),
+    }
+
+
+def _remotes(node: Node, disk: ReplicationDisk) -> Iterator[tuple[str, JsonValue]]:
+    """The remote images of a disk by URL, with the words by which `qemu-img` opens each."""
+    secrets = [dumps(key.to_qmp()) for key in topology.secrets(node, disk)]
+    objects = [word for key in secrets for word in ("--object", key)]
+    for url, file in topology.remote_images(node, disk):
+        # Without a driver for the format, it finds out which one the image has.
+        yield url, [*objects, f"json:{dumps({'file': file.to_qmp()})}"]
 
 
 def _qemu(pair: ColoPair, node: str) -> JsonObject:

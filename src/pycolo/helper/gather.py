@@ -6,8 +6,9 @@ parts are returned.
 
 The host is left as it was. Besides reading files, this code binds ports for a moment without
 listening on them, opens connections to the peers' ports, sends datagrams to them, and runs programs
-that end by themselves: `qemu-img info`, `busctl`, `virsh capabilities`, and a QEMU without a
-machine, which is told to quit. `forwarding` also listens for one connection.
+that end by themselves: `qemu-img info`, which also reads images over the network, `busctl`, `virsh
+capabilities`, and a QEMU without a machine, which is told to quit. `forwarding` also listens for
+one connection.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Set, Tuple
 
@@ -41,6 +43,8 @@ DIGEST_MAX_BYTES = 1 << 28
 CHUNK_BYTES = 1 << 20
 HOLDERS_MAX = 5
 PROGRAM_S = 15.0
+# How long a server may take to answer for an image.
+REMOTE_S = 10.0
 BUSCTL_S = 2.0
 # The bytes of an image that QEMU locks (qemu-behaviour 20.8).
 LOCK_FIRST = 100
@@ -299,17 +303,35 @@ def _file(path: str, *, is_read: bool = True) -> Value:
     }
 
 
-def images(*, paths: Sequence[str], qemu_img: str, own_process: str) -> List[Value]:
+def images(
+    *,
+    paths: Sequence[str],
+    remotes: Mapping[str, Sequence[str]],
+    qemu_img: str,
+    own_process: str,
+) -> List[Value]:
     """Describe images, and which other processes have them open.
 
     Args:
-        paths: The images.
+        paths: The images that are files or block devices.
+        remotes: The URL of each image that a server has to the words by which `qemu-img` opens it.
+            They are not read while the node's own QEMU runs.
         qemu_img: The `qemu-img` program.
         own_process: The node's process file: an image that its QEMU has open is not reported as
             locked.
     """
     own = _own_pid(own_process)
-    return [_image(path, qemu_img, own) for path in paths]
+    found = [_image(path, qemu_img, own) for path in paths]
+    if not remotes or os.path.exists(f"/proc/{own}"):
+        return found
+
+    def read(url: str) -> Value:
+        described = _described([qemu_img, *INFO, *remotes[url]], REMOTE_S)
+        return {"path": url, "is_there": True, **described}
+
+    # A server that does not answer must not use up the time of the others.
+    with ThreadPoolExecutor(len(remotes)) as pool:
+        return [*found, *pool.map(read, remotes)]
 
 
 def _own_pid(path: str) -> int:
@@ -332,15 +354,31 @@ def _image(path: str, qemu_img: str, own: int) -> Value:
         if not is_own and _is_locked(path):
             found["is_locked"] = True
             found["holders"] = [_process(pid) for pid in holders][:HOLDERS_MAX]
-        asked = [qemu_img, "info", "--output=json", "-U", path]
-        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=PROGRAM_S)
-        told = json.loads(done.stdout) if done.returncode == 0 else None
-        if told is None:
-            return {**found, "why": done.stderr.strip() or f"qemu-img ended with {done.returncode}"}
-        found.update(image_format=told["format"], size_bytes=told["virtual-size"])
-        return {**found, "backing": told.get("full-backing-filename", "")}
-    except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         return {**found, "why": str(error)}
+    return {**found, **_described([qemu_img, *INFO, path], PROGRAM_S)}
+
+
+INFO = ("info", "--output=json", "-U")
+
+
+def _described(argv: Sequence[str], limit_s: float) -> Value:
+    """The format, size and backing image by `qemu-img info`, or why it could not read them."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=limit_s)
+        if done.returncode != 0:
+            return {"why": done.stderr.strip() or f"qemu-img ended with {done.returncode}"}
+        told = json.loads(done.stdout)
+        backing = told.get("full-backing-filename", "")
+        return {
+            "image_format": told["format"],
+            "size_bytes": told["virtual-size"],
+            "backing": backing,
+        }
+    except subprocess.TimeoutExpired:
+        return {"why": f"no answer within {limit_s:g} s"}
+    except (OSError, ValueError, KeyError) as error:
+        return {"why": str(error)}
 
 
 def _is_locked(path: str) -> bool:
@@ -428,11 +466,16 @@ def qemu(
         # These models take their features from the host, so ask QEMU which.
         model = {"type": "full", "model": {"name": cpu}}
         commands.append({"execute": "query-cpu-model-expansion", "arguments": model})
-    version, replies = _asked(argv, commands)
+    modules = [name for name in drivers if name in MODULES]
+    tried = [_opening(name) for name in modules]
+    version, answers = _asked(argv, [*commands, *tried])
+    replies = [one.get("return") for one in answers[: len(commands)]]
     names = {str(one["name"]) for one in _list(replies[0])}
     enums = [_words(one.get("values")) for one in _list(replies[3])]
     lacks = [name for name in types if not {name, f"{name}-pci"} & names]
     lacks += _lacking(enums, "qcow2", "block driver", drivers)
+    absent = [n for k, n in enumerate(modules, len(commands)) if _is_unknown_driver(answers[k])]
+    lacks += [what for n in absent if (what := f"block driver {n}") not in lacks]
     lacks += _lacking(enums, "auto-converge", "migration capability", capabilities)
     machines = _list(replies[1])
     ours = [one for one in machines if machine in (one["name"], one.get("alias"))]
@@ -462,8 +505,33 @@ def block_schema(*, binary: str) -> List[Dict[str, object]]:
     Args:
         binary: The QEMU binary.
     """
-    _, (schema,) = _asked(_without_machine(binary), [{"execute": "query-qmp-schema"}])
-    return _part(_list(schema), "blockdev-add")
+    _, (answer,) = _asked(_without_machine(binary), [{"execute": "query-qmp-schema"}])
+    return _part(_list(answer.get("return")), "blockdev-add")
+
+
+# The block drivers that may be modules, which QEMU's schema has also where they are not installed;
+# with the options that the schema requires.
+MODULES: Dict[str, Value] = {
+    "http": {"url": "http://127.0.0.1/"},
+    "https": {"url": "https://127.0.0.1/"},
+    "iscsi": {"transport": "tcp", "portal": "127.0.0.1", "target": "none"},
+    "nfs": {"server": {"type": "inet", "host": "127.0.0.1"}, "path": "/none"},
+    "rbd": {"pool": "none", "image": "none"},
+}
+
+
+def _opening(driver: str) -> Value:
+    """A command that has QEMU load a block driver, and refuse to open anything for its name."""
+    return {
+        "execute": "blockdev-add",
+        "arguments": {"driver": driver, "node-name": "0", **MODULES[driver]},
+    }
+
+
+def _is_unknown_driver(answer: Value) -> bool:
+    """Whether QEMU refused a command because it could not load a block driver."""
+    error = answer.get("error")
+    return isinstance(error, dict) and "Unknown driver" in str(error.get("desc"))
 
 
 # The keys by which an entry of a QMP schema refers to a type.
@@ -522,10 +590,10 @@ def _cpu_digest(reply: object) -> str:
     return "" if props is None else hashlib.sha256(text.encode()).hexdigest()
 
 
-def _asked(argv: Sequence[str], commands: Sequence[Value]) -> Tuple[str, List[object]]:
-    """Run a QEMU, send it commands, and return its version and its replies.
+def _asked(argv: Sequence[str], commands: Sequence[Value]) -> Tuple[str, List[Value]]:
+    """Run a QEMU, send it commands, and return its version and its answers.
 
-    A reply is None if QEMU refused the command.
+    An answer has the member `return`, or `error` if QEMU refused the command.
     """
     words = [{"execute": "qmp_capabilities"}, *commands, {"execute": "quit"}]
     done = subprocess.run(
@@ -537,12 +605,12 @@ def _asked(argv: Sequence[str], commands: Sequence[Value]) -> Tuple[str, List[ob
         timeout=PROGRAM_S,
     )
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    replies = [one.get("return") for one in told if "return" in one or "error" in one]
-    if len(replies) < len(commands) + 1:
+    answers = [one for one in told if "return" in one or "error" in one]
+    if len(answers) < len(commands) + 1:
         raise OSError(done.stderr.strip() or f"{argv[0]} answers no question")
     found = told[0]["QMP"]["version"]["qemu"]
     version = f"{found['major']}.{found['minor']}.{found['micro']}"
-    return version, replies[1 : len(commands) + 1]
+    return version, answers[1 : len(commands) + 1]
 
 
 def firmware(*, binary: str, names: Sequence[str]) -> List[Value]:

@@ -70,6 +70,11 @@ class Rbd:
     secret_file: str | None = attrs.field(default=None, validator=_path_or_none)
     "Absolute path, on the node, of a file with the user's key in base64; None for Ceph's keyring."
 
+    @property
+    def url(self) -> str:
+        """The image in the manner of a URL, for people."""
+        return "/".join(("rbd:", *filter(None, (self.pool, self.namespace, self.image))))
+
     def place(self, host: str) -> tuple[str, ...]:
         """An identity of the image, which is equal for two nodes that open the same one.
 
@@ -114,6 +119,11 @@ class Iscsi:
             rule = "be given if user is, and only then"
             raise DeclarationError("Iscsi.secret_file", self.secret_file, rule)
 
+    @property
+    def url(self) -> str:
+        """The image in the manner of a URL, for people."""
+        return f"iscsi://{self.portal}/{self.target}/{self.lun}"
+
     def place(self, host: str) -> tuple[str, ...]:
         """An identity of the image; see `Rbd.place`."""
         del host
@@ -142,6 +152,11 @@ class Nfs:
         default=None, validator=rules.Valid(rules.Optional(rules.Whole(0, ID_MAX)))
     )
     "The group's number; None for that of the QEMU process."
+
+    @property
+    def url(self) -> str:
+        """The image in the manner of a URL, for people."""
+        return f"nfs://{self.host}{self.path}"
 
     def place(self, host: str) -> tuple[str, ...]:
         """An identity of the image; see `Rbd.place`."""

@@ -47,7 +47,10 @@ def parts(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
             lacks.append(f"CPU model {(pair.machine.cpu or 'of its own').partition(',')[0]}")
         if lacks:
             what = f"QEMU {host.qemu.version} on {name} has no {', no '.join(lacks)}"
-            remedy = "install a build that has it, or change the declaration"
+            remedy = (
+                "install a build that has it, or its module (on Debian in qemu-block-extra), or"
+                " change the declaration"
+            )
             yield found("error", "qemu-lacks", name, what, remedy)
 
 

@@ -9,6 +9,7 @@ from pycolo.findings import Finding, Level
 from pycolo.model._places import normal
 from pycolo.model.disk import ReplicationDisk
 from pycolo.model.pair import ColoPair
+from pycolo.model.remote import Nbd
 from pycolo.model.storage import BackingImage
 from pycolo.rules._found import MIB, Rule, found, size_words
 
@@ -49,9 +50,11 @@ def missing_images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def _image(pair: ColoPair, name: str, disk: ReplicationDisk, host: HostFacts) -> ImageFacts | None:
-    """The facts about a disk's image on a node; None if they were not read, or it is remote."""
-    path = disk.paths(pair.node(name)).get("image")
-    return None if path is None else _at(path, host)
+    """The facts about a disk's image on a node; None if they were not read."""
+    remote = disk.on(name).remote
+    if remote is None:
+        return _at(disk.paths(pair.node(name))["image"], host)
+    return None if isinstance(remote, Nbd) else _at(remote.url, host)
 
 
 def _at(path: str, host: HostFacts) -> ImageFacts | None:
@@ -68,9 +71,8 @@ def images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
                 continue
             declared = (disk.on(name).image_format, disk.size_bytes)
             if image.why:
-                what = f"{image.path} on {name} cannot be read: {image.why}"
-                remedy = "correct it: pycolo overwrites no image"
-                yield found("error", "image-differs", name, what, remedy)
+                is_local = disk.on(name).remote is None
+                yield _unread(name, image.path, image.why, is_local=is_local)
             elif (image.image_format, image.size_bytes) != declared:
                 what = (
                     f"{image.path} on {name} has format {image.image_format} and"
@@ -84,6 +86,16 @@ def images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
                 yield found("error", "image-in-use", name, what, "end that first")
 
 
+def _unread(name: str, what: str, why: str, *, is_local: bool) -> Finding:
+    """The finding that an image cannot be read; of a remote one, nobody knows whether it exists."""
+    clause = f"{what} on {name} cannot be read: {why}"
+    if is_local:
+        remedy = "correct it: pycolo overwrites no image"
+        return found("error", "image-differs", name, clause, remedy)
+    remedy = "start its server, make the image, or correct the pair file"
+    return found("error", "no-image", name, clause, remedy)
+
+
 def backing_images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
     """Backing images that are missing or not as declared, and headers that name another one."""
     for name, host in facts.read.items():
@@ -92,7 +104,7 @@ def backing_images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
             above = _image(pair, name, disk, host)
             for layer in here.backing:
                 yield from _named(name, above, layer)
-                above = _at(layer.image, host) if layer.is_local else None
+                above = _at(layer.image, host)
                 yield from _layer(name, above, layer)
 
 
@@ -117,15 +129,15 @@ def _is_same_place(named: str, declared: str) -> bool:
 
 
 def _layer(name: str, image: ImageFacts | None, layer: BackingImage) -> Iterator[Finding]:
-    """The findings about one backing image; none if it was not read, as over http."""
+    """The findings about one backing image; none if it was not read."""
     if image is None:
         return
     if not image.is_there:
         what = f"there is no backing image {image.path} on {name}"
         yield found("error", "no-image", name, what, "put it there, or correct the pair file")
     elif image.why:
-        what = f"the backing image {image.path} on {name} cannot be read: {image.why}"
-        yield found("error", "image-differs", name, what, "correct it: pycolo overwrites no image")
+        what = f"the backing image {image.path}"
+        yield _unread(name, what, image.why, is_local=layer.is_local)
     elif image.image_format != layer.image_format:
         what = (
             f"the backing image {image.path} on {name} has format {image.image_format}, declared"
@@ -181,7 +193,10 @@ RULES = (
     Rule(codes=("no-folder",), check=folders, parts=("folders",), before=("launch",)),
     Rule(codes=("no-image",), check=missing_images, parts=("images",), before=("launch",)),
     Rule(
-        codes=("image-differs", "image-in-use"), check=images, parts=("images",), before=("launch",)
+        codes=("no-image", "image-differs", "image-in-use"),
+        check=images,
+        parts=("images",),
+        before=("launch",),
     ),
     Rule(
         codes=("no-image", "image-differs"),
