@@ -241,20 +241,20 @@ class _Ladder:
         return Settled(armed={name: self._compile("failover", survivor=name) for name in both})
 
     def _check_disks(self, primary: str, secondary: str) -> None:
-        """Check that the pair can continue if a disk of the primary has refused writes.
+        """Check that the pair can continue if a disk of the primary has failed.
 
         Raises:
-            UndecidedError: A disk of the primary refused writes, and the secondary cannot simply
-                take over, since COLO has ended or replication has failed. A person must say which
-                data is right.
+            UndecidedError: A disk of the primary failed, and the secondary cannot simply take
+                over, since COLO has ended or replication has failed. A person must say which data
+                is right.
         """
         if not self._live(primary).disk_error:
             return
         ended = (self._role(primary), self._role(secondary)) != ("primary", "secondary")
         lacking = any(self._live(name).replication_error for name in (primary, secondary))
         if ended or lacking:
-            why = f"a disk of {primary} has refused writes that {secondary} has"
-            what = f"{why}, and {'COLO has ended' if ended else 'replication has failed'}"
+            why = f"a disk of {primary} has failed, and {secondary} may have writes that it lacks"
+            what = f"{why}; {'COLO has ended' if ended else 'replication has failed'}"
             advice = f"if {secondary} has the right data, end the QEMU of {primary} and fail over"
             raise undecided("disk-failed", what, advice, node=primary)
 

@@ -157,9 +157,10 @@ class Live:
     it only by an event at a write, which only a session that is open then receives.
     """
     disk_error: bool = attrs.field(default=False, eq=False)
-    """Whether the node's own disk refused a write that its peer has; read, never planned.
+    """Whether the node's own disk failed, so that it may lack writes; read, never planned.
 
-    QEMU reports it only by an event, to sessions that are open then (qemu-behaviour 5.11).
+    QEMU reports it only by an event, to sessions that are open then; behind the report of a read
+    that failed, that of a write may be missing (qemu-behaviour 5.11).
     """
     schema: Schema | None = attrs.field(default=None, eq=False)
     "The commands that this QEMU accepts; None if they were not read. Read, never planned."

@@ -151,8 +151,8 @@ def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> Standing:
     instances = {name: live.instance for name, live in both.items()}
     recorded = record.is_protected(snapshot.records, instances)
     if both[primary].disk_error:
-        why = f"a disk of {primary} has refused writes that {secondary} has: switch over"
-        return Standing(state="at risk", text=f"{sides}; {why}")
+        why = f"a disk of {primary} has failed, and {secondary} may have writes that it lacks"
+        return Standing(state="at risk", text=f"{sides}; {why}: switch over")
     if any(live.replication_error for live in both.values()):
         why = "replication of a disk has failed: a failover would lose writes"
         return Standing(state="at risk", text=f"{sides}; {why}")

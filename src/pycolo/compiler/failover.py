@@ -123,10 +123,10 @@ def _check_disks(draft: Draft, node: str, peer: str) -> None:
     """Check that a node's own disks have every write that its peer has.
 
     Raises:
-        UndecidedError: A disk of the node has refused a write.
+        UndecidedError: A disk of the node has failed.
     """
     if draft.live(node).disk_error:
-        why = f"a disk of {node} has refused writes that {peer} has"
+        why = f"a disk of {node} has failed, and {peer} may have writes that it lacks"
         advice = (
             f"if {peer} answers, run switch-over; if {peer} has ended, decide whose data is right,"
             " end both QEMUs, and launch that node with --newest and its name"
@@ -258,7 +258,7 @@ def stop(draft: Draft, primary: str, secondary: str | None) -> None:
     Raises:
         CompileError: The records do not let the primary run alone, the secondary's record cannot
             be written, somebody paused the guest, or a migration is being cancelled.
-        UndecidedError: A disk of the primary has refused a write that the secondary has, or the
+        UndecidedError: A disk of the primary has failed, so that it may lack a write, or the
             primary's record is absent or damaged.
     """
     records, instance = draft.now.records, draft.live(primary).instance

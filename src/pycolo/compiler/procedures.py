@@ -531,9 +531,9 @@ def stop(
         VersionError: A version cannot run COLO, or the two differ.
         CompileError: No primary answers, or two do, the secondary's record cannot be written,
             somebody paused the guest, a migration is being cancelled, or the dialect is `doc`.
-        UndecidedError: A disk of the primary has refused a write that the secondary has, the
-            primary's record is absent or damaged, the records come from two births, or an arbiter
-            manages them.
+        UndecidedError: A disk of the primary has failed, so that it may lack a write, the primary's
+            record is absent or damaged, the records come from two births, or an arbiter manages
+            them.
     """
     dialects.refuse_ending(dialect, "end protection")
     check(pair, snapshot)
