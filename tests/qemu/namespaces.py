@@ -44,9 +44,11 @@ def acknowledge_at_once(network: Network, name: str) -> None:
     _on(network, name, *route)
 
 
-def hold_to_send(network: Network, name: str, most_bytes: int) -> None:
-    """Let each new TCP connection of a host hold no more than this to be sent."""
-    _on(network, name, "sysctl", "-qw", f"net.ipv4.tcp_wmem=4096 16384 {most_bytes}")
+def hold_at_most(network: Network, most_bytes: int) -> None:
+    """Let each new TCP connection hold no more than this on either host, to be sent or read."""
+    for name in network.places:
+        for buffer in ("net.ipv4.tcp_wmem=4096 16384", "net.ipv4.tcp_rmem=4096 65536"):
+            _on(network, name, "sysctl", "-qw", f"{buffer} {most_bytes}")
 
 
 def swallow(network: Network, name: str, port: int) -> None:

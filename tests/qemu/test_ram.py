@@ -26,7 +26,7 @@ from tests.qemu.life import (
     bios_life,
     off_plan,
 )
-from tests.qemu.namespaces import acknowledge_at_once, hold_to_send, in_namespaces
+from tests.qemu.namespaces import acknowledge_at_once, hold_at_most, in_namespaces
 from tests.qemu.test_life import alone, kept, outlive
 from tests.real_qemu import RELEASES, build_of
 
@@ -361,7 +361,7 @@ async def test_a_late_acknowledgement_lengthens_each_checkpoint(
 @pytest.mark.heavy
 @pytest.mark.nightly
 @pytest.mark.parametrize("release", ["10.0", "11.1"])
-async def test_a_small_send_buffer_shortens_the_entry(release: Release, network: Network) -> None:
+async def test_small_socket_buffers_shorten_the_entry(release: Release, network: Network) -> None:
     """What waits there holds up the end of the copy, and a page of zeroes takes a few bytes."""
 
     def shape(pair: ColoPair) -> ColoPair:
@@ -379,7 +379,7 @@ async def test_a_small_send_buffer_shortens_the_entry(release: Release, network:
         paused_s: dict[int, list[float]] = {LARGE_BUFFER_BYTES: [], SMALL_BUFFER_BYTES: []}
         for _ in range(ENTRIES):
             for most_bytes, found_s in paused_s.items():
-                hold_to_send(network, "alpha", most_bytes)
+                hold_at_most(network, most_bytes)
                 await life.launch("beta")
                 # The first of them listens before the other one begins.
                 entry, _ = await asyncio.gather(_pauses_s(life, "alpha", 1), life.run("resume"))

@@ -150,7 +150,7 @@ def send_buffers(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
         if most_bytes is not None and most_bytes > SEND_BUFFER_BYTES:
             what = f"a TCP connection on {name} may hold {size_words(most_bytes)} to be sent"
             remedy = "for a shorter pause when protection begins: sysctl"
-            remedy += " net.ipv4.tcp_wmem='4096 16384 65536'"
+            remedy += " net.ipv4.tcp_wmem='4096 16384 65536' net.ipv4.tcp_rmem='4096 65536 65536'"
             yield found("note", "large-send-buffer", name, what, remedy)
 
 
