@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,8 @@ from tests.qemu.life import loopback
 
 ETCD: Final = [pytest.mark.etcd, pytest.mark.heavy]
 "Marks a test that runs on a real etcd."
-_NAMES: Final = ("one", "two", "three")
+NAMES: Final = ("one", "two", "three")
+"What the members of a cluster are called."
 _LIMIT_S: Final = 20.0
 
 
@@ -98,6 +99,10 @@ class Addresses(Protocol):
         """The n-th of them, from 1."""
 
 
+def _here(_: str) -> Sequence[str]:
+    return ()
+
+
 @final
 class Members:
     """Three members of one cluster, none of them started at first.
@@ -107,7 +112,7 @@ class Members:
         net: Their addresses.
         label: What tells the cluster from others on the same addresses.
         tls: Options for TLS; with them, clients and members talk to each other by https.
-        enter: What to put before a command so that it runs where the addresses are.
+        enter: Gives what to put before a command so that it runs where the member of a name is.
     """
 
     def __init__(
@@ -116,13 +121,13 @@ class Members:
         net: Addresses,
         label: str = "first",
         tls: Sequence[str] = (),
-        enter: Sequence[str] = (),
+        enter: Callable[[str], Sequence[str]] = _here,
     ) -> None:
         self.label: Final = label
         "What tells the cluster from others on the same addresses."
         self._enter = enter
         self._scheme = "https" if tls else "http"
-        hosts = {name: net.address(number) for number, name in enumerate(_NAMES, 1)}
+        hosts = {name: net.address(number) for number, name in enumerate(NAMES, 1)}
         self.peers: Final = ",".join(f"{n}={self._scheme}://{a}:2380" for n, a in hosts.items())
         "What each of them is told of all of them."
         self.all: Final = tuple(
@@ -131,7 +136,7 @@ class Members:
                 host,
                 folder / f"{label}-{name}",
                 [*self._options(name, host, label), *tls],
-                enter=enter,
+                enter=enter(name),
             )
             for name, host in hosts.items()
         )
@@ -176,7 +181,7 @@ class Members:
             "status",
             "--write-out=json",
         )
-        argv = [*self._enter, *program("etcdctl"), *asked]
+        argv = [*self._enter(member.name), *program("etcdctl"), *asked]
         done = subprocess.run(argv, check=True, capture_output=True, timeout=_LIMIT_S)
         status = json.loads(done.stdout)[0]["Status"]
         return str(status["header"]["member_id"]), str(status.get("leader", 0))

@@ -76,7 +76,7 @@ AGENT_FILE: Final = "/tmp/agent.toml"
 AGENT: Final = """
 format_version = 1
 node = "{name}"
-fuse = "{fuse}"
+{fuse}
 
 [etcd]
 endpoints = {endpoints}
@@ -195,6 +195,7 @@ class Kept:
         "Host to the supervisor or agent that runs there."
         self._news = asyncio.Condition()
         self._reading: dict[str, asyncio.Task[None]] = {}
+        self._files: dict[tuple[str, str], str] = {}
 
     def declare(self, declared: Declared) -> None:
         """Write the pair file, also for agents where hosts may have one."""
@@ -203,13 +204,22 @@ class Kept:
             for name in NAMES:
                 self._put(name, PAIR, declared.text(self.hosts, is_for_agents=True))
 
-    def be_agents(self, endpoints: Sequence[str], fuse: str) -> None:
-        """Write the file of each host's agent."""
+    def be_agents(self, endpoints: Sequence[str], fuse: str | None) -> None:
+        """Write the file of each host's agent; without the socket of a fuse it has none."""
+        line = "" if fuse is None else f"fuse = {json.dumps(fuse)}"
         for name in NAMES:
-            text = AGENT.format(name=name, fuse=fuse, endpoints=json.dumps(endpoints))
+            text = AGENT.format(name=name, fuse=line, endpoints=json.dumps(endpoints))
             self._put(name, AGENT_FILE, text)
 
+    def boot(self, name: str) -> None:
+        """Switch a host on again, and write its files, as they were."""
+        self.hosts.hosts[name].boot()
+        for (host, path), text in tuple(self._files.items()):
+            if host == name:
+                self._put(host, path, text)
+
     def _put(self, name: str, path: str, text: str) -> None:
+        self._files[name, path] = text
         done = self.hosts.hosts[name].run("sh", "-c", f"cat >{path} <<'END'\n{text}\nEND")
         assert 0 == done.returncode, done.stderr
 
@@ -247,6 +257,14 @@ class Kept:
         program.process.send_signal(signal.SIGCONT)
         await self._reading.pop(name)
         await program.process.communicate()
+
+    async def lose_power(self, name: str) -> None:
+        """Switch a host off, with its QEMU and what keeps the pair there."""
+        self.hosts.hosts[name].power_off()
+        if name in self.programs:
+            program = self.programs.pop(name)
+            await self._reading.pop(name)
+            await program.process.communicate()
 
     async def aclose(self) -> None:
         """End whatever keeps it."""

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.etcd import ETCD
+from tests import etcd
 from tests.hosts import linux_faults as faults
 from tests.hosts.linux_faults import KILL, STOP, Strike
 from tests.hosts.linux_life import under_agents, under_supervisor
+from tests.hosts.supervised import NAMES
 from tests.hosts.testbed import Testbed, separate_hosts, why_none
 from tests.real_qemu import build_of
 
-pytestmark = [pytest.mark.qemu, *ETCD, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.qemu, *etcd.ETCD, pytest.mark.timeout(900)]
 
 QEMUS: Final = (
     faults.qemu(KILL, "primary"),
@@ -32,11 +33,30 @@ AT_THE_ENTRY: Final = (
     faults.early(KILL, "secondary"),
     faults.early(STOP, "secondary"),
 )
+IN_A_CHECKPOINT: Final = tuple(
+    faults.inside(number, role, moment)
+    for role in ("primary", "secondary")
+    for number in (KILL, STOP)
+    for moment in ("both stop", "the state has come")
+)
 CABLES: Final = (faults.hosts_apart, faults.away("primary"), faults.away("secondary"))
 UNDER_AGENTS: Final[Mapping[str, tuple[Strike, ...]]] = {
     "qemus": (*QEMUS, faults.stopped_until_claimed),
     "entry": AT_THE_ENTRY,
+    "checkpoint": IN_A_CHECKPOINT,
     "cables": (*CABLES, faults.leader(KILL), faults.leader(STOP), faults.fuse_stopped),
+    "members": (
+        faults.member_cut("follows"),
+        faults.member_cut("leads"),
+        *(
+            faults.host_apart(role, with_member=with_member)
+            for with_member in (False, True)
+            for role in ("primary", "secondary")
+        ),
+        faults.split("primary"),
+        faults.split("secondary"),
+        faults.leader_in_a_failover,
+    ),
     "agents": tuple(
         faults.agent(number, role) for number in (KILL, STOP) for role in ("primary", "secondary")
     ),
@@ -45,7 +65,27 @@ UNDER_AGENTS: Final[Mapping[str, tuple[Strike, ...]]] = {
         for number in (KILL, STOP)
         for phase in ("joining", "claim", "alone")
     ),
+    "further-phases": tuple(
+        faults.agent_while(number, phase)
+        for number in (KILL, STOP)
+        for phase in ("waiting", "suspect", "serving", "following")
+    ),
+    "both-agents": tuple(
+        strike
+        for number in (KILL, STOP)
+        for strike in (
+            faults.agent_while(number, "claim, the other one"),
+            faults.agent_while(number, "claim, both"),
+            faults.agents_while_stopped(number),
+        )
+    ),
+    "reboot": (faults.both_reboot, faults.both_reboot),
 }
+WITH_FENCES: Final = (
+    faults.host_fenced("primary"),
+    faults.host_fenced("secondary"),
+    faults.fence_lies,
+)
 UNDER_A_SUPERVISOR: Final[Mapping[str, tuple[Strike, ...]]] = {
     "qemus": (
         *QEMUS,
@@ -54,6 +94,7 @@ UNDER_A_SUPERVISOR: Final[Mapping[str, tuple[Strike, ...]]] = {
         faults.two_supervisors,
     ),
     "cables": (*CABLES, *AT_THE_ENTRY),
+    "reboot": (faults.both_reboot, faults.both_reboot),
 }
 
 
@@ -62,7 +103,10 @@ def _hosts(*, have_agents: bool) -> Generator[Testbed]:
     if why is not None:
         pytest.skip(why)  # this machine cannot make hosts of its own
     builds, names = build_of("11.1").prefix.parent, ("alpha", "beta")
-    with separate_hosts(builds, names, has_client=True, has_agents=have_agents) as made:
+    others = etcd.NAMES if have_agents else ()
+    with separate_hosts(
+        builds, names, has_client=True, has_agents=have_agents, others=others
+    ) as made:
         yield made
 
 
@@ -93,6 +137,15 @@ async def test_faults_under_agents(agents_hosts: Testbed, tmp_path: Path, name: 
     """One guest at most answers, no acknowledged write is lost, and protection comes back."""
     async with under_agents(agents_hosts, tmp_path) as life:
         for strike in UNDER_AGENTS[name]:
+            await strike(life)
+
+
+@pytest.mark.nightly
+async def test_fences_under_agents(agents_hosts: Testbed, tmp_path: Path) -> None:
+    """Without fuses, fences show that a host's QEMU has ended; one that lies is found out later."""
+    fences = dict.fromkeys(NAMES, faults.FENCES)
+    async with under_agents(agents_hosts, tmp_path, fences) as life:
+        for strike in WITH_FENCES:
             await strike(life)
 
 

@@ -29,6 +29,10 @@ REPLICATION: Final = "10.88.1."
 MANAGEMENT: Final = "10.88.2."
 CONTROLLER: Final = "controller"
 SWITCH: Final = "switch"
+OTHERS_FROM: Final = 11
+"The last part of the address of the first one on `mgmt` that is no host."
+NOBODY: Final = "02:00:00:00:00:01"
+"An address that no network card has."
 CLIENT: Final = "client"
 CLIENT_LINK: Final = "lan"
 "What the client's end of the guests' network is called."
@@ -252,6 +256,8 @@ class Testbed:
     "Whether hosts may read this project and reach each other's sshds, as agents do."
     hosts: dict[str, Host] = attrs.field(factory=dict)
     "Name to host, the controller too."
+    others: tuple[str, ...] = ()
+    "What else is on the network `mgmt`: each has a network of its own, and nothing else."
 
     def namespace(self, name: str) -> str:
         """What a host's network is called."""
@@ -280,12 +286,14 @@ class Testbed:
         """Where `pycolo` runs."""
         return self.hosts[CONTROLLER]
 
-    def pycolo(self, *words: str, limit_s: float = 120.0) -> subprocess.CompletedProcess[str]:
-        """Run the command line on the controller."""
+    def pycolo(
+        self, *words: str, on: str = CONTROLLER, limit_s: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command line on the controller, or on a host that may read this project."""
         program = "from pycolo.cli import main; main()"
         environment = {"PYTHONPATH": os.pathsep.join(_source())}
         argv = (sys.executable, "-c", program, *words)
-        return self.controller.run(*argv, environment=environment, limit_s=limit_s)
+        return self.hosts[on].run(*argv, environment=environment, limit_s=limit_s)
 
     def cut(self, network: str, host: str) -> None:
         """Lose every packet of a host's cable to a network, without a sign at either end.
@@ -301,6 +309,26 @@ class Testbed:
         port = f"{network[0]}-{host}"
         _ip("-n", self.namespace(SWITCH), "link", "set", port, "master", network)
 
+    def address(self, name: str) -> str:
+        """Where a host, or what else is on the network `mgmt`, is reached there."""
+        if name in self.others:
+            return f"{MANAGEMENT}{OTHERS_FROM + self.others.index(name)}"
+        return self.hosts[name].management
+
+    def part(self, one: str, other: str) -> None:
+        """Lose every packet between two that are on `mgmt`, without a sign at either end."""
+        for here, there in ((one, other), (other, one)):
+            _ip(*self._neighbour("replace", here, there), "lladdr", NOBODY, "nud", "permanent")
+
+    def unite(self, one: str, other: str) -> None:
+        """Carry packets between two again."""
+        for here, there in ((one, other), (other, one)):
+            _ip(*self._neighbour("delete", here, there))
+
+    def _neighbour(self, verb: str, here: str, there: str) -> tuple[str, ...]:
+        space = self.namespace(here)
+        return ("-n", space, "neighbour", verb, self.address(there), "dev", "mgmt")
+
 
 def _source() -> tuple[str, ...]:
     return (str(ROOT / "src"),)
@@ -308,7 +336,12 @@ def _source() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def separate_hosts(
-    builds: Path, names: Sequence[str], *, has_client: bool = False, has_agents: bool = False
+    builds: Path,
+    names: Sequence[str],
+    *,
+    has_client: bool = False,
+    has_agents: bool = False,
+    others: tuple[str, ...] = (),
 ) -> Generator[Testbed]:
     """Make hosts and a controller, and take them away when the block is left.
 
@@ -317,12 +350,13 @@ def separate_hosts(
         names: The hosts' names.
         has_client: Whether there is a client, which reaches the guests of all hosts.
         has_agents: See `Testbed.has_agents`.
+        others: See `Testbed.others`.
     """
     _clear()
     # Records are kept on a disk, so this must be one.
     folder = Path(tempfile.mkdtemp(prefix="pycolotest-", dir="/var/tmp"))
-    made = Testbed(folder=folder, builds=builds, has_agents=has_agents)
-    spaces = (SWITCH, CONTROLLER, *((CLIENT,) if has_client else ()), *names)
+    made = Testbed(folder=folder, builds=builds, has_agents=has_agents, others=others)
+    spaces = (SWITCH, CONTROLLER, *((CLIENT,) if has_client else ()), *names, *others)
     try:
         for name in spaces:
             _ip("netns", "add", made.namespace(name))
@@ -353,19 +387,23 @@ def _networks(made: Testbed, names: Sequence[str]) -> None:
         _ip("-n", switch, "link", "add", network, "type", "bridge", "mcast_snooping", "0")
         _ip("-n", switch, "link", "set", network, "up")
     for number, name in enumerate((*names, CONTROLLER), 1):
-        space = made.namespace(name)
-        places = {"mgmt": MANAGEMENT, "repl": REPLICATION}
-        for network in ("mgmt",) if name == CONTROLLER else ("mgmt", "repl"):
-            port = f"{network[0]}-{name}"[:15]
-            far = ("peer", "name", port, "netns", switch)
-            _ip("-n", space, "link", "add", network, "type", "veth", *far)
-            _ip("-n", space, "address", "add", f"{places[network]}{number}/24", "dev", network)
-            _ip("-n", space, "link", "set", network, "up")
-            _ip("-n", switch, "link", "set", port, "master", network)
-            _ip("-n", switch, "link", "set", port, "up")
+        _plug(made, name, "mgmt", f"{MANAGEMENT}{number}")
         if name != CONTROLLER:
-            _ip("-n", space, "tuntap", "add", "tap0", "mode", "tap")
-            _ip("-n", space, "link", "set", "tap0", "up")
+            _plug(made, name, "repl", f"{REPLICATION}{number}")
+            _ip("-n", made.namespace(name), "tuntap", "add", "tap0", "mode", "tap")
+            _ip("-n", made.namespace(name), "link", "set", "tap0", "up")
+    for name in made.others:
+        _plug(made, name, "mgmt", made.address(name))
+
+
+def _plug(made: Testbed, name: str, network: str, address: str) -> None:
+    switch, space, port = made.namespace(SWITCH), made.namespace(name), f"{network[0]}-{name}"[:15]
+    far = ("peer", "name", port, "netns", switch)
+    _ip("-n", space, "link", "add", network, "type", "veth", *far)
+    _ip("-n", space, "address", "add", f"{address}/24", "dev", network)
+    _ip("-n", space, "link", "set", network, "up")
+    _ip("-n", switch, "link", "set", port, "master", network)
+    _ip("-n", switch, "link", "set", port, "up")
 
 
 def _guests_network(made: Testbed, names: Sequence[str]) -> None:
