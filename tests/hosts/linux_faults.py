@@ -73,7 +73,7 @@ async def stopped_until_claimed(life: LinuxLife) -> None:
     pid = life.kept.qemu(victim)
     async with life.fault("SIGSTOP to the primary's QEMU, SIGCONT at the claim") as struck:
         struck.at_s = life.kept.hit(victim, STOP)
-        await life.kept.until("claims the pair", since=struck.since, limit_s=LIMIT_S)
+        await life.kept.until("claims the pair from", since=struck.since, limit_s=LIMIT_S)
         life.continued(struck, victim, pid)
         await life.fails_over(struck)
 
@@ -222,7 +222,7 @@ async def _phase(life: LinuxLife, struck: Fault, when: When) -> tuple[str, ...]:
             await until("suspect", node=secondary)
         case "claim" | "claim, the other one" | "claim, both":
             struck.at_s = life.kept.hit(primary, STOP)
-            count = await until("claims the pair")
+            count = await until("claims the pair from")
             acts = life.kept.told[count - 1].teller
             others = tuple(name for name in NAMES if name != acts)
             struck.may_ask = (WAITS, CLAIM_WAITS)
@@ -263,7 +263,7 @@ async def leader_in_a_failover(life: LinuxLife) -> None:
     member = life.etcd.leader()
     async with life.fault("SIGKILL to the leader of etcd, claim") as struck:
         struck.at_s = life.kept.hit(life.primary, STOP)
-        await life.kept.until("claims the pair", since=struck.since, limit_s=LIMIT_S)
+        await life.kept.until("claims the pair from", since=struck.since, limit_s=LIMIT_S)
         member.kill()
         struck.notes.append(f"{time.monotonic() - struck.at_s:.1f} s after the QEMU")
         await life.fails_over(struck)
