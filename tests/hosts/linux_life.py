@@ -410,7 +410,7 @@ class LinuxLife:
         struck.at_s = at_s
 
     async def boots(self, struck: Fault) -> None:
-        """Wait until the guest is booted again where it was, and knows its clients."""
+        """Wait until the guest is booted again, by the node that had it."""
         count = await self.kept.until("launch is done", since=struck.since, limit_s=LIMIT_S)
         struck.since = count
         struck.is_failover = True

@@ -50,8 +50,11 @@ def test_a_guest_outlives_both_of_its_hosts(scratch: Path) -> None:
     assert None is report.error
     assert report.ok
     assert report.isolated
-    survivors = [failover.survivor for failover in report.failovers]
-    assert ["beta", "beta", "alpha", "beta"] == survivors
+    primary = "alpha"
+    for failover in report.failovers:
+        # After a cut either node may continue: the primary does not if it waits in a checkpoint.
+        assert failover.fault == "cut cable" or failover.survivor != primary
+        primary = failover.survivor
     assert [len(KEPT)] * 4 == [failover.survived for failover in report.failovers]
     assert [0] * 4 == [failover.missing for failover in report.failovers]
     assert 0 == report.lost_writes
