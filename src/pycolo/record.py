@@ -415,7 +415,7 @@ def may_boot(files: Files, node: str, first: str) -> tuple[str, ...]:
     for name in sorted(named):
         state = files.get(name, NOT_READ)
         if not isinstance(state, PairRecord):
-            why = f"{name} may have gone on without {node}, and its record cannot be read: "
+            why = f"{name} may have run alone without {node}, and its record cannot be read: "
             advice = (
                 f"bring the host of {name} back; if its data is lost, launch {node} with --newest"
                 f" {node}, which gives up what {name} may have written"

@@ -221,7 +221,7 @@ def forget_node(draft: Draft, gone: str) -> None:
             "to continue with older data, launch another node with --newest",
             node=gone,
         )
-    _check_not_gone_on(draft, top, gone)
+    _check_not_run_alone(draft, top, gone)
     becomes = record.forgotten(records, top.holder, gone)
     own = records[top.holder]
     assert isinstance(own, PairRecord)  # noqa: S101 - `forgotten` has looked
@@ -240,7 +240,7 @@ def forget_node(draft: Draft, gone: str) -> None:
             draft.record(node, "without", becomes, why)
 
 
-def _check_not_gone_on(draft: Draft, top: PairRecord, gone: str) -> None:
+def _check_not_run_alone(draft: Draft, top: PairRecord, gone: str) -> None:
     """Check that the node that is gone cannot have run alone before it ended.
 
     The node cannot have if the record does not name it as eligible, or if the holder's QEMU still
