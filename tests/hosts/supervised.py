@@ -355,7 +355,7 @@ class Kept:
         log = self._root(name) / RUN.removeprefix("/") / "serial.log"
         return log.read_text(encoding="ascii", errors="replace") if log.exists() else ""
 
-    async def goes_on(self, *names: str, by: int = 3) -> None:
+    async def keeps_running(self, *names: str, by: int = 3) -> None:
         """See the guest count on, on each of these hosts: up to 18 times a second."""
         marks, end = {name: self.counter(name) for name in names}, time.monotonic() + LIMIT_S
         for name, mark in marks.items():
@@ -384,7 +384,7 @@ async def supervised(
         await kept.begin()
         await kept.protected()
         # Until the second checkpoint the limits are longer.
-        await kept.goes_on("alpha", "beta", by=30)
+        await kept.keeps_running("alpha", "beta", by=30)
         yield kept
     finally:
         await kept.aclose()

@@ -32,7 +32,7 @@ async def _continues(kept: Kept, survivor: str, since: int, at_s: float, what: s
     """See a node continue alone, and note how long that took after a fault."""
     count = await kept.until("failover is done", since=since)
     _LOG.info("%s: %.3f s", what, kept.told[count - 1].at_s - at_s)
-    await kept.goes_on(survivor)
+    await kept.keeps_running(survivor)
     return count
 
 
@@ -70,7 +70,7 @@ async def test_cut_between_the_hosts(hosts: Testbed) -> None:
         assert secondary != kept.qemu("beta")
         hosts.heal("repl", "beta")
         await kept.protected(count)
-        await kept.goes_on("alpha", "beta")
+        await kept.keeps_running("alpha", "beta")
 
 
 async def test_ways_to_the_hosts_are_lost(hosts: Testbed) -> None:
@@ -79,9 +79,9 @@ async def test_ways_to_the_hosts_are_lost(hosts: Testbed) -> None:
         count, before = len(kept.told), (kept.qemu("alpha"), kept.qemu("beta"))
         for name in ("alpha", "beta"):
             hosts.cut("mgmt", name)
-            await kept.goes_on("alpha", "beta", by=80)
+            await kept.keeps_running("alpha", "beta", by=80)
             hosts.heal("mgmt", name)
-            await kept.goes_on("alpha", "beta", by=40)
+            await kept.keeps_running("alpha", "beta", by=40)
         assert before == (kept.qemu("alpha"), kept.qemu("beta"))
         assert not kept.said("execution", count)
         # Whoever is reached again is asked again.
@@ -100,7 +100,7 @@ async def _come_back(kept: Kept, name: str, count: int) -> None:
         kept.hosts.heal(network, name)
     kept.hosts.hosts[name].boot()
     await kept.protected(count)
-    await kept.goes_on("alpha", "beta")
+    await kept.keeps_running("alpha", "beta")
 
 
 # One that hangs, and one that tells the truth.
@@ -163,7 +163,7 @@ async def test_fence_lies(hosts: Testbed, lost: str) -> None:
             await asyncio.sleep(0.02)
         _LOG.info("ended %.3f s after it was reached", time.monotonic() - at_s)
         await kept.protected(count)
-        await kept.goes_on("alpha", "beta")
+        await kept.keeps_running("alpha", "beta")
 
 
 async def test_supervisor_is_killed(hosts: Testbed) -> None:
@@ -181,7 +181,7 @@ async def test_supervisor_is_killed(hosts: Testbed) -> None:
         assert "resume is done" not in kept.said("execution", count)
         await kept.begin()
         await kept.protected(count)
-        await kept.goes_on("alpha", "beta")
+        await kept.keeps_running("alpha", "beta")
         second = await kept.start()
         _, why = await second.process.communicate()
         assert b"another supervisor of shop runs" in why
@@ -196,9 +196,9 @@ async def test_supervisor_is_stopped(hosts: Testbed) -> None:
         count, before = len(kept.told), (kept.qemu("alpha"), kept.qemu("beta"))
         kept.send(signal.SIGSTOP)
         # Ten seconds of the guest.
-        await kept.goes_on("alpha", "beta", by=180)
+        await kept.keeps_running("alpha", "beta", by=180)
         kept.send(signal.SIGCONT)
-        await kept.goes_on("alpha", "beta", by=40)
+        await kept.keeps_running("alpha", "beta", by=40)
         assert before == (kept.qemu("alpha"), kept.qemu("beta"))
         assert not kept.said("execution", count)
         kept.send(signal.SIGSTOP)

@@ -54,7 +54,7 @@ from pycolo.snapshot import Live, Snapshot
 
 Accelerator: TypeAlias = Literal["kvm", "tcg"]
 LIMIT_S = 10.0
-GOES_ON_S = 30.0
+KEEPS_RUNNING_S = 30.0
 BOOT_S = 120.0
 SIZE_BYTES = 1 << 20
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
@@ -107,7 +107,7 @@ def loopback() -> Generator[Loopback]:
     raise AssertionError("all blocks of loopback addresses are in use")
 
 
-async def until(holds: Callable[[], bool], what: str, limit_s: float = GOES_ON_S) -> None:
+async def until(holds: Callable[[], bool], what: str, limit_s: float = KEEPS_RUNNING_S) -> None:
     """Wait for something that nothing announces, such as the growth of a file."""
     end = time.monotonic() + limit_s
     while not holds():
@@ -331,13 +331,13 @@ class LivePair:
         """How far the BIOS guest counted on one node."""
         return bios_counter(self.serial(name)) or 0
 
-    async def goes_on(self, *names: str, by: int = 3) -> None:
+    async def keeps_running(self, *names: str, by: int = 3) -> None:
         """See the BIOS guest count on, on each of these nodes."""
         marks = {name: self.counter(name) for name in names}
         for name, mark in marks.items():
             what = f"the guest on {name} counts on from {mark}"
             # A BIOS whose card has a network asks there first, for as long as that takes.
-            limit_s = BOOT_S if mark == 0 else GOES_ON_S
+            limit_s = BOOT_S if mark == 0 else KEEPS_RUNNING_S
             await until(lambda: self.counter(name) >= mark + by, what, limit_s)  # noqa: B023 - awaited here
 
     def image(self, name: str, disk: int = 0) -> Path:
@@ -357,7 +357,7 @@ class LivePair:
 
     async def image_follows(self, name: str) -> None:
         """See that what the BIOS guest has counted is in each image of a node."""
-        await self.goes_on(name)
+        await self.keeps_running(name)
         counted = self.counter(name)
         for disk in range(len(self.pair.disks)):
             # A promoted QEMU that no plan waits for may still be merging its overlays.

@@ -83,10 +83,10 @@ async def test_deaths_are_survived(tmp_path: Path) -> None:
         count = await agents.protected()
         for number in (signal.SIGKILL, signal.SIGSTOP):
             for victim, survivor in (("alpha", "beta"), ("beta", "alpha")):
-                await life.goes_on("alpha", "beta")
+                await life.keeps_running("alpha", "beta")
                 life.signal(victim, number)
                 count = await agents.until("failover is done", node=survivor, since=count)
-                await life.goes_on(survivor)
+                await life.keeps_running(survivor)
                 count = await agents.protected(count)
         assert not [event.text for _, event in agents.events if event.kind == "person"]
 
@@ -95,7 +95,7 @@ async def test_cut_between_the_hosts_ends_one_guest(tmp_path: Path, network: Net
     """Both live and reach etcd: the first to claim continues, and the other one's QEMU is ended."""
     async with _kept(tmp_path, _on_a_network(network)) as (life, agents):
         count = await agents.protected()
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         agents.cut_hosts()
         plug(network, "alpha", "down")
         at = await agents.until("failover is done", since=count)
@@ -103,7 +103,7 @@ async def test_cut_between_the_hosts_ends_one_guest(tmp_path: Path, network: Net
         loser = next(node for node in NODES if node != survivor)
         await agents.until("the record gives the pair to another QEMU", node=loser, since=count)
         await until(lambda: not _state(life, loser), f"the QEMU of {loser} ends")
-        await life.goes_on(survivor)
+        await life.keeps_running(survivor)
         plug(network, "alpha", "up")
         agents.heal_hosts()
         await agents.protected(len(agents.events))
@@ -115,14 +115,14 @@ async def test_isolated_primary_is_stopped_before_the_other_one_continues(
     """Its agent is gone and its cable is cut: its fuse stops it, and kills it later."""
     async with _kept(tmp_path, _on_a_network(network)) as (life, agents):
         count = await agents.protected()
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         await agents.stop("alpha")
         agents.cut_hosts()
         plug(network, "alpha", "down")
         await agents.until("continues alone", node="beta", since=count)
         assert "T" == _state(life, "alpha")
         await agents.until("failover is done", node="beta", since=count)
-        await life.goes_on("beta")
+        await life.keeps_running("beta")
         limit_s = life.pair.supervision.kill_s + 20.0
         await until(lambda: not _state(life, "alpha"), "its fuse kills it", limit_s)
         plug(network, "alpha", "up")
@@ -137,10 +137,10 @@ async def test_guest_is_moved_there_and_back(tmp_path: Path) -> None:
     async with _kept(tmp_path) as (life, agents):
         count = await agents.protected()
         for holder in ("beta", "alpha"):
-            await life.goes_on(*NODES)
+            await life.keeps_running(*NODES)
             report = await agents.running["alpha"].switch_over(life.pair.name)
             assert 0 == report.exit_code, report.advice
-            await life.goes_on(holder)
+            await life.keeps_running(holder)
             count = await agents.protected(count)
         assert not [event.text for _, event in agents.events if event.kind == "person"]
 
@@ -151,11 +151,11 @@ async def test_spare_takes_the_place_of_a_lost_host(tmp_path: Path) -> None:
     async with _kept(tmp_path, _with_a_spare) as (life, agents):
         count = await agents.protected()
         spare = life.pair.spares[0].name
-        await life.goes_on(*NODES)
+        await life.keeps_running(*NODES)
         for (me, other), far in agents.far.items():
             far.is_cut = "beta" in (me, other)
         await agents.stop("beta")
         life.signal("beta", signal.SIGKILL)
         count = await agents.until("failover is done", node="alpha", since=count)
         await agents.protected(count, nodes=("alpha", spare))
-        await life.goes_on("alpha", spare)
+        await life.keeps_running("alpha", spare)

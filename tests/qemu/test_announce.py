@@ -140,6 +140,6 @@ async def test_primary_that_continues_is_not_announced(network: Network, release
         await life.kill("beta")
         report = await failed_over(life, armed, "alpha")
         assert None is report.failed, report.advice
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         assert [] == frames
         assert "to-alpha" == _port_of_the_guest(network)

@@ -38,12 +38,12 @@ async def test_a_person_moves_the_guest(
 
 async def _asked(life: LivePair, watched: Watched, folder: Path) -> int:
     count = await protected(watched)
-    await life.goes_on("alpha", "beta")
+    await life.keeps_running("alpha", "beta")
     control = find(folder, NAME)
     assert control is not None
     report = await control.perform("switch-over", Observer())
     assert 0 == report.exit_code, report.advice
-    await life.goes_on("beta")
+    await life.keeps_running("beta")
     return await protected(watched, count)
 
 
@@ -55,10 +55,10 @@ async def _in_a_pause(life: LivePair, watched: Watched, store: Store, count: int
     async with operate.connect(life.pair) as way:
         report = await way.execute(await way.switch_over(), Observer())
         assert 0 == report.exit_code, report.advice
-    await life.goes_on("alpha")
+    await life.keeps_running("alpha")
     store.pause(NAME, None)
     await protected(watched, count)
-    await life.goes_on("alpha", "beta")
+    await life.keeps_running("alpha", "beta")
     assert not [event.text for event in watched.events if event.kind == "person"]
 
 

@@ -37,7 +37,7 @@ async def _alone(life: LivePair) -> None:
     """A guest that runs on alpha, and a secondary that nobody spoke to."""
     await life.launch("alpha", "beta")
     await life.cont("alpha")
-    await life.goes_on("alpha")
+    await life.keeps_running("alpha")
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ async def test_a_blocked_port_is_told_before_anything_changes(
         assert records == (await life.probe()).records
         for name, clean in before.items():
             assert {} == differences(await life.live(name), clean)
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         let_through(network, host, port)
         plan = await life.run("start")
         assert {} == off_plan(plan.planned_state, await life.probe())
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
 
 
 def _hasty(pair: ColoPair) -> ColoPair:
@@ -106,7 +106,7 @@ async def test_a_black_hole_on_the_way_is_a_stall(
         assert report.failed is not None
         assert f"no byte has arrived for {STALL_S:g} s" in report.advice
         assert took_s < life.pair.timeouts.migration_s / 10
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         let_through(network, "beta", port)
         undone = await life.run("stop")
         broken = off_plan(undone.planned_state, await life.probe()).get("alpha", {})
@@ -114,4 +114,4 @@ async def test_a_black_hole_on_the_way_is_a_stall(
         assert set() == set(broken) - {"migration", "last_colo_mode"}
         await renew(life, "beta")
         await life.run("resume")
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")

@@ -231,7 +231,7 @@ async def _served(life: LivePair, primary: str, writers: list[Writer]) -> None:
     for number, writer in enumerate(writers):
         writer.host = host
         await answers(host, ECHO_AT + number)
-    await asyncio.gather(*(writer.goes_on() for writer in writers))
+    await asyncio.gather(*(writer.keeps_running() for writer in writers))
 
 
 # -- the BIOS guest on the releases that take checkpoints with KVM only

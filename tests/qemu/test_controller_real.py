@@ -22,15 +22,15 @@ async def test_pair_is_kept_protected(release: Release, accelerator: Accelerator
         PairController(life.pair, life.hosts) as controller,
     ):
         assert NEW == kinds(await settled(controller))
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         for victim, survivor in (("alpha", "beta"), ("alpha", "beta"), ("beta", "alpha")):
             await life.kill(victim)
             assert await controller.wait(10.0)
             rounds = await settled(controller)
             assert AGAIN == kinds(rounds), [r.report.advice for r in rounds if r.report]
-            await life.goes_on(survivor)
+            await life.keeps_running(survivor)
         controller.want("unprotected")
         assert ["stop", "Settled"] == kinds(await settled(controller))
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         controller.want("stopped")
         assert ["End", "Settled"] == kinds(await settled(controller))

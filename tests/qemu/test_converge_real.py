@@ -70,7 +70,7 @@ async def _still_replicated(life: LivePair) -> None:
     states = {name: await life.live(name) for name in ("alpha", "beta")}
     assert ["primary", "secondary"] == [state.colo_mode for state in states.values()]
     assert not any(state.colo_exited for state in states.values())
-    await life.goes_on("alpha", "beta")
+    await life.keeps_running("alpha", "beta")
 
 
 @pytest.mark.parametrize("release", CHECKPOINTING)

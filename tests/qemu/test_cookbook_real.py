@@ -45,10 +45,10 @@ async def test_a_machine_of_the_cookbook_outlives_its_primary(name: str) -> None
             _make_encrypted(life)
             await life.launch("alpha", "beta")
             await kept(life, await life.run("start"))
-            await life.goes_on("alpha", "beta")
+            await life.keeps_running("alpha", "beta")
             await life.kill("alpha")
             await life.run("failover", survivor="beta")
-            await life.goes_on("beta")
+            await life.keeps_running("beta")
 
 
 def _here(machine: ColoPair, pair: ColoPair, folder: Path, devices: Mapping[str, str]) -> ColoPair:

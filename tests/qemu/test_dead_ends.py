@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
 async def _protected(life: LivePair) -> None:
     await life.launch("alpha", "beta")
     await life.run("start")
-    await life.goes_on("alpha", "beta")
+    await life.keeps_running("alpha", "beta")
 
 
 async def _refused(life: LivePair, compile_: operating.Compile) -> str:
@@ -56,7 +56,7 @@ async def test_migration_that_was_cancelled_inside_colo_is_named(
         await life.sessions["alpha"].execute(cancel, limit_s=LIMIT_S)
         if release == "7.2":
             await life.run("stop")
-            await life.goes_on("alpha")
+            await life.keeps_running("alpha")
             return
         with pytest.raises(CommandRefused, match="VM is not in COLO mode"):
             await life.sessions["alpha"].execute(qmp.XColoLostHeartbeat(), limit_s=LIMIT_S)
@@ -68,7 +68,7 @@ async def test_migration_that_was_cancelled_inside_colo_is_named(
         await life.kill("alpha")
         assert 0 == (await operating.run(life.pair, operating.survives("beta"))).exit_code
         await life.connect("beta")
-        await life.goes_on("beta")
+        await life.keeps_running("beta")
 
 
 @ON_RELEASES
@@ -86,10 +86,10 @@ async def test_guest_that_was_booted_alone_is_continued(
         await life.disconnect()
         assert 0 == (await operating.run(life.pair, operating.survives("alpha"))).exit_code
         await life.connect("alpha")
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         await life.launch("beta")
         await life.run("resume")
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
 
 
 @ON_RELEASES
@@ -124,7 +124,7 @@ async def test_second_secondary_that_waits_is_refused(
         report = await operating.run(life.pair, lambda c: c.start(peer="beta"))
         assert 0 == report.exit_code, report.advice
         await life.connect("alpha")
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
 
 
 # -- the primary's own disk
@@ -188,7 +188,7 @@ async def test_primary_whose_own_disk_fails_is_not_left_alone(
             assert isinstance(step, Act)
             assert "switch-over" == step.plan.procedure
             await life.execute(step.plan)
-            await life.goes_on("beta")
+            await life.keeps_running("beta")
             await life.image_follows("beta")
             with life.image("beta").open("rb") as image:
                 image.seek(640 << 10)

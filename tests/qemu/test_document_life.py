@@ -72,7 +72,7 @@ async def test_the_document_runs_to_its_end_on_10_0() -> None:
         await _launch(life, "beta", "alpha")
         await life.run("start", dialect="doc")
         await life.run("set-checkpoint-delay", checkpoint_delay_ms=900, dialect="doc")
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         await _dies(life, "beta", "alpha")
         await _joins(life, "beta", "gamma")
         await _dies(life, "alpha", "gamma")
@@ -81,7 +81,7 @@ async def test_the_document_runs_to_its_end_on_10_0() -> None:
 
 
 async def _dies(life: LivePair, victim: str, survivor: str) -> None:
-    await life.goes_on(victim, survivor)
+    await life.keeps_running(victim, survivor)
     await life.kill(victim)
     await life.run("failover", survivor=survivor, dialect="doc")
     await life.image_follows(survivor)

@@ -554,7 +554,7 @@ async def test_the_secondary_notices_the_primary_s_death_and_not_the_other_way_r
         await life.launch("alpha", "beta")
         await life.run("start")
         await life.kill("beta")
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         alpha = await life.live("alpha")
     assert ("primary", "running", False) == (alpha.colo_mode, alpha.run_state, alpha.colo_exited)
 
@@ -578,7 +578,7 @@ async def test_a_failover_that_is_over_is_refused_as_outside_colo(release: Relea
             if isinstance(step, Execute) and isinstance(step.command, qmp.XColoLostHeartbeat)
         )
         assert _is_among(await _refusal(life.sessions["alpha"], step.command), step.accepts)
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
 
 
 def _rarely(pair: ColoPair) -> ColoPair:

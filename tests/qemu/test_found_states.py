@@ -92,7 +92,7 @@ async def _finished(life: LivePair, procedure: Procedure) -> Plan:
     plan = await life.run(procedure)
     assert [] == commands(await life.compile(procedure))
     assert not drift(life.pair, await life.probe())
-    await life.goes_on(*(node.name for node in life.pair.nodes))
+    await life.keeps_running(*(node.name for node in life.pair.nodes))
     return plan
 
 
@@ -218,7 +218,7 @@ async def test_a_child_that_somebody_attached_is_named_and_detached(
             "alpha/blockdev-del/extra",
         ] == commands(await _converged(life))
         assert [] == commands(await life.compile("start"))
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
 
 
 async def _stray_mirror(life: LivePair) -> None:
@@ -243,7 +243,7 @@ async def test_a_start_ends_before_a_job_that_is_not_ours(release: Release) -> N
         report = await execute(await life.compile("start"), life.sessions, life.hosts)
         assert "alpha/blockdev-mirror/resync-colo-disk0-colo.beta.00000001" == report.failed
         assert "cancel and dismiss it" in report.advice
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         assert "mine" in (await life.live("alpha")).jobs
         await _cancel_stray(life)
         await life.run("start")
@@ -335,7 +335,7 @@ async def test_a_checkpoint_continues_what_somebody_paused(node: str) -> None:
         with pytest.raises(CompileError, match=f"guest on {node} was paused inside COLO"):
             await life.compile("start")
         await _ask_for_a_checkpoint(life)
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         assert [] == commands(await _finished(life, "start"))
 
 
@@ -393,7 +393,7 @@ async def test_a_primary_that_was_started_anew_does_not_cost_the_guest() -> None
                 await life.compile(procedure)
         await life.kill("alpha")
         await life.run("failover")
-        await life.goes_on("beta")
+        await life.keeps_running("beta")
         await life.launch("alpha")
         await _finished(life, "resume")
 
@@ -409,7 +409,7 @@ async def test_a_secondary_that_was_started_anew_is_not_taken_for_the_old_one() 
         with pytest.raises(CompileError, match=r"secondary of alpha is gone.* with stop, which"):
             await life.compile("resume")
         await life.run("stop")
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         await renew(life, "beta")
         await _finished(life, "resume")
 

@@ -57,7 +57,7 @@ async def _protected(
         ):
             async with asyncio.timeout(CASE_S):
                 count = await protected(watched)
-                await life.goes_on("alpha", "beta")
+                await life.keeps_running("alpha", "beta")
                 yield life, watched, count
 
 
@@ -100,7 +100,7 @@ async def test_guest_that_ends_is_not_a_death(
         assert not [event.text for event in told if event.kind == "person"]
         watched.store.want(life.pair.name, "protected")
         await protected(watched, len(watched.events))
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
 
 
 @ON_RELEASES
@@ -109,12 +109,12 @@ async def test_guest_that_resets_stays_protected(
 ) -> None:
     """Its QEMUs run on, and the guest counts from the beginning on both sides."""
     async with _protected(release, accelerator, tmp_path) as (life, watched, count):
-        await life.goes_on("alpha", "beta", by=40)
+        await life.keeps_running("alpha", "beta", by=40)
         before = life.counter("alpha")
         await _both(life, RESET, "alpha", "beta")
         for name in ("alpha", "beta"):
             await until(lambda: life.counter(name) < before, f"{name} counts anew")  # noqa: B023 - awaited here
-        await life.goes_on("alpha", "beta", by=40)
+        await life.keeps_running("alpha", "beta", by=40)
         assert watched.supervisor.statuses[0].is_protected
         told = {(e.kind, e.text) for e in watched.events[count:] if e.kind != "state"}
         # The firmware may reset the machine once more.

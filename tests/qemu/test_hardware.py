@@ -51,7 +51,7 @@ async def outlive_both(life: LivePair) -> None:
     await life.launch("alpha", "beta")
     await kept(life, await life.run("start"))
     primary = await outlive(life, "alpha", "beta", DEATHS[:2])
-    await life.goes_on(primary, "delta")
+    await life.keeps_running(primary, "delta")
     await life.image_follows(primary)
 
 

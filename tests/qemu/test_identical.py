@@ -45,7 +45,7 @@ async def test_identical_images_are_accepted_once(
         shutil.copyfile(life.image("alpha"), life.image("beta"))
         await life.launch("beta")
         assert not copies(await life.run("start"))
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
 
         await life.kill("beta")
         await life.run("failover", survivor="alpha")
@@ -55,4 +55,4 @@ async def test_identical_images_are_accepted_once(
         await life.kill("alpha")
         await life.run("failover", survivor="beta")
         assert {ALONE} == written(life, "beta")
-        await life.goes_on("beta")
+        await life.keeps_running("beta")

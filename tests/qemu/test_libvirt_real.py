@@ -64,13 +64,13 @@ async def _life(daemon: Daemon, release: Release = RELEASE) -> AsyncGenerator[Li
 async def _protected(life: LivePair) -> None:
     await life.launch("alpha", "beta")
     await life.run("start")
-    await life.goes_on("alpha", "beta")
+    await life.keeps_running("alpha", "beta")
 
 
 async def _proven(life: LivePair, *names: str) -> None:
     """See the guest count on, and the pair protected, by a checkpoint that both sides confirm."""
     await life.run("checkpoint")
-    await life.goes_on(*names)
+    await life.keeps_running(*names)
 
 
 async def test_a_pair_of_domains_outlives_a_host_and_its_libvirt(daemon: Daemon) -> None:
@@ -85,14 +85,14 @@ async def test_a_pair_of_domains_outlives_a_host_and_its_libvirt(daemon: Daemon)
         assert first == daemon.domains()
         assert 0 == daemon.virsh("destroy", "--domain", first[0]).returncode
         await life.run("failover", survivor="beta")
-        await life.goes_on("beta")
+        await life.keeps_running("beta")
         await life.replace("alpha", "gamma")
         await life.run("resume")
         await _proven(life, "beta", "gamma")
         daemon.kill()
         await life.kill("beta")
         await life.run("failover", survivor="gamma")
-        await life.goes_on("gamma")
+        await life.keeps_running("gamma")
         daemon.start()
         assert [instance_of("colo", "gamma", 1)] == daemon.domains()
         await life.launch("beta")
@@ -156,7 +156,7 @@ async def test_a_saved_qemu_is_not_run_again(daemon: Daemon, tmp_path: Path) -> 
     async with _life(daemon, "10.0") as life:
         await life.launch("alpha")
         await life.cont("alpha")
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         saved = tmp_path / "saved"
         assert 0 == daemon.virsh("save", instance_of("colo", "alpha", 1), str(saved)).returncode
         restored = daemon.virsh("restore", str(saved))

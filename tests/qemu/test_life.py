@@ -91,7 +91,7 @@ async def outlive(
 ) -> str:
     """Have each of some deaths happen, and say who is primary in the end."""
     for who, spare in deaths:
-        await life.goes_on(primary, secondary)
+        await life.keeps_running(primary, secondary)
         victim = primary if who == "primary" else secondary
         survivor = secondary if who == "primary" else primary
         await life.kill(victim)
@@ -155,7 +155,7 @@ class Writer:
                         return
                 self.acknowledged.add(number)
 
-    async def goes_on(self) -> None:
+    async def keeps_running(self) -> None:
         """See more writes acknowledged."""
         mark = len(self.acknowledged)
         what = f"writes are acknowledged by port {self._port} of {self.host}"
@@ -257,7 +257,7 @@ async def test_the_linux_guest_loses_no_acknowledged_write() -> None:
             await kept(life, await life.run("start"))
             survivor = await _linux_outlives_all(life, writer)
             await life.run("stop")
-            await writer.goes_on()
+            await writer.keeps_running()
         finally:
             writing.cancel()
             await asyncio.wait((writing,))
@@ -270,14 +270,14 @@ async def test_the_linux_guest_loses_no_acknowledged_write() -> None:
 async def _linux_outlives_all(life: LivePair, writer: Writer) -> str:
     primary, secondary = "alpha", "beta"
     for who, spare in DEATHS:
-        await writer.goes_on()
+        await writer.keeps_running()
         victim = primary if who == "primary" else secondary
         survivor = secondary if who == "primary" else primary
         await life.kill(victim)
         plan = await life.run("failover", survivor=survivor)
         writer.host = life.pair.node(survivor).address
         await answers(writer.host)
-        await writer.goes_on()
+        await writer.keeps_running()
         assert {} == off_plan(plan.planned_state, await life.probe())
         await life.replace(victim, spare)
         await kept(life, await life.run("resume"))

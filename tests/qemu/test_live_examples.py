@@ -41,7 +41,7 @@ async def test_a_pair_is_read_and_failed_over_by_the_examples(tmp_path: Path) ->
         await life.kill("alpha")
         told = await run("fail_over.py", str(pair_file), "beta")
         assert told.endswith("failover is done\n")
-        await life.goes_on("beta")
+        await life.keeps_running("beta")
 
 
 async def test_a_pair_is_driven_from_threads(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ async def test_a_pair_is_driven_from_threads(tmp_path: Path) -> None:
         pair_file.write_text(pairfile.dumps(life.pair), encoding="utf-8")
         protected = await run("driver.py", str(pair_file), "protected")
         assert ["Launch", "Launch", "Act", "Settled"] == _steps(protected)
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         assert ["Act", "Settled"] == _steps(await run("driver.py", str(pair_file), "unprotected"))
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         assert ["End", "Settled"] == _steps(await run("driver.py", str(pair_file), "stopped"))
 
 

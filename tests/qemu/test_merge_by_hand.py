@@ -109,4 +109,4 @@ async def test_the_manual_brings_back_a_node_with_a_pending_commit(
         await life.execute(await relaunch(life, "beta", newest="beta"))
         session = await life.connect("beta")
         await session.execute(Cont(), limit_s=LIMIT_S)
-        await life.goes_on("beta")
+        await life.keeps_running("beta")

@@ -34,7 +34,7 @@ async def _launched(life: LivePair) -> None:
 async def _running(life: LivePair) -> None:
     await _launched(life)
     await life.cont("alpha")
-    await life.goes_on("alpha")
+    await life.keeps_running("alpha")
 
 
 async def _protected(life: LivePair) -> None:
@@ -172,4 +172,4 @@ async def test_a_procedure_left_after_any_step_is_finished(name: str, done: int)
         await life.execute(await _compiled(life, CASES[name]))
         assert {} == off_plan(plan.planned_state, await life.probe())
         if CASES[name].procedure != "start":
-            await life.goes_on(CASES[name].primary)
+            await life.keeps_running(CASES[name].primary)

@@ -66,7 +66,7 @@ async def life(request: pytest.FixtureRequest, *, multifd: bool) -> AsyncGenerat
     async with bios_life("11.1", "tcg", shape=shape) as living:
         await living.launch("alpha", "beta")
         await living.cont("alpha")
-        await living.goes_on("alpha")
+        await living.keeps_running("alpha")
         await living.run("start")
         yield living
 
@@ -81,12 +81,12 @@ async def test_failover_after_three_checkpoints(
     """The survivor's guest continues, whether its peer died between checkpoints or inside one."""
     stays, goes = ("alpha", "beta") if survivor == "primary" else ("beta", "alpha")
     await asyncio.gather(*(_checkpoints(life.sessions[name], 3) for name in (stays, goes)))
-    await life.goes_on(stays, goes)
+    await life.keeps_running(stays, goes)
     if moment == "inside":
         await _stopped(life.sessions["beta"])
     await life.kill(goes)
     plan = await life.run("failover", survivor=stays)
-    await life.goes_on(stays)
+    await life.keeps_running(stays)
     assert {} == off_plan(plan.planned_state, await life.probe())
 
 

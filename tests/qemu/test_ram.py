@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 import pytest
 from tests.qemu.life import (
-    GOES_ON_S,
+    KEEPS_RUNNING_S,
     LIMIT_S,
     NEEDS_KVM,
     ON_RELEASES,
@@ -112,7 +112,7 @@ async def test_a_life_with_the_dirty_ring() -> None:
         await life.launch("alpha")
         await life.cont("alpha")
         # Where KVM is backed by software, firmware that starts while COLO runs hardly gets on.
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         await life.launch("beta")
         await kept(life, await life.run("start"))
         primary = await outlive(life, "alpha", "beta")
@@ -138,7 +138,7 @@ async def test_ram_moves_between_any_two_backends(
         await life.replace("alpha", "gamma")
         plan = await life.run("resume")
         assert {} == off_plan(plan.planned_state, await life.probe())
-        await life.goes_on("beta", "gamma")
+        await life.keeps_running("beta", "gamma")
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -317,7 +317,7 @@ async def test_what_the_secondary_wrote_by_itself_is_gone_after_a_checkpoint(
 async def _moves_on(life: LivePair, name: str) -> None:
     """Wait until the guest has written to a few pages more."""
     before = sum(await _words(life, name))
-    async with asyncio.timeout(GOES_ON_S):
+    async with asyncio.timeout(KEEPS_RUNNING_S):
         while sum(await _words(life, name)) < before + PAGES // 8:
             pass
 
@@ -405,7 +405,7 @@ async def _pauses_s(life: LivePair, name: str, number: int = CHECKPOINTS) -> lis
                 enough.set()
 
     end = life.sessions[name].subscribe(note)
-    async with asyncio.timeout(GOES_ON_S):
+    async with asyncio.timeout(KEEPS_RUNNING_S):
         await enough.wait()
     end()
     return found

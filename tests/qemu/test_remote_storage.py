@@ -134,7 +134,7 @@ async def test_a_protected_guest_waits_for_a_frozen_target(folder: Path, net: Lo
         async with bios_life("11.1", "tcg", shape=shape) as life:
             await life.launch("alpha", "beta")
             protected = await life.run("start")
-            await life.goes_on("alpha", "beta")
+            await life.keeps_running("alpha", "beta")
             server.stop()
             while await answers(life):
                 pass
@@ -142,7 +142,7 @@ async def test_a_protected_guest_waits_for_a_frozen_target(folder: Path, net: Lo
             assert not await answers(life)
             assert counted == life.counter("alpha")
             server.resume()
-            await life.goes_on("alpha", "beta")
+            await life.keeps_running("alpha", "beta")
             await kept(life, protected)
 
 
@@ -386,7 +386,7 @@ async def web_life(
             put_on_web(life, folder, url)
             await life.launch("alpha", "beta")
             await kept(life, await life.run("start"))
-            await life.goes_on("alpha", "beta")
+            await life.keeps_running("alpha", "beta")
             yield life, server, stack
 
 
@@ -396,11 +396,11 @@ async def moves_off(life: LivePair) -> None:
     served = "read 512/512 bytes"
     await until(lambda: len(WEB_PLACES) == life.stderr().count(served), "all is served")
     assert "curl: " in life.stderr()
-    await life.goes_on("alpha", "beta")
+    await life.keeps_running("alpha", "beta")
     # QEMU's own word for it does not tell whether a write failed as well (5.11).
     assert (await life.live("alpha")).disk_error
     await life.run("switch-over")
-    await life.goes_on("beta")
+    await life.keeps_running("beta")
 
 
 async def read(life: LivePair) -> None:

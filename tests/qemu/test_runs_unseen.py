@@ -94,7 +94,7 @@ async def test_pair_that_runs_unseen_is_left_alone(
         assert before == _records(life)
         await life.kill("alpha")
         assert 0 == (await operating.run(life.pair, operating.survives("beta"))).exit_code
-        await life.goes_on("beta")
+        await life.keeps_running("beta")
 
 
 @ON_RELEASES
@@ -111,4 +111,4 @@ async def test_secondary_is_not_launched_before_the_failover(
         await life.run("failover", survivor="alpha")
         await life.launch("beta")
         await life.run("resume")
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")

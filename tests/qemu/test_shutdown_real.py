@@ -41,7 +41,7 @@ async def test_guest_that_obeys_ends_on_both_nodes(
     """All that it wrote is in its image, and a launch boots the same node again."""
     async with bios_life(release, accelerator) as life:
         await _protected(life)
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         await life.disconnect()
         report = await operating.run(life.pair, lambda c: c.shutdown())
         assert 0 == report.exit_code, f"{report.advice}\n{life.stderr()}"
@@ -54,7 +54,7 @@ async def test_guest_that_obeys_ends_on_both_nodes(
         for procedure in (operating.launch, operating.start):
             assert 0 == (await operating.run(life.pair, procedure)).exit_code
         assert "protected" == standing(await operate.status(life.pair)).state
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
 
 
 @ON_RELEASES
@@ -64,7 +64,7 @@ async def test_secondary_does_not_see_the_button(
     """Pressed on the primary alone, it ends the primary alone (qemu-behaviour 19.12)."""
     async with bios_life(release, accelerator, shape=_rarely) as life:
         await _protected(life)
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         alpha, beta = life.sessions["alpha"], life.sessions["beta"]
         await alpha.execute(qmp.SystemPowerdown(), limit_s=LIMIT_S)
         await until(lambda: alpha.closed, "alpha has ended")

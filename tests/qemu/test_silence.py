@@ -48,7 +48,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
 Silence: TypeAlias = Literal["killed", "stopped", "links silent", "nbd silent"]
 SILENCES: tuple[Silence, ...] = ("killed", "stopped", "links silent", "nbd silent")
 STALL_S = 1.0
-GONE_ON_S = 5.0
+RESUMED_S = 5.0
 
 
 def _impatient(pair: ColoPair) -> ColoPair:
@@ -112,11 +112,11 @@ class Silenced:
         watching = Watching(begins)
         return await execute(plan, self.life.sessions, self.life.hosts, observer=watching)
 
-    async def goes_on_soon(self, name: str) -> None:
+    async def resumes_soon(self, name: str) -> None:
         """See the guest count on, and not because its BIOS gave the disk up after half a minute."""
         mark = self.life.counter(name)
-        await until(lambda: self.life.counter(name) > mark, "the guest continues", GONE_ON_S)
-        await self.life.goes_on(name)
+        await until(lambda: self.life.counter(name) > mark, "the guest continues", RESUMED_S)
+        await self.life.keeps_running(name)
 
     async def fence(self, name: str) -> None:
         """End a peer for good, and the network is whole again."""
@@ -190,7 +190,7 @@ async def protected(silenced: Silenced) -> None:
     """Launch the pair and start its protection."""
     await silenced.life.launch("alpha", "beta")
     await silenced.life.run("start")
-    await silenced.life.goes_on("alpha", "beta")
+    await silenced.life.keeps_running("alpha", "beta")
 
 
 def fenced(armed: Plan) -> Mapping[str, Evidence]:
@@ -220,7 +220,7 @@ async def failed_over_and_resumed(
     life = silenced.life
     report = await failed_over(life, armed, survivor)
     assert None is report.failed, report.advice
-    await life.goes_on(survivor)
+    await life.keeps_running(survivor)
     await silenced.fence(peer)
     # The peer was alive when the plan was armed; of the survivor all that was promised is true.
     assert {} == off_plan(armed.planned_state, await life.probe()).get(survivor, {})
@@ -231,7 +231,7 @@ async def failed_over_and_resumed(
     await life.replace(peer, spare)
     plan = await life.run("resume")
     assert {} == off_plan(plan.planned_state, await life.probe())
-    await life.goes_on(survivor, spare)
+    await life.keeps_running(survivor, spare)
 
 
 @pytest.mark.parametrize("when", ["between checkpoints", "inside a checkpoint"])
@@ -351,14 +351,14 @@ async def test_either_node_outlives_a_cut_network(
             await silenced.stalls("alpha")
         report = await failed_over(life, armed, survivor)
         assert None is report.failed, report.advice
-        await life.goes_on(survivor)
+        await life.keeps_running(survivor)
         await silenced.fence(peer)
         plug(network, "alpha", "up")
         assert {} == off_plan(armed.planned_state, await life.probe()).get(survivor, {})
         await renew(life, peer)
         plan = await life.run("resume")
         assert {} == off_plan(plan.planned_state, await life.probe())
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
 
 
 def _hasty(network: Network) -> Callable[[ColoPair], ColoPair]:
@@ -379,20 +379,20 @@ async def test_a_primary_outlives_a_cut_network_on_its_way(
         peer = life.pair.peer_of(primary).name
         if primary == "beta":
             await life.run("start")
-            await life.goes_on("beta")
+            await life.keeps_running("beta")
             await life.kill("alpha")
             await life.run("failover", survivor="beta")
             await renew(life, "alpha")
         else:
             await life.cont("alpha")
-        await life.goes_on(primary)
+        await life.keeps_running(primary)
         plan = await life.compile("resume" if primary == "beta" else "start")
         at = step_at(plan, primary, point)
         assert at is not None
         cut = Watching(lambda address: plug(network, peer, "down") if address == at else None)
         report = await execute(plan, life.sessions, life.hosts, observer=cut)
         assert None is not report.failed
-        await silenced.goes_on_soon(primary)
+        await silenced.resumes_soon(primary)
         await silenced.fence(peer)
         plug(network, peer, "up")
         undone = await life.run("stop")
@@ -400,7 +400,7 @@ async def test_a_primary_outlives_a_cut_network_on_its_way(
         await renew(life, peer)
         plan = await life.run("resume")
         assert {} == off_plan(plan.planned_state, await life.probe())
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
 
 
 # -- on the way into COLO
@@ -482,20 +482,20 @@ async def test_a_primary_outlives_its_start(
         life = silenced.life
         await life.launch("alpha", "beta")
         await life.cont("alpha")
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         plan = await life.compile("start")
         at = step_at(plan, "alpha", point)
         assert at is not None
         await silenced.silence_at(plan, at, "beta", how)
-        await silenced.goes_on_soon("alpha")
+        await silenced.resumes_soon("alpha")
         await silenced.fence("beta")
         undone = await life.run("stop")
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         assert {} == off_plan(undone.planned_state, await life.probe())
         await renew(life, "beta")
         plan = await life.run("resume")
         assert {} == off_plan(plan.planned_state, await life.probe())
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
 
 
 @pytest.mark.parametrize(
@@ -517,7 +517,7 @@ async def test_a_secondary_that_was_not_proven_does_not_run_alone(
         life = silenced.life
         await life.launch("alpha", "beta")
         await life.cont("alpha")
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         plan = await life.compile("start")
         at = step_at(plan, "alpha", "wait/checkpoint")
         assert at is not None
@@ -529,9 +529,9 @@ async def test_a_secondary_that_was_not_proven_does_not_run_alone(
         await silenced.fence("beta")
         await life.launch("alpha")
         await life.cont("alpha")
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         await life.launch("gamma")
         life.pair = life.pair.replacing("beta", life.pair.node("gamma"))
         plan = await life.run("resume")
         assert {} == off_plan(plan.planned_state, await life.probe())
-        await life.goes_on("alpha", "gamma")
+        await life.keeps_running("alpha", "gamma")

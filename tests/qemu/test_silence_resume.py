@@ -45,7 +45,7 @@ async def _promoted(silenced: Silenced) -> Live:
     await protected(silenced)
     await life.kill("alpha")
     await life.run("failover", survivor="beta")
-    await life.goes_on("beta")
+    await life.keeps_running("beta")
     clean = await life.live("beta")
     await life.replace("alpha", "gamma")
     return clean
@@ -71,7 +71,7 @@ async def test_a_promoted_node_outlives_its_resume(
         at = step_at(plan, "beta", point)
         assert at is not None
         await silenced.silence_at(plan, at, "gamma", how)
-        await silenced.goes_on_soon("beta")
+        await silenced.resumes_soon("beta")
         assert stands_alone(life.pair, await life.live("beta"))
         await life.image_follows("beta")
         await silenced.fence("gamma")
@@ -79,7 +79,7 @@ async def test_a_promoted_node_outlives_its_resume(
         await life.replace("gamma", "delta")
         plan = await life.run("resume")
         assert {} == off_plan(plan.planned_state, await life.probe())
-        await life.goes_on("beta", "delta")
+        await life.keeps_running("beta", "delta")
         await life.run("stop")
         assert {} == differences(await life.live("beta"), clean)
 
@@ -97,7 +97,7 @@ async def test_a_promoted_node_outlives_its_next_secondary(how: Silence, when: s
         life = silenced.life
         await _promoted(silenced)
         await life.run("resume")
-        await life.goes_on("beta", "gamma")
+        await life.keeps_running("beta", "gamma")
         armed = await life.compile("failover", survivor="beta")
         await silenced.strike("beta", "gamma", how, when)
         if how != "killed":
@@ -114,7 +114,7 @@ async def test_a_next_secondary_outlives_the_promoted_node(how: Silence, when: s
         life = silenced.life
         await _promoted(silenced)
         await life.run("resume")
-        await life.goes_on("beta", "gamma")
+        await life.keeps_running("beta", "gamma")
         armed = await life.compile("failover", survivor="gamma")
         await silenced.strike("gamma", "beta", how, when)
         await failed_over_and_resumed(silenced, armed, "gamma", "beta", "delta")

@@ -195,7 +195,7 @@ async def test_an_image_may_stand_on_another(release: Release, accelerator: Acce
         back(life.image("alpha"), build_of(release).qemu_img)
         await life.launch("alpha", "beta")
         await kept(life, await life.run("start"))
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         await life.kill("alpha")
         life.image("alpha").with_name("base").unlink()
         await alone(life, await life.run("failover", survivor="beta"), "beta")
@@ -303,7 +303,7 @@ async def test_a_protected_primary_can_be_backed_up(
     async with bios_life(release, accelerator) as life:
         await life.launch("alpha", "beta")
         plan = await life.run("start")
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         counted = life.counter("alpha")
         folder = Path(life.pair.node("alpha").image_folder)
         quorum = {"device": "colo-disk0", "job-id": "backup"}
@@ -320,9 +320,9 @@ async def test_a_protected_primary_can_be_backed_up(
         over = {"node-name": "colo-disk0", "snapshot-node-name": "over"}
         file = {"snapshot-file": f"{folder}/over"}
         assert {} == await told(life, "blockdev-snapshot-sync", **over, **file)
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         counted = life.disk_counter("alpha")
-        await life.goes_on("alpha", "beta")
+        await life.keeps_running("alpha", "beta")
         assert {counted} == {life.disk_counter("alpha"), life.disk_counter("beta")}
 
 

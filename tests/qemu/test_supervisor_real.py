@@ -34,12 +34,12 @@ async def test_pair_is_kept(release: Release, accelerator: Accelerator, tmp_path
 
 async def _lives(life: LivePair, watched: Watched) -> None:
     count = await protected(watched)
-    await life.goes_on("alpha", "beta")
+    await life.keeps_running("alpha", "beta")
     for number in (signal.SIGKILL, signal.SIGSTOP):
         for victim, survivor in (("alpha", "beta"), ("alpha", "beta"), ("beta", "alpha")):
             life.signal(victim, number)
             count = await watched.until("failover is done", since=count)
-            await life.goes_on(survivor)
+            await life.keeps_running(survivor)
             count = await protected(watched, count)
 
 
@@ -79,7 +79,7 @@ async def test_faults_at_the_entry_and_inside_checkpoints(tmp_path: Path) -> Non
                 life.signal(victim, number)
                 async with asyncio.timeout(FAULT_S):
                     count = await watched.until("failover is done", since=count)
-                    await life.goes_on(survivor)
+                    await life.keeps_running(survivor)
                     count = await protected(watched, count)
             assert not [event.text for event in watched.events if event.kind == "person"]
 
@@ -116,7 +116,7 @@ async def _fault(life: LivePair, watched: Watched, chance: random.Random) -> Non
     _LOG.info("%s to %s", number.name, victim)
     life.signal(victim, number)
     await watched.until("failover is done", since=told)
-    await life.goes_on(peer)
+    await life.keeps_running(peer)
     await protected(watched, told)
 
 

@@ -62,7 +62,7 @@ async def _never_protected(life: LivePair) -> Live:
     """A primary whose guest runs, and that had nothing to do with a secondary."""
     await life.launch("alpha")
     await life.cont("alpha")
-    await life.goes_on("alpha")
+    await life.keeps_running("alpha")
     return await life.live("alpha")
 
 
@@ -70,10 +70,10 @@ async def _promoted(life: LivePair) -> Live:
     """A secondary that was promoted, and had nothing to do with another one since."""
     await life.launch("alpha", "beta")
     await life.run("start")
-    await life.goes_on("beta")
+    await life.keeps_running("beta")
     await life.kill("alpha")
     await life.run("failover", survivor="beta")
-    await life.goes_on("beta")
+    await life.keeps_running("beta")
     return await life.live("beta")
 
 
@@ -100,7 +100,7 @@ async def _undone(life: LivePair, survivor: str, secondary: str, fate: Fate) -> 
     broken = off_plan(undone.planned_state, await life.probe()).get(survivor, {})
     # An entry that was under way may end by failing or by COLO, and QEMU tells which.
     assert set() == set(broken) - {"migration", "last_colo_mode"}
-    await life.goes_on(survivor)
+    await life.keeps_running(survivor)
 
 
 async def _forget(life: LivePair, name: str) -> None:

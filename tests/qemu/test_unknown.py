@@ -211,7 +211,7 @@ async def test_no_command_without_an_answer_stops_a_procedure(name: str, moment:
         await life.execute(plan)
         assert {} == off_plan(first.planned_state, await life.probe())
         if name != "start/fresh":
-            await life.goes_on(case.primary)
+            await life.keeps_running(case.primary)
 
 
 # -- where a recovery follows
@@ -255,10 +255,10 @@ async def test_a_command_without_an_answer_is_recovered(name: str, n: int, momen
         report = await _cut(wired, plan, step, moment)
         assert {} != report.recovery
         if name != "start/fresh":
-            await life.goes_on(case.primary)
+            await life.keeps_running(case.primary)
         plan = await _finish(life, case, plan, report)
         assert {} == off_plan(plan.planned_state, await life.probe())
-        await life.goes_on(case.primary)
+        await life.keeps_running(case.primary)
 
 
 async def _finish(life: LivePair, case: Case, plan: Plan, report: Report) -> Plan:
@@ -330,7 +330,7 @@ async def test_a_reply_that_comes_late_is_no_other_commands(address: str, wakes:
         # A recovery may have undone it, so nothing is said of it then.
         told = wakes == "in time to be asked" and not report.recovery
         assert (True if told else None) == outcome.happened
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         plan = await _finish(life, CASES["start/running"], plan, report)
         assert {} == off_plan(plan.planned_state, await life.probe())
 
@@ -353,10 +353,10 @@ async def test_older_qemus_are_recovered_alike(
         plan = await _compiled(life, CASES[name])
         step = next(s for s in _recovered(plan) if isinstance(s.command, command))
         report = await _cut(wired, plan, step, moment)
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
         plan = await _finish(life, CASES[name], plan, report)
         assert {} == off_plan(plan.planned_state, await life.probe())
-        await life.goes_on("alpha")
+        await life.keeps_running("alpha")
 
 
 # -- the next connection
