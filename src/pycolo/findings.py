@@ -376,7 +376,7 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "The end of the RAM's copy waits in the send buffers of its TCP connections while the guest"
         " is paused, and a page of zeroes takes only a few bytes there (qemu-behaviour 22.5). "
         "Smaller buffers, to receive too, shorten the pause with which protection begins, but "
-        "limit the rate of every TCP connection of the host to the buffer's size for each round trip."
+        "limit the rate of every TCP connection of the host to the buffer's size each round trip."
     ),
     "state-folder": (
         "The state folder cannot keep a record: it is missing, in memory alone, or others may "
