@@ -17,8 +17,9 @@ from pycolo.qmp.replies import Version
 from pycolo.supervise._arbitration import Arbitration
 from pycolo.supervise._events import EventKind
 from pycolo.supervise.arbiter import Arbiter
+from pycolo.supervise.fences import FenceDevice
 from pycolo.supervise.guard import Guard
-from pycolo.supervise.supervisor import RESYNCS, Fences, Keeping
+from pycolo.supervise.supervisor import RESYNCS, Keeping
 
 
 @final
@@ -62,7 +63,7 @@ class Agent(Keeping):
         arbiter: Arbiter,
         *,
         guards: Mapping[str, Guard] | None = None,
-        fences: Fences | None = None,
+        fences: Mapping[str, Mapping[str, Sequence[FenceDevice]]] | None = None,
         observer: Observer | None = None,
         resyncs: int = RESYNCS,
         assume_good: Collection[Version] = (),

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
-from typing import ClassVar, Final, Self, TypeAlias, final
+from typing import ClassVar, Final, Self, final
 
 from typing_extensions import override
 
@@ -35,8 +35,6 @@ from pycolo.supervise.fences import FenceDevice, fences_of
 from pycolo.supervise.store import Store
 
 RESYNCS: Final = 2
-Fences: TypeAlias = Mapping[str, Mapping[str, Sequence[FenceDevice]]]
-"Pair name to node name to the fences of that node."
 _AGAIN_S: Final = 1.0
 _FOLLOW_S: Final = 1.0
 _AT_ONCE: Final = 16
@@ -61,7 +59,7 @@ class Keeping:
         hosts: Mapping[str, Mapping[str, Host]],
         authorities: Mapping[str, Authority],
         *,
-        fences: Fences | None,
+        fences: Mapping[str, Mapping[str, Sequence[FenceDevice]]] | None,
         observer: Observer | None,
         resyncs: int,
         assume_good: Collection[Version],
@@ -454,7 +452,7 @@ class Supervisor(Keeping):
         hosts: Mapping[str, Mapping[str, Host]],
         store: Store,
         *,
-        fences: Fences | None = None,
+        fences: Mapping[str, Mapping[str, Sequence[FenceDevice]]] | None = None,
         observer: Observer | None = None,
         resyncs: int = RESYNCS,
         assume_good: Collection[Version] = (),
