@@ -26,7 +26,7 @@ from tests.testing.test_fence_devices import (
     raises,
     refuses,
 )
-from tests.testing.test_supervisor import QUIET, Watched, kept
+from tests.testing.test_supervisor import Watched, kept
 from tests.testing.testbed import FakePair, declared, in_world, time_passes
 
 from pycolo.evidence import Evidence, Victim
@@ -207,13 +207,11 @@ async def _healed(lived: Life, watched: Watched) -> None:
     end_s = lived.life.world.now_s + 100.0 + HEALED_S
     while True:
         assert not lived.wrong, (lived.wrong[:5], lived.log)
-        told = [e for e in watched.events if e.node and e.kind in ("state", "person")]
-        last = [text for text in {e.node: e.text for e in told}.values() if text != "following"]
-        if lived.life.world.now_s > end_s - HEALED_S and [QUIET, QUIET] == last:
+        (status,) = watched.supervisor.statuses
+        if lived.life.world.now_s > end_s - HEALED_S and status.is_protected:
             return
         if lived.life.world.now_s > end_s:
             texts = [f"{e.when} {e.node} {e.kind}: {e.text}" for e in watched.events[-30:]]
-            (status,) = watched.supervisor.statuses
             assert is_for_a_person(status), (status, lived.log, texts)
             return
         await time_passes(1.0)
