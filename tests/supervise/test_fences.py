@@ -15,6 +15,7 @@ from tests.testing.testbed import FakePair, declared
 
 from pycolo.errors import DeclarationError
 from pycolo.evidence import Evidence, Victim
+from pycolo.helper.far import has_ended
 from pycolo.model import ColoPair, Fence
 from pycolo.supervise import CommandFence, Store
 from pycolo.supervise.fences import fenced
@@ -71,21 +72,24 @@ async def test_a_fence_reads_its_options_from_a_file(tmp_path: Path) -> None:
 
 
 async def test_an_interrupted_fence_is_killed(tmp_path: Path) -> None:
-    """What ends the supervisor leaves no fence behind that would act later."""
-    began, acts = tmp_path / "began", tmp_path / "acts"
-    # What it starts would act half a second later.
-    script = f"touch {began}; sh -c 'sleep 0.5; touch {acts}'; sleep 60"
+    """What ends the supervisor leaves no fence behind that would act later, nor what it started."""
+    started = tmp_path / "started"
+    inner = f"sh -c 'echo $$ >>{started}; exec sleep 60' &"
+    script = f"echo $$ >>{started}; {inner} wait"
     task = asyncio.create_task(tried((Fence(command=("sh", "-c", script)),)))
     async with asyncio.timeout(10):
-        while not began.exists():  # noqa: ASYNC110 - the other process announces it by that alone
+        while len(_numbers(started)) < 2:  # noqa: ASYNC110 - the processes announce it by that alone
             await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    # By now it would have acted.
-    later = await asyncio.create_subprocess_exec("sleep", "1")
-    await later.wait()
-    assert not acts.exists()
+    async with asyncio.timeout(10):
+        while not all(map(has_ended, _numbers(started))):  # noqa: ASYNC110 - they are not ours to wait for
+            await asyncio.sleep(0.01)
+
+
+def _numbers(started: Path) -> list[int]:
+    return [int(line) for line in started.read_text().split()] if started.exists() else []
 
 
 INPUT = """\
