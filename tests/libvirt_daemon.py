@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, final
@@ -36,7 +36,7 @@ _NOT_NEEDED: Final = (
     "./var",
 )
 _HOOK: Final = Path(__file__).parent.parent / "packaging" / "libvirt-hook"
-_LIMIT_S: Final = 30.0
+_LIMIT_S: Final = 60.0
 # Nothing is asked of the machine's other daemons, and the log of a domain needs no third one.
 _CONFIGURATION: Final = 'stdio_handler = "file"\n'
 # libvirt finds tables, helpers and hooks where Debian installs them. Its daemon serves
@@ -118,6 +118,16 @@ def schema() -> Path:
     return libvirt_folder() / "over/share/libvirt/schemas/domain.rng"
 
 
+def wait_serving(daemon: subprocess.Popen[bytes], log: Path, serves: Callable[[], bool]) -> None:
+    """Wait until a daemon serves, which nothing announces."""
+    end_s = time.monotonic() + _LIMIT_S
+    while not serves():
+        said = log.read_text(errors="replace")[-2000:]
+        assert daemon.poll() is None, f"libvirtd ended: {said}"
+        assert time.monotonic() < end_s, f"libvirtd does not serve: {said}"
+        time.sleep(0.05)
+
+
 @final
 class Daemon:
     """A libvirt that serves, and what asks it.
@@ -169,12 +179,7 @@ class Daemon:
                 stderr=log,
                 start_new_session=True,
             )
-        end_s = time.monotonic() + _LIMIT_S
-        while self.virsh("list").returncode != 0:
-            said = self.log.read_text(errors="replace")[-2000:]
-            assert self._process.poll() is None, f"libvirtd ended: {said}"
-            assert time.monotonic() < end_s, f"libvirtd does not serve: {said}"
-            time.sleep(0.05)  # nothing announces that it serves
+        wait_serving(self._process, self.log, lambda: self.virsh("list").returncode == 0)
 
     def kill(self) -> None:
         """End it at once; the QEMUs that it has started keep running."""

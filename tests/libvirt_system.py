@@ -8,14 +8,13 @@ import shlex
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, final
 
 import pytest
-from tests.libvirt_daemon import command, libvirt_folder
+from tests.libvirt_daemon import command, libvirt_folder, wait_serving
 
 import pycolo
 from pycolo.demo.builds import QemuBuild, default_cache
@@ -125,12 +124,10 @@ class SystemDaemon:
                 stderr=log,
                 start_new_session=True,
             )
-        end_s = time.monotonic() + _LIMIT_S
-        while not self.socket.exists() or self.virsh("list").returncode != 0:
-            said = self.log.read_text(errors="replace")[-2000:]
-            assert self._process.poll() is None, f"libvirtd ended: {said}"
-            assert time.monotonic() < end_s, f"libvirtd does not serve: {said}"
-            time.sleep(0.05)  # nothing announces that it serves
+        wait_serving(self._process, self.log, self._serves)
+
+    def _serves(self) -> bool:
+        return self.socket.exists() and self.virsh("list").returncode == 0
 
     def kill(self) -> None:
         """End it, and every domain that it runs."""
