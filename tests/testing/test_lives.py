@@ -20,7 +20,6 @@ from tests.testing.operator import GoneHome, Operator, hang_up
 from tests.testing.testbed import VERSIONS, FakePair, declared, in_world
 
 from pycolo import compiler
-from pycolo._execute._run import Run
 from pycolo.errors import CompileError
 from pycolo.evidence import Evidence, Victim
 from pycolo.model.pair import ColoPair, Timeouts
@@ -450,10 +449,7 @@ def _recorded_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _written_blindly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record is replaced whatever it says, and nobody looks at it before."""
-
-    async def unseen(_: Run, __: object) -> None:
-        return None
+    """A record is replaced whatever it says."""
 
     async def write_over(
         self: FakeHost, pair: ColoPair, node: str, change: Change, *, limit_s: float
@@ -462,7 +458,6 @@ def _written_blindly(monkeypatch: pytest.MonkeyPatch) -> None:
         self.files[pair.record_path(node)] = dumps(change.becomes).encode()
 
     monkeypatch.setattr(FakeHost, "write", write_over)
-    monkeypatch.setattr(Run, "_stale", unseen)
 
 
 def _taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
