@@ -13,7 +13,14 @@ from typing import Literal, TypeAlias
 
 import attrs
 import pytest
-from tests.qemu.life import CHECKPOINTING, NEEDS_KVM, LivePair, accelerator_of, bios_life, until
+from tests.qemu.life import (
+    CHECKPOINTING,
+    NEEDS_KVM,
+    LivePair,
+    accelerator_of,
+    bios_life,
+    until,
+)
 from tests.qemu.namespaces import in_namespaces
 from tests.qemu.test_silence import failed_over
 
@@ -77,10 +84,13 @@ def _port_of_the_guest(network: Network) -> str:
     return port
 
 
-def _learnt_long_ago(network: Network) -> None:
-    """Let the switch know the guest on alpha, as if the guest had sent something there."""
+def _learns(network: Network) -> bool:
+    """Let the switch know the guest on alpha, as if the guest had sent something there.
+
+    A port takes no entry before it forwards; then the answer is False.
+    """
     argv = ("bridge", "fdb", "replace", MAC, "dev", "to-alpha", "master", "dynamic")
-    subprocess.run((*network.client, *argv), check=True)
+    return subprocess.run((*network.client, *argv), check=False).returncode == 0
 
 
 @asynccontextmanager
@@ -95,7 +105,7 @@ async def _protected(network: Network, release: Release) -> AsyncGenerator[LiveP
         await life.launch("alpha", "beta")
         await life.cont("alpha")
         await life.run("start")
-        _learnt_long_ago(network)
+        await until(lambda: _learns(network), "the switch takes an entry for the guest")
         yield life
 
 

@@ -190,17 +190,19 @@ async def test_no_command_without_an_answer_stops_a_procedure(name: str, moment:
     async with _life(name) as wired:
         life = wired.life
         first = plan = await _compiled(life, case)
-        recovered, continued = _recovered(first), False
+        recovered, continued, sent = _recovered(first), False, set[str]()
         for key, planned in _from_the_end(first).items():
             if planned in recovered:
                 continue
             step = _from_the_end(plan).get(key)
-            if step is None and continued:
+            if step is None and (continued or planned.batch in sent):
                 continue
             assert step is not None, f"{key} is not in {commands(plan)}"
             report = await _cut(wired, plan, step, moment)
             # What did not have to be done has not ended the execution.
             continued |= step.may_fail
+            # What is in a batch with it was sent as well, and may have been done.
+            sent |= {step.batch} if step.batch else set()
             plan = await _compiled(life, case)
             outcome = report.outcomes[step.address]
             if not isinstance(outcome, Unknown):
