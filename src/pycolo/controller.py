@@ -254,7 +254,9 @@ class PairController:
 
         Args:
             node: The node.
-            limit_s: How long opening the session may take, in seconds.
+            limit_s: How long the connection and its negotiation may take, in seconds. A call that
+                opens the same session is waited for before, and QEMU is asked for its identity
+                after, for up to 5 s.
 
         Returns:
             The session. Send no command over it that changes the state that plans rely on. None if
@@ -263,6 +265,7 @@ class PairController:
         Raises:
             DeclarationError: The pair has no such node.
         """
+        self.pair.node(node)
         session = self._sessions.get(node)
         if session is not None and not session.closed:
             return session

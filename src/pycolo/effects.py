@@ -176,7 +176,10 @@ _NO_SETTINGS: Final = ("qom-type", "id", "status")
 
 
 def settings(item: QomObject) -> Mapping[str, str]:
-    """The properties that QEMU will report for an object, by QEMU's names, defaults included."""
+    """The properties of an object that a snapshot will hold, by QEMU's names, defaults included.
+
+    The type, the id and `status` are not among them. A string is unchanged; another value is JSON.
+    """
     given = item.to_qmp()
     told = {name: shown(value) for name, value in given.items() if name not in _NO_SETTINGS}
     return {**_DEFAULTS[str(given["qom-type"])], **told}

@@ -118,7 +118,7 @@ class Live:
     downtime_limit_ms: int = DOWNTIME_LIMIT_MS
     "The parameter downtime-limit."
     multifd_channels: int = MULTIFD_CHANNELS
-    "The parameter multifd-channels; it has no effect without the capability multifd."
+    "The parameter multifd-channels, which is also set, without effect, while multifd is off."
     migration_tls: Mapping[str, str] = attrs.field(factory=dict, metadata={"sparse": True})
     "The migration's TLS parameters that are set, by QEMU's names."
     block_nodes: frozenset[str] = frozenset()

@@ -168,6 +168,23 @@ def test_end_of_a_qemu_that_no_plan_speaks_of_changes_nothing() -> None:
     play(scenario)
 
 
+def test_node_that_the_pair_lacks_is_refused_while_a_plan_is_executed() -> None:
+    """A session is not opened then; a name that is wrong is an error all the same."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        armed = controller.armed["beta"]
+        life.world.qemu("alpha").kill()
+        executing = asyncio.create_task(controller.died(exit_of(armed)))
+        while not executing.done():
+            with pytest.raises(DeclarationError, match="omega"):
+                await controller.reach("omega", limit_s=1.0)
+            await asyncio.sleep(0)
+        assert await executing is not None
+
+    play(scenario)
+
+
 def test_death_during_a_resync_ends_it() -> None:
     """The secondary dies while its disk is copied: the resync gives up at once, the guest runs."""
 

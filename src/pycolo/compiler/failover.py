@@ -334,7 +334,8 @@ def end_secondary(draft: Draft, secondary: str, instances: tuple[str, ...], why:
 def end_primary(draft: Draft, primary: str, secondary: str) -> None:
     """Emit the steps that end a primary's QEMU, so that its secondary takes over without a loss.
 
-    The QEMU is ended on its host. Its end is the evidence for the failover.
+    A forced checkpoint comes first, with the wait until both sides show it; if it fails, QEMU is
+    not ended. QEMU is ended on its host. Its end is the evidence for the failover.
 
     Raises:
         CompileError: The records do not name both instances as eligible.

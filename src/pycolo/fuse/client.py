@@ -207,10 +207,12 @@ class FuseClient:
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            The guarded QEMUs. A QEMU whose process has ended is no longer among them.
+            The guarded QEMUs. One that the fuse has stopped or killed is among them until its
+            process has ended; its `state` says so.
 
         Raises:
-            FuseLost: The fuse gave no answer.
+            FuseLost: The fuse gave no valid answer; the connection has ended.
+            FuseRefused: The fuse refused the request.
         """
         found = await self._ask({"request": "list"}, limit_s)
         if not isinstance(found, list):

@@ -671,6 +671,10 @@ def ports(*, address: str, numbers: Sequence[int]) -> List[Value]:
     Args:
         address: The address that QEMU will listen on.
         numbers: The TCP ports.
+
+    Returns:
+        For each port that is in use, its `port` and its `holders`, as far as this user may see
+        them; empty if the address is not known here.
     """
     try:
         found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)

@@ -820,7 +820,11 @@ class ObjectDel(_Acknowledged):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class QomList(QmpCommand[tuple[QomProperty, ...]]):
-    """Ask for an object's properties; of ``/objects``, for those made by -object or object-add."""
+    """Ask for the names and types of an object's properties, not for their values.
+
+    Of ``/objects``, they are the objects that -object and object-add made, and perhaps some that
+    QEMU made by itself.
+    """
 
     qmp_name: ClassVar[str] = "qom-list"
 

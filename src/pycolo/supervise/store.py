@@ -135,6 +135,8 @@ class Store:
     def pause(self, pair: str, paused: str | None) -> None:
         """Pause a pair's supervision, or end the pause.
 
+        Of a pair that the store does not know, `protected` is then wanted.
+
         Args:
             pair: The pair's name.
             paused: Who paused it, when and why, in words that follow "paused", such as `by root`;
@@ -155,11 +157,13 @@ class Store:
     def alone(self, pair: str) -> Generator[None]:
         """Hold a pair's lock inside the block, so that one supervisor of this store keeps the pair.
 
+        It does not wait for the lock.
+
         Args:
             pair: The pair's name.
 
         Raises:
-            StoreError: Another process or store object holds the lock, or it cannot be made.
+            StoreError: The lock is held, also if by this store itself, or it cannot be made.
         """
         rules.identifier("pair", pair)
         with self._as_store_error():
