@@ -115,6 +115,7 @@ PAIR_CASES: dict[str, tuple[Edits, str, str, bool]] = {
     "a netdev for nobody": ({"chains[0].netdevs.delta": {"type": "user"}}, "chains[0].netdevs.delta", "be for one of alpha, beta, gamma", False),
     "no vnet headers for virtio": ({"chains[0].vnet_hdr": False}, "chains[0].vnet_hdr", "not be false for virtio-net-pci", False),
     "a card that nobody knows": ({"chains[0].model": "frobnicator"}, "chains[0].vnet_hdr", "say whether frobnicator writes", False),
+    "a MAC address of a group": ({"chains[0].mac": "53:54:00:12:34:56"}, "chains[0].mac", "have an even first byte", False),
     "a MAC address too short": ({"chains[0].mac": "52:54:00"}, "chains[0].mac", "be six bytes", False),
     "a delay of nothing": ({"checkpoint_delay_ms": 0}, "checkpoint_delay_ms", "from 1 to 4294967295", True),
     "a delay below nothing": ({"checkpoint_delay_ms": -500}, "checkpoint_delay_ms", "from 1 to 4294967295", True),

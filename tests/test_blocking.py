@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -34,6 +35,15 @@ def test_result_comes_back() -> None:
     """What a coroutine returns is what `run` returns, again and again."""
     with Runner() as runner:
         assert [1, 2] == [runner.run(_give(1)), runner.run(_give(2), LIMIT_S)]
+
+
+@pytest.mark.parametrize("way", [Runner.run, Runner.start])
+def test_function_that_was_not_called_is_refused(way: Callable[[Runner, object], object]) -> None:
+    """Nothing waits for what never runs, and the runner stays usable."""
+    with Runner() as runner:
+        with pytest.raises(TypeError, match="a Runner runs a coroutine, not 5: call the function"):
+            way(runner, 5)
+        assert runner.run(_give(7)) == 7
 
 
 def test_error_comes_back() -> None:

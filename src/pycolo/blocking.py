@@ -84,7 +84,10 @@ class Runner:
             RunnerClosed: The runner was not entered, is closed, or was closed meanwhile.
             RuntimeError: `run` was called from the runner's own loop, which cannot wait for itself.
                 The coroutine was not started, and the runner stays usable.
+            TypeError: `coro` is no coroutine, such as a function that was not called. The runner
+                stays usable.
         """
+        _check_coroutine(coro)
         if self._is_inside():
             coro.close()
             raise RuntimeError("a Runner cannot wait for itself")
@@ -106,7 +109,11 @@ class Runner:
 
         Returns:
             The running coroutine. If the runner is not open, `Started.result` raises RunnerClosed.
+
+        Raises:
+            TypeError: `coro` is no coroutine. The runner stays usable.
         """
+        _check_coroutine(coro)
         return Started(self, self._submit(_Call(coro, None)))
 
     def close(self) -> None:
@@ -193,6 +200,11 @@ class Runner:
                 task.cancel()
             await asyncio.wait(others)
         await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def _check_coroutine(coro: object) -> None:
+    if not asyncio.iscoroutine(coro):
+        raise TypeError(f"a Runner runs a coroutine, not {coro!r}: call the function")
 
 
 class _Refusable(Protocol):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.cli.conftest import Pycolo
 
 from pycolo import pairfile
@@ -20,9 +21,21 @@ def test_new_pair_file_is_valid_and_overwrites_nothing(pycolo: Pycolo, tmp_path:
     assert 0 == pycolo("plan", "start", path).code
     before = path.read_text()
     again = pycolo("init", path)
-    assert 1 == again.code
-    assert "File exists" in again.err
+    assert 64 == again.code
+    assert "is there: move it away, or give another name" in again.err
     assert before == path.read_text()
+
+
+@pytest.mark.parametrize("file", ["-", "missing/shop.toml"])
+def test_new_pair_file_that_cannot_be_made_is_refused(
+    pycolo: Pycolo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """No file is named like standard output, and no folder is made."""
+    monkeypatch.chdir(tmp_path)
+    ended = pycolo("init", file)
+    assert 64 == ended.code
+    assert "Errno" not in ended.err
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_name_that_is_none_writes_no_file(pycolo: Pycolo, tmp_path: Path) -> None:

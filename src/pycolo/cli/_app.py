@@ -91,10 +91,17 @@ def init(*, file: Path, name: str, form: str) -> None:
 
     No file is overwritten.
     """
+    if file == _files.STDIN:
+        raise click.UsageError("init writes a file: give it a name other than -")
     written = TEMPLATE.format(name=name)
     pair = pairfile.loads(written)
-    with file.open("x", encoding="utf-8") as stream:
-        stream.write(written)
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(written)
+    except FileExistsError:
+        raise click.UsageError(f"{file} is there: move it away, or give another name") from None
+    except FileNotFoundError:
+        raise click.UsageError(f"there is no folder {file.parent}: make it first") from None
     _say.result(_pair_forms(pair, form, f"{file} is written: edit what is marked with <-"))
 
 

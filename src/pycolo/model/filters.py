@@ -177,6 +177,8 @@ class ChainPorts:
 def _mac(field: str, value: object) -> None:
     if not isinstance(value, str) or not MAC.match(value):
         raise DeclarationError(field, value, "be six bytes like 52:54:00:12:34:56")
+    if int(value[:2], 16) & 1:
+        raise DeclarationError(field, value, "have an even first byte: an odd one names a group")
 
 
 _NOT_WITH_COLO: Final[Mapping[str, str]] = {
