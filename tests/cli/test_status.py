@@ -134,6 +134,7 @@ def test_an_error_is_no_state_to_a_monitor(pycolo: Pycolo, tmp_path: Path) -> No
     checked = pycolo("status", path, "--check")
     assert (3, "") == (checked.code, checked.out)
     assert "nodes must be two nodes or more" in checked.err
+    assert 3 == pycolo("status", path.with_name("missing.toml"), "--check").code
 
 
 @pytest.mark.qemu

@@ -59,7 +59,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         told = io.StringIO()
         error.show(told)
         _say.note(told.getvalue())
-        return _exits.USAGE
+        # A monitoring system takes any code above 3 for a state of its own making.
+        return _exits.UNKNOWN if "--check" in words else _exits.USAGE
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except (KeyboardInterrupt, click.Abort):
