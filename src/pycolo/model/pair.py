@@ -125,6 +125,9 @@ def _numbered_chains(chains: Iterable[FilterChain]) -> tuple[FilterChain, ...]:
 class ColoPair:
     """One guest, run twice in lock-step on two nodes.
 
+    Each node without a run directory, and each card without ports, is given those of this pair. A
+    copy by `attrs.evolve` keeps them.
+
     Args:
         name: The pair's name, an id in QEMU's sense; part of the identity of each QEMU and of the
             record.
