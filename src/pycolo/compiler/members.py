@@ -27,7 +27,8 @@ def check(pair: ColoPair, snapshot: Snapshot, *, without: str | None = None) -> 
     Raises:
         UndecidedError: The records come from two births, or an arbiter manages them.
         CompileError: A QEMU or a record belongs to another pair or node, a QEMU has no identity,
-            or two nodes have one image folder; and no check raised UndecidedError.
+            or two nodes of a pair with disks have one image folder; and no check raised
+            UndecidedError.
     """
     names = pair.names
     check_all(

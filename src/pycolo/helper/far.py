@@ -1622,6 +1622,7 @@ def version(*, binary: str, limit_s: float) -> Answer:
 
     Raises:
         Refused: There is no such program, or it failed, or it did not end in time.
+        OSError: The program cannot be run.
     """
     try:
         code, text = _output([binary, "--version"], limit_s)
@@ -2083,6 +2084,8 @@ def perform(name: str, request: Mapping[str, object], helper: str = "") -> Answe
     Raises:
         Refused: The operation was not done, and nothing was changed.
         Uncertain: It is not known whether the operation was done.
+        KeyError: There is no such operation.
+        TypeError: The request has not the operation's arguments.
     """
     try:
         if name == "launch":

@@ -81,7 +81,7 @@ class Moment:
 @final
 @attrs.frozen(kw_only=True)
 class Timeline:
-    """An execution on one time axis; all times are seconds since its first line was written."""
+    """An execution on one time axis: its times count seconds since its first line was written."""
 
     plan: Plan
     at: str
