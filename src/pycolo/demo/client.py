@@ -50,7 +50,9 @@ READ: Final = "read"
 _STATE_EVERY_S: Final = 0.2
 _CONNECT_LIMIT_S: Final = 5.0
 _NEW_LIMIT_S: Final = 0.25
-_REPLY_LIMIT_S: Final = 20.0
+# After an outage the client's kernel may wait for as long again before it repeats a request. A cut
+# lasts until the supervisor's limits have passed.
+_REPLY_LIMIT_S: Final = 40.0
 _READ_LIMIT_S: Final = 60.0
 _RETRY_S: Final = 0.1
 _ECHO_REQUEST: Final = 8

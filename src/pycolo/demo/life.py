@@ -40,7 +40,7 @@ STREAMS: Final = (PING, BUSY, *IDLE, DISK, NEW)
 
 _CONNECT_S: Final = 10.0
 _BOOT_S: Final = 90.0
-_BACK_S: Final = 25.0
+_BACK_S: Final = 45.0
 _DONE_S: Final = 60.0
 "How long the supervisor may take for a launch, a resync or a failover."
 _STOP_S: Final = 10.0
