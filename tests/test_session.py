@@ -15,7 +15,7 @@ from pycolo.model.node import Monitor
 from pycolo.qmp import commands as qmp
 from pycolo.qmp import events
 from pycolo.qmp.replies import Version
-from pycolo.session import HungUp, Latched, Notice, Session, wait_any_change
+from pycolo.session import HungUp, Latched, Notice, Session, open_monitor, wait_any_change
 
 LIMIT_S = 5.0
 SHORT_S = 0.1
@@ -97,6 +97,29 @@ async def test_monitor_without_out_of_band_is_refused(script: ScriptedQmp) -> No
     script.offers = []
     with pytest.raises(errors.ConnectionFailed, match="out-of-band"):
         await _connect(script.path)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_cancelled_connect_leaves_no_socket_open(script: ScriptedQmp, turns: int) -> None:
+    """At whatever turn of the event loop the caller is cancelled."""
+    opened = list[socket.socket]()
+
+    async def connector(node: str, monitor: Monitor) -> socket.socket:
+        opened.append(await open_monitor(node, monitor))
+        return opened[-1]
+
+    monitor = UnixMonitor(path=str(script.path))
+    connecting = Session.connect("alpha", monitor, limit_s=LIMIT_S, connector=connector)
+    task = asyncio.create_task(connecting)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        await task.result().aclose()
+    # The transport closes a socket in the turn after its own end.
+    await asyncio.sleep(0)
+    assert [-1] * len(opened) == [one.fileno() for one in opened]
 
 
 async def test_hang_up_before_the_greeting_fails(script: ScriptedQmp) -> None:

@@ -71,9 +71,18 @@ class Client(QMPClient):
         "How many lines qemu.qmp was passed that it has not handed back yet."
 
     async def connect_to(self, opened: socket.socket) -> None:
-        """Read the greeting from a connected socket, and negotiate; errors as of `connect`."""
+        """Read the greeting from a connected socket, and negotiate; errors as of `connect`.
+
+        If it raises, the socket is closed.
+        """
         self._socket, self.peer = opened, peer_of(opened)
-        await self.connect(opened)
+        try:
+            await self.connect(opened)
+        except BaseException:
+            # qemu.qmp closes what it has begun to use, and may have been cancelled before that.
+            if self._writer is None:
+                opened.close()
+            raise
         if self._writer is not None:
             # The client's reader takes what came before (qemu-behaviour 14.11).
             transport = self._writer.transport
