@@ -385,6 +385,9 @@ class Plan:
         return any(not isinstance(step, Check) for step in self.steps)
 
     def victims(self) -> tuple[Victim, ...]:
-        """The QEMUs that evidence must show to have ended, before the plan changes anything."""
+        """The QEMUs that evidence must show to have ended before a record of the plan is written.
+
+        The plan may end such a QEMU itself, as that of `switch-over` does.
+        """
         needed = [step.needs for step in self.steps if isinstance(step, Record)]
         return tuple(dict.fromkeys(victim for victim in needed if victim is not None))

@@ -518,8 +518,9 @@ def stop(
     """Compile the plan that ends protection on purpose.
 
     The secondary's QEMU ends, and the primary's guest runs alone. The secondary's record must be
-    within reach; its QEMU need not answer. If the primary is not protected and nothing of the pair
-    is left on it, the plan is empty.
+    within reach; its QEMU need not answer, and the plan continues if that QEMU cannot be ended. The
+    plan is empty if no secondary answers, the newest record names none, and nothing of the pair is
+    left on the primary.
 
     Args:
         pair: The declaration.
@@ -529,8 +530,9 @@ def stop(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        CompileError: No primary answers, or two do, the secondary's record cannot be written,
-            somebody paused the guest, a migration is being cancelled, or the dialect is `doc`.
+        CompileError: No primary answers, or two do, the records do not let the primary run alone,
+            the secondary's record cannot be written, somebody paused the guest, a migration is
+            being cancelled, or the dialect is `doc`.
         UndecidedError: A disk of the primary has failed, so that it may lack a write, the primary's
             record is absent or damaged, the records come from two births, or an arbiter manages
             them.

@@ -220,7 +220,10 @@ class FuseClient:
         return tuple(map(self._armed, found))
 
     async def wait_lost(self) -> str:
-        """Wait until the connection has ended, as it does when the fuse ends; return the reason."""
+        """Wait until the connection has ended; return the reason as text.
+
+        It ends with the fuse, after an answer that was late or wrong, and by `aclose`.
+        """
         return await asyncio.shield(self._lost)
 
     async def aclose(self) -> None:

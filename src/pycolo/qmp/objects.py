@@ -167,8 +167,8 @@ class ColoCompare(QmpRecord):
     possible without QEMU.
 
     Raises:
-        DeclarationError: Two of the three chardevs are the same one, or a time or size is not above
-            0; no object is made.
+        DeclarationError: Two of `primary_in`, `secondary_in` and `outdev` are the same one, or a
+            time or size is not above 0; no object is made.
     """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "colo-compare"),)
