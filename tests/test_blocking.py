@@ -65,7 +65,7 @@ def test_limit_cancels() -> None:
             ended.append("cancelled")
 
     with Runner() as runner:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"not end within 0\.01 s, and was cancelled"):
             runner.run(stubborn(), 0.01)
         assert ["cancelled"] == ended
 
@@ -198,7 +198,7 @@ def test_started_continues_past_a_limit() -> None:
             gate.set()
 
         started = runner.start(wait())
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"not ended within 0\.01 s, and continues"):
             started.result(0.01)
         assert not started.done
         runner.run(open_gate(), LIMIT_S)

@@ -253,7 +253,11 @@ class Started(Generic[_R]):
         """
         if not self.done and self._runner._is_inside():  # noqa: SLF001 - the runner's other half
             raise RuntimeError("a Runner cannot wait for itself")
-        self._call.end.wait(limit_s)
+        try:
+            self._call.end.wait(limit_s)
+        except TimeoutError:
+            why = f"the coroutine has not ended within {limit_s:g} s, and continues"
+            raise TimeoutError(why) from None
         return self._call.result()
 
     def cancel(self) -> None:
@@ -303,13 +307,18 @@ class _Call(Generic[_R]):
 
     async def _main(self) -> None:
         """Run the coroutine within its limit, and keep its result or error."""
+        limit = asyncio.timeout(self._limit_s)
         try:
-            async with asyncio.timeout(self._limit_s):
+            async with limit:
                 self._results.append(await self._coro)
         except asyncio.CancelledError:
             pass
         except BaseException as error:  # noqa: BLE001 - every error is passed to the caller
             self._error = error
+            # The coroutine may raise a TimeoutError of its own, which keeps its text.
+            if limit.expired() and isinstance(error, TimeoutError) and not error.args:
+                why = f"the coroutine did not end within {self._limit_s:g} s, and was cancelled"
+                self._error = TimeoutError(why)
 
     def _settle(self, *, closed: bool) -> None:
         """Set the end; without a result or an error, the error says why."""

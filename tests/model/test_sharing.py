@@ -77,7 +77,7 @@ def test_pair_without_a_name_or_a_host_of_its_own_is_refused() -> None:
     """Nobody could tell which one collides, or where."""
     with pytest.raises(DeclarationError, match="be given once"):
         port_collisions([declared("one"), declared("one")], {"one": ONE})
-    with pytest.raises(DeclarationError, match="host of beta"):
+    with pytest.raises(DeclarationError, match=r"hosts\.one must have an entry for beta"):
         port_collisions([declared("one")], {"one": {"alpha": "rack1"}})
 
 
@@ -121,3 +121,10 @@ def test_loopback_addresses_are_one_host_without_collisions() -> None:
     nodes = [attrs.evolve(node, listen_address="0.0.0.0") for node in two.nodes]  # noqa: S104
     with pytest.raises(DeclarationError, match="on their host localhost"):
         refuse_collisions([one, attrs.evolve(two, nodes=nodes)])
+
+
+def test_node_without_a_host_is_refused_by_what_is_missing() -> None:
+    """The error shows the entries that were given; the node's name is not the wrong value."""
+    rule = r"hosts\.one must have an entry for alpha, not \{\}"
+    with pytest.raises(DeclarationError, match=rule):
+        port_collisions([declared("one")], {})

@@ -99,10 +99,11 @@ def _collisions(
     used: dict[tuple[str, int], list[Listener]] = {}
     for pair in pairs:
         for listener in _listeners(pair):
-            host = hosts.get(pair.name, {}).get(listener.node)
+            known = hosts.get(pair.name, {})
+            host = known.get(listener.node)
             if host is None:
-                rule = f"name the host of {listener.node}"
-                raise DeclarationError(f"hosts.{pair.name}", listener.node, rule)
+                rule = f"have an entry for {listener.node}"
+                raise DeclarationError(f"hosts.{pair.name}", dict(known), rule)
             used.setdefault((host, listener.port), []).append(listener)
     for (host, port), listeners in sorted(used.items()):
         for first, second in itertools.combinations(listeners, 2):
