@@ -261,3 +261,10 @@ def test_what_was_written_is_read_without_a_word_about_its_form() -> None:
     """`loads(dumps(pair))` is the pair."""
     pair = pairfile.load(EXAMPLES / "pair.toml")
     assert pair == pairfile.loads(pairfile.dumps(pair))
+
+
+@pytest.mark.parametrize("text", [None, b"x"])
+def test_what_is_no_text_is_refused(text: object) -> None:
+    """The error names the argument, as for any other wrong value."""
+    with pytest.raises(DeclarationError, match=f"text must be a str, not {text!r}"):
+        pairfile.loads(text)  # type: ignore[arg-type]  # a caller's mistake

@@ -101,6 +101,14 @@ def check_hosts(pair: ColoPair, hosts: Mapping[str, Host]) -> None:
         raise DeclarationError("hosts", sorted(hosts), f"have the host of {missing[0]}")
 
 
+def _check_evidence(pair: ColoPair, evidence: object) -> None:
+    if not isinstance(evidence, Evidence):
+        raise DeclarationError("evidence", evidence, "be an Evidence")
+    known = [node.name for node in pair.all_nodes]
+    if evidence.node not in known:
+        raise DeclarationError("evidence.node", evidence.node, f"be one of {', '.join(known)}")
+
+
 @final
 class PairController:
     """Keeps one pair in the wanted state; an asynchronous context manager that closes its sessions.
@@ -407,10 +415,13 @@ class PairController:
             The report of the failover. None if nothing was executed, because no plan was armed for
             this QEMU's end, the evidence is about another QEMU of the node, a disk of the survivor
             has refused a write, or another plan was executed meanwhile. Then call `reconcile`.
+
+        Raises:
+            DeclarationError: `evidence` is no `Evidence`, or the pair has no such node.
         """
-        node = evidence.node
         if not self.note(evidence):
             return None
+        node = evidence.node
         if self._current is not None and _joins(Act(plan=self._current[0])):
             self._current[1].cancel()
         plan = self._armed_for(evidence)
@@ -431,7 +442,11 @@ class PairController:
         Returns:
             False if this controller last saw another QEMU on the node. Then the evidence proves
             nothing about that one, and is not kept.
+
+        Raises:
+            DeclarationError: `evidence` is no `Evidence`, or the pair has no such node.
         """
+        _check_evidence(self.pair, evidence)
         node = evidence.node
         if self._instances.get(node, evidence.instance) != evidence.instance:
             return False

@@ -77,9 +77,10 @@ def loads(text: str, file_format: Format | None = None) -> ColoPair:
         file_format: `toml` or `json`; None for JSON if the text begins with a brace, else TOML.
 
     Raises:
-        DeclarationError: The text is not a pair file, or a value breaks a rule; the error's field
-            is the path of the key, such as `nodes[1].address`.
+        DeclarationError: The text is no string or not a pair file, or a value breaks a rule; the
+            error's field is the path of the key, such as `nodes[1].address`.
     """
+    rules.instance_of(str)("text", text)
     if file_format is None:
         file_format = "json" if text.lstrip().startswith("{") else "toml"
     try:

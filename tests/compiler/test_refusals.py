@@ -359,6 +359,24 @@ def test_identity_is_one_that_is_drawn(instance: str) -> None:
         launch(PAIR, Snapshot(nodes={}), qemu=qemu, instances={"alpha": instance})
 
 
+def test_identity_that_is_no_text_is_refused() -> None:
+    """An entry without an identity is a caller's mistake: to count one up, leave the entry out."""
+    qemu = dict.fromkeys(("alpha", "beta"), VERSION)
+    none: dict[str, str] = {"alpha": None}  # type: ignore[dict-item]  # a caller's mistake
+    with pytest.raises(DeclarationError, match=r"instances\.alpha must be a string .* not None"):
+        launch(PAIR, Snapshot(nodes={}), qemu=qemu, instances=none)
+
+
+def test_version_must_be_one_and_for_a_node_of_the_pair() -> None:
+    """The error names the entry, before anything is compiled."""
+    text: dict[str, Version] = {"alpha": "11.1.3"}  # type: ignore[dict-item]  # a caller's mistake
+    with pytest.raises(DeclarationError, match=r"qemu\.alpha must be a Version.* not '11\.1\.3'"):
+        launch(PAIR, Snapshot(nodes={}), qemu=text, nodes=("alpha",))
+    qemu = dict.fromkeys(("alpha", "beta", "omega"), VERSION)
+    with pytest.raises(DeclarationError, match=r"qemu\.omega must be for one of alpha, beta"):
+        launch(PAIR, Snapshot(nodes={}), qemu=qemu)
+
+
 def test_node_of_another_version_is_not_launched_beside_a_guest() -> None:
     """The two could never enter COLO: that is said before anything is started."""
     alone = PROTECTED.with_node("beta", Unreachable(why="it ended"))

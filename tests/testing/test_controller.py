@@ -325,6 +325,17 @@ def test_word_that_nobody_can_want_is_refused() -> None:
     play(scenario)
 
 
+def test_what_is_no_evidence_is_refused() -> None:
+    """The error names the argument, and nothing is noted."""
+
+    async def scenario(_: FakePair, controller: PairController) -> None:
+        with pytest.raises(DeclarationError, match="evidence must be an Evidence, not 'x'"):
+            await controller.died("x")  # type: ignore[arg-type]  # a caller's mistake
+        assert not await controller.wait(0.0)
+
+    play(scenario)
+
+
 def test_wait_is_over_until_the_next_round() -> None:
     """What happened since the last round ends each wait; an observation alone changes nothing."""
 

@@ -37,6 +37,7 @@ from pycolo.compiler.shutdown import shut_down
 from pycolo.conditions import END_OR_LET_GO
 from pycolo.errors import CompileError, DeclarationError, check_all, compile_error
 from pycolo.evidence import instance_of
+from pycolo.model import _rules as rules
 from pycolo.model.pair import ColoPair
 from pycolo.plan import OFFLINE_BIRTH, DialectName, Options, Plan, Procedure
 from pycolo.qmp.replies import Version
@@ -82,15 +83,16 @@ def launch(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        DeclarationError: A name in `nodes` is not one of the pair's, a name in `instances` is not
-            one of the nodes to launch, an identity in `instances` has another form, or `qemu`
-            lacks a node that is launched.
+        DeclarationError: A name in `nodes` or `qemu` is not one of the pair's, a name in
+            `instances` is not one of the nodes to launch, an identity in `instances` has another
+            form, a value of `qemu` is no `Version`, or `qemu` lacks a node that is launched.
         CompileError: Another node holds the newest data, a QEMU is in the way, `newest` is not one
             of the nodes to launch, a spare has no place, or a QEMU lacks an option of an image.
         UndecidedError: The records do not tell who holds the newest data, come from two births, or
             are managed by an arbiter.
     """
     check(pair, snapshot)
+    _check_versions(pair, qemu)
     wanted = tuple(nodes) or tuple(node.name for node in members(pair, snapshot).nodes)
     if newest is not None and newest not in wanted:
         raise compile_error(
@@ -136,6 +138,20 @@ def launch(
         argv = style.argv(pair, name, role, given[name], features)
         launch_node(draft, name, role, instance=given[name], argv=argv, given=copied)
     return draft.plan()
+
+
+def _check_versions(pair: ColoPair, qemu: Mapping[str, object]) -> None:
+    """Refuse a version for a node that the pair does not have, and one that is no `Version`.
+
+    Raises:
+        DeclarationError: As the first line says.
+    """
+    known = [node.name for node in pair.all_nodes]
+    for name, version in qemu.items():
+        if name not in known:
+            raise DeclarationError(f"qemu.{name}", version, f"be for one of {', '.join(known)}")
+        if not isinstance(version, Version):
+            raise DeclarationError(f"qemu.{name}", version, "be a Version, as of Version.parse")
 
 
 def _refuse_unseen(draft: Draft, missing: Sequence[str]) -> None:
@@ -254,6 +270,7 @@ def _identities(
         if name not in wanted:
             rule = f"be for a node that is launched, which are {', '.join(wanted)}"
             raise DeclarationError(f"instances.{name}", instance, rule)
+        rules.string(f"instances.{name}", instance)
         if re.fullmatch(f"{re.escape(pair.name)}:{name}:[0-9a-f]{{8}}", instance) is None:
             rule = f"be {pair.name}:{name}:HEX, with HEX eight lower-case hexadecimal digits"
             raise DeclarationError(f"instances.{name}", instance, rule)
