@@ -8,6 +8,7 @@ fakes: created, its primary killed, deleted.
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 
 from pycolo import ColoPair, Host, Node
 from pycolo.controller import PairController
@@ -18,11 +19,14 @@ from pycolo.testing import World
 # As many disks are copied at once as the network between the hosts takes.
 RESYNCS = asyncio.Semaphore(2)
 CONTROLLERS: dict[str, PairController] = {}
+STACKS: dict[str, AsyncExitStack] = {}
 
 
-def on_create(pair: ColoPair, hosts: Mapping[str, Host]) -> None:
+async def on_create(pair: ColoPair, hosts: Mapping[str, Host]) -> None:
     """The object was made, or the operator was started: nothing is read or changed here."""
-    CONTROLLERS[pair.name] = PairController(pair, hosts, resyncs=RESYNCS)
+    controller = PairController(pair, hosts, resyncs=RESYNCS)
+    STACKS[pair.name] = AsyncExitStack()
+    CONTROLLERS[pair.name] = await STACKS[pair.name].enter_async_context(controller)
 
 
 async def on_timer(name: str) -> str:
@@ -43,13 +47,14 @@ async def on_delete(name: str) -> str:
     CONTROLLERS[name].want("stopped")
     while (status := await on_timer(name)) != "stopped":
         print(status)
-    await CONTROLLERS.pop(name).aclose()
+    del CONTROLLERS[name]
+    await STACKS.pop(name).aclose()
     return status
 
 
 async def demonstration(world: World, pair: ColoPair) -> None:
     """What a framework would call, in the order in which it would."""
-    on_create(pair, world.hosts(pair))
+    await on_create(pair, world.hosts(pair))
     for tick in range(9):
         print(await on_timer(pair.name))
         if tick == 3:  # noqa: PLR2004 - by then it is protected

@@ -22,7 +22,14 @@ from typing_extensions import override
 from pycolo import compiler
 from pycolo._execute import execute
 from pycolo._probe import glance, probe, records
-from pycolo.errors import Busy, ConnectionFailed, DeclarationError, RefusedError, RemoteError
+from pycolo.errors import (
+    Busy,
+    ConnectionFailed,
+    DeclarationError,
+    PycoloError,
+    RefusedError,
+    RemoteError,
+)
 from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence, Victim, instance_of
 from pycolo.hosts import Host, HostState
@@ -55,6 +62,10 @@ AWAY_S: Final = 2.0
 "The time limit of an attempt to reach a host that was out of reach when last observed, in seconds."
 FULL_OBSERVATION_S: Final = 600.0
 "How long a protected pair without events is read by `glance` alone, in seconds."
+
+
+class ControllerClosed(PycoloError):
+    """The controller was never entered, or its block was left, which closes its sessions."""
 
 
 @final
@@ -112,6 +123,9 @@ def _check_evidence(pair: ColoPair, evidence: object) -> None:
 @final
 class PairController:
     """Keeps one pair in the wanted state; an asynchronous context manager that closes its sessions.
+
+    Outside its block, what connects or acts raises `ControllerClosed`; what was read before can
+    still be read, and evidence and wishes be noted. The block may be entered again after its end.
 
     A controller belongs to one event loop. If two of its methods execute a plan, the second one
     waits for the first. `died` does not wait for a resync, which the death of a node makes
@@ -176,18 +190,37 @@ class PairController:
         self._changed = asyncio.Event()
         self._executions = 0
         self._current: tuple[Plan, asyncio.Task[Report]] | None = None
+        self._is_open = False
 
     async def __aenter__(self) -> Self:
+        """Allow what connects or acts.
+
+        Raises:
+            RuntimeError: The controller is entered already.
+        """
+        if self._is_open:
+            raise RuntimeError("a PairController is entered once at a time")
+        self._is_open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._is_open = False
         await self.aclose()
+
+    def _check_open(self) -> None:
+        """Refuse to act, or to open a session, that nobody would close.
+
+        Raises:
+            ControllerClosed: The controller is not entered.
+        """
+        if not self._is_open:
+            raise ControllerClosed("the controller is not open: use it inside its async with block")
 
     async def aclose(self) -> None:
         """Close the sessions; may be called again. QEMUs keep running.
 
-        A running execution is cancelled first, and awaited: it ends between two steps. The
-        controller can be used afterwards: it connects again.
+        A running execution is cancelled first, and awaited: it ends between two steps. Inside its
+        block the controller can be used afterwards: it connects again.
         """
         if self._current is not None:
             self._current[1].cancel()
@@ -228,7 +261,11 @@ class PairController:
 
         Returns:
             The state. A node or host that does not answer is part of it and raises no error.
+
+        Raises:
+            ControllerClosed: The controller is not entered.
         """
+        self._check_open()
         async with self._rounds:
             return await self._observe_pair()
 
@@ -240,7 +277,11 @@ class PairController:
 
         Returns:
             The state; see `observe`.
+
+        Raises:
+            ControllerClosed: The controller is not entered.
         """
+        self._check_open()
         async with self._rounds, self._acting:
             self._executions += 1
             self._armed = {}
@@ -272,8 +313,10 @@ class PairController:
 
         Raises:
             DeclarationError: The pair has no such node.
+            ControllerClosed: The controller is not entered.
         """
         self.pair.node(node)
+        self._check_open()
         session = self._sessions.get(node)
         if session is not None and not session.closed:
             return session
@@ -333,7 +376,11 @@ class PairController:
             no evidence that the QEMU has ended, call `reconcile` again as long as the QEMU may
             still answer or end; then fence it and call `died`. If the step is `Decide`, a person
             must act.
+
+        Raises:
+            ControllerClosed: The controller is not entered.
         """
+        self._check_open()
         async with self._rounds:
             if await self._stands():
                 return Round(step=Settled(armed=self._armed))
@@ -374,7 +421,11 @@ class PairController:
 
         Returns:
             The state; see `observe`.
+
+        Raises:
+            ControllerClosed: The controller is not entered.
         """
+        self._check_open()
         async with self._rounds:
             self._changed.clear()
             # The controller that drives the pair may have replaced any QEMU since.
@@ -418,7 +469,10 @@ class PairController:
 
         Raises:
             DeclarationError: `evidence` is no `Evidence`, or the pair has no such node.
+            ControllerClosed: The controller is not entered.
+                The evidence is not noted.
         """
+        self._check_open()
         if not self.note(evidence):
             return None
         node = evidence.node
@@ -470,7 +524,9 @@ class PairController:
                 changed; the controller can still be used.
             DeclarationError: An option breaks its rule, or names a node that the pair does not
                 have. The controller can still be used.
+            ControllerClosed: The controller is not entered.
         """
+        self._check_open()
         options = attrs.evolve(options, assume_good=self._assume_good)
         async with self._rounds:
             since = self._executions
@@ -489,7 +545,11 @@ class PairController:
         Returns:
             The report. None, and nothing is done, if since the plan was compiled another plan was
             executed, `reconcile` ended a QEMU, or `observe_aside` was called.
+
+        Raises:
+            ControllerClosed: The controller is not entered.
         """
+        self._check_open()
         return await self._execute(compiled.plan, compiled.since, observer)
 
     async def converge(self, approve: Callable[[Plan], Awaitable[bool]]) -> Report | None:
@@ -505,6 +565,7 @@ class PairController:
         Raises:
             RefusedError: There is no safe way to the declared state. Nothing was changed; the
                 controller can still be used.
+            ControllerClosed: The controller is not entered.
         """
         compiled = await self.compile("converge", Options())
         if not compiled.plan.acts or not await approve(compiled.plan):
@@ -639,7 +700,9 @@ class PairController:
 
         Raises:
             RemoteError: See `Session.connect` and `Session.reopen`.
+            ControllerClosed: The controller is not entered, or its block was left meanwhile.
         """
+        self._check_open()
         session = self._sessions.get(name)
         if session is not None:
             try:
@@ -649,14 +712,26 @@ class PairController:
                     # A QEMU of another version: the old session is of no use.
                     del self._sessions[name]
                 raise
+            await self._keep_open(session)
             return session
         monitor, way = self.pair.node(name).control_monitor, self._hosts[name].connect
         session = await Session.connect(
             name, monitor, limit_s=limit_s, connector=way, schemas=self._schemas
         )
+        await self._keep_open(session)
         session.subscribe(functools.partial(self._observe, name))
         self._sessions[name] = session
         return session
+
+    async def _keep_open(self, session: Session) -> None:
+        """Close a new session if the block was left while it was opened: nobody else would.
+
+        Raises:
+            ControllerClosed: The block was left.
+        """
+        if not self._is_open:
+            await session.aclose()
+        self._check_open()
 
     def _observe(self, node: str, notice: Notice) -> None:
         """Note an event or the end of a session, as a change."""
@@ -754,6 +829,7 @@ class PairController:
     async def _end(self, step: End, since: int) -> Round:
         """End a QEMU by its host."""
         async with self._acting:
+            self._check_open()
             if since != self._executions:
                 return self._done(step, None)
             self._executions += 1
@@ -787,6 +863,8 @@ class PairController:
     ) -> Report | None:
         """Execute a plan; None, and nothing is done, if `_executions` is no longer `since`."""
         async with self._acting:
+            # The block may have been left while this call waited.
+            self._check_open()
             if since != self._executions:
                 return None
             self._executions += 1

@@ -13,13 +13,19 @@ from tests.testing.testbed import FakePair, declared, in_world
 from tests.watching import Watching
 from typing_extensions import override
 
-from pycolo.controller import AWAY_S, FULL_OBSERVATION_S, PairController, Round
+from pycolo.controller import (
+    AWAY_S,
+    FULL_OBSERVATION_S,
+    ControllerClosed,
+    PairController,
+    Round,
+)
 from pycolo.errors import DeclarationError, HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.hosts import HostState
 from pycolo.model import ColoPair, Monitor
 from pycolo.observers import Observer
-from pycolo.plan import Plan, Step
+from pycolo.plan import Options, Plan, Step
 from pycolo.qmp._base import QmpCommand
 from pycolo.qmp.commands import MigrateSetParameters
 from pycolo.reconcile import Act, Decide, End, Launch, Prove, Settled, Want, next_step
@@ -350,8 +356,8 @@ def test_wait_is_over_until_the_next_round() -> None:
     play(scenario)
 
 
-def test_controller_can_be_used_after_it_was_closed() -> None:
-    """It connects anew; only a node that the pair does not have is refused."""
+def test_controller_can_be_used_after_its_sessions_were_closed() -> None:
+    """Inside its block it connects anew; only a node that the pair does not have is refused."""
 
     async def scenario(_: FakePair, controller: PairController) -> None:
         await settled(controller)
@@ -362,6 +368,58 @@ def test_controller_can_be_used_after_it_was_closed() -> None:
             await controller.reach("nobody", limit_s=1.0)
 
     play(scenario)
+
+
+def test_controller_refuses_to_act_outside_its_block() -> None:
+    """Nobody would close the monitors; what was read stays, and the block can be entered again."""
+
+    async def played(life: FakePair) -> None:
+        controller = PairController(life.pair, life.hosts)
+        with pytest.raises(ControllerClosed, match="use it inside its async with block"):
+            await controller.reconcile()
+        async with controller:
+            await settled(controller)
+            armed = controller.armed["alpha"]
+            compiled = await controller.compile("stop", Options())
+            with pytest.raises(RuntimeError, match="entered once at a time"):
+                await controller.__aenter__()
+        evidence = exit_of(armed)
+        for refused in (
+            controller.reconcile,
+            controller.arm,
+            controller.observe,
+            controller.observe_aside,
+            lambda: controller.reach("alpha", limit_s=1.0),
+            lambda: controller.died(evidence),
+            lambda: controller.compile("stop", Options()),
+            lambda: controller.execute(compiled),
+        ):
+            with pytest.raises(ControllerClosed):
+                await refused()
+        assert controller.standing is not None
+        assert "protected" == controller.standing.state
+        async with controller:
+            assert ["Settled"] == kinds(await settled(controller))
+
+    in_world("11.1.3", played)
+
+
+def test_session_that_opens_after_the_block_is_closed() -> None:
+    """A call that still connects when its block is left holds no monitor afterwards."""
+
+    async def played(life: FakePair) -> None:
+        async with PairController(life.pair, life.hosts) as controller:
+            await settled(controller)
+            await controller.aclose()
+            late = asyncio.get_running_loop().create_task(controller.reach("alpha", limit_s=5.0))
+            await asyncio.sleep(0)
+        with pytest.raises(ControllerClosed):
+            await late
+        place, way = life.pair.node("alpha").control_monitor, life.world.connector
+        async with await Session.connect("alpha", place, limit_s=5.0, connector=way):
+            pass
+
+    in_world("11.1.3", played)
 
 
 async def _set_delay(controller: PairController, checkpoint_delay_ms: int) -> None:
