@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from pycolo.errors import ConnectionFailed, HostRefused
+from pycolo.errors import ConnectionFailed, DeclarationError, HostRefused
 from pycolo.model.node import Monitor as MonitorPlace
 from pycolo.model.node import Node
 from pycolo.plan import LaunchQemu
@@ -96,12 +96,14 @@ class Fleet(Ground):
         """The QEMU that runs on a node, or else the last one that ran there.
 
         Raises:
-            KeyError: No QEMU ever ran on that node.
+            DeclarationError: No QEMU ever ran on that node.
         """
         for process in reversed(self.processes):
             if process.node.name == node:
                 return process
-        raise KeyError(node)
+        launched = dict.fromkeys(process.node.name for process in self.processes)
+        names = ", ".join(launched) or "none yet"
+        raise DeclarationError("node", node, f"be a node on which a QEMU was launched ({names})")
 
     @property
     def connector(self) -> Callable[[str, MonitorPlace], Awaitable[socket.socket]]:

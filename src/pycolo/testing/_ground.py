@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import Final, final, get_args
 
 import attrs
 
 from pycolo.errors import HostRefused
+from pycolo.model import _rules as rules
 from pycolo.model.node import Node
 from pycolo.qmp.schema import PackagedVersion
 from pycolo.testing._clock import Clock
@@ -27,7 +28,9 @@ class Image:
 class Ground(Clock):
     """A world without QEMUs; the base of `Fleet`."""
 
-    version: PackagedVersion = "11.1.3"
+    version: PackagedVersion = attrs.field(
+        default="11.1.3", validator=rules.Valid(rules.one_of(*get_args(PackagedVersion)))
+    )
     ram_copy_s: float = attrs.field(default=0.03, kw_only=True)
     disk_copy_s: float = attrs.field(default=0.2, kw_only=True)
     commit_s: float = attrs.field(default=0.2, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Final, TypeVar, final
 import attrs
 
 from pycolo import topology
+from pycolo.errors import DeclarationError
 from pycolo.model.node import Node
 from pycolo.model.pair import ColoPair
 from pycolo.session import Session
@@ -36,6 +37,9 @@ class World(Fleet):
         ram_copy_s: How long the first copy of a guest's RAM takes, in seconds.
         disk_copy_s: How long a mirror job takes until it is ready, in seconds.
         commit_s: How long a promoted secondary takes to merge its overlays, in seconds.
+
+    Raises:
+        DeclarationError: No fake simulates this version.
     """
 
     _hosts: dict[str, FakeHost] = attrs.field(factory=dict, init=False)
@@ -80,6 +84,7 @@ class World(Fleet):
             HostRefused: An image of another size is there.
         """
         place = pair.node(node)
+        self.hosts(pair)
         for disk in pair.disks:
             image = block_file(topology.image(place, disk))
             self.create_image(place, image, disk.size_bytes)
@@ -89,8 +94,23 @@ class World(Fleet):
 
         Args:
             node: The node's name.
+
+        Raises:
+            DeclarationError: The world does not know the node: no pair with it was passed to
+                `install` or `hosts`, and no QEMU was launched on it.
         """
+        self._check_known("node", node)
+        return self._host(node)
+
+    def _host(self, node: str) -> FakeHost:
         return self._hosts.setdefault(node, FakeHost(self, node))
+
+    def _check_known(self, field: str, node: str) -> None:
+        launched = (process.node.name for process in self.processes)
+        known = tuple(dict.fromkeys((*self._hosts, *launched)))
+        if node not in known:
+            names = ", ".join(known) or "none yet: call install or hosts with a pair"
+            raise DeclarationError(field, node, f"be a node that the world knows ({names})")
 
     def hosts(self, pair: ColoPair) -> Mapping[str, FakeHost]:
         """Map each node name, spares included, to its host, as `execute` and `probe` take them.
@@ -98,7 +118,7 @@ class World(Fleet):
         Args:
             pair: The declaration.
         """
-        return {node.name: self.host(node.name) for node in pair.all_nodes}
+        return {node.name: self._host(node.name) for node in pair.all_nodes}
 
     # -- the network between hosts
 
@@ -108,7 +128,12 @@ class World(Fleet):
         Args:
             first: The name of one node.
             second: The name of the other one.
+
+        Raises:
+            DeclarationError: The world does not know one of the nodes; see `host`.
         """
+        self._check_known("first", first)
+        self._check_known("second", second)
         self.cuts.add(frozenset((first, second)))
 
     def heal(self, first: str, second: str) -> None:
@@ -117,7 +142,12 @@ class World(Fleet):
         Args:
             first: The name of one node.
             second: The name of the other one.
+
+        Raises:
+            DeclarationError: The world does not know one of the nodes; see `host`.
         """
+        self._check_known("first", first)
+        self._check_known("second", second)
         self.cuts.discard(frozenset((first, second)))
         for process in self.processes:
             if not process.alive and process.node.name in (first, second):
