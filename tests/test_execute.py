@@ -24,7 +24,18 @@ from pycolo.qmp import commands as qmp
 from pycolo.qmp.objects import YankBlockNode
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, NoRecord, PairRecord, dumps
-from pycolo.result import Done, NotRun, Outcome, PlanFailed, Refused, Report, TimedOut, Unknown
+from pycolo.result import (
+    Done,
+    InUse,
+    NotConnected,
+    NotRun,
+    Outcome,
+    PlanFailed,
+    Refused,
+    Report,
+    TimedOut,
+    Unknown,
+)
 from pycolo.session import Session
 from pycolo.snapshot import Dead, Live, Snapshot
 
@@ -543,6 +554,12 @@ async def test_one_session_serves_one_execution(
     await alpha.until_seen("stop")
     second = await execute(_plan(_execute(qmp.Cont())), sessions)
     assert "another execution uses the session with alpha" in second.advice
+    remedy = "wait until the other execution has ended, then run the procedure again"
+    assert second.advice.endswith(remedy)
+    checked = await execute(_plan(_check(ALPHA_RUNS)), sessions)
+    assert isinstance(outcome := checked.outcomes["check"], Refused)
+    assert InUse(nodes=("alpha",)) == outcome.hindrance
+    assert "compile it again" not in checked.advice
     assert 1 == second.exit_code
     alpha.release("stop", {})
     assert None is (await first).failed
@@ -758,3 +775,18 @@ async def test_failing_observer_changes_nothing(sessions: dict[str, Session]) ->
     """Whoever looks on cannot end an execution."""
     report = await execute(_plan(STOP), sessions, observer=JsonLinesObserver(_Rude()))
     assert 0 == report.exit_code
+
+
+async def test_missing_connection_is_not_taken_for_another_state(
+    sessions: dict[str, Session],
+) -> None:
+    """The advice is to connect, with the reason if it is known; the plan may well fit."""
+    plan = _plan(_check(ALPHA_RUNS))
+    remedy = "nothing was changed; connect to alpha, then run the procedure again"
+    assert (await execute(plan, {})).advice.endswith(f"no connection to alpha; {remedy}")
+    await sessions["alpha"].aclose()
+    report = await execute(plan, sessions)
+    assert isinstance(outcome := report.outcomes["check"], Refused)
+    assert NotConnected(node="alpha") == outcome.hindrance
+    assert f"no connection to alpha: {sessions['alpha'].why_closed};" in report.advice
+    assert "connect to alpha, then run the procedure again" in report.advice

@@ -70,6 +70,26 @@ class QemuError:
 
 @final
 @attrs.frozen(kw_only=True)
+class InUse:
+    """Another execution uses the sessions with these nodes."""
+
+    nodes: tuple[str, ...]
+
+
+@final
+@attrs.frozen(kw_only=True)
+class NotConnected:
+    """The execution had no open session with a node."""
+
+    node: str
+
+
+Hindrance: TypeAlias = InUse | NotConnected
+"Why an execution could not begin, whether or not its plan fits the state of the pair."
+
+
+@final
+@attrs.frozen(kw_only=True)
 class Refused:
     """The step was not done, and changed nothing.
 
@@ -83,6 +103,8 @@ class Refused:
     "Who refused what, with QEMU's own message."
     error: QemuError | None = None
     "QEMU's answer; None if it was not QEMU that refused."
+    hindrance: Hindrance | None = None
+    "What must be removed before anything can be executed; None if it was refused otherwise."
 
 
 @final
@@ -293,6 +315,9 @@ class Report:
 
     def _next(self) -> str:
         """What to do now."""
+        hindered = self._hindered()
+        if hindered is not None:
+            return hindered
         if self._death_unproven():
             return (
                 "make sure that the peer is dead: kill -9 its QEMU on its host, and run the"
@@ -359,10 +384,31 @@ class Report:
         step = self._failed_step
         return isinstance(step, Wait) and _asks_of(step.until, ChardevConnected)
 
+    def _hindrance(self) -> Hindrance | None:
+        """What hindered the execution; None if it ended for another reason."""
+        outcome = self.outcomes.get(self.failed or "")
+        return outcome.hindrance if isinstance(outcome, Refused) else None
+
+    def _hindered(self) -> str | None:
+        """The advice if something hindered the execution; None if nothing did."""
+        hindrance = self._hindrance()
+        match hindrance:
+            case None:
+                return None
+            case InUse():
+                remedy = "wait until the other execution has ended"
+            case NotConnected(node=node):
+                remedy = f"connect to {node}"
+            case _:
+                assert_never(hindrance)
+        # The state may be another one by then, so the same plan may not fit any more.
+        return f"{remedy}, then run the procedure again"
+
     def _unlike(self) -> bool:
         """Whether a refused check ended execution: the state is not the one compiled for."""
         outcome = self.outcomes.get(self.failed or "")
-        return isinstance(self._failed_step, Check) and isinstance(outcome, Refused)
+        refused = isinstance(outcome, Refused) and outcome.hindrance is None
+        return refused and isinstance(self._failed_step, Check)
 
     def _untrue(self, kind: type[PeerDead | NotRunning]) -> bool:
         """Whether a refused check with a leaf of this kind ended execution."""

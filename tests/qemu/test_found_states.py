@@ -440,5 +440,5 @@ async def test_a_spare_takes_the_place_of_a_spare() -> None:
         await life.kill("gamma")
         await life.replace("gamma", "delta")
         report = await _old(life, plan)
-        assert "there is no connection to gamma" == _reason(report)
+        assert _reason(report).startswith("there is no connection to gamma")
         await _finished(life, "resume")

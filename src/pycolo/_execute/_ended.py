@@ -12,7 +12,15 @@ from pycolo.errors import (
     PycoloError,
     RefusedError,
 )
-from pycolo.result import Outcome, QemuError, Refused, TimedOut, Unknown
+from pycolo.result import (
+    Hindrance,
+    NotConnected,
+    Outcome,
+    QemuError,
+    Refused,
+    TimedOut,
+    Unknown,
+)
 
 
 class Ended(Exception):
@@ -36,6 +44,27 @@ def refused(reason: str, error: QemuError | None = None) -> Ended:
         error: QEMU's answer; None if it was not QEMU that refused.
     """
     return Ended(lambda took_s: Refused(took_s=took_s, reason=reason, error=error))
+
+
+def hindered(reason: str, hindrance: Hindrance) -> Ended:
+    """An `Ended` whose outcome is `Refused`, by something that must be removed first.
+
+    Args:
+        reason: What hinders the execution, and why.
+        hindrance: The same as a value, for the report's advice.
+    """
+    return Ended(lambda took_s: Refused(took_s=took_s, reason=reason, hindrance=hindrance))
+
+
+def not_connected(node: str, why: str | None = None) -> Ended:
+    """An `Ended` for a node without an open session.
+
+    Args:
+        node: The node.
+        why: Why its session was closed; None if that is not known.
+    """
+    reason = f"there is no connection to {node}"
+    return hindered(reason if why is None else f"{reason}: {why}", NotConnected(node=node))
 
 
 def unknown(reason: str) -> Ended:

@@ -11,7 +11,15 @@ import attrs
 
 from pycolo._execute._aftermath import Aftermath
 from pycolo._execute._deaths import Deaths
-from pycolo._execute._ended import Ended, outcome_of, refused, timed_out, unknown
+from pycolo._execute._ended import (
+    Ended,
+    hindered,
+    not_connected,
+    outcome_of,
+    refused,
+    timed_out,
+    unknown,
+)
 from pycolo._execute._observation import Observation
 from pycolo._execute._observe import observe
 from pycolo._execute._progress import Progress
@@ -35,7 +43,7 @@ from pycolo.observers import Observer, Recorder
 from pycolo.plan import Check, Execute, Plan, Record, RunHost, Step, StopQemu, Wait
 from pycolo.qmp import commands as qmp
 from pycolo.record import Change, PairRecord
-from pycolo.result import Done, NotRun, Outcome, Report, Unknown
+from pycolo.result import Done, InUse, NotRun, Outcome, Report, Unknown
 from pycolo.session import Session
 from pycolo.snapshot import Dead, NodeState, Snapshot
 
@@ -237,7 +245,8 @@ class Run:
             RemoteError: A QEMU did not tell its identity.
         """
         if self._in_use:
-            raise refused(f"another execution uses the session with {' and '.join(self._in_use)}")
+            reason = f"another execution uses the session with {' and '.join(self._in_use)}"
+            raise hindered(reason, InUse(nodes=self._in_use))
         if self._plan.dialect == "doc":
             for name, release in self._plan.qemu.items():
                 refuse_document(self._plan.pair, release)
@@ -245,8 +254,10 @@ class Run:
                     raise refused(f"the document's monitor is stdio: declare one for {name}")
         for name in self._spoken_to:
             session = self._sessions.get(name)
-            if session is None or session.closed:
-                raise refused(f"there is no connection to {name}")
+            if session is None:
+                raise not_connected(name)
+            if session.closed:
+                raise not_connected(name, session.why_closed)
             version = self._plan.qemu.get(name)
             if version is not None and version != session.version:
                 raise refused(f"the plan is for QEMU {version}, {name} is {session.version}")
@@ -279,7 +290,7 @@ class Run:
     def _session(self, name: str) -> Session:
         session = self._sessions.get(name)
         if session is None:
-            raise refused(f"there is no connection to {name}")
+            raise not_connected(name)
         return session
 
     # -- conditions

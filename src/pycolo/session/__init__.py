@@ -414,6 +414,11 @@ class Session:
         return self._why_closed is not None
 
     @property
+    def why_closed(self) -> str | None:
+        """Why the connection ended, as a sentence without a full stop; None if it is not closed."""
+        return self._why_closed
+
+    @property
     def peer(self) -> int | None:
         """The process at the other end of a monitor's Unix socket on this machine.
 
