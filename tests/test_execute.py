@@ -14,6 +14,7 @@ from tests.watching import Watching
 from typing_extensions import override
 
 from pycolo import conditions as c
+from pycolo import wire
 from pycolo._execute import execute
 from pycolo.evidence import Evidence, Victim
 from pycolo.hosts.local import LocalHost
@@ -560,6 +561,7 @@ async def test_one_session_serves_one_execution(
     assert isinstance(outcome := checked.outcomes["check"], Refused)
     assert InUse(nodes=("alpha",)) == outcome.hindrance
     assert "compile it again" not in checked.advice
+    assert checked.outcomes == wire.report_from_json(wire.report_to_json(checked)).outcomes
     assert 1 == second.exit_code
     alpha.release("stop", {})
     assert None is (await first).failed

@@ -103,7 +103,7 @@ class Refused:
     "Who refused what, with QEMU's own message."
     error: QemuError | None = None
     "QEMU's answer; None if it was not QEMU that refused."
-    hindrance: Hindrance | None = None
+    hindrance: Hindrance | None = attrs.field(default=None, metadata={"sparse": True})
     "What must be removed before anything can be executed; None if it was refused otherwise."
 
 
@@ -251,7 +251,7 @@ class Report:
         parts += self._stand()
         if known is not None:
             parts += [known.entry.remedy]
-        return brief("; ".join([*parts, self._next()]))
+        return brief("; ".join([*parts, self._hindered() or self._next()]))
 
     def explanation(self, address: str) -> Explanation | None:
         """The explanation of a step's refusal in the catalogue of QEMU's messages.
@@ -315,9 +315,6 @@ class Report:
 
     def _next(self) -> str:
         """What to do now."""
-        hindered = self._hindered()
-        if hindered is not None:
-            return hindered
         if self._death_unproven():
             return (
                 "make sure that the peer is dead: kill -9 its QEMU on its host, and run the"

@@ -43,7 +43,7 @@ from pycolo.qmp.commands import Command, Yank, command_from_qmp
 from pycolo.qmp.replies import Version
 from pycolo.qmp.schema import Schema
 from pycolo.record import NoRecord, ReadState, RecordState
-from pycolo.result import Outcome, Report
+from pycolo.result import Hindrance, Outcome, Report
 from pycolo.snapshot import NodeState, Snapshot
 
 DocumentName: TypeAlias = Literal["plan", "report", "snapshot", "drift"]
@@ -195,7 +195,7 @@ def _in_order(plan: Record[Plan]) -> Record[Plan]:
 def _forms() -> Forms:
     sparse = frozenset((*get_args(Step), *get_args(Condition)))
     full = frozenset(
-        kind for union in (NodeState, RecordState, Outcome) for kind in get_args(union)
+        kind for union in (NodeState, RecordState, Outcome, Hindrance) for kind in get_args(union)
     )
     forms = Forms(
         known={
@@ -216,6 +216,7 @@ def _forms() -> Forms:
     forms = _with_union(forms, "RecordState", RecordState)
     forms = _with_union(forms, "ReadState", ReadState)
     forms = _with_union(forms, "NodeState", NodeState)
+    forms = _with_union(forms, "Hindrance", Hindrance)
     run_host = forms.record(RunHost, inline=("action", forms.union("HostAction", HostAction)))
     forms = attrs.evolve(forms, known={**forms.known, RunHost: run_host})
     return _with_union(forms, "Step", Step)
