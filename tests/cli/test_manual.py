@@ -54,7 +54,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pycolo: Pycolo) -> Pa
         shutil.copy(ROOT / "examples" / "pair.toml", tmp_path / name)
     declared = pairs(ROOT / "docs" / "how-to" / "two-hosts.md")[0]
     (tmp_path / "shop-db.toml").write_text(declared)
-    other = declared.replace('name = "shop-db"', 'name = "shop-web"') + "[ports]\nbase = 9120\n"
+    other = declared.replace("shop-db", "shop-web") + "[ports]\nbase = 9120\n"
     (tmp_path / "shop-web.toml").write_text(other)
     laptop = pairs(ROOT / "docs" / "how-to" / "growing.md")[0]
     (tmp_path / "laptop.toml").write_text(laptop)

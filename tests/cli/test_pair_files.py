@@ -64,6 +64,7 @@ def test_pairs_that_cannot_share_a_host_are_refused(
     """Both by `validate` and before `supervise` begins; with the base that is named they can."""
     other = tmp_path / "other.toml"
     text = pair_file.read_text().replace('name = "colo"', 'name = "other"')
+    text = text.replace(' = "/', ' = "/other/')
     other.write_text(text)
     # What a service manager starts says with 4 that it need not be started again.
     for code, *words in ((1, "validate"), (4, "supervise", "--store", tmp_path / "store")):
@@ -78,6 +79,10 @@ def test_pairs_that_cannot_share_a_host_are_refused(
     assert 0 == ended.code
     assert 2 == len(ended.out.splitlines())
     assert 64 == pycolo("validate", pair_file, other, "--as", "json").code
+    other.write_text(other.read_text().replace("/other/", "/"))
+    ended = pycolo("validate", pair_file, other)
+    assert (1, "") == (ended.code, ended.out)
+    assert "other: alpha: disks[0].image must differ from alpha: disks[0].image" in ended.err
 
 
 def test_result_that_nobody_reads_to_its_end_is_no_failure(pair_file: Path) -> None:

@@ -161,7 +161,7 @@ def test_watch_needs_somebody_to_watch(pycolo: Pycolo, pair_file: Path, tmp_path
     nobody = pycolo("status", "--watch", "--store", tmp_path)
     assert 1 == nobody.code
     assert "no supervisor or agent that uses this store is running" in nobody.err
-    assert 64 == pycolo("status", "--watch", "--check", pair_file).code
+    assert 3 == pycolo("status", "--watch", "--check", pair_file).code
     assert 64 == pycolo("status").code
     assert 64 == pycolo("status", pair_file, pair_file).code
 

@@ -4,7 +4,16 @@ import attrs
 import pytest
 
 from pycolo.errors import DeclarationError
-from pycolo.model import ChainPorts, ColoPair, FilterChain, Netdev, Node, Ports, TcpMonitor
+from pycolo.model import (
+    ChainPorts,
+    ColoPair,
+    FilterChain,
+    Netdev,
+    Node,
+    Ports,
+    ReplicationDisk,
+    TcpMonitor,
+)
 from pycolo.model.sharing import port_collisions, refuse_collisions
 
 ONE = {"alpha": "rack1", "beta": "rack2"}
@@ -112,6 +121,23 @@ def test_pairs_that_collide_are_refused_with_what_to_write() -> None:
     ) == str(refused.value)
     own = [attrs.evolve(chain, ports=None) for chain in two.chains]
     refuse_collisions([one, attrs.evolve(two, ports=Ports(base=10000), chains=own)])
+
+
+def test_pairs_that_write_to_one_file_are_refused() -> None:
+    """The second pair would empty overlays that hold the first pair's writes."""
+
+    def overlays_in(folder: str, name: str, base: int) -> ColoPair:
+        pair = declared(name, base=base)
+        nodes = [attrs.evolve(node, overlay_folder=folder) for node in pair.nodes]
+        return attrs.evolve(pair, nodes=nodes, disks=[ReplicationDisk(size_bytes=2**30)])
+
+    first = overlays_in("/dev/shm/one", "one", 9990)
+    refuse_collisions([first, overlays_in("/dev/shm/two", "two", 9980)])
+    rule = (
+        r"two: alpha: disks\[0\]\.active_image must differ from alpha: .* of one, on the same host"
+    )
+    with pytest.raises(DeclarationError, match=rule):
+        refuse_collisions([first, overlays_in("/dev/shm/one", "two", 9980)])
 
 
 def test_loopback_addresses_are_one_host_without_collisions() -> None:

@@ -14,6 +14,7 @@ import attrs
 from typing_extensions import override
 
 from pycolo.errors import DeclarationError
+from pycolo.model._places import normal
 from pycolo.model.node import TcpMonitor
 from pycolo.model.pair import BASE_MAX, ColoPair, host_key
 
@@ -112,10 +113,11 @@ def _collisions(
 
 
 def refuse_collisions(pairs: Collection[ColoPair]) -> None:
-    """Refuse pairs that would use one port of one host; see `port_collisions`.
+    """Refuse pairs that would use one port or one file of one host.
 
     The second pair's QEMU would not start. Or, worse, its secondary would connect to the primary of
-    the first pair.
+    the first pair, or would empty overlays that hold the first pair's writes. Which nodes share a
+    host is decided as by `port_collisions` without hosts; links between files are not followed.
 
     Args:
         pairs: The pairs, each under a name of its own.
@@ -125,6 +127,7 @@ def refuse_collisions(pairs: Collection[ColoPair]) -> None:
     """
     found = next(_collisions(pairs, None), None)
     if found is None:
+        _refuse_shared_files(pairs)
         return
     first, second = found.first, found.second
     raise DeclarationError(
@@ -133,6 +136,21 @@ def refuse_collisions(pairs: Collection[ColoPair]) -> None:
         f"differ from {first.field} of {first.pair} on their host {found.host} (give"
         f" {second.pair} ports of its own, such as ports.base = {_unused_base(pairs)})",
     )
+
+
+def _refuse_shared_files(pairs: Collection[ColoPair]) -> None:
+    """Refuse two pairs that write to one file of one host."""
+    written: dict[tuple[str, str], tuple[str, str]] = {}
+    for pair in pairs:
+        for node in pair.all_nodes:
+            for what, path in pair.paths(node.name):
+                place = f"{node.name}: {what}"
+                first, other = written.setdefault(
+                    (host_key(node), normal(path)), (pair.name, place)
+                )
+                if first != pair.name:
+                    rule = f"differ from {other} of {first}, on the same host"
+                    raise DeclarationError(f"{pair.name}: {place}", path, rule)
 
 
 def _unused_base(pairs: Collection[ColoPair]) -> int:
