@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,18 @@ def test_pairs_are_listed_one_line_each(pycolo: Pycolo, pair_file: Path) -> None
     (folder / "wrong.toml").write_text(broken)
     ended = pycolo("list", folder)
     lines = ended.out.splitlines()
-    assert (0, 2) == (ended.code, len(lines))
-    assert lines[0].startswith("colo        stopped")
-    assert "wrong.toml" in lines[1]
-    assert "ColoPair" not in lines[1].split()[0]
-    assert "'0'" in lines[1]
+    assert (0, 3) == (ended.code, len(lines))
+    assert re.match("colo +stopped", lines[0])
+    assert re.match(r"\S+torn\.toml +unknown +.*TOML", lines[1])
+    assert re.match(r"\S+wrong\.toml +unknown +.*'0'", lines[2])
+
+
+def test_files_of_one_pair_name_are_named(pycolo: Pycolo, pair_file: Path) -> None:
+    """Else nobody knows which of them counts."""
+    copy = pair_file.with_name("copy.toml")
+    copy.write_text(pair_file.read_text())
+    lines = pycolo("list", pair_file.parent).out.splitlines()
+    assert [str(copy), str(pair_file)] == [line.split()[0] for line in lines]
 
 
 def test_pairs_are_listed_as_json(pycolo: Pycolo, pair_file: Path) -> None:

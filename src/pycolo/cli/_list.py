@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, final
@@ -59,12 +60,15 @@ def _pair_files(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def _declares_nodes(path: Path) -> bool:
-    """Whether a file could be a pair file; other programs' files have the same extensions."""
+    """Whether a file could be a pair file; other programs' files have the same extensions.
+
+    A TOML file that cannot be read could be one: a pair must not vanish by a slip of the hand.
+    """
     try:
         text = _decode.file_text(path)
         value = _decode.json_value(text) if path.suffix == ".json" else _decode.toml_value(text)
     except (ParseError, OSError):
-        return False
+        return path.suffix == ".toml"
     return isinstance(value, dict) and isinstance(value.get("nodes"), list)
 
 
@@ -84,10 +88,17 @@ async def _one(path: Path) -> Listed:
 
 
 def table(found: Sequence[Listed]) -> str:
-    """One line for each pair: its name, its state, and a sentence about the state."""
+    """One line for each pair: its name, its state, and a sentence about the state.
+
+    If two files declare pairs of one name, their lines name the files instead.
+    """
     if not found:
         return "no pair file lies here\n"
-    names = [one_line(one.file.name if one.pair is None else one.pair.name) for one in found]
+    given = Counter(one.pair.name for one in found if one.pair is not None)
+    names = [
+        one_line(str(one.file) if one.pair is None or given[one.pair.name] > 1 else one.pair.name)
+        for one in found
+    ]
     name_width = max(map(len, names))
     state_width = max(len(one.found.state) for one in found)
     lines = [
