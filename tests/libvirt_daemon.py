@@ -125,7 +125,7 @@ def wait_serving(daemon: subprocess.Popen[bytes], log: Path, serves: Callable[[]
         said = log.read_text(errors="replace")[-2000:]
         assert daemon.poll() is None, f"libvirtd ended: {said}"
         assert time.monotonic() < end_s, f"libvirtd does not serve: {said}"
-        time.sleep(0.05)
+        time.sleep(0.05)  # nothing announces that it serves
 
 
 @final

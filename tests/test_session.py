@@ -112,13 +112,12 @@ async def test_cancelled_connect_leaves_no_socket_open(script: ScriptedQmp, turn
     connecting = Session.connect("alpha", monitor, limit_s=LIMIT_S, connector=connector)
     task = asyncio.create_task(connecting)
     for _ in range(turns):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a turn of the loop
     task.cancel()
     await asyncio.wait((task,))
     if not task.cancelled():
         await task.result().aclose()
-    # The transport closes a socket in the turn after its own end.
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the transport closes a socket in the turn after its own end
     assert [-1] * len(opened) == [one.fileno() for one in opened]
 
 

@@ -34,6 +34,7 @@ from pycolo.errors import Unresponsive as UnresponsiveError
 from pycolo.evidence import Evidence, Victim, instance_of
 from pycolo.hosts import Host, HostState
 from pycolo.model import ColoPair
+from pycolo.model import _rules as rules
 from pycolo.observers import Observer, Several
 from pycolo.plan import Options, Plan, Procedure, StopQemu
 from pycolo.qmp.events import ResumeEvent, StopEvent
@@ -115,9 +116,7 @@ def check_hosts(pair: ColoPair, hosts: Mapping[str, Host]) -> None:
 def _check_evidence(pair: ColoPair, evidence: object) -> None:
     if not isinstance(evidence, Evidence):
         raise DeclarationError("evidence", evidence, "be an Evidence")
-    known = [node.name for node in pair.all_nodes]
-    if evidence.node not in known:
-        raise DeclarationError("evidence.node", evidence.node, f"be one of {', '.join(known)}")
+    rules.one_of(*pair.names)("evidence.node", evidence.node)
 
 
 @final

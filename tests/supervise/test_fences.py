@@ -79,13 +79,13 @@ async def test_an_interrupted_fence_is_killed(tmp_path: Path) -> None:
     task = asyncio.create_task(tried((Fence(command=("sh", "-c", script)),)))
     async with asyncio.timeout(10):
         while len(_numbers(started)) < 2:  # noqa: ASYNC110 - the processes announce it by that alone
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # nothing else announces it
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     async with asyncio.timeout(10):
         while not all(map(has_ended, _numbers(started))):  # noqa: ASYNC110 - they are not ours to wait for
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # nothing else announces it
 
 
 def _numbers(started: Path) -> list[int]:

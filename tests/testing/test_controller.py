@@ -185,7 +185,7 @@ def test_node_that_the_pair_lacks_is_refused_while_a_plan_is_executed() -> None:
         while not executing.done():
             with pytest.raises(DeclarationError, match="omega"):
                 await controller.reach("omega", limit_s=1.0)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn of the loop
         assert await executing is not None
 
     play(scenario)
@@ -412,7 +412,7 @@ def test_session_that_opens_after_the_block_is_closed() -> None:
             await settled(controller)
             await controller.aclose()
             late = asyncio.get_running_loop().create_task(controller.reach("alpha", limit_s=5.0))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn of the loop
         with pytest.raises(ControllerClosed):
             await late
         place, way = life.pair.node("alpha").control_monitor, life.world.connector
@@ -899,7 +899,7 @@ def test_word_in_the_moment_a_resync_begins_is_no_cancellation() -> None:
         await controller.reconcile()
         resync = asyncio.get_running_loop().create_task(controller.reconcile())
         while controller._current is None:  # noqa: ASYNC110, SLF001 - the very moment
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn of the loop
         beta = Victim(node="beta", instance=life.world.qemu("beta").live.instance, epoch=1)
         word = Evidence.of(beta, kind="exit", who="the test", how="it has ended", when="now")
         assert None is await controller.died(word)

@@ -146,10 +146,10 @@ def _check_versions(pair: ColoPair, qemu: Mapping[str, object]) -> None:
     Raises:
         DeclarationError: As the first line says.
     """
-    known = [node.name for node in pair.all_nodes]
     for name, version in qemu.items():
-        if name not in known:
-            raise DeclarationError(f"qemu.{name}", version, f"be for one of {', '.join(known)}")
+        if name not in pair.names:
+            rule = f"be for one of {', '.join(pair.names)}"
+            raise DeclarationError(f"qemu.{name}", version, rule)
         if not isinstance(version, Version):
             raise DeclarationError(f"qemu.{name}", version, "be a Version, as of Version.parse")
 

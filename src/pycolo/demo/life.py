@@ -2,7 +2,7 @@
 
 A supervisor is told that a guest is wanted, and that it is to be protected. Then QEMU processes are
 killed or stopped, and the cable between the hosts is cut, one fault after another. The supervisor
-is not told of these faults: it notices each one, fails over to one of the QEMUs, and starts a new
+gets no word of these faults: it notices each one, fails over to one of the QEMUs, and starts a new
 secondary. Meanwhile a client sends requests to the guest and reports how long it waited.
 """
 
@@ -24,6 +24,7 @@ from pycolo.demo.client import BUSY, DISK, IDLE, NEW, PING
 from pycolo.demo.guests import READY_LINE, acknowledged_in_image
 from pycolo.demo.listener import KEPT, Listener, listening
 from pycolo.demo.messages import Waited
+from pycolo.demo.network import Cable
 from pycolo.demo.report import Failover, Fault, LifeReport, Moment, Protection, Role, Span
 from pycolo.demo.testbed import LifeError, Testbed, fetched, open_testbed
 from pycolo.errors import PycoloError
@@ -423,10 +424,10 @@ class _Life:
         survivor, restored_s = failover.plan.options.survivor, failover.restored_s
         assert survivor is not None  # noqa: S101 - every failover has one
         victim = self._pair.peer_of(survivor).name
-        cable = self._testbed.network.cable
-        if fault == "cut cable" and cable is not None:
+        cable = self._cable_of(fault)
+        if cable is not None:
             await asyncio.to_thread(cable.mend)
-        self._becomes(victim, None, at_s=failover.started_s if fault == "cut cable" else struck_s)
+        self._becomes(victim, None, at_s=struck_s if cable is None else failover.started_s)
         self._becomes(survivor, "alone", at_s=restored_s)
         self._say(what, at_s=struck_s)
         self._say(f"the supervisor knows that {victim} has ended", at_s=failover.started_s)
@@ -460,8 +461,8 @@ class _Life:
 
     async def _happens(self, primary: str, fault: Fault) -> tuple[float, str]:
         """Kill or stop a QEMU, or cut the cable; gives when, and what has happened."""
-        cable = self._testbed.network.cable
-        if fault == "cut cable" and cable is not None:
+        cable = self._cable_of(fault)
+        if cable is not None:
             struck_s = time.monotonic()
             await asyncio.to_thread(cable.cut)
             return struck_s, "the cable between the hosts is cut"
@@ -475,6 +476,10 @@ class _Life:
         os.kill(dying.pid, number)
         dying.close()
         return struck_s, f"{number.name} to the {role}, on {victim}"
+
+    def _cable_of(self, fault: Fault) -> Cable | None:
+        """The cable that a fault cuts; None for a fault of a QEMU."""
+        return self._testbed.network.cable if fault == "cut cable" else None
 
     def _faults(self, options: LifeOptions) -> tuple[Fault, ...]:
         """The faults that can happen here."""

@@ -805,8 +805,12 @@ def has_ended(pid: int) -> bool:
 
     False if that cannot be seen.
     """
-    is_own = os.readlink("/proc/self") == str(os.getpid())
-    return _all_exiting(pid) or (is_own and not os.path.exists(f"/proc/{pid}"))
+    return _all_exiting(pid) or (_shows_own_processes() and not os.path.exists(f"/proc/{pid}"))
+
+
+def _shows_own_processes() -> bool:
+    """Whether /proc belongs to this pid name space; in another, a number is another process."""
+    return os.readlink("/proc/self") == str(os.getpid())
 
 
 def _all_exiting(pid: int) -> bool:
@@ -816,8 +820,7 @@ def _all_exiting(pid: int) -> bool:
     of them ends while it is read. So the threads must be listed until two lists in a row are equal
     and all threads of both still exist: then no thread is missing.
     """
-    if os.readlink("/proc/self") != str(os.getpid()):
-        # This /proc belongs to another pid name space, where the number means another process.
+    if not _shows_own_processes():
         return False
     before: set[str] | None = None
     while True:

@@ -7,8 +7,8 @@ parts are returned.
 The host is left as it was. Besides reading files, this code binds ports for a moment without
 listening on them, opens connections to the peers' ports, sends datagrams to them, and runs programs
 that end by themselves: `qemu-img info`, which also reads images over the network, `busctl`, `virsh
-capabilities`, and a QEMU without a machine, which is told to quit. `forwarding` also listens for
-one connection.
+capabilities`, and a QEMU without a machine, which gets the command `quit`. `forwarding` also
+listens for one connection.
 """
 
 from __future__ import annotations
@@ -368,12 +368,11 @@ def _described(argv: Sequence[str], limit_s: float) -> Value:
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=limit_s)
         if done.returncode != 0:
             return {"why": done.stderr.strip() or f"qemu-img ended with {done.returncode}"}
-        told = json.loads(done.stdout)
-        backing = told.get("full-backing-filename", "")
+        info = json.loads(done.stdout)
         return {
-            "image_format": told["format"],
-            "size_bytes": told["virtual-size"],
-            "backing": backing,
+            "image_format": info["format"],
+            "size_bytes": info["virtual-size"],
+            "backing": info.get("full-backing-filename", ""),
         }
     except subprocess.TimeoutExpired:
         return {"why": f"no answer within {limit_s:g} s"}

@@ -158,11 +158,10 @@ def fences_of(
     Raises:
         DeclarationError: The pair has no such node, or a fence has no name or no limit.
     """
-    names = [node.name for node in pair.all_nodes]
     for node, devices in given.items():
         field = f"fences[{pair.name}][{node}]"
-        if node not in names:
-            raise DeclarationError(field, node, f"be for a node of {', '.join(names)}")
+        if node not in pair.names:
+            raise DeclarationError(field, node, f"be for a node of {', '.join(pair.names)}")
         for number, device in enumerate(devices):
             rules.text(f"{field}[{number}].name", device.name)
             rules.seconds(f"{field}[{number}].limit_s", device.limit_s)

@@ -82,7 +82,7 @@ class Control:
         Raises:
             RefusedError: It is not begun; nothing was changed.
             CommandUnknown: The supervisor has ended, or gives no answer: it is not known what was
-                done; look at the pair.
+                done. Observe the pair before you repeat the request.
         """
         return await self._executed(msg.Move(to=to), "move", observer)
 
