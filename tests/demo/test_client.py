@@ -34,6 +34,8 @@ class Guest:
         self.records: set[int] = set()
         self.forgets = 0
         "A record that is acknowledged and not kept."
+        self.unreadable = False
+        "Whether the disk cannot be read."
         self.slow_s = 0.0
         self.served: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self.service = Service(host="", echo_port=0, disk_port=0)
@@ -50,6 +52,8 @@ class Guest:
         self._begin(reader, writer, self._disk_answer)
 
     def _disk_answer(self, line: str) -> str:
+        if line == "r" and self.unreadable:
+            return "failed dd: /dev/vda: I/O error\nend"
         if line == "r":
             return "\n".join([*(f"record {n}" for n in sorted(self.records)), "end"])
         number = int(line.removeprefix("w "))
@@ -166,6 +170,14 @@ async def test_client_finds_a_write_that_was_acknowledged_and_is_not_there(tmp_p
         reading = await listener.read_back()
         assert reading.acknowledged > guest.forgets
         assert 1 == reading.missing
+
+
+async def test_disk_that_cannot_be_read_is_no_lost_write(tmp_path: Path) -> None:
+    """An error of the guest's disk is reported in its words, and nothing is counted as missing."""
+    async with talking(tmp_path) as (guest, listener):
+        guest.unreadable = True
+        with pytest.raises(ClientError, match="failed dd: /dev/vda: I/O error"):
+            await listener.read_back()
 
 
 async def test_second_client_writes_records_of_its_own(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The guests do what is counted on: echo, acknowledge what is durable, count."""
 
 import gzip
+import json
 import lzma
 import os
 import socket
@@ -247,7 +248,7 @@ def test_the_linux_guest_reads_its_records_back(
     qemu_builds: Mapping[Release, QemuBuild],
     start_qemu: StartQemu,
 ) -> None:
-    """The disk service lists what is on the disk, and its serial port ticks."""
+    """The disk service lists what is on the disk, and says where the disk cannot be read."""
     build = qemu_builds["11.1"]
     image = tmp_path / "disk.img"
     image.touch()
@@ -259,17 +260,25 @@ def test_the_linux_guest_reads_its_records_back(
         *("-kernel", str(linux.kernel), "-initrd", str(linux.initrd)),
         *("-append", LinuxGuest.kernel_arguments(addresses=("10.0.2.15/24",))),
         *("-netdev", f"user,id=n0,hostfwd=tcp:127.0.0.1:{disk_port}-:{DISK_PORT}"),
-        *("-device", "rtl8139,netdev=n0"),
-        *("-drive", f"file={image},format=raw,if=ide"),
+        *("-device", "rtl8139,netdev=n0", "-device", "ide-hd,drive=d0"),
+        *("-blockdev", json.dumps(_unreadable_at(1000, image))),
     )
     _serial_until(process, "tick 1")
     with _Dialogue(disk_port) as service:
         assert ["ok 7", "ok 2050"] == [service.ask("w 7"), service.ask("w 2050")]
-        assert ["record 2050", "record 7", "end"] == [
-            service.ask("r"),
-            service.next_line(),
-            service.next_line(),
-        ]
+        answers = [service.ask("r"), *(service.next_line() for _ in range(3))]
+    assert ["record 2050", "record 7", "end"] == [*answers[:2], answers[3]]
+    assert answers[2].startswith("failed dd: ")
+
+
+def _unreadable_at(sector: int, image: Path) -> Mapping[str, object]:
+    """Declare a disk on which one sector cannot be read."""
+    return {
+        "driver": "blkdebug",
+        "node-name": "d0",
+        "image": {"driver": "file", "filename": str(image)},
+        "inject-error": [{"event": "none", "iotype": "read", "errno": 5, "sector": sector}],
+    }
 
 
 class _Dialogue:

@@ -291,6 +291,8 @@ async def read_back(client: Client) -> None:
     try:
         answer = await line.ask("r", _READ_LIMIT_S)
         while answer != "end":
+            if answer.startswith("failed"):
+                raise WrongReplyError(f"the guest could not read its disk: {answer}")
             found.add(answer)
             answer = await line.next(_READ_LIMIT_S)
     finally:
@@ -418,7 +420,7 @@ async def _commands(client: Client) -> None:
 async def _try_to_read(client: Client) -> None:
     try:
         await read_back(client)
-    except OSError as error:
+    except (OSError, WrongReplyError) as error:
         client.tell(Lost(stream=READ, at_s=time.monotonic(), why=_why(error)))
 
 

@@ -139,8 +139,10 @@ while read -r verb number; do
     r)
       # Read the disk, not what memory remembers of it.
       echo 1 >/proc/sys/vm/drop_caches
-      dd if=$first bs=64k count=$((slots * {record_bytes} / 65536 + 1)) 2>/dev/null |
-        tr -d '\\0' | grep -o '^record [0-9]*'
+      {
+        dd if=$first bs=64k count=$((slots * {record_bytes} / 65536 + 1)) 2>/run/dd.$$ ||
+          echo "failed $(head -n 1 /run/dd.$$)"
+      } | tr -d '\\0' | grep -o '^record [0-9]*\|^failed.*'
       echo end ;;
     *) echo "unknown $verb" ;;
   esac
@@ -196,7 +198,8 @@ def linux_guest(
     On `DISK_PORT` each connection is a dialogue of lines:
 
     - `w N` writes record N to each disk, flushes it, and then answers `ok N` (or `failed N`);
-    - `r` answers one line `record N` for each record read from the first disk, then `end`.
+    - `r` answers one line `record N` for each record read from the first disk, then one line
+      `failed WHY` if the disk could not be read to its end, then `end`.
 
     The call blocks: some milliseconds if the cache has the guest, else a few seconds for about 75
     MB.
