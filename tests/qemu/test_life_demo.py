@@ -16,7 +16,7 @@ from pycolo.demo import network, testbed
 from pycolo.demo.builds import FetchError
 from pycolo.demo.life import LifeOptions, run
 from pycolo.demo.listener import KEPT
-from pycolo.demo.report import Fault
+from pycolo.demo.report import Fault, LifeReport
 from pycolo.demo.testbed import fetched
 
 pytestmark = [pytest.mark.qemu, pytest.mark.heavy, pytest.mark.timeout(300)]
@@ -40,6 +40,12 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
         yield Path(folder)
 
 
+def ends_of_logs(report: LifeReport) -> str:
+    """What the guests and QEMUs wrote last, where a life did not go well."""
+    logs = sorted(Path(report.logs).iterdir()) if report.logs is not None else []
+    return "\n".join(f"-- {log.name}\n{log.read_text(errors='replace')[-2000:]}" for log in logs)
+
+
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip"
 )
@@ -48,7 +54,7 @@ def test_a_guest_outlives_both_of_its_hosts(scratch: Path) -> None:
     faults: tuple[Fault, ...] = ("kill primary", "cut cable", "kill primary", "stop primary")
     report = run(LifeOptions(faults=faults, protected_s=3.0), print)
     assert None is report.error
-    assert report.ok
+    assert report.ok, ends_of_logs(report)
     assert report.isolated
     primary = "alpha"
     for failover in report.failovers:
@@ -84,7 +90,7 @@ def test_cards_with_virtio_headers_lose_nothing(scratch: Path, card: str) -> Non
     )
     report = run(options, print)
     assert None is report.error
-    assert report.ok
+    assert report.ok, ends_of_logs(report)
     assert [len(KEPT)] == [failover.survived for failover in report.failovers]
     assert 0 == report.lost_writes
     # Where nothing is compared none of the guest's replies asks for a checkpoint: only the delay.
@@ -102,7 +108,7 @@ def test_without_namespaces_the_same_life_is_run(scratch: Path) -> None:
     )
     report = run(options, print)
     assert None is report.error
-    assert report.ok
+    assert report.ok, ends_of_logs(report)
     assert not report.isolated
     assert ["alpha", "beta"] == [failover.survivor for failover in report.failovers]
     assert [len(KEPT), 0] == [failover.survived for failover in report.failovers]
