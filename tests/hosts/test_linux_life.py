@@ -6,6 +6,7 @@ a line for each fault.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Final
@@ -97,6 +98,18 @@ UNDER_A_SUPERVISOR: Final[Mapping[str, tuple[Strike, ...]]] = {
     "reboot": (faults.both_reboot, faults.both_reboot),
 }
 
+FAULTS: Final = 8
+"The number of faults of one life that are drawn at random."
+
+
+def _drawn(strikes: Mapping[str, tuple[Strike, ...]], seed: int) -> list[tuple[float, Strike]]:
+    """Draw faults of every kind, and how long to wait before each, in seconds."""
+    chance = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+    return [
+        (chance.uniform(0.0, 2.5), chance.choice(strikes[chance.choice([*strikes])]))
+        for _ in range(FAULTS)
+    ]
+
 
 def _hosts(*, have_agents: bool) -> Generator[Testbed]:
     why = why_none()
@@ -155,4 +168,26 @@ async def test_faults_under_a_supervisor(bare_hosts: Testbed, tmp_path: Path, na
     """The same, decided by one supervisor that reaches both hosts over ssh."""
     async with under_supervisor(bare_hosts, tmp_path) as life:
         for strike in UNDER_A_SUPERVISOR[name]:
+            await strike(life)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(10))
+async def test_random_faults_under_agents(agents_hosts: Testbed, tmp_path: Path, seed: int) -> None:
+    """Faults of all kinds, in any order and at any moment between checkpoints, lose nothing."""
+    async with under_agents(agents_hosts, tmp_path) as life:
+        for wait_s, strike in _drawn(UNDER_AGENTS, seed):
+            await life.passed(wait_s)
+            await strike(life)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(10))
+async def test_random_faults_under_a_supervisor(
+    bare_hosts: Testbed, tmp_path: Path, seed: int
+) -> None:
+    """The same with one supervisor."""
+    async with under_supervisor(bare_hosts, tmp_path) as life:
+        for wait_s, strike in _drawn(UNDER_A_SUPERVISOR, seed):
+            await life.passed(wait_s)
             await strike(life)
