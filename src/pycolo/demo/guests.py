@@ -142,7 +142,7 @@ while read -r verb number; do
       {
         dd if=$first bs=64k count=$((slots * {record_bytes} / 65536 + 1)) 2>/run/dd.$$ ||
           echo "failed $(head -n 1 /run/dd.$$)"
-      } | tr -d '\\0' | grep -o '^record [0-9]*\|^failed.*'
+      } | tr -d '\\0' | grep -o '^record [0-9]*\\|^failed.*'
       echo end ;;
     *) echo "unknown $verb" ;;
   esac
