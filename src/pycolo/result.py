@@ -74,6 +74,7 @@ class InUse:
     """Another execution uses the sessions with these nodes."""
 
     nodes: tuple[str, ...]
+    "The nodes."
 
 
 @final
@@ -82,6 +83,7 @@ class NotConnected:
     """The execution had no open session with a node."""
 
     node: str
+    "The node's name."
 
 
 Hindrance: TypeAlias = InUse | NotConnected
@@ -99,6 +101,7 @@ class Refused:
     """
 
     took_s: float
+    "The time until the refusal, in seconds; 0 for a recovery that must not be sent."
     reason: str = attrs.field(converter=brief)
     "Who refused what, with QEMU's own message."
     error: QemuError | None = None
@@ -113,7 +116,9 @@ class Unknown:
     """No answer: the connection was lost or the limit passed. The step may have taken effect."""
 
     took_s: float
+    "The time until the limit passed or the connection was lost, in seconds."
     reason: str = attrs.field(converter=brief)
+    "What was not answered, and what ended the wait for the answer."
     happened: bool | None = None
     "Whether the command took effect, as read from the node afterwards; None if that is unknown."
 
@@ -124,7 +129,9 @@ class TimedOut:
     """A wait whose condition did not become true in time, or whose copy made no progress."""
 
     took_s: float
+    "The time until execution stopped waiting, in seconds."
     reason: str = attrs.field(converter=brief)
+    "Which part of the condition was not true, or for how long nothing was copied."
 
 
 @final
@@ -145,6 +152,7 @@ class Report:
     """A plan and the outcome of each of its steps."""
 
     plan: Plan
+    "The plan that was executed."
     outcomes: Mapping[str, Outcome]
     "A step's address to its outcome, in the plan's order."
     recovery: Mapping[str, Outcome] = attrs.field(factory=dict)

@@ -137,8 +137,9 @@ def _check_disks(draft: Draft, node: str, peer: str) -> None:
 def claim_alone(draft: Draft, survivor: str) -> None:
     """Emit the steps that must come before a survivor continues alone.
 
-    They check the evidence of the peer's end and that the survivor's QEMU is still the same, and
-    write the survivor's record.
+    If the record lets another QEMU run alone too, they first check the evidence of its end. They
+    then check that the survivor's QEMU is still the same, and write the survivor's record. They do
+    not end COLO.
 
     Raises:
         CompileError: The records do not let the survivor run alone.

@@ -1641,16 +1641,21 @@ def check_devices(
 ) -> Answer:
     """Check that a QEMU knows devices and their properties, by asking one that runs no guest.
 
+    The properties `id`, `bus` and `addr` are not checked.
+
     Args:
         binary: The program.
         devices: For each device, its driver and the properties that it is given.
-        limit_s: How long the answers may take, in seconds.
+        limit_s: How long all answers together may take, in seconds. At the limit that QEMU is
+            killed; what it answered before is checked.
 
     Returns:
         `note`: from which device on QEMU gave no answer; empty if all were checked.
 
     Raises:
-        Refused: QEMU knows no such device or property, or a property has another type.
+        Refused: QEMU knows no such device or property, or a value has another type than its
+            property, or is out of that type's range.
+        OSError: The program cannot be run.
     """
     drivers = list(dict.fromkeys(driver for driver, _ in devices))
     known, said = _properties(binary, drivers, limit_s)
@@ -1676,7 +1681,7 @@ def _properties(
     Args:
         binary: The program.
         drivers: The devices.
-        limit_s: How long the answers may take, in seconds.
+        limit_s: How long all answers together may take, in seconds; QEMU is killed then.
 
     Returns:
         For each device, the type of each property by name; None for an unknown device; absent if

@@ -122,7 +122,11 @@ def gather(*, parts: Mapping[str, Mapping[str, object]], limit_s: float) -> Valu
 
 
 def system() -> Value:
-    """The user and the host, and the limits on the user's processes."""
+    """Describe the user and the host, and the limits on the user's processes.
+
+    Returns:
+        The fields of `pycolo.facts.SystemFacts`.
+    """
     memlock, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return {
         "user_id": os.geteuid(),
@@ -226,7 +230,11 @@ def _free_huge_bytes(page_bytes: int) -> int | None:
 
 
 def kvm() -> Value:
-    """Why KVM cannot be used; empty if it can."""
+    """Find out whether this user can use KVM.
+
+    Returns:
+        `why` it cannot be used; empty if it can.
+    """
     try:
         descriptor = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -244,7 +252,10 @@ def programs(*, names: Sequence[str]) -> Value:
     """Find the programs that are missing.
 
     Args:
-        names: The programs' names or paths.
+        names: The programs' names, which are looked up on this process's PATH, or their paths.
+
+    Returns:
+        `missing`: those that were not found, or that this user may not execute.
     """
     return {"missing": [name for name in names if shutil.which(name) is None]}
 
@@ -253,7 +264,11 @@ def programs(*, names: Sequence[str]) -> Value:
 
 
 def folders(*, paths: Sequence[str]) -> List[Value]:
-    """Describe folders: whether they exist and are writable, and their free space."""
+    """Describe folders: whether they exist and are writable, and their free space.
+
+    Returns:
+        An entry for each path, with the fields of `pycolo.facts.FolderFacts`.
+    """
     return [_folder(path) for path in paths]
 
 
@@ -319,6 +334,9 @@ def images(
         qemu_img: The `qemu-img` program.
         own_process: The node's process file: an image that its QEMU has open is not reported as
             locked.
+
+    Returns:
+        An entry for each image that was read, with the fields of `pycolo.facts.ImageFacts`.
     """
     own = _own_pid(own_process)
     found = [_image(path, qemu_img, own) for path in paths]
@@ -643,6 +661,9 @@ def names(*, asked: Sequence[str]) -> List[Value]:
 
     Args:
         asked: The names and addresses.
+
+    Returns:
+        An entry for each, with the fields of `pycolo.facts.NameFacts`.
     """
     return [_name(name) for name in asked]
 
@@ -723,6 +744,9 @@ def reach(*, peers: Mapping[str, Mapping[str, object]], limit_s: float) -> List[
     Args:
         peers: The name of each peer, with its `address` and `ports`.
         limit_s: How long the answers of one peer may take, in seconds.
+
+    Returns:
+        An entry for each peer, with the fields of `pycolo.facts.WayFacts`.
     """
     found: List[Value] = []
     for name, peer in peers.items():
@@ -838,6 +862,9 @@ def interfaces(*, names: Sequence[str], needs_tun: bool) -> Value:
     Args:
         names: The names of the interfaces.
         needs_tun: Whether to check /dev/net/tun.
+
+    Returns:
+        The fields of `pycolo.facts.InterfaceFacts`.
     """
     why = ""
     if needs_tun:
@@ -956,12 +983,15 @@ def _escaped(value: str) -> str:
 
 
 def psk(*, path: str, username: str, salt: str) -> Value:
-    """A digest that tells a shared key from other keys; empty if the file has no such key.
+    """Make a digest that tells a shared key from other keys.
 
     Args:
         path: The file with the keys.
         username: The name of the key.
         salt: A text that is mixed in, so that digests of several pairs cannot be compared.
+
+    Returns:
+        `digest`; empty if the file has no such key.
     """
     with open(path, "rb") as stream:
         lines = stream.read(CHUNK_BYTES).splitlines()
