@@ -1,4 +1,4 @@
-"""The page on arbiters: what it has an operator type makes a cluster that an agent can use."""
+"""The page on arbiters: what it has an operator type makes a cluster, and clears a pair from it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import attrs
 import pytest
 from tests.etcd import ETCD, Member, program
 from tests.qemu.life import loopback
-from tests.supervise.arbitration import LIMIT_S, PAIR, renewed, written
+from tests.supervise.arbitration import LIMIT_S, PAIR, SHARED, renewed, written
 
 from pycolo.errors import ArbiterLost
+from pycolo.record import dumps, loads
+from pycolo.supervise import Held
 from pycolo.supervise.arbiters.etcd import EtcdArbiter, EtcdCluster
 
 pytestmark = ETCD
@@ -60,6 +62,16 @@ def settings_of(name: str, address: str, first: str, text: str) -> dict[str, str
     return {**{key: value.replace(first, address) for key, value in given.items()}, **everybodys}
 
 
+def assert_clears(script: str, folder: Path) -> None:
+    """A record whose arbiter's name is taken out as the page says is a record without it."""
+    handed = attrs.evolve(SHARED.record, managed_by="etcd:1")
+    (folder / "record.json").write_text(dumps(handed), encoding="utf-8")
+    path = "/images/primary.qcow2.record.json"
+    assert path in script
+    bash(script.replace(path, "record.json"), folder)
+    assert SHARED.record == loads((folder / "record.json").read_bytes())
+
+
 async def test_what_the_page_has_typed_makes_a_cluster_for_agents(tmp_path: Path) -> None:
     """Certificates, settings and users as on the page let an agent in, with its password."""
     with loopback() as net:
@@ -70,7 +82,7 @@ async def test_what_the_page_has_typed_makes_a_cluster_for_agents(tmp_path: Path
                 text = text.replace(f"10.0.0.1{number}", address)
             return text.replace("/etc/etcd", str(tmp_path))
 
-        certificates, users = map(here, blocks("bash"))
+        certificates, way, users, user, forget, clear = map(here, blocks("bash"))
         (settings,) = map(here, blocks("ini"))
         # On loopback, members reach each other from 127.0.0.1, which they check.
         bash(certificates.replace("IP:$host", "IP:$host,IP:127.0.0.1"), tmp_path)
@@ -95,9 +107,13 @@ async def test_what_the_page_has_typed_makes_a_cluster_for_agents(tmp_path: Path
             for member in members:
                 member.start()
             await before.read(PAIR, limit_s=START_S)
-            bash(users, tmp_path)
+            bash(way + users, tmp_path)
             await written(arbiter)
             assert await renewed(arbiter)
+            bash(way + user + "etcdctl endpoint health", tmp_path)
+            bash(way + user + forget, tmp_path)
+            assert Held() == await arbiter.read(PAIR, limit_s=LIMIT_S)
+            assert_clears(clear, tmp_path)
             with pytest.raises(ArbiterLost, match="user name is empty"):
                 await stranger.read(PAIR, limit_s=LIMIT_S)
         finally:

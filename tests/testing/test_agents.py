@@ -17,7 +17,7 @@ from pycolo.errors import ArbiterOvertaken, HostRefused, RefusedError, Undecided
 from pycolo.model import Supervision
 from pycolo.observers import Observer
 from pycolo.plan import StopQemu
-from pycolo.record import PairRecord
+from pycolo.record import PairRecord, dumps, loads
 from pycolo.supervise import Arbiter, Held, LeaseAge
 from pycolo.supervise._arbitration import Arbitration
 from pycolo.supervise.control import find, of_agents, served
@@ -364,6 +364,38 @@ def test_arbiter_that_lost_its_data_is_for_a_person() -> None:
         count = await agents.until("holds nothing of this pair", node="alpha", since=count)
         assert "person" == agents.events[count - 1][1].kind
         assert before == {q.line.name for q in life.world.running}
+
+    play(scenario)
+
+
+def test_pair_without_a_later_backup_is_adopted_from_its_files() -> None:
+    """A person deletes its old record and clears the files' mark: its QEMUs run on, protected."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        empty = network.arbiter.backup()
+        count = await agents.protected()
+        backup = network.arbiter.backup()
+        life.world.qemu("alpha").kill()
+        count = await agents.until("failover is done", node="beta", since=count)
+        count = await agents.protected(count)
+        write(life)
+        before = list(life.world.running)
+        network.arbiter.restore(backup)
+        count = await agents.until("was restored from a backup", node="beta", since=count)
+        network.arbiter.restore(empty)
+        for node in NODES:
+            path = life.pair.record_path(node)
+            held = loads(life.hosts[node].files[path])
+            assert isinstance(held, PairRecord)
+            life.hosts[node].files[path] = dumps(attrs.evolve(held, managed_by=None)).encode()
+        for node in NODES:
+            await agents.stop(node)
+            await agents.start(node)
+        await agents.protected(count)
+        await time_passes(60.0)
+        assert before == life.world.running
+        assert network.guards["beta"].stopped is None
+        assert "beta" == await serves(life)
 
     play(scenario)
 
