@@ -104,11 +104,16 @@ class Runner:
     def start(self, coro: Coroutine[object, object, _R]) -> Started[_R]:
         """Run a coroutine without waiting for it; from any thread, and by green threads.
 
+        It has no time limit: it runs until it ends, `Started.cancel` is called, or the runner is
+        closed. An error of the coroutine is kept for `Started.result`, and is reported nowhere if
+        that is never called.
+
         Args:
             coro: The coroutine.
 
         Returns:
-            The running coroutine. If the runner is not open, `Started.result` raises RunnerClosed.
+            The running coroutine. If the runner is not open, it is not run, and `Started.result`
+            raises RunnerClosed.
 
         Raises:
             TypeError: `coro` is no coroutine. The runner stays usable.

@@ -80,6 +80,7 @@ class RunStateIs(_Fact):
     """The guest's run state is one of the named states."""
 
     states: tuple[RunState, ...]
+    "The states; later steps are compiled as if the first one had come."
 
     @override
     def queries(self) -> tuple[Query, ...]:
@@ -179,6 +180,7 @@ class CheckpointSeen(_Fact):
     """STOP and then RESUME were seen on the node after the step at `since` was sent."""
 
     since: str
+    "The address of a step of the plan."
 
     @override
     def holds(self, live: Live) -> bool:
@@ -203,6 +205,7 @@ class MigrationIs(_Fact):
     """The migration's status is one of the named statuses."""
 
     statuses: tuple[MigrationStatus, ...]
+    "The statuses; later steps are compiled as if the first one had come."
 
     @override
     def queries(self) -> tuple[Query, ...]:
@@ -231,6 +234,7 @@ class _OfJob(_Fact):
     """A condition on a job of a node."""
 
     job: str
+    "The job's id."
 
     @override
     def queries(self) -> tuple[Query, ...]:
@@ -248,6 +252,7 @@ class JobIs(_OfJob):
     """The job exists, has one of the named statuses, and has no error."""
 
     statuses: tuple[JobStatus, ...]
+    "The statuses; later steps are compiled as if the first one had come."
 
     @override
     def holds(self, live: Live) -> bool:
@@ -312,8 +317,11 @@ class ChildIs(_Fact):
     """The named child of a quorum is the named block node."""
 
     quorum: str
+    "The quorum's block node."
     child: str
+    "The child's name in the quorum, such as `children.0`."
     child_node: str
+    "The block node that it must be."
 
     @override
     def queries(self) -> tuple[Query, ...]:
@@ -340,7 +348,9 @@ class SizeIs(_Fact):
     """The block node has this virtual size."""
 
     block_node: str
+    "The block node's name."
     size_bytes: int
+    "Its size as the guest sees it, in bytes."
 
     @override
     def queries(self) -> tuple[Query, ...]:
@@ -367,11 +377,18 @@ class SizeIs(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class Committed(_Fact):
-    """The overlays of a promoted secondary are merged into its image (qemu-behaviour 5.13)."""
+    """The overlays of a promoted secondary are merged into its image (qemu-behaviour 5.13).
+
+    Until then the image lacks writes, and the end of its QEMU loses them. It also holds for a
+    secondary that was not promoted: its overlays are in use, and nothing is being merged.
+    """
 
     quorum: str
+    "The block node of the disk that the guest uses; the condition is judged by it alone."
     replication: str
+    "The block node that is merged from, with its overlays."
     parent: str
+    "The block node of the image that is merged into."
 
     @override
     def queries(self) -> tuple[Query, ...]:

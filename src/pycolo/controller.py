@@ -346,10 +346,13 @@ class PairController:
     # -- the wanted state
 
     def want(self, want: Want) -> None:
-        """Set the wanted state; `reconcile` brings the pair into it.
+        """Set the wanted state; later rounds of `reconcile` bring the pair into it.
+
+        Nothing is read or sent, and what a round does at the moment is not broken off. `wait`
+        returns at once. A resync that waits for its turn is given up: call `reconcile` again.
 
         Args:
-            want: The wanted state.
+            want: `protected`, `unprotected` or `stopped`.
 
         Raises:
             DeclarationError: `want` is not one of `Want`; the controller keeps the value it had.

@@ -392,9 +392,13 @@ class Unresponsive(RemoteError):
 
 
 class ConnectionFailed(RemoteError):
-    """There is no connection to the node, or the connection ended.
+    """There is no connection to the node: none could be made, or it had ended before the call.
 
-    The error does not prove that the node is dead. A session that raised it is closed.
+    The command of the call was not sent. If the connection ends after a command was sent, the
+    error is `CommandUnknown`. It is also raised if what answers is no QEMU that offers out-of-band
+    execution, or, when a session is reopened, is a QEMU of another version. The error does not
+    prove that the node is dead. A session that raised it is closed; `Session.reopen` connects it
+    again.
     """
 
     def __init__(self, node: str, address: str, why: str) -> None:

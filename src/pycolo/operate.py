@@ -89,6 +89,9 @@ async def connect(
         dialect: The dialect of all plans that are compiled: `auto` or `doc`.
         assume_good: QEMU versions that the operator vouches for.
 
+    Yields:
+        The connection, for one procedure.
+
     Raises:
         ModuleNotFoundError: A node is declared with `ssh`, and the extra `ssh` is not installed.
     """

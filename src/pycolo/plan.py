@@ -117,7 +117,10 @@ class Check:
 @final
 @attrs.frozen(kw_only=True)
 class CreateImage:
-    """Create an image on the node's host; an existing image is checked and never overwritten."""
+    """Create an image on the node's host; an existing image is checked and never overwritten.
+
+    The step is refused if the existing image has another format or size.
+    """
 
     path: str
     image_format: ImageFormat
@@ -129,7 +132,11 @@ class CreateImage:
 @final
 @attrs.frozen(kw_only=True)
 class LaunchQemu:
-    """Start a QEMU on the node's host, detached from this process, unless one runs there."""
+    """Start a QEMU on the node's host, detached from this process, unless one runs there.
+
+    The host waits until the first monitor answers. The step is refused, and no QEMU is started, if
+    a QEMU of this node runs already, a port is in use, or the node's record is not `record`.
+    """
 
     role: Literal["primary", "secondary"]
     "The role that the QEMU is started in; a secondary waits for an incoming migration."
@@ -144,7 +151,13 @@ class LaunchQemu:
 @final
 @attrs.frozen(kw_only=True)
 class StopQemu:
-    """End one QEMU on the node's host and wait for its end, which is evidence of its death."""
+    """End one QEMU on the node's host and wait for its end, which is evidence of its death.
+
+    The host sends SIGTERM, and SIGKILL if the process still exists after half of the step's limit.
+    A QEMU that has ended already counts as ended by this. The step is refused, and no process
+    is signalled, if the host does not know this QEMU, and its outcome is unknown if the QEMU does
+    not end within the limit.
+    """
 
     instance: str
     "The identity of the QEMU; no other QEMU is ended."
@@ -346,10 +359,13 @@ class Plan:
                 raise DeclarationError(f"Plan.recoveries[{n}].first", recovery.first, rule)
 
     def step(self, address: str) -> Step:
-        """The step with an address.
+        """The step with an address; the steps of recoveries are not searched.
+
+        Args:
+            address: The step's `address`, such as `alpha/launch-qemu/primary`.
 
         Raises:
-            DeclarationError: The plan has no step with that address.
+            DeclarationError: None of `steps` has that address.
         """
         for step in self.steps:
             if step.address == address:

@@ -646,8 +646,10 @@ def shutdown(
 ) -> Plan:
     """Compile the plan by which the guest powers itself off and both QEMUs end.
 
-    The plan presses the guest's power button. Once the guest is off, the secondary's QEMU is ended;
-    if the guest does not power off in time, no QEMU is. The records stay as they are, so `launch`
+    The plan presses the guest's power button, and waits for up to `shutdown_s` of the pair's
+    `timeouts` until the guest is off and the primary's QEMU has ended by itself. Then the
+    secondary's QEMU is ended, if there is one; if the guest does not power off in time, no QEMU
+    is, and the guest runs on. The records stay as they are, so `launch`
     boots the guest again from the newest data. If no QEMU answers, and the records of all nodes
     were read, the plan only checks that none runs.
 

@@ -375,10 +375,17 @@ def is_echo_reply(packet: bytes, identifier: int) -> bool:
 async def run(client: Client, *, with_ping: bool, writers: int = 0) -> None:
     """Send the requests of all streams until standard input ends.
 
+    Standard input holds a command a line: `target HOST ECHO_PORT DISK_PORT` names the service to
+    use from now on, and `read` reads the disk back once. The client reports its state regularly.
+
     Args:
         client: The client.
         with_ping: Also send ICMP echo requests; needs root.
-        writers: If not 0, only this many streams that write to the disk are run, and the pings.
+        writers: If not 0, only this many streams that write to the disk are run, and the pings if
+            `with_ping` is true.
+
+    Raises:
+        SystemExit: A line is no such command.
     """
     does = [_states(client)]
     if writers:

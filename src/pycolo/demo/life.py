@@ -528,7 +528,11 @@ class _Life:
         self._say(f"the image of {node} lacks {self._lost_writes} of {acknowledged} writes")
 
     def report(self, options: LifeOptions, error: str | None) -> LifeReport:
-        """Make the report.
+        """Make the report of all that was seen until now.
+
+        It may be made at any time, also after an error: what did not happen is missing from its
+        tuples, and `failovers_wanted` says how many failovers there should have been. Lost writes
+        are counted after the guest was ended; before that, `lost_writes` is None.
 
         Args:
             options: The options that the demonstration was run with.

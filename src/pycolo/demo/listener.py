@@ -174,6 +174,9 @@ async def listening(
         writers: If not 0, the client only writes, over this many connections; if 0, it runs all
             streams, one of which writes.
 
+    Yields:
+        What is known from the client's lines; it is brought up to date while the block lasts.
+
     Raises:
         ClientError: The client could not be started.
     """

@@ -136,6 +136,9 @@ def namespaces(nodes: Sequence[str]) -> Generator[Network]:
     Args:
         nodes: Names of the two nodes.
 
+    Yields:
+        The network. `isolated` is true, and `cable` is the one between the two nodes.
+
     Raises:
         NetworkError: This process is not root, there is no `ip`, or the kernel refuses; nothing is
             left behind.
@@ -257,13 +260,20 @@ def _run(*argv: str) -> None:
 
 @contextmanager
 def user_networks(nodes: Sequence[str]) -> Generator[Network]:
-    """Give each node a user-mode network and loopback addresses of its own.
+    """Give each node a user-mode network and a loopback address of its own, for the block.
+
+    Root is not needed, no namespace is made, and nothing has to be deleted afterwards. QEMU
+    forwards two free TCP ports of the node's address to the guest. So the client has to connect to
+    another address after a failover, and the cable between the nodes cannot be cut.
 
     Args:
         nodes: Names of the two nodes.
 
+    Yields:
+        The network. `isolated` is false, and `cable` is None.
+
     Raises:
-        NetworkError: No free loopback address or port was found.
+        NetworkError: An address has no free port.
     """
     hosts = _free_addresses(len(nodes))
     yield Network(

@@ -107,6 +107,9 @@ def open_testbed(
         may_isolate: Use network namespaces if this process is root and the kernel permits them.
         card: QEMU's model of the guest's network card; `linux_guest` needs a driver for it.
 
+    Yields:
+        The testbed. No QEMU runs yet; `not_shown` says what this machine does not permit.
+
     Raises:
         DeclarationError: `card` is no possible name of a card, or pycolo does not support this
             card.

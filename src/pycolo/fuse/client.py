@@ -89,7 +89,9 @@ class FuseClient:
             The connection. Close it with `aclose`, or enter it as a context.
 
         Raises:
-            FuseLost: No fuse listens there, or it does not answer in time. Nothing is left open.
+            FuseLost: No fuse listens there, or it gives no valid answer in time.
+            FuseRefused: The fuse refused to list what it guards, as one of another version may.
+                In each case nothing is left open.
         """
         way = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
@@ -212,7 +214,7 @@ class FuseClient:
 
         Raises:
             FuseLost: The fuse gave no valid answer; the connection has ended.
-            FuseRefused: The fuse refused the request.
+            FuseRefused: The fuse does not know the request, as one of another version may not.
         """
         found = await self._ask({"request": "list"}, limit_s)
         if not isinstance(found, list):

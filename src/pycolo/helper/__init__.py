@@ -44,7 +44,19 @@ def _gather_text() -> str:
 
 
 def kept_by(pair: ColoPair, node: str) -> JsonObject:
-    """The members that every request about a record has: pair, node, record and owner files."""
+    """The members that every request about a record has.
+
+    Args:
+        pair: The declaration.
+        node: The node's name.
+
+    Returns:
+        `pair` and `node`, their names; `record`, the path of the record; and `owners`, the list of
+        the paths of the owner files.
+
+    Raises:
+        DeclarationError: The pair has no such node.
+    """
     return {
         "pair": pair.name,
         "node": node,

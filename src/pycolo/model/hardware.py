@@ -89,13 +89,16 @@ class Device:
     """A device of the guest: a controller, a USB tablet, a watchdog.
 
     Args:
-        driver: QEMU's name of the device.
+        driver: QEMU's name of the device. A device of the host, such as `vfio-pci`, and one that
+            reads a file of the host into the guest's memory are refused.
         id: The name by which other devices name it or its bus (`scsi0.0`); None for none.
-        properties: Its properties, by QEMU's names: a string, a whole number, true or false, as
-            QEMU types it. Properties that connect it to the host, such as `drive`, are refused.
+        properties: Its properties, by QEMU's names: a string, a whole number of 64 bits, true or
+            false, as QEMU types it. `id`, `driver`, a `romfile` that is not empty, and properties
+            that connect it to the host, such as `drive`, are refused.
 
     Raises:
-        DeclarationError: A field breaks its rule; no object is made.
+        DeclarationError: A field breaks its rule; no object is made. Whether QEMU has the device
+            and its properties is only checked by `launch`.
     """
 
     driver: str = attrs.field(validator=rules.Valid(emulated))

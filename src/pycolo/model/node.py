@@ -322,6 +322,9 @@ class Node:
     def observer_monitor(self) -> Monitor:
         """The monitor for clients that only read, such as `status`; it serves one client at a time.
 
+        It is `observer`, or the Unix socket `observer.qmp` in `run_dir` if that is None. A second
+        client gets no greeting while the first one is connected: its connection fails with `Busy`.
+
         Raises:
             DeclarationError: The node has no `run_dir` and declares no `observer`.
         """

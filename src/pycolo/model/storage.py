@@ -149,12 +149,14 @@ class BackingImage:
         image: Absolute path on the node, or a URL that begins with `http://` or `https://`, whose
             server must support ranges of bytes.
         image_format: `qcow2` or `raw`. Only below a `qcow2` there can be a further image.
-        driver: `file`, or `host_device` if the image is a block device of the host.
+        driver: `file`, or `host_device` if the image is a block device of the host. A URL needs
+            `file`, the default; QEMU then opens it by its protocol.
         options: See `ReplicationDisk.options`.
         file_options: See `ReplicationDisk.file_options`.
 
     Raises:
-        DeclarationError: A field breaks its rule; no object is made.
+        DeclarationError: A field breaks its rule; no object is made. A path must be absolute, a URL
+            must have a host and no user, password or space, and its driver must be `file`.
     """
 
     image: str = attrs.field(validator=rules.Valid(_path_or_url))

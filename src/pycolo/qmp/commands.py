@@ -532,8 +532,10 @@ class QueryBlockExports(QmpCommand[tuple[BlockExport, ...]]):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class BlockdevAdd(_Acknowledged):
-    """Make a block node.
+    """Make a block node, with the nodes that its options hold.
 
+    QEMU opens the files and connections before it replies, and refuses the command if one cannot be
+    opened, a node has that name already, or an option is wrong; then no node is made.
     A node for an NBD server that does not answer blocks QEMU's main loop (qemu-behaviour 5.19).
     """
 

@@ -244,7 +244,7 @@ class Keeper:
 
     @property
     def status(self) -> PairStatus:
-        """The status of the pair now."""
+        """The status of the pair, as of its last observation."""
         return PairStatus(
             pair=self.pair.name,
             want=self._wish.want,

@@ -76,6 +76,9 @@ class Store:
     def version(self) -> tuple[int, int]:
         """A value that is another one after each change, by this or another process.
 
+        Compare it only with earlier values of the same `Store` object: another one counts
+        otherwise. A greater value means nothing.
+
         Raises:
             StoreError: The file cannot be read.
         """

@@ -154,7 +154,9 @@ class Keeping:
     # -- one pair
 
     def status(self, pair: str) -> PairStatus:
-        """The status of a pair now.
+        """The status of a pair, as of the supervisor's last observation of it; no QEMU is asked.
+
+        Before the first observation, `phases` is empty, and `standing` and `record` are None.
 
         Args:
             pair: The pair's name.

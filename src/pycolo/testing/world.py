@@ -139,6 +139,10 @@ class World(Fleet):
     def heal(self, first: str, second: str) -> None:
         """Carry packets between two nodes' hosts again.
 
+        Connections that were open at `cut` continue, and what waited for a packet does so at once.
+        If a QEMU of these nodes has ended meanwhile, its peers see now that their connections
+        ended.
+
         Args:
             first: The name of one node.
             second: The name of the other one.
