@@ -150,10 +150,14 @@ def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> Standing:
     both = {n: live for n in (primary, secondary) if (live := snapshot.live(n)) is not None}
     instances = {name: live.instance for name, live in both.items()}
     recorded = record.is_protected(snapshot.records, instances)
+    is_lost = any(live.replication_error for live in both.values())
     if both[primary].disk_error:
         why = f"a disk of {primary} has failed, and {secondary} may have writes that it lacks"
-        return Standing(state="at risk", text=f"{sides}; {why}: switch over")
-    if any(live.replication_error for live in both.values()):
+        other = f"replication has failed, so that {secondary} lacks others: a person must decide"
+        return Standing(
+            state="at risk", text=f"{sides}; {why}{f'; {other}' if is_lost else ': switch over'}"
+        )
+    if is_lost:
         why = "replication of a disk has failed: a failover would lose writes"
         return Standing(state="at risk", text=f"{sides}; {why}")
     if recorded or all(live.proven for live in both.values()):

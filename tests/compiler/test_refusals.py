@@ -36,6 +36,7 @@ from pycolo.qmp.commands import HumanMonitorCommand, Migrate
 from pycolo.qmp.replies import Version
 from pycolo.record import PairRecord, UnreadRecord
 from pycolo.snapshot import Dead, Job, Live, Snapshot, Unreachable, role_of
+from pycolo.standing import standing
 
 PAIR = one_of_each()
 VERSION = Version.parse("11.1.3")
@@ -491,6 +492,24 @@ def test_switch_over_from_the_only_node_that_answers_is_refused() -> None:
     with pytest.raises(CompileError) as caught:
         switch_over(PAIR, alone)
     assert "not-protected" == caught.value.findings[0].code
+
+
+@pytest.mark.parametrize("node", ["alpha", "beta"])
+@pytest.mark.parametrize("procedure", [switch_over, checkpoint])
+def test_lost_replication_is_no_protection(
+    node: str, procedure: Callable[[ColoPair, Snapshot], Plan]
+) -> None:
+    """A checkpoint would succeed, and the secondary that takes over would lack writes."""
+    found = _code_of(lambda: procedure(PAIR, _with(PROTECTED, node, replication_error=True)))
+    assert found == "not-protected beta: run stop, launch beta again, then run resume"
+
+
+def test_nobody_moves_to_a_secondary_that_lacks_writes() -> None:
+    """Where both disks lack writes, a person says which one is right."""
+    lost = _with(PROTECTED, "alpha", replication_error=True, disk_error=True)
+    with pytest.raises(UndecidedError, match="a disk of alpha has failed; replication"):
+        switch_over(PAIR, lost)
+    assert standing(lost).text.endswith("lacks others: a person must decide")
 
 
 def test_what_is_not_protected_cannot_be_proven() -> None:

@@ -339,7 +339,9 @@ def end_primary(draft: Draft, primary: str, secondary: str) -> None:
     not ended. QEMU is ended on its host. Its end is the evidence for the failover.
 
     Raises:
-        CompileError: The records do not name both instances as eligible.
+        CompileError: The records do not name both instances as eligible, or replication of a disk
+            has failed.
+        UndecidedError: Replication has failed, and a disk of the primary as well.
     """
     prove(draft, primary, secondary)
     instance = draft.live(primary).instance
@@ -362,12 +364,25 @@ def prove(draft: Draft, primary: str, secondary: str) -> None:
     """Emit a checkpoint, which shows that a protected pair works.
 
     Raises:
-        CompileError: The records do not name both instances as eligible.
+        CompileError: The records do not name both instances as eligible, or replication of a disk
+            has failed.
+        UndecidedError: Replication has failed, and a disk of the primary as well.
     """
     instances = {node: draft.live(node).instance for node in (primary, secondary)}
     if not record.is_protected(draft.now.records, instances):
         why = f"{secondary} is not eligible by the record"
         raise compile_error("not-protected", why, "make the pair protected with resume first")
+    if any(draft.live(node).replication_error for node in instances):
+        # A checkpoint succeeds without the replication of a plain NBD node (qemu-behaviour 5.10).
+        why = f"replication of a disk has failed, and {secondary} lacks writes"
+        if draft.live(primary).disk_error:
+            why = f"a disk of {primary} has failed; {why}"
+            advice = (
+                f"decide whose data is right; if that of {secondary}, end the QEMU of {primary}"
+            )
+            raise undecided("disk-failed", why, f"{advice}, and fail over", node=primary)
+        advice = f"run stop, launch {secondary} again, then run resume"
+        raise compile_error("not-protected", why, advice, node=secondary)
     draft.check_instances((primary, secondary))
     force_checkpoint(draft, primary, secondary)
 
