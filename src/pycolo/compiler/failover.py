@@ -127,11 +127,24 @@ def _check_disks(draft: Draft, node: str, peer: str) -> None:
     """
     if draft.live(node).disk_error:
         why = f"a disk of {node} has failed, and {peer} may have writes that it lacks"
-        advice = (
-            f"if {peer} answers, run switch-over; if {peer} has ended, decide whose data is right,"
-            " end both QEMUs, and launch that node with --newest and its name"
-        )
-        raise undecided("disk-failed", why, advice, node=node)
+        raise undecided("disk-failed", why, _advice(draft, node, peer), node=node)
+
+
+def _advice(draft: Draft, node: str, peer: str) -> str:
+    """What to do after a disk of a node has failed."""
+    other = draft.now.live(peer)
+    decide = "decide whose data is right, end both QEMUs, and launch that node with --newest and"
+    if _is_lost(draft, node, peer):
+        return f"{peer} lacks writes too: {decide} its name"
+    if other is not None:
+        return "run switch-over"
+    return f"{decide} its name"
+
+
+def _is_lost(draft: Draft, *nodes: str) -> bool:
+    """Whether replication of a disk is known to have failed."""
+    live = [draft.now.live(node) for node in nodes]
+    return any(one is not None and one.replication_error for one in live)
 
 
 def claim_alone(draft: Draft, survivor: str) -> None:
@@ -372,15 +385,10 @@ def prove(draft: Draft, primary: str, secondary: str) -> None:
     if not record.is_protected(draft.now.records, instances):
         why = f"{secondary} is not eligible by the record"
         raise compile_error("not-protected", why, "make the pair protected with resume first")
-    if any(draft.live(node).replication_error for node in instances):
+    if _is_lost(draft, primary, secondary):
         # A checkpoint succeeds without the replication of a plain NBD node (qemu-behaviour 5.10).
+        _check_disks(draft, primary, secondary)
         why = f"replication of a disk has failed, and {secondary} lacks writes"
-        if draft.live(primary).disk_error:
-            why = f"a disk of {primary} has failed; {why}"
-            advice = (
-                f"decide whose data is right; if that of {secondary}, end the QEMU of {primary}"
-            )
-            raise undecided("disk-failed", why, f"{advice}, and fail over", node=primary)
         advice = f"run stop, launch {secondary} again, then run resume"
         raise compile_error("not-protected", why, advice, node=secondary)
     draft.check_instances((primary, secondary))
