@@ -31,6 +31,10 @@ WORDS: list[tuple[c.Condition, str]] = [
         c.ChildIs(node="a", quorum="q", child="children.1", child_node="nbd0"),
         "a's q has nbd0 as children.1",
     ),
+    (
+        c.Replicates(node="a", quorum="q", child_node="nbd0"),
+        "a has reported no failed write of q to nbd0",
+    ),
     (c.SizeIs(node="a", block_node="parent0", size_bytes=512), "a's parent0 has 512 bytes"),
     (
         c.Committed(node="a", quorum="q", replication="childs0", parent="parent0"),

@@ -28,6 +28,7 @@ from pycolo.conditions import (
     PartsAre,
     PeerDead,
     PoweredOff,
+    Replicates,
     RunStateIs,
     SizeIs,
     VersionIs,
@@ -58,6 +59,7 @@ SNAPSHOT = Snapshot(
         "gone": Unreachable(why="x"),
         "stuck": Unreachable(why="x"),
         "dead": Dead(evidence=None),
+        "lacking": attrs.evolve(LIVE, replication_error=True),
     },
     running={"stuck": Running(instance="p:stuck:00000001", how="its host knows it")},
 )
@@ -81,6 +83,10 @@ TRUE_AND_FALSE: list[tuple[Leaf, Leaf]] = [
     (
         ChildIs(node="a", quorum="colo-disk0", child="children.1", child_node="nbd0"),
         ChildIs(node="a", quorum="colo-disk0", child="children.2", child_node="nbd0"),
+    ),
+    (
+        Replicates(node="a", quorum="colo-disk0", child_node="nbd0"),
+        Replicates(node="lacking", quorum="colo-disk0", child_node="nbd0"),
     ),
     (
         SizeIs(node="a", block_node="parent0", size_bytes=512),
@@ -131,7 +137,9 @@ def test_all_and_any_are_what_they_say() -> None:
 @pytest.mark.parametrize("leaf", [leaf for _, leaf in TRUE_AND_FALSE])
 def test_what_waiting_can_bring_about_is_assumed_and_the_rest_is_not(leaf: Leaf) -> None:
     """Offline a wait makes its leaf true; a fact that no waiting changes stays as it was."""
-    facts = ChildIs | PartsAre | InstanceIs | VersionIs | PeerDead | NotRunning | JobFailed
+    facts = (
+        ChildIs | Replicates | PartsAre | InstanceIs | VersionIs | PeerDead | NotRunning | JobFailed
+    )
     after = assume(leaf, SNAPSHOT)
 
     if isinstance(leaf, facts) or leaf.node != "a":

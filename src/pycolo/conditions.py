@@ -344,6 +344,36 @@ class ChildIs(_Fact):
 
 @final
 @attrs.frozen(kw_only=True)
+class Replicates(_Fact):
+    """No failed write to the secondary's disk is latched in the node's session.
+
+    A failed write to the node's own disk does not count; see `Session.latched`.
+    """
+
+    quorum: str
+    "The quorum's block node; what it has as `children.0` is the node's own disk."
+    child_node: str
+    "The block node that writes to the secondary's disk."
+
+    @override
+    def queries(self) -> tuple[Query, ...]:
+        return (qmp.XDebugQueryBlockGraph(),)
+
+    @override
+    def holds(self, live: Live) -> bool:
+        return not live.replication_error
+
+    @override
+    def words(self) -> str:
+        return f"{self.node} has reported no failed write of {self.quorum} to {self.child_node}"
+
+    @override
+    def seen(self, live: Live) -> str:
+        return "a write to the secondary's disk failed"
+
+
+@final
+@attrs.frozen(kw_only=True)
 class SizeIs(_Fact):
     """The block node has this virtual size."""
 
@@ -623,6 +653,7 @@ Leaf: TypeAlias = (
     | JobFailed
     | ChardevConnected
     | ChildIs
+    | Replicates
     | SizeIs
     | Committed
     | PartsAre

@@ -817,6 +817,31 @@ def test_disk_that_refused_a_write_is_remembered_over_a_lost_connection() -> Non
     play(scenario)
 
 
+def test_switch_over_stops_before_a_secondary_that_lacks_a_write() -> None:
+    """The write failed after the plan was compiled: the checkpoint succeeds all the same."""
+
+    async def scenario(life: FakePair, controller: PairController) -> None:
+        await settled(controller)
+        alpha = life.world.qemu("alpha")
+        nbd = alpha.live.children[alpha.quorums[0]][1].node
+        lost = {"node-name": nbd, "type": "write", "sector-num": 1, "sectors-count": 1}
+
+        @attrs.define
+        class Losing(Observer):
+            @override
+            def step_started(self, plan: Plan, step: Step) -> None:
+                if "checkpoint" in step.address:
+                    alpha.event("QUORUM_REPORT_BAD", lost)
+
+        compiled = await controller.compile("switch-over", Options())
+        report = await controller.execute(compiled, Losing())
+        assert report is not None
+        assert "a write to the secondary's disk failed" in str(report.outcomes)
+        assert "alpha" == has_all(life)
+
+    play(scenario)
+
+
 def test_armed_plan_of_a_survivor_that_lacks_a_write_is_not_executed() -> None:
     """It was armed before its own disk refused the write: the secondary alone has it."""
 

@@ -18,6 +18,7 @@ from pycolo.conditions import (
     InstanceIs,
     Leaf,
     Query,
+    Replicates,
     leaves,
 )
 from pycolo.errors import CommandUnknown, ParseError, RemoteError
@@ -104,7 +105,9 @@ def _with_quorums(live: Live, wanted: list[Leaf]) -> Live:
 
     A reply about the block graph does not say which of its nodes are quorums.
     """
-    named = {leaf.quorum: () for leaf in wanted if isinstance(leaf, ChildIs | Committed)}
+    named = {
+        leaf.quorum: () for leaf in wanted if isinstance(leaf, ChildIs | Committed | Replicates)
+    }
     return attrs.evolve(live, children=named) if named else live
 
 

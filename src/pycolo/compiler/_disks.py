@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pycolo import topology
 from pycolo.compiler._draft import Draft
-from pycolo.conditions import AllOf, AnyOf, ChildIs, Committed, Condition, JobFailed, JobIs
+from pycolo.conditions import (
+    AllOf,
+    AnyOf,
+    ChildIs,
+    Committed,
+    Condition,
+    JobFailed,
+    JobIs,
+    Replicates,
+)
 from pycolo.errors import compile_error
 from pycolo.model.disk import ReplicationDisk
 from pycolo.plan import Execute, Refusal
@@ -300,6 +309,18 @@ def check_child(draft: Draft, node: str, disk: ReplicationDisk) -> None:
         condition = ChildIs(node=node, quorum=ids.quorum, child=child, child_node=ids.nbd)
         why = "removing the wrong child would take the local disk away (qemu-behaviour 5.8)"
         draft.check(node, f"{ids.quorum}.{child}", condition, why)
+
+
+def check_replicates(draft: Draft, node: str) -> None:
+    """Check that no write to the peer's disks has failed."""
+    live = draft.live(node)
+    attached = [d.names for d in draft.pair.disks if peer_child(live, d) is not None]
+    conditions = tuple(
+        Replicates(node=node, quorum=ids.quorum, child_node=ids.nbd) for ids in attached
+    )
+    if conditions:
+        why = "over plain NBD a checkpoint succeeds without replication (qemu-behaviour 5.10)"
+        draft.check(node, "replicates", AllOf(conditions=conditions), why)
 
 
 def detach(draft: Draft, node: str, disk: ReplicationDisk) -> None:

@@ -393,6 +393,8 @@ def prove(draft: Draft, primary: str, secondary: str) -> None:
         raise compile_error("not-protected", why, advice, node=secondary)
     draft.check_instances((primary, secondary))
     force_checkpoint(draft, primary, secondary)
+    # Last: a write that fails before it is known by then.
+    _disks.check_replicates(draft, primary)
 
 
 def force_checkpoint(draft: Draft, primary: str, secondary: str) -> str:

@@ -260,6 +260,8 @@ def listen(address):
             event = message.get("event")
             if event == "SHUTDOWN":
                 event += " " + message["data"]["reason"]
+            if event == "QUORUM_REPORT_BAD":
+                event += " " + message["data"]["node-name"]
             if event:
                 print(event, flush=True)
 

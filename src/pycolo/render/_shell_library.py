@@ -83,8 +83,8 @@ holds() {
   on "$asked" python3 -c "$client" holds "$(control "$asked")" "$@" </dev/null
 }
 
-# COLO_EXIT, checkpoints and a guest's end are events, and QEMU does not keep them. So a listener on
-# the observer monitor writes them to a file.
+# COLO_EXIT, checkpoints, failed writes and a guest's end are events, which QEMU does not keep. So a
+# listener on the observer monitor writes them to a file.
 listen() {
   echo 0 >"$state/begun.$1"
   on "$1" python3 -c "$client" listen "$(observer "$1")" </dev/null >"$state/events.$1" &
@@ -103,6 +103,7 @@ colo_exited() {
 # From here on only a later COLO_EXIT counts, not one of an earlier COLO run.
 begin_colo() { wc -l <"$state/events.$1" >"$state/begun.$1"; }
 no_colo_exit() { holds "$1" alive && ! colo_exited "$1"; }
+replicates() { holds "$1" alive && ! grep -qxF "QUORUM_REPORT_BAD $2" "$state/events.$1"; }
 powered_off() { grep -qx 'SHUTDOWN guest-shutdown' "$state/events.$1"; }
 mark() { wc -l <"$state/events.$1" >"$state/mark.$1.$2"; }
 checkpoint_seen() {

@@ -185,7 +185,7 @@ def _conditions(plan: Plan) -> Iterator[c.Leaf]:
 
 def _listened(plan: Plan) -> tuple[str, ...]:
     """The nodes whose events the plan's conditions need."""
-    kinds = (c.NoColoExit, c.ColoExited, c.CheckpointSeen, c.PoweredOff)
+    kinds = (c.NoColoExit, c.ColoExited, c.CheckpointSeen, c.Replicates, c.PoweredOff)
     return tuple(dict.fromkeys(leaf.node for leaf in _conditions(plan) if isinstance(leaf, kinds)))
 
 
@@ -407,6 +407,8 @@ def _words(leaf: c.Leaf, numbers: Mapping[str, int]) -> list[str]:  # noqa: C901
             return ["holds", node, "chardev", chardev]
         case c.ChildIs(quorum=quorum, child=child, child_node=child_node):
             return ["holds", node, "child", quorum, child, child_node]
+        case c.Replicates(child_node=child_node):
+            return ["replicates", node, child_node]
         case c.SizeIs(block_node=block_node, size_bytes=size_bytes):
             return ["holds", node, "size", block_node, str(size_bytes)]
         case c.Committed(quorum=quorum):
