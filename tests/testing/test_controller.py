@@ -824,14 +824,14 @@ def test_switch_over_stops_before_a_secondary_that_lacks_a_write() -> None:
         await settled(controller)
         alpha = life.world.qemu("alpha")
         nbd = alpha.live.children[alpha.quorums[0]][1].node
-        lost = {"node-name": nbd, "type": "write", "sector-num": 1, "sectors-count": 1}
+        sectors = {"sector-num": 1, "sectors-count": 1}
 
         @attrs.define
         class Losing(Observer):
             @override
             def step_started(self, plan: Plan, step: Step) -> None:
                 if "checkpoint" in step.address:
-                    alpha.event("QUORUM_REPORT_BAD", lost)
+                    alpha.event("QUORUM_REPORT_BAD", {"node-name": nbd, "type": "write", **sectors})
 
         compiled = await controller.compile("switch-over", Options())
         report = await controller.execute(compiled, Losing())
