@@ -9,49 +9,49 @@ import asyncio
 import gc
 import statistics
 import time
-import tracemalloc
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, final
+from unittest import mock
 
 import attrs
 from typing_extensions import override
 
 from benchmarks.compiling import declared
+from benchmarks.fakes_apart import Apart, apart
 from benchmarks.fleet import (
     AT_A_TIME,
     DEATHS,
     STALLED_S,
-    TRACED,
-    Fakes,
-    at_rest,
+    WINDOW_S,
     figure,
     longest_stop,
     p99,
     rss_kib,
-    set_delay,
-    set_up,
     with_goals,
-    world_of,
 )
 from benchmarks.measure import Figure
 from pycolo.observers import Observer
 from pycolo.plan import Plan
 from pycolo.result import Outcome
+from pycolo.session._client import Client
 from pycolo.supervise import Store, Supervisor, _open_files
-from pycolo.testing import FakeQemu, World
+from pycolo.supervise._keeper import OBSERVATION_S
 
 SIZES: Final = (1, 10, 100, 1000)
-SINGLES: Final = 20
+SINGLES: Final = 50
 LIMIT_S: Final = 60.0
 POLL_S: Final = 0.05
 _STATUSES_S: Final = 0.5
 _SHORT_DELAY_MS: Final = 500
+_SETTLED_S: Final = OBSERVATION_S + 5.0
+_QUESTION: Final = '"query-status"'
 GOALS: Final[Mapping[str, float]] = {
-    "memory a pair, without its fakes": 100.0,
+    "memory a pair": 100.0,
     "at rest, 20 s checkpoint delay": 25.0,
+    "at rest, 0.5 s checkpoint delay": 25.0,
     "death to first command, p99": 20.0,
     "50 at once, first command p50": 40.0,
     "50 at once, all serving": 354.0,
@@ -60,11 +60,11 @@ GOALS: Final[Mapping[str, float]] = {
 
 
 def run() -> list[Figure]:
-    """Measure each size in turn, then tell the fakes' memory from the library's on a few pairs."""
+    """Measure each size in turn."""
     _open_files.allow(max(SIZES))
     _open_files.check(max(SIZES))
     figures = [one for pairs in SIZES for one in asyncio.run(_measured(pairs))]
-    return with_goals([*figures, asyncio.run(_own_memory(TRACED))], GOALS)
+    return with_goals(figures, GOALS)
 
 
 @final
@@ -81,25 +81,46 @@ class _Serving(Observer):
 
 
 @final
+class _Heard:
+    """When each session first sent a command that is no question, by clock and by processor."""
+
+    def __init__(self) -> None:
+        self.at: dict[Client, tuple[float, float]] = {}
+
+    @contextmanager
+    def listening(self) -> Generator[None]:
+        """Note the first command of each session, while the block lasts."""
+        issue = Client.issue
+
+        def noted(client: Client, command: str, *, oob: bool = False) -> asyncio.Future[object]:
+            if _QUESTION not in command:
+                self.at.setdefault(client, (time.perf_counter(), time.process_time()))
+            return issue(client, command, oob=oob)
+
+        with mock.patch.object(Client, "issue", noted):
+            yield
+
+
+@final
 @attrs.frozen
 class _Kept:
-    """A supervisor and the worlds of its pairs."""
+    """A supervisor, and the fakes of its pairs."""
 
     supervisor: Supervisor
-    worlds: dict[str, World]
+    fakes: Apart
     serving: _Serving
-    fakes: Fakes
+    heard: _Heard
 
     async def protected(self) -> None:
         """Wait until all pairs are, as long as one more of them becomes so now and then."""
         most, since_s = 0, time.monotonic()
-        while (count := self._protected) < len(self.worlds):
+        while (count := self._protected) < len(self.fakes.pairs):
             if count > most:
                 most, since_s = count, time.monotonic()
             if time.monotonic() - since_s > STALLED_S:
                 missing = [one for one in self.supervisor.statuses if not one.is_protected]
                 why = f"{missing[0].pair}: {missing[0].person or missing[0].standing}"
-                all_pairs = len(self.worlds)
+                all_pairs = len(self.fakes.pairs)
                 raise RuntimeError(f"{most} of {all_pairs} pairs are protected, no more; {why}")
             # A thousand statuses take a hundredth of a second.
             await asyncio.sleep(_STATUSES_S)
@@ -110,53 +131,54 @@ class _Kept:
 
     async def at_rest(self, delay_ms: int) -> list[Figure]:
         """What all pairs cost at rest while checkpoints come that often."""
-        for name, world in self.worlds.items():
-            set_delay(world, self.primary(name), delay_ms)
-        what = f"{delay_ms / 1000:g} s checkpoint delay"
-        return await at_rest(len(self.worlds), what, self.fakes)
+        pairs, what = len(self.fakes.pairs), f"{delay_ms / 1000:g} s checkpoint delay"
+        primaries = [(pair.name, self.nodes(pair.name)[0]) for pair in self.fakes.pairs]
+        await self.fakes.set_delay(primaries, delay_ms)
+        # The next round of each pair finds the other delay, and reads the whole pair.
+        await asyncio.sleep(_SETTLED_S)
+        fakes_s, cpu_s = await self.fakes.cpu_s(), time.process_time()
+        await asyncio.sleep(WINDOW_S)
+        own_s, theirs_s = time.process_time() - cpu_s, await self.fakes.cpu_s() - fakes_s
+        return [
+            figure(pairs, f"at rest, {what}", own_s / WINDOW_S * 100, "% of a core"),
+            figure(pairs, f"the fakes, {what}", theirs_s / WINDOW_S * 100, "% of a core"),
+        ]
 
-    def kill(self, name: str) -> FakeQemu:
-        """End the primary's QEMU of a pair; gives the other one."""
-        holder, other = self._nodes(name)
-        with self.fakes.timed():
-            self.worlds[name].qemu(holder).kill()
-        return self.worlds[name].qemu(other)
-
-    def primary(self, name: str) -> FakeQemu:
-        """The QEMU of a pair's primary."""
-        return self.worlds[name].qemu(self._nodes(name)[0])
-
-    def _nodes(self, name: str) -> tuple[str, str]:
+    def nodes(self, name: str) -> tuple[str, str]:
+        """The primary and the secondary of a pair."""
         first, second = self.supervisor.status(name).phases
         return first, second
 
+    def survivor(self, name: str) -> Client:
+        """What the supervisor sends to a pair's secondary with."""
+        keeper = self.supervisor._kept_by(name)  # noqa: SLF001 - a look inside
+        session = keeper._detector.session(self.nodes(name)[1])  # noqa: SLF001
+        assert session is not None  # noqa: S101 - a protected pair is asked
+        return session._client  # noqa: SLF001
+
 
 @asynccontextmanager
-async def _fleet(pairs: int, fakes: Fakes) -> AsyncGenerator[_Kept]:
-    serving, worlds = _Serving(), dict[str, World]()
-    declarations = [attrs.evolve(declared(), name=f"pair{n}") for n in range(pairs)]
+async def _fleet(pairs: int) -> AsyncGenerator[_Kept]:
     async with AsyncExitStack() as stack:
-        stack.enter_context(fakes.listening())
-        ticking = asyncio.get_running_loop().create_task(fakes.tick())
-        stack.callback(ticking.cancel)
-        for pair in declarations:
-            worlds[pair.name] = world_of(pair)
-            fakes.add(worlds[pair.name])
+        fakes = await stack.enter_async_context(apart(pairs))
+        serving, heard = _Serving(), _Heard()
         store = stack.enter_context(Store(Path(stack.enter_context(TemporaryDirectory()))))
-        hosts = {pair.name: worlds[pair.name].hosts(pair) for pair in declarations}
-        supervisor = Supervisor(declarations, hosts, store, observer=serving, resyncs=AT_A_TIME)
+        hosts = {pair.name: fakes.hosts(pair) for pair in fakes.pairs}
+        supervisor = Supervisor(fakes.pairs, hosts, store, observer=serving, resyncs=AT_A_TIME)
         await stack.enter_async_context(supervisor)
-        kept = _Kept(supervisor, worlds, serving, fakes)
+        kept = _Kept(supervisor, fakes, serving, heard)
         await kept.protected()
         yield kept
 
 
 async def _measured(pairs: int) -> list[Figure]:
-    fakes, before_kib, cpu_s = Fakes(), rss_kib(), time.process_time()
-    async with _fleet(pairs, fakes) as kept:
+    before_kib, cpu_s, began_s = rss_kib(), time.process_time(), time.monotonic()
+    async with _fleet(pairs) as kept:
+        spent_s, took_s = time.process_time() - cpu_s, time.monotonic() - began_s
         figures = [
-            set_up(pairs, time.process_time() - cpu_s, fakes),
-            figure(pairs, "memory a pair, with its fakes", (rss_kib() - before_kib) / pairs, "KiB"),
+            figure(pairs, "until all are protected", took_s, "s"),
+            figure(pairs, "set-up, CPU a pair", spent_s / pairs * 1000, "ms"),
+            figure(pairs, "memory a pair", (rss_kib() - before_kib) / pairs, "KiB"),
             longest_stop(pairs, "longest stop for garbage"),
         ]
         gc.freeze()
@@ -171,7 +193,7 @@ async def _measured(pairs: int) -> list[Figure]:
 
 
 async def _deaths(pairs: int, kept: _Kept) -> list[Figure]:
-    names = list(kept.worlds)
+    names = [pair.name for pair in kept.fakes.pairs]
     found = []
     for name in names[:SINGLES]:
         found.append(await _death((name,), kept))
@@ -207,39 +229,23 @@ class _Death:
     first_s: Sequence[float]
     served_s: Sequence[float]
     first_cpu_s: Sequence[float]
-    "The processor's time until then, without the fakes and without other processes."
+    "The time of the supervisor's processor until then."
 
 
 async def _death(names: Sequence[str], kept: _Kept) -> _Death:
+    victims = [(name, kept.nodes(name)[0]) for name in names]
+    survivors = {name: kept.survivor(name) for name in names}
     kept.serving.at.clear()
-    kept.fakes.heard.clear()
-    # Nothing is noticed before the event loop goes on, so the time begins when all have ended.
-    survivors = [kept.kill(name) for name in names]
-    began_s, own_s = time.perf_counter(), time.thread_time() - kept.fakes.spent_s
-    async with asyncio.timeout(LIMIT_S):
-        while not kept.serving.at.keys() >= set(names):  # noqa: ASYNC110 - the same
-            await asyncio.sleep(POLL_S)
-    heard = [kept.fakes.heard[survivor] for survivor in survivors]
+    kept.heard.at.clear()
+    with kept.heard.listening():
+        cpu_s = time.process_time()
+        ended_s = await kept.fakes.kill(victims)
+        async with asyncio.timeout(LIMIT_S):
+            while not kept.serving.at.keys() >= set(names):  # noqa: ASYNC110 - the same
+                await asyncio.sleep(POLL_S)
+    heard = {name: kept.heard.at[survivor] for name, survivor in survivors.items()}
     return _Death(
-        first_s=[wall_s - began_s for wall_s, _ in heard],
-        first_cpu_s=[cpu_s - own_s for _, cpu_s in heard],
-        served_s=[kept.serving.at[name] - began_s for name in names],
+        first_s=[heard[name][0] - ended_s[name] for name in names],
+        first_cpu_s=[heard[name][1] - cpu_s for name in names],
+        served_s=[kept.serving.at[name] - ended_s[name] for name in names],
     )
-
-
-async def _own_memory(pairs: int) -> Figure:
-    """What was allocated without a fake's code on the stack."""
-    fakes = Fakes()
-    async with _fleet(1, fakes):
-        gc.collect()
-        tracemalloc.start(25)
-        async with _fleet(pairs, fakes):
-            gc.collect()
-            taken = tracemalloc.take_snapshot()
-        tracemalloc.stop()
-    own = [
-        t for t in taken.traces if not any("/pycolo/testing/" in f.filename for f in t.traceback)
-    ]
-    kib = sum(trace.size for trace in own) / pairs / 1024
-    found = figure(pairs, "memory a pair, without its fakes", kib, "KiB")
-    return attrs.evolve(found, benchmark="supervised-fleet")

@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, TypeAlias, final
@@ -29,6 +30,9 @@ Incoming: TypeAlias = Mapping[str, object]
 IN_BAND: Final = 7
 """How many commands in band may await their replies. At the eighth QEMU stops to read, so that it
 executes nothing out of band either while its main loop is blocked (qemu-behaviour 7.6)."""
+
+
+_BUFFER_BYTES: Final = 64 * 1024
 
 
 class _Issued(NamedTuple):
@@ -158,7 +162,8 @@ class Client(QMPClient):
     def _takes(self, line: bytes) -> bool:
         """Take a line if it is a message that belongs here."""
         try:
-            message = json.loads(line)
+            # A string, since the encoding of bytes would be guessed first.
+            message = json.loads(line.decode())
         except (ValueError, RecursionError):
             return False
         if not isinstance(message, dict):
@@ -203,7 +208,22 @@ class Client(QMPClient):
 
 
 @final
-class _Lines(asyncio.Protocol):
+class _Buffer(threading.local):
+    """Where each thread receives what QEMU sends.
+
+    Without it, asyncio allocates 256 KiB for each line, which takes as long as all other work on
+    it. One is enough for all connections: what was received is used in the same turn.
+    """
+
+    def __init__(self) -> None:
+        self.view: Final = memoryview(bytearray(_BUFFER_BYTES))
+
+
+_BUFFER: Final = _Buffer()
+
+
+@final
+class _Lines(asyncio.BufferedProtocol):
     """Hands on each line that arrives, and passes everything else to the protocol behind it.
 
     Args:
@@ -221,8 +241,12 @@ class _Lines(asyncio.Protocol):
         self._rest = b""
 
     @override
-    def data_received(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _BUFFER.view
+
+    @override
+    def buffer_updated(self, nbytes: int) -> None:
+        *lines, self._rest = (self._rest + _BUFFER.view[:nbytes]).split(b"\n")
         for line in lines:
             if not self._take(line):
                 self._behind.data_received(line + b"\n")
