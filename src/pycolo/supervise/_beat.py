@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, final
 
-# All calls of a slot are made in one turn: a turn of the event loop costs as much as one query.
+# The calls of a slot are made together: a turn of the event loop costs as much as one query.
 _SLOT_S: Final = 0.01
+# Yet not more than so many in one turn: the answer to a death takes several turns, and each would
+# be as long as all the queries of the slot, which are a hundred for a thousand pairs.
+_CALLS_A_TURN: Final = 8
 # An answer needs two turns of the event loop. So a loop that is always late adds at most twice the
 # sum of these two to the time that the clock shows for an answer; limits are longer than that.
 _PULSE_S: Final = 0.05
@@ -29,6 +33,8 @@ class Beat:
 
     def __init__(self) -> None:
         self._slots: dict[int, list[Callable[[], None]]] = {}
+        self._due: deque[Callable[[], None]] = deque()
+        "The calls whose slot has begun, and which are not made yet."
         self._timer: asyncio.TimerHandle | None = None
         self._slot = 0
         self._due_s = 0.0
@@ -62,7 +68,7 @@ class Beat:
         return self._last_s
 
     def call_later(self, delay_s: float, call: Callable[[], None]) -> None:
-        """Call something once, up to a hundredth of a second late.
+        """Call something once, up to a hundredth of a second late; later if much is due at once.
 
         Args:
             delay_s: In how many seconds of this clock.
@@ -110,11 +116,21 @@ class Beat:
         # By rounding, the clock may still be just before the slot that the timer was set to.
         last = max(self._slot, math.floor(self.now_s() / _SLOT_S))
         self._timer = None
+        is_calling = bool(self._due)
         for slot in sorted(slot for slot in self._slots if slot <= last):
-            for call in self._slots.pop(slot):
-                # Not called here: one call that raises must not prevent the others.
-                asyncio.get_running_loop().call_soon(call)
+            self._due.extend(self._slots.pop(slot))
+        if not is_calling:
+            self._call_due()
         self._set_next()
+
+    def _call_due(self) -> None:
+        """Make the first of the calls that are due, and leave the others to later turns."""
+        loop = asyncio.get_running_loop()
+        for _ in range(min(len(self._due), _CALLS_A_TURN)):
+            # Not called here: one call that raises must not prevent the others.
+            loop.call_soon(self._due.popleft())
+        if self._due:
+            loop.call_soon(self._call_due)
 
 
 def _now_s() -> float:
