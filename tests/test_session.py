@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -129,6 +130,19 @@ async def test_hang_up_before_the_greeting_fails(script: ScriptedQmp) -> None:
     script.hang_up()
     with pytest.raises(errors.ConnectionFailed, match="hung up"):
         await task
+
+
+async def test_qemu_that_ends_before_it_reads_a_command_has_hung_up(
+    session: Session, script: ScriptedQmp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection that is reset has ended as any other, and no error is logged."""
+    script.stop_reading()
+    sent = session.send(qmp.QueryStatus())
+    script.hang_up()
+    with pytest.raises(errors.CommandUnknown, match="lost"):
+        await sent.reply(LIMIT_S)
+    assert "QEMU hung up" == session.why_closed
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_hang_up_right_after_the_negotiation_fails(script: ScriptedQmp) -> None:

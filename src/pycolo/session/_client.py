@@ -211,8 +211,8 @@ class Client(QMPClient):
 class _Buffer(threading.local):
     """Where each thread receives what QEMU sends.
 
-    Without it, asyncio allocates 256 KiB for each line, which takes as long as all other work on
-    it. One is enough for all connections: what was received is used in the same turn.
+    Without it, asyncio allocates 256 KiB for each line. One is enough for all connections: what was
+    received is used in the same turn.
     """
 
     def __init__(self) -> None:
@@ -260,7 +260,9 @@ class _Lines(asyncio.BufferedProtocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._behind.connection_lost(exc)
+        # QEMU ended before it had read everything: a hang-up like any other. Of an error, qemu.qmp
+        # would format a traceback, even if its log is off, while a failover is to begin.
+        self._behind.connection_lost(None if isinstance(exc, ConnectionResetError) else exc)
 
     @override
     def pause_writing(self) -> None:
