@@ -17,7 +17,7 @@
     │   ├── Busy                another client holds the node's control monitor
     │   ├── Unresponsive        the node is connected and does not answer
     │   ├── ConnectionFailed    there is no connection to the node
-    │   └── HostRefused         the node's host could not do it: nothing was changed
+    │   └── HostRefused         the node's host could not do it: it had no effect
     ├── ArbiterError        an arbiter did not do what was requested
     │   ├── ArbiterOvertaken    its record is not the expected one: nothing was changed
     │   └── ArbiterLost         no certain answer came: the effect is unknown; read again
@@ -422,7 +422,8 @@ class ConnectionFailed(RemoteError):
 class HostRefused(RemoteError):
     """A node's host could not do what was requested.
 
-    The host changed nothing: it started or ended no QEMU, made no image and wrote no record.
+    The host ended no QEMU, made no image and wrote no record, and it runs no QEMU that it did not
+    run before. If a QEMU was started and did not answer, or ended at once, the host has killed it.
     """
 
     def __init__(self, node: str, action: str, why: str) -> None:

@@ -141,7 +141,9 @@ class Connection:
                 is no such statement.
 
         Raises:
-            HostRefused: A host did not return the version of its QEMU.
+            HostRefused: A host cannot be reached, or its QEMU is missing, fails, or prints no
+                version. Nothing was changed.
+            CommandUnknown: A host gave no answer. Nothing was changed.
         """
         reached = await self._reach(without_peer=False)
         snapshot = await self._probe(reached)

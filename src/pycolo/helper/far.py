@@ -97,7 +97,7 @@ Monitor = Mapping[str, Union[str, int]]
 
 
 class Refused(Exception):
-    """The helper refused an operation, and nothing was changed."""
+    """The helper refused an operation, which had no effect; see `perform`."""
 
 
 class Uncertain(Exception):
@@ -2090,7 +2090,8 @@ def perform(name: str, request: Mapping[str, object], helper: str = "") -> Answe
         The operation's answer.
 
     Raises:
-        Refused: The operation was not done, and nothing was changed.
+        Refused: The operation was not done. A QEMU that was started and gave no answer was killed;
+            else nothing was changed.
         Uncertain: It is not known whether the operation was done.
         KeyError: There is no such operation.
         TypeError: The request has not the operation's arguments.

@@ -108,7 +108,8 @@ class Host(Protocol):
             ended.
 
         Raises:
-            HostRefused: The action was not done, and nothing was changed.
+            HostRefused: The action was not done, or the host cannot be reached. A QEMU that was
+                started and gave no answer was killed; else nothing was changed.
             CommandUnknown: It is not known whether the action was done.
         """
 

@@ -40,7 +40,7 @@ HOST_FACTS: Final = Forms(known={JsonValue: Anything()}, omits="defaults").recor
 
 
 class Refused(Exception):
-    """The helper refused an operation, and nothing was changed."""
+    """The helper refused an operation, which had no effect; see `HostRefused`."""
 
 
 class Uncertain(Exception):

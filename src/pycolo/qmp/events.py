@@ -172,7 +172,8 @@ class QuorumReportBadEvent(_EventData):
     qmp_name: ClassVar[str] = "QUORUM_REPORT_BAD"
 
     node_name: str
-    """The child's node name."""
+    """The child's node name: `names.nbd` of a disk if the peer's disk failed, else the name of a
+    local node."""
     type: Literal["read", "write", "flush"]
     """What failed."""
     error: str | None = None

@@ -55,8 +55,9 @@ class NotFenced:
 class FenceDevice(Protocol):
     """Makes sure that a QEMU has ended, such as by switching its host off.
 
-    A supervisor uses it if the QEMU's host gives no answer. It cannot check the answer: if the
-    evidence is wrong, two guests run.
+    A supervisor or agent uses it if the QEMU's host gives no answer, or can neither show that the
+    QEMU has ended nor kill it. The answer of a fence cannot be checked: if the evidence is wrong,
+    two guests run.
     """
 
     @property
