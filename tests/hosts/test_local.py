@@ -20,7 +20,7 @@ import attrs
 import pytest
 from tests.hosts.programs import SERVER
 
-from pycolo.errors import DeclarationError, HostRefused
+from pycolo.errors import CommandUnknown, DeclarationError, HostRefused
 from pycolo.evidence import Evidence, Victim
 from pycolo.helper import far, request_of, text
 from pycolo.hosts.local import LocalHost
@@ -187,6 +187,16 @@ async def test_start_without_greeting_is_ended(pair: ColoPair) -> None:
         await _launch(pair, "import time; time.sleep(600)", 0.3)
     assert HOST.watch(pair, "alpha") is None
     assert await _death(pair) is not None
+
+
+async def test_start_that_does_not_end_is_not_called_ended(
+    pair: ColoPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that outlives SIGKILL for a while, as in a system call, may still run."""
+    with monkeypatch.context() as patched:
+        patched.setattr(far.Pidfd, "gone", lambda *_: False)
+        with pytest.raises(CommandUnknown, match=r"no answer.* did not end in 10 s"):
+            await _launch(pair, "import time; time.sleep(600)", 0.3)
 
 
 async def test_missing_program_is_refused(pair: ColoPair) -> None:

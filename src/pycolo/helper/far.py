@@ -1148,7 +1148,8 @@ def launch(
 
     Raises:
         Refused: A condition does not hold, or QEMU ended or did not answer; it does not run.
-        Uncertain: The process file may not have been written, or a libvirt domain may run.
+        Uncertain: The process file may not have been written, or a QEMU that did not answer, or a
+            libvirt domain, may run.
     """
     _check_credentials(credentials)
     _check_state_dir(record)
@@ -1178,7 +1179,9 @@ def launch(
             return {"pid": pid}
         # A QEMU that does not answer is of no use, and only this process knows that it was started.
         pidfd.send(signal.SIGKILL)
-        pidfd.gone(KILL_S)
+        has_ended = pidfd.gone(KILL_S)
+    if not has_ended:
+        raise Uncertain(f"{why}; process {pid} was killed, and did not end in {KILL_S:g} s")
     raise Refused(f"{why}: {_tail(log, before) or 'it said nothing'}")
 
 
