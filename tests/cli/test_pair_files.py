@@ -69,7 +69,7 @@ def test_pairs_that_cannot_share_a_host_are_refused(
     # What a service manager starts says with 4 that it need not be started again.
     for code, *words in ((1, "validate"), (4, "supervise", "--store", tmp_path / "store")):
         ended = pycolo(*words, pair_file, other)
-        assert (code, "") == (ended.code, ended.out)
+        assert code == ended.code
         assert "must differ from" in ended.err
         assert "give other ports of its own, such as ports.base = " in ended.err
     assert not (tmp_path / "store").exists()
@@ -81,8 +81,40 @@ def test_pairs_that_cannot_share_a_host_are_refused(
     assert 64 == pycolo("validate", pair_file, other, "--as", "json").code
     other.write_text(other.read_text().replace("/other/", "/"))
     ended = pycolo("validate", pair_file, other)
-    assert (1, "") == (ended.code, ended.out)
+    assert 1 == ended.code
     assert "other: alpha: disks[0].image must differ from alpha: disks[0].image" in ended.err
+
+
+def test_each_pair_file_is_reported(pycolo: Pycolo, pair_file: Path, tmp_path: Path) -> None:
+    """Also behind one that is wrong; of two pairs with one name, the message names both files."""
+    wrong, same, empty = (tmp_path / f"{name}.toml" for name in ("wrong", "same", "empty"))
+    wrong.write_text("{no toml")
+    same.write_text(pair_file.read_text())
+    empty.write_text("")
+    ended = pycolo("validate", wrong, pair_file, same, empty, pair_file)
+    assert 1 == ended.code
+    assert f"{pair_file}: pair colo on alpha, beta, gamma; 1 disk, 1 network card\n" == ended.out
+    of_wrong, of_same, of_empty, twice = ended.err.splitlines()
+    assert of_wrong.startswith(f"pycolo: {wrong}: the pair file must be TOML")
+    assert of_same.startswith(f"pycolo: {same}: name must differ from the name in {pair_file} (")
+    assert of_empty.startswith(f"pycolo: {empty}: ")
+    assert twice.startswith(f"pycolo: {pair_file}: the pair file must be given once")
+
+
+def test_wrong_pair_file_keeps_no_other_from_being_checked(
+    pycolo: Pycolo, pair_file: Path, tmp_path: Path
+) -> None:
+    """The exit code is the worst of all files', and JSON has both the findings and the refusals."""
+    wrong, other = tmp_path / "wrong.toml", tmp_path / "other.toml"
+    wrong.write_text("{no toml")
+    other.write_text("")
+    ended = pycolo("check", wrong, pair_file, other, "--as", "json")
+    written = json.loads(ended.out)
+    assert (4, 4) == (ended.code, written["refused"]["exit_code"])
+    assert ["colo"] == [one["pair"] for one in written["pairs"]]
+    assert 2 == len(written["refused"]["errors"]) == len(ended.err.splitlines())
+    ended = pycolo("check", wrong)
+    assert (1, "") == (ended.code, ended.out)
 
 
 def test_result_that_nobody_reads_to_its_end_is_no_failure(pair_file: Path) -> None:

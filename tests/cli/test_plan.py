@@ -128,6 +128,26 @@ def test_wrong_usage_ends_with_64(
     assert complaint in " ".join(ended.err.split())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "start", "--as", "json"),
+        ("plan", "start", "PAIR", "--as=json", "--frob"),
+        ("frobnicate", "--as", "json"),
+        ("plan", "failover", "PAIR", "--survivor", "delta", "--as", "json"),
+    ],
+)
+def test_wrong_usage_is_json_where_json_was_asked_for(
+    pycolo: Pycolo, pair_file: Path, words: tuple[str, ...]
+) -> None:
+    """Wherever the mistake is, a program reads it as it reads any other refusal."""
+    ended = pycolo(*(pair_file if word == "PAIR" else word for word in words))
+    refused = json.loads(ended.out)["refused"]
+    assert (64, 64, "usage-error") == (ended.code, refused["exit_code"], refused["kind"])
+    assert refused["message"] in " ".join(ended.err.split())
+    assert "" == pycolo("explain", "--", "--as", "json").out
+
+
 def test_a_wrong_pair_file_is_refused_in_one_line(pycolo: Pycolo, tmp_path: Path) -> None:
     """The line names the file, the field and the rule."""
     path = tmp_path / "wrong.toml"

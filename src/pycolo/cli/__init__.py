@@ -6,7 +6,7 @@ It needs the extra `cli` (click and rich).
 from __future__ import annotations
 
 import contextlib
-import io
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -16,13 +16,10 @@ import click
 from click.shell_completion import shell_complete
 
 from pycolo import _json
-from pycolo._json import JsonObject, kebab
-from pycolo._printable import brief
-from pycolo.cli import _exits, _say
+from pycolo.cli import _exits, _refusal, _say
 from pycolo.cli._app import app
-from pycolo.cli._check import finding_to_json
 from pycolo.cli._options import ERROR_CODE, FORM
-from pycolo.errors import Busy, CompileError, PycoloError
+from pycolo.errors import Busy, PycoloError
 
 __all__ = ("main",)
 
@@ -56,11 +53,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return _invoked(words)
     except click.UsageError as error:
-        told = io.StringIO()
-        error.show(told)
-        _say.note(told.getvalue())
         # A monitoring system takes any code above 3 for a state of its own making.
-        return _exits.UNKNOWN if "--check" in words else _exits.USAGE
+        code = _exits.UNKNOWN if "--check" in words else _exits.USAGE
+        _refuse(error, code, is_json=_wants_json(words))
+        return code
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -81,22 +77,20 @@ def _invoked(words: list[str]) -> int:
             if isinstance(error, Busy):
                 _say.note(HELD)
             found: int = context.meta.get(ERROR_CODE, _exits.of_error(error))
-            _say.note(brief(f"pycolo: {error}"))
-            # If the error is that standard output cannot be written, this cannot be written either.
-            with contextlib.suppress(OSError):
-                if context.meta.get(FORM) == "json":
-                    _say.result(_json.dumps(_refusal(error, found), indent=2))
+            _refuse(error, found, is_json=context.meta.get(FORM) == "json")
             return found
     return code if isinstance(code, int) else _exits.DONE
 
 
-def _refusal(error: PycoloError | OSError, code: int) -> JsonObject:
-    """The JSON that reports an error to a program that asked for JSON."""
-    refused: JsonObject = {
-        "kind": kebab(type(error)),
-        "message": brief(str(error)),
-        "exit_code": code,
-    }
-    if isinstance(error, CompileError):
-        refused["findings"] = [finding_to_json(found) for found in error.findings]
-    return {"format_version": 1, "refused": refused}
+def _refuse(error: PycoloError | OSError | click.UsageError, code: int, *, is_json: bool) -> None:
+    _refusal.note(error)
+    # If the error is that standard output cannot be written, this cannot be written either.
+    with contextlib.suppress(OSError):
+        if is_json:
+            _say.result(_json.dumps(_refusal.to_json(error, code), indent=2))
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    """Whether a command line that could not be parsed asks for JSON."""
+    options = list(itertools.takewhile(lambda word: word != "--", words))
+    return "--as=json" in options or ("--as", "json") in itertools.pairwise(options)

@@ -27,6 +27,7 @@ from pycolo.cli import (
     _measure,
     _options,
     _progress,
+    _refusal,
     _say,
     _status,
     _supervise,
@@ -111,15 +112,18 @@ def init(*, file: Path, name: str, form: str) -> None:
 def validate(*, pair_files: tuple[Path, ...], form: str) -> None:
     """Check each PAIRFILE, and ask nobody.
 
-    Several are also checked against each other: no two may use one port of one host. `--as json`
-    writes a single one out with every default.
+    Each is reported, also if another one is wrong. Several are also checked against each other: no
+    two may use one port of one host. `--as json` writes a single one out with every default.
     """
     if form == "json" and len(pair_files) > 1:
         raise click.UsageError("--as json takes a single pair file")
-    for path, pair in zip(pair_files, _files.pairs(pair_files), strict=True):
+    found = _files.read_pairs(pair_files)
+    for path, pair in found.pairs.items():
         nodes = ", ".join(pair.names)
         parts = f"{_count(pair.disks, 'disk')}, {_count(pair.chains, 'network card')}"
         _say.result(_pair_forms(pair, form, f"{path}: pair {pair.name} on {nodes}; {parts}"))
+    if found.error is not None:
+        raise found.error
 
 
 def _count(parts: Sequence[object], noun: str) -> str:
@@ -138,16 +142,24 @@ def check(*, pair_files: tuple[Path, ...], form: str) -> int:
 
     Nothing is changed. Programs, versions, memory, images, ports and firewalls, taps, certificates,
     clocks and more are looked at, on each host and between each two. Ends with 4 if there is an
-    error; warnings and notes do not change how it ends. `pycolo explain CODE` says more.
+    error, else with 1 if a PAIRFILE is wrong; the others are checked all the same. Warnings and
+    notes do not change how it ends. `pycolo explain CODE` says more.
     """
-    found = asyncio.run(_checked(_files.pairs(pair_files)))
+    files = _files.read_pairs(pair_files)
+    found = asyncio.run(_checked(tuple(files.pairs.values())))
+    code = DONE if files.error is None else REFUSED
+    if any(map(_check.has_errors, found.values())):
+        code = DECIDE
     if form == "json":
-        _say.result(wire.dumps(_check.to_json(found)))
+        refused = {} if files.error is None else _refusal.to_json(files.error, code)
+        _say.result(wire.dumps({**_check.to_json(found), **refused}))
     else:
         colour = _say.results_in_colour()
-        parts = (_check.text(pair, findings, colour=colour) for pair, findings in found.items())
-        _say.result("".join(parts))
-    return DECIDE if any(map(_check.has_errors, found.values())) else DONE
+        for pair, findings in found.items():
+            _say.result(_check.text(pair, findings, colour=colour))
+    if files.error is not None:
+        _refusal.note(files.error)
+    return code
 
 
 async def _checked(pairs: Sequence[ColoPair]) -> Mapping[str, Sequence[Finding]]:
@@ -562,7 +574,7 @@ def supervise(
     it runs it holds the control monitors, and `run` asks it. SIGTERM ends it, and every QEMU keeps
     running. Exit code 4: a file must be changed before it can run.
     """
-    with _options.changed_by_hand(OSError):
+    with _options.changed_by_hand(OSError, _files.BadFiles):
         pairs = _files.pairs(pair_files)
     with _options.changed_by_hand():
         asyncio.run(_supervise.supervised(pairs, folder, endpoint, form))
@@ -589,7 +601,7 @@ def agent(
     must do. SIGTERM ends it, and every QEMU keeps running; its fuse stops a primary in COLO that
     nobody renews. Exit code 4: a file must be changed before it can run.
     """
-    with _options.changed_by_hand(OSError):
+    with _options.changed_by_hand(OSError, _files.BadFiles):
         own, pairs = _agent_file.load(agent_file), _files.pairs(pair_files)
     with contextlib.suppress(OSError):
         # If the folder cannot be made, a note says so later, and the pairs are kept all the same.

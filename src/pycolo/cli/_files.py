@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar, final
+
+import attrs
+from typing_extensions import override
 
 from pycolo import _decode, journal, pairfile, wire
-from pycolo.errors import DeclarationError, ParseError
+from pycolo.errors import DeclarationError, ParseError, PycoloError
 from pycolo.model import ColoPair, refuse_collisions
 from pycolo.plan import Plan
 from pycolo.snapshot import Snapshot
@@ -16,6 +19,33 @@ from pycolo.snapshot import Snapshot
 STDIN: Final = Path("-")
 _T = TypeVar("_T")
 _V = TypeVar("_V")
+_Wrong: TypeAlias = DeclarationError | OSError
+
+
+@final
+class BadFiles(PycoloError):
+    """Several things are wrong in or between the pair files of one command."""
+
+    def __init__(self, *errors: _Wrong) -> None:
+        """Keep the errors, in the order of the files."""
+        super().__init__(*errors)
+        self.errors = errors
+
+    @override
+    def message(self) -> str:
+        """Give the messages of all errors."""
+        return "; ".join(map(str, self.errors))
+
+
+@final
+@attrs.frozen(kw_only=True)
+class PairFiles:
+    """The pair files of one command: those that are valid, and what is wrong with the others."""
+
+    pairs: Mapping[Path, ColoPair]
+    "Each file that is valid, with its pair; the pairs have different names."
+    error: _Wrong | BadFiles | None
+    "What is wrong in the other files, or between the valid ones; None if nothing is."
 
 
 def pair(path: Path) -> ColoPair:
@@ -34,17 +64,49 @@ def pair(path: Path) -> ColoPair:
         raise DeclarationError(f"{path}: {error.field}", error.value, error.rule) from error
 
 
+def read_pairs(paths: Sequence[Path]) -> PairFiles:
+    """Read pair files, also if some are wrong, and check that the pairs can run side by side."""
+    found: dict[Path, ColoPair] = {}
+    errors: list[_Wrong] = []
+    for path in paths:
+        try:
+            found[path] = _another_pair(path, found)
+        except (DeclarationError, OSError) as error:
+            errors.append(error)
+    try:
+        refuse_collisions(tuple(found.values()))
+    except DeclarationError as error:
+        errors.append(error)
+    return PairFiles(
+        pairs=found, error=BadFiles(*errors) if errors[1:] else next(iter(errors), None)
+    )
+
+
+def _another_pair(path: Path, before: Mapping[Path, ColoPair]) -> ColoPair:
+    """Read a pair file, and refuse a pair of the same name as one before."""
+    if path in before:
+        raise DeclarationError(f"{path}: the pair file", before[path].name, "be given once")
+    another = pair(path)
+    same = next((other for other, one in before.items() if one.name == another.name), None)
+    if same is not None:
+        rule = f"differ from the name in {same} (a pair's name tells it from others)"
+        raise DeclarationError(f"{path}: name", another.name, rule)
+    return another
+
+
 def pairs(paths: Sequence[Path]) -> tuple[ColoPair, ...]:
-    """Read pair files, and check that their pairs can run beside each other.
+    """Read pair files, and check that their pairs can run side by side.
 
     Raises:
         DeclarationError: A file is not a pair file, two pairs have the same name, or two pairs
-            would use the same port of a host.
+            would use the same port or file of a host.
         OSError: A file cannot be read.
+        BadFiles: There are several such errors.
     """
-    found = tuple(map(pair, paths))
-    refuse_collisions(found)
-    return found
+    found = read_pairs(paths)
+    if found.error is not None:
+        raise found.error
+    return tuple(found.pairs.values())
 
 
 def plan(path: Path) -> Plan:
