@@ -19,6 +19,7 @@ __all__ = (
     "one_line",
     "page",
     "printable",
+    "reason",
     "shown",
 )
 
@@ -75,6 +76,13 @@ def cut(text: str, longest: int = LONGEST_MESSAGE) -> str:
 def brief(text: str) -> str:
     """One printable line of a text from outside, cut to the length of a message."""
     return one_line(cut(text))
+
+
+def reason(error: Exception) -> str:
+    """The text of an error; of a system's error its path and its words, without its number."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 def shown(value: object) -> str:

@@ -155,4 +155,4 @@ def test_refusal_as_json_on_a_full_disk_is_one_line() -> None:
             text=True,
         )
     assert 1 == ended.returncode
-    assert ["pycolo: [Errno 28] No space left on device"] == ended.stderr.splitlines()
+    assert ["pycolo: No space left on device"] == ended.stderr.splitlines()

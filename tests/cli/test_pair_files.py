@@ -117,6 +117,40 @@ def test_wrong_pair_file_keeps_no_other_from_being_checked(
     assert (1, "") == (ended.code, ended.out)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        (("run", "start", "PAIR", "--journal", "PAIR"), 64, "--journal: PAIR is there: give the"),
+        (("run", "start", "PAIR", "--journal", "/no/x"), 64, "--journal: /no/x cannot be made (No"),
+        (
+            ("want", "stopped", "PAIR", "--store", "/proc/no"),
+            1,
+            "--store /proc/no: the folder cann",
+        ),
+        (("pause", "PAIR", "--store", "JUNK"), 1, "--store JUNK: supervisor.db is no SQLite data"),
+        (("supervise", "PAIR", "--store", "JUNK"), 1, "--store JUNK: supervisor.db is no SQLite d"),
+        (("agent", "/no/agent.toml", "PAIR"), 4, "/no/agent.toml: No such file or directory"),
+        (("agent", "PAIR", "PAIR"), 4, "PAIR: "),
+        (("init", "PAIR/new.toml"), 64, "PAIR/new.toml cannot be made (Not a directory)"),
+    ],
+)
+def test_path_that_cannot_be_used_is_named_with_what_to_do(
+    pycolo: Pycolo, pair_file: Path, tmp_path: Path, said: tuple[tuple[str, ...], int, str]
+) -> None:
+    """The system's number and SQLite's words help nobody."""
+
+    def put(text: str) -> str:
+        return text.replace("PAIR", str(pair_file)).replace("JUNK", str(tmp_path / "junk"))
+
+    words, code, why = said
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "supervisor.db").write_text("no database" * 1000)
+    ended = pycolo(*map(put, words))
+    assert code == ended.code
+    assert put(why) in ended.err
+    assert "Errno" not in ended.err
+
+
 def test_result_that_nobody_reads_to_its_end_is_no_failure(pair_file: Path) -> None:
     """`pycolo plan ... | head -1` ends well."""
     command = f"set -o pipefail; {sys.executable} -m pycolo plan start {pair_file} | head -1"

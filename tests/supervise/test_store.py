@@ -58,3 +58,29 @@ def test_wish_that_nobody_knows_is_an_error_of_its_pair(tmp_path: Path) -> None:
             with pytest.raises(StoreError, match="'fast' is nothing that can be wanted"):
                 store.read("shop")
         assert Wish() == store.read("other")
+
+
+def test_error_of_the_file_says_what_to_do(tmp_path: Path) -> None:
+    """It names the folder, the file and a remedy, and not SQLite's words or a number."""
+    path = tmp_path / "supervisor.db"
+    path.write_text("no database, though it is long enough to be one" * 100)
+    with pytest.raises(StoreError, match=r"supervisor\.db is no SQLite .*: move it away, or give"):
+        Store(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StoreError, match=r"supervisor\.db cannot be opened and written"):
+        Store(tmp_path)
+    with pytest.raises(StoreError, match=r"^/proc/nope: the folder .*No such file") as raised:
+        Store(Path("/proc/nope"))
+    assert "Errno" not in str(raised.value)
+
+
+def test_change_of_a_file_that_is_read_only_says_so(tmp_path: Path) -> None:
+    """Nothing was changed, and the reason is the file's permissions."""
+    with Store(tmp_path) as store:
+        store.want("shop", "stopped")
+        # Whoever runs the tests may write to any file, unlike whoever meets this error.
+        store._database.execute("PRAGMA query_only=ON")  # noqa: SLF001
+        with pytest.raises(StoreError, match=r"cannot be opened and written: .*permissions"):
+            store.want("shop", "protected")
+        assert Wish(want="stopped") == store.read("shop")

@@ -116,14 +116,15 @@ def load(path: Path) -> AgentFile:
 
     Raises:
         DeclarationError: The file is not an agent file, or breaks a rule; the error's field is the
-            path of the key in the file.
+            file, and the path of the key in it.
         OSError: The file cannot be read.
     """
     try:
         text = _decode.file_text(path, size_max_bytes=_SIZE_MAX_BYTES)
         found = _document().read(_decode.toml_value(text), "")
     except ParseError as error:
-        raise DeclarationError(error.path or "the agent file", error.value, error.rule) from error
+        field = f"{path}: {error.path or 'the agent file'}"
+        raise DeclarationError(field, error.value, error.rule) from error
     assert isinstance(found, AgentFile)  # noqa: S101 - what the document's form makes
     return found
 

@@ -103,6 +103,9 @@ def init(*, file: Path, name: str, form: str) -> None:
         raise click.UsageError(f"{file} is there: move it away, or give another name") from None
     except FileNotFoundError:
         raise click.UsageError(f"there is no folder {file.parent}: make it first") from None
+    except OSError as error:
+        why = f"{file} cannot be made ({error.strerror}): give another name"
+        raise click.UsageError(why) from error
     _say.result(_pair_forms(pair, form, f"{file} is written: edit what is marked with <-"))
 
 
@@ -553,7 +556,15 @@ def _journal(path: Path | None) -> Iterator[Journal | None]:
     if path is None:
         yield None
         return
-    with Journal(path) as made:
+    try:
+        opened = Journal(path)
+    except FileExistsError:
+        why = f"--journal: {path} is there: give the name of a new file, or move this one away"
+        raise click.UsageError(why) from None
+    except OSError as error:
+        why = f"--journal: {path} cannot be made ({error.strerror}): give another name"
+        raise click.UsageError(why) from error
+    with opened as made:
         yield made
     if made.failure is not None:
         _say.note(f"the journal is incomplete: {made.failure}")

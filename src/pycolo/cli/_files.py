@@ -11,6 +11,7 @@ import attrs
 from typing_extensions import override
 
 from pycolo import _decode, journal, pairfile, wire
+from pycolo._printable import reason
 from pycolo.errors import DeclarationError, ParseError, PycoloError
 from pycolo.model import ColoPair, refuse_collisions
 from pycolo.plan import Plan
@@ -34,7 +35,7 @@ class BadFiles(PycoloError):
     @override
     def message(self) -> str:
         """Give the messages of all errors."""
-        return "; ".join(map(str, self.errors))
+        return "; ".join(map(reason, self.errors))
 
 
 @final

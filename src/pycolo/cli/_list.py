@@ -12,7 +12,7 @@ import attrs
 
 from pycolo import _decode, operate, pairfile
 from pycolo._json import JsonObject, JsonValue
-from pycolo._printable import brief, one_line, page
+from pycolo._printable import brief, one_line, page, reason
 from pycolo.errors import DeclarationError, ParseError, PycoloError
 from pycolo.model import ColoPair
 from pycolo.snapshot import Snapshot, role_of
@@ -76,13 +76,13 @@ async def _one(path: Path) -> Listed:
     try:
         pair = pairfile.load(path)
     except (DeclarationError, OSError) as error:
-        found = Standing(state="unknown", text=brief(str(error)))
+        found = Standing(state="unknown", text=brief(reason(error)))
         return Listed(file=path, pair=None, found=found)
     try:
         async with asyncio.timeout(LIMIT_S):
             snapshot = await operate.status(pair)
     except (PycoloError, OSError, TimeoutError) as error:
-        why = str(error) or f"no answer within {LIMIT_S:g} s"
+        why = reason(error) or f"no answer within {LIMIT_S:g} s"
         return Listed(file=path, pair=pair, found=Standing(state="unknown", text=brief(why)))
     return Listed(file=path, pair=pair, found=standing(snapshot), snapshot=snapshot)
 

@@ -7,7 +7,7 @@ import io
 import click
 
 from pycolo._json import JsonObject, JsonValue, kebab
-from pycolo._printable import brief
+from pycolo._printable import brief, reason
 from pycolo.cli import _say
 from pycolo.cli._check import finding_to_json
 from pycolo.cli._files import BadFiles
@@ -22,7 +22,7 @@ def note(error: PycoloError | OSError | click.UsageError) -> None:
         _say.note(shown.getvalue())
         return
     for one in error.errors if isinstance(error, BadFiles) else (error,):
-        _say.note(brief(f"pycolo: {one}"))
+        _say.note(brief(f"pycolo: {_text(one)}"))
 
 
 def to_json(error: PycoloError | OSError | click.UsageError, code: int) -> JsonObject:
@@ -42,6 +42,9 @@ def to_json(error: PycoloError | OSError | click.UsageError, code: int) -> JsonO
 
 
 def _words(error: PycoloError | OSError | click.UsageError) -> JsonObject:
-    message = error.format_message() if isinstance(error, click.UsageError) else str(error)
     kind = "usage-error" if isinstance(error, click.UsageError) else kebab(type(error))
-    return {"kind": kind, "message": brief(message)}
+    return {"kind": kind, "message": brief(_text(error))}
+
+
+def _text(error: PycoloError | OSError | click.UsageError) -> str:
+    return error.format_message() if isinstance(error, click.UsageError) else reason(error)

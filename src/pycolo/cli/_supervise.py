@@ -21,7 +21,7 @@ from pycolo._notify import Notify
 from pycolo._printable import one_line
 from pycolo.cli import _say
 from pycolo.cli._agent_file import AgentFile
-from pycolo.errors import DeclarationError
+from pycolo.errors import DeclarationError, StoreError
 from pycolo.hosts import Host
 from pycolo.hosts.local import LocalHost
 from pycolo.hosts.requests import now
@@ -48,7 +48,13 @@ def store(command: Callable[..., _R]) -> Callable[..., _R]:
 
     @functools.wraps(command)
     def chosen(*, folder: Path | None, **rest: object) -> _R:
-        return command(folder=folder or _default_folder(), **rest)
+        used = folder or _default_folder()
+        try:
+            return command(folder=used, **rest)
+        except StoreError as error:
+            if error.folder != str(used):
+                raise
+            raise StoreError(f"--store {used}", error.why) from error
 
     option = click.option(
         "--store",

@@ -21,7 +21,7 @@ import attrs
 
 from pycolo import helper
 from pycolo._json import JsonObject
-from pycolo._printable import brief
+from pycolo._printable import brief, reason
 from pycolo.errors import ConnectionFailed, DeclarationError
 from pycolo.evidence import Evidence, Victim
 from pycolo.facts import ForwardingFacts, HostFacts, NoFacts, Part
@@ -101,7 +101,7 @@ class SshHost:
                 if why is not None:
                     raise ConnectionFailed(node, place, why) from error
             except (OSError, asyncssh.Error) as error:
-                raise ConnectionFailed(node, place, brief(str(error))) from error
+                raise ConnectionFailed(node, place, brief(reason(error))) from error
             await asyncio.sleep(LINE_S)
 
     async def _why_closed(self, monitor: Monitor) -> str | None:
@@ -185,7 +185,7 @@ class SshHost:
         try:
             forwarding = await self._forwarding(pair.node(node).control_monitor)
         except (OSError, asyncssh.Error, *requests.FAILED) as error:
-            unread = {**found.unread, "forwarding": brief(str(error))}
+            unread = {**found.unread, "forwarding": brief(reason(error))}
             return attrs.evolve(found, unread=unread)
         return attrs.evolve(found, forwarding=forwarding)
 
@@ -249,7 +249,7 @@ class SshHost:
             why = f"{where}: it does not take {key} for {self._ssh.user}"
             raise requests.OutOfReach(why) from error
         except (OSError, asyncssh.Error, asyncssh.KeyImportError, _NoHelper) as error:
-            raise requests.OutOfReach(f"{where}: {brief(str(error))}") from error
+            raise requests.OutOfReach(f"{where}: {brief(reason(error))}") from error
 
 
 class _NoHelper(Exception):
@@ -346,7 +346,7 @@ class _Link:
             if ended.partial.strip():
                 why = f"the helper ended: {brief(ended.partial.decode(errors='replace'))}"
         except (OSError, asyncssh.Error) as error:
-            why = f"{why}: {brief(str(error))}"
+            why = f"{why}: {brief(reason(error))}"
         finally:
             self._lose(why)
 

@@ -15,7 +15,9 @@ import attrs
 from pycolo.errors import StoreError
 from pycolo.model import _rules as rules
 from pycolo.reconcile import Want, check_want
+from pycolo.supervise._database_errors import why_unusable
 
+_FILE: Final = "supervisor.db"
 _BUSY_S: Final = 5.0
 _TABLE: Final = """
     CREATE TABLE IF NOT EXISTS pairs (name TEXT PRIMARY KEY, want TEXT NOT NULL, paused TEXT)
@@ -57,9 +59,7 @@ class Store:
         "The folder of the store's file."
         with self._as_store_error():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                folder / "supervisor.db", timeout=_BUSY_S, isolation_level=None
-            )
+            self._database = sqlite3.connect(folder / _FILE, timeout=_BUSY_S, isolation_level=None)
             # A wish that was acknowledged survives the loss of power.
             for line in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", _TABLE):
                 self._database.execute(line)
@@ -186,4 +186,4 @@ class Store:
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(str(self.folder), str(error)) from error
+            raise StoreError(str(self.folder), why_unusable(error, _FILE)) from error

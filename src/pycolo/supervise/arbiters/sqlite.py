@@ -12,6 +12,7 @@ from typing import Final, TypeVar, final
 
 from pycolo.errors import ArbiterLost, ParseError, StoreError
 from pycolo.evidence import Evidence
+from pycolo.supervise._database_errors import code_of, why_unusable
 from pycolo.supervise.arbiter import Held
 from pycolo.supervise.arbiters import checks
 from pycolo.supervise.arbiters.text import dump_end, dump_shared, load_end, load_shared
@@ -76,7 +77,7 @@ class SqliteArbiter:
             self._file = _identity(self._path)
             self._open()
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(str(folder), str(error)) from error
+            raise StoreError(str(folder), why_unusable(error, _FILE)) from error
 
     def _open(self) -> None:
         execute = self._database.execute
@@ -280,7 +281,4 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _is_busy(error: Exception) -> bool:
-    # Errors that SQLite does not raise, such as that of a closed database, have no code.
-    code: object = getattr(error, "sqlite_errorcode", 0)
-    # The low byte is the kind of error, the rest its details.
-    return isinstance(code, int) and code & 0xFF in _BUSY_CODES
+    return code_of(error) in _BUSY_CODES

@@ -20,6 +20,7 @@ import aiohttp
 
 from pycolo import _decode
 from pycolo._json import JsonObject, object_at
+from pycolo._printable import reason
 from pycolo.errors import DeclarationError, ParseError
 from pycolo.supervise.arbiters.etcd._cluster import EtcdCluster
 
@@ -258,7 +259,9 @@ class Gateway:
     async def _authenticated(self, endpoint: str, user: str, path: Path, until_s: float) -> str:
         try:
             password = _decode.file_text(path, size_max_bytes=_PASSWORD_MAX_BYTES).rstrip("\n")
-        except (OSError, ParseError) as error:
+        except OSError as error:
+            raise Refused(f"the password file {reason(error)}") from error
+        except ParseError as error:
             raise Refused(f"the password file {path}: {error}") from error
         body: JsonObject = {"name": user, "password": password}
         token = (await self._once(endpoint, _AUTHENTICATE, body, {}, until_s)).get("token")
