@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import getpass
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import click
 from typing_extensions import override
 
 from pycolo import operate
+from pycolo._printable import shown
 from pycolo.cli._exits import DECIDE
 from pycolo.errors import DeclarationError, ParseError
 from pycolo.model import ColoPair
@@ -266,7 +266,7 @@ class Asked:
                 `--survivor` too.
 
         Raises:
-            click.UsageError: An option or a name does not fit.
+            click.UsageError: An option or a name does not fit, or a survivor offline is a spare.
         """
         used = USED[procedure] + (("survivor",) if offline and procedure == "resume" else ())
         for option in (option for option in self._given() if option not in used):
@@ -281,6 +281,12 @@ class Asked:
                     pair.node(name)
             except DeclarationError as error:
                 raise click.UsageError(f"--{option}: {error}") from error
+        if offline and self.survivor in {spare.name for spare in pair.spares}:
+            first, second = (node.name for node in pair.nodes)
+            raise click.UsageError(
+                f"--survivor: {self.survivor} is a spare, and offline the pair runs on {first} and"
+                f" {second}: name one of them, or give --live if the spare has taken a place"
+            )
         if procedure == "set-checkpoint-delay" and self.ms is None:
             raise click.UsageError("set-checkpoint-delay needs --ms N")
         if procedure == "forget" and len(self.nodes) != 1:
@@ -328,16 +334,17 @@ def asked(command: Callable[..., _R]) -> Callable[..., _R]:
 
 
 def _fenced_by(text: str | None) -> operate.Fenced | None:
-    """Parse the value of `--fenced`, which is `WHO: HOW` or `HOW`.
+    """Parse the value of `--fenced`, which is `WHO: HOW`.
 
     Raises:
-        click.UsageError: The value is empty.
+        click.UsageError: The value has another form.
     """
     if text is None:
         return None
-    who, colon, how = text.partition(": ")
-    if not colon:
-        who, how = getpass.getuser(), text
-    if not who.strip() or not how.strip() or not (who + how).isprintable():
-        raise click.UsageError("--fenced must say who fenced the node and how: 'WHO: HOW'")
+    who, _, how = text.partition(": ")
+    if not who.strip() or not how.strip() or not text.isprintable():
+        raise click.UsageError(
+            "--fenced must say who fenced the node and how, in the form 'WHO: HOW', such as"
+            f" 'alice: power off at the rack', not {shown(text)}"
+        )
     return operate.Fenced(who=who.strip(), how=how.strip())
