@@ -14,6 +14,7 @@ SIZE_MAX_BYTES: Final = 16 << 20
 "The greatest length of a file; the plan of any pair is far shorter."
 DEPTH_MAX: Final = 64
 "The deepest nesting of a document. No document needs it; a deeper one would exhaust the stack."
+_SHALLOW: Final = f"be nested at most {DEPTH_MAX} levels deep"
 _SHOWN_CHARS: Final = 80
 # The beginning of the JSON escape of either half of a surrogate pair.
 _ESCAPED_HALF: Final = r"\ud"
@@ -46,7 +47,8 @@ def stream_text(stream: BinaryIO, name: str, *, size_max_bytes: int = SIZE_MAX_B
     if len(data) > size_max_bytes:
         raise ParseError("", f"have at most {size_max_bytes} bytes", name)
     try:
-        return data.decode()
+        # Some editors put a byte order mark first.
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ParseError("", f"be text in UTF-8 ({error.reason})", name) from error
 
@@ -73,7 +75,9 @@ def json_value(
         value: object = json.loads(plain, object_pairs_hook=members)
         if _ESCAPED_HALF in plain.lower():
             json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ParseError("", _SHALLOW, _line_of(text, error)) from error
+    except ValueError as error:
         raise ParseError("", f"be JSON: {_brief(error)}", _line_of(text, error)) from error
     return value
 
@@ -86,7 +90,9 @@ def toml_value(text: str) -> object:
     """
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ParseError("", _SHALLOW, _line_of(text, error)) from error
+    except ValueError as error:
         raise ParseError("", f"be TOML: {_brief(error)}", _line_of(text, error)) from error
 
 
@@ -94,14 +100,25 @@ def check_depth(value: object, path: str) -> None:
     """Refuse a decoded value that is nested too deeply.
 
     Raises:
-        ParseError: The value has more than `DEPTH_MAX` levels.
+        ParseError: The value has more than `DEPTH_MAX` levels. If it is an object, the error is
+            about the member that has them.
     """
+    if not _is_deeper(value, DEPTH_MAX):
+        return
+    if isinstance(value, Mapping):
+        deep = (key for key, member in value.items() if _is_deeper(member, DEPTH_MAX - 1))
+        key = next(deep)
+        path, value = f"{path}.{key}" if path else key, value[key]
+    raise ParseError(path, _SHALLOW, value)
+
+
+def _is_deeper(value: object, levels: int) -> bool:
     level = [value]
-    for _ in range(DEPTH_MAX):
+    for _ in range(levels):
         level = [inner for one in level for inner in _inside(one)]
         if not level:
-            return
-    raise ParseError(path, f"be nested at most {DEPTH_MAX} levels deep", type(value).__name__)
+            return False
+    return True
 
 
 def _inside(value: object) -> Sequence[object]:
@@ -118,9 +135,10 @@ def _brief(error: Exception) -> str:
 
 
 def _line_of(text: str | bytes, error: Exception) -> str:
-    """The line of the text that a decoder's error names, cut to 80 characters.
+    """The line of the text that a decoder's error is about, cut to 80 characters.
 
-    If the error names no line, it is the last line of a TOML text, and else the first line.
+    If the error names no line, it is the last line of a TOML text; the line with the most brackets
+    if the text is nested too deeply; and else the line with the most digits.
     """
     lines = (text if isinstance(text, str) else text.decode(errors="replace")).splitlines()
     number = 1
@@ -129,4 +147,8 @@ def _line_of(text: str | bytes, error: Exception) -> str:
     elif isinstance(error, tomllib.TOMLDecodeError):
         found = [word.strip(",)") for word in str(error).partition("at line ")[2].split()[:1]]
         number = int(found[0]) if found and found[0].isdecimal() else len(lines)
+    elif lines and not isinstance(error, UnicodeError):
+        asked = "[{" if isinstance(error, RecursionError) else "0123456789"
+        counts = [sum(map(line.count, asked)) for line in lines]
+        number = counts.index(max(counts)) + 1
     return lines[number - 1][:_SHOWN_CHARS] if 0 < number <= len(lines) else ""

@@ -605,7 +605,8 @@ class Document:
         members = object_at(value, path)
         version = members.get("format_version")
         if type(version) is not int or version != FORMAT_VERSION:
-            rule = f"be {FORMAT_VERSION}, the version that this pycolo reads and writes"
+            missing = "" if "format_version" in members else " (the key is missing)"
+            rule = f"be {FORMAT_VERSION}, the version that this pycolo reads and writes{missing}"
             raise ParseError(at(path, "format_version"), rule, version)
         return self.form.read({k: v for k, v in members.items() if k != "format_version"}, path)
 

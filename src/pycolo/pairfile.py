@@ -77,12 +77,15 @@ def loads(text: str, file_format: Format | None = None) -> ColoPair:
         file_format: `toml` or `json`; None for JSON if the text begins with a brace, else TOML.
 
     Raises:
-        DeclarationError: The text is no string or not a pair file, or a value breaks a rule; the
-            error's field is the path of the key, such as `nodes[1].address`.
+        DeclarationError: The text is no string, empty or not a pair file, or a value breaks a rule;
+            the error's field is the path of the key, such as `nodes[1].address`.
     """
     rules.instance_of(str)("text", text)
     if file_format is None:
         file_format = "json" if text.lstrip().startswith("{") else "toml"
+    if not text.strip():
+        rule = "declare a pair (`pycolo init FILE` writes one that you can edit)"
+        raise DeclarationError("the pair file", text, rule)
     try:
         value = _decoded(text, file_format)
         return from_json_value(value)
@@ -198,6 +201,8 @@ def _keywords(rule: object) -> JsonObject:
         return {"minimum": rule.minimum, "maximum": rule.maximum}
     if rule is hardware.emulated:
         return _KEYWORDS[rules.identifier]
+    if rule is rules.pair_name:
+        return {**_KEYWORDS[rules.identifier], "maxLength": rules.PAIR_NAME_MAX}
     if rule is rules.block_node_name:
         return {**_KEYWORDS[rules.identifier], "maxLength": rules.BLOCK_NODE_NAME_MAX}
     return _KEYWORDS.get(rule, {})

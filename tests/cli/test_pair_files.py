@@ -85,6 +85,24 @@ def test_pairs_that_cannot_share_a_host_are_refused(
     assert "other: alpha: disks[0].image must differ from alpha: disks[0].image" in ended.err
 
 
+def test_byte_order_mark_is_no_part_of_a_pair_file(pycolo: Pycolo, pair_file: Path) -> None:
+    """Some editors put one at the beginning."""
+    pair_file.write_bytes(b"\xef\xbb\xbf" + pair_file.read_bytes())
+    assert 0 == pycolo("validate", pair_file).code
+
+
+def test_name_that_is_too_long_is_refused_by_its_key(pycolo: Pycolo, pair_file: Path) -> None:
+    """Not by a run directory that nobody has written."""
+    text = pair_file.read_text().replace('run_dir = "/nowhere/alpha"', "")
+    pair_file.write_text(text.replace('name = "colo"', f'name = "{"n" * 300}"'))
+    assert f"{pair_file}: name must have at most 64 char" in pycolo("validate", pair_file).err
+    pair_file.write_text(text.replace('name = "alpha"', f'name = "{"n" * 90}"'))
+    assert (
+        f"{pair_file}: nodes[0].name must be shorter, or have a"
+        in pycolo("validate", pair_file).err
+    )
+
+
 def test_each_pair_file_is_reported(pycolo: Pycolo, pair_file: Path, tmp_path: Path) -> None:
     """Also behind one that is wrong; of two pairs with one name, the message names both files."""
     wrong, same, empty = (tmp_path / f"{name}.toml" for name in ("wrong", "same", "empty"))

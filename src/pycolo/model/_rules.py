@@ -16,6 +16,7 @@ from pycolo.errors import DeclarationError
 
 QEMU_ID = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*\Z")
 BLOCK_NODE_NAME_MAX = 31
+PAIR_NAME_MAX = 64
 SOCKET_PATH_MAX_BYTES = 107
 PORT_MAX = 65535
 
@@ -51,6 +52,14 @@ def block_node_name(field: str, value: object) -> None:
     identifier(field, value)
     if len(str(value)) > BLOCK_NODE_NAME_MAX:
         rule = f"have at most {BLOCK_NODE_NAME_MAX} characters (QEMU's limit for node names)"
+        raise DeclarationError(field, value, rule)
+
+
+def pair_name(field: str, value: object) -> None:
+    """Check that a value is a name for a pair: a QEMU id of at most 64 characters."""
+    identifier(field, value)
+    if len(str(value)) > PAIR_NAME_MAX:
+        rule = f"have at most {PAIR_NAME_MAX} characters (it is part of the paths of sockets)"
         raise DeclarationError(field, value, rule)
 
 

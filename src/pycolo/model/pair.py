@@ -152,7 +152,7 @@ class ColoPair:
         DeclarationError: A field breaks its rule; no object is made.
     """
 
-    name: str = attrs.field(validator=rules.Valid(rules.identifier))
+    name: str = attrs.field(validator=rules.Valid(rules.pair_name))
     nodes: tuple[Node, Node] = attrs.field(
         converter=_two, validator=rules.Valid(rules.Each(rules.instance_of(Node)))
     )
@@ -219,7 +219,8 @@ class ColoPair:
         """Give each node without a run directory the one that only this pair uses."""
         for field in ("nodes", "spares"):
             nodes: tuple[Node, ...] = getattr(self, field)
-            object.__setattr__(self, field, tuple(self._placed(node) for node in nodes))
+            placed = (self._placed(node, f"{field}[{n}]") for n, node in enumerate(nodes))
+            object.__setattr__(self, field, tuple(placed))
 
     def _place_chains(self) -> None:
         """Give each chain without ports those of its place in the pair."""
@@ -229,10 +230,15 @@ class ColoPair:
         )
         object.__setattr__(self, "chains", placed)
 
-    def _placed(self, node: Node) -> Node:
+    def _placed(self, node: Node, place: str) -> Node:
         if node.run_dir is not None:
             return node
-        return attrs.evolve(node, run_dir=f"{RUN_ROOT}/{self.name}/{node.name}")
+        run_dir = f"{RUN_ROOT}/{self.name}/{node.name}"
+        try:
+            return attrs.evolve(node, run_dir=run_dir)
+        except DeclarationError as error:
+            rule = f"be shorter, or have a run_dir: {run_dir} is too long for the paths of sockets"
+            raise DeclarationError(f"ColoPair.{place}.name", node.name, rule) from error
 
     @property
     def all_nodes(self) -> tuple[Node, ...]:
