@@ -38,7 +38,7 @@ class Standing:
 
         Returns:
             0 if protected; 1 if joining or unprotected; 2 if at risk, if there are two guests, or
-            if no guest runs; 3 if unknown.
+            if stopped; 3 if unknown.
         """
         match self.state:
             case "protected":

@@ -63,7 +63,11 @@ def test_service_manager_is_told(verb: str, tmp_path: Path) -> None:
 def test_what_is_wanted_is_kept(pycolo: Pycolo, pair_file: Path, tmp_path: Path) -> None:
     """`want`, `pause` and `unpause` write the store, each as the supervisor reads it."""
     store = ("--store", tmp_path / "store")
-    assert "colo: stopped is wanted\n" == pycolo("want", "stopped", pair_file, *store).out
+    ended = pycolo("want", "stopped", pair_file, *store)
+    assert "colo: stopped is wanted\n" == ended.out
+    assert (
+        f"it is stored in {tmp_path}/store; no supervisor of colo runs with this store" in ended.err
+    )
     paused = pycolo("pause", pair_file, "--why", "a new kernel", *store).out
     assert paused.startswith("colo: stopped is wanted, and its supervision is paused by ")
     assert paused.endswith(": a new kernel\n")
@@ -78,7 +82,7 @@ def test_store_that_cannot_be_used_is_said(pycolo: Pycolo, pair_file: Path, tmp_
     (tmp_path / "file").write_text("")
     ended = pycolo("want", "stopped", pair_file, "--store", tmp_path / "file" / "store")
     assert 1 == ended.code
-    assert f"pycolo: {tmp_path}/file/store: " in ended.err
+    assert f"pycolo: --store {tmp_path}/file/store: the folder cannot be used (" in ended.err
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)

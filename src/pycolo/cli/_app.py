@@ -373,7 +373,7 @@ def _plan_of(path: Path, procedure: Procedure | None, qemu: Version) -> Plan:
     "is_check",
     is_flag=True,
     help="One line, and the exit codes of a monitoring plugin: 0 protected, 1 joining or"
-    " unprotected, 2 at risk, two guests run or none does, 3 unknown or an error.",
+    " unprotected, 2 at risk, two guests, or stopped, 3 unknown or an error.",
 )
 @_supervise.store
 @_options.output("text", "json")
@@ -634,9 +634,9 @@ def want(
 
     WANT is protected, unprotected (the guest runs alone) or stopped (no QEMU runs; the guest is not
     asked to shut down first). It holds from now on, also after the supervisor is started again. If
-    a supervisor runs, wait until it has read it, for a minute at most; it acts on it afterwards.
-    Run it on the supervisor's machine, as the supervisor's user. If agents keep the pair, give
-    --agent: without it they hear nothing.
+    a supervisor runs, wait until it has read it, for a minute at most; it acts on it afterwards. If
+    none runs, this is said, and the next one acts on it. Run it on the supervisor's machine, as the
+    supervisor's user. If agents keep the pair, give --agent: without it they hear nothing.
     """
     pair = _files.pair(pair_file)
     with _wishes.wishes(folder, agent_file) as kept:
@@ -806,6 +806,8 @@ def _wish(pair: ColoPair, kept: _wishes.Wishes, form: str) -> str:
     control = find(kept.folder, pair.name) if isinstance(kept, Store) else None
     if control is not None:
         asyncio.run(_supervised.wait_applied(control, wish))
+    elif isinstance(kept, Store):
+        _say.note(_supervised.unheard(kept.folder, pair.name))
     if form == "json":
         said: JsonObject = {"pair": pair.name, "want": wish.want, "paused": wish.paused}
         return wire.dumps({"format_version": 1, **said})

@@ -165,6 +165,24 @@ async def wait_monitors_free(control: Control) -> PairView | None:
     return None
 
 
+def unheard(folder: Path, pair: str) -> str:
+    """Say that a wish is stored, and that no supervisor has read it.
+
+    Args:
+        folder: The supervisor's store.
+        pair: The pair's name.
+
+    Raises:
+        StoreError: The socket of this host's agent cannot be opened.
+    """
+    if find(of_agents(folder), pair) is not None:
+        return f"an agent keeps {pair} and does not read this: give --agent AGENTFILE"
+    return (
+        f"it is stored in {folder}; no supervisor of {pair} runs with this store, so that nobody"
+        " acts on it until one does"
+    )
+
+
 async def wait_applied(control: Control, wish: Wish) -> None:
     """Wait until a supervisor has read a changed wish and, if it says paused, uses no monitor.
 
