@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,12 +17,13 @@ import pytest
 from rich.console import Console
 from tests.cli.conftest import PAIR, Pycolo
 
-from pycolo.cli import _measure, _watch
+from pycolo.cli import _measure, _supervised, _watch
+from pycolo.observers import Observer
 from pycolo.pace import Checkpoint, Pace
 from pycolo.pairfile import load
 from pycolo.standing import Standing
 from pycolo.supervise import Store, Underway
-from pycolo.supervise.control import PairView, find, of_agents
+from pycolo.supervise.control import Control, PairView, find, of_agents
 
 VIEW = PairView(
     pair="shop-db",
@@ -41,6 +43,36 @@ VIEW = PairView(
 )
 
 LIMIT_S = 20.0
+
+
+@pytest.mark.parametrize("kind", ["act", "move"])
+async def test_interrupt_says_who_finishes_what_was_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Only the wait ends, for a procedure as for a move."""
+    asked = asyncio.Event()
+
+    async def perform(*_: object, **__: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    for method in ("perform", "move"):
+        monkeypatch.setattr(Control, method, perform)
+    control = Control(pair="shop-db", folder=Path("/run"), pid=4711)
+    request = (
+        _supervised.Act(control=control, procedure="switch-over", ms=None)
+        if kind == "act"
+        else _supervised.Move(control=control, to="gamma")
+    )
+    waiting = asyncio.create_task(request(Observer(), recorder=None))
+    await asked.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (
+        "only this command ends: process 4711 finishes what was asked for"
+        in capsys.readouterr().err
+    )
 
 
 @attrs.frozen

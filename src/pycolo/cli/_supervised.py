@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import Generator, Mapping
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Final, final
 
@@ -49,12 +49,8 @@ class Act:
             observer: Is called with the progress.
             recorder: Not used: the supervisor sends no journal.
         """
-        try:
+        with _finished_by(self.control):
             return await self.control.perform(self.procedure, observer, checkpoint_delay_ms=self.ms)
-        except asyncio.CancelledError:
-            pid = self.control.pid
-            _say.note(f"process {pid} finishes it; see `pycolo status --watch`")
-            raise
 
 
 @final
@@ -72,7 +68,21 @@ class Move:
             observer: Is called with the progress.
             recorder: Not used: the supervisor sends no journal.
         """
-        return await self.control.move(self.to, observer)
+        with _finished_by(self.control):
+            return await self.control.move(self.to, observer)
+
+
+@contextmanager
+def _finished_by(control: Control) -> Generator[None]:
+    """If the block is interrupted, say which process finishes what was asked for."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        _say.note(
+            f"only this command ends: process {control.pid} finishes what was asked for, and keeps"
+            f" {control.pair} as before; see `pycolo status --watch`"
+        )
+        raise
 
 
 def acts(folder: Path, pair: str, procedure: Procedure, asked: Asked) -> Act | None:
