@@ -77,7 +77,8 @@ def standing(snapshot: Snapshot) -> Standing:
         return _alone(snapshot, running[0])
     unasked = [name for name in snapshot.nodes if not _is_asked(snapshot, name)]
     if unasked:
-        return Standing(state="unknown", text=f"no answer from {' and '.join(unasked)}")
+        silent = " and ".join(filter(None, (", ".join(unasked[:-1]), unasked[-1])))
+        return Standing(state="unknown", text=f"no answer from {silent}")
     return Standing(state="stopped", text=_nobody(snapshot))
 
 

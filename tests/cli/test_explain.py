@@ -55,3 +55,10 @@ def test_refusal_as_json_has_its_findings(pycolo: Pycolo, pair_file: Path) -> No
     (found,) = json.loads(pycolo(*words).out)["refused"]["findings"]
     assert ("spare-first", "gamma") == (found["code"], found["node"])
     assert "gamma is a spare and cannot begin a new pair" == found["what"]
+
+
+def test_misspelled_code_is_suggested(pycolo: Pycolo) -> None:
+    """A message of QEMU looks like no code, and brings no suggestion."""
+    ended = pycolo("explain", "no-foldr")
+    assert (1, "did you mean the code no-folder?\n") == (ended.code, ended.err)
+    assert "" == pycolo("explain", "something else").err

@@ -118,6 +118,8 @@ def test_one_node_can_be_launched(pycolo: Pycolo, pair_file: Path) -> None:
         (("plan", "failover", "PAIR", "--survivor", "gamma"), "gamma is a spare, and offline the"),
         (("plan", "resume", "PAIR", "--survivor", "gamma"), "name one of them, or give --live if"),
         (("diff", "PAIR", "PAIR"), "compared with --procedure"),
+        (("move", "PAIR", "--to", "delta"), "--to: node must be one of alpha, beta, gamma, not"),
+        (("fenced", "PAIR", "delta", "--how", "x"), "NODE: node must be one of alpha, beta, gam"),
         (("schema", "life"), "'life' is not one of"),
         (("frobnicate",), "No such command"),
     ],

@@ -58,6 +58,9 @@ def test_host_out_of_reach_makes_it_unknown(pycolo: Pycolo, tmp_path: Path) -> N
     path.write_text(PAIR.format(run_dir="/nowhere").replace("127.0.0.2", "198.51.100.7"))
     ended = pycolo("status", path, "--check")
     assert (3, "colo: unknown: no answer from beta\n") == (ended.code, ended.out)
+    path.write_text(PAIR.format(run_dir="/nowhere").replace("127.0.0.", "198.51.100."))
+    ended = pycolo("status", path, "--check")
+    assert "colo: unknown: no answer from alpha, beta and gamma\n" == ended.out
 
 
 def test_what_cannot_be_reached_is_json_too(pycolo: Pycolo, pair_file: Path) -> None:

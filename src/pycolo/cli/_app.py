@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import functools
 import getpass
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ from pycolo.cli._template import TEMPLATE
 from pycolo.compiler import check_members
 from pycolo.compiler.launch import Role
 from pycolo.diff import diff as difference
-from pycolo.errors import DeclarationError, StoreError, UndecidedError
+from pycolo.errors import StoreError, UndecidedError
 from pycolo.evidence import instance_of
 from pycolo.findings import MEANINGS, Code, Finding
 from pycolo.journal import Journal, json_schema, line_to_json
@@ -740,6 +741,7 @@ def fenced(
     keep the pair, type it on the host of the node that is left.
     """
     pair = _files.pair(pair_file)
+    _options.check_node(pair, "NODE", node)
     control = find_keeper(folder, pair.name)
     if control is None:
         why = f"no supervisor or agent of {pair.name} listens; without one"
@@ -766,6 +768,7 @@ def move(*, pair_file: Path, to: str, detail: Detail, folder: Path, form: str) -
     ended; `pycolo status --watch` shows how far the new one is.
     """
     pair = _files.pair(pair_file)
+    _options.check_node(pair, "--to", to)
     control = find_keeper(folder, pair.name)
     if control is None:
         why = f"no supervisor or agent of {pair.name} listens; without one"
@@ -889,6 +892,9 @@ def explain(*, message: str, command: str | None, qemu: Version | None, form: st
         _say.result(wire.dumps(wire.explanations_to_json(found)))
     else:
         _say.result(text.render_explanations(found, colour=_say.results_in_colour()))
+    near = [] if found else difflib.get_close_matches(message, MEANINGS, n=1)
+    if near:
+        _say.note(f"did you mean the code {near[0]}?")
     return DONE if found else REFUSED
 
 
@@ -919,10 +925,7 @@ def export(
     declares `libvirt`. It is for reading: no record knows of the identity in it.
     """
     pair = _files.pair(pair_file)
-    try:
-        pair.node(node)
-    except DeclarationError as error:
-        raise click.UsageError(f"--node: {error}") from error
+    _options.check_node(pair, "--node", node)
     role = role or ("primary" if node == pair.nodes[0].name else "secondary")
     instance = instance_of(pair.name, node, 1)
     known = features.accept_pair(pair, {node: qemu})

@@ -276,11 +276,8 @@ class Asked:
         if procedure != "forget":
             named += [("node", name) for name in self.nodes]
         for option, name in named:
-            try:
-                if name is not None:
-                    pair.node(name)
-            except DeclarationError as error:
-                raise click.UsageError(f"--{option}: {error}") from error
+            if name is not None:
+                check_node(pair, f"--{option}", name)
         if offline and self.survivor in {spare.name for spare in pair.spares}:
             first, second = (node.name for node in pair.nodes)
             raise click.UsageError(
@@ -298,6 +295,23 @@ class Asked:
         values["node"] = self.nodes or None
         values["dialect"] = None if self.dialect == "auto" else self.dialect
         return (option for option, value in values.items() if value is not None)
+
+
+def check_node(pair: ColoPair, option: str, name: str) -> None:
+    """Refuse a name that no node of a pair has, spares included.
+
+    Args:
+        pair: The declaration.
+        option: What the name was given for, such as `--survivor`.
+        name: The name.
+
+    Raises:
+        click.UsageError: No node has the name.
+    """
+    try:
+        pair.node(name)
+    except DeclarationError as error:
+        raise click.UsageError(f"{option}: {error}") from error
 
 
 def asked(command: Callable[..., _R]) -> Callable[..., _R]:
