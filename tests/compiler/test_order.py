@@ -34,7 +34,7 @@ def test_every_failover_begins_with_the_proof_of_death(case: str, version: str) 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_primary_is_cut_off_before_anything_that_could_block(version: str) -> None:
-    """The record, the yanks, the plain network, the disk, the end of COLO."""
+    """The record, the yanks, the plain network and the end of COLO; only then the disk."""
     addresses = _addresses("failover/primary-survives", version)
 
     assert _in_order(
@@ -44,9 +44,9 @@ def test_a_primary_is_cut_off_before_anything_that_could_block(version: str) -> 
         "alpha/yank/migration",
         "alpha/qom-set/redire1.status",
         "alpha/qom-set/m0.status",
+        "alpha/x-colo-lost-heartbeat",
         "alpha/check/colo-disk0.children.1",
         "alpha/x-blockdev-change/colo-disk0.children.1",
-        "alpha/x-colo-lost-heartbeat",
         "alpha/wait/restored",
         "alpha/object-del/comp0",
         "alpha/chardev-remove/mirror0",

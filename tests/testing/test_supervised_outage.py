@@ -33,8 +33,7 @@ NOTICED_S: Final = 0.05
 FAILOVERS: Final[Mapping[str, list[str]]] = {
     "alpha": [
         *("query-yank", "query-yank is answered", "write the record of alpha"),
-        *("yank", "yank", "yank", "yank", "qom-set", "qom-set", "x-debug-query-block-graph"),
-        *("x-blockdev-change", LAST),
+        *("yank", "yank", "yank", "yank", "qom-set", "qom-set", LAST),
     ],
     "beta": [
         *("query-yank", "query-yank is answered", "write the record of beta"),

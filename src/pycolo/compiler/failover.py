@@ -453,19 +453,21 @@ def run_alone(draft: Draft, primary: str) -> None:
     why = "the guest is paused or has no network until COLO has ended"
     with draft.range(why, lambda: _alone_back(draft, primary)) as apart:
         draft.begin()
+        live = draft.live(primary)
+        moving = live.colo_mode == "none" and live.migration in MIGRATION_MOVING
         with draft.batch("cut"):
             if _linked(draft, primary):
                 _yank(draft, primary, topology.primary_yanks(pair))
             for chain in pair.chains:
                 _filters.switch_off(draft, primary, chain)
+            # The guest does not wait for its disks: a child that is cut fails at once
+            # (qemu-behaviour 7.9).
+            ended = not moving and _end_colo(draft, primary, topology.primary_yanks(pair))
             for disk in pair.disks:
                 _disks.check_child(draft, primary, disk)
-        live = draft.live(primary)
-        moving = live.colo_mode == "none" and live.migration in MIGRATION_MOVING
-        with draft.batch("end"):
+        with draft.batch("detach"):
             for disk in pair.disks:
                 _disks.detach(draft, primary, disk)
-            ended = not moving and _end_colo(draft, primary, topology.primary_yanks(pair))
         if moving:
             _end_entry(draft, primary)
         if ended or moving:
