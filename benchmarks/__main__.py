@@ -21,6 +21,7 @@ from benchmarks import (
     probing,
     ram,
     resuming,
+    serving,
     supervised_fleet,
     supervising,
 )
@@ -41,6 +42,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "supervised-fleet": supervised_fleet.run,
     "supervise": supervising.run,
     "supervise-ram": supervising.run_by_ram,
+    "supervise-client": serving.run,
     "arbiter": arbitrating.run,
 }
 

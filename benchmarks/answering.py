@@ -21,14 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias, final
 
+from benchmarks.failing_over import filters_off
 from benchmarks.measure import Figure, compared, undisturbed
 from benchmarks.pairs import LivePair, networked_pair
 from benchmarks.script import Script, observer_path
 from pycolo.compiler import failover
 from pycolo.demo.network import GUEST_ADDRESS
 from pycolo.demo.testbed import Testbed
-from pycolo.model import ColoPair
-from pycolo.qmp.commands import Command, QomSet, XColoLostHeartbeat
+from pycolo.qmp.commands import XColoLostHeartbeat
 
 RUNS = 8
 WARM_UPS = 1
@@ -51,10 +51,7 @@ async def _measured() -> list[Figure]:
     }
     async with networked_pair() as (living, testbed):
         primary, secondary = (node.name for node in living.pair.nodes)
-        await living.launch(primary)
-        await living.boot(primary)
-        await living.launch(secondary)
-        await living.run("resume")
+        await living.protect_booted(primary, secondary)
         with _pinging(testbed) as pings:
             for _ in range(WARM_UPS + RUNS):
                 for way, found in times_s.items():
@@ -99,7 +96,8 @@ async def _planned(living: LivePair, survivor: str, peer: str, _: str) -> float:
 
 
 async def _scripted(living: LivePair, survivor: str, peer: str, kind: str) -> float:
-    commands = _primary(living.pair) if kind == "primary" else [XColoLostHeartbeat()]
+    off = filters_off(living.pair) if kind == "primary" else []
+    commands = [XColoLostHeartbeat(), *off]
     with Script(observer_path(living.pair, survivor)) as script:
         await living.kill(peer)
         with undisturbed():
@@ -107,15 +105,6 @@ async def _scripted(living: LivePair, survivor: str, peer: str, kind: str) -> fl
             for command in commands:
                 script.call(command)
     return ordered_s
-
-
-def _primary(pair: ColoPair) -> list[Command]:
-    (chain,) = pair.chains
-    filters = (chain.names.redirector_in, chain.names.filter_mirror)
-    return [
-        XColoLostHeartbeat(),
-        *(QomSet(path=f"/objects/{f}", property_name="status", value="off") for f in filters),
-    ]
 
 
 # -- the client

@@ -25,6 +25,7 @@ from pycolo.plan import Execute, Plan
 from pycolo.qmp.commands import (
     Command,
     NbdServerStop,
+    QomSet,
     XBlockdevChange,
     XColoLostHeartbeat,
     Yank,
@@ -154,6 +155,13 @@ async def script_commands(living: LivePair, survivor: str, kind: str) -> list[Co
     if kind == "secondary":
         return _secondary(living.pair)
     return _primary(living.pair, await _child(living, survivor))
+
+
+def filters_off(pair: ColoPair) -> list[Command]:
+    """What gives the guest of a surviving primary its network back."""
+    (chain,) = pair.chains
+    filters = (chain.names.redirector_in, chain.names.filter_mirror)
+    return [QomSet(path=f"/objects/{f}", property_name="status", value="off") for f in filters]
 
 
 async def _child(living: LivePair, survivor: str) -> str:

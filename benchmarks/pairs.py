@@ -95,6 +95,19 @@ class LivePair:
         log = Path(self.pair.node(name).run_path("serial.log"))
         await asyncio.to_thread(_wait_booted, log)
 
+    async def protect_booted(self, primary: str, secondary: str) -> None:
+        """Boot the guest alone, and protect it."""
+        await self.launch(primary)
+        await self.boot(primary)
+        await self.launch(secondary)
+        await self.run("resume")
+
+    async def disconnect(self) -> None:
+        """Close all sessions, so that somebody else can have them."""
+        while self.sessions:
+            _, session = self.sessions.popitem()
+            await session.aclose()
+
     async def run(self, procedure: Procedure, *, survivor: str | None = None) -> None:
         """Compile a procedure from what is there and execute it to its end."""
         options = Options(survivor=survivor)

@@ -12,8 +12,9 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Final, final
 
@@ -25,9 +26,11 @@ from benchmarks.failing_over import script_commands
 from benchmarks.measure import Figure, compared, milliseconds, undisturbed
 from benchmarks.pairs import LivePair, bios_pair
 from benchmarks.script import Script, observer_path
+from pycolo.hosts.local import QemuWatch
 from pycolo.model import ColoPair, MemoryBackend, Supervision
 from pycolo.observers import Observer
 from pycolo.plan import Plan
+from pycolo.qmp.commands import Command
 from pycolo.qmp.events import ResumeEvent
 from pycolo.result import Done, Report
 from pycolo.session import Notice, Session
@@ -52,7 +55,7 @@ def run() -> list[Figure]:
 
 async def _measured() -> list[Figure]:
     figures: list[Figure] = []
-    async with bios_pair() as living, _kept(living) as watched:
+    async with bios_pair() as living, kept(living) as watched:
         killed = await _faults(watched, signal.SIGKILL, RUNS)
         stopped = await _faults(watched, signal.SIGSTOP, SILENT_RUNS)
     async with bios_pair() as living:
@@ -73,7 +76,7 @@ async def _by_ram(size_mib: int) -> list[Figure]:
     async with bios_pair(size_mib) as living:
         machine = attrs.evolve(living.pair.machine, memory_backend=MemoryBackend(prealloc=True))
         living.pair = attrs.evolve(living.pair, machine=machine)
-        async with _kept(living) as watched:
+        async with kept(living) as watched:
             killed = await _faults(watched, signal.SIGKILL, RAM_RUNS)
     figures = []
     for kind, faults in killed.items():
@@ -82,7 +85,7 @@ async def _by_ram(size_mib: int) -> list[Figure]:
     return figures
 
 
-def _after_a_death(kind: str, faults: Sequence[_Fault], script_s: Sequence[float]) -> list[Figure]:
+def _after_a_death(kind: str, faults: Sequence[Fault], script_s: Sequence[float]) -> list[Figure]:
     ours, rest = f"SIGKILL to RESUME, {kind} survives", "without its durable write"
     written_s = [one.written_s for one in faults]
     rest_s = [one.resumed_s - one.written_s for one in faults]
@@ -99,18 +102,32 @@ def _after_a_death(kind: str, faults: Sequence[_Fault], script_s: Sequence[float
     ]
 
 
-def _after_a_silence(kind: str, faults: Sequence[_Fault]) -> list[Figure]:
+def _after_a_silence(kind: str, faults: Sequence[Fault]) -> list[Figure]:
     limits = Supervision()
     declared_s = limits.silent_s + (limits.primary_s if kind == "primary" else limits.secondary_s)
-    # The evidence of a QEMU that is silent is that its host has ended it.
+    return after_limits("supervise", f"SIGSTOP to RESUME, {kind} survives", declared_s, faults)
+
+
+def after_limits(
+    benchmark: str, what: str, declared_s: float, faults: Sequence[Fault]
+) -> list[Figure]:
+    """What an outage is made of whose fault only limits show.
+
+    Args:
+        benchmark: The benchmark's name.
+        what: From what to RESUME, and who survives.
+        declared_s: How long the pair's limits let the fault last, in seconds.
+        faults: What followed each fault.
+    """
+    who = what.rpartition(", ")[2]
+    # The evidence of a QEMU that may still run is that its host has ended it.
     evidence_s = [one.begun_s - declared_s for one in faults]
-    failover = milliseconds("supervise", f"from then to RESUME, {kind} survives", _after(faults))
+    failover_s = [one.resumed_s - one.begun_s for one in faults]
+    failover = milliseconds(benchmark, f"from then to RESUME, {who}", failover_s)
     return [
-        milliseconds("supervise", f"SIGSTOP to RESUME, {kind} survives", _resumed(faults)),
-        milliseconds("supervise", f"the declared limits, {kind} survives", [declared_s]),
-        milliseconds(
-            "supervise", f"after them, until the failover begins, {kind} survives", evidence_s
-        ),
+        milliseconds(benchmark, what, _resumed(faults)),
+        milliseconds(benchmark, f"the declared limits, {who}", [declared_s]),
+        milliseconds(benchmark, f"after them, until the failover begins, {who}", evidence_s),
         attrs.evolve(
             failover,
             goal=f"at most {AFTER_LIMITS_MS:g}",
@@ -119,19 +136,19 @@ def _after_a_silence(kind: str, faults: Sequence[_Fault]) -> list[Figure]:
     ]
 
 
-def _resumed(faults: Sequence[_Fault]) -> list[float]:
+def _resumed(faults: Sequence[Fault]) -> list[float]:
     return [one.resumed_s for one in faults]
-
-
-def _after(faults: Sequence[_Fault]) -> list[float]:
-    return [one.resumed_s - one.begun_s for one in faults]
 
 
 @final
 @attrs.frozen(kw_only=True)
-class _Fault:
+class Fault:
     """What followed a fault, in seconds since it."""
 
+    at_s: float
+    "When it struck, by the monotonic clock."
+    survivor: str
+    "Who runs alone: `primary` or `secondary`."
     begun_s: float
     "When the failover began."
     resumed_s: float
@@ -150,11 +167,11 @@ class _Begun(Observer):
     @override
     def plan_started(self, plan: Plan) -> None:
         if plan.procedure == "failover":
-            self.at_s = time.perf_counter()
+            self.at_s = time.monotonic()
 
 
 @final
-class _Watched:
+class Watched:
     """A pair under a supervisor, and the moments in which a guest resumed."""
 
     def __init__(
@@ -164,12 +181,14 @@ class _Watched:
         self.living = host
         self._supervisor = supervisor
         self._begun = begun
-        self.resumed_s = 0.0
+        self.resumed_s: dict[str, float] = {}
+        self._heard = asyncio.Event()
 
-    def hear(self, notice: Notice) -> None:
-        """Keep when the guest resumed last."""
+    def hear(self, node: str, notice: Notice) -> None:
+        """Keep when the guest of a node resumed last."""
         if isinstance(notice, ResumeEvent):
-            self.resumed_s = time.perf_counter()
+            self.resumed_s[node] = time.monotonic()
+            self._heard.set()
 
     async def protected(self) -> None:
         """Wait until both nodes are protected."""
@@ -189,29 +208,66 @@ class _Watched:
         (status,) = self._supervisor.statuses
         return next(iter(status.phases))
 
-    async def fault(self, survivor: str, number: signal.Signals) -> _Fault:
+    def survivor(self, kind: str) -> str:
+        """The node that survives a fault of its peer.
+
+        Args:
+            kind: What it is: `primary` or `secondary`.
+        """
+        return self.primary if kind == "primary" else self.pair.peer_of(self.primary).name
+
+    async def signal(self, survivor: str, number: signal.Signals) -> Fault:
         """Send the peer a signal; what follows, until the survivor's guest runs alone."""
-        peer = self.pair.peer_of(survivor).name
-        victim = self.living.host.watch(self.pair, peer)
-        if victim is None:
-            raise RuntimeError(f"{peer} does not run")
-        monitor = self.pair.node(survivor).observer_monitor
-        async with await Session.connect(survivor, monitor, limit_s=LIMIT_S) as session:
-            session.subscribe(self.hear)
-            events = self._supervisor.events()
-            waiting = asyncio.create_task(_failed_over(events))
+        victim = running(self.living, self.pair.peer_of(survivor).name)
+        with closing(victim):
+            return await self.fault(lambda: os.kill(victim.pid, number))
+
+    async def fault(self, strike: Callable[[], None], *, after_checkpoint: bool = False) -> Fault:
+        """Have a fault strike; what follows, until a node's guest runs alone.
+
+        Args:
+            strike: Makes the fault.
+            after_checkpoint: Strike as soon as the next checkpoint has ended.
+        """
+        primary = self.primary
+        async with AsyncExitStack() as stack:
+            for node in self.pair.nodes:
+                session = await Session.connect(node.name, node.observer_monitor, limit_s=LIMIT_S)
+                await stack.enter_async_context(session)
+                session.subscribe(partial(self.hear, node.name))
+            waiting = asyncio.create_task(_failed_over(self._supervisor.events()))
             # Events are heard before the fault.
             await asyncio.sleep(0)
-            began_s = time.perf_counter()
-            os.kill(victim.pid, number)
-            victim.close()
+            if after_checkpoint:
+                self._heard.clear()
+                async with asyncio.timeout(LIMIT_S):
+                    await self._heard.wait()
+            began_s = time.monotonic()
+            strike()
             async with asyncio.timeout(LIMIT_S):
                 report = await waiting
-            return _Fault(
+            survivor = report.plan.options.survivor
+            if survivor is None:
+                raise RuntimeError("nobody survived")
+            return Fault(
+                at_s=began_s,
+                survivor="primary" if survivor == primary else "secondary",
                 begun_s=self._begun.at_s - began_s,
-                resumed_s=self.resumed_s - began_s,
+                resumed_s=self.resumed_s[survivor] - began_s,
                 written_s=_written_s(report, survivor),
             )
+
+
+def running(living: LivePair, node: str) -> QemuWatch:
+    """The QEMU of a node, by a handle that the caller closes.
+
+    Raises:
+        RuntimeError: None runs.
+    """
+    found = living.host.watch(living.pair, node)
+    if found is None:
+        raise RuntimeError(f"{node} does not run")
+    return found
 
 
 async def _failed_over(events: AsyncGenerator[SupervisorEvent]) -> Report:
@@ -231,23 +287,22 @@ def _written_s(report: Report, survivor: str) -> float:
 
 
 @asynccontextmanager
-async def _kept(living: LivePair) -> AsyncGenerator[_Watched]:
+async def kept(living: LivePair) -> AsyncGenerator[Watched]:
+    """A pair under a supervisor, from whatever it is; nobody else may have a session with it."""
     folder = Path(living.pair.nodes[0].state_dir).parent / "store"
     with Store(folder) as store:
         hosts, begun = {living.pair.name: living.hosts}, _Begun()
         supervisor = Supervisor((living.pair,), hosts, store, observer=begun)
         async with supervisor:
-            yield _Watched(living.pair, living, supervisor, begun)
+            yield Watched(living.pair, living, supervisor, begun)
 
 
-async def _faults(watched: _Watched, number: signal.Signals, runs: int) -> dict[str, list[_Fault]]:
-    found: dict[str, list[_Fault]] = {kind: [] for kind in KINDS}
+async def _faults(watched: Watched, number: signal.Signals, runs: int) -> dict[str, list[Fault]]:
+    found: dict[str, list[Fault]] = {kind: [] for kind in KINDS}
     for _ in range(runs):
         for kind, faults in found.items():
             await watched.protected()
-            primary = watched.primary
-            survivor = primary if kind == "primary" else watched.pair.peer_of(primary).name
-            faults.append(await watched.fault(survivor, number))
+            faults.append(await watched.signal(watched.survivor(kind), number))
     return found
 
 
@@ -259,23 +314,29 @@ async def _by_script(living: LivePair) -> dict[str, list[float]]:
     for _ in range(RUNS):
         for kind, times_s in found.items():
             survivor, peer = (primary, secondary) if kind == "primary" else (secondary, primary)
-            times_s.append(await _scripted(living, survivor, peer, kind))
+            commands = await script_commands(living, survivor, kind)
+            _, took_s = await scripted(living, survivor, peer, commands)
+            times_s.append(took_s)
             await living.whole_again(survivor, peer)
             primary, secondary = survivor, peer
     return found
 
 
-async def _scripted(living: LivePair, survivor: str, peer: str, kind: str) -> float:
-    commands = await script_commands(living, survivor, kind)
-    victim = living.host.watch(living.pair, peer)
-    if victim is None:
-        raise RuntimeError(f"{peer} does not run")
-    with Script(observer_path(living.pair, survivor)) as script, undisturbed():
-        began_s = time.perf_counter()
+async def scripted(
+    living: LivePair, survivor: str, peer: str, commands: Sequence[Command]
+) -> tuple[float, float]:
+    """Kill a QEMU and send its peer commands, once it has ended.
+
+    Returns:
+        When it was killed, by the monotonic clock, and how long it took from then until the guest
+        ran, in seconds.
+    """
+    victim = running(living, peer)
+    with closing(victim), Script(observer_path(living.pair, survivor)) as script, undisturbed():
+        began_s = time.monotonic()
         os.kill(victim.pid, signal.SIGKILL)
         await victim.wait_ended()
         script.fail_over(commands)
-        took_s = time.perf_counter() - began_s
-    victim.close()
+        took_s = time.monotonic() - began_s
     await living.sessions.pop(peer).aclose()
-    return took_s
+    return began_s, took_s

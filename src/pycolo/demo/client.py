@@ -3,8 +3,9 @@
 It runs as a program, `python -m pycolo.demo.client HOST ECHO_PORT DISK_PORT [--ping]`, so that it
 can run in a network namespace of its own. With `--writers K` it only writes, over K connections at
 once, beginning with record `--writes-from` and pausing after each record, so that two such clients
-do not overload a slow guest. It writes its messages to standard output, as `pycolo.demo.messages`
-describes them; times are those of the machine's monotonic clock, in seconds.
+do not overload a slow guest. It reports each wait that is longer than `--notable-s`. It writes its
+messages to standard output, as `pycolo.demo.messages` describes them; times are those of the
+machine's monotonic clock, in seconds.
 
 On standard input it takes two commands, one a line: `target HOST ECHO_PORT DISK_PORT` (from now on
 the guest is reached at this address), and `read` (compare all records on the guest's disk with
@@ -31,7 +32,7 @@ from pycolo.demo.messages import Counters, Lost, Message, ReadBack, State, Waite
 from pycolo.demo.network import Service
 
 NOTABLE_S: Final = 0.02
-"A wait that is not longer than this is not reported."
+"A wait that is not longer than this is not reported, unless another limit is asked for."
 PING_EVERY_S: Final = 0.005
 IDLE_EVERY_S: Final = 0.1
 WRITE_PAUSE_S: Final = 0.1
@@ -86,7 +87,9 @@ class Client:
     A stream is one kind of request that the client repeats; see `Stream`.
     """
 
-    def __init__(self, target: Service, out: TextIO, first: int = 1) -> None:
+    def __init__(
+        self, target: Service, out: TextIO, first: int = 1, notable_s: float = NOTABLE_S
+    ) -> None:
         self.target = target
         self.acknowledged: set[int] = set()
         "The numbers of the disk records that the guest acknowledged."
@@ -97,13 +100,14 @@ class Client:
         self.may_write.set()
         self.streams: dict[str, Stream] = {}
         self._out = out
+        self._notable_s = notable_s
 
     def stream(self, name: str) -> Stream:
         """Return the stream of this name, made at the first call."""
         return self.streams.setdefault(name, Stream(name))
 
     def answered(self, stream: Stream, asked_s: float) -> None:
-        """Count an answer, and report the wait if it was longer than `NOTABLE_S`.
+        """Count an answer, and report the wait if it was notably long.
 
         Args:
             stream: The stream whose request was answered.
@@ -111,7 +115,7 @@ class Client:
         """
         stream.last_s = time.monotonic()
         stream.answered += 1
-        if stream.last_s - asked_s > NOTABLE_S:
+        if stream.last_s - asked_s > self._notable_s:
             self.tell(Waited(stream=stream.name, from_s=asked_s, to_s=stream.last_s))
 
     def lost(self, stream: Stream, error: Exception) -> None:
@@ -440,9 +444,10 @@ def main() -> None:
     parser.add_argument("--ping", action="store_true")
     parser.add_argument("--writes-from", type=int, default=1)
     parser.add_argument("--writers", type=int, default=0)
+    parser.add_argument("--notable-s", type=float, default=NOTABLE_S)
     options = parser.parse_args()
     target = Service(host=options.host, echo_port=options.echo_port, disk_port=options.disk_port)
-    client = Client(target, sys.stdout, options.writes_from)
+    client = Client(target, sys.stdout, options.writes_from, options.notable_s)
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
         asyncio.run(run(client, with_ping=options.ping, writers=options.writers))
 

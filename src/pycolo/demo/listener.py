@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, assert_never, final
 
-from pycolo.demo.client import BUSY, DISK, IDLE, READ
+from pycolo.demo.client import BUSY, DISK, IDLE, NOTABLE_S, READ
 from pycolo.demo.messages import Lost, Message, ReadBack, State, Waited, from_line
 from pycolo.demo.network import Network, Service
 from pycolo.errors import ParseError, PycoloError
@@ -162,7 +162,13 @@ class Listener:
 
 @asynccontextmanager
 async def listening(
-    network: Network, service: Service, log: Path, *, writes_from: int = 1, writers: int = 0
+    network: Network,
+    service: Service,
+    log: Path,
+    *,
+    writes_from: int = 1,
+    writers: int = 0,
+    notable_s: float = NOTABLE_S,
 ) -> AsyncGenerator[Listener]:
     """Run the client as a process while the block lasts.
 
@@ -173,6 +179,7 @@ async def listening(
         writes_from: The number of the first record that the client writes.
         writers: If not 0, the client only writes, over this many connections; if 0, it runs all
             streams, one of which writes.
+        notable_s: The client reports each wait that is longer than this, in seconds.
 
     Yields:
         What is known from the client's lines; it is brought up to date while the block lasts.
@@ -181,7 +188,8 @@ async def listening(
         ClientError: The client could not be started.
     """
     listener = Listener()
-    process = await _started(_argv(network, service, writes_from, writers), log)
+    argv = (*_argv(network, service, writes_from, writers), "--notable-s", str(notable_s))
+    process = await _started(argv, log)
     following = asyncio.create_task(listener.follow(process))
     try:
         yield listener

@@ -16,7 +16,7 @@ from pycolo.errors import ParseError
 @final
 @attrs.frozen(kw_only=True)
 class Waited:
-    """An answer took notably long (over 20 ms); times are seconds of the monotonic clock."""
+    """An answer took notably long; times are seconds of the monotonic clock."""
 
     stream: str
     "The name of one kind of request that the client repeats, such as `echo-1`."
