@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping
-
-import attrs
 
 from benchmarks import (
     answering,
@@ -27,6 +24,7 @@ from benchmarks import (
 )
 from benchmarks.measure import Figure, table
 from benchmarks.plotting import plot
+from benchmarks.publishing import as_json, publish, redraw
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "import": importing.run,
@@ -50,13 +48,22 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
 def main(arguments: list[str]) -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="+", choices=("all", *BENCHMARKS), metavar="NAME")
+    parser.add_argument("names", nargs="+", choices=("all", "redraw", *BENCHMARKS), metavar="NAME")
     parser.add_argument("--as", dest="form", choices=("table", "json", "svg"), default="table")
+    parser.add_argument("--publish", action="store_true", help="write what the manual shows")
     chosen = parser.parse_args(arguments)
+    if chosen.names == ["redraw"]:
+        redraw()
+        return
     names = BENCHMARKS if "all" in chosen.names else dict.fromkeys(chosen.names)
-    figures = [figure for name in names for figure in BENCHMARKS[name]()]
+    figures = []
+    for name in names:
+        found = BENCHMARKS[name]()
+        if chosen.publish:
+            publish(name, found)
+        figures += found
     if chosen.form == "json":
-        print(json.dumps([attrs.asdict(figure) for figure in figures], indent=2))
+        print(as_json(figures), end="")
     elif chosen.form == "svg":
         print(plot(f"python -m benchmarks {' '.join(names)}", figures), end="")
     else:

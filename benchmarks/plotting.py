@@ -13,6 +13,8 @@ WIDTH: Final = 720
 HEIGHT: Final = 360
 LEFT, RIGHT, TOP, BOTTOM = 60, 460, 30, 310
 EDGE: Final = 20
+VISIBLE: Final = 10
+"How many times longer than a time may be what is drawn on the same axis."
 BAR: Final = 40
 # Readable on white and on black, and told apart without colour by their dashes.
 STROKES: Final = (
@@ -36,7 +38,8 @@ def plot(title: str, figures: Sequence[Figure]) -> str:
     """Draw what was measured with several sizes, or else all times.
 
     Things with sizes get a line each, over the logarithm of the size. Times get a bar each, from 0
-    to the median, and a thin line from the lowest run to the highest.
+    to the median, and a thin line from the lowest run to the highest. Times that would be too short
+    to be seen beside the longest have an axis of their own.
 
     Args:
         title: What the plot shows, for its heading and for screen readers.
@@ -51,8 +54,9 @@ def plot(title: str, figures: Sequence[Figure]) -> str:
         return "\n".join(_framed(title, HEIGHT, _lines(sized))) + "\n"
     if not times:
         raise ValueError("nothing was measured that could be drawn")
-    height = TOP + BAR * len(times) + 30
-    return "\n".join(_framed(title, height, _bars(times))) + "\n"
+    panels = _panels(times)
+    height = sum(_height(panel) for panel in panels)
+    return "\n".join(_framed(title, height, _stacked(panels))) + "\n"
 
 
 def _framed(title: str, height: int, inside: Iterable[str]) -> Iterator[str]:
@@ -66,9 +70,33 @@ def _framed(title: str, height: int, inside: Iterable[str]) -> Iterator[str]:
     yield "</svg>"
 
 
+def _panels(figures: Sequence[Figure]) -> list[list[Figure]]:
+    """The figures, apart by how long they are, if some would hardly be seen beside others."""
+    least = max(map(_highest, figures)) / VISIBLE
+    short = [one for one in figures if _highest(one) < least]
+    return [panel for panel in (short, [one for one in figures if one not in short]) if panel]
+
+
+def _highest(figure: Figure) -> float:
+    return figure.spread[1] if figure.spread else figure.value
+
+
+def _height(figures: Sequence[Figure]) -> int:
+    return TOP + BAR * len(figures) + 30
+
+
+def _stacked(panels: Iterable[Sequence[Figure]]) -> Iterator[str]:
+    y = 0
+    for panel in panels:
+        yield f'<g transform="translate(0 {y})">'
+        yield from _bars(panel)
+        yield "</g>"
+        y += _height(panel)
+
+
 def _bars(figures: Sequence[Figure]) -> Iterator[str]:
     """A bar for each figure, its name above it and its value at its end."""
-    most, step = _scale(max(one.spread[1] if one.spread else one.value for one in figures))
+    most, step = _scale(max(map(_highest, figures)))
     bottom, right = TOP + BAR * len(figures), WIDTH - 90
     for n in range(round(most / step) + 1):
         x = _along(n * step, most, right)

@@ -9,6 +9,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final, Literal, get_args, get_origin, get_type_hints
 
 import attrs
@@ -17,6 +18,7 @@ import sequence
 import states
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.directives.patches import Figure
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 from typing_extensions import override
@@ -380,6 +382,19 @@ class SequenceDiagram(SphinxDirective):
         return [nodes.raw("", f'<div style="overflow-x: auto">{drawn}</div>', format="html")]
 
 
+class MeasuredPlot(Figure):
+    """A benchmark's plot as a figure, with the caption inside; nothing if none is published."""
+
+    @override
+    def run(self) -> list[nodes.Node]:
+        name = f"/_static/measured/{self.arguments[0]}.svg"
+        source = self.state.document.settings.env.srcdir
+        if not Path(f"{source}{name}").exists():
+            return []
+        self.arguments[0] = name
+        return super().run()
+
+
 class StateDiagram(SphinxDirective):
     """The states of a node and the transitions between them, drawn by `states` from the table."""
 
@@ -480,6 +495,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("supervision-limits", SupervisionLimits)
     app.add_directive("sequence-diagram", SequenceDiagram)
     app.add_directive("state-diagram", StateDiagram)
+    app.add_directive("measured-plot", MeasuredPlot)
     app.add_post_transform(LinkToFacts)
     app.connect("doctree-read", _name_entries)
     app.connect("autodoc-process-signature", _show_factories)
