@@ -78,7 +78,7 @@ def _panels(figures: Sequence[Figure]) -> list[list[Figure]]:
 
 
 def _highest(figure: Figure) -> float:
-    return figure.spread[1] if figure.spread else figure.value
+    return max(map(abs, figure.spread or (figure.value,)))
 
 
 def _height(figures: Sequence[Figure]) -> int:
@@ -112,11 +112,17 @@ def _bars(figures: Sequence[Figure]) -> Iterator[str]:
             low, high = (_along(value, most, right) for value in one.spread)
             yield f'<path class="axis" stroke-width="2" d="M{low} {y + 20} H{high}"/>'
             end = max(end, high)
-        yield f'<text x="{end + 8}" y="{y + 25}">{one.value:.3g}</text>'
+        yield f'<text x="{end + 8}" y="{y + 25}">{_text(one.value)}</text>'
+
+
+def _text(value: float) -> str:
+    """Three digits, or all that are before the point."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004 - of three digits
 
 
 def _along(value: float, most: float, right: int) -> int:
-    return round(EDGE + (right - EDGE) * value / most)
+    # What came before it was due is less than nothing: its number alone tells that.
+    return round(EDGE + (right - EDGE) * max(value, 0.0) / most)
 
 
 def _lines(figures: Sequence[Figure]) -> Iterator[str]:

@@ -119,15 +119,17 @@ def after_limits(
         declared_s: How long the pair's limits let the fault last, in seconds.
         faults: What followed each fault.
     """
-    who = what.rpartition(", ")[2]
+    fault, who = what.partition(" to ")[0], what.rpartition(", ")[2]
     # The evidence of a QEMU that may still run is that its host has ended it.
     evidence_s = [one.begun_s - declared_s for one in faults]
     failover_s = [one.resumed_s - one.begun_s for one in faults]
-    failover = milliseconds(benchmark, f"from then to RESUME, {who}", failover_s)
+    failover = milliseconds(benchmark, f"{fault}: from then to RESUME, {who}", failover_s)
     return [
         milliseconds(benchmark, what, _resumed(faults)),
-        milliseconds(benchmark, f"the declared limits, {who}", [declared_s]),
-        milliseconds(benchmark, f"after them, until the failover begins, {who}", evidence_s),
+        milliseconds(benchmark, f"{fault}: the declared limits, {who}", [declared_s]),
+        milliseconds(
+            benchmark, f"{fault}: from the limits until the failover begins, {who}", evidence_s
+        ),
         attrs.evolve(
             failover,
             goal=f"at most {AFTER_LIMITS_MS:g}",
