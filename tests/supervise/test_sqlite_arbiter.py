@@ -7,7 +7,7 @@ import multiprocessing
 import shutil
 import sqlite3
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -133,19 +133,69 @@ async def test_a_damaged_file_is_no_answer(tmp_path: Path, change: str, message:
     await arbiter.aclose()
 
 
-async def test_a_file_that_was_replaced_is_not_followed(tmp_path: Path) -> None:
-    """Where the file was restored from a backup, it has to be opened anew: there are two then."""
-    arbiter = SqliteArbiter(tmp_path / "arbiter")
-    held = await written(arbiter)
-    shutil.copytree(tmp_path / "arbiter", tmp_path / "backup")
+def deleted(folder: Path, _: Path) -> None:
+    """Take the file away, and leave what is beside it."""
+    (folder / "arbiter.db").unlink()
+
+
+def exchanged(folder: Path, backup: Path) -> None:
+    """Put the backup in the file's place."""
+    (backup / "arbiter.db").rename(folder / "arbiter.db")
+
+
+def folder_exchanged(folder: Path, backup: Path) -> None:
+    """Put the backup's folder in the place of the file's folder."""
+    folder.rename(folder.with_name("old"))
+    backup.rename(folder)
+
+
+def copied(folder: Path, backup: Path) -> None:
+    """Copy the backup over the file, which stays the same one, and delete what is beside it."""
+    for suffix in ("-wal", "-shm"):
+        (folder / f"arbiter.db{suffix}").unlink()
+    shutil.copyfile(backup / "arbiter.db", folder / "arbiter.db")
+
+
+def restored(folder: Path, backup: Path) -> None:
+    """Restore the backup by SQLite itself, as one large change."""
+    with database(backup) as source, database(folder) as target:
+        source.backup(target)
+
+
+@pytest.mark.parametrize("replace", [deleted, exchanged, folder_exchanged, copied, restored])
+async def test_a_file_that_was_lost_or_restored_is_no_answer(
+    tmp_path: Path, replace: Callable[[Path, Path], None]
+) -> None:
+    """What was acknowledged may be undone, or others may use another file: nothing is certain."""
+    folder, backup = tmp_path / "arbiter", tmp_path / "backup"
+    arbiter = SqliteArbiter(folder)
+    first = await written(arbiter)
+    backup.mkdir()
+    with database(folder) as source, database(backup) as target:
+        source.backup(target)
+    held = await arbiter.swap(PAIR, first, CLAIMED, limit_s=LIMIT_S)
     waiting = asyncio.create_task(arbiter.changed(PAIR, held, limit_s=LIMIT_S))
-    (tmp_path / "arbiter").rename(tmp_path / "old")
-    (tmp_path / "backup").rename(tmp_path / "arbiter")
+    replace(folder, backup)
+    message = "start every program that uses it again"
     for _ in range(2):
-        with pytest.raises(ArbiterLost, match="another file has taken its place"):
-            await arbiter.swap(PAIR, held, CLAIMED, limit_s=LIMIT_S)
+        for known in (first, held):
+            with pytest.raises(ArbiterLost, match=message):
+                await arbiter.swap(PAIR, known, SHARED, limit_s=LIMIT_S)
+        with pytest.raises(ArbiterLost, match=message):
+            await arbiter.read(PAIR, limit_s=LIMIT_S)
+        with pytest.raises(ArbiterLost, match=message):
+            await renewed(arbiter)
     with pytest.raises(ArbiterLost):
         await waiting
+    await arbiter.aclose()
+
+
+async def test_a_program_that_is_started_later_uses_the_file_that_is_there(tmp_path: Path) -> None:
+    """It was restored from a backup: the record in it is what is held."""
+    arbiter = SqliteArbiter(tmp_path / "arbiter")
+    await written(arbiter)
+    shutil.copytree(tmp_path / "arbiter", tmp_path / "backup")
+    folder_exchanged(tmp_path / "arbiter", tmp_path / "backup")
     await arbiter.aclose()
     anew = SqliteArbiter(tmp_path / "arbiter")
     assert SHARED == (await anew.read(PAIR, limit_s=LIMIT_S)).shared
@@ -159,11 +209,15 @@ async def test_a_revision_that_was_given_twice_does_not_let_a_swap_through(tmp_p
     assert 1 == held.revision
     with database(tmp_path) as other:
         other.execute("DELETE FROM records")
-    again = await written(arbiter, CLAIMED)
+    anew = SqliteArbiter(tmp_path)
+    again = await written(anew, CLAIMED)
     assert held.revision == again.revision
     with pytest.raises(ArbiterOvertaken, match="it is at revision 1"):
-        await arbiter.swap(PAIR, held, SHARED, limit_s=LIMIT_S)
+        await anew.swap(PAIR, held, SHARED, limit_s=LIMIT_S)
+    with pytest.raises(ArbiterLost, match="another record was read at 1 before"):
+        await arbiter.read(PAIR, limit_s=LIMIT_S)
     await arbiter.aclose()
+    await anew.aclose()
 
 
 async def test_leases_run_once_more_after_the_machine_was_restarted(tmp_path: Path) -> None:

@@ -20,11 +20,14 @@ from pycolo.supervise.shared import SharedRecord
 
 _R = TypeVar("_R")
 _FILE: Final = "arbiter.db"
+# What was changed last is in the second one, and its index in the third one.
+_BESIDE: Final = ("", "-wal", "-shm")
 _OPEN_S: Final = 5.0
 _POLL_S: Final = 0.05
 # A write by another process takes a millisecond or two.
 _BUSY_S: Final = 0.005
 _BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_AGAIN: Final = "see the manual on arbiters, and start every program that uses it again"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _TABLES: Final = (
     """
@@ -70,12 +73,16 @@ class SqliteArbiter:
     def __init__(self, folder: Path, *, clock: Callable[[], float] = boottime_s) -> None:
         self._path = folder / _FILE
         self._clock = clock
+        # Pair to the latest revision that was read, and its record; and those of a transaction.
+        self._latest: dict[str, tuple[int, str | None]] = {}
+        self._found: dict[str, tuple[int, str | None]] = {}
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._boot = _BOOT_ID.read_text(encoding="ascii").strip()
             self._database = sqlite3.connect(self._path, timeout=_OPEN_S, isolation_level=None)
-            self._file = _identity(self._path)
             self._open()
+            # From the first transaction on there are all of them, until the last program ends.
+            self._files = _identities(self._path)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(str(folder), why_unusable(error, _FILE)) from error
 
@@ -227,20 +234,36 @@ class SqliteArbiter:
 
     def _transact_once(self, begin: str, work: Callable[[float], _R]) -> _R:
         self._database.execute(begin)
+        self._found = {}
         try:
+            # A refusal, too, says what the file holds.
+            self._check_files()
             result = work(self._clock())
-            self._check_file()
+            self._check_files()
             self._database.execute("COMMIT")
         except BaseException:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             raise
+        self._latest |= self._found
         return result
 
-    def _check_file(self) -> None:
-        # If the file was replaced, this connection still uses the old one, and others the new one.
-        if _identity(self._path) != self._file:
-            raise OSError("another file has taken its place: open it anew")
+    def _check_files(self) -> None:
+        """Check that the paths still name the files that this connection has open.
+
+        Raises:
+            OSError: One of them was deleted or replaced.
+        """
+        if not self._are_files_own:
+            raise OSError(f"it was deleted or replaced, or a file beside it was; {_AGAIN}")
+
+    @property
+    def _are_files_own(self) -> bool:
+        # If not, this connection uses the old files, and programs that are started later others.
+        try:
+            return _identities(self._path) == self._files
+        except FileNotFoundError:
+            return False
 
     def _held(self, pair: str, now_s: float) -> Held:
         return self._read_held(pair, now_s)[0]
@@ -259,7 +282,24 @@ class SqliteArbiter:
             leases=frozenset(node for node, _ in leases),
             ends={node: load_end(statement, node) for node, statement in ends},
         )
+        self._check_later(pair, (held.revision, row[1] if row else None))
         return held, min((until_s for _, until_s in leases), default=math.inf)
+
+    def _check_later(self, pair: str, found: tuple[int, str | None]) -> None:
+        """Check that a pair's record is the one that was read last, or a later one.
+
+        Args:
+            pair: The pair's name.
+            found: The revision of the record that is held now, and its text.
+
+        Raises:
+            OSError: It is an earlier one, so that what others were told was done is undone.
+        """
+        latest = self._latest.get(pair, found)
+        if found != latest and found[0] <= latest[0]:
+            why = f"it holds revision {found[0]}, and another record was read at {latest[0]} before"
+            raise OSError(f"{why}: it was restored from a backup; {_AGAIN}")
+        self._found[pair] = found
 
     def _mark(self, pair: str) -> tuple[object, ...]:
         """A value that is another one after each change of the file, by any connection.
@@ -270,14 +310,14 @@ class SqliteArbiter:
         try:
             row = self._database.execute("PRAGMA data_version").fetchone()
             # The version does not count this connection's own changes.
-            return (_identity(self._path), row[0], self._database.total_changes)
+            return (self._are_files_own, row[0], self._database.total_changes)
         except (OSError, sqlite3.Error) as error:
             raise ArbiterLost(pair, f"{self._path}: {error}") from error
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+def _identities(path: Path) -> list[tuple[int, int]]:
+    found = [Path(f"{path}{suffix}").stat() for suffix in _BESIDE]
+    return [(one.st_dev, one.st_ino) for one in found]
 
 
 def _is_busy(error: Exception) -> bool:
