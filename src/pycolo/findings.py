@@ -73,6 +73,7 @@ Code: TypeAlias = Literal[
     "supervision-paused",
     "at-work",
     "no-agent",
+    "fuse-armed",
     "host-unread",
     "fact-unread",
     "one-machine",
@@ -317,6 +318,10 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "no-agent": (
         "A planned switch-over needs the arbiter, and the agent of the node that is to have the"
         " guest: without them the guest would stop."
+    ),
+    "fuse-armed": (
+        "The fuse of a host guards the QEMU of its node, and would stop it if the agent kept the"
+        " pair no more. Have the guest run alone first."
     ),
     "host-unread": (
         "The host of a node cannot be asked: it is out of reach, ssh does not let pycolo in, or"

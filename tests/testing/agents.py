@@ -23,6 +23,7 @@ from pycolo.plan import HostAction
 from pycolo.qmp.replies import Version
 from pycolo.record import Change, UnreadRecord
 from pycolo.supervise import Agent, Arbiter, FenceDevice, Guard, Held, SupervisorEvent
+from pycolo.supervise._authority import Authority
 from pycolo.testing import FakeArbiter, FakeQemu, World
 
 NODES: Final = ("alpha", "beta")
@@ -320,6 +321,16 @@ async def started(agents: Agents) -> AsyncGenerator[Agents]:
         raise
     finally:
         await agents.aclose()
+
+
+@asynccontextmanager
+async def begun(authority: Authority) -> AsyncGenerator[None]:
+    """Have an authority read and renew what it needs while the block lasts."""
+    authority.begin()
+    try:
+        yield
+    finally:
+        await authority.end()
 
 
 @final

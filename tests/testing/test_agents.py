@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from tests.testing.agents import NODES, Agents, Network, play, started
+from tests.testing.agents import NODES, Agents, Network, begun, play, started
 from tests.testing.test_controller import write
 from tests.testing.test_supervisor import freezes_as_a_checkpoint_begins, serves
 from tests.testing.testbed import FakePair, declared, in_world, time_passes
@@ -80,7 +80,8 @@ def test_claimer_that_has_not_read_its_file_since_ends_the_other_qemu() -> None:
 
     async def scenario(life: FakePair, agents: Agents, _: Network) -> None:
         count = await agents.protected()
-        (inside,) = agents.running["beta"]._arbitrations.values()  # noqa: SLF001 - as if not read
+        (inside,) = agents.running["beta"]._authorities.values()  # noqa: SLF001 - as if not read
+        assert isinstance(inside, Arbitration)
         file = inside._files["beta"]  # noqa: SLF001 - as above
         assert isinstance(file, PairRecord)
         # As it was read before the pair was protected, and not since.
@@ -846,7 +847,7 @@ def test_qemu_of_another_host_is_ended_only_with_the_arbiters_word() -> None:
         async def ended() -> None:
             await one.hosts["beta"].run(life.pair, "beta", end, limit_s=1.0)
 
-        async with one:
+        async with begun(one):
             await time_passes(0.1)
             with pytest.raises(HostRefused, match="a later record than the one that was read"):
                 await ended()

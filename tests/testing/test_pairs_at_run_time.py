@@ -1,4 +1,4 @@
-"""Pairs are given to a supervisor, changed and taken from it while it runs, on fakes."""
+"""Pairs are given to a supervisor or agent, changed and taken from it, on fakes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Final
 
 import attrs
 import pytest
+from tests.testing.agents import Agents, Network
+from tests.testing.agents import play as play_agents
+from tests.testing.test_agent_spares import with_a_spare
 from tests.testing.test_asked import codes
 from tests.testing.test_controller import write
 from tests.testing.test_supervisor import Scenario, Watched, kept, protected, quiet, serves
@@ -15,8 +18,9 @@ from tests.testing.testbed import FakePair, declared, in_world, time_passes
 
 from pycolo.errors import CompileError, DeclarationError, StoreError
 from pycolo.model import ColoPair
-from pycolo.supervise import Store, Supervisor
+from pycolo.supervise import Agent, Store, Supervisor
 from pycolo.supervise.control import find, served
+from pycolo.supervise.wishes import set_want
 
 NAME: Final = "colo"
 
@@ -91,7 +95,7 @@ def test_pair_that_cannot_be_added_changes_nothing(tmp_path: Path) -> None:
     async def scenario(life: FakePair, watched: Watched) -> None:
         supervisor = watched.supervisor
         other = attrs.evolve(life.pair, name="other")
-        with pytest.raises(DeclarationError, match="that this supervisor has not yet"):
+        with pytest.raises(DeclarationError, match="be a name that is not kept here yet"):
             supervisor.add(life.pair, life.hosts)
         with pytest.raises(DeclarationError, match="have the host of beta"):
             supervisor.add(other, {"alpha": life.hosts["alpha"]})
@@ -173,3 +177,80 @@ def test_pair_that_is_busy_is_kept(tmp_path: Path) -> None:
         assert 0 == (await switching).exit_code
 
     play(tmp_path, scenario)
+
+
+def test_pair_is_taken_from_an_agent_and_given_back() -> None:
+    """Not while its fuse is armed; without an agent its node does nothing, and then as before."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        alpha, arbiter = agents.running["alpha"], agents.arbiters["alpha"]
+        count = await agents.protected()
+        with pytest.raises(CompileError, match="the fuse of alpha guards its QEMU") as error:
+            await alpha.remove(NAME)
+        assert ["fuse-armed"] == codes(error)
+        await set_want(arbiter, NAME, "unprotected", limit_s=1.0)
+        await agents.until("alone", node="alpha", since=count)
+        await agents.held(())
+        guest = life.world.qemu("alpha")
+        await alpha.remove(NAME)
+        assert () == alpha.pairs
+        await set_want(arbiter, NAME, "protected", limit_s=1.0)
+        count = len(agents.events)
+        await time_passes(60.0)
+        assert [] == [text for teller, text in agents.events[count:] if teller == "alpha"]
+        assert [guest] == life.world.running
+        alpha.add(life.pair, "alpha", agents.hosts("alpha"), guard=network.guards["alpha"])
+        await agents.protected(count)
+        assert guest is life.world.qemu("alpha")
+        write(life)
+        guest.kill()
+        await agents.until("failover is done", node="beta", since=count)
+        assert "beta" == await serves(life)
+
+    play_agents(scenario)
+
+
+def test_spare_that_agents_learn_of_later_protects_the_guest() -> None:
+    """The change of a protected pair is no outage: each agent renews lease and fuse after it."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        write(life)
+        before = list(life.world.running)
+        spared = with_a_spare()
+        for node, agent in agents.running.items():
+            hosts = {**agents.hosts(node), "gamma": life.hosts_of(spared)["gamma"]}
+            await agent.change(spared, hosts, guard=network.guards[node])
+            await time_passes(10.0)
+        assert before == life.world.running
+        await agents.protected(count)
+        assert (spared,) == agents.running["alpha"].pairs
+        count = len(agents.events)
+        await network.lose("beta")
+        await agents.until("resume is done", node="alpha", since=count)
+        assert {"alpha", "gamma"} == {qemu.node.name for qemu in life.world.running}
+        with pytest.raises(DeclarationError, match="have gamma, which the record of colo names"):
+            await agents.running["alpha"].change(life.pair, agents.hosts("alpha"))
+
+    play_agents(scenario)
+
+
+def test_pair_that_cannot_be_added_to_an_agent_changes_nothing() -> None:
+    """It has no such node, its name is taken, or a host is missing; no agent keeps it then."""
+
+    async def scenario(life: FakePair) -> None:
+        agent = Agent((), {}, {}, Network(life).arbiter.client("alpha"))
+        async with agent:
+            with pytest.raises(DeclarationError, match="name a node of colo: alpha, beta"):
+                agent.add(life.pair, "omega", life.hosts)
+            with pytest.raises(DeclarationError, match="have the host of beta"):
+                agent.add(life.pair, "alpha", {"alpha": life.hosts["alpha"]})
+            for asked in (agent.remove(NAME), agent.change(life.pair, life.hosts)):
+                with pytest.raises(DeclarationError, match="pair must be one of"):
+                    await asked
+            assert () == agent.pairs
+            agent.add(life.pair, "beta", life.hosts)
+            with pytest.raises(DeclarationError, match="be a name that is not kept here yet"):
+                agent.add(life.pair, "alpha", life.hosts)
+
+    in_world("11.1.3", scenario, without_spares())

@@ -10,7 +10,7 @@ from typing import Final, final
 
 import attrs
 import pytest
-from tests.testing.agents import NODES, Agents, FarHost, Network, play
+from tests.testing.agents import NODES, Agents, FarHost, Network, begun, play
 from tests.testing.test_controller import write
 from tests.testing.test_supervisor import serves
 from tests.testing.testbed import FakePair, in_world, time_passes
@@ -428,7 +428,7 @@ def test_agent_does_nothing_by_a_record_that_was_released() -> None:
             wake=lambda: None,
             tell=lambda _, __: None,
         )
-        async with one:
+        async with begun(one):
             await time_passes(0.1)
             await one.hosts["alpha"].observe(life.pair, "alpha", limit_s=LIMIT_S)
             own = await record_of(life, "alpha")

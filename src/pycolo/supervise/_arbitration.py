@@ -64,7 +64,7 @@ _LATER: Final = "the arbiter holds a later record than the one that was read; it
 class Arbitration(Authority):
     """What one node's agent has read from the arbiter, and its changes there.
 
-    An async context manager: its background tasks run inside the block.
+    Its background tasks run from `begin` to `end`.
 
     Args:
         pair: The declaration.
@@ -123,21 +123,33 @@ class Arbitration(Authority):
         self._renewed: str | None = None
         # Every event that QEMU sent before the first of these moments has been read since.
         self._read_until_s = (0.0, 0.0)
-        self._stack = contextlib.AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
         self.hosts: Final[Mapping[str, Host]] = {
             one: _ArbitratedHost(host, one, self) for one, host in hosts.items()
         }
         "Node name to its host, which swaps records into the arbiter before it writes them."
 
-    async def __aenter__(self) -> Arbitration:
-        async with contextlib.AsyncExitStack() as stack:
-            for work in (self._follow, self._renew, self._relight, self._beat):
-                stack.push_async_callback(_ended, asyncio.create_task(self._kept_up(work)))
-            self._stack = stack.pop_all()
-        return self
+    @override
+    def begin(self) -> None:
+        if not self._tasks:
+            works = (self._follow, self._renew, self._relight, self._beat)
+            self._tasks = [asyncio.create_task(self._kept_up(work)) for work in works]
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+    @override
+    async def end(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in reversed(tasks):
+            await _ended(task)
+
+    @property
+    @override
+    def hinders_removal(self) -> str:
+        if self._guard is None or not self._tasks:
+            return ""
+        if self._armed is None and not self._may_be_armed:
+            return ""
+        what = "guards" if self._armed is not None else "may guard"
+        return f"the fuse of {self._node} {what} its QEMU, and would stop it without this agent"
 
     # -- what the arbiter holds
 

@@ -6,6 +6,7 @@ decides for one node, by an arbiter's record; see `pycolo.supervise._arbitration
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from typing import Final, Protocol, final
 
@@ -63,6 +64,23 @@ class Authority(Protocol):
         False for an agent: it hears over a control monitor the checkpoints that renew its fuse.
         After the pair was released to its files no fuse is needed, and it is True.
         """
+
+    @property
+    def hinders_removal(self) -> str:
+        """Why the pair must not be removed now, as a clause; empty if it may be."""
+
+    def begin(self) -> None:
+        """Take what keeping the pair needs, such as a lock; nothing if that was done before.
+
+        Call it in a running event loop, and `end` afterwards.
+
+        Raises:
+            StoreError: Another supervisor with the same store keeps the pair, or its lock cannot be
+                made; not under an agent.
+        """
+
+    async def end(self) -> None:
+        """Give back what `begin` took; nothing if there is none."""
 
     def wish(self) -> Wish:
         """What is wanted of the pair, and whether its supervision is paused.
@@ -188,6 +206,24 @@ class FilesAuthority(Authority):
         self._pair: Final = pair
         self._store: Final = store
         self._claimed_by: str | None = None
+        self._lock = contextlib.ExitStack()
+        self._is_begun = False
+
+    @override
+    def begin(self) -> None:
+        if not self._is_begun:
+            self._lock.enter_context(self._store.alone(self._pair))
+            self._is_begun = True
+
+    @override
+    async def end(self) -> None:
+        self._is_begun = False
+        self._lock.close()
+
+    @property
+    @override
+    def hinders_removal(self) -> str:
+        return ""
 
     @property
     @override

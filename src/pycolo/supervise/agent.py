@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import final
-
-from typing_extensions import override
 
 from pycolo.errors import DeclarationError
 from pycolo.hosts import Host
@@ -68,42 +65,105 @@ class Agent(Keeping):
         resyncs: int = RESYNCS,
         assume_good: Collection[Version] = (),
     ) -> None:
-        self._nodes = nodes
-        for pair in pairs:
-            if nodes.get(pair.name) not in pair.names:
-                rule = f"name a node of {pair.name}: {', '.join(pair.names)}"
-                raise DeclarationError(f"nodes[{pair.name}]", nodes.get(pair.name), rule)
-        self._arbitrations = {
-            pair.name: Arbitration(
-                pair,
-                nodes[pair.name],
-                hosts.get(pair.name, {}),
-                arbiter,
-                guard=(guards or {}).get(pair.name),
-                wake=functools.partial(self._wake, pair.name),
-                tell=functools.partial(self._report, pair.name),
+        self._arbiter = arbiter
+        self._nodes = dict(nodes)
+        known = guards or {}
+        arbitrations = {
+            pair.name: self._arbitration(
+                pair, nodes.get(pair.name), hosts.get(pair.name, {}), known.get(pair.name)
             )
             for pair in pairs
         }
         super().__init__(
             pairs,
-            {name: one.hosts for name, one in self._arbitrations.items()},
-            self._arbitrations,
+            {name: one.hosts for name, one in arbitrations.items()},
+            arbitrations,
             fences=fences,
             observer=observer,
             resyncs=resyncs,
             assume_good=assume_good,
         )
 
-    @override
-    async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
-        for one in self._arbitrations.values():
-            await stack.enter_async_context(one)
+    def _arbitration(
+        self, pair: ColoPair, node: str | None, hosts: Mapping[str, Host], guard: Guard | None
+    ) -> Arbitration:
+        if node is None or node not in pair.names:
+            rule = f"name a node of {pair.name}: {', '.join(pair.names)}"
+            raise DeclarationError(f"nodes[{pair.name}]", node, rule)
+        return Arbitration(
+            pair,
+            node,
+            hosts,
+            self._arbiter,
+            guard=guard,
+            wake=functools.partial(self._wake, pair.name),
+            tell=functools.partial(self._report, pair.name, node),
+        )
+
+    def add(
+        self,
+        pair: ColoPair,
+        node: str,
+        hosts: Mapping[str, Host],
+        *,
+        guard: Guard | None = None,
+        fences: Mapping[str, Sequence[FenceDevice]] | None = None,
+    ) -> None:
+        """Keep one more pair from now on.
+
+        Args:
+            pair: The declaration.
+            node: The node of the pair that runs on this host.
+            hosts: Node name to its host, spares included. They are not closed.
+            guard: This host's fuse for that node; None for none.
+            fences: Node name to the fences of that node, as for an `Agent`.
+
+        Raises:
+            DeclarationError: The agent has a pair of this name, the pair has no such node, a node
+                has no host, `fences` names no node of the pair or a fence breaks a rule, or there
+                are more pairs than this process may have files open for. Nothing was changed.
+        """
+        one = self._arbitration(pair, node, hosts, guard)
+        self._add(pair, one.hosts, fences, one)
+        self._nodes[pair.name] = node
+
+    async def change(
+        self,
+        pair: ColoPair,
+        hosts: Mapping[str, Host],
+        *,
+        guard: Guard | None = None,
+        fences: Mapping[str, Sequence[FenceDevice]] | None = None,
+    ) -> None:
+        """Keep a pair by another declaration from now on, such as one with another spare.
+
+        No QEMU is changed by that: each value takes effect when it is used next, as after a restart
+        of the agent. The hosts that were given before are not used any more once this returns. The
+        node of this host stays the same.
+
+        Args:
+            pair: The declaration; its name is that of a pair which the agent has.
+            hosts: Node name to its host, spares included. They are not closed.
+            guard: This host's fuse for its node; None for none. It replaces the one that was given
+                before.
+            fences: Node name to the fences of that node; they replace those that were given before.
+
+        Raises:
+            RefusedError: A plan is executed for the pair. Nothing was changed.
+            DeclarationError: The agent has no such pair, a node has no host, `fences` names no node
+                of the pair or a fence breaks a rule, or the declaration lacks this host's node or
+                one that the pair's record names. Nothing was changed.
+        """
+        self._kept_by(pair.name)
+        one = self._arbitration(pair, self._nodes[pair.name], hosts, guard)
+        await self._change(pair, one.hosts, fences, one)
 
     def _wake(self, pair: str) -> None:
         """Have a pair observed again, since its arbiter may hold something new."""
-        self._keepers[pair].wake()
+        if pair in self._keepers:
+            self._keepers[pair].wake()
 
-    def _report(self, pair: str, kind: EventKind, text: str) -> None:
+    def _report(self, pair: str, node: str, kind: EventKind, text: str) -> None:
         """Tell what is wrong with the arbiter or the fuse, as this host sees it."""
-        self._keepers[pair].report(kind, text, self._nodes[pair])
+        if pair in self._keepers:
+            self._keepers[pair].report(kind, text, node)

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from pycolo._printable import brief
 from pycolo.controller import check_hosts
-from pycolo.errors import DeclarationError, StoreError
+from pycolo.errors import DeclarationError, StoreError, compile_error
 from pycolo.evidence import Evidence
 from pycolo.hosts import Host
 from pycolo.model import ColoPair
@@ -100,6 +100,9 @@ class Keeping:
     async def __aenter__(self) -> Self:
         _open_files.check(len(self._keepers))
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._end_authorities)
+            for authority in self._authorities.values():
+                authority.begin()
             await self._enter(stack)
             stack.push_async_callback(self._end_all)
             stack.push_async_callback(_ended, asyncio.create_task(self._begin_all()))
@@ -317,6 +320,110 @@ class Keeping:
         """
         return await self._kept_by(pair).state_fence(node, instance, who=who, how=how)
 
+    # -- other pairs
+
+    def _add(
+        self,
+        pair: ColoPair,
+        hosts: Mapping[str, Host],
+        fences: Mapping[str, Sequence[FenceDevice]] | None,
+        authority: Authority,
+    ) -> None:
+        """Keep one more pair from now on; errors as those of `Supervisor.add`.
+
+        Args:
+            pair: The declaration.
+            hosts: Node name to its host, spares included.
+            fences: Node name to the fences of that node.
+            authority: The authority of the pair, which was not begun.
+        """
+        name = pair.name
+        if name in self._keepers:
+            raise DeclarationError("pair", name, "be a name that is not kept here yet")
+        _open_files.check(len(self._keepers) + 1)
+        check_hosts(pair, hosts)
+        devices = fences_of(pair, fences or {})
+        if self._is_entered:
+            authority.begin()
+        self._hosts[name], self._fences[name] = hosts, devices
+        self._authorities[name] = authority
+        self._tallies[name] = Tally(pair=name, clock=_now_s)
+        self._following[name] = Following()
+        self._keepers[name] = self._keeper(pair)
+        self._tell_pairs()
+        if self._is_entered:
+            self._begin(name)
+
+    async def remove(self, pair: str) -> None:
+        """Keep a pair no more; its QEMUs keep running, and what is wanted of it stays stored.
+
+        To have its QEMUs end, want `stopped` first, and wait until they have ended. An agent keeps
+        a pair as long as its host's fuse guards the node's QEMU: want `unprotected` first, and wait
+        until its status says `alone`.
+
+        Args:
+            pair: The pair's name.
+
+        Raises:
+            RefusedError: A plan is executed for the pair, or, for an agent, the fuse would stop the
+                node's QEMU. Nothing was changed.
+            DeclarationError: There is no such pair.
+        """
+        self._kept_by(pair).refuse_acting()
+        authority = self._authorities[pair]
+        if authority.hinders_removal:
+            remedy = "have the guest run alone first, by `pycolo want unprotected` with --agent"
+            raise compile_error("fuse-armed", authority.hinders_removal, remedy)
+        del self._keepers[pair]
+        self._tell_pairs()
+        await self._end(pair)
+        await authority.end()
+        if pair in self._keepers:
+            # It was added again meanwhile.
+            return
+        for known in (self._hosts, self._fences, self._authorities, self._tallies, self._following):
+            known.pop(pair, None)
+
+    async def _change(
+        self,
+        pair: ColoPair,
+        hosts: Mapping[str, Host],
+        fences: Mapping[str, Sequence[FenceDevice]] | None,
+        authority: Authority | None,
+    ) -> None:
+        """Keep a pair by another declaration from now on; errors as those of `Supervisor.change`.
+
+        Args:
+            pair: The declaration.
+            hosts: Node name to its host, spares included.
+            fences: Node name to the fences of that node.
+            authority: The authority of the pair by this declaration, which was not begun; None to
+                keep the present one.
+        """
+        name = pair.name
+        keeper = self._kept_by(name)
+        keeper.refuse_acting()
+        check_hosts(pair, hosts)
+        record = keeper.status.record
+        lacking = sorted((frozenset() if record is None else record.named) - set(pair.names))
+        if lacking:
+            rule = f"have {lacking[0]}, which the record of {name} names"
+            raise DeclarationError("pair.nodes", list(pair.names), rule)
+        devices, before = fences_of(pair, fences or {}), self._authorities[name]
+        self._hosts[name], self._fences[name] = hosts, devices
+        self._authorities[name] = authority or before
+        self._keepers[name] = self._keeper(pair)
+        self._tell_pairs()
+        is_begun = name in self._tasks
+        await self._end(name)
+        if authority is not None:
+            await before.end()
+        if not self._is_entered or name not in self._keepers:
+            return
+        self._authorities[name].begin()
+        if is_begun:
+            self._begin(name)
+
     def _kept_by(self, pair: str) -> Keeper:
         if pair not in self._keepers:
             raise DeclarationError("pair", pair, f"be one of {', '.join(self._keepers)}")
@@ -350,7 +457,7 @@ class Keeping:
         )
 
     async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
-        """Enter what the authorities need while the pairs are kept; nothing unless overridden.
+        """Enter what is needed while the pairs are kept; nothing unless overridden.
 
         Args:
             stack: Takes each context manager and callback; closed after the keepers have ended.
@@ -386,6 +493,9 @@ class Keeping:
 
     async def _end_all(self) -> None:
         await asyncio.gather(*map(self._end, tuple(self._tasks)))
+
+    async def _end_authorities(self) -> None:
+        await asyncio.gather(*(one.end() for one in tuple(self._authorities.values())))
 
     async def _leave(self, places: asyncio.Semaphore, keeper: Keeper) -> None:
         """Let the next pair begin once this one has, or after a second, as with a dead host.
@@ -460,7 +570,6 @@ class Supervisor(Keeping):
         assume_good: Collection[Version] = (),
     ) -> None:
         self._store = store
-        self._locks: dict[str, contextlib.ExitStack] = {}
         super().__init__(
             pairs,
             hosts,
@@ -473,9 +582,6 @@ class Supervisor(Keeping):
 
     @override
     async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
-        stack.callback(self._unlock_all)
-        for name in self._keepers:
-            self._lock(name)
         following = asyncio.create_task(self._follow_store())
         stack.push_async_callback(_ended, following)
 
@@ -520,42 +626,7 @@ class Supervisor(Keeping):
             StoreError: Another supervisor with this store keeps the pair, or its lock cannot be
                 made. Nothing was changed.
         """
-        name = pair.name
-        if name in self._keepers:
-            raise DeclarationError("pair", name, "be a name that this supervisor has not yet")
-        _open_files.check(len(self._keepers) + 1)
-        check_hosts(pair, hosts)
-        devices = fences_of(pair, fences or {})
-        if self._is_entered:
-            self._lock(name)
-        self._hosts[name], self._fences[name] = hosts, devices
-        self._authorities[name] = FilesAuthority(name, self._store)
-        self._tallies[name] = Tally(pair=name, clock=_now_s)
-        self._following[name] = Following()
-        self._keepers[name] = self._keeper(pair)
-        self._tell_pairs()
-        if self._is_entered:
-            self._begin(name)
-
-    async def remove(self, pair: str) -> None:
-        """Keep a pair no more; its QEMUs keep running, and what is wanted of it stays stored.
-
-        To have its QEMUs end, want `stopped` first, and wait until they have ended.
-
-        Args:
-            pair: The pair's name.
-
-        Raises:
-            RefusedError: A plan is executed for the pair. Nothing was changed.
-            DeclarationError: The supervisor has no such pair.
-        """
-        self._kept_by(pair).refuse_acting()
-        del self._keepers[pair]
-        self._tell_pairs()
-        await self._end(pair)
-        for known in (self._hosts, self._fences, self._authorities, self._tallies, self._following):
-            known.pop(pair, None)
-        self._locks.pop(pair, contextlib.ExitStack()).close()
+        self._add(pair, hosts, fences, FilesAuthority(pair.name, self._store))
 
     async def change(
         self,
@@ -580,31 +651,7 @@ class Supervisor(Keeping):
                 node of the pair or a fence breaks a rule, or the declaration lacks a node that the
                 pair's record names. Nothing was changed.
         """
-        name = pair.name
-        old = self._kept_by(name)
-        old.refuse_acting()
-        check_hosts(pair, hosts)
-        record = old.status.record
-        lacking = sorted((frozenset() if record is None else record.named) - set(pair.names))
-        if lacking:
-            rule = f"have {lacking[0]}, which the record of {name} names"
-            raise DeclarationError("pair.nodes", list(pair.names), rule)
-        self._hosts[name], self._fences[name] = hosts, fences_of(pair, fences or {})
-        self._keepers[name] = self._keeper(pair)
-        self._tell_pairs()
-        is_begun = name in self._tasks
-        await self._end(name)
-        if is_begun and name in self._keepers:
-            self._begin(name)
-
-    def _lock(self, name: str) -> None:
-        stack = contextlib.ExitStack()
-        stack.enter_context(self._store.alone(name))
-        self._locks[name] = stack
-
-    def _unlock_all(self) -> None:
-        while self._locks:
-            self._locks.popitem()[1].close()
+        await self._change(pair, hosts, fences, None)
 
     # -- requests of a person
 
