@@ -317,7 +317,7 @@ MEANINGS: Final[Mapping[Code, str]] = {
     ),
     "no-agent": (
         "A planned switch-over needs the arbiter, and the agent of the node that is to have the"
-        " guest: without them the guest would stop."
+        " guest: without them the guest would stop. A move of the secondary needs the arbiter."
     ),
     "fuse-armed": (
         "The fuse of a host guards the QEMU of its node, and would stop it if the agent kept the"

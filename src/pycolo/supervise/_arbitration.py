@@ -324,7 +324,14 @@ class Arbitration(Authority):
         shared = self._shared
         if shared is None:
             return False
-        return await self._swapped(attrs.evolve(shared, want="stopped"))
+        return await self._swapped(attrs.evolve(shared, want="stopped", moves_to=None))
+
+    @override
+    async def move(self, to: str | None) -> bool:
+        shared = self._shared
+        if shared is None or self._is_lost:
+            return False
+        return await self._swapped(attrs.evolve(shared, moves_to=to))
 
     @override
     async def say_exit(self, end: Evidence) -> None:

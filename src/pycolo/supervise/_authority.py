@@ -149,6 +149,16 @@ class Authority(Protocol):
             StoreError: The store cannot be written.
         """
 
+    async def move(self, to: str | None) -> bool:
+        """Store on which spare the next secondary is to be launched; None for any node.
+
+        Returns:
+            Whether it was stored.
+
+        Raises:
+            StoreError: The store cannot be written; not under an agent.
+        """
+
     async def settle(self, snapshot: Snapshot) -> bool:
         """Make the record and the node's own file agree.
 
@@ -313,6 +323,11 @@ class FilesAuthority(Authority):
     @override
     async def stop(self) -> bool:
         self._store.want(self._pair, "stopped")
+        return True
+
+    @override
+    async def move(self, to: str | None) -> bool:
+        self._store.move(self._pair, to)
         return True
 
     @override

@@ -16,10 +16,11 @@ from typing import Final, Literal, TypeAlias, TypeVar, assert_never, final
 
 import attrs
 
-from pycolo.controller import HOST_S, PairController, Round
+from pycolo.controller import HOST_S, Compiled, PairController, Round
 from pycolo.errors import (
     CommandRefused,
     CommandUnknown,
+    RefusedError,
     RemoteError,
     StoreError,
     compile_error,
@@ -181,8 +182,10 @@ class Keeper:
         # next step.
         self._is_observation_first = False
         self._is_aside = False
-        # The spare on which the next secondary is to be launched; None for any node.
-        self._destination: str | None = None
+        # The spare to which this keeper itself has begun to move the secondary; None for none.
+        self._own_move: str | None = None
+        # Whether a move has ended, and this is to be stored.
+        self._is_move_over = False
         # Whether a node is about to run alone, or may be: then nothing else is done with the pair.
         self._is_doubtful = False
         self._due_s = 0.0
@@ -324,14 +327,23 @@ class Keeper:
                 first, or there is no safe way. Nothing was changed.
             CommandUnknown: The keeper has ended meanwhile: it is not known what was done.
         """
+        return await self._execute(await self._compile(procedure, options), procedure, observer)
+
+    async def _compile(self, procedure: Procedure, options: Options) -> Compiled:
+        """Compile a procedure for a person; arguments and errors as those of `perform`."""
         self._readiness.refuse(procedure)
         if procedure == "switch-over":
             options = attrs.evolve(options, left_to=self._other_secondary)
         try:
             async with asyncio.timeout(COMPILE_S):
-                compiled = await self._controller.compile(procedure, options)
+                return await self._controller.compile(procedure, options)
         except TimeoutError:
             raise self._readiness.at_work() from None
+
+    async def _execute(
+        self, compiled: Compiled, procedure: Procedure, observer: Observer | None
+    ) -> Report:
+        """Execute what was compiled for a person; arguments and errors as those of `perform`."""
         # The pair may have changed while the plan was compiled.
         self._readiness.refuse(procedure)
         self._is_observation_first = True
@@ -358,6 +370,7 @@ class Keeper:
             RefusedError: It is not begun: as for `perform`, the pair is not protected, `to` is no
                 spare or its host gives no answer, or another agent drives the pair.
             CommandUnknown: The keeper has ended meanwhile: it is not known what was done.
+            StoreError: The store cannot be written; nothing was changed.
             DeclarationError: The pair has no such node.
         """
         self.pair.node(to)
@@ -367,13 +380,22 @@ class Keeper:
         except RemoteError as error:
             why = f"no secondary can be launched on {to}: {error}"
             raise compile_error("no-host", why, "repair that first", node=to) from error
-        self._destination = to
-        report = None
+        compiled = await self._compile("stop", Options())
+        # It is stored before the secondary is ended, so that the next keeper carries the move on.
+        self._own_move = to
+        if not await self._authority.move(to):
+            self._own_move = None
+            why = "the arbiter has not stored that the secondary moves"
+            raise compile_error("no-agent", why, "the agent says why; repair that, and try again")
+        self._is_move_over = False
+        self._apply_wish()
         try:
-            report = await self.perform("stop", Options(), observer)
-        finally:
-            if report is None or report.failed is not None:
-                self._destination = None
+            report = await self._execute(compiled, "stop", observer)
+        except RefusedError:
+            await self._end_move()
+            raise
+        if report.failed is not None:
+            await self._end_move()
         return report
 
     async def state_fence(self, node: str, instance: str | None, who: str, how: str) -> Evidence:
@@ -496,6 +518,7 @@ class Keeper:
         self._is_protected = _are_protected(decided)
         for one in decided:
             self._say_decision(one)
+        await self._follow_move(record)
         for one in decided:
             if await self._acted(one):
                 return True
@@ -1050,6 +1073,33 @@ class Keeper:
             case _:
                 pass
 
+    async def _follow_move(self, record: PairRecord) -> None:
+        """End a move of the secondary that is done, or that another keeper has not begun."""
+        if self._is_move_over:
+            await self._end_move()
+        to = self._destination
+        if to is None or self._wish.paused is not None or not self._authority.drives(record):
+            return
+        if to in record.eligible:
+            await self._end_move()
+        elif self._is_protected and to != self._own_move:
+            why = "its supervisor or agent has ended before it had ended the secondary"
+            again = f"type `pycolo move PAIRFILE --to {to}` again"
+            self._say("trouble", f"the secondary is not moved to {to}: {why}; {again}")
+            await self._end_move()
+
+    async def _end_move(self) -> None:
+        """Store that the secondary is moved no more; the next turn tries again if that fails."""
+        self._own_move, self._is_move_over = None, True
+        if await self._authority.move(None):
+            self._apply_wish()
+            self._is_move_over = False
+
+    @property
+    def _destination(self) -> str | None:
+        """The spare on which the next secondary is to be launched; None for any node."""
+        return None if self._is_move_over else self._wish.moves_to
+
     def _gives_up_move(self, found: Round, *, failed: bool) -> bool:
         """Launch the secondary on any node again if it was moved, or cannot be.
 
@@ -1059,17 +1109,13 @@ class Keeper:
         to = self._destination
         if to is None:
             return False
-        record = self._record
-        if isinstance(found.step, Settled) and record is not None and record.partner == to:
-            # A round that began before the old secondary was ended may say that it is settled.
-            self._destination = None
         joins = isinstance(found.step, Act) and found.step.plan.procedure in JOINING
         is_over = isinstance(found.step, Decide) or (
             (joins or isinstance(found.step, Launch)) and (failed or bool(found.why))
         )
         if not is_over:
             return False
-        self._destination = None
+        self._is_move_over = True
         why = found.why or "the line before says why"
         text = f"the secondary is not moved to {to}: {why}; it is launched where it can be"
         self._say("trouble", text)
@@ -1236,20 +1282,23 @@ class Keeper:
         self._is_wish_known = True
         if wish == self._wish:
             return
-        if wish.want != "stopped":
+        is_move = attrs.evolve(wish, moves_to=self._wish.moves_to) == self._wish
+        if wish.want != "stopped" and not is_move:
             # A guest is wanted again: an earlier shutdown by the guest does not count any more.
             self._detector.forget_shutdowns()
         is_aside = wish.paused is not None and self._authority.frees_monitors
         if is_aside != self._detector.is_aside:
             self._detector.stand_aside(self._controller.snapshot, is_aside=is_aside)
             self._is_stale, self._is_aside = True, False
+        left = self._destination
         self._wish = wish
-        if wish.want != "protected":
-            self._destination = None
         self._controller.want(wish.want)
         self._due_s = self._now_s()
         paused = "" if wish.paused is None else f"; supervision is paused {wish.paused}"
-        self._say("state", f"{wish.want} is wanted{paused}")
+        moves = "" if wish.moves_to is None else f"; the secondary moves to {wish.moves_to}"
+        if wish.want != "protected" and left is not None:
+            moves = f"; the secondary moves to {left} no more"
+        self._say("state", f"{wish.want} is wanted{moves}{paused}")
 
     async def _rest(self) -> None:
         if self._work is None:

@@ -40,6 +40,9 @@ class SharedRecord:
     `to-files`: agents only observe. `wanted-back`: the holder's agent is to adopt the files again.
     None: this record counts.
     """
+    # Left out of the text if None, as above.
+    moves_to: str | None = attrs.field(default=None, metadata={"sparse": True})
+    "The spare on which the next secondary is to be launched; None for any node."
 
     def may_renew(self, node: str, instance: str) -> bool:
         """Whether a lease may be renewed: its QEMU may run alone, and no other node has a claim.

@@ -19,8 +19,13 @@ from pycolo.supervise._database_errors import why_unusable
 
 _FILE: Final = "supervisor.db"
 _BUSY_S: Final = 5.0
-_TABLE: Final = """
-    CREATE TABLE IF NOT EXISTS pairs (name TEXT PRIMARY KEY, want TEXT NOT NULL, paused TEXT)
+_TABLES: Final = (
+    "CREATE TABLE IF NOT EXISTS pairs (name TEXT PRIMARY KEY, want TEXT NOT NULL, paused TEXT)",
+    "CREATE TABLE IF NOT EXISTS moves (name TEXT PRIMARY KEY, node TEXT NOT NULL)",
+)
+_READ: Final = """SELECT name, coalesce(want, 'protected'), paused, node
+    FROM (SELECT name FROM pairs UNION SELECT name FROM moves)
+    LEFT JOIN pairs USING (name) LEFT JOIN moves USING (name)
 """
 
 
@@ -33,6 +38,8 @@ class Wish:
     "A protected guest, one that runs alone, or no QEMU."
     paused: str | None = None
     "Who paused the pair's supervision, and when; None if it is not paused."
+    moves_to: str | None = None
+    "The spare on which the next secondary is to be launched; None for any node."
 
 
 @final
@@ -61,9 +68,9 @@ class Store:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._database = sqlite3.connect(folder / _FILE, timeout=_BUSY_S, isolation_level=None)
             # A wish that was acknowledged survives the loss of power.
-            for line in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", _TABLE):
+            for line in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", *_TABLES):
                 self._database.execute(line)
-        self._rows: dict[str, tuple[str, str | None]] = {}
+        self._rows: dict[str, tuple[str, str | None, str | None]] = {}
         self._read_version: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
@@ -103,8 +110,8 @@ class Store:
         version = self.version
         if version != self._read_version:
             with self._as_store_error():
-                found = self._database.execute("SELECT name, want, paused FROM pairs").fetchall()
-            self._rows = {name: (want, paused) for name, want, paused in found}
+                found = self._database.execute(_READ).fetchall()
+            self._rows = {name: (want, paused, node) for name, want, paused, node in found}
             self._read_version = version
         row = self._rows.get(pair)
         if row is None:
@@ -113,10 +120,10 @@ class Store:
         want: Want | None = known.get(row[0])
         if want is None:
             raise StoreError(str(self.folder), f"{row[0]!r} is nothing that can be wanted")
-        return Wish(want=want, paused=row[1])
+        return Wish(want=want, paused=row[1], moves_to=row[2])
 
     def want(self, pair: str, want: Want) -> None:
-        """Set what is wanted of a pair.
+        """Set what is wanted of a pair; a move of its secondary ends unless that is `protected`.
 
         Args:
             pair: The pair's name.
@@ -128,7 +135,11 @@ class Store:
         """
         rules.identifier("pair", pair)
         check_want("want", want)
-        with self._as_store_error():
+        # The connection's own block ends the transaction.
+        with self._as_store_error(), self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            if want != "protected":
+                self._database.execute("DELETE FROM moves WHERE name = ?", (pair,))
             self._database.execute(
                 "INSERT INTO pairs (name, want) VALUES (?, ?)"
                 " ON CONFLICT (name) DO UPDATE SET want = excluded.want",
@@ -155,6 +166,23 @@ class Store:
                 " ON CONFLICT (name) DO UPDATE SET paused = excluded.paused",
                 (pair, paused),
             )
+
+    def move(self, pair: str, to: str | None) -> None:
+        """Set on which spare the next secondary of a pair is to be launched.
+
+        Args:
+            pair: The pair's name.
+            to: The spare; None for any node.
+
+        Raises:
+            StoreError: The file cannot be written; nothing was changed.
+        """
+        rules.identifier("pair", pair)
+        with self._as_store_error():
+            if to is None:
+                self._database.execute("DELETE FROM moves WHERE name = ?", (pair,))
+            else:
+                self._database.execute("INSERT OR REPLACE INTO moves VALUES (?, ?)", (pair, to))
 
     @contextmanager
     def alone(self, pair: str) -> Generator[None]:

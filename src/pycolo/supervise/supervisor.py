@@ -238,9 +238,10 @@ class Keeping:
         """Have a spare take the place of the secondary, while the guest runs.
 
         The secondary loses its rights, then its QEMU is ended, and the guest runs alone until the
-        spare protects it: that is for as long as a resync takes. If the spare cannot, or if this
-        object ends meanwhile, a secondary is launched where it can be. An agent does this only if
-        its node has the guest.
+        spare protects it: that is for as long as a resync takes. If the spare cannot, a secondary
+        is launched where it can be. The move is stored before: if this object ends meanwhile, the
+        next one carries it on, or reports that it was not begun. It ends once another state than
+        `protected` is wanted. An agent does this only if its node has the guest.
 
         Args:
             pair: The pair's name.
@@ -254,9 +255,11 @@ class Keeping:
         Raises:
             RefusedError: It is not begun: `to` is no spare or its host gives no answer, the pair is
                 not protected, its supervision is paused, or other work on it comes first. For an
-                agent also: its node does not have the guest. Nothing was changed.
+                agent also: its node does not have the guest, or the arbiter has not stored the
+                move. Nothing was changed.
             CommandUnknown: The supervisor or agent has ended meanwhile: it is not known what was
                 done.
+            StoreError: The supervisor's store cannot be written. Nothing was changed.
             DeclarationError: There is no such pair, or the pair has no such node.
         """
         return await self._kept_by(pair).move(to, observer)

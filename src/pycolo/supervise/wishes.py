@@ -112,10 +112,11 @@ def _known(pair: str, shared: SharedRecord | None) -> SharedRecord:
 def wish_of(shared: SharedRecord) -> Wish:
     """What a shared record says is wanted; a pair that was released to its files is paused."""
     paused = _RELEASED if shared.released == "to-files" else shared.paused
-    return Wish(want=shared.want, paused=paused)
+    return Wish(want=shared.want, paused=paused, moves_to=shared.moves_to)
 
 
 def _wanted(shared: SharedRecord, want: Want) -> SharedRecord:
     if shared.released is not None:
         shared = attrs.evolve(shared, released="wanted-back")
-    return attrs.evolve(shared, want=want)
+    moves_to = shared.moves_to if want == "protected" else None
+    return attrs.evolve(shared, want=want, moves_to=moves_to)
