@@ -33,6 +33,8 @@ VIEW = PairView(
     phases={"alpha": "protected", "beta": "protected"},
     epoch=12,
     standing=Standing(state="protected", text="alpha is primary, beta is secondary"),
+    primary="alpha",
+    checkpoint_delay_ms=20000,
     is_protected=True,
     person="",
     checkpoints=100,
@@ -303,7 +305,7 @@ def test_no_checkpoint_suggests_nothing(pair_file: Path) -> None:
 
 
 def test_status_and_watch_ask_the_agent_of_this_host(pycolo: Pycolo, tmp_path: Path) -> None:
-    """`run` does not: an agent executes nothing on request."""
+    """So does `run`, which says what to do instead of what no agent executes on request."""
     pair_file, folder, agent_file = (tmp_path / name for name in ("p.toml", "store", "agent.toml"))
     pair_file.write_text(PAIR.format(run_dir=tmp_path))
     # The agent of a spare launches nothing.
@@ -326,7 +328,11 @@ def test_status_and_watch_ask_the_agent_of_this_host(pycolo: Pycolo, tmp_path: P
             ended = pycolo(*state)
             assert 1 <= ended.code <= 4
             assert "no supervisor or agent" not in ended.err
-            assert "a supervisor (pid" not in pycolo("run", "stop", pair_file, *state[4:]).err
+            ended = pycolo("run", "stop", pair_file, "--store", folder)
+            assert 4 == ended.code
+            assert f"an agent (pid {agent.pid}) keeps colo" in ended.err
+            assert "type `pycolo want unprotected PAIRFILE --agent AGENTFILE`" in ended.err
+            assert "`pycolo release" in ended.err
         finally:
             agent.send_signal(signal.SIGTERM)
     assert 0 == agent.returncode

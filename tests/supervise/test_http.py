@@ -154,6 +154,8 @@ SOUND = PairStatus(
     phases={"alpha": "protected", "beta": "protected"},
     standing=Standing(state="protected", text="alpha is primary"),
     record=None,
+    primary="alpha",
+    checkpoint_delay_ms=20000,
     is_protected=True,
     is_busy=False,
     are_monitors_free=False,

@@ -78,7 +78,7 @@ def test_switch_over_moves_the_guest_and_protects_it_again(tmp_path: Path, asked
         write(life)
         old = life.world.qemu("alpha")
         async with served(agents.running[asked], of_agents(tmp_path)):
-            act = acts(tmp_path, NAME, "switch-over", _ASKED)
+            act = await asyncio.to_thread(acts, tmp_path, NAME, "switch-over", _ASKED)
             assert act is not None
             report = await act(Observer(), recorder=None)
         assert (0, "switch-over") == (report.exit_code, report.plan.procedure)

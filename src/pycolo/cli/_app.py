@@ -478,8 +478,9 @@ def run(
     never of one about records, evidence or identity.
 
     If a supervisor keeps the pair, switch-over, checkpoint, shutdown and set-checkpoint-delay are
-    done by it. For the others pause it first. If agents keep the pair, switch-over is done by the
-    agent of this host.
+    done by it. For the others pause it first. If agents keep the pair, the agent of this host does
+    these four; type the last three on the host that has the guest. For the others `release` the
+    pair first.
     """
     pair = _files.pair(pair_file)
     asked.check(pair, procedure)
@@ -791,8 +792,9 @@ def move(*, pair_file: Path, to: str, detail: Detail, folder: Path, form: str) -
 def measure(*, pair_file: Path, seconds: float, folder: Path, form: str) -> int:
     """Measure the checkpoints of a pair, and suggest a delay.
 
-    It listens, and changes nothing. If no supervisor keeps the pair, it uses the observer monitor
-    of the primary meanwhile. It ends early if COLO ends, and with 1 if no checkpoint came.
+    It listens, and changes nothing. Where agents keep the pair, type it on the host that has the
+    guest. If neither a supervisor nor agents keep it, it uses the observer monitor of the primary
+    meanwhile. It ends early if COLO ends, and with 1 if no checkpoint came.
     """
     pair = _files.pair(pair_file)
     pace = asyncio.run(_measure.measured(pair, folder, seconds))

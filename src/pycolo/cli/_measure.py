@@ -16,14 +16,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from pycolo import operate
 from pycolo._json import JsonObject
 from pycolo.cli import _say
-from pycolo.errors import compile_error
+from pycolo.errors import CompileError, StoreError, compile_error
 from pycolo.model import ColoPair
 from pycolo.pace import Checkpoint, Pace
-from pycolo.standing import standing
-from pycolo.supervise.control import find
+from pycolo.standing import Standing, standing
+from pycolo.supervise.control import Control, find_keeper
 
 _MS: Final = 1000.0
 _STEP_S: Final = 0.2
+_OBSERVED: Final = 20
+"How many views of a pair may come before it has been observed for the first time."
 _WIDTH: Final = 40
 _EARLY: Final = 0.5
 _PARTS: Final = (("median", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("longest", 1.0))
@@ -34,13 +36,63 @@ async def measured(pair: ColoPair, folder: Path, seconds: float) -> Pace:
 
     Args:
         pair: The declaration.
-        folder: The store of the supervisor that may keep the pair.
+        folder: The store of the supervisor that may keep the pair, or beside which agents listen.
         seconds: How long to listen; it ends earlier if COLO or the connection does.
 
     Raises:
-        CompileError: The pair is not in COLO.
-        RemoteError: No supervisor keeps the pair, and its observer monitor cannot be used.
-        StoreError: The pair's supervisor does not answer.
+        CompileError: The pair is not in COLO, or another host's agent keeps the primary.
+        RemoteError: Neither a supervisor nor an agent keeps the pair, and its observer monitor
+            cannot be used.
+        StoreError: The pair's supervisor or agent does not answer.
+    """
+    control = find_keeper(folder, pair.name)
+    heard: list[Checkpoint] = []
+    if control is None:
+        name, delay_ms = await _primary(pair)
+        source = operate.checkpoints(pair, name)
+    else:
+        # It reports the checkpoints that it sees anyway, and the observer monitor stays free.
+        delay_ms = await _delay_ms(control)
+        source = control.checkpoints()
+    took_s = await _listened(source, heard, seconds)
+    return Pace.of(heard, seconds=took_s, delay_ms=delay_ms)
+
+
+async def _delay_ms(control: Control) -> int:
+    """The checkpoint delay of the primary, as its supervisor or this host's agent sees it.
+
+    Raises:
+        CompileError: There is no primary in COLO, or another host's agent keeps it.
+        StoreError: No answer came.
+    """
+    async with aclosing(control.watch()) as views:
+        left = _OBSERVED
+        async for view in views:
+            left -= 1
+            if view.standing is None and left > 0:
+                # The pair has not been observed yet; the next view comes half a second later.
+                continue
+            if view.primary is None or view.checkpoint_delay_ms is None:
+                raise _unmeasured(control.pair, view.standing)
+            if view.primary not in view.phases:
+                why = f"the agent of {view.primary} hears the checkpoints, and no other one"
+                remedy = f"ask it, on the host of {view.primary}"
+                raise compile_error("not-a-member", why, remedy)
+            return view.checkpoint_delay_ms
+    raise StoreError(str(control.folder), f"process {control.pid} has ended")
+
+
+def _unmeasured(pair: str, found: Standing | None) -> CompileError:
+    words = "it was not observed yet" if found is None else found.words
+    why = f"{pair} has no primary in COLO: {words}"
+    return compile_error("no-pair", why, "measure it once it is protected")
+
+
+async def _primary(pair: ColoPair) -> tuple[str, int]:
+    """The primary of a pair in COLO, and its checkpoint delay in milliseconds.
+
+    Raises:
+        CompileError: There is none, or there are two.
     """
     snapshot = await operate.status(pair)
     primaries = [
@@ -49,17 +101,9 @@ async def measured(pair: ColoPair, folder: Path, seconds: float) -> Pace:
         if (live := snapshot.live(name)) is not None and live.colo_mode == "primary"
     ]
     if len(primaries) != 1:
-        found = standing(snapshot)
-        why = f"{pair.name} has no primary in COLO: {found.words}"
-        raise compile_error("no-pair", why, "measure it once it is protected")
+        raise _unmeasured(pair.name, standing(snapshot))
     ((name, live),) = primaries
-    control = find(folder, pair.name)
-    # If a supervisor keeps the pair, it reports the checkpoints that it sees anyway, and the
-    # observer monitor stays free.
-    source = operate.checkpoints(pair, name) if control is None else control.checkpoints()
-    heard: list[Checkpoint] = []
-    took_s = await _listened(source, heard, seconds)
-    return Pace.of(heard, seconds=took_s, delay_ms=live.checkpoint_delay_ms)
+    return name, live.checkpoint_delay_ms
 
 
 async def _listened(

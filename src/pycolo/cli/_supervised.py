@@ -16,21 +16,23 @@ from pycolo.errors import CompileError, StoreError, compile_error
 from pycolo.observers import Observer, Recorder
 from pycolo.plan import Procedure
 from pycolo.result import Report
-from pycolo.supervise import Agent, Supervisor, Wish
+from pycolo.supervise import Wish
 from pycolo.supervise.control import Control, PairView, find, of_agents
+from pycolo.supervise.supervisor import Keeping
 
 _WAIT_S: Final = 60.0
+_RELEASE_S: Final = 2.0
 _INSTEAD: Final[Mapping[Procedure, str]] = {
     "launch": "it launches what is missing by itself",
     "start": "it protects the guest by itself",
     "resume": "it protects the guest by itself",
-    "stop": "type `pycolo want unprotected PAIRFILE`",
+    "stop": "type `pycolo want unprotected PAIRFILE{agent}`",
     "failover": (
         "it fails over by itself; if it needs your word that a host is off, type"
         " `pycolo fenced PAIRFILE NODE --how TEXT`"
     ),
 }
-"What to do instead of a procedure that a supervisor does not execute on request."
+"What to do instead of a procedure that a supervisor or agent does not execute on request."
 
 
 @final
@@ -97,22 +99,24 @@ def acts(folder: Path, pair: str, procedure: Procedure, asked: Asked) -> Act | N
         asked: The options of the procedure.
 
     Returns:
-        A function that has the supervisor or agent execute it. None if no supervisor keeps the
-        pair, or its supervisor is paused, and this host's agent does not execute this.
+        A function that has the supervisor or agent execute it. None if neither keeps the pair, if
+        its supervisor is paused, or if it was released to its files.
 
     Raises:
-        CompileError: The pair's supervisor does not execute this procedure on request, or not with
-            these options.
+        CompileError: The pair's supervisor or agent does not execute this procedure on request, or
+            not with these options.
         StoreError: The pair's supervisor or agent does not answer.
     """
     control = _in_the_way(folder, pair)
-    if control is None:
-        is_agents = procedure in Agent.on_request and asked.dialect == "auto"
-        agent = find(of_agents(folder), pair) if is_agents else None
-        return None if agent is None else Act(control=agent, procedure=procedure, ms=asked.ms)
-    if procedure not in Supervisor.on_request or asked.dialect != "auto":
-        raise _refusal(control, _INSTEAD.get(procedure, ""))
-    return Act(control=control, procedure=procedure, ms=asked.ms)
+    agent = find(of_agents(folder), pair) if control is None else None
+    if agent is not None and asyncio.run(_is_released(agent)):
+        return None
+    keeping = control or agent
+    if keeping is None:
+        return None
+    if procedure not in Keeping.on_request or asked.dialect != "auto":
+        raise _refusal(keeping, procedure, is_agent=agent is not None)
+    return Act(control=keeping, procedure=procedure, ms=asked.ms)
 
 
 def refuse(folder: Path, pair: str) -> None:
@@ -130,14 +134,41 @@ def refuse(folder: Path, pair: str) -> None:
     """
     control = _in_the_way(folder, pair)
     if control is not None:
-        raise _refusal(control, "")
+        raise _refusal(control, None, is_agent=False)
 
 
-def _refusal(control: Control, instead: str) -> CompileError:
-    why = f"a supervisor (pid {control.pid}) keeps {control.pair} and holds its control monitors"
-    pause = "type `pycolo pause PAIRFILE`, then this again, and `pycolo unpause PAIRFILE` at last"
-    advice = f"{instead}; else {pause}" if instead else pause
-    return compile_error("supervised", why, advice)
+def _refusal(control: Control, procedure: Procedure | None, *, is_agent: bool) -> CompileError:
+    """The error for what a supervisor or agent does not execute.
+
+    Args:
+        control: The connection to it.
+        procedure: The procedure; None for a saved plan.
+        is_agent: Whether it is an agent.
+    """
+    who = "an agent" if is_agent else "a supervisor"
+    why = f"{who} (pid {control.pid}) keeps {control.pair} and holds its control monitors"
+    hand = "type `pycolo pause PAIRFILE`, then this again, and `pycolo unpause PAIRFILE` at last"
+    if is_agent:
+        # The record lies in the arbiter, so that nobody else may act by the files.
+        hand = "hand the pair back to its files: `pycolo release PAIRFILE --agent AGENTFILE`"
+    instead = "" if procedure is None else _INSTEAD.get(procedure, "")
+    instead = instead.replace("{agent}", " --agent AGENTFILE" if is_agent else "")
+    return compile_error("supervised", why, f"{instead}; else {hand}" if instead else hand)
+
+
+async def _is_released(agent: Control) -> bool:
+    """Whether an agent's pair was released to its files, or the agent has ended.
+
+    It waits a while until an agent that is paused uses no control monitor any more.
+    """
+    try:
+        async with asyncio.timeout(_RELEASE_S), aclosing(agent.watch()) as views:
+            async for view in views:
+                if view.paused is None or view.are_monitors_free:
+                    return view.are_monitors_free
+    except TimeoutError:
+        return False
+    return True
 
 
 def _in_the_way(folder: Path, pair: str) -> Control | None:

@@ -63,6 +63,10 @@ class PairStatus:
     "How the pair stood at the last observation; None before the first one."
     record: PairRecord | None
     "The latest record at the last observation; None for none."
+    primary: str | None
+    "The node of the primary in COLO at the last observation; None for none."
+    checkpoint_delay_ms: int | None
+    "The primary's checkpoint delay at the last observation, in milliseconds; None without one."
     is_protected: bool
     "Each node may continue alone, and nothing says that a QEMU has ended or that a write is lost."
     is_busy: bool

@@ -255,6 +255,8 @@ class Keeper:
             phases=self._phases,
             standing=self._controller.standing,
             record=self._record,
+            primary=self._primary[0],
+            checkpoint_delay_ms=self._primary[1],
             is_protected=self._is_protected,
             is_busy=self._work is not None or self._takeover is not None,
             are_monitors_free=self._detector.is_aside and self._is_aside,
@@ -298,6 +300,18 @@ class Keeper:
             lease=self._authority.lease,
             limits_s={signal: limits.stands_s(signal) for signal in SIGNALS},
         )
+
+    @property
+    def _primary(self) -> tuple[str, int] | tuple[None, None]:
+        """The primary in COLO and its delay, as of the last observation; None if there is none."""
+        snapshot = self._controller.snapshot
+        if snapshot is None:
+            return None, None
+        for node in self.pair.names:
+            live = snapshot.live(node)
+            if live is not None and live.colo_mode == "primary":
+                return node, live.checkpoint_delay_ms
+        return None, None
 
     @property
     def _record(self) -> PairRecord | None:
@@ -374,7 +388,7 @@ class Keeper:
             DeclarationError: The pair has no such node.
         """
         self.pair.node(to)
-        self._readiness.refuse_move(to, self._record, drives=self._authority.drives(self._record))
+        self._readiness.refuse_move(to, self._record)
         try:
             await self._hosts[to].version(self.pair, to, limit_s=HOST_S)
         except RemoteError as error:
@@ -452,6 +466,8 @@ class Keeper:
             claims=self._authority.claimed_by,
             stands="" if (known := self._controller.standing) is None else known.text,
             spare=self._spare,
+            driven_by=self._other_holder,
+            frees_monitors=self._authority.frees_monitors,
             lacks=self._lacks_failover,
         )
 
@@ -461,6 +477,13 @@ class Keeper:
         record = self._record
         partner = None if record is None else record.partner
         return partner if partner in self._authority.observed else None
+
+    @property
+    def _other_holder(self) -> str | None:
+        """The node that has the guest, if another agent keeps it; None if this keeper does."""
+        record = self._record
+        is_others = record is not None and record.holder in self._authority.observed
+        return record.holder if record is not None and is_others else None
 
     @property
     def _spare(self) -> str | None:

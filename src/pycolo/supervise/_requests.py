@@ -18,6 +18,8 @@ from pycolo.record import PairRecord
 COMPILE_S: Final = 20.0
 "How long reading the pair may take before a procedure, in seconds."
 _REACHED_S: Final = 2.0
+_HARMLESS: Final = frozenset[Procedure](("checkpoint", "set-checkpoint-delay"))
+"They write no record and end no QEMU, so that an agent, which uses the monitors, may do them."
 _LATER: Final = "try again once `pycolo status --watch` says that it is done"
 
 
@@ -40,6 +42,10 @@ class Readiness:
     "How the pair stood at the last observation; empty before the first one."
     spare: str | None
     "The node of this agent, if two other nodes are protected; None for a supervisor."
+    driven_by: str | None
+    "The node with the guest if that is another agent's; None for a supervisor, or this agent's."
+    frees_monitors: bool
+    "During a pause other programs may use the control monitors; False for an agent."
     lacks: str
     "Why nobody would fail over after a primary was ended on purpose, as a clause; empty if not."
 
@@ -49,12 +55,18 @@ class Readiness:
         Raises:
             CompileError: Supervision is paused, a plan is executed, or a node is about to run
                 alone. If the procedure is `switch-over`: the pair is not protected, this agent's
-                node is a spare, or nobody would fail over.
+                node is a spare, or nobody would fail over. If it is another one: another agent's
+                node has the guest.
         """
-        self.refuse_paused()
+        if self.frees_monitors or procedure not in _HARMLESS:
+            self.refuse_paused()
         self.refuse_acting()
         if procedure == "switch-over":
             self._refuse_switch_over()
+        elif self.driven_by is not None:
+            why = f"the agent of {self.driven_by} acts on {self.pair}, and no other one"
+            remedy = f"ask it, on the host of {self.driven_by}"
+            raise compile_error("not-a-member", why, remedy)
 
     def _refuse_switch_over(self) -> None:
         if self.spare is not None:
@@ -66,13 +78,12 @@ class Readiness:
             why = f"{self.lacks}, so that nobody would fail over"
             raise compile_error("no-agent", why, "repair that first")
 
-    def refuse_move(self, to: str, record: PairRecord | None, *, drives: bool) -> None:
+    def refuse_move(self, to: str, record: PairRecord | None) -> None:
         """Refuse to move the secondary to a node if that cannot be begun now.
 
         Args:
             to: The node.
             record: The pair's latest record; None if none can be read.
-            drives: Whether this supervisor or agent launches the pair's QEMUs.
 
         Raises:
             CompileError: Supervision is paused, a plan is executed, a node is about to run alone,
@@ -80,11 +91,6 @@ class Readiness:
                 the two already.
         """
         self.refuse("stop")
-        if record is not None and record.phase == "protected" and not drives:
-            why = (
-                f"the agent of {record.holder} launches the QEMUs of {self.pair}, and no other one"
-            )
-            raise compile_error("not-a-member", why, f"ask it, on the host of {record.holder}")
         self._refuse_unprotected()
         if record is not None and to in record.named:
             role = "has the guest" if to == record.holder else "is the secondary already"
@@ -113,7 +119,9 @@ class Readiness:
         """
         if self.paused is not None:
             why = f"the supervision of {self.pair} is paused {self.paused}"
-            remedy = "type `pycolo unpause` first, or act on the pair with `pycolo run`"
+            remedy = "type `pycolo unpause` with --agent first"
+            if self.frees_monitors:
+                remedy = "type `pycolo unpause` first, or act on the pair with `pycolo run`"
             raise compile_error("supervision-paused", why, remedy)
 
     def at_work(self) -> CompileError:

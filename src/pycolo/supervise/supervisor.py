@@ -50,7 +50,12 @@ class Keeping:
     An async context manager, entered once; it keeps the pairs while the block lasts.
     """
 
-    on_request: ClassVar[tuple[Procedure, ...]] = ("switch-over",)
+    on_request: ClassVar[tuple[Procedure, ...]] = (
+        "switch-over",
+        "checkpoint",
+        "shutdown",
+        "set-checkpoint-delay",
+    )
     "The procedures that are executed on request; all others are executed without one, or not."
 
     def __init__(
@@ -233,6 +238,50 @@ class Keeping:
             DeclarationError: The supervisor has no such pair.
         """
         return await self.perform(pair, "switch-over", observer=observer)
+
+    async def checkpoint(self, pair: str, *, observer: Observer | None = None) -> Report:
+        """Force a checkpoint, and wait until it is seen on both nodes.
+
+        Args:
+            pair: The pair's name.
+            observer: Is called with what the execution does; None for none.
+
+        Returns:
+            What came of each step. A step that failed is in the report and is not raised.
+
+        Raises:
+            RefusedError: The procedure is not begun: the pair cannot make one, its supervision is
+                paused (an agent makes one all the same), or other work on it comes first. For an
+                agent also: its node does not have the guest. Nothing was changed.
+            CommandUnknown: The supervisor or agent has ended meanwhile: it is not known what was
+                done.
+            DeclarationError: There is no such pair.
+        """
+        return await self.perform(pair, "checkpoint", observer=observer)
+
+    async def shutdown(self, pair: str, *, observer: Observer | None = None) -> Report:
+        """Have the guest shut itself down, and keep it off.
+
+        Once the guest is off, the supervisor writes into its store that no guest is wanted, or an
+        agent into the arbiter. To boot the guest again, change that with `Store.want`, or
+        `pycolo.supervise.wishes.set_want`.
+
+        Args:
+            pair: The pair's name.
+            observer: Is called with what the execution does; None for none.
+
+        Returns:
+            What came of each step. A step that failed is in the report and is not raised.
+
+        Raises:
+            RefusedError: The procedure is not begun: there is no safe way, the pair's supervision
+                is paused, or other work on it comes first. For an agent also: its node does not
+                have the guest. Nothing was changed.
+            CommandUnknown: The supervisor or agent has ended meanwhile: it is not known what was
+                done.
+            DeclarationError: There is no such pair.
+        """
+        return await self.perform(pair, "shutdown", observer=observer)
 
     async def move(self, pair: str, to: str, *, observer: Observer | None = None) -> Report:
         """Have a spare take the place of the secondary, while the guest runs.
@@ -559,8 +608,6 @@ class Supervisor(Keeping):
             the pairs, or the lock of a pair cannot be made.
     """
 
-    on_request = (*Keeping.on_request, "checkpoint", "shutdown", "set-checkpoint-delay")
-
     def __init__(
         self,
         pairs: Sequence[ColoPair],
@@ -655,47 +702,6 @@ class Supervisor(Keeping):
                 pair's record names. Nothing was changed.
         """
         await self._change(pair, hosts, fences, None)
-
-    # -- requests of a person
-
-    async def checkpoint(self, pair: str, *, observer: Observer | None = None) -> Report:
-        """Force a checkpoint, and wait until it is seen on both nodes.
-
-        Args:
-            pair: The pair's name.
-            observer: Is called with what the execution does; None for none.
-
-        Returns:
-            What came of each step. A step that failed is in the report and is not raised.
-
-        Raises:
-            RefusedError: The procedure is not begun: the pair cannot make one, its supervision is
-                paused, or other work on it comes first. Nothing was changed.
-            CommandUnknown: The supervisor has ended meanwhile: it is not known what was done.
-            DeclarationError: The supervisor has no such pair.
-        """
-        return await self.perform(pair, "checkpoint", observer=observer)
-
-    async def shutdown(self, pair: str, *, observer: Observer | None = None) -> Report:
-        """Have the guest shut itself down, and keep it off.
-
-        Once the guest is off, the supervisor writes into its store that no guest is wanted. To boot
-        the guest again, change that with `Store.want`.
-
-        Args:
-            pair: The pair's name.
-            observer: Is called with what the execution does; None for none.
-
-        Returns:
-            What came of each step. A step that failed is in the report and is not raised.
-
-        Raises:
-            RefusedError: The procedure is not begun: there is no safe way, the pair's supervision
-                is paused, or other work on it comes first. Nothing was changed.
-            CommandUnknown: The supervisor has ended meanwhile: it is not known what was done.
-            DeclarationError: The supervisor has no such pair.
-        """
-        return await self.perform(pair, "shutdown", observer=observer)
 
 
 def _now_s() -> float:

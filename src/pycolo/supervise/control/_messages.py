@@ -94,6 +94,10 @@ class PairView:
     "The epoch of the latest record."
     standing: Standing | None
     "How the pair stood at the last observation; None before the first one."
+    primary: str | None
+    "The node of the primary in COLO at the last observation; None for none."
+    checkpoint_delay_ms: int | None
+    "The primary's checkpoint delay at the last observation, in milliseconds; None without one."
     is_protected: bool
     "Each node may continue alone, and nothing says that a QEMU has ended or that a write is lost."
     person: str

@@ -286,6 +286,8 @@ def _view(supervisor: Keeping, pair: str) -> msg.PairView:
         phases=status.phases,
         epoch=None if status.record is None else status.record.epoch,
         standing=status.standing,
+        primary=status.primary,
+        checkpoint_delay_ms=status.checkpoint_delay_ms,
         is_protected=status.is_protected,
         person=status.person,
         checkpoints=sum(pauses.counts),
