@@ -92,11 +92,17 @@ VNC_SECRET = "vnc-password"  # noqa: S105 - an id
 
 
 def tls_objects(tls: Tls | None, node: str) -> tuple[TlsObject, ...]:
-    """A node's TLS credentials, as server and as client: roles change (qemu-behaviour 10.1).
+    """A node's TLS objects: its credentials as server and as client, and whom the server admits.
+
+    It gets both credentials since roles change (qemu-behaviour 10.1). The list of permitted clients
+    is among the objects only if `X509.authz` names any.
 
     Args:
         tls: The declaration's TLS settings; None for no TLS.
         node: The node's name.
+
+    Returns:
+        The objects in the order in which they must be added; empty without TLS.
     """
     match tls:
         case None:

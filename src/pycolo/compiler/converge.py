@@ -188,7 +188,8 @@ def converge(
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
         DeclarationError: `peer` is not one of the pair's nodes.
-        CompileError: A difference cannot be removed, or a node is missing.
+        CompileError: A difference cannot be removed, a node is missing, or a QEMU or a record
+            belongs to another pair or node.
         UndecidedError: Only a person can decide, by the records.
     """
     check(pair, snapshot)

@@ -109,7 +109,8 @@ def check_compiled(plan: Plan) -> None:
     every command, command line and record in the plan.
 
     Raises:
-        ParseError: The plan differs; the error names the first step that does.
+        ParseError: The plan differs. The error names the first step of the plan that does. If none
+            does, such as when steps are missing at the end, it names the procedure.
         DeclarationError: An option of the plan breaks its rule.
         RefusedError: No plan can be compiled from the declaration, snapshot and options.
     """

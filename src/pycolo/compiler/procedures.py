@@ -87,7 +87,8 @@ def launch(
             `instances` is not one of the nodes to launch, an identity in `instances` has another
             form, a value of `qemu` is no `Version`, or `qemu` lacks a node that is launched.
         CompileError: Another node holds the newest data, a QEMU is in the way, `newest` is not one
-            of the nodes to launch, a spare has no place, or a QEMU lacks an option of an image.
+            of the nodes to launch, a spare has no place, a QEMU lacks an option of an image, or a
+            QEMU or a record belongs to another pair or node.
         UndecidedError: The records do not tell who holds the newest data, come from two births, or
             are managed by an arbiter.
     """
@@ -454,8 +455,9 @@ def set_checkpoint_delay(
     Raises:
         DeclarationError: The delay is out of range.
         VersionError: The version cannot run COLO.
-        CompileError: There is no primary with a secondary, or the change would force a checkpoint
-            that deadlocks this QEMU (dialect `auto`).
+        CompileError: There is no primary with a secondary, the change would force a checkpoint
+            that deadlocks this QEMU (dialect `auto`), or a QEMU or a record belongs to another pair
+            or node.
         UndecidedError: The records come from two births, or are managed by an arbiter.
     """
     attrs.evolve(pair, checkpoint_delay_ms=checkpoint_delay_ms)
@@ -500,8 +502,8 @@ def failover(
     Raises:
         VersionError: The version cannot run COLO.
         DeclarationError: `survivor` is not one of the pair's nodes.
-        CompileError: It is not clear which node survives, the survivor has no guest to run, or the
-            record does not let it run alone.
+        CompileError: It is not clear which node survives, the survivor has no guest to run, the
+            record does not let it run alone, or a QEMU or a record belongs to another pair or node.
         UndecidedError: Only a person can say whether the survivor may run alone.
     """
     check(pair, snapshot)
@@ -549,7 +551,8 @@ def stop(
         VersionError: A version cannot run COLO, or the two differ.
         CompileError: No primary answers, or two do, the records do not let the primary run alone,
             the secondary's record cannot be written, somebody paused the guest, a migration is
-            being cancelled, or the dialect is `doc`.
+            being cancelled, a QEMU or a record belongs to another pair or node, or the dialect is
+            `doc`.
         UndecidedError: A disk of the primary has failed, so that it may lack a write, the primary's
             record is absent or damaged, the records come from two births, or an arbiter manages
             them.
@@ -599,7 +602,8 @@ def switch_over(
         DeclarationError: `left_to` is not one of the pair's nodes.
         VersionError: A version cannot run COLO, or the two differ.
         CompileError: The pair is not protected, `left_to` is not the secondary, this QEMU deadlocks
-            at a checkpoint, or the dialect is `doc`.
+            at a checkpoint, a QEMU or a record belongs to another pair or node, or the dialect is
+            `doc`.
         UndecidedError: A disk of the secondary has refused a write, the records come from two
             births, or an arbiter manages them.
     """
@@ -661,9 +665,10 @@ def shutdown(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        CompileError: No primary answers, its guest does not run, or the dialect is `doc`. A
-            secondary without its primary is refused too: nothing shows whether its guest was
-            powered off or still has to continue in it.
+        CompileError: No primary answers, its guest does not run, a QEMU or a record belongs to
+            another pair or node, or the dialect is `doc`. A secondary without its primary is
+            refused too: nothing shows whether its guest was powered off or still has to continue in
+            it.
         UndecidedError: The records come from two births, or an arbiter manages them.
     """
     dialects.refuse_ending(dialect, "shut a guest down")
@@ -727,8 +732,8 @@ def checkpoint(
 
     Raises:
         VersionError: A version cannot run COLO, or the two differ.
-        CompileError: The pair is not protected, this QEMU deadlocks at a checkpoint, or the dialect
-            is `doc`.
+        CompileError: The pair is not protected, this QEMU deadlocks at a checkpoint, a QEMU or a
+            record belongs to another pair or node, or the dialect is `doc`.
         UndecidedError: The records come from two births, or an arbiter manages them.
     """
     dialects.refuse_ending(dialect, "prove a pair")
@@ -762,7 +767,9 @@ def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:
     """Compile the plan that removes a node from the records because an operator says it is gone.
 
     Afterwards the other nodes can be started without the host of that node. If the record still
-    lets that node run alone, the plan first checks evidence that its QEMU has ended.
+    lets that node run alone, the plan first checks evidence that its QEMU has ended. If the
+    declaration still names it, the plan also checks that no QEMU of it is known to run. A record
+    that could not be read is left as it is.
 
     Args:
         pair: The declaration; it need not name the node that is gone any more.
@@ -770,7 +777,8 @@ def forget(pair: ColoPair, snapshot: Snapshot, gone: str) -> Plan:
         gone: The node's name.
 
     Raises:
-        CompileError: The record of the node with the newest data cannot be read.
+        CompileError: The record of the node with the newest data cannot be read, or a QEMU or a
+            record belongs to another pair or node.
         UndecidedError: The node that is gone holds the newest data or may have run alone, no record
             could be read, the records come from two births, or an arbiter manages them.
     """

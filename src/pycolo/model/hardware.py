@@ -129,7 +129,8 @@ class DeviceObject:
     Args:
         kind: `iothread`, `rng-random` or `rng-builtin`.
         id: Its name.
-        properties: Its properties, by QEMU's names.
+        properties: Its properties, by QEMU's names, with the types of those of `Device`; the same
+            ones are refused.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -152,7 +153,8 @@ class Channel:
 
     Args:
         device: QEMU's name of the port: `virtserialport`, `virtconsole`, `isa-serial` ...
-        properties: The port's properties, by QEMU's names, such as `name` of a `virtserialport`.
+        properties: The port's properties, by QEMU's names, such as `name` of a `virtserialport`,
+            with the types of those of `Device`; the same ones are refused.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -170,10 +172,11 @@ class Cdrom:
     """A CD-ROM drive, empty or with a read-only image.
 
     Args:
-        image: Absolute path, on each node, of the image; both must be equal. None for an empty
-            drive.
+        image: Absolute path, on each node, of the image. The images must have the same content on
+            all nodes, which pycolo does not check. None for an empty drive.
         device: QEMU's name of the drive: `ide-cd` or `scsi-cd`.
-        properties: The drive's properties, by QEMU's names.
+        properties: The drive's properties, by QEMU's names, with the types of those of `Device`;
+            the same ones are refused.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -196,7 +199,8 @@ class Firmware:
     """Firmware in two flash chips, such as UEFI: read-only code, and variables.
 
     Args:
-        code: Absolute path, on each node, of the code; both must be equal.
+        code: Absolute path, on each node, of the code. The files must have the same content on all
+            nodes.
         variables: Absolute path, on each node, of a file with the initial variables. Each node gets
             a copy of its own, `PAIR.firmware.raw` in its image folder. An entry into COLO makes
             them equal, a checkpoint does not (qemu-behaviour 23.4).
