@@ -41,6 +41,7 @@ from pycolo.model import (
     ColoPair,
     DiskOnNode,
     FilterChain,
+    Firmware,
     Iscsi,
     Machine,
     Netdev,
@@ -432,6 +433,19 @@ def test_kernels_of_the_guest_must_be_equal() -> None:
     alpha = HostFacts(files=(kernel,))
     assert [("warning", "firmware-differs", None)] == found(alpha, other, pair=pair)
     assert [] == found(alpha, alpha, pair=pair)
+
+
+def test_code_of_declared_firmware_must_be_equal() -> None:
+    """Each host has a file of its own, while the variables may differ."""
+    firmware = Firmware(code="/fw/code.fd", variables="/fw/vars.fd")
+    pair = attrs.evolve(PAIR, machine=Machine(firmware=firmware))
+    code = FileFacts(path=firmware.code, size_bytes=4096, digest="a")
+    variables = FileFacts(path=firmware.variables, size_bytes=4096, digest="a")
+    alpha = HostFacts(files=(code, variables))
+    longer = HostFacts(files=(attrs.evolve(code, size_bytes=8192, digest="b"), variables))
+    other = HostFacts(files=(code, attrs.evolve(variables, digest="b")))
+    assert [("error", "firmware-differs", None)] == found(alpha, longer, pair=pair)
+    assert [] == found(alpha, other, pair=pair)
 
 
 # -- storage --------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ class Firmware:
 
     Args:
         code: Absolute path, on each node, of the code. The files must have the same content on all
-            nodes.
+            nodes; a preflight reports a difference.
         variables: Absolute path, on each node, of a file with the initial variables. Each node gets
             a copy of its own, `PAIR.firmware.raw` in its image folder. An entry into COLO makes
             them equal, a checkpoint does not (qemu-behaviour 23.4).

@@ -111,8 +111,10 @@ def firmware(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def boot_files(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """A kernel or an initrd that differs between hosts."""
-    booted = (pair.machine.kernel, pair.machine.initrd)
+    """A kernel, an initrd or the code of declared firmware that differs between hosts."""
+    declared = pair.machine.firmware
+    code = None if declared is None else declared.code
+    booted = (pair.machine.kernel, pair.machine.initrd, code)
     yield from _different(
         facts, lambda host: [one for one in host.files or () if one.path in booted]
     )
