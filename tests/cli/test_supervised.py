@@ -305,7 +305,7 @@ def test_no_checkpoint_suggests_nothing(pair_file: Path) -> None:
 
 
 def test_status_and_watch_ask_the_agent_of_this_host(pycolo: Pycolo, tmp_path: Path) -> None:
-    """So does `run`, which says what to do instead of what no agent executes on request."""
+    """So does `run`, which says what to do instead; a second agent of the node is refused."""
     pair_file, folder, agent_file = (tmp_path / name for name in ("p.toml", "store", "agent.toml"))
     pair_file.write_text(PAIR.format(run_dir=tmp_path))
     # The agent of a spare launches nothing.
@@ -333,6 +333,11 @@ def test_status_and_watch_ask_the_agent_of_this_host(pycolo: Pycolo, tmp_path: P
             assert f"an agent (pid {agent.pid}) keeps colo" in ended.err
             assert "type `pycolo want unprotected PAIRFILE --agent AGENTFILE`" in ended.err
             assert "`pycolo release" in ended.err
+            second = pycolo("agent", agent_file, pair_file, "--store", folder)
+            assert 1 <= second.code <= 4
+            assert "another agent of gamma of colo runs" in second.err
+            # It has not taken the first one's socket either.
+            assert find(of_agents(folder), "colo") is not None
         finally:
             agent.send_signal(signal.SIGTERM)
     assert 0 == agent.returncode

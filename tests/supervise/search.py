@@ -86,6 +86,23 @@ class Node(NamedTuple):
     "Somebody's command that switches the port on is under way, and acts at any time."
 
 
+class Program(NamedTuple):
+    """What a node's supervisor keeps in its memory; see `Node`."""
+
+    knows: Record | None = None
+    up: bool = True
+    evidence: int = 0
+    since_cut: int = 0
+    shutdown: bool = False
+    noticed: bool = False
+    saw_no_lease: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it runs no more; one that was stopped before it read anything is the same."""
+        return not self.up and self.knows is None
+
+
 class State(NamedTuple):
     """All of it."""
 
@@ -109,6 +126,8 @@ class State(NamedTuple):
     "A checkpoint takes so long that both sides suspect each other, for nothing."
     told: bool = False
     "A person was told, for one of the named reasons."
+    second: tuple[int, Program] | None = None
+    "A node that has a second supervisor, and what that one keeps."
 
 
 @attrs.frozen(kw_only=True)
@@ -149,6 +168,10 @@ class Rules:
     "A supervisor may decide by leases that it has read a while ago."
     sees_both: bool = False
     "The secondary's supervisor knows of a lost replication, or its primary's shutdown, as well."
+    doubles: bool = False
+    "A person may start a second supervisor for one node, at any moment."
+    lock: bool = True
+    "A supervisor has a lock while it runs or is stopped, without which no other one starts."
 
 
 FULL: Final = Rules()
@@ -223,6 +246,14 @@ def again(faults: int) -> State:
 def shut_down(faults: int) -> State:
     """A pair whose guest has shut down on the primary, and not yet on the secondary."""
     return _node(protected(faults), 0, qemu="none", shutdown=True)
+
+
+def doubled(faults: int) -> State:
+    """An isolated primary with two supervisors; one has not read that a secondary has joined."""
+    begin = protected(faults)
+    earlier = Record(eligible=(0,), phase="joining", joining=1, fuses=())
+    second = (0, Program(knows=earlier._replace(revision=-1)))
+    return begin._replace(second=second, reach=(False, True), link=False)
 
 
 def claimed(faults: int) -> State:
@@ -389,14 +420,36 @@ class Search:
         """Every state that one step leads to."""
         yield from self.faults(s)
         for i in (0, 1):
-            if not s.nodes[i].up:
-                yield f"supervisor of {NAMES[i]} is started", _node(s, i, up=True)
             if heals:
                 yield from self._heals(s, i)
             yield from self._ports(s, i)
-            if s.nodes[i].up:
-                yield from self._supervises(s, i)
+            yield from self._programs(s, i)
         yield from self._time(s)
+
+    def _programs(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        """What the supervisor of a node does, and a second one."""
+        if s.second is None or s.second[0] != i:
+            yield from self._program(s, i)
+            if self.rules.doubles and s.second is None:
+                second = s._replace(second=(i, Program()))
+                if self._may_start(s, i):
+                    yield f"a second supervisor of {NAMES[i]} is started", second
+            return
+        for what, after in self._program(s, i):
+            yield what, _agreed(s, after, i)
+        turned = _turned(s)
+        for what, after in self._program(turned, i):
+            yield f"the second {what}", _turned(_agreed(turned, after, i))
+
+    def _may_start(self, s: State, i: int) -> bool:
+        """Whether a supervisor can start beside the one that has the place of the first."""
+        return not self.rules.lock or _program_of(s, i).has_ended
+
+    def _program(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        if s.nodes[i].up:
+            yield from self._supervises(s, i)
+        elif s.second is None or s.second[0] != i or self._may_start(_turned(s), i):
+            yield f"supervisor of {NAMES[i]} is started", _node(s, i, up=True)
 
     def faults(self, s: State) -> Iterator[tuple[str, State]]:
         """Every state that one fault leads to; none if no more faults come."""
@@ -498,7 +551,7 @@ class Search:
         if due and self.rules.fuse:
             return
         (first, left), (second, right) = self._later(s, 0), self._later(s, 1)
-        later = s._replace(nodes=(first, second), leases=(left, right))
+        later = s._replace(nodes=(first, second), leases=(left, right), second=_second_later(s))
         if later != s:
             yield "time passes", later
 
@@ -506,12 +559,16 @@ class Search:
         """A node and its lease a tick later; whoever runs renews what it may in time."""
         node, record = s.nodes[i], s.record
         may = (i in record.eligible and record.claimed != 1 - i) or not self.rules.renewal
-        renews = node.up and _reaches(s, i) and may
+        up = node.up or (s.second is not None and s.second[0] == i and s.second[1].up)
+        renews = up and _reaches(s, i) and may
         lease = LEASE if renews else max(0, s.leases[i] - 1)
         fuse = node.fuse
         if fuse != UNARMED:
             # A checkpoint shows that the secondary was not promoted.
             fuse = FUSE if renews or _in_colo(s) else max(0, fuse - 1)
+        elif renews and i in record.fuses and node.qemu == "primary":
+            # It refuses to be renewed, and is armed again.
+            fuse = FUSE
         since_cut = node.since_cut
         if node.cut and since_cut >= 0:
             since_cut = min(LEASE, since_cut + 1)
@@ -522,6 +579,9 @@ class Search:
     def _supervises(self, s: State, i: int) -> Iterator[tuple[str, State]]:
         me = s.nodes[i]
         name = NAMES[i]
+        if s.second is not None and _is_sole(me.knows, i) and me.fuse != UNARMED:
+            # With one supervisor it is one step with the swap: none arms the fuse meanwhile.
+            yield f"{name} disarms its fuse", _node(s, i, fuse=UNARMED, halted=False)
         if _reaches(s, i) and me.knows != s.record:
             yield f"{name} reads", _node(s, i, knows=s.record, saw_no_lease=False)
         if self.rules.old_leases and _reaches(s, i):
@@ -553,7 +613,8 @@ class Search:
             # It may know no better: the answer that they are merged was lost.
             knows = s.nodes[i].knows
             unmerged = knows is not None and knows.pending and s.nodes[i].qemu == "none"
-            named = in_vain or s.restored or not s.disk or unmerged
+            # What a second supervisor without a lock tells for nothing is no harm.
+            named = in_vain or s.restored or not s.disk or unmerged or not self.rules.lock
             verdict = s.verdict if named else "a person is told, and need not be"
             return [("a person is told", s._replace(told=True, verdict=verdict))]
         return []
@@ -583,8 +644,12 @@ class Search:
     def _say_exit(self, s: State, i: int) -> Iterator[State]:
         j = 1 - i
         knows = s.nodes[i].knows
-        if _reaches(s, i) and s.nodes[j].up and knows is not None:
-            yield _node(s, j, evidence=s.nodes[i].instance)
+        if not _reaches(s, i) or knows is None:
+            return
+        ended = s.nodes[i].instance
+        if s.second is not None and s.second[0] == j and s.second[1].up:
+            s = s._replace(second=(j, s.second[1]._replace(evidence=ended)))
+        yield _node(s, j, evidence=ended) if s.nodes[j].up else s
 
     def _cut(self, s: State, i: int) -> Iterator[State] | None:
         me = s.nodes[i]
@@ -700,7 +765,7 @@ class Search:
 
     def _booted(self, s: State, i: int, record: Record) -> Iterator[State]:
         number = s.nodes[i].instance + 1
-        if s.nodes[i].shutdown:
+        if s.nodes[i].shutdown or (s.second is not None and s.second[1].shutdown):
             yield s._replace(verdict=f"{NAMES[i]} is booted though its guest shut down")
         if record.pending:
             yield s._replace(verdict=f"{NAMES[i]} is booted without its overlays")
@@ -911,6 +976,43 @@ def _node(s: State, i: int, **fields: object) -> State:
     return s._replace(nodes=(changed, s.nodes[1]) if i == 0 else (s.nodes[0], changed))
 
 
+def _program_of(s: State, i: int) -> Program:
+    node = s.nodes[i]
+    return Program(*(getattr(node, field) for field in Program._fields))
+
+
+def _turned(s: State) -> State:
+    """The same, with the two supervisors of the node that has two in each other's place."""
+    assert s.second is not None
+    i, second = s.second
+    return _node(s, i, **second._asdict())._replace(second=(i, _program_of(s, i)))
+
+
+def _agreed(before: State, after: State, i: int) -> State:
+    """The second supervisor does not know when the first one has cut, and forgets what is over."""
+    assert after.second is not None
+    second, cut = after.second[1], after.nodes[i].cut
+    if not cut:
+        second = second._replace(since_cut=0)
+    elif not before.nodes[i].cut:
+        second = second._replace(since_cut=-1)
+    return after._replace(second=(i, second))
+
+
+def _second_later(s: State) -> tuple[int, Program] | None:
+    """The second supervisor a tick later."""
+    if s.second is None:
+        return None
+    i, second = s.second
+    if s.nodes[i].cut and second.since_cut >= 0:
+        second = second._replace(since_cut=min(LEASE, second.since_cut + 1))
+    return i, second
+
+
+def _is_sole(record: Record | None, i: int) -> bool:
+    return record is not None and record.eligible == (i,)
+
+
 def _reaches(s: State, i: int) -> bool:
     """Whether a node's supervisor gets an answer of the arbiter, and takes it."""
     return s.reach[i] and not s.nodes[i].noticed
@@ -957,6 +1059,11 @@ def _key(s: State) -> State:
     """
     record = s.record
     leads = record.phase == "protected" and not record.stopped
+    if s.second is not None:
+        # The two supervisors of a node differ in nothing but what they keep.
+        i, second = s.second
+        if repr(second) < repr(_program_of(s, i)):
+            s = _turned(s)
     nodes = [
         Node(
             node.qemu,
@@ -986,4 +1093,20 @@ def _key(s: State) -> State:
         record=record._replace(revision=1),
         leases=s.leases if leads else (LEASE, LEASE),
         served=s.served[-1:],
+        second=_plain_second(s, leads=leads),
+    )
+
+
+def _plain_second(s: State, *, leads: bool) -> tuple[int, Program] | None:
+    """The second supervisor, without what can make no difference any more."""
+    if s.second is None:
+        return None
+    i, second = s.second
+    knows = second.knows
+    if knows is not None:
+        knows = knows._replace(revision=int(knows.revision == s.record.revision))
+    return i, second._replace(
+        knows=knows,
+        since_cut=second.since_cut if leads else 0,
+        saw_no_lease=second.saw_no_lease and leads,
     )

@@ -19,6 +19,7 @@ from tests.supervise.search import (
     alone,
     claimed,
     cut_off,
+    doubled,
     handed_over,
     lacking,
     promoted,
@@ -120,6 +121,49 @@ def test_whoever_runs_must_notice_that_the_arbiter_is_restored() -> None:
     wrong, path = Search(attrs.evolve(RESTORED, notices=False)).run(begin)
     assert "two guests" == wrong
     assert "arbiter restored" in path
+
+
+# -- a second supervisor for one node
+
+DOUBLED: Final = attrs.evolve(FULL, doubles=True)
+_UNLOCKED: Final = attrs.evolve(DOUBLED, lock=False)
+
+
+def test_second_program_of_a_node_breaks_nothing() -> None:
+    """It is refused while the first one runs or is stopped, and continues once that has ended."""
+    search = Search(DOUBLED)
+    assert ("", []) == search.run(protected(1))
+    assert search.stuck() is None
+    assert any(s.second is not None and s.second[1].knows is not None for s in search.seen)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("deployment", WITHOUT_ONE)
+@pytest.mark.parametrize("begin", [protected, alone])
+def test_second_program_of_a_node_breaks_nothing_with_two_faults(
+    begin: Callable[[int], State], deployment: str
+) -> None:
+    """The same with any two faults, in every deployment."""
+    search = Search(attrs.evolve(WITHOUT_ONE[deployment], doubles=True))
+    assert ("", []) == search.run(begin(2))
+    assert search.stuck(arbiter_returns=True) is None
+
+
+def test_second_program_must_be_refused() -> None:
+    """It boots a guest that shut down, which only the program with the monitors has seen."""
+    wrong, path = Search(_UNLOCKED).run(alone(1))
+    assert "alpha is booted though its guest shut down" == wrong
+    assert "a second supervisor of alpha is started" in path
+
+
+def test_second_program_disarms_a_fuse_by_an_old_record() -> None:
+    """It was stopped before it disarmed it; the first one has armed it again meanwhile."""
+    begin = doubled(0)
+    assert ("", []) == Search(FULL).run(begin._replace(second=None))
+    wrong, path = Search(_UNLOCKED).run(begin)
+    assert "two guests" == wrong
+    assert "the second alpha disarms its fuse" in path
 
 
 # -- ports that are switched off instead of a fence, which pycolo does not accept

@@ -9,7 +9,7 @@ import getpass
 import json
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -38,6 +38,7 @@ from pycolo.supervise import (
 )
 from pycolo.supervise.control import of_agents
 from pycolo.supervise.control import served as listened
+from pycolo.supervise.store import locked
 from pycolo.supervise.supervisor import Keeping
 
 _R = TypeVar("_R")
@@ -138,16 +139,39 @@ async def agent(
         folder: The store beside which this agent listens for commands.
         endpoint: Where to serve HTTP; None for nowhere.
         form: `text` or `json`, for the events.
+
+    Raises:
+        StoreError: Another agent with this store keeps a node of this name of one of the pairs.
     """
     nodes = {pair.name: own.node for pair in pairs}
-    arbiter = own.arbiter()
-    try:
-        async with _hosts(pairs, own.node) as hosts:
-            guards = _guards(pairs, own)
-            keeping = Agent(pairs, nodes, hosts, arbiter, guards=guards)
-            await _served(keeping, endpoint, form, _control(keeping, of_agents(folder)))
-    finally:
-        await arbiter.aclose()
+    with _alone(pairs, own.node, of_agents(folder)):
+        arbiter = own.arbiter()
+        try:
+            async with _hosts(pairs, own.node) as hosts:
+                guards = _guards(pairs, own)
+                keeping = Agent(pairs, nodes, hosts, arbiter, guards=guards)
+                await _served(keeping, endpoint, form, _control(keeping, of_agents(folder)))
+        finally:
+            await arbiter.aclose()
+
+
+@contextlib.contextmanager
+def _alone(pairs: Sequence[ColoPair], node: str, folder: Path) -> Generator[None]:
+    """Hold the lock of a node of each pair inside the block; print a failure to make one.
+
+    Raises:
+        StoreError: Another agent holds a lock.
+    """
+    with contextlib.ExitStack() as stack:
+        for pair in pairs:
+            held = f"another agent of {node} of {pair.name} runs"
+            try:
+                stack.enter_context(locked(folder, f"{pair.name}-{node}", held))
+            except OSError as error:
+                _say.note(
+                    f"nothing keeps a second agent of {pair.name} from running, since {error}"
+                )
+        yield
 
 
 def _guards(pairs: Sequence[ColoPair], own: AgentFile) -> Mapping[str, FuseGuard]:

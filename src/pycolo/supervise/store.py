@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Self, final, get_args
 
@@ -40,6 +40,30 @@ class Wish:
     "Who paused the pair's supervision, and when; None if it is not paused."
     moves_to: str | None = None
     "The spare on which the next secondary is to be launched; None for any node."
+
+
+@contextmanager
+def locked(folder: Path, name: str, held: str) -> Generator[None]:
+    """Hold a lock inside the block; it does not wait for it, and ends with the process.
+
+    Args:
+        folder: The folder of the lock's file, which must exist.
+        name: The name of the lock.
+        held: Why the lock cannot be had if another program holds it, as a clause.
+
+    Raises:
+        StoreError: The lock is held, also if by this process itself.
+        OSError: The lock's file cannot be made or opened.
+    """
+    descriptor = os.open(folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(str(folder), held) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @final
@@ -197,17 +221,10 @@ class Store:
             StoreError: The lock is held, also if by this store itself, or it cannot be made.
         """
         rules.identifier("pair", pair)
-        with self._as_store_error():
-            descriptor = os.open(self.folder / f"{pair}.lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                why = f"another supervisor of {pair} runs"
-                raise StoreError(str(self.folder), why) from error
+        with ExitStack() as stack:
+            with self._as_store_error():
+                stack.enter_context(locked(self.folder, pair, f"another supervisor of {pair} runs"))
             yield
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def _as_store_error(self) -> Generator[None]:
