@@ -27,6 +27,9 @@ from pycolo.supervise.observation import Limits, Observation, Qemu, Signal
 from pycolo.supervise.shared import SharedRecord
 
 NAMES: Final = ("alpha", "beta")
+OLD: Final = 2
+"A third node, which was in the pair before `beta`, and whose QEMU or supervisor is back."
+_ALL: Final = (*NAMES, "gamma")
 FUSE: Final = 1
 LEASE: Final = 3
 UNARMED: Final = 9
@@ -44,7 +47,7 @@ class Record(NamedTuple):
     epoch: int = 1
     holder: int = 0
     eligible: tuple[int, ...] = (0, 1)
-    instances: tuple[int, int] = (1, 1)
+    instances: tuple[int, ...] = (1, 1)
     phase: str = "protected"
     joining: int | None = None
     claimed: int | None = None
@@ -106,10 +109,11 @@ class Program(NamedTuple):
 class State(NamedTuple):
     """All of it."""
 
-    nodes: tuple[Node, Node]
+    nodes: tuple[Node, ...]
+    "The two nodes of the pair, and `OLD` where there is one."
     record: Record = Record()
     leases: tuple[int, int] = (LEASE, LEASE)
-    reach: tuple[bool, bool] = (True, True)
+    reach: tuple[bool, ...] = (True, True)
     "Whether each node reaches the arbiter."
     link: bool = True
     nbd: bool = True
@@ -117,7 +121,7 @@ class State(NamedTuple):
     "The primary's own disk works."
     restored: bool = False
     "The arbiter was restored from a backup."
-    newest: tuple[bool, bool] = (True, True)
+    newest: tuple[bool, ...] = (True, True)
     faults: int = 1
     verdict: str = ""
     served: tuple[tuple[int, int], ...] = ()
@@ -192,6 +196,34 @@ def alone(faults: int) -> State:
     return State(
         (first, Node("none", 0, knows=record, file=0)), record, newest=(True, False), faults=faults
     )
+
+
+def returned(faults: int, qemu: str = "primary", *, has_claimed: bool = False) -> State:
+    """The guest is alone on alpha, in a pair with gamma before; gamma has its old record.
+
+    The second node, beta, is a spare, which joins. No fault comes to gamma any more, since whatever
+    its supervisor does may come late or never; for the same reason it reaches the arbiter and has
+    cut its side long ago, so that it may read the record, or act by the old one, at any moment.
+
+    Args:
+        faults: How many faults come to the others.
+        qemu: What gamma has: a `primary` that its fuse has stopped, a `secondary`, or `none`.
+        has_claimed: Its node had claimed the pair.
+    """
+    begin = alone(faults)
+    record = begin.record._replace(instances=(1, 1, 1))
+    begin = _node(_node(begin, 0, knows=record), 1, knows=record)
+    holder = 0 if qemu == "secondary" else OLD
+    claimed_by = OLD if has_claimed else None
+    old = Record(-1, 1, holder, (0, OLD), (1, 1, 1), claimed=claimed_by, fuses=(holder,))
+    node = Node(qemu, knows=old)
+    if qemu != "none":
+        node = node._replace(cut=True, since_cut=LEASE)
+    if qemu == "primary":
+        node = node._replace(halted=True, fuse=0)
+    reach, newest = (True, True, True), (True, False, False)
+    nodes = (*begin.nodes, node)
+    return begin._replace(nodes=nodes, record=record, reach=reach, newest=newest)
 
 
 def promoted(faults: int) -> State:
@@ -313,24 +345,24 @@ def without_fuses(begin: State) -> State:
 @functools.cache
 def _shared(record: Record) -> SharedRecord:
     def identity(node: int) -> str:
-        return instance_of("p", NAMES[node], record.instances[node])
+        return instance_of("p", _ALL[node], record.instances[node])
 
     made = PairRecord(
         pair="p",
         birth="b",
         epoch=record.epoch,
         revision=0,
-        holder=NAMES[record.holder],
-        eligible={NAMES[node]: identity(node) for node in record.eligible},
+        holder=_ALL[record.holder],
+        eligible={_ALL[node]: identity(node) for node in record.eligible},
         phase=record.phase,  # type: ignore[arg-type] # one of the three, by construction
         joining=None if record.joining is None else identity(record.joining),
         commit="pending" if record.pending else "clean",
     )
     return SharedRecord(
         record=made,
-        claimed_by=None if record.claimed is None else NAMES[record.claimed],
+        claimed_by=None if record.claimed is None else _ALL[record.claimed],
         want="stopped" if record.stopped else "protected",
-        fuses={NAMES[node]: _DECLARED.fuse_s for node in record.fuses},
+        fuses={_ALL[node]: _DECLARED.fuse_s for node in record.fuses},
     )
 
 
@@ -365,20 +397,24 @@ class Search:
         knows = s.nodes[i].knows
         assert knows is not None
         yield self._decided(s, i, knows, due=False)
-        if not _in_colo(s) or s.hasty:
+        if not _in_colo(s) or s.hasty or i == OLD:
             yield self._decided(s, i, knows, due=True)
 
     def _decided(self, s: State, i: int, knows: Record, *, due: bool) -> Decision:
-        me, peer = s.nodes[i], s.nodes[1 - i]
+        me, peer = s.nodes[i], s.nodes[_peer(i)]
         # It may be about an older QEMU: `decide` has to tell.
         evidence = me.evidence
         # Its own file was read before the record, so that it is no later than that.
         epoch = me.file if knows == s.record else min(me.file, knows.epoch)
-        eyes = ("primary", "secondary") if self.rules.sees_both else ("primary",)
+        eyes = {"primary", "secondary"} if self.rules.sees_both else {"primary"}
+        if i == OLD:
+            # What the two others replicate is none of its own.
+            eyes = set()
         lost = me.qemu in eyes and not s.nbd
-        broken = me.qemu == "primary" and not s.disk
+        broken = me.qemu == "primary" and not s.disk and i != OLD
         ahead = peer.shutdown and not me.shutdown and me.qemu in eyes
-        no_lease = s.leases[1 - i] == 0 or me.saw_no_lease
+        # Its former peer needs no lease while it is sole.
+        no_lease = i == OLD or s.leases[1 - i] == 0 or me.saw_no_lease
         lease_gone = self.rules.self_fence and _reaches(s, i) and no_lease
         # A primary waits for a silent secondary, inside a checkpoint (qemu-behaviour 7.3).
         waits = me.qemu == "primary" and peer.silent
@@ -391,16 +427,16 @@ class Search:
         if found is None:
             signals: dict[Signal, float] = {_signal(s, i): 0.0} if due else {}
             stuck_since_s = NOW_S if s.link else 0.0
-            other = instance_of("p", NAMES[1 - i], me.evidence)
+            other = instance_of("p", _ALL[_peer(i)], me.evidence)
             seen = Observation(
                 qemu=_QEMUS[me.qemu],
-                instance=instance_of("p", NAMES[i], me.instance),
+                instance=instance_of("p", _ALL[i], me.instance),
                 signals=signals,
                 silent=me.silent or me.halted,
                 stuck_since_s=stuck_since_s if waits else None,
-                evidence=_evidence(NAMES[1 - i], other, knows) if evidence else None,
+                evidence=_evidence(_ALL[_peer(i)], other, knows) if evidence else None,
                 arbiter_lost=not _reaches(s, i),
-                claim_since_s=0.0 if knows.claimed == 1 - i else None,
+                claim_since_s=0.0 if knows.claimed == _peer(i) else None,
                 lease_gone=lease_gone,
                 cut_since_s=NOW_S - me.since_cut if me.cut and me.since_cut >= 0 else None,
                 shutdown=me.shutdown,
@@ -409,7 +445,7 @@ class Search:
                 disk_failed=broken,
             )
             file = attrs.evolve(_shared(knows).record, epoch=epoch) if epoch else None
-            found = self._decide(NAMES[i], _shared(knows), file, seen, limits=_LIMITS, now_s=NOW_S)
+            found = self._decide(_ALL[i], _shared(knows), file, seen, limits=_LIMITS, now_s=NOW_S)
             self._decisions[key] = found
         self.events.add((found.state, found.event))
         return found
@@ -419,7 +455,7 @@ class Search:
     def following(self, s: State, *, heals: bool = True) -> Iterator[tuple[str, State]]:
         """Every state that one step leads to."""
         yield from self.faults(s)
-        for i in (0, 1):
+        for i in range(len(s.nodes)):
             if heals:
                 yield from self._heals(s, i)
             yield from self._ports(s, i)
@@ -433,7 +469,7 @@ class Search:
             if self.rules.doubles and s.second is None:
                 second = s._replace(second=(i, Program()))
                 if self._may_start(s, i):
-                    yield f"a second supervisor of {NAMES[i]} is started", second
+                    yield f"a second supervisor of {_ALL[i]} is started", second
             return
         for what, after in self._program(s, i):
             yield what, _agreed(s, after, i)
@@ -449,7 +485,7 @@ class Search:
         if s.nodes[i].up:
             yield from self._supervises(s, i)
         elif s.second is None or s.second[0] != i or self._may_start(_turned(s), i):
-            yield f"supervisor of {NAMES[i]} is started", _node(s, i, up=True)
+            yield f"supervisor of {_ALL[i]} is started", _node(s, i, up=True)
 
     def faults(self, s: State) -> Iterator[tuple[str, State]]:
         """Every state that one fault leads to; none if no more faults come."""
@@ -460,7 +496,7 @@ class Search:
 
     def _node_faults(self, s: State, i: int) -> Iterator[tuple[str, State]]:
         me, f = s.nodes[i], s._replace(faults=s.faults - 1)
-        name = NAMES[i]
+        name = _ALL[i]
         if me.qemu != "none":
             yield f"{name} is killed", _node(f, i, qemu="none", halted=False, silent=False)
         if me.qemu in ("primary", "secondary") and not me.silent:
@@ -505,7 +541,7 @@ class Search:
             yield (
                 "arbiter restored",
                 f._replace(
-                    nodes=(nodes[0], nodes[1]),
+                    nodes=tuple(nodes),
                     record=old,
                     restored=True,
                     told=s.told or any(ran),
@@ -513,24 +549,27 @@ class Search:
             )
         if s.disk and any(node.qemu != "none" for node in s.nodes):
             # Nobody knows of a disk that failed after that: see "Not covered" in the manual.
-            yield "both hosts restart", f._replace(nodes=(_restarted(s, 0), _restarted(s, 1)))
+            yield (
+                "both hosts restart",
+                f._replace(nodes=(_restarted(s, 0), _restarted(s, 1), *s.nodes[OLD:])),
+            )
         if _in_colo(s) and not any(node.shutdown for node in s.nodes):
-            gone = [node._replace(qemu="none", shutdown=True) for node in s.nodes]
-            yield "guest shuts down", f._replace(nodes=(gone[0], gone[1]))
+            gone = [node._replace(qemu="none", shutdown=True) for node in s.nodes[:OLD]]
+            yield "guest shuts down", f._replace(nodes=(*gone, *s.nodes[OLD:]))
 
     def _ports(self, s: State, i: int) -> Iterator[tuple[str, State]]:
         me = s.nodes[i]
         is_sole = self.rules.given_back and s.record.eligible == (i,)
         if me.off and (me.qemu == "none" or is_sole or not self.rules.kept_off):
-            yield f"port of {NAMES[i]} is switched on", _node(s, i, off=False)
+            yield f"port of {_ALL[i]} is switched on", _node(s, i, off=False)
         if me.late:
-            yield f"port of {NAMES[i]} is switched on late", _node(s, i, off=False, late=False)
+            yield f"port of {_ALL[i]} is switched on late", _node(s, i, off=False, late=False)
 
     def _heals(self, s: State, i: int) -> Iterator[tuple[str, State]]:
         if s.nodes[i].silent:
-            yield f"{NAMES[i]} responds again", _node(s, i, silent=False)
+            yield f"{_ALL[i]} responds again", _node(s, i, silent=False)
         if not s.reach[i]:
-            yield f"arbiter back for {NAMES[i]}", s._replace(reach=_with(s.reach, i, value=True))
+            yield f"arbiter back for {_ALL[i]}", s._replace(reach=_with(s.reach, i, value=True))
         if i == 0 and not s.link:
             yield "link back", s._replace(link=True)
         if i == 0 and s.hasty and _in_colo(s):
@@ -544,28 +583,28 @@ class Search:
         ]
         if self.rules.fuse:
             for i in due:
-                yield f"fuse of {NAMES[i]} blows", _node(s, i, halted=True)
+                yield f"fuse of {_ALL[i]} blows", _node(s, i, halted=True)
         for i, node in enumerate(s.nodes):
             if node.halted and node.fuse not in (0, UNARMED):
-                yield f"{NAMES[i]} is continued", _node(s, i, halted=False)
+                yield f"{_ALL[i]} is continued", _node(s, i, halted=False)
         if due and self.rules.fuse:
             return
-        (first, left), (second, right) = self._later(s, 0), self._later(s, 1)
-        later = s._replace(nodes=(first, second), leases=(left, right), second=_second_later(s))
+        nodes, leases = zip(*(self._later(s, i) for i in range(len(s.nodes))), strict=True)
+        later = s._replace(nodes=nodes, leases=leases[:OLD], second=_second_later(s))
         if later != s:
             yield "time passes", later
 
     def _later(self, s: State, i: int) -> tuple[Node, int]:
         """A node and its lease a tick later; whoever runs renews what it may in time."""
         node, record = s.nodes[i], s.record
-        may = (i in record.eligible and record.claimed != 1 - i) or not self.rules.renewal
+        may = (i in record.eligible and record.claimed in (None, i)) or not self.rules.renewal
         up = node.up or (s.second is not None and s.second[0] == i and s.second[1].up)
         renews = up and _reaches(s, i) and may
-        lease = LEASE if renews else max(0, s.leases[i] - 1)
+        lease = LEASE if renews or i == OLD else max(0, s.leases[i] - 1)
         fuse = node.fuse
         if fuse != UNARMED:
             # A checkpoint shows that the secondary was not promoted.
-            fuse = FUSE if renews or _in_colo(s) else max(0, fuse - 1)
+            fuse = FUSE if renews or (i != OLD and _in_colo(s)) else max(0, fuse - 1)
         elif renews and i in record.fuses and node.qemu == "primary":
             # It refuses to be renewed, and is armed again.
             fuse = FUSE
@@ -578,14 +617,14 @@ class Search:
 
     def _supervises(self, s: State, i: int) -> Iterator[tuple[str, State]]:
         me = s.nodes[i]
-        name = NAMES[i]
+        name = _ALL[i]
         if s.second is not None and _is_sole(me.knows, i) and me.fuse != UNARMED:
             # With one supervisor it is one step with the swap: none arms the fuse meanwhile.
             yield f"{name} disarms its fuse", _node(s, i, fuse=UNARMED, halted=False)
         if _reaches(s, i) and me.knows != s.record:
             yield f"{name} reads", _node(s, i, knows=s.record, saw_no_lease=False)
         if self.rules.old_leases and _reaches(s, i):
-            gone = s.leases[1 - i] == 0
+            gone = s.leases[_peer(i)] == 0
             if gone != me.saw_no_lease:
                 yield f"{name} reads the leases", _node(s, i, knows=s.record, saw_no_lease=gone)
         if me.knows is None:
@@ -643,10 +682,15 @@ class Search:
 
     def _say_exit(self, s: State, i: int) -> Iterator[State]:
         j = 1 - i
+        if i == OLD:
+            # No record names its QEMU any more.
+            return
         knows = s.nodes[i].knows
         if not _reaches(s, i) or knows is None:
             return
         ended = s.nodes[i].instance
+        if i == 0 and len(s.nodes) > OLD:
+            s = _node(s, OLD, evidence=ended)
         if s.second is not None and s.second[0] == j and s.second[1].up:
             s = s._replace(second=(j, s.second[1]._replace(evidence=ended)))
         yield _node(s, j, evidence=ended) if s.nodes[j].up else s
@@ -677,17 +721,20 @@ class Search:
 
     def _seek_evidence(self, s: State, i: int) -> Iterator[State] | None:
         """Its host says that it has ended; or a fence ends it, or has no effect and says so."""
-        j, knows = 1 - i, s.nodes[i].knows
+        j, knows = _peer(i), s.nodes[i].knows
+        if i == OLD and knows != s.record:
+            # The arbiter is asked once more before anything is ended.
+            return None
         if knows is None or s.nodes[i].evidence == knows.instances[j]:
             return iter(())
         fenced = s
         if s.nodes[j].qemu != "none":
             fenced = _node(s, j, qemu="none", halted=False, silent=False)
             if s.nodes[i].silent or s.nodes[i].halted:
-                worse = f"{NAMES[i]} gives no answer, and ends the QEMU of {NAMES[j]}"
+                worse = f"{_ALL[i]} gives no answer, and ends the QEMU of {_ALL[j]}"
                 fenced = fenced._replace(verdict=worse)
             if knows.claimed != i:
-                fenced = fenced._replace(verdict=f"{NAMES[i]} fences without a claim")
+                fenced = fenced._replace(verdict=f"{_ALL[i]} fences without a claim")
         if not self.rules.fences and (fenced is not s or not s.nodes[j].up):
             # Nobody can tell: it fails, and what follows it is left out.
             return None
@@ -702,8 +749,9 @@ class Search:
         record, me = self._writes(s, i), s.nodes[i]
         if record is None:
             return None
-        exits = me.evidence == record.instances[1 - i]
-        gone = s.leases[1 - i] == 0
+        exits = me.evidence == record.instances[_peer(i)]
+        # A node that is sole has no lease that would hold up an old one.
+        gone = i == OLD or s.leases[1 - i] == 0
         if not exits and not gone and self.rules.same_lease:
             return None
         return self._sole(s, i, record)
@@ -726,10 +774,10 @@ class Search:
 
     def _narrow(self, s: State, i: int) -> Iterator[State] | None:
         """The plan needs an answer of the peer, or its end, and no claim by the peer's node."""
-        record, peer = self._writes(s, i), s.nodes[1 - i]
-        if record is None or record.claimed == 1 - i:
+        record, peer = self._writes(s, i), s.nodes[_peer(i)]
+        if record is None or record.claimed == _peer(i):
             return None
-        is_shown = s.nodes[i].evidence == record.instances[1 - i]
+        is_shown = s.nodes[i].evidence == record.instances[_peer(i)]
         if not is_shown and (peer.silent or not s.link):
             return None
         return self._sole(s, i, record)
@@ -738,7 +786,9 @@ class Search:
         record = self._writes(s, i)
         if record is None or not _in_colo(s) or record.phase != "protected":
             return None
-        return self._swapped(s, i, record._replace(holder=1 - i, eligible=(1 - i,), claimed=None))
+        return self._swapped(
+            s, i, record._replace(holder=_peer(i), eligible=(_peer(i),), claimed=None)
+        )
 
     def _fail_over(self, s: State, i: int) -> Iterator[State]:
         me = s.nodes[i]
@@ -747,8 +797,8 @@ class Search:
 
     def _alone(self, s: State, i: int) -> State:
         """It runs alone from here: its peer lacks what is written now."""
-        lost = "" if s.newest[i] else f"{NAMES[i]} lacks writes"
-        newest = (True, False) if i == 0 else (False, True)
+        lost = "" if s.newest[i] else f"{_ALL[i]} lacks writes"
+        newest = tuple(node == i for node in range(len(s.nodes)))
         return _node(
             s._replace(newest=newest, disk=True, verdict=s.verdict or lost), i, qemu="alone"
         )
@@ -766,12 +816,12 @@ class Search:
     def _booted(self, s: State, i: int, record: Record) -> Iterator[State]:
         number = s.nodes[i].instance + 1
         if s.nodes[i].shutdown or (s.second is not None and s.second[1].shutdown):
-            yield s._replace(verdict=f"{NAMES[i]} is booted though its guest shut down")
+            yield s._replace(verdict=f"{_ALL[i]} is booted though its guest shut down")
         if record.pending:
-            yield s._replace(verdict=f"{NAMES[i]} is booted without its overlays")
+            yield s._replace(verdict=f"{_ALL[i]} is booted without its overlays")
         if number > INSTANCES:
             return
-        instances = (number, record.instances[1]) if i == 0 else (record.instances[0], number)
+        instances = (*record.instances[:i], number, *record.instances[i + 1 :])
         for after in self._sole(s, i, record._replace(instances=instances)):
             yield self._alone(
                 _node(
@@ -788,9 +838,7 @@ class Search:
 
     def _stopped(self, s: State, i: int, record: Record) -> Iterator[State]:
         if not s.nodes[i].shutdown:
-            yield s._replace(
-                verdict=f"no guest is wanted, and that of {NAMES[i]} did not shut down"
-            )
+            yield s._replace(verdict=f"no guest is wanted, and that of {_ALL[i]} did not shut down")
         yield from self._swapped(s, i, record._replace(stopped=True, claimed=None))
 
     def _reconcile(self, s: State, i: int) -> Iterator[State]:
@@ -815,7 +863,7 @@ class Search:
         number = s.nodes[j].instance + 1
         if s.nodes[j].qemu != "none" or s.nodes[j].off or number > INSTANCES:
             return
-        instances = (record.instances[0], number) if j == 1 else (number, record.instances[1])
+        instances = (*record.instances[:j], number, *record.instances[j + 1 :])
         changed = record._replace(phase="joining", joining=j, instances=instances)
         for after in self._swapped(s, i, changed):
             yield _node(
@@ -845,7 +893,11 @@ class Search:
             fuses = (i,) if self.rules.equipped else ()
             changed = record._replace(eligible=(0, 1), phase="protected", joining=None, fuses=fuses)
             for after in self._swapped(s, i, changed):
-                proven = after if not _in_colo(s) else after._replace(newest=(True, True))
+                proven = (
+                    after
+                    if not _in_colo(s)
+                    else after._replace(newest=(True, True, False)[: len(s.nodes)])
+                )
                 yield proven
         lost = peer.qemu == "none" or peer.silent or peer.cut
         if not me.silent and (lost or me.cut or not s.link or not s.nbd):
@@ -868,6 +920,8 @@ class Search:
             return s.verdict
         if _answers(s, 0) and _answers(s, 1):
             return "two guests"
+        if len(s.nodes) > OLD and (_answers(s, OLD) or s.nodes[OLD].qemu == "alone"):
+            return "the guest of an old node is back"
         epochs = [epoch for epoch, _ in s.served]
         if len(epochs) != len(set(epochs)):
             return "two holders of an epoch"
@@ -914,7 +968,8 @@ class Search:
             if self._is_good(s):
                 good.append(s)
             if arbiter_returns and not all(s.reach):
-                before.setdefault(_key(s._replace(reach=(True, True))), []).append(s)
+                back = s._replace(reach=(True,) * len(s.nodes))
+                before.setdefault(_key(back), []).append(s)
             for _, after in self.following(s._replace(faults=0), heals=False):
                 known = _key(after)._replace(faults=s.faults)
                 before.setdefault(known, []).append(s)
@@ -932,7 +987,7 @@ class Search:
         if s.told:
             return True
         if s.record.stopped:
-            return all(node.qemu == "none" for node in s.nodes)
+            return all(node.qemu == "none" for node in s.nodes[:OLD])
         holder = s.record.holder
         node = s.nodes[holder]
         if node.silent and s.record.eligible == (holder,):
@@ -950,7 +1005,7 @@ class Search:
 
 def _signal(s: State, i: int) -> Signal:
     """What makes a node suspect its peer."""
-    peer = s.nodes[1 - i]
+    peer = s.nodes[_peer(i)]
     if not s.link or peer.qemu == "none":
         return "hung-up"
     # That it is silent is seen where it can be asked.
@@ -961,19 +1016,24 @@ def _signal(s: State, i: int) -> Signal:
 
 def _evidence(node: str, instance: str, knows: Record) -> Evidence:
     """Of the epoch of the record where it is about the QEMU that this means, else of an older."""
-    epoch = knows.epoch - (instance != instance_of("p", node, knows.instances[NAMES.index(node)]))
+    epoch = knows.epoch - (instance != instance_of("p", node, knows.instances[_ALL.index(node)]))
     return Evidence(
         kind="exit", node=node, instance=instance, epoch=epoch, who="h", how="h", when="now"
     )
 
 
-def _with(both: tuple[bool, bool], i: int, *, value: bool) -> tuple[bool, bool]:
-    return (value, both[1]) if i == 0 else (both[0], value)
+def _peer(i: int) -> int:
+    """The other node, by the record that a node has: `OLD` was in a pair with the first one."""
+    return 0 if i == OLD else 1 - i
+
+
+def _with(each: tuple[bool, ...], i: int, *, value: bool) -> tuple[bool, ...]:
+    return (*each[:i], value, *each[i + 1 :])
 
 
 def _node(s: State, i: int, **fields: object) -> State:
     changed = s.nodes[i]._replace(**fields)  # type: ignore[arg-type] # named as in `Node`
-    return s._replace(nodes=(changed, s.nodes[1]) if i == 0 else (s.nodes[0], changed))
+    return s._replace(nodes=(*s.nodes[:i], changed, *s.nodes[i + 1 :]))
 
 
 def _program_of(s: State, i: int) -> Program:
@@ -1009,6 +1069,11 @@ def _second_later(s: State) -> tuple[int, Program] | None:
     return i, second
 
 
+def _is_named(record: Record | None) -> bool:
+    """Whether a record gives the old node a right."""
+    return record is not None and OLD in record.eligible
+
+
 def _is_sole(record: Record | None, i: int) -> bool:
     return record is not None and record.eligible == (i,)
 
@@ -1025,9 +1090,9 @@ def _restarted(s: State, i: int) -> Node:
 
 def _in_colo(s: State) -> bool:
     """Whether a checkpoint can end."""
-    kinds = {node.qemu for node in s.nodes}
-    live = not any(node.halted or node.silent or node.cut for node in s.nodes)
-    return s.link and live and kinds == {"primary", "secondary"}
+    both = s.nodes[:OLD]
+    live = not any(node.halted or node.silent or node.cut for node in both)
+    return s.link and live and {node.qemu for node in both} == {"primary", "secondary"}
 
 
 def _may_answer(node: Node) -> bool:
@@ -1041,7 +1106,7 @@ def _waits_in_vain(s: State, i: int, decision: Decision) -> bool:
         # It can hand over only after a checkpoint, and nobody else has every write: `next_step`
         # tells that (test_person_is_told_of_a_disk_that_failed_while_nobody_can_take_over).
         return not _may_answer(s.nodes[1 - i])
-    return decision.event == "unresponsive" and not any(map(_may_answer, s.nodes))
+    return decision.event == "unresponsive" and not any(map(_may_answer, s.nodes[:OLD]))
 
 
 def _answers(s: State, i: int) -> bool:
@@ -1059,6 +1124,9 @@ def _key(s: State) -> State:
     """
     record = s.record
     leads = record.phase == "protected" and not record.stopped
+    if len(s.nodes) > OLD and not _is_named(s.nodes[OLD].knows):
+        # It knows that it has no right, and ends its QEMU: which record says so does not matter.
+        s = _node(s, OLD, knows=record, evidence=0, cut=False, since_cut=0)
     if s.second is not None:
         # The two supervisors of a node differ in nothing but what they keep.
         i, second = s.second
@@ -1076,7 +1144,7 @@ def _key(s: State) -> State:
             node.up,
             node.evidence,
             node.cut and node.qemu != "none",
-            node.since_cut if leads else 0,
+            node.since_cut if leads or i == OLD else 0,
             node.fuse,
             node.shutdown,
             node.file,
@@ -1088,7 +1156,7 @@ def _key(s: State) -> State:
         for i, node in enumerate(s.nodes)
     ]
     return s._replace(
-        nodes=(nodes[0], nodes[1]),
+        nodes=tuple(nodes),
         hasty=s.hasty and leads,
         record=record._replace(revision=1),
         leases=s.leases if leads else (LEASE, LEASE),

@@ -10,6 +10,7 @@ import pytest
 from tests.supervise.search import (
     FULL,
     NOW_S,
+    OLD,
     Decide,
     Rules,
     Search,
@@ -25,6 +26,7 @@ from tests.supervise.search import (
     promoted,
     promotes,
     protected,
+    returned,
     severed,
     shut_down,
     unanswered,
@@ -123,9 +125,51 @@ def test_whoever_runs_must_notice_that_the_arbiter_is_restored() -> None:
     assert "arbiter restored" in path
 
 
+# -- an old node that is back, beside a pair that a spare has joined
+
+OLD_NODES: Final = [(q, c) for q in ("primary", "secondary", "none") for c in (False, True)]
+
+
+@pytest.mark.parametrize(("qemu", "has_claimed"), OLD_NODES)
+def test_old_node_that_is_back_serves_nobody(qemu: str, *, has_claimed: bool) -> None:
+    """Its guest never answers again, and the pair of the two others is protected all the same."""
+    search = Search()
+    assert ("", []) == search.run(returned(0, qemu, has_claimed=has_claimed))
+    assert search.stuck(arbiter_returns=True) is None
+    assert any(s.record.phase == "protected" for s in search.seen)
+    old = [s.nodes[OLD] for s in search.seen]
+    assert any(node.qemu == "none" for node in old)
+    assert all(node.qemu == "none" or node.halted or node.qemu == "secondary" for node in old)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("qemu", "has_claimed"), OLD_NODES)
+def test_old_node_that_is_back_serves_nobody_after_another_fault(
+    qemu: str, *, has_claimed: bool
+) -> None:
+    """The same with any one fault of the two others besides."""
+    search = Search()
+    assert ("", []) == search.run(returned(1, qemu, has_claimed=has_claimed))
+    assert search.stuck(arbiter_returns=True) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "qemu", "wrong"),
+    [
+        ("renewal", "primary", "the guest of an old node is back"),
+        ("swap", "secondary", "gamma lacks writes"),
+    ],
+)
+def test_old_node_that_is_back_is_held_by_rules(rule: str, qemu: str, wrong: str) -> None:
+    """A lease that anybody may renew, or a record that anybody may replace, brings it back."""
+    rules = attrs.evolve(FULL, **{rule: False})
+    assert wrong == Search(rules).run(returned(0, qemu, has_claimed=True))[0]
+
+
 # -- a second supervisor for one node
 
-DOUBLED: Final = attrs.evolve(FULL, doubles=True)
+DOUBLED: Final = attrs.evolve(NO_FENCE, doubles=True)
 _UNLOCKED: Final = attrs.evolve(DOUBLED, lock=False)
 
 
@@ -160,7 +204,7 @@ def test_second_program_must_be_refused() -> None:
 def test_second_program_disarms_a_fuse_by_an_old_record() -> None:
     """It was stopped before it disarmed it; the first one has armed it again meanwhile."""
     begin = doubled(0)
-    assert ("", []) == Search(FULL).run(begin._replace(second=None))
+    assert ("", []) == Search(NO_FENCE).run(begin._replace(second=None))
     wrong, path = Search(_UNLOCKED).run(begin)
     assert "two guests" == wrong
     assert "the second alpha disarms its fuse" in path
