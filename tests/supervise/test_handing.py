@@ -37,7 +37,8 @@ def test_hand_over_breaks_nothing_with_two_faults(begin: Callable[[int, int], St
     """The same with any two faults, and with longer ways."""
     wrong, path, count = found(FULL, begin(2, 11))
     assert ("", []) == (wrong, path)
-    assert count > 10000
+    # After the arbiter was restored, nearly everything is left to a person.
+    assert count > (50 if begin is restored else 10000)
 
 
 @pytest.mark.parametrize(
