@@ -59,6 +59,15 @@ def _await_socket(process: "subprocess.Popen[bytes]", path: Path) -> None:
     while time.monotonic() < end:
         assert process.poll() is None, "QEMU ended before its monitor was there"
         with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(str(path)) == 0:
+            if probe.connect_ex(str(path)) == 0 and _is_answered(probe):
                 return
     raise AssertionError("QEMU's monitor was not there within 20 s")
+
+
+def _is_answered(probe: socket.socket) -> bool:
+    """Whether QEMU answers a command: it listens before its images are open, but answers after."""
+    probe.settimeout(20)
+    with probe.makefile("rwb") as stream:
+        stream.write(b'{"execute":"qmp_capabilities"}\n')
+        stream.flush()
+        return bool(stream.readline() and stream.readline())

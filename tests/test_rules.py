@@ -495,6 +495,54 @@ def test_image_that_is_not_as_declared_is_an_error() -> None:
     assert [] == found(_image())
 
 
+def test_image_must_be_encrypted_as_declared() -> None:
+    """QEMU opens neither an image in the clear with a key nor an encrypted one without."""
+    disk = ReplicationDisk(size_bytes=GIB, secret_file="/keys/disk")  # noqa: S106 - a path
+    encrypted = attrs.evolve(PAIR, disks=(disk,))
+    assert [("error", "image-differs", "alpha")] == found(_image(), pair=encrypted)
+    assert [("error", "image-differs", "alpha")] == found(_image(is_encrypted=True))
+    assert [] == found(_image(is_encrypted=True), pair=encrypted)
+
+
+def test_overlay_that_a_secondary_would_not_start_with_is_an_error() -> None:
+    """Its size, format and encryption; a node that is started as primary opens none."""
+    disk = ReplicationDisk(size_bytes=GIB, secret_file="/keys/disk")  # noqa: S106 - a path
+    pair = attrs.evolve(PAIR, disks=(disk,))
+    good = ImageFacts(
+        path="/vms/secondary-active.qcow2",
+        is_there=True,
+        image_format="qcow2",
+        size_bytes=GIB,
+        is_encrypted=True,
+    )
+
+    def of(overlay: ImageFacts, boots: frozenset[str] | None = None) -> list[tuple[str, str]]:
+        beta = HostFacts(overlays=(overlay,))
+        return [
+            (code, node or "") for _, code, node in found(HostFacts(), beta, pair=pair, boots=boots)
+        ]
+
+    assert [] == of(good)
+    assert [] == of(ImageFacts(path=good.path, is_there=False))
+    in_the_clear = attrs.evolve(good, is_encrypted=False)
+    for wrong in (
+        in_the_clear,
+        attrs.evolve(good, size_bytes=512),
+        attrs.evolve(good, image_format="raw"),
+        attrs.evolve(good, why="Permission denied"),
+    ):
+        assert [("image-differs", "beta")] == of(wrong)
+        assert [] == of(wrong, boots=frozenset({"beta"}))
+    assert [("image-in-use", "beta")] == of(attrs.evolve(good, is_locked=True))
+    facts = _facts(HostFacts(), HostFacts(overlays=(in_the_clear,)), frozenset({"alpha"}))
+    (finding,) = rules.evaluate(pair, facts, before="launch")
+    expected = (
+        f"{good.path} on beta is unencrypted qcow2 of {GIB} bytes, declared is encrypted qcow2 of"
+        f" {GIB} bytes"
+    )
+    assert expected == finding.what
+
+
 def test_backing_images_must_be_as_declared() -> None:
     """The header above names each one, and each one on the host is there in its format."""
     chain = (

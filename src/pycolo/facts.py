@@ -22,6 +22,7 @@ Part: TypeAlias = Literal[
     "folders",
     "files",
     "images",
+    "overlays",
     "qemu",
     "block_schema",
     "firmware",
@@ -142,7 +143,7 @@ class FileFacts:
 @final
 @attrs.frozen(kw_only=True)
 class ImageFacts:
-    """An image of a disk on the node's host."""
+    """An image or an overlay of a disk on the node's host."""
 
     path: str
     "The image's path."
@@ -154,6 +155,8 @@ class ImageFacts:
     "The image's format, as `qemu-img` reports it."
     size_bytes: int = 0
     "The image's virtual size."
+    is_encrypted: bool = False
+    "Whether the image is encrypted."
     backing: str = ""
     "The backing image that its header names, as a path or URL; empty if it names none."
     is_locked: bool = False
@@ -347,6 +350,8 @@ class HostFacts:
     "Credentials, secrets, kernel and initrd."
     images: tuple[ImageFacts, ...] | None = None
     "The guest's images, without the overlays."
+    overlays: tuple[ImageFacts, ...] | None = None
+    "The overlays of a secondary, which a launch makes where there are none."
     qemu: QemuFacts | None = None
     "See `QemuFacts`."
     block_schema: JsonValue = None

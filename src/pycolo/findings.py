@@ -445,8 +445,8 @@ MEANINGS: Final[Mapping[Code, str]] = {
         "each node's."
     ),
     "image-differs": (
-        "An image is not as it is declared, in its format or its size, or it cannot be read. "
-        "pycolo never overwrites it."
+        "An image or an overlay is not as it is declared, in its format, its size or its "
+        "encryption, or it cannot be read. pycolo never overwrites it."
     ),
     "image-in-use": (
         "Another process has an image open. Two that write to it destroy it. End that process "

@@ -825,6 +825,20 @@ async def test_image_that_is_another_one_is_refused(pair: ColoPair, tool: Path) 
         await HOST.run(declared, "alpha", attrs.evolve(action, size_bytes=2 << 20), limit_s=LIMIT_S)
 
 
+async def test_overlay_that_is_not_encrypted_as_declared_is_refused(
+    pair: ColoPair, tool: Path
+) -> None:
+    """QEMU would not open it with the key that the declaration gives it."""
+    declared, action = _creation(pair, tool)
+    overlay = attrs.evolve(action, path=declared.disks[0].paths(declared.nodes[0])["active_image"])
+    made = attrs.evolve(overlay, argv=(*overlay.argv[:-1], overlay.path))
+    assert "" == await HOST.run(declared, "alpha", made, limit_s=LIMIT_S)
+    disks = [attrs.evolve(disk, secret_file="/keys") for disk in declared.disks]  # noqa: S106
+    encrypted = attrs.evolve(declared, disks=disks)
+    with pytest.raises(HostRefused, match=r"is unencrypted qcow2.*declared is encrypted"):
+        await HOST.run(encrypted, "alpha", made, limit_s=LIMIT_S)
+
+
 async def test_half_made_image_blocks_nothing(pair: ColoPair, tool: Path) -> None:
     """A controller that is killed meanwhile leaves no image of that name, and the next makes it."""
     declared, action = _creation(pair, tool)

@@ -120,7 +120,7 @@ async def test_other_image_is_never_overwritten(
 ) -> None:
     """An image of another format or size is somebody's data: refused, with both named."""
     await place.does(_image(place))
-    with pytest.raises(HostRefused, match=f"qcow2 and {SIZE_BYTES} bytes.*{size_bytes}"):
+    with pytest.raises(HostRefused, match=f"qcow2 of {SIZE_BYTES} bytes.*{size_bytes}"):
         await place.does(_image(place, image_format, size_bytes))
 
 

@@ -115,9 +115,17 @@ def _create(pair: ColoPair, node: str, action: CreateImage, limit_s: float) -> J
         "argv": list(action.argv),
         "image_format": action.image_format,
         "size_bytes": action.size_bytes,
+        "is_encrypted": _is_encrypted(pair, node, action.path),
         "qemu_img": pair.node(node).qemu_img_binary,
         "limit_s": limit_s,
     }
+
+
+def _is_encrypted(pair: ColoPair, node: str, path: str) -> bool:
+    """Whether the image or overlay at a path of a node is declared to be encrypted."""
+    place = pair.node(node)
+    encrypted = (disk for disk in pair.disks if topology.secret(place, disk) is not None)
+    return any(path in disk.paths(place).values() for disk in encrypted)
 
 
 # `ColoPair.paths` names the paths that QEMU opens as images with these prefixes.
@@ -267,6 +275,20 @@ def _images(pair: ColoPair, node: str) -> JsonObject | None:
     return {
         "paths": list(paths),
         "remotes": {**remotes},
+        "qemu_img": place.qemu_img_binary,
+        "own_process": pair.process_path(node),
+    }
+
+
+def _overlays(pair: ColoPair, node: str) -> JsonObject | None:
+    place = pair.node(node)
+    named = (disk.paths(place) for disk in pair.disks)
+    paths = [one[which] for one in named for which in ("active_image", "hidden_image")]
+    if not paths:
+        return None
+    return {
+        "paths": [*paths],
+        "remotes": {},
         "qemu_img": place.qemu_img_binary,
         "own_process": pair.process_path(node),
     }
@@ -425,6 +447,7 @@ _PARTS: Final[Mapping[Part, Callable[[ColoPair, str], JsonObject | None]]] = {
     "folders": _folders,
     "files": _files,
     "images": _images,
+    "overlays": _overlays,
     "qemu": _qemu,
     "block_schema": _block_schema,
     "firmware": _firmware,

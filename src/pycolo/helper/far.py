@@ -1547,6 +1547,7 @@ def create_image(
     argv: Sequence[str],
     image_format: str,
     size_bytes: int,
+    is_encrypted: bool,
     qemu_img: str,
     limit_s: float,
 ) -> Answer:
@@ -1558,11 +1559,12 @@ def create_image(
         argv: The command line that makes the image at `path`.
         image_format: The image's format.
         size_bytes: The image's virtual size.
+        is_encrypted: Whether the image is encrypted.
         qemu_img: The `qemu-img` program, to examine an existing image.
         limit_s: How long to wait for the lock, and then for the program; in seconds, each.
 
     Returns:
-        `there`: true if an image with this format and size existed already.
+        `there`: true if an image of this format, size and encryption existed already.
 
     Raises:
         Refused: Another image exists at `path`, or the program failed; no image was made.
@@ -1570,7 +1572,8 @@ def create_image(
     _check_state_dir(record)
     with _locked(record, limit_s):
         if os.path.lexists(path):
-            _compare([qemu_img, "info", "--output=json", "-U", path], image_format, size_bytes)
+            declared = _Image(image_format, size_bytes, is_encrypted)
+            _compare([qemu_img, "info", "--output=json", "-U", path], declared)
             return {"there": True}
         partial = f"{path}.pycolo-partial"
         # Left by a process that was killed before the image was complete.
@@ -1590,13 +1593,24 @@ def create_image(
     return {"there": False}
 
 
-def _compare(argv: Sequence[str], image_format: str, size_bytes: int) -> None:
-    """Refuse an existing image whose format or size is not the declared one.
+class _Image(NamedTuple):
+    """What an image must be like for a QEMU that is started with the declaration to open it."""
+
+    image_format: str
+    size_bytes: int
+    is_encrypted: bool
+
+    def words(self) -> str:
+        kind = "encrypted" if self.is_encrypted else "unencrypted"
+        return f"{kind} {self.image_format} of {self.size_bytes} bytes"
+
+
+def _compare(argv: Sequence[str], declared: _Image) -> None:
+    """Refuse an existing image whose format, size or encryption is not the declared one.
 
     Args:
         argv: The command line of `qemu-img info`, the image last.
-        image_format: The declared format.
-        size_bytes: The declared virtual size.
+        declared: The declared image.
 
     Raises:
         Refused: The image differs, or is no image.
@@ -1605,14 +1619,11 @@ def _compare(argv: Sequence[str], image_format: str, size_bytes: int) -> None:
     code, text = _output(argv, LIMIT_S)
     try:
         found = json.loads(text) if code == 0 else {}
-        there = (found["format"], found["virtual-size"])
+        there = _Image(found["format"], found["virtual-size"], found.get("encrypted", False))
     except (ValueError, TypeError, KeyError, RecursionError):
         raise Refused(f"{path} exists and is no image: {text.strip()}") from None
-    if there != (image_format, size_bytes):
-        why = (
-            f"{path} exists with format {there[0]} and {there[1]} bytes, declared are"
-            f" {image_format} and {size_bytes}; it is not overwritten"
-        )
+    if there != declared:
+        why = f"{path} is {there.words()}, declared is {declared.words()}; it is not overwritten"
         raise Refused(why)
 
 

@@ -381,7 +381,7 @@ INFO = ("info", "--output=json", "-U")
 
 
 def _described(argv: Sequence[str], limit_s: float) -> Value:
-    """The format, size and backing image by `qemu-img info`, or why it could not read them."""
+    """What `qemu-img info` tells of an image, or why it could not read it."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=limit_s)
         if done.returncode != 0:
@@ -390,6 +390,7 @@ def _described(argv: Sequence[str], limit_s: float) -> Value:
         return {
             "image_format": info["format"],
             "size_bytes": info["virtual-size"],
+            "is_encrypted": info.get("encrypted", False),
             "backing": info.get("full-backing-filename", ""),
         }
     except subprocess.TimeoutExpired:
@@ -1109,6 +1110,7 @@ PARTS: Dict[str, Callable[..., object]] = {
     "folders": folders,
     "files": files,
     "images": images,
+    "overlays": images,
     "qemu": qemu,
     "block_schema": block_schema,
     "firmware": firmware,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import attrs
+
 from pycolo.facts import HostFacts, ImageFacts, PairFacts
 from pycolo.findings import Finding, Level
 from pycolo.model._places import normal
@@ -69,21 +71,68 @@ def images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
             image = _image(pair, name, disk, host)
             if image is None or not image.is_there:
                 continue
-            declared = (disk.on(name).image_format, disk.size_bytes)
             if image.why:
                 is_local = disk.on(name).remote is None
                 yield _unread(name, image.path, image.why, is_local=is_local)
-            elif (image.image_format, image.size_bytes) != declared:
-                what = (
-                    f"{image.path} on {name} has format {image.image_format} and"
-                    f" {image.size_bytes} bytes, declared are {declared[0]} and {declared[1]}"
+            else:
+                declared = attrs.evolve(
+                    image,
+                    image_format=disk.on(name).image_format,
+                    size_bytes=disk.size_bytes,
+                    is_encrypted=disk.on(name).secret_file is not None,
                 )
                 remedy = "correct the pair file, or put the right image there"
-                yield found("error", "image-differs", name, what, remedy)
-            if image.is_locked:
-                by = ", ".join(image.holders) or "a process that this user may not see"
-                what = f"{image.path} on {name} is open in {by}"
-                yield found("error", "image-in-use", name, what, "end that first")
+                yield from _compared(name, image, declared, remedy)
+            yield from _used(name, image)
+
+
+def overlays(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Overlays with which a secondary's QEMU would not start; a primary is started without any."""
+    remedy = (
+        "move it away, unless it holds writes that a failover has not merged: a new one is made"
+    )
+    for name, host in facts.read.items():
+        if facts.boots is not None and name in facts.boots:
+            continue
+        known = {overlay.path: overlay for overlay in host.overlays or ()}
+        for disk in pair.disks:
+            paths, secret = disk.paths(pair.node(name)), disk.on(name).secret_file
+            for path in (paths["active_image"], paths["hidden_image"]):
+                overlay = known.get(path)
+                if overlay is None or not overlay.is_there:
+                    continue
+                if overlay.why:
+                    what = f"the overlay {path} on {name} cannot be read: {overlay.why}"
+                    yield found("error", "image-differs", name, what, remedy)
+                else:
+                    declared = attrs.evolve(
+                        overlay,
+                        image_format="qcow2",
+                        size_bytes=disk.size_bytes,
+                        is_encrypted=secret is not None,
+                    )
+                    yield from _compared(name, overlay, declared, remedy)
+                yield from _used(name, overlay)
+
+
+def _compared(name: str, image: ImageFacts, declared: ImageFacts, remedy: str) -> Iterator[Finding]:
+    """The finding that an image or an overlay is not as declared."""
+    if image != declared:
+        what = f"{image.path} on {name} is {_described(image)}, declared is {_described(declared)}"
+        yield found("error", "image-differs", name, what, remedy)
+
+
+def _described(image: ImageFacts) -> str:
+    kind = "encrypted" if image.is_encrypted else "unencrypted"
+    return f"{kind} {image.image_format} of {image.size_bytes} bytes"
+
+
+def _used(name: str, image: ImageFacts) -> Iterator[Finding]:
+    """The finding that another process has an image or an overlay open."""
+    if image.is_locked:
+        by = ", ".join(image.holders) or "a process that this user may not see"
+        what = f"{image.path} on {name} is open in {by}"
+        yield found("error", "image-in-use", name, what, "end that first")
 
 
 def _unread(name: str, what: str, why: str, *, is_local: bool) -> Finding:
@@ -196,6 +245,12 @@ RULES = (
         codes=("no-image", "image-differs", "image-in-use"),
         check=images,
         parts=("images",),
+        before=("launch",),
+    ),
+    Rule(
+        codes=("image-differs", "image-in-use"),
+        check=overlays,
+        parts=("overlays",),
         before=("launch",),
     ),
     Rule(

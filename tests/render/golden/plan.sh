@@ -28,7 +28,7 @@ say 'the guest serves again'
 
 # beta/image: for later
 say '5. beta: create /vms/al'"'"'pha "1"/primary.qcow2'
-host beta create_image '{"record": "/vms/$(beta)/primary.qcow2.record.json", "path": "/vms/al'"'"'pha \"1\"/primary.qcow2", "argv": ["qemu-img", "create", "/vms/al'"'"'pha \"1\"/primary.qcow2", "1048576"], "image_format": "qcow2", "size_bytes": 1048576, "qemu_img": "qemu-img", "limit_s": 60}'
+host beta create_image '{"record": "/vms/$(beta)/primary.qcow2.record.json", "path": "/vms/al'"'"'pha \"1\"/primary.qcow2", "argv": ["qemu-img", "create", "/vms/al'"'"'pha \"1\"/primary.qcow2", "1048576"], "image_format": "qcow2", "size_bytes": 1048576, "is_encrypted": false, "qemu_img": "qemu-img", "limit_s": 60}'
 
 # alpha/record/sole: beta may not run alone
 say '6. alpha: record epoch 5.0: alpha is alone, eligible: alpha'
