@@ -41,7 +41,7 @@ ERRORS = (
     errors.DeclarationError(HOSTILE, HOSTILE, HOSTILE),
     errors.ParseError(HOSTILE, HOSTILE, {HOSTILE: [HOSTILE]}),
     errors.SchemaError(HOSTILE, HOSTILE, (HOSTILE, HOSTILE)),
-    errors.VersionError((HOSTILE,), HOSTILE),
+    errors.VersionError((HOSTILE,), HOSTILE, HOSTILE),
     errors.compile_error("no-answer", HOSTILE, HOSTILE),
     errors.undecided("no-answer", HOSTILE),
     errors.CommandRefused(HOSTILE, HOSTILE, HOSTILE, HOSTILE),

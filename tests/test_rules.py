@@ -118,6 +118,32 @@ def found(
     return [(f.level, f.code, f.node) for f in findings if f.code != "unheld-traffic"]
 
 
+def test_option_that_is_misspelled_names_the_one_that_was_meant() -> None:
+    """The nearest that the QEMU has for that driver, and that is not given."""
+    disk = ReplicationDisk(size_bytes=GIB, options={"l2-cach-size": 2**20})
+    pair = attrs.evolve(PAIR, disks=(disk,))
+    asked = HostFacts(block_schema=packaged_entries("10.0.13"))
+    facts = _facts(asked, HostFacts())
+    (finding,) = (f for f in rules.evaluate(pair, facts) if f.code == "unknown-option")
+    assert finding.what.endswith("l2-cach-size must be absent (did you mean l2-cache-size?)")
+
+
+def test_version_that_cannot_run_the_machine_is_not_advised_to_be_vouched_for() -> None:
+    """What helps is another declaration or version: --assume-good admits no more of the machine."""
+    disk = ReplicationDisk(size_bytes=GIB, properties={"iothread": "io0"})
+    pair = attrs.evolve(PAIR, disks=(disk,))
+    old = HostFacts(qemu=attrs.evolve(QEMU, version="7.2.22"))
+    (finding,) = (
+        f for f in rules.evaluate(pair, _facts(old, HostFacts())) if f.code == "unsupported-version"
+    )
+    assert "QEMU 7.2.22: aborts with a disk in an iothread" == finding.what
+    expected = (
+        "leave iothread and iothread-vq-mapping out of the properties of disks and devices, or use"
+        " QEMU 10.0.7"
+    )
+    assert expected == finding.remedy
+
+
 def test_option_that_a_qemu_does_not_have_is_an_error() -> None:
     """By the schema of each host's QEMU; one that it has is none."""
     for name, expected in (
@@ -468,12 +494,33 @@ MISSING = HostFacts(images=(ImageFacts(path=IMAGE, is_there=False),))
 
 
 def test_the_guests_image_must_be_somewhere() -> None:
-    """After a failover to a new node the first one's may be gone; a launch names who needs it."""
-    both = [("error", "no-image", "alpha"), ("error", "no-image", "beta")]
-    assert both == found(MISSING, MISSING)
+    """A new pair's is the first node's, another's may be elsewhere; a launch names who needs it."""
+    first = [("error", "no-image", "alpha")]
+    assert first == found(MISSING, MISSING)
     assert [] == found(MISSING, _image())
-    assert both[:1] == found(MISSING, MISSING, boots=frozenset({"alpha"}))
+    assert [("error", "host-unread", "alpha")] == found(NoFacts(why="away"), MISSING)
+    assert first == found(MISSING, MISSING, boots=frozenset({"alpha"}))
+    assert [("error", "no-image", "beta")] == found(MISSING, MISSING, boots=frozenset({"beta"}))
     assert [] == found(MISSING, MISSING, boots=frozenset())
+
+
+def test_each_node_is_advised_what_it_lacks() -> None:
+    """The guest's image, a copy of it, or a device that the first copy fills."""
+    device = DiskOnNode(driver="host_device", image="/dev/sdx", image_format="raw")
+    disk = ReplicationDisk(size_bytes=GIB, nodes={"beta": device})
+    absent = HostFacts(images=(ImageFacts(path="/dev/sdx", is_there=False),))
+    by_device = attrs.evolve(PAIR, disks=(disk,))
+    identical = attrs.evolve(PAIR, initial_sync="identical")
+
+    def remedies(pair: ColoPair, beta: HostFacts) -> list[str]:
+        found = rules.evaluate(pair, _facts(MISSING, beta), before="launch")
+        return [finding.remedy.partition(":")[0] for finding in found]
+
+    guests = "put the guest's image there"
+    assert [guests] == remedies(PAIR, MISSING)
+    copied = "put a copy of the image there with which the guest starts"
+    assert [guests, copied] == remedies(identical, MISSING)
+    assert [guests, "make a device of that size"] == remedies(by_device, absent)
 
 
 def test_identical_images_and_devices_must_be_on_each_node() -> None:
@@ -647,6 +694,18 @@ def test_folders_of_one_file_system_share_its_space() -> None:
 
     assert [("warning", "little-space", "alpha")] == found(on("1"), _image(), pair=apart)
     assert [] == found(on("2"), _image(), pair=apart)
+
+
+def test_folder_that_is_missing_is_one_finding_for_all_its_files() -> None:
+    """It names the folder first, since none of its files can be there."""
+    names = ("ca-cert.pem", "server-cert.pem")
+    files = [
+        FileFacts(path=f"/tls/{name}", why="No such file", is_folder_there=False) for name in names
+    ]
+    facts = _facts(HostFacts(files=(*files,)), HostFacts())
+    (finding,) = rules.evaluate(PAIR, facts, before="launch")
+    assert ("unread-file", "alpha") == (finding.code, finding.node)
+    assert "there is no folder /tls on alpha, for ca-cert.pem, server-cert.pem" == finding.what
 
 
 def test_file_that_cannot_be_read_is_an_error() -> None:

@@ -198,20 +198,27 @@ class VersionError(RefusedError):
     Nothing was sent. Source: qemu-behaviour 2.1 to 2.4.
     """
 
-    def __init__(self, versions: tuple[str, ...], why: str) -> None:
+    def __init__(self, versions: tuple[str, ...], why: str, remedy: str) -> None:
         """Keep the error's parts.
 
         Args:
             versions: The versions that cannot run COLO, each as ``10.0.13``.
             why: What is wrong with them, as a sentence without a full stop.
+            remedy: What a person can do about it, as a clause.
         """
-        super().__init__(versions, why)
+        super().__init__(versions, why, remedy)
         self.versions = versions
         self.why = why
+        self.remedy = remedy
 
     @override
     def message(self) -> str:
-        """Name the versions and the reason."""
+        """Name the versions, the reason and the remedy."""
+        return f"{self.what}; {self.remedy}"
+
+    @property
+    def what(self) -> str:
+        """The versions and the reason, without the remedy."""
         return f"QEMU {' and '.join(self.versions)}: {self.why}"
 
 

@@ -132,6 +132,8 @@ class FileFacts:
     "The file's path; for firmware, its name."
     why: str = ""
     "Why the file could not be read; empty if it was read."
+    is_folder_there: bool = True
+    "Whether the folder of the path exists."
     mode: int = 0
     "The file's permissions."
     size_bytes: int = 0

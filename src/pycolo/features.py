@@ -208,15 +208,16 @@ def accept(version: Version, *, assume_good: Collection[Version] = ()) -> Featur
         return of(version)
     for broken in KNOWN_BROKEN:
         if broken.first <= version <= broken.last:
-            broken_in = f"broken from {broken.first} to {broken.last}, good from {broken.good}"
-            why = f"{broken.reason}; {broken_in}"
-            raise VersionError((str(version),), why)
+            why = f"{broken.reason}, from {broken.first} to {broken.last}"
+            remedy = (
+                f"install a later one, good from {broken.good}, or vouch for a repaired one with"
+                f" --assume-good {version}"
+            )
+            raise VersionError((str(version),), why, remedy)
     if not any(first <= version and (end is None or version < end) for first, end in PROVEN):
-        why = (
-            "not proven: 7.2.x, 10.0.7 and later 10.0.x, and 11.0 and later are; vouch for it with"
-            f" --assume-good {version}"
-        )
-        raise VersionError((str(version),), why)
+        why = "not proven: 7.2.x, 10.0.7 and later 10.0.x, and 11.0 and later are"
+        remedy = f"install one of those, or vouch for it with --assume-good {version}"
+        raise VersionError((str(version),), why, remedy)
     return of(version)
 
 
@@ -238,7 +239,9 @@ def accept_pair(
     if len(versions) != 1:
         found = ", ".join(f"{node} runs {version}" for node, version in qemu.items())
         raise VersionError(
-            tuple(map(str, versions)), f"both nodes must run the same version: {found}"
+            tuple(map(str, versions)),
+            f"both nodes must run the same version: {found}",
+            "install one version on both hosts",
         )
     features = accept(next(iter(versions)), assume_good=assume_good)
     _check_machine(pair, pair.machine, features)
@@ -254,32 +257,33 @@ def _check_machine(pair: ColoPair, machine: Machine, features: Features) -> None
     if machine.accelerator == "tcg" and not features.tcg:
         off = pair.checkpoint_delay_ms == CHECKPOINTS_OFF_MS
         if pair.chains or not off:
-            why = (
-                "deadlocks at the first checkpoint under TCG: use KVM or QEMU 11.0, or declare no"
-                f" chains and put checkpoints off (checkpoint_delay_ms = {CHECKPOINTS_OFF_MS})"
+            why = "deadlocks at the first checkpoint under TCG"
+            remedy = (
+                "use KVM or QEMU 11.0, or declare no chains and put checkpoints off"
+                f" (checkpoint_delay_ms = {CHECKPOINTS_OFF_MS})"
             )
-            raise VersionError((str(features.version),), why)
+            raise VersionError((str(features.version),), why, remedy)
     if "q35" in machine.machine_type and not features.q35:
-        why = "cannot load a q35's state twice: use machine_type pc or QEMU 11.0"
-        raise VersionError((str(features.version),), why)
+        why = "cannot load a q35's state twice"
+        remedy = "use machine_type pc or QEMU 11.0"
+        raise VersionError((str(features.version),), why, remedy)
     if pair.migration.multifd_channels and not features.multifd:
-        why = (
-            "cannot load a checkpoint with multifd, and its secondary ends: leave"
-            " migration.multifd_channels out or use QEMU 11.0"
-        )
-        raise VersionError((str(features.version),), why)
+        why = "cannot load a checkpoint with multifd, and its secondary ends"
+        remedy = "leave migration.multifd_channels out or use QEMU 11.0"
+        raise VersionError((str(features.version),), why, remedy)
     if machine.dirty_ring_size is not None and not features.dirty_ring:
-        why = (
-            "aborts at the first checkpoint with KVM's dirty ring: leave machine.dirty_ring_size"
-            " out or use QEMU 11.0"
-        )
-        raise VersionError((str(features.version),), why)
+        why = "aborts at the first checkpoint with KVM's dirty ring"
+        remedy = "leave machine.dirty_ring_size out or use QEMU 11.0"
+        raise VersionError((str(features.version),), why, remedy)
     if not features.iothread and any(_IOTHREADS & told.keys() for told in _disk_properties(pair)):
-        why = "aborts with a disk in an iothread: declare none, or use QEMU 10.0"
-        raise VersionError((str(features.version),), why)
+        why = "aborts with a disk in an iothread"
+        named = " and ".join(sorted(_IOTHREADS))
+        remedy = f"leave {named} out of the properties of disks and devices, or use QEMU 10.0.7"
+        raise VersionError((str(features.version),), why, remedy)
     if not features.nvme and any(disk.device == "nvme" for disk in pair.disks):
-        why = "cannot move an NVMe disk ('non-migratable device'): use another, or QEMU 11.0"
-        raise VersionError((str(features.version),), why)
+        why = "cannot move an NVMe disk ('non-migratable device')"
+        remedy = "give the disk another device, or use QEMU 11.0"
+        raise VersionError((str(features.version),), why, remedy)
 
 
 _IOTHREADS = frozenset({"iothread", "iothread-vq-mapping"})
@@ -302,6 +306,9 @@ def table_text() -> str:
     return head + "".join(rows)
 
 
+_BESIDE_DOCUMENT = "print this plan, or use dialect auto"
+
+
 def refuse_document(pair: ColoPair, version: Version) -> None:
     """Refuse to run a plan of dialect `doc` if QEMU would not accept its commands.
 
@@ -316,12 +323,12 @@ def refuse_document(pair: ColoPair, version: Version) -> None:
     """
     features = of(version)
     if not features.reconnect_ms:
-        why = "does not know the document's reconnect-ms: print this plan, or use dialect auto"
-        raise VersionError((str(version),), why)
+        why = "does not know the document's reconnect-ms"
+        raise VersionError((str(version),), why, _BESIDE_DOCUMENT)
     if features.return_path:
-        why = "refuses the document's capabilities: print this plan, or use dialect auto"
-        raise VersionError((str(version),), why)
+        why = "refuses the document's capabilities"
+        raise VersionError((str(version),), why, _BESIDE_DOCUMENT)
     accept(version)
     if pair.machine.accelerator != "kvm":
-        why = "runs the document's plan with KVM alone: print it, or use dialect auto"
-        raise VersionError((str(version),), why)
+        why = "runs the document's plan with KVM alone"
+        raise VersionError((str(version),), why, _BESIDE_DOCUMENT)

@@ -199,6 +199,14 @@ async def test_fence_is_looked_for_here(pair: ColoPair) -> None:
     ] == [one.what for one in found if one.code == "no-fence"]
 
 
+async def test_credentials_that_are_missing_are_reported_once(pair: ColoPair, folder: Path) -> None:
+    """As files, or as the folder that they should be in, and not by what would read them."""
+    for tls in (X509(folder=str(folder)), Psk(folder=f"{folder}/none")):
+        found = await _read(attrs.evolve(pair, tls=tls), "files", "tls", "psk")
+        assert ({}, None, None) == (found.unread, found.tls, found.psk)
+        assert {isinstance(tls, X509)} == {file.is_folder_there for file in found.files or ()}
+
+
 # -- ports ----------------------------------------------------------------------------------------
 
 
@@ -325,7 +333,7 @@ async def test_options_are_checked_against_the_schema_of_the_host(
     assert [] == await codes({"lazy-refcounts": True, "overlap-check": {"template": "all"}})
     (refused,) = await codes({"overlap-check": {"templat": "all"}})
     expected = "unknown-option: the QEMU of alpha refuses disks[0]: overlap-check.templat"
-    assert f"{expected} must be absent" == refused
+    assert f"{expected} must be absent (did you mean template?)" == refused
 
 
 @pytest.mark.qemu

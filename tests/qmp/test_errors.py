@@ -40,12 +40,12 @@ ERRORS: list[tuple[PycoloError, str]] = [
         ),
     ),
     (
-        VersionError(("10.0.2",), "its COLO is broken"),
-        "QEMU 10.0.2: its COLO is broken",
+        VersionError(("10.0.2",), "its COLO is broken", "install a later one"),
+        "QEMU 10.0.2: its COLO is broken; install a later one",
     ),
     (
-        VersionError(("10.0.13", "11.1.3"), "both sides must run the same version"),
-        "QEMU 10.0.13 and 11.1.3: both sides must run the same version",
+        VersionError(("10.0.13", "11.1.3"), "both sides must run the same version", "install it"),
+        "QEMU 10.0.13 and 11.1.3: both sides must run the same version; install it",
     ),
     (compile_error("no-answer", "alpha is unreachable"), "alpha is unreachable"),
     (

@@ -133,8 +133,12 @@ def test_reconnect_is_gone_from_11_1() -> None:
     path = "arguments.backend.data"
     assert () == OLD.check(seconds)
     assert () == MIDDLE.check(seconds)
-    assert (SchemaProblem(f"{path}.reconnect", "be absent"),) == NEW.check(seconds)
-    assert (SchemaProblem(f"{path}.reconnect-ms", "be absent"),) == OLD.check(milliseconds)
+    assert (
+        SchemaProblem(f"{path}.reconnect", "be absent (did you mean reconnect-ms?)"),
+    ) == NEW.check(seconds)
+    assert (
+        SchemaProblem(f"{path}.reconnect-ms", "be absent (did you mean reconnect?)"),
+    ) == OLD.check(milliseconds)
     assert () == NEW.check(milliseconds)
     assert (SchemaFeature(f"{path}.reconnect", "deprecated"),) == MIDDLE.features(seconds)
     assert () == OLD.features(seconds)

@@ -309,7 +309,8 @@ def _file(path: str, *, is_read: bool = True) -> Value:
             while is_read and (chunk := stream.read(CHUNK_BYTES)):
                 digest.update(chunk)
     except OSError as error:
-        return {"path": path, "why": str(error.strerror)}
+        is_folder_there = os.path.isdir(os.path.dirname(path))
+        return {"path": path, "why": str(error.strerror), "is_folder_there": is_folder_there}
     return {
         "path": path,
         "mode": stat.S_IMODE(found.st_mode),
@@ -901,7 +902,7 @@ def _interface(name: str) -> Value:
 # -- TLS -----------------------------------------------------------------------------------------
 
 
-def tls(*, folder: str, address: str) -> Value:
+def tls(*, folder: str, address: str) -> Value | None:
     """Try a node's server and client certificates on each other, in memory.
 
     Args:
@@ -910,7 +911,7 @@ def tls(*, folder: str, address: str) -> Value:
 
     Returns:
         `why`: why they do not work; empty if they do. Then also the authority's digest, when each
-            certificate expires, and the client's name.
+            certificate expires, and the client's name. None if a file is missing.
     """
     authority = os.path.join(folder, "ca-cert.pem")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -921,6 +922,9 @@ def tls(*, folder: str, address: str) -> Value:
         try:
             context.load_verify_locations(authority)
             context.load_cert_chain(cert, key, password=lambda: "")
+        except FileNotFoundError:
+            # The part `files` names each file that is missing.
+            return None
         except ssl.SSLError as error:
             return {"why": f"{cert} does not go with {key}: {error.reason or error}"}
     why, seen = _handshake(server, client, address)
@@ -983,7 +987,7 @@ def _escaped(value: str) -> str:
     return re.sub(r'([,+"\\<>;])', r"\\\1", value)
 
 
-def psk(*, path: str, username: str, salt: str) -> Value:
+def psk(*, path: str, username: str, salt: str) -> Value | None:
     """Make a digest that tells a shared key from other keys.
 
     Args:
@@ -992,10 +996,14 @@ def psk(*, path: str, username: str, salt: str) -> Value:
         salt: A text that is mixed in, so that digests of several pairs cannot be compared.
 
     Returns:
-        `digest`; empty if the file has no such key.
+        `digest`; empty if the file has no such key. None if there is no file, which the part
+        `files` reports.
     """
-    with open(path, "rb") as stream:
-        lines = stream.read(CHUNK_BYTES).splitlines()
+    try:
+        with open(path, "rb") as stream:
+            lines = stream.read(CHUNK_BYTES).splitlines()
+    except FileNotFoundError:
+        return None
     for line in lines:
         name, _, key = line.partition(b":")
         if name.decode(errors="replace") == username and key.strip():

@@ -8,6 +8,7 @@ section "Client JSON Protocol introspection".
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import json
@@ -278,7 +279,9 @@ class Schema:
                 yield SchemaProblem(at(path, name), "be present")
         for name in value:
             if name not in members:
-                yield SchemaProblem(at(path, str(name)), "be absent")
+                near = difflib.get_close_matches(str(name), members.keys() - value.keys(), n=1)
+                meant = f" (did you mean {near[0]}?)" if near else ""
+                yield SchemaProblem(at(path, str(name)), f"be absent{meant}")
 
     def _members(
         self, entry: Mapping[str, object], value: Mapping[str, object]

@@ -30,8 +30,10 @@ def versions(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
         return
     try:
         features.accept_pair(pair, {name: Version.parse(one) for name, one in known.items()})
-    except (VersionError, ParseError) as error:
-        remedy = "install one that pycolo accepts on each host, or vouch for it (--assume-good)"
+    except VersionError as error:
+        yield found("error", "unsupported-version", None, error.what, error.remedy)
+    except ParseError as error:
+        remedy = "set qemu_binary to a QEMU that pycolo accepts"
         yield found("error", "unsupported-version", None, str(error), remedy)
 
 

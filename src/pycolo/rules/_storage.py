@@ -36,18 +36,23 @@ def missing_images(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
         known = {
             n: image for n, host in facts.read.items() if (image := _image(pair, n, disk, host))
         }
+        first = pair.nodes[0].name
         for name, image in known.items():
             if image.is_there:
                 continue
+            what = f"there is no {image.path} on {name}"
             if facts.boots is not None:
-                is_needed = name in facts.boots
+                boots = name in facts.boots
             else:
-                # One node must have the image; after a failover that need not be the first node.
-                is_needed = not any(one.is_there for one in known.values())
-            is_device = disk.on(name).driver != "file"
-            if is_needed or is_device or pair.initial_sync == "identical":
-                remedy = "put the guest's image there" if is_needed else "make it"
-                what = f"there is no {image.path} on {name}"
+                # A new pair starts on its first node; after a failover another has the guest.
+                boots = name == first and not any(one.is_there for one in known.values())
+            if boots:
+                yield found("error", "no-image", name, what, "put the guest's image there")
+            elif pair.initial_sync == "identical":
+                remedy = "put a copy of the image there with which the guest starts"
+                yield found("error", "no-image", name, what, remedy)
+            elif disk.on(name).driver != "file":
+                remedy = "make a device of that size: pycolo makes files alone, and fills it"
                 yield found("error", "no-image", name, what, remedy)
 
 
@@ -229,10 +234,19 @@ def space(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
 
 
 def files(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
-    """Files that QEMU needs and cannot read."""
+    """Files that QEMU needs and cannot read, and folders that such files should be in."""
     for name, host in facts.read.items():
+        absent: dict[str, list[str]] = {}
         for file in host.files or ():
-            if file.why:
+            if not file.is_folder_there:
+                folder, _, own = file.path.rpartition("/")
+                absent.setdefault(folder, []).append(own)
+        for folder, names in absent.items():
+            what = f"there is no folder {folder} on {name}, for {', '.join(names)}"
+            remedy = "make it, for the user who starts QEMU to read, or correct the pair file"
+            yield found("error", "unread-file", name, what, remedy)
+        for file in host.files or ():
+            if file.why and file.is_folder_there:
                 what = f"{file.path} on {name} cannot be read: {file.why}"
                 remedy = "put it there, for the user who starts QEMU to read"
                 yield found("error", "unread-file", name, what, remedy)
