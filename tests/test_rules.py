@@ -11,6 +11,7 @@ import pytest
 from pycolo import rules
 from pycolo.facts import (
     ClockFacts,
+    DeviceFacts,
     FileFacts,
     FolderFacts,
     ForwardingFacts,
@@ -154,6 +155,15 @@ def test_option_that_a_qemu_does_not_have_is_an_error() -> None:
         pair = attrs.evolve(PAIR, disks=(disk,))
         asked = HostFacts(block_schema=packaged_entries("10.0.13"))
         assert expected == found(asked, pair=pair)
+
+
+def test_device_that_a_qemu_does_not_accept_is_an_error() -> None:
+    """A device or a property; what QEMU gave no answer about is a note."""
+    clause = "QEMU knows no device virtio-blk-pcie (did you mean virtio-blk-pci?)"
+    asked = HostFacts(devices=DeviceFacts(refused=(clause,), note="not looked at from VGA on"))
+    expected = [("error", "unknown-device", "alpha"), ("note", "unknown-device", "alpha")]
+    assert expected == found(asked)
+    assert [] == found(HostFacts(devices=DeviceFacts(refused=(), note="")))
 
 
 # -- the table ------------------------------------------------------------------------------------

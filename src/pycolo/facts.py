@@ -24,6 +24,7 @@ Part: TypeAlias = Literal[
     "images",
     "overlays",
     "qemu",
+    "devices",
     "block_schema",
     "firmware",
     "names",
@@ -184,6 +185,17 @@ class QemuFacts:
     "Features of the CPU model that this host cannot provide."
     cpu_digest: str
     "A digest of the features that the model `host` or `max` has here; empty for other models."
+
+
+@final
+@attrs.frozen(kw_only=True)
+class DeviceFacts:
+    """What the host's QEMU accepts of the guest's devices, as a QEMU without a guest lists them."""
+
+    refused: tuple[str, ...]
+    "Devices and properties that QEMU does not accept, each as a main clause."
+    note: str
+    "From which device on QEMU gave no answer, as a clause; empty if it answered about all."
 
 
 @final
@@ -356,6 +368,8 @@ class HostFacts:
     "The overlays of a secondary, which a launch makes where there are none."
     qemu: QemuFacts | None = None
     "See `QemuFacts`."
+    devices: DeviceFacts | None = None
+    "See `DeviceFacts`; read if the declaration has devices or properties of its own."
     block_schema: JsonValue = None
     "The part of QEMU's QMP schema about blockdev-add; read if an image has options."
     firmware: tuple[FileFacts, ...] | None = None

@@ -94,6 +94,7 @@ Code: TypeAlias = Literal[
     "no-program",
     "qemu-lacks",
     "unknown-option",
+    "unknown-device",
     "machines-differ",
     "cpus-differ",
     "no-kvm",
@@ -407,6 +408,10 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "unknown-option": (
         "QEMU does not have an option of an image, or gives it another type, by its QMP schema. "
         "Correct options or file_options of the disk."
+    ),
+    "unknown-device": (
+        "A host's QEMU does not have a device or a property that the pair file gives the guest, "
+        "or the property takes another type. A note says that QEMU gave no answer about some."
     ),
     "machines-differ": (
         "The machine type means another machine on each host. Name the full one, such as "

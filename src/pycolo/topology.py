@@ -633,6 +633,17 @@ def guest_devices(pair: ColoPair) -> tuple[GuestDevice, ...]:
     )
 
 
+def checked_devices(pair: ColoPair) -> tuple[GuestDevice, ...]:
+    """The guest's devices to check before a launch; none if the declaration has none of its own.
+
+    Those are devices, CD-ROM drives, channels, and properties of a disk or a card.
+    """
+    machine = pair.machine
+    beside = machine.devices or machine.cdroms or machine.channels
+    told = [*(disk.properties for disk in pair.disks), *(card.properties for card in pair.chains)]
+    return guest_devices(pair) if beside or any(told) else ()
+
+
 def machine_blocks(pair: ColoPair, node: str) -> tuple[RawNode, ...]:
     """The block nodes outside replicated disks: firmware, and images in CD-ROM drives."""
     made: list[RawNode] = []

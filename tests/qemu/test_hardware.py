@@ -23,6 +23,7 @@ from tests.real_qemu import RELEASES, build_of
 
 from pycolo.demo.builds import Release
 from pycolo.errors import CompileError, HostRefused
+from pycolo.facts import HostFacts, Part
 from pycolo.hosts.local import LocalHost
 from pycolo.model import (
     Cdrom,
@@ -277,7 +278,7 @@ async def test_a_device_that_cannot_be_moved_is_refused_before_anything_is_copie
 # -- what a QEMU is asked before a launch
 
 
-async def _checked(release: Release, folder: Path, driver: str, **told: Property) -> str:
+def _pair(release: Release, folder: Path) -> ColoPair:
     node = Node(
         name="alpha",
         address="127.0.0.1",
@@ -285,7 +286,11 @@ async def _checked(release: Release, folder: Path, driver: str, **told: Property
         qemu_binary=str(build_of(release).qemu_system),
     )
     other = attrs.evolve(node, name="beta", image_folder=f"{folder}/other")
-    pair = ColoPair(name="colo", nodes=(node, other))
+    return ColoPair(name="colo", nodes=(node, other))
+
+
+async def _checked(release: Release, folder: Path, driver: str, **told: Property) -> str:
+    pair = _pair(release, folder)
     action = CheckDevices(devices=(GuestDevice(driver=driver, properties=told),))
     return await LocalHost().run(pair, "alpha", action, limit_s=LIMIT_S)
 
@@ -316,6 +321,27 @@ async def test_what_qemu_does_not_know_is_refused(
     driver, told, said = WRONG[case]
     with pytest.raises(HostRefused, match=said):
         await _checked(release, folder, driver, **told)
+
+
+async def test_a_check_names_all_that_qemu_does_not_know(folder: Path) -> None:
+    """Each wrong device and property of a node; a pair without its own hardware has none (23.1)."""
+    pair = _pair("11.1", folder)
+    devices = (Device(driver="virtio-blk-pcie"), Device(driver="ide-hd", properties={"bootidx": 1}))
+    wrong = attrs.evolve(pair, machine=Machine(devices=devices))
+
+    async def refused(pair: ColoPair) -> tuple[str, ...] | None:
+        parts: tuple[Part, ...] = ("devices",)
+        read = await LocalHost().facts(pair, "alpha", parts, limit_s=LIMIT_S)
+        assert isinstance(read, HostFacts)
+        assert {} == read.unread
+        return None if read.devices is None else read.devices.refused
+
+    assert None is await refused(pair)
+    assert () == await refused(attrs.evolve(pair, machine=Machine(devices=(Device(driver="VGA"),))))
+    assert (
+        "QEMU knows no device virtio-blk-pcie (did you mean virtio-blk-pci?)",
+        "the device ide-hd has no property bootidx (did you mean bootindex?)",
+    ) == await refused(wrong)
 
 
 async def test_a_qemu_that_ends_on_a_question_is_left_to_the_launch(folder: Path) -> None:

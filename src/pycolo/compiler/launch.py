@@ -108,11 +108,9 @@ def check_devices(draft: Draft, node: str) -> None:
 
     Nothing is emitted if the declaration has no devices, CD-ROM drives, channels or properties.
     """
-    pair = draft.pair
-    machine = pair.machine
-    beside = machine.devices or machine.cdroms or machine.channels
-    if beside or any([*(c.properties for c in pair.chains), *(d.properties for d in pair.disks)]):
-        action = CheckDevices(devices=topology.guest_devices(pair))
+    devices = topology.checked_devices(draft.pair)
+    if devices:
+        action = CheckDevices(devices=devices)
         why = "a wrong name ends QEMU at its start, after the records were written"
         what = "properties"
         limit_s = draft.timeouts.command_s

@@ -17,6 +17,7 @@ from pycolo._json import JsonObject, JsonValue, dumps, kebab
 from pycolo.facts import Part
 from pycolo.model.disk import ReplicationDisk
 from pycolo.model.filters import Netdev
+from pycolo.model.hardware import GuestDevice
 from pycolo.model.machine import Machine
 from pycolo.model.memory import MemoryBackend
 from pycolo.model.node import Monitor, Node, UnixMonitor
@@ -27,8 +28,9 @@ from pycolo.plan import CheckDevices, CheckPorts, CreateImage, HostAction, Launc
 __all__ = ("facts_request", "gather_request", "kept_by", "monitor_json", "request_of", "text")
 
 # REACH_S: how long a part of a preflight waits for other hosts. MARGIN_S: how much earlier than the
-# request's limit the parts must end.
+# request's limit the parts must end. DEVICES_S: how long a QEMU may take to list its devices.
 REACH_S: Final = 1.0
+DEVICES_S: Final = 15.0
 MARGIN_S: Final = 0.5
 
 
@@ -94,7 +96,7 @@ def request_of(
         case CheckDevices(devices=devices):
             return "check_devices", {
                 "binary": pair.node(node).qemu_binary,
-                "devices": [[d.driver, dict(d.properties)] for d in devices],
+                "devices": _named(devices),
                 "limit_s": limit_s,
             }
         case CheckPorts(host=host, ports=ports):
@@ -329,6 +331,21 @@ def _qemu(pair: ColoPair, node: str) -> JsonObject:
     }
 
 
+def _devices(pair: ColoPair, node: str) -> JsonObject | None:
+    devices = topology.checked_devices(pair)
+    if not devices:
+        return None
+    return {
+        "binary": pair.node(node).qemu_binary,
+        "devices": _named(devices),
+        "limit_s": DEVICES_S,
+    }
+
+
+def _named(devices: Collection[GuestDevice]) -> JsonValue:
+    return [[device.driver, dict(device.properties)] for device in devices]
+
+
 def _block_schema(pair: ColoPair, node: str) -> JsonObject | None:
     """The QEMU whose schema is read; None if no image has options that need it."""
     has_options = any(disk.on(node).has_options for disk in pair.disks)
@@ -449,6 +466,7 @@ _PARTS: Final[Mapping[Part, Callable[[ColoPair, str], JsonObject | None]]] = {
     "images": _images,
     "overlays": _overlays,
     "qemu": _qemu,
+    "devices": _devices,
     "block_schema": _block_schema,
     "firmware": _firmware,
     "names": _names,

@@ -1671,20 +1671,47 @@ def check_devices(
             property, or is out of that type's range.
         OSError: The program cannot be run.
     """
+    problems, note = _device_problems(binary, devices, limit_s)
+    if problems:
+        raise Refused(problems[0])
+    return {"note": note}
+
+
+def _device_problems(
+    binary: str, devices: Sequence[Tuple[str, Mapping[str, object]]], limit_s: float
+) -> Tuple[list[str], str]:
+    """What a QEMU does not accept of devices, and from which device on it gave no answer.
+
+    The arguments are those of `check_devices`.
+    """
     drivers = list(dict.fromkeys(driver for driver, _ in devices))
     known, said = _properties(binary, drivers, limit_s)
-    unknown = [driver for driver in drivers if driver in known and known[driver] is None]
-    if unknown:
-        raise Refused(f"QEMU knows no device {unknown[0]}{_nearest(unknown[0], known[''] or {})}")
+    problems = [
+        f"QEMU knows no device {driver}{_nearest(driver, known.get('') or {})}"
+        for driver in drivers
+        if driver in known and known[driver] is None
+    ]
     for driver, told in devices:
         names = known.get(driver)
         if names is not None:
-            for name, value in told.items():
-                _check_property(driver, names, name, value)
+            found = (_property_problem(driver, names, name, told[name]) for name in told)
+            problems += filter(None, found)
     silent = [driver for driver in drivers if driver not in known]
     if silent:
-        return {"note": f"not looked at from {silent[0]} on: QEMU gave no answer ({said[-200:]})"}
-    return {"note": ""}
+        return problems, f"not looked at from {silent[0]} on: QEMU gave no answer ({said[-200:]})"
+    return problems, ""
+
+
+def devices(
+    *, binary: str, devices: Sequence[Tuple[str, Mapping[str, object]]], limit_s: float
+) -> Answer:
+    """Find all that a QEMU does not accept of devices; the arguments are those of `check_devices`.
+
+    Returns:
+        `refused`: each problem, as a main clause; `note`: as that of `check_devices`.
+    """
+    problems, note = _device_problems(binary, devices, limit_s)
+    return {"refused": problems, "note": note}
 
 
 def _properties(
@@ -1743,8 +1770,10 @@ def _json_object(line: bytes) -> Dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _check_property(driver: str, names: Mapping[str, str], name: str, value: object) -> None:
-    """Refuse a property that a device does not have, or whose value has another type.
+def _property_problem(
+    driver: str, names: Mapping[str, str], name: str, value: object
+) -> str | None:
+    """What is wrong with a property that a device does not have, or whose value has another type.
 
     `id`, `bus` and `addr` place a device and are not checked.
 
@@ -1754,16 +1783,17 @@ def _check_property(driver: str, names: Mapping[str, str], name: str, value: obj
         name: The property.
         value: Its value.
 
-    Raises:
-        Refused: The property or its value does not fit.
+    Returns:
+        The problem as a main clause; None if the property fits.
     """
     if name in ("id", "bus", "addr"):
-        return
+        return None
     if name not in names:
-        raise Refused(f"the device {driver} has no property {name}{_nearest(name, names)}")
+        return f"the device {driver} has no property {name}{_nearest(name, names)}"
     rule = _rule_of(names[name], value)
     if rule is not None:
-        raise Refused(f"the property {name} of {driver} must be {rule}, not {value!r}")
+        return f"the property {name} of {driver} must be {rule}, not {value!r}"
+    return None
 
 
 def _rule_of(kind: str, value: object) -> str | None:
@@ -2041,7 +2071,7 @@ def facts_by(
         the reading took, in seconds.
     """
     began = time.monotonic()
-    answer = dict(gather(**request))
+    answer = dict(gather(**request, beside={"devices": devices}))
     if asks_launch:
         answer["launch"] = {
             "running": alive(process=process, monitors=monitors)["how"] or _freeing(process),

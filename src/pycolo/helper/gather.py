@@ -83,12 +83,18 @@ SHORT_NAMES = {
 Value = Dict[str, object]
 
 
-def gather(*, parts: Mapping[str, Mapping[str, object]], limit_s: float) -> Value:
+def gather(
+    *,
+    parts: Mapping[str, Mapping[str, object]],
+    limit_s: float,
+    beside: Mapping[str, Callable[..., object]],
+) -> Value:
     """Read parts, each in a thread of its own.
 
     Args:
         parts: The name of each wanted part, and its arguments.
         limit_s: How long to wait for all of them, in seconds.
+        beside: Functions that read other parts than those of this file.
 
     Returns:
         Each part that was read, under its name; and `unread`, the reason for each other part.
@@ -96,9 +102,11 @@ def gather(*, parts: Mapping[str, Mapping[str, object]], limit_s: float) -> Valu
     found: Value = {}
     unread: Dict[str, str] = {}
 
+    known = {**PARTS, **beside}
+
     def work(name: str, arguments: Mapping[str, object]) -> None:
         try:
-            found[name] = PARTS[name](**arguments)
+            found[name] = known[name](**arguments)
         except Exception as error:  # noqa: BLE001 - the other parts must be returned
             unread[name] = str(error) or type(error).__name__
 

@@ -65,6 +65,20 @@ def options(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
                 yield found("error", "unknown-option", name, what, topology.OPTIONS_REMEDY)
 
 
+def devices(_pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
+    """Devices and properties of the guest that a host's QEMU does not accept."""
+    for name, host in facts.read.items():
+        if host.devices is None:
+            continue
+        for clause in host.devices.refused:
+            remedy = "correct the pair file, or install a QEMU that has it"
+            yield found("error", "unknown-device", name, f"{clause}, on {name}", remedy)
+        if host.devices.note:
+            what = f"the devices of {name} were {host.devices.note}"
+            remedy = "see whether the launch accepts them"
+            yield found("note", "unknown-device", name, what, remedy)
+
+
 def machines(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
     """A machine type whose name means different machines on the hosts."""
     known = {n: host.qemu.machine for n, host in facts.read.items() if host.qemu is not None}
@@ -148,6 +162,8 @@ RULES = (
     Rule(codes=("unsupported-version",), check=versions, parts=("qemu",)),
     Rule(codes=("qemu-lacks",), check=parts, parts=("qemu",)),
     Rule(codes=("unknown-option",), check=options, parts=("block_schema",), before=("launch",)),
+    # Stops no procedure: the plan of a launch itself checks the devices (`CheckDevices`).
+    Rule(codes=("unknown-device",), check=devices, parts=("devices",)),
     Rule(codes=("machines-differ",), check=machines, parts=("qemu",)),
     Rule(codes=("cpus-differ",), check=cpus, parts=("qemu",)),
     Rule(codes=("emulated",), check=emulation),
