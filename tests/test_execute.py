@@ -343,6 +343,20 @@ async def test_waiting_ends_when_a_main_loop_is_stuck(
     assert "no answer within" in _reason(report)
 
 
+async def test_wait_may_allow_a_longer_silence(
+    sessions: dict[str, Session], alpha: ScriptedQmp
+) -> None:
+    """A main loop that computes for long is not stuck, where a step says how long it may."""
+    alpha.replies["query-status"] = SILENCE
+    patient = attrs.evolve(_wait(ALPHA_RUNS), answer_s=2 * SHORT_S)
+    plan = _plan(patient)
+    timeouts = attrs.evolve(plan.pair.timeouts, command_s=SHORT_S)
+    plan = attrs.evolve(plan, pair=attrs.evolve(plan.pair, timeouts=timeouts))
+    report = await execute(plan, sessions)
+    assert [Unknown] == _kinds(report.outcomes)
+    assert f"no answer within {2 * SHORT_S:g} s" in _reason(report)
+
+
 async def test_hang_up_is_gone(sessions: dict[str, Session], alpha: ScriptedQmp) -> None:
     """A closed monitor is what `Gone` waits for."""
     alpha.replies["query-name"] = {}

@@ -97,6 +97,11 @@ class Wait:
         default=None, validator=rules.Valid(rules.Optional(rules.seconds))
     )
     "How long the copy that is waited for may make no progress, in seconds; None for no limit."
+    answer_s: float | None = attrs.field(
+        default=None, validator=rules.Valid(rules.Optional(rules.seconds))
+    )
+    """How long a QEMU may give no answer during the wait, in seconds; None for the pair's
+    `Timeouts.command_s`."""
     may_fail: bool = False
     "Execution continues even if this step fails."
 

@@ -299,13 +299,14 @@ class Run:
         # The clock of the event loop, as for every other limit here: a test may replace the loop.
         clock = asyncio.get_running_loop().time
         end = clock() + step.limit_s
+        longest_s = self._answer_s if step.answer_s is None else step.answer_s
         progress = Progress(clock)
         position = self._place[step.address]
         poll_s = _FIRST_POLL_S
         while True:
             self._wake.clear()
             left_s = end - clock()
-            answer_s = max(min(left_s, self._answer_s), _FIRST_POLL_S)
+            answer_s = max(min(left_s, longest_s), _FIRST_POLL_S)
             observed = await self._observe(_both(step), answer_s, progress.note)
             self._tell_progress(step, progress)
             if observed.holds(step.until):
@@ -317,7 +318,7 @@ class Run:
             if lost:
                 # The condition cannot be observed any more, and the limit may be a day.
                 raise unknown(f"there is no connection to {', '.join(lost)} any more")
-            if observed.stuck and answer_s == self._answer_s:
+            if observed.stuck and answer_s == longest_s:
                 # The recovery frees a stuck main loop; a longer wait would only delay it
                 # (qemu-behaviour 7.3).
                 raise unknown(f"no answer within {answer_s:g} s from {', '.join(observed.stuck)}")

@@ -31,12 +31,22 @@ from pycolo.qmp.objects import YankBlockNode
 from pycolo.record import PairRecord, highest
 from pycolo.snapshot import Live
 
+# Creating or opening the encrypted images of a disk takes seconds of computing, more on a busy host
+# (qemu-behaviour 20.4).
+ENCRYPTED_S = 60.0
 LOCAL_CHILD = "children.0"
 NO_INSTANCE = (Refusal(text="Instance not found", error_class="DeviceNotFound"),)
 ENDING = ("waiting", "pending", "aborting")
 # The job may have ended between the snapshot and the command that ends it. Whether the job
 # succeeded is then found by the wait that follows the command.
 ENDED = (Refusal(text="cannot accept command verb 'cancel'"),)
+
+
+def opening_s(draft: Draft, node: str) -> float:
+    """How much longer a node may take because its disks are encrypted, in seconds."""
+    place = draft.pair.node(node)
+    encrypted = [disk for disk in draft.pair.disks if topology.secret(place, disk) is not None]
+    return ENCRYPTED_S * len(encrypted)
 
 
 def job_id(draft: Draft, peer: str, disk: ReplicationDisk) -> str:
@@ -76,7 +86,9 @@ def ensure_export(draft: Draft, node: str, disk: ReplicationDisk) -> None:
     if parent not in draft.live(node).exports:
         command = BlockExportAdd(id=parent, node_name=parent, name=parent, writable=True)
         why = "the primary writes here; COLO needs the node exported (qemu-behaviour 5.2, 5.3)"
-        draft.execute(node, command, why)
+        # QEMU opens an image that it exports anew, if that has waited for a migration until now.
+        limit_s = draft.timeouts.command_s + opening_s(draft, node)
+        draft.execute(node, command, why, limit_s=limit_s)
 
 
 def ensure_nbd(draft: Draft, node: str, peer: str, disk: ReplicationDisk) -> None:

@@ -111,6 +111,7 @@ class Draft:
         *,
         accepts: tuple[Refusal, ...] = (),
         rescue: tuple[Yank, ...] = (),
+        limit_s: float | None = None,
         oob: bool = False,
         may_fail: bool = False,
     ) -> str:
@@ -122,6 +123,7 @@ class Draft:
             why: The reason, for people.
             accepts: Refusals that count as success.
             rescue: The yanks to send out of band if no answer comes in time.
+            limit_s: How long the answer may take, in seconds; None for `Timeouts.command_s`.
             oob: Whether the command is sent out of band.
             may_fail: Whether execution continues if the step fails.
 
@@ -137,7 +139,7 @@ class Draft:
             node=node,
             command=command,
             why=why,
-            limit_s=self.timeouts.command_s,
+            limit_s=self.timeouts.command_s if limit_s is None else limit_s,
             oob=oob,
             accepts=accepts,
             rescue=rescue,
@@ -156,6 +158,7 @@ class Draft:
         limit_s: float,
         unless: Condition | None = None,
         stall_s: float | None = None,
+        answer_s: float | None = None,
         may_fail: bool = False,
     ) -> str:
         """Add a step that waits for a condition.
@@ -169,6 +172,8 @@ class Draft:
             unless: A condition under which the wait fails at once; None for none.
             stall_s: How long, in seconds, a copy may receive no byte before the wait fails; None
                 for no such limit.
+            answer_s: How long, in seconds, a QEMU may give no answer before the wait fails; None
+                for `Timeouts.command_s`.
             may_fail: Whether execution continues if the step fails.
 
         Returns:
@@ -182,6 +187,7 @@ class Draft:
             limit_s=limit_s,
             unless=unless,
             stall_s=stall_s,
+            answer_s=answer_s,
             may_fail=may_fail,
         )
         return self._add(step)

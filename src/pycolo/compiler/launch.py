@@ -13,6 +13,7 @@ from typing import Literal
 import attrs
 
 from pycolo import record, topology
+from pycolo.compiler import _disks
 from pycolo.compiler._draft import Draft
 from pycolo.compiler._options import (
     as_json,
@@ -44,8 +45,6 @@ from pycolo.qmp.schema import Schema
 from pycolo.record import NOT_READ, PairRecord, UnreadRecord
 
 Role = Literal["primary", "secondary"]
-# Creating or opening an encrypted image takes seconds of computing (qemu-behaviour 20.4).
-ENCRYPTED_S = 60.0
 # Before its first domain libvirt probes the capabilities of QEMU (qemu-behaviour 21.1).
 LIBVIRT_S = 60.0
 
@@ -72,8 +71,7 @@ def launch_node(
             primary.
     """
     place = draft.pair.node(node)
-    encrypted = [disk for disk in draft.pair.disks if topology.secret(place, disk) is not None]
-    limit_s = draft.timeouts.command_s + ENCRYPTED_S * len(encrypted)
+    limit_s = draft.timeouts.command_s + _disks.opening_s(draft, node)
     for action, what in images(place, draft.pair.disks, role, given=given):
         why = "made once, never overwritten (qemu-behaviour 5.2)"
         draft.run_host(node, "create-image", what, action, why=why, limit_s=limit_s)

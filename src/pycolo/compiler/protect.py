@@ -609,12 +609,15 @@ def _wait_entered(draft: Draft, primary: str, secondary: str) -> str:
         ColoExited(node=primary),
         ColoExited(node=secondary),
     )
+    # A secondary opens its encrypted overlays anew on its main loop, which gives no answer then.
+    opening_s = _disks.opening_s(draft, secondary)
     return draft.wait(
         primary,
         "protected",
         AllOf(conditions=until),
         "both guests run and both sides say so; `colo` alone proves nothing (qemu-behaviour 4.4)",
-        limit_s=draft.timeouts.entry_s,
+        limit_s=draft.timeouts.entry_s + opening_s,
+        answer_s=draft.timeouts.command_s + opening_s if opening_s else None,
         # If QEMU cannot pause before the switch-over, the RAM is copied during this wait.
         stall_s=draft.timeouts.stall_s,
         unless=AnyOf(conditions=unless),

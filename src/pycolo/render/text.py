@@ -129,6 +129,8 @@ def _details(step: Step) -> Iterator[str]:
         yield f"give up if {one_line(describe(step.unless))}"
     if isinstance(step, Wait) and step.stall_s is not None:
         yield f"give up if no byte arrives for {step.stall_s:g} s"
+    if isinstance(step, Wait) and step.answer_s is not None:
+        yield f"give up if a QEMU gives no answer for {step.answer_s:g} s"
     if isinstance(step, Record) and step.needs is not None:
         yield one_line(f"with evidence that {step.needs.instance} has ended")
     if not isinstance(step, Check) and step.may_fail:
