@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -23,6 +24,7 @@ from typing import Final, final
 
 import attrs
 import pytest
+from tests.certificates import Signed
 from tests.debian import closure, loader
 from typing_extensions import override
 
@@ -81,12 +83,21 @@ class WebServer(ThreadingHTTPServer):
     Args:
         folder: The folder.
         address: Where it listens; it takes a free port there.
+        signed: Its certificate, to serve over https; None for http.
     """
 
     daemon_threads = True
 
-    def __init__(self, folder: Path, address: str) -> None:
+    def __init__(self, folder: Path, address: str, signed: Signed | None) -> None:
         super().__init__((address, 0), _Handler)
+        self.scheme: Final = "http" if signed is None else "https"
+        if signed is not None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(signed.cert, signed.key)
+            # The handshake is made in the thread that answers, and delays no other connection.
+            self.socket = tls.wrap_socket(
+                self.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.folder: Final = folder
         self.answers: Final = threading.Event()
         "Cleared, it accepts connections and does not answer."
@@ -96,13 +107,13 @@ class WebServer(ThreadingHTTPServer):
 
     def url(self, name: str) -> str:
         """Where it offers a file."""
-        return f"http://{self.server_name}:{self.server_port}/{name}"
+        return f"{self.scheme}://{self.server_name}:{self.server_port}/{name}"
 
 
 @contextmanager
-def web_server(folder: Path, address: str) -> Generator[WebServer]:
+def web_server(folder: Path, address: str, signed: Signed | None = None) -> Generator[WebServer]:
     """A web server that serves until the context is left."""
-    with WebServer(folder, address) as server:
+    with WebServer(folder, address, signed) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:

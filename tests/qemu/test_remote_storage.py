@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 import pytest
+from tests.certificates import Authority
 from tests.qemu.life import (
     LIMIT_S,
     NEEDS_KVM,
@@ -69,6 +70,8 @@ WEB_BYTES: Final = 32 << 20
 # fewer than its connections (20.14).
 WEB_PLACES: Final = range(2 << 20, 26 << 20, 4 << 20)
 WEB_LIMIT_S: Final = 4
+TRUSTED: Final = Path("/etc/ssl/certs/ca-certificates.crt")
+"The authorities that a host trusts, on Debian."
 MODULES: Final = "qemu-block-extra"
 "Debian's package with QEMU's drivers for these servers."
 
@@ -291,7 +294,7 @@ async def test_a_preflight_finds_what_is_wrong_with_a_target(folder: Path, net: 
 # -- the web
 
 
-def on_web(pair: ColoPair, release: Release, url: str) -> ColoPair:
+def on_web(pair: ColoPair, release: Release, url: str, enter: Sequence[str] = ()) -> ColoPair:
     """The pair with an image of a web server below those of its first two nodes."""
     base = BackingImage(image=url, image_format="raw", file_options={"timeout": WEB_LIMIT_S})
     disk = attrs.evolve(
@@ -302,7 +305,21 @@ def on_web(pair: ColoPair, release: Release, url: str) -> ColoPair:
         backing=(base,),
         nodes={name: DiskOnNode(backing=()) for name in LIVING[2:]},
     )
-    return attrs.evolve(with_modules(pair, release), disks=(disk,))
+    return attrs.evolve(with_modules(pair, release, enter), disks=(disk,))
+
+
+def trusting(authority: Authority) -> tuple[str, ...]:
+    """Words that run a program on a host that trusts one authority alone."""
+    if os.geteuid() != 0 or not TRUSTED.exists():
+        pytest.skip(f"only root can replace {TRUSTED}, which must be there")
+    mounted = f'mount --bind "$0" {TRUSTED} && exec "$@"'
+    return ("unshare", "--mount", "sh", "-c", mounted, str(authority.cert))
+
+
+def why_unread(release: Release, url: str, enter: Sequence[str]) -> str:
+    """Why `qemu-img` does not read an image of a web server."""
+    argv = [*enter, str(build_of(release, MODULES).qemu_img), "info", url]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stderr
 
 
 def put_on_web(life: LivePair, folder: Path, url: str) -> None:
@@ -332,6 +349,26 @@ async def test_a_pair_lives_on_an_image_of_a_web_server(
             await outlive_both(life)
             assert server.asked
             assert content == (folder / "base").read_bytes()
+
+
+@ON_RELEASES
+async def test_a_pair_lives_on_an_image_of_a_web_server_with_tls(
+    release: Release, accelerator: Accelerator, folder: Path, net: Loopback
+) -> None:
+    """QEMU reads over https from a server that its host's authorities vouch for (20.15)."""
+    own, other = (Authority(folder, name) for name in ("own", "other"))
+    address = net.address(9)
+    with web_server(folder, address, own.sign("server", address)) as server:
+        url = server.url("base")
+
+        def shape(pair: ColoPair) -> ColoPair:
+            return on_web(pair, release, url, trusting(own))
+
+        async with bios_life(release, accelerator, shape=shape) as life:
+            put_on_web(life, folder, url)
+            assert "verification failed" in why_unread(release, url, trusting(other))
+            await outlive_both(life)
+            assert server.asked
 
 
 @ON_RELEASES
