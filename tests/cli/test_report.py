@@ -73,5 +73,5 @@ def test_a_procedure_that_is_refused_leaves_no_journal(
     assert not path.exists()
     path.write_text("mine")
     ended = pycolo("run", "failover", pair_file, "--journal", path)
-    assert 1 == ended.code
+    assert 64 == ended.code
     assert "mine" == path.read_text()

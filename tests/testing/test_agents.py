@@ -912,7 +912,7 @@ def test_agent_is_asked_by_people(tmp_path: Path) -> None:
             said = await said_by_agent(tmp_path, "colo")
             assert said is not None
             assert ("protected", 0) == (said.state, said.code)
-            with pytest.raises(RefusedError, match="must be one of switch-over"):
+            with pytest.raises(RefusedError, match="ask it, on the host of alpha"):
                 await control.perform("checkpoint", Observer())
             with pytest.raises(RefusedError, match="it takes connections"):
                 await control.state_fence("alpha", who="alice", how="power off")

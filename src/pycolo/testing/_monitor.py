@@ -257,7 +257,7 @@ def _check_widths(arguments: Message) -> None:
 def _words(problem: SchemaProblem) -> str:
     """The text of QEMU's error for a command that does not match the schema."""
     where = problem.path.removeprefix("arguments").removeprefix(".")
-    if problem.rule == "be absent":
+    if problem.rule.startswith("be absent"):
         return f"Parameter '{where}' is unexpected"
     if problem.rule == "be present":
         return f"Parameter '{where}' is missing"
