@@ -122,9 +122,10 @@ class Check:
 @final
 @attrs.frozen(kw_only=True)
 class CreateImage:
-    """Create an image on the node's host; an existing image is checked and never overwritten.
+    """Create an image on the node's host, unless one exists; that is checked and not written to.
 
-    The step is refused if the existing image has another format or size.
+    The step is refused if the existing image has another format, size or encryption. The first
+    copy to this node overwrites the data in its image, also in one that existed.
     """
 
     path: str

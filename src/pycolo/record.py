@@ -587,6 +587,16 @@ def joined(
 ) -> PairRecord:
     """The record while a secondary joins: only the primary is eligible.
 
+    It follows the newest of the records that were read: the same epoch and the next revision, or
+    the next epoch if the primary's own record was not read.
+
+    Args:
+        files: What was read of each node's record.
+        primary: The node with the guest; the holder from then on.
+        instance: The identity of its QEMU, which alone is eligible.
+        secondary_instance: The identity of the QEMU that joins.
+        commit: `pending` while overlays of the primary are not merged into its image.
+
     Raises:
         UndecidedError: No record was read.
     """
@@ -607,6 +617,15 @@ def joined(
 
 def protected(files: Files, primary: str, secondary: str, secondary_instance: str) -> PairRecord:
     """The record after a proven checkpoint: both nodes are eligible.
+
+    It follows the newest of the records that were read, which names the primary's QEMU as eligible:
+    the same epoch and the next revision.
+
+    Args:
+        files: What was read of each node's record.
+        primary: The node with the guest.
+        secondary: The node that protects it from then on.
+        secondary_instance: The identity of the secondary's QEMU.
 
     Raises:
         UndecidedError: No record was read.

@@ -793,8 +793,9 @@ def measure(*, pair_file: Path, seconds: float, folder: Path, form: str) -> int:
     """Measure the checkpoints of a pair, and suggest a delay.
 
     It listens, and changes nothing. Where agents keep the pair, type it on the host that has the
-    guest. If neither a supervisor nor agents keep it, it uses the observer monitor of the primary
-    meanwhile. It ends early if COLO ends, and with 1 if no checkpoint came.
+    guest. If neither a supervisor nor agents keep it, it holds the observer monitor of the primary,
+    and `status` says `unknown` until it ends. It ends early if COLO ends, and with 1 if no
+    checkpoint came.
     """
     pair = _files.pair(pair_file)
     pace = asyncio.run(_measure.measured(pair, folder, seconds))

@@ -227,7 +227,7 @@ def acknowledged_in_image(image: Path, qemu_img: Path) -> frozenset[int]:
     """Read which records of the Linux guest's disk service are in a disk image.
 
     No QEMU may be using the image. A record replaces an earlier one in the same slot: see
-    `MAX_SLOTS`.
+    `MAX_SLOTS`. Meanwhile a raw copy of the image is in the folder for temporary files.
 
     Args:
         image: A disk image of any format QEMU knows, with its backing files.
@@ -237,7 +237,7 @@ def acknowledged_in_image(image: Path, qemu_img: Path) -> frozenset[int]:
         The numbers of the records found in their slots.
 
     Raises:
-        FetchError: qemu-img could not read the image.
+        FetchError: qemu-img could not read the image, or needed more than 120 s.
     """
     with tempfile.TemporaryDirectory(prefix="pycolo-") as scratch:
         raw = Path(scratch, "disk.raw")

@@ -126,7 +126,9 @@ class Listener:
         return sum(lost.stream == READ for lost in self.lost)
 
     async def go_to(self, service: Service) -> None:
-        """Tell the client that the guest is now reached at another address.
+        """Have the client make new connections to another address, where the guest is reached now.
+
+        Connections that are open are kept.
 
         Raises:
             ClientError: The client ended.

@@ -1960,9 +1960,11 @@ class Way(NamedTuple):
 def blocked_among(ways: Sequence[Way], limit_s: float) -> Dict[int, str]:
     """Find the ports that are reached at none of their addresses.
 
+    A port that refuses the connection counts as reached: no firewall drops packets on the way.
+
     Args:
-        ways: The addresses of each port.
-        limit_s: How long the answers may take, in seconds.
+        ways: The addresses of each port, which are tried at once.
+        limit_s: How long the answers may take, in seconds. One answer is enough for each port.
 
     Returns:
         Port to the reason; empty if all are reached.
