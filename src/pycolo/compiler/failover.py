@@ -205,7 +205,11 @@ def _tell_peer(draft: Draft, survivor: str, peer: str) -> None:
 
 
 def settle(draft: Draft, node: str) -> None:
-    """Wait for the merge of a promotion, record it, and only then delete the overlay nodes."""
+    """Emit the wait for a promotion's merge, then the record of it, then the end of the overlays.
+
+    Each step is emitted only if it is needed: nothing is if the merge is over, the record does not
+    say `pending`, and no overlay node is left.
+    """
     _disks.ensure_committed(draft, node)
     ensure_clean(draft, node)
     for disk in draft.pair.disks:
@@ -213,7 +217,7 @@ def settle(draft: Draft, node: str) -> None:
 
 
 def ensure_clean(draft: Draft, node: str) -> None:
-    """Record that a node's image is complete without its overlays, if the record says `pending`.
+    """Emit the record that a node's image is complete without overlays, if its own says `pending`.
 
     Call it after the wait for the merge.
     """
@@ -547,9 +551,10 @@ def promote(draft: Draft, secondary: str, claim: PairRecord, victim: Victim | No
 
 
 def clear_promoted(draft: Draft, node: str) -> None:
-    """Remove a promoted node's NBD server, redirectors, sockets and COLO capabilities.
+    """Emit the removal of a promoted node's NBD server, redirectors, sockets and capabilities.
 
-    Its rewriter stays (qemu-behaviour 6.3); its overlays are deleted by `settle`.
+    The capabilities are those of COLO. The node's rewriter stays (qemu-behaviour 6.3); its overlays
+    are deleted by `settle`.
     """
     _stop_nbd(draft, node)
     for chain in draft.pair.chains:

@@ -181,6 +181,8 @@ class Line:
 async def echo(client: Client, name: str, every_s: float) -> None:
     """Send echo requests on one connection, and on a new one each time that the connection ends.
 
+    It does so until it is cancelled. A request without an answer is sent again on the new one.
+
     Args:
         client: The client.
         name: The name of the stream.
@@ -201,6 +203,10 @@ async def echo(client: Client, name: str, every_s: float) -> None:
 
 async def write(client: Client, pause_s: float = 0.0) -> None:
     """Write records to the guest's disk; each is sent when the one before is acknowledged.
+
+    It does so until it is cancelled. If the connection ends, the record without an acknowledgement
+    is sent again on a new one. While the disk is read back, and once each place on the disk has its
+    record, nothing is sent.
 
     Args:
         client: The client.
@@ -267,7 +273,7 @@ async def _expect(line: Line, request: str, reply: str) -> None:
 
 
 async def connect(client: Client) -> None:
-    """Make a new connection for each echo request."""
+    """Make a new connection for each echo request, until it is cancelled."""
     stream = client.stream(NEW)
     asked = Asked()
     while True:
@@ -287,7 +293,14 @@ async def connect(client: Client) -> None:
 
 
 async def read_back(client: Client) -> None:
-    """Read the whole disk through the guest, and report how many acknowledged records it lacks."""
+    """Read the whole disk through the guest, and report how many acknowledged records it lacks.
+
+    `write` sends no further record meanwhile.
+
+    Raises:
+        OSError: There is no connection to the guest, or it ended or was silent for too long.
+        WrongReplyError: The guest could not read its disk.
+    """
     written = frozenset(client.acknowledged)
     found: set[str] = set()
     line = await Line.to(client.target.host, client.target.disk_port, _CONNECT_LIMIT_S)
@@ -310,7 +323,13 @@ async def read_back(client: Client) -> None:
 
 
 async def ping(client: Client) -> None:
-    """Send an ICMP echo request every 5 ms, whether or not the ones before were answered."""
+    """Send an ICMP echo request every 5 ms, whether or not the ones before were answered.
+
+    It does so until it is cancelled.
+
+    Raises:
+        PermissionError: This process may not open a raw socket.
+    """
     stream = client.stream(PING)
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
         sock.setblocking(False)  # noqa: FBT003 - the name of the method says it

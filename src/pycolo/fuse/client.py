@@ -150,8 +150,8 @@ class FuseClient:
 
         Raises:
             FuseRefused: A value is wrong, the process is not that instance or cannot be signalled,
-                another instance of that node is armed, this one is armed with other values, or the
-                fuse cannot guard it. What is armed stays as it was.
+                another instance of that node is armed and has not ended, this one is armed with
+                other values, or the fuse cannot guard it. What is armed stays as it was.
             FuseLost: No answer came: it is not known whether the fuse is armed.
         """
         request: dict[str, object] = {"request": "arm", "pair": pair, "node": node}
@@ -195,8 +195,9 @@ class FuseClient:
             limit_s: How long the answer may take, in seconds.
 
         Raises:
-            FuseRefused: Another instance of that node is armed, a name is wrong, or the fuse cannot
-                write its folder. The fuse stays armed.
+            FuseRefused: Another instance of that node is armed and has not ended, a name is wrong,
+                or the fuse cannot write its folder. The fuse stays armed. In the last case a QEMU
+                that it had stopped was continued, and is stopped again if its deadline has passed.
             FuseLost: No answer came: it is not known whether the fuse was disarmed.
         """
         request = {"request": "disarm", "pair": pair, "node": node, "instance": instance}

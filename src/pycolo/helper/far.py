@@ -2057,20 +2057,24 @@ def facts_by(
     run_dir: str,
     monitors: Sequence[Monitor],
 ) -> Answer:
-    """Read the parts of a preflight, and what could keep a launch from succeeding.
+    """Read the parts of a preflight and, if asked, check what a launch would refuse.
+
+    Nothing is changed and no lock is taken. A part that cannot be read raises no error.
 
     Args:
         gather: The function `gather` of `gather.py`.
-        request: Its arguments.
-        asks_launch: Whether to check the launch too.
+        request: Its arguments, of which `parts` names the parts to read.
+        asks_launch: Whether to make the checks of a launch too.
         record: The node's record.
         process: The node's process file.
         run_dir: The node's run directory.
         monitors: The node's monitors.
 
     Returns:
-        The parts, and `launch` if asked; `clock_s`, this host's wall clock; `worked_s`, how long
-        the reading took, in seconds.
+        Each part that was read, under its name; `unread`, the reason for each other part;
+            `clock_s`, this host's wall clock when the reading ended, in seconds since 1970;
+            `worked_s`, how long the reading took, in seconds. With `asks_launch` also `launch`,
+            which maps `running`, `state_why` and `run_why` to the texts of `LaunchFacts`.
     """
     began = time.monotonic()
     answer = dict(gather(**request, beside={"devices": devices}))

@@ -148,8 +148,10 @@ class DeviceObject:
 class Channel:
     """A port of the guest that leads to a Unix socket in each node's run directory.
 
-    The n-th channel, from 0, has the socket `channelN.sock`. Its controller is a device of the
-    machine, such as `virtio-serial-pci`.
+    The n-th channel, from 0, has the socket `channelN.sock`. QEMU listens on it and serves one
+    client at a time; the guest also runs without a client. A port of virtio needs a controller
+    among the machine's devices, such as `virtio-serial-pci`; an `isa-serial` needs none. After a
+    failover, connect to the socket of the other node.
 
     Args:
         device: QEMU's name of the port: `virtserialport`, `virtconsole`, `isa-serial` ...

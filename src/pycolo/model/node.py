@@ -233,7 +233,8 @@ class Node:
             write to it. By default the image folder.
         ssh: How the controller reaches the host; None if the controller runs on it.
         control: Monitor for the only client that sends commands; by default a socket in `run_dir`.
-        observer: Monitor for clients that only read; by default a socket in `run_dir`.
+        observer: Monitor for clients that only read; by default a socket in `run_dir`. It must
+            differ from `control`.
         vnc: The VNC server that shows the guest's screen; None for none.
         qemu_binary: QEMU on that host, a name on its PATH or an absolute path.
         qemu_img_binary: `qemu-img` on that host, likewise.

@@ -47,9 +47,9 @@ class Agent(Keeping):
 
     Raises:
         DeclarationError: Two pairs have one name, a node has no host, a pair has no such node,
-            `fences` names a pair or node that there is not, a fence has no name or no limit, or
-            `resyncs` is below 1. When the agent is entered: there are more pairs than this process
-            may have files open for.
+            `fences` names a pair or node that there is not, a fence breaks a rule of `FenceDevice`,
+            or `resyncs` is below 1. When the agent is entered: there are more pairs than this
+            process may have files open for.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class NotFenced:
     """The answer of a fence that cannot show that a QEMU has ended."""
 
     why: str
-    "The reason, as a clause without a full stop; it is told, so that it must hold no secret."
+    "The reason, as a clause without a full stop; it is shown to people, so keep secrets out of it."
 
 
 class FenceDevice(Protocol):
@@ -156,8 +156,12 @@ def fences_of(
         pair: The declaration.
         given: Node name to the fences that a program has given.
 
+    Returns:
+        Node name to its fences, for every node of the pair, spares included; empty for none.
+
     Raises:
-        DeclarationError: The pair has no such node, or a fence has no name or no limit.
+        DeclarationError: `given` names no node of the pair, or a fence that it has breaks a rule of
+            `FenceDevice`: its name is empty or not printable, or its limit is not above 0.
     """
     for node, devices in given.items():
         field = f"fences[{pair.name}][{node}]"

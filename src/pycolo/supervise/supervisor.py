@@ -602,8 +602,9 @@ class Supervisor(Keeping):
 
     Raises:
         DeclarationError: Two pairs have one name, a node has no host, `fences` names a pair or node
-            that there is not, a fence has no name or no limit, or `resyncs` is below 1. When the
-            supervisor is entered: there are more pairs than this process may have files open for.
+            that there is not, a fence breaks a rule of `FenceDevice`, or `resyncs` is below 1. When
+            the supervisor is entered: there are more pairs than this process may have files open
+            for.
         StoreError: When the supervisor is entered: another supervisor with this store keeps one of
             the pairs, or the lock of a pair cannot be made.
     """
