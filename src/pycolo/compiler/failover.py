@@ -205,10 +205,9 @@ def _tell_peer(draft: Draft, survivor: str, peer: str) -> None:
 
 
 def settle(draft: Draft, node: str) -> None:
-    """Emit the wait for a promotion's merge, then the record of it, then the end of the overlays.
+    """Emit the wait for a promotion's merge, its record, and the deletion of the overlay nodes.
 
-    Each step is emitted only if it is needed: nothing is if the merge is over, the record does not
-    say `pending`, and no overlay node is left.
+    The steps come in this order, and only those that are missing are emitted.
     """
     _disks.ensure_committed(draft, node)
     ensure_clean(draft, node)
