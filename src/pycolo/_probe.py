@@ -43,6 +43,8 @@ from pycolo.snapshot import (
 )
 
 _R = TypeVar("_R")
+# The drivers of images that can have a backing file.
+_OVERLAYS: Final = frozenset({"qcow", "qcow2", "qed", "vmdk"})
 
 Question: TypeAlias = (
     Query
@@ -401,7 +403,8 @@ def with_reply(live: Live, question: Question, reply: object) -> Live:  # noqa: 
         case qmp.XDebugQueryBlockGraph(), replies.BlockGraph() as graph:
             return _with_graph(live, graph)
         case qmp.QueryBlock(), tuple() as found:
-            return attrs.evolve(live, drives=_drives(_each(replies.BlockDevice, found)))
+            devices = _each(replies.BlockDevice, found)
+            return attrs.evolve(live, drives=_drives(devices), overlaid=_is_overlaid(live, devices))
         case qmp.QueryJobs(), tuple() as found:
             jobs = _each(replies.Job, found)
             shown = {job.id: Job(status=job.status, error=job.error) for job in jobs}
@@ -483,6 +486,16 @@ def _drives(found: Iterable[replies.BlockDevice]) -> Mapping[str, Drive]:
         for one in found
         if one.qdev and _is_given(one.node_name)
     }
+
+
+def _is_overlaid(live: Live, found: Iterable[replies.BlockDevice]) -> bool:
+    """Whether a drive is on an image that was put above a quorum.
+
+    A backup puts a node above it too, which changes nothing in what is written.
+    """
+    above = [one.node_name for one in found if one.qdev and one.driver in _OVERLAYS]
+    below = {one.node_name for one in found if one.qdev}
+    return bool(above) and not live.children.keys() <= below
 
 
 def _with_graph(live: Live, graph: replies.BlockGraph) -> Live:

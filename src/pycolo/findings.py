@@ -65,6 +65,7 @@ Code: TypeAlias = Literal[
     "sizes-differ",
     "no-host",
     "disk-failed",
+    "disk-overlaid",
     "cancelling",
     "other-secondary",
     "disks-exchanged",
@@ -289,6 +290,10 @@ MEANINGS: Final[Mapping[Code, str]] = {
     "disk-failed": (
         "The primary's own disk refused a read or a write. Whoever lets the primary run alone may "
         "lose a write that its secondary has: the report of a read can hide that of a write."
+    ),
+    "disk-overlaid": (
+        "An external snapshot takes the guest's writes, so that no node's image gets them. Merge "
+        "it into the disk with block-commit."
     ),
     "cancelling": (
         "A migration is being cancelled. Try again in a second. If it was cancelled inside COLO it "

@@ -138,6 +138,9 @@ class Live:
         default=None, eq=False, converter=_drives_as_read, metadata={"sparse": True}
     )
     "Block node's name to the guest's drive on it; None if that was not read. Read, never planned."
+    overlaid: bool = attrs.field(default=False, eq=False, metadata={"sparse": True})
+    """Whether an external snapshot above a quorum takes the guest's writes, so that no node's image
+    gets them (qemu-behaviour 20.6). Read, never planned."""
     nbd_server: bool = False
     "Whether an NBD server was started; when read, whether it has exports: QEMU shows no more."
     exports: Mapping[str, str] = attrs.field(factory=dict)

@@ -151,6 +151,9 @@ def _in_colo(snapshot: Snapshot, primary: str, secondary: str) -> Standing:
     both = {n: live for n in (primary, secondary) if (live := snapshot.live(n)) is not None}
     instances = {name: live.instance for name, live in both.items()}
     recorded = record.is_protected(snapshot.records, instances)
+    if both[primary].overlaid:
+        why = f"a snapshot takes the writes of {primary}, and no node's image gets them"
+        return Standing(state="at risk", text=f"{sides}; {why}: a failover would lose them")
     is_lost = any(live.replication_error for live in both.values())
     if both[primary].disk_error:
         why = f"a disk of {primary} has failed, and {secondary} may have writes that it lacks"

@@ -504,6 +504,24 @@ def test_lost_replication_is_no_protection(
     assert found == "not-protected beta: run stop, launch beta again, then run resume"
 
 
+@pytest.mark.parametrize(
+    ("procedure", "before"),
+    [(switch_over, PROTECTED), (checkpoint, PROTECTED), (start, LAUNCHED), (resume, LAUNCHED)],
+)
+def test_disk_below_a_snapshot_is_not_protected(
+    procedure: Callable[[ColoPair, Snapshot], Plan], before: Snapshot
+) -> None:
+    """The snapshot has the newest writes: neither a copy of the disk nor a replica gets them."""
+    overlaid = _with(before, "alpha", overlaid=True)
+    assert _code_of(lambda: procedure(PAIR, overlaid)).startswith("disk-overlaid alpha: merge it")
+
+
+def test_status_warns_of_a_snapshot() -> None:
+    """A failover would lose what was written since."""
+    found = standing(_with(PROTECTED, "alpha", overlaid=True))
+    assert ("at risk", True) == (found.state, "a failover would lose" in found.text)
+
+
 def test_nobody_moves_to_a_secondary_that_lacks_writes() -> None:
     """Where both disks lack writes, a person says which one is right."""
     lost = _with(PROTECTED, "alpha", replication_error=True, disk_error=True)

@@ -37,7 +37,7 @@ from pycolo.compiler._options import device_json, throttled_option
 from pycolo.compiler.document import image_words
 from pycolo.demo.builds import Release
 from pycolo.demo.guests import bios_disk_counter
-from pycolo.errors import CommandRefused
+from pycolo.errors import CommandRefused, CompileError
 from pycolo.model import (
     BackingImage,
     ColoPair,
@@ -61,6 +61,7 @@ from pycolo.qmp.blockdevs import (
 from pycolo.qmp.objects import Secret
 from pycolo.session import Session
 from pycolo.snapshot import Live
+from pycolo.standing import standing
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
 # What stays in memory on every Linux: a folder for the overlays of a test.
@@ -299,7 +300,7 @@ def await_sockets(paths: Iterable[str]) -> None:
 async def test_a_protected_primary_can_be_backed_up(
     release: Release, accelerator: Accelerator
 ) -> None:
-    """A backup of the quorum leaves the pair protected; a snapshot above it ends the mirroring."""
+    """A backup of the quorum leaves the pair protected; a snapshot above it puts it at risk."""
     async with bios_life(release, accelerator) as life:
         await life.launch("alpha", "beta")
         plan = await life.run("start")
@@ -324,6 +325,32 @@ async def test_a_protected_primary_can_be_backed_up(
         counted = life.disk_counter("alpha")
         await life.keeps_running("alpha", "beta")
         assert {counted} == {life.disk_counter("alpha"), life.disk_counter("beta")}
+        assert "a failover would lose them" in standing(await life.probe()).text
+        with pytest.raises(CompileError, match="merge it into the disk with block-commit"):
+            await life.run("checkpoint")
+        assert {} == await told(life, "block-commit", **{"device": "over", "job-id": "merge"})
+        await until_ready(life, "merge")
+        assert {} == await told(life, "job-complete", id="merge")
+        await merged(life)
+        assert "protected" == standing(await life.probe()).state
+        await life.run("checkpoint")
+        await kept(life, plan)
+
+
+async def until_ready(life: LivePair, job: str) -> None:
+    """Wait until a job has copied all that there was."""
+    async with asyncio.timeout(LIMIT_S):
+        while (live := (await life.probe()).live("alpha")) is None or (
+            live.jobs[job].status != "ready"
+        ):
+            pass
+
+
+async def merged(life: LivePair) -> None:
+    """Wait until a snapshot is merged into the disk again."""
+    async with asyncio.timeout(LIMIT_S):
+        while standing(await life.probe()).state != "protected":
+            pass
 
 
 async def told(life: LivePair, name: str, /, **arguments: str) -> object:

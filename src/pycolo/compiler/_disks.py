@@ -323,6 +323,18 @@ def check_child(draft: Draft, node: str, disk: ReplicationDisk) -> None:
         draft.check(node, f"{ids.quorum}.{child}", condition, why)
 
 
+def check_not_overlaid(draft: Draft, node: str) -> None:
+    """Check that no external snapshot takes the guest's writes.
+
+    Raises:
+        CompileError: One does.
+    """
+    if draft.live(node).overlaid:
+        why = f"a snapshot takes the guest's writes on {node}, and no node's image gets them"
+        advice = "merge it into the disk with block-commit, and complete that job"
+        raise compile_error("disk-overlaid", why, advice, node=node)
+
+
 def check_replicates(draft: Draft, node: str) -> None:
     """Check that no write to the peer's disks has failed."""
     live = draft.live(node)

@@ -355,8 +355,8 @@ def end_primary(draft: Draft, primary: str, secondary: str) -> None:
     not ended. QEMU is ended on its host. Its end is the evidence for the failover.
 
     Raises:
-        CompileError: The records do not name both instances as eligible, or replication of a disk
-            has failed.
+        CompileError: The records do not name both instances as eligible, replication of a disk has
+            failed, or an external snapshot takes the guest's writes.
         UndecidedError: Replication has failed, and a disk of the primary as well.
     """
     prove(draft, primary, secondary)
@@ -380,14 +380,15 @@ def prove(draft: Draft, primary: str, secondary: str) -> None:
     """Emit a checkpoint, which shows that a protected pair works.
 
     Raises:
-        CompileError: The records do not name both instances as eligible, or replication of a disk
-            has failed.
+        CompileError: The records do not name both instances as eligible, replication of a disk has
+            failed, or an external snapshot takes the guest's writes.
         UndecidedError: Replication has failed, and a disk of the primary as well.
     """
     instances = {node: draft.live(node).instance for node in (primary, secondary)}
     if not record.is_protected(draft.now.records, instances):
         why = f"{secondary} is not eligible by the record"
         raise compile_error("not-protected", why, "make the pair protected with resume first")
+    _disks.check_not_overlaid(draft, primary)
     if _is_lost(draft, primary, secondary):
         # A checkpoint succeeds without the replication of a plain NBD node (qemu-behaviour 5.10).
         _check_disks(draft, primary, secondary)

@@ -202,6 +202,7 @@ def _check_ground(draft: Draft, primary: str, secondary: str) -> None:
         (
             partial(_check_secondary, draft, primary, secondary),
             partial(_check_blockers, draft, primary),
+            partial(_disks.check_not_overlaid, draft, primary),
             *(partial(_check_sizes, draft, primary, secondary, d.names.parent) for d in disks),
             *(partial(_disks.check_ours, draft, primary, secondary, disk) for disk in disks),
             partial(_check_run_state, draft, primary),

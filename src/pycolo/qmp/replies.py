@@ -298,6 +298,8 @@ class BlockDevice(QmpRecord):
     """The device's id or QOM path; empty if no device of the guest uses it."""
     node_name: str = attrs.field(default="", metadata={"qmp_name": "inserted.node-name"})
     """The block node below it; empty for an empty drive."""
+    driver: str = attrs.field(default="", metadata={"qmp_name": "inserted.drv"})
+    """The driver of that block node."""
     bps: int = attrs.field(default=0, metadata={"qmp_name": "inserted.bps"})
     """The limit in bytes per second; 0 for none, as in the other limits."""
     bps_rd: int = attrs.field(default=0, metadata={"qmp_name": "inserted.bps_rd"})
