@@ -682,9 +682,9 @@ def test_space_is_counted_for_images_that_are_made_and_for_overlays() -> None:
         folder = FolderFacts(path="/vms", is_there=True, is_writable=True, free_bytes=free_bytes)
         return attrs.evolve(images, folders=(folder,))
 
-    assert [] == found(left(GIB, _image()))
-    assert [("warning", "little-space", "alpha")] == found(left(GIB - 1, _image()))
-    assert [("warning", "little-space", "alpha")] == found(left(GIB, MISSING), _image())
+    assert [] == found(left(2 * GIB, _image()))
+    assert [("warning", "little-space", "alpha")] == found(left(2 * GIB - 1, _image()))
+    assert [("warning", "little-space", "alpha")] == found(left(2 * GIB, MISSING), _image())
     assert [("error", "little-space", "alpha")] == found(left(2**20, _image()))
 
 
@@ -696,7 +696,11 @@ def test_folders_of_one_file_system_share_its_space() -> None:
         places = {"/vms": "1", "/overlays": other}
         folders = tuple(
             FolderFacts(
-                path=path, is_there=True, is_writable=True, free_bytes=GIB, file_system=file_system
+                path=path,
+                is_there=True,
+                is_writable=True,
+                free_bytes=2 * GIB,
+                file_system=file_system,
             )
             for path, file_system in places.items()
         )

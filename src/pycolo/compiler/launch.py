@@ -73,7 +73,7 @@ def launch_node(
     place = draft.pair.node(node)
     limit_s = draft.timeouts.command_s + _disks.opening_s(draft, node)
     for action, what in images(place, draft.pair.disks, role, given=given):
-        why = "made once, never overwritten (qemu-behaviour 5.2)"
+        why = "made once; a launch never overwrites it (qemu-behaviour 5.2)"
         draft.run_host(node, "create-image", what, action, why=why, limit_s=limit_s)
     if draft.pair.machine.firmware is not None:
         action = _variables(draft.pair, place, draft.pair.machine.firmware)

@@ -340,12 +340,12 @@ def _run(
     except OSError as error:
         raise FetchError(f"{argv[0]} could not be started: {error}") from error
     if ended.returncode != 0:
-        told = (
+        said = (
             ended.stderr.decode(errors="replace").strip()
             or ended.stdout.decode(errors="replace").strip()
         )
         raise FetchError(
-            f"{argv[0]} ended with code {ended.returncode}: {' '.join(argv)}: {told[-2000:]}"
+            f"{argv[0]} ended with code {ended.returncode}: {' '.join(argv)}: {said[-2000:]}"
         )
     return ended.stdout
 

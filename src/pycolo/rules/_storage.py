@@ -203,7 +203,8 @@ def _layer(name: str, image: ImageFacts | None, layer: BackingImage) -> Iterator
 
 def space(pair: ColoPair, facts: PairFacts) -> Iterator[Finding]:
     """Too little space for images that are to be created, and for overlays."""
-    overlays_bytes = sum(disk.size_bytes for disk in pair.disks)
+    # Each of the two overlays may grow to the size of the disk.
+    overlays_bytes = 2 * sum(disk.size_bytes for disk in pair.disks)
     for name, host in facts.read.items():
         place = pair.node(name)
         missing = [
