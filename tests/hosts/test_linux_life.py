@@ -95,6 +95,7 @@ UNDER_A_SUPERVISOR: Final[Mapping[str, tuple[Strike, ...]]] = {
         faults.two_supervisors,
     ),
     "cables": (*CABLES, *AT_THE_ENTRY),
+    "checkpoint": IN_A_CHECKPOINT,
     "reboot": (faults.both_reboot, faults.both_reboot),
 }
 

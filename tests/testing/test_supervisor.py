@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
+import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -1018,3 +1020,24 @@ def test_resync_whose_copy_of_a_disk_fails_is_undone_and_done_again(tmp_path: Pa
         assert "alpha" == await serves(life)
 
     play(tmp_path, scenario)
+
+
+def test_supervisor_leaves_signals_and_logging_to_its_program(tmp_path: Path) -> None:
+    """It is embedded: whoever runs the event loop says what a signal does, and what is logged."""
+
+    def own() -> tuple[object, ...]:
+        root = logging.getLogger()
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        return (*handlers, signal.getsignal(signal.SIGCHLD), root.level, *root.handlers)
+
+    async def scenario(life: FakePair) -> None:
+        before = own()
+        with Store(tmp_path) as store:
+            async with kept(life, store) as watched:
+                count = await protected(watched)
+                life.world.qemu("alpha").kill()
+                await protected(watched, count)
+                assert before == own()
+        assert before == own()
+
+    in_world("11.1.3", scenario)
