@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pycolo.demo.client import BUSY, DISK, IDLE, NEW, PING, echo_request, is_echo_reply
-from pycolo.demo.listener import KEPT, ClientError, Listener, listening
+from pycolo.demo.listener import KEPT, ClientError, Listener, UnreadDiskError, listening
 from pycolo.demo.messages import (
     Counters,
     Lost,
@@ -176,7 +176,7 @@ async def test_disk_that_cannot_be_read_is_no_lost_write(tmp_path: Path) -> None
     """An error of the guest's disk is reported in its words, and nothing is counted as missing."""
     async with talking(tmp_path) as (guest, listener):
         guest.unreadable = True
-        with pytest.raises(ClientError, match="failed dd: /dev/vda: I/O error"):
+        with pytest.raises(UnreadDiskError, match="failed dd: /dev/vda: I/O error"):
             await listener.read_back()
 
 
@@ -216,7 +216,7 @@ async def test_reading_back_from_a_guest_that_hangs_up_fails(tmp_path: Path) -> 
     """A disk that cannot be read is an error, never an empty disk."""
     async with talking(tmp_path) as (guest, listener):
         await listener.go_to(Service(host=guest.service.host, echo_port=1, disk_port=1))
-        with pytest.raises(ClientError, match="could not be read through the guest"):
+        with pytest.raises(UnreadDiskError, match="could not be read through the guest"):
             await listener.read_back()
 
 

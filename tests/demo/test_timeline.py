@@ -4,6 +4,7 @@ import io
 import json
 
 import attrs
+import pytest
 from rich.console import Console
 
 from pycolo.demo.messages import Waited
@@ -97,7 +98,7 @@ def test_failover_is_drawn_in_milliseconds() -> None:
     assert "5.0 s  Failover: SIGKILL to the primary on alpha, survivor beta (13 steps)" in text
     assert "its end is shown           4.0 ms" in text
     assert "disk writes: waited   under 20 ms" in text
-    assert "9 of 9 connections live on; 100 writes acknowledged so far, 0 of them lost" in text
+    assert "9 of 9 connections live on; 100 writes acknowledged so far, all read back" in text
     assert "echo: waited             210.0 ms  " + "━" * 24 in text
     assert "ping: waited              40.0 ms  " + "━" * 5 + "\n" in text
 
@@ -133,12 +134,24 @@ def test_a_life_is_good_when_nothing_is_lost_and_all_is_done() -> None:
         attrs.evolve(REPORT, lost_writes=1),
         attrs.evolve(REPORT, lost_writes=None),
         attrs.evolve(REPORT, failovers_wanted=2),
-        attrs.evolve(REPORT, failovers=(attrs.evolve(FAILOVER, missing=1),)),
         attrs.evolve(REPORT, protections=()),
         attrs.evolve(REPORT, error="it broke"),
     ]
     assert REPORT.ok
     assert [False] * len(bad) == [report.ok for report in bad]
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [(1, "1 not read back"), (None, "which the guest could not read back")],
+)
+def test_what_the_guest_reads_back_is_reported_and_the_image_counts(
+    missing: int | None, words: str
+) -> None:
+    """A guest's broken program loses no write: the image that holds all of them shows that."""
+    report = attrs.evolve(REPORT, failovers=(attrs.evolve(FAILOVER, missing=missing),))
+    assert report.ok
+    assert f"100 writes acknowledged so far, {words}" in "\n".join(drawn(report))
 
 
 def test_an_early_end_is_drawn_with_its_reason_and_the_logs() -> None:

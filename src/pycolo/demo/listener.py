@@ -26,6 +26,10 @@ class ClientError(PycoloError):
     """The client ended, or did not send an expected message in time."""
 
 
+class UnreadDiskError(ClientError):
+    """The guest's disk could not be read through the guest, or not in time; the client runs on."""
+
+
 @final
 class Listener:
     """The messages that the client has sent so far; more come while it runs."""
@@ -110,7 +114,8 @@ class Listener:
             How many acknowledged records the disk lacks.
 
         Raises:
-            ClientError: The client ended, or the disk could not be read, or not in time.
+            UnreadDiskError: The disk could not be read, or not in time.
+            ClientError: The client ended.
         """
         count, failed = len(self.readings), self._failed_readings()
         await self._ask(READ)
@@ -119,7 +124,7 @@ class Listener:
         )
         if len(self.readings) == count:
             why = self.lost[-1].why if self._failed_readings() > failed else "no answer in time"
-            raise ClientError(f"the guest's disk could not be read through the guest: {why}")
+            raise UnreadDiskError(f"the guest's disk could not be read through the guest: {why}")
         return self.readings[-1]
 
     def _failed_readings(self) -> int:

@@ -177,8 +177,18 @@ def _failover(event: Failover, width: int) -> Iterator[Text]:
         yield _bar(label, wait_s, "━" * max(1, round(wait_s / most_s * columns)), style)
     yield Text(
         f"  {event.survived} of {event.connections} connections live on;"
-        f" {event.acknowledged} writes acknowledged so far, {event.missing} of them lost"
+        f" {event.acknowledged} writes acknowledged so far, {_read_back(event)}"
     )
+
+
+def _read_back(event: Failover) -> str:
+    match event.missing:
+        case None:
+            return "which the guest could not read back"
+        case 0:
+            return "all read back"
+        case missing:
+            return f"{missing} not read back"
 
 
 def _what(event: Failover) -> str:
