@@ -12,7 +12,7 @@
     │   └── CompileError        there is no safe way from this state
     │       └── UndecidedError      only a person can say whose data is right
     ├── RemoteError         a node did not do what was requested
-    │   ├── CommandRefused      QEMU answered with an error: the command had no effect
+    │   ├── CommandRefused      QEMU answered with an error: the command was not done
     │   ├── CommandUnknown      no answer came: the effect is unknown; probe, then compile again
     │   ├── Busy                another client holds the node's control monitor
     │   ├── Unresponsive        the node is connected and does not answer
@@ -309,7 +309,9 @@ class RemoteError(PycoloError):
 class CommandRefused(RemoteError):
     """QEMU answered a command with an error.
 
-    The command had no effect. The session stays usable.
+    The command was not done, and the session stays usable. One refusal is known to leave a trace:
+    after that of a `MigrateIncoming`, QEMU 10.0 and 11.1 accept no further one (qemu-behaviour
+    11.4).
     """
 
     def __init__(self, node: str, command: str, error_class: str, text: str) -> None:

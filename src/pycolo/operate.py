@@ -136,7 +136,7 @@ class Connection:
         """Compile `pycolo.launch`, with QEMU's versions from the hosts and random identities.
 
         Args:
-            nodes: The nodes to launch; if empty, the two that the record names.
+            nodes: The nodes to launch; if empty, the two that `pycolo.launch` chooses.
             newest: The node that holds the newest data, by an operator's statement; None if there
                 is no such statement.
 

@@ -383,7 +383,7 @@ class Plan:
         return tuple(dict.fromkeys(step.node for step in self.steps))
 
     def for_node(self, name: str) -> tuple[Step, ...]:
-        """The steps that act on one node, in the plan's order.
+        """The steps of one node, checks included, in the plan's order; empty if it has none.
 
         Args:
             name: A node of the pair, a spare included.

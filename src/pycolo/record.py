@@ -588,7 +588,7 @@ def joined(
     """The record while a secondary joins: only the primary is eligible.
 
     It follows the newest of the records that were read: the same epoch and the next revision, or
-    the next epoch if the primary's own record was not read.
+    the next epoch if the primary's own record is absent or was not read.
 
     Args:
         files: What was read of each node's record.
@@ -640,7 +640,7 @@ def narrowed(files: Files, primary: str, instance: str) -> PairRecord:
     """The record of a primary that is to continue without its secondary, on purpose.
 
     It follows the newest of the records that were read: the same epoch and the next revision, or
-    the next epoch if the primary's own record was not read.
+    the next epoch if the primary's own record is absent or was not read.
 
     Args:
         files: What was read of each node's record.

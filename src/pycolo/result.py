@@ -95,6 +95,9 @@ Hindrance: TypeAlias = InUse | NotConnected
 class Refused:
     """The step was not done, and changed nothing.
 
+    A refused `MigrateIncoming` is an exception: its QEMU may no longer be able to join
+    (qemu-behaviour 11.4).
+
     QEMU or the host refused it, a Check was false, a Wait became pointless, there was no
     connection, the monitor was busy, the record had changed or evidence was missing. The first step
     of a recovery is also refused if the recovery must not be sent.

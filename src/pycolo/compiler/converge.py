@@ -186,7 +186,7 @@ def converge(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        VersionError: A version cannot run COLO, or the two differ.
+        VersionError: A version cannot run COLO, or not with the pair's machine, or the two differ.
         DeclarationError: `peer` is not one of the pair's nodes.
         CompileError: A difference cannot be removed, a node is missing, or a QEMU or a record
             belongs to another pair or node.

@@ -69,26 +69,31 @@ def launch(
         snapshot: The states of the nodes, and the records of all nodes. A node that answers is not
             launched.
         qemu: Node name to the version of the QEMU installed there.
-        nodes: The nodes to launch; if empty, the two that the record names. A spare takes the
-            place of the node that does not hold the newest data.
+        nodes: The nodes to launch; if empty, the two that the record names, or the two of the
+            declaration if there is no record. If the record's secondary does not answer, and just
+            one node answers as a fresh secondary, that node takes its place. A spare in `nodes`
+            takes the place of the node that does not hold the newest data.
         newest: The node that holds the newest data by an operator's statement, which overrides the
             records. Its QEMU may run already. None to follow the records.
-        instances: Node name to the identity its QEMU gets, `PAIR:NODE:HEX`, never used before. For
-            a node without an entry, and for every node if None, the identity is counted up, which
-            is enough for a plan that is not executed.
+        instances: Node name to the identity its QEMU gets, `PAIR:NODE:HEX`, with eight lower-case
+            hexadecimal digits, never used before. For a node without an entry, and for every node
+            if None, the identity is counted up, which is enough for a plan that is not executed.
         birth: Random text by which a new pair differs from other pairs of its name. It is not used
             if the pair has a record.
         dialect: `auto`, or `doc` for the command lines of QEMU's COLO document.
         assume_good: Versions the operator vouches for.
 
     Raises:
-        VersionError: A version cannot run COLO, or the two differ.
+        VersionError: A version cannot run COLO, or not with the pair's machine, or the two differ.
         DeclarationError: A name in `nodes` or `qemu` is not one of the pair's, a name in
             `instances` is not one of the nodes to launch, an identity in `instances` has another
             form, a value of `qemu` is no `Version`, or `qemu` lacks a node that is launched.
-        CompileError: Another node holds the newest data, a QEMU is in the way, `newest` is not one
-            of the nodes to launch, a spare has no place, a QEMU lacks an option of an image, or a
-            QEMU or a record belongs to another pair or node.
+        CompileError: Another node holds the newest data; a primary is in COLO (end protection or
+            fail over first); a secondary in COLO has the guest, and its primary does not answer; a
+            QEMU runs that gives no answer; `newest` is not one of the nodes to launch, or another
+            node answers; a spare has no place; a QEMU lacks an option of an image; two nodes have
+            one image folder; dialect `doc` cannot express the declaration; or a QEMU or a record
+            belongs to another pair or node.
         UndecidedError: The records do not tell who holds the newest data, come from two births, or
             are managed by an arbiter.
     """
@@ -375,7 +380,7 @@ def start(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        VersionError: A version cannot run COLO, or the two differ.
+        VersionError: A version cannot run COLO, or not with the pair's machine, or the two differ.
         DeclarationError: `peer` is not one of the pair's nodes.
         CompileError: No safe way leads there from the snapshot.
         UndecidedError: Only a person can decide, by the records.
@@ -405,7 +410,7 @@ def resume(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        VersionError: A version cannot run COLO, or the two differ.
+        VersionError: A version cannot run COLO, or not with the pair's machine, or the two differ.
         DeclarationError: `peer` is not one of the pair's nodes.
         CompileError: No safe way leads there from the snapshot.
         UndecidedError: Only a person can decide, by the records.
@@ -548,7 +553,7 @@ def stop(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        VersionError: A version cannot run COLO, or the two differ.
+        VersionError: A version cannot run COLO, or not with the pair's machine, or the two differ.
         CompileError: No primary answers, or two do, the records do not let the primary run alone,
             the secondary's record cannot be written, somebody paused the guest, a migration is
             being cancelled, a QEMU or a record belongs to another pair or node, or the dialect is
@@ -600,7 +605,7 @@ def switch_over(
 
     Raises:
         DeclarationError: `left_to` is not one of the pair's nodes.
-        VersionError: A version cannot run COLO, or the two differ.
+        VersionError: A version cannot run COLO, or not with the pair's machine, or the two differ.
         CompileError: The pair is not protected, `left_to` is not the secondary, this QEMU deadlocks
             at a checkpoint, a QEMU or a record belongs to another pair or node, or the dialect is
             `doc`.
@@ -664,7 +669,7 @@ def shutdown(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        VersionError: A version cannot run COLO, or the two differ.
+        VersionError: A version cannot run COLO, or not with the pair's machine, or the two differ.
         CompileError: No primary answers, its guest does not run, a QEMU or a record belongs to
             another pair or node, or the dialect is `doc`. A secondary without its primary is
             refused too: nothing shows whether its guest was powered off or still has to continue in
@@ -731,7 +736,7 @@ def checkpoint(
         assume_good: Versions the operator vouches for.
 
     Raises:
-        VersionError: A version cannot run COLO, or the two differ.
+        VersionError: A version cannot run COLO, or not with the pair's machine, or the two differ.
         CompileError: The pair is not protected, this QEMU deadlocks at a checkpoint, a QEMU or a
             record belongs to another pair or node, or the dialect is `doc`.
         UndecidedError: The records come from two births, or an arbiter manages them.

@@ -48,7 +48,11 @@ THROUGH: tuple[Cache, ...] = ("writethrough", "directsync")
 class DiskIds:
     """QEMU's names for the parts of one disk, equal on every node and in both roles.
 
-    Take `DiskIds.numbered(n)` and change single names with `attrs.evolve`.
+    Take `DiskIds.numbered(n)` for the n-th disk of the pair, from 0, and change single names with
+    `attrs.evolve`. `ColoPair` refuses a name that is used twice.
+
+    Raises:
+        DeclarationError: A name breaks QEMU's rules for it; no object is made.
     """
 
     quorum: str = attrs.field(validator=rules.Valid(rules.block_node_name))

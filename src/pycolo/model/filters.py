@@ -65,7 +65,11 @@ class Netdev:
 class ChainIds:
     """QEMU's names for the parts of one chain, equal on every node and in both roles.
 
-    Take `ChainIds.numbered(n)` and change single names with `attrs.evolve`.
+    Take `ChainIds.numbered(n)` for the n-th chain of the pair, from 0, and change single names with
+    `attrs.evolve`. `ColoPair` refuses a name that is used twice.
+
+    Raises:
+        DeclarationError: A name breaks QEMU's rules for it; no object is made.
     """
 
     netdev: str = attrs.field(validator=rules.Valid(rules.identifier))

@@ -42,8 +42,8 @@ class X509:
             `server-cert.pem`, `server-key.pem`, `client-cert.pem` and `client-key.pem`.
         folders: Node name to the folder there, if it differs from `folder`.
         authz: The distinguished names of the client certificates that are admitted, each in the
-            certificate's own order (`O=Example,CN=alpha`). If it is empty, every certificate of the
-            authority is admitted.
+            certificate's own order and without spaces between its parts (`O=Example,CN=alpha`). If
+            it is empty, every certificate of the authority is admitted.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.

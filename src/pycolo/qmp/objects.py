@@ -287,7 +287,12 @@ TlsEndpoint: TypeAlias = Literal["client", "server"]
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class TlsCredsX509(QmpRecord):
-    """Certificates and their keys, read when the object is made (qemu-behaviour 10.10)."""
+    """Certificates and their keys, read when the object is made (qemu-behaviour 10.10).
+
+    To have files read again, delete the object and add it again. Sockets that exist keep what they
+    were made with. If the client's certificate or key is missing, QEMU makes the object all the
+    same.
+    """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "tls-creds-x509"),)
 
@@ -304,7 +309,10 @@ class TlsCredsX509(QmpRecord):
 @final
 @attrs.frozen(kw_only=True, repr=False, eq=False)
 class TlsCredsPsk(QmpRecord):
-    """Pre-shared keys, read when the object is made (qemu-behaviour 10.10)."""
+    """Pre-shared keys; a client reads its key when the object is made (qemu-behaviour 10.10).
+
+    A server reads the client's key at each handshake.
+    """
 
     qmp_constants: ClassVar[tuple[tuple[str, str | bool], ...]] = (("qom-type", "tls-creds-psk"),)
 
