@@ -345,9 +345,10 @@ class ChildIs(_Fact):
 @final
 @attrs.frozen(kw_only=True)
 class Replicates(_Fact):
-    """No failed write to the secondary's disk is latched in the node's session.
+    """No failed write to any disk of the secondary is latched in the node's session.
 
-    A failed write to the node's own disk does not count; see `Session.latched`.
+    A failed write to the node's own disk does not count. A session does not know of a write that
+    failed before it was opened; see `Session.latched`.
     """
 
     quorum: str

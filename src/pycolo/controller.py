@@ -99,7 +99,7 @@ class Compiled:
 
 
 def check_hosts(pair: ColoPair, hosts: Mapping[str, Host]) -> None:
-    """Check that each node of a pair has a host.
+    """Check that each node of a pair, spares included, has a host.
 
     Args:
         pair: The declaration.

@@ -269,10 +269,12 @@ class Connection:
         """Look for errors that stop a plan of `launch`, `start` or `resume`; nothing is changed.
 
         Args:
-            plan: A plan of this pair; the hosts on which it acts are examined.
+            plan: A plan of this pair. For `launch`, the hosts on which it starts a QEMU are
+                examined; for `start` and `resume`, the hosts of all nodes that have a step.
 
         Returns:
-            The errors that were found; empty for a plan of another procedure.
+            The errors that were found; empty for a plan of another procedure. A host that cannot be
+            asked adds none.
         """
         actions = [(s.node, s.action) for s in plan.steps if isinstance(s, RunHost)]
         launched = {node: action for node, action in actions if isinstance(action, LaunchQemu)}

@@ -6,7 +6,7 @@ die or pause between any two steps, execute the compiler's steps in every order,
 two guests serve at once, no acknowledged write is lost, and no pair is stuck.
 
 1. A node's rights come from its own file. Other files can only deny, with one exception: if the
-   holder's own file was lost while its guest runs, the newest record may name it.
+   holder's own file was lost or damaged while its guest runs, the newest record may name it.
 2. Records are ordered by epoch, then revision. A change takes the highest that was read and adds
    one to its revision, or begins a new epoch. It is written by compare-and-swap, durably.
 3. A node leaves COLO alone only after its own file names it as the only eligible node.

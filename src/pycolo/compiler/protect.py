@@ -180,6 +180,8 @@ def _check_filters(draft: Draft, primary: str, secondary: str) -> None:
 def lost_in_colo(told: str) -> CompileError:
     """The error for parts that only another entry into COLO can put back.
 
+    Its remedy is `stop`, the launch of a new secondary, then `resume`.
+
     Args:
         told: The missing parts, for the message.
     """

@@ -52,7 +52,7 @@ class Counters:
     answered: int
     "How many requests were answered, over all connections."
     last_s: float
-    "When the last answer came; 0 before the first."
+    "When the last answer came, in seconds of the monotonic clock; 0 before the first."
     connection: int
     "The number of the connection: how many ended before it."
 
@@ -76,6 +76,7 @@ class ReadBack:
     """The result of reading the guest's disk through the guest."""
 
     at_s: float
+    "When the reading ended, in seconds of the monotonic clock."
     acknowledged: int
     "How many writes were acknowledged before the reading began."
     missing: int

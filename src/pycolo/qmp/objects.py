@@ -197,7 +197,7 @@ class ColoCompare(QmpRecord):
     expired_scan_cycle_ms: int | None = attrs.field(
         default=None, metadata={"qmp_name": "expired_scan_cycle"}
     )
-    """The time between two looks at the packets that wait, in milliseconds; 1000 if absent
+    """The time between two scans of the packets that wait, in milliseconds; 1000 if absent
     (qemu-behaviour 6.11)."""
     max_queue_size: int | None = attrs.field(default=None, metadata={"qmp_name": "max_queue_size"})
     """Packets held per connection; 1024 if absent, and one value for the whole QEMU."""
