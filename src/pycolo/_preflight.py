@@ -32,12 +32,13 @@ async def preflight(
     boots: Collection[str] | None = None,
     limit_s: float = LIMIT_S,
 ) -> tuple[Finding, ...]:
-    """Look for obstacles to a pair; nothing is changed.
+    """Find the obstacles to a pair; nothing is changed.
 
-    All hosts are read at once, each by itself. A part that cannot be read is a finding too. Then
-    the network paths between the hosts are tried, but only if no QEMU of the pair runs and no
-    process listens on its ports: a QEMU that listens would take the connection for its peer's
-    (qemu-behaviour 19.8).
+    All hosts are read at once, each by itself. Without `before`, a host or a part that cannot be
+    read is a finding too, and the network paths between the hosts are tried afterwards, but only if
+    no QEMU of the pair runs and no process listens on its ports: a QEMU that listens would take the
+    connection for its peer's (qemu-behaviour 19.8). With `before`, what cannot be read adds no
+    finding, and no network path is tried.
 
     Args:
         pair: The declaration.

@@ -142,10 +142,10 @@ def _pair_forms(pair: ColoPair, form: str, text_: str) -> str:
 @_options.pair_files
 @_options.output("text", "json")
 def check(*, pair_files: tuple[Path, ...], form: str) -> int:
-    """Look on the hosts for what would stand in a pair's way.
+    """Find on the hosts what would prevent the protection of a pair.
 
     Nothing is changed. Programs, versions, memory, images, ports and firewalls, taps, certificates,
-    clocks and more are looked at, on each host and between each two. Ends with 4 if there is an
+    clocks and more are examined, on each host and between each two. Ends with 4 if there is an
     error, else with 1 if a PAIRFILE is wrong; the others are checked all the same. Warnings and
     notes do not change how it ends. `pycolo explain CODE` says more.
     """
@@ -473,9 +473,9 @@ def run(
     it again. A failover needs evidence that the other node's QEMU has ended: its host is asked, or
     you state it with --fenced.
 
-    launch, start and resume look first for what would stand in their way, as `pycolo check` does,
-    and are refused before anything is changed. --force continues in spite of one such finding, and
-    never of one about records, evidence or identity.
+    launch, start and resume first examine the hosts as `pycolo check` does, and are refused before
+    anything is changed if an error would stop them. --force continues in spite of one such error,
+    and never of one about records, evidence or identity.
 
     If a supervisor keeps the pair, switch-over, checkpoint, shutdown and set-checkpoint-delay are
     done by it. For the others pause it first. If agents keep the pair, the agent of this host does

@@ -198,7 +198,7 @@ class NotDone:
     why: str
     "The reason, in words."
     findings: tuple[Finding, ...] = ()
-    "The findings that stand in the way; empty if the reason is another one."
+    "The findings that prevent the procedure; empty if the reason is another one."
 
 
 Told: TypeAlias = PlanStarted | StepStarted | StepProgress | StepFinished | RecoveryStarted
