@@ -266,7 +266,7 @@ class Connection:
         )
 
     async def preflight(self, plan: Plan) -> tuple[Finding, ...]:
-        """Look for errors that stop a plan of `launch`, `start` or `resume`; nothing is changed.
+        """Find the errors that stop a plan of `launch`, `start` or `resume`; nothing is changed.
 
         Args:
             plan: A plan of this pair. For `launch`, the hosts on which it starts a QEMU are

@@ -54,7 +54,8 @@ class PairRecord:
     birth: str
     "Drawn at random at the pair's first launch; it tells two pairs of the same name apart."
     epoch: int
-    "Grows when a node takes over, is started as primary, or a person decides; higher is later."
+    """Grows when a node takes over or is started as primary, when a person decides, or when the
+    holder's lost file is written again; higher is later."""
     revision: int
     "Counts the changes within an epoch, from 0."
     holder: str

@@ -1,6 +1,6 @@
 """The demonstration: a guest that stays in service while what is under it fails.
 
-A supervisor is told that a guest is wanted, and that it is to be protected. Then QEMU processes are
+A supervisor gets the wish that a guest runs and is protected. Then QEMU processes are
 killed or stopped, and the cable between the hosts is cut, one fault after another. The supervisor
 gets no word of these faults: it notices each one, fails over to one of the QEMUs, and starts a new
 secondary. Meanwhile a client sends requests to the guest and reports how long it waited.

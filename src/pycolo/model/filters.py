@@ -222,8 +222,10 @@ class FilterChain:
         vnet_hdr: Whether every link of the chain carries the header that virtio puts before a
             packet; None decides by the card. It must be true for a card that writes such headers
             to a tap, and be given for a card that pycolo does not know (qemu-behaviour 6.5).
-        compare_timeout_ms: How long compare waits for the other side's packet, 1 to 2^32-1.
-        expired_scan_cycle_ms: How often compare looks for expired packets, 1 to 2^32-1.
+        compare_timeout_ms: How long compare waits for the other side's packet, in milliseconds,
+            1 to 2^32-1.
+        expired_scan_cycle_ms: The time between two scans of compare for expired packets, in
+            milliseconds, 1 to 2^32-1.
         max_queue_size: Packets that compare holds per connection, 1 to 2^32-1; one value for all
             chains (qemu-behaviour 6.11). For these last three, None leaves the value to QEMU.
         ids: QEMU's names for the chain's parts; None takes the names of its place in the pair.

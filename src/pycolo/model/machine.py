@@ -106,7 +106,7 @@ class Machine:
         serial_log: Write the first serial port to `serial.log` in the run directory.
         arguments: Further arguments, word by word, for settings without a field here, such as the
             RTC: options of `OPTIONS` with their values. An option that opens a monitor, a file or a
-            disk is refused, and so is `-no-shutdown`: with it a guest that was powered off looks
+            disk is refused, and so is `-no-shutdown`: with it a guest that was powered off seems
             protected, and the next checkpoint runs it again (qemu-behaviour 19.3).
 
     Raises:

@@ -464,7 +464,7 @@ class Arbitration(Authority):
         """Write a record that the arbiter has, or is to have, into a node's file.
 
         Returns:
-            Whether it was written; a host's error is told and not raised.
+            Whether it was written; a host's error is reported and not raised.
         """
         found = self._files.get(node)
         if not isinstance(found, PairRecord | DamagedRecord | NoRecord):
@@ -746,7 +746,7 @@ class Arbitration(Authority):
             except ArbiterLost as error:
                 self._is_lost = True
                 if not self._is_outage_told:
-                    # Told once for each outage: the members may give different reasons in turn.
+                    # Reported once for each outage: the members may give different reasons in turn.
                     self._is_outage_told = True
                     self._tell("trouble", str(error))
                 self._wake()

@@ -79,7 +79,7 @@ _DOUBT: Final[frozenset[Event]] = frozenset(
 )
 "While one of these is the event of a node, no round begins."
 _WAITS: Final[frozenset[Event]] = frozenset({"no-arbiter", "own-ended", "lacks-writes"})
-"Events that may last for ever while a node waits, so that a person is told after a while."
+"Events that may last for ever while a node waits, so that a person gets a message after a while."
 _ALERT: Final[frozenset[Phase]] = frozenset({"suspect", "claiming", "waiting"})
 _WORDS: Final[Mapping[Event, str]] = {
     "undecidable": ": nothing is safe by itself: its record and its QEMU exclude each other, or the"
@@ -242,7 +242,7 @@ class Keeper:
         self._news.set()
 
     def report(self, kind: EventKind, text: str, node: str) -> None:
-        """Tell what the keeper's authority has found on a node's side, unless it was told last."""
+        """Report what the keeper's authority found about a node, unless that was reported last."""
         self._say(kind, text, node)
 
     @property
@@ -885,7 +885,7 @@ class Keeper:
         return "done"
 
     def _begin_search(self, decided: _Decided) -> _Outcome:
-        """Begin to look for evidence that the peer's QEMU has ended, and to end it if needed."""
+        """Begin to search for evidence that the peer's QEMU has ended, and to end it if needed."""
         named = None if decided.peer is None else decided.record.eligible.get(decided.peer)
         if named is not None:
             self._search_for(named, decided.record.epoch)
@@ -954,7 +954,7 @@ class Keeper:
         Args:
             node: The node.
             instance: The identity of the QEMU.
-            why_not: The beginning of the text that is told if the host did not kill it.
+            why_not: The beginning of the text that is reported if the host did not kill it.
 
         Returns:
             Whether the host killed it.
@@ -1229,7 +1229,7 @@ class Keeper:
             self._say("person", "; also: ".join(map(str, step.findings)))
             return
         for one in decided:
-            # The QEMU that has ended has told of the writes, and no snapshot shows them any more.
+            # The QEMU that has ended has reported the writes, and no snapshot shows them any more.
             holder = one.record.holder
             if one.decision.event == "undecidable" and one.lacks_writes:
                 why = f"{holder} has ended, and {one.node} lacks writes that {holder} has"

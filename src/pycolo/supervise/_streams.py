@@ -25,7 +25,7 @@ class Stream(Generic[_T]):
             queue.put_nowait(item)
 
     async def listen(self) -> AsyncGenerator[_T]:
-        """Yield each item that is told from the first read on, until the generator is closed."""
+        """Yield each item that is given from the first read on, until the generator is closed."""
         queue: asyncio.Queue[_T] = asyncio.Queue(_KEPT)
         key = object()
         self._listeners[key] = queue

@@ -69,7 +69,7 @@ def decide(
     if shared.paused is not None or shared.released is not None:
         left = tuple(action for action in row.actions if action in _WHILE_PAUSED)
         if "tell" not in left and event != "quiet" and left != row.actions:
-            # A person paused the pair, and must be told what is not done meanwhile.
+            # A person paused the pair, and must learn what is not done meanwhile.
             left = ("tell", *left)
         return Decision(state=state, event=event, actions=left, phase=state)
     return Decision(state=state, event=event, actions=row.actions, phase=row.phase)

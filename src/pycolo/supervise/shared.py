@@ -21,7 +21,7 @@ class SharedRecord:
     record: PairRecord
     "Who has the newest data, and who may run alone."
     claimed_by: str | None = None
-    "The node that is about to run alone and looks for evidence about its peer; None for none."
+    "The node that is about to run alone and searches for evidence about its peer; None for none."
     want: Want = "protected"
     "What is wanted of the pair."
     paused: str | None = None

@@ -20,9 +20,9 @@ State: TypeAlias = Literal[
 
 `alone`: the node is the holder, and runs the guest alone, or is to. `joining`: the same, and a
 secondary joins. `protected`: the node may run alone, and so may its peer. `claiming`: the node has
-claimed the pair and looks for evidence about its peer. `serving`: the record lets this node alone
-run, and its QEMU still has to leave COLO. `following`: the node has no rights. `stopped`: no guest
-is wanted.
+claimed the pair and searches for evidence about its peer. `serving`: the record lets this node
+alone run, and its QEMU still has to leave COLO. `following`: the node has no rights. `stopped`: no
+guest is wanted.
 """
 
 Phase: TypeAlias = Literal[State, "suspect", "waiting", "person"]

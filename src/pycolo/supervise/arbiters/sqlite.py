@@ -293,7 +293,7 @@ class SqliteArbiter:
             found: The revision of the record that is held now, and its text.
 
         Raises:
-            OSError: It is an earlier one, so that what others were told was done is undone.
+            OSError: It is an earlier one, so that changes which others know as done are undone.
         """
         latest = self._latest.get(pair, found)
         if found != latest and found[0] <= latest[0]:

@@ -32,7 +32,7 @@ LINE_BYTES: Final = 64 * 1024 * 1024
 @final
 @attrs.frozen(kw_only=True)
 class Perform:
-    """Execute a procedure; answered by what an observer is told, and then by `Ended`."""
+    """Execute a procedure; answered by what an observer is called with, and then by `Ended`."""
 
     procedure: Procedure
     checkpoint_delay_ms: int | None = None
