@@ -42,9 +42,10 @@ async def keep(controller: PairController, fence: Fence) -> None:
                 failures = 0
                 await controller.wait(OBSERVATION_S)
                 continue
-            case Prove() if unproven >= UNPROVEN:
-                evidence = await fence(found.step)
-                if evidence is not None:
+            case Prove(node=node) if unproven >= UNPROVEN:
+                if (await controller.observe_aside()).live(node) is not None:
+                    print(f"{name}: another client holds the control monitor of {node}: end it")
+                elif (evidence := await fence(found.step)) is not None:
                     await controller.died(evidence)
                     continue
             case Decide():

@@ -164,7 +164,10 @@ async def glance(
       then compares nothing, or ends at the next packet that differs;
     - block nodes, children of quorums, exports and jobs that were added or removed by hand: a
       detached child gets no more writes;
-    - migration capabilities and parameters that were set by hand, such as the checkpoint delay.
+    - migration capabilities and parameters that were set by hand, such as the checkpoint delay;
+    - a network between the hosts that carries nothing any more: both QEMUs answer, no checkpoint
+      ends, and the guest may not serve. A probe does not find it either; it takes time to suspect
+      it, as `Supervisor` does.
 
     An armed failover plan is still safe: its checks, and the compare-and-swap of its record, refuse
     it if the node is not in the state that the plan was compiled for.
