@@ -43,8 +43,8 @@ async def preflight(
     Args:
         pair: The declaration.
         hosts: Node name to its host, for the nodes to examine.
-        before: The procedure (`launch`, `start` or `resume`) to look for errors that stop it; None
-            for all findings.
+        before: The procedure (`launch`, `start` or `resume`), for only the errors that stop it;
+            None for all findings.
         boots: The nodes that are about to be launched as primary; None if no launch is planned.
         limit_s: The time limit for the answer of each host, in seconds.
 
