@@ -269,7 +269,8 @@ class Started(Generic[_R]):
         """Request the cancellation of the coroutine, and return at once.
 
         Does nothing if the coroutine has ended. To wait for the end, call `result`: it raises
-        `Cancelled`, unless the coroutine ended otherwise before that.
+        `Cancelled`, unless the coroutine ended before it was cancelled, or catches the cancellation
+        and returns a value or raises another error.
         """
         self._runner._cancel(self._call)  # noqa: SLF001 - the runner's other half
 

@@ -122,15 +122,19 @@ class Check:
 @final
 @attrs.frozen(kw_only=True)
 class CreateImage:
-    """Create an image on the node's host, unless one exists; that is checked and not written to.
+    """Create a file on the node's host: a disk's image, an overlay, or the firmware's variables.
 
-    The step is refused if the existing image has another format, size or encryption. The first
-    copy to this node overwrites the data in its image, also in one that existed.
+    If a file exists at that path, it is checked and not written to. The step is refused if the
+    existing file has another format, size or encryption. A later step that copies a disk to this
+    node overwrites the data in the disk's image, also in one that existed.
     """
 
     path: str
+    "The file's path on the node's host."
     image_format: ImageFormat
+    "The format of the file."
     size_bytes: int
+    "The virtual size; of the firmware's variables, the size of the file."
     argv: tuple[str, ...]
     "The command line, derived from the declaration."
 

@@ -138,14 +138,16 @@ def _details(step: Step) -> Iterator[str]:
 
 
 def render_report(report: Report, *, colour: bool = False, is_brief: bool = False) -> str:
-    """Show the outcome of a plan: one line for each step, and how execution ended.
+    """Show the outcome of a plan: its steps, the recovery steps, and how execution ended.
 
-    The last line says why the step failed that ended execution; the line of that step does not.
+    Each step has one line, and two more if the catalogue explains QEMU's message. The last line
+    says how execution ended. If a step ended it, the last line says why, and the step's own line
+    does not.
 
     Args:
         report: Any report.
         colour: Use ANSI styles.
-        is_brief: Show no steps except one that failed.
+        is_brief: Show no steps except one that failed, and no recovery steps.
 
     Returns:
         The text, which ends with a newline.
