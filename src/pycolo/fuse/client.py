@@ -174,10 +174,12 @@ class FuseClient:
             limit_s: How long the answer may take, in seconds.
 
         Returns:
-            The QEMU as the fuse guards it now; `state` says whether it runs.
+            The QEMU as the fuse guards it now. `state` says whether it runs: a QEMU that the fuse
+            has killed is not renewed, which is no error.
 
         Raises:
-            FuseRefused: The fuse is not armed for this instance, or the moment is in the future.
+            FuseRefused: The fuse is not armed for this instance, the moment is in the future, or a
+                name is wrong.
             FuseLost: No answer came: it is not known whether the fuse was renewed.
         """
         request = {"request": "renew", "pair": pair, "node": node, "instance": instance}

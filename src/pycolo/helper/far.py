@@ -867,11 +867,14 @@ def _is_exiting(pid: int, thread: str) -> bool | None:
 
 
 class Lookout:
-    """Tells when to look whether a process is over, by a descriptor that becomes readable.
+    """Tells when to check next whether a process is over, see `Pidfd.over`.
 
-    After SIGKILL all of the first threads but one end within milliseconds, however long the last
-    one has to free memory. The end of a thread is only a hint that the process may be over: after a
-    hint, looks follow each other closely for a moment.
+    Call `arm` after each check that found the process not over. Check again when `fileno` is
+    readable, but at the latest after the seconds that `arm` returned: a hint may never come.
+
+    A hint is the end of one of the process's first threads. After SIGKILL at most one of them, the
+    one that frees the process's memory, takes longer than milliseconds to end. A hint does not show
+    that the process is over, so for `SETTLE_S` after it, checks follow each other every `LOOK_S`.
     """
 
     def __init__(self, pid: int, descriptor: int) -> None:
@@ -901,7 +904,7 @@ class Lookout:
         self._epoll.poll(limit_s)
 
     def arm(self) -> float:
-        """Watch for the next hint; returns how many seconds to wait for it before the next look."""
+        """Watch for the next hint; return after how many seconds to check at the latest."""
         if self._epoll.poll(0):
             self._hint()
         if time.monotonic() < self._hinted_until:

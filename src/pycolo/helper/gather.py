@@ -1032,7 +1032,12 @@ def libvirt(*, uri: str, virsh: str) -> Value:
 
     Returns:
         `why` libvirt does not answer, empty if it does; then also `user_id`, None if it is that of
-        the daemon, and `confinement`.
+        the daemon, and `confinement`, the names of the security models by which libvirt confines
+        QEMU, such as `selinux` or `apparmor`.
+
+    Raises:
+        OSError: `virsh` cannot be run; a program that is missing is given as `why`.
+        subprocess.TimeoutExpired: `virsh` did not end within 15 s, and was killed.
     """
     asked = [virsh, "--quiet", "--connect", uri, "capabilities"]
     # Its answers, such as why it refuses, are not to be translated.

@@ -394,7 +394,8 @@ class Quit(_Acknowledged):
 class Yank(_Acknowledged):
     """Cut connections, so that nothing waits for a dead peer any more.
 
-    If one instance is unknown, none is cut, so send one instance a command (qemu-behaviour 7.7).
+    If QEMU does not know one of the instances, it cuts none and answers DeviceNotFound. So send one
+    command for each instance (qemu-behaviour 7.7).
     """
 
     qmp_name: ClassVar[str] = "yank"

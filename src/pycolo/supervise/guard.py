@@ -51,6 +51,7 @@ class Guard(Protocol):
 
         Raises:
             FuseLost: The fuse gave no answer.
+            FuseRefused: The fuse does not know the request, as one of another version may not.
         """
 
     async def renew(self, instance: str, *, as_of_s: float) -> None:

@@ -147,7 +147,7 @@ class Store:
         return Wish(want=want, paused=row[1], moves_to=row[2])
 
     def want(self, pair: str, want: Want) -> None:
-        """Set what is wanted of a pair; a move of its secondary ends unless that is `protected`.
+        """Set what is wanted of a pair; unless it is `protected`, a move of its secondary ends.
 
         Args:
             pair: The pair's name.
