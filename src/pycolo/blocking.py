@@ -350,8 +350,8 @@ class _End:
 
     def wait(self, limit_s: float | None) -> None:
         with _Signal() as signal:
-            # Register, then look at the flag; `come` sets the flag, then looks at the registered
-            # signals. In this order no lock is needed.
+            # Register, then read the flag; `come` sets the flag, then reads the registered signals.
+            # In this order no lock is needed.
             self._waiting.append(signal)
             if self.is_here:
                 signal.give()

@@ -312,7 +312,10 @@ class LaunchFacts:
     """The checks that a launch begins with."""
 
     running: str
-    "How it is known that a QEMU of the node runs or is still ending; empty if none is known to."
+    """How it is known that a QEMU of the node runs or is still ending; empty if none was found.
+
+    If the host's user may not find that out, the reason.
+    """
     state_why: str
     "Why a launch would refuse the state folder; empty if it would not."
     run_why: str
@@ -361,7 +364,7 @@ class HostFacts:
     folders: tuple[FolderFacts, ...] | None = None
     "The folders of images, overlays and state."
     files: tuple[FileFacts, ...] | None = None
-    "Credentials, secrets, kernel and initrd."
+    "Credentials, secrets, firmware, kernel, initrd and the images of CD-ROM drives."
     images: tuple[ImageFacts, ...] | None = None
     "The guest's images, without the overlays."
     overlays: tuple[ImageFacts, ...] | None = None

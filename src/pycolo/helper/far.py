@@ -67,12 +67,12 @@ PIDFD_THREAD = os.O_EXCL
 # How many threads are watched. The first threads of a QEMU live as long as it does, and at most one
 # of them is the thread that frees its memory.
 THREADS_WATCHED = 4
-# After one thread of a killed process has ended, the others end within milliseconds: look every
-# LOOK_S for SETTLE_S.
+# After one thread of a killed process has ended, the others end within milliseconds: check
+# every LOOK_S for SETTLE_S.
 LOOK_S = 0.002
 SETTLE_S = 0.1
-# How often to look without a hint: UNTOLD_S if the kernel reports no ends of threads, TOLD_S if it
-# does.
+# How often to check without a hint: UNTOLD_S if the kernel reports no ends of threads, TOLD_S if
+# it does.
 UNTOLD_S = 0.05
 TOLD_S = 1.0
 OTHERS_MAY_WRITE = 0o022
@@ -756,7 +756,7 @@ class Pidfd:
         """Whether the process ends within the limit; a zombie has ended.
 
         Args:
-            limit_s: How long to wait, in seconds; 0 to look once.
+            limit_s: How long to wait, in seconds; 0 to check once.
         """
         with selectors.DefaultSelector() as selector:
             selector.register(self._descriptor, selectors.EVENT_READ)
@@ -769,7 +769,7 @@ class Pidfd:
 
     def over(self) -> str | None:
         """Say why no thread of the process can run again; None if one of them still can."""
-        # In this order: if the process ends between the two looks, `gone` sees it.
+        # In this order: if the process ends between the two checks, `gone` sees it.
         exiting = _all_exiting(self.pid)
         if self.gone(0):
             return f"process {self.pid} has ended"
@@ -910,7 +910,7 @@ class Lookout:
         if time.monotonic() < self._hinted_until:
             return LOOK_S
         if not self._threads and self._watch_threads():
-            # A thread may have ended before it was watched: look now.
+            # A thread may have ended before it was watched: check now.
             return 0.0
         return TOLD_S if self._threads else UNTOLD_S
 
