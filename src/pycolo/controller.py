@@ -420,6 +420,8 @@ class PairController:
         """Read the whole state of the pair, arm its failovers if it is settled, and change nothing.
 
         It is for a controller that does not drive the pair, while another one calls `reconcile`.
+        Plans that were armed before are dropped first. If the pair is not settled and protected,
+        none is armed: wait for a change (see `wait`), and call this again.
 
         Returns:
             The state; see `observe`.

@@ -33,14 +33,17 @@ class Observer:
     def step_progress(
         self, plan: Plan, address: str, done_bytes: int, total_bytes: int, rate_bytes_s: float
     ) -> None:
-        """A wait for a copy of a disk or of the RAM continues.
+        """A copy of disks or of the RAM, which a wait waits for, has changed its numbers.
 
         Args:
             plan: The plan.
             address: The address of the wait.
-            done_bytes: The number of bytes copied so far.
-            total_bytes: The number of bytes to copy in all; it may grow.
-            rate_bytes_s: The average speed of the copy, in bytes per second.
+            done_bytes: `total_bytes` less the number of bytes that remain. For the RAM it falls
+                when the guest writes to pages that were copied already.
+            total_bytes: The number of bytes to copy in all; it may grow. For disks, both numbers
+                are sums over all block jobs of that QEMU.
+            rate_bytes_s: The average speed since the wait's first reply, in bytes per second; 0 or
+                more.
         """
 
     def step_finished(self, plan: Plan, address: str, outcome: Outcome) -> None:

@@ -292,12 +292,19 @@ def secondary_objects(chain: FilterChain) -> tuple[ProxyObject, ...]:
 
 
 def primary_blocks(node: Node, disk: ReplicationDisk) -> tuple[BlockNode, ...]:
-    """The primary's block nodes of one disk: the image under a quorum (qemu-behaviour 5.1)."""
+    """The primary's block nodes of one disk in the order in which they are added: image, quorum.
+
+    The quorum has the image as its only child (qemu-behaviour 5.1).
+    """
     return (image(node, disk), _quorum(disk, disk.names.parent))
 
 
 def secondary_blocks(node: Node, disk: ReplicationDisk) -> tuple[BlockNode, ...]:
-    """The secondary's block nodes of one disk: quorum, replication, active, hidden, image."""
+    """The secondary's block nodes of one disk, in the order in which they are added.
+
+    They are image, hidden, active, replication, quorum; each but the first has the one before it
+    as its child or its backing node.
+    """
     ids, paths = disk.names, disk.paths(node)
     return (
         image(node, disk),

@@ -151,8 +151,8 @@ def claim_alone(draft: Draft, survivor: str) -> None:
     """Emit the steps that must come before a survivor continues alone.
 
     If the record lets another QEMU run alone too, they first check the evidence of its end. They
-    then check that the survivor's QEMU is still the same, and write the survivor's record. They do
-    not end COLO.
+    then check that the survivor's QEMU is still the same, and write the survivor's record, by which
+    it alone is eligible. They do not end COLO.
 
     Raises:
         CompileError: The records do not let the survivor run alone.

@@ -17,8 +17,9 @@ MEMORY_MAX_MIB = 16 * 1024 * 1024
 # The sizes that KVM accepts: powers of two, above the entries that it reserves for itself.
 DIRTY_RING_SIZES = tuple(1 << power for power in range(10, 17))
 
-# The options that may be added to a node's command line. With the forbidden parts of values none of
-# them opens a monitor, a file or a disk, waits for a client, or gives one side hardware of its own.
+# The options that may be added to a node's command line. The forbidden parts of values are to keep
+# them from opening a monitor or a disk, from writing a file, from waiting for a client, and from
+# giving one side hardware of its own.
 OPTIONS: Mapping[str, tuple[str, ...] | None] = {
     "-action": ("shutdown=pause", "panic=pause"),
     "-bios": (),
@@ -105,9 +106,10 @@ class Machine:
         append: The kernel's command line.
         serial_log: Write the first serial port to `serial.log` in the run directory.
         arguments: Further arguments, word by word, for settings without a field here, such as the
-            RTC: options of `OPTIONS` with their values. An option that opens a monitor, a file or a
-            disk is refused, and so is `-no-shutdown`: with it a guest that was powered off seems
-            protected, and the next checkpoint runs it again (qemu-behaviour 19.3).
+            RTC: options of `OPTIONS` with their values. An option that opens a monitor or a disk,
+            or writes a file, is refused. A file that QEMU only reads, as with `-bios`, must be the
+            same on both nodes. `-no-shutdown` is refused as well: with it a guest that was powered
+            off seems protected, and the next checkpoint runs it again (qemu-behaviour 19.3).
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.

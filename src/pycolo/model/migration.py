@@ -17,7 +17,7 @@ MULTIFD_CHANNELS = 2
 @final
 @attrs.frozen(kw_only=True)
 class Migration:
-    """The limits of the RAM's copy, which each start and resume makes.
+    """The limits and the number of connections of the RAM's copy, at each start and resume.
 
     Raises:
         DeclarationError: A field breaks its rule; no object is made.
@@ -26,9 +26,9 @@ class Migration:
     max_bandwidth_bytes_per_s: int = attrs.field(
         default=BANDWIDTH_BYTES_PER_S, validator=rules.Valid(rules.Whole(0, 2**63 - 1))
     )
-    """The highest rate of the RAM's copy, in bytes per second; 0 for no limit. It does not limit
-    checkpoints. If the guest is paused during the copy, the rate decides how long the pause is
-    (qemu-behaviour 22.1)."""
+    """The highest rate of the RAM's copy, in bytes per second, 0 to 2**63 - 1; 0 for no limit. It
+    does not limit checkpoints. If the guest is paused during the copy, the rate decides how long
+    the pause is (qemu-behaviour 22.1)."""
     downtime_limit_ms: int = attrs.field(
         default=DOWNTIME_LIMIT_MS, validator=rules.Valid(rules.Whole(0, 2_000_000))
     )

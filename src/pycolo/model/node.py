@@ -75,7 +75,7 @@ class Ssh:
     """How a controller on another machine reaches a node's host over ssh.
 
     The server's key must be known beforehand. Only keys are offered; no password is ever asked for.
-    No value of this class becomes an argument of a program.
+    Of its values only `python` is in a command line, as the program, quoted for the shell.
 
     Args:
         address: Host name or IP address of its sshd; None for the node's own `address`.

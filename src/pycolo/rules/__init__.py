@@ -59,10 +59,11 @@ def evaluate(
 
 
 def codes(before: Procedure | None = None) -> frozenset[Code]:
-    """The codes of findings that the rules can make.
+    """The codes of findings that the rules can make, of every level.
 
     Args:
-        before: A procedure, for only the rules that can stop it; None for all rules.
+        before: A procedure, for only the rules that can stop it; None for all rules. Codes of
+            warnings and notes of these rules are among them, though only errors stop a procedure.
     """
     return frozenset(code for rule in _chosen(before) for code in rule.codes)
 
