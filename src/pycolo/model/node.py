@@ -229,8 +229,10 @@ class Node:
         run_dir: Absolute path of this node's private run directory (made with mode 0700): monitor
             and compare sockets, log. A pair gives it the default `/run/pycolo/PAIR/NAME`.
         state_dir: Absolute path of the folder that keeps this node's record of the pair and the
-            identity of its QEMU's process. It must outlive a reboot, and nobody but its owner may
-            write to it. By default the image folder.
+            identity of its QEMU's process. It must outlive a reboot. It and the folders above it
+            must belong to root or to the user as whom pycolo acts on the host, and nobody else may
+            write to them; only a folder of root with the sticky bit may be open to others. By
+            default the image folder.
         ssh: How the controller reaches the host; None if the controller runs on it.
         control: Monitor for the only client that sends commands; by default a socket in `run_dir`.
         observer: Monitor for clients that only read; by default a socket in `run_dir`. It must

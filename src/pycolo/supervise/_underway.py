@@ -26,11 +26,11 @@ class Underway:
     steps: int
     "How many steps the plan has."
     done_bytes: int = 0
-    "How much the step has copied; 0 if it copies nothing."
+    "How much the step has copied; may fall for the RAM. 0 if it copies nothing."
     total_bytes: int = 0
     "How much the step has to copy, as far as that is known; may grow."
     rate_bytes_s: float = 0.0
-    "How much the step copies in a second."
+    "The average of what the step copies in a second, since its first reply."
 
     @property
     def percent(self) -> int | None:
