@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from tests.compiler.cases import one_of_each
 
@@ -33,3 +35,20 @@ def test_world_refuses_a_version_that_no_fake_simulates() -> None:
     """The error names those that can be simulated."""
     with pytest.raises(DeclarationError, match=r"version must be one of 7\.2\.22, .* not 'banana'"):
         World("banana")  # type: ignore[arg-type]  # a caller's mistake
+
+
+def test_limit_of_a_test_ends_the_world() -> None:
+    """A signal's exception may hit any callback of the event loop, which would swallow it."""
+
+    class TimeIsOver(BaseException):
+        pass
+
+    def ring() -> None:
+        raise TimeIsOver
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(1.0, ring)
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeIsOver):
+        World("11.1.3").run(main())

@@ -93,7 +93,18 @@ class ClockLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: Clock) -> None:
         """Use a world's clock."""
         self._world_clock = clock
+        self.fatal: BaseException | None = None
+        "An exception of a callback that ends programs, such as that of a test whose time is over."
         super().__init__(_Selector(clock))
+
+    @override
+    def call_exception_handler(self, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        if isinstance(error, BaseException) and not isinstance(error, Exception):
+            # asyncio would report it and run on, so that a test whose limit has passed never ends.
+            self.fatal = error
+            self.stop()
+        super().call_exception_handler(context)
 
     @override
     def time(self) -> float:

@@ -61,8 +61,15 @@ class World(Fleet):
         Returns:
             The coroutine's result. The world can be used afterwards, and `run` can be called again.
         """
-        with asyncio.Runner(loop_factory=lambda: ClockLoop(self)) as runner:
-            return runner.run(main)
+        loop = ClockLoop(self)
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            try:
+                return runner.run(main)
+            except RuntimeError:
+                # The loop was stopped by it.
+                if loop.fatal is not None:
+                    raise loop.fatal from None
+                raise
 
     async def autorun(self) -> None:
         """Advance the clock as real time passes, until cancelled; for demonstrations."""
