@@ -19,9 +19,10 @@ from typing_extensions import override
 from pycolo.errors import DeclarationError
 from pycolo.evidence import Evidence, Victim
 from pycolo.model import ColoPair, Fence
-from pycolo.supervise import Agent, FenceDevice, NotFenced, Store, Supervisor
+from pycolo.plan import HostAction, StopQemu
+from pycolo.supervise import Agent, Arbiter, FenceDevice, NotFenced, Store, Supervisor
 from pycolo.supervise.fences import fenced
-from pycolo.testing import FakeArbiter, World
+from pycolo.testing import FakeArbiter, FakeHost, World
 
 VICTIM: Final = Victim(node="alpha", instance="colo:alpha:00000001", epoch=7)
 
@@ -249,8 +250,28 @@ def test_agent_continues_by_a_fence_in_code() -> None:
     play(scenario, fuses=False)
 
 
-def test_fence_that_lies_leaves_one_node_in_the_record() -> None:
-    """COLO keeps a fenced primary from answering, until its agent reads the record and ends it."""
+def test_fence_that_lies_leaves_one_node_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """COLO keeps a fenced primary from answering, until its agent reads the record and ends it.
+
+    It ends it once, and stores that once, although the peer's host gives no answer for a while.
+    """
+    done: list[str] = []
+    client = type(FakeArbiter().client("alpha"))
+    run, state = FakeHost.run, client.state
+
+    async def runs(
+        self: FakeHost, pair: ColoPair, node: str, action: HostAction, *, limit_s: float
+    ) -> str:
+        if isinstance(action, StopQemu):
+            done.append(action.instance)
+        return await run(self, pair, node, action, limit_s=limit_s)
+
+    async def states(self: Arbiter, pair: str, end: Evidence, *, limit_s: float) -> None:
+        done.append(f"{end.instance} has ended")
+        await state(self, pair, end, limit_s=limit_s)
+
+    monkeypatch.setattr(FakeHost, "run", runs)
+    monkeypatch.setattr(client, "state", states)
 
     async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
         count = await _restarted(agents, FakeFence("a liar", says_off))
@@ -267,6 +288,9 @@ def test_fence_that_lies_leaves_one_node_in_the_record() -> None:
         async with asyncio.timeout(5.0):
             while fenced.alive:
                 await time_passes(0.01)
+        await time_passes(1.0)
+        gone = fenced.line.name
+        assert [gone, f"{gone} has ended"] == [one for one in done if gone in one]
         network.heal()
         await agents.protected(len(agents.events))
         assert "beta" == await serves(life)

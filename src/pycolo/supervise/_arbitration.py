@@ -335,7 +335,11 @@ class Arbitration(Authority):
 
     @override
     async def say_exit(self, end: Evidence) -> None:
-        if self._held is None or self._held.ends.get(end.node) == end:
+        if self._held is None:
+            return
+        stored = self._held.ends.get(end.node)
+        if stored is not None and (stored.instance, stored.epoch) == (end.instance, end.epoch):
+            # Whenever the host is asked it says when it was: to store that again proves no more.
             return
         with self._noted():
             await self._arbiter.state(self._pair.name, end, limit_s=_ANSWER_S)

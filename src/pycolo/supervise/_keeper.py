@@ -182,6 +182,8 @@ class Keeper:
         # next step.
         self._is_observation_first = False
         self._is_aside = False
+        # The QEMU that was killed last because the record gives the pair to another one.
+        self._killed = ""
         # The spare to which this keeper itself has begun to move the secondary; None for none.
         self._own_move: str | None = None
         # Whether a move has ended, and this is to be stored.
@@ -984,11 +986,15 @@ class Keeper:
         return self._authority.lease_evidence(peer, named, record.epoch)
 
     async def _end(self, decided: _Decided) -> _Outcome:
+        if decided.seen.instance == self._killed:
+            # A snapshot that does not show it any more may wait for a host that gives no answer.
+            return "nothing"
         if not await self._authority.is_current():
             # The record may name this QEMU again since, as one that joins.
             return "failed"
         if not await self._kill(decided.node, decided.seen.instance, "it was not ended"):
             return "failed"
+        self._killed = decided.seen.instance
         self._due_s = self._now_s()
         return "nothing"
 
