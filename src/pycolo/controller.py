@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from pycolo import compiler
 from pycolo._execute import execute
+from pycolo._execute._shield import shielded
 from pycolo._probe import glance, probe, records
 from pycolo.errors import (
     Busy,
@@ -142,7 +143,7 @@ class PairController:
         schemas: A cache to share among all controllers of an event loop, so that each QEMU build's
             schema is read once; None for a separate cache.
         on_event: Called with the node's name and each event or hang-up of its session; must be
-            quick and must not raise.
+            quick. An error that it raises is logged.
 
     Raises:
         DeclarationError: A node has no host, or `want` is not one of `Want`.
@@ -739,8 +740,8 @@ class PairController:
 
     def _observe(self, node: str, notice: Notice) -> None:
         """Note an event or the end of a session, as a change."""
-        if self._listener is not None:
-            self._listener(node, notice)
+        if (listener := self._listener) is not None:
+            shielded(lambda: listener(node, notice))
         if self._armed and isinstance(notice, StopEvent | ResumeEvent):
             # Every checkpoint sends both. `glance` finds a guest that was paused otherwise.
             return

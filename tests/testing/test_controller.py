@@ -31,7 +31,7 @@ from pycolo.qmp.commands import MigrateSetParameters
 from pycolo.reconcile import Act, Decide, End, Launch, Prove, Settled, Want, next_step
 from pycolo.record import NoRecord, UnreadRecord
 from pycolo.result import Done
-from pycolo.session import Sent, Session
+from pycolo.session import Notice, Sent, Session
 from pycolo.testing import FakeHost, World
 
 ROUNDS = 12
@@ -402,6 +402,22 @@ def test_controller_refuses_to_act_outside_its_block() -> None:
             assert ["Settled"] == kinds(await settled(controller))
 
     in_world("11.1.3", played)
+
+
+def test_caller_that_fails_on_an_event_ends_no_session(caplog: pytest.LogCaptureFixture) -> None:
+    """A fault in a controller's own logging must not take the fault tolerance away."""
+
+    def fails(node: str, notice: Notice) -> None:
+        raise ZeroDivisionError(f"{node}: {notice}")
+
+    async def played(life: FakePair) -> None:
+        async with PairController(life.pair, life.hosts, on_event=fails) as controller:
+            await settled(controller)
+            assert controller.standing is not None
+            assert "protected" == controller.standing.state
+
+    in_world("11.1.3", played)
+    assert "ZeroDivisionError: alpha" in caplog.text
 
 
 def test_session_that_opens_after_the_block_is_closed() -> None:
