@@ -129,6 +129,7 @@ PAIR_CASES: dict[str, tuple[Edits, str, str, bool]] = {
     "an unknown way to begin": ({"initial_sync": "none"}, "initial_sync", "be one of full, identical", True),
     "an option that pycolo sets": ({"machine.arguments": ["-vga", "none", "-incoming", "defer"]}, "machine.arguments[2]", "be one of -action", False),
     "a monitor for everybody": ({"machine.arguments": ["-serial", "mon:tcp:0.0.0.0:4444,server"]}, "machine.arguments[1]", "not contain 'mon:'", False),
+    "an address with a digit too many": ({"nodes[0].address": "10.0.0.999"}, "nodes[0].address", "be an IPv4 address such as", False),
     "another screen for everybody": ({"machine.arguments": ["-display", "vnc=0.0.0.0:1"]}, "machine.arguments[1]", "not contain 'vnc'", False),
     "a port for everybody": ({"machine.arguments": ["-serial", "websocket:0.0.0.0:4444,server=on"]}, "machine.arguments[1]", "not contain 'websocket:'", False),
     "another file of options": ({"machine.arguments": ["-readconfig", "/etc/x"]}, "machine.arguments[0]", "be one of -action", False),

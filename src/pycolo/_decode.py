@@ -45,7 +45,7 @@ def stream_text(stream: BinaryIO, name: str, *, size_max_bytes: int = SIZE_MAX_B
     """
     data = stream.read(size_max_bytes + 1)
     if len(data) > size_max_bytes:
-        raise ParseError("", f"have at most {size_max_bytes} bytes", name)
+        raise ParseError("", f"be a file of at most {size_max_bytes} bytes", name)
     try:
         # Some editors put a byte order mark first.
         return data.decode("utf-8-sig")

@@ -330,7 +330,7 @@ class Report:
             return (
                 "make sure that the peer is dead: kill -9 its QEMU on its host, and run the"
                 " procedure again; if that host is out of reach, have it fenced, and say who did"
-                " so and how"
+                " so and how (--fenced 'WHO: HOW')"
             )
         if self._untrue(NotRunning):
             return f"{END_OR_LET_GO}; then run the procedure again"

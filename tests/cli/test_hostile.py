@@ -51,7 +51,7 @@ CONDITION = '{"kind": "all-of", "conditions": [' * 200 + "]}" * 200
     [
         ("pair.toml", f"a = 1\nname = {DEEP}", "be nested at most 64 levels deep, not 'name = [[["),
         ("pair.toml", f"a = 1\nname = {NINES}", "be TOML: Exceeds the limit (4300 digits)"),
-        ("pair.toml", f'name = "{ENDLESS}"', "have at most 262144 bytes"),
+        ("pair.toml", f'name = "{ENDLESS}"', "be a file of at most 262144 bytes"),
         ("pair.toml", "a.b = 1\na.b.c = 2", "be TOML: "),
         ("pair.json", DEEP, "be nested at most 64 levels deep, not '[[["),
         ("pair.json", f'{{"checkpoint_delay_ms": {NINES}}}', "be JSON: Exceeds the limit"),
@@ -61,7 +61,7 @@ CONDITION = '{"kind": "all-of", "conditions": [' * 200 + "]}" * 200
         ("pair.toml", "\ufeff \n", "the pair file must declare a pair (`pycolo init FILE` writes"),
         ("pair.toml", "nodes = []", "(the key is missing), not None"),
         ("plan.json", f'{{"format_version": {NINES}}}', "be JSON: Exceeds the limit"),
-        ("plan.json", f'{{"procedure": "{ENDLESS}"}}', "have at most 16777216 bytes"),
+        ("plan.json", f'{{"procedure": "{ENDLESS}"}}', "be a file of at most 16777216 bytes"),
         ("plan.json", f'{{"steps": [{CONDITION}]}}', "be nested at most 64 levels deep"),
         ("plan.json", '{"format_version": 1, "steps": []}', "be present"),
         ("plan.json", "\udcff", "be text in UTF-8"),

@@ -522,6 +522,16 @@ def test_status_warns_of_a_snapshot() -> None:
     assert ("at risk", True) == (found.state, "a failover would lose" in found.text)
 
 
+def test_misspelled_procedure_is_named() -> None:
+    """The names are given; nothing is compiled."""
+    misspelled: Procedure = "strat"  # type: ignore[assignment]  # a caller's mistake
+    words = r"procedure must be one of launch, .*'strat'"
+    with pytest.raises(DeclarationError, match=words):
+        compile_plan(misspelled, PAIR, LAUNCHED)
+    with pytest.raises(DeclarationError, match=words):
+        compile_offline(misspelled, PAIR, version=VERSION)
+
+
 def test_nobody_moves_to_a_secondary_that_lacks_writes() -> None:
     """Where both disks lack writes, a person says which one is right."""
     lost = _with(PROTECTED, "alpha", replication_error=True, disk_error=True)

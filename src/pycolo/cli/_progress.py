@@ -114,7 +114,7 @@ class Lines(Kept):
     @override
     def plan_started(self, plan: Plan) -> None:
         """Print the number of steps."""
-        _say.note(f"{plan.procedure}: {len(plan.steps)} steps")
+        _say.note(f"{plan.procedure}: {_steps(plan)}")
 
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
@@ -169,7 +169,7 @@ class Bars(Kept):
     @override
     def plan_started(self, plan: Plan) -> None:
         """Print the number of steps."""
-        self.progress.console.print(Text(f"{plan.procedure}: {len(plan.steps)} steps", "bold"))
+        self.progress.console.print(Text(f"{plan.procedure}: {_steps(plan)}", "bold"))
 
     @override
     def step_started(self, plan: Plan, step: Step) -> None:
@@ -204,3 +204,8 @@ class Bars(Kept):
     def recovery_started(self, plan: Plan, recovery: Recovery) -> None:
         """Print why the guest is being brought back."""
         self.progress.console.print(Text(one_line(f"recovery: {recovery.why}"), "bold red"))
+
+
+def _steps(plan: Plan) -> str:
+    """How many steps a plan has, in words."""
+    return "1 step" if len(plan.steps) == 1 else f"{len(plan.steps)} steps"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import assert_never, get_args
 
 from pycolo.compiler import procedures
 from pycolo.compiler.converge import converge
 from pycolo.errors import DeclarationError, ParseError, compile_error
+from pycolo.model import _rules as rules
 from pycolo.model.pair import ColoPair
 from pycolo.plan import OFFLINE_BIRTH, DialectName, Options, Plan, Procedure
 from pycolo.snapshot import Snapshot
@@ -31,10 +32,11 @@ def compile_plan(  # noqa: C901 - one case a procedure
         dialect: `auto` or `doc`; `converge` and `forget` ignore it.
 
     Raises:
-        DeclarationError: A name is not one of the pair's, another option breaks its rule, or
-            `forget` is given no `gone`.
+        DeclarationError: `procedure` is not one of `Procedure`, a name is not one of the pair's,
+            another option breaks its rule, or `forget` is given no `gone`.
         RefusedError: See the procedure.
     """
+    rules.one_of(*get_args(Procedure))("procedure", procedure)
     asked = options or Options()
     good = asked.assume_good
     match procedure:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import get_args
 
 from pycolo.compiler._assumed import AssumedLife, new_pair
 from pycolo.compiler.dispatch import compile_plan
 from pycolo.errors import compile_error
 from pycolo.evidence import Evidence
+from pycolo.model import _rules as rules
 from pycolo.model.pair import ColoPair
 from pycolo.plan import DialectName, Options, Plan, Procedure
 from pycolo.qmp.replies import Version
@@ -58,8 +60,10 @@ def compile_offline(
     Raises:
         RefusedError: See the procedure. `converge` is refused without a `prior_state`, because
             nothing differs offline.
-        DeclarationError: A name is not one of the pair's, or `forget` is given no `gone`.
+        DeclarationError: `procedure` is not one of `Procedure`, a name is not one of the pair's, or
+            `forget` is given no `gone`.
     """
+    rules.one_of(*get_args(Procedure))("procedure", procedure)
     good = tuple(assume_good)
     life = AssumedLife(pair, version, dialect, good, evidence)
     name = survivor or _survivor(pair, prior_state)

@@ -31,7 +31,10 @@ def versions(snapshot: Snapshot, nodes: Sequence[str]) -> dict[str, Version]:
 def _check_answers(snapshot: Snapshot, node: str) -> None:
     if snapshot.live(node) is None:
         why = f"{node} does not answer on its control monitor: {stands(snapshot, node)}"
-        advice = "launch its QEMU, or close the client that holds the monitor"
+        advice = (
+            "if its QEMU has ended, launch it; if it runs, close the client that holds its monitor,"
+            " such as a supervisor; if there is none, it is stopped or stuck"
+        )
         raise compile_error("no-answer", why, advice, node=node)
 
 
@@ -55,12 +58,13 @@ def only_live(pair: ColoPair, snapshot: Snapshot) -> str:
         return live[0]
     if live:
         why = f"it is not clear who survives: {' and '.join(live)} answer"
-        raise compile_error("survivor-unclear", why, "name the survivor")
+        raise compile_error("survivor-unclear", why, "name the survivor (--survivor NODE)")
     words = all_stand(pair, snapshot)
     raise compile_error(
         "no-answer",
         f"no node answers ({words})",
-        "make one of them answer, or launch a node whose QEMU has ended",
+        "make one of them answer, such as by closing the client that holds its monitor, or launch a"
+        " node whose QEMU has ended",
     )
 
 

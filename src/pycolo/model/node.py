@@ -61,6 +61,12 @@ def _host(field: str, value: object) -> None:
     if any(character in str(value) for character in " ,\"'\\"):
         rule = "be a host name or an IP address"
         raise DeclarationError(field, value, rule)
+    if re.fullmatch(r"[0-9.]+", str(value)):
+        # No host name is of digits alone.
+        try:
+            ipaddress.IPv4Address(value)
+        except ValueError:
+            raise DeclarationError(field, value, "be an IPv4 address such as 192.0.2.11") from None
 
 
 def _user(field: str, value: object) -> None:
