@@ -31,6 +31,11 @@ class Agent(Keeping):
     If the arbiter holds no record of a pair and the hosts have some in files, the agent of the
     holder puts the newest one into the arbiter, once every node's file can be read.
 
+    Only one agent may keep a node at a time. `pycolo agent` holds a lock in its store for that; an
+    `Agent` takes none. A program of your own must hold a lock for each node until its process ends,
+    such as by `flock`: with two agents of a node, a guest that shut down might be booted again, and
+    two guests might answer.
+
     Args:
         pairs: The declarations; each name once.
         nodes: Pair name to the node that runs on this host.
