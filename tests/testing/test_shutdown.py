@@ -1,4 +1,4 @@
-"""`shutdown` on fakes: the guest powers itself off, or nothing is ended."""
+"""`shutdown` on fakes: the guest powers itself off, or nothing is ended; `stop` if nothing runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from tests.testing.testbed import FakePair, declared, in_world
 from typing_extensions import override
 
 from pycolo._execute import execute
+from pycolo.compiler import compile_plan
 from pycolo.errors import CompileError
 from pycolo.model import Timeouts
 from pycolo.observers import Observer
-from pycolo.plan import Plan, Step
+from pycolo.plan import Options, Plan, Procedure, Step
 from pycolo.qmp import commands as qmp
 from pycolo.record import PairRecord, highest
 from pycolo.result import Report, TimedOut, Unknown
+from pycolo.snapshot import Unresponsive
 from pycolo.standing import standing
 
 SHORT = attrs.evolve(declared(), timeouts=Timeouts(shutdown_s=2.0))
@@ -133,5 +135,49 @@ def test_guest_that_is_paused_is_not_asked() -> None:
         await life.launch("alpha")
         with pytest.raises(CompileError, match=r"does not run \(prelaunch\)"):
             await life.compile("shutdown")
+
+    in_world("11.1.3", scenario)
+
+
+@pytest.mark.parametrize("procedure", ["stop", "shutdown"])
+@pytest.mark.parametrize("is_protected", [False, True])
+def test_pair_that_is_off_has_nothing_to_end(procedure: Procedure, *, is_protected: bool) -> None:
+    """Whichever nodes its records let run alone: they stay as they are."""
+
+    async def scenario(life: FakePair) -> None:
+        await _protected(life)
+        if not is_protected:
+            await life.run("stop")
+        for qemu in list(life.world.running):
+            qemu.kill()
+        await _hang_up(life)
+        before = _files(life)
+        report = await life.execute(await life.compile(procedure))
+        assert 0 == report.exit_code
+        assert f"{procedure} is done: there was nothing to do" == report.advice
+        assert before == _files(life)
+
+    in_world("11.1.3", scenario)
+
+
+@pytest.mark.parametrize("procedure", ["stop", "shutdown"])
+def test_pair_whose_guest_may_run_is_not_taken_for_off(procedure: Procedure) -> None:
+    """A host cannot be asked, or knows a QEMU whose monitor gives no answer."""
+
+    async def scenario(life: FakePair) -> None:
+        await _protected(life)
+        await life.run("stop")
+        await _hang_up(life)
+        with pytest.raises(CompileError, match="its host knows it as process"):
+            await life.compile(procedure)
+        life.world.qemu("alpha").kill()
+        life.world.host("alpha").away = True
+        with pytest.raises(CompileError, match="no primary answers"):
+            await life.compile(procedure)
+        life.world.host("alpha").away = False
+        stuck = Unresponsive(why="another client holds the monitor", oob=False)
+        snapshot = (await life.probe()).with_node("alpha", stuck)
+        with pytest.raises(CompileError, match="no primary answers"):
+            compile_plan(procedure, life.pair, snapshot, Options())
 
     in_world("11.1.3", scenario)

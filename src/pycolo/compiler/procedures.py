@@ -41,7 +41,7 @@ from pycolo.model import _rules as rules
 from pycolo.model.pair import ColoPair
 from pycolo.plan import OFFLINE_BIRTH, DialectName, Options, Plan, Procedure
 from pycolo.qmp.replies import Version
-from pycolo.snapshot import Snapshot, role_of
+from pycolo.snapshot import Live, Snapshot, Unresponsive, role_of
 
 _BOTH = 2
 
@@ -565,12 +565,14 @@ def stop(
     dialects.refuse_ending(dialect, "end protection")
     check(pair, snapshot)
     pair = members(pair, snapshot)
+    options = Options(assume_good=tuple(assume_good))
+    if _is_off(pair, snapshot):
+        return _nothing_runs("stop", pair, snapshot, options, dialect)
     primary = leader(pair, snapshot)
     peer = pair.peer_of(primary).name
     live = [node for node in (primary, peer) if snapshot.live(node) is not None]
     qemu = versions(snapshot, live)
     dialects.of_name(dialect).accept(pair, qemu, assume_good)
-    options = Options(assume_good=tuple(assume_good))
     draft = Draft("stop", pair, snapshot, options, qemu=qemu, dialect=dialect)
     top = record.highest(snapshot.records)
     named = top is not None and top.partner == peer
@@ -659,8 +661,8 @@ def shutdown(
     `timeouts` until the guest is off and the primary's QEMU has ended by itself. Then the
     secondary's QEMU is ended, if there is one; if the guest does not power off in time, no QEMU
     is, and the guest runs on. The records stay as they are, so `launch`
-    boots the guest again from the newest data. If no QEMU answers, and the records of all nodes
-    were read, the plan only checks that none runs.
+    boots the guest again from the newest data. If no QEMU of the pair is known to run, and the
+    records of all nodes were read, the plan only checks that none runs.
 
     Args:
         pair: The declaration.
@@ -681,9 +683,7 @@ def shutdown(
     pair = members(pair, snapshot)
     options = Options(assume_good=tuple(assume_good))
     if _is_off(pair, snapshot):
-        draft = Draft("shutdown", pair, snapshot, options, qemu={}, dialect=dialect)
-        check_not_running(draft, pair.names)
-        return draft.plan()
+        return _nothing_runs("shutdown", pair, snapshot, options, dialect)
     _refuse_left(pair, snapshot)
     primary = leader(pair, snapshot)
     live = [node.name for node in pair.nodes if snapshot.live(node.name) is not None]
@@ -710,10 +710,25 @@ def _refuse_left(pair: ColoPair, snapshot: Snapshot) -> None:
 
 
 def _is_off(pair: ColoPair, snapshot: Snapshot) -> bool:
-    """Whether no node answers and the record of every node could be read."""
+    """Whether no QEMU is known to run, by its monitor or its host, and all records were read."""
     files = [snapshot.records.get(name, record.NOT_READ) for name in pair.names]
+    states = [snapshot.state(name) for name in pair.names]
     unread = any(isinstance(file, record.UnreadRecord) for file in files)
-    return not unread and all(snapshot.live(name) is None for name in pair.names)
+    runs = any(isinstance(state, Live | Unresponsive) for state in states)
+    return not (unread or runs or snapshot.running)
+
+
+def _nothing_runs(
+    procedure: Procedure,
+    pair: ColoPair,
+    snapshot: Snapshot,
+    options: Options,
+    dialect: DialectName,
+) -> Plan:
+    """Compile the plan of a procedure that has nothing to do, since no QEMU of the pair runs."""
+    draft = Draft(procedure, pair, snapshot, options, qemu={}, dialect=dialect)
+    check_not_running(draft, pair.names)
+    return draft.plan()
 
 
 def checkpoint(
