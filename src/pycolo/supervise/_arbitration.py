@@ -264,8 +264,7 @@ class Arbitration(Authority):
             # The files count. A node whose file is absent must not begin the pair anew.
             return False
         if record is None:
-            is_first = self._node == self._pair.nodes[0].name
-            return is_first and self._files.get(self._node) == NoRecord()
+            return self._node == self._pair.nodes[0].name and self._is_new
         if self._is_lost and not record.is_sole:
             # Another node may run alone by now, or claim the pair.
             return False
@@ -428,16 +427,9 @@ class Arbitration(Authority):
             )
             self._tell("person", f"{why}; type `pycolo release` once more, then `pycolo want`")
             return False
-        others = {record.managed_by for record in files.values()} - {None}
-        if others:
-            # The agents of that arbiter would act by its record, and this one by another record.
-            names = " and ".join(sorted(map(str, others)))
-            why = f"the pair's records are handed over to {names}, not to {self._name}"
-            self._tell("person", f"{why}: configure this agent with that arbiter")
-            return False
-        if any(not isinstance(state, PairRecord | NoRecord) for state in snapshot.records.values()):
-            when = "once every node's record can be read: bring its hosts back"
-            self._tell("trouble", f"the pair is handed to {self._name} {when}")
+        hindrance = self._hindrance(snapshot, top)
+        if hindrance is not None:
+            self._tell(*hindrance)
             return False
         # An agent may have ended before it had adopted the files again. A file that was written
         # after an adoption is newer than what is stored.
@@ -459,6 +451,40 @@ class Arbitration(Authority):
         record = attrs.evolve(top, epoch=top.epoch + 1, revision=0)
         async with self._arming:
             return await self._swapped(await self._next(stored, record))
+
+    def _hindrance(self, snapshot: Snapshot, top: PairRecord) -> tuple[EventKind, str] | None:
+        """What keeps the files from being adopted, as an event; None if nothing does.
+
+        Args:
+            snapshot: What the last observation has shown.
+            top: The newest record of the files.
+        """
+        states = snapshot.records.values()
+        others = {r.managed_by for r in states if isinstance(r, PairRecord)} - {None}
+        if others:
+            # The agents of that arbiter would act by its record, and this one by another record.
+            names = " and ".join(sorted(map(str, others)))
+            why = f"the pair's records are handed over to {names}, not to {self._name}"
+            return "person", f"{why}: configure this agent with that arbiter"
+        if any(not isinstance(state, PairRecord | NoRecord) for state in states):
+            when = "once every node's record can be read: bring its hosts back"
+            return "trouble", f"the pair is handed to {self._name} {when}"
+        present = [n for n, r in snapshot.records.items() if isinstance(r, PairRecord)]
+        absent = [node for node in (top.holder, *top.eligible) if node not in present]
+        if absent:
+            # That node may have continued alone since, and then has newer data.
+            why = f"{absent[0]} may have run alone, and its record is absent"
+            return "person", f"{why}: find out whose data is right, and see the manual on recovery"
+        return None
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether the pair may be new: its own file is absent, and no other one holds a record.
+
+        If one does, such as after this host was replaced, the holder's agent adopts it.
+        """
+        is_absent = self._files.get(self._node) == NoRecord()
+        return is_absent and not any(isinstance(one, PairRecord) for one in self._files.values())
 
     def _has_mark(self, node: str) -> bool:
         found = self._files.get(node)
@@ -574,8 +600,7 @@ class Arbitration(Authority):
     def _refusal(self, shared: SharedRecord | None, record: PairRecord) -> str | None:
         """Why a record must not replace the arbiter's, as a clause; None if it may."""
         if shared is None:
-            is_new = self._files.get(self._node) == NoRecord()
-            return None if is_new else "its record is not the arbiter's yet"
+            return None if self._is_new else "its record is not the arbiter's yet"
         if shared.claimed_by not in (None, self._node):
             return f"{shared.claimed_by} claims the pair"
         if not self._knows(shared.record):

@@ -29,7 +29,8 @@ class Agent(Keeping):
     once; it keeps the pairs while the block lasts.
 
     If the arbiter holds no record of a pair and the hosts have some in files, the agent of the
-    holder puts the newest one into the arbiter, once every node's file can be read.
+    holder puts the newest one into the arbiter, once every node's file can be read. If the file of
+    a node that may run alone is absent, a person must decide.
 
     Only one agent may keep a node at a time. `pycolo agent` holds a lock in its store for that; an
     `Agent` takes none. A program of your own must hold a lock for each node until its process ends,
