@@ -530,6 +530,27 @@ def test_what_is_wanted_is_in_the_arbiter() -> None:
     play(scenario)
 
 
+def test_guest_that_shuts_down_in_a_pause_stays_down() -> None:
+    """The agents hear that during the pause, and write it down once that has ended."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        arbiter, count = network.arbiter.client("alpha"), await agents.protected()
+        await time_passes(5.0)
+        await set_paused(arbiter, "colo", "by the test", limit_s=1.0)
+        await agents.until("supervision is paused by the test", node="alpha", since=count)
+        for name in NODES:
+            life.world.qemu(name).event("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
+            end(life.world.qemu(name), 0)
+        await time_passes(5.0)
+        assert "protected" == (await read_wish(arbiter, "colo", limit_s=1.0)).want
+        await set_paused(arbiter, "colo", None, limit_s=1.0)
+        await agents.until("stopped is wanted", since=count)
+        await time_passes(60.0)
+        assert not life.world.running
+
+    play(scenario)
+
+
 def test_outage_of_the_arbiter_spends_no_tries() -> None:
     """A resync that waits for the arbiter for a minute is done when it answers again."""
 

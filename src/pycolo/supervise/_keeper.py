@@ -1311,9 +1311,9 @@ class Keeper:
         self._is_wish_known = True
         if wish == self._wish:
             return
-        is_move = attrs.evolve(wish, moves_to=self._wish.moves_to) == self._wish
-        if wish.want != "stopped" and not is_move:
-            # A guest is wanted again: an earlier shutdown by the guest does not count any more.
+        if wish.want not in ("stopped", self._wish.want):
+            # A guest is wanted again: an earlier shutdown by the guest does not count any more. A
+            # pause, or its end, says nothing of the guest.
             self._detector.forget_shutdowns()
         is_aside = wish.paused is not None and self._authority.frees_monitors
         if is_aside != self._detector.is_aside:
