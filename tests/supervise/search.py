@@ -33,6 +33,10 @@ _ALL: Final = (*NAMES, "gamma")
 FUSE: Final = 1
 LEASE: Final = 3
 UNARMED: Final = 9
+PROVEN: Final = 1
+"A checkpoint has shown that the secondary can take over."
+ASKED: Final = 2
+"The arbiter has been asked, so that nothing is asked any more before the primary is ended."
 INSTANCES: Final = 2
 _DECLARED: Final = Supervision(fuse_s=2.0)
 # A tick is a second, so that a lease is as long in the search as in the declaration.
@@ -55,6 +59,7 @@ class Record(NamedTuple):
     fuses: tuple[int, ...] = (0,)
     pending: bool = False
     "The overlays of a promoted node are not merged into its image yet."
+    paused: bool = False
 
 
 class Node(NamedTuple):
@@ -87,6 +92,16 @@ class Node(NamedTuple):
     "The network port of its guest is switched off."
     late: bool = False
     "Somebody's command that switches the port on is under way, and acts at any time."
+    moves: int = 0
+    "How far its supervisor is with a switch-over; it decides nothing meanwhile: `PROVEN`, `ASKED`."
+    moved: int = 0
+    "The instance of the primary that is ended for it."
+    broken: bool = False
+    "Its supervisor knows that the primary had lost its disk which it has ended."
+    forgot: bool = False
+    "Its supervisor, which runs, has forgotten that the guest shut down."
+    gone: bool = False
+    "Its host never comes back, nor do its file and its QEMU."
 
 
 class Program(NamedTuple):
@@ -132,6 +147,8 @@ class State(NamedTuple):
     "A person was told, for one of the named reasons."
     second: tuple[int, Program] | None = None
     "A node that has a second supervisor, and what that one keeps."
+    asks: int = 0
+    "How many times a person still asks for a switch-over or a pause; a pause is ended at any time."
 
 
 @attrs.frozen(kw_only=True)
@@ -176,6 +193,22 @@ class Rules:
     "A person may start a second supervisor for one node, at any moment."
     lock: bool = True
     "A supervisor has a lock while it runs or is stopped, without which no other one starts."
+    moves: bool = False
+    "A person may ask for a switch-over; one follows instead of a `hand-over`, as under agents."
+    ended: bool = True
+    "The end of the primary is stated after it, and not before."
+    pauses: bool = False
+    "A person may pause the pair."
+    remembers: bool = True
+    "A supervisor knows after a pause, and in it, that the guest has shut down."
+    words: bool = False
+    "A person may say that a QEMU has ended, and end one that was claimed against."
+    true_words: bool = True
+    "It has ended; else that is accepted where nobody can ask it."
+    losses: bool = False
+    "A host may be lost for ever."
+    lights_out: bool = True
+    "A fence can still act then."
 
 
 FULL: Final = Rules()
@@ -275,6 +308,27 @@ def again(faults: int) -> State:
     return State((first, second), record, faults=faults)
 
 
+def asked(faults: int) -> State:
+    """A protected pair, of which a person asks one thing at any moment."""
+    return protected(faults)._replace(asks=1)
+
+
+def moving(faults: int, by: int = 0) -> State:
+    """A protected pair whose primary is about to be ended for a switch-over.
+
+    Args:
+        faults: How many faults come.
+        by: The node of the agent that is asked.
+    """
+    return _node(protected(faults), by, moves=ASKED, moved=1)
+
+
+def paused(faults: int) -> State:
+    """A protected pair that a person has just paused."""
+    begin = protected(faults)
+    return begin._replace(record=begin.record._replace(revision=1, paused=True))
+
+
 def shut_down(faults: int) -> State:
     """A pair whose guest has shut down on the primary, and not yet on the secondary."""
     return _node(protected(faults), 0, qemu="none", shutdown=True)
@@ -286,6 +340,15 @@ def doubled(faults: int) -> State:
     earlier = Record(eligible=(0,), phase="joining", joining=1, fuses=())
     second = (0, Program(knows=earlier._replace(revision=-1)))
     return begin._replace(second=second, reach=(False, True), link=False)
+
+
+def retaken(faults: int) -> State:
+    """A cut link; the secondary's node has cut its side and claimed the pair, and is lost then."""
+    begin = claimed(faults)
+    record = begin.record._replace(claimed=1)
+    begin = _node(begin, 0, knows=record, cut=False)._replace(record=record)
+    lost = _restarted(begin, 1)._replace(gone=True)
+    return _node(begin, 1, **lost._asdict())
 
 
 def claimed(faults: int) -> State:
@@ -362,6 +425,7 @@ def _shared(record: Record) -> SharedRecord:
         record=made,
         claimed_by=None if record.claimed is None else _ALL[record.claimed],
         want="stopped" if record.stopped else "protected",
+        paused="by a person" if record.paused else None,
         fuses={_ALL[node]: _DECLARED.fuse_s for node in record.fuses},
     )
 
@@ -411,7 +475,7 @@ class Search:
             # What the two others replicate is none of its own.
             eyes = set()
         lost = me.qemu in eyes and not s.nbd
-        broken = me.qemu == "primary" and not s.disk and i != OLD
+        broken = me.broken or (me.qemu == "primary" and not s.disk and i != OLD)
         ahead = peer.shutdown and not me.shutdown and me.qemu in eyes
         # Its former peer needs no lease while it is sole.
         no_lease = i == OLD or s.leases[1 - i] == 0 or me.saw_no_lease
@@ -455,6 +519,7 @@ class Search:
     def following(self, s: State, *, heals: bool = True) -> Iterator[tuple[str, State]]:
         """Every state that one step leads to."""
         yield from self.faults(s)
+        yield from self._people(s)
         for i in range(len(s.nodes)):
             if heals:
                 yield from self._heals(s, i)
@@ -484,14 +549,30 @@ class Search:
     def _program(self, s: State, i: int) -> Iterator[tuple[str, State]]:
         if s.nodes[i].up:
             yield from self._supervises(s, i)
+        elif s.nodes[i].gone:
+            return
         elif s.second is None or s.second[0] != i or self._may_start(_turned(s), i):
             yield f"supervisor of {_ALL[i]} is started", _node(s, i, up=True)
+
+    def _people(self, s: State) -> Iterator[tuple[str, State]]:
+        """What a person does: a pause, its end, and what is done by hand for a word to be true."""
+        changed = s.record._replace(revision=s.record.revision + 1, paused=not s.record.paused)
+        if s.record.paused:
+            yield "the pause is ended", s._replace(record=changed)
+        elif self.rules.pauses and s.asks:
+            yield "the pair is paused", s._replace(record=changed, asks=s.asks - 1)
+        if self.rules.words and s.record.claimed is not None:
+            i = 1 - s.record.claimed
+            if s.nodes[i].qemu != "none":
+                ended = _node(s, i, qemu="none", halted=False, silent=False)
+                yield f"a person ends the QEMU of {_ALL[i]}", ended
 
     def faults(self, s: State) -> Iterator[tuple[str, State]]:
         """Every state that one fault leads to; none if no more faults come."""
         if s.faults:
             for i in (0, 1):
-                yield from self._node_faults(s, i)
+                if not s.nodes[i].gone:
+                    yield from self._node_faults(s, i)
             yield from self._pair_faults(s)
 
     def _node_faults(self, s: State, i: int) -> Iterator[tuple[str, State]]:
@@ -513,15 +594,24 @@ class Search:
                     shutdown=False,
                     noticed=False,
                     since_cut=-1 if me.cut else 0,
+                    moves=0,
+                    moved=0,
+                    broken=False,
+                    forgot=False,
                 ),
             )
             yield f"supervisor of {name} is stopped", _node(f, i, up=False)
         if s.reach[i]:
             yield f"arbiter cut off {name}", f._replace(reach=_with(s.reach, i, value=False))
+        if self.rules.losses:
+            yield (
+                f"the host of {name} is lost",
+                _node(f, i, **_restarted(s, i)._replace(gone=True)._asdict())._replace(link=False),
+            )
         if me.qemu == "secondary" and not me.shutdown:
-            yield f"{name} runs ahead, and shuts down", _node(f, i, qemu="none", shutdown=True)
+            yield f"{name} runs ahead, and shuts down", _shuts_down(f, i)
         if me.qemu == "alone" and not me.shutdown:
-            yield f"guest on {name} shuts down", _node(f, i, qemu="none", shutdown=True)
+            yield f"guest on {name} shuts down", _shuts_down(f, i)
 
     def _pair_faults(self, s: State) -> Iterator[tuple[str, State]]:
         f = s._replace(faults=s.faults - 1)
@@ -554,8 +644,7 @@ class Search:
                 f._replace(nodes=(_restarted(s, 0), _restarted(s, 1), *s.nodes[OLD:])),
             )
         if _in_colo(s) and not any(node.shutdown for node in s.nodes):
-            gone = [node._replace(qemu="none", shutdown=True) for node in s.nodes[:OLD]]
-            yield "guest shuts down", f._replace(nodes=(*gone, *s.nodes[OLD:]))
+            yield "guest shuts down", _shuts_down(_shuts_down(f, 0), 1)
 
     def _ports(self, s: State, i: int) -> Iterator[tuple[str, State]]:
         me = s.nodes[i]
@@ -570,7 +659,7 @@ class Search:
             yield f"{_ALL[i]} responds again", _node(s, i, silent=False)
         if not s.reach[i]:
             yield f"arbiter back for {_ALL[i]}", s._replace(reach=_with(s.reach, i, value=True))
-        if i == 0 and not s.link:
+        if i == 0 and not s.link and not any(node.gone for node in s.nodes):
             yield "link back", s._replace(link=True)
         if i == 0 and s.hasty and _in_colo(s):
             yield "the checkpoint ends", s._replace(hasty=False)
@@ -622,17 +711,96 @@ class Search:
             # With one supervisor it is one step with the swap: none arms the fuse meanwhile.
             yield f"{name} disarms its fuse", _node(s, i, fuse=UNARMED, halted=False)
         if _reaches(s, i) and me.knows != s.record:
-            yield f"{name} reads", _node(s, i, knows=s.record, saw_no_lease=False)
+            yield f"{name} reads", self._read(s, i)
         if self.rules.old_leases and _reaches(s, i):
             gone = s.leases[_peer(i)] == 0
             if gone != me.saw_no_lease:
                 yield f"{name} reads the leases", _node(s, i, knows=s.record, saw_no_lease=gone)
         if me.knows is None:
             return
+        yield from self._hears(s, i)
+        yield from self._moves(s, i)
+        if me.moves:
+            return
         for decision in self.decisions(s, i):
             found = self._first(s, i, decision)
             for what, after in found:
                 yield f"{name}: {decision.state}, {decision.event}: {what}", after
+
+    def _read(self, s: State, i: int) -> State:
+        me = s.nodes[i]
+        read = _node(s, i, knows=s.record, saw_no_lease=False)
+        is_kept = me.knows is None or me.knows.paused == s.record.paused
+        if me.shutdown and not (self.rules.remembers or is_kept):
+            return _node(read, i, shutdown=False, forgot=True)
+        return read
+
+    def _hears(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        """A person's word that the peer's QEMU has ended which the supervisor's record names."""
+        me, j = s.nodes[i], _peer(i)
+        assert me.knows is not None
+        number, peer = me.knows.instances[j], s.nodes[j]
+        named = j in me.knows.eligible or j == me.knows.joining
+        if not self.rules.words or not named or me.knows.paused or me.evidence == number:
+            return
+        has_ended = peer.qemu == "none" or peer.instance != number
+        if has_ended or (not self.rules.true_words and not s.link):
+            yield f"{_ALL[i]} hears that {_ALL[j]} has ended", _node(s, i, evidence=number)
+
+    def _moves(self, s: State, i: int) -> Iterator[tuple[str, State]]:
+        """The steps of a switch-over, by the agent of either node.
+
+        What follows the end of the primary is what both agents decide: its own one states that end,
+        and the other one fails over.
+        """
+        me, knows, name = s.nodes[i], s.nodes[i].knows, _ALL[i]
+        assert knows is not None
+        if not self.rules.moves or not (me.moves or s.asks):
+            return
+        if not me.moves:
+            ready = knows.phase == "protected" and not (knows.paused or knows.stopped)
+            ready = ready and knows.claimed is None and i in knows.eligible and _reaches(s, i)
+            for after in self._proven(s, i, knows) if ready else ():
+                yield f"{name} moves the guest", after._replace(asks=s.asks - 1)
+        elif me.moves == PROVEN:
+            yield f"{name} moves the guest no more", _node(s, i, moves=0, moved=0)
+            if _reaches(s, i) and self._may_end_primary(s, i):
+                yield f"{name} asks the arbiter", _node(s, i, moves=ASKED)
+        else:
+            holder = i if me.qemu == "primary" or knows.holder == i else 1 - i
+            if not self.rules.ended and holder == i:
+                for after in self._say_exit(s, i):
+                    yield f"{name} states an end that has not come", after
+            yield from self._ended(s, i, holder)
+
+    def _proven(self, s: State, i: int, knows: Record) -> Iterator[State]:
+        """A checkpoint is proven before the primary is ended."""
+        number = knows.instances[knows.holder]
+        if _in_colo(s) and s.nbd and s.nodes[knows.holder].instance == number:
+            yield _node(s, i, moves=PROVEN, moved=number)
+
+    def _may_end_primary(self, s: State, i: int) -> bool:
+        """Whether the arbiter lets the agent of a node end the primary: somebody fails over."""
+        me, record = s.nodes[i], s.record
+        if record.holder != i:
+            return me.knows == record and record.claimed in (None, i)
+        is_primary = record.phase == "protected" and not record.stopped and not record.paused
+        is_primary = is_primary and record.instances[i] == me.moved and i in record.eligible
+        return is_primary and record.claimed is None and s.leases[1 - i] > 0
+
+    def _ended(self, s: State, i: int, holder: int) -> Iterator[tuple[str, State]]:
+        """The primary is ended on its host, if its QEMU is still the one that is meant."""
+        me, primary = s.nodes[i], s.nodes[holder]
+        after = _node(s, i, moves=0, moved=0)
+        if primary.qemu == "none" or primary.instance != me.moved:
+            yield f"the QEMU that {_ALL[i]} would end is gone", after
+            return
+        after = _node(after, holder, qemu="none", halted=False, silent=False)
+        if holder == i:
+            after = _node(after, i, broken=not s.disk)
+        else:
+            after = _node(after, i, evidence=me.moved)
+        yield f"{_ALL[i]} ends the primary", after
 
     def _first(self, s: State, i: int, decision: Decision) -> list[tuple[str, State]]:
         """What the first action leads to that has an effect; those before it have had theirs."""
@@ -643,6 +811,8 @@ class Search:
             made = act(s, i)
             if made is None:
                 # It fails, and what follows it is left out.
+                if action == "seek-evidence" and self._lacks_evidence(s, i) and not s.told:
+                    return [("a person is told", s._replace(told=True))]
                 break
             results: list[tuple[str, State]] = [(action, after) for after in made if after != s]
             if results:
@@ -657,6 +827,13 @@ class Search:
             verdict = s.verdict if named else "a person is told, and need not be"
             return [("a person is told", s._replace(told=True, verdict=verdict))]
         return []
+
+    def _lacks_evidence(self, s: State, i: int) -> bool:
+        """Whether no lease of a lost host may be the evidence that nothing else gives."""
+        j, knows = _peer(i), s.nodes[i].knows
+        assert knows is not None
+        awaits = self.rules.self_fence and (j != knows.holder or j in knows.fuses)
+        return s.nodes[j].gone and not awaits
 
     def _swapped(self, s: State, i: int, record: Record) -> Iterator[State]:
         """The change, and the same with its answer lost."""
@@ -735,6 +912,8 @@ class Search:
                 fenced = fenced._replace(verdict=worse)
             if knows.claimed != i:
                 fenced = fenced._replace(verdict=f"{_ALL[i]} fences without a claim")
+        if s.nodes[j].gone and not self.rules.lights_out:
+            return None
         if not self.rules.fences and (fenced is not s or not s.nodes[j].up):
             # Nobody can tell: it fails, and what follows it is left out.
             return None
@@ -786,6 +965,8 @@ class Search:
         record = self._writes(s, i)
         if record is None or not _in_colo(s) or record.phase != "protected":
             return None
+        if self.rules.moves:
+            return self._proven(s, i, record)
         return self._swapped(
             s, i, record._replace(holder=_peer(i), eligible=(_peer(i),), claimed=None)
         )
@@ -815,7 +996,8 @@ class Search:
 
     def _booted(self, s: State, i: int, record: Record) -> Iterator[State]:
         number = s.nodes[i].instance + 1
-        if s.nodes[i].shutdown or (s.second is not None and s.second[1].shutdown):
+        knew = s.nodes[i].shutdown or s.nodes[i].forgot
+        if knew or (s.second is not None and s.second[1].shutdown):
             yield s._replace(verdict=f"{_ALL[i]} is booted though its guest shut down")
         if record.pending:
             yield s._replace(verdict=f"{_ALL[i]} is booted without its overlays")
@@ -825,7 +1007,15 @@ class Search:
         for after in self._sole(s, i, record._replace(instances=instances)):
             yield self._alone(
                 _node(
-                    after, i, instance=number, shutdown=False, cut=False, since_cut=0, fuse=UNARMED
+                    after,
+                    i,
+                    instance=number,
+                    shutdown=False,
+                    cut=False,
+                    since_cut=0,
+                    fuse=UNARMED,
+                    broken=False,
+                    forgot=False,
                 ),
                 i,
             )
@@ -861,7 +1051,7 @@ class Search:
     def _launches(self, s: State, i: int, record: Record) -> Iterator[State]:
         j = 1 - i
         number = s.nodes[j].instance + 1
-        if s.nodes[j].qemu != "none" or s.nodes[j].off or number > INSTANCES:
+        if s.nodes[j].qemu != "none" or s.nodes[j].off or s.nodes[j].gone or number > INSTANCES:
             return
         instances = (*record.instances[:j], number, *record.instances[j + 1 :])
         changed = record._replace(phase="joining", joining=j, instances=instances)
@@ -877,6 +1067,8 @@ class Search:
                 cut=False,
                 since_cut=0,
                 file=record.epoch,
+                broken=False,
+                forgot=False,
             )
 
     def _joins(self, s: State, i: int, record: Record) -> Iterator[State]:
@@ -970,8 +1162,8 @@ class Search:
             if arbiter_returns and not all(s.reach):
                 back = s._replace(reach=(True,) * len(s.nodes))
                 before.setdefault(_key(back), []).append(s)
-            for _, after in self.following(s._replace(faults=0), heals=False):
-                known = _key(after)._replace(faults=s.faults)
+            for _, after in self.following(s._replace(faults=0, asks=0), heals=False):
+                known = _key(after)._replace(faults=s.faults, asks=s.asks)
                 before.setdefault(known, []).append(s)
         reached = set(good)
         queue = deque(good)
@@ -990,13 +1182,17 @@ class Search:
             return all(node.qemu == "none" for node in s.nodes[:OLD])
         holder = s.record.holder
         node = s.nodes[holder]
+        is_left = any(one.gone for one in s.nodes)
+        if node.gone and (s.record.eligible == (holder,) or s.nodes[1 - holder].gone):
+            # The newest data is lost with the host, and nobody else may run.
+            return True
         if node.silent and s.record.eligible == (holder,):
             # `next_step` tells a person: test_guest_alone_that_gets_stuck_is_told_to_a_person.
             return True
         spent = node.instance >= INSTANCES or s.nodes[1 - holder].instance >= INSTANCES
         if _answers(s, holder) and s.record.phase != "protected":
             # No third instance of a node is searched, and none joins without a link and a record.
-            return spent or not s.link or not s.reach[holder]
+            return spent or is_left or not s.link or not s.reach[holder]
         if spent and node.qemu == "none":
             return True
         settled = s.record.phase == "protected" and s.record.claimed is None
@@ -1083,9 +1279,20 @@ def _reaches(s: State, i: int) -> bool:
     return s.reach[i] and not s.nodes[i].noticed
 
 
+def _shuts_down(s: State, i: int) -> State:
+    """A node's guest shuts down; a supervisor sees that unless it has ended before."""
+    ended = _program_of(s, i).has_ended
+    after = _node(s, i, qemu="none", shutdown=not ended)
+    if s.second is None or s.second[0] != i or not ended:
+        return after
+    second = s.second[1]
+    return after._replace(second=(i, second._replace(shutdown=not second.has_ended)))
+
+
 def _restarted(s: State, i: int) -> Node:
     """A node whose host has restarted: its files are what is left."""
-    return Node("none", s.nodes[i].instance, up=False, file=s.nodes[i].file)
+    was = s.nodes[i]
+    return Node("none", was.instance, up=False, file=was.file, gone=was.gone)
 
 
 def _in_colo(s: State) -> bool:
@@ -1152,6 +1359,11 @@ def _key(s: State) -> State:
             node.saw_no_lease and leads,
             node.off,
             node.late,
+            node.moves,
+            node.moved,
+            node.broken,
+            node.forgot,
+            node.gone,
         )
         for i, node in enumerate(s.nodes)
     ]

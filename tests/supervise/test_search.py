@@ -466,7 +466,7 @@ SAFE_WITHOUT: Final[Mapping[tuple[Standing, Event], str]] = {
     ("protected", "unresponsive"): _TOLD,
     ("protected", "claimed"): _TOLD,
     ("protected", "lacks-writes"): _TOLD,
-    ("protected", "halted"): "only sooner: the search has no host that never comes back",
+    ("protected", "halted"): "only sooner: here every host comes back",
     ("claiming", "disk-failed"): "only sooner: the peer narrows, or takes the claim over",
     ("protected", "suspicion"): "asks whether the peer answers, which only saves redundancy",
     ("protected", "quiet"): "keeps what is declared; the search has no drift",
