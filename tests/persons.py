@@ -42,6 +42,10 @@ UNDECIDABLE: Final = Case("how-to/supervise.md", "person: nothing is safe by its
 OWN_SILENT: Final = Case("how-to/supervise.md", "... runs and gives no answer")
 # The arbiter, or the agent of the other node, has given no answer for `retake_s`.
 WAITS: Final = Case("how-to/agents.md", "waiting: ...")
+# Only the other node may run the guest, and its host or its QEMU is away.
+HOLDER_AWAY: Final = Case(
+    "how-to/agents.md", "following: ... alone may run the guest, and gives no answer"
+)
 CLAIM_WAITS: Final = Case("how-to/agents.md", "suspect: ...")
 RESTORED: Final = Case("how-to/agents.md", "the arbiter was restored from a backup that is too old")
 CASES: Final = (
@@ -51,6 +55,7 @@ CASES: Final = (
     UNDECIDABLE,
     OWN_SILENT,
     WAITS,
+    HOLDER_AWAY,
     CLAIM_WAITS,
     RESTORED,
 )

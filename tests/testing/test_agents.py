@@ -754,6 +754,28 @@ def test_person_is_told_of_what_may_never_come() -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize("phase", ["alone", "joining"])
+def test_host_of_an_unprotected_guest_that_is_gone_is_for_a_person(phase: str) -> None:
+    """The other node may not continue, and its agent is the only one that can report it."""
+
+    async def scenario(life: FakePair, agents: Agents, network: Network) -> None:
+        count = await agents.protected()
+        if phase == "alone":
+            await set_want(network.arbiter.client("beta"), "colo", "unprotected", limit_s=1.0)
+            count = await agents.until("stop is done", node="alpha", since=count)
+            await time_passes(1.0)
+        else:
+            life.world.qemu("beta").kill()
+            count = await agents.until("failover is done", node="alpha", since=count)
+            count = await agents.until("launch is done", node="alpha", since=count)
+        await network.lose("alpha")
+        await time_passes(60.0)
+        persons = [e.text for _, e in agents.events[count:] if e.kind == "person"]
+        assert ["following: alpha alone may run the guest, and gives no answer"] == persons
+
+    play(scenario, pair=attrs.evolve(declared(), spares=()))
+
+
 def test_outage_of_the_arbiter_is_told() -> None:
     """While COLO works nothing is missing, and yet somebody has to mend it."""
 

@@ -80,6 +80,8 @@ _DOUBT: Final[frozenset[Event]] = frozenset(
 "While one of these is the event of a node, no round begins."
 _WAITS: Final[frozenset[Event]] = frozenset({"no-arbiter", "own-ended", "lacks-writes"})
 "Events that may last for ever while a node waits, so that a person gets a message after a while."
+_GONE: Final[frozenset[Signal]] = frozenset({"hung-up", "silent", "stuck"})
+"Signs that a QEMU gives no answer, whatever COLO does."
 _ALERT: Final[frozenset[Phase]] = frozenset({"suspect", "claiming", "waiting"})
 _WORDS: Final[Mapping[Event, str]] = {
     "undecidable": ": nothing is safe by itself: its record and its QEMU exclude each other, or the"
@@ -1203,6 +1205,8 @@ class Keeper:
         words = _WORDS[decision.event]
         if decision.event == "quiet" and decided.seen.signals.keys() - {"no-checkpoint"}:
             words = ": the other QEMU gives no answer"
+        if is_persons and self._misses_holder(decided):
+            words = f": {decided.record.holder} alone may run the guest, and gives no answer"
         if words and self._wish.paused is not None:
             words += "; nothing is done about it during the pause"
         self._say(kind, f"{decision.phase}{words}", decided.node)
@@ -1218,11 +1222,21 @@ class Keeper:
         # It may wait for its own QEMU all the same, or for a primary that ended as its guest did.
         is_left = decision.event in ("unresponsive", "lacks-writes")
         waits = waits or (decision.phase == "waiting" and is_left)
+        waits = waits or self._misses_holder(decided)
         if not waits:
             self._waits.end("other", node=decided.node)
             return False
         waited_s = self._waits.waited_s("other", self._now_s(), node=decided.node)
         return waited_s >= self.pair.supervision.retake_s
+
+    def _misses_holder(self, decided: _Decided) -> bool:
+        """Whether the node that alone may run the guest gives no answer to this other one.
+
+        The agent of that node may be gone with its host, and then nobody else reports that.
+        """
+        is_left = decided.decision.state == "following" and decided.record.is_sole
+        is_left = is_left and bool(self._authority.observed)
+        return is_left and not decided.seen.signals.keys().isdisjoint(_GONE)
 
     def _say_findings(self, decided: Sequence[_Decided], snapshot: Snapshot) -> None:
         """Tell a person why the record cannot be right, or which findings they must decide on."""
