@@ -57,6 +57,8 @@ def test_switch_over_that_is_cut_by_a_fault_breaks_nothing() -> None:
     assert _breaks(search, moving(1)) == ""
     moved = [s for s in search.seen if s.record.holder == 1]
     assert any(s.record.phase == "protected" and s.nodes[1].qemu == "primary" for s in moved)
+    booted = [s.nodes[0] for s in search.seen if s.record.holder == 0]
+    assert any(node.qemu == "alone" and node.instance > 1 for node in booted)
 
 
 @pytest.mark.nightly
