@@ -16,10 +16,13 @@ import pytest
 from tests.testing.test_controller import has_all, refuse_a_write, write
 from tests.testing.testbed import FakePair, Pair, declared, in_world, time_passes
 
+from pycolo.controller import PairController
 from pycolo.errors import DeclarationError, HostRefused, StoreError
+from pycolo.evidence import Evidence
 from pycolo.hosts import HostState
 from pycolo.model import ColoPair
 from pycolo.qmp import QmpValue
+from pycolo.result import Report
 from pycolo.supervise import Decision, FenceDevice, Store, Supervisor, SupervisorEvent, decide
 from pycolo.supervise._node_health import NodeHealth
 from pycolo.supervise.store import Wish
@@ -444,6 +447,34 @@ def test_pause_holds_everything(tmp_path: Path) -> None:
         watched.store.pause(life.pair.name, None)
         await watched.until("failover is done", since=count)
         assert "beta" == await serves(life)
+
+    play(tmp_path, scenario)
+
+
+def test_failover_that_cannot_be_compiled_is_tried_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The survivor's host gives no answer: it is not asked without a break until it does."""
+    tried: list[str] = []
+    died = PairController.died
+
+    async def counted(controller: PairController, evidence: Evidence) -> Report | None:
+        tried.append(evidence.node)
+        return await died(controller, evidence)
+
+    async def scenario(life: FakePair, watched: Watched) -> None:
+        count = await protected(watched)
+        watched.store.pause(life.pair.name, "said by the test")
+        count = await watched.until("supervision is paused", since=count)
+        life.world.qemu("alpha").kill()
+        life.world.qemu("beta").kill()
+        life.world.host("beta").away = True
+        monkeypatch.setattr(PairController, "died", counted)
+        watched.store.pause(life.pair.name, None)
+        await time_passes(20.0)
+        assert 1 <= len(tried) <= 20.0 / life.pair.supervision.retry_s + 2
+        life.world.host("beta").away = False
+        await protected(watched, count)
 
     play(tmp_path, scenario)
 

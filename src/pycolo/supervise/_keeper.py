@@ -183,6 +183,8 @@ class Keeper:
         # Whether a procedure was executed for a person: observe, and update the phases, before the
         # next step.
         self._is_observation_first = False
+        # When a failover for which no plan was armed is tried again.
+        self._failover_due_s = 0.0
         self._is_aside = False
         # The QEMU that was killed last because the record gives the pair to another one.
         self._killed = ""
@@ -976,6 +978,9 @@ class Keeper:
         if evidence is None:
             # The record already lets this node alone run: a round does the rest of the failover.
             return "done" if self._begin_round() else "nothing"
+        if self._now_s() < self._failover_due_s and decided.node not in self._controller.armed:
+            # A round compiles one as soon as it can: the survivor's host may give no answer now.
+            return "nothing"
         self._say("action", f"continues alone: {evidence.how}, says {evidence.who}", decided.node)
         self._takeover = self._task(self._controller.died(evidence))
         return "done"
@@ -1068,6 +1073,8 @@ class Keeper:
         if not isinstance(found, Round):
             # Without a report no failover plan was armed: a round compiles the next step.
             self._due_s += self.pair.supervision.retry_s if failed else 0.0
+            if report is None:
+                self._failover_due_s = now_s + self.pair.supervision.retry_s
             return
         if not found.is_overtaken:
             self._conclude(found, failed=failed)
