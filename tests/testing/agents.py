@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -145,6 +146,7 @@ class FakeGuard(Guard):
 
     @override
     async def disarm(self, instance: str) -> None:
+        await self._answers()
         if self.fails > 0:
             self.fails -= 1
             raise FuseLost("fuse.sock", "it gives no answer")
@@ -156,6 +158,16 @@ class FakeGuard(Guard):
     @override
     async def aclose(self) -> None:
         return
+
+    def freeze(self) -> None:
+        """Stop it, as SIGSTOP does."""
+        self.is_silent = True
+
+    def thaw(self) -> None:
+        """Continue it: what is overdue is done before anything else."""
+        self.is_silent = False
+        if self.guarded is not None and self._until_s <= self._world.now_s:
+            self._blow()
 
     def forget(self) -> None:
         """Lose what is armed, as a fuse whose files are gone when it is started again."""
@@ -181,12 +193,19 @@ class FakeGuard(Guard):
     def _blow(self) -> None:
         if self.is_silent:
             return
+        if self._alarm is not None:
+            self._alarm.cancel()
         for qemu in self._world.running:
             if qemu.line.name == self.guarded:
                 self.stopped = qemu
                 qemu.freeze()
                 loop = asyncio.get_running_loop()
-                self._alarm = loop.call_later(self._limits.kill_s, qemu.kill)
+                self._alarm = loop.call_later(self._limits.kill_s, self._kill, qemu)
+
+    def _kill(self, qemu: FakeQemu) -> None:
+        # One that is stopped kills nobody: `kill_s` counts anew once it is continued.
+        if not self.is_silent:
+            qemu.kill()
 
     def _let_run(self) -> None:
         stopped, self.stopped = self.stopped, None
@@ -345,15 +364,17 @@ class Network:
         arbiters = {node: self.arbiter.client(node) for node in names}
         self.agents = Agents(life, arbiters, self.guards)
 
-    def cut(self) -> None:
-        """Cut the cable between the two hosts."""
-        self.life.world.cut(*NODES)
-        self.agents.cut_hosts()
+    def cut(self, first: str = NODES[0], second: str = NODES[1]) -> None:
+        """Cut the cable between two hosts."""
+        self.life.world.cut(first, second)
+        for one, other in ((first, second), (second, first)):
+            self.agents.far[one, other].is_cut = True
 
     def heal(self) -> None:
-        """Mend it."""
+        """Mend every cable."""
         self.agents.heal_hosts()
-        self.life.world.heal(*NODES)
+        for first, second in itertools.combinations(self.agents.nodes, 2):
+            self.life.world.heal(first, second)
 
     async def lose(self, node: str) -> None:
         """End a node's host: its QEMU, its agent and its fuse end, and nothing reaches it."""
