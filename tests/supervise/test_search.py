@@ -183,8 +183,8 @@ def test_second_program_of_a_node_breaks_nothing() -> None:
     assert any(s.second is not None and s.second[1].knows is not None for s in search.seen)
 
 
-# Searched whole: `leases alone` from a protected pair, with 170,713 states (0.6 GB of memory). Of the
-# others no whole run is known; `Search.run` fails where one has more states than it may.
+# Searched whole: `leases alone` from a protected pair, with 170,713 states (0.6 GB of memory). Of
+# the others no whole run is known; `Search.run` fails where one has more states than it may.
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("deployment", WITHOUT_ONE)

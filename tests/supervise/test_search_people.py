@@ -46,9 +46,9 @@ def _breaks(search: Search, begin: State) -> str:
     return "" if stuck is None else f"stuck: {'; '.join(search.path(stuck))}"
 
 
-# Nightly cases that were searched whole, with their states: a switch-over at any moment with `leases
-# alone` (19,917) and `fences alone` (28,949), a pause at any moment with `leases alone` (27,688), and
-# a word with either (6,284 to 12,143). Of the others no whole run is known.
+# Nightly cases that were searched whole, with their states: a switch-over at any moment with
+# `leases alone` (19,917) and `fences alone` (28,949), a pause at any moment with `leases alone`
+# (27,688), and a word with either (6,284 to 12,143). Of the others no whole run is known.
 
 # -- a switch-over under agents
 
