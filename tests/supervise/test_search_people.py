@@ -48,7 +48,8 @@ def _breaks(search: Search, begin: State) -> str:
 
 # Nightly cases that were searched whole, with their states: a switch-over at any moment with
 # `leases alone` (19,917) and `fences alone` (28,949), a pause at any moment with `leases alone`
-# (27,688), and a word with either (6,284 to 12,143). Of the others no whole run is known.
+# (27,688) and `fences alone` (57,037), and a word with either (6,284 to 12,143). Of the others no
+# whole run is known.
 
 # -- a switch-over under agents
 
