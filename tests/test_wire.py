@@ -222,7 +222,11 @@ def test_a_snapshot_is_written_in_full() -> None:
     live = Live(version=QEMU, capabilities=frozenset({"x-colo", "events"}))
     drives = {"q": Drive(device="disk0", limits={})}
     full = attrs.evolve(
-        live, migration_tls={"tls-creds": "tls-client"}, caches={"p": "none"}, drives=drives
+        live,
+        migration_tls={"tls-creds": "tls-client"},
+        caches={"p": "none"},
+        drives=drives,
+        overlaid=True,
     )
     states: dict[str, NodeState] = {
         "c": Unreachable(why="silent"),
@@ -239,7 +243,8 @@ def test_a_snapshot_is_written_in_full() -> None:
     assert {"kind": "unreachable", "why": "silent"} == nodes["c"]
     assert ["events", "x-colo"] == dict_of(nodes["d"])["capabilities"]
     fields = {"kind", *attrs.fields_dict(Live)}
-    assert fields - {"migration_tls", "caches", "drives"} == set(dict_of(nodes["d"]))
+    later = {"migration_tls", "caches", "drives", "overlaid"}
+    assert fields - later == set(dict_of(nodes["d"]))
     assert fields == set(dict_of(nodes["e"]))
 
 
