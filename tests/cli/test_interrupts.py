@@ -21,7 +21,7 @@ import attrs
 from pycolo.result import Done, Report
 from tests.test_observers import PLAN as LONGER
 
-PLAN = attrs.evolve(LONGER, steps=LONGER.steps[:1])
+PLAN = attrs.evolve(LONGER, steps=({step},))
 DONE = Done(took_s=0.1)
 REPORT = Report(plan=PLAN, outcomes={{PLAN.steps[0].address: DONE}})
 
@@ -47,13 +47,15 @@ cli.main([])
 """
 ENDS_BETWEEN_STEPS = "await asyncio.sleep(60)"
 IGNORES_IT = "await stuck()"
+SENDS = "LONGER.steps[0]"
+WAITS = "next(step for step in LONGER.steps if type(step).__name__ == 'Wait')"
 
 
 @contextmanager
-def executing(body: str) -> Iterator[subprocess.Popen[str]]:
-    """A command whose plan has begun with its first step."""
+def executing(body: str, step: str = SENDS) -> Iterator[subprocess.Popen[str]]:
+    """A command whose plan has begun with this step."""
     with subprocess.Popen(
-        [sys.executable, "-c", EXECUTES.format(body=body, detail="usual")],
+        [sys.executable, "-c", EXECUTES.format(body=body, step=step, detail="usual")],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -74,9 +76,21 @@ def test_the_first_interrupt_is_answered_at_once() -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert err.startswith("interrupted: this step is finished first: ")
-    assert "every QEMU keeps running; press Ctrl-C again to leave at once" in err
+    assert "every QEMU keeps running;\n  press Ctrl-C again to leave at once" in err
     assert out
     assert "Traceback" not in err
+
+
+def test_wait_is_given_up_by_an_interrupt() -> None:
+    """It sends nothing, so that nothing has to be finished, and nothing is unknown afterwards."""
+    with executing(IGNORES_IT, WAITS) as process:
+        assert process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        said = [process.stderr.readline() for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert said[0].startswith("interrupted: this step is given up: ")
+    assert "it changes nothing itself" in err
 
 
 def test_the_second_interrupt_leaves_and_says_what_is_left() -> None:
@@ -85,7 +99,8 @@ def test_the_second_interrupt_leaves_and_says_what_is_left() -> None:
         assert process.stderr is not None
         process.send_signal(signal.SIGINT)
         assert process.stderr.readline().startswith("interrupted: ")
-        process.stderr.readline()
+        for _ in range(2):
+            process.stderr.readline()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     assert _exits.UNFINISHED == process.returncode
@@ -99,7 +114,7 @@ def test_the_second_interrupt_leaves_and_says_what_is_left() -> None:
 def test_a_step_is_printed_once(detail: str, times: int, *, is_one: bool) -> None:
     """Where both streams end in one file, the report does not repeat what was said before."""
     ended = subprocess.run(
-        [sys.executable, "-c", EXECUTES.format(body="pass", detail=detail)],
+        [sys.executable, "-c", EXECUTES.format(body="pass", step=SENDS, detail=detail)],
         check=False,
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,

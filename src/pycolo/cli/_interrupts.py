@@ -11,6 +11,7 @@ from typing import final
 from pycolo.cli import _say
 from pycolo.cli._exits import UNFINISHED
 from pycolo.cli._progress import Kept
+from pycolo.plan import Check, Wait
 from pycolo.render.text import summary
 from pycolo.result import Report
 
@@ -60,14 +61,20 @@ class _Interrupts:
             self._leave()
         self._has_come = True
         if step is not None:
-            _say.note(f"interrupted: this step is finished first: {summary(step)}")
-            _say.note("  every QEMU keeps running; press Ctrl-C again to leave at once")
+            # A wait or a check sends nothing that would have to be answered.
+            what = "is given up" if isinstance(step, Wait | Check) else "is finished first"
+            _say.note(f"interrupted: this step {what}: {summary(step)}")
+            _say.note("  then the nodes are read for the report; every QEMU keeps running;")
+            _say.note("  press Ctrl-C again to leave at once")
         self._task.cancel()
 
     def _leave(self) -> None:
         step = self._progress.step
         where = "before the first step" if step is None else f"in the middle of {step.address}"
-        _say.note(f"left {where}: whether it took effect is not known, and a guest may be paused")
+        unknown = "whether it took effect is not known, and a guest may be paused"
+        if isinstance(step, Wait | Check):
+            unknown = "it changes nothing itself; a guest may be paused by the steps before it"
+        _say.note(f"left {where}: {unknown}")
         _say.note("  run `pycolo status PAIRFILE`, then run the same procedure again")
         _say.flush()
         # End without waiting for the execution, whatever it is doing.
