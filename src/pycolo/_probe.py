@@ -496,9 +496,8 @@ def _is_overlaid(live: Live, found: Iterable[replies.BlockDevice]) -> bool:
 
     A backup puts a node above it too, which changes nothing in what is written.
     """
-    above = [one.node_name for one in found if one.qdev and one.driver in _OVERLAYS]
-    below = {one.node_name for one in found if one.qdev}
-    return bool(above) and not live.children.keys() <= below
+    drives = {one.node_name: one.driver for one in found if one.qdev}
+    return not live.children.keys() <= drives.keys() and not _OVERLAYS.isdisjoint(drives.values())
 
 
 def _with_graph(live: Live, graph: replies.BlockGraph) -> Live:

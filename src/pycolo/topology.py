@@ -647,8 +647,8 @@ def checked_devices(pair: ColoPair) -> tuple[GuestDevice, ...]:
     """
     machine = pair.machine
     beside = machine.devices or machine.cdroms or machine.channels
-    told = [*(disk.properties for disk in pair.disks), *(card.properties for card in pair.chains)]
-    return guest_devices(pair) if beside or any(told) else ()
+    own = [*(disk.properties for disk in pair.disks), *(card.properties for card in pair.chains)]
+    return guest_devices(pair) if beside or any(own) else ()
 
 
 def machine_blocks(pair: ColoPair, node: str) -> tuple[RawNode, ...]:

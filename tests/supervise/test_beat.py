@@ -37,7 +37,7 @@ def test_other_work_waits_for_a_few_calls_only() -> None:
 
     async def fail_over() -> None:
         for _ in range(5):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn of the loop
             turns.append(len(asked))
 
     async def ask() -> None:

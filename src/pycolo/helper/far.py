@@ -1694,10 +1694,10 @@ def _device_problems(
         for driver in drivers
         if driver in known and known[driver] is None
     ]
-    for driver, told in devices:
+    for driver, wanted in devices:
         names = known.get(driver)
         if names is not None:
-            found = (_property_problem(driver, names, name, told[name]) for name in told)
+            found = (_property_problem(driver, names, name, wanted[name]) for name in wanted)
             problems += filter(None, found)
     silent = [driver for driver in drivers if driver not in known]
     if silent:
